@@ -1,0 +1,27 @@
+//! The Raft consensus protocol as a pure function of its inputs.
+//!
+//! A [`Node`] takes events (ticks, messages, proposals, receipts for finished work) and gives out
+//! work orders ([`Action`]) from [`Node::poll`]. It does no I/O, reads no clock, starts no thread,
+//! and the same inputs give the same outputs, bit for bit: that is what lets a simulator drive it
+//! through millions of schedules.
+//!
+//! Numbers such as §3.4 refer to Diego Ongaro's thesis, *Consensus: Bridging Theory and Practice*.
+
+mod config;
+mod entry;
+mod id;
+mod membership;
+mod message;
+mod status;
+mod work;
+
+pub use config::{Config, ConfigError, Restored};
+pub use entry::{Entry, Payload, Snapshot};
+pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, ReadId, Round, Term};
+pub use membership::{Member, Membership};
+pub use message::{Body, Message, Offer};
+pub use status::{Counters, PeerStatus, RoleKind, Status};
+pub use work::{
+    Action, Applied, Apply, Durable, HardState, OfferDurable, Rebase, Restore, SnapshotDurable,
+    TakeSnapshot, Write,
+};

@@ -1,0 +1,92 @@
+//! Who belongs to the cluster, and what a quorum of it is.
+//!
+//! Only joint consensus is known here (§4.3): a change goes through a configuration with two halves,
+//! in which every decision needs a quorum of both. Single-step changes are deliberately absent: they
+//! have a published bug and save nothing.
+
+use crate::{Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known of one member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The life of its disk that was admitted. Another one under the same id counts for nothing.
+    pub incarnation: Incarnation,
+    /// Where its peers reach it, as `host:port`.
+    pub peer_address: String,
+    /// Where its clients reach it, as `host:port`.
+    pub client_address: String,
+}
+
+/// The configuration of a cluster.
+///
+/// Invariants: every voter, outgoing voter and learner is in `members`; no learner is in `voters`;
+/// `outgoing`, where present, is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Every node that takes part, with its addresses.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Those whose votes and acknowledgements count.
+    pub voters: BTreeSet<NodeId>,
+    /// While a change is under way: the voters of the configuration that is being left.
+    pub outgoing: Option<BTreeSet<NodeId>>,
+    /// Those that receive the log without counting.
+    pub learners: BTreeSet<NodeId>,
+}
+
+impl Membership {
+    /// A configuration in which every member votes.
+    pub fn of_voters(members: BTreeMap<NodeId, Member>) -> Self {
+        let voters = members.keys().copied().collect();
+        Membership { members, voters, outgoing: None, learners: BTreeSet::new() }
+    }
+
+    /// Whether `node` votes, in either half.
+    pub fn is_voter(&self, node: NodeId) -> bool {
+        self.voters.contains(&node)
+            || self.outgoing.as_ref().is_some_and(|outgoing| outgoing.contains(&node))
+    }
+
+    /// Whether a change is under way.
+    pub fn is_joint(&self) -> bool {
+        self.outgoing.is_some()
+    }
+
+    /// Whether those for whom `agrees` holds are a quorum: a majority of each half. Nobody is a
+    /// quorum of an empty configuration.
+    pub fn is_quorum(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
+        self.halves().all(|half| half.iter().filter(|id| agrees(**id)).count() > half.len() / 2)
+    }
+
+    /// Whether a quorum can no longer come together when those for whom `refuses` holds never agree.
+    pub fn is_lost(&self, refuses: impl Fn(NodeId) -> bool) -> bool {
+        !self.is_quorum(|id| !refuses(id))
+    }
+
+    /// The greatest value that a quorum has reached, where `value` says how far each voter is.
+    /// In a joint configuration, the lesser of what the two halves have reached.
+    pub fn reached<T: Ord + Default>(&self, value: impl Fn(NodeId) -> T) -> T {
+        self.halves()
+            .map(|half| {
+                let mut values: Vec<T> = half.iter().map(|id| value(*id)).collect();
+                values.sort_unstable_by(|a, b| b.cmp(a));
+                values.into_iter().nth(half.len() / 2).unwrap_or_default()
+            })
+            .min()
+            .unwrap_or_default()
+    }
+
+    /// How many bytes it counts as in limits.
+    pub fn cost_bytes(&self) -> usize {
+        self.members
+            .values()
+            .map(|m| 64 + m.peer_address.len() + m.client_address.len())
+            .sum::<usize>()
+            + 64
+    }
+
+    fn halves(&self) -> impl Iterator<Item = &BTreeSet<NodeId>> {
+        std::iter::once(&self.voters).chain(self.outgoing.as_ref())
+    }
+}
