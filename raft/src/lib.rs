@@ -7,11 +7,21 @@
 //!
 //! Numbers such as §3.4 refer to Diego Ongaro's thesis, *Consensus: Bridging Theory and Practice*.
 
+mod candidate;
 mod config;
+mod core;
 mod entry;
+mod follower;
 mod id;
+mod inspect;
+mod leader;
+mod log;
 mod membership;
 mod message;
+mod node;
+mod outbox;
+mod progress;
+mod role;
 mod status;
 mod work;
 
@@ -20,6 +30,7 @@ pub use entry::{Entry, Payload, Snapshot};
 pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, ReadId, Round, Term};
 pub use membership::{Member, Membership};
 pub use message::{Body, Message, Offer};
+pub use node::{Node, ProposeError, Proposed, ReadError, ReadMode};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
 pub use work::{
     Action, Applied, Apply, Durable, HardState, OfferDurable, Rebase, Restore, SnapshotDurable,

@@ -1,0 +1,145 @@
+//! A candidate: first asks whether it would be elected (pre-vote, §9.6), which changes nothing
+//! anywhere, and only then enters a new term and asks for votes (§3.4).
+//!
+//! Its own vote counts like any other: once it is durable.
+
+use crate::core::Core;
+use crate::role::Next;
+use crate::{Body, Message, NodeId};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    /// It asks only whether it would be elected.
+    pub pre: bool,
+    /// A leader told it to campaign.
+    transfer: bool,
+    /// Who has answered what, itself included.
+    votes: BTreeMap<NodeId, bool>,
+    elapsed: u32,
+    timeout: u32,
+}
+
+impl Candidate {
+    /// Asks whether it would be elected in the next term.
+    pub fn pre(core: &mut Core) -> Self {
+        let votes = BTreeMap::from([(core.id(), true)]);
+        let timeout = core.election_timeout();
+        let candidate = Candidate { pre: true, transfer: false, votes, elapsed: 0, timeout };
+        candidate.ask(core);
+        candidate
+    }
+
+    /// Asks for votes in the term that it has just entered.
+    pub fn real(core: &mut Core, transfer: bool) -> Self {
+        core.counters.campaigns += 1;
+        let timeout = core.election_timeout();
+        let candidate =
+            Candidate { pre: false, transfer, votes: BTreeMap::new(), elapsed: 0, timeout };
+        candidate.ask(core);
+        candidate
+    }
+
+    /// Asks everybody who has not answered yet.
+    fn ask(&self, core: &mut Core) {
+        let membership = core.log.membership();
+        let silent: Vec<NodeId> = (membership.members.keys())
+            .filter(|id| {
+                **id != core.id() && membership.is_voter(**id) && !self.votes.contains_key(id)
+            })
+            .copied()
+            .collect();
+        let last = core.log.last();
+        for to in silent {
+            if self.pre {
+                let question = core.message(to, Body::PreVote { next: core.term().next(), last });
+                core.outbox.send(question);
+            } else {
+                let body = Body::Vote { last, transfer: self.transfer };
+                let question = core.message(to, body);
+                core.outbox.hold(question, last.index);
+            }
+        }
+    }
+
+    pub fn tick(&mut self, core: &mut Core) -> Next {
+        self.elapsed += 1;
+        if self.elapsed >= self.timeout {
+            return match core.may_campaign() {
+                true => Next::PreCandidate,
+                false => Next::Follower { term: core.term(), leader: None },
+            };
+        }
+        // A question or its answer may be lost, or a peer may only just have started.
+        if self.elapsed.is_multiple_of(core.config.heartbeat_ticks) {
+            self.ask(core);
+        }
+        Next::Stay
+    }
+
+    pub fn step(&mut self, core: &mut Core, message: Message) -> Next {
+        let voter = core.log.membership().is_voter(message.from);
+        match message.body {
+            Body::PreVoteReply { next, granted }
+                if voter && self.pre && next == core.term().next() =>
+            {
+                self.votes.insert(message.from, granted);
+                self.outcome(core)
+            }
+            Body::VoteReply { granted } if voter && !self.pre => {
+                self.votes.insert(message.from, granted);
+                self.outcome(core)
+            }
+            Body::Vote { last, .. } => match core.answer_vote(message.from, last) {
+                true => Next::Follower { term: core.term(), leader: None },
+                false => Next::Stay,
+            },
+            Body::PreVote { next, last } => {
+                core.answer_pre_vote(message.from, next, last);
+                Next::Stay
+            }
+            Body::ReadIndex { read } => {
+                let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
+                core.outbox.send(reply);
+                Next::Stay
+            }
+            _ => Next::Stay,
+        }
+    }
+
+    /// Something became durable: perhaps its own vote, and the log that it advertises with it.
+    pub fn persisted(&mut self, core: &Core) -> Next {
+        let durable = core.durable_hard_state();
+        let voted = durable.term == core.term()
+            && durable.vote == Some(core.id())
+            && core.log.durable() == core.log.last().index;
+        if self.pre || !voted {
+            return Next::Stay;
+        }
+        self.votes.insert(core.id(), true);
+        self.outcome(core)
+    }
+
+    /// What the votes so far lead to. To be asked right after the start as well: a cluster of one
+    /// needs nobody else.
+    pub fn outcome(&self, core: &Core) -> Next {
+        let membership = core.log.membership();
+        let answered = |id: NodeId, wanted: bool| self.votes.get(&id) == Some(&wanted);
+        if membership.is_quorum(|id| answered(id, true)) {
+            return match self.pre {
+                true => Next::Candidate { transfer: false },
+                false => Next::Leader,
+            };
+        }
+        if membership.is_lost(|id| answered(id, false)) {
+            return Next::Follower { term: core.term(), leader: None };
+        }
+        Next::Stay
+    }
+
+    /// What does not hold, if anything.
+    pub fn broken_invariant(&self, core: &Core) -> Option<&'static str> {
+        let own = core.hard_state().vote == Some(core.id());
+        (!self.pre && !own).then_some("a candidate has not voted for itself")
+    }
+}

@@ -1,0 +1,256 @@
+//! A follower: takes the leader's entries, acknowledges them once they are durable, and passes its
+//! reads on to the leader.
+
+use crate::core::Core;
+use crate::outbox::Outbox;
+use crate::role::Next;
+use crate::{Body, Entry, Index, LogId, Message, NodeId, OfferDurable, ReadError, ReadId, Round};
+use std::collections::BTreeMap;
+
+/// Invariants: `acknowledged ≤ verified`; without a leader there are no reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Follower {
+    /// Whom it follows, once it has heard it.
+    pub leader: Option<NodeId>,
+    /// Ticks since it heard the leader, or granted a vote.
+    elapsed: u32,
+    /// After this many it campaigns.
+    timeout: u32,
+    /// Up to here the log is known to agree with the leader's.
+    verified: Index,
+    /// Up to here it has told the leader that they agree.
+    acknowledged: Index,
+    /// The latest round of the leader.
+    round: Round,
+    /// The leader is owed an acknowledgement, whether or not there is news in it.
+    reply_due: bool,
+    /// Reads that the leader was asked for, and for how many ticks they have waited.
+    reads: BTreeMap<ReadId, u32>,
+}
+
+impl Follower {
+    pub fn new(core: &mut Core, leader: Option<NodeId>) -> Self {
+        Follower {
+            leader,
+            elapsed: 0,
+            timeout: core.election_timeout(),
+            verified: Index(0),
+            acknowledged: Index(0),
+            round: Round(0),
+            reply_due: false,
+            reads: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it has heard its leader within the least election timeout, so that nobody can have
+    /// been elected since by a quorum that it belongs to (§4.2.3).
+    pub fn hears_a_leader(&self, core: &Core) -> bool {
+        self.leader.is_some() && self.elapsed < core.config.election_ticks
+    }
+
+    /// The next tick finds it impatient.
+    pub fn hurry(&mut self) {
+        self.timeout = 0;
+    }
+
+    pub fn tick(&mut self, core: &mut Core) -> Next {
+        self.elapsed += 1;
+        self.tick_reads(core);
+        if self.elapsed < self.timeout {
+            return Next::Stay;
+        }
+        if core.may_campaign() {
+            return Next::PreCandidate;
+        }
+        self.elapsed = 0;
+        self.lose_leader(core);
+        Next::Stay
+    }
+
+    pub fn step(&mut self, core: &mut Core, message: Message) -> Next {
+        match message.body {
+            Body::Append { prev, entries, commit, round } => {
+                if self.hear(core, message.from) {
+                    self.append(core, prev, entries, commit, round);
+                }
+            }
+            Body::Vote { last, .. } => {
+                if core.answer_vote(message.from, last) {
+                    self.elapsed = 0;
+                }
+            }
+            Body::PreVote { next, last } => core.answer_pre_vote(message.from, next, last),
+            Body::ReadIndexReply { read, index } if self.leader == Some(message.from) => {
+                self.read_confirmed(core, read, index);
+            }
+            // Whoever asks a follower believes it to lead still.
+            Body::ReadIndex { read } => {
+                let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
+                core.outbox.send(reply);
+            }
+            Body::TimeoutNow if self.leader == Some(message.from) && core.may_campaign() => {
+                return Next::Candidate { transfer: true };
+            }
+            _ => {}
+        }
+        Next::Stay
+    }
+
+    /// Takes note of a sign of life from `leader`. False if it cannot be the leader of this term.
+    fn hear(&mut self, core: &mut Core, leader: NodeId) -> bool {
+        if self.leader.is_some_and(|known| known != leader) {
+            core.counters.nonsense += 1;
+            return false;
+        }
+        self.leader = Some(leader);
+        self.elapsed = 0;
+        true
+    }
+
+    fn append(
+        &mut self,
+        core: &mut Core,
+        prev: LogId,
+        entries: Vec<Entry>,
+        commit: Index,
+        round: Round,
+    ) {
+        if round > self.round {
+            self.round = round;
+            self.reply_due = true;
+        }
+        // Below the commit index any two logs agree, and this one may have let go of the entries.
+        let agrees = prev.index <= core.commit || core.log.contains(prev);
+        if !agrees {
+            return self.reject(core, prev);
+        }
+        let had = core.log.last();
+        let end = prev.index.0 + entries.len() as u64;
+        for entry in entries {
+            if entry.id.index <= core.commit || core.log.contains(entry.id) {
+                continue;
+            }
+            if entry.id.index <= core.log.last().index {
+                if entry.id.index <= self.verified {
+                    // It contradicts what the same leader said before.
+                    core.counters.nonsense += 1;
+                    return;
+                }
+                core.log.truncate_from(entry.id.index);
+            }
+            core.log.append(entry);
+        }
+        self.verified = self.verified.max(Index(end)).max(core.commit).min(core.log.last().index);
+        core.commit_to(commit.min(self.verified));
+        if core.log.last() == had && end > prev.index.0 {
+            // The leader sends again what is here: it missed the acknowledgement.
+            self.reply_due = true;
+        }
+    }
+
+    fn reject(&mut self, core: &mut Core, prev: LogId) {
+        let body = Body::Rejected {
+            prev: prev.index,
+            hint: core.log.last_agreeing(prev.index, prev.term),
+            lost: core.hard_state().lost.is_some(),
+            round: self.round,
+        };
+        if let Some(leader) = self.leader {
+            let reply = core.message(leader, body);
+            core.outbox.send(reply);
+        }
+        self.reply_due = false;
+    }
+
+    /// A snapshot from the leader is durable.
+    pub fn install(&mut self, core: &mut Core, done: OfferDurable) {
+        let offer = done.offer;
+        if !self.hear(core, offer.from) {
+            return;
+        }
+        let last = offer.snapshot.last;
+        self.reply_due = true;
+        if last.index > core.commit {
+            if core.log.contains(last) {
+                // All of it is here already, and now known to be committed.
+                core.commit_to(last.index);
+            } else {
+                core.replace_log(offer.snapshot);
+            }
+        }
+        self.verified = self.verified.max(core.commit);
+    }
+
+    /// The acknowledgement that is due, if one may leave. However many appends one sync made
+    /// durable, they are acknowledged at once.
+    pub fn acknowledgement(&mut self, core: &Core) -> Option<Message> {
+        let leader = self.leader?;
+        if !Outbox::may_acknowledge(core.durable_hard_state(), core.term()) {
+            return None;
+        }
+        let matched = self.verified.min(core.log.durable());
+        if matched <= self.acknowledged && !self.reply_due {
+            return None;
+        }
+        self.reply_due = false;
+        self.acknowledged = matched;
+        Some(core.message(leader, Body::Appended { matched, round: self.round }))
+    }
+
+    // Reads (§6.4): the leader is asked for the index, the state is this node's own.
+
+    pub fn read(&mut self, core: &mut Core) -> Result<ReadId, ReadError> {
+        let Some(leader) = self.leader else { return Err(ReadError::NoLeader) };
+        if self.reads.len() + core.reads_waiting() >= core.config.reads_max {
+            return Err(ReadError::Busy);
+        }
+        let read = core.new_read();
+        self.reads.insert(read, 0);
+        let question = core.message(leader, Body::ReadIndex { read });
+        core.outbox.send(question);
+        Ok(read)
+    }
+
+    fn read_confirmed(&mut self, core: &mut Core, read: ReadId, index: Option<Index>) {
+        if self.reads.remove(&read).is_none() {
+            return;
+        }
+        match index {
+            Some(index) => {
+                core.commit_to(index.min(self.verified));
+                core.confirm_read(read, index);
+            }
+            None => core.refuse_read(read),
+        }
+    }
+
+    /// Asks again for the reads that wait, and gives up on those that have waited too long.
+    fn tick_reads(&mut self, core: &mut Core) {
+        let Some(leader) = self.leader else { return };
+        let (again, patience) = (core.config.heartbeat_ticks, 2 * core.config.election_ticks);
+        self.reads.retain(|read, waited| {
+            *waited += 1;
+            if *waited > patience {
+                core.refuse_read(*read);
+                return false;
+            }
+            if waited.is_multiple_of(again) {
+                let question = core.message(leader, Body::ReadIndex { read: *read });
+                core.outbox.send(question);
+            }
+            true
+        });
+    }
+
+    /// Gives up on the reads that the leader has not answered.
+    pub fn refuse_reads(&mut self, core: &mut Core) {
+        for read in std::mem::take(&mut self.reads).into_keys() {
+            core.refuse_read(read);
+        }
+    }
+
+    fn lose_leader(&mut self, core: &mut Core) {
+        self.leader = None;
+        self.refuse_reads(core);
+    }
+}

@@ -1,0 +1,424 @@
+//! A leader: takes proposals, replicates the log, commits what a quorum has on disk, and confirms
+//! reads by rounds of heartbeats.
+
+use crate::core::Core;
+use crate::progress::{Progress, State};
+use crate::role::Next;
+use crate::{
+    Action, Body, CommandNumber, Index, LogId, Message, NodeId, Offer, Payload, PeerStatus,
+    ProposeError, ReadError, ReadId, Round, Term,
+};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Invariants: every member but this node has a progress; rounds in `confirming` never fall; a round
+/// with reads starts only once an entry of this term is committed.
+#[derive(Clone, Debug)]
+pub(crate) struct Leader {
+    progress: BTreeMap<NodeId, Progress>,
+    /// The entry that the term began with. What is committed is known once it is (§6.4).
+    term_start: Index,
+    /// The latest round of heartbeats.
+    round: Round,
+    ticks_since_round: u32,
+    ticks_since_quorum: u32,
+    /// Reads that wait for a round to start.
+    reads: Vec<Asker>,
+    /// Reads whose round is under way, and the index they get when it is confirmed.
+    confirming: VecDeque<(Round, Index, Asker)>,
+    /// Bytes of the entries that are not committed yet.
+    uncommitted_bytes: usize,
+}
+
+/// Whose read it is.
+#[derive(Clone, Copy, Debug)]
+enum Asker {
+    Own(ReadId),
+    Peer(NodeId, ReadId),
+}
+
+impl Leader {
+    /// Begins the term with an entry of its own, so that the earlier ones can be committed (§3.6.2).
+    pub fn new(core: &mut Core) -> Self {
+        core.counters.elected += 1;
+        let next = core.log.last().index.next();
+        let others = core.log.membership().members.keys().filter(|id| **id != core.id());
+        let progress = others.map(|id| (*id, Progress::new(next))).collect();
+        let term_start = core.append(Payload::Blank).index;
+        let mut leader = Leader {
+            progress,
+            term_start,
+            round: Round(0),
+            ticks_since_round: 0,
+            ticks_since_quorum: 0,
+            reads: Vec::new(),
+            confirming: VecDeque::new(),
+            uncommitted_bytes: 0,
+        };
+        leader.start_round(core);
+        leader.try_commit(core);
+        leader
+    }
+
+    pub fn is_serving(&self, core: &Core) -> bool {
+        core.applied >= self.term_start
+    }
+
+    pub fn tick(&mut self, core: &mut Core) -> Next {
+        self.ticks_since_quorum += 1;
+        if self.ticks_since_quorum >= core.config.election_ticks {
+            self.ticks_since_quorum = 0;
+            if !self.has_quorum(core) {
+                return Next::Follower { term: core.term(), leader: None };
+            }
+        }
+        self.ticks_since_round += 1;
+        if self.ticks_since_round >= core.config.heartbeat_ticks {
+            for progress in self.progress.values_mut() {
+                if let State::Probe { asked } = &mut progress.state {
+                    *asked = false;
+                }
+            }
+            self.start_round(core);
+        }
+        // Followers learn how far the log is committed from the next entries; when none come, now.
+        for progress in self.progress.values_mut() {
+            if progress.told_commit < core.commit && progress.state == State::Replicate {
+                progress.commit_due = true;
+            }
+        }
+        Next::Stay
+    }
+
+    /// Whether a quorum was heard since this was last asked (check-quorum, §6.2).
+    fn has_quorum(&mut self, core: &Core) -> bool {
+        let heard =
+            |id: NodeId| id == core.id() || self.progress.get(&id).is_some_and(|p| p.active);
+        let quorum = core.log.membership().is_quorum(heard);
+        for progress in self.progress.values_mut() {
+            progress.active = false;
+        }
+        quorum
+    }
+
+    pub fn step(&mut self, core: &mut Core, message: Message) -> Next {
+        let from = message.from;
+        if let Some(progress) = self.progress.get_mut(&from) {
+            progress.active = true;
+        }
+        match message.body {
+            Body::Appended { matched, round } => self.appended(core, from, matched, round),
+            Body::Rejected { prev, hint, lost, round } => {
+                self.rejected(core, from, prev, hint, lost, round);
+            }
+            Body::ReadIndex { read } => self.peer_read(core, from, read),
+            Body::Vote { last, .. } => {
+                core.answer_vote(from, last);
+            }
+            Body::Append { .. } => core.counters.nonsense += 1,
+            _ => {}
+        }
+        Next::Stay
+    }
+
+    /// Its own disk has caught up: its copy counts too now.
+    pub fn persisted(&mut self, core: &mut Core) {
+        self.try_commit(core);
+    }
+
+    // Proposals.
+
+    pub fn propose(
+        &mut self,
+        core: &mut Core,
+        payload: Payload,
+    ) -> Result<(LogId, CommandNumber), ProposeError> {
+        if self.uncommitted_bytes >= core.config.uncommitted_bytes_max {
+            return Err(ProposeError::Busy);
+        }
+        let number = core.log.next_number();
+        let id = core.append(payload);
+        self.uncommitted_bytes += core.log.entry(id.index).map_or(0, crate::Entry::cost_bytes);
+        Ok((id, number))
+    }
+
+    // Replication.
+
+    fn appended(&mut self, core: &mut Core, from: NodeId, matched: Index, round: Round) {
+        let last = core.log.last().index;
+        let Some(progress) = self.progress.get_mut(&from) else { return };
+        if matched > last || round > self.round {
+            core.counters.nonsense += 1;
+            return;
+        }
+        if round < progress.ignore_before {
+            return;
+        }
+        progress.acknowledge(matched);
+        progress.round = progress.round.max(round);
+        self.try_commit(core);
+        self.confirm_reads(core);
+    }
+
+    fn rejected(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        prev: Index,
+        hint: LogId,
+        lost: bool,
+        round: Round,
+    ) {
+        let latest = self.round;
+        let Some(progress) = self.progress.get_mut(&from) else { return };
+        if round < progress.ignore_before {
+            return;
+        }
+        if lost && progress.matched >= prev {
+            // What it acknowledged is gone. Nothing that it said before this counts any more, not
+            // even what is still on its way: only answers to a round that starts now.
+            progress.matched = Index(0);
+            progress.ignore_before = latest.next();
+            self.start_round(core);
+        }
+        let Some(progress) = self.progress.get_mut(&from) else { return };
+        let stale = match progress.state {
+            State::Probe { .. } => prev.next() != progress.next,
+            State::Replicate => prev <= progress.matched,
+            State::Snapshot(_) => true,
+        };
+        if stale {
+            return;
+        }
+        let agreeing = core.log.last_agreeing(hint.index.min(prev), hint.term);
+        // It has to move, or nothing is learned from the next probe.
+        let next = agreeing.index.next().min(prev.max(Index(1)));
+        progress.probe(next);
+    }
+
+    pub fn unreachable(&mut self, peer: NodeId) {
+        if let Some(progress) = self.progress.get_mut(&peer)
+            && progress.state == State::Replicate
+        {
+            progress.probe(progress.matched.next());
+        }
+    }
+
+    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, delivered: bool) {
+        let Some(progress) = self.progress.get_mut(&to) else { return };
+        if progress.state != State::Snapshot(snapshot) {
+            return;
+        }
+        progress.probe(if delivered { snapshot.index.next() } else { progress.next });
+        // Either way the next word waits for a heartbeat: after a failure so as not to hammer.
+        progress.state = State::Probe { asked: true };
+    }
+
+    /// Commits what a quorum has on disk, if it is of this term (§3.6.2).
+    fn try_commit(&mut self, core: &mut Core) {
+        let own = core.log.durable();
+        let on_disk = |id: NodeId| match self.progress.get(&id) {
+            Some(progress) => progress.matched,
+            None if id == core.id() => own,
+            None => Index(0),
+        };
+        let reached = core.log.membership().reached(on_disk);
+        let of_this_term = core.log.id_at(reached).is_some_and(|id| id.term == core.term());
+        if reached <= core.commit || !of_this_term {
+            return;
+        }
+        let mut index = core.commit.next();
+        while index <= reached {
+            // Entries of earlier terms were never counted.
+            let cost = core.log.entry(index).filter(|_| index > self.term_start);
+            let cost_bytes = cost.map_or(0, crate::Entry::cost_bytes);
+            self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(cost_bytes);
+            index = index.next();
+        }
+        core.commit_to(reached);
+    }
+
+    /// The next message to a peer, if there is room for one. Appends are built here, from how far
+    /// the peer is: a hundred proposals make one message.
+    pub fn next_message(&mut self, core: &mut Core) -> Option<Action> {
+        self.start_read_round(core);
+        let round = self.round;
+        for (id, progress) in &mut self.progress {
+            if progress.next <= core.log.before().index
+                && !matches!(progress.state, State::Snapshot(_))
+                && progress.active
+            {
+                let snapshot = core.log.base().clone();
+                progress.await_snapshot(snapshot.last);
+                return Some(Action::SendSnapshot(Offer {
+                    from: core.id(),
+                    to: *id,
+                    term: core.term(),
+                    incarnation: core.config.incarnation,
+                    snapshot,
+                }));
+            }
+            if let Some(body) = append(core, progress, round) {
+                return Some(Action::Send(core.message(*id, body)));
+            }
+        }
+        None
+    }
+
+    fn start_round(&mut self, core: &Core) {
+        self.round = self.round.next();
+        self.ticks_since_round = 0;
+        for progress in self.progress.values_mut() {
+            progress.heartbeat_due = true;
+        }
+        if core.commit >= self.term_start {
+            for asker in std::mem::take(&mut self.reads) {
+                self.confirming.push_back((self.round, core.commit, asker));
+            }
+        }
+    }
+
+    // Reads (§6.4).
+
+    /// How many reads are waiting.
+    fn reads_waiting(&self, core: &Core) -> usize {
+        self.reads.len() + self.confirming.len() + core.reads_waiting()
+    }
+
+    pub fn read(&mut self, core: &mut Core) -> Result<ReadId, ReadError> {
+        if self.reads_waiting(core) >= core.config.reads_max {
+            return Err(ReadError::Busy);
+        }
+        let read = core.new_read();
+        self.reads.push(Asker::Own(read));
+        Ok(read)
+    }
+
+    fn peer_read(&mut self, core: &mut Core, from: NodeId, read: ReadId) {
+        let waits =
+            |asker: &Asker| matches!(asker, Asker::Peer(id, r) if (*id, *r) == (from, read));
+        let known =
+            self.reads.iter().any(waits) || self.confirming.iter().any(|(_, _, a)| waits(a));
+        if known {
+            return;
+        }
+        if self.reads_waiting(core) >= core.config.reads_max {
+            let reply = core.message(from, Body::ReadIndexReply { read, index: None });
+            return core.outbox.send(reply);
+        }
+        self.reads.push(Asker::Peer(from, read));
+    }
+
+    /// Starts a round for the reads that wait, unless one is under way: those that arrive meanwhile
+    /// share the next. A read joins only a round that starts after it has come.
+    fn start_read_round(&mut self, core: &mut Core) {
+        let waiting = !self.reads.is_empty() && core.commit >= self.term_start;
+        if waiting && self.confirming.is_empty() {
+            self.start_round(core);
+            self.confirm_reads(core);
+        }
+    }
+
+    fn confirm_reads(&mut self, core: &mut Core) {
+        let (latest, own) = (self.round, core.id());
+        let heard = |id: NodeId| match self.progress.get(&id) {
+            Some(progress) => progress.round,
+            None if id == own => latest,
+            None => Round(0),
+        };
+        let confirmed = core.log.membership().reached(heard);
+        while self.confirming.front().is_some_and(|(round, _, _)| *round <= confirmed) {
+            let Some((_, index, asker)) = self.confirming.pop_front() else { break };
+            match asker {
+                Asker::Own(read) => core.confirm_read(read, index),
+                Asker::Peer(to, read) => {
+                    let reply = core.message(to, Body::ReadIndexReply { read, index: Some(index) });
+                    core.outbox.send(reply);
+                }
+            }
+        }
+    }
+
+    /// It leads no more: whoever waits for a read may ask the next leader.
+    pub fn resign(&mut self, core: &mut Core) {
+        core.counters.stepped_down += 1;
+        let confirming =
+            std::mem::take(&mut self.confirming).into_iter().map(|(_, _, asker)| asker);
+        for asker in std::mem::take(&mut self.reads).into_iter().chain(confirming) {
+            if let Asker::Own(read) = asker {
+                core.refuse_read(read);
+            }
+        }
+    }
+
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let status = |(id, p): (&NodeId, &Progress)| PeerStatus {
+            id: *id,
+            matched: p.matched,
+            next: p.next,
+            active: p.active,
+            in_snapshot: matches!(p.state, State::Snapshot(_)),
+        };
+        self.progress.iter().map(status).collect()
+    }
+
+    /// What does not hold, if anything.
+    pub fn broken_invariant(&self, core: &Core) -> Option<&'static str> {
+        let last = core.log.last().index;
+        let term_start = core.log.id_at(self.term_start).map(|id| id.term);
+        let each =
+            |rule: fn(&Progress, Index) -> bool| self.progress.values().all(|p| rule(p, last));
+        let rules = [
+            ("a peer's match is not below its next", each(|p, _| p.matched < p.next)),
+            ("a peer has more than the leader", each(|p, last| p.matched <= last)),
+            ("a peer is to be sent what is not there", each(|p, last| p.next <= last.next())),
+            ("a leader follows its own progress", !self.progress.contains_key(&core.id())),
+            (
+                "the term did not begin with an entry of its own",
+                term_start.is_none_or(|term: Term| term == core.term()),
+            ),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
+    }
+}
+
+/// The next append to a peer, if it is due something and there is room.
+fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
+    let last = core.log.last().index;
+    let full = || {
+        let config = &core.config;
+        progress.inflight.is_full(config.inflight_messages_max, config.inflight_bytes_max)
+    };
+    let prev = match progress.state {
+        State::Snapshot(_) => None,
+        State::Probe { .. } | State::Replicate => core.log.id_at(progress.next.before()),
+    };
+    // A peer that needs a snapshot, or has one under way, hears from its leader all the same: that
+    // the logs agree before the first entry is always true.
+    let Some(prev) = prev else {
+        let due = std::mem::take(&mut progress.heartbeat_due);
+        let (prev, commit) = (LogId::ZERO, Index(0));
+        return due.then_some(Body::Append { prev, entries: Vec::new(), commit, round });
+    };
+    let has_entries = match progress.state {
+        State::Probe { asked } => !asked && progress.next <= last,
+        State::Replicate => progress.next <= last && !full(),
+        State::Snapshot(_) => false,
+    };
+    if !has_entries && !progress.heartbeat_due && !progress.commit_due {
+        return None;
+    }
+    let mut entries = Vec::new();
+    if has_entries {
+        let bytes_max = core.config.append_bytes_max;
+        let bytes = core.log.copy(progress.next, last, bytes_max, &mut entries);
+        match (&mut progress.state, entries.last()) {
+            (State::Probe { asked }, _) => *asked = true,
+            (State::Replicate, Some(entry)) => progress.sent(entry.id.index, bytes),
+            (State::Replicate | State::Snapshot(_), _) => {}
+        }
+    }
+    progress.heartbeat_due = false;
+    progress.commit_due = false;
+    progress.told_commit = core.commit;
+    Some(Body::Append { prev, entries, commit: core.commit, round })
+}

@@ -1,0 +1,238 @@
+//! The log in memory: the entries since the last compaction, and how much of them is on disk.
+//!
+//! The whole log that any decision needs is here; the disk holds the same entries for the time after
+//! a crash, and nobody reads them back while the node runs. A peer that needs entries from before the
+//! first one held here gets a snapshot.
+//!
+//! What it is not: it knows neither roles nor commitment, and it does no I/O. What must be written is
+//! asked for with [`Log::fill_write`], and what has been written is told with [`Log::written`].
+
+use crate::{CommandNumber, Entry, Index, LogId, LogTime, Membership, Payload, Snapshot, Term};
+use std::collections::VecDeque;
+
+/// Invariants: `entries` are contiguous and follow `before`; their terms never fall;
+/// `before.index ≤ base.last.index ≤ last().index`; `durable ≤ handed ≤ last().index`;
+/// `memberships` is never empty and ordered by index.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    /// The snapshot that the durable log begins after.
+    base: Snapshot,
+    /// The entry right before the first one in `entries`. At or below `base.last`: some entries that
+    /// the snapshot stands for are kept for peers that are slightly behind.
+    before: LogId,
+    entries: VecDeque<Entry>,
+    /// The membership as of `base.last`, then every one that the entries after it bring.
+    memberships: Vec<(Index, Membership)>,
+    /// Up to here the entries are on disk.
+    durable: Index,
+    /// Up to here the entries are on disk or in the write that is out.
+    handed: Index,
+    /// What the write that is out proves, when its receipt comes. A truncation lowers it.
+    proves: Option<Index>,
+}
+
+impl Log {
+    /// A log whose content is on disk. The caller has checked that `entries` follow `base`.
+    pub fn new(base: Snapshot, entries: Vec<Entry>) -> Self {
+        let before = base.last;
+        let mut log = Log {
+            memberships: vec![(base.last.index, base.membership.clone())],
+            base,
+            before,
+            entries: VecDeque::with_capacity(entries.len()),
+            durable: before.index,
+            handed: before.index,
+            proves: None,
+        };
+        for entry in entries {
+            log.append(entry);
+        }
+        log.durable = log.last().index;
+        log.handed = log.durable;
+        log
+    }
+
+    pub fn base(&self) -> &Snapshot {
+        &self.base
+    }
+
+    pub fn before(&self) -> LogId {
+        self.before
+    }
+
+    pub fn last(&self) -> LogId {
+        self.entries.back().map_or(self.before, |entry| entry.id)
+    }
+
+    pub fn durable(&self) -> Index {
+        self.durable
+    }
+
+    /// The id of the last entry that is on disk.
+    pub fn durable_last(&self) -> LogId {
+        self.id_at(self.durable).unwrap_or(LogId::ZERO)
+    }
+
+    /// The log time of the last entry.
+    pub fn last_time(&self) -> LogTime {
+        self.entries.back().map_or(self.base.time, |entry| entry.time)
+    }
+
+    /// The number that the next client command takes.
+    pub fn next_number(&self) -> CommandNumber {
+        self.entries.back().map_or(self.base.number, Entry::number_after)
+    }
+
+    /// The membership in force: the latest in the log, committed or not (§4.1).
+    pub fn membership(&self) -> &Membership {
+        &self.memberships.last().expect("there is always a membership").1
+    }
+
+    /// The membership as of `index`, which is not below the base.
+    pub fn membership_at(&self, index: Index) -> &Membership {
+        let after = self.memberships.partition_point(|(at, _)| *at <= index);
+        &self.memberships[after.saturating_sub(1)].1
+    }
+
+    pub fn entry(&self, index: Index) -> Option<&Entry> {
+        let offset = index.0.checked_sub(self.before.index.0 + 1)?;
+        self.entries.get(usize::try_from(offset).ok()?)
+    }
+
+    /// The id of the entry at `index`, if it is known here.
+    pub fn id_at(&self, index: Index) -> Option<LogId> {
+        if index == self.before.index {
+            return Some(self.before);
+        }
+        self.entry(index).map(|entry| entry.id)
+    }
+
+    /// Whether the log has this very entry.
+    pub fn contains(&self, id: LogId) -> bool {
+        self.id_at(id.index) == Some(id)
+    }
+
+    /// The last entry at or below `index` whose term is not above `term`: the furthest place where
+    /// a log whose entry at `index` has that term can agree with this one (§3.5, fast backtracking).
+    /// `before`, if all of the entries held here are later.
+    pub fn last_agreeing(&self, index: Index, term: Term) -> LogId {
+        let index = index.min(self.last().index);
+        let known = index.0.saturating_sub(self.before.index.0) as usize;
+        // Terms never fall along the log, so the entries that can agree are a prefix.
+        let count = self.entries.partition_point(|entry| entry.id.term <= term).min(known);
+        match count {
+            0 => self.before,
+            count => self.entries[count - 1].id,
+        }
+    }
+
+    /// Appends an entry. The caller has checked that it follows the last one.
+    pub fn append(&mut self, entry: Entry) {
+        assert_eq!(entry.id.index, self.last().index.next(), "a gap in the log");
+        assert!(entry.id.term >= self.last().term, "terms fall along the log");
+        if let Payload::Membership(membership) = &entry.payload {
+            self.memberships.push((entry.id.index, membership.clone()));
+        }
+        self.entries.push_back(entry);
+    }
+
+    /// Drops the entry at `index`, which is above the base, and all that follow. A write that is out
+    /// may hold them: from now on its receipt proves only what stands before.
+    pub fn truncate_from(&mut self, index: Index) {
+        assert!(index > self.base.last.index, "a snapshot stands for this entry");
+        let keep = index.before();
+        self.entries.truncate((keep.0 - self.before.index.0) as usize);
+        self.memberships.retain(|(at, _)| *at < index);
+        self.durable = self.durable.min(keep);
+        self.handed = self.handed.min(keep);
+        self.proves = self.proves.map(|proves| proves.min(keep));
+    }
+
+    /// A snapshot stands for the entries up to `snapshot.last`: lets go of them, the latest
+    /// `retained_bytes` aside.
+    pub fn compact(&mut self, snapshot: Snapshot, retained_bytes: usize) {
+        assert!(self.contains(snapshot.last), "a snapshot of another log");
+        let upto = snapshot.last.index;
+        let membership = self.membership_at(upto).clone();
+        self.memberships.retain(|(at, _)| *at > upto);
+        self.memberships.insert(0, (upto, membership));
+        let covered = (upto.0 - self.before.index.0) as usize;
+        let mut kept_bytes = 0;
+        let kept = (self.entries.iter().take(covered).rev())
+            .take_while(|entry| {
+                kept_bytes += entry.cost_bytes();
+                kept_bytes <= retained_bytes
+            })
+            .count();
+        for entry in self.entries.drain(..covered - kept) {
+            self.before = entry.id;
+        }
+        self.base = snapshot;
+    }
+
+    /// Begins anew after a snapshot. Nothing of it counts as durable until the write that says so is.
+    pub fn reset(&mut self, snapshot: Snapshot) {
+        self.entries.clear();
+        self.before = snapshot.last;
+        self.memberships = vec![(snapshot.last.index, snapshot.membership.clone())];
+        self.handed = snapshot.last.index;
+        self.durable = Index(0);
+        self.proves = self.proves.map(|_| Index(0));
+        self.base = snapshot;
+    }
+
+    /// Copies the entries from `from` on into `into`, until they cost more than `bytes_max`, but at
+    /// least one if there is one, and none beyond `to`. Returns what they cost.
+    pub fn copy(&self, from: Index, to: Index, bytes_max: usize, into: &mut Vec<Entry>) -> usize {
+        let mut bytes = 0;
+        let mut index = from;
+        while index <= to {
+            let Some(entry) = self.entry(index) else { break };
+            let cost = entry.cost_bytes();
+            if bytes > 0 && bytes + cost > bytes_max {
+                break;
+            }
+            bytes += cost;
+            into.push(entry.clone());
+            index = index.next();
+        }
+        bytes
+    }
+
+    /// Whether there are entries that no write has taken yet.
+    pub fn has_unwritten(&self) -> bool {
+        self.handed < self.last().index
+    }
+
+    /// Fills a write with what has not been written yet. The caller hands the write out at once.
+    pub fn fill_write(&mut self, bytes_max: usize, into: &mut Vec<Entry>) {
+        assert!(self.proves.is_none(), "one write is out at a time");
+        self.copy(self.handed.next(), self.last().index, bytes_max, into);
+        if let Some(entry) = into.last() {
+            self.handed = entry.id.index;
+        }
+        self.proves = Some(self.handed);
+    }
+
+    /// The write that was out is on disk.
+    pub fn written(&mut self) {
+        let proves = self.proves.take().expect("a write was out");
+        self.durable = self.durable.max(proves);
+    }
+
+    /// What does not hold, if anything.
+    pub fn broken_invariant(&self) -> Option<&'static str> {
+        let rules = [
+            ("the log begins after its base", self.before.index <= self.base.last.index),
+            ("the log ends before its base", self.base.last.index <= self.last().index),
+            ("more is durable than was handed out", self.durable <= self.handed),
+            ("more was handed out than there is", self.handed <= self.last().index),
+            ("there is no membership", !self.memberships.is_empty()),
+            (
+                "the base is not in the log",
+                self.id_at(self.base.last.index).is_none_or(|id| id == self.base.last),
+            ),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
+    }
+}
