@@ -1,1 +1,32 @@
-//! To be written.
+//! The durable log, snapshots, and the seam below them.
+//!
+//! A promise of the protocol is worth what the disk under it is worth. This crate keeps the promises:
+//! a [`Log`] that turns every [`raft::Write`] into one batch on disk with one data sync, recovers
+//! exactly what was acknowledged, and says so when it cannot; a store of [`Snapshots`]; and the
+//! [`Identity`] of a data directory. All of it reaches the disk through the [`Disk`] trait, so that the
+//! same code runs on a real disk ([`RealDisk`]) and on a simulated one that fails as it is told
+//! (`testing::MemDisk`, with the feature `testing`).
+//!
+//! The layout of a data directory:
+//!
+//! ```text
+//! LOCK                        held by the process that uses the directory
+//! IDENTITY                    which node of which cluster this is
+//! MARK                        how far the log was known to be synced, some time ago
+//! log/0000000000000001.seg    segments of the log, by generation
+//! snapshots/<index>-<term>.snap
+//! ```
+//!
+//! What it is not: it knows nothing of the protocol, runs no event loop and no async code. A
+//! [`Log::persist`](LogStore::persist) blocks until the disk has it; the driver gives it a thread.
+
+pub mod codec;
+mod disk;
+mod identity;
+mod real_disk;
+mod store;
+
+pub use disk::{Disk, DiskFile, LockError};
+pub use identity::{ClusterId, Identity, IdentityError};
+pub use real_disk::{RealDisk, RealFile};
+pub use store::{LogStore, PersistError};

@@ -1,0 +1,104 @@
+//! Which node of which cluster a data directory belongs to.
+//!
+//! An empty directory never becomes a voter by itself. First an intent is made durable (a node, a
+//! random incarnation, and the peers that are to be asked); once all peers have told theirs, the
+//! cluster is known and written down too. Both are this one small file, replaced whole.
+
+use crate::disk::{read_file, replace_file};
+use crate::{Disk, codec};
+use raft::{Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io;
+
+/// The name of the file.
+const FILE: &str = "IDENTITY";
+const MAGIC: &[u8; 8] = b"raft-id\n";
+/// The most bytes the file may have.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Magic, version, checksum.
+const HEAD_BYTES: usize = 8 + 1 + 4;
+
+/// Names a cluster, for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub u64);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What a data directory is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The node it belongs to.
+    pub node: NodeId,
+    /// This life of the directory: random, drawn when it was made, and never changed.
+    pub incarnation: Incarnation,
+    /// The cluster; `None` as long as only the intent to bootstrap one, or to join one, is known.
+    pub cluster: Option<ClusterId>,
+    /// The members that the bootstrap was asked to begin with, this one included. Empty for a node
+    /// that joins.
+    pub peers: Vec<NodeId>,
+}
+
+impl Identity {
+    /// Reads the identity of the directory; `None` if it has none yet.
+    pub fn read(disk: &impl Disk) -> Result<Option<Identity>, IdentityError> {
+        let file = match disk.open(FILE) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(IdentityError::Io(error)),
+        };
+        let content = read_file(&file, FILE_BYTES_MAX).map_err(IdentityError::Io)?;
+        if content.len() < HEAD_BYTES || &content[..8] != MAGIC {
+            return Err(IdentityError::Damaged);
+        }
+        let (head, body) = content.split_at(HEAD_BYTES);
+        let (version, checksum) = (head[8], &head[9..]);
+        if checksum != crc32c::crc32c_append(u32::from(version), body).to_le_bytes() {
+            return Err(IdentityError::Damaged);
+        }
+        if version > codec::VERSION {
+            return Err(IdentityError::Newer { version });
+        }
+        codec::decode(body).map(Some).map_err(|_| IdentityError::Damaged)
+    }
+
+    /// Makes this the identity of the directory, durably.
+    pub fn write(&self, disk: &impl Disk) -> io::Result<()> {
+        let mut body = Vec::new();
+        codec::encode(self, &mut body);
+        let mut content = MAGIC.to_vec();
+        content.push(codec::VERSION);
+        let checksum = crc32c::crc32c_append(u32::from(codec::VERSION), &body);
+        content.extend_from_slice(&checksum.to_le_bytes());
+        content.extend_from_slice(&body);
+        replace_file(disk, "", FILE, &content)
+    }
+}
+
+/// Why the identity of a directory cannot be told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The file is damaged or foreign. Restore it, or start with an empty directory as a new member.
+    #[error(
+        "the file IDENTITY is damaged; restore it from a backup, or remove this member from the \
+         cluster and add it again with an empty directory"
+    )]
+    Damaged,
+    /// It was written by a later version of this software. Run that.
+    #[error(
+        "the file IDENTITY has format {version}, which this version does not know; run a later one"
+    )]
+    Newer {
+        /// Its format.
+        version: u8,
+    },
+    /// It cannot be read.
+    #[error("the file IDENTITY cannot be read: {0}")]
+    Io(io::Error),
+}

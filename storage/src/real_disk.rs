@@ -1,0 +1,142 @@
+//! A data directory of the operating system.
+//!
+//! A data sync is `fdatasync` on Linux; on macOS the standard library's `sync_data` is `F_FULLFSYNC`,
+//! the only call there that reaches the medium. The lock is the operating system's (`flock`), so it
+//! vanishes with the process, however that ends. Only Unix is supported.
+
+use crate::{Disk, DiskFile, LockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The name of the file that is locked.
+const LOCK: &str = "LOCK";
+
+/// A directory on a real disk.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    /// The locked file, once it is locked.
+    lock: Mutex<Option<File>>,
+}
+
+impl RealDisk {
+    /// The directory at `directory`. Nothing is touched before [`Disk::lock`].
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        let shared = Shared { directory: directory.into(), lock: Mutex::new(None) };
+        RealDisk { shared: Arc::new(shared) }
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.shared.directory
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.shared.directory.join(path)
+    }
+}
+
+impl Disk for RealDisk {
+    type File = RealFile;
+
+    fn lock(&self) -> Result<(), LockError> {
+        let directory = &self.shared.directory;
+        let io = |source| LockError::Io { directory: directory.clone(), source };
+        let mut lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_some() {
+            return Ok(());
+        }
+        fs::create_dir_all(directory).map_err(io)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let file = options.open(self.path(LOCK)).map_err(io)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => LockError::Held { directory: directory.clone() },
+            TryLockError::Error(source) => io(source),
+        })?;
+        *lock = Some(file);
+        Ok(())
+    }
+
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        fs::create_dir_all(self.path(dir))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.path(dir))? {
+            let entry = entry?;
+            // A name that is no UTF-8 is none of ours.
+            if let (true, Ok(name)) =
+                (entry.file_type()?.is_file(), entry.file_name().into_string())
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create(&self, path: &str) -> io::Result<RealFile> {
+        let mut options = OpenOptions::new();
+        options.create_new(true).read(true).write(true);
+        Ok(RealFile { file: options.open(self.path(path))? })
+    }
+
+    fn open(&self, path: &str) -> io::Result<RealFile> {
+        Ok(RealFile { file: OpenOptions::new().read(true).write(true).open(self.path(path))? })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        File::open(self.path(dir))?.sync_all()
+    }
+}
+
+/// A file on a real disk.
+#[derive(Debug)]
+pub struct RealFile {
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+}
