@@ -300,6 +300,11 @@ impl Core {
         due
     }
 
+    #[cfg(feature = "clone-work")]
+    pub fn has_write_out(&self) -> bool {
+        self.write_out.is_some()
+    }
+
     /// The next write, if there is something to write and none is out.
     pub fn next_write(&mut self) -> Option<Write> {
         let written = self.hard == self.durable && !self.log.has_unwritten();

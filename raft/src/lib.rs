@@ -11,6 +11,8 @@ mod candidate;
 mod config;
 mod core;
 mod entry;
+#[cfg(feature = "clone-work")]
+mod fingerprint;
 mod follower;
 mod id;
 mod inspect;

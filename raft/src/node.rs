@@ -348,6 +348,11 @@ impl Node {
         &self.core
     }
 
+    #[cfg(feature = "clone-work")]
+    pub(crate) fn role(&self) -> &Role {
+        &self.role
+    }
+
     // Roles.
 
     fn hears_a_leader(&self) -> bool {

@@ -1,0 +1,334 @@
+//! Every schedule of three real cores within a bound: no seed, no luck.
+//!
+//! The bound is on deviations. By itself a world runs in order: messages arrive and writes become
+//! durable in the order in which they were begun. A deviation is anything else: what is next is put
+//! off until after everything that is pending, a message is lost or arrives twice, a node crashes and
+//! starts again with what its disk has, a node campaigns (nobody has heard a leader for long), a
+//! client proposes. Every way to place so many deviations in a run is tried, from several beginnings;
+//! states seen before are not searched again. Few deviations reach far: two leaders of one term, or a
+//! lost entry, need two or three.
+//!
+//! `SIM_DEVIATIONS` raises the bound of the ordinary tests.
+
+use bytes::Bytes;
+use raft::{
+    Action, Config, Entry, HardState, Incarnation, Index, LogId, Member, Membership, Message, Node,
+    NodeId, Now, Restored, Snapshot, Term, Write,
+};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Deviations in the ordinary tests; takes seconds.
+const DEVIATIONS: u8 = 2;
+
+/// Steps after which a run ends, whatever is pending: some runs would go on for ever.
+const STEPS_MAX: usize = 80;
+
+/// Ticks without a leader after which its followers would elect another.
+const PATIENCE_TICKS: u32 = 100;
+
+#[derive(Clone)]
+struct Peer {
+    node: Node,
+    hard_state: HardState,
+    entries: Vec<Entry>,
+    write: Option<Write>,
+    starts: u64,
+}
+
+/// What will happen by itself.
+#[derive(Clone, Debug, PartialEq)]
+enum Pending {
+    Arrives(Message),
+    Synced(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// What is next happens: the only event that is no deviation.
+    Next,
+    PutOff,
+    Lose,
+    Repeat,
+    Campaign(usize),
+    Propose(usize),
+    Crash(usize),
+}
+
+#[derive(Clone)]
+struct World {
+    peers: Vec<Peer>,
+    pending: VecDeque<Pending>,
+    deviations: u8,
+    /// Whose disk is slow: its writes become durable only when nothing else is pending.
+    slow: Option<usize>,
+    leaders: BTreeMap<Term, NodeId>,
+    committed: BTreeMap<Index, LogId>,
+    /// What led here, for the message of a failure.
+    path: Vec<Event>,
+}
+
+fn membership() -> Membership {
+    let member = |id: u64| Member {
+        incarnation: Incarnation(id),
+        peer_address: String::new(),
+        client_address: String::new(),
+    };
+    Membership::of_voters((1..=3).map(|id| (NodeId(id), member(id))).collect())
+}
+
+fn start(id: u64, starts: u64, hard_state: HardState, entries: Vec<Entry>) -> Node {
+    let mut config = Config::new(NodeId(id), Incarnation(id), starts);
+    config.election_ticks = PATIENCE_TICKS;
+    config.heartbeat_ticks = PATIENCE_TICKS / 2;
+    let snapshot = Snapshot::initial(membership());
+    Node::new(config, Restored { hard_state, snapshot, entries }).expect("a sound configuration")
+}
+
+impl World {
+    fn new() -> Self {
+        let peer = |id| Peer {
+            node: start(id, 0, HardState::default(), Vec::new()),
+            hard_state: HardState::default(),
+            entries: Vec::new(),
+            write: None,
+            starts: 0,
+        };
+        World {
+            peers: (1..=3).map(peer).collect(),
+            pending: VecDeque::new(),
+            deviations: u8::MAX,
+            slow: None,
+            leaders: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            path: Vec::new(),
+        }
+    }
+
+    /// A beginning: these events, and after each as many of what is pending as is said.
+    fn begun_with(events: &[(Event, usize)]) -> Self {
+        let mut world = World::new();
+        for (event, steps) in events {
+            world = world.after(*event);
+            for _ in 0..*steps {
+                if !world.pending.is_empty() {
+                    world = world.after(Event::Next);
+                }
+            }
+        }
+        world
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        match self.pending.front() {
+            Some(Pending::Arrives(_)) => {
+                events.extend([Event::Next, Event::PutOff, Event::Lose, Event::Repeat]);
+            }
+            Some(Pending::Synced(_)) => events.extend([Event::Next, Event::PutOff]),
+            None => {}
+        }
+        for (at, peer) in self.peers.iter().enumerate() {
+            events.push(match peer.node.is_leader() {
+                true => Event::Propose(at),
+                false => Event::Campaign(at),
+            });
+            events.push(Event::Crash(at));
+        }
+        if self.deviations == 0 {
+            events.retain(|event| matches!(event, Event::Next));
+        }
+        events
+    }
+
+    fn after(&self, event: Event) -> World {
+        let mut world = self.clone();
+        world.path.push(event);
+        if !matches!(event, Event::Next) {
+            world.deviations -= 1;
+        }
+        if world.pending.iter().any(|pending| !world.is_slow(pending)) {
+            while world.pending.front().is_some_and(|pending| world.is_slow(pending)) {
+                world.pending.rotate_left(1);
+            }
+        }
+        match event {
+            Event::Next => match world.pending.pop_front() {
+                Some(Pending::Arrives(message)) => world.arrives(message),
+                Some(Pending::Synced(at)) => world.synced(at),
+                None => {}
+            },
+            Event::PutOff => world.pending.rotate_left(1),
+            Event::Lose => {
+                world.pending.pop_front();
+            }
+            Event::Repeat => world.pending.extend(world.pending.front().cloned()),
+            Event::Campaign(at) => {
+                // It has been so long that nobody hears a leader any more.
+                for other in 0..world.peers.len() {
+                    let node = &mut world.peers[other].node;
+                    if !node.is_leader() {
+                        (0..PATIENCE_TICKS).for_each(|_| node.tick(Now::default()));
+                    }
+                    world.poll(other);
+                }
+                world.peers[at].node.campaign(Now::default());
+                world.poll(at);
+            }
+            Event::Propose(at) => {
+                let _ = world.peers[at].node.propose(Now::default(), Bytes::from_static(b"x"));
+                world.poll(at);
+            }
+            Event::Crash(at) => world.crash(at),
+        }
+        world
+    }
+
+    fn is_slow(&self, pending: &Pending) -> bool {
+        self.slow.is_some_and(|slow| *pending == Pending::Synced(slow))
+    }
+
+    fn arrives(&mut self, message: Message) {
+        let at = message.to.0 as usize - 1;
+        self.peers[at].node.step(Now::default(), message);
+        self.poll(at);
+    }
+
+    fn synced(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        let Some(write) = peer.write.take() else { return };
+        peer.hard_state = write.hard_state;
+        if let Some(first) = write.entries.first() {
+            peer.entries.truncate(first.id.index.0 as usize - 1);
+            peer.entries.extend(write.entries.iter().cloned());
+        }
+        peer.node.persisted(Now::default(), write.durable());
+        self.poll(at);
+    }
+
+    fn crash(&mut self, at: usize) {
+        self.pending.retain(|pending| *pending != Pending::Synced(at));
+        let peer = &mut self.peers[at];
+        peer.write = None;
+        peer.starts += 1;
+        let (hard_state, entries) = (peer.hard_state, peer.entries.clone());
+        peer.node = start(at as u64 + 1, peer.starts, hard_state, entries);
+        self.poll(at);
+    }
+
+    fn poll(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        while let Some(action) = peer.node.poll() {
+            match action {
+                Action::Persist(write) => {
+                    peer.write = Some(write);
+                    self.pending.push_back(Pending::Synced(at));
+                }
+                Action::Send(message) => self.pending.push_back(Pending::Arrives(message)),
+                Action::Apply(apply) => peer.node.applied(Now::default(), apply.applied()),
+                _ => {}
+            }
+        }
+        self.check(at);
+    }
+
+    /// The promises of the protocol, on what the event at this node may have changed.
+    fn check(&mut self, at: usize) {
+        let Peer { node, hard_state, entries, .. } = &self.peers[at];
+        assert_eq!(node.broken_invariant(), None, "after {:?}", self.path);
+        if node.is_leader() {
+            let known = *self.leaders.entry(node.term()).or_insert(NodeId(at as u64 + 1));
+            assert_eq!(known.0 as usize, at + 1, "two leaders in a term, after {:?}", self.path);
+            for (index, id) in &self.committed {
+                let has = node.entry(*index).map(|entry| entry.id) == Some(*id);
+                assert!(has || id.term > node.term(), "a leader lacks {id}, after {:?}", self.path);
+            }
+        }
+        // A node's own word is on its disk before anybody can rest on it.
+        assert_eq!(hard_state, node.durable_hard_state(), "after {:?}", self.path);
+        assert!(entries.len() as u64 >= node.durable_index().0, "after {:?}", self.path);
+        let mut index = Index(1);
+        while index <= node.commit() {
+            let id = node.entry(index).expect("nothing is compacted here").id;
+            let known = *self.committed.entry(index).or_insert(id);
+            assert_eq!(known, id, "what is committed changes, after {:?}", self.path);
+            let on_disk =
+                |peer: &&Peer| peer.entries.get(index.0 as usize - 1).map(|e| e.id) == Some(id);
+            let copies = self.peers.iter().filter(on_disk).count();
+            assert!(copies >= 2, "{id} is committed on {copies} disk, after {:?}", self.path);
+            index = index.next();
+        }
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for peer in &self.peers {
+            peer.node.fingerprint().hash(&mut hasher);
+            format!("{:?}{:?}", peer.hard_state, peer.entries).hash(&mut hasher);
+        }
+        format!("{:?}", self.pending).hash(&mut hasher);
+        self.deviations.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// What a search has seen.
+#[derive(Default)]
+struct Seen {
+    states: HashSet<u64>,
+    committed: usize,
+    leaders: usize,
+}
+
+fn search(mut start: World, deviations: u8, seen: &mut Seen) {
+    start.deviations = deviations;
+    start.path.clear();
+    let mut stack = vec![start];
+    while let Some(world) = stack.pop() {
+        seen.committed = seen.committed.max(world.committed.len());
+        seen.leaders = seen.leaders.max(world.leaders.len());
+        if world.path.len() >= STEPS_MAX {
+            continue;
+        }
+        for event in world.events() {
+            let next = world.after(event);
+            if seen.states.insert(next.fingerprint()) {
+                stack.push(next);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_schedule_within_the_bound_breaks_a_promise() {
+    let deviations = std::env::var("SIM_DEVIATIONS").ok().and_then(|n| n.parse().ok());
+    let deviations = deviations.unwrap_or(DEVIATIONS);
+    let led = World::begun_with(&[(Event::Campaign(0), 200), (Event::Propose(0), 0)]);
+    let beginnings = [
+        // Two candidates at once.
+        World::begun_with(&[(Event::Campaign(0), 0), (Event::Campaign(1), 0)]),
+        // A leader everybody follows, and a command under way.
+        led.clone(),
+        // The same, and the leader's disk is slow; a follower's is.
+        World { slow: Some(0), ..led.clone() },
+        World { slow: Some(1), ..led },
+        // A leader has a command that only its own disk has, and another is about to be elected
+        // (the beginning of Figure 3.7 of the thesis).
+        World::begun_with(&[
+            (Event::Campaign(0), 200),
+            (Event::Propose(0), 0),
+            (Event::Lose, 0),
+            (Event::Lose, 1),
+            (Event::Crash(0), 100),
+            (Event::Campaign(1), 6),
+        ]),
+    ];
+    let mut seen = Seen::default();
+    for beginning in beginnings {
+        search(beginning, deviations, &mut seen);
+        println!("{} states", seen.states.len());
+    }
+    assert!(seen.states.len() > 20_000, "it has hardly searched");
+    assert!(seen.committed >= 3, "no search committed a command");
+    assert!(seen.leaders >= 2, "no search saw a second leader");
+}
