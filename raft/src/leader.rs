@@ -243,10 +243,7 @@ impl Leader {
         self.start_read_round(core);
         let round = self.round;
         for (id, progress) in &mut self.progress {
-            if progress.next <= core.log.before().index
-                && !matches!(progress.state, State::Snapshot(_))
-                && progress.active
-            {
+            if progress.wants_snapshot(core.log.before().index) {
                 let snapshot = core.log.base().clone();
                 progress.await_snapshot(snapshot.last);
                 return Some(Action::SendSnapshot(Offer {

@@ -68,6 +68,13 @@ impl Progress {
         self.inflight.clear();
     }
 
+    /// Whether the peer answers, and needs an entry that is gone: one at or below `before`. After a
+    /// snapshot that did not arrive it does so only from the next heartbeat on.
+    pub fn wants_snapshot(&self, before: Index) -> bool {
+        let idle = matches!(self.state, State::Probe { asked: false } | State::Replicate);
+        idle && self.active && self.next <= before
+    }
+
     /// What the peer needs is gone: it is to be sent this snapshot.
     pub fn await_snapshot(&mut self, snapshot: LogId) {
         self.inflight.clear();
