@@ -1,0 +1,178 @@
+//! `raft-kv bench`: measures a cluster.
+//!
+//! A closed loop: each of `--clients` clients has one connection and sends its next request when the
+//! last one is answered. Only what was answered "done" counts; everything else is reported by kind.
+//! The clients talk to the leader directly and look for the new one when it is gone, so that killing
+//! the leader under a running benchmark measures the failover: the longest time in which nothing was
+//! acknowledged. With `--record`, the acknowledged writes are written to a file, and `--check` reads
+//! that file later and looks whether any of them was lost.
+//!
+//! All clients share one thread: on a small machine the benchmark must leave the cores to the nodes.
+//! What it is not: an open loop. Its latencies are those of clients that wait for one another's turn.
+
+mod connection;
+mod leader;
+mod progress;
+mod record;
+mod report;
+mod worker;
+mod workload;
+
+use super::client::CallError;
+use super::{exit, http};
+use leader::Leader;
+use record::Record;
+use report::Report;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use worker::{Shared, Worker};
+use workload::{Operation, Workload};
+
+#[derive(clap::Args, Clone)]
+pub struct Args {
+    /// The nodes to talk to, one or several; the others of the cluster are asked for
+    #[arg(
+        long = "server",
+        short = 's',
+        env = "RAFT_KV_SERVER",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8080",
+        value_parser = http::address_of
+    )]
+    servers: Vec<String>,
+    /// What to do
+    #[arg(long, value_enum, default_value_t = Operation::Put)]
+    op: Operation,
+    /// How many clients at once, each with a connection of its own
+    #[arg(long, short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    clients: u32,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    value_size: u32,
+    /// How long, as 10, 10s, 500ms or 2m
+    #[arg(long, short, default_value = "10s", value_parser = duration)]
+    duration: Duration,
+    /// How many different keys
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    keys: u32,
+    /// Operations in one request of `--op batch`
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch_size: u32,
+    /// A request without an answer for so long counts as failed
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    timeout: Duration,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write every acknowledged write to this file (with `--op put`); each value is then unique
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    record: Option<PathBuf>,
+    /// Measure nothing: look whether all writes of a file made with --record are still there
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+}
+
+/// A duration as people write it; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        _ => return Err("expected a duration as 10s, 500ms or 2m".into()),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * factor <= 86_400.0 => {
+            Ok(Duration::from_secs_f64(number * factor))
+        }
+        _ => Err("expected a duration of more than nothing and at most a day".into()),
+    }
+}
+
+/// Measures, or checks.
+pub fn run(args: &Args) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CallError::NotDone(error.to_string()).report(),
+    };
+    let outcome = match &args.check {
+        Some(file) => runtime.block_on(record::check(file, &args.servers, args.timeout)),
+        None => runtime.block_on(measure(args)).map(|report| {
+            report.print(args.json);
+            if report.done == 0 { exit::NOT_DONE } else { exit::DONE }
+        }),
+    };
+    outcome.unwrap_or_else(|error| error.report())
+}
+
+async fn measure(args: &Args) -> Result<Report, CallError> {
+    if args.record.is_some() && args.op != Operation::Put {
+        return Err(CallError::NotDone("--record goes with --op put".into()));
+    }
+    let leader = Leader::new(leader::members(&args.servers).await);
+    let record = args.record.as_ref().map(|path| Record::create(path)).transpose()?;
+    let workload = Arc::new(Workload::new(args, record));
+    // A cluster that nobody leads is an error now, not a report of zero.
+    leader.find_within(args.timeout).await?;
+    if args.op.reads() {
+        fill(args, &leader, &workload).await?;
+    }
+
+    let started = Instant::now();
+    let shared = Arc::new(Shared::new(leader, started, args.duration, args.timeout));
+    let bar = progress::show(&shared, args.json);
+    let mut workers = JoinSet::new();
+    for number in 0..args.clients {
+        let worker = Worker::new(number, args.clients, shared.clone(), workload.clone());
+        workers.spawn(worker.run());
+    }
+    let mut totals = report::Totals::new();
+    while let Some(finished) = workers.join_next().await {
+        // A worker that panicked is a bug; what the others measured would be wrong without it.
+        totals.add(&finished.expect("a worker does not panic"));
+    }
+    let elapsed = started.elapsed();
+    bar.finish();
+    workload.finish_record()?;
+    Ok(Report::new(args, totals, &shared, elapsed))
+}
+
+/// Writes every key once, so that there is something to read.
+async fn fill(args: &Args, leader: &Leader, workload: &Workload) -> Result<(), CallError> {
+    let address = leader.find_within(args.timeout).await?;
+    let mut connection = connection::Connection::open(&address).await.map_err(not_filled)?;
+    for first in (0..args.keys).step_by(workload::FILL_BATCH) {
+        let last = args.keys.min(first + workload::FILL_BATCH as u32);
+        let request = workload.batch_of(first..last);
+        let answer = connection.exchange(&request, args.timeout).await.map_err(not_filled)?;
+        if !answer.status.is_success() {
+            return Err(CallError::NotDone(format!(
+                "cannot fill in the keys to read: {}",
+                super::client::explanation(&answer)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn not_filled(failure: http::Failure) -> CallError {
+    CallError::NotDone(format!("cannot fill in the keys to read: {failure}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+    use std::time::Duration;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("0s").is_err() && duration("5h").is_err() && duration("x").is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! One client: sends, waits, counts, and finds its way after a failure.
+
+use super::connection::Connection;
+use super::leader::Leader;
+use super::workload::{Task, Workload};
+use crate::cli::http::{Failure, Response};
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Pause after a refusal, so that an overloaded node is not asked in a tight circle.
+const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+/// Latencies are recorded in microseconds up to this.
+const LATENCY_MAX_US: u64 = 120_000_000;
+
+/// What all clients share. They run on one thread; the atomics only please the types.
+pub struct Shared {
+    pub leader: Leader,
+    pub started: Instant,
+    pub duration: Duration,
+    timeout: Duration,
+    done: AtomicU64,
+    errors: AtomicU64,
+    last_done_us: AtomicU64,
+    longest_gap_us: AtomicU64,
+}
+
+impl Shared {
+    /// At the start of a run.
+    pub fn new(leader: Leader, started: Instant, duration: Duration, timeout: Duration) -> Self {
+        Shared {
+            leader,
+            started,
+            duration,
+            timeout,
+            done: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            last_done_us: AtomicU64::new(0),
+            longest_gap_us: AtomicU64::new(0),
+        }
+    }
+
+    /// When no new request is sent any more.
+    pub fn deadline(&self) -> Instant {
+        self.started + self.duration
+    }
+
+    /// Operations done and errors so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.done.load(Relaxed), self.errors.load(Relaxed))
+    }
+
+    /// The longest time in which no client heard "done", up to the end of the run.
+    pub fn longest_gap(&self) -> Duration {
+        let end = micros(self.duration);
+        let last = self.last_done_us.load(Relaxed);
+        Duration::from_micros(self.longest_gap_us.load(Relaxed).max(end.saturating_sub(last)))
+    }
+
+    fn note_done(&self, at: Instant, operations: u64) {
+        let now = micros(at - self.started);
+        let before = self.last_done_us.swap(now, Relaxed);
+        self.longest_gap_us.fetch_max(now.saturating_sub(before), Relaxed);
+        self.done.fetch_add(operations, Relaxed);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What one client found.
+pub struct Finding {
+    /// Operations answered "done".
+    pub done: u64,
+    /// Of the requests answered "done", in microseconds.
+    pub latency_us: Histogram<u64>,
+    /// How many of each kind.
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// An empty histogram of latencies.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are fixed and in order")
+}
+
+/// One client.
+pub struct Worker {
+    number: u32,
+    of: u32,
+    shared: Arc<Shared>,
+    workload: Arc<Workload>,
+    random: u64,
+    finding: Finding,
+}
+
+impl Worker {
+    /// Client `number` of `of`.
+    pub fn new(number: u32, of: u32, shared: Arc<Shared>, workload: Arc<Workload>) -> Self {
+        let finding = Finding { done: 0, latency_us: histogram(), errors: BTreeMap::new() };
+        Worker { number, of, shared, workload, random: u64::from(number), finding }
+    }
+
+    /// Works until the time is over.
+    pub async fn run(mut self) -> Finding {
+        let deadline = self.shared.deadline();
+        let mut turn = 0;
+        while Instant::now() < deadline {
+            let Some(address) = self.shared.leader.find(deadline).await else { break };
+            match Connection::open(&address).await {
+                Ok(connection) => self.use_up(connection, &mut turn).await,
+                Err(failure) => self.note_failure(&failure),
+            }
+            if Instant::now() < deadline {
+                self.shared.leader.lost(&address).await;
+            }
+        }
+        self.finding
+    }
+
+    /// Sends requests on one connection until it is of no more use or the time is over.
+    async fn use_up(&mut self, mut connection: Connection, turn: &mut u64) {
+        let deadline = self.shared.deadline();
+        let mut sent = Instant::now();
+        while sent < deadline {
+            let chance = self.next_random();
+            let task = self.workload.task(self.number, self.of, *turn, chance);
+            *turn += 1;
+            let answer = connection.exchange(&task.request, self.shared.timeout).await;
+            let now = Instant::now();
+            match answer {
+                Ok(answer) if answer.status.is_success() => self.note_done(&task, sent, now),
+                Ok(answer) => {
+                    self.note_refusal(&answer);
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    if answer.status.is_server_error() || answer.status.is_redirection() {
+                        return;
+                    }
+                }
+                Err(failure) => return self.note_failure(&failure),
+            }
+            sent = now;
+        }
+    }
+
+    fn note_done(&mut self, task: &Task, sent: Instant, now: Instant) {
+        self.finding.latency_us.saturating_record(micros(now - sent).max(1));
+        self.finding.done += task.operations;
+        self.shared.note_done(now, task.operations);
+        self.workload.acknowledged(task);
+    }
+
+    fn note_refusal(&mut self, answer: &Response) {
+        let problem = answer.json();
+        let outcome = problem["outcome"].as_str().unwrap_or("no outcome named");
+        self.note_error(format!("{} ({outcome})", answer.status));
+    }
+
+    fn note_failure(&mut self, failure: &Failure) {
+        self.note_error(match failure {
+            Failure::NotSent(_) => "cannot connect (not_done)".to_owned(),
+            Failure::Lost(why) => format!("{why} (unknown)"),
+        });
+    }
+
+    fn note_error(&mut self, kind: String) {
+        *self.finding.errors.entry(kind).or_default() += 1;
+        self.shared.errors.fetch_add(1, Relaxed);
+    }
+
+    /// The splitmix64 generator: all that a choice of keys needs.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}

@@ -1,0 +1,157 @@
+//! What the clients ask for: keys, values, and the requests made of them.
+
+use super::Args;
+use super::record::Record;
+use crate::cli::client::CallError;
+use crate::cli::http::Request;
+use bytes::Bytes;
+use hyper::Method;
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// Keys written by one request when they are filled in. With values of 1 MiB it would be too much
+/// for one request; then there are fewer in it, see `batch_of`.
+pub const FILL_BATCH: usize = 100;
+
+/// The digits of the number that begins a recorded value.
+const NUMBER_DIGITS: usize = 20;
+
+/// What to do.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operation {
+    /// Write one key a request
+    Put,
+    /// Read one key a request
+    Get,
+    /// Write many keys a request
+    Batch,
+    /// Write and read in turn
+    Mixed,
+}
+
+impl Operation {
+    /// Whether there has to be something to read.
+    pub fn reads(self) -> bool {
+        matches!(self, Operation::Get | Operation::Mixed)
+    }
+}
+
+/// One request, and what an answer to it means.
+pub struct Task {
+    pub request: Request,
+    /// Operations done when it is answered well.
+    pub operations: u64,
+    /// For a recorded write: the key, and the number in its value.
+    pub recorded: Option<(u32, u64)>,
+}
+
+/// The workload of all clients.
+pub struct Workload {
+    operation: Operation,
+    keys: u32,
+    batch_size: u32,
+    value: Bytes,
+    prefix: String,
+    record: Option<Mutex<Record>>,
+}
+
+impl Workload {
+    /// As the arguments say.
+    pub fn new(args: &Args, record: Option<Record>) -> Self {
+        // Recorded keys are fresh ones: what an earlier run left must not count for this one.
+        let prefix = match &record {
+            Some(_) => format!("bench-{:08x}", rand::random::<u32>()),
+            None => "bench".to_owned(),
+        };
+        Workload {
+            operation: args.op,
+            keys: args.keys,
+            batch_size: args.batch_size,
+            value: Bytes::from(vec![b'x'; args.value_size as usize]),
+            prefix,
+            record: record.map(Mutex::new),
+        }
+    }
+
+    /// The next task of client `client` of `clients`; `turn` counts its tasks, `chance` is random.
+    pub fn task(&self, client: u32, clients: u32, turn: u64, chance: u64) -> Task {
+        if self.record.is_some() {
+            return self.recorded_put(client, clients, turn, chance);
+        }
+        let key = (chance % u64::from(self.keys)) as u32;
+        let one = |request| Task { request, operations: 1, recorded: None };
+        match self.operation {
+            Operation::Get => one(self.get(key)),
+            Operation::Mixed if turn % 2 == 1 => one(self.get(key)),
+            Operation::Put | Operation::Mixed => one(self.put(key, self.value.clone())),
+            Operation::Batch => {
+                let first = key.min(self.keys.saturating_sub(self.batch_size));
+                let last = self.keys.min(first + self.batch_size);
+                Task {
+                    request: self.batch_of(first..last),
+                    operations: u64::from(last - first),
+                    recorded: None,
+                }
+            }
+        }
+    }
+
+    /// Writes a number that grows with each write of its key. A key belongs to one client, which
+    /// waits for every answer: so at the end a key must hold its last acknowledged number, or one of
+    /// a later write whose answer was lost.
+    fn recorded_put(&self, client: u32, clients: u32, turn: u64, chance: u64) -> Task {
+        let own = (self.keys / clients).max(1);
+        let key = client + clients * (chance % u64::from(own)) as u32;
+        let mut value = format!("{turn:0NUMBER_DIGITS$}").into_bytes();
+        value.resize(self.value.len().max(NUMBER_DIGITS), b'x');
+        Task { request: self.put(key, value.into()), operations: 1, recorded: Some((key, turn)) }
+    }
+
+    fn path(&self, key: u32) -> String {
+        format!("/v1/kv/{}/{key:08}", self.prefix)
+    }
+
+    fn put(&self, key: u32, value: Bytes) -> Request {
+        Request::new(Method::PUT, self.path(key)).body(value)
+    }
+
+    fn get(&self, key: u32) -> Request {
+        Request::new(Method::GET, self.path(key))
+    }
+
+    /// One request that writes a range of keys.
+    pub fn batch_of(&self, keys: Range<u32>) -> Request {
+        let value = String::from_utf8_lossy(&self.value);
+        let operations: Vec<_> = keys
+            .map(|key| {
+                serde_json::json!({
+                    "op": "put", "key": format!("{}/{key:08}", self.prefix), "value": value,
+                })
+            })
+            .collect();
+        let body = serde_json::json!({ "operations": operations }).to_string();
+        Request::new(Method::POST, "/v1/batch").body(body)
+    }
+
+    /// Notes an acknowledged write.
+    pub fn acknowledged(&self, task: &Task) {
+        if let (Some(record), Some((key, number))) = (&self.record, task.recorded) {
+            let mut record = record.lock().expect("nobody panics while noting a write");
+            record.note(&self.path(key), number);
+        }
+    }
+
+    /// Makes sure that the record is on file.
+    pub fn finish_record(&self) -> Result<(), CallError> {
+        match &self.record {
+            Some(record) => record.lock().expect("nobody panics while noting a write").finish(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The number that a recorded value begins with.
+pub fn number_in(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value.get(..NUMBER_DIGITS)?).ok()?.parse().ok()
+}

@@ -1,0 +1,207 @@
+//! The data directory of a local cluster: a subdirectory and a log file for each node, a lock, and
+//! what the cluster was made with.
+//!
+//! The members' addresses are part of what the nodes agreed on when the cluster was founded. So a
+//! directory belongs to its ports and its number of nodes, and asking for others is an error here
+//! rather than nodes that look for one another in vain.
+
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Held while the cluster runs; holds the supervisor's process id, which is only meant while the
+/// lock is held.
+const LOCK_FILE: &str = "cluster.lock";
+/// What the cluster was made with.
+const SHAPE_FILE: &str = "cluster.toml";
+/// How long the lock may still be held by a supervisor that is just stopping.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A log larger than this is set aside at start (the one before it is dropped).
+const LOG_BYTES_MAX: u64 = 8 << 20;
+
+/// The directory, held for this process.
+pub struct Directory {
+    path: PathBuf,
+    /// Gives the lock up when it is closed.
+    _lock: File,
+}
+
+/// What a directory's cluster was made with.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Shape {
+    port: u16,
+    nodes: u16,
+}
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    #[error(
+        "cannot write to the data directory {}: {why}: \
+         make it writable, or choose another with --data-dir", .path.display()
+    )]
+    Unwritable { path: PathBuf, why: io::Error },
+    #[error(
+        "the data directory {} is held by another cluster (process {holder}): \
+         stop that one, or choose another with --data-dir", .path.display()
+    )]
+    Held { path: PathBuf, holder: String },
+    #[error(
+        "the data directory {} belongs to a cluster started with --port {port} --nodes {nodes}: \
+         start it so, or choose another with --data-dir", .path.display()
+    )]
+    OtherShape { path: PathBuf, port: u16, nodes: u16 },
+    #[error(
+        "{}: {why}: the file says what the cluster was made with (port = 8080, nodes = 3); \
+         restore it, or choose another directory with --data-dir", .path.display()
+    )]
+    Damaged { path: PathBuf, why: String },
+}
+
+impl Directory {
+    /// Makes the directory where it does not exist, and takes it for this process.
+    pub async fn take(path: &Path, port: u16, nodes: u16) -> Result<Self, DirectoryError> {
+        let unwritable = |why| DirectoryError::Unwritable { path: path.to_owned(), why };
+        fs::create_dir_all(path).map_err(unwritable)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK_FILE))
+            .map_err(unwritable)?;
+        hold(&lock, path).await?;
+        note_process(&lock).map_err(unwritable)?;
+        keep_shape(path, Shape { port, nodes })?;
+
+        let directory = Directory { path: path.to_owned(), _lock: lock };
+        for id in 0..nodes {
+            fs::create_dir_all(directory.of_node(id)).map_err(unwritable)?;
+            set_aside_long_log(&directory.log_of_node(id)).map_err(unwritable)?;
+        }
+        Ok(directory)
+    }
+
+    /// The data directory of a node.
+    pub fn of_node(&self, id: u16) -> PathBuf {
+        self.path.join(format!("node-{id}"))
+    }
+
+    /// The file a node's log goes to.
+    pub fn log_of_node(&self, id: u16) -> PathBuf {
+        self.path.join(format!("node-{id}.log"))
+    }
+}
+
+async fn hold(lock: &File, path: &Path) -> Result<(), DirectoryError> {
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(why)) => {
+                return Err(DirectoryError::Unwritable { path: path.to_owned(), why });
+            }
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                let holder = fs::read_to_string(path.join(LOCK_FILE)).unwrap_or_default();
+                let holder = holder.trim();
+                let holder = if holder.is_empty() { "unknown" } else { holder }.to_owned();
+                return Err(DirectoryError::Held { path: path.to_owned(), holder });
+            }
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+fn note_process(mut lock: &File) -> io::Result<()> {
+    lock.set_len(0)?;
+    writeln!(lock, "{}", std::process::id())
+}
+
+fn keep_shape(path: &Path, asked: Shape) -> Result<(), DirectoryError> {
+    let file = path.join(SHAPE_FILE);
+    match fs::read_to_string(&file) {
+        Ok(text) => {
+            let made: Shape = toml::from_str(&text).map_err(|why| DirectoryError::Damaged {
+                path: file,
+                why: why.message().to_owned(),
+            })?;
+            if made == asked {
+                return Ok(());
+            }
+            Err(DirectoryError::OtherShape {
+                path: path.to_owned(),
+                port: made.port,
+                nodes: made.nodes,
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("port = {}\nnodes = {}\n", asked.port, asked.nodes);
+            // Whole or not at all: half a file would lock the user out of the directory.
+            let new = path.join("cluster.toml.new");
+            fs::write(&new, text)
+                .and_then(|()| fs::rename(&new, &file))
+                .map_err(|why| DirectoryError::Unwritable { path: path.to_owned(), why })
+        }
+        Err(why) => Err(DirectoryError::Unwritable { path: path.to_owned(), why }),
+    }
+}
+
+fn set_aside_long_log(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > LOG_BYTES_MAX => {
+            fs::rename(path, path.with_extension("log.old"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(path: &Path, port: u16, nodes: u16) -> Result<Directory, DirectoryError> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(Directory::take(path, port, nodes))
+    }
+
+    #[test]
+    fn a_directory_is_held_by_one_cluster_only_and_freed_at_its_end() {
+        let scratch = tempfile::tempdir().unwrap();
+        let first = taken(scratch.path(), 8080, 3).unwrap_or_else(|error| panic!("{error}"));
+        let second = taken(scratch.path(), 8080, 3).err().unwrap().to_string();
+        assert!(second.contains(&std::process::id().to_string()), "{second}");
+        assert!(second.contains("--data-dir"), "{second}");
+        drop(first);
+        assert!(taken(scratch.path(), 8080, 3).is_ok());
+    }
+
+    #[test]
+    fn a_directory_keeps_its_ports_and_its_number_of_nodes() {
+        let scratch = tempfile::tempdir().unwrap();
+        drop(taken(scratch.path(), 7000, 5));
+        let error = taken(scratch.path(), 8080, 3).err().unwrap().to_string();
+        assert!(error.contains("--port 7000 --nodes 5"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_directory_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("data");
+        fs::write(&file, "").unwrap();
+        let error = taken(&file, 8080, 3).err().unwrap().to_string();
+        assert!(error.contains("data") && error.contains("--data-dir"), "{error}");
+    }
+
+    #[test]
+    fn a_long_log_is_set_aside() {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = scratch.path().join("node-0.log");
+        File::create(&log).unwrap().set_len(LOG_BYTES_MAX + 1).unwrap();
+        drop(taken(scratch.path(), 8080, 1));
+        assert!(!log.exists() && scratch.path().join("node-0.log.old").exists());
+    }
+}

@@ -1,0 +1,203 @@
+//! `raft-kv cluster`: a whole cluster on this machine, one process a node, supervised.
+//!
+//! Each node is this same program, started as `serve` in a process of its own, so that what runs here
+//! is what runs in a real deployment, and a node can be killed to see what happens: it is started
+//! again. The nodes live in process groups of their own, so a Ctrl-C reaches them through us, in
+//! order; and each holds the other end of a pipe of ours, so that it stops when we are killed.
+
+mod directory;
+mod leader;
+mod node;
+mod ports;
+
+use super::exit;
+use super::signals::StopSignals;
+use directory::Directory;
+use node::{Exited, NodeProcess};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How often the supervisor looks after its processes.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long the nodes may take to stop before they are killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long without a leader before we say that we are still waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The client port of node 0; node i has this plus i. Peers talk on ports 1000 higher
+    #[arg(long, env = "RAFT_KV_PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// How many nodes
+    // More would only share the same two or three cores; larger clusters are for `serve`.
+    #[arg(long, env = "RAFT_KV_NODES", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
+    /// Where the data goes; node i in the subdirectory node-i
+    #[arg(long, env = "RAFT_KV_DATA_DIR", default_value = "./raft-kv-data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Let clients cut and restore links between nodes (for tests only)
+    #[arg(long)]
+    fault_injection: bool,
+    /// What the nodes log, as `info` or `warn,driver=debug`
+    #[arg(long, env = "RAFT_KV_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+/// Why the cluster does not start, or ended. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+enum ClusterError {
+    #[error(transparent)]
+    Ports(#[from] ports::PortError),
+    #[error(transparent)]
+    Directory(#[from] directory::DirectoryError),
+    #[error("node {id} cannot start: {why}")]
+    NodeRefuses { id: u16, why: String },
+    #[error("cannot start node {id}: {why}")]
+    Spawn { id: u16, why: std::io::Error },
+    #[error("cannot listen to signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs the cluster until it is told to stop.
+pub fn run(args: &Args) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            exit::complain(format_args!("cannot start: {error}"));
+            return exit::FAILED;
+        }
+    };
+    match runtime.block_on(supervise(args)) {
+        Ok(()) => exit::DONE,
+        Err(error) => {
+            exit::complain(error);
+            exit::CONFIGURATION
+        }
+    }
+}
+
+async fn supervise(args: &Args) -> Result<(), ClusterError> {
+    // Before anything is started: a signal from here on stops what there is.
+    let mut signals = StopSignals::listen().map_err(ClusterError::Signals)?;
+    let addresses = ports::addresses(args.port, args.nodes)?;
+    let directory = Directory::take(&args.data_dir, args.port, args.nodes).await?;
+    ports::check_free(&addresses).await?;
+
+    let mut nodes = Nodes(Vec::new());
+    let outcome = async {
+        for id in 0..args.nodes {
+            nodes.0.push(NodeProcess::start(id, args, &addresses, &directory)?);
+        }
+        watch(&mut nodes, args, &addresses, &mut signals).await
+    }
+    .await;
+    nodes.stop(&mut signals).await;
+    outcome
+}
+
+/// Looks after the nodes until a signal comes or one of them refuses to run.
+async fn watch(
+    nodes: &mut Nodes,
+    args: &Args,
+    addresses: &[ports::Addresses],
+    signals: &mut StopSignals,
+) -> Result<(), ClusterError> {
+    let started = Instant::now();
+    let mut patient = true;
+    let mut leader = tokio::spawn(leader::find(addresses.to_vec()));
+    let mut waiting = true;
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.wait() => {
+                say("\nStopping.");
+                return Ok(());
+            }
+            found = &mut leader, if waiting => {
+                waiting = false;
+                // The task ends early only when the runtime does.
+                if let Ok(id) = found {
+                    announce(id, args, addresses, nodes);
+                }
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        for node in &mut nodes.0 {
+            match node.look_after()? {
+                Exited::No => {}
+                Exited::WillRestart(line) => say(&line),
+                Exited::Refused(why) => {
+                    return Err(ClusterError::NodeRefuses { id: node.id(), why });
+                }
+            }
+        }
+        if waiting && patient && started.elapsed() > PATIENCE {
+            patient = false;
+            say(&format!(
+                "No leader yet; still waiting. What the nodes say is in {}/node-*.log",
+                args.data_dir.display()
+            ));
+        }
+    }
+}
+
+/// Every process that was started. Whatever happens, none is left behind.
+struct Nodes(Vec<NodeProcess>);
+
+impl Nodes {
+    /// Asks all to stop, waits, and kills what does not, or all at a second signal.
+    async fn stop(&mut self, signals: &mut StopSignals) {
+        for node in &mut self.0 {
+            node.ask_to_stop();
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while self.0.iter_mut().any(NodeProcess::is_running) && Instant::now() < deadline {
+            tokio::select! {
+                biased;
+                () = signals.wait() => break,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+        for node in &mut self.0 {
+            if node.is_running() {
+                say(&format!("node {} does not stop: killed", node.id()));
+            }
+            node.kill();
+        }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(NodeProcess::kill);
+    }
+}
+
+fn announce(leader: u16, args: &Args, addresses: &[ports::Addresses], nodes: &Nodes) {
+    let mut text = format!("{} nodes are running; node {leader} leads.\n\n", args.nodes);
+    let others = addresses.iter().filter(|node| node.id != leader);
+    for node in addresses.iter().filter(|node| node.id == leader).chain(others) {
+        let pid = nodes.0.iter().find(|process| process.id() == node.id).and_then(NodeProcess::pid);
+        let pid = pid.map(|pid| format!("pid {pid}")).unwrap_or_default();
+        let role = if node.id == leader { "  leader" } else { "" };
+        text += &format!("  node {}  http://{}  {pid}{role}\n", node.id, node.client);
+    }
+    let address = &addresses[usize::from(leader)].client;
+    text += &format!(
+        "\nTry it:\n  \
+         curl -X PUT --data 'world' http://{address}/v1/kv/hello\n  \
+         curl http://{address}/v1/kv/hello\n\n\
+         Data and logs are in {}. Ctrl-C stops the cluster; started again, it has all its data.",
+        args.data_dir.display()
+    );
+    say(&text);
+}
+
+/// Prints a line for the person at the terminal. That nobody reads it is no reason to stop.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}

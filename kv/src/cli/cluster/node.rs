@@ -1,0 +1,208 @@
+//! One node's process: started, looked after, started again, stopped.
+
+use super::directory::Directory;
+use super::ports::Addresses;
+use super::{Args, ClusterError};
+use crate::cli::exit;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// The first pause before a node is started again; it doubles with each failure in a row.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A node that ran this long starts afresh with the shortest pause.
+const RAN_WELL: Duration = Duration::from_secs(10);
+/// How much of the end of a node's log is looked at for the reason of its end.
+const LOG_TAIL_BYTES: u64 = 16 << 10;
+
+/// What became of a node since it was last looked at.
+pub enum Exited {
+    /// It runs, or waits to be started again.
+    No,
+    /// It ended, and will be started again; the line says so.
+    WillRestart(String),
+    /// It refuses to run as it was asked to, for this reason.
+    Refused(String),
+}
+
+/// A node of the cluster, running or about to.
+pub struct NodeProcess {
+    id: u16,
+    arguments: Vec<String>,
+    log: PathBuf,
+    /// The length of the log when the process was started: what it said comes after.
+    log_start: u64,
+    child: Option<Child>,
+    started: Instant,
+    failures: u32,
+    restart_at: Option<Instant>,
+}
+
+impl NodeProcess {
+    /// Starts node `id` of the cluster.
+    pub fn start(
+        id: u16,
+        args: &Args,
+        addresses: &[Addresses],
+        directory: &Directory,
+    ) -> Result<Self, ClusterError> {
+        let peers: Vec<_> = addresses
+            .iter()
+            .map(|node| format!("{}={}/{}", node.id, node.client, node.peer))
+            .collect();
+        let me = &addresses[usize::from(id)];
+        let mut arguments = vec![
+            format!("--id={id}"),
+            format!("--listen={}", me.client),
+            format!("--peer-listen={}", me.peer),
+            format!("--peers={}", peers.join(",")),
+            format!("--data-dir={}", directory.of_node(id).display()),
+            format!("--log={}", args.log),
+            "--bootstrap".to_owned(),
+            "--stop-on-stdin-eof".to_owned(),
+        ];
+        if args.fault_injection {
+            arguments.push("--fault-injection".to_owned());
+        }
+        let mut node = NodeProcess {
+            id,
+            arguments,
+            log: directory.log_of_node(id),
+            log_start: 0,
+            child: None,
+            started: Instant::now(),
+            failures: 0,
+            restart_at: None,
+        };
+        // So that the quick start works on the first port. Not when it is started again later:
+        // another leads by then.
+        let first: &[&str] = if id == 0 { &["--campaign-at-start"] } else { &[] };
+        node.spawn(first).map_err(|why| ClusterError::Spawn { id, why })?;
+        Ok(node)
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Its process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Notices that it ended, and starts it again when it is time.
+    pub fn look_after(&mut self) -> Result<Exited, ClusterError> {
+        if self.restart_at.is_some_and(|at| at <= Instant::now()) {
+            self.restart_at = None;
+            self.spawn(&[]).map_err(|why| ClusterError::Spawn { id: self.id, why })?;
+        }
+        let Some(child) = &mut self.child else { return Ok(Exited::No) };
+        let pid = child.id();
+        let status = match child.try_wait() {
+            Ok(None) => return Ok(Exited::No),
+            Ok(Some(status)) => status,
+            Err(why) => return Err(ClusterError::Spawn { id: self.id, why }),
+        };
+        self.child = None;
+        if status.code() == Some(i32::from(exit::CONFIGURATION)) {
+            return Ok(Exited::Refused(self.last_words()));
+        }
+        if self.started.elapsed() > RAN_WELL {
+            self.failures = 0;
+        }
+        let pause = (RESTART_PAUSE * 2_u32.pow(self.failures.min(8))).min(RESTART_PAUSE_MAX);
+        self.failures += 1;
+        self.restart_at = Some(Instant::now() + pause);
+        let how = self.describe(status);
+        Ok(Exited::WillRestart(format!(
+            "node {} (pid {pid}) {how}; starting it again in {} ms",
+            self.id,
+            pause.as_millis()
+        )))
+    }
+
+    /// Asks it to stop by itself, and not to be started again.
+    pub fn ask_to_stop(&mut self) {
+        self.restart_at = None;
+        let Some(child) = &mut self.child else { return };
+        // Either of the two is enough: the end of its input, or the signal.
+        drop(child.stdin.take());
+        if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            // It fails only if the process is gone already.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+
+    /// Whether its process is still there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Ends its process now, whatever it does.
+    pub fn kill(&mut self) {
+        self.restart_at = None;
+        if let Some(mut child) = self.child.take() {
+            // Both fail only if the process is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn spawn(&mut self, more: &[&str]) -> io::Result<()> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        self.log_start = log.metadata()?.len();
+        let mut command = Command::new(std::env::current_exe()?);
+        // A node of this cluster is what its flags say, whatever the environment means for others.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RAFT_KV_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .arg("serve")
+            .args(&self.arguments)
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        self.child = Some(child);
+        self.started = Instant::now();
+        Ok(())
+    }
+
+    fn describe(&self, status: ExitStatus) -> String {
+        match (status.signal(), status.code()) {
+            (Some(signal), _) => format!("was killed by signal {signal}"),
+            (None, Some(0)) => "stopped".to_owned(),
+            (None, code) => {
+                format!("failed (exit code {}): {}", code.unwrap_or(-1), self.last_words())
+            }
+        }
+    }
+
+    /// The reason it gave: its last complaint, or else the last line of its log.
+    fn last_words(&self) -> String {
+        let text = File::open(&self.log).and_then(|mut log| {
+            let length = log.metadata()?.len();
+            let start = self.log_start.max(length.saturating_sub(LOG_TAIL_BYTES));
+            log.seek(SeekFrom::Start(start))?;
+            let mut tail = Vec::new();
+            log.read_to_end(&mut tail)?;
+            Ok(String::from_utf8_lossy(&tail).into_owned())
+        });
+        let text = text.unwrap_or_default();
+        let lines = || text.lines().rev().filter(|line| !line.trim().is_empty());
+        lines()
+            .find_map(|line| line.strip_prefix("raft-kv: "))
+            .or_else(|| lines().next())
+            .map_or_else(|| format!("see {}", self.log.display()), str::to_owned)
+    }
+}

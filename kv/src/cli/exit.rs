@@ -1,0 +1,31 @@
+//! The exit codes, which scripts rely on.
+
+/// Done; for `serve` and `cluster`: stopped as asked.
+pub const DONE: u8 = 0;
+/// Answered, and the answer is no: there is no such key, or the comparison failed; `bench --check`
+/// found a lost write.
+pub const NO: u8 = 1;
+/// Not done, for certain: nobody could be reached, no node leads, or the request was refused.
+pub const NOT_DONE: u8 = 3;
+/// The request was sent and the answer never came: it may have been done or not.
+pub const UNKNOWN: u8 = 4;
+/// A node or a cluster failed while it ran.
+pub const FAILED: u8 = 70;
+/// A node or a cluster refuses to start as it was asked to; starting it again does not help.
+pub const CONFIGURATION: u8 = 78;
+
+/// Printed below `--help`.
+pub const HELP: &str = "\
+Exit codes:
+  0   done
+  1   no: key not found, comparison failed, or (bench --check) a write was lost
+  2   the command line makes no sense
+  3   not done, for certain: nobody reached, no leader, or refused
+  4   unknown: sent, but no answer came; it may have been done
+  70  a node or cluster failed while running
+  78  a node or cluster cannot start as asked (port, directory, settings)";
+
+/// Says on standard error why the program ends.
+pub fn complain(what: impl std::fmt::Display) {
+    eprintln!("raft-kv: {what}");
+}

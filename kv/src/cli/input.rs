@@ -1,0 +1,54 @@
+//! Values and keys as the commands take them and print them: any bytes.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+
+/// What may stand in a path as it is. Slashes may: a key is the rest of the path.
+const PLAIN: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// The path of a key. A key of dots only is escaped whole, so that nothing on the way takes it for
+/// a step up in a file system.
+pub fn path_of(key: &OsStr) -> String {
+    let key = key.as_bytes();
+    if key.split(|byte| *byte == b'/').any(|part| part == b"." || part == b"..") {
+        return format!("/v1/kv/{}", percent_encode(key, NON_ALPHANUMERIC));
+    }
+    format!("/v1/kv/{}", percent_encode(key, PLAIN))
+}
+
+/// The bytes of a value argument: itself, or all of standard input for `-`.
+pub fn value_of(argument: &OsString) -> io::Result<Vec<u8>> {
+    if argument.as_bytes() != b"-" {
+        return Ok(argument.as_bytes().to_vec());
+    }
+    let mut value = Vec::new();
+    io::stdin().lock().read_to_end(&mut value)?;
+    Ok(value)
+}
+
+/// Prints a value as it is, byte for byte. Only a terminal gets a line end after it.
+pub fn print_value(value: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(value)?;
+    if out.is_terminal() && !value.ends_with(b"\n") {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::path_of;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn any_key_fits_into_a_path() {
+        assert_eq!(path_of(OsStr::new("a/b c")), "/v1/kv/a/b%20c");
+        assert_eq!(path_of(OsStr::from_bytes(b"\xff?#")), "/v1/kv/%FF%3F%23");
+        assert_eq!(path_of(OsStr::new("x/../y")), "/v1/kv/x%2F%2E%2E%2Fy");
+    }
+}

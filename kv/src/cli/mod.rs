@@ -1,0 +1,62 @@
+//! The command line: what there is to say, and who answers it.
+
+mod bench;
+mod cas;
+mod client;
+mod cluster;
+mod delete;
+mod exit;
+mod get;
+mod http;
+mod input;
+mod put;
+mod serve;
+mod settings;
+mod signals;
+mod status;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A replicated key-value store: durable, and consistent across its nodes.
+#[derive(Parser)]
+#[command(name = "raft-kv", version, after_help = exit::HELP)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a local cluster: several nodes on this machine, supervised
+    Cluster(cluster::Args),
+    /// Run one node
+    Serve(Box<settings::Flags>),
+    /// Write a value under a key
+    Put(put::Args),
+    /// Read the value of a key
+    Get(get::Args),
+    /// Write a value if the key has the value expected (compare and swap)
+    Cas(cas::Args),
+    /// Delete a key
+    Delete(delete::Args),
+    /// Show the members of the cluster
+    Status(status::Args),
+    /// Measure the cluster: closed loop, percentiles, failover, lost writes
+    Bench(bench::Args),
+}
+
+/// Runs the program on the arguments of this process.
+pub fn run() -> ExitCode {
+    let code = match CommandLine::parse().command {
+        Command::Cluster(args) => cluster::run(&args),
+        Command::Serve(flags) => serve::run(*flags),
+        Command::Put(args) => put::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Cas(args) => cas::run(&args),
+        Command::Delete(args) => delete::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    ExitCode::from(code)
+}

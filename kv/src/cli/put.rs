@@ -1,0 +1,33 @@
+//! `raft-kv put`: writes a value.
+
+use super::client::{self, Client, ServerArgs};
+use super::{exit, input};
+use hyper::Method;
+use std::ffi::OsString;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The key
+    key: OsString,
+    /// The value; `-` reads it from standard input, byte for byte
+    value: OsString,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Writes; silent when done.
+pub fn run(args: &Args) -> u8 {
+    let value = match input::value_of(&args.value) {
+        Ok(value) => value,
+        Err(error) => {
+            exit::complain(format_args!("cannot read the value: {error}"));
+            return exit::NOT_DONE;
+        }
+    };
+    let request = client::on_key(Method::PUT, &args.key).body(value);
+    match Client::new(&args.server).and_then(|client| client.call(&request)) {
+        Ok(response) if response.status.is_success() => exit::DONE,
+        Ok(response) => client::refused(&response),
+        Err(error) => error.report(),
+    }
+}

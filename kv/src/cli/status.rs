@@ -1,0 +1,75 @@
+//! `raft-kv status`: who belongs to the cluster, and how each is.
+
+use super::client::{self, Client, ServerArgs};
+use super::exit;
+use super::http::Request;
+use hyper::Method;
+use serde_json::Value;
+use std::io::Write;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print what the node said, as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Prints a table of the members.
+pub fn run(args: &Args) -> u8 {
+    let request = Request::new(Method::GET, "/v1/cluster");
+    match Client::new(&args.server).and_then(|client| client.call(&request)) {
+        Ok(response) if response.status.is_success() => {
+            let text = if args.json {
+                String::from_utf8_lossy(&response.body).into_owned()
+            } else {
+                describe(&response.json())
+            };
+            // Whoever closed our output knows enough.
+            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+            exit::DONE
+        }
+        Ok(response) => client::refused(&response),
+        Err(error) => error.report(),
+    }
+}
+
+/// The table.
+fn describe(cluster: &Value) -> String {
+    let mut rows = vec![["NODE", "ROLE", "CLIENTS", "PEERS", "STATE"].map(str::to_owned)];
+    let members = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for member in members {
+        rows.push([
+            plain(&member["id"]),
+            plain(&member["role"]),
+            plain(&member["client_address"]),
+            plain(&member["peer_address"]),
+            plain(&member["state"]),
+        ]);
+    }
+    table(&rows)
+}
+
+/// A JSON value as a cell: strings without quotes, nothing for null.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// Columns as wide as their widest cell.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<_> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
