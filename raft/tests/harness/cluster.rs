@@ -1,0 +1,333 @@
+//! The cluster: nodes, the messages under way, and the orders that wait to be carried out.
+
+use super::checks::Checks;
+use super::disk::Disk;
+use super::print::{self, Show};
+use raft::{
+    Action, Apply, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message, Node,
+    NodeId, Now, Offer, Restore, Snapshot, TakeSnapshot, Write,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// More actions than any event can lead to: `poll` must have an end.
+const ACTIONS_MAX: usize = 10_000;
+
+pub struct Peer {
+    pub disk: Disk,
+    /// Its disk is not the one that the cluster admitted.
+    pub wiped: bool,
+    /// `None` while it is down.
+    pub node: Option<Node>,
+    pub write: Option<Write>,
+    /// Receipts for writes that are on disk, which the node has not got yet.
+    pub receipts: Vec<Durable>,
+    pub machine: Option<Machine>,
+    pub applied: Index,
+    pub taking: Option<TakeSnapshot>,
+    /// Offers whose bytes have been received, and are not installed yet.
+    pub received: Vec<Offer>,
+    pub starts: u64,
+    pub now: Now,
+}
+
+/// What the state machine was told to do.
+pub enum Machine {
+    Apply(Apply),
+    Restore(Restore),
+}
+
+#[derive(Default)]
+pub struct Cluster {
+    pub peers: BTreeMap<u64, Peer>,
+    /// Messages under way, in the order in which they were sent.
+    pub network: Vec<Message>,
+    /// Snapshots under way.
+    pub offers: Vec<Offer>,
+    /// Links that lose everything, from and to.
+    pub cut: BTreeSet<(u64, u64)>,
+    /// State machines wait to be told that they are done.
+    pub hold_machines: bool,
+    pub show: Show,
+    pub settings: Vec<(String, u64)>,
+    pub checks: Checks,
+    pub initial: Option<Snapshot>,
+    /// What has happened since this was last taken.
+    pub output: String,
+}
+
+impl Cluster {
+    pub fn start(&mut self, size: u64) {
+        let member = |id: u64| Member {
+            incarnation: Incarnation(100 + id),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let members = (1..=size).map(|id| (NodeId(id), member(id))).collect();
+        let snapshot = Snapshot::initial(Membership::of_voters(members));
+        self.initial = Some(snapshot.clone());
+        for id in 1..=size {
+            let disk = Disk::new(Incarnation(100 + id), snapshot.clone());
+            let peer = Peer {
+                disk,
+                wiped: false,
+                node: None,
+                write: None,
+                receipts: Vec::new(),
+                machine: None,
+                applied: Index(0),
+                taking: None,
+                received: Vec::new(),
+                starts: 0,
+                now: Now::default(),
+            };
+            self.peers.insert(id, peer);
+        }
+        for id in 1..=size {
+            self.boot(id);
+        }
+    }
+
+    fn config(&self, id: u64, incarnation: Incarnation, starts: u64) -> Config {
+        let mut config = Config::new(NodeId(id), incarnation, starts);
+        config.seed = id;
+        config.heartbeat_ticks = 2;
+        config.election_ticks = 10;
+        for (name, value) in &self.settings {
+            let size = *value as usize;
+            match name.as_str() {
+                "append_bytes" => config.append_bytes_max = size,
+                "inflight" => config.inflight_messages_max = size,
+                "inflight_bytes" => config.inflight_bytes_max = size,
+                "write_bytes" => config.write_bytes_max = size,
+                "apply_bytes" => config.apply_bytes_max = size,
+                "uncommitted_bytes" => config.uncommitted_bytes_max = size,
+                "command_bytes" => config.command_bytes_max = size,
+                "reads" => config.reads_max = size,
+                "snapshot_bytes" => config.snapshot_log_bytes = size,
+                "retained_bytes" => config.retained_bytes = size,
+                "time_step" => config.time_step_ms_max = *value,
+                other => panic!("there is no setting {other}"),
+            }
+        }
+        config
+    }
+
+    /// Starts a node with what its disk holds.
+    pub fn boot(&mut self, id: u64) {
+        let peer = &self.peers[&id];
+        assert!(peer.node.is_none(), "n{id} is up");
+        let config = self.config(id, peer.disk.incarnation, peer.starts);
+        let node = Node::new(config, peer.disk.restored()).expect("what the disk holds is sound");
+        let peer = self.peer(id);
+        peer.applied = peer.disk.snapshot.last.index;
+        peer.node = Some(node);
+        self.poll(id);
+    }
+
+    /// Power failure. The write that is out is lost, or just made it.
+    pub fn crash(&mut self, id: u64, keep: bool) {
+        let peer = self.peer(id);
+        peer.node = None;
+        if let Some(write) = peer.write.take().filter(|_| keep) {
+            peer.disk.write(&write);
+        }
+        peer.machine = None;
+        peer.taking = None;
+        peer.received.clear();
+        peer.starts += 1;
+        self.offers.retain(|offer| offer.from.0 != id && offer.to.0 != id);
+    }
+
+    /// Does something to a node, if it is up, and carries out what follows.
+    pub fn event<T>(&mut self, id: u64, event: impl FnOnce(&mut Node, Now) -> T) -> Option<T> {
+        let peer = self.peer(id);
+        let now = peer.now;
+        let result = peer.node.as_mut().map(|node| event(node, now));
+        if result.is_some() {
+            self.poll(id);
+        }
+        result
+    }
+
+    pub fn step(&mut self, message: Message) {
+        let to = message.to.0;
+        if self.event(to, |node, now| node.step(now, message)).is_none() {
+            self.say(format!("n{to} is down"));
+        }
+    }
+
+    /// The write that is out reaches the disk. The receipt follows at once, or waits.
+    pub fn sync(&mut self, id: u64, hold: bool) -> bool {
+        let peer = self.peer(id);
+        let Some(write) = peer.write.take() else { return false };
+        peer.disk.write(&write);
+        peer.receipts.push(write.durable());
+        if !hold {
+            self.receipt(id);
+        }
+        true
+    }
+
+    pub fn receipt(&mut self, id: u64) -> bool {
+        let peer = self.peer(id);
+        if peer.receipts.is_empty() {
+            return false;
+        }
+        let done = peer.receipts.remove(0);
+        self.event(id, |node, now| node.persisted(now, done));
+        true
+    }
+
+    /// The state machine has done what it was told.
+    pub fn machine_done(&mut self, id: u64) -> bool {
+        let Some(order) = self.peer(id).machine.take() else { return false };
+        let done = match order {
+            Machine::Apply(apply) => {
+                let first = apply.entries[0].id.index;
+                let peer = self.peer(id);
+                assert_eq!(first, peer.applied.next(), "n{id} applies out of order");
+                peer.applied = Index(peer.applied.0 + apply.entries.len() as u64);
+                apply.applied()
+            }
+            Machine::Restore(restore) => {
+                let peer = self.peer(id);
+                assert_eq!(
+                    peer.disk.snapshot, restore.snapshot,
+                    "restored before the log is reset"
+                );
+                peer.applied = restore.snapshot.last.index;
+                restore.restored()
+            }
+        };
+        self.event(id, |node, now| node.applied(now, done));
+        true
+    }
+
+    /// Syncs, deliveries, snapshots: all that is under way, until nothing is.
+    pub fn stabilize(&mut self, among: &[u64]) {
+        for _ in 0..1_000 {
+            let mut quiet = true;
+            for id in among {
+                quiet &= !self.sync(*id, false);
+                if let Some(order) = self.peer(*id).taking.take() {
+                    quiet = false;
+                    self.event(*id, |node, now| node.compact(now, order.durable()));
+                }
+            }
+            let inside = |id: NodeId| among.contains(&id.0);
+            let at = self.network.iter().position(|m| inside(m.from) && inside(m.to));
+            // A message at a time, so that links stay in order, but all of this turn.
+            let turn = self.network.iter().filter(|m| inside(m.from) && inside(m.to)).count();
+            if at.is_some() {
+                quiet = false;
+                for _ in 0..turn {
+                    let next = self.network.iter().position(|m| inside(m.from) && inside(m.to));
+                    let message = self.network.remove(next.expect("counted"));
+                    self.step(message);
+                }
+            }
+            let at = self.offers.iter().position(|o| inside(o.from) && inside(o.to));
+            if let Some(at) = at {
+                quiet = false;
+                let offer = self.offers.remove(at);
+                self.transfer(offer);
+            }
+            if quiet {
+                return;
+            }
+        }
+        panic!("the cluster does not come to rest");
+    }
+
+    /// A snapshot reaches its receiver whole, if it wants it.
+    fn transfer(&mut self, offer: Offer) {
+        let (from, to, snapshot) = (offer.from.0, offer.to.0, offer.snapshot.last);
+        let accepted = self.accepts(&offer);
+        if accepted {
+            self.event(to, |node, now| node.install(now, offer.durable()));
+        }
+        self.sent(from, to, snapshot, accepted);
+    }
+
+    pub fn accepts(&mut self, offer: &Offer) -> bool {
+        let (to, last) = (offer.to.0, offer.snapshot.last);
+        let accepts = self.peer(to).node.as_ref().is_some_and(|node| node.accepts(offer));
+        self.say(format!("n{to} {} {last}", if accepts { "accepts" } else { "declines" }));
+        accepts
+    }
+
+    pub fn sent(&mut self, from: u64, to: u64, snapshot: LogId, delivered: bool) {
+        self.event(from, |node, _| node.snapshot_sent(NodeId(to), snapshot, delivered));
+    }
+
+    pub fn peer(&mut self, id: u64) -> &mut Peer {
+        self.peers.get_mut(&id).unwrap_or_else(|| panic!("there is no n{id}"))
+    }
+
+    pub fn say(&mut self, line: String) {
+        self.output += &line;
+        self.output.push('\n');
+    }
+
+    fn poll(&mut self, id: u64) {
+        for _ in 0..ACTIONS_MAX {
+            let peer = self.peers.get_mut(&id).expect("a member");
+            let Some(node) = &mut peer.node else { return };
+            let Some(action) = node.poll() else {
+                let node = self.peers[&id].node.as_ref().expect("it was just polled");
+                self.checks.node(id, node, &self.peers);
+                return;
+            };
+            self.act(id, action);
+        }
+        panic!("n{id} always has something to do");
+    }
+
+    fn act(&mut self, id: u64, action: Action) {
+        let peer = self.peers.get_mut(&id).expect("a member");
+        let line = match action {
+            Action::Persist(write) => {
+                assert!(peer.write.is_none(), "one write is out at a time");
+                let line = format!("n{id} persist{}", print::write(&write, &peer.disk.hard_state));
+                peer.write = Some(write);
+                line
+            }
+            Action::Send(message) => {
+                let node = peer.node.as_ref().expect("it was just polled");
+                Checks::promise(&message, node, &peer.disk);
+                let lost = self.cut.contains(&(message.from.0, message.to.0));
+                let line = print::message(&message, if lost { "↛" } else { "→" }, self.show);
+                if !lost {
+                    self.network.push(message);
+                }
+                line
+            }
+            Action::Apply(apply) => {
+                let line = format!("n{id} apply {}", print::entries(&apply.entries));
+                peer.machine = Some(Machine::Apply(apply));
+                line
+            }
+            Action::Restore(restore) => {
+                let line = format!("n{id} restore {}", restore.snapshot.last);
+                peer.machine = Some(Machine::Restore(restore));
+                line
+            }
+            Action::Serve(read) => format!("n{id} serve {}", print::read(read)),
+            Action::Refuse(read) => format!("n{id} refuse {}", print::read(read)),
+            Action::TakeSnapshot(order) => {
+                let line = format!("n{id} take-snapshot {}", order.snapshot.last);
+                peer.taking = Some(order);
+                line
+            }
+            Action::SendSnapshot(offer) => {
+                let line = format!("n{id} → n{} Snapshot {}", offer.to, offer.snapshot.last);
+                self.offers.push(offer);
+                line
+            }
+        };
+        self.say(line);
+        if !self.hold_machines && self.peers[&id].machine.is_some() {
+            self.machine_done(id);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! How messages, orders and nodes are written in the scripts: a line each, ids as `7@4`.
+
+use raft::{Body, Entry, HardState, Message, Node, Payload, ReadId, Rebase, RoleKind, Write};
+use std::fmt::Write as _;
+
+/// What is shown beside the usual.
+#[derive(Clone, Copy, Default)]
+pub struct Show {
+    /// The term of every message. Without it only requests for votes and their answers tell.
+    pub terms: bool,
+    /// The rounds of heartbeats.
+    pub rounds: bool,
+}
+
+pub fn message(message: &Message, arrow: &str, show: Show) -> String {
+    let round = |round: &raft::Round| match show.rounds {
+        true => format!(" round={round}"),
+        false => String::new(),
+    };
+    let votes = matches!(message.body, Body::Vote { .. } | Body::VoteReply { .. });
+    let term = match votes || show.terms {
+        true => format!(" term={}", message.term),
+        false => String::new(),
+    };
+    let body = match &message.body {
+        Body::PreVote { next, last } => format!("PreVote{term} next={next} last={last}"),
+        Body::PreVoteReply { next, granted } => {
+            format!("PreVoteReply{term} next={next} {}", yes(*granted))
+        }
+        Body::Vote { last, transfer } => {
+            format!("Vote{term} last={last}{}", if *transfer { " transfer" } else { "" })
+        }
+        Body::VoteReply { granted } => format!("VoteReply{term} {}", yes(*granted)),
+        Body::Append { prev, entries: list, commit, round: r } => {
+            let list = if list.is_empty() { String::new() } else { format!(" {}", entries(list)) };
+            format!("Append{term} prev={prev}{list} commit={commit}{}", round(r))
+        }
+        Body::Appended { matched, round: r } => {
+            format!("Appended{term} matched={matched}{}", round(r))
+        }
+        Body::Rejected { prev, hint, lost, round: r } => {
+            let lost = if *lost { " lost" } else { "" };
+            format!("Rejected{term} prev={prev} hint={hint}{lost}{}", round(r))
+        }
+        Body::ReadIndex { read: token } => format!("ReadIndex{term} {}", read(*token)),
+        Body::ReadIndexReply { read: token, index } => {
+            let index = index.map_or("none".to_string(), |index| format!("index={index}"));
+            format!("ReadIndexReply{term} {} {index}", read(*token))
+        }
+        Body::TimeoutNow => format!("TimeoutNow{term}"),
+        Body::Outcast { commit, refused } => {
+            format!("Outcast{term} commit={commit} refused={refused}")
+        }
+    };
+    format!("n{} {arrow} n{} {body}", message.from, message.to)
+}
+
+/// What a write changes, seen from what the disk has now.
+pub fn write(write: &Write, disk: &HardState) -> String {
+    let mut line = String::new();
+    match &write.rebase {
+        Some(Rebase::Compact(snapshot)) => line += &format!(" compact={}", snapshot.last),
+        Some(Rebase::Reset(snapshot)) => line += &format!(" reset={}", snapshot.last),
+        None => {}
+    }
+    if !write.entries.is_empty() {
+        line += &format!(" {}", entries(&write.entries));
+    }
+    let hard = &write.hard_state;
+    if hard.term != disk.term {
+        line += &format!(" term={}", hard.term);
+    }
+    if let Some(vote) = hard.vote.filter(|_| (hard.term, hard.vote) != (disk.term, disk.vote)) {
+        line += &format!(" vote=n{vote}");
+    }
+    if hard.lost.is_none() && disk.lost.is_some() {
+        line += " repaired";
+    }
+    line
+}
+
+pub fn entries(entries: &[Entry]) -> String {
+    let ids: Vec<String> = entries.iter().map(|entry| entry.id.to_string()).collect();
+    format!("[{}]", ids.join(" "))
+}
+
+/// Tokens count up within a start; a prime stands for every restart.
+pub fn read(read: ReadId) -> String {
+    format!("r{}{}", read.0 & 0xffff_ffff, "'".repeat((read.0 >> 32) as usize))
+}
+
+/// One line for the node, and one for each peer that a leader keeps track of.
+pub fn status(node: &Node) -> String {
+    let status = node.status();
+    let role = match status.role {
+        RoleKind::Follower => "follower",
+        RoleKind::PreCandidate => "pre-candidate",
+        RoleKind::Candidate => "candidate",
+        RoleKind::Leader => "leader",
+    };
+    let leader = status.leader.map_or("none".to_string(), |leader| format!("n{leader}"));
+    let mut text = format!(
+        "n{} {role} term={} leader={leader} last={} durable={} commit={} applied={}",
+        status.id, status.term, status.last, status.durable, status.commit, status.applied
+    );
+    let flags = [("serving", status.serving), ("outcast", status.outcast)];
+    for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
+        text += &format!(" {name}");
+    }
+    if let Some(lost) = status.lost {
+        text += &format!(" lost={lost}");
+    }
+    for peer in &status.peers {
+        let snapshot = if peer.in_snapshot { " snapshot" } else { "" };
+        text += &format!("\n  n{} matched={} next={}{snapshot}", peer.id, peer.matched, peer.next);
+    }
+    text
+}
+
+/// The log in memory, with the dense number that each entry carries, and its time if it has one.
+pub fn log(node: &Node) -> String {
+    let base = node.base();
+    let mut text = format!("n{} log base={} #{}", node.status().id, base.last, base.number);
+    let first = (1..)
+        .map(raft::Index)
+        .find(|index| node.entry(*index).is_some() || *index > node.last().index);
+    let mut index = first.unwrap_or_default();
+    while let Some(entry) = node.entry(index) {
+        let what = match &entry.payload {
+            Payload::Blank => "blank".to_string(),
+            Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Payload::System(bytes) => format!("system:{}", String::from_utf8_lossy(bytes)),
+            Payload::Membership(_) => "membership".to_string(),
+        };
+        let _ = write!(text, "\n  {} #{} {what}", entry.id, entry.number);
+        if entry.time.0 > 0 {
+            let _ = write!(text, " time={}", entry.time);
+        }
+        index = index.next();
+    }
+    text
+}
+
+fn yes(granted: bool) -> &'static str {
+    if granted { "yes" } else { "no" }
+}

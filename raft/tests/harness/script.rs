@@ -1,0 +1,513 @@
+//! The commands of the scripts. Nodes are numbered from 1. After each command the nodes it touched
+//! are polled dry, and what they do is the output.
+//!
+//! ```text
+//! cluster nodes=3 [leader=1] [show=terms,rounds] [hold_machines] [SETTING=N ..]
+//! propose N COMMAND ..      several at once are several proposals under one poll
+//! system N COMMAND
+//! read N
+//! tick [N] [times=K]        without N: every node once, in order
+//! campaign N
+//! clock N MS                the node's wall clock
+//! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays under way
+//! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
+//! inflight                  lists what is under way
+//! inject TO from=N BODY [term=T] [incarnation=I] [FIELD=VALUE ..]
+//! cut N [M]                 all links of N, or those between N and M; `cut N to=M`: one way
+//! heal                      all links are good again
+//! unreachable N PEER        N's transport says so
+//! sync N [hold]             the write is on disk; hold: the node does not know yet
+//! receipt N                 hands out a receipt that was held
+//! crash N [keep]            what is not synced is lost; keep: the write just made it
+//! restart N
+//! wipe N [join]             a new disk under the id; join: one that knows no membership
+//! lose N INDEX              rot on the disk of a node that is down, from INDEX on
+//! machine N                 the state machine is done (with hold_machines)
+//! snapshot N [failed]       the snapshot that was asked for is durable
+//! offer N                   the offer reaches N, and its bytes, if N wants them
+//! install N                 the bytes are durable
+//! sent N PEER ok|failed     N's transport is done with a snapshot
+//! stabilize [N ..]          everything happens until nothing is left to happen
+//! status [N], log N, disk N, counters N
+//! ```
+
+use super::cluster::Cluster;
+use super::print;
+use bytes::Bytes;
+use goldenscript::{Argument, Command, Context};
+use raft::{
+    Body, Entry, Incarnation, Index, LogId, LogTime, Membership, Message, NodeId, Now, Payload,
+    ReadId, ReadMode, Round, Snapshot, Term,
+};
+use std::error::Error;
+use std::fmt::Write as _;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// One run of one script.
+#[derive(Default)]
+pub struct Script {
+    cluster: Cluster,
+    /// The snapshot that each leader is sending to each peer.
+    sending: Vec<(u64, u64, LogId)>,
+}
+
+/// The arguments of a command, taken one by one.
+struct Args {
+    words: Vec<String>,
+    keys: Vec<(String, String)>,
+}
+
+impl Args {
+    fn new(command: &Command) -> Self {
+        let (mut words, mut keys) = (Vec::new(), Vec::new());
+        for argument in &command.args {
+            match argument {
+                Argument::KeyValue(key, value) => keys.push((key.clone(), value.clone())),
+                Argument::Positional(word) => words.push(word.clone()),
+                _ => {}
+            }
+        }
+        Args { words, keys }
+    }
+
+    fn id(&mut self) -> Result<u64> {
+        self.maybe_id().ok_or_else(|| "which node?".into())
+    }
+
+    fn maybe_id(&mut self) -> Option<u64> {
+        let id = self.words.first()?.parse().ok()?;
+        self.words.remove(0);
+        Some(id)
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        let at = self.words.iter().position(|word| word == name);
+        at.map(|at| self.words.remove(at)).is_some()
+    }
+
+    fn key(&mut self, name: &str) -> Option<String> {
+        let at = self.keys.iter().position(|(key, _)| key == name)?;
+        Some(self.keys.remove(at).1)
+    }
+
+    fn number(&mut self, name: &str) -> Result<Option<u64>> {
+        self.key(name).map(|value| Ok(value.parse()?)).transpose()
+    }
+
+    fn log_id(&mut self, name: &str) -> Result<LogId> {
+        self.key(name).map_or(Ok(LogId::ZERO), |value| log_id(&value))
+    }
+
+    fn done(&self) -> Result<()> {
+        match self.words.is_empty() && self.keys.is_empty() {
+            true => Ok(()),
+            false => Err(format!("what is {:?} {:?}?", self.words, self.keys).into()),
+        }
+    }
+}
+
+fn log_id(text: &str) -> Result<LogId> {
+    let (index, term) = text.split_once('@').ok_or("a log id looks like 7@4")?;
+    Ok(LogId::new(index.parse()?, term.parse()?))
+}
+
+impl goldenscript::Runner for Script {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String> {
+        let mut args = Args::new(command);
+        match command.name.as_str() {
+            "cluster" => self.start(&mut args)?,
+            "propose" => {
+                // `x=1` is a command like any other here.
+                let mut texts = command.args.iter().skip(1).map(ToString::to_string);
+                let id = args.id()?;
+                self.propose(id, &mut texts)?;
+                return Ok(std::mem::take(&mut self.cluster.output));
+            }
+            "deliver" => self.deliver(&mut args)?,
+            "drop" => {
+                for message in self.select(&mut args, false)? {
+                    let line = print::message(&message, "↛", self.cluster.show);
+                    self.cluster.say(line);
+                }
+            }
+            "inject" => self.inject(&mut args)?,
+            "inflight" => {
+                for message in self.cluster.network.clone() {
+                    let line = print::message(&message, "→", self.cluster.show);
+                    self.cluster.say(line);
+                }
+            }
+            "crash" | "restart" | "wipe" | "lose" => self.life(&command.name, &mut args)?,
+            "snapshot" | "offer" | "install" | "sent" => self.snapshot(&command.name, &mut args)?,
+            "status" | "log" | "disk" | "counters" => self.show(&command.name, &mut args)?,
+            name => self.event(name, &mut args)?,
+        }
+        args.done()?;
+        self.note_offers();
+        Ok(std::mem::take(&mut self.cluster.output))
+    }
+}
+
+impl Script {
+    fn start(&mut self, args: &mut Args) -> Result<()> {
+        let size = args.number("nodes")?.unwrap_or(3);
+        let leader = args.number("leader")?;
+        let hold = args.flag("hold_machines");
+        for what in args.key("show").unwrap_or_default().split(',') {
+            self.cluster.show.terms |= what == "terms";
+            self.cluster.show.rounds |= what == "rounds";
+        }
+        for (name, value) in std::mem::take(&mut args.keys) {
+            self.cluster.settings.push((name, value.parse()?));
+        }
+        self.cluster.start(size);
+        if let Some(leader) = leader {
+            let all: Vec<u64> = (1..=size).collect();
+            self.cluster.event(leader, |node, now| node.campaign(now));
+            self.cluster.stabilize(&all);
+            // Everybody hears how far the log is committed, and a heartbeat interval begins.
+            for _ in 0..2 {
+                self.cluster.event(leader, |node, now| node.tick(now));
+                self.cluster.stabilize(&all);
+            }
+            self.cluster.output.clear();
+        }
+        self.cluster.hold_machines = hold;
+        Ok(())
+    }
+
+    fn propose(&mut self, id: u64, texts: &mut dyn Iterator<Item = String>) -> Result<()> {
+        let commands: Vec<Bytes> = texts.map(Bytes::from).collect();
+        let results = self.cluster.event(id, |node, now| {
+            let take = |command: Bytes| node.propose(now, command).err();
+            commands.into_iter().filter_map(take).collect::<Vec<_>>()
+        });
+        for error in results.ok_or("it is down")? {
+            self.cluster.say(format!("n{id} refuses: {error}"));
+        }
+        Ok(())
+    }
+
+    /// The events that need few words.
+    fn event(&mut self, name: &str, args: &mut Args) -> Result<()> {
+        let cluster = &mut self.cluster;
+        match name {
+            "system" => {
+                let (id, text) = (args.id()?, args.words.pop().ok_or("which command?")?);
+                cluster.event(id, |node, now| node.propose_system(now, text.into()).map(|_| ()));
+            }
+            "read" => {
+                let id = args.id()?;
+                // Polled only after the token is known, so the line of the token comes first.
+                let peer = cluster.peer(id);
+                let node = peer.node.as_mut().ok_or("it is down")?;
+                let line = match node.read(peer.now, ReadMode::Linearizable) {
+                    Ok(read) => format!("n{id} read {}", print::read(read)),
+                    Err(error) => format!("n{id} refuses: {error}"),
+                };
+                cluster.say(line);
+                cluster.event(id, |_, _| ());
+            }
+            "tick" => {
+                let times = args.number("times")?.unwrap_or(1);
+                let ids =
+                    args.maybe_id().map_or(cluster.peers.keys().copied().collect(), |id| vec![id]);
+                for _ in 0..times {
+                    for id in &ids {
+                        cluster.event(*id, |node, now| node.tick(now));
+                    }
+                }
+            }
+            "campaign" => {
+                cluster.event(args.id()?, |node, now| node.campaign(now));
+            }
+            "clock" => {
+                let (id, wall_ms) = (args.id()?, args.id()?);
+                cluster.peer(id).now = Now { monotonic_ns: 0, wall_ms };
+            }
+            "cut" => {
+                let (one, both) = (args.id()?, args.number("to")?);
+                let others = match both.or_else(|| args.maybe_id()) {
+                    Some(other) => vec![other],
+                    None => cluster.peers.keys().copied().collect(),
+                };
+                for other in others {
+                    cluster.cut.insert((one, other));
+                    if both.is_none() {
+                        cluster.cut.insert((other, one));
+                    }
+                }
+            }
+            "heal" => cluster.cut.clear(),
+            "unreachable" => {
+                let (id, peer) = (args.id()?, args.id()?);
+                cluster.event(id, |node, _| node.unreachable(NodeId(peer)));
+            }
+            "sync" => {
+                let (id, hold) = (args.id()?, args.flag("hold"));
+                if !cluster.sync(id, hold) {
+                    return Err("there is no write out".into());
+                }
+            }
+            "receipt" => {
+                if !cluster.receipt(args.id()?) {
+                    return Err("there is no receipt".into());
+                }
+            }
+            "machine" => {
+                if !cluster.machine_done(args.id()?) {
+                    return Err("the machine has nothing to do".into());
+                }
+            }
+            "stabilize" => {
+                let mut among = Vec::new();
+                while let Some(id) = args.maybe_id() {
+                    among.push(id);
+                }
+                if among.is_empty() {
+                    among = cluster.peers.keys().copied().collect();
+                }
+                cluster.stabilize(&among);
+            }
+            _ => return Err("there is no such command".into()),
+        }
+        Ok(())
+    }
+
+    /// The messages that the arguments select, in order, taken off the network unless they `stay`.
+    fn select(&mut self, args: &mut Args, stay: bool) -> Result<Vec<Message>> {
+        let (to, from) = (args.maybe_id(), args.number("from")?);
+        let (kind, at) = (args.key("type"), args.number("at")?);
+        let matches = |message: &Message| {
+            let name = print::message(message, "→", self.cluster.show);
+            let name = name.split(' ').nth(3).unwrap_or_default();
+            to.is_none_or(|to| message.to.0 == to)
+                && from.is_none_or(|from| message.from.0 == from)
+                && kind.as_ref().is_none_or(|kind| kind == name)
+        };
+        let mut places: Vec<usize> = (self.cluster.network.iter().enumerate())
+            .filter(|(_, message)| matches(message))
+            .map(|(place, _)| place)
+            .collect();
+        if let Some(at) = at {
+            places = places.get(at as usize - 1).copied().into_iter().collect();
+        }
+        if places.is_empty() {
+            return Err("there is no such message".into());
+        }
+        let network = &mut self.cluster.network;
+        let chosen = places.iter().map(|place| network[*place].clone()).collect();
+        if !stay {
+            for place in places.into_iter().rev() {
+                network.remove(place);
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn deliver(&mut self, args: &mut Args) -> Result<()> {
+        let (keep, reverse) = (args.flag("keep"), args.flag("reverse"));
+        let mut messages = self.select(args, keep)?;
+        if reverse {
+            messages.reverse();
+        }
+        for message in messages {
+            self.cluster.step(message);
+        }
+        Ok(())
+    }
+
+    /// A message that no node has sent.
+    fn inject(&mut self, args: &mut Args) -> Result<()> {
+        let (to, from) = (args.id()?, args.number("from")?.ok_or("from whom?")?);
+        let term = args.number("term")?.unwrap_or(1);
+        let incarnation = args.number("incarnation")?.unwrap_or(100 + from);
+        let kind = args.words.pop().ok_or("which message?")?;
+        let read = |args: &mut Args| -> Result<ReadId> {
+            Ok(ReadId(args.number("read")?.unwrap_or_default()))
+        };
+        let body = match kind.as_str() {
+            "PreVote" => Body::PreVote {
+                next: Term(args.number("next")?.unwrap_or(term + 1)),
+                last: args.log_id("last")?,
+            },
+            "PreVoteReply" => Body::PreVoteReply {
+                next: Term(args.number("next")?.unwrap_or(term + 1)),
+                granted: args.flag("yes"),
+            },
+            "Vote" => Body::Vote { last: args.log_id("last")?, transfer: args.flag("transfer") },
+            "VoteReply" => Body::VoteReply { granted: args.flag("yes") },
+            "Append" => {
+                let number = args.number("number")?.unwrap_or_default();
+                let list = args.key("entries").unwrap_or_default();
+                let ids: Vec<LogId> = list
+                    .split(',')
+                    .filter(|id| !id.is_empty())
+                    .map(log_id)
+                    .collect::<Result<_>>()?;
+                let entry = |id| Entry {
+                    id,
+                    time: LogTime(0),
+                    number: raft::CommandNumber(number),
+                    payload: Payload::Command(Bytes::from_static(b"junk")),
+                };
+                Body::Append {
+                    prev: args.log_id("prev")?,
+                    entries: ids.into_iter().map(entry).collect(),
+                    commit: Index(args.number("commit")?.unwrap_or_default()),
+                    round: Round(args.number("round")?.unwrap_or_default()),
+                }
+            }
+            "Appended" => Body::Appended {
+                matched: Index(args.number("matched")?.unwrap_or_default()),
+                round: Round(args.number("round")?.unwrap_or_default()),
+            },
+            "Rejected" => Body::Rejected {
+                prev: Index(args.number("prev")?.unwrap_or_default()),
+                hint: args.log_id("hint")?,
+                lost: args.flag("lost"),
+                round: Round(args.number("round")?.unwrap_or_default()),
+            },
+            "ReadIndex" => Body::ReadIndex { read: read(args)? },
+            "ReadIndexReply" => {
+                Body::ReadIndexReply { read: read(args)?, index: args.number("index")?.map(Index) }
+            }
+            "TimeoutNow" => Body::TimeoutNow,
+            "Outcast" => Body::Outcast {
+                commit: Index(args.number("commit")?.unwrap_or_default()),
+                refused: Incarnation(args.number("refused")?.unwrap_or_default()),
+            },
+            _ => return Err("there is no such message".into()),
+        };
+        let (from, to, term) = (NodeId(from), NodeId(to), Term(term));
+        self.cluster.step(Message { from, to, term, incarnation: Incarnation(incarnation), body });
+        Ok(())
+    }
+
+    fn life(&mut self, name: &str, args: &mut Args) -> Result<()> {
+        let id = args.id()?;
+        let initial = self.cluster.initial.clone().ok_or("there is no cluster")?;
+        match name {
+            "crash" => {
+                let keep = args.flag("keep");
+                self.cluster.crash(id, keep);
+            }
+            "restart" => self.cluster.boot(id),
+            "wipe" => {
+                let join = args.flag("join");
+                let snapshot = match join {
+                    true => Snapshot::initial(Membership::default()),
+                    false => initial,
+                };
+                if self.cluster.peers[&id].node.is_some() {
+                    self.cluster.crash(id, false);
+                }
+                let peer = self.cluster.peer(id);
+                let incarnation = Incarnation(peer.disk.incarnation.0 + 100);
+                peer.disk = super::disk::Disk::new(incarnation, snapshot);
+                peer.wiped = true;
+                self.cluster.boot(id);
+            }
+            _ => {
+                let index = Index(args.id()?);
+                let peer = self.cluster.peer(id);
+                if peer.node.is_some() {
+                    return Err("it is up".into());
+                }
+                peer.disk.lose_from(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, name: &str, args: &mut Args) -> Result<()> {
+        let id = args.id()?;
+        match name {
+            "snapshot" => {
+                let failed = args.flag("failed");
+                let order = self.cluster.peer(id).taking.take().ok_or("none was asked for")?;
+                let done = if failed { order.failed() } else { order.durable() };
+                self.cluster.event(id, |node, now| node.compact(now, done));
+            }
+            "offer" => {
+                let at = self.cluster.offers.iter().position(|offer| offer.to.0 == id);
+                let offer = self.cluster.offers.remove(at.ok_or("there is no offer")?);
+                if self.cluster.accepts(&offer) {
+                    self.cluster.peer(id).received.push(offer);
+                }
+            }
+            "install" => {
+                let received = &mut self.cluster.peer(id).received;
+                if received.is_empty() {
+                    return Err("nothing was received".into());
+                }
+                let done = received.remove(0).durable();
+                self.cluster.event(id, |node, now| node.install(now, done));
+            }
+            _ => {
+                let peer = args.id()?;
+                let delivered = args.flag("ok");
+                if !delivered && !args.flag("failed") {
+                    return Err("ok or failed?".into());
+                }
+                let at = self.sending.iter().position(|(f, t, _)| (*f, *t) == (id, peer));
+                let (_, _, snapshot) = self.sending.remove(at.ok_or("no snapshot was sent")?);
+                self.cluster.sent(id, peer, snapshot, delivered);
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the snapshots that are being sent, for `sent`.
+    fn note_offers(&mut self) {
+        for offer in &self.cluster.offers {
+            let sending = (offer.from.0, offer.to.0, offer.snapshot.last);
+            if !self.sending.contains(&sending) {
+                self.sending.push(sending);
+            }
+        }
+    }
+
+    fn show(&mut self, name: &str, args: &mut Args) -> Result<()> {
+        let ids = match args.maybe_id() {
+            Some(id) => vec![id],
+            None => self.cluster.peers.keys().copied().collect(),
+        };
+        for id in ids {
+            let peer = &self.cluster.peers[&id];
+            let text = match (name, &peer.node) {
+                ("disk", _) => {
+                    let hard = &peer.disk.hard_state;
+                    let vote = hard.vote.map_or("none".to_string(), |vote| format!("n{vote}"));
+                    let mut text = format!("n{id} disk term={} vote={vote}", hard.term);
+                    let base = peer.disk.snapshot.last;
+                    let _ = write!(text, " base={base} {}", print::entries(&peer.disk.entries));
+                    if let Some(lost) = hard.lost {
+                        let _ = write!(text, " lost={lost}");
+                    }
+                    text
+                }
+                (_, None) => format!("n{id} is down"),
+                ("status", Some(node)) => print::status(node),
+                ("log", Some(node)) => print::log(node),
+                (_, Some(node)) => {
+                    let counters = node.status().counters;
+                    let named = [
+                        ("misaddressed", counters.misaddressed),
+                        ("wrong_incarnation", counters.wrong_incarnation),
+                        ("nonsense", counters.nonsense),
+                        ("stale_receipts", counters.stale_receipts),
+                    ];
+                    let set = named.iter().filter(|(_, count)| *count > 0);
+                    let text: Vec<String> = set.map(|(n, count)| format!("{n}={count}")).collect();
+                    format!("n{id} counters {}", text.join(" "))
+                }
+            };
+            self.cluster.say(text);
+        }
+        Ok(())
+    }
+}
