@@ -20,13 +20,36 @@
 //! What it is not: it knows nothing of the protocol, runs no event loop and no async code. A
 //! [`Log::persist`](LogStore::persist) blocks until the disk has it; the driver gives it a thread.
 
+mod batch;
+mod block;
 pub mod codec;
 mod disk;
+mod fold;
 mod identity;
+mod log;
+mod mark;
+#[cfg(any(test, feature = "testing"))]
+mod mem_disk;
 mod real_disk;
+mod recovery;
+mod segment;
+mod snapshots;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use disk::{Disk, DiskFile, LockError};
 pub use identity::{ClusterId, Identity, IdentityError};
+pub use log::{Log, LogConfig, Recovery, Usage};
 pub use real_disk::{RealDisk, RealFile};
+pub use recovery::{Case, OpenError};
+pub use snapshots::{SnapshotError, SnapshotReader, SnapshotWriter, Snapshots};
 pub use store::{LogStore, PersistError};
+
+/// A disk in memory that fails as it is told.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
+    pub use crate::mem_disk::{
+        Fate, Faults, MemDisk, MemFile, Operation, SECTOR_BYTES, Unsynced, Verdict,
+    };
+}

@@ -1,0 +1,235 @@
+//! Batches: what one write becomes on disk.
+//!
+//! A batch takes whole blocks. It says everything about the node's durable state but the entries of
+//! earlier batches: hard state, where the log begins, where it ends. So the latest intact batch is
+//! enough for all but the entries, whatever has become of those before it, and old segments may go
+//! without anything having to be copied out of them.
+//!
+//! ```text
+//!  0  blocks: u32
+//!  4  rest: u32          checksum of the checksums of the blocks after the first
+//!  8  length: u32        of the batch without the padding of its last block
+//! 12  previous: u32      checksum of the batch before
+//! 16  flags: u8          1 reset, 2 repeats, 4 there is a vote, 8 there is a loss
+//! 17  term: u64, vote: u64, lost: (term: u64, index: u64)
+//! 49  last: (term: u64, index: u64)      the end of the log after this batch
+//! 65  first: u64         the index of the first entry
+//! 73  entries: u32, base length: u32
+//! 81  base: raft::Snapshot (codec)
+//!     entries, each: term: u64, time: u64, number: u64, kind: u8, length: u32, payload
+//! ```
+//!
+//! The checksum of a batch is that of its first block, which covers `rest` and so all of it. Entries
+//! are written by hand rather than by the codec: the log is the one thing that must outlive an encoder,
+//! and so a payload is read back as a slice of the batch's one buffer, without a copy of its own.
+
+use crate::block::{self, BLOCK_BYTES, Block, BlockWriter, CONTENT_BYTES, Place, u32_at, u64_at};
+use crate::codec;
+use bytes::{Bytes, BytesMut};
+use raft::{
+    CommandNumber, Entry, HardState, Index, LogId, LogTime, NodeId, Payload, Snapshot, Term,
+};
+
+const HEAD_BYTES: usize = 81;
+const ENTRY_HEAD_BYTES: usize = 29;
+/// The most bytes of a batch. The core's limits keep writes far below it.
+const BATCH_BYTES_MAX: usize = 1 << 30;
+
+const RESET: u8 = 1;
+const REPEATS: u8 = 2;
+const VOTE: u8 = 4;
+const LOST: u8 = 8;
+
+/// What a batch says, to be written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draft<'a> {
+    /// No entry of an earlier batch remains.
+    pub reset: bool,
+    /// It says again what the batch before it said, and stands in for it if that is damaged.
+    pub repeats: bool,
+    pub previous: u32,
+    pub hard_state: HardState,
+    /// The snapshot that the log begins after, as the codec encodes it.
+    pub base: &'a [u8],
+    pub last: LogId,
+    pub entries: &'a [Entry],
+}
+
+/// A batch that was read back whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub number: u64,
+    pub checksum: u32,
+    pub blocks: u32,
+    pub reset: bool,
+    pub repeats: bool,
+    pub previous: u32,
+    pub hard_state: HardState,
+    pub base: Snapshot,
+    pub last: LogId,
+    pub entries: Vec<Entry>,
+}
+
+impl Draft<'_> {
+    /// Puts the batch into `into`; it still has to be sealed.
+    pub fn encode(&self, into: &mut BlockWriter) {
+        into.clear();
+        let hard = self.hard_state;
+        let mut flags = 0;
+        flags |= if self.reset { RESET } else { 0 };
+        flags |= if self.repeats { REPEATS } else { 0 };
+        flags |= if hard.vote.is_some() { VOTE } else { 0 };
+        flags |= if hard.lost.is_some() { LOST } else { 0 };
+        let lost = hard.lost.unwrap_or(LogId::ZERO);
+        let first = self.entries.first().map_or(0, |entry| entry.id.index.0);
+
+        let mut head = [0; HEAD_BYTES];
+        head[12..16].copy_from_slice(&self.previous.to_le_bytes());
+        head[16] = flags;
+        let numbers = [
+            hard.term.0,
+            hard.vote.map_or(0, |vote| vote.0),
+            lost.term.0,
+            lost.index.0,
+            self.last.term.0,
+            self.last.index.0,
+            first,
+        ];
+        for (place, number) in head[17..73].chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        head[73..77].copy_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        head[77..81].copy_from_slice(&(self.base.len() as u32).to_le_bytes());
+        into.put(&head);
+        into.put(self.base);
+        for entry in self.entries {
+            put_entry(entry, into);
+        }
+        assert!(into.len() <= BATCH_BYTES_MAX, "a write of more than 1 GiB: a bug of the core");
+        let length = into.len() as u32;
+        into.patch(0, &(into.blocks() as u32).to_le_bytes());
+        into.patch(8, &length.to_le_bytes());
+        into.pad();
+    }
+}
+
+/// Gives an encoded batch its place. Returns its checksum, and the bytes to write there.
+pub(crate) fn seal(batch: &mut BlockWriter, seed: u32, place: Place) -> (u32, &[u8]) {
+    let rest = batch.seal_rest(seed, place);
+    batch.patch(4, &rest.to_le_bytes());
+    batch.seal_first(seed, place)
+}
+
+fn put_entry(entry: &Entry, into: &mut BlockWriter) {
+    let mut encoded = Vec::new();
+    let (kind, payload): (u8, &[u8]) = match &entry.payload {
+        Payload::Blank => (0, &[]),
+        Payload::Command(bytes) => (1, bytes),
+        Payload::System(bytes) => (2, bytes),
+        Payload::Membership(membership) => {
+            codec::encode(membership, &mut encoded);
+            (3, &encoded)
+        }
+    };
+    let mut head = [0; ENTRY_HEAD_BYTES];
+    head[..8].copy_from_slice(&entry.id.term.0.to_le_bytes());
+    head[8..16].copy_from_slice(&entry.time.0.to_le_bytes());
+    head[16..24].copy_from_slice(&entry.number.0.to_le_bytes());
+    head[24] = kind;
+    head[25..29].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    into.put(&head);
+    into.put(payload);
+}
+
+/// Reads the batch that begins with the first of `blocks`, which stands at `position`. `None` if no
+/// batch begins there, or not all of it is intact.
+pub(crate) fn read(blocks: &[u8], seed: u32, generation: u64, position: u32) -> Option<Batch> {
+    let first = blocks.get(..BLOCK_BYTES)?;
+    let Block::Ours { batch: number, index: 0, checksum } =
+        block::classify(first, seed, generation, position)
+    else {
+        return None;
+    };
+    let head = block::content(first);
+    let (count, rest, length) = (u32_at(head, 0), u32_at(head, 4), u32_at(head, 8) as usize);
+    let blocks = blocks.get(..(count as usize).checked_mul(BLOCK_BYTES)?)?;
+    if length < HEAD_BYTES || length.div_ceil(CONTENT_BYTES) != count as usize {
+        return None;
+    }
+    let mut found_rest = 0;
+    let mut content = BytesMut::with_capacity(count as usize * CONTENT_BYTES);
+    for (at, block) in (0..).zip(blocks.chunks_exact(BLOCK_BYTES)) {
+        if at > 0 {
+            let expected = block::classify(block, seed, generation, position + at);
+            let Block::Ours { batch, index, checksum } = expected else { return None };
+            if batch != number || index != at {
+                return None;
+            }
+            found_rest = crc32c::crc32c_append(found_rest, &checksum.to_le_bytes());
+        }
+        content.extend_from_slice(block::content(block));
+    }
+    if found_rest != rest {
+        return None;
+    }
+    content.truncate(length);
+    decode(content.freeze(), number, checksum, count)
+}
+
+/// `None` cannot happen to what [`Draft::encode`] made: the checksums are right already.
+fn decode(content: Bytes, number: u64, checksum: u32, blocks: u32) -> Option<Batch> {
+    let head = content.get(..HEAD_BYTES)?;
+    let flags = head[16];
+    let id = |at| LogId { term: Term(u64_at(head, at)), index: Index(u64_at(head, at + 8)) };
+    let hard_state = HardState {
+        term: Term(u64_at(head, 17)),
+        vote: (flags & VOTE != 0).then(|| NodeId(u64_at(head, 25))),
+        lost: (flags & LOST != 0).then(|| id(33)),
+    };
+    let base_end = HEAD_BYTES.checked_add(u32_at(head, 77) as usize)?;
+    let base = codec::decode(content.get(HEAD_BYTES..base_end)?).ok()?;
+    let (mut index, count) = (Index(u64_at(head, 65)), u32_at(head, 73) as usize);
+    let mut rest = content.slice(base_end..);
+    let mut entries = Vec::with_capacity(count.min(rest.len() / ENTRY_HEAD_BYTES));
+    for _ in 0..count {
+        entries.push(take_entry(&mut rest, index)?);
+        index = Index(index.0.checked_add(1)?);
+    }
+    let batch = Batch {
+        number,
+        checksum,
+        blocks,
+        reset: flags & RESET != 0,
+        repeats: flags & REPEATS != 0,
+        previous: u32_at(head, 12),
+        hard_state,
+        base,
+        last: id(49),
+        entries,
+    };
+    rest.is_empty().then_some(batch)
+}
+
+fn take_entry(rest: &mut Bytes, index: Index) -> Option<Entry> {
+    if rest.len() < ENTRY_HEAD_BYTES {
+        return None;
+    }
+    let head = rest.split_to(ENTRY_HEAD_BYTES);
+    let length = u32_at(&head, 25) as usize;
+    if rest.len() < length {
+        return None;
+    }
+    let payload = rest.split_to(length);
+    Some(Entry {
+        id: LogId { term: Term(u64_at(&head, 0)), index },
+        time: LogTime(u64_at(&head, 8)),
+        number: CommandNumber(u64_at(&head, 16)),
+        payload: match head[24] {
+            0 if length == 0 => Payload::Blank,
+            1 => Payload::Command(payload),
+            2 => Payload::System(payload),
+            3 => Payload::Membership(codec::decode(&payload).ok()?),
+            _ => return None,
+        },
+    })
+}

@@ -1,0 +1,239 @@
+//! Folds the batches of a log, oldest first, into the state they leave behind, where some are missing.
+//!
+//! The front of a log is missing whenever old segments have gone, and rot makes holes anywhere. Both
+//! are treated alike: after a hole the entries before it are set aside, and those that follow are
+//! gathered on their own. What is gathered is *complete* when it reaches from the base, which every
+//! batch carries, to the end of the log, which every batch carries too. So a hole is harmless exactly
+//! if everything that was in it is no longer needed.
+//!
+//! A batch is applied when the one after it is known: the next one tells which checksum its
+//! predecessor had, and so a batch that is intact, but not the one that stood there last (a write that
+//! the disk has lost), counts as a hole.
+
+use crate::batch::Batch;
+use raft::{Entry, HardState, Index, LogId, Snapshot};
+
+/// The log as of some batch.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub hard_state: HardState,
+    pub base: Snapshot,
+    pub entries: Vec<Entry>,
+    pub last: LogId,
+}
+
+/// The latest batch that was applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latest {
+    pub number: u64,
+    pub checksum: u32,
+    pub reset: bool,
+    /// How many entries it brought: the last ones of the state.
+    pub entries: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Fold {
+    state: Option<State>,
+    /// The complete state before the latest hole after which nothing was complete again.
+    before_hole: Option<State>,
+    /// The first hole since the state was last complete.
+    hole: Option<u64>,
+    /// The latest batch is followed by a hole.
+    ended_in_hole: bool,
+    pending: Option<(Batch, usize)>,
+    latest: Option<Latest>,
+    /// For each segment, the highest index of an entry in it that a later batch has not replaced.
+    highest: Vec<Index>,
+    /// Batches applied.
+    pub batches: u64,
+    /// Holes of which nothing is missing, by the number of the batch.
+    pub harmless: Vec<u64>,
+    /// Damaged batches that the next one repeats.
+    pub repeated: Vec<u64>,
+}
+
+/// What all batches together leave behind.
+#[derive(Debug)]
+pub(crate) struct Folded {
+    pub state: State,
+    pub latest: Latest,
+    /// If set, the state is one of an earlier time: that of just before this batch, which is missing.
+    /// 0 stands for the front of the log.
+    pub hole: Option<u64>,
+    /// The end of the log after the latest batch.
+    pub last: LogId,
+    pub highest: Vec<Index>,
+}
+
+impl Fold {
+    /// The number of the latest batch so far; 0, if there is none.
+    pub fn number(&self) -> u64 {
+        self.pending.as_ref().map_or(0, |(batch, _)| batch.number)
+    }
+
+    /// Takes the next batch, from the segment that is the `segment`-th. The caller has checked that
+    /// its number is greater than that of the one before.
+    pub fn push(&mut self, batch: Batch, segment: usize) {
+        self.highest.resize(segment + 1, Index(0));
+        let Some((before, its_segment)) = self.pending.take() else {
+            self.pending = Some((batch, segment));
+            return;
+        };
+        let follows = batch.number == before.number + 1;
+        let refuted = follows && batch.previous != before.checksum;
+        if !refuted {
+            self.apply(before, its_segment);
+        }
+        if refuted || !follows {
+            let missing = self.first_missing();
+            if batch.repeats && missing + 1 == batch.number {
+                self.repeated.push(missing);
+            } else {
+                self.open_hole(missing);
+            }
+        }
+        self.pending = Some((batch, segment));
+    }
+
+    /// The highest batches are missing: nothing after the latest one is known.
+    pub fn end_in_hole(&mut self) {
+        self.apply_pending();
+        self.open_hole(self.first_missing());
+        self.ended_in_hole = true;
+    }
+
+    /// What the batches leave behind; `None`, if there was none.
+    pub fn finish(mut self) -> (Option<Folded>, Vec<u64>, Vec<u64>) {
+        self.apply_pending();
+        let (Some(state), Some(latest)) = (self.state.take(), self.latest) else {
+            return (None, self.harmless, self.repeated);
+        };
+        let last = state.last;
+        if state.is_complete() && !self.ended_in_hole {
+            self.harmless.extend(self.hole);
+            let folded = Folded { state, latest, hole: None, last, highest: self.highest };
+            return (Some(folded), self.harmless, self.repeated);
+        }
+        // Hard state and base are the latest ones; the entries are those of before the hole, as far
+        // as they still follow the base.
+        let entries = self.before_hole.take().map(|before| before.entries).unwrap_or_default();
+        let mut earlier = State { entries, ..state };
+        earlier.rebase();
+        earlier.last = earlier.entries.last().map_or(earlier.base.last, |entry| entry.id);
+        // Without a hole between, it is the front that is missing.
+        let hole = self.hole.or(Some(0));
+        let folded = Folded { state: earlier, latest, hole, last, highest: self.highest };
+        (Some(folded), self.harmless, self.repeated)
+    }
+
+    fn apply_pending(&mut self) {
+        if let Some((batch, segment)) = self.pending.take() {
+            self.apply(batch, segment);
+        }
+    }
+
+    fn apply(&mut self, batch: Batch, segment: usize) {
+        self.batches += 1;
+        self.latest = Some(Latest {
+            number: batch.number,
+            checksum: batch.checksum,
+            reset: batch.reset,
+            entries: batch.entries.len(),
+        });
+        if batch.reset {
+            self.highest.fill(Index(0));
+        }
+        if let (Some(first), Some(last)) = (batch.entries.first(), batch.entries.last()) {
+            let kept = first.id.index.0.saturating_sub(1);
+            for highest in &mut self.highest {
+                *highest = (*highest).min(Index(kept));
+            }
+            self.highest[segment] = last.id.index;
+        }
+        match &mut self.state {
+            Some(state) => state.apply(batch),
+            None => {
+                let mut state = State {
+                    hard_state: batch.hard_state,
+                    base: batch.base.clone(),
+                    entries: Vec::new(),
+                    last: batch.last,
+                };
+                state.apply(batch);
+                self.state = Some(state);
+            }
+        }
+    }
+
+    /// The number after that of the latest batch that was applied.
+    fn first_missing(&self) -> u64 {
+        self.latest.map_or(1, |latest| latest.number + 1)
+    }
+
+    fn open_hole(&mut self, missing: u64) {
+        let Some(state) = &mut self.state else {
+            self.hole = self.hole.or(Some(missing));
+            return;
+        };
+        let entries = std::mem::take(&mut state.entries);
+        let whole = State { entries, ..state.clone() };
+        if whole.is_complete() {
+            self.harmless.extend(self.hole.take());
+            self.before_hole = Some(whole);
+        }
+        self.hole = self.hole.or(Some(missing));
+    }
+}
+
+impl State {
+    fn apply(&mut self, batch: Batch) {
+        self.hard_state = batch.hard_state;
+        self.base = batch.base;
+        self.last = batch.last;
+        if batch.reset {
+            self.entries.clear();
+        }
+        self.rebase();
+        let Some(first) = batch.entries.first() else { return };
+        let first = first.id.index;
+        let follows = (self.entries.first()).is_some_and(|entry| entry.id.index < first);
+        if follows {
+            let kept = (first.0 - self.entries[0].id.index.0) as usize;
+            if kept > self.entries.len() {
+                // Something between is missing.
+                self.entries.clear();
+            }
+            self.entries.truncate(kept);
+        } else {
+            self.entries.clear();
+        }
+        self.entries.extend(batch.entries);
+    }
+
+    /// Lets go of the entries that the base stands for; of all of them, if they are not the ones that
+    /// lead up to it.
+    fn rebase(&mut self) {
+        let base = self.base.last;
+        let Some(first) = self.entries.first().map(|entry| entry.id.index) else { return };
+        if first > base.index {
+            return;
+        }
+        let covered = (base.index.0 - first.0 + 1) as usize;
+        if self.entries.get(covered - 1).is_some_and(|entry| entry.id == base) {
+            self.entries.drain(..covered);
+        } else {
+            self.entries.clear();
+        }
+    }
+
+    /// Whether no entry between the base and the end of the log is missing.
+    fn is_complete(&self) -> bool {
+        match (self.entries.first(), self.entries.last()) {
+            (Some(first), Some(last)) => {
+                first.id.index.0 == self.base.last.index.0 + 1 && last.id == self.last
+            }
+            _ => self.last == self.base.last,
+        }
+    }
+}

@@ -1,0 +1,629 @@
+//! The write-ahead log.
+//!
+//! Each write is one batch, on blocks that nothing acknowledged stands on, with one `write_at` and one
+//! `sync_data`. The log holds no entries in memory: the core does. What it remembers is where it
+//! stands, and which segments hold something that is still needed.
+//!
+//! Segments are freed oldest first, once all they hold is entries that the base stands for, or that
+//! later batches have replaced. Nothing else has to survive in them, since every batch carries hard
+//! state and base; and nothing is noted when they are freed: a start finds the same again.
+//!
+//! A sync that failed is final (and so is a write that failed for another reason than want of room):
+//! the log is of no more use, and says so for ever.
+
+use crate::batch::{self, Draft};
+use crate::block::{BLOCK_BYTES, BlockWriter, Place};
+use crate::disk::Disk;
+use crate::mark::{self, Mark, MarkFile};
+use crate::recovery::{Case, OpenError, Scan, Scanned};
+use crate::segment::{self, Order, Preparer, Segment};
+use crate::{DiskFile, Identity, LogStore, PersistError, codec};
+use raft::{Durable, Entry, HardState, Index, LogId, Rebase, Restored, Snapshot, Write};
+use std::collections::VecDeque;
+use std::io;
+
+/// The mark is written after this many batches.
+const MARK_BATCHES: u32 = 64;
+/// Entries that are written again after a loss go in batches of about this many bytes.
+const REWRITE_BYTES: usize = 1 << 20;
+
+/// Settings of a log.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The size of a segment. A multiple of 4 KiB. A write that needs more gets a larger one.
+    pub segment_bytes: u64,
+    /// The most bytes that all segments may take on disk, those kept for use again included. A write
+    /// that would need more is refused as [`PersistError::Full`]. With small writes a log takes up to
+    /// 4 KiB for each, whatever it says, until it is compacted.
+    pub bytes_max: u64,
+    /// The most bytes of segments that are kept for use again.
+    pub recycled_bytes_max: u64,
+    /// Prepare segments ahead in a thread. Where threads must not be, the one write in many that needs
+    /// a new segment does it.
+    pub background: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            segment_bytes: 16 << 20,
+            bytes_max: 16 << 30,
+            recycled_bytes_max: 256 << 20,
+            background: true,
+        }
+    }
+}
+
+/// What a start has found.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Whose directory it is; `None`, if it is empty.
+    pub identity: Option<Identity>,
+    /// The state of the node; `None`, if its log was never begun.
+    pub restored: Option<Restored>,
+    /// Which cases of the decision table hold.
+    pub cases: Vec<Case>,
+    /// How many batches were read.
+    pub batches: u64,
+}
+
+/// How much room a log takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// The bound on them.
+    pub bytes_max: u64,
+}
+
+/// The durable log of a node. See [`LogStore`].
+pub struct Log<D: Disk> {
+    disk: D,
+    config: LogConfig,
+    identity: Option<Identity>,
+    /// What checksums begin with; made from the incarnation.
+    seed: u32,
+    /// Where the next batch goes; `None` before the first.
+    current: Option<Current<D::File>>,
+    /// Full segments, oldest first.
+    full: VecDeque<Full>,
+    /// The generations of segments that are needed no more, oldest first. They have the standard size.
+    spares: VecDeque<u64>,
+    /// The generation of the next segment.
+    next_generation: u64,
+    preparer: Preparer<D>,
+    mark: Option<MarkFile<D::File>>,
+    batches_since_mark: u32,
+    state: State,
+    /// The batch that is being written.
+    writer: BlockWriter,
+    /// The encoded base of the batch that is being written.
+    new_base: Vec<u8>,
+    /// If set, the disk has failed, and how.
+    failed: Option<(io::ErrorKind, String)>,
+}
+
+/// What the latest batch says.
+#[derive(Debug, Default)]
+struct State {
+    /// Its number; 0, if there is none.
+    number: u64,
+    checksum: u32,
+    hard_state: HardState,
+    base: LogId,
+    /// The snapshot `base` is the last entry of, encoded.
+    encoded_base: Vec<u8>,
+    last: LogId,
+}
+
+#[derive(Debug)]
+struct Current<F> {
+    segment: Segment<F>,
+    /// Up to here it is in use.
+    used: u64,
+    highest: Index,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Full {
+    generation: u64,
+    len: u64,
+    /// The highest index of an entry in it that no later batch has replaced.
+    highest: Index,
+}
+
+/// One change of the durable state: a [`raft::Write`] without its receipt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchRef<'a> {
+    pub hard_state: HardState,
+    pub rebase: Option<&'a Rebase>,
+    pub entries: &'a [Entry],
+}
+
+/// Why a batch is not durable; see [`PersistError`].
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    Full(io::Error),
+    Failed(io::Error),
+}
+
+impl AppendError {
+    fn into_io(self) -> io::Error {
+        match self {
+            AppendError::Full(error) | AppendError::Failed(error) => error,
+        }
+    }
+
+    fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::Full(error),
+            _ => AppendError::Failed(error),
+        }
+    }
+}
+
+impl<D: Disk> Log<D> {
+    /// Takes hold of a directory and reads what it holds. See [`Case`] for what may be found.
+    pub fn open(disk: D, config: LogConfig) -> Result<(Log<D>, Recovery), OpenError> {
+        assert!(
+            config.segment_bytes > 0 && config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "segment_bytes must be a multiple of 4 KiB"
+        );
+        disk.lock()?;
+        let io = |path: &str| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { path, source }
+        };
+        disk.create_dir(segment::DIR).map_err(io(segment::DIR))?;
+        disk.sync_dir("").map_err(io("."))?;
+        let identity = Identity::read(&disk)?;
+        let (generations, mut cases) = list(&disk).map_err(io(segment::DIR))?;
+        let marked = mark::exists(&disk).map_err(io("."))?;
+        let preparer = Preparer::new(disk.clone(), config.background).map_err(io(segment::DIR))?;
+        let mut log = Log {
+            disk,
+            config,
+            seed: seed(identity.as_ref()),
+            identity,
+            current: None,
+            full: VecDeque::new(),
+            spares: VecDeque::new(),
+            next_generation: generations.last().map_or(1, |last| last + 1),
+            preparer,
+            mark: None,
+            batches_since_mark: 0,
+            state: State::default(),
+            writer: BlockWriter::default(),
+            new_base: Vec::new(),
+            failed: None,
+        };
+        let Some(identity) = log.identity.clone() else {
+            if marked || !generations.is_empty() {
+                return Err(OpenError::IdentityMissing);
+            }
+            cases.push(Case::Empty);
+            return Ok((log, Recovery { identity: None, restored: None, cases, batches: 0 }));
+        };
+        let mut mark = None;
+        if marked {
+            let (file, found) = MarkFile::open(&log.disk, log.seed).map_err(io("MARK"))?;
+            (log.mark, mark) = (Some(file), found);
+        }
+        let mut scan = Scan::default();
+        for generation in &generations {
+            let path = segment::path(*generation);
+            let content =
+                (log.disk.open(&path)).and_then(|file| segment::read(&file)).map_err(io(&path))?;
+            scan.segment(&content, log.seed, *generation)
+                .map_err(|version| OpenError::Newer { path, version })?;
+        }
+        let mut scanned = scan.finish(mark, identity.node)?;
+        cases.append(&mut scanned.cases);
+        let batches = scanned.batches;
+        let restored = log.take_over(scanned, mark).map_err(io(segment::DIR))?;
+        Ok((log, Recovery { identity: Some(identity), restored, cases, batches }))
+    }
+
+    /// Whose directory it is.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Makes `identity` that of the directory, durably.
+    ///
+    /// # Panics
+    ///
+    /// If a log has begun and the incarnation is another one: the log would be lost.
+    pub fn identify(&mut self, identity: Identity) -> io::Result<()> {
+        let new_seed = seed(Some(&identity));
+        assert!(self.state.number == 0 || new_seed == self.seed, "an incarnation is for life");
+        identity.write(&self.disk)?;
+        self.seed = new_seed;
+        self.identity = Some(identity);
+        Ok(())
+    }
+
+    /// Begins the log of a new node, durably. It returns what a restart would restore.
+    ///
+    /// # Panics
+    ///
+    /// If the directory has no identity yet, or the log has begun already.
+    pub fn begin(&mut self, snapshot: Snapshot) -> io::Result<Restored> {
+        assert!(self.identity.is_some(), "the identity comes first");
+        assert!(self.state.number == 0, "a log begins once");
+        let restored = Restored::initial(snapshot);
+        let change = Change {
+            hard_state: restored.hard_state,
+            base: Some(&restored.snapshot),
+            reset: true,
+            repeats: false,
+            entries: &[],
+        };
+        self.commit(change).map_err(AppendError::into_io)?;
+        self.open_mark()?;
+        Ok(restored)
+    }
+
+    /// How much room it takes.
+    pub fn usage(&self) -> Usage {
+        let standard = self.config.segment_bytes;
+        let ahead = self.spares.len() as u64 + u64::from(self.preparer.is_ordered());
+        let current = self.current.as_ref().map_or(0, |current| current.segment.len);
+        let full: u64 = self.full.iter().map(|full| full.len).sum();
+        Usage { bytes: ahead * standard + current + full, bytes_max: self.config.bytes_max }
+    }
+
+    /// Ends it in good order: marks everything as synced, so that damage found at the next start can
+    /// be told from a write that was cut off.
+    pub fn close(mut self) -> io::Result<()> {
+        if self.failed.is_none() && self.mark.is_some() {
+            self.write_mark()?;
+            if let Some(mark) = &mut self.mark {
+                mark.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a change durable.
+    pub(crate) fn append(&mut self, batch: BatchRef<'_>) -> Result<(), AppendError> {
+        assert!(self.state.number > 0, "the log has not begun");
+        self.commit(Change {
+            hard_state: batch.hard_state,
+            base: batch.rebase.map(Rebase::snapshot),
+            reset: matches!(batch.rebase, Some(Rebase::Reset(_))),
+            repeats: false,
+            entries: batch.entries,
+        })?;
+        self.batches_since_mark += 1;
+        if self.batches_since_mark >= MARK_BATCHES && self.write_mark().is_err() {
+            // It is of use only after a disaster, and the file is not the log's.
+            self.mark = None;
+        }
+        Ok(())
+    }
+
+    fn write_mark(&mut self) -> io::Result<()> {
+        self.batches_since_mark = 0;
+        let State { number, hard_state, last, .. } = &self.state;
+        match &mut self.mark {
+            Some(mark) => mark.write(Mark { batch: *number, term: hard_state.term, last: *last }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the file of the mark, if there is none, and a first mark in it.
+    fn open_mark(&mut self) -> io::Result<()> {
+        if self.mark.is_none() {
+            self.mark = Some(MarkFile::open(&self.disk, self.seed)?.0);
+            self.write_mark()?;
+            if let Some(mark) = &mut self.mark {
+                mark.sync()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The generations of the segments there are, and files that are none.
+fn list(disk: &impl Disk) -> io::Result<(Vec<u64>, Vec<Case>)> {
+    let (mut generations, mut cases) = (Vec::new(), Vec::new());
+    for name in disk.list(segment::DIR)? {
+        match segment::parse(&name) {
+            Some(generation) => generations.push(generation),
+            None if segment::is_temporary(&name) => {
+                disk.remove(&format!("{}/{name}", segment::DIR))?;
+            }
+            None => cases.push(Case::ForeignFile { name }),
+        }
+    }
+    Ok((generations, cases))
+}
+
+fn seed(identity: Option<&Identity>) -> u32 {
+    identity.map_or(0, |identity| crc32c::crc32c(&identity.incarnation.0.to_le_bytes()))
+}
+
+/// What is to become durable.
+#[derive(Clone, Copy, Debug)]
+struct Change<'a> {
+    hard_state: HardState,
+    /// The new base, if it changes.
+    base: Option<&'a Snapshot>,
+    reset: bool,
+    repeats: bool,
+    entries: &'a [Entry],
+}
+
+// Writing.
+impl<D: Disk> Log<D> {
+    /// Writes one batch and syncs it. After an error, nothing has changed but what the disk holds
+    /// behind the end of the log.
+    fn commit(&mut self, change: Change<'_>) -> Result<(), AppendError> {
+        if let Some((kind, message)) = &self.failed {
+            return Err(AppendError::Failed(io::Error::new(*kind, message.clone())));
+        }
+        let result = self.try_commit(change);
+        if let Err(AppendError::Failed(error)) = &result {
+            self.failed = Some((error.kind(), error.to_string()));
+        }
+        result
+    }
+
+    fn try_commit(&mut self, change: Change<'_>) -> Result<(), AppendError> {
+        let base = change.base.map_or(self.state.base, |base| base.last);
+        if let Some(base) = change.base {
+            self.new_base.clear();
+            codec::encode(base, &mut self.new_base);
+        }
+        let last = match change.entries.last() {
+            Some(entry) => entry.id,
+            None if change.reset || self.state.last.index < base.index => base,
+            None => self.state.last,
+        };
+        let draft = Draft {
+            reset: change.reset,
+            repeats: change.repeats,
+            previous: self.state.checksum,
+            hard_state: change.hard_state,
+            base: if change.base.is_some() { &self.new_base } else { &self.state.encoded_base },
+            last,
+            entries: change.entries,
+        };
+        draft.encode(&mut self.writer);
+        let bytes = (self.writer.blocks() * BLOCK_BYTES) as u64;
+
+        self.make_room(bytes)?;
+        let current = self.current.as_mut().expect("make_room has seen to it");
+        let place = Place {
+            generation: current.segment.generation,
+            batch: self.state.number + 1,
+            position: (current.used / BLOCK_BYTES as u64) as u32,
+        };
+        let (checksum, blocks) = batch::seal(&mut self.writer, self.seed, place);
+        current.segment.file.write_at(current.used, blocks).map_err(AppendError::of)?;
+        current.segment.file.sync_data().map_err(AppendError::Failed)?;
+
+        current.used += bytes;
+        current.segment.len = current.segment.len.max(current.used);
+        self.state.number = place.batch;
+        self.state.checksum = checksum;
+        self.state.hard_state = change.hard_state;
+        self.state.last = last;
+        if change.base.is_some() {
+            self.state.base = base;
+            std::mem::swap(&mut self.state.encoded_base, &mut self.new_base);
+        }
+        self.note_entries(&change);
+        if change.base.is_some() {
+            self.free(change.reset);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the next `bytes` can be written to the current segment.
+    fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
+        if let Some(current) = &self.current {
+            // A batch that fits into no segment makes the one it begins larger.
+            if current.used == 0 || current.used + bytes <= current.segment.len {
+                return Ok(());
+            }
+        }
+        if !self.preparer.is_ordered() {
+            self.order_next().map_err(AppendError::Full)?;
+        }
+        let segment = self.preparer.take().map_err(AppendError::of)?;
+        let next = Current { segment, used: 0, highest: Index(0) };
+        if let Some(current) = self.current.replace(next) {
+            self.full.push_back(Full {
+                generation: current.segment.generation,
+                len: current.segment.len,
+                highest: current.highest,
+            });
+        }
+        // If there is no room for it now, there may be when it is needed.
+        let _ = self.order_next();
+        Ok(())
+    }
+
+    /// Has the next segment prepared.
+    fn order_next(&mut self) -> io::Result<()> {
+        let Usage { bytes, bytes_max } = self.usage();
+        let standard = self.config.segment_bytes;
+        let recycled = self.spares.pop_front();
+        if recycled.is_none() && bytes + standard > bytes_max {
+            let message = format!("the log has reached its bound of {bytes_max} bytes");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+        }
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        self.preparer.order(Order { generation, bytes: standard, recycled });
+        Ok(())
+    }
+
+    /// Keeps account of which segment holds what.
+    fn note_entries(&mut self, change: &Change<'_>) {
+        let Some(current) = &mut self.current else { return };
+        if change.reset {
+            current.highest = Index(0);
+        }
+        let (Some(first), Some(last)) = (change.entries.first(), change.entries.last()) else {
+            return;
+        };
+        let kept = Index(first.id.index.0.saturating_sub(1));
+        for full in &mut self.full {
+            full.highest = full.highest.min(kept);
+        }
+        current.highest = last.id.index;
+    }
+
+    /// Frees the segments that hold nothing any more.
+    fn free(&mut self, reset: bool) {
+        while let Some(full) = self.full.front().copied() {
+            if !reset && full.highest > self.state.base.index {
+                break;
+            }
+            self.full.pop_front();
+            self.retire(full.generation, full.len);
+        }
+    }
+
+    /// Keeps a segment for use again; there is room for some. The oldest ones go first, so that what
+    /// a start finds has no gaps.
+    fn retire(&mut self, generation: u64, len: u64) {
+        let standard = self.config.segment_bytes;
+        // If a file cannot be removed, the next start finds it, and tries again.
+        if len != standard {
+            let _ = self.disk.remove(&segment::path(generation));
+            return;
+        }
+        self.spares.push_back(generation);
+        while self.spares.len() as u64 * standard > self.config.recycled_bytes_max {
+            let Some(oldest) = self.spares.pop_front() else { break };
+            let _ = self.disk.remove(&segment::path(oldest));
+        }
+    }
+}
+
+// Starting.
+impl<D: Disk> Log<D> {
+    /// Takes over what the scan has found: erases what is to be erased, and notes what is to be noted.
+    fn take_over(&mut self, scanned: Scanned, mark: Option<Mark>) -> io::Result<Option<Restored>> {
+        let Scanned { folded, segments, end, remains, highest_number, .. } = scanned;
+        let Some(folded) = folded else {
+            self.erase(&remains)?;
+            for found in segments {
+                self.retire(found.generation, found.len);
+            }
+            return Ok(None);
+        };
+        let state = folded.state;
+        let restored =
+            Restored { hard_state: state.hard_state, snapshot: state.base, entries: state.entries };
+        self.state.hard_state = restored.hard_state;
+        self.state.base = restored.snapshot.last;
+        codec::encode(&restored.snapshot, &mut self.state.encoded_base);
+        self.state.last = restored.entries.last().map_or(self.state.base, |entry| entry.id);
+        self.state.checksum = folded.latest.checksum;
+        if folded.hole.is_some() {
+            self.state.number = highest_number;
+            self.rewrite(&restored)?;
+            for found in &segments {
+                self.disk.remove(&segment::path(found.generation))?;
+            }
+            self.disk.sync_dir(segment::DIR)?;
+            self.open_mark()?;
+            return Ok(Some(restored));
+        }
+        self.state.number = folded.latest.number;
+        self.erase(&remains)?;
+        let (last_segment, position) = end.expect("there is an intact batch");
+        for (at, found) in segments.iter().enumerate() {
+            let (generation, len) = (found.generation, found.len);
+            let highest = folded.highest.get(at).copied().unwrap_or_default();
+            if at > last_segment {
+                self.retire(generation, len);
+            } else if at == last_segment {
+                let file = self.disk.open(&segment::path(generation))?;
+                let used = u64::from(position) * BLOCK_BYTES as u64;
+                let segment = Segment { generation, file, len };
+                self.current = Some(Current { segment, used, highest });
+            } else if found.damaged && self.full.is_empty() && highest <= self.state.base.index {
+                self.disk.remove(&segment::path(generation))?;
+            } else {
+                self.full.push_back(Full { generation, len, highest });
+            }
+        }
+        self.free(false);
+        if mark.is_none_or(|mark| mark.batch < self.state.number) {
+            let count = folded.latest.entries.min(restored.entries.len());
+            self.repeat(&restored, folded.latest.reset, count)?;
+        }
+        self.open_mark()?;
+        Ok(Some(restored))
+    }
+
+    /// Writes the latest batch once more, behind itself. It was read, which does not prove that it is
+    /// on the disk: its write may have been waiting in the system's cache when the process ended, or
+    /// its sync may have failed, after which a page that never reached the disk counts as written.
+    /// What is written anew is written indeed.
+    fn repeat(&mut self, restored: &Restored, reset: bool, count: usize) -> io::Result<()> {
+        let entries = &restored.entries[restored.entries.len() - count..];
+        let hard_state = restored.hard_state;
+        let change = Change { hard_state, base: None, reset, repeats: true, entries };
+        self.commit(change).map_err(AppendError::into_io)
+    }
+
+    /// Begins the log anew in new segments, with what is left of it.
+    fn rewrite(&mut self, restored: &Restored) -> io::Result<()> {
+        let mut rest = restored.entries.as_slice();
+        let mut reset = true;
+        while reset || !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |entry: &&Entry| {
+                bytes += entry.cost_bytes();
+                bytes <= REWRITE_BYTES
+            };
+            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+            let (entries, later) = rest.split_at(count);
+            let hard_state = restored.hard_state;
+            let change = Change { hard_state, base: None, reset, repeats: false, entries };
+            self.commit(change).map_err(AppendError::into_io)?;
+            (rest, reset) = (later, false);
+        }
+        Ok(())
+    }
+
+    /// Erases blocks that were never acknowledged, so that nothing of them can ever pass for a part of
+    /// what is written over them.
+    fn erase(&mut self, remains: &[crate::recovery::Remains]) -> io::Result<()> {
+        for of_segment in remains.chunk_by(|a, b| a.generation == b.generation) {
+            let mut file = self.disk.open(&segment::path(of_segment[0].generation))?;
+            for block in of_segment {
+                file.write_at(u64::from(block.position) * BLOCK_BYTES as u64, &[0; BLOCK_BYTES])?;
+            }
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+impl<D: Disk> LogStore for Log<D>
+where
+    D::File: Send,
+{
+    fn persist(&mut self, write: Write) -> Result<Durable, PersistError> {
+        let batch = BatchRef {
+            hard_state: write.hard_state,
+            rebase: write.rebase.as_ref(),
+            entries: &write.entries,
+        };
+        match self.append(batch) {
+            Ok(()) => Ok(write.durable()),
+            Err(AppendError::Full(source)) => {
+                Err(PersistError::Full { write: Box::new(write), source })
+            }
+            Err(AppendError::Failed(source)) => Err(PersistError::Failed { source }),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The durable mark: how far the log was known to be synced, some time ago.
+//!
+//! Damage in the highest batch looks the same whether its write was cut off or the batch was synced,
+//! acknowledged, and rotted later. The mark tells them apart, for the batches it covers. It is written
+//! after a batch is synced, now and then, and never waited for; it is synced only when the log is
+//! closed. A mark that is missing, damaged or old covers less, and nothing else follows from it.
+//!
+//! The file has two slots that are written in turn, so that a torn write leaves the mark before it.
+
+use crate::block::{u32_at, u64_at};
+use crate::disk::read_exact_at;
+use crate::{Disk, DiskFile};
+use raft::{Index, LogId, Term};
+use std::io;
+
+const FILE: &str = "MARK";
+const SLOT_BYTES: usize = 4096;
+const MARK_BYTES: usize = 40;
+const MAGIC: &[u8; 4] = b"RfM\x01";
+
+/// What was synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// The batches up to this number.
+    pub batch: u64,
+    /// The term that the last of them says.
+    pub term: Term,
+    /// The end of the log after it.
+    pub last: LogId,
+}
+
+/// The file it is in.
+#[derive(Debug)]
+pub(crate) struct MarkFile<F> {
+    file: F,
+    slot: u64,
+    seed: u32,
+}
+
+/// Whether there is a mark, whatever it says.
+pub(crate) fn exists(disk: &impl Disk) -> io::Result<bool> {
+    Ok(disk.list("")?.iter().any(|name| name == FILE))
+}
+
+impl<F: DiskFile> MarkFile<F> {
+    /// Opens the file, or makes it. Returns the latest mark in it.
+    pub fn open<D: Disk<File = F>>(disk: &D, seed: u32) -> io::Result<(Self, Option<Mark>)> {
+        let mut file = match disk.open(FILE) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(FILE)?,
+            Err(error) => return Err(error),
+        };
+        let (first, second) = (read_slot(&file, 0, seed), read_slot(&file, 1, seed));
+        let latest = first.into_iter().chain(second).max_by_key(|mark| mark.batch);
+        if file.len()? < 2 * SLOT_BYTES as u64 {
+            file.write_at(SLOT_BYTES as u64, &[0; SLOT_BYTES])?;
+            file.sync_data()?;
+            disk.sync_dir("")?;
+        }
+        // The slot of the latest mark is the last to be overwritten.
+        let slot = u64::from(latest.is_some() && latest == first);
+        Ok((MarkFile { file, slot, seed }, latest))
+    }
+
+    /// Writes a mark for batches that are synced. Does not wait for the disk.
+    pub fn write(&mut self, mark: Mark) -> io::Result<()> {
+        let mut bytes = [0; MARK_BYTES];
+        bytes[4..8].copy_from_slice(MAGIC);
+        bytes[8..16].copy_from_slice(&mark.batch.to_le_bytes());
+        bytes[16..24].copy_from_slice(&mark.term.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&mark.last.term.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&mark.last.index.0.to_le_bytes());
+        let checksum = crc32c::crc32c_append(self.seed, &bytes[4..]);
+        bytes[..4].copy_from_slice(&checksum.to_le_bytes());
+        self.file.write_at(self.slot * SLOT_BYTES as u64, &bytes)?;
+        self.slot = 1 - self.slot;
+        Ok(())
+    }
+
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+fn read_slot(file: &impl DiskFile, slot: u64, seed: u32) -> Option<Mark> {
+    let mut bytes = [0; MARK_BYTES];
+    read_exact_at(file, slot * SLOT_BYTES as u64, &mut bytes).ok()?;
+    if &bytes[4..8] != MAGIC || u32_at(&bytes, 0) != crc32c::crc32c_append(seed, &bytes[4..]) {
+        return None;
+    }
+    Some(Mark {
+        batch: u64_at(&bytes, 8),
+        term: Term(u64_at(&bytes, 16)),
+        last: LogId { term: Term(u64_at(&bytes, 24)), index: Index(u64_at(&bytes, 32)) },
+    })
+}

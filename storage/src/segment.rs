@@ -1,0 +1,191 @@
+//! The files that the log is in.
+//!
+//! A segment is zero-filled before it is used, and used again when what it holds is needed no more: a
+//! data sync of space that was written before needs no journal, which makes it about half as dear. The
+//! next segment is prepared ahead, by a thread of its own, so that no write waits for that; where no
+//! thread may be (in a simulation), it is prepared when it is needed.
+//!
+//! A file has its final name, durably, before anything is written to it. Its name is its generation.
+
+use crate::block::BLOCK_BYTES;
+use crate::{Disk, DiskFile};
+use std::io;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+pub(crate) const DIR: &str = "log";
+/// Where a segment is filled with zeros.
+const TEMPORARY: &str = "log/next.tmp";
+/// How many zeros are written at once.
+const FILL_BYTES: usize = 1 << 20;
+/// What is read at once.
+const READ_BYTES: usize = 1 << 20;
+
+pub(crate) fn path(generation: u64) -> String {
+    format!("{DIR}/{generation:016x}.seg")
+}
+
+/// The generation of the file with this name in [`DIR`].
+pub(crate) fn parse(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    if digits.len() != 16 {
+        return None;
+    }
+    u64::from_str_radix(digits, 16).ok().filter(|generation| format!("{generation:016x}") == digits)
+}
+
+/// Whether the name in [`DIR`] is that of a file that was being prepared.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    TEMPORARY.strip_prefix(DIR).and_then(|rest| rest.strip_prefix('/')) == Some(name)
+}
+
+/// An open segment.
+#[derive(Debug)]
+pub(crate) struct Segment<F> {
+    pub generation: u64,
+    pub file: F,
+    pub len: u64,
+}
+
+/// What is to be prepared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub generation: u64,
+    pub bytes: u64,
+    /// A segment that is needed no more, to be used again.
+    pub recycled: Option<u64>,
+}
+
+/// Prepares the next segment.
+pub(crate) struct Preparer<D: Disk> {
+    disk: D,
+    /// What is being prepared.
+    ordered: Option<Order>,
+    worker: Option<Worker<D>>,
+}
+
+struct Worker<D: Disk> {
+    orders: Option<mpsc::SyncSender<Order>>,
+    done: mpsc::Receiver<io::Result<Segment<D::File>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<D: Disk> Preparer<D> {
+    /// One that works in a thread of its own, or one that works when it is asked for the result.
+    pub fn new(disk: D, background: bool) -> io::Result<Self> {
+        let worker = if background { Some(Worker::start(disk.clone())?) } else { None };
+        Ok(Preparer { disk, ordered: None, worker })
+    }
+
+    pub fn is_ordered(&self) -> bool {
+        self.ordered.is_some()
+    }
+
+    /// Orders the next segment. There must be no other order.
+    pub fn order(&mut self, order: Order) {
+        assert!(self.ordered.is_none(), "one segment is prepared at a time");
+        self.ordered = Some(order);
+        if let Some(worker) = &self.worker {
+            worker.order(order);
+        }
+    }
+
+    /// What was ordered, once it is there.
+    pub fn take(&mut self) -> io::Result<Segment<D::File>> {
+        let order = self.ordered.take().expect("the caller has ordered it");
+        match &self.worker {
+            Some(worker) => worker.done.recv().map_err(io::Error::other)?,
+            None => prepare(&self.disk, order),
+        }
+    }
+}
+
+impl<D: Disk> Worker<D> {
+    fn start(disk: D) -> io::Result<Self> {
+        let (orders, work) = mpsc::sync_channel(1);
+        let (results, done) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("log-segments".into()).spawn(move || {
+            while let Ok(order) = work.recv() {
+                if results.send(prepare(&disk, order)).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Worker { orders: Some(orders), done, thread: Some(thread) })
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // Where the thread has ended, taking the result will say so.
+            let _ = orders.send(order);
+        }
+    }
+}
+
+impl<D: Disk> Drop for Worker<D> {
+    /// Nothing touches the directory once the log is dropped.
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in there has nowhere to go from a destructor.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
+    let name = path(order.generation);
+    let file = match order.recycled {
+        Some(old) => {
+            disk.rename(&path(old), &name)?;
+            disk.open(&name)?
+        }
+        None => {
+            // An earlier attempt may have been unable to remove it.
+            match disk.remove(TEMPORARY) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = disk.create(TEMPORARY)?;
+            if let Err(error) = fill(&mut file, order.bytes) {
+                drop(file);
+                // The space it took may be what is missing. If this fails, the next start does it.
+                let _ = disk.remove(TEMPORARY);
+                return Err(error);
+            }
+            disk.rename(TEMPORARY, &name)?;
+            file
+        }
+    };
+    disk.sync_dir(DIR)?;
+    Ok(Segment { generation: order.generation, file, len: order.bytes })
+}
+
+fn fill(file: &mut impl DiskFile, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; FILL_BYTES.min(bytes as usize)];
+    let mut offset = 0;
+    while offset < bytes {
+        let len = zeros.len().min((bytes - offset) as usize);
+        file.write_at(offset, &zeros[..len])?;
+        offset += len as u64;
+    }
+    file.sync_data()
+}
+
+/// Reads a whole segment. A block that the disk cannot read back is returned as one that is damaged,
+/// and no error: that is what it is.
+pub(crate) fn read(file: &impl DiskFile) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    let mut content = vec![0; len];
+    for (chunk_at, chunk) in (0..).step_by(READ_BYTES).zip(content.chunks_mut(READ_BYTES)) {
+        if crate::disk::read_exact_at(file, chunk_at, chunk).is_ok() {
+            continue;
+        }
+        for (at, block) in (chunk_at..).step_by(BLOCK_BYTES).zip(chunk.chunks_mut(BLOCK_BYTES)) {
+            if crate::disk::read_exact_at(file, at, block).is_err() {
+                block.fill(0xff);
+            }
+        }
+    }
+    Ok(content)
+}

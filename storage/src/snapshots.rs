@@ -1,0 +1,399 @@
+//! The store of snapshots: one file each, named after the last entry it stands for.
+//!
+//! A file is written under a temporary name and gets its own by a rename once it is synced, so that a
+//! file with a proper name is whole. It is verified all the same when it is read: the bytes of a chunk
+//! are given out only after the chunk's checksum is found right, and the end of the state is reported
+//! only where the file says that it ends.
+//!
+//! ```text
+//! "raft-snp", version: u8, length: u32, raft::Snapshot (codec), checksum: u32
+//! chunk:   length: u32, checksum: u32, bytes            the checksum goes on from the one before, so
+//! ...                                                   that chunks can neither change places nor miss
+//! trailer: 0: u32, checksum: u32, bytes of state: u64
+//! ```
+//!
+//! What it is not: it does not know which snapshots are needed. The one that the durable log begins
+//! after is, and whoever has made a later one durable, in the log too, calls
+//! [`Snapshots::remove_except`].
+
+use crate::disk::read_exact_at;
+use crate::{Disk, DiskFile, codec};
+use raft::{LogId, Snapshot};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const DIR: &str = "snapshots";
+const MAGIC: &[u8; 8] = b"raft-snp";
+/// Magic, version, length of what follows.
+const HEAD_BYTES: usize = 8 + 1 + 4;
+/// Length and checksum of a chunk.
+const CHUNK_HEAD_BYTES: usize = 8;
+const TRAILER_BYTES: usize = 16;
+/// The most bytes of state in a chunk.
+const CHUNK_BYTES: usize = 64 << 10;
+/// The most bytes that the description of a snapshot may have.
+const DESCRIPTION_BYTES_MAX: u32 = 16 << 20;
+
+/// The snapshots of a data directory. A clone is another handle to them.
+#[derive(Clone, Debug)]
+pub struct Snapshots<D> {
+    disk: D,
+    /// Numbers the temporary files.
+    temporaries: Arc<AtomicU64>,
+}
+
+impl<D: Disk> Snapshots<D> {
+    /// The snapshots in `disk`, which the caller has locked. What an earlier process did not finish is
+    /// removed.
+    pub fn new(disk: D) -> io::Result<Self> {
+        disk.create_dir(DIR)?;
+        disk.sync_dir("")?;
+        for name in disk.list(DIR)?.iter().filter(|name| name.ends_with(".tmp")) {
+            disk.remove(&format!("{DIR}/{name}"))?;
+        }
+        Ok(Snapshots { disk, temporaries: Arc::default() })
+    }
+
+    /// Begins a snapshot. The state goes into the writer, which is an [`io::Write`]; nothing of it is
+    /// there before [`SnapshotWriter::finish`] says so.
+    pub fn create(&self, snapshot: &Snapshot) -> io::Result<SnapshotWriter<D>> {
+        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        let temporary = format!("{DIR}/{number}.tmp");
+        let file = self.disk.create(&temporary)?;
+        let mut description = Vec::new();
+        codec::encode(snapshot, &mut description);
+        let length = u32::try_from(description.len()).map_err(io::Error::other)?;
+        let mut buffer = MAGIC.to_vec();
+        buffer.push(codec::VERSION);
+        buffer.extend_from_slice(&length.to_le_bytes());
+        buffer.extend_from_slice(&description);
+        let checksum = crc32c::crc32c(&buffer);
+        buffer.extend_from_slice(&checksum.to_le_bytes());
+        let mut writer = SnapshotWriter {
+            disk: self.disk.clone(),
+            file: Some(file),
+            temporary,
+            id: snapshot.last,
+            buffer,
+            offset: 0,
+            checksum,
+            state_bytes: 0,
+        };
+        writer.write_out()?;
+        Ok(writer)
+    }
+
+    /// Opens a snapshot to read its state.
+    pub fn open(&self, id: LogId) -> Result<SnapshotReader<D::File>, SnapshotError> {
+        let file = match self.disk.open(&path(id)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SnapshotError::Missing { id });
+            }
+            Err(source) => return Err(SnapshotError::Io { id, source }),
+        };
+        SnapshotReader::open(id, file)
+    }
+
+    /// The snapshots there are, by the index of their last entry.
+    pub fn list(&self) -> io::Result<Vec<LogId>> {
+        Ok(self.disk.list(DIR)?.iter().filter_map(|name| parse(name)).collect())
+    }
+
+    /// Removes every snapshot but these.
+    pub fn remove_except(&self, keep: &[LogId]) -> io::Result<()> {
+        for id in self.list()?.into_iter().filter(|id| !keep.contains(id)) {
+            self.disk.remove(&path(id))?;
+        }
+        Ok(())
+    }
+}
+
+fn path(id: LogId) -> String {
+    format!("{DIR}/{:016x}-{:016x}.snap", id.index.0, id.term.0)
+}
+
+fn parse(name: &str) -> Option<LogId> {
+    let (index, term) = name.strip_suffix(".snap")?.split_once('-')?;
+    let number = |text: &str| match text.len() {
+        16 => u64::from_str_radix(text, 16).ok(),
+        _ => None,
+    };
+    Some(LogId::new(number(index)?, number(term)?))
+}
+
+/// Takes the state of a snapshot. Dropped before it is finished, it leaves nothing behind.
+pub struct SnapshotWriter<D: Disk> {
+    disk: D,
+    /// `None` once it is finished.
+    file: Option<D::File>,
+    temporary: String,
+    id: LogId,
+    /// The chunk that is being filled, its head first.
+    buffer: Vec<u8>,
+    /// Where the buffer goes.
+    offset: u64,
+    /// Of all before the buffer.
+    checksum: u32,
+    state_bytes: u64,
+}
+
+impl<D: Disk> SnapshotWriter<D> {
+    /// How many bytes of state it has taken.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_bytes
+    }
+
+    /// Makes the snapshot durable: it survives a power failure once this returns.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.end_chunk()?;
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&0u32.to_le_bytes());
+        let total = self.state_bytes.to_le_bytes();
+        self.buffer.extend_from_slice(&crc32c::crc32c_append(self.checksum, &total).to_le_bytes());
+        self.buffer.extend_from_slice(&total);
+        self.write_out()?;
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        let done = file
+            .sync_data()
+            .and_then(|()| self.disk.rename(&self.temporary, &path(self.id)))
+            .and_then(|()| self.disk.sync_dir(DIR));
+        if done.is_err() {
+            self.file = Some(file);
+        }
+        done
+    }
+
+    fn end_chunk(&mut self) -> io::Result<()> {
+        let length = self.buffer.len() - CHUNK_HEAD_BYTES;
+        if length == 0 {
+            return Ok(());
+        }
+        self.checksum = crc32c::crc32c_append(self.checksum, &self.buffer[CHUNK_HEAD_BYTES..]);
+        self.buffer[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        self.buffer[4..8].copy_from_slice(&self.checksum.to_le_bytes());
+        self.write_out()
+    }
+
+    /// Writes the buffer and begins the next chunk.
+    fn write_out(&mut self) -> io::Result<()> {
+        if let Some(file) = &mut self.file {
+            file.write_at(self.offset, &self.buffer)?;
+        }
+        self.offset += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.buffer.resize(CHUNK_HEAD_BYTES, 0);
+        Ok(())
+    }
+}
+
+impl<D: Disk> Write for SnapshotWriter<D> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = CHUNK_HEAD_BYTES + CHUNK_BYTES - self.buffer.len();
+        let taken = room.min(bytes.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        self.state_bytes += taken as u64;
+        if taken == room {
+            self.end_chunk()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<D: Disk> Drop for SnapshotWriter<D> {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            // If it cannot be removed now, the next start removes it.
+            let _ = self.disk.remove(&self.temporary);
+        }
+    }
+}
+
+/// Gives out the state of a snapshot, as an [`io::Read`]. What it gives out is verified.
+#[derive(Debug)]
+pub struct SnapshotReader<F> {
+    file: F,
+    id: LogId,
+    snapshot: Snapshot,
+    /// The chunk that is being given out, and how much of it is.
+    chunk: Vec<u8>,
+    given: usize,
+    /// Where the next chunk begins.
+    offset: u64,
+    /// Of all before the next chunk.
+    checksum: u32,
+    /// How much state is behind us, and how much there is.
+    read_bytes: u64,
+    state_bytes: u64,
+    ended: bool,
+}
+
+impl<F: DiskFile> SnapshotReader<F> {
+    fn open(id: LogId, file: F) -> Result<Self, SnapshotError> {
+        let damaged = |what| SnapshotError::Damaged { id, what };
+        let io = |source: io::Error| match source.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("it is cut short"),
+            _ => SnapshotError::Io { id, source },
+        };
+        let mut head = vec![0; HEAD_BYTES];
+        read_exact_at(&file, 0, &mut head).map_err(io)?;
+        if &head[..8] != MAGIC {
+            return Err(damaged("it is no snapshot"));
+        }
+        let version = head[8];
+        if version > codec::VERSION {
+            return Err(SnapshotError::Newer { id, version });
+        }
+        let length = u32_at(&head, 9);
+        if length > DESCRIPTION_BYTES_MAX {
+            return Err(damaged("its head"));
+        }
+        let end = HEAD_BYTES + length as usize;
+        head.resize(end + 4, 0);
+        read_exact_at(&file, HEAD_BYTES as u64, &mut head[HEAD_BYTES..]).map_err(io)?;
+        let checksum = u32_at(&head, end);
+        if checksum != crc32c::crc32c(&head[..end]) {
+            return Err(damaged("its head"));
+        }
+        let snapshot: Snapshot =
+            codec::decode(&head[HEAD_BYTES..end]).map_err(|_| damaged("its head"))?;
+        if snapshot.last != id {
+            return Err(damaged("it is another snapshot"));
+        }
+        let mut trailer = [0; TRAILER_BYTES];
+        let len = file.len().map_err(io)?;
+        let trailer_at = len.checked_sub(TRAILER_BYTES as u64).ok_or(damaged("it is cut short"))?;
+        read_exact_at(&file, trailer_at, &mut trailer).map_err(io)?;
+        Ok(SnapshotReader {
+            file,
+            id,
+            snapshot,
+            chunk: Vec::new(),
+            given: 0,
+            offset: head.len() as u64,
+            checksum,
+            read_bytes: 0,
+            state_bytes: u64_at(&trailer, 8),
+            ended: false,
+        })
+    }
+
+    /// What it stands for.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// How many bytes of state there are. It is verified only when all of them are read.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_bytes
+    }
+
+    /// Reads and verifies the next chunk, or the trailer.
+    fn next_chunk(&mut self) -> Result<(), SnapshotError> {
+        let id = self.id;
+        let damaged = |what| SnapshotError::Damaged { id, what };
+        let io = |source: io::Error| match source.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("it is cut short"),
+            _ => SnapshotError::Io { id, source },
+        };
+        let mut head = [0; CHUNK_HEAD_BYTES];
+        read_exact_at(&self.file, self.offset, &mut head).map_err(io)?;
+        let (length, checksum) = (u32_at(&head, 0) as usize, u32_at(&head, 4));
+        if length > CHUNK_BYTES {
+            return Err(damaged("the length of a chunk"));
+        }
+        let trailer = length == 0;
+        self.chunk.resize(if trailer { 8 } else { length }, 0);
+        let at = self.offset + CHUNK_HEAD_BYTES as u64;
+        read_exact_at(&self.file, at, &mut self.chunk).map_err(io)?;
+        if crc32c::crc32c_append(self.checksum, &self.chunk) != checksum {
+            return Err(damaged("the checksum of a chunk is wrong"));
+        }
+        if trailer {
+            let total = u64_at(&self.chunk, 0);
+            self.chunk.clear();
+            let whole = total == self.read_bytes && total == self.state_bytes;
+            self.ended = true;
+            return if whole { Ok(()) } else { Err(damaged("bytes are missing")) };
+        }
+        self.given = 0;
+        self.checksum = checksum;
+        self.offset = at + length as u64;
+        self.read_bytes += length as u64;
+        Ok(())
+    }
+}
+
+impl<F: DiskFile> Read for SnapshotReader<F> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.given == self.chunk.len()
+            && !self.ended
+            && let Err(error) = self.next_chunk()
+        {
+            // Nothing of an unverified chunk is given out, now or later.
+            self.chunk.clear();
+            self.given = 0;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        let rest = &self.chunk[self.given.min(self.chunk.len())..];
+        let given = rest.len().min(into.len());
+        into[..given].copy_from_slice(&rest[..given]);
+        self.given += given;
+        Ok(given)
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Why a snapshot cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// There is none of this name.
+    #[error("there is no snapshot {id}")]
+    Missing {
+        /// Which one.
+        id: LogId,
+    },
+    /// It is not what was written. Take another one, from a peer.
+    #[error("the snapshot {id} is damaged: {what}")]
+    Damaged {
+        /// Which one.
+        id: LogId,
+        /// In which way.
+        what: &'static str,
+    },
+    /// It was written by a later version of this software. Run that.
+    #[error(
+        "the snapshot {id} has format {version}, which this version does not know; run a later one"
+    )]
+    Newer {
+        /// Which one.
+        id: LogId,
+        /// Its format.
+        version: u8,
+    },
+    /// The disk failed.
+    #[error("the snapshot {id} cannot be read: {source}")]
+    Io {
+        /// Which one.
+        id: LogId,
+        /// What the disk said.
+        source: io::Error,
+    },
+}
