@@ -1,1 +1,48 @@
-//! To be written.
+//! The event loop of a node: joins the core, the store, the transport and a user's state machine.
+//!
+//! ```text
+//!            Handle ──proposals, reads──▶ core loop ──writes──▶ store (a thread)
+//!              ▲                           │  ▲  ▲ ◀─receipts──┘
+//!   results    │                    orders │  │  └─messages── Inbox ◀── transport
+//!              └────── machine task ◀──────┘  └─receipts── machine, snapshots (a thread)
+//! ```
+//!
+//! One task owns the core, one owns the state machine, one thread owns the store and one writes
+//! snapshots out. [`Driver::new`] makes these parts and starts nothing: time comes in through the
+//! [`Clock`] trait and the parts are plain futures, so that the same code runs on tokio
+//! ([`spawn`]) and in a simulation. Every queue is bounded, and what does not fit is refused with
+//! `Busy`.
+//!
+//! What it is not: it holds no rule of the protocol (that is `raft`), and moves no bytes between
+//! nodes (that is a [`Transport`]).
+
+mod clock;
+mod core_loop;
+mod error;
+mod handle;
+mod inbox;
+mod machine;
+mod machine_task;
+mod node;
+mod pending;
+mod shared;
+mod snapshots;
+#[cfg(feature = "tokio")]
+mod spawn;
+mod status;
+mod store_loop;
+mod transport;
+mod waiters;
+
+pub use clock::{Clock, Sleep};
+pub use error::{Outcome, ProposeError, ReadError, StopReason, WaitError};
+pub use handle::{Done, Handle, Proposal, ReadMode};
+pub use inbox::{Inbox, Mailbox, OfferError, Received, Reception, inbox};
+pub use machine::{At, Frozen, RestoreError, StateMachine};
+pub use node::{Driver, DriverConfig, Part, Seams};
+pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
+#[cfg(feature = "tokio")]
+pub use spawn::{TokioClock, spawn};
+pub use status::{DriverStatus, Metrics, MetricsReading};
+pub use store_loop::StorePort;
+pub use transport::Transport;

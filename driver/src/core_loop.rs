@@ -1,0 +1,441 @@
+//! The loop that owns the core: takes what has come in, lets the core think, hands out the work.
+//!
+//! One turn: everything that is ready is drained, within limits; receipts and messages go into the
+//! core before a tick does, so that a node that was held up does not take its peers' silence for
+//! theirs; ticks that were missed are never made up for. Then the core is polled dry.
+
+use crate::error::{ProposeError, StopReason};
+use crate::inbox::{Mailbox, OfferEvent};
+use crate::machine_task::{Ask, Order, Question};
+use crate::pending::{Pending, Reply};
+use crate::shared::Shared;
+use crate::snapshots::{Job, OpenedLater, SnapshotStore};
+use crate::status::{add, count};
+use crate::{Clock, DriverStatus, StateMachine, Transport};
+use bytes::Bytes;
+use raft::{
+    Action, Applied, Durable, LogId, Membership, Message, Node, NodeId, Now, Proposed, ReadId,
+    ReadMode, Rebase, SnapshotDurable, Term, Write,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+/// Client calls that may wait for the core.
+pub(crate) const CALLS_MAX: usize = 8192;
+/// Receipts that may wait: one Write, one Apply or Restore and one snapshot are out at most, and the
+/// store reports failure beside them.
+pub(crate) const RECEIPTS_MAX: usize = 16;
+/// Client calls taken in one turn.
+const CALLS_PER_TURN: usize = 1024;
+/// Messages taken in one turn.
+const MESSAGES_PER_TURN: usize = 256;
+/// Proposals that may be undecided at once.
+const PENDING_MAX: usize = 65_536;
+/// A write for which there was no room is tried again after this many ticks.
+const FULL_RETRY_TICKS: u32 = 20;
+/// A node that shuts down waits at most so long for what is under way.
+const SHUTDOWN_GRACE_TICKS: u32 = 50;
+
+/// What the parts report to the core loop.
+pub(crate) enum Receipt {
+    Durable(Durable),
+    StoreFull { write: Box<Write>, reason: Arc<str> },
+    StoreFailed(StopReason),
+    Applied(Applied),
+    Snapshot(SnapshotDurable),
+}
+
+/// What a [`Handle`](crate::Handle) asks.
+pub(crate) enum Call<S: StateMachine> {
+    Propose { command: Bytes, taken: oneshot::Sender<Result<Proposed, ProposeError>>, done: Reply },
+    Read { mode: ReadMode, question: Question<S> },
+    Campaign,
+}
+
+/// Reads that share one round of the core.
+struct ReadBatch<S: StateMachine> {
+    mode: ReadMode,
+    asked_ns: u64,
+    questions: Vec<Question<S>>,
+}
+
+impl<S: StateMachine> ReadBatch<S> {
+    fn new() -> Self {
+        ReadBatch { mode: ReadMode::Lease, asked_ns: 0, questions: Vec::new() }
+    }
+
+    fn add(&mut self, mode: ReadMode, question: Question<S>) {
+        // The strictest of them decides.
+        if mode == ReadMode::Linearizable {
+            self.mode = mode;
+        }
+        self.questions.push(question);
+    }
+}
+
+/// What the published status depends on between ticks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Leadership {
+    term: Term,
+    leader: Option<NodeId>,
+    serving_from: Option<LogId>,
+}
+
+pub(crate) struct CoreLoop<S: StateMachine, T, C> {
+    pub node: Node,
+    pub clock: Arc<C>,
+    pub transport: Arc<T>,
+    pub store: Arc<dyn SnapshotStore>,
+    pub tick: Duration,
+    pub shared: Arc<Shared>,
+    pub calls: mpsc::Receiver<Call<S>>,
+    pub mailbox: Mailbox,
+    pub receipts: mpsc::Receiver<Receipt>,
+    pub writes: mpsc::Sender<Write>,
+    pub orders: mpsc::Sender<Order>,
+    pub asks: mpsc::Sender<Ask<S>>,
+    pub jobs: mpsc::Sender<Job<S::Frozen>>,
+    pub state: State<S>,
+}
+
+/// What the loop keeps from turn to turn.
+pub(crate) struct State<S: StateMachine> {
+    pending: Pending,
+    reads: BTreeMap<ReadId, ReadBatch<S>>,
+    /// Reads of this turn, and reads that were refused and are asked again at the next tick.
+    new_reads: ReadBatch<S>,
+    refused_reads: Vec<Question<S>>,
+    /// Once the write that is out is durable, the log on disk begins after this.
+    rebase: Option<LogId>,
+    /// A write for which there was no room, and in how many ticks it is tried again.
+    full: Option<(Box<Write>, u32)>,
+    read_only: Option<Arc<str>>,
+    membership: Membership,
+    published: Option<Leadership>,
+    was_serving: bool,
+    shutdown_ticks: Option<u32>,
+}
+
+impl<S: StateMachine> State<S> {
+    pub fn new() -> Self {
+        State {
+            pending: Pending::default(),
+            reads: BTreeMap::new(),
+            new_reads: ReadBatch::new(),
+            refused_reads: Vec::new(),
+            rebase: None,
+            full: None,
+            read_only: None,
+            membership: Membership::default(),
+            published: None,
+            was_serving: false,
+            shutdown_ticks: None,
+        }
+    }
+}
+
+impl<S: StateMachine, T: Transport, C: Clock> CoreLoop<S, T, C> {
+    pub async fn run(mut self) {
+        let mut receipts = Vec::with_capacity(RECEIPTS_MAX);
+        let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);
+        let mut calls = Vec::with_capacity(CALLS_PER_TURN);
+        let mut offers = Vec::new();
+        let tick_ns = self.tick.as_nanos() as u64;
+        let mut next_tick_ns = self.clock.now().monotonic_ns + tick_ns;
+        let mut sleep = self.clock.sleep(self.tick);
+        let shared = self.shared.clone();
+        let mut stopped = std::pin::pin!(shared.stopped());
+        let mut shutdown = std::pin::pin!(shared.shutdown_asked());
+        self.hand_out();
+        self.publish();
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                () = &mut shutdown, if self.state.shutdown_ticks.is_none() => {
+                    self.state.shutdown_ticks = Some(SHUTDOWN_GRACE_TICKS);
+                }
+                // The senders are held by the other parts; without them there is nothing to go on for,
+                // and their guards have stopped the node.
+                _ = self.receipts.recv_many(&mut receipts, RECEIPTS_MAX) => {}
+                _ = self.mailbox.messages.recv_many(&mut messages, MESSAGES_PER_TURN),
+                    if !self.mailbox.messages.is_closed() || !self.mailbox.messages.is_empty() => {}
+                () = self.mailbox.reports.notify.notified() => {}
+                Some(offer) = self.mailbox.offers.recv() => offers.push(offer),
+                _ = self.calls.recv_many(&mut calls, CALLS_PER_TURN),
+                    if !self.calls.is_closed() || !self.calls.is_empty() => {}
+                () = &mut sleep => {}
+            }
+            count(&self.shared.metrics.turns);
+            fill(&mut self.receipts, &mut receipts, RECEIPTS_MAX);
+            fill(&mut self.mailbox.messages, &mut messages, MESSAGES_PER_TURN);
+            fill(&mut self.calls, &mut calls, CALLS_PER_TURN);
+
+            let now = self.clock.now();
+            receipts.drain(..).for_each(|receipt| self.take_receipt(now, receipt));
+            self.take_reports();
+            add(&self.shared.metrics.messages_received, messages.len());
+            messages.drain(..).for_each(|message: Message| self.node.step(now, message));
+            offers.drain(..).for_each(|offer| self.take_offer(now, offer));
+            calls.drain(..).for_each(|call| self.take_call(now, call));
+            let tick = now.monotonic_ns >= next_tick_ns;
+            if tick {
+                next_tick_ns = now.monotonic_ns + tick_ns;
+                sleep = self.clock.sleep(self.tick);
+                self.node.tick(now);
+                self.after_tick();
+            }
+            self.ask_reads(now);
+            self.hand_out();
+            if tick || self.leadership_changed() {
+                self.publish();
+            }
+            if self.is_finished() {
+                self.shared.stop(StopReason::Shutdown);
+                return;
+            }
+        }
+    }
+
+    // What comes in.
+
+    fn take_receipt(&mut self, now: Now, receipt: Receipt) {
+        match receipt {
+            Receipt::Durable(done) => {
+                if self.state.read_only.take().is_some() {
+                    tracing::info!("there is room for the log again");
+                    self.state.published = None;
+                }
+                self.node.persisted(now, done);
+                if let Some(base) = self.state.rebase.take() {
+                    // If the queue is full, the next compaction cleans up.
+                    let _ = self.jobs.try_send(Job::Clean { base });
+                }
+            }
+            Receipt::StoreFull { write, reason } => {
+                count(&self.shared.metrics.store_full);
+                if self.state.read_only.is_none() {
+                    tracing::error!(%reason, "no room for the log: read-only until there is");
+                }
+                self.state.read_only = Some(reason);
+                self.state.full = Some((write, FULL_RETRY_TICKS));
+                self.state.published = None;
+            }
+            Receipt::StoreFailed(reason) => self.shared.stop(reason),
+            Receipt::Applied(done) => self.node.applied(now, done),
+            Receipt::Snapshot(done) => self.node.compact(now, done),
+        }
+    }
+
+    fn take_reports(&mut self) {
+        let reports = self.mailbox.reports.take();
+        for peer in reports.unreachable {
+            count(&self.shared.metrics.peers_unreachable);
+            self.node.unreachable(peer);
+        }
+        for ((to, snapshot), delivered) in reports.snapshots_sent {
+            self.node.snapshot_sent(to, snapshot, delivered);
+        }
+    }
+
+    fn take_offer(&mut self, now: Now, event: OfferEvent) {
+        match event {
+            OfferEvent::Made { offer, reply } => drop(reply.send(self.node.accepts(&offer))),
+            OfferEvent::Received(done) => {
+                count(&self.shared.metrics.snapshots_received);
+                self.node.install(now, *done);
+            }
+        }
+    }
+
+    fn take_call(&mut self, now: Now, call: Call<S>) {
+        match call {
+            Call::Propose { command, taken, done } => {
+                let proposed = self.propose(now, command);
+                match &proposed {
+                    Ok(proposed) => {
+                        count(&self.shared.metrics.proposals);
+                        self.state.pending.push(proposed.id, done);
+                    }
+                    Err(_) => count(&self.shared.metrics.proposals_refused),
+                }
+                let _ = taken.send(proposed);
+            }
+            Call::Read { mode, question } => self.state.new_reads.add(mode, question),
+            Call::Campaign => self.node.campaign(now),
+        }
+    }
+
+    fn propose(&mut self, now: Now, command: Bytes) -> Result<Proposed, ProposeError> {
+        if self.state.shutdown_ticks.is_some() {
+            return Err(ProposeError::Stopped);
+        }
+        if let Some(reason) = &self.state.read_only {
+            return Err(ProposeError::ReadOnly { reason: reason.clone() });
+        }
+        if self.state.pending.len() >= PENDING_MAX {
+            return Err(ProposeError::Busy);
+        }
+        self.node.propose(now, command).map_err(|error| match error {
+            raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { leader },
+            raft::ProposeError::TooLarge { limit_bytes } => ProposeError::TooLarge { limit_bytes },
+            // Whatever else the core may come to refuse, it has not been done.
+            _ => ProposeError::Busy,
+        })
+    }
+
+    fn after_tick(&mut self) {
+        self.state.pending.forget_abandoned();
+        for question in std::mem::take(&mut self.state.refused_reads) {
+            if !question.is_abandoned() {
+                self.state.new_reads.add(ReadMode::Linearizable, question);
+            }
+        }
+        if let Some((write, ticks)) = self.state.full.take() {
+            if ticks > 0 {
+                self.state.full = Some((write, ticks - 1));
+            } else {
+                self.persist(*write);
+            }
+        }
+        if let Some(ticks) = &mut self.state.shutdown_ticks {
+            *ticks = ticks.saturating_sub(1);
+        }
+    }
+
+    /// Asks the core once for all reads of this turn.
+    fn ask_reads(&mut self, now: Now) {
+        if self.state.new_reads.questions.is_empty() {
+            return;
+        }
+        let mut batch = std::mem::replace(&mut self.state.new_reads, ReadBatch::new());
+        batch.asked_ns = now.monotonic_ns;
+        count(&self.shared.metrics.read_rounds);
+        match self.node.read(now, batch.mode) {
+            Ok(id) => drop(self.state.reads.insert(id, batch)),
+            // Until their time is over, they are asked again at each tick.
+            Err(_) => self.state.refused_reads.append(&mut batch.questions),
+        }
+    }
+
+    // What goes out.
+
+    fn hand_out(&mut self) {
+        while let Some(action) = self.node.poll() {
+            match action {
+                Action::Persist(write) => self.persist(write),
+                Action::Send(message) => {
+                    count(&self.shared.metrics.messages_sent);
+                    self.transport.send(message);
+                }
+                Action::Apply(apply) => {
+                    let last = apply.entries.last().map(|entry| entry.id).unwrap_or_default();
+                    let decided = self.state.pending.decided_by(last);
+                    self.order(Order::Apply { apply, decided });
+                }
+                Action::Restore(restore) => {
+                    let decided = self.state.pending.decided_by(restore.snapshot.last);
+                    self.order(Order::Restore { restore, decided });
+                }
+                Action::TakeSnapshot(order) => self.order(Order::TakeSnapshot(order)),
+                Action::Serve(id) => self.serve(id),
+                Action::Refuse(id) => {
+                    if let Some(mut batch) = self.state.reads.remove(&id) {
+                        self.state.refused_reads.append(&mut batch.questions);
+                    }
+                }
+                Action::SendSnapshot(offer) => {
+                    count(&self.shared.metrics.snapshots_sent);
+                    let id = offer.snapshot.last;
+                    let state = OpenedLater { store: self.store.clone(), id, reader: None };
+                    self.transport.send_snapshot(offer, Box::new(state));
+                }
+            }
+        }
+    }
+
+    fn persist(&mut self, write: Write) {
+        if let Some(rebase) = write.rebase.as_ref().map(Rebase::snapshot) {
+            self.state.rebase = Some(rebase.last);
+        }
+        match self.writes.try_send(write) {
+            // If the store is gone, its guard has stopped the node.
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => unreachable!("the core has one write out at most"),
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        match self.orders.try_send(order) {
+            // If the machine task is gone, its guard has stopped the node.
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                unreachable!("the core has one of each order out at most")
+            }
+        }
+    }
+
+    fn serve(&mut self, id: ReadId) {
+        let Some(batch) = self.state.reads.remove(&id) else { return };
+        match self.asks.try_send(Ask::Reads(batch.questions)) {
+            Ok(()) => {
+                self.shared.fresh_at_ns.store(batch.asked_ns, std::sync::atomic::Ordering::Relaxed)
+            }
+            Err(TrySendError::Full(Ask::Reads(mut questions))) => {
+                // The state machine is far behind: they are asked again.
+                self.state.refused_reads.append(&mut questions);
+            }
+            Err(_) => {}
+        }
+    }
+
+    // Status and the end.
+
+    fn leadership_changed(&mut self) -> bool {
+        let leads = self.node.is_leader();
+        // A leader begins to serve when it applies the first entry of its term.
+        let applied = if leads && !self.state.was_serving {
+            Some(LogId { term: self.node.term(), index: self.node.applied_index() })
+        } else {
+            None
+        };
+        let leadership = Leadership {
+            term: self.node.term(),
+            leader: self.node.leader(),
+            serving_from: applied,
+        };
+        let changed = self.state.published != Some(leadership);
+        self.state.published = Some(leadership);
+        changed
+    }
+
+    fn publish(&mut self) {
+        let raft = self.node.status();
+        self.state.was_serving = raft.serving;
+        if raft.membership != self.state.membership {
+            self.transport.set_members(&raft.membership);
+            self.state.membership = raft.membership.clone();
+        }
+        let read_only = self.state.read_only.clone();
+        self.shared.publish(DriverStatus { raft, read_only, stopped: None });
+    }
+
+    fn is_finished(&self) -> bool {
+        match self.state.shutdown_ticks {
+            Some(0) => true,
+            Some(_) => self.state.pending.len() == 0 && self.state.reads.is_empty(),
+            None => false,
+        }
+    }
+}
+
+/// Takes what else is ready, up to `max` in all.
+fn fill<M>(from: &mut mpsc::Receiver<M>, into: &mut Vec<M>, max: usize) {
+    while into.len() < max {
+        let Ok(next) = from.try_recv() else { return };
+        into.push(next);
+    }
+}

@@ -1,0 +1,110 @@
+//! Why a call did not succeed, and what is known of it then.
+
+use raft::NodeId;
+use std::sync::Arc;
+
+/// Why a proposal was not taken. It has certainly not been done, and never will be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Only a leader takes proposals.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does, if this node knows. Ask there.
+        leader: Option<NodeId>,
+    },
+    /// Too much is waiting. Try again later.
+    #[error("too much is waiting on this node; try again later")]
+    Busy,
+    /// The command is larger than the configuration allows.
+    #[error("the command is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The disk has no room, so nothing more is taken until it has.
+    #[error("this node is read-only: {reason}")]
+    ReadOnly {
+        /// What the store said.
+        reason: Arc<str>,
+    },
+    /// The node is stopping or has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// What is known of a proposal that was taken but is not known to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Outcome {
+    /// It has certainly not been done, and never will be: another leader's entries took its place.
+    #[error("not done: another leader took over")]
+    NotDone,
+    /// It may be done, now or later.
+    #[error("unknown: it may have been done, or may still be")]
+    Unknown,
+}
+
+/// Why a read was not answered. It can be asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// There was no leader to confirm it within the time given.
+    #[error("no leader is known")]
+    NoLeader,
+    /// Too many reads are waiting. Try again later.
+    #[error("too many reads are waiting on this node; try again later")]
+    Busy,
+    /// The leader did not confirm it within the time given, or the state machine is behind.
+    #[error("the read was not confirmed in time")]
+    Timeout,
+    /// The node is stopping or has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// Why waiting for a command to be applied ended without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The command of this number and term will never be applied: a later term has taken over.
+    #[error("superseded: a later leader took over before the command was applied")]
+    Superseded,
+    /// Too many are waiting. Try again later.
+    #[error("too many are waiting on this node; try again later")]
+    Busy,
+    /// The node is stopping or has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// Why a node has stopped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// It was told to.
+    #[error("it was shut down")]
+    Shutdown,
+    /// The store failed. Nobody knows what the disk holds; look at the disk, then start again.
+    #[error("the store failed: {0}")]
+    Store(Arc<str>),
+    /// The state could not be restored from a snapshot.
+    #[error("the state could not be restored: {0}")]
+    Restore(Arc<str>),
+    /// The state machine has panicked. That is a bug of it, and would happen again.
+    #[error("the state machine panicked: {0}")]
+    StateMachine(Arc<str>),
+    /// A part of the node has panicked. That is a bug of this library.
+    #[error("the {part} panicked: {message}")]
+    Panic {
+        /// Which part.
+        part: &'static str,
+        /// What it said.
+        message: Arc<str>,
+    },
+    /// A part of the node was dropped while the others were running.
+    #[error("the {part} was dropped")]
+    Dropped {
+        /// Which part.
+        part: &'static str,
+    },
+}

@@ -1,0 +1,191 @@
+//! What comes in from peers: where a transport hands over messages, reports and snapshots.
+
+use crate::{SnapshotSink, SnapshotStore};
+use raft::{LogId, Message, NodeId, Offer, OfferDurable};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// Messages from peers that may wait for the core. A transport that waits in [`Inbox::message`] stops
+/// reading from its peer.
+const MESSAGES_MAX: usize = 256;
+/// Offers, and snapshots received, that may wait for the core.
+const OFFERS_MAX: usize = 8;
+
+/// Makes the inbox of a node, before its driver: the transport is given the one end, the driver the
+/// other. Received snapshots go into `store`.
+pub fn inbox(store: Arc<dyn SnapshotStore>) -> (Inbox, Mailbox) {
+    let (messages, messages_out) = mpsc::channel(MESSAGES_MAX);
+    let (offers, offers_out) = mpsc::channel(OFFERS_MAX);
+    let reports = Arc::new(Reports::default());
+    let inbox =
+        Inbox { messages, offers, reports: reports.clone(), store, receiving: Arc::default() };
+    (inbox, Mailbox { messages: messages_out, offers: offers_out, reports })
+}
+
+/// Where a transport hands over what comes from peers. A clone is another handle to it.
+#[derive(Clone)]
+pub struct Inbox {
+    messages: mpsc::Sender<Message>,
+    offers: mpsc::Sender<OfferEvent>,
+    reports: Arc<Reports>,
+    store: Arc<dyn SnapshotStore>,
+    /// A snapshot is being received; one at a time.
+    receiving: Arc<AtomicBool>,
+}
+
+/// The driver's end of an [`Inbox`].
+pub struct Mailbox {
+    pub(crate) messages: mpsc::Receiver<Message>,
+    pub(crate) offers: mpsc::Receiver<OfferEvent>,
+    pub(crate) reports: Arc<Reports>,
+}
+
+pub(crate) enum OfferEvent {
+    /// Would it be of use?
+    Made { offer: Box<Offer>, reply: oneshot::Sender<bool> },
+    /// Its snapshot is durable.
+    Received(Box<OfferDurable>),
+}
+
+/// Reports that must not be lost and may not wait: bounded by the number of peers.
+#[derive(Default)]
+pub(crate) struct Reports {
+    inner: Mutex<ReportsInner>,
+    pub notify: Notify,
+}
+
+#[derive(Default)]
+pub(crate) struct ReportsInner {
+    pub unreachable: BTreeSet<NodeId>,
+    pub snapshots_sent: BTreeMap<(NodeId, LogId), bool>,
+}
+
+impl Reports {
+    pub fn take(&self) -> ReportsInner {
+        std::mem::take(&mut *self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, report: impl FnOnce(&mut ReportsInner)) {
+        report(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner));
+        self.notify.notify_one();
+    }
+}
+
+/// Why a snapshot is not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// It is of no use here. The sender should stop offering it.
+    #[error("the snapshot is of no use here")]
+    Unwanted,
+    /// Another one is being received. Try again later.
+    #[error("another snapshot is being received")]
+    Busy,
+    /// It cannot be stored.
+    #[error("the snapshot cannot be stored: {0}")]
+    Io(io::Error),
+    /// The node is stopping or has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+impl Inbox {
+    /// Hands over a message; waits while too many are waiting. False: the node has stopped.
+    pub async fn message(&self, message: Message) -> bool {
+        self.messages.send(message).await.is_ok()
+    }
+
+    /// Hands over a message, or drops it if too many are waiting. False: dropped.
+    pub fn try_message(&self, message: Message) -> bool {
+        self.messages.try_send(message).is_ok()
+    }
+
+    /// Reports that messages to `peer` were lost.
+    pub fn unreachable(&self, peer: NodeId) {
+        self.reports.add(|reports| {
+            reports.unreachable.insert(peer);
+        });
+    }
+
+    /// Reports that the transport is done with a snapshot: it is durable at the peer, or it failed.
+    pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, delivered: bool) {
+        self.reports.add(|reports| {
+            reports.snapshots_sent.insert((to, snapshot), delivered);
+        });
+    }
+
+    /// Asks whether an offered snapshot would be of use, and takes its bytes if so.
+    pub async fn offer(&self, offer: Offer) -> Result<Reception, OfferError> {
+        let (reply, answer) = oneshot::channel();
+        let event = OfferEvent::Made { offer: Box::new(offer.clone()), reply };
+        self.offers.send(event).await.map_err(|_| OfferError::Stopped)?;
+        if !answer.await.map_err(|_| OfferError::Stopped)? {
+            return Err(OfferError::Unwanted);
+        }
+        if self.receiving.swap(true, Ordering::AcqRel) {
+            return Err(OfferError::Busy);
+        }
+        let turn = Turn(self.receiving.clone());
+        Ok(Reception { offer, store: self.store.clone(), sink: None, _turn: turn })
+    }
+
+    /// Hands over a snapshot that has been received. False: the node has stopped.
+    pub async fn install(&self, received: Received) -> bool {
+        let event = OfferEvent::Received(Box::new(received.0));
+        self.offers.send(event).await.is_ok()
+    }
+
+    /// Whether the driver has ended.
+    pub fn is_closed(&self) -> bool {
+        self.messages.is_closed()
+    }
+}
+
+/// A snapshot that is being received. Writing blocks. Dropped before it is finished, it leaves
+/// nothing behind.
+pub struct Reception {
+    offer: Offer,
+    store: Arc<dyn SnapshotStore>,
+    /// Opened by the first write, which may block.
+    sink: Option<Box<dyn SnapshotSink>>,
+    _turn: Turn,
+}
+
+/// The right to receive a snapshot.
+struct Turn(Arc<AtomicBool>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// A snapshot that has been received and is durable, for [`Inbox::install`].
+pub struct Received(OfferDurable);
+
+impl Reception {
+    fn sink(&mut self) -> io::Result<&mut Box<dyn SnapshotSink>> {
+        let sink = match self.sink.take() {
+            Some(sink) => sink,
+            None => self.store.create(&self.offer.snapshot)?,
+        };
+        Ok(self.sink.insert(sink))
+    }
+
+    /// Takes the next bytes of the state. Blocks.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sink()?.write_all(bytes)
+    }
+
+    /// Makes the snapshot durable, all of whose bytes have been written. Blocks.
+    pub fn finish(mut self) -> io::Result<Received> {
+        self.sink()?;
+        if let Some(sink) = self.sink.take() {
+            sink.finish()?;
+        }
+        Ok(Received(self.offer.clone().durable()))
+    }
+}

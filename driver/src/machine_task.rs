@@ -1,0 +1,202 @@
+//! The task that owns the state machine: applies, answers reads, freezes and restores.
+//!
+//! Results go straight from here to those who wait for them. A panic of the user's code stops the
+//! node: the callers' channels close, so nobody is left waiting.
+
+use crate::core_loop::Receipt;
+use crate::pending::{Waiting, jump, resolve};
+use crate::shared::{Shared, panic_message};
+use crate::snapshots::{Job, SnapshotStore};
+use crate::status::{add, count};
+use crate::waiters::{WaitReply, Waiters};
+use crate::{At, RestoreError, StateMachine, StopReason};
+use bytes::Bytes;
+use raft::{Apply, CommandNumber, Payload, Restore, Snapshot, TakeSnapshot, Term};
+use std::collections::VecDeque;
+use std::io::BufReader;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Orders of the core that may wait: it has at most one `Apply` or `Restore` out, and one
+/// `TakeSnapshot`.
+pub(crate) const ORDERS_MAX: usize = 4;
+/// Questions (batches of reads, and waits) that may wait for the state machine.
+pub(crate) const ASKS_MAX: usize = 16_384;
+/// Questions that are taken at once, before orders are looked at again.
+const ASKS_PER_TURN: usize = 256;
+
+/// What the core loop orders, to be done in this order.
+pub(crate) enum Order {
+    Apply { apply: Apply, decided: VecDeque<Waiting> },
+    Restore { restore: Restore, decided: VecDeque<Waiting> },
+    TakeSnapshot(TakeSnapshot),
+}
+
+/// What is asked of the state as it is.
+pub(crate) enum Ask<S: StateMachine> {
+    Read(Question<S>),
+    /// Reads that one round of the core has confirmed.
+    Reads(Vec<Question<S>>),
+    Wait {
+        number: CommandNumber,
+        term: Option<Term>,
+        reply: WaitReply,
+    },
+}
+
+/// One read.
+pub(crate) enum Question<S: StateMachine> {
+    Query { query: Bytes, reply: oneshot::Sender<Bytes> },
+    Freeze { reply: oneshot::Sender<S::Frozen> },
+}
+
+impl<S: StateMachine> Question<S> {
+    /// Whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        match self {
+            Question::Query { reply, .. } => reply.is_closed(),
+            Question::Freeze { reply } => reply.is_closed(),
+        }
+    }
+
+    fn answer(self, machine: &S) {
+        match self {
+            Question::Query { query, reply } => drop(reply.send(machine.query(&query))),
+            Question::Freeze { reply } => drop(reply.send(machine.freeze())),
+        }
+    }
+}
+
+pub(crate) struct MachineTask<S: StateMachine> {
+    pub machine: S,
+    pub waiters: Waiters,
+    /// The snapshot that the state begins with.
+    pub base: Snapshot,
+    pub store: Arc<dyn SnapshotStore>,
+    pub orders: mpsc::Receiver<Order>,
+    pub asks: mpsc::Receiver<Ask<S>>,
+    pub receipts: mpsc::Sender<Receipt>,
+    pub jobs: mpsc::Sender<Job<S::Frozen>>,
+    pub shared: Arc<Shared>,
+}
+
+impl<S: StateMachine> MachineTask<S> {
+    pub async fn run(mut self) {
+        let base = self.base.clone();
+        if !self.guarded(|task| task.restore(&base)) {
+            return;
+        }
+        let mut asks = Vec::with_capacity(ASKS_PER_TURN);
+        loop {
+            tokio::select! {
+                biased;
+                order = self.orders.recv() => {
+                    // The core loop has ended: so does this task, which drops whoever still waits.
+                    let Some(order) = order else { return };
+                    let mut receipt = None;
+                    if !self.guarded(|task| {
+                        receipt = task.carry_out(order)?;
+                        Ok(())
+                    }) {
+                        return;
+                    }
+                    if let Some(receipt) = receipt
+                        && self.receipts.send(receipt).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                taken = self.asks.recv_many(&mut asks, ASKS_PER_TURN) => {
+                    if taken == 0 {
+                        // The core loop holds a sender until it ends.
+                        return;
+                    }
+                    if !self.guarded(|task| {
+                        asks.drain(..).for_each(|ask| task.answer(ask));
+                        Ok(())
+                    }) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs what calls the user's code. False: the node has been stopped because of it.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), RestoreError>) -> bool {
+        let reason = match catch_unwind(AssertUnwindSafe(|| work(self))) {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => StopReason::Restore(error.to_string().into()),
+            Err(panic) => StopReason::StateMachine(panic_message(panic.as_ref())),
+        };
+        self.shared.stop(reason);
+        false
+    }
+
+    fn carry_out(&mut self, order: Order) -> Result<Option<Receipt>, RestoreError> {
+        match order {
+            Order::Apply { apply, decided } => {
+                self.apply(&apply, decided);
+                Ok(Some(Receipt::Applied(apply.applied())))
+            }
+            Order::Restore { restore, decided } => {
+                self.restore(&restore.snapshot)?;
+                jump(decided, &restore.snapshot);
+                Ok(Some(Receipt::Applied(restore.restored())))
+            }
+            Order::TakeSnapshot(order) => Ok(self.freeze(order)),
+        }
+    }
+
+    fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Waiting>) {
+        for entry in &apply.entries {
+            let result = match &entry.payload {
+                Payload::Command(command) => {
+                    let at = At { id: entry.id, time: entry.time, number: entry.number };
+                    self.machine.apply(at, command)
+                }
+                Payload::Blank | Payload::System(_) | Payload::Membership(_) => Bytes::new(),
+            };
+            resolve(&mut decided, entry, result);
+            self.waiters.applied(entry.id.term, entry.number_after());
+        }
+        add(&self.shared.metrics.applied, apply.entries.len());
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
+        // A log that begins at zero has no state behind it.
+        if snapshot.last.index.0 > 0 {
+            let state = self.store.open(snapshot.last)?;
+            self.machine.restore(&mut BufReader::new(state))?;
+        }
+        self.waiters.jumped(snapshot.last.term, snapshot.number);
+        Ok(())
+    }
+
+    /// Freezes the state and has it written out. A receipt at once only if that is impossible.
+    fn freeze(&mut self, order: TakeSnapshot) -> Option<Receipt> {
+        let frozen = self.machine.freeze();
+        match self.jobs.try_send(Job::Write { order, frozen }) {
+            Ok(()) => None,
+            Err(
+                mpsc::error::TrySendError::Full(Job::Write { order, .. })
+                | mpsc::error::TrySendError::Closed(Job::Write { order, .. }),
+            ) => {
+                count(&self.shared.metrics.snapshots_failed);
+                Some(Receipt::Snapshot(order.failed()))
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn answer(&mut self, ask: Ask<S>) {
+        match ask {
+            Ask::Read(question) => question.answer(&self.machine),
+            Ask::Reads(questions) => {
+                questions.into_iter().for_each(|question| question.answer(&self.machine));
+            }
+            Ask::Wait { number, term, reply } => self.waiters.add(number, term, reply),
+        }
+    }
+}

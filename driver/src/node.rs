@@ -1,0 +1,139 @@
+//! A node, put together: the parts, and the channels between them.
+
+use crate::core_loop::{CALLS_MAX, CoreLoop, RECEIPTS_MAX, State};
+use crate::machine_task::{ASKS_MAX, MachineTask, ORDERS_MAX};
+use crate::shared::{Shared, Supervised};
+use crate::snapshots::{JOBS_MAX, clean};
+use crate::waiters::Waiters;
+use crate::{
+    Clock, DriverStatus, Handle, Mailbox, SnapshotPort, SnapshotStore, StateMachine, StorePort,
+    Transport,
+};
+use raft::{Config, ConfigError, Node, Restored};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The settings of a node.
+#[derive(Clone, Debug)]
+pub struct DriverConfig {
+    /// The settings of the protocol.
+    pub raft: Config,
+    /// How long a tick is.
+    pub tick: Duration,
+    /// How long a call may take whose caller does not say.
+    pub timeout: Duration,
+}
+
+impl DriverConfig {
+    /// Ticks of 10 ms, and 5 s for a call.
+    pub fn new(raft: Config) -> Self {
+        let (tick, timeout) = (Duration::from_millis(10), Duration::from_secs(5));
+        DriverConfig { raft, tick, timeout }
+    }
+}
+
+/// What a node is joined to.
+pub struct Seams<S, T, C> {
+    /// The user's state machine, in its initial state.
+    pub machine: S,
+    /// Carries messages to peers.
+    pub transport: Arc<T>,
+    /// The driver's end of the inbox that the transport was given.
+    pub mailbox: Mailbox,
+    /// Keeps snapshots.
+    pub snapshots: Arc<dyn SnapshotStore>,
+    /// Tells the time.
+    pub clock: Arc<C>,
+}
+
+/// A part of a node, to be run as a task.
+pub type Part = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A node that is put together and not running yet. All of its parts must be run; a part that is
+/// dropped stops the node.
+pub struct Driver<S: StateMachine> {
+    /// For clients of the node.
+    pub handle: Handle<S>,
+    /// The task that owns the core.
+    pub core: Part,
+    /// The task that owns the state machine.
+    pub machine: Part,
+    /// Where writes become durable.
+    pub store: StorePort,
+    /// Where snapshots are written.
+    pub snapshots: SnapshotPort<S::Frozen>,
+}
+
+impl<S: StateMachine> Driver<S> {
+    /// Puts a node together. `restored` is what its log has kept; the state machine is restored from
+    /// the snapshot that it begins after once the machine part runs.
+    pub fn new<T: Transport, C: Clock>(
+        config: DriverConfig,
+        restored: Restored,
+        seams: Seams<S, T, C>,
+    ) -> Result<Self, ConfigError> {
+        let Seams { machine, transport, mailbox, snapshots, clock } = seams;
+        let base = restored.snapshot.clone();
+        if let Err(error) = clean(snapshots.as_ref(), base.last) {
+            tracing::warn!(%error, "old snapshots cannot be removed");
+        }
+        let node = Node::new(config.raft, restored)?;
+        let status = DriverStatus { raft: node.status(), read_only: None, stopped: None };
+        let shared = Shared::new(status);
+
+        let (calls, calls_out) = mpsc::channel(CALLS_MAX);
+        let (asks, asks_out) = mpsc::channel(ASKS_MAX);
+        let (receipts, receipts_out) = mpsc::channel(RECEIPTS_MAX);
+        let (writes, writes_out) = mpsc::channel(1);
+        let (orders, orders_out) = mpsc::channel(ORDERS_MAX);
+        let (jobs, jobs_out) = mpsc::channel(JOBS_MAX);
+
+        let store = StorePort::new(writes_out, receipts.clone(), shared.clone());
+        let writer =
+            SnapshotPort::new(jobs_out, snapshots.clone(), receipts.clone(), shared.clone());
+        let machine = MachineTask {
+            machine,
+            waiters: Waiters::default(),
+            base,
+            store: snapshots.clone(),
+            orders: orders_out,
+            asks: asks_out,
+            receipts,
+            jobs: jobs.clone(),
+            shared: shared.clone(),
+        };
+        let handle = Handle {
+            calls,
+            asks: asks.clone(),
+            shared: shared.clone(),
+            clock: clock.clone(),
+            timeout: config.timeout,
+        };
+        let core = CoreLoop {
+            node,
+            clock,
+            transport,
+            store: snapshots,
+            tick: config.tick,
+            shared: shared.clone(),
+            calls: calls_out,
+            mailbox,
+            receipts: receipts_out,
+            writes,
+            orders,
+            asks,
+            jobs,
+            state: State::new(),
+        };
+        Ok(Driver {
+            handle,
+            core: Box::pin(Supervised::new(core.run(), shared.part("core loop"))),
+            machine: Box::pin(Supervised::new(machine.run(), shared.part("machine task"))),
+            store,
+            snapshots: writer,
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! Proposals that have been taken and are not decided yet.
+//!
+//! A proposal `i@t` is done once the entry with that very id is applied; it is certainly not done
+//! once any entry of a later term is applied before it, since terms never fall along the log; and
+//! nobody can tell once a snapshot has jumped over index `i`.
+
+use crate::Outcome;
+use bytes::Bytes;
+use raft::{Entry, LogId, Snapshot};
+use std::collections::VecDeque;
+use tokio::sync::oneshot;
+
+pub(crate) type Reply = oneshot::Sender<Result<Bytes, Outcome>>;
+
+/// A proposal and who waits for it.
+pub(crate) struct Waiting {
+    pub id: LogId,
+    pub reply: Reply,
+}
+
+/// The undecided proposals of this node, in the order in which they were made.
+///
+/// Invariant: their ids rise (by term, then by index), because a leader appends and terms never fall.
+#[derive(Default)]
+pub(crate) struct Pending {
+    waiting: VecDeque<Waiting>,
+}
+
+impl Pending {
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn push(&mut self, id: LogId, reply: Reply) {
+        debug_assert!(self.waiting.back().is_none_or(|last| last.id < id));
+        self.waiting.push_back(Waiting { id, reply });
+    }
+
+    /// Takes out what is decided once everything up to `last` is applied.
+    pub fn decided_by(&mut self, last: LogId) -> VecDeque<Waiting> {
+        let decided = self.waiting.partition_point(|waiting| waiting.id <= last);
+        let undecided = self.waiting.split_off(decided);
+        std::mem::replace(&mut self.waiting, undecided)
+    }
+
+    /// Forgets those for whom nobody waits any more.
+    pub fn forget_abandoned(&mut self) {
+        self.waiting.retain(|waiting| !waiting.reply.is_closed());
+    }
+}
+
+/// Answers the proposals that applying `entry` decides, `result` being what applying it yielded.
+pub(crate) fn resolve(decided: &mut VecDeque<Waiting>, entry: &Entry, result: Bytes) {
+    while decided.front().is_some_and(|waiting| waiting.id <= entry.id) {
+        let Some(waiting) = decided.pop_front() else { return };
+        if waiting.id == entry.id {
+            let _ = waiting.reply.send(Ok(result));
+            return;
+        }
+        // An entry of a later term stands at or before its place.
+        let _ = waiting.reply.send(Err(Outcome::NotDone));
+    }
+}
+
+/// Answers the proposals that are decided by replacing the state with that of `snapshot`.
+pub(crate) fn jump(decided: VecDeque<Waiting>, snapshot: &Snapshot) {
+    for waiting in decided {
+        let jumped_over = waiting.id.index <= snapshot.last.index;
+        let outcome = if jumped_over { Outcome::Unknown } else { Outcome::NotDone };
+        let _ = waiting.reply.send(Err(outcome));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{CommandNumber, LogTime, Membership, Payload};
+
+    type Answer = oneshot::Receiver<Result<Bytes, Outcome>>;
+
+    fn propose(pending: &mut Pending, index: u64, term: u64) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        pending.push(LogId::new(index, term), reply);
+        answer
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry {
+            id: LogId::new(index, term),
+            time: LogTime(0),
+            number: CommandNumber(0),
+            payload: Payload::Blank,
+        }
+    }
+
+    fn apply(pending: &mut Pending, entries: &[Entry]) {
+        let mut decided = pending.decided_by(entries.last().unwrap().id);
+        for entry in entries {
+            resolve(&mut decided, entry, Bytes::from_static(b"result"));
+        }
+        assert!(decided.is_empty());
+    }
+
+    #[test]
+    fn a_proposal_is_done_when_its_own_entry_is_applied() {
+        let mut pending = Pending::default();
+        let (mut first, mut second) = (propose(&mut pending, 5, 2), propose(&mut pending, 6, 2));
+        apply(&mut pending, &[entry(4, 2), entry(5, 2)]);
+        assert_eq!(first.try_recv().unwrap(), Ok(Bytes::from_static(b"result")));
+        assert!(second.try_recv().is_err());
+        apply(&mut pending, &[entry(6, 2)]);
+        assert!(second.try_recv().unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_later_term_at_or_before_its_place_means_not_done() {
+        let mut pending = Pending::default();
+        let mut answers: Vec<Answer> = (5..8).map(|i| propose(&mut pending, i, 2)).collect();
+        apply(&mut pending, &[entry(5, 2), entry(6, 3)]);
+        assert!(answers[0].try_recv().unwrap().is_ok());
+        assert_eq!(answers[1].try_recv().unwrap(), Err(Outcome::NotDone));
+        assert_eq!(answers[2].try_recv().unwrap(), Err(Outcome::NotDone));
+    }
+
+    #[test]
+    fn an_own_proposal_of_a_later_term_is_not_mistaken_for_one_of_an_earlier() {
+        let mut pending = Pending::default();
+        let mut old = propose(&mut pending, 6, 2);
+        let mut new = propose(&mut pending, 6, 4);
+        apply(&mut pending, &[entry(5, 4)]);
+        assert_eq!(old.try_recv().unwrap(), Err(Outcome::NotDone));
+        apply(&mut pending, &[entry(6, 4)]);
+        assert!(new.try_recv().unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_snapshot_that_jumps_over_a_proposal_leaves_it_unknown() {
+        let mut pending = Pending::default();
+        let mut inside = propose(&mut pending, 6, 2);
+        let mut beyond = propose(&mut pending, 11, 2);
+        let mut snapshot = Snapshot::initial(Membership::default());
+        snapshot.last = LogId::new(10, 3);
+        jump(pending.decided_by(snapshot.last), &snapshot);
+        assert_eq!(inside.try_recv().unwrap(), Err(Outcome::Unknown));
+        assert_eq!(beyond.try_recv().unwrap(), Err(Outcome::NotDone));
+    }
+}

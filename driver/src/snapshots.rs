@@ -1,0 +1,154 @@
+//! Snapshots: the seam to their store, and the part that writes them out.
+//!
+//! The state machine is frozen in the machine task, in order with the commands; writing the frozen
+//! state out takes long and happens here, on a thread of its own in production.
+
+use crate::core_loop::Receipt;
+use crate::shared::{PartGuard, Shared, panic_message};
+use crate::status::count;
+use crate::{Frozen, StopReason};
+use raft::{LogId, Snapshot, SnapshotDurable, TakeSnapshot};
+use std::io::{self, BufWriter, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Jobs that may wait for the part that writes snapshots. The core has at most one snapshot out; the
+/// others are orders to clean up.
+pub(crate) const JOBS_MAX: usize = 8;
+/// A frozen state is written in pieces of at least so many bytes.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
+
+/// Keeps snapshots. `storage::Snapshots` is one.
+pub trait SnapshotStore: Send + Sync + 'static {
+    /// Begins a snapshot. Blocks.
+    fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>>;
+    /// Opens a snapshot: its verified state. Blocks.
+    fn open(&self, id: LogId) -> io::Result<Box<dyn Read + Send>>;
+    /// The snapshots there are. Blocks.
+    fn list(&self) -> io::Result<Vec<LogId>>;
+    /// Removes all but these. Blocks.
+    fn remove_except(&self, keep: &[LogId]) -> io::Result<()>;
+}
+
+/// Takes the state of a snapshot. Dropped unfinished, it leaves nothing.
+pub trait SnapshotSink: Write + Send {
+    /// Makes it durable: it survives a power failure once this returns.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+/// What the part that writes snapshots is to do.
+pub(crate) enum Job<F> {
+    /// Write this state out.
+    Write { order: TakeSnapshot, frozen: F },
+    /// The durable log begins after `base`: what is older is of no use.
+    Clean { base: LogId },
+}
+
+/// The end of the channel at which snapshots are written. Production gives it a thread
+/// ([`SnapshotPort::run_blocking`]); a simulation runs it inline ([`SnapshotPort::run`]).
+pub struct SnapshotPort<F> {
+    jobs: mpsc::Receiver<Job<F>>,
+    writer: Writer,
+}
+
+struct Writer {
+    store: Arc<dyn SnapshotStore>,
+    receipts: mpsc::Sender<Receipt>,
+    shared: Arc<Shared>,
+    _guard: PartGuard,
+}
+
+impl<F: Frozen> SnapshotPort<F> {
+    pub(crate) fn new(
+        jobs: mpsc::Receiver<Job<F>>,
+        store: Arc<dyn SnapshotStore>,
+        receipts: mpsc::Sender<Receipt>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let guard = shared.part("snapshot writer");
+        SnapshotPort { jobs, writer: Writer { store, receipts, shared, _guard: guard } }
+    }
+
+    /// Works until the node ends. Blocks: to be called on a thread of its own.
+    pub fn run_blocking(mut self) {
+        while let Some(job) = self.jobs.blocking_recv() {
+            if let Some(receipt) = self.writer.work(job) {
+                let _ = self.writer.receipts.blocking_send(Receipt::Snapshot(receipt));
+            }
+        }
+    }
+
+    /// Works until the node ends, blocking the task that it runs in: for a simulation.
+    pub async fn run(mut self) {
+        while let Some(job) = self.jobs.recv().await {
+            if let Some(receipt) = self.writer.work(job) {
+                let _ = self.writer.receipts.send(Receipt::Snapshot(receipt)).await;
+            }
+        }
+    }
+}
+
+impl Writer {
+    fn work<F: Frozen>(&self, job: Job<F>) -> Option<SnapshotDurable> {
+        match job {
+            Job::Write { order, frozen } => Some(self.write(order, &frozen)),
+            Job::Clean { base } => {
+                if let Err(error) = clean(self.store.as_ref(), base) {
+                    tracing::warn!(%error, "old snapshots cannot be removed");
+                }
+                None
+            }
+        }
+    }
+
+    fn write(&self, order: TakeSnapshot, frozen: &impl Frozen) -> SnapshotDurable {
+        let written = catch_unwind(AssertUnwindSafe(|| {
+            let mut sink = self.store.create(&order.snapshot)?;
+            let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &mut sink);
+            frozen.write(&mut buffered)?;
+            buffered.flush()?;
+            drop(buffered);
+            sink.finish()
+        }));
+        match written {
+            Ok(Ok(())) => {
+                count(&self.shared.metrics.snapshots_taken);
+                tracing::info!(last = %order.snapshot.last, "took a snapshot");
+                return order.durable();
+            }
+            Ok(Err(error)) => tracing::error!(%error, "a snapshot cannot be written"),
+            Err(panic) => {
+                self.shared.stop(StopReason::StateMachine(panic_message(panic.as_ref())));
+            }
+        }
+        count(&self.shared.metrics.snapshots_failed);
+        order.failed()
+    }
+}
+
+/// Removes what is older than the snapshot that the durable log begins after. Later ones may be under
+/// way into the log.
+pub(crate) fn clean(store: &dyn SnapshotStore, base: LogId) -> io::Result<()> {
+    let mut keep = store.list()?;
+    keep.retain(|id| *id == base || id.index > base.index);
+    store.remove_except(&keep)
+}
+
+/// Opens a snapshot when it is first read, so that the core loop, which hands it out, waits for no
+/// disk.
+pub(crate) struct OpenedLater {
+    pub store: Arc<dyn SnapshotStore>,
+    pub id: LogId,
+    pub reader: Option<Box<dyn Read + Send>>,
+}
+
+impl Read for OpenedLater {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => self.reader.insert(self.store.open(self.id)?),
+        };
+        reader.read(into)
+    }
+}

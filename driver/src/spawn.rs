@@ -1,0 +1,58 @@
+//! Runs a node on tokio: the only file that knows the runtime.
+
+use crate::{Clock, Driver, Handle, Sleep, StateMachine};
+use raft::Now;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use storage::LogStore;
+
+/// The clock of the operating system, and the timers of the tokio runtime that it is used in.
+#[derive(Clone, Debug)]
+pub struct TokioClock {
+    start: Instant,
+}
+
+impl TokioClock {
+    /// A clock that starts now.
+    #[allow(clippy::new_without_default, reason = "a clock has a start, which is no default")]
+    pub fn new() -> Self {
+        TokioClock { start: Instant::now() }
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Now {
+        // A wall clock before 1970 is as good as none.
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            // Never 0, which would mean that no time is known.
+            monotonic_ns: self.start.elapsed().as_nanos() as u64 + 1,
+            wall_ms: wall.as_millis() as u64,
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// Runs all parts of a node: the core and the state machine as tasks of this runtime, the store and
+/// the snapshot writer on threads of their own. When the node ends, `close` is given the store back,
+/// on its thread, and [`Handle::shutdown`] returns after that.
+pub fn spawn<S: StateMachine, L: LogStore + 'static>(
+    driver: Driver<S>,
+    store: L,
+    close: impl FnOnce(L) + Send + 'static,
+) -> io::Result<Handle<S>> {
+    let Driver { handle, core, machine, store: writes, snapshots } = driver;
+    let open = handle.shared.part("closing of the store");
+    thread::Builder::new().name("raft-store".into()).spawn(move || {
+        close(writes.run_blocking(store));
+        drop(open);
+    })?;
+    thread::Builder::new().name("raft-snapshots".into()).spawn(move || snapshots.run_blocking())?;
+    tokio::spawn(machine);
+    tokio::spawn(core);
+    Ok(handle)
+}

@@ -1,0 +1,101 @@
+//! What a node tells about itself: a status that is published, and counters.
+
+use crate::StopReason;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The state of a node as last published: at every change of leadership and every tick. Reading it
+/// waits for nothing, whatever the disk does.
+#[derive(Clone, Debug)]
+pub struct DriverStatus {
+    /// The core's own state. `raft.serving` says whether this node leads and takes proposals.
+    pub raft: raft::Status,
+    /// Why the node takes no proposals although it may lead: the disk has no room.
+    pub read_only: Option<Arc<str>>,
+    /// Why the node has stopped, if it has.
+    pub stopped: Option<StopReason>,
+}
+
+impl DriverStatus {
+    /// Whether this node leads, knows what is committed, and takes proposals.
+    pub fn serving(&self) -> bool {
+        self.raft.serving && self.read_only.is_none() && self.stopped.is_none()
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of a node since its start.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        /// The [`Metrics`] as they were at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct MetricsReading {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Metrics {
+            /// All counters as they are now.
+            pub fn read(&self) -> MetricsReading {
+                MetricsReading { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+
+        impl MetricsReading {
+            /// The counters with their names, in order.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Proposals taken.
+    proposals,
+    /// Proposals refused, for whatever reason.
+    proposals_refused,
+    /// Reads that a leader had to confirm.
+    reads,
+    /// Rounds of the core for such reads; several reads share one.
+    read_rounds,
+    /// Reads answered from the state as it was.
+    stale_reads,
+    /// Log entries applied.
+    applied,
+    /// Writes made durable.
+    persists,
+    /// Log entries made durable.
+    persisted_entries,
+    /// Bytes of entries made durable.
+    persisted_bytes,
+    /// Times the store had no room.
+    store_full,
+    /// Messages handed to the transport.
+    messages_sent,
+    /// Messages taken from peers.
+    messages_received,
+    /// Reports of lost messages.
+    peers_unreachable,
+    /// Snapshots written.
+    snapshots_taken,
+    /// Snapshots that could not be written.
+    snapshots_failed,
+    /// Snapshots offered to peers.
+    snapshots_sent,
+    /// Snapshots received from a leader.
+    snapshots_received,
+    /// Turns of the core loop.
+    turns,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    add(counter, 1);
+}
+
+pub(crate) fn add(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Ordering::Relaxed);
+}

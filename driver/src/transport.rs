@@ -1,0 +1,22 @@
+//! The seam to whatever carries messages between nodes.
+
+use raft::{Membership, Message, Offer};
+use std::io::Read;
+
+/// Carries messages to peers. What arrives goes to the [`Inbox`](crate::Inbox), and so do reports of
+/// loss.
+///
+/// No method blocks or waits: a queue per peer is bounded, and what does not fit is lost and
+/// reported with [`Inbox::unreachable`](crate::Inbox::unreachable), once per loss.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends a message to `message.to`.
+    fn send(&self, message: Message);
+
+    /// Sends a snapshot to `offer.to`, whose bytes `state` gives (it blocks: read it off the async
+    /// threads). Whatever becomes of it is reported with
+    /// [`Inbox::snapshot_sent`](crate::Inbox::snapshot_sent), once.
+    fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>);
+
+    /// The members there are now, with their addresses.
+    fn set_members(&self, membership: &Membership);
+}

@@ -1,0 +1,167 @@
+//! Those who wait until a command of a certain number is applied here.
+
+use crate::WaitError;
+use raft::{CommandNumber, Term};
+use std::collections::BTreeMap;
+use tokio::sync::oneshot;
+
+/// The most that may wait at once on one node.
+const WAITERS_MAX: usize = 65_536;
+
+pub(crate) type WaitReply = oneshot::Sender<Result<(), WaitError>>;
+
+struct Waiter {
+    term: Option<Term>,
+    reply: WaitReply,
+}
+
+/// The waiters, by the number they wait for, and how far the state machine is.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    by_number: BTreeMap<CommandNumber, Vec<Waiter>>,
+    count: usize,
+    /// The number that the next command to be applied has.
+    next: CommandNumber,
+    /// The term of the last entry that was applied.
+    term: Term,
+}
+
+impl Waiters {
+    /// Adds one that waits for the command `number`; if `term` is given, for one made in that term.
+    pub fn add(&mut self, number: CommandNumber, term: Option<Term>, reply: WaitReply) {
+        if number < self.next {
+            // Whose command it was is in the state machine's history, if anywhere.
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        if term.is_some_and(|term| self.term > term) {
+            let _ = reply.send(Err(WaitError::Superseded));
+            return;
+        }
+        if self.count >= WAITERS_MAX {
+            self.forget_abandoned();
+        }
+        if self.count >= WAITERS_MAX {
+            let _ = reply.send(Err(WaitError::Busy));
+            return;
+        }
+        self.count += 1;
+        self.by_number.entry(number).or_default().push(Waiter { term, reply });
+    }
+
+    /// A command, or another entry, of `term` has been applied; `number_after` is the number of the
+    /// command that comes next.
+    pub fn applied(&mut self, term: Term, number_after: CommandNumber) {
+        let new_term = term > self.term;
+        self.term = term;
+        self.next = number_after;
+        while let Some(first) = self.by_number.first_entry() {
+            if *first.key() >= number_after {
+                break;
+            }
+            for waiter in first.remove() {
+                self.count -= 1;
+                let own = waiter.term.is_none_or(|expected| expected == term);
+                let _ = waiter.reply.send(if own { Ok(()) } else { Err(WaitError::Superseded) });
+            }
+        }
+        if new_term {
+            self.supersede(term);
+        }
+    }
+
+    /// A snapshot has been restored, whose last entry has `term`.
+    pub fn jumped(&mut self, term: Term, number_after: CommandNumber) {
+        self.term = term;
+        self.next = number_after;
+        let later = self.by_number.split_off(&number_after);
+        for waiter in std::mem::replace(&mut self.by_number, later).into_values().flatten() {
+            self.count -= 1;
+            let _ = waiter.reply.send(Ok(()));
+        }
+        self.supersede(term);
+    }
+
+    /// Commands of terms before `term` that are not applied by now never will be.
+    fn supersede(&mut self, term: Term) {
+        self.retain(
+            |waiter| waiter.term.is_none_or(|expected| expected >= term),
+            |waiter| {
+                let _ = waiter.reply.send(Err(WaitError::Superseded));
+            },
+        );
+    }
+
+    fn forget_abandoned(&mut self) {
+        self.retain(|waiter| !waiter.reply.is_closed(), drop);
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Waiter) -> bool, mut removed: impl FnMut(Waiter)) {
+        self.by_number.retain(|_, waiters| {
+            for waiter in waiters.extract_if(.., |waiter| !keep(waiter)) {
+                self.count -= 1;
+                removed(waiter);
+            }
+            !waiters.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(
+        waiters: &mut Waiters,
+        number: u64,
+        term: Option<u64>,
+    ) -> oneshot::Receiver<Result<(), WaitError>> {
+        let (reply, answer) = oneshot::channel();
+        waiters.add(CommandNumber(number), term.map(Term), reply);
+        answer
+    }
+
+    #[test]
+    fn a_waiter_hears_when_its_command_is_applied_and_not_before() {
+        let mut waiters = Waiters::default();
+        let mut answer = wait(&mut waiters, 1, Some(2));
+        waiters.applied(Term(2), CommandNumber(1));
+        assert!(answer.try_recv().is_err());
+        waiters.applied(Term(2), CommandNumber(2));
+        assert_eq!(answer.try_recv().unwrap(), Ok(()));
+        assert_eq!(wait(&mut waiters, 0, None).try_recv().unwrap(), Ok(()));
+        assert_eq!(waiters.count, 0);
+    }
+
+    #[test]
+    fn a_later_term_supersedes_those_who_wait_for_an_earlier_one() {
+        let mut waiters = Waiters::default();
+        waiters.applied(Term(2), CommandNumber(1));
+        let mut of_term_2 = wait(&mut waiters, 4, Some(2));
+        let mut of_any_term = wait(&mut waiters, 4, None);
+        waiters.applied(Term(3), CommandNumber(1));
+        assert_eq!(of_term_2.try_recv().unwrap(), Err(WaitError::Superseded));
+        assert!(of_any_term.try_recv().is_err());
+        let mut too_late = wait(&mut waiters, 4, Some(2));
+        assert_eq!(too_late.try_recv().unwrap(), Err(WaitError::Superseded));
+        assert_eq!(waiters.count, 1);
+    }
+
+    #[test]
+    fn another_terms_command_under_the_number_is_not_the_one_waited_for() {
+        let mut waiters = Waiters::default();
+        let mut answer = wait(&mut waiters, 0, Some(2));
+        waiters.applied(Term(3), CommandNumber(1));
+        assert_eq!(answer.try_recv().unwrap(), Err(WaitError::Superseded));
+    }
+
+    #[test]
+    fn too_many_are_refused_and_the_abandoned_do_not_count() {
+        let mut waiters = Waiters::default();
+        let mut answers: Vec<_> = (0..WAITERS_MAX).map(|_| wait(&mut waiters, 9, None)).collect();
+        assert_eq!(wait(&mut waiters, 9, None).try_recv().unwrap(), Err(WaitError::Busy));
+        answers.truncate(10);
+        assert!(wait(&mut waiters, 9, None).try_recv().is_err());
+        assert_eq!(waiters.count, 11);
+    }
+}
