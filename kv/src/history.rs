@@ -1,0 +1,281 @@
+//! The commands of the past: the latest ones as they were, what came before them as a state.
+//!
+//! An old client rebuilds its view by replaying every command, so the history must never leave out
+//! anything that changes what a replay yields, and yet be bounded. So the latest commands are retained
+//! in full; below the first retained one, at number h, stands the state as of h: a second store, made
+//! by the same rules, which takes in each command as it falls out. In the listing, each of its keys is
+//! a put at the number of its last write; a deleted key is a put of the empty string, because the old
+//! vocabulary has no delete.
+//!
+//! The store as of h is also what a snapshot holds: it and the retained commands yield everything else.
+
+use crate::command::{Command, Version};
+use crate::store::{Effect, Executed, Item, Place, Store};
+use bytes::Bytes;
+use imbl::OrdMap;
+use raft::{CommandNumber, Term};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The most commands that are retained.
+    pub commands_max: usize,
+    /// The most bytes of commands that are retained, as [`Command::cost_bytes`] counts; the latest
+    /// command is retained whatever its size.
+    pub bytes_max: usize,
+    /// The most deleted keys that are remembered as such below the retained commands; of more, those
+    /// deleted first are forgotten.
+    pub deleted_max: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { commands_max: 100_000, bytes_max: 64 << 20, deleted_max: 1_000_000 }
+    }
+}
+
+/// A command of the past and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The term it was made in.
+    pub term: Term,
+    /// The command; `None` if its bytes were none.
+    pub command: Option<Command>,
+    /// What came of it.
+    pub executed: Executed,
+}
+
+impl Record {
+    fn cost_bytes(&self) -> usize {
+        self.command.as_ref().map_or(Command::OVERHEAD_BYTES, Command::cost_bytes)
+    }
+}
+
+/// The most records in one chunk of the history.
+const CHUNK_RECORDS_MAX: usize = 512;
+/// A chunk that has so many bytes is closed, so that what has fallen out is soon freed.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Records that are shared between a history and its clones.
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    first: CommandNumber,
+    bytes: usize,
+    records: Vec<Record>,
+}
+
+/// The commands of the past.
+///
+/// Invariants: the chunks hold the records from some number up to the one before `next`, without
+/// gaps; `first` is in the first chunk, or is `next` if there is none; `base` is the store after all
+/// commands below `first`; `bytes` is the cost of the records from `first` on.
+#[derive(Clone, Debug)]
+pub struct History {
+    retention: Retention,
+    base: Base,
+    chunks: VecDeque<Arc<Chunk>>,
+    first: CommandNumber,
+    next: CommandNumber,
+    bytes: usize,
+}
+
+/// What the history knows of one number.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lookup<'a> {
+    /// The command.
+    Retained(&'a Record),
+    /// It is older than what is retained.
+    Compacted {
+        /// The first number that is retained.
+        first: CommandNumber,
+    },
+    /// It has not been applied yet.
+    Future,
+}
+
+impl History {
+    /// A history that begins with `base`, the store before command `first`.
+    pub fn new(retention: Retention, base: Base, first: CommandNumber) -> Self {
+        History { retention, base, chunks: VecDeque::new(), first, next: first, bytes: 0 }
+    }
+
+    /// The first number that is retained.
+    pub fn first(&self) -> CommandNumber {
+        self.first
+    }
+
+    /// The number of the next command.
+    pub fn next(&self) -> CommandNumber {
+        self.next
+    }
+
+    /// How many bytes the retained commands count as.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The state below the retained commands.
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// What is known of a number.
+    pub fn lookup(&self, number: CommandNumber) -> Lookup<'_> {
+        if number >= self.next {
+            return Lookup::Future;
+        }
+        if number < self.first {
+            return Lookup::Compacted { first: self.first };
+        }
+        Lookup::Retained(self.record(number))
+    }
+
+    /// The retained records from a number on, which must not be below the first.
+    pub fn records_from(
+        &self,
+        number: CommandNumber,
+    ) -> impl Iterator<Item = (CommandNumber, &Record)> {
+        (number.0..self.next.0).map(|n| (CommandNumber(n), self.record(CommandNumber(n))))
+    }
+
+    /// Appends the record of the next command, and lets fall out what is beyond the retention.
+    pub fn push(&mut self, number: CommandNumber, record: Record) {
+        assert_eq!(number, self.next, "client commands are applied in order, each exactly once");
+        let cost = record.cost_bytes();
+        match self.chunks.back_mut() {
+            Some(chunk)
+                if chunk.records.len() < CHUNK_RECORDS_MAX && chunk.bytes < CHUNK_BYTES_MAX =>
+            {
+                let chunk = Arc::make_mut(chunk);
+                chunk.bytes += cost;
+                chunk.records.push(record);
+            }
+            _ => {
+                let chunk = Chunk { first: number, bytes: cost, records: vec![record] };
+                self.chunks.push_back(Arc::new(chunk));
+            }
+        }
+        self.next = number.next();
+        self.bytes += cost;
+        while self.is_over_retention() {
+            self.let_first_fall_out();
+        }
+    }
+
+    fn is_over_retention(&self) -> bool {
+        let count = self.next.0 - self.first.0;
+        count > 1
+            && (count > self.retention.commands_max as u64 || self.bytes > self.retention.bytes_max)
+    }
+
+    fn let_first_fall_out(&mut self) {
+        let number = self.first;
+        let chunk = self.chunks.front().expect("a retained record is in a chunk").clone();
+        let record = &chunk.records[(number.0 - chunk.first.0) as usize];
+        if let Some(command) = &record.command {
+            let at = Place { number, term: record.term };
+            self.base.take_in(command, at, self.retention.deleted_max);
+        }
+        self.bytes -= record.cost_bytes();
+        self.first = number.next();
+        if self.first.0 == chunk.first.0 + chunk.records.len() as u64 {
+            self.chunks.pop_front();
+        }
+    }
+
+    fn record(&self, number: CommandNumber) -> &Record {
+        let after = self.chunks.partition_point(|chunk| chunk.first <= number);
+        let chunk = &self.chunks[after - 1];
+        &chunk.records[(number.0 - chunk.first.0) as usize]
+    }
+}
+
+/// Orders the changes of the state below the history: by the number of the command, then by version.
+pub type Order = (CommandNumber, Version);
+
+/// A key that was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// The version of the deletion.
+    pub version: Version,
+    /// The number of the command that deleted it.
+    pub number: CommandNumber,
+    /// The term of that command.
+    pub term: Term,
+}
+
+/// The state as of the first retained command, with its keys also in the order of their last change.
+///
+/// Invariants: `order` holds the last change of each key of `store` and of `deleted`, and no other;
+/// no key is in both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    store: Store,
+    deleted: OrdMap<Bytes, Deleted>,
+    order: OrdMap<Order, Bytes>,
+    deleted_order: OrdMap<Order, Bytes>,
+}
+
+impl Base {
+    /// The state with this content.
+    pub fn new(store: Store, deleted: OrdMap<Bytes, Deleted>) -> Self {
+        let live = store.items().iter().map(|(key, item)| ((item.number, item.version), key.clone()));
+        let gone: OrdMap<Order, Bytes> =
+            deleted.iter().map(|(key, at)| ((at.number, at.version), key.clone())).collect();
+        let order = live.chain(gone.iter().map(|(at, key)| (*at, key.clone()))).collect();
+        Base { store, deleted, order, deleted_order: gone }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The keys that were deleted, as far as they are remembered.
+    pub fn deleted(&self) -> &OrdMap<Bytes, Deleted> {
+        &self.deleted
+    }
+
+    /// The keys that changed after `after`, in the order of their last changes, each with its item;
+    /// without one, it was deleted in the term given.
+    pub fn changes_after(
+        &self,
+        after: std::ops::Bound<Order>,
+    ) -> impl Iterator<Item = (Order, &Bytes, Result<&Item, Term>)> {
+        self.order.range((after, std::ops::Bound::Unbounded)).map(|(at, key)| {
+            let change = match self.store.item(key) {
+                Some(item) => Ok(item),
+                None => Err(self.deleted.get(key).map_or(Term(0), |deleted| deleted.term)),
+            };
+            (*at, key, change)
+        })
+    }
+
+    fn take_in(&mut self, command: &Command, at: Place, deleted_max: usize) {
+        let Base { store, deleted, order, deleted_order } = self;
+        store.execute(command, at, &mut |effect: Effect<'_>| {
+            if let Some(before) = effect.before {
+                order.remove(&(before.number, before.version));
+            } else if let Some(before) = deleted.remove(effect.key) {
+                order.remove(&(before.number, before.version));
+                deleted_order.remove(&(before.number, before.version));
+            }
+            let place = (at.number, effect.version);
+            order.insert(place, effect.key.clone());
+            if !effect.written {
+                let gone = Deleted { version: effect.version, number: at.number, term: at.term };
+                deleted.insert(effect.key.clone(), gone);
+                deleted_order.insert(place, effect.key.clone());
+            }
+        });
+        while deleted.len() > deleted_max {
+            let Some((place, key)) = deleted_order.get_min().cloned() else { break };
+            deleted_order.remove(&place);
+            deleted.remove(&key);
+            order.remove(&place);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What an old client sees is what the store holds: random commands, retention and snapshots, and a
+//! replay of the listing by the old client's rules.
+
+use crate::command::{Change, Command, Compat, Condition, Kind, Operation, Version};
+use crate::commits::Listing;
+use crate::history::{Lookup, Retention};
+use crate::machine::State;
+use crate::snapshot;
+use crate::store::Place;
+use bytes::Bytes;
+use proptest::prelude::*;
+use raft::{CommandNumber, Term};
+use std::collections::BTreeMap;
+
+type Texts = BTreeMap<String, String>;
+
+/// What the old client does with a `cas` of a key that it does not have.
+#[derive(Clone, Copy, Debug)]
+enum Missing {
+    NeverMatches,
+    IsTheEmptyString,
+}
+
+fn listing(state: &State, from: u64, limit: u64, part_bytes: usize) -> serde_json::Value {
+    let mut listing = Listing::new(state.clone(), CommandNumber(from), limit);
+    let mut text = Vec::new();
+    while let Some(part) = listing.next_part(part_bytes) {
+        text.extend(part);
+    }
+    serde_json::from_slice(&text).unwrap()
+}
+
+fn replay(texts: &mut Texts, listing: &serde_json::Value, missing: Missing) {
+    for commit in listing["commits"].as_array().unwrap() {
+        let command = &commit["command"];
+        let field = |name: &str| command[name].as_str().unwrap().to_owned();
+        match command["kind"].as_str().unwrap() {
+            "put" => drop(texts.insert(field("key"), field("value"))),
+            "cas" => {
+                let held = match missing {
+                    Missing::NeverMatches => texts.get(&field("key")).cloned(),
+                    Missing::IsTheEmptyString => {
+                        Some(texts.get(&field("key")).cloned().unwrap_or_default())
+                    }
+                };
+                if held == Some(field("compare_value")) {
+                    texts.insert(field("key"), field("value"));
+                }
+            }
+            "get" => {}
+            other => panic!("unknown kind {other}"),
+        }
+    }
+}
+
+/// A replayed view agrees with the store, where deleted keys may be there as empty ones.
+fn assert_agrees(texts: &Texts, state: &State) {
+    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    for (key, item) in state.store().items() {
+        assert_eq!(texts.get(&lossy(key)), Some(&lossy(&item.value)));
+    }
+    for (key, value) in texts {
+        assert!(state.store().item(key.as_bytes()).is_some() || value.is_empty());
+    }
+}
+
+fn key() -> impl Strategy<Value = Bytes> {
+    prop::sample::select(vec!["a", "b", "c", "d/e", "ü", ""]).prop_map(Bytes::from)
+}
+
+fn value() -> impl Strategy<Value = Bytes> {
+    prop::sample::select(vec![&b""[..], b"1", b"2", b"\xff", "\u{fffd}".as_bytes(), b"\"\\\n\0"])
+        .prop_map(Bytes::from)
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        Just(Condition::Always),
+        Just(Condition::Exists),
+        Just(Condition::Absent),
+        (1..40u64).prop_map(|v| Condition::Is(Version(v))),
+        (1..40u64).prop_map(|v| Condition::IsNot(Version(v))),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let change = prop_oneof![2 => value().prop_map(Change::Put), 1 => Just(Change::Delete)];
+    (key(), change, condition())
+        .prop_map(|(key, change, condition)| Operation { key, change, condition })
+}
+
+fn command() -> impl Strategy<Value = Option<Command>> {
+    let kind = prop::sample::select(vec![Kind::Put, Kind::Get, Kind::Cas]);
+    // Through JSON come only texts.
+    let text = || value().prop_map(|v| Bytes::from(String::from_utf8_lossy(&v).into_owned()));
+    let compat = (kind, key(), text(), text(), any::<u64>()).prop_map(
+        |(kind, key, value, compare_value, id)| {
+            Command::Compat(Compat { kind, key, value, compare_value, id: id.into() })
+        },
+    );
+    prop_oneof![
+        1 => Just(None),
+        8 => compat.prop_map(Some),
+        8 => operation().prop_map(|operation| Some(Command::Write(operation))),
+        4 => prop::collection::vec(operation(), 0..5).prop_map(|o| Some(Command::Batch(o))),
+    ]
+}
+
+fn retention() -> impl Strategy<Value = Retention> {
+    (1..30usize, prop_oneof![Just(300usize), Just(5000), Just(1 << 20)]).prop_map(
+        |(commands_max, bytes_max)| Retention { commands_max, bytes_max, deleted_max: 1000 },
+    )
+}
+
+fn place(number: u64) -> Place {
+    Place { number: CommandNumber(number), term: Term(1 + number / 10) }
+}
+
+proptest! {
+    #[test]
+    fn a_replay_yields_the_store_whatever_has_fallen_out(
+        commands in prop::collection::vec(command(), 0..60),
+        retention in retention(),
+        part_bytes in 1..400usize,
+        since in 0..60u64,
+    ) {
+        for missing in [Missing::NeverMatches, Missing::IsTheEmptyString] {
+            let mut state = State::new(retention);
+            let mut from_scratch = Texts::new();
+            let mut resumed = Texts::new();
+            for (number, command) in commands.iter().enumerate() {
+                state.apply(place(number as u64), command.clone());
+                if number as u64 + 1 == since {
+                    replay(&mut resumed, &listing(&state, 0, u64::MAX, part_bytes), missing);
+                }
+            }
+            replay(&mut from_scratch, &listing(&state, 0, u64::MAX, part_bytes), missing);
+            assert_agrees(&from_scratch, &state);
+            // A client that was in step once and asks for the rest.
+            if since <= commands.len() as u64 {
+                replay(&mut resumed, &listing(&state, since, u64::MAX, part_bytes), missing);
+                assert_agrees(&resumed, &state);
+            }
+        }
+    }
+
+    #[test]
+    fn the_listing_is_ordered_counted_and_complete(
+        commands in prop::collection::vec(command(), 0..60),
+        retention in retention(),
+        limit in 0..20u64,
+    ) {
+        let mut state = State::new(retention);
+        for (number, command) in commands.iter().enumerate() {
+            state.apply(place(number as u64), command.clone());
+        }
+        let all = listing(&state, 0, u64::MAX, 64 << 10);
+        let indices: Vec<u64> = all["commits"].as_array().unwrap().iter()
+            .map(|commit| commit["index"].as_u64().unwrap()).collect();
+        prop_assert_eq!(all["count"].as_u64().unwrap(), indices.len() as u64);
+        prop_assert!(indices.is_sorted());
+        for number in state.history().first().0..commands.len() as u64 {
+            prop_assert!(indices.contains(&number), "retained command {} is missing", number);
+        }
+        // Below the retained commands, each key stands once.
+        let mut keys = std::collections::BTreeSet::new();
+        for commit in all["commits"].as_array().unwrap() {
+            if commit["index"].as_u64().unwrap() < state.history().first().0 {
+                prop_assert!(keys.insert(commit["command"]["key"].to_string()));
+                prop_assert_eq!(&commit["command"]["kind"], "put");
+            }
+        }
+        // In pages, nothing is lost or repeated.
+        let mut paged = Vec::new();
+        let mut from = 0;
+        while limit > 0 {
+            let page = listing(&state, from, limit, 100);
+            let page = page["commits"].as_array().unwrap().clone();
+            let Some(last) = page.last() else { break };
+            from = last["index"].as_u64().unwrap() + 1;
+            paged.extend(page);
+        }
+        if limit > 0 {
+            prop_assert_eq!(&paged, all["commits"].as_array().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_restored_snapshot_is_the_state_it_was_taken_of(
+        commands in prop::collection::vec(command(), 0..60),
+        taken in 0..60usize,
+        retention in retention(),
+    ) {
+        let mut state = State::new(retention);
+        let mut restored = None;
+        for (number, command) in commands.iter().enumerate() {
+            if number == taken {
+                let mut bytes = Vec::new();
+                snapshot::write(&state, &mut bytes).unwrap();
+                restored = Some(snapshot::read(&mut &bytes[..], retention).unwrap());
+            }
+            let reply = state.apply(place(number as u64), command.clone());
+            if let Some(restored) = &mut restored {
+                prop_assert_eq!(restored.apply(place(number as u64), command.clone()), reply);
+            }
+        }
+        if let Some(restored) = restored {
+            prop_assert_eq!(restored.store(), state.store());
+            prop_assert_eq!(restored.history().base(), state.history().base());
+            prop_assert_eq!(restored.history().first(), state.history().first());
+            prop_assert_eq!(restored.history().bytes(), state.history().bytes());
+            prop_assert_eq!(
+                listing(&restored, 0, u64::MAX, 1000), listing(&state, 0, u64::MAX, 1000)
+            );
+            for number in 0..=commands.len() as u64 {
+                let number = CommandNumber(number);
+                prop_assert_eq!(
+                    restored.history().lookup(number), state.history().lookup(number)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused_as_a_whole() {
+    let mut state = State::new(Retention { commands_max: 2, ..Retention::default() });
+    for number in 0..5 {
+        let operation = Operation {
+            key: format!("k{number}").into(),
+            change: Change::Put("v".into()),
+            condition: Condition::Always,
+        };
+        state.apply(place(number), Some(Command::Write(operation)));
+    }
+    let mut bytes = Vec::new();
+    snapshot::write(&state, &mut bytes).unwrap();
+    assert!(snapshot::read(&mut &bytes[..], Retention::default()).is_ok());
+    for len in 0..bytes.len() {
+        assert!(snapshot::read(&mut &bytes[..len], Retention::default()).is_err(), "cut at {len}");
+    }
+    bytes.push(0);
+    assert!(snapshot::read(&mut &bytes[..], Retention::default()).is_err());
+}
+
+#[test]
+fn of_too_many_deleted_keys_the_oldest_are_forgotten() {
+    let retention = Retention { commands_max: 1, deleted_max: 2, ..Retention::default() };
+    let mut state = State::new(retention);
+    let mut number = 0;
+    for key in ["a", "b", "c"] {
+        for change in [Change::Put("v".into()), Change::Delete] {
+            let operation =
+                Operation { key: key.into(), change, condition: Condition::Always };
+            state.apply(place(number), Some(Command::Write(operation)));
+            number += 1;
+        }
+    }
+    state.apply(place(number), None);
+    let all = listing(&state, 0, u64::MAX, 1000);
+    let keys: Vec<_> = all["commits"].as_array().unwrap().iter()
+        .map(|commit| (commit["index"].as_u64().unwrap(), commit["command"]["key"].as_str().unwrap()))
+        .collect();
+    assert_eq!(keys, [(3, "b"), (5, "c"), (6, "")]);
+    assert!(matches!(
+        state.history().lookup(CommandNumber(5)),
+        Lookup::Compacted { first: CommandNumber(6) }
+    ));
+}

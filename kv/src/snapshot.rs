@@ -1,0 +1,132 @@
+//! The machine's part of a snapshot: the state below the history, then the retained commands.
+//!
+//! A sequence of frames, each a length and a value in the encoding of [`storage::codec`]: a header,
+//! the live keys in order, the deleted ones, the commands. The live store is not in it: replaying the
+//! commands yields it. The snapshot store around this has the checksums.
+
+use crate::command::{Command, Version};
+use crate::history::{Base, Deleted, Retention};
+use crate::machine::State;
+use crate::store::{Item, Place, Store};
+use bytes::Bytes;
+use driver::RestoreError;
+use imbl::OrdMap;
+use raft::{CommandNumber, Term};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufWriter, Read, Write};
+use storage::codec;
+
+/// The version of this format.
+const FORMAT: u32 = 1;
+
+/// The most bytes of one frame: a command at its largest, with room to spare.
+const FRAME_BYTES_MAX: u32 = 64 << 20;
+
+/// What the frames after it are.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    /// The first retained command.
+    first: CommandNumber,
+    /// The version of the latest change before it.
+    revision: Version,
+    keys: u64,
+    deleted: u64,
+    commands: u64,
+}
+
+/// Writes a state.
+pub fn write(state: &State, to: &mut dyn Write) -> io::Result<()> {
+    let (history, base) = (state.history(), state.history().base());
+    let mut frames = Frames { to: BufWriter::with_capacity(256 << 10, to), buffer: Vec::new() };
+    frames.write(&Header {
+        format: FORMAT,
+        first: history.first(),
+        revision: base.store().revision(),
+        keys: base.store().items().len() as u64,
+        deleted: base.deleted().len() as u64,
+        commands: history.next().0 - history.first().0,
+    })?;
+    for entry in base.store().items() {
+        frames.write(&entry)?;
+    }
+    for entry in base.deleted() {
+        frames.write(&entry)?;
+    }
+    for (_, record) in history.records_from(history.first()) {
+        frames.write(&(record.term, &record.command))?;
+    }
+    frames.to.flush()
+}
+
+/// Reads a state, whole or not at all. Retained commands beyond `retention` fall out.
+pub fn read(from: &mut dyn Read, retention: Retention) -> Result<State, RestoreError> {
+    let mut buffer = Vec::new();
+    let from = &mut io::BufReader::with_capacity(256 << 10, from);
+    let header: Header = read_frame(from, &mut buffer)?;
+    if header.format != FORMAT {
+        let format = header.format;
+        return Err(malformed(format!("its format is {format}, this version knows {FORMAT}")));
+    }
+    let mut items: OrdMap<Bytes, Item> = OrdMap::new();
+    for _ in 0..header.keys {
+        let (key, item) = read_frame(from, &mut buffer)?;
+        items.insert(key, item);
+    }
+    let mut deleted: OrdMap<Bytes, Deleted> = OrdMap::new();
+    for _ in 0..header.deleted {
+        let (key, at) = read_frame(from, &mut buffer)?;
+        deleted.insert(key, at);
+    }
+    let base = Base::new(Store::new(items, header.revision), deleted);
+    let mut state = State::at(retention, base, header.first);
+    for n in 0..header.commands {
+        let (term, command): (Term, Option<Command>) = read_frame(from, &mut buffer)?;
+        let number = CommandNumber(header.first.0.saturating_add(n));
+        state.apply(Place { number, term }, command);
+    }
+    let mut more = [0];
+    match from.read(&mut more)? {
+        0 => Ok(state),
+        _ => Err(malformed("it goes on after its end".to_owned())),
+    }
+}
+
+struct Frames<'a> {
+    to: BufWriter<&'a mut dyn Write>,
+    buffer: Vec<u8>,
+}
+
+impl Frames<'_> {
+    fn write<T: Serialize>(&mut self, value: &T) -> io::Result<()> {
+        self.buffer.clear();
+        codec::encode(value, &mut self.buffer);
+        let len = u32::try_from(self.buffer.len()).ok().filter(|len| *len <= FRAME_BYTES_MAX);
+        let len = len.ok_or_else(|| io::Error::other("a frame of the snapshot is too large"))?;
+        self.to.write_all(&len.to_le_bytes())?;
+        self.to.write_all(&self.buffer)
+    }
+}
+
+fn read_frame<T: DeserializeOwned>(
+    from: &mut dyn Read,
+    buffer: &mut Vec<u8>,
+) -> Result<T, RestoreError> {
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let len = u32::from_le_bytes(len);
+    if len > FRAME_BYTES_MAX {
+        return Err(malformed(format!("a frame of {len} bytes")));
+    }
+    buffer.clear();
+    // The length is a claim: memory is taken only as bytes arrive.
+    if from.take(u64::from(len)).read_to_end(buffer)? < len as usize {
+        return Err(RestoreError::Io(io::ErrorKind::UnexpectedEof.into()));
+    }
+    codec::decode(buffer).map_err(|error| malformed(error.to_string()))
+}
+
+fn malformed(why: String) -> RestoreError {
+    RestoreError::Malformed(why)
+}

@@ -1,0 +1,288 @@
+//! The key-value store itself: a map, and the rules of what commands do to it.
+//!
+//! It knows neither the log nor the history. The machine holds two of them: the live one, and the one
+//! as of the first retained command (see [`crate::history`]); both are made by the same rules, so what
+//! is said about the past cannot differ from what was done.
+//!
+//! The map shares structure between its clones: a clone is free, and costs memory only where the two
+//! come to differ.
+
+use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
+use bytes::Bytes;
+use imbl::OrdMap;
+use raft::{CommandNumber, Term};
+use serde::{Deserialize, Serialize};
+
+/// A value and the write that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The value.
+    pub value: Bytes,
+    /// The version of the write.
+    pub version: Version,
+    /// The number of the command that wrote it.
+    pub number: CommandNumber,
+    /// The term of that command.
+    pub term: Term,
+}
+
+/// Which command is being executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number.
+    pub number: CommandNumber,
+    /// The term it was made in.
+    pub term: Term,
+}
+
+/// What a command did to one key, told to an [`Observer`].
+#[derive(Debug)]
+pub struct Effect<'a> {
+    /// Which key.
+    pub key: &'a Bytes,
+    /// The value before.
+    pub before: Option<&'a Item>,
+    /// The version of the change.
+    pub version: Version,
+    /// Whether there is a value now; otherwise the key was removed.
+    pub written: bool,
+}
+
+/// The state of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Store {
+    items: OrdMap<Bytes, Item>,
+    revision: Version,
+}
+
+/// What came of a command, and what the old vocabulary says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// What came of it.
+    pub reply: Reply,
+    /// The value of its (first) key before, if the key existed.
+    pub previous: Option<Bytes>,
+}
+
+impl Store {
+    /// A store with this content.
+    pub fn new(items: OrdMap<Bytes, Item>, revision: Version) -> Self {
+        Store { items, revision }
+    }
+
+    /// The value under a key.
+    pub fn item(&self, key: &[u8]) -> Option<&Item> {
+        self.items.get(key)
+    }
+
+    /// Everything, in the order of the keys.
+    pub fn items(&self) -> &OrdMap<Bytes, Item> {
+        &self.items
+    }
+
+    /// The version of the latest change.
+    pub fn revision(&self) -> Version {
+        self.revision
+    }
+
+    /// Executes a command. Deterministic: the same command on the same store does the same.
+    pub fn execute(
+        &mut self,
+        command: &Command,
+        at: Place,
+        observe: &mut dyn FnMut(Effect<'_>),
+    ) -> Executed {
+        match command {
+            Command::Compat(compat) => self.compat(compat, at, observe),
+            Command::Write(operation) => {
+                let (outcome, previous) = self.operation(operation, at, observe);
+                Executed { reply: Reply::Write(outcome), previous }
+            }
+            Command::Batch(operations) => {
+                let mut outcomes = Vec::with_capacity(operations.len());
+                let mut first = None;
+                for operation in operations {
+                    let (outcome, previous) = self.operation(operation, at, observe);
+                    first.get_or_insert(previous);
+                    outcomes.push(outcome);
+                }
+                Executed { reply: Reply::Batch(outcomes), previous: first.flatten() }
+            }
+        }
+    }
+
+    fn compat(
+        &mut self,
+        compat: &Compat,
+        at: Place,
+        observe: &mut dyn FnMut(Effect<'_>),
+    ) -> Executed {
+        let previous = match compat.kind {
+            Kind::Put => None,
+            Kind::Get | Kind::Cas => self.item(&compat.key).map(|item| item.value.clone()),
+        };
+        let writes = match compat.kind {
+            Kind::Put => true,
+            Kind::Get => false,
+            // A key that does not exist has no value, so it has no value equal to the expected one.
+            Kind::Cas => previous.as_ref() == Some(&compat.compare_value),
+        };
+        let previous = if writes {
+            self.put(&compat.key, &compat.value, at, observe).1
+        } else {
+            previous
+        };
+        Executed {
+            reply: Reply::Compat { previous: previous.clone(), written: writes },
+            previous,
+        }
+    }
+
+    fn operation(
+        &mut self,
+        operation: &Operation,
+        at: Place,
+        observe: &mut dyn FnMut(Effect<'_>),
+    ) -> (Outcome, Option<Bytes>) {
+        let key = &operation.key;
+        if operation.condition != crate::command::Condition::Always {
+            let current = self.item(key);
+            let version = current.map(|item| item.version);
+            if !operation.condition.holds(version) {
+                let previous = current.map(|item| item.value.clone());
+                return (Outcome::Failed { current: version }, previous);
+            }
+        }
+        match &operation.change {
+            Change::Put(value) => {
+                let (version, previous) = self.put(key, value, at, observe);
+                (Outcome::Written { version }, previous)
+            }
+            Change::Delete => self.delete(key, observe),
+        }
+    }
+
+    fn put(
+        &mut self,
+        key: &Bytes,
+        value: &Bytes,
+        at: Place,
+        observe: &mut dyn FnMut(Effect<'_>),
+    ) -> (Version, Option<Bytes>) {
+        let version = self.next_revision();
+        let item = Item { value: value.clone(), version, number: at.number, term: at.term };
+        let before = self.items.insert(key.clone(), item);
+        observe(Effect { key, before: before.as_ref(), version, written: true });
+        (version, before.map(|item| item.value))
+    }
+
+    fn delete(
+        &mut self,
+        key: &Bytes,
+        observe: &mut dyn FnMut(Effect<'_>),
+    ) -> (Outcome, Option<Bytes>) {
+        let Some(before) = self.items.remove(key) else { return (Outcome::Missing, None) };
+        let version = self.next_revision();
+        observe(Effect { key, before: Some(&before), version, written: false });
+        (Outcome::Deleted { version }, Some(before.value))
+    }
+
+    fn next_revision(&mut self) -> Version {
+        self.revision = Version(self.revision.0 + 1);
+        self.revision
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Condition;
+
+    fn run(store: &mut Store, number: u64, command: Command) -> Reply {
+        let at = Place { number: CommandNumber(number), term: Term(1) };
+        store.execute(&command, at, &mut |_| ()).reply
+    }
+
+    fn compat(kind: Kind, value: &'static str, compare_value: &'static str) -> Command {
+        Command::Compat(Compat {
+            kind,
+            key: "k".into(),
+            value: value.into(),
+            compare_value: compare_value.into(),
+            id: 0,
+        })
+    }
+
+    fn write(change: Change, condition: Condition) -> Command {
+        Command::Write(Operation { key: "k".into(), change, condition })
+    }
+
+    fn previous(value: Option<&'static str>, written: bool) -> Reply {
+        Reply::Compat { previous: value.map(Bytes::from), written }
+    }
+
+    #[test]
+    fn a_cas_writes_only_over_the_value_it_expects() {
+        let mut store = Store::default();
+        assert_eq!(run(&mut store, 0, compat(Kind::Cas, "b", "")), previous(None, false));
+        assert_eq!(run(&mut store, 1, compat(Kind::Put, "a", "")), previous(None, true));
+        assert_eq!(run(&mut store, 2, compat(Kind::Cas, "c", "b")), previous(Some("a"), false));
+        assert_eq!(run(&mut store, 3, compat(Kind::Cas, "b", "a")), previous(Some("a"), true));
+        assert_eq!(run(&mut store, 4, compat(Kind::Get, "", "")), previous(Some("b"), false));
+        assert_eq!(run(&mut store, 5, compat(Kind::Put, "c", "")), previous(Some("b"), true));
+    }
+
+    #[test]
+    fn a_version_is_never_used_again_not_after_a_delete_either() {
+        let mut store = Store::default();
+        let put = || write(Change::Put("x".into()), Condition::Always);
+        let delete = || write(Change::Delete, Condition::Always);
+        let written = |v| Reply::Write(Outcome::Written { version: Version(v) });
+        assert_eq!(run(&mut store, 0, put()), written(1));
+        let deleted = Reply::Write(Outcome::Deleted { version: Version(2) });
+        assert_eq!(run(&mut store, 1, delete()), deleted);
+        assert_eq!(run(&mut store, 2, delete()), Reply::Write(Outcome::Missing));
+        assert_eq!(run(&mut store, 3, put()), written(3));
+    }
+
+    #[test]
+    fn a_condition_that_does_not_hold_tells_what_holds_instead() {
+        let mut store = Store::default();
+        let put = |condition| write(Change::Put("x".into()), condition);
+        let failed = |v: Option<u64>| Reply::Write(Outcome::Failed { current: v.map(Version) });
+        let written = |v| Reply::Write(Outcome::Written { version: Version(v) });
+        assert_eq!(run(&mut store, 0, put(Condition::Exists)), failed(None));
+        assert_eq!(run(&mut store, 1, put(Condition::Is(Version(1)))), failed(None));
+        assert_eq!(run(&mut store, 2, put(Condition::Absent)), written(1));
+        assert_eq!(run(&mut store, 3, put(Condition::Absent)), failed(Some(1)));
+        assert_eq!(run(&mut store, 4, put(Condition::Is(Version(2)))), failed(Some(1)));
+        assert_eq!(run(&mut store, 5, put(Condition::Is(Version(1)))), written(2));
+        assert_eq!(run(&mut store, 6, put(Condition::IsNot(Version(2)))), failed(Some(2)));
+        assert_eq!(run(&mut store, 7, put(Condition::IsNot(Version(1)))), written(3));
+        assert_eq!(run(&mut store, 8, put(Condition::Exists)), written(4));
+    }
+
+    #[test]
+    fn in_a_batch_each_operation_has_its_own_outcome() {
+        let mut store = Store::default();
+        let operation = |key: &'static str, change, condition| Operation {
+            key: key.into(),
+            change,
+            condition,
+        };
+        let batch = Command::Batch(vec![
+            operation("a", Change::Put("1".into()), Condition::Always),
+            operation("a", Change::Put("2".into()), Condition::Absent),
+            operation("b", Change::Delete, Condition::Always),
+            operation("a", Change::Delete, Condition::Is(Version(1))),
+        ]);
+        let outcomes = vec![
+            Outcome::Written { version: Version(1) },
+            Outcome::Failed { current: Some(Version(1)) },
+            Outcome::Missing,
+            Outcome::Deleted { version: Version(2) },
+        ];
+        assert_eq!(run(&mut store, 0, batch), Reply::Batch(outcomes));
+        assert!(store.items().is_empty());
+    }
+}
