@@ -50,8 +50,7 @@ pub fn write_commit(number: CommandNumber, record: &Record, into: &mut Vec<u8>) 
     };
     let previous = record.executed.previous.as_ref();
     let result = Yielded { found: previous.is_some(), value: previous.map(|value| text(value)) };
-    let commit =
-        Commit { index: number.0, term: record.term.0, command, result: Some(result) };
+    let commit = Commit { index: number.0, term: record.term.0, command, result: Some(result) };
     write_json(&commit, into);
 }
 

@@ -222,7 +222,8 @@ pub struct Base {
 impl Base {
     /// The state with this content.
     pub fn new(store: Store, deleted: OrdMap<Bytes, Deleted>) -> Self {
-        let live = store.items().iter().map(|(key, item)| ((item.number, item.version), key.clone()));
+        let live =
+            store.items().iter().map(|(key, item)| ((item.number, item.version), key.clone()));
         let gone: OrdMap<Order, Bytes> =
             deleted.iter().map(|(key, at)| ((at.number, at.version), key.clone())).collect();
         let order = live.chain(gone.iter().map(|(at, key)| (*at, key.clone()))).collect();

@@ -85,8 +85,11 @@ fn condition() -> impl Strategy<Value = Condition> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let change = prop_oneof![2 => value().prop_map(Change::Put), 1 => Just(Change::Delete)];
-    (key(), change, condition())
-        .prop_map(|(key, change, condition)| Operation { key, change, condition })
+    (key(), change, condition()).prop_map(|(key, change, condition)| Operation {
+        key,
+        change,
+        condition,
+    })
 }
 
 fn command() -> impl Strategy<Value = Option<Command>> {
@@ -250,16 +253,20 @@ fn of_too_many_deleted_keys_the_oldest_are_forgotten() {
     let mut number = 0;
     for key in ["a", "b", "c"] {
         for change in [Change::Put("v".into()), Change::Delete] {
-            let operation =
-                Operation { key: key.into(), change, condition: Condition::Always };
+            let operation = Operation { key: key.into(), change, condition: Condition::Always };
             state.apply(place(number), Some(Command::Write(operation)));
             number += 1;
         }
     }
     state.apply(place(number), None);
     let all = listing(&state, 0, u64::MAX, 1000);
-    let keys: Vec<_> = all["commits"].as_array().unwrap().iter()
-        .map(|commit| (commit["index"].as_u64().unwrap(), commit["command"]["key"].as_str().unwrap()))
+    let keys: Vec<_> = all["commits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|commit| {
+            (commit["index"].as_u64().unwrap(), commit["command"]["key"].as_str().unwrap())
+        })
         .collect();
     assert_eq!(keys, [(3, "b"), (5, "c"), (6, "")]);
     assert!(matches!(

@@ -127,15 +127,9 @@ impl Store {
             // A key that does not exist has no value, so it has no value equal to the expected one.
             Kind::Cas => previous.as_ref() == Some(&compat.compare_value),
         };
-        let previous = if writes {
-            self.put(&compat.key, &compat.value, at, observe).1
-        } else {
-            previous
-        };
-        Executed {
-            reply: Reply::Compat { previous: previous.clone(), written: writes },
-            previous,
-        }
+        let previous =
+            if writes { self.put(&compat.key, &compat.value, at, observe).1 } else { previous };
+        Executed { reply: Reply::Compat { previous: previous.clone(), written: writes }, previous }
     }
 
     fn operation(
@@ -265,11 +259,8 @@ mod tests {
     #[test]
     fn in_a_batch_each_operation_has_its_own_outcome() {
         let mut store = Store::default();
-        let operation = |key: &'static str, change, condition| Operation {
-            key: key.into(),
-            change,
-            condition,
-        };
+        let operation =
+            |key: &'static str, change, condition| Operation { key: key.into(), change, condition };
         let batch = Command::Batch(vec![
             operation("a", Change::Put("1".into()), Condition::Always),
             operation("a", Change::Put("2".into()), Condition::Absent),
