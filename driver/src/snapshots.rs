@@ -11,6 +11,7 @@ use raft::{LogId, Snapshot, SnapshotDurable, TakeSnapshot};
 use std::io::{self, BufWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use storage::Disk;
 use tokio::sync::mpsc;
 
 /// Jobs that may wait for the part that writes snapshots. The core has at most one snapshot out; the
@@ -35,6 +36,31 @@ pub trait SnapshotStore: Send + Sync + 'static {
 pub trait SnapshotSink: Write + Send {
     /// Makes it durable: it survives a power failure once this returns.
     fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+impl<D: Disk + Sync> SnapshotStore for storage::Snapshots<D> {
+    fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>> {
+        Ok(Box::new(storage::Snapshots::create(self, snapshot)?))
+    }
+
+    fn open(&self, id: LogId) -> io::Result<Box<dyn Read + Send>> {
+        let reader = storage::Snapshots::open(self, id).map_err(io::Error::other)?;
+        Ok(Box::new(reader))
+    }
+
+    fn list(&self) -> io::Result<Vec<LogId>> {
+        storage::Snapshots::list(self)
+    }
+
+    fn remove_except(&self, keep: &[LogId]) -> io::Result<()> {
+        storage::Snapshots::remove_except(self, keep)
+    }
+}
+
+impl<D: Disk> SnapshotSink for storage::SnapshotWriter<D> {
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        storage::SnapshotWriter::finish(*self)
+    }
 }
 
 /// What the part that writes snapshots is to do.

@@ -1,0 +1,309 @@
+//! Whole nodes in one process: what clients of a cluster see.
+
+mod support;
+
+use bytes::Bytes;
+use driver::{Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError};
+use raft::{CommandNumber, Term};
+use std::io;
+use std::time::{Duration, Instant};
+use storage::testing::MemDisk;
+use storage::{LogStore, PersistError};
+use support::{Counted, Network, add, eventually, leader, open_log, start, start_with, text};
+
+const NODES: u64 = 3;
+
+fn disks() -> Vec<MemDisk> {
+    (0..NODES).map(|_| MemDisk::new()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_proposed_to_the_leader_is_read_on_every_node() {
+    let (network, disks) = (Network::default(), disks());
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    for number in 1..=100 {
+        add(leading, number).await;
+    }
+    for node in &nodes {
+        let sum = node.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+        assert_eq!(text(&sum), 5050);
+        assert_eq!(node.freeze(ReadMode::Lease).await.unwrap(), Counted(5050, 100));
+        node.wait_applied(CommandNumber(99), None).await.unwrap();
+    }
+    let follower = nodes.iter().find(|node| !node.status().raft.serving).unwrap();
+    let refused = follower.propose(Bytes::from_static(b"1")).await.unwrap_err();
+    let id = leading.status().raft.id;
+    assert_eq!(refused, ProposeError::NotLeader { leader: Some(id) });
+    for node in &nodes {
+        node.shutdown().await;
+        assert_eq!(node.stopped().await, StopReason::Shutdown);
+        assert_eq!(
+            node.propose(Bytes::new()).await.unwrap_err(),
+            ProposeError::Stopped,
+            "a node that has stopped says so"
+        );
+        let read = node.read(ReadMode::Linearizable, Bytes::new()).await;
+        assert_eq!(read.unwrap_err(), ReadError::Stopped);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_share_writes_and_read_rounds() {
+    let (network, disks) = (Network::default(), disks());
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let clients: Vec<_> = (0..64)
+        .map(|_| {
+            let node = leading.clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    add(&node, 1).await;
+                    node.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    let sum = leading.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    assert_eq!(text(&sum), 3200);
+    let metrics = leading.metrics();
+    assert_eq!(metrics.proposals, 3200);
+    assert!(metrics.persists < 3200, "writes are grouped: {metrics:?}");
+    assert!(metrics.read_rounds < 3200, "reads share rounds: {metrics:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_death_of_the_leader_loses_nothing_that_was_acknowledged() {
+    let (network, disks) = (Network::default(), disks());
+    let mut nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await.clone();
+    for _ in 0..50 {
+        add(&leading, 1).await;
+    }
+    let dead = leading.status().raft.id;
+    leading.shutdown().await;
+    nodes.retain(|node| node.status().raft.id != dead);
+    let next = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    assert_eq!(add(next, 1).await, 51);
+    // It comes back with its disk, and has everything.
+    let disk = &disks[dead.0 as usize - 1];
+    disk.kill();
+    let back = start(&network, disk, dead.0, NODES, |config| config.raft.campaign_at_start = false);
+    let sum = back.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    assert_eq!(text(&sum), 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
+    let (network, disks) = (Network::default(), disks());
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let old = leader(&nodes.iter().collect::<Vec<_>>()).await.clone();
+    add(&old, 1).await;
+    let cut = old.status().raft.id;
+    let others: Vec<u64> = (1..=NODES).filter(|id| *id != cut.0).collect();
+    network.isolate(cut.0, &others);
+    let lost = old.propose(Bytes::from_static(b"10")).await.unwrap();
+    let term = old.status().raft.term;
+    let waiting = {
+        let (old, number) = (old.clone(), lost.number);
+        tokio::spawn(async move { old.wait_applied(number, Some(term)).await })
+    };
+    let short =
+        old.propose_within(Bytes::from_static(b"100"), Duration::from_millis(20)).await.unwrap();
+    assert_eq!(short.done.await, Err(Outcome::Unknown), "nobody can tell yet");
+    let read = old.read_within(ReadMode::Linearizable, Bytes::new(), Duration::from_millis(50));
+    assert!(matches!(read.await, Err(ReadError::Timeout | ReadError::NoLeader)));
+    // What it knows to be old it still tells, if that is what is asked for.
+    let stale = ReadMode::Stale { max_age: Duration::MAX };
+    assert_eq!(text(&old.read(stale, Bytes::new()).await.unwrap()), 1);
+
+    let rest: Vec<_> = nodes.iter().filter(|node| node.status().raft.id != cut).collect();
+    let new = leader(&rest).await;
+    assert_eq!(add(new, 1000).await, 1001);
+    network.heal();
+    assert_eq!(lost.done.await, Err(Outcome::NotDone));
+    assert_eq!(waiting.await.unwrap(), Err(WaitError::Superseded));
+    let sum = old.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    assert_eq!(text(&sum), 1001);
+    assert!(new.status().raft.term > Term(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_gone_slows_nobody() {
+    let (network, disks) = (Network::default(), disks());
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let id = leading.status().raft.id.0;
+    let other = (1..=NODES).find(|other| *other != id).unwrap();
+    let third = (1..=NODES).find(|third| ![id, other].contains(third)).unwrap();
+    network.isolate(other, &[id, third]);
+    let begin = Instant::now();
+    for _ in 0..200 {
+        add(leading, 1).await;
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
+    let (network, disks) = (Network::default(), disks());
+    let small = |config: &mut driver::DriverConfig| {
+        config.raft.snapshot_log_bytes = 2_000;
+        config.raft.retained_bytes = 500;
+    };
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, small)).collect();
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let id = leading.status().raft.id.0;
+    let behind = (1..=NODES).find(|other| *other != id).unwrap();
+    let rest: Vec<u64> = (1..=NODES).filter(|other| *other != behind).collect();
+    network.isolate(behind, &rest);
+    for _ in 0..300 {
+        add(leading, 1).await;
+    }
+    eventually("a snapshot", || leading.status().raft.snapshot.last.index.0 > 200).await;
+    network.heal();
+    let late = &nodes[behind as usize - 1];
+    let sum = late.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    assert_eq!(text(&sum), 300);
+    assert_eq!(late.metrics().snapshots_received, 1);
+
+    // All of them start again from their snapshots.
+    for node in &nodes {
+        node.shutdown().await;
+    }
+    for disk in &disks {
+        let kept = disk.paths().iter().filter(|path| path.ends_with(".snap")).count();
+        assert!((1..=2).contains(&kept), "old snapshots are removed: {:?}", disk.paths());
+        // The process that held it is gone.
+        disk.kill();
+    }
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, small)).collect();
+    for node in &nodes {
+        let count = node.read(ReadMode::Linearizable, Bytes::from_static(b"count")).await.unwrap();
+        assert_eq!(text(&count), 300);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_state_machine_stops_the_node_and_hangs_nobody() {
+    let node = start(&Network::default(), &MemDisk::new(), 1, 1, |_| {});
+    leader(&[&node]).await;
+    let waiting = {
+        let node = node.clone();
+        tokio::spawn(async move { node.wait_applied(CommandNumber(99), None).await })
+    };
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let proposal = node.propose(Bytes::from_static(b"panic")).await.unwrap();
+    assert_eq!(proposal.done.await, Err(Outcome::Unknown));
+    let reason = node.stopped().await;
+    assert!(
+        matches!(&reason, StopReason::StateMachine(said) if said.contains("the command says so")),
+        "{reason}"
+    );
+    assert_eq!(waiting.await.unwrap(), Err(WaitError::Stopped));
+    assert_eq!(node.status().stopped, Some(reason));
+    node.shutdown().await;
+}
+
+/// A store that fails, or has no room, once it is told.
+struct Broken<L> {
+    log: L,
+    breaks: tokio::sync::watch::Receiver<Option<&'static str>>,
+}
+
+impl<L: LogStore> LogStore for Broken<L> {
+    fn persist(&mut self, write: raft::Write) -> Result<raft::Durable, PersistError> {
+        match *self.breaks.borrow() {
+            None => self.log.persist(write),
+            Some("full") => Err(PersistError::Full {
+                write: Box::new(write),
+                source: io::Error::from(io::ErrorKind::StorageFull),
+            }),
+            Some(message) => Err(PersistError::Failed { source: io::Error::other(message) }),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_store_stops_the_node() {
+    let (network, disk) = (Network::default(), MemDisk::new());
+    let (log, restored) = open_log(&disk, 1, 1);
+    let (breaking, breaks) = tokio::sync::watch::channel(None);
+    let node = start_with(
+        &network,
+        &disk,
+        1,
+        restored,
+        Broken { log, breaks },
+        |_| {},
+        |store| drop(store),
+    );
+    leader(&[&node]).await;
+    breaking.send(Some("sparks")).unwrap();
+    let proposal = node.propose(Bytes::from_static(b"1")).await.unwrap();
+    assert_eq!(proposal.done.await, Err(Outcome::Unknown));
+    let reason = node.stopped().await;
+    assert!(matches!(&reason, StopReason::Store(said) if said.contains("sparks")), "{reason}");
+    assert_eq!(node.propose(Bytes::new()).await.unwrap_err(), ProposeError::Stopped);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
+    let (network, disk) = (Network::default(), MemDisk::new());
+    let (log, restored) = open_log(&disk, 1, 1);
+    let (breaking, breaks) = tokio::sync::watch::channel(None);
+    let node = start_with(
+        &network,
+        &disk,
+        1,
+        restored,
+        Broken { log, breaks },
+        |_| {},
+        |store| drop(store),
+    );
+    leader(&[&node]).await;
+    breaking.send(Some("full")).unwrap();
+    let held_up = node.propose(Bytes::from_static(b"1")).await.unwrap();
+    eventually("read-only", || node.status().read_only.is_some()).await;
+    assert!(!node.status().serving());
+    let refused = node.propose(Bytes::from_static(b"2")).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::ReadOnly { .. }), "{refused}");
+    let sum = node.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    assert_eq!(text(&sum), 0);
+    breaking.send(None).unwrap();
+    assert_eq!(text(&held_up.done.await.unwrap()), 1);
+    eventually("room", || node.status().serving()).await;
+    assert_eq!(add(&node, 2).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overload_is_refused_and_status_does_not_wait() {
+    let node = start(&Network::default(), &MemDisk::new(), 1, 1, |config| {
+        config.raft.uncommitted_bytes_max = 4_000;
+    });
+    leader(&[&node]).await;
+    let slow = node.propose(Bytes::from_static(b"slow")).await.unwrap();
+    let mut busy = 0;
+    for _ in 0..2_000 {
+        let refused = node.propose(Bytes::from(vec![b'x'; 500])).await;
+        busy += usize::from(matches!(refused, Err(ProposeError::Busy)));
+    }
+    let begin = Instant::now();
+    let _ = node.status();
+    assert!(begin.elapsed() < Duration::from_millis(1));
+    slow.done.await.unwrap();
+    assert!(busy > 0, "the limit was never reached");
+    let too_large = node.propose(Bytes::from(vec![0; 9 << 20])).await.unwrap_err();
+    assert!(matches!(too_large, ProposeError::TooLarge { .. }));
+}

@@ -1,0 +1,220 @@
+//! A cluster in this process: real drivers and logs on disks in memory, and a transport of channels
+//! that can be cut.
+
+use bytes::Bytes;
+use driver::{
+    At, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError, Seams, StateMachine, TokioClock,
+    Transport, inbox, spawn,
+};
+use raft::{Config, Incarnation, Member, Membership, Message, NodeId, Offer, Restored, Snapshot};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use storage::testing::MemDisk;
+use storage::{Identity, Log, LogConfig, LogStore, Snapshots};
+
+/// Adds numbers up, and remembers how many there were.
+#[derive(Default)]
+pub struct Counter {
+    pub sum: u64,
+    pub count: u64,
+}
+
+impl StateMachine for Counter {
+    type Frozen = Counted;
+
+    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+        assert_ne!(command, b"panic", "the command says so");
+        if command == b"slow" {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let number = std::str::from_utf8(command).ok().and_then(|text| text.parse().ok());
+        self.sum += number.unwrap_or(0u64);
+        self.count += 1;
+        Bytes::from(self.sum.to_string())
+    }
+
+    fn query(&self, query: &[u8]) -> Bytes {
+        assert!(query.is_empty() || query == b"count");
+        let answer = if query.is_empty() { self.sum } else { self.count };
+        Bytes::from(answer.to_string())
+    }
+
+    fn freeze(&self) -> Counted {
+        Counted(self.sum, self.count)
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut text = String::new();
+        from.read_to_string(&mut text)?;
+        let (sum, count) = text.split_once(' ').unwrap();
+        *self = Counter { sum: sum.parse().unwrap(), count: count.parse().unwrap() };
+        Ok(())
+    }
+}
+
+/// A [`Counter`] at one moment: its sum and its count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted(pub u64, pub u64);
+
+impl Frozen for Counted {
+    fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        write!(to, "{} {}", self.0, self.1)
+    }
+}
+
+/// Connects the inboxes of the nodes of one process.
+#[derive(Clone, Default)]
+pub struct Network(Arc<Mutex<NetworkState>>);
+
+#[derive(Default)]
+struct NetworkState {
+    inboxes: BTreeMap<NodeId, Inbox>,
+    /// Links that lose everything, in this direction.
+    cut: BTreeSet<(NodeId, NodeId)>,
+}
+
+impl Network {
+    pub fn isolate(&self, node: u64, peers: &[u64]) {
+        let mut state = self.0.lock().unwrap();
+        for peer in peers {
+            state.cut.insert((NodeId(node), NodeId(*peer)));
+            state.cut.insert((NodeId(*peer), NodeId(node)));
+        }
+    }
+
+    pub fn heal(&self) {
+        self.0.lock().unwrap().cut.clear();
+    }
+
+    fn inbox(&self, from: NodeId, to: NodeId) -> Option<Inbox> {
+        let state = self.0.lock().unwrap();
+        if state.cut.contains(&(from, to)) {
+            return None;
+        }
+        state.inboxes.get(&to).cloned()
+    }
+}
+
+pub struct ChannelTransport {
+    network: Network,
+    own: Inbox,
+}
+
+impl Transport for ChannelTransport {
+    fn send(&self, message: Message) {
+        let to = message.to;
+        let peer = self.network.inbox(message.from, to);
+        if !peer.is_some_and(|peer| peer.try_message(message)) {
+            self.own.unreachable(to);
+        }
+    }
+
+    fn send_snapshot(&self, offer: Offer, mut state: Box<dyn Read + Send>) {
+        let (own, peer) = (self.own.clone(), self.network.inbox(offer.from, offer.to));
+        tokio::spawn(async move {
+            let (to, id) = (offer.to, offer.snapshot.last);
+            let delivered = async {
+                let peer = peer?;
+                let mut reception = peer.offer(offer).await.ok()?;
+                let mut bytes = Vec::new();
+                state.read_to_end(&mut bytes).ok()?;
+                reception.write(&bytes).ok()?;
+                peer.install(reception.finish().ok()?).await.then_some(())
+            };
+            let delivered = delivered.await.is_some();
+            own.snapshot_sent(to, id, delivered);
+        });
+    }
+
+    fn set_members(&self, _membership: &Membership) {}
+}
+
+pub fn membership(nodes: u64) -> Membership {
+    Membership::of_voters(
+        (1..=nodes)
+            .map(|id| {
+                let member = Member {
+                    incarnation: Incarnation(100 + id),
+                    peer_address: String::new(),
+                    client_address: String::new(),
+                };
+                (NodeId(id), member)
+            })
+            .collect(),
+    )
+}
+
+pub fn open_log(disk: &MemDisk, id: u64, nodes: u64) -> (Log<MemDisk>, Restored) {
+    let config = LogConfig { segment_bytes: 64 << 10, background: false, ..LogConfig::default() };
+    let (mut log, recovery) = Log::open(disk.clone(), config).unwrap();
+    if let Some(restored) = recovery.restored {
+        return (log, restored);
+    }
+    let incarnation = Incarnation(100 + id);
+    let peers = (1..=nodes).map(NodeId).collect();
+    log.identify(Identity { node: NodeId(id), incarnation, cluster: None, peers }).unwrap();
+    let restored = log.begin(Snapshot::initial(membership(nodes))).unwrap();
+    (log, restored)
+}
+
+/// Starts node `id` of `nodes` on `disk`; `adapt` changes its settings.
+pub fn start(
+    network: &Network,
+    disk: &MemDisk,
+    id: u64,
+    nodes: u64,
+    adapt: impl FnOnce(&mut DriverConfig),
+) -> Handle<Counter> {
+    let (log, restored) = open_log(disk, id, nodes);
+    start_with(network, disk, id, restored, log, adapt, |log| log.close().unwrap())
+}
+
+/// Starts node `id` with any store.
+pub fn start_with<L: LogStore + 'static>(
+    network: &Network,
+    disk: &MemDisk,
+    id: u64,
+    restored: Restored,
+    log: L,
+    adapt: impl FnOnce(&mut DriverConfig),
+    close: impl FnOnce(L) + Send + 'static,
+) -> Handle<Counter> {
+    let snapshots = Arc::new(Snapshots::new(disk.clone()).unwrap());
+    let (inbox, mailbox) = inbox(snapshots.clone());
+    network.0.lock().unwrap().inboxes.insert(NodeId(id), inbox.clone());
+    let transport = Arc::new(ChannelTransport { network: network.clone(), own: inbox });
+    let nonce = Instant::now().elapsed().as_nanos() as u64 + id;
+    let mut config = DriverConfig::new(Config::new(NodeId(id), Incarnation(100 + id), nonce));
+    config.raft.campaign_at_start = id == 1;
+    adapt(&mut config);
+    let clock = Arc::new(TokioClock::new());
+    let machine = Counter::default();
+    let seams = Seams { machine, transport, mailbox, snapshots, clock };
+    spawn(Driver::new(config, restored, seams).unwrap(), log, close).unwrap()
+}
+
+/// Waits until `condition` holds; panics after five seconds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(5), "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for a leader that serves.
+pub async fn leader<'a>(handles: &[&'a Handle<Counter>]) -> &'a Handle<Counter> {
+    eventually("a leader", || handles.iter().any(|handle| handle.status().serving())).await;
+    handles.iter().find(|handle| handle.status().serving()).unwrap()
+}
+
+pub async fn add(handle: &Handle<Counter>, number: u64) -> u64 {
+    let proposal = handle.propose(Bytes::from(number.to_string())).await.unwrap();
+    text(&proposal.done.await.unwrap())
+}
+
+pub fn text(bytes: &[u8]) -> u64 {
+    std::str::from_utf8(bytes).unwrap().parse().unwrap()
+}
