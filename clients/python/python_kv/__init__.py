@@ -1,0 +1,17 @@
+"""Client of the raft-kv replicated key-value store.
+
+    from python_kv import KVStore
+
+    kv = KVStore("http://localhost:8080", server_id=0)
+    previous_value, was_found = kv.put("hello", "world")
+    value, found = kv.get("hello")
+    old_value, was_found = kv.cas("hello", "world", "there")
+"""
+
+from .datastore import DataStore
+from .errors import CommitFailedError, NetworkError, NotLeaderError
+from .kvstore import KVStore
+
+__version__ = "0.1.0"
+
+__all__ = ["CommitFailedError", "DataStore", "KVStore", "NetworkError", "NotLeaderError"]
