@@ -1,0 +1,282 @@
+//! The shipped program as its users meet it: processes, files, sockets, signals.
+
+mod local;
+
+use local::{
+    Cluster, PATIENCE, cluster_command, complaint, free_ports, get, scratch, signal,
+    wait_until_gone,
+};
+use rustix::process::Signal;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The exit code of a cluster that cannot start as it was asked to.
+const CONFIGURATION: i32 = 78;
+/// The exit code of an answer that is no.
+const NO: i32 = 1;
+
+#[test]
+fn what_was_put_is_read_swapped_and_deleted_through_any_node() {
+    let (_scratch, data) = scratch();
+    let cluster = Cluster::start(&data, free_ports(3));
+    for node in 0..3 {
+        let server = format!("--server={}", cluster.address(node));
+        let run = |arguments: &[&str]| cluster.run(&[arguments, &[&server]].concat());
+        let key = format!("a key/of node {node}");
+
+        assert!(run(&["put", &key, "one"]).status.success());
+        assert_eq!(run(&["get", &key]).stdout, b"one");
+        assert_eq!(run(&["cas", &key, "wrong", "two"]).status.code(), Some(NO));
+        assert!(run(&["cas", &key, "one", "two"]).status.success());
+        assert_eq!(run(&["get", &key]).stdout, b"two");
+        assert!(run(&["delete", &key]).status.success());
+        assert_eq!(run(&["get", &key]).status.code(), Some(NO));
+    }
+}
+
+#[test]
+fn a_value_survives_byte_for_byte() {
+    let (_scratch, data) = scratch();
+    let cluster = Cluster::start(&data, free_ports(3));
+    let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
+    let file = data.join("value");
+    fs::write(&file, &bytes).unwrap();
+    let put = Command::new(local::PROGRAM)
+        .args(["put", "binary", "-", "--server", &cluster.servers()])
+        .stdin(fs::File::open(&file).unwrap())
+        .status()
+        .unwrap();
+    assert!(put.success());
+    assert_eq!(cluster.run(&["get", "binary"]).stdout, bytes);
+}
+
+#[test]
+fn a_node_that_is_down_is_passed_over() {
+    let (_scratch, data) = scratch();
+    let cluster = Cluster::start(&data, free_ports(3));
+    let nobody = format!("127.0.0.1:{}", free_ports(1));
+    let servers = format!("--server={nobody},{}", cluster.address(1));
+    assert!(cluster.run(&["put", "k", "v", &servers]).status.success());
+
+    let alone = cluster.run(&["get", "k", "--timeout=1", &format!("--server={nobody}")]);
+    assert_eq!(alone.status.code(), Some(3));
+    assert!(complaint(&alone).contains("not done"), "{}", complaint(&alone));
+}
+
+#[test]
+fn status_shows_every_member_and_who_leads() {
+    let (_scratch, data) = scratch();
+    let cluster = Cluster::start(&data, free_ports(3));
+    let status = cluster.run(&["status"]);
+    let table = String::from_utf8(status.stdout).unwrap();
+    for node in 0..3 {
+        assert!(table.contains(&cluster.address(node).to_string()), "{table}");
+    }
+    assert_eq!(table.matches("leader").count(), 1, "{table}");
+}
+
+#[test]
+fn all_nodes_killed_at_once_come_back_with_every_command_under_its_number() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(3);
+    let mut cluster = Cluster::start(&data, port);
+    for n in 0..20 {
+        assert!(cluster.run(&["put", &format!("key-{n}"), &format!("value-{n}")]).status.success());
+    }
+    let history = "/get_commits_since?since_index=-1";
+    let before = get(cluster.address(cluster.leader()), history).unwrap();
+    let pids = [0, 1, 2].map(|node| cluster.pid(node));
+    signal(cluster.supervisor(), Signal::KILL);
+    pids.into_iter().for_each(|pid| signal(pid, Signal::KILL));
+    pids.into_iter().for_each(wait_until_gone);
+    drop(cluster);
+
+    let cluster = Cluster::start(&data, port);
+    for n in 0..20 {
+        assert_eq!(
+            cluster.run(&["get", &format!("key-{n}")]).stdout,
+            format!("value-{n}").as_bytes()
+        );
+    }
+    for node in 0..3 {
+        let after = get(cluster.address(node), history).unwrap();
+        let commits = |text: &str| {
+            let reply: serde_json::Value = serde_json::from_str(text).unwrap();
+            reply["commits"].clone()
+        };
+        assert_eq!(commits(&after), commits(&before));
+        assert_eq!(commits(&after).as_array().unwrap().len(), 20);
+    }
+}
+
+#[test]
+fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::start(&data, free_ports(3));
+    let record = data.join("record");
+    let bench = Command::new(local::PROGRAM)
+        .args(["bench", "--json", "--duration=4s", "--clients=8", "--keys=1000"])
+        .arg(format!("--server={}", cluster.servers()))
+        .arg(format!("--record={}", record.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let leader = cluster.leader();
+    signal(cluster.pid(leader), Signal::KILL);
+    let bench = bench.wait_with_output().unwrap();
+    cluster.wait_for_line("signal 9");
+
+    let report: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
+    let gap = report["longest_gap_ms"].as_f64().unwrap();
+    // Far more than it takes, for machines that are busy: that writes went on is what counts.
+    assert!(gap < 2_400.0, "writes did not go on: {report:#}");
+    let check = cluster.run(&["bench", "--check", &record.display().to_string()]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && said.contains(": 0 lost"), "{said}{}", complaint(&check));
+}
+
+#[test]
+fn a_lost_write_is_found_by_the_check() {
+    let (_scratch, data) = scratch();
+    let cluster = Cluster::start(&data, free_ports(3));
+    let record = data.join("record");
+    let record_flag = format!("--record={}", record.display());
+    let bench =
+        cluster.run(&["bench", "--duration=300ms", "--clients=2", "--keys=10", &record_flag]);
+    assert!(bench.status.success(), "{}", complaint(&bench));
+    let lines = fs::read_to_string(&record).unwrap();
+    let key = lines.lines().next().unwrap().split(' ').next().unwrap();
+    let key = key.strip_prefix("/v1/kv/").unwrap();
+    assert!(cluster.run(&["delete", key]).status.success());
+
+    let check = cluster.run(&["bench", "--check", &record.display().to_string()]);
+    assert_eq!(check.status.code(), Some(NO));
+    assert!(complaint(&check).contains(key), "{}", complaint(&check));
+}
+
+#[test]
+fn a_crashed_node_is_started_again() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::start(&data, free_ports(3));
+    let leader = cluster.leader();
+    let other = (leader + 1) % 3;
+    signal(cluster.pid(other), Signal::KILL);
+    let line = cluster.wait_for_line("signal 9");
+    assert!(line.contains(&format!("node {other}")), "{line}");
+    let deadline = Instant::now() + PATIENCE;
+    while get(cluster.address(other), "/is_leader").is_none() {
+        assert!(Instant::now() < deadline, "node {other} does not come back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn ctrl_c_stops_everything_and_a_second_start_has_the_data() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(3);
+    let mut cluster = Cluster::start(&data, port);
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    let pids = [0, 1, 2].map(|node| cluster.pid(node));
+    assert_eq!(cluster.stop().code(), Some(0));
+    assert!(pids.iter().all(|pid| !local::is_alive(*pid)));
+
+    let cluster = Cluster::start(&data, port);
+    assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
+}
+
+#[test]
+fn nodes_do_not_outlive_a_killed_supervisor() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::start(&data, free_ports(3));
+    let pids = [0, 1, 2].map(|node| cluster.pid(node));
+    signal(cluster.supervisor(), Signal::KILL);
+    pids.into_iter().for_each(wait_until_gone);
+}
+
+#[test]
+fn a_wiped_node_is_refused_with_the_way_out() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(3);
+    let mut cluster = Cluster::start(&data, port);
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    assert!(cluster.stop().success());
+    fs::remove_dir_all(data.join("node-2")).unwrap();
+
+    let refused = cluster_command(&data, port).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    let said = complaint(&refused);
+    assert!(said.contains("node 2") && said.contains("--join"), "{said}");
+    assert!(get(([127, 0, 0, 1], port).into(), "/is_leader").is_none(), "a node is left running");
+}
+
+#[test]
+fn a_port_in_use_is_named_and_nothing_is_started() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(3);
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1)).unwrap();
+    let refused = cluster_command(&data, port).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    let said = complaint(&refused);
+    assert!(said.contains(&format!("port {}", port + 1)) && said.contains("--port"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(get(([127, 0, 0, 1], port).into(), "/is_leader").is_none());
+    drop(taken);
+}
+
+#[test]
+fn a_directory_held_by_another_cluster_is_refused() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(1);
+    let mut first = Cluster::spawn(&data, port, 1);
+    first.wait_for_line("Ctrl-C");
+    let second = cluster_command(&data, free_ports(1)).arg("--nodes=1").output().unwrap();
+    assert_eq!(second.status.code(), Some(CONFIGURATION));
+    let said = complaint(&second);
+    assert!(said.contains("held") && said.contains(&first.supervisor().to_string()), "{said}");
+}
+
+#[test]
+fn a_node_directory_held_by_a_single_node_is_refused() {
+    let (_scratch, data) = scratch();
+    let (port, other) = (free_ports(1), free_ports(1));
+    let mut first = Cluster::spawn(&data, port, 1);
+    first.wait_for_line("Ctrl-C");
+    let second = Command::new(local::PROGRAM)
+        .args(["serve", "--id=0", "--bootstrap"])
+        .arg(format!("--peers=0=127.0.0.1:{other}/127.0.0.1:{}", other + 1000))
+        .arg(format!("--data-dir={}", data.join("node-0").display()))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(CONFIGURATION));
+    assert!(complaint(&second).contains("node-0"), "{}", complaint(&second));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let (_scratch, data) = scratch();
+    fs::write(&data, "a file in its place").unwrap();
+    let refused = cluster_command(&data, free_ports(3)).output().unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    let said = complaint(&refused);
+    assert!(said.contains(&data.display().to_string()) && said.contains("--data-dir"), "{said}");
+}
+
+#[test]
+fn a_node_without_a_directory_of_its_own_says_how_to_begin() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(1);
+    let refused = Command::new(local::PROGRAM)
+        .args(["serve", "--id=0"])
+        .arg(format!("--peers=0=127.0.0.1:{port}/127.0.0.1:{}", port + 1000))
+        .arg(format!("--data-dir={}", data.display()))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    let said = complaint(&refused);
+    assert!(said.contains("--bootstrap") && said.contains("--join"), "{said}");
+}

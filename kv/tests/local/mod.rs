@@ -1,0 +1,221 @@
+//! A real cluster for the tests: the `raft-kv` program on free ports and in a directory of its own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_raft-kv");
+/// Longer than a start or an election takes on a busy machine. Passing it is a failure, not a slow
+/// pass.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The distance between a node's client port and its peer port.
+const PEER_PORT_OFFSET: u16 = 1000;
+
+/// The first of `nodes` free client ports in a row, whose peer ports are free too.
+pub fn free_ports(nodes: u16) -> u16 {
+    for _ in 0..1000 {
+        let first = 20_000 + (rand::random::<u16>() % 1000) * 10;
+        let all = (first..first + nodes).flat_map(|port| [port, port + PEER_PORT_OFFSET]);
+        let taken: Result<Vec<_>, _> =
+            all.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))).collect();
+        if taken.is_ok() {
+            return first;
+        }
+    }
+    panic!("no free ports found");
+}
+
+/// `raft-kv cluster`, running. Nothing of it survives this.
+pub struct Cluster {
+    process: Child,
+    lines: Receiver<String>,
+    said: Vec<String>,
+    port: u16,
+    pub nodes: u16,
+}
+
+impl Cluster {
+    /// Starts three nodes and waits until one leads.
+    pub fn start(directory: &Path, port: u16) -> Self {
+        let mut cluster = Cluster::spawn(directory, port, 3);
+        cluster.wait_for_line("Ctrl-C");
+        cluster
+    }
+
+    /// Starts so many nodes and waits for nothing.
+    pub fn spawn(directory: &Path, port: u16, nodes: u16) -> Self {
+        let mut process = cluster_command(directory, port)
+            .arg(format!("--nodes={nodes}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (line, lines) = channel();
+        std::thread::spawn(move || {
+            for text in output.lines().map_while(Result::ok) {
+                // The test may have ended.
+                let _ = line.send(text);
+            }
+        });
+        Cluster { process, lines, said: Vec::new(), port, nodes }
+    }
+
+    /// The first line that contains `part`, waited for.
+    pub fn wait_for_line(&mut self, part: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = self.said.iter().find(|line| line.contains(part)) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.said.push(line),
+                Err(error) => panic!("never said {part:?} ({error}): {:#?}", self.said),
+            }
+        }
+    }
+
+    /// Node `id`'s client address.
+    pub fn address(&self, id: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + id))
+    }
+
+    /// All client addresses, as the commands take them.
+    pub fn servers(&self) -> String {
+        let all: Vec<_> = (0..self.nodes).map(|id| self.address(id).to_string()).collect();
+        all.join(",")
+    }
+
+    /// The node that leads, waited for.
+    pub fn leader(&self) -> u16 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for id in 0..self.nodes {
+                if get(self.address(id), "/is_leader").is_some_and(|body| body.contains("true")) {
+                    return id;
+                }
+            }
+            assert!(Instant::now() < deadline, "nobody leads");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The process of a node, as it was announced when the cluster was ready.
+    pub fn pid(&mut self, id: u16) -> i32 {
+        let line = self.wait_for_line(&format!("node {id}  http"));
+        let pid = line.split("pid ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        pid.unwrap().parse().unwrap()
+    }
+
+    /// The supervisor's process.
+    pub fn supervisor(&self) -> i32 {
+        self.process.id() as i32
+    }
+
+    /// Waits for the supervisor's end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the cluster does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops it as Ctrl-C does.
+    pub fn stop(&mut self) -> ExitStatus {
+        signal(self.supervisor(), rustix::process::Signal::INT);
+        self.wait()
+    }
+
+    /// Runs a client command against all nodes.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(PROGRAM)
+            .args(arguments)
+            .env("RAFT_KV_SERVER", self.servers())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.process.try_wait().unwrap().is_none() {
+            // Graceful first: the nodes go with their supervisor either way.
+            signal(self.supervisor(), rustix::process::Signal::TERM);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while self.process.try_wait().unwrap().is_none() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}
+
+/// The command line of a cluster, untouched by the environment of the test.
+pub fn cluster_command(directory: &Path, port: u16) -> Command {
+    let mut command = Command::new(PROGRAM);
+    for name in ["RAFT_KV_PORT", "RAFT_KV_NODES", "RAFT_KV_DATA_DIR", "RAFT_KV_LOG"] {
+        command.env_remove(name);
+    }
+    command
+        .arg("cluster")
+        .arg(format!("--port={port}"))
+        .arg(format!("--data-dir={}", directory.display()));
+    command
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: i32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Whether a process is still there.
+pub fn is_alive(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::test_kill_process(pid).is_ok()
+}
+
+/// Waits until a process is gone.
+pub fn wait_until_gone(pid: i32) {
+    let deadline = Instant::now() + PATIENCE;
+    while is_alive(pid) {
+        assert!(Instant::now() < deadline, "process {pid} is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The body of a GET; nothing if the node does not answer.
+pub fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    // HTTP/1.0: the reply ends with the connection and comes in no chunks.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).ok()?;
+    let (_, body) = reply.split_once("\r\n\r\n")?;
+    Some(body.to_owned())
+}
+
+/// What a program said on standard error.
+pub fn complaint(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A directory of a test's own.
+pub fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    (directory, data)
+}
