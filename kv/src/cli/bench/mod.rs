@@ -145,8 +145,9 @@ async fn measure(args: &Args) -> Result<Report, CallError> {
 async fn fill(args: &Args, leader: &Leader, workload: &Workload) -> Result<(), CallError> {
     let address = leader.find_within(args.timeout).await?;
     let mut connection = connection::Connection::open(&address).await.map_err(not_filled)?;
-    for first in (0..args.keys).step_by(workload::FILL_BATCH) {
-        let last = args.keys.min(first + workload::FILL_BATCH as u32);
+    let batch = workload.fill_batch();
+    for first in (0..args.keys).step_by(batch as usize) {
+        let last = args.keys.min(first + batch);
         let request = workload.batch_of(first..last);
         let answer = connection.exchange(&request, args.timeout).await.map_err(not_filled)?;
         if !answer.status.is_success() {

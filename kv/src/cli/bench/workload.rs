@@ -9,9 +9,10 @@ use hyper::Method;
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Keys written by one request when they are filled in. With values of 1 MiB it would be too much
-/// for one request; then there are fewer in it, see `batch_of`.
-pub const FILL_BATCH: usize = 100;
+/// The most keys written by one request when they are filled in.
+const FILL_KEYS_MAX: u32 = 100;
+/// The most bytes of values in such a request, well below what a node takes.
+const FILL_BYTES_MAX: u32 = 1 << 20;
 
 /// The digits of the number that begins a recorded value.
 const NUMBER_DIGITS: usize = 20;
@@ -118,6 +119,12 @@ impl Workload {
 
     fn get(&self, key: u32) -> Request {
         Request::new(Method::GET, self.path(key))
+    }
+
+    /// How many keys to fill in with one request.
+    pub fn fill_batch(&self) -> u32 {
+        let value_bytes = (self.value.len() as u32).max(1);
+        (FILL_BYTES_MAX / value_bytes).clamp(1, FILL_KEYS_MAX)
     }
 
     /// One request that writes a range of keys.
