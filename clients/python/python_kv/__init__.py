@@ -1,11 +1,11 @@
 """Client of the raft-kv replicated key-value store.
 
-    from python_kv import KVStore
+from python_kv import KVStore
 
-    kv = KVStore("http://localhost:8080", server_id=0)
-    previous_value, was_found = kv.put("hello", "world")
-    value, found = kv.get("hello")
-    old_value, was_found = kv.cas("hello", "world", "there")
+kv = KVStore("http://localhost:8080", server_id=0)
+previous_value, was_found = kv.put("hello", "world")
+value, found = kv.get("hello")
+old_value, was_found = kv.cas("hello", "world", "there")
 """
 
 from .datastore import DataStore

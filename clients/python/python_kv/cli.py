@@ -19,7 +19,7 @@ import requests
 
 #: How long the cluster may take until a leader serves, in seconds.
 _READY_TIMEOUT = 60.0
-#: How long the cluster may take to stop, in seconds. Its supervisor kills what does not stop sooner.
+#: How long the cluster may take to stop, in seconds: longer than its supervisor waits for nodes.
 _STOP_TIMEOUT = 20.0
 _POLL_PAUSE = 0.1
 
@@ -53,7 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8080, help="client port of node 0 (8080)")
     parser.add_argument("--nodes", type=int, default=3, help="how many nodes (3)")
     parser.add_argument(
-        "--data-dir", type=Path, default=Path("raft-kv-data"), help="where the data goes (./raft-kv-data)"
+        "--data-dir",
+        type=Path,
+        default=Path("raft-kv-data"),
+        help="where the data goes (./raft-kv-data)",
     )
     parser.add_argument(
         "--fault-injection", action="store_true", help="let clients cut links between nodes"
@@ -198,7 +201,9 @@ def _stop(data_dir: Path) -> int:
     deadline = time.monotonic() + _STOP_TIMEOUT
     while _holder(data_dir) == pid:
         if time.monotonic() > deadline:
-            raise StartError(f"the cluster (process {pid}) does not stop within {_STOP_TIMEOUT:.0f} s")
+            raise StartError(
+                f"the cluster (process {pid}) does not stop within {_STOP_TIMEOUT:.0f} s"
+            )
         time.sleep(_POLL_PAUSE)
     print("The cluster has stopped.")
     return 0

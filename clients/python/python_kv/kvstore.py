@@ -98,7 +98,9 @@ class KVStore:
         response = self._post("/submit", command, _ANSWER_TIMEOUT)
         if response.status_code != 200:
             # A node that appended the command answers with its number, whatever comes later.
-            outcome = NOT_DONE if response.status_code < 500 or response.status_code == 503 else UNKNOWN
+            outcome = (
+                NOT_DONE if response.status_code < 500 or response.status_code == 503 else UNKNOWN
+            )
             raise CommitFailedError(f"not accepted: {_explanation(response)}", outcome)
         reply = response.json()
         if not reply.get("is_leader"):
@@ -120,7 +122,9 @@ class KVStore:
             if status == 200:
                 return response.json()
             if status == 409:
-                raise CommitFailedError("another leader took over before it was committed", NOT_DONE)
+                raise CommitFailedError(
+                    "another leader took over before it was committed", NOT_DONE
+                )
             if status not in (408, 429, 503) or time.monotonic() >= deadline:
                 raise CommitFailedError(f"no commit seen: {_explanation(response)}", UNKNOWN)
             if status != 408:

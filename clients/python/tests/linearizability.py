@@ -23,7 +23,9 @@ class Operation(NamedTuple):
     answered: float
 
 
-def apply(value: Optional[str], operation: Operation) -> Tuple[Tuple[Optional[str], bool], Optional[str]]:
+def apply(
+    value: Optional[str], operation: Operation
+) -> Tuple[Tuple[Optional[str], bool], Optional[str]]:
     """The answer of a store that holds `value`, and what it holds afterwards."""
     answer = (value, value is not None)
     if operation.kind == "put":

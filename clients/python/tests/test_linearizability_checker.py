@@ -13,7 +13,9 @@ def get(value, called, answered):
 
 
 def test_operations_one_after_another():
-    assert is_linearizable([put("a", None, 0, 1), get("a", 2, 3), put("b", "a", 4, 5), get("b", 6, 7)])
+    assert is_linearizable(
+        [put("a", None, 0, 1), get("a", 2, 3), put("b", "a", 4, 5), get("b", 6, 7)]
+    )
 
 
 def test_an_outdated_read_is_found():

@@ -29,7 +29,7 @@ def test_operations_tell_what_was_there_before(cluster):
 
 def test_text_of_every_kind_survives(cluster):
     kv = KVStore(cluster.leader_url())
-    for text in ["", " ", "grüße", "日本語", "\u0000\n\"\\", "😀" * 1000]:
+    for text in ["", " ", "grüße", "日本語", '\u0000\n"\\', "😀" * 1000]:
         key = f"text/{text[:10]}"
         assert kv.put(key, text) == (None, False)
         assert kv.get(key) == (text, True)
@@ -218,7 +218,11 @@ class Replica:
     def execute(self, kind, key, value="", compare_value=""):
         self.catch_up()
         command = {
-            "kind": kind, "key": key, "value": value, "compare_value": compare_value, "id": 9
+            "kind": kind,
+            "key": key,
+            "value": value,
+            "compare_value": compare_value,
+            "id": 9,
         }
         reply = requests.post(f"{self.url}/submit", json=command, timeout=5)
         reply.raise_for_status()
