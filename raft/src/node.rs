@@ -377,7 +377,7 @@ impl Node {
             match &mut self.role {
                 Role::Follower(follower) => follower.refuse_reads(&mut self.core),
                 Role::Leader(leader) => leader.resign(&mut self.core),
-                Role::Candidate(_) => {}
+                Role::Candidate(_) => self.core.outbox.forget_requests(),
             }
             (self.role, next) = self.take_role(next);
         }

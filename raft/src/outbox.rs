@@ -77,6 +77,12 @@ impl Outbox {
         Some(self.held.remove(at).message)
     }
 
+    /// Drops the requests for votes that are held back: this node campaigns no more. Its log may
+    /// change now, and the requests advertise the log as it was.
+    pub fn forget_requests(&mut self) {
+        self.held.retain(|held| !matches!(held.message.body, Body::Vote { .. }));
+    }
+
     /// Drops what was held back: the term it was said in is over.
     pub fn forget_held(&mut self) {
         self.held.clear();
