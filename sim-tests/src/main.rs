@@ -1,0 +1,66 @@
+//! `cargo run --release -p sim-tests -- hunt`: searches until it is stopped or finds something.
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use sim_tests::Batch;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+#[command(about = "Searches simulated runs for broken promises")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs seed after seed.
+    Hunt {
+        /// The first seed.
+        #[arg(long, default_value_t = 1_000_000)]
+        from: u64,
+        /// Stop after so many events.
+        #[arg(long)]
+        events: Option<u64>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Hunt { from, events } = Arguments::parse().command;
+    let started = Instant::now();
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut batch = Batch::default();
+    let mut seed = from;
+    while events.is_none_or(|most| batch.events < most) && batch.run_seed(seed) {
+        seed += 1;
+        if seed.is_multiple_of(16) {
+            bar.set_message(line(&batch, started));
+        }
+    }
+    bar.finish_and_clear();
+    println!("{}", line(&batch, started));
+    for (name, hits) in batch.marks.all() {
+        println!("{hits:>12}  {name}");
+    }
+    match batch.failure {
+        Some(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn line(batch: &Batch, started: Instant) -> String {
+    let missed = batch.marks.missed().len();
+    format!(
+        "{} seeds, {} events, {:.0} events/s, {} s simulated, {missed} marks missed",
+        batch.seeds,
+        batch.events,
+        batch.events as f64 / started.elapsed().as_secs_f64(),
+        batch.time_us / 1_000_000,
+    )
+}

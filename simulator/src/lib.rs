@@ -1,0 +1,31 @@
+//! A deterministic fault simulator for Raft clusters and for the state machines on them.
+//!
+//! The real core, the real log and the real snapshot code run on a simulated network, disk and clock,
+//! in one thread, without a runtime. A seed stands for a whole run: who is cut off when, which sector
+//! of which write survives a crash, what each client asks. After every event an observer that sees
+//! all nodes at once checks what the protocol promises.
+//!
+//! What it is not: it does not run the driver, sockets or real files; it finds what is wrong with the
+//! protocol, the log and a state machine, not with the wiring.
+
+pub mod linearizability;
+mod marks;
+mod network;
+mod node;
+mod observer;
+pub mod plan;
+mod queue;
+pub mod random;
+mod shadow;
+mod shrink;
+mod timeline;
+mod workload;
+mod world;
+
+pub use marks::{EXPECTED, Marks};
+pub use observer::Violation;
+pub use plan::Plan;
+pub use shrink::shrink;
+pub use timeline::{Flight, Moment, Span, Timeline};
+pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
+pub use world::{EVENTS_MAX, Run, run};

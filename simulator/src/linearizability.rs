@@ -1,0 +1,383 @@
+//! Is there an order of the operations that a single register could have executed, and that respects
+//! who finished before whom began?
+//!
+//! The search is that of Wing and Gong with Lowe's memo: configurations (which operations are in the
+//! order already, and the value after them) that were seen are not tried again. Keys are independent,
+//! so each is checked alone. Operations whose outcome is unknown are resolved before the search where
+//! that is possible: a read nobody heard the answer of says nothing; a write nobody saw the value of
+//! may never have happened. What is left of them may take effect at any time after it was begun, or
+//! never.
+//!
+//! The search is bounded by a number of steps, and says so when it gives up: [`Verdict::Unknown`].
+
+use std::collections::HashSet;
+
+/// An operation on one register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// When it was asked.
+    pub begun: u64,
+    /// When the answer came; `None` if none came, or one that left it open.
+    pub ended: Option<u64>,
+    /// What was asked and answered.
+    pub action: Action,
+}
+
+/// What an operation does. Values are unique, `None` is "no value yet".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Reads; the answer was this.
+    Read(Option<u64>),
+    /// Writes the value; the answer is the value before, if it was heard.
+    Write(u64, Option<Option<u64>>),
+    /// Writes `to` if the value is `from`; the answer is the value before, if it was heard.
+    Swap {
+        /// What the value must be.
+        from: u64,
+        /// What is written then.
+        to: u64,
+        /// The value before, if the answer was heard.
+        before: Option<Option<u64>>,
+    },
+}
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is such an order.
+    Linearizable,
+    /// There is none.
+    Violated,
+    /// The search was given up after its number of steps.
+    Unknown,
+}
+
+/// Steps after which a search is given up.
+pub const STEPS_MAX: u64 = 2_000_000;
+
+/// Checks the operations on one register.
+pub fn check(operations: &[Operation]) -> Verdict {
+    let mut operations = resolve(operations);
+    operations.sort_by_key(|operation| operation.begun);
+    Search { operations: &operations, seen: HashSet::new(), steps: 0 }.run()
+}
+
+/// Drops what cannot matter: reads without an answer, and writes without one whose value nobody saw.
+fn resolve(operations: &[Operation]) -> Vec<Operation> {
+    let seen: HashSet<u64> = operations
+        .iter()
+        .filter(|operation| operation.ended.is_some())
+        .filter_map(|operation| match operation.action {
+            Action::Read(value) => value,
+            Action::Write(_, before) | Action::Swap { before, .. } => before.flatten(),
+        })
+        .chain(operations.iter().filter_map(|operation| match operation.action {
+            // A swap that may have found the value needs its writer.
+            Action::Swap { from, .. } => Some(from),
+            _ => None,
+        }))
+        .collect();
+    let matters = |operation: &&Operation| {
+        operation.ended.is_some()
+            || match operation.action {
+                Action::Read(_) => false,
+                Action::Write(value, _) => seen.contains(&value),
+                Action::Swap { to, .. } => seen.contains(&to),
+            }
+    };
+    operations.iter().filter(matters).cloned().collect()
+}
+
+/// Which operations are in the order: all below `low`, and those above it whose bit is set.
+type Placed = (usize, Vec<u64>);
+
+struct Search<'a> {
+    operations: &'a [Operation],
+    seen: HashSet<(Placed, Option<u64>)>,
+    steps: u64,
+}
+
+impl Search<'_> {
+    fn run(&mut self) -> Verdict {
+        let mut stack = vec![((0, Vec::new()), None)];
+        while let Some((placed, value)) = stack.pop() {
+            self.steps += 1;
+            if self.steps > STEPS_MAX {
+                return Verdict::Unknown;
+            }
+            if self.is_complete(&placed) {
+                return Verdict::Linearizable;
+            }
+            for next in self.candidates(&placed) {
+                let Some(after) = step(value, &self.operations[next]) else { continue };
+                let state = (self.place(&placed, next), after);
+                if self.seen.insert(state.clone()) {
+                    stack.push(state);
+                }
+            }
+        }
+        Verdict::Violated
+    }
+
+    /// Whether all that must be in the order is. What never ended may be left out.
+    fn is_complete(&self, placed: &Placed) -> bool {
+        (placed.0..self.operations.len())
+            .all(|at| is_placed(placed, at) || self.operations[at].ended.is_none())
+    }
+
+    /// Those that may come next: begun before any that is not in the order yet has ended.
+    fn candidates(&self, placed: &Placed) -> Vec<usize> {
+        let open = (placed.0..self.operations.len()).filter(|at| !is_placed(placed, *at));
+        let mut first_end = u64::MAX;
+        let mut candidates = Vec::new();
+        for at in open {
+            let operation = &self.operations[at];
+            if operation.begun > first_end {
+                break;
+            }
+            first_end = first_end.min(operation.ended.unwrap_or(u64::MAX));
+            candidates.push(at);
+        }
+        candidates.retain(|at| self.operations[*at].begun <= first_end);
+        candidates
+    }
+
+    fn place(&self, placed: &Placed, at: usize) -> Placed {
+        let (mut low, mut bits) = placed.clone();
+        let offset = at - low;
+        if bits.len() <= offset / 64 {
+            bits.resize(offset / 64 + 1, 0);
+        }
+        bits[offset / 64] |= 1 << (offset % 64);
+        // Whole words that are full move the window on.
+        while bits.first() == Some(&u64::MAX) {
+            bits.remove(0);
+            low += 64;
+        }
+        while bits.last() == Some(&0) {
+            bits.pop();
+        }
+        (low, bits)
+    }
+}
+
+fn is_placed(placed: &Placed, at: usize) -> bool {
+    let Some(offset) = at.checked_sub(placed.0) else { return true };
+    placed.1.get(offset / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1)
+}
+
+/// The value after the operation, if its answer fits the value before.
+fn step(value: Option<u64>, operation: &Operation) -> Option<Option<u64>> {
+    match operation.action {
+        Action::Read(answer) => (operation.ended.is_none() || answer == value).then_some(value),
+        Action::Write(new, before) => {
+            (before.is_none() || before == Some(value)).then_some(Some(new))
+        }
+        Action::Swap { from, to, before } => {
+            let after = if value == Some(from) { Some(to) } else { value };
+            (before.is_none() || before == Some(value)).then_some(after)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Action::{Read, Swap, Write};
+
+    fn history(lines: &[(u64, u64, Action)]) -> Vec<Operation> {
+        // An end of 0 stands for "never".
+        let operation = |(begun, ended, action): &(u64, u64, Action)| Operation {
+            begun: *begun,
+            ended: (*ended > 0).then_some(*ended),
+            action: *action,
+        };
+        lines.iter().map(operation).collect()
+    }
+
+    const fn put(value: u64) -> Action {
+        Write(value, None)
+    }
+
+    const fn swap(from: u64, to: u64, before: Option<u64>) -> Action {
+        Swap { from, to, before: Some(before) }
+    }
+
+    const fn open_swap(from: u64, to: u64) -> Action {
+        Swap { from, to, before: None }
+    }
+
+    /// Histories known to be good.
+    fn good() -> Vec<(&'static str, Vec<Operation>)> {
+        vec![
+            ("nothing", history(&[])),
+            ("a read of nothing", history(&[(1, 2, Read(None))])),
+            ("a write, then a read", history(&[(1, 2, put(1)), (3, 4, Read(Some(1)))])),
+            ("a read beside a write sees it", history(&[(1, 5, put(1)), (2, 3, Read(Some(1)))])),
+            ("a read beside a write misses it", history(&[(1, 5, put(1)), (2, 3, Read(None))])),
+            (
+                "two writes at once, either is last",
+                history(&[(1, 5, put(1)), (2, 6, put(2)), (7, 8, Read(Some(1)))]),
+            ),
+            (
+                "two reads beside a write, in order",
+                history(&[(1, 9, put(1)), (2, 3, Read(None)), (4, 5, Read(Some(1)))]),
+            ),
+            (
+                "a write without an answer that took effect",
+                history(&[(1, 0, put(1)), (5, 6, Read(Some(1)))]),
+            ),
+            (
+                "a write without an answer that did not",
+                history(&[(1, 0, put(1)), (5, 6, Read(None))]),
+            ),
+            (
+                "a write without an answer that took effect late",
+                history(&[(1, 0, put(1)), (2, 3, Read(None)), (4, 5, Read(Some(1)))]),
+            ),
+            ("a read without an answer says nothing", history(&[(1, 0, Read(Some(9)))])),
+            (
+                "a swap that found its value",
+                history(&[(1, 2, put(1)), (3, 4, swap(1, 2, Some(1))), (5, 6, Read(Some(2)))]),
+            ),
+            (
+                "a swap that did not",
+                history(&[(1, 2, put(1)), (3, 4, swap(7, 2, Some(1))), (5, 6, Read(Some(1)))]),
+            ),
+            (
+                "a swap without an answer that took effect",
+                history(&[(1, 2, put(1)), (3, 0, open_swap(1, 2)), (5, 6, Read(Some(2)))]),
+            ),
+            (
+                "of two swaps at once, one wins",
+                history(&[
+                    (1, 2, put(1)),
+                    (3, 6, swap(1, 2, Some(1))),
+                    (4, 7, swap(1, 3, Some(2))),
+                    (8, 9, Read(Some(2))),
+                ]),
+            ),
+            (
+                "a write that hears what was before",
+                history(&[(1, 2, put(1)), (3, 4, Write(2, Some(Some(1))))]),
+            ),
+            (
+                "a chain of swaps through one without an answer",
+                history(&[
+                    (1, 2, put(1)),
+                    (3, 0, open_swap(1, 2)),
+                    (4, 9, swap(2, 3, Some(2))),
+                    (10, 11, Read(Some(3))),
+                ]),
+            ),
+        ]
+    }
+
+    /// Histories known to be bad.
+    fn bad() -> Vec<(&'static str, Vec<Operation>)> {
+        vec![
+            ("a value from nowhere", history(&[(1, 2, Read(Some(1)))])),
+            ("a stale read", history(&[(1, 2, put(1)), (3, 4, Read(None))])),
+            ("a read from the future", history(&[(1, 2, Read(Some(1))), (3, 4, put(1))])),
+            ("a lost write", history(&[(1, 2, put(1)), (3, 4, put(2)), (5, 6, Read(Some(1)))])),
+            (
+                "reads that go back",
+                history(&[(1, 9, put(1)), (2, 3, Read(Some(1))), (4, 5, Read(None))]),
+            ),
+            (
+                "reads that disagree about the order of two writes",
+                history(&[
+                    (1, 9, put(1)),
+                    (1, 9, put(2)),
+                    (10, 11, Read(Some(1))),
+                    (12, 13, Read(Some(2))),
+                ]),
+            ),
+            (
+                "a write without an answer that took effect and was undone",
+                history(&[(1, 0, put(1)), (2, 3, Read(Some(1))), (4, 5, Read(None))]),
+            ),
+            (
+                "a write without an answer, seen before it was asked",
+                history(&[(1, 2, Read(Some(1))), (3, 0, put(1))]),
+            ),
+            (
+                "a swap that says it found what was not there",
+                history(&[(1, 2, put(1)), (3, 4, swap(7, 2, Some(7)))]),
+            ),
+            (
+                "a swap that found its value and did nothing",
+                history(&[(1, 2, put(1)), (3, 4, swap(1, 2, Some(1))), (5, 6, Read(Some(1)))]),
+            ),
+            (
+                "two swaps that both won",
+                history(&[
+                    (1, 2, put(1)),
+                    (3, 6, swap(1, 2, Some(1))),
+                    (4, 7, swap(1, 3, Some(1))),
+                ]),
+            ),
+            (
+                "a write that hears of a value that was gone",
+                history(&[(1, 2, put(1)), (3, 4, put(2)), (5, 6, Write(3, Some(Some(1))))]),
+            ),
+            (
+                "a write done twice",
+                history(&[
+                    (1, 2, put(1)),
+                    (3, 4, put(2)),
+                    (5, 6, Read(Some(2))),
+                    (7, 8, Read(Some(1))),
+                ]),
+            ),
+        ]
+    }
+
+    #[test]
+    fn good_histories_pass() {
+        for (name, history) in good() {
+            assert_eq!(check(&history), Verdict::Linearizable, "{name}");
+        }
+    }
+
+    #[test]
+    fn bad_histories_are_found() {
+        for (name, history) in bad() {
+            assert_eq!(check(&history), Verdict::Violated, "{name}");
+        }
+    }
+
+    #[test]
+    fn neither_order_of_the_lines_nor_company_changes_a_verdict() {
+        for (histories, verdict) in [(good(), Verdict::Linearizable), (bad(), Verdict::Violated)] {
+            for (name, mut history) in histories {
+                history.reverse();
+                // A later operation that is fine in itself.
+                history.push(Operation { begun: 100, ended: Some(101), action: put(99) });
+                assert_eq!(check(&history), verdict, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_history_of_many_clients_is_checked_and_one_wrong_answer_in_it_is_found() {
+        // Ten clients, each operation overlapping those of the others, in a known order.
+        let mut history = Vec::new();
+        let mut value = None;
+        for n in 0..1_000_u64 {
+            let (begun, ended) = (n * 10, Some(n * 10 + 95));
+            let action = match n % 3 {
+                0 => Write(n + 1, Some(value)),
+                1 => Read(value),
+                _ => Swap { from: value.unwrap_or(0), to: n + 1, before: Some(value) },
+            };
+            if n % 3 != 1 {
+                value = Some(n + 1);
+            }
+            history.push(Operation { begun, ended, action });
+        }
+        assert_eq!(check(&history), Verdict::Linearizable);
+        history[700].action = Read(Some(1));
+        assert_eq!(check(&history), Verdict::Violated);
+    }
+}

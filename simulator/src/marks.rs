@@ -1,0 +1,63 @@
+//! What happened at least once: a batch of runs in which nothing went wrong says little if nothing
+//! happened either.
+
+use std::collections::BTreeMap;
+
+/// Counts of what happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    hits: BTreeMap<&'static str, u64>,
+}
+
+/// What a large enough batch of runs must have seen.
+pub const EXPECTED: &[&str] = &[
+    "a command was done",
+    "a crash met a write",
+    "a disk was full",
+    "a disk was wiped",
+    "a follower got a read index",
+    "a leader heard of lost entries",
+    "a leader was elected",
+    "a log rotted",
+    "a node crashed at an awkward moment",
+    "a node knew what it had lost",
+    "a node restarted from a snapshot",
+    "a probe was rejected",
+    "a proposal was certainly not done",
+    "a read was served",
+    "a snapshot was installed",
+    "a snapshot was taken",
+    "a sync failed and the node stopped",
+    "a wiped node was told so",
+    "a write was torn",
+    "leaders changed",
+    "the cluster came back",
+];
+
+impl Marks {
+    pub(crate) fn hit(&mut self, name: &'static str) {
+        *self.hits.entry(name).or_default() += 1;
+    }
+
+    /// How often it happened.
+    pub fn count(&self, name: &str) -> u64 {
+        self.hits.get(name).copied().unwrap_or_default()
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Marks) {
+        for (name, hits) in &other.hits {
+            *self.hits.entry(name).or_default() += hits;
+        }
+    }
+
+    /// What was expected and never happened.
+    pub fn missed(&self) -> Vec<&'static str> {
+        EXPECTED.iter().copied().filter(|name| self.count(name) == 0).collect()
+    }
+
+    /// All of them, in order of their names.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.hits.iter().map(|(name, hits)| (*name, *hits))
+    }
+}

@@ -1,0 +1,97 @@
+//! The network: what it does to a message on its way, per link and direction.
+
+use crate::plan::{Fault, FaultKind, Swarm};
+use crate::random::{Purpose, Stream};
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passage {
+    /// It arrives after so many microseconds, and perhaps a second time.
+    Arrives { after_us: u64, again_after_us: Option<u64> },
+    /// It is lost; perhaps the transport notices.
+    Lost { reported: bool },
+}
+
+#[derive(Debug)]
+pub(crate) struct Network {
+    nodes: u64,
+    links: Vec<Stream>,
+    /// How many cuts are in force on each link.
+    cut: Vec<u32>,
+}
+
+impl Network {
+    pub fn new(seed: u64, nodes: u64) -> Self {
+        let links = (0..nodes * nodes).map(|link| Stream::new(seed, Purpose::Network, link));
+        Network { nodes, links: links.collect(), cut: vec![0; (nodes * nodes) as usize] }
+    }
+
+    fn link(&self, from: u64, to: u64) -> usize {
+        (from * self.nodes + to) as usize
+    }
+
+    pub fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cut[self.link(from, to)] > 0
+    }
+
+    /// Draws what becomes of a message. When the faults are over, it arrives soon.
+    pub fn pass(&mut self, from: u64, to: u64, swarm: &Swarm, calm: bool) -> Passage {
+        let cut = self.is_cut(from, to);
+        let link = self.link(from, to);
+        let draw = &mut self.links[link];
+        let base_us = 1 + draw.below(2 * u64::from(swarm.delay_us) + 1);
+        if calm {
+            let after_us = 1 + base_us.min(1_000);
+            return Passage::Arrives { after_us, again_after_us: None };
+        }
+        let (lost, late) = (draw.chance(swarm.loss_ppm), draw.chance(swarm.tail_ppm));
+        let late_us = draw.below(u64::from(swarm.tail_us) + 1);
+        let again = draw.chance(swarm.duplicate_ppm);
+        let again_us = draw.below(u64::from(swarm.tail_us) + 1);
+        let reported = draw.chance(swarm.report_ppm);
+        if cut || lost {
+            return Passage::Lost { reported };
+        }
+        Passage::Arrives {
+            after_us: base_us + if late { late_us } else { 0 },
+            again_after_us: again.then_some(base_us + again_us),
+        }
+    }
+
+    /// Puts a cut into force, or lifts it.
+    pub fn cut(&mut self, fault: &Fault, in_force: bool) {
+        for from in 0..self.nodes {
+            for to in 0..self.nodes {
+                if from == to || !self.cuts(fault, from, to) {
+                    continue;
+                }
+                let link = self.link(from, to);
+                let count = &mut self.cut[link];
+                *count = if in_force { *count + 1 } else { count.saturating_sub(1) };
+            }
+        }
+    }
+
+    pub fn lift_all(&mut self) {
+        self.cut.fill(0);
+    }
+
+    fn cuts(&self, fault: &Fault, from: u64, to: u64) -> bool {
+        let node = fault.node;
+        // The halves of a bridge are what lies on either side of it in a circle.
+        let side = |id: u64| (id + self.nodes - node) % self.nodes <= self.nodes / 2;
+        let inside = |id: u64| node >> id & 1 == 1;
+        match fault.kind {
+            FaultKind::Isolate => from == node || to == node,
+            FaultKind::Deaf => to == node,
+            FaultKind::Mute => from == node,
+            FaultKind::Split => inside(from) != inside(to),
+            FaultKind::Bridge => from != node && to != node && side(from) != side(to),
+            FaultKind::Ring => {
+                let distance = (from + self.nodes - to) % self.nodes;
+                distance != 1 && distance != self.nodes - 1
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A simulated node: the real core, the real log and snapshots on a simulated disk, and a state
+//! machine.
+
+use crate::observer::{Violation, violation};
+use crate::plan::Swarm;
+use crate::shadow::{Change, Shadow};
+use driver::{At, Frozen, StateMachine};
+use raft::{
+    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, Payload, ReadId, Restored,
+    Snapshot, TakeSnapshot, Write,
+};
+use std::collections::BTreeMap;
+use std::io::Read;
+use storage::testing::MemDisk;
+use storage::{ClusterId, Identity, Log, LogConfig, Snapshots};
+
+/// A member, up or down.
+pub(crate) struct Host<M> {
+    pub disk: MemDisk,
+    pub shadow: Shadow,
+    /// The write that was out when it went down: it may be on the disk or not.
+    pub maybe: Option<Change>,
+    pub incarnation: Incarnation,
+    /// How many times it has started. What was meant for an earlier start is void.
+    pub life: u64,
+    pub up: Option<Running<M>>,
+    /// Nothing happens there until then.
+    pub paused_until_us: u64,
+    pub clock_per_mille: u64,
+    /// Writes that became durable.
+    pub writes: u64,
+    /// What has been written by now will rot: found when so many writes are durable.
+    pub rotting: Option<Rotting>,
+    /// Its log has been damaged: it may know less than it did, if it says so.
+    pub rotten: bool,
+    /// Its disk fails.
+    pub failing: bool,
+    /// Its disk is full.
+    pub full: bool,
+    /// It is gone for good: it refuses to start, or is a stranger under its old id.
+    pub dead: bool,
+}
+
+/// Data that will rot. It lies below what is written later, so that the damage can be told from a
+/// write that was torn: of the very last write nobody can tell.
+pub(crate) struct Rotting {
+    /// The node's power fails once so many writes are durable.
+    pub at_write: u64,
+    /// For how long.
+    pub down_us: u64,
+    /// The file.
+    pub path: String,
+    /// Where in it.
+    pub offset: u64,
+    /// The bits that change.
+    pub mask: u8,
+    /// What the file begins with. If it does not any more, it is used for something else.
+    pub found: Vec<u8>,
+}
+
+/// A running node.
+pub(crate) struct Running<M> {
+    pub node: Node,
+    pub log: Log<MemDisk>,
+    pub snapshots: Snapshots<MemDisk>,
+    pub machine: M,
+    /// Up to here the machine has applied the log.
+    pub machine_at: Index,
+    pub write: Option<Write>,
+    pub apply: Option<Apply>,
+    pub snapshot: Option<(TakeSnapshot, Vec<u8>)>,
+    /// Which operation each proposal and read belongs to.
+    pub proposals: BTreeMap<LogId, usize>,
+    pub reads: BTreeMap<ReadId, usize>,
+}
+
+pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
+    LogConfig {
+        segment_bytes: u64::from(swarm.segment_bytes),
+        background: false,
+        ..LogConfig::default()
+    }
+}
+
+fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64) -> Config {
+    let mut config = Config::new(NodeId(id), incarnation, life);
+    config.seed = seed;
+    config.heartbeat_ticks = swarm.heartbeat_ticks;
+    config.election_ticks = swarm.election_ticks;
+    config.append_bytes_max = swarm.append_bytes as usize;
+    config.write_bytes_max = swarm.write_bytes as usize;
+    config.apply_bytes_max = swarm.apply_bytes as usize;
+    config.inflight_messages_max = swarm.inflight as usize;
+    config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
+    config.retained_bytes = swarm.retained_bytes as usize;
+    config
+}
+
+impl<M: StateMachine> Host<M> {
+    /// A host with an empty disk, whose log begins with this membership.
+    pub fn new(id: u64, swarm: &Swarm, incarnation: Incarnation, membership: Membership) -> Self {
+        let disk = MemDisk::new();
+        let (mut log, _) =
+            Log::open(disk.clone(), log_config(swarm)).expect("an empty disk without faults");
+        let identity = Identity {
+            node: NodeId(id),
+            incarnation,
+            cluster: Some(ClusterId(1)),
+            peers: membership.members.keys().copied().collect(),
+        };
+        log.identify(identity).expect("a disk without faults takes it");
+        let restored =
+            log.begin(Snapshot::initial(membership)).expect("a disk without faults takes it");
+        drop(log);
+        disk.kill();
+        Host {
+            shadow: Shadow::new(&restored),
+            disk,
+            maybe: None,
+            incarnation,
+            life: 0,
+            up: None,
+            paused_until_us: 0,
+            clock_per_mille: 1_000,
+            writes: 0,
+            rotting: None,
+            rotten: false,
+            failing: false,
+            full: false,
+            dead: false,
+        }
+    }
+
+    /// Starts the node from its disk. What is recovered must be what was reported durable, or that
+    /// and the write that was out; anything less only where the disk was damaged, and then said.
+    pub fn start(
+        &mut self,
+        id: u64,
+        swarm: &Swarm,
+        seed: u64,
+        mut machine: M,
+    ) -> Result<bool, Violation> {
+        let (log, recovery) = match Log::open(self.disk.clone(), log_config(swarm)) {
+            Ok(opened) => opened,
+            // The disk still fails: whoever starts the node sees why it does not start.
+            Err(_) if self.failing || self.full => return Ok(false),
+            Err(_) if self.rotten => {
+                self.dead = true;
+                return Ok(false);
+            }
+            Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
+        };
+        let Some(restored) = recovery.restored else {
+            if self.rotten {
+                self.dead = true;
+                return Ok(false);
+            }
+            return violation("recovery is exact", format!("node {id}: nothing is left"));
+        };
+        self.compare(id, &restored)?;
+        let snapshots = Snapshots::new(self.disk.clone()).expect("no faults at the start");
+        let base = restored.snapshot.last;
+        if base != LogId::ZERO {
+            restore(id, &snapshots, &restored.snapshot, &mut machine)?;
+        }
+        snapshots.remove_except(&[base]).expect("no faults at the start");
+        self.life += 1;
+        self.maybe = None;
+        let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
+        let node = Node::new(config, restored).map_err(|error| Violation {
+            check: "a node starts again",
+            detail: error.to_string(),
+        })?;
+        self.up = Some(Running {
+            node,
+            log,
+            snapshots,
+            machine,
+            machine_at: base.index,
+            write: None,
+            apply: None,
+            snapshot: None,
+            proposals: BTreeMap::new(),
+            reads: BTreeMap::new(),
+        });
+        Ok(true)
+    }
+
+    fn compare(&mut self, id: u64, restored: &Restored) -> Result<(), Violation> {
+        let Some(difference) = self.shadow.difference(restored) else { return Ok(()) };
+        if let Some(change) = &self.maybe {
+            let mut with = self.shadow.clone();
+            with.apply(change);
+            if with.difference(restored).is_none() {
+                self.shadow = with;
+                return Ok(());
+            }
+            if self.rotten && with.is_known_loss(restored) {
+                self.shadow = Shadow::new(restored);
+                return Ok(());
+            }
+        }
+        if self.rotten && self.shadow.is_known_loss(restored) {
+            self.shadow = Shadow::new(restored);
+            return Ok(());
+        }
+        violation("recovery is exact", format!("node {id}: {difference}"))
+    }
+}
+
+impl<M: StateMachine> Running<M> {
+    /// Applies the batch that is out. Returns the index and answer of every command.
+    pub fn apply(
+        &mut self,
+        mut each: impl FnMut(Index, &raft::Entry, Option<&bytes::Bytes>, &M) -> Result<(), Violation>,
+    ) -> Result<(), Violation> {
+        let Some(apply) = self.apply.take() else { return Ok(()) };
+        for entry in &apply.entries {
+            let answer = match &entry.payload {
+                Payload::Command(command) => {
+                    let at = At { id: entry.id, time: entry.time, number: entry.number };
+                    Some(self.machine.apply(at, command))
+                }
+                _ => None,
+            };
+            each(self.machine_at, entry, answer.as_ref(), &self.machine)?;
+            self.machine_at = entry.id.index;
+        }
+        self.node.applied(raft::Now::default(), apply.applied());
+        Ok(())
+    }
+
+    /// The state, as a snapshot of it has it.
+    pub fn state(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.machine.freeze().write(&mut bytes).expect("memory takes it");
+        bytes
+    }
+}
+
+/// Restores a state machine from a snapshot, and checks that a snapshot of it is the same again.
+pub(crate) fn restore<M: StateMachine>(
+    id: u64,
+    snapshots: &Snapshots<MemDisk>,
+    snapshot: &Snapshot,
+    machine: &mut M,
+) -> Result<(), Violation> {
+    let state = read(snapshots, snapshot.last).map_err(|detail| Violation {
+        check: "the snapshot that the log begins after is there",
+        detail: format!("node {id}: {detail}"),
+    })?;
+    if let Err(error) = machine.restore(&mut state.as_slice()) {
+        return violation("a snapshot is restored", format!("node {id}: {error}"));
+    }
+    let mut again = Vec::new();
+    machine.freeze().write(&mut again).expect("memory takes it");
+    if again != state {
+        let detail = format!("node {id}: the state restored from {} differs", snapshot.last);
+        return violation("a snapshot is the state", detail);
+    }
+    Ok(())
+}
+
+/// The bytes of the state in a snapshot.
+pub(crate) fn read(snapshots: &Snapshots<MemDisk>, id: LogId) -> Result<Vec<u8>, String> {
+    let mut reader = snapshots.open(id).map_err(|error| error.to_string())?;
+    let mut state = Vec::new();
+    reader.read_to_end(&mut state).map_err(|error| error.to_string())?;
+    Ok(state)
+}

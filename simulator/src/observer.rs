@@ -1,0 +1,310 @@
+//! The observer sees every node at once, and what was ever committed. After each event it looks at
+//! what the event may have changed, and says which promise is broken.
+//!
+//! Each check costs no more than what changed: a run has hundreds of thousands of events.
+
+use crate::shadow::Shadow;
+use bytes::Bytes;
+use driver::{At, StateMachine};
+use raft::{Body, CommandNumber, Entry, Index, LogId, Message, Node, NodeId, Payload, Term};
+use std::collections::BTreeMap;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The name of the check.
+    pub check: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+pub(crate) fn violation<T>(check: &'static str, detail: String) -> Result<T, Violation> {
+    Err(Violation { check, detail })
+}
+
+/// What the observer saw of a node last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    term: Term,
+    commit: Index,
+    leads: bool,
+    last: LogId,
+}
+
+/// What was committed at one index.
+#[derive(Debug)]
+struct Committed {
+    id: LogId,
+    hash: u64,
+    /// The answer of the reference machine, if it is a command.
+    answer: Option<Bytes>,
+}
+
+/// The disk of a node, as the observer knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observed<'a> {
+    /// What it must hold.
+    pub shadow: &'a Shadow,
+    /// It once held more, and may have said so.
+    pub forgot: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Observer<M> {
+    seen: Vec<Seen>,
+    leaders: BTreeMap<Term, u64>,
+    /// Everything that was ever committed, from index 1 on.
+    committed: Vec<Committed>,
+    next_number: CommandNumber,
+    /// Applies the committed log, once and in order.
+    reference: M,
+    /// The highest index of a command or read that a client has an answer to.
+    pub answered: Index,
+}
+
+impl<M: StateMachine> Observer<M> {
+    pub fn new(nodes: u64, reference: M) -> Self {
+        Observer {
+            seen: vec![Seen::default(); nodes as usize],
+            leaders: BTreeMap::new(),
+            committed: Vec::new(),
+            next_number: CommandNumber(0),
+            reference,
+            answered: Index(0),
+        }
+    }
+
+    pub fn committed_index(&self) -> Index {
+        Index(self.committed.len() as u64)
+    }
+
+    pub fn elections(&self) -> usize {
+        self.leaders.len()
+    }
+
+    pub fn latest_leader(&self) -> Option<(Term, u64)> {
+        self.leaders.last_key_value().map(|(term, node)| (*term, *node))
+    }
+
+    /// The answer of the command at `index`.
+    pub fn answer(&self, index: Index) -> Option<&Bytes> {
+        self.committed.get(index.0 as usize - 1)?.answer.as_ref()
+    }
+
+    pub fn id_at(&self, index: Index) -> Option<LogId> {
+        let at = (index.0 as usize).checked_sub(1)?;
+        self.committed.get(at).map(|committed| committed.id)
+    }
+
+    /// A node has started: what it knew and had not on its disk is forgotten.
+    pub fn started(&mut self, at: usize, node: &Node) {
+        self.seen[at] =
+            Seen { term: node.term(), commit: node.commit(), leads: false, last: node.last() };
+    }
+
+    /// Looks at a node after an event. `disks` are the disks of all.
+    pub fn look(
+        &mut self,
+        at: usize,
+        node: &Node,
+        disks: &[Observed<'_>],
+    ) -> Result<bool, Violation> {
+        let before = self.seen[at];
+        let now = Seen {
+            term: node.term(),
+            commit: node.commit(),
+            leads: node.is_leader(),
+            last: node.last(),
+        };
+        self.seen[at] = now;
+        if let Some(broken) = node.broken_invariant() {
+            return violation("invariant", format!("node {at}: {broken}"));
+        }
+        if now.term < before.term {
+            return violation("term grows", format!("node {at}: {} → {}", before.term, now.term));
+        }
+        if now.commit < before.commit {
+            let detail = format!("node {at}: {} → {}", before.commit, now.commit);
+            return violation("commit grows", detail);
+        }
+        if before.leads && now.leads && now.term == before.term && now.last < before.last {
+            let detail = format!("node {at}: {} → {}", before.last, now.last);
+            return violation("a leader only appends", detail);
+        }
+        if *node.durable_hard_state() != disks[at].shadow.hard_state {
+            return violation("what is durable is on the disk", format!("node {at}"));
+        }
+        let elected = now.leads && (!before.leads || now.term > before.term);
+        if elected {
+            self.elected(at, node)?;
+        }
+        if now.commit > before.commit {
+            self.look_at_commits(at, node, before.commit, disks)?;
+        }
+        Ok(elected)
+    }
+
+    fn elected(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
+        let known = *self.leaders.entry(node.term()).or_insert(at as u64);
+        if known != at as u64 {
+            let detail = format!("nodes {known} and {at} in term {}", node.term());
+            return violation("one leader a term", detail);
+        }
+        let first = node.base().last.index;
+        for committed in self.committed.iter().skip(first.0 as usize) {
+            let has = node.entry(committed.id.index).map(|entry| entry.id);
+            if has != Some(committed.id) && committed.id.term < node.term() {
+                let detail =
+                    format!("node {at} leads term {} without {}", node.term(), committed.id);
+                return violation("leader completeness", detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_commits(
+        &mut self,
+        at: usize,
+        node: &Node,
+        from: Index,
+        disks: &[Observed<'_>],
+    ) -> Result<(), Violation> {
+        let commit = node.commit();
+        let mut index = from.next();
+        while index <= commit {
+            // What a snapshot stands for was committed before, or the snapshot's own check fails.
+            if let Some(entry) = node.entry(index) {
+                self.committed_entry(at, node, entry, disks)?;
+            } else if index == node.base().last.index {
+                let known = self.id_at(index);
+                if known != Some(node.base().last) {
+                    let detail = format!("node {at}: {} is {known:?}", node.base().last);
+                    return violation("a snapshot holds what was committed", detail);
+                }
+            }
+            index = index.next();
+        }
+        if node.is_leader() {
+            let term = node.entry(commit).map(|entry| entry.id.term);
+            if term.is_some_and(|term| term != node.term()) {
+                let detail = format!("node {at} commits {commit} of {term:?} in {}", node.term());
+                return violation("a leader commits by an entry of its term", detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn committed_entry(
+        &mut self,
+        at: usize,
+        node: &Node,
+        entry: &Entry,
+        disks: &[Observed<'_>],
+    ) -> Result<(), Violation> {
+        let (id, hash) = (entry.id, hash(entry));
+        if let Some(known) = self.committed.get(id.index.0 as usize - 1) {
+            if known.id != id || known.hash != hash {
+                let detail = format!("node {at} has {id} where {} was committed", known.id);
+                return violation("what is committed never changes", detail);
+            }
+            return Ok(());
+        }
+        if id.index != self.committed_index().next() {
+            let detail = format!("node {at}: {id} after {}", self.committed_index());
+            return violation("commits follow one another", detail);
+        }
+        if !node.is_leader() {
+            let detail = format!("node {at} knew first that {id} is committed");
+            return violation("a leader commits first", detail);
+        }
+        let membership = &node.base().membership;
+        let on_disk = |id_: NodeId| {
+            disks.get(id_.0 as usize).is_some_and(|disk| disk.forgot || disk.shadow.holds(id))
+        };
+        if !membership.is_quorum(on_disk) {
+            let detail = format!("{id} is committed without being on the disks of a quorum");
+            return violation("a commit is durable on a quorum", detail);
+        }
+        if entry.number != self.next_number {
+            let detail = format!("{id} has {} where {} is due", entry.number, self.next_number);
+            return violation("commands are numbered densely", detail);
+        }
+        self.next_number = entry.number_after();
+        let answer = match &entry.payload {
+            Payload::Command(command) => {
+                let at = At { id, time: entry.time, number: entry.number };
+                Some(self.reference.apply(at, command))
+            }
+            _ => None,
+        };
+        self.committed.push(Committed { id, hash, answer });
+        Ok(())
+    }
+
+    /// A node applies an entry: the next one, and with the answer that everybody gives.
+    pub fn applied(
+        &self,
+        at: usize,
+        before: Index,
+        entry: &Entry,
+        answer: Option<&Bytes>,
+    ) -> Result<(), Violation> {
+        if entry.id.index != before.next() {
+            let detail = format!("node {at} applies {} after {before}", entry.id);
+            return violation("applied once and in order", detail);
+        }
+        let known = self.committed.get(entry.id.index.0 as usize - 1);
+        if known.is_none_or(|known| known.id != entry.id || known.hash != hash(entry)) {
+            let detail = format!("node {at} applies {}, which is not committed", entry.id);
+            return violation("only what is committed is applied", detail);
+        }
+        if known.is_some_and(|known| known.answer.as_ref() != answer) {
+            let detail = format!("node {at} answers {} otherwise than the others", entry.id);
+            return violation("the state machine is deterministic", detail);
+        }
+        Ok(())
+    }
+
+    /// A message leaves a node: what it promises must be on its disk.
+    pub fn said(&self, at: usize, message: &Message, shadow: &Shadow) -> Result<(), Violation> {
+        let hard = &shadow.hard_state;
+        let (kept, promise) = match &message.body {
+            Body::Vote { last, .. } => (
+                hard.term == message.term && hard.vote == Some(message.from) && shadow.holds(*last),
+                "a request for votes",
+            ),
+            Body::VoteReply { granted: true } => {
+                (hard.term == message.term && hard.vote == Some(message.to), "a vote")
+            }
+            Body::Appended { matched, .. } => {
+                let holds = *matched <= shadow.last().index;
+                (hard.term == message.term && holds, "an acknowledgement")
+            }
+            Body::Append { .. } => (hard.term == message.term, "an append"),
+            _ => return Ok(()),
+        };
+        if !kept {
+            let detail = format!(
+                "node {at}: {promise} is not on its disk, which has {hard:?} and ends with {}: {:?}",
+                shadow.last(),
+                message.body
+            );
+            return violation("durability before speech", detail);
+        }
+        Ok(())
+    }
+}
+
+fn hash(entry: &Entry) -> u64 {
+    let (kind, bytes): (u64, &[u8]) = match &entry.payload {
+        Payload::Blank => (1, &[]),
+        Payload::Command(bytes) => (2, bytes),
+        Payload::System(bytes) => (3, bytes),
+        Payload::Membership(_) => (4, &[]),
+    };
+    let mut hash = 0xcbf2_9ce4_8422_2325 ^ kind ^ entry.time.0 ^ entry.number.0.rotate_left(32);
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}

@@ -1,0 +1,342 @@
+//! A plan: everything that a run depends on, drawn from a seed, and small enough to be read.
+//!
+//! The swarm (how lossy, how slow, which sizes) is drawn parameter by parameter, "off" included: no
+//! single distribution finds every bug. Faults are a list, each with its time, so that a plan that
+//! fails can be made smaller by taking faults out. A plan prints as one line and is read back from it.
+
+use crate::random::{Purpose, Stream};
+use std::fmt;
+use std::str::FromStr;
+
+/// Everything that a run depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Seeds every stream of draws.
+    pub seed: u64,
+    /// Nodes of the cluster.
+    pub nodes: u64,
+    /// The run's parameters.
+    pub swarm: Swarm,
+    /// What goes wrong, by time.
+    pub faults: Vec<Fault>,
+}
+
+macro_rules! swarm {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// The parameters of a run. Times in microseconds, chances in millionths, sizes in bytes.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Swarm {
+            $($(#[$doc])* pub $name: u32,)*
+        }
+
+        impl Swarm {
+            fn fields(&self) -> Vec<(&'static str, u32)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+
+            pub(crate) fn set(&mut self, name: &str, value: u32) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    _ => return false,
+                }
+                true
+            }
+        }
+    };
+}
+
+swarm! {
+    /// Faults stop at this time.
+    faults_until_us,
+    /// Clients.
+    clients,
+    /// The pause of a client between two operations.
+    think_us,
+    /// After this long a client gives an operation up.
+    patience_us,
+    /// How many of its operations are reads.
+    reads_ppm,
+    /// Messages lost.
+    loss_ppm,
+    /// Lost messages that the transport reports.
+    report_ppm,
+    /// Messages that arrive twice.
+    duplicate_ppm,
+    /// The delay of a message.
+    delay_us,
+    /// Messages that are late.
+    tail_ppm,
+    /// How late at most.
+    tail_us,
+    /// How long a sync takes.
+    sync_us,
+    /// Syncs that stall.
+    stall_ppm,
+    /// How long at most.
+    stall_us,
+    /// How long a batch takes to be applied.
+    apply_us,
+    /// Unsynced sectors that a crash keeps.
+    keep_ppm,
+    /// Unsynced sectors that a crash leaves torn or flipped.
+    tear_ppm,
+    /// A tick.
+    tick_us,
+    /// See `raft::Config`.
+    heartbeat_ticks,
+    /// See `raft::Config`.
+    election_ticks,
+    /// See `raft::Config`.
+    append_bytes,
+    /// See `raft::Config`.
+    write_bytes,
+    /// See `raft::Config`.
+    apply_bytes,
+    /// See `raft::Config`.
+    inflight,
+    /// See `raft::Config`.
+    snapshot_bytes,
+    /// See `raft::Config`.
+    retained_bytes,
+    /// The size of a segment of the log.
+    segment_bytes,
+    /// Bytes by which commands are made larger, at most.
+    padding_bytes,
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// When, in microseconds of simulated time.
+    pub at_us: u64,
+    /// Which node, or which nodes as the bits of a number.
+    pub node: u64,
+    /// For how long, or how much.
+    pub amount: u64,
+    /// What.
+    pub kind: FaultKind,
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal),* $(,)?) => {
+        /// What goes wrong. `node` and `amount` are the fault's.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum FaultKind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl FaultKind {
+            /// All of them.
+            pub const ALL: &'static [FaultKind] = &[$(FaultKind::$variant),*];
+
+            /// Its word in a printed plan.
+            pub fn word(self) -> &'static str {
+                match self { $(FaultKind::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The node's power fails, and comes back after `amount` µs.
+    Crash = "crash",
+    /// The same, at the next moment when a write is out.
+    CrashWriting = "crashw",
+    /// The same, at the next moment right after the node has sent a message.
+    CrashSending = "crashs",
+    /// The node hears and says nothing for `amount` µs, and then goes on as if nothing were.
+    Pause = "pause",
+    /// No link to or from the node carries anything for `amount` µs.
+    Isolate = "isolate",
+    /// Nothing reaches the node for `amount` µs.
+    Deaf = "deaf",
+    /// Nothing from the node reaches anybody for `amount` µs.
+    Mute = "mute",
+    /// The nodes whose bits are set are cut off from the others for `amount` µs.
+    Split = "split",
+    /// The node alone connects two halves for `amount` µs.
+    Bridge = "bridge",
+    /// Each node reaches its two neighbours only, for `amount` µs.
+    Ring = "ring",
+    /// The node's clock runs at `amount` per mille.
+    Clock = "clock",
+    /// The node's next sync fails, and the unsynced data is gone; it must stop. It starts again after
+    /// `amount` µs.
+    SyncError = "syncerr",
+    /// The node's disk is full for `amount` µs.
+    Full = "full",
+    /// The node's power fails, and a byte of its synced log has rotted.
+    Rot = "rot",
+    /// The node's disk is wiped. It comes back after `amount` µs as a stranger under its old id.
+    Wipe = "wipe",
+}
+
+impl Plan {
+    /// The plan that a seed stands for.
+    pub fn from_seed(seed: u64) -> Plan {
+        let mut draw = Stream::new(seed, Purpose::Swarm, 0);
+        let nodes = draw.pick(&[3, 3, 3, 5, 5, 1, 2, 4]);
+        let tick_us = draw.pick(&[1_000, 10_000]);
+        let heartbeat_ticks = draw.pick(&[1, 2, 5]);
+        let off_or = |draw: &mut Stream, values: &[u32]| match draw.below(3) {
+            0 => 0,
+            _ => draw.pick(values),
+        };
+        let (delay_us, sync_us) = (draw.pick(&[100, 500, 5_000]), draw.pick(&[10, 200, 10_000]));
+        // The paper's one demand on time: a round trip, syncs included, is short beside an election
+        // timeout (§3.9).
+        let round_us = 4 * (delay_us + sync_us);
+        let least = (round_us * 2 / tick_us + 1).max(3 * heartbeat_ticks);
+        let swarm = Swarm {
+            faults_until_us: draw.pick(&[2_000_000, 5_000_000, 10_000_000]),
+            clients: draw.pick(&[1, 3, 6]),
+            think_us: draw.pick(&[0, 1_000, 20_000]),
+            patience_us: draw.pick(&[100_000, 1_000_000]),
+            reads_ppm: draw.pick(&[100_000, 500_000]),
+            loss_ppm: off_or(&mut draw, &[1_000, 20_000, 150_000]),
+            report_ppm: off_or(&mut draw, &[100_000, 1_000_000]),
+            duplicate_ppm: off_or(&mut draw, &[10_000, 100_000]),
+            delay_us,
+            tail_ppm: off_or(&mut draw, &[5_000, 50_000, 300_000]),
+            tail_us: draw.pick(&[50_000, 500_000, 3_000_000]),
+            sync_us,
+            stall_ppm: off_or(&mut draw, &[1_000, 20_000]),
+            stall_us: draw.pick(&[50_000, 1_000_000]),
+            apply_us: draw.pick(&[0, 50, 10_000]),
+            keep_ppm: draw.pick(&[0, 100_000, 500_000, 900_000, 1_000_000]),
+            tear_ppm: off_or(&mut draw, &[50_000, 500_000]),
+            tick_us,
+            heartbeat_ticks,
+            election_ticks: least * draw.pick(&[1, 2, 4]),
+            append_bytes: draw.pick(&[1, 200, 4_000, 1 << 20]),
+            write_bytes: draw.pick(&[1, 500, 1 << 20]),
+            apply_bytes: draw.pick(&[1, 500, 1 << 20]),
+            inflight: draw.pick(&[1, 4, 64]),
+            snapshot_bytes: draw.pick(&[600, 3_000, 20_000, 1 << 30]),
+            retained_bytes: draw.pick(&[0, 500, 10_000]),
+            segment_bytes: draw.pick(&[8 << 10, 32 << 10, 256 << 10]),
+            padding_bytes: off_or(&mut draw, &[100, 5_000]),
+        };
+        let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
+        plan.draw_faults();
+        plan
+    }
+
+    fn draw_faults(&mut self) {
+        let mut draw = Stream::new(self.seed, Purpose::Faults, 0);
+        // Which kinds there are in this run at all.
+        let kinds: Vec<FaultKind> =
+            FaultKind::ALL.iter().copied().filter(|_| draw.below(2) == 0).collect();
+        let count = draw.pick(&[0, 3, 10, 30]);
+        // Only one node's disk may forget: of what it had, the others have copies.
+        let victim = draw.below(self.nodes);
+        let alone = self.nodes < 3;
+        for n in 0..count {
+            let mut draw = Stream::new(self.seed, Purpose::Faults, n + 1);
+            let Some(kind) = (!kinds.is_empty()).then(|| draw.pick(&kinds)) else { break };
+            let until = u64::from(self.swarm.faults_until_us);
+            let forgets = matches!(kind, FaultKind::Rot | FaultKind::Wipe);
+            if forgets && alone {
+                continue;
+            }
+            let node = match kind {
+                _ if forgets => victim,
+                FaultKind::Split => 1 + draw.below((1 << self.nodes) - 1),
+                _ => draw.below(self.nodes),
+            };
+            let amount = match kind {
+                FaultKind::Clock => draw.pick(&[200, 900, 1_100, 5_000]),
+                _ => draw.pick(&[1_000, 50_000, 300_000, 1_500_000]) + draw.below(10_000),
+            };
+            self.faults.push(Fault { at_us: draw.below(until), node, amount, kind });
+        }
+        self.faults.sort_by_key(|fault| fault.at_us);
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed={} nodes={}", self.seed, self.nodes)?;
+        for (name, value) in self.swarm.fields() {
+            write!(f, " {name}={value}")?;
+        }
+        for Fault { at_us, node, amount, kind } in &self.faults {
+            write!(f, " {}:{node}@{at_us}+{amount}", kind.word())?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a line is no plan.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoPlan(String);
+
+impl fmt::Display for NoPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not understood in a plan: {}", self.0)
+    }
+}
+
+impl std::error::Error for NoPlan {}
+
+impl FromStr for Plan {
+    type Err = NoPlan;
+
+    fn from_str(line: &str) -> Result<Plan, NoPlan> {
+        let mut plan = Plan { seed: 0, nodes: 3, swarm: Swarm::default(), faults: Vec::new() };
+        for word in line.split_whitespace() {
+            read_word(&mut plan, word).ok_or_else(|| NoPlan(word.to_owned()))?;
+        }
+        Ok(plan)
+    }
+}
+
+fn read_word(plan: &mut Plan, word: &str) -> Option<()> {
+    if let Some((name, value)) = word.split_once('=') {
+        match name {
+            "seed" => plan.seed = value.parse().ok()?,
+            "nodes" => plan.nodes = value.parse().ok()?,
+            _ => return plan.swarm.set(name, value.parse().ok()?).then_some(()),
+        }
+        return Some(());
+    }
+    let (kind, rest) = word.split_once(':')?;
+    let (node, rest) = rest.split_once('@')?;
+    let (at_us, amount) = rest.split_once('+')?;
+    plan.faults.push(Fault {
+        at_us: at_us.parse().ok()?,
+        node: node.parse().ok()?,
+        amount: amount.parse().ok()?,
+        kind: *FaultKind::ALL.iter().find(|known| known.word() == kind)?,
+    });
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_back_from_its_line() {
+        for seed in 0..200 {
+            let plan = Plan::from_seed(seed);
+            assert_eq!(plan.to_string().parse(), Ok(plan));
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_plan_is_refused_with_the_word_that_is_wrong() {
+        assert_eq!("seed=1 crsh:0@1+1".parse::<Plan>(), Err(NoPlan("crsh:0@1+1".to_owned())));
+        assert_eq!("seed=x".parse::<Plan>(), Err(NoPlan("seed=x".to_owned())));
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_drawn_and_so_is_a_run_without_any() {
+        let plans: Vec<Plan> = (0..500).map(Plan::from_seed).collect();
+        for kind in FaultKind::ALL {
+            assert!(plans.iter().any(|plan| plan.faults.iter().any(|fault| fault.kind == *kind)));
+        }
+        assert!(plans.iter().any(|plan| plan.faults.is_empty()));
+        assert!(plans.iter().any(|plan| plan.swarm.loss_ppm == 0));
+    }
+}

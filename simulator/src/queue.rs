@@ -1,0 +1,40 @@
+//! What will happen, by time; at the same time, in the order in which it was decided.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The heap holds small keys; what they stand for lies still in `slots`, which are used again.
+#[derive(Debug)]
+pub(crate) struct Queue<E> {
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    slots: Vec<Option<E>>,
+    free: Vec<usize>,
+    pushed: u64,
+}
+
+impl<E> Queue<E> {
+    pub fn new() -> Self {
+        Queue { heap: BinaryHeap::new(), slots: Vec::new(), free: Vec::new(), pushed: 0 }
+    }
+
+    pub fn push(&mut self, at_us: u64, event: E) {
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = Some(event);
+                slot
+            }
+            None => {
+                self.slots.push(Some(event));
+                self.slots.len() - 1
+            }
+        };
+        self.pushed += 1;
+        self.heap.push(Reverse((at_us, self.pushed, slot)));
+    }
+
+    pub fn pop(&mut self) -> Option<(u64, E)> {
+        let Reverse((at_us, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        self.slots[slot].take().map(|event| (at_us, event))
+    }
+}

@@ -1,0 +1,112 @@
+//! What a node's disk must hold: every write that was reported durable, applied to an ideal disk.
+//!
+//! Recovery is compared with it, and so is every promise that a node makes: what it says must be in
+//! here first.
+
+use raft::{Entry, HardState, Index, LogId, Rebase, Restored, Snapshot, Write};
+use std::collections::VecDeque;
+
+/// A write, as far as it changes the disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    hard_state: HardState,
+    rebase: Option<Rebase>,
+    entries: Vec<Entry>,
+}
+
+impl Change {
+    pub fn of(write: &Write) -> Self {
+        Change {
+            hard_state: write.hard_state,
+            rebase: write.rebase.clone(),
+            entries: write.entries.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Shadow {
+    pub hard_state: HardState,
+    pub base: Snapshot,
+    pub entries: VecDeque<Entry>,
+}
+
+impl Shadow {
+    pub fn new(restored: &Restored) -> Self {
+        Shadow {
+            hard_state: restored.hard_state,
+            base: restored.snapshot.clone(),
+            entries: restored.entries.iter().cloned().collect(),
+        }
+    }
+
+    pub fn apply(&mut self, change: &Change) {
+        self.hard_state = change.hard_state;
+        match &change.rebase {
+            Some(Rebase::Compact(snapshot)) => {
+                while self.entries.front().is_some_and(|e| e.id.index <= snapshot.last.index) {
+                    self.entries.pop_front();
+                }
+                self.base = snapshot.clone();
+            }
+            Some(Rebase::Reset(snapshot)) => {
+                self.entries.clear();
+                self.base = snapshot.clone();
+            }
+            None => {}
+        }
+        if let Some(first) = change.entries.first() {
+            while self.entries.back().is_some_and(|e| e.id.index >= first.id.index) {
+                self.entries.pop_back();
+            }
+            self.entries.extend(change.entries.iter().cloned());
+        }
+    }
+
+    pub fn last(&self) -> LogId {
+        self.entries.back().map_or(self.base.last, |entry| entry.id)
+    }
+
+    /// The id at `index`; `None` if it is not there, or stood for by the snapshot.
+    pub fn id_at(&self, index: Index) -> Option<LogId> {
+        if index == self.base.last.index {
+            return Some(self.base.last);
+        }
+        let offset = index.0.checked_sub(self.base.last.index.0 + 1)?;
+        self.entries.get(offset as usize).map(|entry| entry.id)
+    }
+
+    /// Whether it holds this entry, itself or within its snapshot.
+    pub fn holds(&self, id: LogId) -> bool {
+        id.index < self.base.last.index || self.id_at(id.index) == Some(id)
+    }
+
+    /// How what was recovered differs from this, if it does.
+    pub fn difference(&self, restored: &Restored) -> Option<String> {
+        if restored.hard_state != self.hard_state {
+            return Some(format!(
+                "term and vote are {:?} and were {:?}",
+                restored.hard_state, self.hard_state
+            ));
+        }
+        if restored.snapshot != self.base {
+            return Some(format!(
+                "the log begins after {} and began after {}",
+                restored.snapshot.last, self.base.last
+            ));
+        }
+        if !restored.entries.iter().eq(self.entries.iter()) {
+            let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
+            return Some(format!("the log ends with {last} and ended with {}", self.last()));
+        }
+        None
+    }
+
+    /// Whether what was recovered is a proper beginning of this, with the rest known to be lost.
+    pub fn is_known_loss(&self, restored: &Restored) -> bool {
+        let prefix = restored.snapshot == self.base
+            && restored.entries.len() <= self.entries.len()
+            && restored.entries.iter().zip(&self.entries).all(|(a, b)| a == b);
+        prefix && restored.hard_state.lost.is_some_and(|lost| lost >= self.last())
+    }
+}

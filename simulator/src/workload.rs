@@ -1,0 +1,218 @@
+//! What clients ask for, and the state machine that answers: the user's part of a simulation.
+
+use crate::linearizability::{self, Operation, Verdict};
+use crate::random::Stream;
+use bytes::Bytes;
+use driver::{At, Frozen, RestoreError, StateMachine};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+
+/// A state machine under test, and what its clients do.
+pub trait Workload {
+    /// The state machine.
+    type Machine: StateMachine;
+
+    /// A state machine as a new node has it.
+    fn machine(&self) -> Self::Machine;
+
+    /// The next request of a client.
+    fn request(&mut self, client: u64, draw: &mut Stream) -> Request;
+
+    /// What became of a request.
+    fn answered(&mut self, _answered: &Answered<'_>) {}
+
+    /// What must hold of the state after every command, on every node.
+    fn invariant(&self, _machine: &Self::Machine) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What the history comes to, when the run is over.
+    fn verdict(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A command for the log.
+    Command(Bytes),
+    /// A linearizable read.
+    Query(Bytes),
+}
+
+/// What became of a request. Times in microseconds of simulated time.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered<'a> {
+    /// Who asked.
+    pub client: u64,
+    /// What.
+    pub request: &'a Request,
+    /// When.
+    pub begun_us: u64,
+    /// When it ended, or was given up.
+    pub ended_us: u64,
+    /// How.
+    pub outcome: Outcome<'a>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// Done, with this answer.
+    Done(&'a [u8]),
+    /// Certainly not done, now or later.
+    NotDone,
+    /// Done or not, now or later: nobody can tell.
+    Unknown,
+}
+
+/// The workload in the box: clients read, write and compare-and-swap a few registers with unique
+/// values, and the history is checked for linearizability.
+#[derive(Debug)]
+pub struct RegisterWorkload {
+    keys: u8,
+    padding_bytes: u32,
+    next_value: u64,
+    last_seen: BTreeMap<u8, u64>,
+    histories: BTreeMap<u8, Vec<Operation>>,
+}
+
+impl RegisterWorkload {
+    /// So many registers; commands are made larger by up to so many bytes.
+    pub fn new(keys: u8, padding_bytes: u32) -> Self {
+        RegisterWorkload {
+            keys,
+            padding_bytes,
+            next_value: 0,
+            last_seen: BTreeMap::new(),
+            histories: BTreeMap::new(),
+        }
+    }
+}
+
+impl Workload for RegisterWorkload {
+    type Machine = Registers;
+
+    fn machine(&self) -> Registers {
+        Registers::default()
+    }
+
+    fn request(&mut self, _client: u64, draw: &mut Stream) -> Request {
+        let key = draw.below(u64::from(self.keys)) as u8;
+        self.next_value += 1;
+        let (from, to) = match draw.below(3) {
+            0 => return Request::Query(Bytes::copy_from_slice(&[key])),
+            1 => (0, self.next_value),
+            _ => (self.last_seen.get(&key).copied().unwrap_or(1), self.next_value),
+        };
+        let padding = draw.below(u64::from(self.padding_bytes) + 1) as usize;
+        let mut command = vec![key];
+        command.extend(from.to_le_bytes());
+        command.extend(to.to_le_bytes());
+        command.resize(command.len() + padding, 0);
+        Request::Command(command.into())
+    }
+
+    fn answered(&mut self, answered: &Answered<'_>) {
+        let (Outcome::Done(_) | Outcome::Unknown) = answered.outcome else { return };
+        let value = match answered.outcome {
+            Outcome::Done(bytes) => Some(decode(bytes)),
+            _ => None,
+        };
+        let (key, action) = match answered.request {
+            Request::Query(query) => {
+                (query[0], linearizability::Action::Read(value.unwrap_or_default()))
+            }
+            Request::Command(command) => {
+                let (key, from, to) = parse(command);
+                let action = match from {
+                    0 => linearizability::Action::Write(to, value),
+                    from => linearizability::Action::Swap { from, to, before: value },
+                };
+                (key, action)
+            }
+        };
+        if let Some(Some(value)) = value {
+            self.last_seen.insert(key, value);
+        }
+        self.histories.entry(key).or_default().push(Operation {
+            begun: answered.begun_us,
+            ended: value.is_some().then_some(answered.ended_us),
+            action,
+        });
+    }
+
+    fn verdict(&mut self) -> Result<(), String> {
+        for (key, history) in &self.histories {
+            if linearizability::check(history) == Verdict::Violated {
+                return Err(format!("the history of register {key} is not linearizable"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A few registers.
+#[derive(Clone, Debug, Default)]
+pub struct Registers {
+    values: BTreeMap<u8, u64>,
+}
+
+/// A command: which register, what it must hold (0: anything), what it holds then.
+fn parse(command: &[u8]) -> (u8, u64, u64) {
+    let number = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&command[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    (command[0], number(1), number(9))
+}
+
+fn decode(answer: &[u8]) -> Option<u64> {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(answer);
+    Some(u64::from_le_bytes(bytes)).filter(|value| *value != 0)
+}
+
+impl StateMachine for Registers {
+    type Frozen = Registers;
+
+    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+        let (key, from, to) = parse(command);
+        let before = self.values.get(&key).copied().unwrap_or_default();
+        if from == 0 || from == before {
+            self.values.insert(key, to);
+        }
+        Bytes::copy_from_slice(&before.to_le_bytes())
+    }
+
+    fn query(&self, query: &[u8]) -> Bytes {
+        let value = self.values.get(&query[0]).copied().unwrap_or_default();
+        Bytes::copy_from_slice(&value.to_le_bytes())
+    }
+
+    fn freeze(&self) -> Registers {
+        self.clone()
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        self.values = bytes
+            .chunks_exact(9)
+            .map(|chunk| (chunk[0], decode(&chunk[1..]).unwrap_or_default()))
+            .collect();
+        Ok(())
+    }
+}
+
+impl Frozen for Registers {
+    fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        for (key, value) in &self.values {
+            to.write_all(&[*key])?;
+            to.write_all(&value.to_le_bytes())?;
+        }
+        Ok(())
+    }
+}
