@@ -54,6 +54,8 @@ impl fmt::Debug for Shared {
 /// A file's two images.
 #[derive(Clone, Debug, Default)]
 struct Content {
+    /// The name that programs know it by now, or last knew it by.
+    path: String,
     volatile: Vec<u8>,
     durable: Vec<u8>,
     /// The sectors whose images may differ: ranges, oldest first, perhaps overlapping.
@@ -279,6 +281,7 @@ impl MemDisk {
         shared.files.retain(|file, _| named.contains(file));
         for (path, file) in &shared.names {
             let Some(content) = shared.files.get_mut(file) else { continue };
+            path.clone_into(&mut content.path);
             let mut sectors: Vec<u64> = std::mem::take(&mut content.unsynced)
                 .into_iter()
                 .flat_map(|(from, to)| from..to)
@@ -356,8 +359,12 @@ impl MemDisk {
         let shared = &mut *shared;
         let file = shared.next_file;
         shared.next_file += 1;
-        let images =
-            Content { volatile: content.to_vec(), durable: content.to_vec(), unsynced: Vec::new() };
+        let images = Content {
+            path: path.to_owned(),
+            volatile: content.to_vec(),
+            durable: content.to_vec(),
+            unsynced: Vec::new(),
+        };
         shared.files.insert(file, images);
         shared.names.insert(path.to_owned(), file);
         shared.durable_names.insert(path.to_owned(), file);
@@ -439,23 +446,24 @@ impl Disk for MemDisk {
         }
         let file = shared.next_file;
         shared.next_file += 1;
-        shared.files.insert(file, Content::default());
+        shared.files.insert(file, Content { path: path.to_owned(), ..Content::default() });
         shared.names.insert(path.to_owned(), file);
         shared.pending_names.push(NameChange::Set { path: path.to_owned(), file });
-        Ok(MemFile { disk: self.clone(), file, path: path.to_owned(), life: shared.life })
+        Ok(MemFile { disk: self.clone(), file, life: shared.life })
     }
 
     fn open(&self, path: &str) -> io::Result<MemFile> {
         let shared = self.shared();
         let file = *shared.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(MemFile { disk: self.clone(), file, path: path.to_owned(), life: shared.life })
+        Ok(MemFile { disk: self.clone(), file, life: shared.life })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut shared = self.shared();
         shared.permit(Operation::Rename { from, to })?;
-        if !shared.names.contains_key(from) {
-            return Err(io::ErrorKind::NotFound.into());
+        let file = *shared.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        if let Some(content) = shared.files.get_mut(&file) {
+            to.clone_into(&mut content.path);
         }
         let change = NameChange::Rename { from: from.to_owned(), to: to.to_owned() };
         change.apply(&mut shared.names);
@@ -499,8 +507,6 @@ impl Disk for MemDisk {
 pub struct MemFile {
     disk: MemDisk,
     file: u64,
-    /// The name it was opened by.
-    path: String,
     life: u64,
 }
 
@@ -523,8 +529,10 @@ impl DiskFile for MemFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut shared = self.disk.shared();
-        shared.permit(Operation::Read { path: &self.path, offset, len: buf.len() })?;
-        let content = self.content(&mut shared)?;
+        let shared = &mut *shared;
+        let path = self.content(shared)?.path.clone();
+        shared.permit(Operation::Read { path: &path, offset, len: buf.len() })?;
+        let content = self.content(shared)?;
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.volatile.len());
         let read = buf.len().min(content.volatile.len() - from);
         buf[..read].copy_from_slice(&content.volatile[from..from + read]);
@@ -533,7 +541,8 @@ impl DiskFile for MemFile {
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut shared = self.disk.shared();
-        let verdict = shared.judge(Operation::Write { path: &self.path, offset, len: data.len() });
+        let path = self.content(&mut shared)?.path.clone();
+        let verdict = shared.judge(Operation::Write { path: &path, offset, len: data.len() });
         let (mut len, mut result) = match verdict {
             Verdict::Done => (data.len(), Ok(())),
             Verdict::Fails { kind, done_bytes } => (done_bytes.min(data.len()), Err(kind.into())),
@@ -565,7 +574,8 @@ impl DiskFile for MemFile {
 
     fn sync_data(&mut self) -> io::Result<()> {
         let mut shared = self.disk.shared();
-        let verdict = shared.judge(Operation::Sync { path: &self.path });
+        let path = self.content(&mut shared)?.path.clone();
+        let verdict = shared.judge(Operation::Sync { path: &path });
         let content = self.content(&mut shared)?;
         match verdict {
             Verdict::Done => {

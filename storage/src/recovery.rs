@@ -13,7 +13,7 @@
 //! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`]; they say who they are |
 //! | damage after the highest intact batch, and no proof that it was synced | [`Case::TornTail`]: it was never acknowledged; it is erased |
 //! | damage or a gap below an intact batch, in what is no longer needed | [`Case::HarmlessDamage`] |
-//! | damage in a batch that the next one repeats | [`Case::Repeated`] |
+//! | damage or a gap in a batch that the next one repeats | [`Case::Repeated`] |
 //! | damage or a gap below an intact batch, in what is still needed | [`Case::Rotten`] |
 //! | an intact batch whose successor says that another one stood there | as if it were damaged |
 //! | damage after the highest intact batch, which the mark covers | [`Case::RottenEnd`] |
@@ -53,12 +53,13 @@ pub enum Case {
         /// Its number.
         batch: u64,
     },
-    /// This batch is damaged or missing, and nothing in it is needed any more.
+    /// This batch is damaged or missing, and nothing in it is needed any more. A segment larger than
+    /// usual that was removed when it was needed no more leaves such a gap.
     HarmlessDamage {
         /// Its number.
         batch: u64,
     },
-    /// This batch is damaged, and the next one says the same again.
+    /// This batch is damaged or missing, and the next one says the same again.
     Repeated {
         /// Its number.
         batch: u64,
@@ -97,10 +98,10 @@ impl fmt::Display for Case {
                 write!(f, "batch {batch} was cut off before it was acknowledged; it is erased")
             }
             Case::HarmlessDamage { batch } => {
-                write!(f, "batch {batch} is damaged, and no longer needed")
+                write!(f, "batch {batch} is damaged or gone, and no longer needed")
             }
             Case::Repeated { batch } => {
-                write!(f, "batch {batch} is damaged, and repeated in the next one")
+                write!(f, "batch {batch} is damaged or gone, and repeated in the next one")
             }
             Case::Rotten { batch: 0 } => f.write_str(
                 "the oldest segments are missing; what was lost will be repaired from the peers",

@@ -1,7 +1,10 @@
 //! What the log does while nothing breaks, and what it does when the disk says that it does.
 
 use super::*;
+use crate::log::AppendError;
+use crate::testing::{Operation, Verdict};
 use crate::{LockError, OpenError, RealDisk};
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn what_was_written_is_there_after_a_restart_on_a_real_disk() {
@@ -39,4 +42,155 @@ fn a_directory_in_use_is_refused_by_name() {
     assert!(message.contains("another process holds this data directory"), "{message}");
     drop(held);
     assert!(open().is_ok());
+}
+
+fn full_disk(disk: &MemDisk) {
+    disk.set_capacity(Some(disk.used_bytes()));
+}
+
+#[test]
+fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    full_disk(&disk);
+    let mut written = 0;
+    let refused = loop {
+        let next = entries(written + 1, written + 1, 1);
+        let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &next };
+        match log.append(batch) {
+            Ok(()) => written += 1,
+            Err(AppendError::Full(_)) => break next,
+            Err(AppendError::Failed(error)) => panic!("{error}"),
+        }
+    };
+    assert_eq!(written, 3, "what was reserved can be used");
+    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &refused };
+    assert!(matches!(log.append(batch), Err(AppendError::Full(_))));
+    // A restart finds everything acknowledged, but it has no room to start: it says so.
+    let full = disk.fork();
+    let message = Log::open(full.clone(), config()).err().unwrap().to_string();
+    assert!(message.contains("no storage space") || message.contains("storage"), "{message}");
+    full.set_capacity(None);
+    assert_eq!(reopen(&full).1.restored.unwrap().entries, entries(1, 3, 1));
+    // Here the space comes back while it runs.
+    disk.set_capacity(None);
+    log.append(batch).unwrap();
+    write(&mut log, hard(1, None), &entries(5, 5, 1));
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(1, 5, 1));
+}
+
+#[test]
+fn a_write_cut_short_for_want_of_room_is_tried_again_at_the_same_place() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    // Larger than a segment, so it has to grow the file.
+    let large = [entry(1, 1, 40_000)];
+    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &large };
+    disk.set_capacity(Some(disk.used_bytes() + config().segment_bytes + 5_000));
+    assert!(matches!(log.append(batch), Err(AppendError::Full(_))));
+    disk.set_capacity(None);
+    log.append(batch).unwrap();
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, large);
+}
+
+#[test]
+fn the_bound_on_disk_use_holds() {
+    let disk = MemDisk::new();
+    let bounded = LogConfig { bytes_max: 3 * 4 * 4096, ..config() };
+    let (mut log, _) = Log::open(disk.clone(), bounded).unwrap();
+    log.identify(identity()).unwrap();
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    for index in 1.. {
+        let next = entries(index, index, 1);
+        let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &next };
+        match log.append(batch) {
+            Ok(()) => assert!(log.usage().bytes <= log.usage().bytes_max),
+            Err(AppendError::Full(error)) => {
+                assert_eq!(index, 12);
+                assert!(error.to_string().contains("bound of 49152 bytes"), "{error}");
+                break;
+            }
+            Err(AppendError::Failed(error)) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_has_failed_is_never_trusted_again() {
+    for failing_sync in [true, false] {
+        let disk = MemDisk::new();
+        let mut log = begun(&disk);
+        disk.set_faults(Box::new(move |operation| match operation {
+            Operation::Sync { .. } if failing_sync => Verdict::FailsAndForgets,
+            Operation::Write { .. } if !failing_sync => {
+                Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 512 }
+            }
+            _ => Verdict::Done,
+        }));
+        let next = entries(1, 1, 1);
+        let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &next };
+        assert!(matches!(log.append(batch), Err(AppendError::Failed(_))));
+        disk.clear_faults();
+        for _ in 0..3 {
+            assert!(matches!(log.append(batch), Err(AppendError::Failed(_))));
+        }
+    }
+}
+
+#[test]
+fn a_write_costs_one_write_and_one_sync() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&seen);
+    disk.set_faults(Box::new(move |operation| {
+        record.lock().unwrap().push(match operation {
+            Operation::Write { offset, len, .. } => format!("write {len} at {offset}"),
+            Operation::Sync { .. } => "sync".to_owned(),
+            other => format!("{other:?}"),
+        });
+        Verdict::Done
+    }));
+    write(&mut log, hard(1, None), &entries(1, 10, 1));
+    assert_eq!(*seen.lock().unwrap(), ["write 4096 at 4096", "sync"]);
+    seen.lock().unwrap().clear();
+    write(&mut log, hard(1, None), &entries(11, 60, 1));
+    assert_eq!(*seen.lock().unwrap(), ["write 8192 at 8192", "sync"]);
+}
+
+#[test]
+fn every_kind_of_entry_comes_back_as_it_went() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    let payloads = [
+        Payload::Blank,
+        Payload::Command(Bytes::new()),
+        Payload::System(Bytes::from_static(b"clock")),
+        Payload::Membership(membership()),
+        Payload::Command(Bytes::from(vec![0; 10_000])),
+    ];
+    let written: Vec<Entry> = (1..)
+        .zip(payloads)
+        .map(|(index, payload)| Entry { payload, ..entry(index, 1, 0) })
+        .collect();
+    write(&mut log, hard(1, None), &written);
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, written);
+}
+
+#[test]
+fn a_payload_that_looks_like_a_batch_is_none() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    write(&mut log, hard(1, None), &entries(1, 1, 1));
+    // A client sends the very bytes of the segment, over and over, at every offset.
+    let image = disk.read("log/0000000000000001.seg").unwrap()[..2 * 4096].to_vec();
+    for shift in (0..4096).step_by(61) {
+        let command = [vec![0; shift], image.clone()].concat();
+        let payload = Payload::Command(Bytes::from(command));
+        let index = 2 + shift as u64 / 61;
+        write(&mut log, hard(1, None), &[Entry { payload, ..entry(index, 1, 0) }]);
+    }
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.cases, [crate::Case::Clean]);
+    assert_eq!(found.restored.unwrap().entries.len(), 1 + 4096usize.div_ceil(61));
 }

@@ -1,7 +1,11 @@
 //! Tests that need the inside of the log: receipts are made by the core alone, so they drive the log
 //! below [`crate::LogStore`].
 
+mod cases;
+mod crash;
 mod log;
+mod model;
+mod snapshots;
 
 use crate::log::BatchRef;
 use crate::testing::MemDisk;

@@ -1,0 +1,472 @@
+//! One test for each line of the decision table, on bytes made for it.
+
+use super::*;
+use crate::recovery::Case;
+use crate::segment;
+use crate::testing::{Fate, Operation, Verdict};
+use crate::{IdentityError, OpenError};
+
+const BLOCK: u64 = 4096;
+
+/// The path of the n-th segment.
+fn path(generation: u64) -> String {
+    segment::path(generation)
+}
+
+/// Rots the block at `position` of a segment.
+fn rot(disk: &MemDisk, generation: u64, position: u64) {
+    disk.damage(&path(generation), position * BLOCK + 100, &[0xee; 7]);
+}
+
+fn refusal(disk: &MemDisk) -> OpenError {
+    disk.kill();
+    Log::open(disk.clone(), config()).err().expect("it is refused")
+}
+
+/// Batch 1 begins the log; batch n + 1 brings entry n of term 1. One block each, so batch b stands in
+/// block (b - 1) % 4 of segment 1 + (b - 1) / 4.
+fn of_single_entries(disk: &MemDisk, count: u64) -> Log<MemDisk> {
+    let mut log = begun(disk);
+    for index in 1..=count {
+        write(&mut log, hard(1, Some(2)), &entries(index, index, 1));
+    }
+    log
+}
+
+/// Whoever starts after a loss, any number of times, and after a power failure each time, finds the
+/// same.
+fn assert_settled(disk: &MemDisk, expected: &Restored) {
+    for _ in 0..3 {
+        disk.crash(|_| Fate::Lost);
+        let (_, found) = reopen(disk);
+        let restored = found.restored.unwrap();
+        assert_eq!(restored.hard_state, expected.hard_state);
+        assert_eq!(restored.snapshot, expected.snapshot);
+        assert_eq!(restored.entries, expected.entries);
+        assert_eq!(found.cases, [Case::Clean]);
+    }
+}
+
+#[test]
+fn an_empty_directory_restores_nothing() {
+    let (_, found) = open(&MemDisk::new());
+    assert!(found.identity.is_none() && found.restored.is_none());
+    assert_eq!(found.cases, [Case::Empty]);
+}
+
+#[test]
+fn an_identity_without_a_log_is_a_log_not_begun() {
+    let disk = MemDisk::new();
+    open(&disk).0.identify(identity()).unwrap();
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.identity, Some(identity()));
+    assert!(found.restored.is_none());
+    assert_eq!(found.cases, [Case::NotBegun]);
+}
+
+#[test]
+fn the_remains_of_the_very_first_batch_are_a_log_not_begun() {
+    let disk = MemDisk::new();
+    let (mut log, _) = open(&disk);
+    log.identify(identity()).unwrap();
+    fail_syncs_of(&disk, &path(1));
+    log.begin(snapshot(LogId::ZERO)).unwrap_err();
+    disk.clear_faults();
+    rot(&disk, 1, 0);
+    let (mut log, found) = reopen(&disk);
+    assert!(found.restored.is_none());
+    assert_eq!(found.cases, [Case::NotBegun]);
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    assert!(reopen(&disk).1.restored.is_some());
+}
+
+fn fail_syncs_of(disk: &MemDisk, path: &str) {
+    let path = path.to_owned();
+    disk.set_faults(Box::new(move |operation| match operation {
+        Operation::Sync { path: synced } if synced == path => {
+            Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+        }
+        _ => Verdict::Done,
+    }));
+}
+
+#[test]
+fn a_log_without_an_identity_is_refused() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    disk.lose("IDENTITY");
+    assert!(matches!(refusal(&disk), OpenError::IdentityMissing));
+    // The mark alone tells that there was a log.
+    disk.lose(&path(1));
+    assert!(matches!(refusal(&disk), OpenError::IdentityMissing));
+}
+
+#[test]
+fn a_damaged_identity_is_refused() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    disk.damage("IDENTITY", 15, &[0xee]);
+    let error = refusal(&disk);
+    assert!(matches!(error, OpenError::Identity(IdentityError::Damaged)), "{error}");
+}
+
+#[test]
+fn an_identity_of_a_later_version_is_refused() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    let mut content = disk.read("IDENTITY").unwrap();
+    content[8] = 9;
+    let checksum = crc32c::crc32c_append(9, &content[13..]);
+    content[9..13].copy_from_slice(&checksum.to_le_bytes());
+    disk.install("IDENTITY", &content);
+    let error = refusal(&disk);
+    assert!(matches!(error, OpenError::Identity(IdentityError::Newer { version: 9 })), "{error}");
+}
+
+#[test]
+fn a_log_that_is_gone_is_refused() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    disk.lose(&path(1));
+    let error = refusal(&disk);
+    assert!(matches!(error, OpenError::LogGone), "{error}");
+    // Likewise if the file is there and nothing in it can be read.
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    (0..4).for_each(|position| rot(&disk, 1, position));
+    assert!(matches!(refusal(&disk), OpenError::LogGone));
+}
+
+#[test]
+fn a_block_of_a_later_version_is_refused() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    let mut content = disk.read(&path(1)).unwrap();
+    let block = &mut content[2 * BLOCK as usize..3 * BLOCK as usize];
+    block[7] = 2;
+    let seed = crc32c::crc32c(&identity().incarnation.0.to_le_bytes());
+    let checksum = crc32c::crc32c_append(seed, &block[4..]);
+    block[..4].copy_from_slice(&checksum.to_le_bytes());
+    disk.install(&path(1), &content);
+    let error = refusal(&disk);
+    assert!(matches!(&error, OpenError::Newer { version: 2, .. }));
+    assert!(error.to_string().contains("run a later one"), "{error}");
+    // A version that the checksum does not vouch for is no version, but damage.
+    rot(&disk, 1, 2);
+    disk.kill();
+    assert!(Log::open(disk.clone(), config()).is_ok());
+}
+
+#[test]
+fn a_whole_log_is_clean() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 9);
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.restored.unwrap().entries, entries(1, 9, 1));
+    assert_eq!(found.cases, [Case::Clean]);
+}
+
+#[test]
+fn blocks_left_over_in_a_recycled_segment_say_who_they_are() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 9);
+    let compact = Rebase::Compact(snapshot(LogId::new(9, 1)));
+    rebase(&mut log, hard(1, Some(2)), &compact, &[]);
+    for index in 10..=15 {
+        write(&mut log, hard(1, Some(2)), &entries(index, index, 1));
+    }
+    // Segment 1 has become segment 5: one new batch, then three batches of its earlier use.
+    assert!(disk.read(&path(1)).is_none());
+    assert!(disk.read(&path(5)).unwrap()[BLOCK as usize..].iter().any(|byte| *byte != 0));
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.snapshot.last, LogId::new(9, 1));
+    assert_eq!(restored.entries, entries(10, 15, 1));
+    assert_eq!(found.cases, [Case::Clean]);
+}
+
+#[test]
+fn a_torn_tail_is_dropped_and_never_comes_back() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 1);
+    // A batch of two blocks whose second one did not reach the disk.
+    fail_syncs_of(&disk, &path(1));
+    let large = [entry(2, 1, 5000)];
+    let batch = BatchRef { hard_state: hard(1, Some(2)), rebase: None, entries: &large };
+    assert!(log.append(batch).is_err());
+    disk.clear_faults();
+    let second_block =
+        disk.read(&path(1)).unwrap()[3 * BLOCK as usize..4 * BLOCK as usize].to_vec();
+    disk.damage(&path(1), 3 * BLOCK, &[0; BLOCK as usize]);
+
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.restored.unwrap().entries, entries(1, 1, 1));
+    assert_eq!(found.cases, [Case::TornTail { batch: 3 }]);
+    // The latest batch is repeated where the torn one began. Even if the missing block turns up again,
+    // it belongs to nothing.
+    disk.damage(&path(1), 3 * BLOCK, &second_block);
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.restored.unwrap().entries, entries(1, 1, 1));
+    let mut log = reopen(&disk).0;
+    write(&mut log, hard(2, None), &entries(2, 2, 2));
+    let (_, found) = reopen(&disk);
+    assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@2"]);
+}
+
+#[test]
+fn damage_in_what_the_base_stands_for_is_harmless() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 5);
+    rebase(&mut log, hard(1, Some(2)), &Rebase::Compact(snapshot(LogId::new(4, 1))), &[]);
+    rot(&disk, 1, 2);
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.hard_state, hard(1, Some(2)));
+    assert_eq!(ids(&restored), ["5@1"]);
+    assert_eq!(found.cases, [Case::HarmlessDamage { batch: 3 }, Case::Clean]);
+}
+
+#[test]
+fn a_damaged_batch_that_the_next_one_repeats_is_not_missed() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    drop(reopen(&disk)); // Repeats batch 3 as batch 4.
+    rot(&disk, 1, 2);
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.restored.unwrap().entries, entries(1, 2, 1));
+    assert_eq!(found.cases, [Case::Repeated { batch: 3 }, Case::Clean]);
+}
+
+#[test]
+fn rot_below_an_intact_batch_leaves_the_prefix_and_the_note_that_more_was_there() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 9);
+    rot(&disk, 2, 0); // Batch 5, entry 4.
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.entries, entries(1, 3, 1));
+    let lost = HardState { lost: Some(LogId::new(9, 1)), ..hard(1, Some(2)) };
+    assert_eq!(restored.hard_state, lost);
+    assert_eq!(found.cases, [Case::Rotten { batch: 5 }]);
+    assert_settled(&disk, &Restored { hard_state: lost, ..restored });
+}
+
+#[test]
+fn rot_takes_hard_state_and_base_from_the_latest_intact_batch() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 6);
+    rebase(&mut log, hard(4, Some(3)), &Rebase::Compact(snapshot(LogId::new(2, 1))), &[]);
+    rot(&disk, 2, 1); // Batch 6, entry 5.
+    let restored = reopen(&disk).1.restored.unwrap();
+    assert_eq!(restored.snapshot.last, LogId::new(2, 1));
+    assert_eq!(ids(&restored), ["3@1", "4@1"]);
+    let lost = HardState { lost: Some(LogId::new(6, 1)), ..hard(4, Some(3)) };
+    assert_eq!(restored.hard_state, lost);
+}
+
+#[test]
+fn rot_in_what_a_later_base_builds_upon_leaves_the_base_alone() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 6);
+    rebase(&mut log, hard(1, None), &Rebase::Compact(snapshot(LogId::new(5, 1))), &[]);
+    rot(&disk, 1, 2); // Batch 3, entry 2: below the base.
+    rot(&disk, 2, 2); // Batch 7, entry 6: above it.
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.snapshot.last, LogId::new(5, 1));
+    assert!(restored.entries.is_empty());
+    assert_eq!(restored.hard_state.lost, Some(LogId::new(6, 1)));
+}
+
+#[test]
+fn a_missing_segment_in_the_middle_is_rot() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 12);
+    disk.lose(&path(2)); // Batches 5 to 8.
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.entries, entries(1, 3, 1));
+    assert_eq!(restored.hard_state.lost, Some(LogId::new(12, 1)));
+    assert_eq!(found.cases, [Case::Rotten { batch: 5 }]);
+    assert_settled(&disk, &restored);
+}
+
+#[test]
+fn a_missing_first_segment_is_rot() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 9);
+    disk.lose(&path(1));
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert!(restored.entries.is_empty());
+    assert_eq!(restored.hard_state.lost, Some(LogId::new(9, 1)));
+    assert_eq!(found.cases, [Case::Rotten { batch: 0 }]);
+    assert_settled(&disk, &restored);
+}
+
+#[test]
+fn a_reset_needs_nothing_of_what_was_before() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 2);
+    rebase(&mut log, hard(3, None), &Rebase::Reset(snapshot(LogId::new(20, 2))), &[]);
+    (0..3).for_each(|position| rot(&disk, 1, position));
+    let restored = reopen(&disk).1.restored.unwrap();
+    assert_eq!(restored.snapshot.last, LogId::new(20, 2));
+    assert_eq!(restored.hard_state, hard(3, None));
+    assert!(restored.entries.is_empty());
+}
+
+#[test]
+fn a_write_that_the_disk_has_lost_counts_as_rot() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 1);
+    let image = disk.fork();
+    let mut log = reopen(&disk).0;
+    write(&mut log, hard(2, None), &entries(2, 2, 2));
+    write(&mut log, hard(2, None), &entries(3, 3, 2));
+    // On another disk the same place took another batch of the same number.
+    let mut log = reopen(&image).0;
+    write(&mut log, hard(5, None), &entries(2, 2, 5));
+    let imposter = image.read(&path(1)).unwrap()[3 * BLOCK as usize..].to_vec();
+    disk.damage(&path(1), 3 * BLOCK, &imposter);
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(ids(&restored), ["1@1"]);
+    assert_eq!(restored.hard_state, HardState { lost: Some(LogId::new(3, 2)), ..hard(2, None) });
+    assert_eq!(found.cases, [Case::Rotten { batch: 4 }]);
+}
+
+#[test]
+fn a_misdirected_write_counts_as_damage() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 9);
+    let content = disk.read(&path(1)).unwrap();
+    // Batch 2 again, where batch 6 stands.
+    disk.damage(&path(2), BLOCK, &content[BLOCK as usize..2 * BLOCK as usize]);
+    let (_, found) = reopen(&disk);
+    assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1", "4@1"]);
+    assert_eq!(found.cases, [Case::Rotten { batch: 6 }]);
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_counts_as_damage() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 9);
+    let bad = path(2);
+    disk.set_faults(Box::new(move |operation| match operation {
+        Operation::Read { path, offset, len }
+            if path == bad && (offset..offset + len as u64).contains(&BLOCK) =>
+        {
+            Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+        }
+        _ => Verdict::Done,
+    }));
+    let (_, found) = reopen(&disk);
+    assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1", "4@1"]);
+    assert_eq!(found.cases, [Case::Rotten { batch: 6 }]);
+}
+
+#[test]
+fn a_marked_batch_that_is_damaged_is_no_torn_tail() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 5);
+    write(&mut log, hard(2, Some(3)), &[]);
+    log.close().unwrap();
+    rot(&disk, 2, 2); // Batch 7: the vote for 3 in term 2.
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.entries, entries(1, 5, 1));
+    // Whom it voted for in term 2 is not known: for itself, so that it votes for nobody.
+    let lost = HardState { lost: Some(LogId::new(5, 1)), ..hard(2, Some(NODE.0)) };
+    assert_eq!(restored.hard_state, lost);
+    assert_eq!(found.cases, [Case::RottenEnd { batch: 7 }]);
+    assert_settled(&disk, &restored);
+}
+
+#[test]
+fn a_marked_batch_that_is_missing_without_a_trace_is_no_torn_tail() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 5).close().unwrap();
+    disk.lose(&path(2)); // Batches 5 and 6.
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.entries, entries(1, 3, 1));
+    assert_eq!(restored.hard_state, HardState { lost: Some(LogId::new(5, 1)), ..hard(1, Some(2)) });
+    assert_eq!(found.cases, [Case::RottenEnd { batch: 5 }]);
+    assert_settled(&disk, &restored);
+}
+
+#[test]
+fn a_block_of_the_batch_after_it_proves_that_a_damaged_batch_was_synced() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 4);
+    let large = [entry(5, 1, 5000)];
+    write(&mut log, hard(1, None), &large); // Batch 6: blocks 1 and 2 of segment 2.
+    rot(&disk, 2, 0); // Batch 5.
+    rot(&disk, 2, 2); // The end of batch 6.
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.entries, entries(1, 3, 1));
+    assert_eq!(restored.hard_state.vote, Some(NodeId(2)));
+    assert!(restored.hard_state.lost.is_some());
+    assert_eq!(found.cases, [Case::RottenEnd { batch: 5 }]);
+    assert_settled(&disk, &restored);
+}
+
+#[test]
+fn a_loss_is_remembered_until_the_core_says_that_it_is_repaired() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 9);
+    rot(&disk, 2, 0);
+    let (mut log, found) = reopen(&disk);
+    let hard_state = found.restored.unwrap().hard_state;
+    write(&mut log, hard_state, &entries(4, 4, 1));
+    // Half repaired, and the disk rots once more.
+    let generation = segment::parse(disk.paths().last().unwrap().rsplit('/').next().unwrap());
+    let (mut log, found) = reopen(&disk);
+    assert_eq!(found.restored.unwrap().hard_state.lost, Some(LogId::new(9, 1)));
+    rot(&disk, generation.unwrap(), 1);
+    rot(&disk, generation.unwrap(), 2);
+    write(&mut log, hard_state, &entries(5, 5, 1));
+    let (mut log, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(restored.hard_state.lost, Some(LogId::new(9, 1)));
+    assert_eq!(ids(&restored), ["1@1", "2@1", "3@1"]);
+    write(&mut log, hard(1, Some(2)), &entries(4, 9, 1));
+    let restored = reopen(&disk).1.restored.unwrap();
+    assert_eq!(restored.hard_state, hard(1, Some(2)));
+    assert_eq!(restored.entries, entries(1, 9, 1));
+}
+
+#[test]
+fn a_foreign_file_is_left_alone_and_named() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    disk.install("log/notes.txt", b"do not delete");
+    disk.install("log/1.seg", b"nor this");
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.restored.unwrap().entries, entries(1, 2, 1));
+    let foreign = |name: &str| Case::ForeignFile { name: name.to_owned() };
+    assert_eq!(found.cases, [foreign("1.seg"), foreign("notes.txt"), Case::Clean]);
+    assert_eq!(disk.read("log/notes.txt").unwrap(), b"do not delete");
+}
+
+#[test]
+fn a_log_of_another_node_is_no_log() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 2);
+    let other = Identity { incarnation: Incarnation(78), ..identity() };
+    other.write(&disk).unwrap();
+    disk.lose("MARK");
+    let error = refusal_or_nothing(&disk);
+    assert!(error, "the blocks of another life count for nothing");
+}
+
+/// Whether no state comes out of the directory.
+fn refusal_or_nothing(disk: &MemDisk) -> bool {
+    disk.kill();
+    match Log::open(disk.clone(), config()) {
+        Ok((_, found)) => found.restored.is_none(),
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,225 @@
+//! Power failures at every operation of the disk, with every prefix and many subsets of what was not
+//! synced surviving, some of it changed.
+//!
+//! After each: everything acknowledged is there, exactly; nothing else is, but perhaps the whole of the
+//! one write that was under way; a second start finds the same; and what is written afterwards is not
+//! mixed up with what was dropped.
+
+use super::model::{Model, Op};
+use super::*;
+use crate::recovery::Case;
+use crate::testing::{Fate, Operation, Unsynced, Verdict};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A stream of numbers, the same for the same seed (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// From the operation with this number on, everything that changes the disk fails. Returns a counter
+/// of operations.
+fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&count);
+    disk.set_faults(Box::new(move |operation| {
+        if matches!(operation, Operation::Read { .. }) {
+            return Verdict::Done;
+        }
+        let fails = counter.fetch_add(1, Ordering::Relaxed) >= number;
+        // A write that is cut off has been handed to the disk in full: which of its sectors survive
+        // is for the crash to say.
+        let done_bytes = if counter.load(Ordering::Relaxed) == number + 1 { usize::MAX } else { 0 };
+        if fails {
+            Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes }
+        } else {
+            Verdict::Done
+        }
+    }));
+    count
+}
+
+/// The ways in which what is not synced survives: all of it, nothing, each prefix of it, and subsets.
+fn crashes(disk: &MemDisk, numbers: &mut Numbers) -> Vec<MemDisk> {
+    let mut unsynced = 0;
+    disk.fork().crash(|_| {
+        unsynced += 1;
+        Fate::Kept
+    });
+    let mut outcomes = Vec::new();
+    let mut with = |fate: &mut dyn FnMut(u64) -> Fate| {
+        let crashed = disk.fork();
+        let mut at = 0;
+        crashed.crash(|_: Unsynced<'_>| {
+            at += 1;
+            fate(at - 1)
+        });
+        outcomes.push(crashed);
+    };
+    for kept in 0..=unsynced {
+        with(&mut |at| if at < kept { Fate::Kept } else { Fate::Lost });
+    }
+    for round in 0..if unsynced > 0 { 8 } else { 0 } {
+        with(&mut |_| match numbers.below(if round % 2 == 0 { 2 } else { 8 }) {
+            0 => Fate::Lost,
+            1 if round >= 4 => {
+                let (at, mask) = (numbers.next() as usize % 512, 1 << numbers.below(8));
+                Fate::Flipped { at, mask }
+            }
+            _ => Fate::Kept,
+        });
+    }
+    outcomes
+}
+
+fn story(numbers: &mut Numbers, steps: usize) -> Vec<Op> {
+    let op = |_| match numbers.below(10) {
+        0 => Op::Vote { vote: Some(2) },
+        1 | 2 => Op::Compact { kept: numbers.below(4), count: numbers.below(3) },
+        3 => Op::Reset { ahead: numbers.below(5), count: numbers.below(2) },
+        4 | 5 => Op::Write { replaced: numbers.below(5), count: 1 + numbers.below(3), len: 2500 },
+        6 => Op::Write { replaced: 0, count: 1, len: 20_000 },
+        _ => Op::Write { replaced: 0, count: 1 + numbers.below(4), len: 900 },
+    };
+    (0..steps).map(op).collect()
+}
+
+/// Checks a disk that has crashed in the middle of `under_way`.
+fn check(disk: &MemDisk, acknowledged: &Model, under_way: &Model, numbers: &mut Numbers) {
+    let (_, found) = reopen(disk);
+    assert!(!found.cases.iter().any(Case::is_loss), "nothing synced is lost: {:?}", found.cases);
+    let restored = found.restored.expect("the log has begun");
+    let mut model = match acknowledged.differs_from(&restored) {
+        None => acknowledged.clone(),
+        Some(difference) => {
+            assert!(under_way.differs_from(&restored).is_none(), "{difference}");
+            under_way.clone()
+        }
+    };
+    // A second start, after a failure of power at some operation of the first.
+    let second = disk.fork();
+    fail_from(&second, numbers.below(6));
+    drop(Log::open(second.clone(), config()));
+    second.clear_faults();
+    for disk in [disk.clone(), second] {
+        disk.crash(|_| if numbers.below(2) == 0 { Fate::Lost } else { Fate::Kept });
+        let (mut log, found) = reopen(&disk);
+        assert_eq!(model.differs_from(&found.restored.unwrap()), None, "{:?}", found.cases);
+        assert!(!found.cases.iter().any(Case::is_loss), "{:?}", found.cases);
+        // What is written now is shorter than what may have been dropped.
+        let before = model.clone();
+        for op in [Op::Vote { vote: None }, Op::Write { replaced: 1, count: 1, len: 10 }] {
+            let planned = model.plan(&op);
+            log.append(planned.batch()).unwrap();
+            model.apply(&planned);
+        }
+        let (_, found) = reopen(&disk);
+        assert_eq!(model.differs_from(&found.restored.unwrap()), None, "{:?}", found.cases);
+        model = before;
+    }
+}
+
+#[test]
+fn a_power_failure_at_any_operation_loses_nothing_acknowledged_and_invents_nothing() {
+    let mut failures = 0;
+    for seed in 0..6 {
+        let mut numbers = Numbers(seed);
+        let ops = story(&mut numbers, 14);
+        for steps in 0..ops.len() {
+            for fail_at in 0.. {
+                let disk = MemDisk::new();
+                let (mut log, mut model) = (begun(&disk), Model::new());
+                for op in &ops[..steps] {
+                    let planned = model.plan(op);
+                    log.append(planned.batch()).unwrap();
+                    model.apply(&planned);
+                }
+                let planned = model.plan(&ops[steps]);
+                let mut under_way = model.clone();
+                under_way.apply(&planned);
+                fail_from(&disk, fail_at);
+                let done = log.append(planned.batch()).is_ok();
+                disk.clear_faults();
+                if done {
+                    model = under_way.clone();
+                } else {
+                    let again = log.append(planned.batch());
+                    assert!(again.is_err(), "a disk that failed is not trusted again");
+                }
+                for crashed in crashes(&disk, &mut numbers) {
+                    check(&crashed, &model, &under_way, &mut numbers);
+                    failures += 1;
+                }
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(failures > 3_000, "only {failures} failures were tried");
+}
+
+#[test]
+fn a_power_failure_while_a_log_begins_leaves_one_that_has_begun_or_not() {
+    let mut numbers = Numbers(99);
+    for fail_at in 0.. {
+        let disk = MemDisk::new();
+        let (mut log, _) = open(&disk);
+        log.identify(identity()).unwrap();
+        fail_from(&disk, fail_at);
+        let done = log.begin(snapshot(LogId::ZERO)).is_ok();
+        disk.clear_faults();
+        for crashed in crashes(&disk, &mut numbers) {
+            let (mut log, found) = reopen(&crashed);
+            assert_eq!(found.identity, Some(identity()));
+            match found.restored {
+                Some(restored) => assert_eq!(Model::new().differs_from(&restored), None),
+                None => {
+                    assert!(!done);
+                    log.begin(snapshot(LogId::ZERO)).unwrap();
+                    write(&mut log, hard(1, None), &entries(1, 2, 1));
+                    let (_, found) = reopen(&crashed);
+                    assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1"]);
+                }
+            }
+        }
+        if done {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_built_upon() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    write(&mut log, hard(1, None), &entries(1, 1, 1));
+    disk.set_faults(Box::new(|operation| match operation {
+        Operation::Sync { .. } => Verdict::FailsAndForgets,
+        _ => Verdict::Done,
+    }));
+    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &entries(2, 2, 1) };
+    assert!(log.append(batch).is_err());
+    disk.clear_faults();
+    // The process starts again, reads the batch from the system's cache, and goes on.
+    let (mut log, found) = reopen(&disk);
+    assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1"]);
+    write(&mut log, hard(1, None), &entries(3, 3, 1));
+    // Only now does it show that the batch had never reached the disk.
+    disk.crash(|_| Fate::Lost);
+    let (_, found) = reopen(&disk);
+    assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1"]);
+    assert!(found.cases.iter().any(|case| matches!(case, Case::Repeated { .. })));
+}

@@ -1,0 +1,129 @@
+//! The store of snapshots.
+
+use super::*;
+use crate::testing::{Fate, Operation, Verdict};
+use crate::{SnapshotError, Snapshots};
+use std::io::{Read, Write};
+
+fn state(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+fn store(disk: &MemDisk) -> Snapshots<MemDisk> {
+    Snapshots::new(disk.clone()).unwrap()
+}
+
+fn save(disk: &MemDisk, id: LogId, len: usize) {
+    let mut writer = store(disk).create(&snapshot(id)).unwrap();
+    writer.write_all(&state(len)).unwrap();
+    writer.finish().unwrap();
+}
+
+fn path(id: LogId) -> String {
+    format!("snapshots/{:016x}-{:016x}.snap", id.index.0, id.term.0)
+}
+
+#[test]
+fn a_finished_snapshot_survives_a_power_failure() {
+    for len in [0, 1, 65_535, 65_536, 65_537, 300_000] {
+        let disk = MemDisk::new();
+        save(&disk, LogId::new(7, 4), len);
+        disk.crash(|_| Fate::Lost);
+        let mut reader = store(&disk).open(LogId::new(7, 4)).unwrap();
+        assert_eq!(reader.snapshot(), &snapshot(LogId::new(7, 4)));
+        assert_eq!(reader.state_bytes(), len as u64);
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        assert!(read == state(len));
+        assert_eq!(reader.read(&mut [0; 10]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn an_unfinished_snapshot_leaves_nothing_behind() {
+    let disk = MemDisk::new();
+    let mut writer = store(&disk).create(&snapshot(LogId::new(7, 4))).unwrap();
+    writer.write_all(&state(100_000)).unwrap();
+    drop(writer);
+    assert_eq!(disk.paths(), [""; 0]);
+    // Neither does one that a power failure has cut off.
+    let mut writer = store(&disk).create(&snapshot(LogId::new(7, 4))).unwrap();
+    writer.write_all(&state(100_000)).unwrap();
+    disk.crash(|_| Fate::Kept);
+    assert_eq!(disk.paths().len(), 1);
+    assert!(store(&disk).list().unwrap().is_empty());
+    assert_eq!(disk.paths(), [""; 0]);
+}
+
+#[test]
+fn a_snapshot_that_could_not_be_synced_is_none() {
+    let disk = MemDisk::new();
+    let mut writer = store(&disk).create(&snapshot(LogId::new(7, 4))).unwrap();
+    writer.write_all(&state(10)).unwrap();
+    disk.set_faults(Box::new(|operation| match operation {
+        Operation::Sync { .. } => Verdict::FailsAndForgets,
+        _ => Verdict::Done,
+    }));
+    writer.finish().unwrap_err();
+    assert!(matches!(store(&disk).open(LogId::new(7, 4)), Err(SnapshotError::Missing { .. })));
+}
+
+#[test]
+fn no_byte_of_a_damaged_chunk_is_given_out() {
+    let len = 200_000;
+    let disk = MemDisk::new();
+    let id = LogId::new(7, 4);
+    save(&disk, id, len);
+    let whole = disk.read(&path(id)).unwrap();
+    for at in (0..whole.len()).step_by(997).chain(whole.len() - 20..whole.len()) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        disk.install(&path(id), &damaged);
+        let Ok(mut reader) = store(&disk).open(id) else { continue };
+        let mut read = Vec::new();
+        let error = reader.read_to_end(&mut read).expect_err("damage is found");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        assert!(read == state(len)[..read.len()], "damage at {at} was given out");
+        assert!(reader.read(&mut [0; 10]).is_err(), "and it stays an error");
+    }
+    for cut in [0, 10, 500, whole.len() / 2, whole.len() - 1] {
+        disk.install(&path(id), &whole[..cut]);
+        let read = store(&disk).open(id).map(|mut reader| {
+            let mut read = Vec::new();
+            reader.read_to_end(&mut read).is_ok()
+        });
+        assert!(!matches!(read, Ok(true)), "cut to {cut} bytes it passes for whole");
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_later_version_is_refused() {
+    let disk = MemDisk::new();
+    let id = LogId::new(7, 4);
+    save(&disk, id, 10);
+    disk.damage(&path(id), 8, &[9]);
+    let error = store(&disk).open(id).unwrap_err();
+    assert!(matches!(error, SnapshotError::Newer { version: 9, .. }), "{error}");
+}
+
+#[test]
+fn a_snapshot_under_another_name_is_refused() {
+    let disk = MemDisk::new();
+    save(&disk, LogId::new(7, 4), 10);
+    let content = disk.read(&path(LogId::new(7, 4))).unwrap();
+    disk.install(&path(LogId::new(8, 4)), &content);
+    assert!(store(&disk).open(LogId::new(8, 4)).is_err());
+}
+
+#[test]
+fn only_the_snapshots_that_are_needed_stay() {
+    let disk = MemDisk::new();
+    let all = [LogId::new(5, 1), LogId::new(7, 4), LogId::new(9, 4)];
+    all.iter().for_each(|id| save(&disk, *id, 10));
+    disk.install("snapshots/notes.txt", b"");
+    let store = store(&disk);
+    assert_eq!(store.list().unwrap(), all);
+    store.remove_except(&[all[1]]).unwrap();
+    assert_eq!(store.list().unwrap(), [all[1]]);
+    assert!(disk.read("snapshots/notes.txt").is_some());
+}
