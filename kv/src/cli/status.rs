@@ -35,9 +35,9 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-/// The table.
+/// The table, and a line on the cluster as a whole.
 fn describe(cluster: &Value) -> String {
-    let mut rows = vec![["NODE", "ROLE", "CLIENTS", "PEERS", "STATE"].map(str::to_owned)];
+    let mut rows = vec![["NODE", "ROLE", "CLIENTS", "PEERS", "LOG", "STATE"].map(str::to_owned)];
     let members = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     for member in members {
         rows.push([
@@ -45,10 +45,22 @@ fn describe(cluster: &Value) -> String {
             plain(&member["role"]),
             plain(&member["client_address"]),
             plain(&member["peer_address"]),
+            plain(&member["matched_index"]),
             plain(&member["state"]),
         ]);
     }
-    table(&rows)
+    let leader = match &cluster["leader"] {
+        Value::Null => "no leader".to_owned(),
+        leader => format!("node {leader} leads"),
+    };
+    format!(
+        "{}\n{leader} in term {}; {} entries committed; {} keys; as node {} sees it\n",
+        table(&rows),
+        plain(&cluster["term"]),
+        plain(&cluster["commit_index"]),
+        plain(&cluster["keys"]),
+        plain(&cluster["node"]),
+    )
 }
 
 /// A JSON value as a cell: strings without quotes, nothing for null.
@@ -72,4 +84,31 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::describe;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_has_a_line_for_each_member_and_says_who_leads() {
+        let text = describe(&json!({
+            "node": 1, "leader": 0, "term": 3, "commit_index": 12, "keys": 5,
+            "members": [
+                {"id": 0, "role": "leader", "client_address": "127.0.0.1:8080",
+                 "peer_address": "127.0.0.1:9080", "matched_index": 12, "state": "up"},
+                {"id": 1, "role": "follower", "client_address": "127.0.0.1:8081",
+                 "peer_address": "127.0.0.1:9081", "matched_index": null, "state": "up"},
+            ],
+        }));
+        let expected = "\
+NODE  ROLE      CLIENTS         PEERS           LOG  STATE
+0     leader    127.0.0.1:8080  127.0.0.1:9080  12   up
+1     follower  127.0.0.1:8081  127.0.0.1:9081       up
+
+node 0 leads in term 3; 12 entries committed; 5 keys; as node 1 sees it
+";
+        assert_eq!(text, expected);
+    }
 }

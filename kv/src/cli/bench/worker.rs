@@ -132,7 +132,9 @@ impl Worker {
             let answer = connection.exchange(&task.request, self.shared.timeout).await;
             let now = Instant::now();
             match answer {
-                Ok(answer) if answer.status.is_success() => self.note_done(&task, sent, now),
+                Ok(answer) if answer.status.is_success() => {
+                    self.note_done(&task, task.done(&answer.body), sent, now);
+                }
                 Ok(answer) => {
                     self.note_refusal(&answer);
                     tokio::time::sleep(REFUSED_PAUSE).await;
@@ -146,10 +148,10 @@ impl Worker {
         }
     }
 
-    fn note_done(&mut self, task: &Task, sent: Instant, now: Instant) {
+    fn note_done(&mut self, task: &Task, operations: u64, sent: Instant, now: Instant) {
         self.finding.latency_us.saturating_record(micros(now - sent).max(1));
-        self.finding.done += task.operations;
-        self.shared.note_done(now, task.operations);
+        self.finding.done += operations;
+        self.shared.note_done(now, operations);
         self.workload.acknowledged(task);
     }
 

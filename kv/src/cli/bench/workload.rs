@@ -41,10 +41,32 @@ impl Operation {
 /// One request, and what an answer to it means.
 pub struct Task {
     pub request: Request,
-    /// Operations done when it is answered well.
-    pub operations: u64,
+    /// Whether it is a batch, whose answer has an outcome for each operation.
+    batch: bool,
     /// For a recorded write: the key, and the number in its value.
     pub recorded: Option<(u32, u64)>,
+}
+
+impl Task {
+    /// How many operations an answer that is a success says are done.
+    pub fn done(&self, answer: &[u8]) -> u64 {
+        if !self.batch {
+            return 1;
+        }
+        let answer: BatchAnswer = serde_json::from_slice(answer).unwrap_or_default();
+        answer.results.iter().filter(|result| result.outcome == "done").count() as u64
+    }
+}
+
+#[derive(Default, serde::Deserialize)]
+struct BatchAnswer<'a> {
+    #[serde(borrow)]
+    results: Vec<OneResult<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct OneResult<'a> {
+    outcome: &'a str,
 }
 
 /// The workload of all clients.
@@ -81,7 +103,7 @@ impl Workload {
             return self.recorded_put(client, clients, turn, chance);
         }
         let key = (chance % u64::from(self.keys)) as u32;
-        let one = |request| Task { request, operations: 1, recorded: None };
+        let one = |request| Task { request, batch: false, recorded: None };
         match self.operation {
             Operation::Get => one(self.get(key)),
             Operation::Mixed if turn % 2 == 1 => one(self.get(key)),
@@ -89,11 +111,7 @@ impl Workload {
             Operation::Batch => {
                 let first = key.min(self.keys.saturating_sub(self.batch_size));
                 let last = self.keys.min(first + self.batch_size);
-                Task {
-                    request: self.batch_of(first..last),
-                    operations: u64::from(last - first),
-                    recorded: None,
-                }
+                Task { request: self.batch_of(first..last), batch: true, recorded: None }
             }
         }
     }
@@ -161,4 +179,25 @@ impl Workload {
 /// The number that a recorded value begins with.
 pub fn number_in(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value.get(..NUMBER_DIGITS)?).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_operations_that_were_done_count() {
+        let request = Request::new(Method::POST, "/v1/batch");
+        let task = Task { request, batch: true, recorded: None };
+        let answer = r#"{"results":[{"status":200,"outcome":"done","version":1},
+            {"status":412,"outcome":"not_done","version":null},{"status":200,"outcome":"done"}]}"#;
+        assert_eq!(task.done(answer.as_bytes()), 2);
+        assert_eq!(task.done(b"what is this"), 0);
+    }
+
+    #[test]
+    fn the_number_in_a_recorded_value_is_found_again() {
+        assert_eq!(number_in(b"00000000000000000042xxxx"), Some(42));
+        assert_eq!(number_in(b"short"), None);
+    }
 }
