@@ -124,7 +124,7 @@ impl Workload {
         let key = client + clients * (chance % u64::from(own)) as u32;
         let mut value = format!("{turn:0NUMBER_DIGITS$}").into_bytes();
         value.resize(self.value.len().max(NUMBER_DIGITS), b'x');
-        Task { request: self.put(key, value.into()), operations: 1, recorded: Some((key, turn)) }
+        Task { request: self.put(key, value.into()), batch: false, recorded: Some((key, turn)) }
     }
 
     fn path(&self, key: u32) -> String {
