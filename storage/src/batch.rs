@@ -233,3 +233,65 @@ fn take_entry(rest: &mut Bytes, index: Index) -> Option<Entry> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::Membership;
+
+    const SEED: u32 = 5;
+    const PLACE: Place = Place { generation: 3, batch: 9, position: 2 };
+
+    /// A batch of three blocks.
+    fn sealed(byte: u8) -> Vec<u8> {
+        let mut base = Vec::new();
+        codec::encode(&Snapshot::initial(Membership::default()), &mut base);
+        let entry = Entry {
+            id: LogId::new(4, 1),
+            time: LogTime(1),
+            number: CommandNumber(3),
+            payload: Payload::Command(Bytes::from(vec![byte; 2 * BLOCK_BYTES])),
+        };
+        let draft = Draft {
+            reset: false,
+            repeats: false,
+            previous: 8,
+            hard_state: HardState::default(),
+            base: &base,
+            last: entry.id,
+            entries: &[entry],
+        };
+        let mut writer = BlockWriter::default();
+        draft.encode(&mut writer);
+        seal(&mut writer, SEED, PLACE).1.to_vec()
+    }
+
+    #[test]
+    fn a_batch_of_blocks_of_two_attempts_is_none() {
+        let (mut first, second) = (sealed(1), sealed(2));
+        assert_eq!(first.len(), 3 * BLOCK_BYTES);
+        assert!(read(&first, SEED, PLACE.generation, PLACE.position).is_some());
+        assert!(read(&second, SEED, PLACE.generation, PLACE.position).is_some());
+        // Each block is intact, and says that it is the second of batch 9.
+        first[BLOCK_BYTES..2 * BLOCK_BYTES].copy_from_slice(&second[BLOCK_BYTES..2 * BLOCK_BYTES]);
+        assert!(read(&first, SEED, PLACE.generation, PLACE.position).is_none());
+    }
+
+    #[test]
+    fn a_batch_is_read_only_where_it_was_written() {
+        let batch = sealed(1);
+        assert!(read(&batch, SEED + 1, PLACE.generation, PLACE.position).is_none());
+        assert!(read(&batch, SEED, PLACE.generation + 1, PLACE.position).is_none());
+        assert!(read(&batch, SEED, PLACE.generation, PLACE.position + 1).is_none());
+    }
+
+    #[test]
+    fn a_batch_with_any_byte_changed_is_none() {
+        let batch = sealed(1);
+        for at in (0..batch.len()).step_by(37) {
+            let mut changed = batch.clone();
+            changed[at] ^= 1;
+            assert!(read(&changed, SEED, PLACE.generation, PLACE.position).is_none(), "byte {at}");
+        }
+    }
+}

@@ -214,6 +214,25 @@ fn a_torn_tail_is_dropped_and_never_comes_back() {
 }
 
 #[test]
+fn the_remains_of_a_torn_tail_are_erased() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    fail_syncs_of(&disk, &path(1));
+    let large = [entry(1, 1, 9000)]; // Three blocks.
+    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &large };
+    assert!(log.append(batch).is_err());
+    disk.clear_faults();
+    rot(&disk, 1, 2);
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.cases, [Case::TornTail { batch: 2 }]);
+    // The mark covers batch 1, so it is not repeated.
+    let content = disk.read(&path(1)).unwrap();
+    assert!(content[BLOCK as usize..].iter().all(|byte| *byte == 0));
+    disk.crash(|_| Fate::Lost);
+    assert_eq!(reopen(&disk).1.cases, [Case::Clean]);
+}
+
+#[test]
 fn damage_in_what_the_base_stands_for_is_harmless() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 5);
