@@ -8,10 +8,13 @@
 //! What it is not: it decides nothing about consensus or durability. A command goes to the driver,
 //! and whatever the driver says about it is what the client hears.
 
+pub mod api;
 pub mod command;
 mod commits;
 pub mod history;
+mod limits;
 pub mod machine;
+mod metrics;
 mod query;
 #[cfg(test)]
 mod replay_tests;

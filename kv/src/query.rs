@@ -6,7 +6,7 @@ use crate::command::Version;
 use crate::commits;
 use crate::history::Record;
 use bytes::{Buf, Bytes};
-use raft::CommandNumber;
+use raft::{CommandNumber, Term};
 
 /// What is asked of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,7 @@ impl Answer<'_> {
             }
             Answer::Commit { number, record } => {
                 bytes.push(2);
+                bytes.extend_from_slice(&record.term.0.to_le_bytes());
                 commits::write_commit(*number, record, &mut bytes);
             }
             Answer::Compacted { first } => {
@@ -106,8 +107,8 @@ pub enum Received {
     Nothing,
     /// The value under the key, and the version of the write that made it.
     Value(Version, Bytes),
-    /// The command, as the JSON of the compatible API.
-    Commit(Bytes),
+    /// The command, as the JSON of the compatible API, and its term.
+    Commit(Term, Bytes),
     /// The command is older than what is retained.
     Compacted(CommandNumber),
 }
@@ -124,7 +125,7 @@ impl Received {
         }
         match bytes.get_u8() {
             1 => Received::Value(Version(bytes.get_u64_le()), bytes),
-            2 => Received::Commit(bytes),
+            2 => Received::Commit(Term(bytes.get_u64_le()), bytes),
             3 => Received::Compacted(CommandNumber(bytes.get_u64_le())),
             tag => panic!("the machine answered with the unknown tag {tag}"),
         }

@@ -1,9 +1,9 @@
 //! One node, put together: data directory, log, snapshots, driver, transport and listeners.
 
+pub use crate::limits::Limits;
 use raft::NodeId;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// A member of the cluster, as the operator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,48 +65,6 @@ impl ServeConfig {
             fault_injection: false,
             forward: true,
             limits: Limits::default(),
-        }
-    }
-}
-
-/// The bounds on what clients may ask for.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// The most bytes of a key.
-    pub key_bytes_max: usize,
-    /// The most bytes of a value.
-    pub value_bytes_max: usize,
-    /// The most operations in one batch.
-    pub batch_operations_max: usize,
-    /// The most bytes of all keys and values of one batch.
-    pub batch_bytes_max: usize,
-    /// The most client connections at once.
-    pub connections_max: usize,
-    /// The most bytes of request bodies held at once, all connections together.
-    pub bodies_bytes_max: usize,
-    /// How long a v1 request may take until its outcome counts as unknown.
-    pub request_timeout: Duration,
-    /// How long a client may take to send a head, or the whole of a body, or to go on reading a reply.
-    pub client_timeout: Duration,
-    /// How many commands are kept for `get_commits_since`.
-    pub history_commands_max: usize,
-    /// How many bytes of commands are kept for it.
-    pub history_bytes_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            key_bytes_max: 4 << 10,
-            value_bytes_max: 1 << 20,
-            batch_operations_max: 1024,
-            batch_bytes_max: 4 << 20,
-            connections_max: 4096,
-            bodies_bytes_max: 256 << 20,
-            request_timeout: Duration::from_secs(10),
-            client_timeout: Duration::from_secs(30),
-            history_commands_max: 100_000,
-            history_bytes_max: 64 << 20,
         }
     }
 }

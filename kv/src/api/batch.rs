@@ -1,0 +1,163 @@
+//! `POST /v1/batch`: many independent operations in one request, each with an outcome of its own.
+//!
+//! ```json
+//! {"operations": [
+//!     {"op": "put", "key": "a", "value": "1"},
+//!     {"op": "put", "key": "b", "value": "2", "if_none_match": "*"},
+//!     {"op": "delete", "key": "c", "if_match": 7}]}
+//! ```
+//!
+//! Keys and values are texts here; bytes that are none go through `PUT`. The operations are done in
+//! order and as one command of the log, so a reader sees all of those that were done, or none.
+
+use super::App;
+use super::forward::Incoming;
+use super::params;
+use super::problem::Problem;
+use super::write::{Written, ignored, json_ok};
+use crate::command::{Change, Command, Condition, Operation, Outcome, Reply, Version};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    operations: Vec<AskedOperation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AskedOperation {
+    op: Kind,
+    key: String,
+    value: Option<String>,
+    if_match: Option<Tag>,
+    if_none_match: Option<Tag>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Put,
+    Delete,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Tag {
+    Version(u64),
+    Text(String),
+}
+
+/// Does a batch.
+pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
+    run(&app, request).await.unwrap_or_else(|problem| problem.not_done().into_response())
+}
+
+async fn run(app: &App, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    params::of_write(parts.uri.query(), &parts.headers)?;
+    let held = app.read_body(body, app.limits.batch_json_bytes_max()).await?;
+    let command = Command::Batch(operations(app, &held.bytes)?).encode();
+    let incoming = Incoming {
+        method: parts.method,
+        uri: parts.uri,
+        headers: parts.headers,
+        body: held.bytes.clone(),
+    };
+    Ok(match app.write(command, &incoming).await {
+        Written::Here(Reply::Batch(outcomes)) => {
+            let results: Vec<Value> = outcomes.iter().map(result).collect();
+            json_ok(&json!({ "results": results }))
+        }
+        Written::Here(_) => ignored(),
+        Written::Elsewhere(response) => response,
+    })
+}
+
+fn result(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Written { version } => {
+            json!({ "status": 200, "outcome": "done", "version": version.0 })
+        }
+        Outcome::Deleted { version } => {
+            json!({ "status": 204, "outcome": "done", "version": version.0 })
+        }
+        Outcome::Missing => json!({ "status": 404, "outcome": "not_done" }),
+        Outcome::Failed { current } => {
+            let version = current.map(|version| version.0);
+            json!({ "status": 412, "outcome": "not_done", "version": version })
+        }
+    }
+}
+
+fn operations(app: &App, body: &[u8]) -> Result<Vec<Operation>, Problem> {
+    let limits = &app.limits;
+    let asked: Asked =
+        serde_json::from_slice(body).map_err(|error| Problem::malformed(error.to_string()))?;
+    let count = asked.operations.len();
+    if count == 0 {
+        return Err(Problem::malformed("a batch has at least one operation"));
+    }
+    if count > limits.batch_operations_max {
+        let max = limits.batch_operations_max;
+        let detail = format!("the batch has {count} operations; {max} are allowed");
+        return Err(Problem::too_large(detail));
+    }
+    let mut bytes = 0;
+    let mut operations = Vec::with_capacity(count);
+    for (position, asked) in asked.operations.into_iter().enumerate() {
+        let operation = operation(asked, limits)
+            .map_err(|problem| problem.with("operation", position as u64))?;
+        bytes += operation.key.len();
+        if let Change::Put(value) = &operation.change {
+            bytes += value.len();
+        }
+        operations.push(operation);
+    }
+    if bytes > limits.batch_bytes_max {
+        let max = limits.batch_bytes_max;
+        let detail = format!("the batch has {bytes} bytes of keys and values; {max} are allowed");
+        return Err(Problem::too_large(detail));
+    }
+    Ok(operations)
+}
+
+fn operation(asked: AskedOperation, limits: &crate::limits::Limits) -> Result<Operation, Problem> {
+    let change = match (asked.op, asked.value) {
+        (Kind::Put, Some(value)) if value.len() > limits.value_bytes_max => {
+            let max = limits.value_bytes_max;
+            return Err(Problem::too_large(format!("a value has more than {max} bytes")));
+        }
+        (Kind::Put, Some(value)) => Change::Put(Bytes::from(value)),
+        (Kind::Put, None) => return Err(Problem::malformed("a put has a value")),
+        (Kind::Delete, None) => Change::Delete,
+        (Kind::Delete, Some(_)) => return Err(Problem::malformed("a delete has no value")),
+    };
+    if asked.key.is_empty() {
+        return Err(Problem::malformed("a key has at least one byte"));
+    }
+    if asked.key.len() > limits.key_bytes_max {
+        let max = limits.key_bytes_max;
+        return Err(Problem::too_large(format!("a key has more than {max} bytes")));
+    }
+    let condition = condition(asked.if_match, asked.if_none_match).ok_or_else(|| {
+        Problem::malformed("if_match or if_none_match has to be \"*\" or one version, such as 7")
+    })?;
+    Ok(Operation { key: Bytes::from(asked.key), change, condition })
+}
+
+fn condition(is: Option<Tag>, is_not: Option<Tag>) -> Option<Condition> {
+    match (is, is_not) {
+        (None, None) => Some(Condition::Always),
+        (Some(Tag::Version(version)), None) => Some(Condition::Is(Version(version))),
+        (None, Some(Tag::Version(version))) => Some(Condition::IsNot(Version(version))),
+        (Some(Tag::Text(text)), None) if text == "*" => Some(Condition::Exists),
+        (None, Some(Tag::Text(text))) if text == "*" => Some(Condition::Absent),
+        _ => None,
+    }
+}

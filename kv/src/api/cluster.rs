@@ -1,0 +1,146 @@
+//! `GET /v1/cluster`: the status of every member, as the leader sees it.
+//!
+//! A follower knows only itself, so it asks the leader; without one it says what it knows. With
+//! `?local=true` a node answers for itself in any case.
+
+use super::App;
+use super::forward::Incoming;
+use super::params;
+use super::problem::Problem;
+use super::write::json_ok;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use driver::DriverStatus;
+use hyper::StatusCode;
+use raft::{NodeId, RoleKind};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long the leader may take until the node answers for itself.
+const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The cluster.
+pub async fn cluster(State(app): State<Arc<App>>, request: Request) -> Response {
+    answer(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answer(app: &App, request: Request) -> Result<Response, Problem> {
+    let mut local = false;
+    for (name, value) in params::pairs(request.uri().query()) {
+        match (&*name, &*value) {
+            ("local", "true") => local = true,
+            ("local", "false") => local = false,
+            (name, _) => return Err(params::unknown(name)),
+        }
+    }
+    let status = app.handle.status();
+    let leader = status.raft.leader.filter(|leader| *leader != app.id);
+    if !local && let Some(response) = from_leader(app, app.client_address(leader), request).await {
+        return Ok(response);
+    }
+    Ok(json_ok(&describe(app, &status)))
+}
+
+async fn from_leader(app: &App, address: Option<String>, request: Request) -> Option<Response> {
+    let (address, forward) = address.zip(app.forward.as_ref())?;
+    let (parts, _) = request.into_parts();
+    let incoming = Incoming {
+        method: parts.method,
+        uri: parts.uri,
+        headers: parts.headers,
+        body: Default::default(),
+    };
+    if incoming.was_forwarded() {
+        return None;
+    }
+    let request = incoming.to(&address, app.id)?;
+    let answer = forward.forward(request, LEADER_TIMEOUT).await.ok()?;
+    (answer.status() == StatusCode::OK).then(|| answer.map(Body::from))
+}
+
+fn describe(app: &App, status: &DriverStatus) -> Value {
+    let raft = &status.raft;
+    let members: Vec<Value> = raft
+        .membership
+        .members
+        .iter()
+        .map(|(id, member)| {
+            let peer = raft.peers.iter().find(|peer| peer.id == *id);
+            let matched = match peer {
+                Some(peer) => Some(peer.matched),
+                None => (*id == app.id).then_some(raft.durable),
+            };
+            json!({
+                "id": id.0,
+                "role": role(app, status, *id),
+                "voter": raft.membership.is_voter(*id),
+                "client_address": member.client_address,
+                "peer_address": member.peer_address,
+                "state": state(app, status, *id),
+                "matched_index": matched.map(|index| index.0),
+            })
+        })
+        .collect();
+    json!({
+        "node": app.id.0,
+        "leader": raft.leader.map(|leader| leader.0),
+        "term": raft.term.0,
+        "last_index": raft.last.index.0,
+        "durable_index": raft.durable.0,
+        "commit_index": raft.commit.0,
+        "applied_index": raft.applied.0,
+        "snapshot_index": raft.snapshot.last.index.0,
+        "commands": app.figures.history_next.load(Ordering::Relaxed),
+        "first_command": app.figures.history_first.load(Ordering::Relaxed),
+        "keys": app.figures.keys.load(Ordering::Relaxed),
+        "revision": app.figures.revision.load(Ordering::Relaxed),
+        "changing": raft.membership.is_joint(),
+        "members": members,
+    })
+}
+
+fn role(app: &App, status: &DriverStatus, id: NodeId) -> &'static str {
+    let raft = &status.raft;
+    if raft.leader == Some(id) {
+        return "leader";
+    }
+    if !raft.membership.is_voter(id) {
+        return "learner";
+    }
+    match raft.role {
+        RoleKind::PreCandidate | RoleKind::Candidate if id == app.id => "candidate",
+        _ => "follower",
+    }
+}
+
+/// How a member is, in words. Only the leader knows of the others.
+fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
+    let raft = &status.raft;
+    if id == app.id {
+        return if let Some(reason) = &status.stopped {
+            format!("stopped: {reason}")
+        } else if let Some(reason) = &status.read_only {
+            format!("read-only: {reason}")
+        } else if raft.outcast {
+            "no member any more".to_owned()
+        } else if raft.lost.is_some() {
+            "repairing its log".to_owned()
+        } else if raft.leader.is_none() {
+            "without a leader".to_owned()
+        } else {
+            "up".to_owned()
+        };
+    }
+    match raft.peers.iter().find(|peer| peer.id == id) {
+        None => "unknown".to_owned(),
+        Some(peer) if !peer.active => "down".to_owned(),
+        Some(peer) if peer.in_snapshot => "receiving a snapshot".to_owned(),
+        Some(peer) => match raft.commit.0.saturating_sub(peer.matched.0) {
+            0 => "up".to_owned(),
+            behind => format!("up, {behind} entries behind"),
+        },
+    }
+}

@@ -1,0 +1,439 @@
+//! The calls of the older system, field for field, so that its clients run unchanged.
+
+use super::App;
+use super::body::BodyError;
+use super::params::pairs;
+use super::routes::{json, refusal};
+use crate::command::{Command, Compat, Kind, Reply};
+use crate::commits::Listing;
+use crate::query::{Query, Received};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use driver::{DriverStatus, Outcome, ProposeError, ReadError, ReadMode, WaitError};
+use hyper::header::{HeaderValue, RETRY_AFTER};
+use hyper::{StatusCode, Uri};
+use raft::{CommandNumber, NodeId, Term};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json as value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest that `wait_commit` waits.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long `wait_commit` waits when the client does not say.
+const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+/// A listing begins within 4 s or is refused: so long it may take to be confirmed.
+const LISTING_TIMEOUT: Duration = Duration::from_millis(3500);
+/// A listing goes out in parts of about so many bytes.
+const LISTING_PART_BYTES: usize = 64 << 10;
+
+/// A refusal or an answer: both are ready to go out.
+type Answer = Result<Response, Response>;
+
+fn either(answer: Answer) -> Response {
+    answer.unwrap_or_else(|refusal| refusal)
+}
+
+/// `GET /is_leader`: from published state, within milliseconds.
+pub async fn is_leader(State(app): State<Arc<App>>) -> Response {
+    let body: &'static [u8] = if app.handle.status().raft.serving {
+        b"{\"is_leader\":true}"
+    } else {
+        b"{\"is_leader\":false}"
+    };
+    json(StatusCode::OK, Bytes::from_static(body))
+}
+
+/// A command as a client gives it.
+#[derive(Deserialize)]
+struct Given {
+    kind: Option<String>,
+    key: Option<String>,
+    value: Option<String>,
+    compare_value: Option<String>,
+    id: Option<i128>,
+}
+
+/// `POST /submit`: answered as soon as the leader has appended.
+pub async fn submit(State(app): State<Arc<App>>, body: Body) -> Response {
+    either(try_submit(&app, body).await)
+}
+
+async fn try_submit(app: &App, body: Body) -> Answer {
+    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let kind = match given.kind.as_deref() {
+        Some("put") => Kind::Put,
+        Some("get") => Kind::Get,
+        Some("cas") => Kind::Cas,
+        Some(other) => {
+            let error = format!("unknown kind {other:?}: expected put, get or cas");
+            return Err(refusal(StatusCode::BAD_REQUEST, error));
+        }
+        None => return Err(absent("kind")),
+    };
+    let command = command(app, kind, given)?;
+    let status = app.handle.status();
+    if !status.raft.serving {
+        return Ok(not_leader(app, &status));
+    }
+    match app.handle.propose(command.encode()).await {
+        Ok(proposal) => {
+            let (number, term) = (proposal.number.0, proposal.id.term.0);
+            let body = format!("{{\"log_index\":{number},\"is_leader\":true,\"term\":{term}}}");
+            Ok(json(StatusCode::OK, body))
+        }
+        Err(ProposeError::NotLeader { .. }) => Ok(not_leader(app, &app.handle.status())),
+        Err(error) => Err(refused_proposal(&error)),
+    }
+}
+
+fn not_leader(app: &App, status: &DriverStatus) -> Response {
+    let leader = leader(app, status);
+    let body = value!({ "log_index": -1, "is_leader": false, "leader": leader });
+    json(StatusCode::OK, body.to_string())
+}
+
+/// The client address of another node that leads.
+fn leader(app: &App, status: &DriverStatus) -> Option<String> {
+    app.client_address(status.raft.leader.filter(|leader: &NodeId| *leader != app.id))
+}
+
+fn command(app: &App, kind: Kind, given: Given) -> Result<Command, Response> {
+    compat(app, kind, given).map(Command::Compat)
+}
+
+fn compat(app: &App, kind: Kind, given: Given) -> Result<Compat, Response> {
+    let key = given.key.ok_or_else(|| absent("key"))?;
+    let value = match kind {
+        Kind::Put | Kind::Cas => given.value.ok_or_else(|| absent("value"))?,
+        Kind::Get => given.value.unwrap_or_default(),
+    };
+    let compare_value = match kind {
+        Kind::Cas => given.compare_value.ok_or_else(|| absent("compare_value"))?,
+        Kind::Put | Kind::Get => given.compare_value.unwrap_or_default(),
+    };
+    let limits = &app.limits;
+    for (name, len, max) in [
+        ("key", key.len(), limits.key_bytes_max),
+        ("value", value.len(), limits.value_bytes_max),
+        ("compare_value", compare_value.len(), limits.value_bytes_max),
+    ] {
+        if len > max {
+            let error = format!("{name} has {len} bytes; {max} are allowed");
+            return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, error));
+        }
+    }
+    Ok(Compat {
+        kind,
+        key: key.into(),
+        value: value.into(),
+        compare_value: compare_value.into(),
+        id: given.id.unwrap_or(0),
+    })
+}
+
+fn absent(field: &str) -> Response {
+    refusal(StatusCode::BAD_REQUEST, format!("the field {field} is missing"))
+}
+
+#[derive(Deserialize)]
+struct Wait {
+    log_index: Option<i128>,
+    timeout_ms: Option<f64>,
+    term: Option<u64>,
+}
+
+/// `POST /wait_commit`: answered when the command is committed and applied on this node.
+pub async fn wait_commit(State(app): State<Arc<App>>, body: Body) -> Response {
+    either(try_wait_commit(&app, body).await)
+}
+
+async fn try_wait_commit(app: &App, body: Body) -> Answer {
+    let wait: Wait = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let index = wait.log_index.ok_or_else(|| absent("log_index"))?;
+    let Ok(number) = u64::try_from(index).map(CommandNumber) else {
+        let error = format!("log_index is {index}: no command has such an index");
+        return Err(refusal(StatusCode::BAD_REQUEST, error));
+    };
+    let timeout = match wait.timeout_ms {
+        None => WAIT_DEFAULT,
+        Some(ms) if ms >= 0.0 => Duration::from_millis(ms as u64).min(WAIT_MAX),
+        Some(ms) => {
+            let error = format!("timeout_ms is {ms}: a time is not negative");
+            return Err(refusal(StatusCode::BAD_REQUEST, error));
+        }
+    };
+    let term = wait.term.map(Term);
+    let waited = tokio::select! {
+        biased;
+        waited = app.handle.wait_applied(number, term) => waited,
+        () = app.sleep(timeout) => {
+            let error = format!("nothing was committed at index {number} in time");
+            return Err(refusal(StatusCode::REQUEST_TIMEOUT, error));
+        }
+    };
+    match waited {
+        Ok(()) => match commit(app, number).await? {
+            Found::Commit(of, _) if term.is_some_and(|term| term != of) => Err(superseded(number)),
+            Found::Commit(_, body) => Ok(json(StatusCode::OK, body)),
+            Found::NotYet => {
+                let error = format!("nothing is committed at index {number} on this node");
+                Err(refusal(StatusCode::SERVICE_UNAVAILABLE, error))
+            }
+        },
+        Err(WaitError::Superseded) => Err(superseded(number)),
+        Err(error @ WaitError::Busy) => Err(busy(&error.to_string())),
+        Err(error) => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+    }
+}
+
+fn superseded(number: CommandNumber) -> Response {
+    let error = format!("another term's command took index {number}, or the log was cut before it");
+    refusal(StatusCode::CONFLICT, error)
+}
+
+/// `GET /get_commit?index=0`.
+pub async fn get_commit(State(app): State<Arc<App>>, uri: Uri) -> Response {
+    either(try_get_commit(&app, &uri).await)
+}
+
+async fn try_get_commit(app: &App, uri: &Uri) -> Answer {
+    let index = parameter(uri, "index")?
+        .ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "the parameter index is missing"))?;
+    let found = match u64::try_from(index) {
+        Ok(number) => commit(app, CommandNumber(number)).await?,
+        Err(_) => Found::NotYet,
+    };
+    match found {
+        Found::Commit(_, body) => Ok(json(StatusCode::OK, body)),
+        Found::NotYet => {
+            let error = format!("nothing is committed at index {index} yet");
+            Err(refusal(StatusCode::NOT_FOUND, error))
+        }
+    }
+}
+
+/// A committed command, as this node has it.
+enum Found {
+    Commit(Term, Bytes),
+    NotYet,
+}
+
+async fn commit(app: &App, number: CommandNumber) -> Result<Found, Response> {
+    let mode = ReadMode::Stale { max_age: Duration::MAX };
+    let answer = app.handle.read(mode, Query::Commit(number).encode()).await;
+    match Received::decode(answer.map_err(|error| refused_read(&error))?) {
+        Received::Commit(term, body) => Ok(Found::Commit(term, body)),
+        Received::Compacted(first) => {
+            let error = format!("index {number} is older than what is retained");
+            let body = value!({ "error": error, "first_index": first.0 });
+            Err(json(StatusCode::GONE, body.to_string()))
+        }
+        Received::Nothing | Received::Value(..) => Ok(Found::NotYet),
+    }
+}
+
+/// `GET /get_commits_since?since_index=-1`: a linearizable read of the whole history, streamed.
+pub async fn get_commits_since(State(app): State<Arc<App>>, uri: Uri) -> Response {
+    either(try_get_commits_since(&app, &uri).await)
+}
+
+async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
+    let since = parameter(uri, "since_index")?.unwrap_or(-1);
+    let limit = match parameter(uri, "limit")? {
+        None => u64::MAX,
+        Some(limit) => u64::try_from(limit).map_err(|_| {
+            refusal(StatusCode::BAD_REQUEST, format!("limit is {limit}: out of range"))
+        })?,
+    };
+    let from = u64::try_from(since.max(-1).saturating_add(1)).unwrap_or(u64::MAX);
+    let permit = app.listings.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| busy("too many listings are under way"))?;
+    let frozen = app.handle.freeze_within(ReadMode::Linearizable, LISTING_TIMEOUT).await;
+    let state = frozen.map_err(|error| match error {
+        ReadError::Busy => busy(&error.to_string()),
+        _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    })?;
+    let listing = Listing::new(state, CommandNumber(from), limit);
+    let parts =
+        futures_util::stream::unfold((listing, permit), |(mut listing, permit)| {
+            let part = listing.next_part(LISTING_PART_BYTES);
+            std::future::ready(part.map(|part| {
+                (Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit))
+            }))
+        });
+    Ok(json(StatusCode::OK, Body::from_stream(parts)))
+}
+
+/// `GET /listen_addr`: the peer address.
+pub async fn listen_addr(State(app): State<Arc<App>>) -> Response {
+    json(StatusCode::OK, value!({ "address": app.peer_address }).to_string())
+}
+
+/// `POST /ready`: changes nothing.
+pub async fn ready() -> Response {
+    json(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}"))
+}
+
+/// The one-request forms: what came of a command.
+#[derive(Serialize)]
+struct Done {
+    resp_status: u8,
+    key_found: bool,
+    #[serde(flatten)]
+    yielded: Yielded,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+enum Yielded {
+    #[serde(rename = "value")]
+    Value(Option<String>),
+    #[serde(rename = "prev_value")]
+    Previous(Option<String>),
+}
+
+const STATUS_DONE: u8 = 0;
+const STATUS_NOT_LEADER: u8 = 1;
+const STATUS_COMMIT_FAILED: u8 = 2;
+
+impl Done {
+    fn new(kind: Kind, resp_status: u8, value: Option<&[u8]>) -> Self {
+        let text = value.map(|value| String::from_utf8_lossy(value).into_owned());
+        let yielded = match kind {
+            Kind::Get => Yielded::Value(text),
+            Kind::Put | Kind::Cas => Yielded::Previous(text),
+        };
+        let key_found = value.is_some();
+        Done { resp_status, key_found, yielded, leader: None, outcome: None }
+    }
+
+    fn not_leader(app: &App, kind: Kind) -> Self {
+        let leader = leader(app, &app.handle.status());
+        Done { leader, ..Done::new(kind, STATUS_NOT_LEADER, None) }
+    }
+
+    fn failed(kind: Kind, outcome: &'static str) -> Self {
+        Done { outcome: Some(outcome), ..Done::new(kind, STATUS_COMMIT_FAILED, None) }
+    }
+
+    fn send(&self) -> Response {
+        let body = serde_json::to_vec(self).expect("texts and numbers have a JSON form");
+        json(StatusCode::OK, body)
+    }
+}
+
+/// `POST /get {"key"}`: a linearizable read.
+pub async fn get(State(app): State<Arc<App>>, body: Body) -> Response {
+    either(try_get(&app, body).await)
+}
+
+async fn try_get(app: &App, body: Body) -> Answer {
+    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let key = compat(app, Kind::Get, given)?.key;
+    if !app.handle.status().raft.serving {
+        return Ok(Done::not_leader(app, Kind::Get).send());
+    }
+    let query = Query::Value(&key).encode();
+    let timeout = app.limits.read_timeout;
+    let answer = app.handle.read_within(ReadMode::Linearizable, query, timeout).await;
+    let value = match Received::decode(answer.map_err(|error| refused_read(&error))?) {
+        Received::Value(_, value) => Some(value),
+        _ => None,
+    };
+    Ok(Done::new(Kind::Get, STATUS_DONE, value.as_deref()).send())
+}
+
+/// `POST /put {"key","value"}`.
+pub async fn put(State(app): State<Arc<App>>, body: Body) -> Response {
+    either(one_write(&app, Kind::Put, body).await)
+}
+
+/// `POST /cas {"key","compare_value","value"}`.
+pub async fn cas(State(app): State<Arc<App>>, body: Body) -> Response {
+    either(one_write(&app, Kind::Cas, body).await)
+}
+
+async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
+    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let command = command(app, kind, given)?;
+    if !app.handle.status().raft.serving {
+        return Ok(Done::not_leader(app, kind).send());
+    }
+    let timeout = app.limits.request_timeout;
+    let proposal = match app.handle.propose_within(command.encode(), timeout).await {
+        Ok(proposal) => proposal,
+        Err(ProposeError::NotLeader { .. }) => return Ok(Done::not_leader(app, kind).send()),
+        Err(error) => return Err(refused_proposal(&error)),
+    };
+    let reply = match proposal.done.await {
+        Ok(reply) => reply,
+        Err(Outcome::NotDone) => return Ok(Done::failed(kind, "not_done").send()),
+        Err(Outcome::Unknown) => return Ok(Done::failed(kind, "unknown").send()),
+    };
+    Ok(match Reply::decode(&reply) {
+        Some(Reply::Compat { previous, .. }) => {
+            Done::new(kind, STATUS_DONE, previous.as_deref()).send()
+        }
+        _ => Done::failed(kind, "not_done").send(),
+    })
+}
+
+/// A body that is one JSON object, whatever its Content-Type says.
+pub async fn read_json<T: DeserializeOwned>(
+    app: &App,
+    body: Body,
+    limit_bytes: usize,
+) -> Result<T, Response> {
+    let held = app.read_body(body, limit_bytes).await.map_err(|error| match error {
+        BodyError::TooLarge { .. } => refusal(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+        BodyError::Slow => refusal(StatusCode::REQUEST_TIMEOUT, error.to_string()),
+        BodyError::Broken => refusal(StatusCode::BAD_REQUEST, error.to_string()),
+        BodyError::Busy => busy(&error.to_string()),
+    })?;
+    let first = held.bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    // An array would pass for an object whose fields stand in order.
+    if first != Some(&b'{') {
+        return Err(refusal(StatusCode::BAD_REQUEST, "the body is not a JSON object"));
+    }
+    serde_json::from_slice(&held.bytes).map_err(|error| {
+        refusal(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"))
+    })
+}
+
+/// An integer in the query string.
+fn parameter(uri: &Uri, name: &str) -> Result<Option<i128>, Response> {
+    let Some((_, text)) = pairs(uri.query()).find(|(found, _)| found == name) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        refusal(StatusCode::BAD_REQUEST, format!("{name} is {text:?}: expected an integer"))
+    })
+}
+
+fn busy(error: &str) -> Response {
+    let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, error);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn refused_proposal(error: &ProposeError) -> Response {
+    match error {
+        ProposeError::Busy => busy(&error.to_string()),
+        ProposeError::TooLarge { .. } => refusal(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+        _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+fn refused_read(error: &ReadError) -> Response {
+    match error {
+        ReadError::Busy => busy(&error.to_string()),
+        _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}

@@ -1,0 +1,74 @@
+//! Passing a request on to the leader.
+
+use bytes::Bytes;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// Marks a request that another node has passed on: it is not passed on again, so that two nodes that
+/// take each other for the leader do not send it round and round.
+pub const FORWARDED: &str = "raft-kv-forwarded";
+
+/// The answer of the leader, on its way.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Bytes>, ForwardError>> + Send>>;
+
+/// Sends a request to another node.
+pub trait Forward: Send + Sync + 'static {
+    /// Sends it, once, and waits for the whole answer, at most for `timeout`.
+    fn forward(&self, request: Request<Bytes>, timeout: Duration) -> Answer;
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// It was never sent. It has not been done.
+    #[error("the leader cannot be reached")]
+    NotSent,
+    /// It may have arrived.
+    #[error("the leader's answer was lost")]
+    Lost,
+}
+
+/// What must be known of a request to pass it on.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Its method.
+    pub method: Method,
+    /// Its path and query.
+    pub uri: Uri,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Incoming {
+    /// Whether another node has passed it on.
+    pub fn was_forwarded(&self) -> bool {
+        self.headers.contains_key(FORWARDED)
+    }
+
+    /// The request, for the node at `address`. `None`: the address is none.
+    pub fn to(&self, address: &str, by: raft::NodeId) -> Option<Request<Bytes>> {
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.location(address)?.parse().ok()?;
+        let headers = request.headers_mut();
+        for (name, value) in &self.headers {
+            let own = [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name);
+            // The origin has been found to be a page of this node, which the leader cannot know.
+            if !own && name != hyper::header::ORIGIN && name != hyper::header::EXPECT {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        headers.insert(FORWARDED, by.0.into());
+        Some(request)
+    }
+
+    /// Where it would be at `address`.
+    pub fn location(&self, address: &str) -> Option<String> {
+        Some(format!("http://{address}{}", self.uri.path_and_query()?))
+    }
+}

@@ -1,0 +1,81 @@
+//! Fault injection: cutting and restoring the links of this node, for the tests of a cluster.
+
+use super::App;
+use super::compat::read_json;
+use super::routes::{json, refusal};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use hyper::StatusCode;
+use raft::NodeId;
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Cuts and restores links. No method waits.
+pub trait Links: Send + Sync + 'static {
+    /// Restores the link to a peer; changes nothing where it is not cut.
+    fn connect(&self, peer: NodeId);
+    /// Cuts the link to a peer, both ways, until it is restored.
+    fn disconnect(&self, peer: NodeId);
+}
+
+/// A peer, as `connect_peer` and `disconnect_peer` name it.
+#[derive(Deserialize)]
+struct Named {
+    peer_id: u64,
+    /// Where the caller thinks it is. The membership knows better.
+    #[serde(default, rename = "address")]
+    _address: Option<String>,
+}
+
+/// `POST /connect_peer`.
+pub async fn connect_peer(State(app): State<Arc<App>>, body: Body) -> Response {
+    on_peer(&app, body, true).await.unwrap_or_else(|refusal| refusal)
+}
+
+/// `POST /disconnect_peer`.
+pub async fn disconnect_peer(State(app): State<Arc<App>>, body: Body) -> Response {
+    on_peer(&app, body, false).await.unwrap_or_else(|refusal| refusal)
+}
+
+/// `POST /disconnect_all`.
+pub async fn disconnect_all(State(app): State<Arc<App>>) -> Response {
+    let links = match links(&app) {
+        Ok(links) => links,
+        Err(refusal) => return refusal,
+    };
+    let status = app.handle.status();
+    let peers = status.raft.membership.members.keys().filter(|peer| **peer != app.id);
+    peers.for_each(|peer| links.disconnect(*peer));
+    json(StatusCode::OK, json!({ "connected": false }).to_string())
+}
+
+async fn on_peer(app: &App, body: Body, connect: bool) -> Result<Response, Response> {
+    let links = links(app)?;
+    let named: Named = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let peer = NodeId(named.peer_id);
+    if !app.handle.status().raft.membership.members.contains_key(&peer) {
+        return Err(refusal(StatusCode::BAD_REQUEST, format!("node {peer} is no member")));
+    }
+    // A node is always connected to itself.
+    if peer != app.id {
+        if connect {
+            links.connect(peer);
+        } else {
+            links.disconnect(peer);
+        }
+    }
+    let connected = connect || peer == app.id;
+    let body = json!({ "peer_id": peer.0, "connected": connected });
+    Ok(json(StatusCode::OK, body.to_string()))
+}
+
+fn links(app: &App) -> Result<&dyn super::Links, Response> {
+    app.links.as_deref().ok_or_else(|| {
+        refusal(
+            StatusCode::FORBIDDEN,
+            "fault injection is off on this node; start it with --fault-injection",
+        )
+    })
+}

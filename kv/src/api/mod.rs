@@ -1,0 +1,136 @@
+//! The HTTP API of a node, as a `tower` service: no sockets in here, and no timers but the clock's.
+//!
+//! The calls of the older system are in [`compat`], those for people with curl in [`v1`]; what both
+//! need is in the other files. [`router`] puts them together. Whatever a client sends gets an answer,
+//! and nothing that it sends can stop a node.
+
+mod batch;
+mod body;
+mod cluster;
+mod compat;
+mod forward;
+mod health;
+mod links;
+mod origin;
+mod params;
+mod problem;
+mod routes;
+mod v1;
+mod write;
+
+pub use forward::{FORWARDED, Forward, ForwardError};
+pub use links::Links;
+pub use origin::Hosts;
+
+use crate::limits::Limits;
+use crate::machine::{Figures, Machine};
+use crate::metrics::Requests;
+use axum::Router;
+use axum::routing::{any, get, post, put};
+use driver::{Clock, Handle, Sleep};
+use raft::NodeId;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Listings of the history that may be under way at once. Each holds on to a state of the store.
+const LISTINGS_MAX: usize = 64;
+
+/// What the API works with.
+pub struct Parts {
+    /// The node itself.
+    pub handle: Handle<Machine>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// The figures of its state machine.
+    pub figures: Arc<Figures>,
+    /// Which node it is.
+    pub id: NodeId,
+    /// Where the other nodes reach it.
+    pub peer_address: String,
+    /// The names under which clients may speak to it.
+    pub hosts: Hosts,
+    /// The bounds on what clients may ask for.
+    pub limits: Limits,
+    /// Passes requests on to the leader; without one, clients are sent there.
+    pub forward: Option<Arc<dyn Forward>>,
+    /// Cuts and restores links; without one, fault injection is off.
+    pub links: Option<Arc<dyn Links>>,
+}
+
+/// The state that all handlers share.
+pub(crate) struct App {
+    handle: Handle<Machine>,
+    clock: Arc<dyn Clock>,
+    figures: Arc<Figures>,
+    id: NodeId,
+    peer_address: String,
+    hosts: Hosts,
+    limits: Limits,
+    forward: Option<Arc<dyn Forward>>,
+    links: Option<Arc<dyn Links>>,
+    requests: Requests,
+    bodies: Arc<Semaphore>,
+    listings: Arc<Semaphore>,
+}
+
+impl App {
+    fn new(parts: Parts) -> Self {
+        let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
+        App {
+            handle: parts.handle,
+            clock: parts.clock,
+            figures: parts.figures,
+            id: parts.id,
+            peer_address: parts.peer_address,
+            hosts: parts.hosts,
+            limits: parts.limits,
+            forward: parts.forward,
+            links: parts.links,
+            requests: Requests::default(),
+            bodies,
+            listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        self.clock.sleep(duration)
+    }
+
+    /// The client address of a member, if this node knows it.
+    fn client_address(&self, node: Option<NodeId>) -> Option<String> {
+        let status = self.handle.status();
+        let member = status.raft.membership.members.get(&node?)?;
+        Some(member.client_address.clone())
+    }
+}
+
+/// The whole API of a node.
+pub fn router(parts: Parts) -> Router {
+    let app = Arc::new(App::new(parts));
+    let key = put(v1::put).get(v1::get).delete(v1::delete).fallback(routes::wrong_method);
+    Router::new()
+        .route("/is_leader", get(compat::is_leader).fallback(routes::wrong_method))
+        .route("/submit", post(compat::submit).fallback(routes::wrong_method))
+        .route("/wait_commit", post(compat::wait_commit).fallback(routes::wrong_method))
+        .route("/get_commit", get(compat::get_commit).fallback(routes::wrong_method))
+        .route("/get_commits_since", get(compat::get_commits_since).fallback(routes::wrong_method))
+        .route("/listen_addr", get(compat::listen_addr).fallback(routes::wrong_method))
+        .route("/ready", post(compat::ready).fallback(routes::wrong_method))
+        .route("/connect_peer", post(links::connect_peer).fallback(routes::wrong_method))
+        .route("/disconnect_peer", post(links::disconnect_peer).fallback(routes::wrong_method))
+        .route("/disconnect_all", post(links::disconnect_all).fallback(routes::wrong_method))
+        .route("/get", post(compat::get).fallback(routes::wrong_method))
+        .route("/put", post(compat::put).fallback(routes::wrong_method))
+        .route("/cas", post(compat::cas).fallback(routes::wrong_method))
+        .route("/v1/kv/{*key}", key)
+        .route("/v1/kv/", any(v1::no_key))
+        .route("/v1/batch", post(batch::batch).fallback(routes::wrong_method))
+        .route("/v1/cluster", get(cluster::cluster).fallback(routes::wrong_method))
+        .route("/healthz", get(health::healthz).fallback(routes::wrong_method))
+        .route("/readyz", get(health::readyz).fallback(routes::wrong_method))
+        .route("/metrics", get(health::metrics).fallback(routes::wrong_method))
+        .fallback(routes::unknown)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), routes::around))
+        .with_state(app)
+}

@@ -1,0 +1,121 @@
+//! Who may speak to a node: no web page of somebody else.
+//!
+//! A browser lets any page send requests to a node on the same machine or network. Two headers give
+//! such requests away: `Origin` names the page, and `Host` the name under which the browser found the
+//! node, which after DNS rebinding is the page's own. An address in digits cannot be rebound.
+
+use hyper::HeaderMap;
+use hyper::header::{HOST, ORIGIN};
+use raft::Membership;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The names under which a node may be addressed, besides `localhost` and addresses in digits.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts {
+    names: BTreeSet<String>,
+}
+
+impl Hosts {
+    /// The hosts of these addresses, each `host:port`.
+    pub fn of(addresses: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let names = addresses.into_iter().map(|a| host_of(a.as_ref()).to_ascii_lowercase());
+        Hosts { names: names.collect() }
+    }
+
+    /// Whether `Host` is absent or one of ours; browsers always send one.
+    pub fn admits_host(&self, headers: &HeaderMap, membership: &Membership) -> bool {
+        match headers.get(HOST) {
+            None => true,
+            Some(host) => host.to_str().is_ok_and(|host| self.knows(host, membership)),
+        }
+    }
+
+    /// Whether `Origin` is absent, or a page of the very host and port that the request is for.
+    pub fn admits_origin(&self, headers: &HeaderMap, membership: &Membership) -> bool {
+        let Some(origin) = headers.get(ORIGIN) else { return true };
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let (Ok(origin), Some(host)) = (origin.to_str(), host) else { return false };
+        let page = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        page.is_some_and(|page| page.eq_ignore_ascii_case(host)) && self.knows(host, membership)
+    }
+
+    fn knows(&self, host: &str, membership: &Membership) -> bool {
+        let name = host_of(host).to_ascii_lowercase();
+        let digits = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(&name);
+        name == "localhost"
+            || digits.parse::<IpAddr>().is_ok()
+            || self.names.contains(&name)
+            || membership
+                .members
+                .values()
+                .any(|member| host_of(&member.client_address).eq_ignore_ascii_case(&name))
+    }
+}
+
+/// The host of `host:port`, or of a host alone.
+fn host_of(address: &str) -> &str {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            // An IPv6 address without brackets has no port.
+            if host.contains(':') && !host.ends_with(']') { address } else { host }
+        }
+        _ => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn headers(host: Option<&'static str>, origin: Option<&'static str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(host) = host {
+            headers.insert(HOST, HeaderValue::from_static(host));
+        }
+        if let Some(origin) = origin {
+            headers.insert(ORIGIN, HeaderValue::from_static(origin));
+        }
+        headers
+    }
+
+    fn admits(host: Option<&'static str>, origin: Option<&'static str>) -> (bool, bool) {
+        let hosts = Hosts::of(["node1.example:8080"]);
+        let headers = headers(host, origin);
+        let nobody = Membership::default();
+        (hosts.admits_host(&headers, &nobody), hosts.admits_origin(&headers, &nobody))
+    }
+
+    #[test]
+    fn people_and_programs_are_admitted_under_every_usual_name() {
+        for host in [
+            "localhost:8080",
+            "localhost",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "192.168.1.7",
+            "node1.example:8080",
+            "NODE1.example",
+        ] {
+            assert_eq!(admits(Some(host), None), (true, true), "{host}");
+        }
+        assert_eq!(admits(None, None), (true, true));
+    }
+
+    #[test]
+    fn a_web_page_of_somebody_else_is_not_admitted() {
+        // It asks for our address by its own name.
+        assert!(!admits(Some("evil.example:8080"), None).0);
+        assert!(!admits(Some("evil.example:8080"), Some("http://evil.example:8080")).1);
+        // It asks for our address by ours.
+        assert!(!admits(Some("localhost:8080"), Some("http://evil.example")).1);
+        assert!(!admits(Some("localhost:8080"), Some("http://localhost:3000")).1);
+        assert!(!admits(Some("localhost:8080"), Some("null")).1);
+    }
+
+    #[test]
+    fn our_own_page_is_admitted() {
+        assert!(admits(Some("localhost:8080"), Some("http://localhost:8080")).1);
+    }
+}

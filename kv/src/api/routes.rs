@@ -1,0 +1,75 @@
+//! What happens around every request: who may ask, counting, and answers where there is no handler.
+
+use super::App;
+use super::problem::Problem;
+use crate::metrics::Route;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use std::sync::Arc;
+
+/// Runs around every request.
+pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = Route::of(request.uri().path());
+    let response = match refuse_foreign(&app, route, &request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
+    app.requests.count(route, response.status());
+    response
+}
+
+fn refuse_foreign(app: &App, route: Route, request: &Request) -> Option<Response> {
+    let headers = request.headers();
+    let status = app.handle.status();
+    let membership = &status.raft.membership;
+    // The older system's clients reach nodes by whatever name; only browsers name an origin.
+    let admitted = app.hosts.admits_origin(headers, membership)
+        && (route.is_compat() || app.hosts.admits_host(headers, membership));
+    if admitted {
+        return None;
+    }
+    let detail = "the Host or Origin header names none of this cluster's addresses";
+    Some(if route.is_compat() {
+        refusal(StatusCode::FORBIDDEN, detail)
+    } else {
+        Problem::new(StatusCode::FORBIDDEN, "foreign", detail).not_done().into_response()
+    })
+}
+
+/// The path exists, the method does not.
+pub async fn wrong_method(request: Request) -> Response {
+    let path = request.uri().path();
+    let detail = format!("{} is not served with {}", path, request.method());
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    if Route::of(path).is_compat() {
+        refusal(status, detail)
+    } else {
+        Problem::new(status, "wrong-method", detail).not_done().into_response()
+    }
+}
+
+/// There is no such path.
+pub async fn unknown(request: Request) -> Response {
+    let detail = format!("there is no {}", request.uri().path());
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+        .not_done()
+        .with("error", "unknown path")
+        .into_response()
+}
+
+/// A JSON body that is there already.
+pub fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+/// An error of the compatible API.
+pub fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
+    json(status, serde_json::json!({ "error": error.into() }).to_string())
+}

@@ -1,0 +1,157 @@
+//! `PUT`, `GET` and `DELETE` of `/v1/kv/{key}`: raw bytes in and out.
+
+use super::App;
+use super::forward::Incoming;
+use super::params;
+use super::problem::Problem;
+use super::write::{Written, ignored};
+use crate::command::{Change, Command, Operation, Outcome, Reply, Version};
+use crate::query::{Query, Received};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue};
+use hyper::{StatusCode, Uri};
+use percent_encoding::percent_decode_str;
+use std::sync::Arc;
+
+/// What all paths of keys begin with.
+const PREFIX: &str = "/v1/kv/";
+
+/// Writes a value.
+pub async fn put(State(app): State<Arc<App>>, request: Request) -> Response {
+    change(&app, request, true).await.unwrap_or_else(|problem| problem.not_done().into_response())
+}
+
+/// Removes a key.
+pub async fn delete(State(app): State<Arc<App>>, request: Request) -> Response {
+    change(&app, request, false).await.unwrap_or_else(|problem| problem.not_done().into_response())
+}
+
+/// Reads a value.
+pub async fn get(State(app): State<Arc<App>>, uri: Uri) -> Response {
+    read(&app, &uri).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// A path that ends where the key should begin.
+pub async fn no_key() -> Response {
+    Problem::malformed("the path has no key after /v1/kv/").not_done().into_response()
+}
+
+async fn change(app: &App, request: Request, put: bool) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let key = key_of(&parts.uri, app.limits.key_bytes_max)?;
+    params::of_write(parts.uri.query(), &parts.headers)?;
+    let condition = params::condition(&parts.headers)?;
+    let held = app.read_body(body, app.limits.value_bytes_max).await?;
+    let change = if put { Change::Put(held.bytes.clone()) } else { Change::Delete };
+    let command = Command::Write(Operation { key, change, condition }).encode();
+    let incoming = Incoming {
+        method: parts.method,
+        uri: parts.uri,
+        headers: parts.headers,
+        body: held.bytes.clone(),
+    };
+    Ok(match app.write(command, &incoming).await {
+        Written::Here(Reply::Write(outcome)) => answer(outcome)?,
+        Written::Here(_) => ignored(),
+        Written::Elsewhere(response) => response,
+    })
+}
+
+fn answer(outcome: Outcome) -> Result<Response, Problem> {
+    match outcome {
+        Outcome::Written { version } => Ok(tagged(StatusCode::OK, version, Body::empty())),
+        Outcome::Deleted { .. } => Ok(StatusCode::NO_CONTENT.into_response()),
+        Outcome::Missing => Err(not_found()),
+        Outcome::Failed { current } => {
+            let detail = match current {
+                Some(version) => format!("the key has version {version}"),
+                None => "the key does not exist".to_owned(),
+            };
+            let status = StatusCode::PRECONDITION_FAILED;
+            Err(Problem::new(status, "condition-failed", detail)
+                .with("version", current.map(|version| version.0)))
+        }
+    }
+}
+
+async fn read(app: &App, uri: &Uri) -> Result<Response, Problem> {
+    let key = key_of(uri, app.limits.key_bytes_max)?;
+    let mode = params::of_read(uri.query())?;
+    let query = Query::Value(&key).encode();
+    let answer = app.handle.read_within(mode, query, app.limits.read_timeout).await?;
+    match Received::decode(answer) {
+        Received::Value(version, value) => {
+            let mut response = tagged(StatusCode::OK, version, Body::from(value));
+            let bytes = HeaderValue::from_static("application/octet-stream");
+            response.headers_mut().insert(CONTENT_TYPE, bytes);
+            Ok(response)
+        }
+        _ => Err(not_found()),
+    }
+}
+
+fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no such key")
+}
+
+fn tagged(status: StatusCode, version: Version, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let tag = HeaderValue::from_str(&format!("\"{version}\""))
+        .expect("digits between quotes are a header value");
+    response.headers_mut().insert(ETAG, tag);
+    response
+}
+
+/// The key in a path: the percent-decoded rest of it, raw.
+fn key_of(uri: &Uri, bytes_max: usize) -> Result<Bytes, Problem> {
+    let raw = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    if !raw.contains('%') {
+        return checked(Bytes::copy_from_slice(raw.as_bytes()), bytes_max);
+    }
+    let is_escape = |rest: &str| {
+        rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !raw.split('%').skip(1).all(is_escape) {
+        return Err(Problem::malformed("a % in the path is not followed by two hex digits"));
+    }
+    checked(percent_decode_str(raw).collect::<Vec<u8>>().into(), bytes_max)
+}
+
+fn checked(key: Bytes, bytes_max: usize) -> Result<Bytes, Problem> {
+    match key.len() {
+        0 => Err(Problem::malformed("the path has no key after /v1/kv/")),
+        len if len > bytes_max => {
+            Err(Problem::too_large(format!("the key has {len} bytes; {bytes_max} are allowed")))
+        }
+        _ => Ok(key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(path: &'static str) -> Option<Bytes> {
+        key_of(&Uri::from_static(path), 10).ok()
+    }
+
+    #[test]
+    fn a_key_is_the_rest_of_the_path_byte_for_byte() {
+        assert_eq!(key("/v1/kv/a/b").unwrap(), "a/b");
+        assert_eq!(key("/v1/kv//a/").unwrap(), "/a/");
+        assert_eq!(key("/v1/kv/a%2Fb%25").unwrap(), "a/b%");
+        assert_eq!(key("/v1/kv/%ff%00").unwrap(), &b"\xff\0"[..]);
+        assert_eq!(key("/v1/kv/a+b?x=1").unwrap(), "a+b");
+    }
+
+    #[test]
+    fn a_path_that_is_no_key_is_refused() {
+        for path in ["/v1/kv/", "/v1/kv/%", "/v1/kv/%4", "/v1/kv/%zz", "/v1/kv/12345678901"] {
+            assert_eq!(key(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The bounds on what clients may ask for and hold, in one place.
+
+use std::time::Duration;
+
+/// The bounds on what clients may ask for.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The most bytes of a key.
+    pub key_bytes_max: usize,
+    /// The most bytes of a value.
+    pub value_bytes_max: usize,
+    /// The most operations in one batch.
+    pub batch_operations_max: usize,
+    /// The most bytes of all keys and values of one batch.
+    pub batch_bytes_max: usize,
+    /// The most client connections at once.
+    pub connections_max: usize,
+    /// The most bytes of request bodies held at once, all connections together.
+    pub bodies_bytes_max: usize,
+    /// How long a write may take until its outcome counts as unknown.
+    pub request_timeout: Duration,
+    /// How long a read may wait for a leader to confirm it.
+    pub read_timeout: Duration,
+    /// How long a client may take to send a head, or the whole of a body, or to go on reading a reply.
+    pub client_timeout: Duration,
+    /// How many commands are kept for `get_commits_since`.
+    pub history_commands_max: usize,
+    /// How many bytes of commands are kept for it.
+    pub history_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            key_bytes_max: 4 << 10,
+            value_bytes_max: 1 << 20,
+            batch_operations_max: 1024,
+            batch_bytes_max: 4 << 20,
+            connections_max: 4096,
+            bodies_bytes_max: 256 << 20,
+            request_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(5),
+            client_timeout: Duration::from_secs(30),
+            history_commands_max: 100_000,
+            history_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// The most bytes of the JSON of one compatible command: every byte of its texts may be escaped.
+    pub(crate) fn command_json_bytes_max(&self) -> usize {
+        JSON_BYTES_PER_BYTE * (self.key_bytes_max + 2 * self.value_bytes_max) + JSON_FRAME_BYTES
+    }
+
+    /// The most bytes of the JSON of a batch.
+    pub(crate) fn batch_json_bytes_max(&self) -> usize {
+        JSON_BYTES_PER_BYTE * self.batch_bytes_max
+            + JSON_FRAME_BYTES * self.batch_operations_max / 16
+    }
+}
+
+/// A byte of a text takes at most so many in JSON: `\\u0000`.
+const JSON_BYTES_PER_BYTE: usize = 6;
+/// Room for the names of fields and the like.
+const JSON_FRAME_BYTES: usize = 4 << 10;

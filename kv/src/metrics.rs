@@ -1,0 +1,142 @@
+//! What a node counts about its HTTP requests, and all its figures in Prometheus' text format.
+
+use crate::machine::Figures;
+use driver::{DriverStatus, MetricsReading};
+use hyper::StatusCode;
+use raft::RoleKind;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A path of the API, without what varies in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route(&'static str);
+
+/// The paths of the compatible API.
+const COMPAT: [&str; 13] = [
+    "/submit",
+    "/wait_commit",
+    "/is_leader",
+    "/get_commit",
+    "/get_commits_since",
+    "/get",
+    "/put",
+    "/cas",
+    "/listen_addr",
+    "/ready",
+    "/connect_peer",
+    "/disconnect_peer",
+    "/disconnect_all",
+];
+/// The others, without those under a key.
+const OTHER: [&str; 5] = ["/v1/batch", "/v1/cluster", "/healthz", "/readyz", "/metrics"];
+const KEY: &str = "/v1/kv/{key}";
+const UNKNOWN: &str = "unknown";
+
+impl Route {
+    /// The route that a path belongs to.
+    pub fn of(path: &str) -> Self {
+        if path.starts_with("/v1/kv/") {
+            return Route(KEY);
+        }
+        let known = COMPAT.iter().chain(&OTHER).find(|known| **known == path);
+        Route(known.copied().unwrap_or(UNKNOWN))
+    }
+
+    /// Whether it belongs to the compatible API.
+    pub fn is_compat(self) -> bool {
+        COMPAT.contains(&self.0)
+    }
+}
+
+/// Counts the answers to requests. There are few routes and few statuses, so it stays small.
+#[derive(Debug, Default)]
+pub struct Requests {
+    puts_done: AtomicU64,
+    others: Mutex<BTreeMap<(Route, u16), u64>>,
+}
+
+impl Requests {
+    /// Counts one answer.
+    pub fn count(&self, route: Route, status: StatusCode) {
+        // By far the most common, and worth no lock.
+        if route.0 == KEY && status == StatusCode::OK {
+            self.puts_done.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        *others.entry((route, status.as_u16())).or_default() += 1;
+    }
+
+    fn read(&self) -> BTreeMap<(Route, u16), u64> {
+        let mut all = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.insert((Route(KEY), 200), self.puts_done.load(Ordering::Relaxed));
+        all
+    }
+}
+
+/// All figures of a node.
+pub fn render(
+    status: &DriverStatus,
+    counters: &MetricsReading,
+    figures: &Figures,
+    requests: &Requests,
+) -> String {
+    let mut text = String::with_capacity(8 << 10);
+    let raft = &status.raft;
+    let role = |kind| u64::from(raft.role == kind);
+    let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+    for (name, help, value) in [
+        ("raft_term", "The current term.", raft.term.0),
+        ("raft_is_leader", "1 if the node leads.", role(RoleKind::Leader)),
+        ("raft_serving", "1 if it leads and takes proposals.", u64::from(status.serving())),
+        ("raft_has_leader", "1 if a leader is known.", u64::from(raft.leader.is_some())),
+        ("raft_last_index", "The end of the log.", raft.last.index.0),
+        ("raft_durable_index", "The end of the log on disk.", raft.durable.0),
+        ("raft_commit_index", "The end of what is committed.", raft.commit.0),
+        ("raft_applied_index", "The end of what is applied.", raft.applied.0),
+        ("raft_snapshot_index", "Where the log begins.", raft.snapshot.last.index.0),
+        ("raft_read_only", "1 if the disk has no room.", u64::from(status.read_only.is_some())),
+        ("raft_lost", "1 if part of the log is lost.", u64::from(raft.lost.is_some())),
+        ("raft_outcast", "1 if it is no member any more.", u64::from(raft.outcast)),
+        ("kv_keys", "Keys in the store.", read(&figures.keys)),
+        ("kv_revision", "The version of the latest change.", read(&figures.revision)),
+        ("kv_history_first", "The first retained command.", read(&figures.history_first)),
+        ("kv_history_next", "The number of the next command.", read(&figures.history_next)),
+        ("kv_history_bytes", "Bytes of retained commands.", read(&figures.history_bytes)),
+    ] {
+        metric(&mut text, name, help, "gauge", value);
+    }
+    let core = &raft.counters;
+    for (name, value) in [
+        ("raft_misaddressed_total", core.misaddressed),
+        ("raft_wrong_incarnation_total", core.wrong_incarnation),
+        ("raft_nonsense_total", core.nonsense),
+        ("raft_stale_receipts_total", core.stale_receipts),
+        ("raft_campaigns_total", core.campaigns),
+        ("raft_elected_total", core.elected),
+        ("raft_stepped_down_total", core.stepped_down),
+    ] {
+        metric(&mut text, name, "Counted by the core since the start.", "counter", value);
+    }
+    for (name, value) in counters.named() {
+        let name = format!("driver_{name}_total");
+        metric(&mut text, &name, "Counted by the driver since the start.", "counter", value);
+    }
+    text.push_str("# HELP kv_http_requests_total HTTP requests answered.\n");
+    text.push_str("# TYPE kv_http_requests_total counter\n");
+    for ((route, status), count) in requests.read() {
+        // Writing into a String does not fail.
+        let _ = writeln!(
+            text,
+            "kv_http_requests_total{{route=\"{}\",status=\"{status}\"}} {count}",
+            route.0
+        );
+    }
+    text
+}
+
+fn metric(text: &mut String, name: &str, help: &str, kind: &str, value: u64) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+}
