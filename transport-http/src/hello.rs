@@ -1,0 +1,91 @@
+//! The first frame of a stream: who speaks to whom.
+
+use raft::{Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
+use storage::{ClusterId, codec};
+
+/// The version of what is said between peers. It changes with the frames, the messages and their
+/// encoding.
+pub(crate) const PROTOCOL_VERSION: u16 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// First, and never moved: a later version must be told from junk.
+    pub version: u16,
+    pub cluster: ClusterId,
+    pub from: NodeId,
+    pub incarnation: Incarnation,
+    pub to: NodeId,
+}
+
+/// Why a stream is refused. The text goes to the other side, whose operator reads it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Refusal {
+    #[error("this is not a raft peer's stream")]
+    NoHello,
+    #[error("this node speaks version {ours} and you version {theirs}; upgrade this node first")]
+    NewerVersion { ours: u16, theirs: u16 },
+    #[error(
+        "this node belongs to cluster {ours} and you to cluster {theirs}; check the addresses of the peers"
+    )]
+    OtherCluster { ours: ClusterId, theirs: ClusterId },
+    #[error("this is node {ours} and you dialled node {theirs}; check the addresses of the peers")]
+    OtherNode { ours: NodeId, theirs: NodeId },
+}
+
+impl Hello {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        codec::encode(self, &mut bytes);
+        bytes
+    }
+
+    /// Reads what a dialler says, and refuses it if it is not for the node that `own` describes.
+    pub fn check(bytes: &[u8], own: &Hello) -> Result<Hello, Refusal> {
+        let hello: Hello = codec::decode(bytes).map_err(|_| Refusal::NoHello)?;
+        if hello.version > PROTOCOL_VERSION {
+            let (ours, theirs) = (PROTOCOL_VERSION, hello.version);
+            return Err(Refusal::NewerVersion { ours, theirs });
+        }
+        if hello.cluster != own.cluster {
+            return Err(Refusal::OtherCluster { ours: own.cluster, theirs: hello.cluster });
+        }
+        if hello.to != own.from {
+            return Err(Refusal::OtherNode { ours: own.from, theirs: hello.to });
+        }
+        Ok(hello)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(cluster: u64, from: u64, to: u64) -> Hello {
+        Hello {
+            version: PROTOCOL_VERSION,
+            cluster: ClusterId(cluster),
+            from: NodeId(from),
+            incarnation: Incarnation(9),
+            to: NodeId(to),
+        }
+    }
+
+    #[test]
+    fn a_peer_of_this_cluster_that_means_this_node_is_let_in() {
+        let theirs = hello(1, 2, 3);
+        assert_eq!(Hello::check(&theirs.encode(), &hello(1, 3, 0)), Ok(theirs));
+    }
+
+    #[test]
+    fn strangers_are_refused_with_a_reason() {
+        let own = hello(1, 3, 0);
+        let refused = |theirs: Hello| Hello::check(&theirs.encode(), &own).unwrap_err();
+        assert!(matches!(refused(hello(2, 2, 3)), Refusal::OtherCluster { .. }));
+        assert!(matches!(refused(hello(1, 2, 4)), Refusal::OtherNode { .. }));
+        let newer = Hello { version: PROTOCOL_VERSION + 1, ..hello(1, 2, 3) };
+        assert!(matches!(refused(newer), Refusal::NewerVersion { .. }));
+        assert_eq!(Hello::check(b"GET / HTTP/1.1", &own), Err(Refusal::NoHello));
+    }
+}

@@ -1,0 +1,217 @@
+//! The stream to one peer: dialled, kept alive, and dialled anew when it is lost.
+
+use crate::frame::{FrameReader, SIGN_OF_LIFE, write_frame};
+use crate::hello::Hello;
+use crate::transport::Shared;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Frame};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use raft::{Message, NodeId};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use storage::codec;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+
+/// Messages that may wait for a peer: more than a leader has under way to one, and its heartbeats.
+pub(crate) const QUEUE_MESSAGES_MAX: usize = 256;
+/// About so many bytes of messages go out in one write.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How long dialling may take.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// The first pause before a peer is dialled again; it doubles up to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+/// The longest pause.
+const PAUSE_LAST: Duration = Duration::from_secs(1);
+/// The most bytes of the text of a refusal.
+const REFUSAL_BYTES_MAX: usize = 4 << 10;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("cannot be reached: {0}")]
+    Dial(std::io::Error),
+    #[error("does not answer")]
+    Timeout,
+    #[error("refuses: {0}")]
+    Refused(String),
+    #[error("the stream broke: {0}")]
+    Broken(String),
+    #[error("the stream ended")]
+    Ended,
+}
+
+/// Keeps a stream to the peer, until there is nobody left who could send.
+pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Receiver<Message>) {
+    let mut messages = Some(messages);
+    let mut pause = PAUSE_FIRST;
+    let mut last_error = String::new();
+    while let Some(queue) = messages.take() {
+        let Some(address) = shared.address(peer) else { return };
+        let (give_back, back) = tokio::sync::oneshot::channel();
+        let body = Outgoing::new(shared.hello(peer), queue, give_back, shared.config.silence / 4);
+        let started = tokio::time::Instant::now();
+        let result = stream(&shared, peer, &address, body).await;
+        shared.set_connected(peer, false);
+        // The body gives the queue back when hyper drops it.
+        let Ok(mut queue) = back.await else { return };
+        if queue.is_closed() && queue.is_empty() {
+            return;
+        }
+        // What is left in it is old by the time the peer is back.
+        while queue.try_recv().is_ok() {}
+        shared.inbox.unreachable(peer);
+        if let Err(error) = result {
+            let error = error.to_string();
+            if error != last_error {
+                tracing::warn!(%peer, %address, "peer {error}");
+                last_error = error;
+            }
+        }
+        if started.elapsed() > PAUSE_LAST {
+            pause = PAUSE_FIRST;
+            last_error.clear();
+        }
+        let jitter: f64 = rand::random_range(0.5..1.0);
+        sleep(pause.mul_f64(jitter)).await;
+        pause = (pause * 2).min(PAUSE_LAST);
+        messages = Some(queue);
+    }
+}
+
+async fn stream(
+    shared: &Shared,
+    peer: NodeId,
+    address: &str,
+    body: Outgoing,
+) -> Result<(), LinkError> {
+    let tcp = timeout(DIAL_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| LinkError::Timeout)?
+        .map_err(LinkError::Dial)?;
+    tcp.set_nodelay(true).map_err(LinkError::Dial)?;
+    let broken = |error: hyper::Error| LinkError::Broken(error.to_string());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(broken)?;
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/raft/v1/stream")
+        .header(hyper::header::HOST, address)
+        .body(body)
+        .map_err(|error| LinkError::Broken(error.to_string()))?;
+    let talk = async {
+        let answer = timeout(shared.config.silence, sender.send_request(request))
+            .await
+            .map_err(|_| LinkError::Timeout)?
+            .map_err(broken)?;
+        if answer.status() != StatusCode::OK {
+            let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect().await;
+            let text = text.map(|text| text.to_bytes()).unwrap_or_default();
+            return Err(LinkError::Refused(String::from_utf8_lossy(&text).into_owned()));
+        }
+        tracing::debug!(%peer, address, "connected");
+        shared.set_connected(peer, true);
+        // The answer is signs of life, as long as the peer lives.
+        let mut signs = FrameReader::new(answer.into_body(), shared.config.silence);
+        loop {
+            match signs.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(LinkError::Ended),
+                Err(error) => return Err(LinkError::Broken(error.to_string())),
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        result = talk => result,
+        result = connection => result.map_err(broken).and(Err(LinkError::Ended)),
+        () = shared.forgotten(peer) => Ok(()),
+    }
+}
+
+/// The body of the request: takes messages from the queue, as many as are ready, when hyper can
+/// write. Dropped, it gives the queue back.
+struct Outgoing {
+    hello: Option<Hello>,
+    queue: Option<mpsc::Receiver<Message>>,
+    give_back: Option<tokio::sync::oneshot::Sender<mpsc::Receiver<Message>>>,
+    signs: Interval,
+    capacity: usize,
+}
+
+impl Outgoing {
+    fn new(
+        hello: Hello,
+        queue: mpsc::Receiver<Message>,
+        give_back: tokio::sync::oneshot::Sender<mpsc::Receiver<Message>>,
+        sign_every: Duration,
+    ) -> Self {
+        let mut signs = interval(sign_every);
+        signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Outgoing {
+            hello: Some(hello),
+            queue: Some(queue),
+            give_back: Some(give_back),
+            signs,
+            capacity: 1 << 10,
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let (Some(queue), Some(give_back)) = (self.queue.take(), self.give_back.take()) {
+            let _ = give_back.send(queue);
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        let mut chunk = Vec::with_capacity(this.capacity);
+        if let Some(hello) = this.hello.take() {
+            write_frame(&mut chunk, |into| into.extend(hello.encode()));
+        }
+        let Some(queue) = &mut this.queue else { return Poll::Ready(None) };
+        while chunk.len() < CHUNK_BYTES {
+            match queue.poll_recv(context) {
+                Poll::Ready(Some(message)) => {
+                    write_frame(&mut chunk, |into| codec::encode(&message, into));
+                }
+                Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        if this.signs.poll_tick(context).is_ready() {
+            // The interval wakes this task again only after it has been found pending.
+            let _ = this.signs.poll_tick(context);
+            if chunk.is_empty() {
+                chunk.extend(SIGN_OF_LIFE);
+            }
+        }
+        if chunk.is_empty() {
+            return Poll::Pending;
+        }
+        this.capacity = this.capacity.max(chunk.len().min(CHUNK_BYTES));
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(chunk)))))
+    }
+}
+
+/// Whether a message may leave or be heard: its link is not cut on purpose.
+pub(crate) fn passes(shared: &Shared, peer: NodeId) -> bool {
+    !shared.any_cut.load(Ordering::Relaxed) || !shared.is_cut(peer)
+}

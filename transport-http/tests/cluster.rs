@@ -1,0 +1,268 @@
+//! Whole nodes on 127.0.0.1: the real driver and log, with this transport between them.
+
+use bytes::Bytes;
+use driver::{
+    At, Driver, DriverConfig, Frozen, Handle, ReadMode, RestoreError, Seams, StateMachine,
+    TokioClock, inbox,
+};
+use raft::{Config, Incarnation, NodeId, Restored, Snapshot};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::{Identity, Log, LogConfig, RealDisk, Snapshots};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use transport_http::{FoundError, Founder, HttpTransport, PeerServer, TransportConfig, found};
+
+/// Adds numbers up.
+#[derive(Default, Clone)]
+struct Sum(u64);
+
+impl StateMachine for Sum {
+    type Frozen = Sum;
+
+    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+        self.0 += command.len() as u64;
+        self.query(&[])
+    }
+
+    fn query(&self, _query: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    fn freeze(&self) -> Sum {
+        self.clone()
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+impl Frozen for Sum {
+    fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&self.0.to_le_bytes())
+    }
+}
+
+struct TestNode {
+    handle: Handle<Sum>,
+    transport: Arc<HttpTransport>,
+    server: PeerServer,
+    directory: TempDir,
+}
+
+fn founder(node: u64, server: &PeerServer, incarnation: u64) -> Founder {
+    Founder {
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+        peer_address: server.local_addr().to_string(),
+        client_address: String::new(),
+    }
+}
+
+async fn servers(count: u64) -> Vec<PeerServer> {
+    let mut servers = Vec::new();
+    for _ in 0..count {
+        let address = "127.0.0.1:0".parse().expect("an address");
+        servers.push(PeerServer::bind(address).await.expect("a free port"));
+    }
+    servers
+}
+
+fn others(servers: &[PeerServer], own: u64) -> Vec<(NodeId, String)> {
+    let all = servers.iter().enumerate();
+    all.filter(|(id, _)| *id as u64 != own)
+        .map(|(id, server)| (NodeId(id as u64), server.local_addr().to_string()))
+        .collect()
+}
+
+/// Founds a cluster and starts all of it.
+async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
+    let servers = servers(count).await;
+    let founders: Vec<Founder> =
+        (0..count).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    for (server, founder) in servers.iter().zip(&founders) {
+        server.desk().sit(founder.clone());
+    }
+    let mut founded = Vec::new();
+    for founder in &founders {
+        let peers = others(&servers, founder.node.0);
+        founded.push(found(founder, &peers).await.expect("all are up"));
+    }
+    assert!(founded.iter().all(|one| *one == founded[0]), "all found the same cluster");
+    let mut nodes = Vec::new();
+    for (server, founder) in servers.into_iter().zip(founders) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let disk = RealDisk::new(directory.path());
+        let (mut log, _) = Log::open(disk.clone(), LogConfig::default()).expect("an empty one");
+        let founded = founded[0].clone();
+        log.identify(Identity {
+            node: founder.node,
+            incarnation: founder.incarnation,
+            cluster: Some(founded.cluster),
+            peers: Vec::new(),
+        })
+        .expect("it can be written");
+        let snapshot = Snapshot::initial(founded.membership.clone());
+        let restored: Restored = log.begin(snapshot).expect("it can be written");
+        let snapshots = Arc::new(Snapshots::new(disk).expect("it can be written"));
+        let (inbox, mailbox) = inbox(snapshots.clone());
+        let config = TransportConfig::new(founded.cluster, founder.node, founder.incarnation);
+        let transport = Arc::new(HttpTransport::new(config, inbox));
+        server.open(&transport);
+        let mut raft = Config::new(founder.node, founder.incarnation, 1);
+        tune(&mut raft);
+        let seams = Seams {
+            machine: Sum::default(),
+            transport: transport.clone(),
+            mailbox,
+            snapshots,
+            clock: Arc::new(TokioClock::new()),
+        };
+        let driver = Driver::new(DriverConfig::new(raft), restored, seams).expect("it is sound");
+        let close = |log: Log<RealDisk>| drop(log.close());
+        let handle = driver::spawn(driver, log, close).expect("threads can be started");
+        nodes.push(TestNode { handle, transport, server, directory });
+    }
+    nodes
+}
+
+/// Proposes on whichever node leads until it is done; returns the sum after it.
+async fn add(nodes: &[TestNode], bytes: usize) -> u64 {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        for node in nodes {
+            let command = Bytes::from(vec![7; bytes]);
+            let Ok(proposal) = node.handle.propose(command).await else { continue };
+            if let Ok(sum) = proposal.done.await {
+                return u64::from_le_bytes(sum[..].try_into().expect("eight bytes"));
+            }
+        }
+        assert!(Instant::now() < until, "nobody takes a proposal");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn read(node: &TestNode) -> Option<u64> {
+    let sum = node.handle.read(ReadMode::Linearizable, Bytes::new()).await.ok()?;
+    Some(u64::from_le_bytes(sum[..].try_into().ok()?))
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn stop(nodes: Vec<TestNode>) {
+    for node in &nodes {
+        node.handle.shutdown().await;
+    }
+    drop(nodes);
+}
+
+#[tokio::test]
+async fn a_cluster_is_founded_and_replicates_and_any_node_reads() {
+    let nodes = start(3, |_| {}).await;
+    assert_eq!(add(&nodes, 3).await, 3);
+    assert_eq!(add(&nodes, 4).await, 7);
+    for node in &nodes {
+        eventually("every node reads what was done", async || read(node).await == Some(7)).await;
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_command_of_a_megabyte_passes() {
+    let nodes = start(3, |_| {}).await;
+    assert_eq!(add(&nodes, 1 << 20).await, 1 << 20);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_cut_off_catches_up_by_a_snapshot() {
+    let nodes = start(3, |config| {
+        config.snapshot_log_bytes = 20_000;
+        config.retained_bytes = 0;
+    })
+    .await;
+    add(&nodes, 1).await;
+    let follower = nodes
+        .iter()
+        .position(|node| !node.handle.status().raft.serving)
+        .expect("two of three follow");
+    nodes[follower].transport.disconnect_all();
+    let mut sum = 0;
+    for _ in 0..40 {
+        sum = add(&nodes, 2_000).await;
+    }
+    eventually("the log is compacted", async || {
+        nodes.iter().any(|node| node.handle.status().raft.snapshot.last.index.0 > 10)
+    })
+    .await;
+    for peer in 0..3 {
+        nodes[follower].transport.connect(NodeId(peer));
+    }
+    eventually("it catches up", async || read(&nodes[follower]).await == Some(sum)).await;
+    assert!(nodes[follower].handle.status().raft.snapshot.last.index.0 > 0);
+    assert!(nodes[follower].directory.path().exists());
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn junk_on_the_peer_port_harms_nobody() {
+    let nodes = start(3, |_| {}).await;
+    add(&nodes, 1).await;
+    let address = nodes[0].server.local_addr();
+    let frames: [&[u8]; 6] = [
+        b"\x00\x01\x02\x03\xff\xfe\xfd\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff",
+        b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n\x05\0\0\0hello",
+        b"POST /raft/v1/snapshot HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n\x05\0\0\0hello",
+        b"POST /raft/v1/bootstrap HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello",
+    ];
+    for junk in frames {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(junk).await.expect("it reads");
+        let mut answer = vec![0; 12];
+        let _ = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut answer)).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 2") || junk.starts_with(b"POST /raft/v1/boot"));
+    }
+    // Half a request, and then silence.
+    let mut half = TcpStream::connect(address).await.expect("it listens");
+    half.write_all(b"POST /raft/v1/str").await.expect("it reads");
+    assert_eq!(add(&nodes, 1).await, 2);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
+    let servers = servers(3).await;
+    let founders: Vec<Founder> =
+        (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    for (server, founder) in servers.iter().zip(&founders) {
+        server.desk().sit(founder.clone());
+    }
+    let first = found(&founders[0], &others(&servers, 0)).await.expect("all are up");
+    servers[0].desk().belong(founders[0].clone(), first.cluster, first.membership.clone());
+
+    let slow = found(&founders[1], &others(&servers, 1)).await.expect("it is the same founder");
+    assert_eq!(slow, first);
+
+    let wiped = Founder { incarnation: Incarnation(999), ..founders[2].clone() };
+    let refused = found(&wiped, &others(&servers, 2)).await.expect_err("its disk was wiped");
+    assert!(matches!(refused, FoundError::Wiped { node: NodeId(2), .. }), "{refused}");
+    assert!(refused.to_string().contains("--join"), "the way out is named: {refused}");
+
+    let stranger = founder(9, &servers[2], 5);
+    let refused = found(&stranger, &others(&servers, 2)).await.expect_err("nobody knows it");
+    assert!(matches!(refused, FoundError::Stranger { .. }), "{refused}");
+}
