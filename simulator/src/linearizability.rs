@@ -41,6 +41,27 @@ pub enum Action {
     },
 }
 
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = |value: Option<u64>| value.map_or("nothing".to_owned(), |v| v.to_string());
+        let before = |before: Option<Option<u64>>| match before {
+            Some(before) => format!(", found {}", value(before)),
+            None => ", not heard".to_owned(),
+        };
+        match self.ended {
+            Some(ended) => write!(f, "{}-{ended} µs: ", self.begun)?,
+            None => write!(f, "{}-? µs: ", self.begun)?,
+        }
+        match self.action {
+            Action::Read(found) => write!(f, "read {}", value(found)),
+            Action::Write(to, found) => write!(f, "write {to}{}", before(found)),
+            Action::Swap { from, to, before: found } => {
+                write!(f, "swap {from} for {to}{}", before(found))
+            }
+        }
+    }
+}
+
 /// What a check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -60,6 +81,37 @@ pub fn check(operations: &[Operation]) -> Verdict {
     let mut operations = resolve(operations);
     operations.sort_by_key(|operation| operation.begun);
     Search { operations: &operations, seen: HashSet::new(), steps: 0 }.run()
+}
+
+/// Of a history that is not linearizable: the operations around the first answer that cannot be, in
+/// the order in which they were asked.
+pub fn explain(operations: &[Operation]) -> Vec<Operation> {
+    let mut ends: Vec<u64> = operations.iter().filter_map(|operation| operation.ended).collect();
+    ends.sort_unstable();
+    // As it was known at some time: what ended later had no answer yet.
+    let known_at = |time: u64| -> Vec<Operation> {
+        let begun = operations.iter().filter(|operation| operation.begun <= time);
+        begun
+            .map(|operation| Operation {
+                ended: operation.ended.filter(|ended| *ended <= time),
+                action: match (operation.action, operation.ended.is_some_and(|e| e <= time)) {
+                    (Action::Write(value, _), false) => Action::Write(value, None),
+                    (Action::Swap { from, to, .. }, false) => {
+                        Action::Swap { from, to, before: None }
+                    }
+                    (action, _) => action,
+                },
+                begun: operation.begun,
+            })
+            .collect()
+    };
+    let first = ends.partition_point(|end| check(&known_at(*end)) != Verdict::Violated);
+    let Some(end) = ends.get(first) else { return Vec::new() };
+    let from = ends.get(first.saturating_sub(8)).copied().unwrap_or_default();
+    let mut around = known_at(*end);
+    around.retain(|operation| operation.ended.is_none_or(|ended| ended >= from));
+    around.sort_by_key(|operation| operation.begun);
+    around
 }
 
 /// Drops what cannot matter: reads without an answer, and writes without one whose value nobody saw.

@@ -146,7 +146,11 @@ impl Workload for RegisterWorkload {
     fn verdict(&mut self) -> Result<(), String> {
         for (key, history) in &self.histories {
             if linearizability::check(history) == Verdict::Violated {
-                return Err(format!("the history of register {key} is not linearizable"));
+                let mut text = format!("the history of register {key} is not linearizable:");
+                for operation in linearizability::explain(history) {
+                    text += &format!("\n    {operation}");
+                }
+                return Err(text);
             }
         }
         Ok(())

@@ -190,6 +190,10 @@ impl<'a, W: Workload> World<'a, W> {
                 broken = violation::<()>("no storm of messages", detail).err();
             }
         }
+        // What is under way when the run ends may have taken effect.
+        for operation in 0..self.operations.len() {
+            let _ = self.conclude(operation, None, Outcome::Unknown);
+        }
         if broken.is_none()
             && let Err(detail) = self.workload.verdict()
         {
