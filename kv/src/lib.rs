@@ -12,6 +12,7 @@ pub mod api;
 pub mod command;
 mod commits;
 pub mod history;
+mod leader_client;
 mod limits;
 pub mod machine;
 mod metrics;
@@ -19,5 +20,6 @@ mod query;
 #[cfg(test)]
 mod replay_tests;
 pub mod serve;
+mod server;
 mod snapshot;
 pub mod store;

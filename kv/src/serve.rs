@@ -1,9 +1,21 @@
 //! One node, put together: data directory, log, snapshots, driver, transport and listeners.
 
+use crate::api::{self, Forward, Hosts, Links};
+use crate::history::Retention;
+use crate::leader_client::LeaderClient;
 pub use crate::limits::Limits;
-use raft::NodeId;
+use crate::machine::Machine;
+use crate::server::ClientServer;
+use driver::{Driver, DriverConfig, Handle, Seams, SnapshotStore, StopReason, TokioClock};
+use raft::{Incarnation, Membership, NodeId, Payload, Restored, Snapshot};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use storage::{
+    ClusterId, Identity, LockError, Log, LogConfig, OpenError, RealDisk, Recovery, Snapshots,
+};
+use transport_http::{Founder, HttpTransport, PeerServer, TransportConfig};
 
 /// A member of the cluster, as the operator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,41 +86,115 @@ impl ServeConfig {
 #[non_exhaustive]
 pub enum ServeError {
     /// It cannot listen there. Stop what uses the port, or choose another one.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}; stop what uses the port, or choose another one")]
     Listen {
         /// Where.
         address: SocketAddr,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// The data directory cannot be used. The cause says what to do.
+    #[error("{}: {source}", .directory.display())]
+    Open {
+        /// Which directory.
+        directory: PathBuf,
+        /// Why.
+        source: OpenError,
+    },
+    /// Another process holds the directory, or it may not be written to.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The directory cannot be written.
+    #[error("{}: {source}", .directory.display())]
+    Disk {
+        /// Which directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory is another node's. Name the right one.
+    #[error(
+        "{}: this data directory belongs to node {found}, not to node {expected}; \
+         check --id and --data-dir", .directory.display()
+    )]
+    WrongNode {
+        /// Which directory.
+        directory: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Who was started with it.
+        expected: NodeId,
+    },
+    /// There is no state, and nobody said how to begin.
+    #[error(
+        "{}: this data directory is empty; start the node with --bootstrap to found a new cluster \
+         together with its peers, or with --join to wait until it is added to a cluster that \
+         exists", .directory.display()
+    )]
+    NoState {
+        /// Which directory.
+        directory: PathBuf,
+    },
+    /// The node is not among the members that would found the cluster.
+    #[error("node {0} is not among the peers that it was given")]
+    NotAPeer(NodeId),
+    /// The cluster cannot be founded.
+    #[error(transparent)]
+    Found(#[from] transport_http::FoundError),
+    /// The restored state contradicts itself, or the settings do.
+    #[error("{0}")]
+    Config(#[from] raft::ConfigError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The node has stopped by itself.
+    #[error("the node has stopped: {0}")]
+    Stopped(StopReason),
 }
 
-/// A node that runs. It stops when this is dropped, but only [`Running::stop`] is graceful.
-#[derive(Debug)]
+/// A node that runs. Dropping it stops it; [`Running::stop`] does so gracefully.
 pub struct Running {
-    client_addr: SocketAddr,
-    peer_addr: SocketAddr,
+    handle: Handle<Machine>,
+    clients: ClientServer,
+    peers: PeerServer,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let addresses = (self.client_addr(), self.peer_addr());
+        f.debug_tuple("Running").field(&addresses).finish()
+    }
 }
 
 impl Running {
     /// Where it listens for clients.
     pub fn client_addr(&self) -> SocketAddr {
-        self.client_addr
+        self.clients.local_addr()
     }
 
     /// Where it listens for the other nodes.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.peer_addr
+        self.peers.local_addr()
     }
 
     /// Stops it: no new requests, those under way are answered, the log is synced.
     pub async fn stop(self) -> Result<(), ServeError> {
-        Ok(())
+        let Running { handle, clients, peers } = self;
+        clients.stop().await;
+        handle.shutdown().await;
+        drop(peers);
+        match handle.stopped().await {
+            StopReason::Shutdown => Ok(()),
+            reason => Err(ServeError::Stopped(reason)),
+        }
     }
 
     /// Returns when it has stopped by itself, and why: a disk that failed, mostly.
     pub async fn wait(&mut self) -> Result<(), ServeError> {
-        Ok(())
+        match self.handle.stopped().await {
+            StopReason::Shutdown => Ok(()),
+            reason => Err(ServeError::Stopped(reason)),
+        }
     }
 }
 
@@ -116,6 +202,180 @@ impl Running {
 /// for a cluster that is being founded is when all peers are up. `/healthz` answers before that.
 /// Dropping the future stops what it has started.
 pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
-    let source = std::io::ErrorKind::Unsupported.into();
-    Err(ServeError::Listen { address: config.listen, source })
+    let listen = |address| move |source| ServeError::Listen { address, source };
+    let own = own_addresses(&config)?;
+    let clients = ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits)
+        .await
+        .map_err(listen(config.listen))?;
+    let peers = PeerServer::bind(config.peer_listen).await.map_err(listen(config.peer_listen))?;
+    tracing::info!(clients = %clients.local_addr(), peers = %peers.local_addr(), "listening");
+
+    let disk = RealDisk::new(&config.data_dir);
+    let (log, recovery) = open(&config, disk.clone()).await?;
+    let Begun { log, restored, cluster, incarnation } =
+        begin(&config, &own, &peers, log, recovery).await?;
+    let founder = Founder {
+        node: config.id,
+        incarnation,
+        peer_address: own.peer_address.clone(),
+        client_address: own.client_address.clone(),
+    };
+    peers.desk().belong(founder, cluster, membership_of(&restored));
+
+    let snapshots: Arc<dyn SnapshotStore> = Arc::new(
+        Snapshots::new(disk)
+            .map_err(|source| ServeError::Disk { directory: config.data_dir.clone(), source })?,
+    );
+    let (inbox, mailbox) = driver::inbox(snapshots.clone());
+    let transport_config = TransportConfig::new(cluster, config.id, incarnation);
+    let transport = Arc::new(HttpTransport::new(transport_config, inbox));
+    let clock = Arc::new(TokioClock::new());
+    let machine = Machine::new(Retention {
+        commands_max: config.limits.history_commands_max,
+        bytes_max: config.limits.history_bytes_max,
+        ..Retention::default()
+    });
+    let figures = machine.figures();
+    let raft = raft::Config {
+        campaign_at_start: config.campaign_at_start,
+        ..raft::Config::new(config.id, incarnation, rand::random())
+    };
+    let seams =
+        Seams { machine, transport: transport.clone(), mailbox, snapshots, clock: clock.clone() };
+    let driver = Driver::new(DriverConfig::new(raft), restored, seams)?;
+    let handle = driver::spawn(driver, log, close).map_err(ServeError::Thread)?;
+    peers.open(&transport);
+    clients.open(api::router(api::Parts {
+        handle: handle.clone(),
+        clock,
+        figures,
+        id: config.id,
+        peer_address: own.peer_address,
+        hosts: Hosts::of(config.peers.iter().map(|peer| &peer.client_address)),
+        limits: config.limits,
+        forward: config.forward.then(|| Arc::new(LeaderClient::new()) as Arc<dyn Forward>),
+        links: config.fault_injection.then(|| Arc::new(Cuts(transport)) as Arc<dyn Links>),
+    }));
+    Ok(Running { handle, clients, peers })
+}
+
+/// How others reach this node: as the operator says among the peers.
+fn own_addresses(config: &ServeConfig) -> Result<Peer, ServeError> {
+    let own = config.peers.iter().find(|peer| peer.id == config.id);
+    own.cloned().ok_or(ServeError::NotAPeer(config.id))
+}
+
+async fn open(
+    config: &ServeConfig,
+    disk: RealDisk,
+) -> Result<(Log<RealDisk>, Recovery), ServeError> {
+    // Reading a long log takes a while, and the listeners are to answer meanwhile.
+    let opened = tokio::task::spawn_blocking(move || Log::open(disk, LogConfig::default()));
+    let opened = opened.await.map_err(|error| ServeError::Thread(io::Error::other(error)))?;
+    let (log, recovery) = opened.map_err(|error| match error {
+        OpenError::Lock(error) => ServeError::Lock(error),
+        source => ServeError::Open { directory: config.data_dir.clone(), source },
+    })?;
+    for case in &recovery.cases {
+        if case.is_loss() {
+            tracing::error!("{case}");
+        } else {
+            tracing::debug!("{case}");
+        }
+    }
+    Ok((log, recovery))
+}
+
+/// A node whose log has begun.
+struct Begun {
+    log: Log<RealDisk>,
+    restored: Restored,
+    cluster: ClusterId,
+    incarnation: Incarnation,
+}
+
+/// Goes on where the log ends; of a node without a log, founds or joins a cluster.
+async fn begin(
+    config: &ServeConfig,
+    own: &Peer,
+    server: &PeerServer,
+    mut log: Log<RealDisk>,
+    recovery: Recovery,
+) -> Result<Begun, ServeError> {
+    let directory = || config.data_dir.clone();
+    let disk = |source| ServeError::Disk { directory: directory(), source };
+    let identity = recovery.identity;
+    if let Some(found) = identity.as_ref().map(|identity| identity.node)
+        && found != config.id
+    {
+        return Err(ServeError::WrongNode { directory: directory(), found, expected: config.id });
+    }
+    if let (Some(identity), Some(restored)) = (&identity, recovery.restored)
+        && let Some(cluster) = identity.cluster
+    {
+        let incarnation = identity.incarnation;
+        return Ok(Begun { log, restored, cluster, incarnation });
+    }
+    if !config.bootstrap && !config.join {
+        return Err(ServeError::NoState { directory: directory() });
+    }
+    // An earlier start may have got so far as to draw an incarnation, and told it to others.
+    let mut identity = identity.unwrap_or_else(|| Identity {
+        node: config.id,
+        incarnation: Incarnation(rand::random()),
+        cluster: None,
+        peers: config.peers.iter().map(|peer| peer.id).collect(),
+    });
+    log.identify(identity.clone()).map_err(disk)?;
+    let incarnation = identity.incarnation;
+    let founder = Founder {
+        node: config.id,
+        incarnation,
+        peer_address: own.peer_address.clone(),
+        client_address: own.client_address.clone(),
+    };
+    let others = config.peers.iter().filter(|peer| peer.id != config.id);
+    let others: Vec<_> = others.map(|peer| (peer.id, peer.peer_address.clone())).collect();
+    let (cluster, membership) = if config.bootstrap {
+        server.desk().sit(founder.clone());
+        let founded = transport_http::found(&founder, &others).await?;
+        tracing::info!(cluster = %founded.cluster, "founded a cluster");
+        (founded.cluster, founded.membership)
+    } else {
+        let cluster = transport_http::cluster_of(&founder, &others).await;
+        tracing::info!(%cluster, "waiting to be added to a cluster");
+        (cluster, Membership::default())
+    };
+    identity.cluster = Some(cluster);
+    log.identify(identity).map_err(disk)?;
+    let restored = log.begin(Snapshot::initial(membership)).map_err(disk)?;
+    Ok(Begun { log, restored, cluster, incarnation })
+}
+
+/// The latest membership in what the disk has kept.
+fn membership_of(restored: &Restored) -> Membership {
+    let latest = restored.entries.iter().rev().find_map(|entry| match &entry.payload {
+        Payload::Membership(membership) => Some(membership.clone()),
+        Payload::Blank | Payload::Command(_) | Payload::System(_) => None,
+    });
+    latest.unwrap_or_else(|| restored.snapshot.membership.clone())
+}
+
+fn close(log: Log<RealDisk>) {
+    if let Err(error) = log.close() {
+        tracing::error!(%error, "the log was not closed in good order");
+    }
+}
+
+/// The links of a transport, for fault injection.
+struct Cuts(Arc<HttpTransport>);
+
+impl Links for Cuts {
+    fn connect(&self, peer: NodeId) {
+        self.0.connect(peer);
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        self.0.disconnect(peer);
+    }
 }

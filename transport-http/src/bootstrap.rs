@@ -177,6 +177,23 @@ pub async fn found(own: &Founder, peers: &[(NodeId, String)]) -> Result<Founded,
     Ok(Founded { cluster, membership: Membership::of_voters(members) })
 }
 
+/// The cluster that the peers belong to: for a node that is to join it. It waits until one of them
+/// tells.
+pub async fn cluster_of(own: &Founder, peers: &[(NodeId, String)]) -> ClusterId {
+    for round in 0_u32.. {
+        for (_, peer_address) in peers {
+            if let Some(Answer { cluster: Some((cluster, _)), .. }) = ask(peer_address, own).await {
+                return cluster;
+            }
+        }
+        if round == ROUNDS_UNTIL_TOLD {
+            tracing::warn!("waiting for a peer that belongs to a cluster");
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    unreachable!("the loop above has no end of its own")
+}
+
 /// A cluster is named after its founders, so that all of them give it the same name.
 fn name(founders: &BTreeMap<NodeId, Founder>) -> ClusterId {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -23,6 +23,6 @@ mod server;
 mod snapshot;
 mod transport;
 
-pub use bootstrap::{Desk, FoundError, Founded, Founder, found};
+pub use bootstrap::{Desk, FoundError, Founded, Founder, cluster_of, found};
 pub use server::PeerServer;
 pub use transport::{HttpTransport, TransportConfig};

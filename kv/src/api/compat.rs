@@ -1,5 +1,7 @@
 //! The calls of the older system, field for field, so that its clients run unchanged.
 
+#![allow(clippy::result_large_err, reason = "a refusal is a ready answer, on the rare path")]
+
 use super::App;
 use super::body::BodyError;
 use super::params::pairs;

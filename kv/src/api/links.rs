@@ -71,6 +71,7 @@ async fn on_peer(app: &App, body: Body, connect: bool) -> Result<Response, Respo
     Ok(json(StatusCode::OK, body.to_string()))
 }
 
+#[allow(clippy::result_large_err, reason = "a refusal is a ready answer, on the rare path")]
 fn links(app: &App) -> Result<&dyn super::Links, Response> {
     app.links.as_deref().ok_or_else(|| {
         refusal(
