@@ -204,7 +204,15 @@ impl<M: StateMachine> Host<M> {
             self.shadow = Shadow::new(restored);
             return Ok(());
         }
-        violation("recovery is exact", format!("node {id}: {difference}"))
+        let range = |base: LogId, last: LogId| format!("({base}, {last}]");
+        let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
+        let detail = format!(
+            "node {id}{}: {difference}; recovered {}, was {}",
+            if self.rotten { " (damaged)" } else { "" },
+            range(restored.snapshot.last, last),
+            range(self.shadow.base.last, self.shadow.last()),
+        );
+        violation("recovery is exact", detail)
     }
 }
 

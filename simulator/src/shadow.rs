@@ -102,11 +102,12 @@ impl Shadow {
         None
     }
 
-    /// Whether what was recovered is a proper beginning of this, with the rest known to be lost.
+    /// Whether what was recovered is less than this, and says so. Its tail may be one that the damaged
+    /// writes had overwritten: then it is a log that a follower may have, and short of what is lost.
     pub fn is_known_loss(&self, restored: &Restored) -> bool {
-        let prefix = restored.snapshot == self.base
-            && restored.entries.len() <= self.entries.len()
-            && restored.entries.iter().zip(&self.entries).all(|(a, b)| a == b);
-        prefix && restored.hard_state.lost.is_some_and(|lost| lost >= self.last())
+        let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
+        let lost = restored.hard_state.lost;
+        restored.snapshot == self.base
+            && lost.is_some_and(|lost| lost >= self.last() && last <= lost)
     }
 }
