@@ -176,7 +176,10 @@ proptest! {
         // In pages, nothing is lost or repeated.
         let mut paged = Vec::new();
         let mut from = 0;
-        while limit > 0 {
+        loop {
+            if limit == 0 {
+                break;
+            }
             let page = listing(&state, from, limit, 100);
             let page = page["commits"].as_array().unwrap().clone();
             let Some(last) = page.last() else { break };

@@ -1,0 +1,120 @@
+//! Three nodes: any of them takes any request, and what was acknowledged stays.
+
+use crate::node::{Node, cluster, start, until};
+use serde_json::json;
+
+#[test]
+fn a_follower_says_who_leads_and_lists_what_the_leader_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = start(cluster(3, directory.path()));
+    let (leader, follower) = (&nodes[0], &nodes[1]);
+    let answer = follower.post("/submit", r#"{"kind":"put","key":"a","value":"1"}"#).json();
+    let address = leader.address.to_string();
+    assert_eq!(answer, json!({"log_index": -1, "is_leader": false, "leader": address}));
+    let answer = follower.post("/put", r#"{"key":"a","value":"1"}"#).json();
+    assert_eq!(answer["resp_status"], 1);
+    for n in 0..20 {
+        let command = json!({"kind": "put", "key": "a", "value": n.to_string()}).to_string();
+        assert_eq!(leader.commit(&command).status, 200);
+        let all = follower.get("/get_commits_since").json();
+        assert_eq!(all["count"], n + 1, "a linearizable read misses nothing");
+    }
+}
+
+#[test]
+fn a_follower_passes_writes_on_and_reads_what_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = start(cluster(3, directory.path()));
+    for n in 0..20 {
+        let value = n.to_string();
+        let written = nodes[1].ask("PUT", "/v1/kv/a", &value);
+        assert_eq!(
+            (written.status, written.header("etag")),
+            (200, Some(&*format!("\"{}\"", n + 1)))
+        );
+        assert_eq!(nodes[2].get("/v1/kv/a").body, value);
+    }
+    let failed = crate::node::ask(nodes[1].address, "PUT", "/v1/kv/a", &["if-match: 1"], "x");
+    assert_eq!((failed.status, &failed.json()["outcome"]), (412, &json!("not_done")));
+    let cluster = nodes[2].get("/v1/cluster").json();
+    let roles: Vec<_> = cluster["members"].as_array().unwrap().iter().map(|m| &m["role"]).collect();
+    assert_eq!(roles.iter().filter(|role| **role == "leader").count(), 1);
+    assert_eq!(nodes[1].ask("DELETE", "/v1/kv/a", "").status, 204);
+    assert_eq!(nodes[1].ask("DELETE", "/v1/kv/a", "").status, 404);
+}
+
+#[test]
+fn without_forwarding_a_client_is_sent_to_the_leader() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut configs = cluster(3, directory.path());
+    configs.iter_mut().for_each(|config| config.forward = false);
+    let nodes = start(configs);
+    let answer = nodes[1].ask("PUT", "/v1/kv/a%2Fb", "x");
+    assert_eq!(answer.status, 307);
+    let there = format!("http://{}/v1/kv/a%2Fb", nodes[0].address);
+    assert_eq!(answer.header("location"), Some(&*there));
+    assert_eq!(answer.json()["outcome"], "not_done");
+}
+
+#[test]
+fn a_cut_link_loses_nothing_and_another_node_takes_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut configs = cluster(3, directory.path());
+    configs.iter_mut().for_each(|config| config.fault_injection = true);
+    let nodes = start(configs);
+    assert_eq!(nodes[0].ask("PUT", "/v1/kv/a", "1").status, 200);
+    assert_eq!(nodes[0].post("/disconnect_all", "").status, 200);
+    let successor = || nodes[1..].iter().find(|node| node.leads());
+    until("another node leads", || successor().is_some());
+    let successor = successor().unwrap();
+    assert_eq!(successor.get("/v1/kv/a").body, "1");
+    assert_eq!(successor.ask("PUT", "/v1/kv/a", "2").status, 200);
+    until("the old leader knows that it leads no more", || !nodes[0].leads());
+    for peer in 0..3 {
+        let body = json!({"peer_id": peer, "address": "127.0.0.1:1"}).to_string();
+        assert_eq!(nodes[0].post("/connect_peer", &body).status, 200);
+    }
+    let body = json!({"peer_id": 9, "address": "127.0.0.1:1"}).to_string();
+    assert_eq!(nodes[0].post("/connect_peer", &body).status, 400);
+    until("the old leader follows", || nodes[0].get("/v1/kv/a").body == "2");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart_with_the_same_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = cluster(3, directory.path());
+    let nodes = start(configs.clone());
+    for n in 0..5 {
+        let command = json!({"kind": "put", "key": n.to_string(), "value": "x"}).to_string();
+        assert_eq!(nodes[0].commit(&command).status, 200);
+    }
+    let before = nodes[0].get("/get_commits_since").json();
+    nodes.into_iter().for_each(Node::stop);
+    let nodes = start(configs);
+    assert_eq!(nodes[0].get("/get_commits_since").json(), before);
+    let next = nodes[0].post("/submit", r#"{"kind":"get","key":"0"}"#).json();
+    assert_eq!(next["log_index"], 5);
+}
+
+#[test]
+fn a_wiped_or_foreign_directory_is_refused_with_the_way_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = cluster(3, directory.path());
+    let mut nodes = start(configs.clone());
+    let position = nodes.iter().position(|node| node.address == configs[2].listen).unwrap();
+    nodes.remove(position).stop();
+    std::fs::remove_dir_all(&configs[2].data_dir).unwrap();
+    let refusal = Node::try_start(configs[2].clone()).err().unwrap();
+    assert!(refusal.contains("wiped") && refusal.contains("--join"), "{refusal}");
+
+    let mut config = configs[2].clone();
+    config.bootstrap = false;
+    config.data_dir = directory.path().join("empty");
+    let refusal = Node::try_start(config).err().unwrap();
+    assert!(refusal.contains("--bootstrap") && refusal.contains("--join"), "{refusal}");
+
+    let mut config = configs[2].clone();
+    config.data_dir = configs[0].data_dir.clone();
+    let refusal = Node::try_start(config).err().unwrap();
+    assert!(refusal.contains("another process holds"), "{refusal}");
+}

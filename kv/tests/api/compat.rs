@@ -1,0 +1,169 @@
+//! The calls of the older system, exactly.
+
+use crate::node::{Node, ask, single};
+use serde_json::{Value, json};
+
+fn value(node: &Node, path: &str) -> Value {
+    let answer = node.get(path);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+#[test]
+fn the_table_of_the_contract_holds_to_the_letter() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    assert_eq!(value(&node, "/is_leader"), json!({"is_leader": true}));
+    let submit = |command: &str| {
+        let answer = node.post("/submit", command);
+        assert_eq!(answer.status, 200);
+        answer.json()
+    };
+    let put = submit(r#"{"kind": "put", "key": "hello", "value": "world"}"#);
+    assert_eq!(put, json!({"log_index": 0, "is_leader": true, "term": 1}));
+    let get = submit(r#"{"kind": "get", "key": "hello"}"#);
+    assert_eq!(get, json!({"log_index": 1, "is_leader": true, "term": 1}));
+    let cas =
+        submit(r#"{"kind": "cas", "key": "hello", "compare_value": "world", "value": "newvalue"}"#);
+    assert_eq!(cas, json!({"log_index": 2, "is_leader": true, "term": 1}));
+
+    let first = json!({
+        "index": 0, "term": 1,
+        "command": {"kind": "put", "key": "hello", "value": "world", "id": 0},
+        "result": {"found": false, "value": null},
+    });
+    let waited = node.post("/wait_commit", r#"{"log_index": 0, "timeout_ms": 30000}"#);
+    assert_eq!((waited.status, waited.json()), (200, first.clone()));
+    assert_eq!(value(&node, "/get_commit?index=0"), first);
+    let second = node.post("/wait_commit", r#"{"log_index": 1, "timeout_ms": 30000, "term": 1}"#);
+    assert_eq!(second.json()["result"], json!({"found": true, "value": "world"}));
+    let third = node.post("/wait_commit", r#"{"log_index": 2, "timeout_ms": 30000}"#);
+    assert_eq!(third.json()["result"], json!({"found": true, "value": "world"}));
+
+    let all = value(&node, "/get_commits_since?since_index=-1");
+    assert_eq!(all["count"], 3);
+    assert_eq!(
+        all["commits"][0],
+        json!({"index": 0, "term": 1,
+               "command": {"kind": "put", "key": "hello", "value": "world", "id": 0}})
+    );
+    assert_eq!(
+        all["commits"][2]["command"],
+        json!({"kind": "cas", "key": "hello", "compare_value": "world", "value": "newvalue",
+               "id": 0})
+    );
+    assert_eq!(value(&node, "/get_commits_since"), all);
+    let later = value(&node, "/get_commits_since?since_index=1");
+    assert_eq!((&later["count"], &later["commits"][0]["index"]), (&json!(1), &json!(2)));
+    let none = value(&node, "/get_commits_since?since_index=2");
+    assert_eq!(none, json!({"commits": [], "count": 0}));
+    assert_eq!(node.get("/get_commit?index=3").status, 404);
+    assert_eq!(value(&node, "/listen_addr")["address"].as_str().map(str::is_empty), Some(false));
+    assert_eq!(node.post("/ready", "").status, 200);
+}
+
+#[test]
+fn whatever_a_client_chose_comes_back_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let command = r#"{"kind": "put", "key": "ü\n", "value": "", "compare_value": "x",
+                      "id": 18446744073709551615}"#;
+    let commit = node.commit(command).json();
+    assert_eq!(
+        commit["command"],
+        json!({"kind": "put", "key": "ü\n", "value": "", "compare_value": "x",
+               "id": 18446744073709551615_u64})
+    );
+    let commit = node.commit(r#"{"kind": "get", "key": "", "id": -7, "value": null}"#).json();
+    assert_eq!(commit["command"], json!({"kind": "get", "key": "", "id": -7}));
+    // Whatever the Content-Type says.
+    let headers = ["content-type: text/html"];
+    let answer = ask(node.address, "POST", "/submit", &headers, r#"{"kind":"get","key":"a"}"#);
+    assert_eq!(answer.json()["log_index"], 2);
+}
+
+#[test]
+fn waiting_for_what_does_not_come_ends_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let answer = node.post("/wait_commit", r#"{"log_index": 0, "timeout_ms": 50}"#);
+    assert_eq!(answer.status, 408);
+    assert!(answer.json()["error"].is_string());
+    node.commit(r#"{"kind": "put", "key": "a", "value": "1"}"#);
+    // Somebody else's command took the number.
+    let answer = node.post("/wait_commit", r#"{"log_index": 0, "timeout_ms": 5000, "term": 7}"#);
+    assert_eq!(answer.status, 409);
+}
+
+#[test]
+fn what_has_fallen_out_is_gone_and_a_replay_is_none_the_worse() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |config| config.limits.history_commands_max = 2);
+    for (key, value) in [("a", "1"), ("b", "1"), ("a", "2"), ("c", "1"), ("c", "2")] {
+        let command = json!({"kind": "put", "key": key, "value": value}).to_string();
+        assert_eq!(node.commit(&command).status, 200);
+    }
+    let gone = node.get("/get_commit?index=0");
+    assert_eq!((gone.status, gone.json()["first_index"].clone()), (410, json!(3)));
+    let gone = node.post("/wait_commit", r#"{"log_index": 2}"#);
+    assert_eq!((gone.status, gone.json()["first_index"].clone()), (410, json!(3)));
+    let all = value(&node, "/get_commits_since");
+    let seen: Vec<_> = all["commits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|commit| {
+            let command = &commit["command"];
+            (
+                commit["index"].as_u64().unwrap(),
+                command["key"].as_str().unwrap(),
+                command["value"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(seen, [(1, "b", "1"), (2, "a", "2"), (3, "c", "1"), (4, "c", "2")]);
+    let page = value(&node, "/get_commits_since?since_index=1&limit=2");
+    assert_eq!((&page["count"], &page["commits"][1]["index"]), (&json!(2), &json!(3)));
+}
+
+#[test]
+fn the_one_request_form_does_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let ask = |path: &str, body: Value| node.post(path, &body.to_string()).json();
+    assert_eq!(
+        ask("/get", json!({"key": "a"})),
+        json!({"resp_status": 0, "key_found": false, "value": null})
+    );
+    assert_eq!(
+        ask("/put", json!({"key": "a", "value": "1"})),
+        json!({"resp_status": 0, "key_found": false, "prev_value": null})
+    );
+    assert_eq!(
+        ask("/cas", json!({"key": "a", "compare_value": "2", "value": "3"})),
+        json!({"resp_status": 0, "key_found": true, "prev_value": "1"})
+    );
+    assert_eq!(
+        ask("/cas", json!({"key": "a", "compare_value": "1", "value": "3"})),
+        json!({"resp_status": 0, "key_found": true, "prev_value": "1"})
+    );
+    assert_eq!(
+        ask("/get", json!({"key": "a"})),
+        json!({"resp_status": 0, "key_found": true, "value": "3"})
+    );
+}
+
+#[test]
+fn faults_are_injected_only_where_that_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    for (path, body) in [
+        ("/connect_peer", r#"{"peer_id": 0, "address": "127.0.0.1:1"}"#),
+        ("/disconnect_peer", r#"{"peer_id": 0}"#),
+        ("/disconnect_all", ""),
+    ] {
+        let answer = node.post(path, body);
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(answer.json()["error"].as_str().unwrap().contains("--fault-injection"));
+    }
+}

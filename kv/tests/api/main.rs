@@ -1,0 +1,7 @@
+//! The HTTP API, driven over sockets on real nodes with real disks.
+
+mod bad_input;
+mod cluster;
+mod compat;
+mod node;
+mod v1;

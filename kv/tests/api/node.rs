@@ -1,0 +1,198 @@
+//! Real nodes in this process, and a client that sends exactly the bytes it is told to.
+
+use kv::serve::{Peer, Running, ServeConfig, run};
+use raft::NodeId;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// A node on a runtime of its own, as in a process of its own.
+pub struct Node {
+    pub address: SocketAddr,
+    running: Option<Running>,
+    runtime: Runtime,
+}
+
+impl Node {
+    pub fn start(config: ServeConfig) -> Node {
+        Node::try_start(config).expect("the node starts")
+    }
+
+    pub fn try_start(config: ServeConfig) -> Result<Node, String> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime starts");
+        let running = runtime.block_on(run(config)).map_err(|error| error.to_string())?;
+        Ok(Node { address: running.client_addr(), running: Some(running), runtime })
+    }
+
+    pub fn stop(mut self) {
+        let running = self.running.take().expect("it is stopped once");
+        self.runtime.block_on(running.stop()).expect("it stops in good order");
+    }
+
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        ask(self.address, method, path, &[], body)
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "")
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        self.ask("POST", path, body)
+    }
+
+    pub fn leads(&self) -> bool {
+        self.get("/is_leader").body == "{\"is_leader\":true}"
+    }
+
+    /// Submits and waits; the answer of `wait_commit`.
+    pub fn commit(&self, command: &str) -> Answer {
+        let submitted = self.post("/submit", command).json();
+        let index = submitted["log_index"].as_i64().expect("a number");
+        assert!(index >= 0, "not submitted: {submitted}");
+        self.post("/wait_commit", &format!("{{\"log_index\":{index},\"timeout_ms\":5000}}"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let running = self.running.take();
+        let _inside = self.runtime.enter();
+        drop(running);
+    }
+}
+
+/// The settings of the nodes of a cluster on free ports, each with a directory below `directory`.
+pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
+    let ports: Vec<_> = (0..2 * size)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("there is a free port"))
+        .collect();
+    let address = |n: u64| ports[n as usize].local_addr().expect("a bound port has a number");
+    let peers: Vec<Peer> = (0..size)
+        .map(|id| Peer {
+            id: NodeId(id),
+            client_address: address(2 * id).to_string(),
+            peer_address: address(2 * id + 1).to_string(),
+        })
+        .collect();
+    (0..size)
+        .map(|id| ServeConfig {
+            bootstrap: true,
+            campaign_at_start: id == 0,
+            ..ServeConfig::new(
+                NodeId(id),
+                address(2 * id),
+                address(2 * id + 1),
+                peers.clone(),
+                directory.join(id.to_string()),
+            )
+        })
+        .collect()
+}
+
+/// A cluster of one, which leads.
+pub fn single(directory: &Path, change: impl FnOnce(&mut ServeConfig)) -> Node {
+    let mut config = cluster(1, directory).remove(0);
+    change(&mut config);
+    let node = Node::start(config);
+    until("the node leads", || node.leads());
+    node
+}
+
+/// Starts all, and waits until one of them leads, which comes first.
+pub fn start(configs: Vec<ServeConfig>) -> Vec<Node> {
+    let starting: Vec<_> =
+        configs.into_iter().map(|config| std::thread::spawn(|| Node::start(config))).collect();
+    let mut nodes: Vec<Node> =
+        starting.into_iter().map(|node| node.join().expect("all start")).collect();
+    let mut leader = 0;
+    until("a node leads", || match nodes.iter().position(Node::leads) {
+        Some(position) => {
+            leader = position;
+            true
+        }
+        None => false,
+    });
+    nodes.swap(0, leader);
+    nodes
+}
+
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+}
+
+pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n").into_bytes();
+    for header in headers {
+        request.extend_from_slice(format!("{header}\r\n").as_bytes());
+    }
+    let length = body.len();
+    let rest = format!("connection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+    request.extend_from_slice(rest.as_bytes());
+    send(address, &request).expect("the node answers")
+}
+
+/// Sends bytes and reads until the node closes. `None`: it closed without an answer.
+pub fn send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).expect("the node listens");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+    // The node may close before it has read all: what it said is to be read nevertheless.
+    let _ = stream.write_all(bytes);
+    let mut all = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(read) => all.extend_from_slice(&part[..read]),
+            Err(error) if all.is_empty() => panic!("no answer: {error}"),
+            Err(_) => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&all).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let body = match head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        true => unchunked(body),
+        false => body.to_owned(),
+    };
+    Some(Answer { status, head: head.to_owned(), body })
+}
+
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((length, more)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).expect("the length of a chunk");
+        body.push_str(&more[..length]);
+        rest = more[length..].trim_start_matches("\r\n");
+    }
+    body
+}

@@ -1,0 +1,144 @@
+//! The v1 API: raw bytes in and out, HTTP's own words where it has them.
+
+use crate::node::{ask, single};
+use serde_json::json;
+
+#[test]
+fn a_value_is_written_read_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let path = "/v1/kv/a/%ff%20b";
+    assert_eq!(node.get(path).status, 404);
+    let written = node.ask("PUT", path, "value\n");
+    assert_eq!((written.status, written.header("etag")), (200, Some("\"1\"")));
+    for query in ["", "?consistency=lease", "?consistency=stale", "?consistency=stale&max_age=1m"] {
+        let read = node.get(&format!("{path}{query}"));
+        assert_eq!((read.status, read.header("etag")), (200, Some("\"1\"")), "{query}");
+        assert_eq!(read.body, "value\n");
+    }
+    assert_eq!(node.ask("DELETE", path, "").status, 204);
+    assert_eq!(node.ask("DELETE", path, "").status, 404);
+    // The version of the deletion is not used again.
+    assert_eq!(node.ask("PUT", path, "").header("etag"), Some("\"3\""));
+    assert_eq!(node.get(path).body, "");
+}
+
+#[test]
+fn conditions_compare_versions() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let put = |header: &str| ask(node.address, "PUT", "/v1/kv/a", &[header], "x");
+    assert_eq!(put("if-match: *").status, 412);
+    assert_eq!(put("if-none-match: *").status, 200);
+    let failed = put("if-none-match: *");
+    assert_eq!(failed.status, 412);
+    assert_eq!(failed.header("content-type"), Some("application/problem+json"));
+    let problem = failed.json();
+    assert_eq!(problem["type"], "urn:raft-kv:problem:condition-failed");
+    assert_eq!((&problem["outcome"], &problem["version"]), (&json!("not_done"), &json!(1)));
+    assert_eq!(put("if-match: \"1\"").header("etag"), Some("\"2\""));
+    assert_eq!(put("if-match: \"1\"").status, 412);
+    let delete = |header: &str| ask(node.address, "DELETE", "/v1/kv/a", &[header], "");
+    assert_eq!(delete("if-match: \"1\"").status, 412);
+    assert_eq!(delete("if-match: \"2\"").status, 204);
+}
+
+#[test]
+fn what_is_not_built_or_not_known_is_refused_and_not_ignored() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    for (method, path, status) in [
+        ("PUT", "/v1/kv/a?ttl=30s", 501),
+        ("PUT", "/v1/kv/a?x=1", 400),
+        ("GET", "/v1/kv/a?consistancy=stale", 400),
+        ("GET", "/v1/kv/a?consistency=quick", 400),
+        ("GET", "/v1/kv/", 400),
+        ("GET", "/v1/kv/%zz", 400),
+        ("POST", "/v1/kv/a", 405),
+        ("GET", "/v1/watch", 404),
+        ("GET", "/v1/cluster?x=1", 400),
+    ] {
+        let answer = node.ask(method, path, "x");
+        assert_eq!(answer.status, status, "{method} {path}");
+        assert!(answer.json()["type"].as_str().unwrap().starts_with("urn:raft-kv:problem:"));
+    }
+    let session = ask(node.address, "PUT", "/v1/kv/a", &["session-id: 1"], "x");
+    assert_eq!(session.status, 501);
+    assert_eq!(node.get("/v1/kv/a").status, 404);
+}
+
+#[test]
+fn a_batch_has_an_outcome_for_each_operation() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let body = json!({"operations": [
+        {"op": "put", "key": "a", "value": "1"},
+        {"op": "put", "key": "a", "value": "2", "if_none_match": "*"},
+        {"op": "put", "key": "a", "value": "3", "if_match": 1},
+        {"op": "delete", "key": "b"},
+    ]});
+    let answer = node.post("/v1/batch", &body.to_string());
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.json(),
+        json!({"results": [
+            {"status": 200, "outcome": "done", "version": 1},
+            {"status": 412, "outcome": "not_done", "version": 1},
+            {"status": 200, "outcome": "done", "version": 2},
+            {"status": 404, "outcome": "not_done"},
+        ]})
+    );
+    assert_eq!(node.get("/v1/kv/a").body, "3");
+    for body in [
+        "",
+        "{}",
+        "[]",
+        r#"{"operations":[]}"#,
+        r#"{"operations":[{"op":"get","key":"a"}]}"#,
+        r#"{"operations":[{"op":"put","key":"a"}]}"#,
+        r#"{"operations":[{"op":"put","key":"","value":""}]}"#,
+        r#"{"operations":[{"op":"put","key":"a","value":"","if_match":"x"}]}"#,
+        r#"{"operations":[{"op":"put","key":"a","value":"","ttl":3}]}"#,
+    ] {
+        let answer = node.post("/v1/batch", body);
+        assert_eq!((answer.status, &answer.json()["outcome"]), (400, &json!("not_done")), "{body}");
+    }
+}
+
+#[test]
+fn a_web_page_of_somebody_else_cannot_reach_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let status = |path: &str, headers: &[&str]| {
+        let method = if path.starts_with("/v1") { "PUT" } else { "POST" };
+        let body = r#"{"kind":"put","key":"a","value":"1"}"#;
+        ask(node.address, method, path, headers, body).status
+    };
+    assert_eq!(status("/v1/kv/a", &["origin: http://evil.example"]), 403);
+    assert_eq!(status("/submit", &["origin: http://evil.example"]), 403);
+    assert_eq!(status("/submit", &[]), 200);
+    let rebound = b"PUT /v1/kv/a HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+    assert_eq!(crate::node::send(node.address, rebound).unwrap().status, 403);
+    assert_eq!(node.get("/v1/kv/a").status, 404);
+}
+
+#[test]
+fn those_who_watch_over_a_node_learn_how_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    assert_eq!(node.get("/healthz").status, 200);
+    assert_eq!(node.get("/readyz").status, 200);
+    node.ask("PUT", "/v1/kv/a", "x");
+    let cluster = node.get("/v1/cluster").json();
+    assert_eq!((&cluster["leader"], &cluster["members"][0]["role"]), (&json!(0), &json!("leader")));
+    let metrics = node.get("/metrics").body;
+    for line in [
+        "raft_is_leader 1",
+        "kv_keys 1",
+        "kv_revision 1",
+        "kv_history_next 1",
+        "kv_http_requests_total{route=\"/v1/kv/{key}\",status=\"200\"} 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in:\n{metrics}");
+    }
+}
