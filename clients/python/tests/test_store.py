@@ -240,6 +240,9 @@ def test_a_client_of_the_older_kind_works_unchanged(own_cluster):
         f"{url}/submit", json={"kind": "put", "key": "a", "value": "0"}, timeout=5
     ).json()
     assert (first["log_index"], first["is_leader"]) == (0, True)
+    # Submitted is not committed; and such a client misses what is committed beside it.
+    wait = {"log_index": 0, "timeout_ms": 30000}
+    assert requests.post(f"{url}/wait_commit", json=wait, timeout=40).status_code == 200
 
     replica, model, chance = Replica(url), DataStore(), random.Random(1)
     model.put("a", "0")
