@@ -35,7 +35,7 @@ pub struct Place {
     pub term: Term,
 }
 
-/// What a command did to one key, told to an [`Observer`].
+/// What a command did to one key, told to whoever observes [`Store::execute`].
 #[derive(Debug)]
 pub struct Effect<'a> {
     /// Which key.

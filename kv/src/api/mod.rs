@@ -1,6 +1,6 @@
 //! The HTTP API of a node, as a `tower` service: no sockets in here, and no timers but the clock's.
 //!
-//! The calls of the older system are in [`compat`], those for people with curl in [`v1`]; what both
+//! The calls of the older system are in `compat`, those for people with curl in `v1`; what both
 //! need is in the other files. [`router`] puts them together. Whatever a client sends gets an answer,
 //! and nothing that it sends can stop a node.
 

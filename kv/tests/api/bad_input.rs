@@ -1,6 +1,8 @@
 //! Whatever a client sends gets an answer, and nothing that it sends stops the node.
 
 use crate::node::{Node, send, single};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 fn refused(node: &Node, path: &str, body: &str, status: u16) {
@@ -163,4 +165,25 @@ fn half_a_request_and_then_silence_is_cut_off() {
     assert!(start.elapsed() < Duration::from_secs(5));
     assert!(node.leads());
     assert_eq!(node.get("/v1/kv/a").status, 404);
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answer_is_cut_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |config| {
+        config.limits.client_timeout = Duration::from_millis(300);
+    });
+    let value = "v".repeat(1 << 20);
+    for n in 0..24 {
+        assert_eq!(node.ask("PUT", &format!("/v1/kv/{n}"), &value).status, 200);
+    }
+    let mut silent = TcpStream::connect(node.address).unwrap();
+    silent.write_all(b"GET /get_commits_since HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let mut all = Vec::new();
+    // What is left in the buffers of the two sides, and then the end.
+    let _ = silent.read_to_end(&mut all);
+    assert!(all.starts_with(b"HTTP/1.1 200 OK"));
+    assert!(!all.ends_with(b"\r\n0\r\n\r\n"), "the whole answer of {} bytes came", all.len());
+    assert_eq!(node.get("/get_commits_since").json()["count"], 24);
 }
