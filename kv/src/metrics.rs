@@ -48,6 +48,11 @@ impl Route {
     pub fn is_compat(self) -> bool {
         COMPAT.contains(&self.0)
     }
+
+    /// Whether it only tells those who watch over a node how it is, under whatever name they know it.
+    pub fn is_watch(self) -> bool {
+        matches!(self.0, "/healthz" | "/readyz" | "/metrics")
+    }
 }
 
 /// Counts the answers to requests. There are few routes and few statuses, so it stays small.

@@ -52,6 +52,9 @@ pub struct ServeConfig {
     pub fault_injection: bool,
     /// Pass the requests that only a leader can serve on to it; otherwise answer with a redirect.
     pub forward: bool,
+    /// Names, besides those of the peers, under which clients reach this node: of a load balancer, for
+    /// instance. A request for another name is refused.
+    pub hosts: Vec<String>,
     /// The bounds on what clients may ask for.
     pub limits: Limits,
 }
@@ -76,6 +79,7 @@ impl ServeConfig {
             campaign_at_start: false,
             fault_injection: false,
             forward: true,
+            hosts: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -251,7 +255,7 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         figures,
         id: config.id,
         peer_address: own.peer_address,
-        hosts: Hosts::of(config.peers.iter().map(|peer| &peer.client_address)),
+        hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
         limits: config.limits,
         forward: config.forward.then(|| Arc::new(LeaderClient::new()) as Arc<dyn Forward>),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport)) as Arc<dyn Links>),

@@ -27,7 +27,7 @@ fn refuse_foreign(app: &App, route: Route, request: &Request) -> Option<Response
     let membership = &status.raft.membership;
     // The older system's clients reach nodes by whatever name; only browsers name an origin.
     let admitted = app.hosts.admits_origin(headers, membership)
-        && (route.is_compat() || app.hosts.admits_host(headers, membership));
+        && (route.is_compat() || route.is_watch() || app.hosts.admits_host(headers, membership));
     if admitted {
         return None;
     }
