@@ -203,15 +203,19 @@ async fn a_node_that_is_cut_off_catches_up_by_a_snapshot() {
     for _ in 0..40 {
         sum = add(&nodes, 2_000).await;
     }
-    eventually("the log is compacted", async || {
-        nodes.iter().any(|node| node.handle.status().raft.snapshot.last.index.0 > 10)
+    let others = || nodes.iter().enumerate().filter(|(at, _)| *at != follower);
+    eventually("the logs of the others are compacted", async || {
+        others().all(|(_, node)| node.handle.status().raft.snapshot.last.index.0 > 10)
     })
     .await;
     for peer in 0..3 {
         nodes[follower].transport.connect(NodeId(peer));
     }
     eventually("it catches up", async || read(&nodes[follower]).await == Some(sum)).await;
-    assert!(nodes[follower].handle.status().raft.snapshot.last.index.0 > 0);
+    eventually("its log begins after a snapshot", async || {
+        nodes[follower].handle.status().raft.snapshot.last.index.0 > 0
+    })
+    .await;
     assert!(nodes[follower].directory.path().exists());
     stop(nodes).await;
 }
