@@ -111,11 +111,12 @@ fn a_web_page_of_somebody_else_cannot_reach_the_store() {
     let node = single(directory.path(), |_| ());
     let status = |path: &str, headers: &[&str]| {
         let method = if path.starts_with("/v1") { "PUT" } else { "POST" };
-        let body = r#"{"kind":"put","key":"a","value":"1"}"#;
+        let body = r#"{"kind":"put","key":"b","value":"1"}"#;
         ask(node.address, method, path, headers, body).status
     };
     assert_eq!(status("/v1/kv/a", &["origin: http://evil.example"]), 403);
     assert_eq!(status("/submit", &["origin: http://evil.example"]), 403);
+    assert_eq!(node.get("/v1/kv/b").status, 404);
     assert_eq!(status("/submit", &[]), 200);
     let rebound = b"PUT /v1/kv/a HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
     assert_eq!(crate::node::send(node.address, rebound).unwrap().status, 403);
