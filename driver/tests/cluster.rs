@@ -1,5 +1,7 @@
 //! Whole nodes in one process: what clients of a cluster see.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use bytes::Bytes;
@@ -246,7 +248,7 @@ async fn a_failed_store_stops_the_node() {
         restored,
         Broken { log, breaks },
         |_| {},
-        |store| drop(store),
+        drop,
     );
     leader(&[&node]).await;
     breaking.send(Some("sparks")).unwrap();
@@ -270,7 +272,7 @@ async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
         restored,
         Broken { log, breaks },
         |_| {},
-        |store| drop(store),
+        drop,
     );
     leader(&[&node]).await;
     breaking.send(Some("full")).unwrap();

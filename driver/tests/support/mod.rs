@@ -1,6 +1,8 @@
 //! A cluster in this process: real drivers and logs on disks in memory, and a transport of channels
 //! that can be cut.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use driver::{
     At, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError, Seams, StateMachine, TokioClock,
