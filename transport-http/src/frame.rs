@@ -11,6 +11,9 @@ use tokio::time::timeout;
 /// is above the largest command that a node may be configured to take.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 20;
 
+/// The most bytes of a first frame: nobody knows yet who speaks.
+pub(crate) const FIRST_BYTES_MAX: usize = 4 << 10;
+
 /// The frame that says nothing.
 pub(crate) const SIGN_OF_LIFE: [u8; 4] = [0; 4];
 
@@ -20,8 +23,8 @@ pub(crate) const SIGN_OF_LIFE: [u8; 4] = [0; 4];
 pub(crate) enum FrameError {
     #[error("the stream ended within a frame")]
     Cut,
-    #[error("a frame of {0} bytes, more than {FRAME_BYTES_MAX}")]
-    TooLarge(usize),
+    #[error("a frame of {bytes} bytes, more than {limit}")]
+    TooLarge { bytes: usize, limit: usize },
     #[error("nothing was heard for {0:?}")]
     Silent(Duration),
     #[error("{0}")]
@@ -50,10 +53,19 @@ impl FrameReader {
         FrameReader { body, buffer: BytesMut::new(), silence }
     }
 
+    /// The first frame, which must be a short one.
+    pub async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
+        self.next_of(FIRST_BYTES_MAX).await
+    }
+
     /// The next frame, signs of life included; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        self.next_of(FRAME_BYTES_MAX).await
+    }
+
+    async fn next_of(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
         loop {
-            if let Some(frame) = self.take()? {
+            if let Some(frame) = self.take(limit)? {
                 return Ok(Some(frame));
             }
             let next = timeout(self.silence, self.body.frame()).await;
@@ -70,11 +82,11 @@ impl FrameReader {
         }
     }
 
-    fn take(&mut self) -> Result<Option<Bytes>, FrameError> {
+    fn take(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
         let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;
-        if len > FRAME_BYTES_MAX {
-            return Err(FrameError::TooLarge(len));
+        if len > limit {
+            return Err(FrameError::TooLarge { bytes: len, limit });
         }
         if self.buffer.len() < 4 + len {
             return Ok(None);

@@ -8,10 +8,13 @@ use storage::{ClusterId, codec};
 /// encoding.
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
 
+/// Begins the first frame, so that a stray client is told from a peer of a later version.
+const MAGIC: &[u8; 4] = b"raft";
+
+/// The first frame: the magic, the version in two bytes, and this. Magic and version never move: a
+/// later version is recognised whatever follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
-    /// First, and never moved: a later version must be told from junk.
-    pub version: u16,
     pub cluster: ClusterId,
     pub from: NodeId,
     pub incarnation: Incarnation,
@@ -36,18 +39,21 @@ pub(crate) enum Refusal {
 
 impl Hello {
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(PROTOCOL_VERSION.to_le_bytes());
         codec::encode(self, &mut bytes);
         bytes
     }
 
     /// Reads what a dialler says, and refuses it if it is not for the node that `own` describes.
     pub fn check(bytes: &[u8], own: &Hello) -> Result<Hello, Refusal> {
-        let hello: Hello = codec::decode(bytes).map_err(|_| Refusal::NoHello)?;
-        if hello.version > PROTOCOL_VERSION {
-            let (ours, theirs) = (PROTOCOL_VERSION, hello.version);
+        let rest = bytes.strip_prefix(MAGIC).ok_or(Refusal::NoHello)?;
+        let (version, rest) = rest.split_first_chunk::<2>().ok_or(Refusal::NoHello)?;
+        let (ours, theirs) = (PROTOCOL_VERSION, u16::from_le_bytes(*version));
+        if theirs > ours {
             return Err(Refusal::NewerVersion { ours, theirs });
         }
+        let hello: Hello = codec::decode(rest).map_err(|_| Refusal::NoHello)?;
         if hello.cluster != own.cluster {
             return Err(Refusal::OtherCluster { ours: own.cluster, theirs: hello.cluster });
         }
@@ -64,7 +70,6 @@ mod tests {
 
     fn hello(cluster: u64, from: u64, to: u64) -> Hello {
         Hello {
-            version: PROTOCOL_VERSION,
             cluster: ClusterId(cluster),
             from: NodeId(from),
             incarnation: Incarnation(9),
@@ -84,8 +89,13 @@ mod tests {
         let refused = |theirs: Hello| Hello::check(&theirs.encode(), &own).unwrap_err();
         assert!(matches!(refused(hello(2, 2, 3)), Refusal::OtherCluster { .. }));
         assert!(matches!(refused(hello(1, 2, 4)), Refusal::OtherNode { .. }));
-        let newer = Hello { version: PROTOCOL_VERSION + 1, ..hello(1, 2, 3) };
-        assert!(matches!(refused(newer), Refusal::NewerVersion { .. }));
+        assert_eq!(Hello::check(b"raft\x01\x00nonsense", &own), Err(Refusal::NoHello));
         assert_eq!(Hello::check(b"GET / HTTP/1.1", &own), Err(Refusal::NoHello));
+    }
+
+    #[test]
+    fn a_later_version_is_told_from_junk_whatever_it_says() {
+        let refused = Hello::check(b"raft\x02\x00something new", &hello(1, 3, 0)).unwrap_err();
+        assert_eq!(refused, Refusal::NewerVersion { ours: 1, theirs: 2 });
     }
 }

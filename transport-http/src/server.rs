@@ -152,7 +152,7 @@ async fn bootstrap(request: Request<Incoming>, desk: &Desk) -> Answer {
 /// back for as long as messages come.
 async fn stream(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
     let mut frames = FrameReader::new(request.into_body(), shared.config.silence);
-    let first = match frames.next().await {
+    let first = match frames.first().await {
         Ok(Some(first)) => first,
         Ok(None) | Err(_) => return text(StatusCode::BAD_REQUEST, "no first frame"),
     };

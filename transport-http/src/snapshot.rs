@@ -25,7 +25,7 @@ use tokio::time::timeout;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that may wait for the network.
 const CHUNKS_MAX: usize = 4;
-/// How long dialling may take, and the receiver's disk at the end.
+/// How long dialling may take, the receiver with any one chunk, and its disk at the end.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -62,7 +62,12 @@ pub(crate) async fn send(
                 into.put_u32_le(crc32c::crc32c(&chunk));
                 into.extend(chunk);
             });
-            body.send_data(frame.into()).await.map_err(|_| "the receiver closed")?;
+            // A receiver that takes nothing for so long is gone, whatever its connection says: the
+            // leader must hear of it, or it would wait for ever.
+            timeout(TIMEOUT, body.send_data(frame.into()))
+                .await
+                .map_err(|_| "the receiver takes nothing")?
+                .map_err(|_| "the receiver closed")?;
             if last {
                 return Ok::<(), Failure>(());
             }
@@ -104,13 +109,17 @@ pub(crate) async fn receive(
     mut frames: FrameReader,
 ) -> Result<(), (StatusCode, String)> {
     let bad = |text: String| (StatusCode::BAD_REQUEST, text);
+    let first = match frames.first().await {
+        Ok(Some(first)) => first,
+        Ok(None) | Err(_) => return Err(bad("no first frame".into())),
+    };
+    let hello = Hello::check(&first, &shared.hello(shared.config.node))
+        .map_err(|refusal| bad(refusal.to_string()))?;
     let mut next = async || match frames.next().await {
         Ok(Some(frame)) => Ok(frame),
         Ok(None) => Err(bad("the snapshot is cut off".into())),
         Err(error) => Err(bad(error.to_string())),
     };
-    let hello = Hello::check(&next().await?, &shared.hello(shared.config.node))
-        .map_err(|refusal| bad(refusal.to_string()))?;
     let offer: Offer = codec::decode(&next().await?).map_err(|error| bad(error.to_string()))?;
     if offer.from != hello.from || offer.to != shared.config.node || shared.is_cut(offer.from) {
         return Err(bad("the offer is not for this node".into()));

@@ -1,6 +1,6 @@
 //! The transport, as the driver sees it.
 
-use crate::hello::{Hello, PROTOCOL_VERSION};
+use crate::hello::Hello;
 use crate::link::{self, QUEUE_MESSAGES_MAX, passes};
 use crate::snapshot;
 use driver::{Inbox, Transport};
@@ -77,7 +77,6 @@ impl Shared {
 
     pub fn hello(&self, to: NodeId) -> Hello {
         Hello {
-            version: PROTOCOL_VERSION,
             cluster: self.config.cluster,
             from: self.config.node,
             incarnation: self.config.incarnation,
