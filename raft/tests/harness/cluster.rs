@@ -4,8 +4,8 @@ use super::checks::Checks;
 use super::disk::Disk;
 use super::print::{self, Show};
 use raft::{
-    Action, Apply, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message, Node,
-    NodeId, Now, Offer, Restore, Snapshot, TakeSnapshot, Write,
+    Action, Apply, Body, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message, Node,
+    NodeId, Now, Offer, Restore, RoleKind, Snapshot, TakeSnapshot, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -239,6 +239,40 @@ impl Cluster {
         panic!("the cluster does not come to rest");
     }
 
+    /// Carries out what an election needs, and no more.
+    pub fn elect(&mut self, id: u64, among: &[u64]) -> Result<(), String> {
+        self.event(id, |node, now| node.campaign(now));
+        for _ in 0..10 {
+            for voter in among {
+                // The leader's own first entry is not part of it.
+                if !self.leads(id) {
+                    self.sync(*voter, false);
+                }
+            }
+            let of_election = |m: &Message| {
+                let inside = among.contains(&m.from.0) && among.contains(&m.to.0);
+                inside && (m.to.0 == id || m.from.0 == id) && is_about_votes(&m.body)
+            };
+            while let Some(at) = self.network.iter().position(of_election) {
+                let message = self.network.remove(at);
+                self.step(message);
+            }
+            if self.leads(id) {
+                return Ok(());
+            }
+            let role = self.peers[&id].node.as_ref().map(|node| node.status().role);
+            if role == Some(RoleKind::Follower) {
+                // Refused, but now it knows the term.
+                self.event(id, |node, now| node.campaign(now));
+            }
+        }
+        Err(format!("n{id} is not elected\n{}", self.output))
+    }
+
+    fn leads(&self, id: u64) -> bool {
+        self.peers[&id].node.as_ref().is_some_and(Node::is_leader)
+    }
+
     /// A snapshot reaches its receiver whole, if it wants it.
     fn transfer(&mut self, offer: Offer) {
         let (from, to, snapshot) = (offer.from.0, offer.to.0, offer.snapshot.last);
@@ -330,4 +364,14 @@ impl Cluster {
             self.machine_done(id);
         }
     }
+}
+
+fn is_about_votes(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::PreVote { .. }
+            | Body::PreVoteReply { .. }
+            | Body::Vote { .. }
+            | Body::VoteReply { .. }
+    )
 }

@@ -8,6 +8,8 @@
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
+//! elect N [V ..]            N campaigns, and what is about votes is synced and delivered among N and
+//!                           the V (or all), until N leads; what it says as leader stays under way
 //! clock N MS                the node's wall clock
 //! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays under way
 //! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
@@ -18,8 +20,8 @@
 //! unreachable N PEER        N's transport says so
 //! sync N [hold]             the write is on disk; hold: the node does not know yet
 //! receipt N                 hands out a receipt that was held
-//! crash N [keep]            what is not synced is lost; keep: the write just made it
-//! restart N
+//! crash [N] [keep]          what is not synced is lost; keep: the write just made it
+//! restart [N]               without N: every node that is down
 //! wipe N [join]             a new disk under the id; join: one that knows no membership
 //! lose N INDEX              rot on the disk of a node that is down, from INDEX on
 //! machine N                 the state machine is done (with hold_machines)
@@ -242,6 +244,17 @@ impl Script {
                 }
             }
             "heal" => cluster.cut.clear(),
+            "elect" => {
+                let id = args.id()?;
+                let mut among = vec![id];
+                while let Some(voter) = args.maybe_id() {
+                    among.push(voter);
+                }
+                if among.len() == 1 {
+                    among = cluster.peers.keys().copied().collect();
+                }
+                cluster.elect(id, &among)?;
+            }
             "unreachable" => {
                 let (id, peer) = (args.id()?, args.id()?);
                 cluster.event(id, |node, _| node.unreachable(NodeId(peer)));
@@ -279,6 +292,11 @@ impl Script {
 
     /// The messages that the arguments select, in order, taken off the network unless they `stay`.
     fn select(&mut self, args: &mut Args, stay: bool) -> Result<Vec<Message>> {
+        if args.words.is_empty() && args.keys.is_empty() {
+            let all = self.cluster.network.clone();
+            self.cluster.network.truncate(if stay { all.len() } else { 0 });
+            return Ok(all);
+        }
         let (to, from) = (args.maybe_id(), args.number("from")?);
         let (kind, at) = (args.key("type"), args.number("at")?);
         let matches = |message: &Message| {
@@ -325,7 +343,10 @@ impl Script {
         let (to, from) = (args.id()?, args.number("from")?.ok_or("from whom?")?);
         let term = args.number("term")?.unwrap_or(1);
         let incarnation = args.number("incarnation")?.unwrap_or(100 + from);
-        let kind = args.words.pop().ok_or("which message?")?;
+        if args.words.is_empty() {
+            return Err("which message?".into());
+        }
+        let kind = args.words.remove(0);
         let read = |args: &mut Args| -> Result<ReadId> {
             Ok(ReadId(args.number("read")?.unwrap_or_default()))
         };
@@ -343,10 +364,7 @@ impl Script {
             "Append" => {
                 let number = args.number("number")?.unwrap_or_default();
                 let list = args.key("entries").unwrap_or_default();
-                let ids: Vec<LogId> = list
-                    .split(',')
-                    .filter(|id| !id.is_empty())
-                    .map(log_id)
+                let ids: Vec<LogId> = list.split_whitespace().map(log_id)
                     .collect::<Result<_>>()?;
                 let entry = |id| Entry {
                     id,
@@ -388,6 +406,17 @@ impl Script {
     }
 
     fn life(&mut self, name: &str, args: &mut Args) -> Result<()> {
+        if args.words.is_empty() {
+            let up = name == "crash";
+            let chosen = self.cluster.peers.iter().filter(|(_, peer)| peer.node.is_some() == up);
+            for id in chosen.map(|(id, _)| *id).collect::<Vec<u64>>() {
+                match name {
+                    "crash" => self.cluster.crash(id, false),
+                    _ => self.cluster.boot(id),
+                }
+            }
+            return Ok(());
+        }
         let id = args.id()?;
         let initial = self.cluster.initial.clone().ok_or("there is no cluster")?;
         match name {
