@@ -132,7 +132,9 @@ impl Node {
         if asks_to_disturb(&message.body) && self.hears_a_leader() {
             return;
         }
-        if message.term < self.core.term() {
+        // A pre-vote's grant may come from a node that is behind: it names the term it is about.
+        let of_its_own_term = matches!(message.body, Body::PreVoteReply { granted: true, .. });
+        if message.term < self.core.term() && !of_its_own_term {
             return self.core.correct_stale(&message);
         }
         if message.term > self.core.term() && raises_term(&message.body) {
