@@ -4,8 +4,8 @@ use super::checks::Checks;
 use super::disk::Disk;
 use super::print::{self, Show};
 use raft::{
-    Action, Apply, Body, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message, Node,
-    NodeId, Now, Offer, Restore, RoleKind, Snapshot, TakeSnapshot, Write,
+    Action, Apply, Body, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message,
+    Node, NodeId, Now, Offer, Restore, RoleKind, Snapshot, TakeSnapshot, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

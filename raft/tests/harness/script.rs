@@ -364,8 +364,7 @@ impl Script {
             "Append" => {
                 let number = args.number("number")?.unwrap_or_default();
                 let list = args.key("entries").unwrap_or_default();
-                let ids: Vec<LogId> = list.split_whitespace().map(log_id)
-                    .collect::<Result<_>>()?;
+                let ids: Vec<LogId> = list.split_whitespace().map(log_id).collect::<Result<_>>()?;
                 let entry = |id| Entry {
                     id,
                     time: LogTime(0),
