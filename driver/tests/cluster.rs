@@ -241,15 +241,7 @@ async fn a_failed_store_stops_the_node() {
     let (network, disk) = (Network::default(), MemDisk::new());
     let (log, restored) = open_log(&disk, 1, 1);
     let (breaking, breaks) = tokio::sync::watch::channel(None);
-    let node = start_with(
-        &network,
-        &disk,
-        1,
-        restored,
-        Broken { log, breaks },
-        |_| {},
-        drop,
-    );
+    let node = start_with(&network, &disk, 1, restored, Broken { log, breaks }, |_| {}, drop);
     leader(&[&node]).await;
     breaking.send(Some("sparks")).unwrap();
     let proposal = node.propose(Bytes::from_static(b"1")).await.unwrap();
@@ -265,15 +257,7 @@ async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
     let (network, disk) = (Network::default(), MemDisk::new());
     let (log, restored) = open_log(&disk, 1, 1);
     let (breaking, breaks) = tokio::sync::watch::channel(None);
-    let node = start_with(
-        &network,
-        &disk,
-        1,
-        restored,
-        Broken { log, breaks },
-        |_| {},
-        drop,
-    );
+    let node = start_with(&network, &disk, 1, restored, Broken { log, breaks }, |_| {}, drop);
     leader(&[&node]).await;
     breaking.send(Some("full")).unwrap();
     let held_up = node.propose(Bytes::from_static(b"1")).await.unwrap();

@@ -10,12 +10,13 @@
 //!  4  rest: u32          checksum of the checksums of the blocks after the first
 //!  8  length: u32        of the batch without the padding of its last block
 //! 12  previous: u32      checksum of the batch before
-//! 16  flags: u8          1 reset, 2 repeats, 4 there is a vote, 8 there is a loss
+//! 16  flags: u8          1 reset, 4 there is a vote, 8 there is a loss
 //! 17  term: u64, vote: u64, lost: (term: u64, index: u64)
 //! 49  last: (term: u64, index: u64)      the end of the log after this batch
 //! 65  first: u64         the index of the first entry
 //! 73  entries: u32, base length: u32
-//! 81  base: raft::Snapshot (codec)
+//! 81  repeats: u32       how many batches right before this one say the same
+//! 85  base: raft::Snapshot (codec)
 //!     entries, each: term: u64, time: u64, number: u64, kind: u8, length: u32, payload
 //! ```
 //!
@@ -30,13 +31,12 @@ use raft::{
     CommandNumber, Entry, HardState, Index, LogId, LogTime, NodeId, Payload, Snapshot, Term,
 };
 
-const HEAD_BYTES: usize = 81;
+const HEAD_BYTES: usize = 85;
 const ENTRY_HEAD_BYTES: usize = 29;
 /// The most bytes of a batch. The core's limits keep writes far below it.
 const BATCH_BYTES_MAX: usize = 1 << 30;
 
 const RESET: u8 = 1;
-const REPEATS: u8 = 2;
 const VOTE: u8 = 4;
 const LOST: u8 = 8;
 
@@ -45,8 +45,9 @@ const LOST: u8 = 8;
 pub(crate) struct Draft<'a> {
     /// No entry of an earlier batch remains.
     pub reset: bool,
-    /// It says again what the batch before it said, and stands in for it if that is damaged.
-    pub repeats: bool,
+    /// It says again what so many batches right before it said, and stands in for each of them that
+    /// is damaged. More than one: a repetition was itself repeated.
+    pub repeats: u32,
     pub previous: u32,
     pub hard_state: HardState,
     /// The snapshot that the log begins after, as the codec encodes it.
@@ -62,7 +63,7 @@ pub(crate) struct Batch {
     pub checksum: u32,
     pub blocks: u32,
     pub reset: bool,
-    pub repeats: bool,
+    pub repeats: u32,
     pub previous: u32,
     pub hard_state: HardState,
     pub base: Snapshot,
@@ -77,7 +78,6 @@ impl Draft<'_> {
         let hard = self.hard_state;
         let mut flags = 0;
         flags |= if self.reset { RESET } else { 0 };
-        flags |= if self.repeats { REPEATS } else { 0 };
         flags |= if hard.vote.is_some() { VOTE } else { 0 };
         flags |= if hard.lost.is_some() { LOST } else { 0 };
         let lost = hard.lost.unwrap_or(LogId::ZERO);
@@ -100,6 +100,7 @@ impl Draft<'_> {
         }
         head[73..77].copy_from_slice(&(self.entries.len() as u32).to_le_bytes());
         head[77..81].copy_from_slice(&(self.base.len() as u32).to_le_bytes());
+        head[81..85].copy_from_slice(&self.repeats.to_le_bytes());
         into.put(&head);
         into.put(self.base);
         for entry in self.entries {
@@ -200,7 +201,7 @@ fn decode(content: Bytes, number: u64, checksum: u32, blocks: u32) -> Option<Bat
         checksum,
         blocks,
         reset: flags & RESET != 0,
-        repeats: flags & REPEATS != 0,
+        repeats: u32_at(head, 81),
         previous: u32_at(head, 12),
         hard_state,
         base,
@@ -254,7 +255,7 @@ mod tests {
         };
         let draft = Draft {
             reset: false,
-            repeats: false,
+            repeats: 0,
             previous: 8,
             hard_state: HardState::default(),
             base: &base,

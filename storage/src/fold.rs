@@ -28,6 +28,8 @@ pub(crate) struct Latest {
     pub number: u64,
     pub checksum: u32,
     pub reset: bool,
+    /// How many batches right before it say the same.
+    pub repeats: u32,
     /// How many entries it brought: the last ones of the state.
     pub entries: usize,
 }
@@ -49,7 +51,7 @@ pub(crate) struct Fold {
     pub batches: u64,
     /// Holes of which nothing is missing, by the number of the batch.
     pub harmless: Vec<u64>,
-    /// Damaged batches that the next one repeats.
+    /// Damaged batches that a later one repeats.
     pub repeated: Vec<u64>,
 }
 
@@ -87,8 +89,8 @@ impl Fold {
         }
         if refuted || !follows {
             let missing = self.first_missing();
-            if batch.repeats && missing + 1 == batch.number {
-                self.repeated.push(missing);
+            if batch.number - missing <= u64::from(batch.repeats) {
+                self.repeated.extend(missing..batch.number);
             } else {
                 self.open_hole(missing);
             }
@@ -139,6 +141,7 @@ impl Fold {
             number: batch.number,
             checksum: batch.checksum,
             reset: batch.reset,
+            repeats: batch.repeats,
             entries: batch.entries.len(),
         });
         if batch.reset {

@@ -14,6 +14,7 @@
 use crate::batch::{self, Draft};
 use crate::block::{BLOCK_BYTES, BlockWriter, Place};
 use crate::disk::Disk;
+use crate::fold::Latest;
 use crate::mark::{self, Mark, MarkFile};
 use crate::recovery::{Case, OpenError, Scan, Scanned};
 use crate::segment::{self, Order, Preparer, Segment};
@@ -256,7 +257,7 @@ impl<D: Disk> Log<D> {
             hard_state: restored.hard_state,
             base: Some(&restored.snapshot),
             reset: true,
-            repeats: false,
+            repeats: 0,
             entries: &[],
         };
         self.commit(change).map_err(AppendError::into_io)?;
@@ -292,7 +293,7 @@ impl<D: Disk> Log<D> {
             hard_state: batch.hard_state,
             base: batch.rebase.map(Rebase::snapshot),
             reset: matches!(batch.rebase, Some(Rebase::Reset(_))),
-            repeats: false,
+            repeats: 0,
             entries: batch.entries,
         })?;
         self.batches_since_mark += 1;
@@ -351,7 +352,8 @@ struct Change<'a> {
     /// The new base, if it changes.
     base: Option<&'a Snapshot>,
     reset: bool,
-    repeats: bool,
+    /// How many batches right before it say the same.
+    repeats: u32,
     entries: &'a [Entry],
 }
 
@@ -557,7 +559,7 @@ impl<D: Disk> Log<D> {
         self.free(false);
         if mark.is_none_or(|mark| mark.batch < self.state.number) {
             let count = folded.latest.entries.min(restored.entries.len());
-            self.repeat(&restored, folded.latest.reset, count)?;
+            self.repeat(&restored, folded.latest, count)?;
         }
         self.open_mark()?;
         Ok(Some(restored))
@@ -566,11 +568,13 @@ impl<D: Disk> Log<D> {
     /// Writes the latest batch once more, behind itself. It was read, which does not prove that it is
     /// on the disk: its write may have been waiting in the system's cache when the process ended, or
     /// its sync may have failed, after which a page that never reached the disk counts as written.
-    /// What is written anew is written indeed.
-    fn repeat(&mut self, restored: &Restored, reset: bool, count: usize) -> io::Result<()> {
+    /// What is written anew is written indeed. It stands in for all that it repeats: the latest batch
+    /// may be such a repetition itself, whose sync has failed.
+    fn repeat(&mut self, restored: &Restored, latest: Latest, count: usize) -> io::Result<()> {
+        let (reset, repeats) = (latest.reset, latest.repeats.saturating_add(1));
         let entries = &restored.entries[restored.entries.len() - count..];
         let hard_state = restored.hard_state;
-        let change = Change { hard_state, base: None, reset, repeats: true, entries };
+        let change = Change { hard_state, base: None, reset, repeats, entries };
         self.commit(change).map_err(AppendError::into_io)
     }
 
@@ -587,7 +591,7 @@ impl<D: Disk> Log<D> {
             let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
             let (entries, later) = rest.split_at(count);
             let hard_state = restored.hard_state;
-            let change = Change { hard_state, base: None, reset, repeats: false, entries };
+            let change = Change { hard_state, base: None, reset, repeats: 0, entries };
             self.commit(change).map_err(AppendError::into_io)?;
             (rest, reset) = (later, false);
         }

@@ -13,7 +13,7 @@
 //! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`]; they say who they are |
 //! | damage after the highest intact batch, and no proof that it was synced | [`Case::TornTail`]: it was never acknowledged; it is erased |
 //! | damage or a gap below an intact batch, in what is no longer needed | [`Case::HarmlessDamage`] |
-//! | damage or a gap in a batch that the next one repeats | [`Case::Repeated`] |
+//! | damage or a gap in batches that a later one repeats | [`Case::Repeated`] |
 //! | damage or a gap below an intact batch, in what is still needed | [`Case::Rotten`] |
 //! | an intact batch whose successor says that another one stood there | as if it were damaged |
 //! | damage after the highest intact batch, which the mark covers | [`Case::RottenEnd`] |
@@ -101,7 +101,7 @@ impl fmt::Display for Case {
                 write!(f, "batch {batch} is damaged or gone, and no longer needed")
             }
             Case::Repeated { batch } => {
-                write!(f, "batch {batch} is damaged or gone, and repeated in the next one")
+                write!(f, "batch {batch} is damaged or gone, and repeated in a later one")
             }
             Case::Rotten { batch: 0 } => f.write_str(
                 "the oldest segments are missing; what was lost will be repaired from the peers",

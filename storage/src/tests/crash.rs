@@ -223,3 +223,29 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1"]);
     assert!(found.cases.iter().any(|case| matches!(case, Case::Repeated { .. })));
 }
+
+#[test]
+fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    write(&mut log, hard(1, None), &entries(1, 2, 1));
+    drop(log);
+    disk.kill();
+    // Twice the node starts on a disk that fails, and so does not start.
+    for _ in 0..2 {
+        disk.set_faults(Box::new(|operation| match operation {
+            Operation::Sync { .. } => Verdict::FailsAndForgets,
+            _ => Verdict::Done,
+        }));
+        assert!(Log::open(disk.clone(), config()).is_err());
+        disk.clear_faults();
+        disk.kill();
+    }
+    let (mut log, _) = reopen(&disk);
+    write(&mut log, hard(1, None), &entries(3, 3, 1));
+    disk.crash(|_| Fate::Lost);
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(ids(&restored), ["1@1", "2@1", "3@1"]);
+    assert_eq!(restored.hard_state.lost, None, "nothing is missing");
+}
