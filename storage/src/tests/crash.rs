@@ -228,7 +228,8 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
 fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
     let disk = MemDisk::new();
     let mut log = begun(&disk);
-    write(&mut log, hard(1, None), &entries(1, 2, 1));
+    write(&mut log, hard(1, None), &entries(1, 1, 1));
+    write(&mut log, hard(1, None), &entries(2, 2, 1));
     drop(log);
     disk.kill();
     // Twice the node starts on a disk that fails, and so does not start.
