@@ -3,16 +3,17 @@
 use bytes::Bytes;
 use driver::{
     At, Driver, DriverConfig, Frozen, Handle, ReadMode, RestoreError, Seams, StateMachine,
-    TokioClock, inbox,
+    TokioClock, Transport, inbox,
 };
-use raft::{Config, Incarnation, NodeId, Restored, Snapshot};
+use raft::{Config, Incarnation, Member, Membership, NodeId, Restored, Snapshot};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use storage::{Identity, Log, LogConfig, RealDisk, Snapshots};
+use storage::{ClusterId, Identity, Log, LogConfig, RealDisk, Snapshots};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use transport_http::{FoundError, Founder, HttpTransport, PeerServer, TransportConfig, found};
 
 /// Adds numbers up.
@@ -54,6 +55,7 @@ struct TestNode {
     transport: Arc<HttpTransport>,
     server: PeerServer,
     directory: TempDir,
+    cluster: ClusterId,
 }
 
 fn founder(node: u64, server: &PeerServer, incarnation: u64) -> Founder {
@@ -83,9 +85,21 @@ fn others(servers: &[PeerServer], own: u64) -> Vec<(NodeId, String)> {
 
 /// Founds a cluster and starts all of it.
 async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
+    start_at(count, tune, &[]).await
+}
+
+/// Likewise; some nodes have another address in the membership than their own.
+async fn start_at(
+    count: u64,
+    tune: impl Fn(&mut Config),
+    elsewhere: &[(u64, String)],
+) -> Vec<TestNode> {
     let servers = servers(count).await;
-    let founders: Vec<Founder> =
+    let mut founders: Vec<Founder> =
         (0..count).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    for (id, address) in elsewhere {
+        founders[*id as usize].peer_address.clone_from(address);
+    }
     for (server, founder) in servers.iter().zip(&founders) {
         server.desk().sit(founder.clone());
     }
@@ -127,7 +141,8 @@ async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
         let driver = Driver::new(DriverConfig::new(raft), restored, seams).expect("it is sound");
         let close = |log: Log<RealDisk>| drop(log.close());
         let handle = driver::spawn(driver, log, close).expect("threads can be started");
-        nodes.push(TestNode { handle, transport, server, directory });
+        let cluster = founded.cluster;
+        nodes.push(TestNode { handle, transport, server, directory, cluster });
     }
     nodes
 }
@@ -217,6 +232,86 @@ async fn a_node_that_is_cut_off_catches_up_by_a_snapshot() {
     })
     .await;
     assert!(nodes[follower].directory.path().exists());
+    stop(nodes).await;
+}
+
+/// Accepts every connection, reads and answers so much that it is taken for a peer, and then does
+/// nothing, without closing. Counts the connections.
+async fn black_hole() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let mut request = [0; 64];
+            let _ = stream.read(&mut request).await;
+            let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            let _ = stream.write_all(head).await;
+            held.push(stream);
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_slows_nobody_and_is_dialled_anew() {
+    let (address, dialled) = black_hole().await;
+    let nodes = start_at(3, |_| {}, &[(2, address)]).await;
+    add(&nodes[..2], 1).await;
+    let begin = Instant::now();
+    for _ in 0..30 {
+        // More than the buffers of a socket hold.
+        add(&nodes[..2], 500_000).await;
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    // Two nodes dial it once each; after a second of silence they dial again.
+    eventually("it is dialled anew", async || dialled.load(Ordering::Relaxed) > 2).await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_stopped_leaves_its_port_free() {
+    let mut nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let node = nodes.pop().expect("there is one");
+    let TestNode { handle, server, transport, directory, .. } = node;
+    let address = server.local_addr();
+    handle.shutdown().await;
+    drop((server, transport, directory));
+    // The port is free again at once: nothing of the server is left.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match PeerServer::bind(address).await {
+            Ok(_) => break,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_to_the_cluster_is_not_let_in() {
+    let nodes = start(1, |_| {}).await;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let snapshots = Snapshots::new(RealDisk::new(directory.path())).expect("it can be written");
+    let (inbox, _mailbox) = inbox(Arc::new(snapshots));
+    let connected_as = async |cluster: ClusterId| {
+        let config = TransportConfig::new(cluster, NodeId(7), Incarnation(7));
+        let transport = HttpTransport::new(config, inbox.clone());
+        let member = Member {
+            incarnation: Incarnation(100),
+            peer_address: nodes[0].server.local_addr().to_string(),
+            client_address: String::new(),
+        };
+        transport.set_members(&Membership::of_voters([(NodeId(0), member)].into()));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        !transport.connected().is_empty()
+    };
+    assert!(!connected_as(ClusterId(12345)).await, "another cluster");
+    assert!(connected_as(nodes[0].cluster).await, "the same cluster, as a new node might come");
     stop(nodes).await;
 }
 
