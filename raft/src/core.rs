@@ -6,7 +6,7 @@ use crate::outbox::Outbox;
 use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, HardState, Index, LogId,
-    Message, NodeId, Now, Payload, ReadId, Rebase, Restore, Snapshot, SnapshotDurable,
+    Message, NodeId, Now, Offer, Payload, ReadId, Rebase, Restore, Snapshot, SnapshotDurable,
     TakeSnapshot, Term, Write,
 };
 use rand_pcg::Pcg32;
@@ -60,11 +60,17 @@ impl Core {
     /// The caller has checked the settings and what was restored.
     pub fn new(config: Config, hard: HardState, log: Log) -> Self {
         let base = log.base().last.index;
+        let durable = hard;
+        let mut hard = hard;
+        // The crash may have come after the repair and before the note of it.
+        if hard.lost.is_some_and(|lost| log.durable_last() >= lost) {
+            hard.lost = None;
+        }
         Core {
             rng: Pcg32::seed_from_u64(config.seed),
             now: Now::default(),
             hard,
-            durable: hard,
+            durable,
             commit: base,
             applied: base,
             outbox: Outbox::default(),
@@ -451,15 +457,18 @@ fn is_sane(message: &Message) -> bool {
     match &message.body {
         Body::PreVote { next, last } => next.0 <= NUMBER_MAX && small(*last),
         Body::Vote { last, .. } => small(*last) && last.term < message.term,
-        Body::Append { prev, entries, commit, .. } => {
+        Body::Append { prev, entries, commit, round } => {
             let mut before = *prev;
             small(*prev)
                 && prev.term <= message.term
                 && commit.0 <= NUMBER_MAX
+                && round.0 <= NUMBER_MAX
                 && entries.iter().all(|entry| {
                     let follows = entry.id.index == before.index.next()
                         && entry.id.term >= before.term
-                        && entry.id.term <= message.term;
+                        && entry.id.term <= message.term
+                        && entry.number.0 <= NUMBER_MAX
+                        && entry.time.0 <= NUMBER_MAX;
                     before = entry.id;
                     follows
                 })
@@ -472,7 +481,17 @@ fn is_sane(message: &Message) -> bool {
         Body::PreVoteReply { .. }
         | Body::VoteReply { .. }
         | Body::ReadIndex { .. }
-        | Body::TimeoutNow
-        | Body::Outcast { .. } => true,
+        | Body::TimeoutNow => true,
+        Body::Outcast { commit, .. } => commit.0 <= NUMBER_MAX,
     }
+}
+
+/// Whether a correct leader could have offered this.
+pub(crate) fn is_sane_offer(offer: &Offer) -> bool {
+    let snapshot = &offer.snapshot;
+    offer.term.0 <= NUMBER_MAX
+        && snapshot.last.term <= offer.term
+        && snapshot.last.index.0 <= NUMBER_MAX
+        && snapshot.number.0 <= NUMBER_MAX
+        && snapshot.time.0 <= NUMBER_MAX
 }

@@ -124,6 +124,10 @@ impl Follower {
         if !agrees {
             return self.reject(core, prev);
         }
+        if contradicts(core, prev, &entries) {
+            core.counters.nonsense += 1;
+            return;
+        }
         let had = core.log.last();
         let end = prev.index.0 + entries.len() as u64;
         for entry in entries {
@@ -253,4 +257,12 @@ impl Follower {
         self.leader = None;
         self.refuse_reads(core);
     }
+}
+
+/// Whether an append is at odds with what is committed here, where all logs agree: no leader sends
+/// that, and what it says of the entries above would not fit onto the log.
+fn contradicts(core: &Core, prev: LogId, entries: &[Entry]) -> bool {
+    let said = std::iter::once(prev).chain(entries.iter().map(|entry| entry.id));
+    said.take_while(|id| id.index <= core.commit)
+        .any(|id| core.log.id_at(id.index).is_some_and(|here| here != id))
 }

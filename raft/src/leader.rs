@@ -203,13 +203,15 @@ impl Leader {
         }
     }
 
-    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, delivered: bool) {
+    /// A snapshot has arrived, or was declined, or was lost on its way. Whichever it was, the peer is
+    /// asked at the next heartbeat whether it has the log up to there: one that declined because it
+    /// has it says so, and would be offered it for ever otherwise; one that has not says what it has.
+    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId) {
         let Some(progress) = self.progress.get_mut(&to) else { return };
         if progress.state != State::Snapshot(snapshot) {
             return;
         }
-        progress.probe(if delivered { snapshot.index.next() } else { progress.next });
-        // Either way the next word waits for a heartbeat: after a failure so as not to hammer.
+        progress.probe(snapshot.index.next());
         progress.state = State::Probe { asked: true };
     }
 

@@ -1,7 +1,7 @@
 //! The node: takes events, applies the rules that all roles share, and gives out work.
 
 use crate::candidate::Candidate;
-use crate::core::Core;
+use crate::core::{Core, is_sane_offer};
 use crate::follower::Follower;
 use crate::leader::Leader;
 use crate::log::Log;
@@ -213,7 +213,8 @@ impl Node {
 
     /// Whether a snapshot with this offer would be of use. To be asked before its bytes are received.
     pub fn accepts(&self, offer: &Offer) -> bool {
-        offer.to == self.core.id()
+        is_sane_offer(offer)
+            && offer.to == self.core.id()
             && offer.from != self.core.id()
             && offer.term >= self.core.term()
             && offer.snapshot.last.index > self.core.commit
@@ -261,6 +262,10 @@ impl Node {
             self.core.counters.misaddressed += 1;
             return;
         }
+        if !is_sane_offer(offer) {
+            self.core.counters.nonsense += 1;
+            return;
+        }
         if offer.term < self.core.term() {
             return;
         }
@@ -274,10 +279,11 @@ impl Node {
         self.check();
     }
 
-    /// The transport is done with sending a snapshot.
-    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, delivered: bool) {
+    /// The transport is done with sending a snapshot. Delivered or not, what the peer has now is found
+    /// out by asking it.
+    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, _delivered: bool) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.snapshot_sent(to, snapshot, delivered);
+            leader.snapshot_sent(to, snapshot);
         }
         self.check();
     }

@@ -89,10 +89,10 @@ impl Progress {
         self.next = self.next.max(self.matched.next());
         self.inflight.free(self.matched);
         match self.state {
-            State::Probe { .. } => {
-                self.state = State::Replicate;
-                self.next = self.matched.next();
-            }
+            // What the peer has on disk ends before the place that it was asked about: the answer is
+            // an old one, or its disk is behind. To go back for it would send what it has again.
+            State::Probe { .. } if self.matched.next() < self.next => {}
+            State::Probe { .. } => self.state = State::Replicate,
             State::Replicate => {}
             // Whatever it has now, by the snapshot or otherwise, is where to go on.
             State::Snapshot(snapshot) if self.matched >= snapshot.index => {
