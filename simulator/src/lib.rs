@@ -8,11 +8,13 @@
 //! What it is not: it does not run the driver, sockets or real files; it finds what is wrong with the
 //! protocol, the log and a state machine, not with the wiring.
 
+mod kit;
 pub mod linearizability;
 mod marks;
 mod network;
 mod node;
 mod observer;
+pub mod page;
 pub mod plan;
 mod queue;
 pub mod random;
@@ -22,6 +24,7 @@ mod timeline;
 mod workload;
 mod world;
 
+pub use kit::{Failed, Passed, Simulation};
 pub use marks::{EXPECTED, Marks};
 pub use observer::Violation;
 pub use plan::Plan;
