@@ -1,0 +1,319 @@
+//! Peers are never trusted: whatever arrives, in whatever role, with whatever numbers, the node neither
+//! panics (its own invariants are asserted in debug builds) nor finds work for ever.
+
+use bytes::Bytes;
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use raft::{
+    Action, Apply, Body, CommandNumber, Config, Entry, Incarnation, Index, LogId, LogTime, Member,
+    Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode, Restore, Restored,
+    Round, Snapshot, TakeSnapshot, Term, Write,
+};
+
+/// What one event can lead to is far less.
+const ACTIONS_MAX: usize = 5_000;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Message(Message),
+    Install(Offer),
+    Tick(u8),
+    Propose(u8),
+    Read,
+    Campaign,
+    /// The write that is out is done.
+    Sync,
+    /// The state machine's order is done.
+    Machine,
+    /// The snapshot that was asked for is done.
+    Snapshot,
+    Unreachable(NodeId),
+    SnapshotSent(NodeId, LogId, bool),
+}
+
+/// Mostly small, so that it fits what is there; sometimes absurd.
+fn number() -> impl Strategy<Value = u64> {
+    let edge = 1u64 << 62;
+    prop_oneof![
+        20 => 0..7u64,
+        1 => prop::sample::select(vec![edge - 1, edge, edge + 1, 1 << 63, u64::MAX - 1, u64::MAX]),
+    ]
+}
+
+fn index() -> impl Strategy<Value = Index> {
+    number().prop_map(Index)
+}
+
+fn term() -> impl Strategy<Value = Term> {
+    number().prop_map(Term)
+}
+
+fn log_id() -> impl Strategy<Value = LogId> {
+    (index(), term()).prop_map(|(index, term)| LogId { term, index })
+}
+
+fn node_id() -> impl Strategy<Value = NodeId> {
+    (0..5u64).prop_map(NodeId)
+}
+
+fn membership() -> impl Strategy<Value = Membership> {
+    let ids = || btree_set(node_id(), 0..4);
+    (ids(), ids(), prop::option::of(ids()), ids()).prop_map(
+        |(members, voters, outgoing, learners)| Membership {
+            members: members.into_iter().map(|id| (id, member(id))).collect(),
+            voters,
+            outgoing,
+            learners,
+        },
+    )
+}
+
+fn member(id: NodeId) -> Member {
+    Member {
+        incarnation: Incarnation(id.0 + 100),
+        peer_address: String::new(),
+        client_address: String::new(),
+    }
+}
+
+fn payload() -> impl Strategy<Value = Payload> {
+    prop_oneof![
+        4 => Just(Payload::Blank),
+        4 => Just(Payload::Command(Bytes::from_static(b"junk"))),
+        1 => membership().prop_map(Payload::Membership),
+    ]
+}
+
+/// Entries that mostly follow `prev` and one another.
+fn entries() -> impl Strategy<Value = (LogId, Vec<Entry>)> {
+    let entry = (payload(), number(), number(), prop::option::weighted(0.05, log_id()), 0..2u64);
+    (log_id(), vec(entry, 0..5)).prop_map(|(prev, drawn)| {
+        let mut before = prev;
+        let mut entries = Vec::new();
+        for (payload, time, number, other, later) in drawn {
+            let follows = LogId {
+                term: Term(before.term.0.saturating_add(later)),
+                index: Index(before.index.0.saturating_add(1)),
+            };
+            let id = other.unwrap_or(follows);
+            let (time, number) = (LogTime(time), CommandNumber(number));
+            entries.push(Entry { id, time, number, payload });
+            before = id;
+        }
+        (prev, entries)
+    })
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let round = || number().prop_map(Round);
+    let read = || number().prop_map(ReadId);
+    prop_oneof![
+        (term(), log_id()).prop_map(|(next, last)| Body::PreVote { next, last }),
+        (term(), any::<bool>()).prop_map(|(next, granted)| Body::PreVoteReply { next, granted }),
+        (log_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
+        any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
+        (entries(), index(), round()).prop_map(|((prev, entries), commit, round)| {
+            Body::Append { prev, entries, commit, round }
+        }),
+        (entries(), index(), round()).prop_map(|((prev, entries), commit, round)| {
+            Body::Append { prev, entries, commit, round }
+        }),
+        (index(), round()).prop_map(|(matched, round)| Body::Appended { matched, round }),
+        (index(), log_id(), any::<bool>(), round())
+            .prop_map(|(prev, hint, lost, round)| Body::Rejected { prev, hint, lost, round }),
+        read().prop_map(|read| Body::ReadIndex { read }),
+        (read(), prop::option::of(index()))
+            .prop_map(|(read, index)| Body::ReadIndexReply { read, index }),
+        Just(Body::TimeoutNow),
+        (index(), number())
+            .prop_map(|(commit, refused)| Body::Outcast { commit, refused: Incarnation(refused) }),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let life = prop_oneof![9 => Just(None), 1 => number().prop_map(Some)];
+    let to = prop_oneof![20 => Just(NodeId(0)), 1 => node_id()];
+    (node_id(), to, term(), life, body()).prop_map(|(from, to, term, life, body)| Message {
+        from,
+        to,
+        term,
+        incarnation: Incarnation(life.unwrap_or(from.0 + 100)),
+        body,
+    })
+}
+
+fn offer() -> impl Strategy<Value = Offer> {
+    (node_id(), term(), log_id(), number(), number(), membership()).prop_map(
+        |(from, term, last, time, number, membership)| Offer {
+            from,
+            to: NodeId(0),
+            term,
+            incarnation: Incarnation(from.0 + 100),
+            snapshot: Snapshot {
+                last,
+                time: LogTime(time),
+                number: CommandNumber(number),
+                membership,
+            },
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        12 => message().prop_map(Event::Message),
+        1 => offer().prop_map(Event::Install),
+        2 => (1..15u8).prop_map(Event::Tick),
+        1 => (1..4u8).prop_map(Event::Propose),
+        1 => Just(Event::Read),
+        1 => Just(Event::Campaign),
+        5 => Just(Event::Sync),
+        3 => Just(Event::Machine),
+        1 => Just(Event::Snapshot),
+        1 => node_id().prop_map(Event::Unreachable),
+        1 => (node_id(), log_id(), any::<bool>())
+            .prop_map(|(to, snapshot, delivered)| Event::SnapshotSent(to, snapshot, delivered)),
+    ]
+}
+
+/// A node with the orders that it has given out.
+struct Driven {
+    node: Node,
+    write: Option<Write>,
+    apply: Option<Apply>,
+    restore: Option<Restore>,
+    snapshot: Option<TakeSnapshot>,
+}
+
+impl Driven {
+    fn new(voters: u64) -> Self {
+        let mut config = Config::new(NodeId(0), Incarnation(100), 1);
+        config.heartbeat_ticks = 2;
+        config.election_ticks = 5;
+        config.append_bytes_max = 100;
+        config.write_bytes_max = 100;
+        config.apply_bytes_max = 100;
+        config.snapshot_log_bytes = 100;
+        config.retained_bytes = 50;
+        config.inflight_messages_max = 3;
+        let members = (0..voters).map(|id| (NodeId(id), member(NodeId(id)))).collect();
+        let restored = Restored::initial(Snapshot::initial(Membership::of_voters(members)));
+        let node = Node::new(config, restored).expect("a sound configuration");
+        Driven { node, write: None, apply: None, restore: None, snapshot: None }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let (node, now) = (&mut self.node, Now { monotonic_ns: 0, wall_ms: 1_000 });
+        match event {
+            Event::Message(message) => node.step(now, message),
+            Event::Install(offer) => {
+                if node.accepts(&offer) || offer.term.0 % 2 == 0 {
+                    node.install(now, offer.durable());
+                }
+            }
+            Event::Tick(times) => (0..times).for_each(|_| node.tick(now)),
+            Event::Propose(times) => {
+                for _ in 0..times {
+                    let _ = node.propose(now, Bytes::from_static(b"x"));
+                }
+            }
+            Event::Read => drop(node.read(now, ReadMode::Linearizable)),
+            Event::Campaign => node.campaign(now),
+            Event::Sync => {
+                if let Some(write) = self.write.take() {
+                    node.persisted(now, write.durable());
+                }
+            }
+            Event::Machine => {
+                if let Some(apply) = self.apply.take() {
+                    node.applied(now, apply.applied());
+                } else if let Some(restore) = self.restore.take() {
+                    node.applied(now, restore.restored());
+                }
+            }
+            Event::Snapshot => {
+                if let Some(order) = self.snapshot.take() {
+                    node.compact(now, order.durable());
+                }
+            }
+            Event::Unreachable(peer) => node.unreachable(peer),
+            Event::SnapshotSent(to, snapshot, delivered) => {
+                node.snapshot_sent(to, snapshot, delivered);
+            }
+        }
+        self.poll();
+    }
+
+    fn poll(&mut self) {
+        for _ in 0..ACTIONS_MAX {
+            match self.node.poll() {
+                None => return assert_eq!(self.node.broken_invariant(), None),
+                Some(Action::Persist(write)) => {
+                    assert!(self.write.replace(write).is_none(), "one write is out at a time");
+                }
+                Some(Action::Apply(apply)) => {
+                    assert!(self.restore.is_none(), "an apply during a restore");
+                    assert!(self.apply.replace(apply).is_none(), "one apply is out at a time");
+                }
+                Some(Action::Restore(restore)) => {
+                    assert!(self.apply.is_none(), "a restore during an apply");
+                    assert!(self.restore.replace(restore).is_none(), "one restore is out");
+                }
+                Some(Action::TakeSnapshot(order)) => {
+                    assert!(self.snapshot.replace(order).is_none(), "one snapshot is out");
+                }
+                Some(Action::Send(_) | Action::SendSnapshot(_)) => {}
+                Some(Action::Serve(_) | Action::Refuse(_)) => {}
+            }
+        }
+        panic!("poll does not end");
+    }
+
+    /// Elects it with the votes of its peers, or makes it a follower of node 1, or neither.
+    fn take_role(&mut self, role: u8) {
+        let say = |body, term| {
+            Event::Message(Message {
+                from: NodeId(1),
+                to: NodeId(0),
+                term: Term(term),
+                incarnation: Incarnation(101),
+                body,
+            })
+        };
+        match role {
+            0 => {}
+            1 => {
+                let (prev, commit, round) = (LogId::ZERO, Index(0), Round(1));
+                self.handle(say(Body::Append { prev, entries: Vec::new(), commit, round }, 1));
+            }
+            _ => {
+                self.handle(Event::Campaign);
+                if role >= 3 {
+                    self.handle(say(Body::PreVoteReply { next: Term(1), granted: true }, 0));
+                    self.handle(Event::Sync);
+                }
+                if role >= 4 {
+                    self.handle(say(Body::VoteReply { granted: true }, 1));
+                    assert!(self.node.is_leader(), "elected by its peer");
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_arrives_panics_a_node_or_keeps_it_busy_for_ever(
+        role in 0..5u8,
+        voters in 2..4u64,
+        events in vec(event(), 1..60),
+    ) {
+        let mut driven = Driven::new(voters);
+        driven.take_role(role);
+        for event in events {
+            driven.handle(event);
+        }
+    }
+}
