@@ -236,3 +236,117 @@ impl Log {
         rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry {
+            id: LogId::new(index, term),
+            time: LogTime(0),
+            number: CommandNumber(0),
+            payload: Payload::Command(Bytes::from_static(b"x")),
+        }
+    }
+
+    /// A log that is all on disk, with entries of these terms from index 1 on.
+    fn log(terms: &[u64]) -> Log {
+        let entries = (1..).zip(terms).map(|(index, term)| entry(index, *term)).collect();
+        Log::new(Snapshot::initial(Membership::default()), entries)
+    }
+
+    fn snapshot(last: LogId) -> Snapshot {
+        Snapshot { last, ..Snapshot::initial(Membership::default()) }
+    }
+
+    #[test]
+    fn backtracking_skips_the_terms_that_cannot_agree() {
+        let cases = [
+            // (asked about, the last place that can agree)
+            (LogId::new(7, 3), LogId::new(7, 3)),
+            (LogId::new(7, 2), LogId::new(4, 2)),
+            (LogId::new(9, 2), LogId::new(4, 2)),
+            (LogId::new(3, 9), LogId::new(3, 2)),
+            (LogId::new(6, 1), LogId::new(2, 1)),
+            (LogId::new(6, 0), LogId::ZERO),
+            (LogId::ZERO, LogId::ZERO),
+        ];
+        let log = log(&[1, 1, 2, 2, 3, 3, 3]);
+        for (asked, agreeing) in cases {
+            assert_eq!(log.last_agreeing(asked.index, asked.term), agreeing, "{asked}");
+        }
+    }
+
+    #[test]
+    fn backtracking_ends_where_the_entries_in_memory_begin() {
+        let mut log = log(&[1, 1, 2, 2]);
+        log.compact(snapshot(LogId::new(3, 2)), 0);
+        assert_eq!(log.before(), LogId::new(3, 2));
+        assert_eq!(log.last_agreeing(Index(4), Term(1)), LogId::new(3, 2));
+        assert_eq!(log.last_agreeing(Index(1), Term(9)), LogId::new(3, 2));
+    }
+
+    #[test]
+    fn a_truncation_lowers_what_the_write_that_is_out_proves() {
+        let mut log = log(&[1]);
+        log.append(entry(2, 1));
+        log.append(entry(3, 1));
+        log.fill_write(1 << 20, &mut Vec::new());
+        log.truncate_from(Index(2));
+        log.append(entry(2, 2));
+        log.written();
+        assert_eq!(log.durable(), Index(1), "2@1 is on disk, 2@2 is not");
+
+        let mut write = Vec::new();
+        log.fill_write(1 << 20, &mut write);
+        assert_eq!(write, [entry(2, 2)]);
+        log.written();
+        assert_eq!(log.durable(), Index(2));
+    }
+
+    #[test]
+    fn a_truncation_of_what_is_on_disk_takes_it_back() {
+        let mut log = log(&[1, 1, 1]);
+        log.truncate_from(Index(2));
+        assert_eq!((log.last(), log.durable()), (LogId::new(1, 1), Index(1)));
+    }
+
+    #[test]
+    fn a_reset_is_durable_only_by_a_write_that_starts_after_it() {
+        let mut log = log(&[1]);
+        log.append(entry(2, 1));
+        log.fill_write(1 << 20, &mut Vec::new());
+        log.reset(snapshot(LogId::new(9, 2)));
+        log.written();
+        assert_eq!(log.durable(), Index(0));
+        log.fill_write(1 << 20, &mut Vec::new());
+        log.written();
+        assert_eq!((log.durable(), log.last()), (Index(9), LogId::new(9, 2)));
+    }
+
+    #[test]
+    fn compaction_retains_the_latest_entries_within_the_limit() {
+        for (retained_bytes, before) in [(0, 3), (40, 3), (41, 2), (90, 1), (1_000, 0)] {
+            let mut log = log(&[1, 1, 1, 1]);
+            log.compact(snapshot(LogId::new(3, 1)), retained_bytes);
+            assert_eq!(log.before().index, Index(before), "{retained_bytes} bytes");
+            assert_eq!(log.last(), LogId::new(4, 1));
+            assert_eq!(log.broken_invariant(), None);
+        }
+    }
+
+    #[test]
+    fn a_membership_is_rolled_back_with_its_entry() {
+        let mut log = log(&[1]);
+        let mut grown = Membership::default();
+        grown.voters.insert(crate::NodeId(7));
+        let payload = Payload::Membership(grown.clone());
+        log.append(Entry { payload, ..entry(2, 1) });
+        assert_eq!(log.membership(), &grown);
+        assert_eq!(log.membership_at(Index(1)), &Membership::default());
+        log.truncate_from(Index(2));
+        assert_eq!(log.membership(), &Membership::default());
+    }
+}

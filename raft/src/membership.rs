@@ -90,3 +90,59 @@ impl Membership {
         std::iter::once(&self.voters).chain(self.outgoing.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().copied().map(NodeId).collect()
+    }
+
+    fn of(voters: &[u64], outgoing: Option<&[u64]>) -> Membership {
+        Membership { voters: ids(voters), outgoing: outgoing.map(ids), ..Membership::default() }
+    }
+
+    /// Voters, outgoing voters, those who agree, whether they are a quorum.
+    type Case<'a> = (&'a [u64], Option<&'a [u64]>, &'a [u64], bool);
+
+    #[test]
+    fn a_quorum_is_a_majority_of_each_half() {
+        let cases: [Case; 10] = [
+            (&[], None, &[], false),
+            (&[1], None, &[1], true),
+            (&[1, 2], None, &[1], false),
+            (&[1, 2, 3], None, &[1, 2], true),
+            (&[1, 2, 3, 4], None, &[1, 2], false),
+            (&[1, 2, 3], None, &[1, 8, 9], false),
+            (&[1, 2, 3], Some(&[1, 2, 4]), &[1, 2], true),
+            (&[1, 2, 3], Some(&[4, 5, 6]), &[1, 2, 3, 4], false),
+            (&[1, 2, 3], Some(&[4, 5, 6]), &[1, 2, 4, 5], true),
+            (&[1], Some(&[2]), &[1], false),
+        ];
+        for (voters, outgoing, agree, quorum) in cases {
+            let (membership, agree) = (of(voters, outgoing), ids(agree));
+            let is_quorum = membership.is_quorum(|id| agree.contains(&id));
+            assert_eq!(is_quorum, quorum, "{voters:?} {outgoing:?} {agree:?}");
+        }
+    }
+
+    #[test]
+    fn a_vote_is_lost_once_those_who_are_left_are_no_quorum() {
+        let joint = of(&[1, 2, 3], Some(&[3, 4, 5]));
+        assert!(!joint.is_lost(|id| id == NodeId(1) || id == NodeId(4)));
+        assert!(joint.is_lost(|id| id == NodeId(4) || id == NodeId(5)), "one half is enough");
+    }
+
+    #[test]
+    fn what_a_quorum_has_reached_is_the_lesser_of_the_halves() {
+        let reached = |membership: Membership| membership.reached(|id| id.0 * 10);
+        assert_eq!(reached(of(&[], None)), 0);
+        assert_eq!(reached(of(&[1], None)), 10);
+        assert_eq!(reached(of(&[1, 2], None)), 10);
+        assert_eq!(reached(of(&[1, 2, 3], None)), 20);
+        assert_eq!(reached(of(&[1, 2, 3, 4], None)), 20);
+        assert_eq!(reached(of(&[1, 2, 3], Some(&[3, 4, 5]))), 20);
+        assert_eq!(reached(of(&[7, 8, 9], Some(&[1, 2]))), 10);
+    }
+}

@@ -92,3 +92,65 @@ impl Outbox {
 fn promises(body: &Body) -> bool {
     matches!(body, Body::Vote { .. } | Body::VoteReply { granted: true } | Body::Appended { .. })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Incarnation, LogId, NodeId};
+
+    const ME: NodeId = NodeId(1);
+    const PEER: NodeId = NodeId(2);
+
+    fn message(to: NodeId, term: u64, body: Body) -> Message {
+        Message { from: ME, to, term: Term(term), incarnation: Incarnation(7), body }
+    }
+
+    fn hard(term: u64, vote: Option<NodeId>) -> HardState {
+        HardState { term: Term(term), vote, lost: None }
+    }
+
+    #[test]
+    fn a_promise_waits_for_what_it_rests_on() {
+        let grant = || message(PEER, 3, Body::VoteReply { granted: true });
+        let last = LogId::new(5, 2);
+        let request = || message(PEER, 3, Body::Vote { last, transfer: false });
+        let cases = [
+            // what is said, the log it rests on; what is durable; whether it leaves
+            (grant(), 0, hard(3, Some(PEER)), 0, true),
+            (grant(), 0, hard(3, None), 0, false),
+            (grant(), 0, hard(3, Some(ME)), 0, false),
+            (grant(), 0, hard(2, Some(PEER)), 0, false),
+            (request(), 5, hard(3, Some(ME)), 5, true),
+            (request(), 5, hard(3, Some(ME)), 4, false),
+            (request(), 5, hard(3, Some(PEER)), 5, false),
+            (request(), 5, hard(2, Some(ME)), 5, false),
+        ];
+        for (message, log, durable, durable_log, leaves) in cases {
+            let mut outbox = Outbox::default();
+            outbox.hold(message.clone(), Index(log));
+            let sent = outbox.next(&durable, Index(durable_log));
+            assert_eq!(sent.is_some(), leaves, "{message:?} {durable:?} {durable_log}");
+            assert_eq!(outbox.next(&hard(4, None), Index(9)), None, "its term is over");
+        }
+    }
+
+    #[test]
+    fn a_promise_that_is_made_again_is_held_once() {
+        let mut outbox = Outbox::default();
+        for _ in 0..3 {
+            outbox.hold(message(PEER, 3, Body::VoteReply { granted: true }), Index(0));
+        }
+        let durable = hard(3, Some(PEER));
+        assert!(outbox.next(&durable, Index(0)).is_some());
+        assert_eq!(outbox.next(&durable, Index(0)), None);
+    }
+
+    #[test]
+    fn a_flood_is_held_within_the_limit() {
+        let mut outbox = Outbox::default();
+        for id in 0..2 * HELD_MESSAGES_MAX as u64 {
+            outbox.hold(message(NodeId(id), 3, Body::VoteReply { granted: true }), Index(0));
+        }
+        assert_eq!(outbox.held.len(), HELD_MESSAGES_MAX);
+    }
+}

@@ -143,3 +143,76 @@ impl Inflight {
         self.bytes = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probing(matched: u64, next: u64) -> Progress {
+        Progress { matched: Index(matched), ..Progress::new(Index(next)) }
+    }
+
+    #[test]
+    fn a_probe_ends_when_the_logs_agree_at_the_place_that_was_asked_about() {
+        // (matched so far, next, acknowledged; next then, whether entries flow)
+        let cases = [
+            (0, 1, 0, 1, true),
+            (0, 9, 8, 9, true),
+            (0, 9, 12, 13, true),
+            (0, 9, 5, 9, false),
+            (5, 9, 3, 9, false),
+        ];
+        for (matched, next, acknowledged, then, flows) in cases {
+            let mut progress = probing(matched, next);
+            progress.acknowledge(Index(acknowledged));
+            let flowing = progress.state == State::Replicate;
+            assert_eq!((progress.next, flowing), (Index(then), flows), "{next} {acknowledged}");
+            assert_eq!(progress.matched, Index(matched.max(acknowledged)));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_ends_when_the_peer_has_as_much() {
+        let mut progress = probing(0, 3);
+        progress.await_snapshot(LogId::new(7, 1));
+        progress.acknowledge(Index(2));
+        assert_eq!(progress.state, State::Snapshot(LogId::new(7, 1)));
+        progress.acknowledge(Index(7));
+        assert_eq!((progress.state, progress.next), (State::Replicate, Index(8)));
+    }
+
+    #[test]
+    fn only_an_idle_peer_that_answers_is_sent_a_snapshot() {
+        let cases = [
+            (State::Probe { asked: false }, true, 5, true),
+            (State::Replicate, true, 5, true),
+            (State::Probe { asked: true }, true, 5, false),
+            (State::Probe { asked: false }, false, 5, false),
+            (State::Probe { asked: false }, true, 4, false),
+            (State::Snapshot(LogId::new(5, 1)), true, 5, false),
+        ];
+        for (state, active, before, wants) in cases {
+            let progress = Progress { state, active, ..Progress::new(Index(5)) };
+            assert_eq!(
+                progress.wants_snapshot(Index(before)),
+                wants,
+                "{state:?} {active} {before}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_frees_all_that_it_covers() {
+        let mut progress = probing(0, 1);
+        progress.acknowledge(Index(0));
+        for last in 1..=3 {
+            progress.sent(Index(last), 10);
+        }
+        assert!(progress.inflight.is_full(3, 100) && progress.inflight.is_full(9, 30));
+        progress.acknowledge(Index(2));
+        assert!(!progress.inflight.is_full(2, 11), "one of ten bytes is left");
+        progress.probe(Index(1));
+        assert!(!progress.inflight.is_full(1, 1));
+        assert_eq!(progress.next, Index(3), "never below what is acknowledged");
+    }
+}
