@@ -1,5 +1,7 @@
 //! A real cluster for the tests: the `raft-kv` program on free ports and in a directory of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
