@@ -540,6 +540,7 @@ impl<D: Disk> Log<D> {
         self.state.number = folded.latest.number;
         self.erase(&remains)?;
         let (last_segment, position) = end.expect("there is an intact batch");
+        let mut useless = Vec::new();
         for (at, found) in segments.iter().enumerate() {
             let (generation, len) = (found.generation, found.len);
             let highest = folded.highest.get(at).copied().unwrap_or_default();
@@ -551,16 +552,22 @@ impl<D: Disk> Log<D> {
                 let segment = Segment { generation, file, len };
                 self.current = Some(Current { segment, used, highest });
             } else if found.damaged && self.full.is_empty() && highest <= self.state.base.index {
-                self.disk.remove(&segment::path(generation))?;
+                useless.push(generation);
             } else {
                 self.full.push_back(Full { generation, len, highest });
             }
         }
-        self.free(false);
         if mark.is_none_or(|mark| mark.batch < self.state.number) {
             let count = folded.latest.entries.min(restored.entries.len());
             self.repeat(&restored, folded.latest, count)?;
         }
+        // Only now: what makes a segment useless is the latest batch, and it is certain to be on the
+        // disk since it was repeated. Until then it may be lost, and what stands before it is all
+        // there is.
+        for generation in useless {
+            self.disk.remove(&segment::path(generation))?;
+        }
+        self.free(false);
         self.open_mark()?;
         Ok(Some(restored))
     }

@@ -255,3 +255,60 @@ fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
     assert_eq!(ids(&restored), ["1@1", "2@1", "3@1"]);
     assert_eq!(restored.hard_state.lost, None, "nothing is missing");
 }
+
+/// The process ends while a write is in the system's cache only; at the next start the sync fails, or
+/// the power does. Whatever the start has tidied up, what was acknowledged before is still there.
+#[test]
+fn a_start_frees_nothing_on_the_word_of_a_batch_that_may_yet_be_lost() {
+    let config = || LogConfig { segment_bytes: 4096, ..config() };
+    let at = |disk: &MemDisk| Log::open(disk.clone(), config());
+    // A segment holds one block, so that every write begins another one.
+    for (count, compacts, good_syncs) in
+        [(0, false, 0), (0, false, 1), (1, false, 0), (1, false, 1), (1, true, 0), (1, true, 1)]
+    {
+        let case = format!("entries: {count}, compacts: {compacts}, good syncs: {good_syncs}");
+        let disk = MemDisk::new();
+        let (mut log, _) = at(&disk).unwrap();
+        log.identify(identity()).unwrap();
+        log.begin(snapshot(LogId::ZERO)).unwrap();
+        if count > 0 {
+            write(&mut log, hard(1, None), &entries(1, count, 1));
+        }
+        let before = at(&disk.fork()).unwrap().1.restored.unwrap();
+
+        // The next write is not synced: all of it is in the cache when the process ends. (The sync
+        // before it is of the new segment.)
+        fail_syncs_after(&disk, 1);
+        let base = Rebase::Compact(snapshot(LogId::new(1, 1)));
+        let rebase = compacts.then_some(&base);
+        let change = BatchRef { hard_state: hard(2, None), rebase, entries: &[] };
+        log.append(change).expect_err("its sync fails");
+        drop(log);
+
+        // Some starts repeat it, and the sync of that fails too.
+        for _ in 0..3 {
+            disk.kill();
+            fail_syncs_after(&disk, good_syncs);
+            assert!(at(&disk).is_err(), "{case}");
+        }
+        disk.clear_faults();
+        disk.crash(|_| Fate::Lost);
+        let (_, found) = at(&disk).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let found = found.restored.unwrap();
+        assert_eq!(found.hard_state, before.hard_state, "{case}");
+        assert_eq!(found.snapshot, before.snapshot, "{case}");
+        assert_eq!(ids(&found), ids(&before), "{case}");
+    }
+}
+
+/// After so many syncs of files, every sync fails, and what it should have written is forgotten.
+fn fail_syncs_after(disk: &MemDisk, good: u32) {
+    let mut syncs = 0;
+    disk.set_faults(Box::new(move |operation| match operation {
+        Operation::Sync { .. } => {
+            syncs += 1;
+            if syncs > good { Verdict::FailsAndForgets } else { Verdict::Done }
+        }
+        _ => Verdict::Done,
+    }));
+}
