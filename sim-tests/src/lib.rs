@@ -1,5 +1,7 @@
 //! Batches of simulated runs, and what is said of one that fails.
 
+pub mod planted;
+
 use simulator::{Marks, Plan, RegisterWorkload, Run, Violation, run, shrink};
 
 /// Registers that clients share: few, so that they meet.

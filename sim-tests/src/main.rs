@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use sim_tests::Batch;
+use sim_tests::{Batch, planted};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,35 @@ enum Command {
         #[arg(long)]
         events: Option<u64>,
     },
+    /// Plants each known bug in a copy of the tree, and hunts for it.
+    Planted {
+        /// Only those whose name contains this.
+        #[arg(default_value = "")]
+        only: String,
+        /// Events until one counts as missed.
+        #[arg(long, default_value_t = 20_000_000)]
+        events: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Hunt { from, events } = Arguments::parse().command;
+    match Arguments::parse().command {
+        Command::Hunt { from, events } => hunt(from, events),
+        Command::Planted { only, events, from } => match planted::run(&only, events, from) {
+            Ok(0) => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn hunt(from: u64, events: Option<u64>) -> ExitCode {
     let started = Instant::now();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
