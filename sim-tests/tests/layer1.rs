@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Seeds in the ordinary tests; takes some twenty seconds.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     let value = std::env::var(name).ok()?;

@@ -11,7 +11,7 @@ use raft::{
 };
 use std::collections::BTreeMap;
 use std::io::Read;
-use storage::testing::MemDisk;
+use storage::testing::{Fate, MemDisk};
 use storage::{ClusterId, Identity, Log, LogConfig, Snapshots};
 
 /// A member, up or down.
@@ -184,6 +184,39 @@ impl<M: StateMachine> Host<M> {
             reads: BTreeMap::new(),
         });
         Ok(true)
+    }
+
+    /// Whether a power failure at this moment would leave all that was reported durable: the disk is
+    /// copied, everything unsynced is lost on the copy, and the log is read from it.
+    pub fn audit(&self, id: u64, swarm: &Swarm) -> Result<(), Violation> {
+        if self.rotten || self.rotting.is_some() {
+            return Ok(());
+        }
+        let copy = self.disk.fork();
+        copy.set_capacity(None);
+        copy.crash(|_| Fate::Lost);
+        let left = match Log::open(copy.clone(), log_config(swarm)) {
+            Ok((_, recovery)) => recovery.restored,
+            Err(error) => {
+                return violation("durable means durable", format!("node {id}: {error}"));
+            }
+        };
+        let difference = match &left {
+            Some(left) => self.shadow.difference(left),
+            None => Some("nothing is left".to_owned()),
+        };
+        if let Some(difference) = difference {
+            return violation("durable means durable", format!("node {id}: {difference}"));
+        }
+        let base = self.shadow.base.last;
+        if base == LogId::ZERO {
+            return Ok(());
+        }
+        let state = Snapshots::new(copy).map_err(|error| error.to_string());
+        match state.and_then(|snapshots| read(&snapshots, base)) {
+            Ok(_) => Ok(()),
+            Err(detail) => violation("durable means durable", format!("node {id}: {detail}")),
+        }
     }
 
     fn compare(&mut self, id: u64, restored: &Restored) -> Result<(), Violation> {

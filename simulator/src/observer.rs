@@ -136,7 +136,7 @@ impl<M: StateMachine> Observer<M> {
         }
         let elected = now.leads && (!before.leads || now.term > before.term);
         if elected {
-            self.elected(at, node)?;
+            self.elected(at, node, disks)?;
         }
         if now.commit > before.commit {
             self.look_at_commits(at, node, before.commit, disks)?;
@@ -144,11 +144,23 @@ impl<M: StateMachine> Observer<M> {
         Ok(elected)
     }
 
-    fn elected(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
+    fn elected(&mut self, at: usize, node: &Node, disks: &[Observed<'_>]) -> Result<(), Violation> {
         let known = *self.leaders.entry(node.term()).or_insert(at as u64);
         if known != at as u64 {
             let detail = format!("nodes {known} and {at} in term {}", node.term());
             return violation("one leader a term", detail);
+        }
+        // A voter may have gone on to a later term since.
+        let voted = |id: NodeId| {
+            disks.get(id.0 as usize).is_some_and(|disk| {
+                let hard = &disk.shadow.hard_state;
+                let for_it = hard.term == node.term() && hard.vote == Some(NodeId(at as u64));
+                disk.forgot || hard.term > node.term() || for_it
+            })
+        };
+        if !node.base().membership.is_quorum(voted) {
+            let detail = format!("node {at} in term {}", node.term());
+            return violation("a leader has a quorum of durable votes", detail);
         }
         let first = node.base().last.index;
         for committed in self.committed.iter().skip(first.0 as usize) {

@@ -140,7 +140,10 @@ macro_rules! kinds {
 kinds! {
     /// The node's power fails, and comes back after `amount` µs.
     Crash = "crash",
-    /// The same, at the next moment when a write is out.
+    /// The process ends and the power stays: what was written and not synced is there still. It starts
+    /// again after `amount` µs.
+    Kill = "kill",
+    /// The node's power fails at the next moment when a write is out.
     CrashWriting = "crashw",
     /// The same, at the next moment right after the node has sent a message.
     CrashSending = "crashs",

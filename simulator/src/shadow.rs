@@ -63,6 +63,13 @@ impl Shadow {
         }
     }
 
+    /// Whether the change takes back a vote of the same term, or the term itself.
+    pub fn is_taken_back(&self, change: &Change) -> bool {
+        let (before, after) = (&self.hard_state, &change.hard_state);
+        after.term < before.term
+            || (after.term == before.term && before.vote.is_some() && after.vote != before.vote)
+    }
+
     pub fn last(&self) -> LogId {
         self.entries.back().map_or(self.base.last, |entry| entry.id)
     }

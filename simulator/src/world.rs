@@ -43,6 +43,12 @@ const FULL_RETRY_US: u64 = 10_000;
 /// A node whose disk fails at the start is started again after this long.
 const START_RETRY_US: u64 = 50_000;
 
+/// How often the power fails before that.
+const POWER_FAILS_TOO_PPM: u32 = 500_000;
+
+/// After one write in so many it is looked what a power failure at that moment would leave.
+const AUDIT_ONE_IN: u64 = 251;
+
 /// A rotten byte is found after so many further writes.
 const ROT_WRITES: u64 = 2;
 
@@ -311,7 +317,11 @@ impl<'a, W: Workload> World<'a, W> {
                 self.marks.hit("a node did not start from a failing disk");
                 host.disk.clear_faults();
                 host.failing = false;
-                host.disk.kill();
+                // The power may have failed meanwhile, and what the start has written with it.
+                match self.disks[node].chance(POWER_FAILS_TOO_PPM) {
+                    true => self.lose_unsynced(node),
+                    false => self.hosts[node].disk.kill(),
+                }
                 self.queue.push(self.now_us + START_RETRY_US, Event::Start(node));
             }
             return Ok(());
@@ -534,12 +544,18 @@ impl<'a, W: Workload> World<'a, W> {
         let change = Change::of(&write);
         match running.log.persist(write) {
             Ok(done) => {
+                if host.shadow.is_taken_back(&change) && !host.rotten {
+                    return violation("one vote a term", format!("node {node}"));
+                }
                 host.shadow.apply(&change);
                 running.node.persisted(now, done);
                 let base = running.node.base().last;
                 if host.shadow.base.last == base {
                     // Older snapshots are of no use once the log on disk begins after this one.
                     let _ = running.snapshots.remove_except(&[base]);
+                }
+                if self.events.is_multiple_of(AUDIT_ONE_IN) {
+                    self.hosts[node].audit(node as u64, &self.plan.swarm)?;
                 }
                 self.note(5, node, host_last(&self.hosts[node].shadow));
                 self.timeline.add(self.now_us, node, Moment::Sync);
@@ -566,6 +582,12 @@ impl<'a, W: Workload> World<'a, W> {
 
     /// Power fails. A write that is out may be on the disk, in part or whole.
     fn crash(&mut self, node: usize, down_us: u64) {
+        self.cut_off(node);
+        self.power_fails(node, down_us);
+    }
+
+    /// A write that is out is written and not synced, or not begun.
+    fn cut_off(&mut self, node: usize) {
         let begun = self.disks[node].chance(700_000);
         let host = &mut self.hosts[node];
         if let Some(running) = &mut host.up
@@ -583,16 +605,26 @@ impl<'a, W: Workload> World<'a, W> {
             let _ = running.log.persist(write);
             self.marks.hit("a crash met a write");
         }
-        self.power_fails(node, down_us);
     }
 
     fn power_fails(&mut self, node: usize, down_us: u64) {
+        if self.goes_down(node, down_us) {
+            self.lose_unsynced(node);
+        }
+    }
+
+    fn process_ends(&mut self, node: usize, down_us: u64) {
+        if self.goes_down(node, down_us) {
+            self.hosts[node].disk.kill();
+            self.marks.hit("a process ended");
+        }
+    }
+
+    /// What is not synced is lost, kept or torn, sector by sector.
+    fn lose_unsynced(&mut self, node: usize) {
         let swarm = &self.plan.swarm;
         let draw = &mut self.disks[node];
         let host = &mut self.hosts[node];
-        let Some(running) = host.up.take() else { return };
-        host.disk.clear_faults();
-        host.failing = false;
         let (mut kept, mut lost) = (false, false);
         host.disk.crash(|_| {
             if draw.chance(swarm.keep_ppm) {
@@ -612,6 +644,14 @@ impl<'a, W: Workload> World<'a, W> {
         if kept && lost {
             self.marks.hit("a write was torn");
         }
+    }
+
+    /// A node runs no more. Returns whether it ran.
+    fn goes_down(&mut self, node: usize, down_us: u64) -> bool {
+        let host = &mut self.hosts[node];
+        let Some(running) = host.up.take() else { return false };
+        host.disk.clear_faults();
+        host.failing = false;
         let open: Vec<usize> = running.proposals.into_values().collect();
         let reads: Vec<usize> = running.reads.into_values().collect();
         drop((running.log, running.snapshots));
@@ -627,6 +667,7 @@ impl<'a, W: Workload> World<'a, W> {
         self.note(6, node, down_us);
         self.timeline.add(self.now_us, node, Moment::Crash);
         self.queue.push(self.now_us + down_us, Event::Start(node));
+        true
     }
 
     // State machines and snapshots.
@@ -765,6 +806,10 @@ impl<'a, W: Workload> World<'a, W> {
         let until_us = self.now_us + fault.amount;
         match fault.kind {
             FaultKind::Crash => self.crash(node, fault.amount),
+            FaultKind::Kill => {
+                self.cut_off(node);
+                self.process_ends(node, fault.amount);
+            }
             FaultKind::CrashWriting | FaultKind::CrashSending => {
                 self.armed.insert((node, fault.kind), fault.amount);
             }
