@@ -1,0 +1,131 @@
+//! Clients: what they ask, whom, and what they may conclude from the answer.
+
+use super::*;
+
+impl<W: Workload> World<'_, W> {
+    pub(super) fn client(&mut self, client: usize) -> Result<(), Violation> {
+        if self.clients[client].operation.is_some() {
+            return Ok(());
+        }
+        let request = self.workload.request(client as u64, &mut self.clients[client].draw);
+        self.ask(client, request)
+    }
+
+    pub(super) fn ask(&mut self, client: usize, request: Request) -> Result<(), Violation> {
+        let operation = self.operations.len();
+        let draw = &mut self.clients[client].draw;
+        // Reads go to any node; commands to whom the client believes to lead.
+        let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
+        let any = draw.below(self.plan.nodes);
+        let node = if anywhere { any } else { self.clients[client].leader } as usize;
+        self.operations.push(Operation_ {
+            client,
+            request: request.clone(),
+            begun_us: self.now_us,
+            floor: self.observer.answered,
+            open: true,
+        });
+        self.clients[client].operation = Some(operation);
+        let patience_us = u64::from(self.plan.swarm.patience_us);
+        self.queue.push(self.now_us + patience_us, Event::GiveUp { client, operation });
+        let now = self.now(node);
+        let paused = self.hosts[node].paused_until_us > self.now_us;
+        let taken = match (&mut self.hosts[node].up, &request) {
+            (Some(running), Request::Command(command)) if !paused => {
+                match running.node.propose(now, command.clone()) {
+                    Ok(proposed) => {
+                        running.proposals.insert(proposed.id, operation);
+                        true
+                    }
+                    Err(error) => {
+                        if let raft::ProposeError::NotLeader { leader: Some(leader) } = error {
+                            self.clients[client].leader = leader.0;
+                        }
+                        false
+                    }
+                }
+            }
+            (Some(running), Request::Query(_)) if !paused => {
+                match running.node.read(now, ReadMode::Linearizable) {
+                    Ok(read) => {
+                        running.reads.insert(read, operation);
+                        true
+                    }
+                    Err(_) => false,
+                }
+            }
+            _ => false,
+        };
+        if !taken {
+            let next = (self.clients[client].leader + 1) % self.plan.nodes;
+            if self.hosts[node].up.as_ref().is_none_or(|running| running.node.leader().is_none()) {
+                self.clients[client].leader = next;
+            }
+            self.conclude(operation, None, Outcome::NotDone)?;
+        }
+        self.poll(node)
+    }
+
+    pub(super) fn serve(&mut self, node: usize, read: raft::ReadId) -> Result<(), Violation> {
+        let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
+        let Some(operation) = running.reads.remove(&read) else { return Ok(()) };
+        let Request::Query(query) = &self.operations[operation].request else { return Ok(()) };
+        let answer = driver::StateMachine::query(&running.machine, query);
+        let at = running.machine_at;
+        self.conclude(operation, Some(at), Outcome::Done(&answer))
+    }
+
+    /// An operation has ended, as far as its client can tell.
+    pub(super) fn conclude(
+        &mut self,
+        operation: usize,
+        at: Option<Index>,
+        outcome: Outcome<'_>,
+    ) -> Result<(), Violation> {
+        let known = &mut self.operations[operation];
+        if !known.open {
+            return Ok(());
+        }
+        known.open = false;
+        let client = known.client;
+        if let (Some(at), Outcome::Done(answer)) = (at, outcome) {
+            match &known.request {
+                Request::Command(_) if at <= known.floor => {
+                    let detail = format!("a command has index {at}, below {}", known.floor);
+                    return violation("later commands come later", detail);
+                }
+                Request::Command(_) if self.observer.answer(at).is_none_or(|a| a != answer) => {
+                    return violation("clients hear what was done", format!("at {at}"));
+                }
+                Request::Query(_) if at < known.floor => {
+                    let detail = format!("a read of {at}, though {} was answered", known.floor);
+                    return violation("reads are fresh", detail);
+                }
+                _ => {}
+            }
+            self.observer.answered = self.observer.answered.max(at);
+            self.marks.hit(match known.request {
+                Request::Command(_) => "a command was done",
+                Request::Query(_) => "a read was served",
+            });
+        }
+        self.workload.answered(&Answered {
+            client: client as u64,
+            request: &known.request,
+            begun_us: known.begun_us,
+            ended_us: self.now_us,
+            outcome,
+        });
+        self.timeline.operation(known.begun_us, self.now_us, client, outcome);
+        self.clients[client].operation = None;
+        let think_us = 1 + u64::from(self.plan.swarm.think_us);
+        let think_us = if self.calm { think_us.max(CALM_THINK_US) } else { think_us };
+        let pause_us = match outcome {
+            Outcome::Done(_) => think_us,
+            // Nobody hammers a cluster that cannot serve.
+            _ => think_us + 5_000,
+        };
+        self.queue.push(self.now_us + pause_us, Event::Client(client));
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! Disks: when a write becomes durable, and what is left when a node goes down.
+
+use super::*;
+
+impl<W: Workload> World<'_, W> {
+    pub(super) fn synced(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        if self.hosts[node].life != life {
+            return Ok(());
+        }
+        let now = self.now(node);
+        let host = &mut self.hosts[node];
+        let Some(running) = &mut host.up else { return Ok(()) };
+        let Some(write) = running.write.take() else { return Ok(()) };
+        let change = Change::of(&write);
+        match running.log.persist(write) {
+            Ok(done) => {
+                if host.shadow.is_taken_back(&change) && !host.rotten {
+                    return violation("one vote a term", format!("node {node}"));
+                }
+                host.shadow.apply(&change);
+                running.node.persisted(now, done);
+                let base = running.node.base().last;
+                if host.shadow.base.last == base {
+                    // Older snapshots are of no use once the log on disk begins after this one.
+                    let _ = running.snapshots.remove_except(&[base]);
+                }
+                if self.events.is_multiple_of(AUDIT_ONE_IN) {
+                    self.hosts[node].audit(node as u64, &self.plan.swarm)?;
+                }
+                self.note(5, node, host_last(&self.hosts[node].shadow));
+                self.timeline.add(self.now_us, node, Moment::Sync);
+                self.hosts[node].writes += 1;
+                self.poll(node)?;
+                self.rots(node);
+                Ok(())
+            }
+            Err(PersistError::Full { write, .. }) => {
+                running.write = Some(*write);
+                self.marks.hit("a disk was full");
+                self.queue.push(self.now_us + FULL_RETRY_US, Event::Synced { node, life });
+                Ok(())
+            }
+            Err(_) => {
+                self.marks.hit("a sync failed and the node stopped");
+                host.maybe = Some(change);
+                let down_us = 1_000 + self.disks[node].below(200_000);
+                self.power_fails(node, down_us);
+                Ok(())
+            }
+        }
+    }
+
+    /// Power fails. A write that is out may be on the disk, in part or whole.
+    pub(super) fn crash(&mut self, node: usize, down_us: u64) {
+        self.cut_off(node);
+        self.power_fails(node, down_us);
+    }
+
+    /// A write that is out is written and not synced, or not begun.
+    pub(super) fn cut_off(&mut self, node: usize) {
+        let begun = self.disks[node].chance(700_000);
+        let host = &mut self.hosts[node];
+        if let Some(running) = &mut host.up
+            && let Some(write) = running.write.take()
+            && begun
+        {
+            host.maybe = Some(Change::of(&write));
+            // It was written and not yet synced.
+            host.disk.set_faults(Box::new(|operation| match operation {
+                Operation::Sync { .. } | Operation::SyncDir { .. } => {
+                    Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+                }
+                _ => Verdict::Done,
+            }));
+            let _ = running.log.persist(write);
+            self.marks.hit("a crash met a write");
+        }
+    }
+
+    pub(super) fn power_fails(&mut self, node: usize, down_us: u64) {
+        if self.goes_down(node, down_us) {
+            self.lose_unsynced(node);
+        }
+    }
+
+    pub(super) fn process_ends(&mut self, node: usize, down_us: u64) {
+        if self.goes_down(node, down_us) {
+            self.hosts[node].disk.kill();
+            self.marks.hit("a process ended");
+        }
+    }
+
+    /// What is not synced is lost, kept or torn, sector by sector.
+    pub(super) fn lose_unsynced(&mut self, node: usize) {
+        let swarm = &self.plan.swarm;
+        let draw = &mut self.disks[node];
+        let host = &mut self.hosts[node];
+        let (mut kept, mut lost) = (false, false);
+        host.disk.crash(|_| {
+            if draw.chance(swarm.keep_ppm) {
+                kept = true;
+                if draw.chance(swarm.tear_ppm) {
+                    lost = true;
+                    return Fate::Flipped {
+                        at: draw.below(512) as usize,
+                        mask: 1 << draw.below(8),
+                    };
+                }
+                return Fate::Kept;
+            }
+            lost = true;
+            Fate::Lost
+        });
+        if kept && lost {
+            self.marks.hit("a write was torn");
+        }
+    }
+
+    /// A node runs no more. Returns whether it ran.
+    pub(super) fn goes_down(&mut self, node: usize, down_us: u64) -> bool {
+        let host = &mut self.hosts[node];
+        let Some(running) = host.up.take() else { return false };
+        host.disk.clear_faults();
+        host.failing = false;
+        let open: Vec<usize> = running.proposals.into_values().collect();
+        let reads: Vec<usize> = running.reads.into_values().collect();
+        drop((running.log, running.snapshots));
+        // A new life begins only with a start, but nothing of the old one goes on.
+        host.life += 1;
+        for operation in open {
+            // Nobody hears from the node any more.
+            let _ = self.conclude(operation, None, Outcome::Unknown);
+        }
+        for operation in reads {
+            let _ = self.conclude(operation, None, Outcome::NotDone);
+        }
+        self.note(6, node, down_us);
+        self.timeline.add(self.now_us, node, Moment::Crash);
+        self.queue.push(self.now_us + down_us, Event::Start(node));
+        true
+    }
+}

@@ -1,0 +1,129 @@
+//! State machines: applying, taking snapshots, and snapshots on their way to a peer.
+
+use super::*;
+
+impl<W: Workload> World<'_, W> {
+    pub(super) fn applied(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        if self.hosts[node].life != life {
+            return Ok(());
+        }
+        let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
+        let observer = &self.observer;
+        let workload = &self.workload;
+        let mut done = Vec::new();
+        let mut latest = LogId::ZERO;
+        running.apply(|before, entry, answer, machine| {
+            observer.applied(node, before, entry, answer)?;
+            if let Err(detail) = workload.invariant(machine) {
+                return violation("the invariant of the state machine", detail);
+            }
+            latest = entry.id;
+            if let Some(answer) = answer {
+                done.push((entry.id, answer.clone()));
+            }
+            Ok(())
+        })?;
+        let mut concluded = Vec::new();
+        for (id, answer) in done {
+            if let Some(operation) = running.proposals.remove(&id) {
+                concluded.push((operation, Some((id.index, answer))));
+            }
+        }
+        // Terms never fall along the log: what has not come by now, of this index or an earlier term,
+        // never will.
+        let over: Vec<LogId> = running
+            .proposals
+            .keys()
+            .copied()
+            .filter(|id| id.index <= latest.index || id.term < latest.term)
+            .collect();
+        for id in over {
+            if let Some(operation) = running.proposals.remove(&id) {
+                concluded.push((operation, None));
+            }
+        }
+        for (operation, answer) in concluded {
+            match answer {
+                Some((index, answer)) => {
+                    self.conclude(operation, Some(index), Outcome::Done(&answer))?;
+                }
+                None => {
+                    self.marks.hit("a proposal was certainly not done");
+                    self.conclude(operation, None, Outcome::NotDone)?;
+                }
+            }
+        }
+        self.note(7, node, latest.index.0);
+        self.poll(node)
+    }
+
+    pub(super) fn snapshot_written(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        if self.hosts[node].life != life {
+            return Ok(());
+        }
+        let now = self.now(node);
+        let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
+        let Some((order, state)) = running.snapshot.take() else { return Ok(()) };
+        let written = running.snapshots.create(&order.snapshot).and_then(|mut writer| {
+            writer.write_all(&state)?;
+            writer.finish()
+        });
+        let done = match written {
+            Ok(()) => {
+                self.marks.hit("a snapshot was taken");
+                order.durable()
+            }
+            Err(_) => order.failed(),
+        };
+        running.node.compact(now, done);
+        self.poll(node)
+    }
+
+    pub(super) fn send_snapshot(&mut self, node: usize, offer: Offer) {
+        let (life, to, snapshot) = (self.hosts[node].life, offer.to, offer.snapshot.last);
+        let failed = Event::TransferFailed { node, life, to, snapshot };
+        let state = match &self.hosts[node].up {
+            Some(running) => node::read(&running.snapshots, snapshot),
+            None => return,
+        };
+        let Ok(state) = state else {
+            return self.queue.push(self.now_us + 1_000, failed);
+        };
+        match self.network.pass(node as u64, to.0, &self.plan.swarm, self.calm) {
+            Passage::Arrives { after_us, .. } => {
+                let transfer = Event::Transfer(Box::new((offer, state, life)));
+                self.queue.push(self.now_us + after_us, transfer);
+            }
+            Passage::Lost { .. } => self.queue.push(self.now_us + 10_000, failed),
+        }
+    }
+
+    pub(super) fn transfer(
+        &mut self,
+        (offer, state, life): (Offer, Vec<u8>, u64),
+    ) -> Result<(), Violation> {
+        let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
+        let snapshot = offer.snapshot.last;
+        let now = self.now(to);
+        let mut delivered = false;
+        if let Some(running) = &mut self.hosts[to].up
+            && running.node.accepts(&offer)
+        {
+            let written = running.snapshots.create(&offer.snapshot).and_then(|mut writer| {
+                writer.write_all(&state)?;
+                writer.finish()
+            });
+            if written.is_ok() {
+                delivered = true;
+                running.node.install(now, offer.durable());
+            }
+        }
+        self.poll(to)?;
+        let still = self.hosts[from].life == life;
+        if still {
+            let to = NodeId(to as u64);
+            self.on(from, |running| running.node.snapshot_sent(to, snapshot, delivered))?;
+        }
+        Ok(())
+    }
+}
