@@ -77,10 +77,11 @@ impl Network {
     }
 
     fn cuts(&self, fault: &Fault, from: u64, to: u64) -> bool {
-        let node = fault.node;
+        // A plan may have been drawn for more nodes than it is run with.
+        let node = fault.node % self.nodes;
         // The halves of a bridge are what lies on either side of it in a circle.
         let side = |id: u64| (id + self.nodes - node) % self.nodes <= self.nodes / 2;
-        let inside = |id: u64| node >> id & 1 == 1;
+        let inside = |id: u64| fault.node >> id & 1 == 1;
         match fault.kind {
             FaultKind::Isolate => from == node || to == node,
             FaultKind::Deaf => to == node,
