@@ -314,10 +314,10 @@ async fn begin(
     {
         return Err(ServeError::WrongNode { directory: directory(), found, expected: config.id });
     }
-    if let (Some(identity), Some(restored)) = (&identity, recovery.restored)
+    if let (Some(identity), Some(restored)) = (&identity, &recovery.restored)
         && let Some(cluster) = identity.cluster
     {
-        let incarnation = identity.incarnation;
+        let (incarnation, restored) = (identity.incarnation, restored.clone());
         return Ok(Begun { log, restored, cluster, incarnation });
     }
     if !config.bootstrap && !config.join {
@@ -350,9 +350,13 @@ async fn begin(
         tracing::info!(%cluster, "waiting to be added to a cluster");
         (cluster, Membership::default())
     };
+    // The log comes first: a directory that names its cluster and has no log has lost it.
+    let restored = match recovery.restored {
+        Some(restored) => restored,
+        None => log.begin(Snapshot::initial(membership)).map_err(disk)?,
+    };
     identity.cluster = Some(cluster);
     log.identify(identity).map_err(disk)?;
-    let restored = log.begin(Snapshot::initial(membership)).map_err(disk)?;
     Ok(Begun { log, restored, cluster, incarnation })
 }
 

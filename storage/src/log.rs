@@ -219,6 +219,10 @@ impl<D: Disk> Log<D> {
                 .map_err(|version| OpenError::Newer { path, version })?;
         }
         let mut scanned = scan.finish(mark, identity.node)?;
+        if scanned.folded.is_none() && identity.cluster.is_some() {
+            // It took part in its cluster: what it promised there is gone.
+            return Err(OpenError::LogGone);
+        }
         cases.append(&mut scanned.cases);
         let batches = scanned.batches;
         let restored = log.take_over(scanned, mark).map_err(io(segment::DIR))?;
@@ -244,7 +248,9 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Begins the log of a new node, durably. It returns what a restart would restore.
+    /// Begins the log of a new node, durably. It returns what a restart would restore. The node takes
+    /// part in its cluster, and its identity says so, only after this: a directory that names its
+    /// cluster and has no log has lost it.
     ///
     /// # Panics
     ///

@@ -8,6 +8,7 @@
 //! | an identity, and no batch was ever begun | [`Case::NotBegun`] |
 //! | an identity, and only the remains of the very first batch | [`Case::NotBegun`]; they are erased |
 //! | an identity, no intact batch, and proof that there were some | refused: [`OpenError::LogGone`] |
+//! | an identity that names its cluster, and no log at all | refused: [`OpenError::LogGone`] |
 //! | a block of a later version | refused: [`OpenError::Newer`] |
 //! | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
 //! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`]; they say who they are |

@@ -4,7 +4,7 @@ use super::*;
 use crate::recovery::Case;
 use crate::segment;
 use crate::testing::{Fate, Operation, Verdict};
-use crate::{IdentityError, OpenError};
+use crate::{ClusterId, IdentityError, OpenError};
 
 const BLOCK: u64 = 4096;
 
@@ -230,6 +230,19 @@ fn the_remains_of_a_torn_tail_are_erased() {
     assert!(content[BLOCK as usize..].iter().all(|byte| *byte == 0));
     disk.crash(|_| Fate::Lost);
     assert_eq!(reopen(&disk).1.cases, [Case::Clean]);
+}
+
+#[test]
+fn a_directory_that_names_its_cluster_and_has_no_log_has_lost_it() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    log.identify(Identity { cluster: Some(ClusterId(5)), ..identity() }).unwrap();
+    drop(log);
+    disk.kill();
+    for path in disk.paths().into_iter().filter(|path| path.starts_with("log/") || path == "MARK") {
+        disk.lose(&path);
+    }
+    assert!(matches!(Log::open(disk.clone(), config()), Err(OpenError::LogGone)));
 }
 
 #[test]
