@@ -89,8 +89,9 @@ fn the_same_seed_is_the_same_run_in_another_process() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
+    /// The same plans every time: a search belongs to the hunt, not to the ordinary tests.
     /// Any plan at all, not only those that seeds stand for: faults are taken out, moved and doubled.
     #[test]
     fn no_plan_breaks_a_promise(

@@ -451,7 +451,9 @@ impl<'a, W: Workload> World<'a, W> {
                 Ok(())
             }
             Action::Apply(apply) => {
-                let apply_us = self.machines[node].below(2 * u64::from(swarm.apply_us) + 1);
+                let slow_us = self.machines[node].below(2 * u64::from(swarm.apply_us) + 1);
+                // A slow state machine may have a backlog longer than the time to converge.
+                let apply_us = if self.calm { 0 } else { slow_us };
                 self.queue.push(self.now_us + apply_us, Event::Applied { node, life });
                 if let Some(running) = &mut self.hosts[node].up {
                     running.apply = Some(apply);
