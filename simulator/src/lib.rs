@@ -29,6 +29,6 @@ pub use marks::{EXPECTED, Marks};
 pub use observer::Violation;
 pub use plan::Plan;
 pub use shrink::shrink;
-pub use timeline::{Flight, Moment, Span, Timeline};
+pub use timeline::{Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
 pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
 pub use world::{EVENTS_MAX, Run, run};

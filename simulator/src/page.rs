@@ -6,10 +6,9 @@
 //! promise was broken. The wheel zooms, dragging moves, and everything says what it is when pointed at.
 
 use crate::plan::{FaultKind, Plan};
-use crate::timeline::{Flight, Moment, Timeline};
+use crate::timeline::{Fate, Flight, FlightKind, Moment, Timeline, What};
 use crate::world::Run;
 use raft::{RoleKind, Term};
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// The most messages that are drawn: the last ones, since the cause is seldom far from the effect.
@@ -76,7 +75,7 @@ impl<'a> Picture<'a> {
         let first = timeline.flights.len().saturating_sub(FLIGHTS_MAX);
         let from_us = match first {
             0 => 0,
-            first => timeline.flights[first].at_us,
+            first => timeline.flights[first].sent_us,
         };
         let to_us = run.time_us.max(from_us + 1);
         let lasts = |fault: &&crate::plan::Fault| {
@@ -179,21 +178,21 @@ impl<'a> Picture<'a> {
     fn draw_roles(&self, page: &mut String) {
         for node in 0..self.plan.nodes {
             let mut since: Option<(u64, RoleKind, Term)> = None;
-            let moments = self.timeline.moments.iter().filter(|moment| moment.1 as u64 == node);
-            for (at_us, _, moment) in moments {
-                match moment {
-                    Moment::Role(role, term) => {
+            let moments = self.timeline.moments.iter().filter(|moment| moment.node == Some(node));
+            for Moment { at_us, what, .. } in moments {
+                match what {
+                    What::Role(role, term) => {
                         self.draw_role(page, node, since, *at_us);
                         since = Some((*at_us, *role, *term));
                     }
-                    Moment::Crash => {
+                    What::Down => {
                         self.draw_role(page, node, since.take(), *at_us);
                         let (x, y) = (self.x(*at_us), self.y(node) + 16.0);
                         if *at_us >= self.from_us {
                             let _ = write!(page, "<text x={x:.1} y={y:.0}>✕ down</text>");
                         }
                     }
-                    Moment::Sync if *at_us >= self.from_us => {
+                    What::Durable { .. } if *at_us >= self.from_us => {
                         let (x, y) = (self.x(*at_us), self.y(node) + 22.0);
                         let _ = write!(
                             page,
@@ -243,42 +242,21 @@ impl<'a> Picture<'a> {
 
     fn draw_flights(&self, page: &mut String) {
         let first = self.timeline.flights.len().saturating_sub(FLIGHTS_MAX);
-        let mut under_way: BTreeMap<(u64, u64, &str), Vec<u64>> = BTreeMap::new();
         for flight in &self.timeline.flights[first..] {
-            let Flight { at_us, sent, from, to, what } = flight;
-            let key = (*from, *to, what.as_str());
-            if *sent {
-                under_way.entry(key).or_default().push(*at_us);
-                continue;
-            }
-            let sends = under_way.entry(key).or_default();
-            // What arrives without a send in the picture is drawn from its left edge.
-            let sent_us = if sends.is_empty() { self.from_us } else { sends.remove(0) };
-            self.draw_flight(page, key, sent_us, *at_us, false);
-        }
-        for (key, sends) in under_way {
-            for sent_us in sends {
-                self.draw_flight(page, key, sent_us, sent_us, true);
-            }
+            let ended_us = flight.arrived.map_or(flight.sent_us, |(at_us, _)| at_us);
+            self.draw_flight(page, flight, ended_us, flight.fate != Fate::Arrived);
         }
     }
 
-    fn draw_flight(
-        &self,
-        page: &mut String,
-        (from, to, what): (u64, u64, &str),
-        sent_us: u64,
-        at_us: u64,
-        lost: bool,
-    ) {
-        let colour = match what {
-            what if what.starts_with("append 0") => "#adb5bd",
-            what if what.starts_with("append") || what.starts_with("matched") => "#1864ab",
-            what if what.starts_with("vote") || what.starts_with("pre-vote") => "#c2255c",
+    fn draw_flight(&self, page: &mut String, flight: &Flight, at_us: u64, lost: bool) {
+        let Flight { sent_us, from, to, says, .. } = flight;
+        let colour = match flight.kind {
+            FlightKind::Entries | FlightKind::Matched => "#1864ab",
+            FlightKind::PreVote | FlightKind::Vote | FlightKind::Granted => "#c2255c",
             _ => "#adb5bd",
         };
-        let (x1, y1) = (self.x(sent_us), self.y(from) + 10.0);
-        let (mut x2, mut y2) = (self.x(at_us), self.y(to) + 10.0);
+        let (x1, y1) = (self.x(*sent_us), self.y(*from) + 10.0);
+        let (mut x2, mut y2) = (self.x(at_us), self.y(*to) + 10.0);
         let mut dash = "";
         if lost {
             // It is drawn a third of the way: nobody saw it arrive.
@@ -289,7 +267,7 @@ impl<'a> Picture<'a> {
             page,
             "<line x1={x1:.1} y1={y1:.0} x2={x2:.1} y2={y2:.0} stroke={colour}{dash}>\
              <title>{from} → {to}: {}</title></line>",
-            escape(what)
+            escape(says)
         );
         if !lost {
             let _ = write!(page, "<circle cx={x2:.1} cy={y2:.0} r=1.8 fill={colour} />");

@@ -1,41 +1,101 @@
 //! What a run looked like: recorded only when asked for, since it costs more than the run.
+//!
+//! The world says what it does (a fault strikes, a message leaves); what follows from that inside a node
+//! is seen by comparing the node with what it was: its role, its vote, its log, its commit index. So the
+//! world need not know what a picture wants to show.
+//!
+//! What it is not: no check rests on it, and no draw. A recorded run is the same run.
 
+mod flights;
+mod nodes;
+
+pub use flights::{Fate, Flight, FlightKind};
+pub use nodes::LastLog;
+
+use crate::node::{Host, Running};
 use crate::plan::Fault;
-use crate::workload::Outcome;
-use raft::{Body, Message, RoleKind, Term};
+use crate::shadow::Shadow;
+use crate::workload::{Outcome, Request};
+use nodes::Seen;
+use raft::{Index, LogId, NodeId, RoleKind, Term};
 
-/// A moment of a node.
+/// The most moments and the most messages that are kept: the last ones. Above twice as many the
+/// earlier half goes.
+const KEPT_MAX: usize = 200_000;
+
+/// Of a request, so many bytes are shown.
+const SHOWN_BYTES: usize = 24;
+
+/// Something that happened at a node, or to all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// It started.
-    Start,
-    /// Its power failed.
-    Crash,
-    /// A write became durable.
-    Sync,
+pub struct Moment {
+    /// When, in microseconds of simulated time.
+    pub at_us: u64,
+    /// At which event of the run.
+    pub event: u64,
+    /// Where; `None` if it concerns all.
+    pub node: Option<u64>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// It started with what it found on its disk.
+    Start {
+        /// Its term.
+        term: Term,
+        /// The snapshot that its log begins after.
+        base: LogId,
+        /// The end of its log.
+        last: LogId,
+    },
+    /// It runs no more: its power failed, or its process ended.
+    Down,
     /// A fault struck.
     Fault(Fault),
+    /// A fault is over.
+    Lifted(Fault),
     /// It took this role in this term.
     Role(RoleKind, Term),
+    /// It gave its vote in this term.
+    Vote(NodeId, Term),
+    /// Its log changed.
+    Log {
+        /// What was cut off its end, from the first to the last.
+        cut: Option<(LogId, LogId)>,
+        /// What was appended, a pair of first and last for each term.
+        grown: Vec<(LogId, LogId)>,
+    },
+    /// A write is durable.
+    Durable {
+        /// The end of the log on the disk.
+        last: LogId,
+        /// The term on the disk.
+        term: Term,
+        /// The vote on the disk.
+        vote: Option<NodeId>,
+    },
+    /// It knows that the log is committed up to here.
+    Commit(Index),
+    /// Its state machine has applied the log up to here.
+    Applied(Index),
+    /// Its log begins after this snapshot now.
+    Compacted(LogId),
+    /// Its state is that of a snapshot which a leader sent.
+    Installed(LogId),
     /// The faults stopped.
     Calm,
     /// A promise was broken.
     Violation(&'static str),
 }
 
-/// A message on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flight {
-    /// When it was sent or arrived.
-    pub at_us: u64,
-    /// Whether it was sent, or arrived.
-    pub sent: bool,
-    /// From which node.
-    pub from: u64,
-    /// To which.
-    pub to: u64,
-    /// What it says, in a few words.
-    pub what: String,
+impl What {
+    /// Whether it happens many times a second: of those, only the last ones are kept.
+    pub fn is_frequent(&self) -> bool {
+        matches!(self, What::Log { .. } | What::Durable { .. } | What::Commit(_) | What::Applied(_))
+    }
 }
 
 /// An operation of a client.
@@ -45,98 +105,170 @@ pub struct Span {
     pub begun_us: u64,
     /// When it ended.
     pub ended_us: u64,
+    /// At which event.
+    pub event: u64,
     /// Who asked.
     pub client: usize,
+    /// Which node.
+    pub node: usize,
+    /// What was asked.
+    pub request: String,
     /// Done, not done, or unknown.
     pub outcome: &'static str,
+    /// The index of the command, or up to which the read had been applied.
+    pub index: Option<Index>,
+    /// The answer.
+    pub answer: String,
 }
 
 /// Everything that was recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
     on: bool,
+    now_us: u64,
+    event: u64,
     /// How many nodes there are.
     pub nodes: u64,
-    /// Moments of nodes, by time.
-    pub moments: Vec<(u64, usize, Moment)>,
-    /// Messages, by time.
+    /// Moments, by time.
+    pub moments: Vec<Moment>,
+    /// Messages, by when they were sent.
     pub flights: Vec<Flight>,
-    /// Operations, by their end.
+    /// Operations of clients, by their end.
     pub spans: Vec<Span>,
-    roles: Vec<Option<(RoleKind, Term)>>,
+    /// The logs of all nodes when the run ended.
+    pub logs: Vec<LastLog>,
+    /// Moments and messages that were too many.
+    pub left_out: u64,
+    seen: Vec<Option<Seen>>,
+    under_way: Vec<usize>,
 }
 
 impl Timeline {
     pub(crate) fn new(on: bool, nodes: u64) -> Self {
-        Timeline { on, nodes, roles: vec![None; nodes as usize], ..Timeline::default() }
+        Timeline { on, nodes, seen: vec![None; nodes as usize], ..Timeline::default() }
     }
 
-    pub(crate) fn is_on(&self) -> bool {
-        self.on
+    /// From here on it is this time, and this event.
+    pub(crate) fn at(&mut self, now_us: u64, event: u64) {
+        (self.now_us, self.event) = (now_us, event);
     }
 
-    pub(crate) fn add(&mut self, at_us: u64, node: usize, moment: Moment) {
+    /// Something happened at a node.
+    pub(crate) fn add(&mut self, node: usize, what: What) {
         if self.on {
-            if matches!(moment, Moment::Crash) {
-                self.roles[node] = None;
-            }
-            self.moments.push((at_us, node, moment));
+            self.push(Some(node as u64), what);
         }
     }
 
-    pub(crate) fn role(&mut self, at_us: u64, node: usize, role: RoleKind, term: Term) {
-        if self.roles[node] != Some((role, term)) {
-            self.roles[node] = Some((role, term));
-            self.moments.push((at_us, node, Moment::Role(role, term)));
-        }
-    }
-
-    pub(crate) fn message(&mut self, at_us: u64, message: &Message, sent: bool) {
+    /// Something happened to all.
+    pub(crate) fn add_to_all(&mut self, what: What) {
         if self.on {
-            let (from, to) = (message.from.0, message.to.0);
-            let what = format!("{} (term {})", words(&message.body), message.term);
-            self.flights.push(Flight { at_us, sent, from, to, what });
+            self.push(None, what);
         }
     }
 
+    fn push(&mut self, node: Option<u64>, what: What) {
+        if self.moments.len() >= 2 * KEPT_MAX {
+            let before = self.moments.len();
+            let mut at = 0;
+            self.moments.retain(|moment| {
+                at += 1;
+                at > KEPT_MAX || !moment.what.is_frequent()
+            });
+            self.left_out += (before - self.moments.len()) as u64;
+        }
+        self.moments.push(Moment { at_us: self.now_us, event: self.event, node, what });
+    }
+
+    /// Compares a node with what it was.
+    pub(crate) fn look<M>(&mut self, node: usize, running: &Running<M>) {
+        if !self.on {
+            return;
+        }
+        let mut seen = self.seen[node].take().unwrap_or_default();
+        for what in seen.changes(running) {
+            self.push(Some(node as u64), what);
+        }
+        self.seen[node] = Some(seen);
+    }
+
+    /// A node has started. What is new from here on is compared with what it starts with.
+    pub(crate) fn started<M>(&mut self, node: usize, running: &Running<M>) {
+        if !self.on {
+            return;
+        }
+        let core = &running.node;
+        let (term, base, last) = (core.term(), core.base().last, core.last());
+        self.push(Some(node as u64), What::Start { term, base, last });
+        let mut seen = Seen::default();
+        // What was on the disk is no news; the role is.
+        let _ = seen.changes(running);
+        seen.role = None;
+        self.seen[node] = Some(seen);
+    }
+
+    /// The run is over.
+    pub(crate) fn finish<M>(&mut self, hosts: &[Host<M>]) {
+        if self.on {
+            self.logs = hosts.iter().map(LastLog::of).collect();
+        }
+    }
+
+    /// A write is durable.
+    pub(crate) fn durable(&mut self, node: usize, disk: &Shadow) {
+        if self.on {
+            let hard = &disk.hard_state;
+            let (last, term, vote) = (disk.last(), hard.term, hard.vote);
+            self.push(Some(node as u64), What::Durable { last, term, vote });
+        }
+    }
+
+    /// A client's operation has ended.
     pub(crate) fn operation(
         &mut self,
         begun_us: u64,
-        ended_us: u64,
-        client: usize,
+        (client, node): (usize, usize),
+        request: &Request,
+        index: Option<Index>,
         outcome: Outcome<'_>,
     ) {
-        if self.on {
-            let outcome = match outcome {
-                Outcome::Done(_) => "done",
-                Outcome::NotDone => "not done",
-                Outcome::Unknown => "unknown",
-            };
-            self.spans.push(Span { begun_us, ended_us, client, outcome });
+        if !self.on {
+            return;
         }
+        let (outcome, answer) = match outcome {
+            Outcome::Done(answer) => ("done", shown(answer)),
+            Outcome::NotDone => ("not done", String::new()),
+            Outcome::Unknown => ("unknown", String::new()),
+        };
+        let request = match request {
+            Request::Command(bytes) => format!("command {}", shown(bytes)),
+            Request::Query(bytes) => format!("read {}", shown(bytes)),
+        };
+        let (ended_us, event) = (self.now_us, self.event);
+        self.spans.push(Span {
+            begun_us,
+            ended_us,
+            event,
+            client,
+            node,
+            request,
+            outcome,
+            index,
+            answer,
+        });
     }
 }
 
-fn words(body: &Body) -> String {
-    match body {
-        Body::PreVote { next, last } => format!("pre-vote for {next}, log {last}"),
-        Body::PreVoteReply { granted, .. } => format!("pre-vote {}", yes(*granted)),
-        Body::Vote { last, .. } => format!("vote, log {last}"),
-        Body::VoteReply { granted } => format!("vote {}", yes(*granted)),
-        Body::Append { prev, entries, commit, .. } => {
-            format!("append {} after {prev}, commit {commit}", entries.len())
-        }
-        Body::Appended { matched, .. } => format!("matched {matched}"),
-        Body::Rejected { prev, hint, lost, .. } => {
-            format!("rejected {prev}, hint {hint}{}", if *lost { ", lost" } else { "" })
-        }
-        Body::ReadIndex { .. } => "read index?".to_owned(),
-        Body::ReadIndexReply { index, .. } => format!("read index {index:?}"),
-        Body::TimeoutNow => "campaign now".to_owned(),
-        Body::Outcast { .. } => "outcast".to_owned(),
+/// Bytes as text if they are that, and else in hexadecimal.
+fn shown(bytes: &[u8]) -> String {
+    let is_text = !bytes.is_empty() && bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
+    let few = &bytes[..bytes.len().min(SHOWN_BYTES)];
+    let mut text = match is_text {
+        true => String::from_utf8_lossy(few).into_owned(),
+        false => few.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if few.len() < bytes.len() {
+        text.push('…');
     }
-}
-
-fn yes(granted: bool) -> &'static str {
-    if granted { "granted" } else { "refused" }
+    text
 }

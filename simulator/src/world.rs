@@ -17,7 +17,7 @@ use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
 use crate::shadow::{Change, Shadow};
-use crate::timeline::{Moment, Timeline};
+use crate::timeline::{Timeline, What};
 use crate::workload::{Answered, Outcome, Request, Workload};
 use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, Offer,
@@ -99,6 +99,7 @@ enum Event {
 
 struct Operation_ {
     client: usize,
+    node: usize,
     request: Request,
     begun_us: u64,
     /// The highest index that was answered to anybody when it was asked.
@@ -193,6 +194,7 @@ impl<'a, W: Workload> World<'a, W> {
             let Some((at_us, event)) = self.queue.pop() else { break };
             self.now_us = at_us;
             self.events += 1;
+            self.timeline.at(at_us, self.events);
             if self.events == FAULTY_EVENTS && !self.calm {
                 self.queue.push(self.now_us, Event::Calm);
             }
@@ -212,8 +214,9 @@ impl<'a, W: Workload> World<'a, W> {
             broken = violation::<()>("the history", detail).err();
         }
         if let Some(violation) = &broken {
-            self.timeline.add(self.now_us, 0, Moment::Violation(violation.check));
+            self.timeline.add_to_all(What::Violation(violation.check));
         }
+        self.timeline.finish(&self.hosts);
         Run {
             violation: broken,
             events: self.events,
@@ -341,8 +344,8 @@ impl<'a, W: Workload> World<'a, W> {
         }
         let life = host.life;
         self.observer.started(node, &running.node);
+        self.timeline.started(node, running);
         self.note(1, node, life);
-        self.timeline.add(self.now_us, node, Moment::Start);
         self.queue.push(self.now_us, Event::Tick { node, life });
         self.poll(node)
     }
@@ -361,6 +364,7 @@ impl<'a, W: Workload> World<'a, W> {
     fn deliver(&mut self, message: Message) -> Result<(), Violation> {
         let (node, from) = (message.to.0 as usize, message.from.0 as usize);
         if self.hosts[node].up.is_none() {
+            self.timeline.arrived(&message, false);
             let reported = !self.calm && self.disks[from].chance(self.plan.swarm.report_ppm);
             if reported {
                 let peer = message.to;
@@ -370,7 +374,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
         self.note(2, node, message.term.0 << 8 ^ body_number(&message.body));
         self.mark_message(&message);
-        self.timeline.message(self.now_us, &message, false);
+        self.timeline.arrived(&message, true);
         let now = self.now(node);
         self.on(node, |running| running.node.step(now, message))
     }
@@ -416,10 +420,7 @@ impl<'a, W: Workload> World<'a, W> {
             .collect();
         let elected = self.observer.look(node, &running.node, &disks)?;
         let term = running.node.term();
-        if self.timeline.is_on() {
-            let status = running.node.status();
-            self.timeline.role(self.now_us, node, status.role, status.term);
-        }
+        self.timeline.look(node, running);
         if elected {
             self.marks.hit("a leader was elected");
             self.note(3, node, term.0);
@@ -497,6 +498,7 @@ impl<'a, W: Workload> World<'a, W> {
                     &mut running.machine,
                 )?;
                 let last = order.snapshot.last;
+                self.timeline.add(node, What::Installed(last));
                 if self.observer.id_at(last.index) != Some(last) || running.apply.is_some() {
                     return violation("a restored snapshot is committed", format!("node {node}"));
                 }
@@ -521,8 +523,10 @@ impl<'a, W: Workload> World<'a, W> {
             return;
         }
         self.note(4, node, to << 8 ^ body_number(&message.body));
-        self.timeline.message(self.now_us, &message, true);
-        match self.network.pass(node as u64, to, &self.plan.swarm, self.calm) {
+        let is_cut = self.network.is_cut(node as u64, to);
+        let passage = self.network.pass(node as u64, to, &self.plan.swarm, self.calm);
+        self.timeline.sent(&message, passage, is_cut);
+        match passage {
             Passage::Arrives { after_us, again_after_us } => {
                 if let Some(again_us) = again_after_us {
                     let again = Event::Deliver(Box::new(message.clone()));

@@ -20,6 +20,7 @@ impl<W: Workload> World<'_, W> {
         let node = if anywhere { any } else { self.clients[client].leader } as usize;
         self.operations.push(Operation_ {
             client,
+            node,
             request: request.clone(),
             begun_us: self.now_us,
             floor: self.observer.answered,
@@ -116,7 +117,8 @@ impl<W: Workload> World<'_, W> {
             ended_us: self.now_us,
             outcome,
         });
-        self.timeline.operation(known.begun_us, self.now_us, client, outcome);
+        let asked = (client, known.node);
+        self.timeline.operation(known.begun_us, asked, &known.request, at, outcome);
         self.clients[client].operation = None;
         let think_us = 1 + u64::from(self.plan.swarm.think_us);
         let think_us = if self.calm { think_us.max(CALM_THINK_US) } else { think_us };

@@ -28,7 +28,7 @@ impl<W: Workload> World<'_, W> {
                     self.hosts[node].audit(node as u64, &self.plan.swarm)?;
                 }
                 self.note(5, node, host_last(&self.hosts[node].shadow));
-                self.timeline.add(self.now_us, node, Moment::Sync);
+                self.timeline.durable(node, &self.hosts[node].shadow);
                 self.hosts[node].writes += 1;
                 self.poll(node)?;
                 self.rots(node);
@@ -135,7 +135,7 @@ impl<W: Workload> World<'_, W> {
             let _ = self.conclude(operation, None, Outcome::NotDone);
         }
         self.note(6, node, down_us);
-        self.timeline.add(self.now_us, node, Moment::Crash);
+        self.timeline.add(node, What::Down);
         self.queue.push(self.now_us + down_us, Event::Start(node));
         true
     }

@@ -16,7 +16,7 @@ impl<W: Workload> World<'_, W> {
         self.armed.clear();
         self.hosts.iter_mut().for_each(|host| host.rotting = None);
         self.network.lift_all();
-        self.timeline.add(self.now_us, 0, Moment::Calm);
+        self.timeline.add_to_all(What::Calm);
         for node in 0..self.hosts.len() {
             let host = &mut self.hosts[node];
             host.disk.set_capacity(None);

@@ -10,7 +10,7 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         }
         self.note(8, node, fault.kind as u64);
-        self.timeline.add(self.now_us, node, Moment::Fault(fault));
+        self.timeline.add(node, What::Fault(fault));
         let until_us = self.now_us + fault.amount;
         match fault.kind {
             FaultKind::Crash => self.crash(node, fault.amount),
@@ -58,6 +58,7 @@ impl<W: Workload> World<'_, W> {
         if self.calm {
             return;
         }
+        self.timeline.add_to_all(What::Lifted(fault));
         match fault.kind {
             FaultKind::Full => {
                 let host = &mut self.hosts[(fault.node % self.plan.nodes) as usize];

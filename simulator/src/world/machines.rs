@@ -89,7 +89,10 @@ impl<W: Workload> World<'_, W> {
         let Ok(state) = state else {
             return self.queue.push(self.now_us + 1_000, failed);
         };
-        match self.network.pass(node as u64, to.0, &self.plan.swarm, self.calm) {
+        let is_cut = self.network.is_cut(node as u64, to.0);
+        let passage = self.network.pass(node as u64, to.0, &self.plan.swarm, self.calm);
+        self.timeline.snapshot_sent(&offer, passage, is_cut);
+        match passage {
             Passage::Arrives { after_us, .. } => {
                 let transfer = Event::Transfer(Box::new((offer, state, life)));
                 self.queue.push(self.now_us + after_us, transfer);
@@ -103,7 +106,7 @@ impl<W: Workload> World<'_, W> {
         (offer, state, life): (Offer, Vec<u8>, u64),
     ) -> Result<(), Violation> {
         let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
-        let snapshot = offer.snapshot.last;
+        let (snapshot, link, term) = (offer.snapshot.last, (offer.from, offer.to), offer.term);
         let now = self.now(to);
         let mut delivered = false;
         if let Some(running) = &mut self.hosts[to].up
@@ -118,6 +121,7 @@ impl<W: Workload> World<'_, W> {
                 running.node.install(now, offer.durable());
             }
         }
+        self.timeline.snapshot_arrived(link, term, snapshot, delivered);
         self.poll(to)?;
         let still = self.hosts[from].life == life;
         if still {

@@ -1,0 +1,233 @@
+//! Messages on their way: when they left, and what became of them.
+
+use super::{KEPT_MAX, Timeline};
+use crate::network::Passage;
+use raft::{Body, LogId, Message, NodeId, Offer, Term};
+
+/// A message on its way, or the bytes of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// At which event it was sent.
+    pub event: u64,
+    /// When it was sent.
+    pub sent_us: u64,
+    /// When it is to arrive, or would be if it were not lost.
+    pub due_us: u64,
+    /// When and at which event it arrived.
+    pub arrived: Option<(u64, u64)>,
+    /// What became of it.
+    pub fate: Fate,
+    /// From which node.
+    pub from: u64,
+    /// To which.
+    pub to: u64,
+    /// The sender's term.
+    pub term: Term,
+    /// Of which kind it is.
+    pub kind: FlightKind,
+    /// The first and the last of the entries in it.
+    pub entries: Option<(LogId, LogId)>,
+    /// What it says, in a few words.
+    pub says: String,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The run ended before it arrived.
+    UnderWay,
+    /// It arrived.
+    Arrived,
+    /// It was lost by chance.
+    Lost,
+    /// It was lost since the link was cut.
+    Cut,
+    /// It reached a node that did not run.
+    Down,
+    /// It was a snapshot that the receiver did not want, or could not store.
+    Refused,
+}
+
+/// Kinds of messages, as a reader tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FlightKind {
+    /// An append without entries.
+    Heartbeat,
+    /// An append with entries.
+    Entries,
+    /// The log agrees.
+    Matched,
+    /// The log does not agree.
+    Rejected,
+    /// Asking whether one would be elected, and the answer.
+    PreVote,
+    /// Asking for a vote, and a refusal.
+    Vote,
+    /// A vote.
+    Granted,
+    /// A follower's question for a read index, and the answer.
+    Read,
+    /// A snapshot.
+    Snapshot,
+    /// Leadership is handed over, or a stranger is told that it is one.
+    Other,
+}
+
+impl Timeline {
+    /// A message leaves.
+    pub(crate) fn sent(&mut self, message: &Message, passage: Passage, is_cut: bool) {
+        if !self.on {
+            return;
+        }
+        let (kind, entries, says) = says(&message.body);
+        let flight = Flight {
+            event: self.event,
+            sent_us: self.now_us,
+            due_us: self.now_us + 1,
+            arrived: None,
+            fate: Fate::UnderWay,
+            from: message.from.0,
+            to: message.to.0,
+            term: message.term,
+            kind,
+            entries,
+            says,
+        };
+        self.depart(flight, passage, is_cut);
+    }
+
+    /// A snapshot leaves.
+    pub(crate) fn snapshot_sent(&mut self, offer: &Offer, passage: Passage, is_cut: bool) {
+        if !self.on {
+            return;
+        }
+        let flight = Flight {
+            event: self.event,
+            sent_us: self.now_us,
+            due_us: self.now_us + 1,
+            arrived: None,
+            fate: Fate::UnderWay,
+            from: offer.from.0,
+            to: offer.to.0,
+            term: offer.term,
+            kind: FlightKind::Snapshot,
+            entries: Some((offer.snapshot.last, offer.snapshot.last)),
+            says: snapshot_words(offer.snapshot.last),
+        };
+        self.depart(flight, passage, is_cut);
+    }
+
+    fn depart(&mut self, flight: Flight, passage: Passage, is_cut: bool) {
+        if self.flights.len() >= 2 * KEPT_MAX {
+            let gone = self.flights.len() - KEPT_MAX;
+            self.flights.drain(..gone);
+            self.left_out += gone as u64;
+            self.under_way.retain(|at| *at >= gone);
+            self.under_way.iter_mut().for_each(|at| *at -= gone);
+        }
+        match passage {
+            Passage::Lost { .. } => {
+                let fate = if is_cut { Fate::Cut } else { Fate::Lost };
+                self.flights.push(Flight { fate, ..flight });
+            }
+            Passage::Arrives { after_us, again_after_us } => {
+                for after_us in [Some(after_us), again_after_us].into_iter().flatten() {
+                    self.under_way.push(self.flights.len());
+                    let due_us = self.now_us + after_us;
+                    self.flights.push(Flight { due_us, ..flight.clone() });
+                }
+            }
+        }
+    }
+
+    /// A message has arrived; or would have, at a node that does not run.
+    pub(crate) fn arrived(&mut self, message: &Message, is_up: bool) {
+        if self.on {
+            let (_, _, says) = says(&message.body);
+            let fate = if is_up { Fate::Arrived } else { Fate::Down };
+            self.land(message.from.0, message.to.0, message.term, &says, fate);
+        }
+    }
+
+    /// A snapshot has arrived, and was taken or not.
+    pub(crate) fn snapshot_arrived(
+        &mut self,
+        (from, to): (NodeId, NodeId),
+        term: Term,
+        last: LogId,
+        is_taken: bool,
+    ) {
+        if self.on {
+            let fate = if is_taken { Fate::Arrived } else { Fate::Refused };
+            self.land(from.0, to.0, term, &snapshot_words(last), fate);
+        }
+    }
+
+    /// Which of the messages under way it is: the earliest due that says the same. If two are alike,
+    /// it does not matter which.
+    fn land(&mut self, from: u64, to: u64, term: Term, says: &str, fate: Fate) {
+        let flights = &self.flights;
+        let same = |at: &usize| {
+            let flight = &flights[*at];
+            (flight.from, flight.to, flight.term) == (from, to, term)
+                && flight.due_us <= self.now_us
+                && flight.says == says
+        };
+        let found = self.under_way.iter().enumerate().filter(|(_, at)| same(at));
+        let Some((nth, at)) = found.min_by_key(|(_, at)| flights[**at].due_us) else { return };
+        let at = *at;
+        self.under_way.remove(nth);
+        self.flights[at].fate = fate;
+        self.flights[at].arrived = Some((self.now_us, self.event));
+    }
+}
+
+fn snapshot_words(last: LogId) -> String {
+    format!("snapshot up to {last}")
+}
+
+/// What a message says: its kind, the entries in it, and the words.
+fn says(body: &Body) -> (FlightKind, Option<(LogId, LogId)>, String) {
+    let (kind, words) = match body {
+        Body::PreVote { next, last } => {
+            (FlightKind::PreVote, format!("pre-vote? for term {next}, log ends {last}"))
+        }
+        Body::PreVoteReply { granted, next } => {
+            (FlightKind::PreVote, format!("pre-vote for term {next} {}", yes(*granted)))
+        }
+        Body::Vote { last, .. } => (FlightKind::Vote, format!("vote? log ends {last}")),
+        Body::VoteReply { granted: true } => (FlightKind::Granted, "vote granted".to_owned()),
+        Body::VoteReply { granted: false } => (FlightKind::Vote, "vote refused".to_owned()),
+        Body::Append { prev, entries, commit, .. } => {
+            let ends = entries.first().zip(entries.last());
+            let (kind, what) = match ends {
+                None => (FlightKind::Heartbeat, "heartbeat".to_owned()),
+                Some((one, last)) if one.id == last.id => {
+                    (FlightKind::Entries, format!("append {}", one.id))
+                }
+                Some((first, last)) => {
+                    (FlightKind::Entries, format!("append {}..{}", first.id, last.id))
+                }
+            };
+            let words = format!("{what} after {prev}, commit {commit}");
+            return (kind, ends.map(|(first, last)| (first.id, last.id)), words);
+        }
+        Body::Appended { matched, .. } => (FlightKind::Matched, format!("matched up to {matched}")),
+        Body::Rejected { prev, hint, lost, .. } => {
+            let lost = if *lost { ", entries lost" } else { "" };
+            (FlightKind::Rejected, format!("rejected: no {prev}; try after {hint}{lost}"))
+        }
+        Body::ReadIndex { .. } => (FlightKind::Read, "read index?".to_owned()),
+        Body::ReadIndexReply { index: Some(index), .. } => {
+            (FlightKind::Read, format!("read index {index}"))
+        }
+        Body::ReadIndexReply { index: None, .. } => (FlightKind::Read, "no read index".to_owned()),
+        Body::TimeoutNow => (FlightKind::Other, "campaign now".to_owned()),
+        Body::Outcast { .. } => (FlightKind::Other, "you are no member".to_owned()),
+    };
+    (kind, None, words)
+}
+
+fn yes(granted: bool) -> &'static str {
+    if granted { "granted" } else { "refused" }
+}
