@@ -1,6 +1,7 @@
 //! Batches of simulated runs, and what is said of one that fails.
 
 pub mod planted;
+pub mod rerun;
 
 use simulator::{Marks, Plan, RegisterWorkload, Run, Violation, run, shrink};
 

@@ -8,10 +8,11 @@
 //! What it is not: it does not run the driver, sockets or real files; it finds what is wrong with the
 //! protocol, the log and a state machine, not with the wiring.
 
+pub mod checks;
 mod kit;
 pub mod linearizability;
 mod marks;
-mod network;
+pub mod network;
 mod node;
 mod observer;
 pub mod page;

@@ -5,15 +5,24 @@ use crate::random::{Purpose, Stream};
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Passage {
+pub enum Passage {
     /// It arrives after so many microseconds, and perhaps a second time.
-    Arrives { after_us: u64, again_after_us: Option<u64> },
+    Arrives {
+        /// When it arrives.
+        after_us: u64,
+        /// When it arrives once more.
+        again_after_us: Option<u64>,
+    },
     /// It is lost; perhaps the transport notices.
-    Lost { reported: bool },
+    Lost {
+        /// Whether the transport notices.
+        reported: bool,
+    },
 }
 
+/// Every link between two nodes, in each direction.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub struct Network {
     nodes: u64,
     links: Vec<Stream>,
     /// How many cuts are in force on each link.
@@ -21,6 +30,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
+    /// The links between so many nodes.
     pub fn new(seed: u64, nodes: u64) -> Self {
         let links = (0..nodes * nodes).map(|link| Stream::new(seed, Purpose::Network, link));
         Network { nodes, links: links.collect(), cut: vec![0; (nodes * nodes) as usize] }
@@ -30,6 +40,7 @@ impl Network {
         (from * self.nodes + to) as usize
     }
 
+    /// Whether nothing passes from one node to the other.
     pub fn is_cut(&self, from: u64, to: u64) -> bool {
         self.cut[self.link(from, to)] > 0
     }
@@ -72,6 +83,7 @@ impl Network {
         }
     }
 
+    /// Lifts all cuts.
     pub fn lift_all(&mut self) {
         self.cut.fill(0);
     }

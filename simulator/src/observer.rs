@@ -18,7 +18,8 @@ pub struct Violation {
     pub detail: String,
 }
 
-pub(crate) fn violation<T>(check: &'static str, detail: String) -> Result<T, Violation> {
+/// Says so, as an error.
+pub fn violation<T>(check: &'static str, detail: String) -> Result<T, Violation> {
     Err(Violation { check, detail })
 }
 
@@ -42,15 +43,16 @@ struct Committed {
 
 /// The disk of a node, as the observer knows it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Observed<'a> {
+pub struct Observed<'a> {
     /// What it must hold.
     pub shadow: &'a Shadow,
     /// It once held more, and may have said so.
     pub forgot: bool,
 }
 
+/// Sees all nodes, and all that was ever committed. `M` is the state machine.
 #[derive(Debug)]
-pub(crate) struct Observer<M> {
+pub struct Observer<M> {
     seen: Vec<Seen>,
     leaders: BTreeMap<Term, u64>,
     /// Everything that was ever committed, from index 1 on.
@@ -63,6 +65,7 @@ pub(crate) struct Observer<M> {
 }
 
 impl<M: StateMachine> Observer<M> {
+    /// Of so many nodes; `reference` is a state machine as a new node has it.
     pub fn new(nodes: u64, reference: M) -> Self {
         Observer {
             seen: vec![Seen::default(); nodes as usize],
@@ -74,14 +77,17 @@ impl<M: StateMachine> Observer<M> {
         }
     }
 
+    /// Up to here everything is committed.
     pub fn committed_index(&self) -> Index {
         Index(self.committed.len() as u64)
     }
 
+    /// Terms that had a leader.
     pub fn elections(&self) -> usize {
         self.leaders.len()
     }
 
+    /// The latest of them, and who led in it.
     pub fn latest_leader(&self) -> Option<(Term, u64)> {
         self.leaders.last_key_value().map(|(term, node)| (*term, *node))
     }
@@ -91,6 +97,7 @@ impl<M: StateMachine> Observer<M> {
         self.committed.get(index.0 as usize - 1)?.answer.as_ref()
     }
 
+    /// What is committed at `index`.
     pub fn id_at(&self, index: Index) -> Option<LogId> {
         let at = (index.0 as usize).checked_sub(1)?;
         self.committed.get(at).map(|committed| committed.id)
@@ -102,7 +109,7 @@ impl<M: StateMachine> Observer<M> {
             Seen { term: node.term(), commit: node.commit(), leads: false, last: node.last() };
     }
 
-    /// Looks at a node after an event. `disks` are the disks of all.
+    /// Looks at a node after an event. `disks` are the disks of all. Whether it was elected just now.
     pub fn look(
         &mut self,
         at: usize,

@@ -8,13 +8,14 @@ use std::collections::VecDeque;
 
 /// A write, as far as it changes the disk.
 #[derive(Clone, Debug)]
-pub(crate) struct Change {
+pub struct Change {
     hard_state: HardState,
     rebase: Option<Rebase>,
     entries: Vec<Entry>,
 }
 
 impl Change {
+    /// What a write changes.
     pub fn of(write: &Write) -> Self {
         Change {
             hard_state: write.hard_state,
@@ -24,14 +25,19 @@ impl Change {
     }
 }
 
+/// An ideal disk.
 #[derive(Clone, Debug)]
-pub(crate) struct Shadow {
+pub struct Shadow {
+    /// Term and vote.
     pub hard_state: HardState,
+    /// The snapshot that the log begins after.
     pub base: Snapshot,
+    /// The log.
     pub entries: VecDeque<Entry>,
 }
 
 impl Shadow {
+    /// The disk that this was read from.
     pub fn new(restored: &Restored) -> Self {
         Shadow {
             hard_state: restored.hard_state,
@@ -40,6 +46,7 @@ impl Shadow {
         }
     }
 
+    /// A write has become durable.
     pub fn apply(&mut self, change: &Change) {
         self.hard_state = change.hard_state;
         match &change.rebase {
@@ -70,6 +77,7 @@ impl Shadow {
             || (after.term == before.term && before.vote.is_some() && after.vote != before.vote)
     }
 
+    /// The end of the log.
     pub fn last(&self) -> LogId {
         self.entries.back().map_or(self.base.last, |entry| entry.id)
     }
