@@ -260,7 +260,7 @@ impl<M: StateMachine> Simulation<M> {
         };
         let shrunk = shrink(plan, breaks);
         let again = self.run_plan(&shrunk, true);
-        let page = page::page(&shrunk, &again);
+        let page = page::page(&shrunk, &again, &[format!("SIM_PLAN='{shrunk}' cargo test")]);
         let timeline = std::fs::write(&self.timeline, page).is_ok().then(|| self.timeline.clone());
         if let Some(path) = self.regressions.as_ref().filter(|_| new) {
             keep(path, &shrunk);

@@ -1,301 +1,111 @@
 //! A picture of a run: one self-contained page, HTML and SVG, without anything from elsewhere.
 //!
-//! Time goes from left to right. Each node has a lane, coloured by its role and term; where it is down
-//! there is nothing. Below the lane are its syncs, between the lanes the messages, above them the faults
-//! with how long they last, and at the bottom what the clients waited for. A red line is where the
-//! promise was broken. The wheel zooms, dragging moves, and everything says what it is when pointed at.
+//! It is read from the top: which promise was broken and what that means; what led to it, a numbered
+//! list of the moments that concern the nodes, entries and terms which the check names; the whole run
+//! in a strip; the last moments in detail, with the numbers of the list in it; the logs of all nodes
+//! side by side; the last events as text. Time goes from left to right, and red is where it broke.
+//!
+//! Everything that is drawn is drawn here, for the window of time that is shown first, so that the page
+//! can be read without scripts and printed. What lies outside of the window is there and hidden; the
+//! script only moves, hides and shows.
+//!
+//! What it is not: no check, and no log viewer. It shows one run, and ends where the run ended.
 
-use crate::plan::{FaultKind, Plan};
-use crate::timeline::{Fate, Flight, FlightKind, Moment, Timeline, What};
+mod detail;
+mod head;
+mod lanes;
+mod list;
+mod logs;
+mod messages;
+mod names;
+mod overview;
+mod promises;
+mod scale;
+mod story;
+mod strikes;
+mod words;
+
+pub use words::{summary, swarm};
+
+use crate::plan::Plan;
+use crate::timeline::Timeline;
 use crate::world::Run;
-use raft::{RoleKind, Term};
+use scale::Scale;
 use std::fmt::Write as _;
+use story::Story;
 
-/// The most messages that are drawn: the last ones, since the cause is seldom far from the effect.
-const FLIGHTS_MAX: usize = 3_000;
-/// The picture has this many units from left to right.
-const WIDTH: f64 = 1_600.0;
-const LEFT: f64 = 70.0;
-const LANE: f64 = 90.0;
-const FAULT: f64 = 16.0;
+/// A page is never larger: some browsers get slow, and mails get lost.
+pub const PAGE_BYTES_MAX: usize = 5_000_000;
 
-const HEAD: &str = r#"<!doctype html><meta charset="utf-8"><title>a simulated run</title><style>
-:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:1.5em}
-pre{white-space:pre-wrap;background:#8881;padding:.6em;border-radius:4px}.broken{color:#c22}
-svg{width:100%;height:72vh;border:1px solid #8886;background:#fff;cursor:grab}
-text{font:11px system-ui,sans-serif;fill:#222}.key span{margin-right:1.2em}
-.key i{display:inline-block;width:1em;height:1em;vertical-align:-2px;margin-right:.3em}</style>"#;
+/// Of that, so much is for messages that say something.
+const TELLING_BYTES: usize = 2_200_000;
 
-const KEY: &str = r##"<p class="key"><span><i style="background:#2b8a3e"></i>leader</span>
-<span><i style="background:#e8890c"></i>candidate</span><span><i style="background:#f3d08a"></i>asks
-before it campaigns</span><span><i style="background:#9db4d0"></i>follower (a shade a term)</span>
-<span><i style="background:#1864ab"></i>entries</span><span><i style="background:#c2255c"></i>votes</span>
-<span><i style="background:#adb5bd"></i>others</span><span>a gap: down</span><span>ticks below a lane:
-syncs</span><span>dashed: lost, or still under way</span></p>"##;
+/// So much for heartbeats and acknowledgements.
+const FAINT_BYTES: usize = 1_200_000;
 
-const SCRIPT: &str = r#"<script>
-const s=document.querySelector('svg'),v=s.viewBox.baseVal;
-s.addEventListener('wheel',e=>{e.preventDefault();const r=s.getBoundingClientRect(),
-x=v.x+(e.clientX-r.left)/r.width*v.width,k=e.deltaY<0?.8:1.25;v.x=x-(x-v.x)*k;v.width*=k},{passive:false});
-let d=null;s.addEventListener('pointerdown',e=>{d=[e.clientX,v.x];s.setPointerCapture(e.pointerId)});
-s.addEventListener('pointerup',()=>d=null);s.addEventListener('pointermove',e=>{if(d)
-v.x=d[1]-(e.clientX-d[0])/s.getBoundingClientRect().width*v.width});</script>"#;
+/// So much for each other kind of thing that is drawn: syncs, steps of the logs, operations.
+const PART_BYTES: usize = 400_000;
 
-/// The page of a run that was recorded.
-pub fn page(plan: &Plan, run: &Run) -> String {
-    let mut page = HEAD.to_owned();
-    match &run.violation {
-        Some(broken) => {
-            let (check, detail) = (escape(broken.check), escape(&broken.detail));
-            let _ = write!(page, "<h1 class=broken>{check}</h1><pre>{detail}</pre>");
-        }
-        None => page.push_str("<h1>no promise was broken</h1>"),
-    }
-    let seconds = run.time_us as f64 / 1e6;
-    let _ = write!(page, "<p>{} events, {seconds:.6} s of simulated time</p>", run.events);
-    let _ = write!(page, "<pre>{}</pre>{KEY}", escape(&plan.to_string()));
-    Picture::new(plan, run).draw(&mut page);
-    page.push_str(SCRIPT);
+/// The window that is shown first has so many messages, if it can.
+const FIRST_MESSAGES: usize = 160;
+
+/// The picture is so wide. Nothing is stretched: a browser scales it as a whole.
+const WIDTH: f64 = 1_560.0;
+
+/// Room for the names of the lanes.
+const LEFT: f64 = 150.0;
+
+/// Room beyond the end of the run.
+const RIGHT: f64 = 30.0;
+
+/// Everything that the parts of a page are drawn from.
+struct Picture<'a> {
+    plan: &'a Plan,
+    run: &'a Run,
+    timeline: &'a Timeline,
+    story: Story,
+    /// The window that is shown first.
+    first: Scale,
+    end_us: u64,
+}
+
+/// The page of a run that was recorded. `again` are commands that run it again.
+pub fn page(plan: &Plan, run: &Run, again: &[String]) -> String {
+    let timeline = &run.timeline;
+    let story = Story::of(run);
+    let end_us = run.time_us.max(1);
+    let from_us = first_window(timeline, &story, end_us);
+    // A little room, so that what happens last is not on the edge.
+    let to_us = end_us + (end_us - from_us) / 40 + 1;
+    let first = Scale::new(from_us, to_us, LEFT, WIDTH - RIGHT);
+    let picture = Picture { plan, run, timeline, story, first, end_us };
+    let mut page =
+        String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+    let title = run.violation.as_ref().map_or("no promise was broken", |broken| broken.check);
+    let _ = write!(page, "<title>{}</title>", scale::escape(title));
+    let _ = write!(page, "<style>{}</style></head>\n<body>", include_str!("page/page.css"));
+    picture.write_head(&mut page, again);
+    picture.write_story(&mut page);
+    picture.write_overview(&mut page);
+    picture.write_detail(&mut page);
+    picture.write_logs(&mut page);
+    picture.write_list(&mut page);
+    let _ = write!(page, "<script>{}</script>", include_str!("page/page.js"));
+    page.push_str("</body></html>\n");
     page
 }
 
-struct Picture<'a> {
-    plan: &'a Plan,
-    timeline: &'a Timeline,
-    broken: bool,
-    from_us: u64,
-    to_us: u64,
-    /// Where the first lane begins.
-    top: f64,
-}
-
-impl<'a> Picture<'a> {
-    fn new(plan: &'a Plan, run: &'a Run) -> Self {
-        let timeline = &run.timeline;
-        let first = timeline.flights.len().saturating_sub(FLIGHTS_MAX);
-        let from_us = match first {
-            0 => 0,
-            first => timeline.flights[first].sent_us,
-        };
-        let to_us = run.time_us.max(from_us + 1);
-        let lasts = |fault: &&crate::plan::Fault| {
-            fault.at_us <= to_us && fault.at_us + fault.amount >= from_us
-        };
-        let faults = plan.faults.iter().filter(lasts).count();
-        let top = 30.0 + FAULT * faults as f64;
-        Picture { plan, timeline, broken: run.violation.is_some(), from_us, to_us, top }
-    }
-
-    fn x(&self, at_us: u64) -> f64 {
-        let part = at_us.clamp(self.from_us, self.to_us) - self.from_us;
-        LEFT + part as f64 / (self.to_us - self.from_us) as f64 * (WIDTH - LEFT - 20.0)
-    }
-
-    fn y(&self, node: u64) -> f64 {
-        self.top + LANE * node as f64
-    }
-
-    fn draw(&self, page: &mut String) {
-        let clients = self.timeline.spans.iter().map(|span| span.client + 1).max().unwrap_or(0);
-        let lanes = self.y(self.plan.nodes);
-        let height = lanes + 14.0 * clients as f64 + 20.0;
-        let _ = write!(page, "<svg viewBox='0 0 {WIDTH} {height:.0}' preserveAspectRatio='none'>");
-        self.draw_scale(page, height);
-        self.draw_faults(page, lanes);
-        self.draw_roles(page);
-        self.draw_flights(page);
-        self.draw_clients(page, lanes);
-        if self.broken {
-            let x = self.x(self.to_us);
-            let _ = write!(
-                page,
-                "<line x1={x:.1} x2={x:.1} y1=0 y2={height:.0} stroke=#e03131 stroke-width=3>\
-                 <title>here the promise was broken</title></line>"
-            );
-        }
-        page.push_str("</svg>");
-    }
-
-    fn draw_scale(&self, page: &mut String, height: f64) {
-        for part in 0..=10 {
-            let at_us = self.from_us + (self.to_us - self.from_us) / 10 * part;
-            let (x, ms) = (self.x(at_us), at_us as f64 / 1e3);
-            let _ = write!(
-                page,
-                "<line x1={x:.1} x2={x:.1} y1=14 y2={height:.0} stroke=#0001 />\
-                 <text x={x:.1} y=11>{ms:.1} ms</text>"
-            );
-        }
-        for node in 0..self.plan.nodes {
-            let _ = write!(page, "<text x=4 y={:.0}>node {node}</text>", self.y(node) + 15.0);
-        }
-    }
-
-    /// Each fault on a line of its own, with a band through the lanes where it cuts links.
-    fn draw_faults(&self, page: &mut String, lanes: f64) {
-        let mut y = 18.0;
-        for fault in &self.plan.faults {
-            let lasts = match fault.kind {
-                FaultKind::Clock => 0,
-                _ => fault.amount,
-            };
-            let until_us = fault.at_us + lasts;
-            if fault.at_us > self.to_us || fault.at_us + fault.amount < self.from_us {
-                continue;
-            }
-            let (from, to) = (self.x(fault.at_us), self.x(until_us));
-            let width = (to - from).max(2.0);
-            let word = fault.kind.word();
-            let what = format!("{word} {} for {} ms", fault.node, fault.amount / 1_000);
-            let _ = write!(
-                page,
-                "<rect x={from:.1} y={y:.0} width={width:.1} height=12 fill=#f08c00 opacity=.45>\
-                 <title>{what}</title></rect><text x={:.1} y={:.0}>{what}</text>",
-                from + 3.0,
-                y + 10.0
-            );
-            let cuts = [
-                FaultKind::Isolate,
-                FaultKind::Deaf,
-                FaultKind::Mute,
-                FaultKind::Split,
-                FaultKind::Bridge,
-                FaultKind::Ring,
-            ];
-            if cuts.contains(&fault.kind) {
-                let tall = lanes - self.top;
-                let _ = write!(
-                    page,
-                    "<rect x={from:.1} y={:.0} width={width:.1} height={tall:.0} fill=#f08c00 \
-                     opacity=.08 />",
-                    self.top
-                );
-            }
-            y += FAULT;
-        }
-    }
-
-    fn draw_roles(&self, page: &mut String) {
-        for node in 0..self.plan.nodes {
-            let mut since: Option<(u64, RoleKind, Term)> = None;
-            let moments = self.timeline.moments.iter().filter(|moment| moment.node == Some(node));
-            for Moment { at_us, what, .. } in moments {
-                match what {
-                    What::Role(role, term) => {
-                        self.draw_role(page, node, since, *at_us);
-                        since = Some((*at_us, *role, *term));
-                    }
-                    What::Down => {
-                        self.draw_role(page, node, since.take(), *at_us);
-                        let (x, y) = (self.x(*at_us), self.y(node) + 16.0);
-                        if *at_us >= self.from_us {
-                            let _ = write!(page, "<text x={x:.1} y={y:.0}>✕ down</text>");
-                        }
-                    }
-                    What::Durable { .. } if *at_us >= self.from_us => {
-                        let (x, y) = (self.x(*at_us), self.y(node) + 22.0);
-                        let _ = write!(
-                            page,
-                            "<line x1={x:.1} x2={x:.1} y1={y:.0} y2={:.0} stroke=#495057>\
-                             <title>a write is durable</title></line>",
-                            y + 6.0
-                        );
-                    }
-                    _ => {}
-                }
-            }
-            self.draw_role(page, node, since, self.to_us);
-        }
-    }
-
-    fn draw_role(
-        &self,
-        page: &mut String,
-        node: u64,
-        since: Option<(u64, RoleKind, Term)>,
-        until_us: u64,
-    ) {
-        let Some((from_us, role, term)) = since else { return };
-        if until_us < self.from_us {
-            return;
-        }
-        let (word, colour) = match role {
-            RoleKind::Leader => ("leader", "#2b8a3e".to_owned()),
-            RoleKind::Candidate => ("candidate", "#e8890c".to_owned()),
-            RoleKind::PreCandidate => ("asks before it campaigns", "#f3d08a".to_owned()),
-            RoleKind::Follower => (
-                "follower",
-                format!("hsl({},35%,{}%)", 195 + term.0 * 47 % 90, 68 + term.0 * 5 % 18),
-            ),
-        };
-        let (from, y) = (self.x(from_us), self.y(node));
-        let width = (self.x(until_us) - from).max(0.6);
-        let _ = write!(
-            page,
-            "<rect x={from:.1} y={y:.0} width={width:.1} height=20 fill='{colour}'>\
-             <title>node {node}: {word} in term {term}</title></rect>"
-        );
-        if width > 24.0 {
-            let _ = write!(page, "<text x={:.1} y={:.0}>{term}</text>", from + 3.0, y + 14.0);
-        }
-    }
-
-    fn draw_flights(&self, page: &mut String) {
-        let first = self.timeline.flights.len().saturating_sub(FLIGHTS_MAX);
-        for flight in &self.timeline.flights[first..] {
-            let ended_us = flight.arrived.map_or(flight.sent_us, |(at_us, _)| at_us);
-            self.draw_flight(page, flight, ended_us, flight.fate != Fate::Arrived);
-        }
-    }
-
-    fn draw_flight(&self, page: &mut String, flight: &Flight, at_us: u64, lost: bool) {
-        let Flight { sent_us, from, to, says, .. } = flight;
-        let colour = match flight.kind {
-            FlightKind::Entries | FlightKind::Matched => "#1864ab",
-            FlightKind::PreVote | FlightKind::Vote | FlightKind::Granted => "#c2255c",
-            _ => "#adb5bd",
-        };
-        let (x1, y1) = (self.x(*sent_us), self.y(*from) + 10.0);
-        let (mut x2, mut y2) = (self.x(at_us), self.y(*to) + 10.0);
-        let mut dash = "";
-        if lost {
-            // It is drawn a third of the way: nobody saw it arrive.
-            (x2, y2) = (x1 + 4.0, y1 + (y2 - y1) / 3.0);
-            dash = " stroke-dasharray='3 3'";
-        }
-        let _ = write!(
-            page,
-            "<line x1={x1:.1} y1={y1:.0} x2={x2:.1} y2={y2:.0} stroke={colour}{dash}>\
-             <title>{from} → {to}: {}</title></line>",
-            escape(says)
-        );
-        if !lost {
-            let _ = write!(page, "<circle cx={x2:.1} cy={y2:.0} r=1.8 fill={colour} />");
-        }
-    }
-
-    fn draw_clients(&self, page: &mut String, lanes: f64) {
-        for span in &self.timeline.spans {
-            if span.ended_us < self.from_us {
-                continue;
-            }
-            let (from, to) = (self.x(span.begun_us), self.x(span.ended_us));
-            let (y, width) = (lanes + 14.0 * span.client as f64, (to - from).max(0.8));
-            let colour = match span.outcome {
-                "done" => "#69db7c",
-                "not done" => "#ced4da",
-                _ => "#ffa8a8",
-            };
-            let _ = write!(
-                page,
-                "<rect x={from:.1} y={y:.0} width={width:.1} height=10 fill={colour}>\
-                 <title>client {}: {}</title></rect>",
-                span.client, span.outcome
-            );
-        }
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// From where the end of the run is shown first: so that what led to it is in it, as far as the
+/// messages between are few enough to be told apart.
+fn first_window(timeline: &Timeline, story: &Story, end_us: u64) -> u64 {
+    let ends = |flight: &crate::timeline::Flight| flight.arrived.map_or(flight.sent_us, |at| at.0);
+    let mut times: Vec<u64> = timeline.flights.iter().map(ends).collect();
+    times.sort_unstable();
+    let nth_last = |n: usize| times.len().checked_sub(n).map_or(0, |at| times[at]);
+    let (widest, narrowest) = (nth_last(FIRST_MESSAGES), nth_last(FIRST_MESSAGES / 4));
+    let told = story.items.iter().map(|item| item.at_us);
+    let told = told.filter(|at_us| (widest..narrowest).contains(at_us)).min();
+    let from_us = told.unwrap_or(widest);
+    // Not on the very edge, either.
+    from_us.saturating_sub((end_us - from_us.min(end_us)) / 20).min(end_us - 1)
 }

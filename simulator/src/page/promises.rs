@@ -1,0 +1,136 @@
+//! What each promise means, for whoever sees it broken for the first time.
+
+/// In a sentence or two; `None` for a check that is not known here.
+pub(super) fn meaning(check: &str) -> Option<&'static str> {
+    Some(match check {
+        "a commit is durable on a quorum" => {
+            "An entry counts as committed once a quorum of the members has it on disk (§5.3). This one \
+             was called committed although too few disks held it: a crash could take it back."
+        }
+        "a leader commits by an entry of its term" => {
+            "A leader may count copies only of entries of its own term; what is earlier is committed \
+             along with them (§3.6.2, Figure 8). An earlier entry on a majority can still be overwritten."
+        }
+        "a leader commits first" => {
+            "Only a leader finds out that an entry is committed; the others hear it from the leader. \
+             A follower took an entry for committed that no leader had committed."
+        }
+        "a leader has a quorum of durable votes" => {
+            "A leader needs the votes of a quorum, and each vote must be on its voter's disk (§3.4). \
+             Otherwise a second leader of the same term can be elected after a crash."
+        }
+        "a leader only appends" => {
+            "A leader never overwrites or removes entries of its own log (§3.5)."
+        }
+        "a node starts again" => {
+            "A node whose disk was not damaged must come back from any crash. This one refused."
+        }
+        "a restored snapshot is committed" => {
+            "A snapshot stands for entries that are committed, and is restored while nothing else is \
+             applied."
+        }
+        "a snapshot holds what was committed" => {
+            "What a snapshot stands for must be the entries that were committed, and no others (§5.3)."
+        }
+        "a snapshot is of what is applied" => {
+            "A snapshot is labelled with the entry that was applied last when it was taken (§5.1)."
+        }
+        "a snapshot is restored" => "The state machine must accept the snapshots that it wrote.",
+        "a snapshot is the state" => {
+            "Restoring a snapshot and taking one again must give the same bytes: otherwise something is \
+             missing from it, or it is not deterministic."
+        }
+        "applied once and in order" => {
+            "A state machine applies the entries one after another, none twice and none left out (§3.2)."
+        }
+        "clients hear what was done" => {
+            "The answer that a client got is not the one that the command has when the committed log is \
+             applied in order."
+        }
+        "commands are numbered densely" => {
+            "The commands of the log carry the numbers 0, 1, 2 and so on, without a gap."
+        }
+        "commit grows" => "A running node's commit index never falls.",
+        "commits follow one another" => "Entries are committed in the order of the log.",
+        "durability before speech" => {
+            "No vote, acknowledgement or request for votes leaves a node before what it promises is on \
+             the node's disk (§3.8): after a crash the node would break its word."
+        }
+        "durable means durable" => {
+            "If the power had failed at this moment, a write that was reported durable would have been \
+             gone."
+        }
+        "equal logs make equal states" => {
+            "Nodes that have applied the same log must hold the same state."
+        }
+        "every node catches up in the end" => {
+            "Once the faults are over, every healthy node must catch up with the leader."
+        }
+        "invariant" => "An invariant of the protocol core does not hold within one node.",
+        "later commands come later" => {
+            "A command that began after another was answered must stand later in the log; otherwise \
+             time went backwards for the clients."
+        }
+        "leader completeness" => {
+            "Whoever is elected must have every committed entry (§3.6.3). This leader lacks one: it will \
+             overwrite it on the others, and what a client was told is lost."
+        }
+        "no leader changes without a fault" => {
+            "When nothing goes wrong any more, a leader must stay one."
+        }
+        "no storm of messages" => {
+            "The run had far more events than such a run has: somebody keeps repeating itself."
+        }
+        "one leader a term" => {
+            "At most one node may lead in a term (§3.2). Two leaders of one term accept different \
+             entries for the same place in the log."
+        }
+        "one leader serves in the end" => {
+            "Once the faults are over, exactly one leader must serve within a bounded time."
+        }
+        "one vote a term" => {
+            "A node votes once in a term, and never forgets its vote or its term (§3.4). It took one \
+             back: two candidates may both win the term."
+        }
+        "one write is out at a time" => {
+            "The core gives out a write only when the one before is durable."
+        }
+        "only what is committed is applied" => {
+            "A state machine applied an entry that is not committed: it may never be."
+        }
+        "reads are fresh" => {
+            "A linearizable read must see everything that was answered to anybody before it was asked \
+             (§6.4). This one was served from an older state."
+        }
+        "recovery is exact" => {
+            "What a node finds on its disk when it starts must be what it had reported durable: no less, \
+             and no more than the one write that was under way."
+        }
+        "term grows" => "A node's term never falls, not even across a crash (§3.3).",
+        "the history" => {
+            "The clients' operations cannot be put into one order that fits both their times and their \
+             answers: the history is not linearizable."
+        }
+        "the invariant of the state machine" => {
+            "What the test says must hold of the state after every command does not hold."
+        }
+        "the snapshot that the log begins after is there" => {
+            "A log that begins after a snapshot is of no use without that snapshot."
+        }
+        "the state machine is deterministic" => {
+            "The same commands in the same order must give the same answers on every node. Usually \
+             something is missing from the snapshot, or apply reads a clock or a random number."
+        }
+        "what is committed never changes" => {
+            "An entry that was committed at an index is there for good, on every node (§3.2, State \
+             Machine Safety). A node has committed another one."
+        }
+        "what is durable is on the disk" => {
+            "What the core takes for durable is not what the disk holds."
+        }
+        "what was lost is repaired in the end" => {
+            "A node that knows it has lost entries must get them back from its peers."
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,227 @@
+//! What led to it: of everything that happened, what concerns the nodes, entries and terms that the
+//! check names, and what everybody wants to know beside: elections and faults.
+//!
+//! A guess, and a good one in most cases: whoever debugs looks for the same.
+
+use super::names::Names;
+use super::words;
+use crate::timeline::{Flight, FlightKind, Moment, Timeline, What};
+use crate::world::Run;
+use raft::{LogId, RoleKind, Term};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Moments in the story, at most.
+const ITEMS_MAX: usize = 28;
+
+/// Of the last of each kind of moment at a node that is named, so many.
+const LATEST_OF_A_KIND: usize = 2;
+
+/// A moment of the story.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub at_us: u64,
+    pub event: u64,
+    pub node: Option<u64>,
+    pub text: String,
+    /// How little it matters: the last to be left out has 0.
+    weight: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    pub names: Names,
+    /// By time. The last one is the violation, if there is one.
+    pub items: Vec<Item>,
+}
+
+impl Story {
+    pub fn of(run: &Run) -> Self {
+        let timeline = &run.timeline;
+        let mut names = match &run.violation {
+            Some(broken) => Names::of(&broken.detail, timeline.nodes),
+            None => Names::default(),
+        };
+        if run.violation.is_some() {
+            complete(&mut names, timeline);
+        }
+        let mut teller =
+            Teller { timeline, names: &names, items: Vec::new(), told: BTreeSet::new() };
+        teller.tell();
+        let mut items = teller.items;
+        items.sort_by_key(|item| (item.weight, u64::MAX - item.event));
+        items.truncate(ITEMS_MAX);
+        items.sort_by_key(|item| (item.event, item.weight == 0));
+        Story { names, items }
+    }
+
+    /// Whether a message is part of it.
+    pub fn has_flight(&self, flight: &Flight) -> bool {
+        let named = |node: u64| self.names.nodes.contains(&node);
+        match flight.kind {
+            FlightKind::Granted => self.names.terms.contains(&flight.term),
+            FlightKind::Snapshot => named(flight.to),
+            FlightKind::Entries => flight.entries.is_some_and(|(first, last)| {
+                self.names.ids.iter().any(|id| {
+                    first.index <= id.index && id.index <= last.index && last.term == id.term
+                })
+            }),
+            _ => false,
+        }
+    }
+
+    /// Whether a moment is part of it.
+    pub fn has_moment(&self, moment: &Moment) -> bool {
+        self.items.iter().any(|item| item.event == moment.event && item.node == moment.node)
+    }
+}
+
+/// A check that names no node means the one where it happened, and one that names neither a term nor
+/// an entry means the term of its nodes.
+fn complete(names: &mut Names, timeline: &Timeline) {
+    if names.nodes.is_empty() {
+        let last = timeline.moments.iter().rev().find_map(|moment| moment.node);
+        names.nodes.extend(last);
+    }
+    if names.ids.is_empty() && names.terms.is_empty() && names.indexes.is_empty() {
+        let term = |node: &u64| timeline.logs.get(*node as usize).map(|log| log.term);
+        names.terms.extend(names.nodes.iter().filter_map(term));
+    }
+}
+
+struct Teller<'a> {
+    timeline: &'a Timeline,
+    names: &'a Names,
+    items: Vec<Item>,
+    /// What was told of each entry already, by node.
+    told: BTreeSet<(LogId, u64, &'static str)>,
+}
+
+impl Teller<'_> {
+    fn add(&mut self, moment: &Moment, weight: u32, text: String) {
+        let Moment { at_us, event, node, .. } = *moment;
+        self.items.push(Item { at_us, event, node, text, weight });
+    }
+
+    fn tell(&mut self) {
+        let timeline = self.timeline;
+        // From the end, so that the latest of a kind come first.
+        let mut of_a_kind: BTreeMap<(u64, &str), usize> = BTreeMap::new();
+        for moment in timeline.moments.iter().rev() {
+            let kind = match moment.what {
+                What::Start { .. } if moment.at_us > 0 => "start",
+                What::Down => "down",
+                What::Installed(_) => "installed",
+                What::Compacted(_) => "compacted",
+                _ => continue,
+            };
+            let Some(node) = moment.node.filter(|node| self.names.nodes.contains(node)) else {
+                continue;
+            };
+            let count = of_a_kind.entry((node, kind)).or_default();
+            *count += 1;
+            if *count <= LATEST_OF_A_KIND {
+                self.add(moment, 2, words::what(&moment.what, timeline.nodes));
+            }
+        }
+        let mut have: BTreeMap<u64, Vec<LogId>> = BTreeMap::new();
+        for moment in &timeline.moments {
+            self.tell_moment(moment, &mut have);
+        }
+    }
+
+    fn tell_moment(&mut self, moment: &Moment, have: &mut BTreeMap<u64, Vec<LogId>>) {
+        let nodes = self.timeline.nodes;
+        let text = || words::what(&moment.what, nodes);
+        let named_term = |term: &Term| self.names.terms.contains(term);
+        match &moment.what {
+            What::Violation(_) => self.add(moment, 0, text()),
+            What::Fault(_) => self.add(moment, 3, text()),
+            What::Calm => self.add(moment, 5, text()),
+            What::Vote(_, term) if named_term(term) => self.add(moment, 1, text()),
+            What::Role(RoleKind::Leader, term) if named_term(term) => self.add(moment, 1, text()),
+            What::Role(RoleKind::Candidate, term) if named_term(term) => {
+                self.add(moment, 2, text());
+            }
+            What::Role(RoleKind::Leader, _) => self.add(moment, 4, text()),
+            _ => {
+                if let Some(node) = moment.node {
+                    self.tell_entries(moment, node, have.entry(node).or_default());
+                }
+            }
+        }
+    }
+
+    /// What a moment means for the entries that are named, and for others in their place. `have` is
+    /// which of them the node has.
+    fn tell_entries(&mut self, moment: &Moment, node: u64, have: &mut Vec<LogId>) {
+        let named = self.names.nodes.contains(&node);
+        match &moment.what {
+            What::Log { cut, grown } => {
+                if let Some((first, last)) = cut {
+                    let gone = |id: &LogId| first.index <= id.index && id.index <= last.index;
+                    for id in have.iter().copied().filter(gone).collect::<Vec<_>>() {
+                        self.tell_once(moment, node, id, "cut", 1, format!("cuts off {id}"));
+                    }
+                    have.retain(|id| !gone(id));
+                }
+                for id in grown.iter().filter_map(|(first, last)| self.names.within(*first, *last))
+                {
+                    have.push(id);
+                    let rival = !self.names.ids.contains(&id);
+                    let text = match rival {
+                        true => format!("appends {id}, in the place of what is named"),
+                        false => format!("appends {id}"),
+                    };
+                    self.tell_once(moment, node, id, "appends", 2, text);
+                }
+            }
+            What::Durable { last, .. } => {
+                for id in
+                    have.iter().copied().filter(|id| id.index <= last.index).collect::<Vec<_>>()
+                {
+                    self.tell_once(moment, node, id, "disk", 3, format!("has {id} on its disk"));
+                }
+            }
+            What::Commit(commit) => {
+                self.tell_index(moment, node, named, *commit, "knows that", "is committed");
+            }
+            What::Applied(applied) => {
+                self.tell_index(moment, node, named, *applied, "has applied", "");
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_index(
+        &mut self,
+        moment: &Moment,
+        node: u64,
+        named: bool,
+        upto: raft::Index,
+        before: &'static str,
+        after: &str,
+    ) {
+        for index in self.names.indexes.iter().copied().filter(|index| *index <= upto) {
+            let id = LogId { index, term: Term(0) };
+            let first = self.told.iter().all(|(known, _, what)| *known != id || *what != before);
+            if (named || first) && self.told.insert((id, node, before)) {
+                let text = format!("{before} index {index} {after}");
+                self.add(moment, if named { 2 } else { 3 }, text.trim_end().to_owned());
+            }
+        }
+    }
+
+    fn tell_once(
+        &mut self,
+        moment: &Moment,
+        node: u64,
+        id: LogId,
+        what: &'static str,
+        weight: u32,
+        text: String,
+    ) {
+        if self.told.insert((id, node, what)) {
+            self.add(moment, weight, text);
+        }
+    }
+}

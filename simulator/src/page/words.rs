@@ -1,0 +1,165 @@
+//! Faults, moments and the swarm in words.
+
+use super::scale::lasting;
+use crate::plan::{Fault, FaultKind, Plan};
+use crate::timeline::{Fate, Flight, LastLog, What};
+use crate::world::Run;
+use raft::RoleKind;
+
+/// The swarm of a plan in one line: what is switched off is not mentioned.
+pub fn swarm(plan: &Plan) -> String {
+    let s = &plan.swarm;
+    let share = |ppm: u32| format!("{} %", f64::from(ppm) / 10_000.0);
+    let time = |us: u32| lasting(u64::from(us));
+    let mut network = vec![format!("delays to {}", time(2 * s.delay_us + 1))];
+    if s.tail_ppm > 0 {
+        network.push(format!("{} late by up to {}", share(s.tail_ppm), time(s.tail_us)));
+    }
+    if s.loss_ppm > 0 {
+        network.push(format!("{} lost", share(s.loss_ppm)));
+    }
+    if s.duplicate_ppm > 0 {
+        network.push(format!("{} twice", share(s.duplicate_ppm)));
+    }
+    let mut disk = vec![format!("syncs to {}", time(2 * s.sync_us + 1))];
+    if s.stall_ppm > 0 {
+        disk.push(format!("{} stall up to {}", share(s.stall_ppm), time(s.stall_us)));
+    }
+    let crashes = plan.faults.iter().any(|fault| fault.kind.word().starts_with("crash"));
+    if crashes {
+        disk.push(format!("a crash keeps {} of what is not synced", share(s.keep_ppm)));
+        if s.tear_ppm > 0 {
+            disk.push(format!("{} of that torn", share(s.tear_ppm)));
+        }
+    }
+    format!(
+        "{} nodes, {} clients ({} reads) · network: {} · disk: {} · tick {}, heartbeat {} ticks, \
+         election {} ticks · {} faults",
+        plan.nodes,
+        s.clients,
+        share(s.reads_ppm),
+        network.join(", "),
+        disk.join(", "),
+        time(s.tick_us),
+        s.heartbeat_ticks,
+        s.election_ticks,
+        plan.faults.len(),
+    )
+}
+
+/// What a run came to, in one line.
+pub fn summary(run: &Run) -> String {
+    let at = super::scale::time(run.time_us);
+    match &run.violation {
+        Some(_) => format!("event {} at {at}", super::scale::count(run.events)),
+        None => format!("{} events in {at}", super::scale::count(run.events)),
+    }
+}
+
+/// A fault, for so many nodes.
+pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
+    let node = format!("node {}", fault.node % nodes);
+    let lasts = lasting(fault.amount);
+    match fault.kind {
+        FaultKind::Crash => format!("power of {node} fails for {lasts}"),
+        FaultKind::Kill => format!("process of {node} is killed, back after {lasts}"),
+        FaultKind::CrashWriting => {
+            format!("power of {node} fails at its next write, for {lasts}")
+        }
+        FaultKind::CrashSending => {
+            format!("power of {node} fails after its next message, for {lasts}")
+        }
+        FaultKind::Pause => format!("{node} pauses for {lasts}"),
+        FaultKind::Isolate => format!("{node} is cut off for {lasts}"),
+        FaultKind::Deaf => format!("{node} hears nothing for {lasts}"),
+        FaultKind::Mute => format!("nobody hears {node} for {lasts}"),
+        FaultKind::Split => {
+            let inside: Vec<String> = (0..nodes)
+                .filter(|id| fault.node >> id & 1 == 1)
+                .map(|id| id.to_string())
+                .collect();
+            format!("nodes {{{}}} are cut off from the others for {lasts}", inside.join(", "))
+        }
+        FaultKind::Bridge => format!("only {node} connects two halves for {lasts}"),
+        FaultKind::Ring => format!("nodes reach only their neighbours for {lasts}"),
+        FaultKind::Clock => {
+            format!("clock of {node} runs at {} %", fault.amount as f64 / 10.0)
+        }
+        FaultKind::SyncError => format!("next sync of {node} fails and forgets"),
+        FaultKind::Full => format!("disk of {node} is full for {lasts}"),
+        FaultKind::Rot => format!("a byte of {node}'s log rots; back after {lasts}"),
+        FaultKind::Wipe => format!("disk of {node} is wiped; back after {lasts}"),
+    }
+}
+
+pub(super) fn role(role: RoleKind) -> &'static str {
+    match role {
+        RoleKind::Leader => "leader",
+        RoleKind::Candidate => "candidate",
+        RoleKind::PreCandidate => "pre-candidate",
+        RoleKind::Follower => "follower",
+    }
+}
+
+/// What happened, in a cluster of so many nodes.
+pub(super) fn what(what: &What, nodes: u64) -> String {
+    match what {
+        What::Start { term, base, last } => {
+            format!("starts: term {term}, log ({base}, {last}]")
+        }
+        What::Down => "goes down".to_owned(),
+        What::Fault(struck) => fault(struck, nodes),
+        What::Lifted(struck) => format!("over: {}", fault(struck, nodes)),
+        What::Role(kind, term) => format!("{} in term {term}", role(*kind)),
+        What::Vote(whom, term) => format!("votes for node {whom} in term {term}"),
+        What::Log { cut, grown } => {
+            let range = |(first, last): &(raft::LogId, raft::LogId)| match first == last {
+                true => first.to_string(),
+                false => format!("{first}..{last}"),
+            };
+            let mut parts: Vec<String> =
+                cut.iter().map(|cut| format!("cuts off {}", range(cut))).collect();
+            parts.extend(grown.iter().map(|grown| format!("appends {}", range(grown))));
+            parts.join(", ")
+        }
+        What::Durable { last, term, vote } => {
+            let vote = vote.map_or(String::new(), |vote| format!(", vote {vote}"));
+            format!("on disk: log to {last}, term {term}{vote}")
+        }
+        What::Commit(index) => format!("commit index {index}"),
+        What::Applied(index) => format!("applied to {index}"),
+        What::Compacted(base) => format!("its log begins after {base} now"),
+        What::Installed(last) => format!("its state is that of the snapshot {last} it was sent"),
+        What::Calm => "the faults stop".to_owned(),
+        What::Violation(check) => format!("broken: {check}"),
+    }
+}
+
+/// What became of a message.
+pub(super) fn fate(flight: &Flight) -> &'static str {
+    match flight.fate {
+        Fate::UnderWay => "still under way",
+        Fate::Arrived => "arrived",
+        Fate::Lost => "lost",
+        Fate::Cut => "lost: the link is cut",
+        Fate::Down => "lost: the receiver is down",
+        Fate::Refused => "not taken",
+    }
+}
+
+/// A node at the end.
+pub(super) fn node(log: &LastLog) -> Vec<String> {
+    let what = log.role.map_or("down", role);
+    let vote = log.vote.map_or(String::new(), |vote| format!(", vote {vote}"));
+    let last = log.entries.last().copied().unwrap_or(log.base);
+    let knows = match (log.commit, log.applied) {
+        (Some(commit), Some(applied)) => format!("commit {commit}, applied {applied}"),
+        _ => String::new(),
+    };
+    vec![
+        format!("{what}, term {}{vote}", log.term),
+        format!("log to {last}"),
+        format!("on disk to {}", log.durable),
+        knows,
+    ]
+}
