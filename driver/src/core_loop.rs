@@ -11,7 +11,7 @@ use crate::pending::{Pending, Reply};
 use crate::shared::Shared;
 use crate::snapshots::{Job, OpenedLater, SnapshotStore};
 use crate::status::{add, count};
-use crate::{Clock, DriverStatus, StateMachine, Transport};
+use crate::{Clock, DriverStatus, Inspect, StateMachine, Transport};
 use bytes::Bytes;
 use raft::{
     Action, Applied, Durable, LogId, Membership, Message, Node, NodeId, Now, Proposed, ReadId,
@@ -84,7 +84,7 @@ struct Leadership {
     serving_from: Option<LogId>,
 }
 
-pub(crate) struct CoreLoop<S: StateMachine, T, C> {
+pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub node: Node,
     pub clock: Arc<C>,
     pub transport: Arc<T>,
@@ -99,6 +99,7 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C> {
     pub asks: mpsc::Sender<Ask<S>>,
     pub jobs: mpsc::Sender<Job<S::Frozen>>,
     pub state: State<S>,
+    pub inspect: I,
 }
 
 /// What the loop keeps from turn to turn.
@@ -137,7 +138,7 @@ impl<S: StateMachine> State<S> {
     }
 }
 
-impl<S: StateMachine, T: Transport, C: Clock> CoreLoop<S, T, C> {
+impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I> {
     pub async fn run(mut self) {
         let mut receipts = Vec::with_capacity(RECEIPTS_MAX);
         let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);
@@ -177,8 +178,12 @@ impl<S: StateMachine, T: Transport, C: Clock> CoreLoop<S, T, C> {
             let now = self.clock.now();
             receipts.drain(..).for_each(|receipt| self.take_receipt(now, receipt));
             self.take_reports();
+            self.inspect.look(&self.node);
             add(&self.shared.metrics.messages_received, messages.len());
-            messages.drain(..).for_each(|message: Message| self.node.step(now, message));
+            messages.drain(..).for_each(|message: Message| {
+                self.node.step(now, message);
+                self.inspect.look(&self.node);
+            });
             offers.drain(..).for_each(|offer| self.take_offer(now, offer));
             calls.drain(..).for_each(|call| self.take_call(now, call));
             let tick = now.monotonic_ns >= next_tick_ns;
@@ -186,9 +191,11 @@ impl<S: StateMachine, T: Transport, C: Clock> CoreLoop<S, T, C> {
                 next_tick_ns = now.monotonic_ns + tick_ns;
                 sleep = self.clock.sleep(self.tick);
                 self.node.tick(now);
+                self.inspect.look(&self.node);
                 self.after_tick();
             }
             self.ask_reads(now);
+            self.inspect.look(&self.node);
             self.hand_out();
             if tick || self.leadership_changed() {
                 self.publish();

@@ -9,7 +9,7 @@ use crate::shared::{Shared, panic_message};
 use crate::snapshots::{Job, SnapshotStore};
 use crate::status::{add, count};
 use crate::waiters::{WaitReply, Waiters};
-use crate::{At, RestoreError, StateMachine, StopReason};
+use crate::{At, Inspect, RestoreError, StateMachine, StopReason};
 use bytes::Bytes;
 use raft::{Apply, CommandNumber, Payload, Restore, Snapshot, TakeSnapshot, Term};
 use std::collections::VecDeque;
@@ -68,7 +68,7 @@ impl<S: StateMachine> Question<S> {
     }
 }
 
-pub(crate) struct MachineTask<S: StateMachine> {
+pub(crate) struct MachineTask<S: StateMachine, I> {
     pub machine: S,
     pub waiters: Waiters,
     /// The snapshot that the state begins with.
@@ -79,9 +79,10 @@ pub(crate) struct MachineTask<S: StateMachine> {
     pub receipts: mpsc::Sender<Receipt>,
     pub jobs: mpsc::Sender<Job<S::Frozen>>,
     pub shared: Arc<Shared>,
+    pub inspect: I,
 }
 
-impl<S: StateMachine> MachineTask<S> {
+impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     pub async fn run(mut self) {
         let base = self.base.clone();
         if !self.guarded(|task| task.restore(&base)) {
@@ -158,6 +159,7 @@ impl<S: StateMachine> MachineTask<S> {
                 }
                 Payload::Blank | Payload::System(_) | Payload::Membership(_) => Bytes::new(),
             };
+            self.inspect.applied(entry, &result, &self.machine);
             resolve(&mut decided, entry, result);
             self.waiters.applied(entry.id.term, entry.number_after());
         }
@@ -170,6 +172,7 @@ impl<S: StateMachine> MachineTask<S> {
             let state = self.store.open(snapshot.last)?;
             self.machine.restore(&mut BufReader::new(state))?;
         }
+        self.inspect.restored(snapshot, &self.machine);
         self.waiters.jumped(snapshot.last.term, snapshot.number);
         Ok(())
     }

@@ -6,8 +6,8 @@ use crate::shared::{Shared, Supervised};
 use crate::snapshots::{JOBS_MAX, clean};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, Handle, Mailbox, SnapshotPort, SnapshotStore, StateMachine, StorePort,
-    Transport,
+    Clock, DriverStatus, Handle, Inspect, Mailbox, SnapshotPort, SnapshotStore, StateMachine,
+    StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
 use std::future::Future;
@@ -75,6 +75,16 @@ impl<S: StateMachine> Driver<S> {
         restored: Restored,
         seams: Seams<S, T, C>,
     ) -> Result<Self, ConfigError> {
+        Self::inspected(config, restored, seams, ())
+    }
+
+    /// The same, with somebody who looks at the core all the time: for a simulation.
+    pub fn inspected<T: Transport, C: Clock>(
+        config: DriverConfig,
+        restored: Restored,
+        seams: Seams<S, T, C>,
+        inspect: impl Inspect<S>,
+    ) -> Result<Self, ConfigError> {
         let Seams { machine, transport, mailbox, snapshots, clock } = seams;
         let base = restored.snapshot.clone();
         if let Err(error) = clean(snapshots.as_ref(), base.last) {
@@ -104,6 +114,7 @@ impl<S: StateMachine> Driver<S> {
             receipts,
             jobs: jobs.clone(),
             shared: shared.clone(),
+            inspect: inspect.clone(),
         };
         let handle = Handle {
             calls,
@@ -127,6 +138,7 @@ impl<S: StateMachine> Driver<S> {
             asks,
             jobs,
             state: State::new(),
+            inspect,
         };
         Ok(Driver {
             handle,

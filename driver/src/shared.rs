@@ -6,10 +6,10 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 pub(crate) struct Shared {
     pub status: ArcSwap<DriverStatus>,
@@ -20,8 +20,11 @@ pub(crate) struct Shared {
     /// nanoseconds); 0 as long as nothing is known.
     pub fresh_at_ns: AtomicU64,
     shutdown_notify: Notify,
-    stop: watch::Sender<Option<StopReason>>,
-    parts_alive: watch::Sender<usize>,
+    /// Why the node has stopped. (A `watch` would wake those who wait in an order drawn at random.)
+    stop: OnceLock<StopReason>,
+    stop_notify: Notify,
+    parts_alive: AtomicUsize,
+    ended_notify: Notify,
 }
 
 impl Shared {
@@ -32,8 +35,10 @@ impl Shared {
             reads_waiting: AtomicUsize::new(0),
             fresh_at_ns: AtomicU64::new(0),
             shutdown_notify: Notify::new(),
-            stop: watch::Sender::new(None),
-            parts_alive: watch::Sender::new(0),
+            stop: OnceLock::new(),
+            stop_notify: Notify::new(),
+            parts_alive: AtomicUsize::new(0),
+            ended_notify: Notify::new(),
         })
     }
 
@@ -48,14 +53,7 @@ impl Shared {
 
     /// Stops the node. The first reason stands.
     pub fn stop(&self, reason: StopReason) {
-        let first = self.stop.send_if_modified(|stop| {
-            let first = stop.is_none();
-            if first {
-                *stop = Some(reason.clone());
-            }
-            first
-        });
-        if !first {
+        if self.stop.set(reason.clone()).is_err() {
             return;
         }
         match &reason {
@@ -64,32 +62,46 @@ impl Shared {
         }
         let status = DriverStatus { stopped: Some(reason), ..(**self.status.load()).clone() };
         self.status.store(Arc::new(status));
+        self.stop_notify.notify_waiters();
     }
 
     /// Publishes a status, unless the node has stopped meanwhile.
     pub fn publish(&self, status: DriverStatus) {
-        let stop = self.stop.borrow();
-        let status = DriverStatus { stopped: stop.clone(), ..status };
+        let status = DriverStatus { stopped: self.stop.get().cloned(), ..status };
         self.status.store(Arc::new(status));
+        // The node may have been stopped between the two.
+        if let Some(reason) = self.stop.get() {
+            let status = (**self.status.load()).clone();
+            self.status.store(Arc::new(DriverStatus { stopped: Some(reason.clone()), ..status }));
+        }
     }
 
     /// Waits until the node stops.
     pub async fn stopped(&self) -> StopReason {
-        let mut stop = self.stop.subscribe();
-        let reason = stop.wait_for(Option::is_some).await;
-        // The sender is in `self`, so it is not gone.
-        reason.ok().and_then(|reason| reason.clone()).unwrap_or(StopReason::Shutdown)
+        loop {
+            // Whoever waits is registered before it is looked, or the notice could be missed.
+            let notified = self.stop_notify.notified();
+            if let Some(reason) = self.stop.get() {
+                return reason.clone();
+            }
+            notified.await;
+        }
     }
 
     /// Waits until all parts have ended.
     pub async fn ended(&self) {
-        let mut alive = self.parts_alive.subscribe();
-        let _ = alive.wait_for(|alive| *alive == 0).await;
+        loop {
+            let notified = self.ended_notify.notified();
+            if self.parts_alive.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
     }
 
     /// Counts a part as running, until the guard is dropped.
     pub fn part(self: &Arc<Self>, part: &'static str) -> PartGuard {
-        self.parts_alive.send_modify(|alive| *alive += 1);
+        self.parts_alive.fetch_add(1, Ordering::AcqRel);
         PartGuard { part, shared: self.clone() }
     }
 }
@@ -104,7 +116,9 @@ pub(crate) struct PartGuard {
 impl Drop for PartGuard {
     fn drop(&mut self) {
         self.shared.stop(StopReason::Dropped { part: self.part });
-        self.shared.parts_alive.send_modify(|alive| *alive -= 1);
+        if self.shared.parts_alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.ended_notify.notify_waiters();
+        }
     }
 }
 

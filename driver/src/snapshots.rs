@@ -6,7 +6,7 @@
 use crate::core_loop::Receipt;
 use crate::shared::{PartGuard, Shared, panic_message};
 use crate::status::count;
-use crate::{Frozen, StopReason};
+use crate::{Frozen, Sleep, StopReason};
 use raft::{LogId, Snapshot, SnapshotDurable, TakeSnapshot};
 use std::io::{self, BufWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -105,9 +105,11 @@ impl<F: Frozen> SnapshotPort<F> {
         }
     }
 
-    /// Works until the node ends, blocking the task that it runs in: for a simulation.
-    pub async fn run(mut self) {
+    /// Works until the node ends, blocking the task that it runs in: for a simulation. Each job takes
+    /// as long as `pause` says.
+    pub async fn run(mut self, mut pause: impl FnMut() -> Sleep) {
         while let Some(job) = self.jobs.recv().await {
+            pause().await;
             if let Some(receipt) = self.writer.work(job) {
                 let _ = self.writer.receipts.send(Receipt::Snapshot(receipt)).await;
             }

@@ -9,6 +9,7 @@
 //! and whatever the driver says about it is what the client hears.
 
 pub mod api;
+pub mod client;
 pub mod command;
 mod commits;
 pub mod history;

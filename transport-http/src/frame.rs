@@ -1,38 +1,58 @@
 //! Frames: a length of four bytes, little-endian, and so many bytes. A frame of length 0 is a sign of
 //! life and nothing else.
+//!
+//! Nothing here knows where the bytes come from: over HTTP they are a body (`body.rs`), in the
+//! simulation a simulated connection.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use raft::Message;
+use std::future::Future;
 use std::time::Duration;
-use tokio::time::timeout;
+use storage::codec;
 
 /// The most bytes of one frame. The core bounds an append by bytes, but one entry always fits; this
 /// is above the largest command that a node may be configured to take.
-pub(crate) const FRAME_BYTES_MAX: usize = 64 << 20;
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
 /// The most bytes of a first frame: nobody knows yet who speaks.
-pub(crate) const FIRST_BYTES_MAX: usize = 4 << 10;
+pub const FIRST_BYTES_MAX: usize = 4 << 10;
 
 /// The frame that says nothing.
-pub(crate) const SIGN_OF_LIFE: [u8; 4] = [0; 4];
+pub const SIGN_OF_LIFE: [u8; 4] = [0; 4];
 
 /// Why a stream of frames ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum FrameError {
+pub enum FrameError {
+    /// The other side is gone, or what is between.
     #[error("the stream ended within a frame")]
     Cut,
+    /// No peer sends so large a frame.
     #[error("a frame of {bytes} bytes, more than {limit}")]
-    TooLarge { bytes: usize, limit: usize },
+    TooLarge {
+        /// How large it claims to be.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// The other side is gone, or the network.
     #[error("nothing was heard for {0:?}")]
     Silent(Duration),
+    /// Whatever carries the bytes has failed.
     #[error("{0}")]
-    Body(hyper::Error),
+    Broken(String),
+}
+
+/// Where frames come from.
+pub trait Frames: Send {
+    /// The first frame, which must be a short one.
+    fn first(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
+    /// The next frame, signs of life included; `None` at the end.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
 }
 
 /// Appends a frame whose bytes `fill` appends.
-pub(crate) fn write_frame(into: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+pub fn write_frame(into: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = into.len();
     into.extend([0; 4]);
     fill(into);
@@ -40,49 +60,30 @@ pub(crate) fn write_frame(into: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     into[start..start + 4].copy_from_slice(&len.to_le_bytes());
 }
 
-/// Takes frames from a body.
-pub(crate) struct FrameReader {
-    body: Incoming,
-    buffer: BytesMut,
-    silence: Duration,
+/// Appends a message as a frame.
+pub fn write_message(into: &mut Vec<u8>, message: &Message) {
+    write_frame(into, |into| codec::encode(message, into));
 }
 
-impl FrameReader {
-    /// A body that is silent for `silence` ends with an error.
-    pub fn new(body: Incoming, silence: Duration) -> Self {
-        FrameReader { body, buffer: BytesMut::new(), silence }
+/// Takes frames out of bytes that come in pieces of any size.
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
+    buffer: BytesMut,
+}
+
+impl FrameDecoder {
+    /// Adds what has come.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
     }
 
-    /// The first frame, which must be a short one.
-    pub async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(FIRST_BYTES_MAX).await
+    /// Whether the bytes that have come end with a frame.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
     }
 
-    /// The next frame, signs of life included; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(FRAME_BYTES_MAX).await
-    }
-
-    async fn next_of(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
-        loop {
-            if let Some(frame) = self.take(limit)? {
-                return Ok(Some(frame));
-            }
-            let next = timeout(self.silence, self.body.frame()).await;
-            match next.map_err(|_| FrameError::Silent(self.silence))? {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
-                    }
-                }
-                Some(Err(error)) => return Err(FrameError::Body(error)),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(FrameError::Cut),
-            }
-        }
-    }
-
-    fn take(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
+    /// The next frame, of at most `limit` bytes; `None` as long as it has not come whole.
+    pub fn take(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
         let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;
         if len > limit {
@@ -93,5 +94,36 @@ impl FrameReader {
         }
         self.buffer.advance(4);
         Ok(Some(self.buffer.split_to(len).freeze()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_out_as_they_went_in_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        for frame in [&b"one"[..], b"", b"three"] {
+            write_frame(&mut bytes, |into| into.extend(frame));
+        }
+        for size in 1..=bytes.len() {
+            let (mut decoder, mut frames) = (FrameDecoder::default(), Vec::new());
+            for piece in bytes.chunks(size) {
+                decoder.push(piece);
+                while let Some(frame) = decoder.take(5).unwrap() {
+                    frames.push(frame);
+                }
+            }
+            assert_eq!(frames, [&b"one"[..], b"", b"three"]);
+            assert!(decoder.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_anything_is_kept_for_it() {
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&6_u32.to_le_bytes());
+        assert!(matches!(decoder.take(5), Err(FrameError::TooLarge { bytes: 6, limit: 5 })));
     }
 }

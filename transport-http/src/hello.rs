@@ -6,7 +6,7 @@ use storage::{ClusterId, codec};
 
 /// The version of what is said between peers. It changes with the frames, the messages and their
 /// encoding.
-pub(crate) const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 1;
 
 /// Begins the first frame, so that a stray client is told from a peer of a later version.
 const MAGIC: &[u8; 4] = b"raft";
@@ -14,30 +14,54 @@ const MAGIC: &[u8; 4] = b"raft";
 /// The first frame: the magic, the version in two bytes, and this. Magic and version never move: a
 /// later version is recognised whatever follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hello {
+pub struct Hello {
+    /// The cluster of the one who speaks.
     pub cluster: ClusterId,
+    /// Who speaks.
     pub from: NodeId,
+    /// The life of its disk.
     pub incarnation: Incarnation,
+    /// To whom.
     pub to: NodeId,
 }
 
 /// Why a stream is refused. The text goes to the other side, whose operator reads it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum Refusal {
+pub enum Refusal {
+    /// Something else than a peer has dialled.
     #[error("this is not a raft peer's stream")]
     NoHello,
+    /// This node has to be upgraded.
     #[error("this node speaks version {ours} and you version {theirs}; upgrade this node first")]
-    NewerVersion { ours: u16, theirs: u16 },
+    NewerVersion {
+        /// What this node speaks.
+        ours: u16,
+        /// What the peer speaks.
+        theirs: u16,
+    },
+    /// An address is wrong, or a directory.
     #[error(
         "this node belongs to cluster {ours} and you to cluster {theirs}; check the addresses of the peers"
     )]
-    OtherCluster { ours: ClusterId, theirs: ClusterId },
+    OtherCluster {
+        /// This node's.
+        ours: ClusterId,
+        /// The peer's.
+        theirs: ClusterId,
+    },
+    /// An address is wrong.
     #[error("this is node {ours} and you dialled node {theirs}; check the addresses of the peers")]
-    OtherNode { ours: NodeId, theirs: NodeId },
+    OtherNode {
+        /// This node.
+        ours: NodeId,
+        /// Whom the peer has dialled.
+        theirs: NodeId,
+    },
 }
 
 impl Hello {
+    /// As it stands in the first frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(PROTOCOL_VERSION.to_le_bytes());

@@ -15,13 +15,16 @@
 //! What it is not: it encrypts nothing and authenticates nobody. The peer port belongs behind a
 //! firewall.
 
+mod body;
 mod bootstrap;
 mod frame;
 mod hello;
 mod link;
 mod server;
 mod snapshot;
+mod transfer;
 mod transport;
+pub mod wire;
 
 pub use bootstrap::{Desk, FoundError, Founded, Founder, cluster_of, found};
 pub use server::PeerServer;

@@ -1,6 +1,7 @@
 //! The stream to one peer: dialled, kept alive, and dialled anew when it is lost.
 
-use crate::frame::{FrameReader, SIGN_OF_LIFE, write_frame};
+use crate::body::FrameReader;
+use crate::frame::{Frames, SIGN_OF_LIFE, write_frame, write_message};
 use crate::hello::Hello;
 use crate::transport::Shared;
 use bytes::Bytes;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use storage::codec;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
@@ -190,7 +190,7 @@ impl Body for Outgoing {
         while chunk.len() < CHUNK_BYTES {
             match queue.poll_recv(context) {
                 Poll::Ready(Some(message)) => {
-                    write_frame(&mut chunk, |into| codec::encode(&message, into));
+                    write_message(&mut chunk, &message);
                 }
                 Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => break,

@@ -1,11 +1,13 @@
 //! The listener for peers.
 
+use crate::body::FrameReader;
 use crate::bootstrap::Desk;
-use crate::frame::{FrameReader, SIGN_OF_LIFE};
+use crate::frame::{Frames, SIGN_OF_LIFE};
 use crate::hello::Hello;
 use crate::link::passes;
 use crate::snapshot;
 use crate::transport::{HttpTransport, Shared};
+use crate::wire::receive_messages;
 use bytes::Bytes;
 use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -16,7 +18,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -162,7 +163,8 @@ async fn stream(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
     };
     let (signs, body) = Channel::new(1);
     tokio::spawn(async move {
-        let reading = read(&shared, hello, frames);
+        let passes = |peer| passes(&shared, peer);
+        let reading = receive_messages(&shared.inbox, hello, &mut frames, passes);
         tokio::select! {
             biased;
             ended = reading => tracing::debug!(peer = %hello.from, "a stream ended: {ended}"),
@@ -175,31 +177,6 @@ async fn stream(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
 async fn live(mut signs: Sender<Bytes, Infallible>, every: Duration) {
     while signs.send_data(Bytes::from_static(&SIGN_OF_LIFE)).await.is_ok() {
         tokio::time::sleep(every).await;
-    }
-}
-
-/// Hands a peer's messages to the node. Returns why it ended.
-async fn read(shared: &Shared, hello: Hello, mut frames: FrameReader) -> String {
-    loop {
-        let frame = match frames.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return "closed by the peer".to_owned(),
-            Err(error) => return error.to_string(),
-        };
-        if frame.is_empty() {
-            continue;
-        }
-        let message: raft::Message = match storage::codec::decode(&frame) {
-            Ok(message) => message,
-            Err(error) => return error.to_string(),
-        };
-        if message.from != hello.from {
-            return format!("a message of node {} on it", message.from);
-        }
-        shared.received.fetch_add(1, Ordering::Relaxed);
-        if passes(shared, message.from) && !shared.inbox.message(message).await {
-            return "this node is stopping".to_owned();
-        }
     }
 }
 

@@ -1,13 +1,10 @@
-//! A snapshot on its way: an offer, then its bytes in chunks with a checksum each. It counts as
-//! delivered once it is durable at the receiver.
-//!
-//! A transfer that breaks is begun anew; it is not resumed.
+//! Sends and receives snapshots over HTTP: a request for each, whose body is what `transfer.rs` says.
 
-use crate::frame::{FrameReader, write_frame};
-use crate::hello::Hello;
+use crate::body::FrameReader;
+use crate::link::passes;
+use crate::transfer::{Offload, Refused, receive_snapshot, write_chunk, write_offer};
 use crate::transport::Shared;
-use bytes::{BufMut, Bytes};
-use driver::OfferError;
+use bytes::Bytes;
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1;
@@ -16,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use raft::Offer;
 use std::io::Read;
 use std::time::Duration;
-use storage::codec;
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -47,8 +43,7 @@ pub(crate) async fn send(
         .header(hyper::header::HOST, &address)
         .body(receiver)?;
     let mut head = Vec::new();
-    write_frame(&mut head, |into| into.extend(shared.hello(offer.to).encode()));
-    write_frame(&mut head, |into| codec::encode(&offer, into));
+    write_offer(&mut head, &shared.hello(offer.to), &offer);
     let rate = shared.config.snapshot_bytes_per_second.max(1);
     let feed = async move {
         body.send_data(head.into()).await.map_err(|_| "the receiver closed")?;
@@ -58,10 +53,7 @@ pub(crate) async fn send(
             let chunk = chunk?;
             let (last, len) = (chunk.is_empty(), chunk.len() as u64);
             let mut frame = Vec::with_capacity(chunk.len() + 8);
-            write_frame(&mut frame, |into| {
-                into.put_u32_le(crc32c::crc32c(&chunk));
-                into.extend(chunk);
-            });
+            write_chunk(&mut frame, &chunk);
             // A receiver that takes nothing for so long is gone, whatever its connection says: the
             // leader must hear of it, or it would wait for ever.
             timeout(TIMEOUT, body.send_data(frame.into()))
@@ -108,46 +100,26 @@ pub(crate) async fn receive(
     shared: &Shared,
     mut frames: FrameReader,
 ) -> Result<(), (StatusCode, String)> {
-    let bad = |text: String| (StatusCode::BAD_REQUEST, text);
-    let first = match frames.first().await {
-        Ok(Some(first)) => first,
-        Ok(None) | Err(_) => return Err(bad("no first frame".into())),
-    };
-    let hello = Hello::check(&first, &shared.hello(shared.config.node))
-        .map_err(|refusal| bad(refusal.to_string()))?;
-    let mut next = async || match frames.next().await {
-        Ok(Some(frame)) => Ok(frame),
-        Ok(None) => Err(bad("the snapshot is cut off".into())),
-        Err(error) => Err(bad(error.to_string())),
-    };
-    let offer: Offer = codec::decode(&next().await?).map_err(|error| bad(error.to_string()))?;
-    if offer.from != hello.from || offer.to != shared.config.node || shared.is_cut(offer.from) {
-        return Err(bad("the offer is not for this node".into()));
-    }
-    let mut reception = shared.inbox.offer(offer).await.map_err(|error| match error {
-        OfferError::Unwanted => (StatusCode::CONFLICT, error.to_string()),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    })?;
-    let lost = |error: std::io::Error| (StatusCode::INSUFFICIENT_STORAGE, error.to_string());
-    let gone = |_| (StatusCode::INTERNAL_SERVER_ERROR, "a task ended".to_owned());
-    loop {
-        let frame = next().await?;
-        let Some((head, chunk)) = frame.split_first_chunk::<4>() else {
-            return Err(bad("a chunk without a checksum".into()));
+    let own = shared.hello(shared.config.node);
+    let passes = |peer| passes(shared, peer);
+    let received = receive_snapshot(&own, &shared.inbox, &mut frames, &Threads, passes).await;
+    received.map_err(|refused| {
+        let status = match refused {
+            Refused::Bad(_) => StatusCode::BAD_REQUEST,
+            Refused::Unwanted(_) => StatusCode::CONFLICT,
+            Refused::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Disk(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Refused::Gone => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        if crc32c::crc32c(chunk) != u32::from_le_bytes(*head) {
-            return Err(bad("a chunk is damaged".into()));
-        }
-        if chunk.is_empty() {
-            break;
-        }
-        let chunk = frame.slice(4..);
-        let written = spawn_blocking(move || reception.write(&chunk).map(|()| reception));
-        reception = written.await.map_err(gone)?.map_err(lost)?;
-    }
-    let received = spawn_blocking(move || reception.finish()).await.map_err(gone)?.map_err(lost)?;
-    match shared.inbox.install(received).await {
-        true => Ok(()),
-        false => Err((StatusCode::SERVICE_UNAVAILABLE, "this node is stopping".to_owned())),
+        (status, refused.to_string())
+    })
+}
+
+/// The threads that tokio keeps for blocking work.
+struct Threads;
+
+impl Offload for Threads {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        spawn_blocking(work).await.ok()
     }
 }

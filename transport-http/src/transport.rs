@@ -7,7 +7,7 @@ use driver::{Inbox, Transport};
 use raft::{Incarnation, Membership, Message, NodeId, Offer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storage::ClusterId;
@@ -63,7 +63,6 @@ pub(crate) struct Shared {
     pub any_cut: AtomicBool,
     /// Changes whenever the members do.
     members: watch::Sender<u64>,
-    pub received: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -120,7 +119,6 @@ impl HttpTransport {
             cut: Mutex::default(),
             any_cut: AtomicBool::new(false),
             members: watch::Sender::new(0),
-            received: AtomicU64::new(0),
         };
         HttpTransport {
             shared: Arc::new(shared),

@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> u8 {
     };
     match Client::new(&args.server).and_then(|client| swap(&client, args, &compare, &value)) {
         Ok(code) => code,
-        Err(error) => error.report(),
+        Err(error) => client::report(&error),
     }
 }
 

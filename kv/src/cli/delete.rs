@@ -23,6 +23,6 @@ pub fn run(args: &Args) -> u8 {
             exit::NO
         }
         Ok(response) => client::refused(&response),
-        Err(error) => error.report(),
+        Err(error) => client::report(&error),
     }
 }

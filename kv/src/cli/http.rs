@@ -3,11 +3,10 @@
 //! What matters to the caller of a store is whether a request that failed may have been executed:
 //! [`Failure`] tells the two cases apart. The benchmark keeps its connections (`bench/connection.rs`).
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::header::HeaderValue;
 use hyper_util::rt::TokioIo;
+pub use kv::client::{Exchange, Failure, Request, Response};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -15,71 +14,18 @@ use tokio::time::{Instant, timeout_at};
 /// How long a connection may take to be made. Longer, and the node counts as down.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What to ask.
-#[derive(Clone)]
-pub struct Request {
-    /// GET, PUT, ...
-    pub method: Method,
-    /// Path and query, percent-encoded.
-    pub path: String,
-    /// Headers beyond `Host`.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body; empty for none.
-    pub body: Bytes,
-}
+/// Requests over connections of their own.
+pub struct Sockets;
 
-impl Request {
-    /// A request without headers and body.
-    pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Request { method, path: path.into(), headers: Vec::new(), body: Bytes::new() }
+impl Exchange for Sockets {
+    async fn exchange(
+        &self,
+        address: &str,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Response, Failure> {
+        exchange(address, request, timeout).await
     }
-
-    /// With this body.
-    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
-        self
-    }
-
-    /// The request as hyper takes it, for the node at `host`.
-    pub fn build(&self, host: &HeaderValue) -> Result<hyper::Request<Full<Bytes>>, String> {
-        let mut request = hyper::Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() =
-            self.path.parse().map_err(|error| format!("bad path {}: {error}", self.path))?;
-        request.headers_mut().insert(HOST, host.clone());
-        for (name, value) in &self.headers {
-            request.headers_mut().insert(name.clone(), value.clone());
-        }
-        Ok(request)
-    }
-}
-
-/// What was answered.
-pub struct Response {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The whole body.
-    pub body: Bytes,
-}
-
-impl Response {
-    /// The body as JSON; null where it is none.
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or(serde_json::Value::Null)
-    }
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The request never left: it was not executed.
-    #[error("{0}")]
-    NotSent(String),
-    /// The request may have been executed.
-    #[error("{0}")]
-    Lost(String),
 }
 
 /// Sends `request` to the node at `address` (`host:port`) and waits for the whole answer.

@@ -28,6 +28,6 @@ pub fn run(args: &Args) -> u8 {
     match Client::new(&args.server).and_then(|client| client.call(&request)) {
         Ok(response) if response.status.is_success() => exit::DONE,
         Ok(response) => client::refused(&response),
-        Err(error) => error.report(),
+        Err(error) => client::report(&error),
     }
 }

@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> u8 {
             exit::DONE
         }
         Ok(response) => client::refused(&response),
-        Err(error) => error.report(),
+        Err(error) => client::report(&error),
     }
 }
 

@@ -97,7 +97,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub fn run(args: &Args) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return CallError::NotDone(error.to_string()).report(),
+        Err(error) => return super::client::report(&CallError::NotDone(error.to_string())),
     };
     let outcome = match &args.check {
         Some(file) => runtime.block_on(record::check(file, &args.servers, args.timeout)),
@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> u8 {
             if report.done == 0 { exit::NOT_DONE } else { exit::DONE }
         }),
     };
-    outcome.unwrap_or_else(|error| error.report())
+    outcome.unwrap_or_else(|error| super::client::report(&error))
 }
 
 async fn measure(args: &Args) -> Result<Report, CallError> {
@@ -153,7 +153,7 @@ async fn fill(args: &Args, leader: &Leader, workload: &Workload) -> Result<(), C
         if !answer.status.is_success() {
             return Err(CallError::NotDone(format!(
                 "cannot fill in the keys to read: {}",
-                super::client::explanation(&answer)
+                answer.explanation()
             )));
         }
     }

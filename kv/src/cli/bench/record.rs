@@ -113,7 +113,7 @@ impl Reader<'_> {
             match self.ask(&request, attempt).await {
                 Ok(answer) if answer.status == StatusCode::NOT_FOUND => return Ok(None),
                 Ok(answer) if answer.status.is_success() => return Ok(number_in(&answer.body)),
-                Ok(answer) => reason = crate::cli::client::explanation(&answer),
+                Ok(answer) => reason = answer.explanation(),
                 Err(failure) => reason = failure.to_string(),
             }
             self.connection = None;

@@ -1,0 +1,22 @@
+//! The seam for those who want to see a node at work: the checks of a simulation.
+
+use crate::StateMachine;
+use bytes::Bytes;
+use raft::{Entry, Node, Snapshot};
+
+/// Looks at the core and the state machine of a node. It sees everything and changes nothing; what is
+/// not looked at costs nothing.
+pub trait Inspect<S: StateMachine>: Clone + Send + Sync + 'static {
+    /// What has come in at once from the node's own parts, or one message or tick, or the calls of a
+    /// turn, have been taken; what follows from them has not been handed out yet.
+    fn look(&self, _node: &Node) {}
+
+    /// An entry has been applied, with this answer; an empty one if it is no command.
+    fn applied(&self, _entry: &Entry, _answer: &Bytes, _machine: &S) {}
+
+    /// The state has been replaced by that of a snapshot, or begins with it.
+    fn restored(&self, _snapshot: &Snapshot, _machine: &S) {}
+}
+
+/// Nobody looks.
+impl<S: StateMachine> Inspect<S> for () {}

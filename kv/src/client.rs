@@ -1,0 +1,262 @@
+//! How a client talks to a cluster through any of its nodes, whatever carries its requests.
+//!
+//! The nodes pass writes and reads on to their leader, so any node that is up will do; a node that
+//! answers with a redirect (`--no-forward`) is followed. What was certainly not done is tried again
+//! on the next server until the time is over; what may have been done is never repeated, except for
+//! reads.
+//!
+//! What it is not: it opens no connections ([`Exchange`] does) and reads no clock but the one it is
+//! given.
+
+use bytes::Bytes;
+use driver::Clock;
+use http_body_util::Full;
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use hyper::{Method, StatusCode};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Pause after all servers were tried in vain: elections take some hundred milliseconds.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Redirects followed for one attempt. The leader may change once on the way; more is a circle.
+const REDIRECTS_MAX: usize = 3;
+
+/// What to ask.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// GET, PUT, ...
+    pub method: Method,
+    /// Path and query, percent-encoded.
+    pub path: String,
+    /// Headers beyond `Host`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body; empty for none.
+    pub body: Bytes,
+}
+
+impl Request {
+    /// A request without headers and body.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Request { method, path: path.into(), headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// With this body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The request as hyper takes it, for the node at `host`.
+    pub fn build(&self, host: &HeaderValue) -> Result<hyper::Request<Full<Bytes>>, String> {
+        let mut request = hyper::Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() =
+            self.path.parse().map_err(|error| format!("bad path {}: {error}", self.path))?;
+        request.headers_mut().insert(HOST, host.clone());
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What was answered.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl Response {
+    /// The body as JSON; null where it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or(serde_json::Value::Null)
+    }
+
+    /// What an answer that is no success says, for a person.
+    pub fn explanation(&self) -> String {
+        let problem = self.json();
+        let said = ["detail", "title", "error"].iter().find_map(|field| problem[*field].as_str());
+        match said {
+            Some(said) => format!("{said} ({})", self.status),
+            None => self.status.to_string(),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The request never left: it was not executed.
+    #[error("{0}")]
+    NotSent(String),
+    /// The request may have been executed.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Carries requests.
+pub trait Exchange: Send + Sync {
+    /// Sends `request`, once, to the node at `address` (`host:port`) and waits for the whole answer.
+    fn exchange(
+        &self,
+        address: &str,
+        request: &Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send;
+}
+
+/// Why there is no answer of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Certainly not executed.
+    #[error("not done: {0}")]
+    NotDone(String),
+    /// Perhaps executed.
+    #[error("outcome unknown (it may have been done): {0}")]
+    Unknown(String),
+}
+
+/// A client of one cluster.
+pub struct Client<E> {
+    servers: Vec<String>,
+    timeout: Duration,
+    exchange: E,
+    clock: Arc<dyn Clock>,
+}
+
+impl<E: Exchange> Client<E> {
+    /// A client that tries these servers, and gives a request up after `timeout`.
+    pub fn new(
+        servers: Vec<String>,
+        timeout: Duration,
+        exchange: E,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Client { servers, timeout, exchange, clock }
+    }
+
+    /// Sends `request` until somebody gives an answer that is one: anything but "not done, try
+    /// again". Answers of the store such as 404 and 412 are answers.
+    pub async fn call(&self, request: &Request) -> Result<Response, CallError> {
+        let began_ns = self.clock.now().monotonic_ns;
+        let left = || {
+            let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
+            self.timeout.saturating_sub(Duration::from_nanos(passed_ns))
+        };
+        // The last answer that says more than "cannot connect" tells a person the most.
+        let mut reason = String::new();
+        for round in 0.. {
+            if round > 0 {
+                self.clock.sleep(RETRY_PAUSE).await;
+            }
+            for server in &self.servers {
+                let left = left();
+                if left.is_zero() {
+                    return Err(CallError::NotDone(reason));
+                }
+                match self.attempt(server, request, left).await {
+                    Ok(response) => return Ok(response),
+                    Err(CallError::NotDone(why)) => reason = why,
+                    Err(CallError::Unknown(why)) if request.method == Method::GET => reason = why,
+                    Err(unknown) => return Err(unknown),
+                }
+            }
+        }
+        unreachable!("the loop above has no end of its own")
+    }
+
+    /// One attempt, by way of `server` and wherever it redirects to.
+    async fn attempt(
+        &self,
+        server: &str,
+        request: &Request,
+        left: Duration,
+    ) -> Result<Response, CallError> {
+        let mut address = server.to_owned();
+        let mut request = request.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let response = self.exchange.exchange(&address, &request, left).await;
+            let response = response.map_err(|failure| match failure {
+                Failure::NotSent(why) => CallError::NotDone(why),
+                Failure::Lost(why) => CallError::Unknown(why),
+            })?;
+            if response.status != StatusCode::TEMPORARY_REDIRECT {
+                return sorted(response);
+            }
+            let location = response.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+            let Some((next, path)) = location.and_then(split_location) else {
+                return Err(CallError::NotDone(format!("{address}: a redirect to nowhere")));
+            };
+            address = next;
+            request.path = path;
+        }
+        Err(CallError::NotDone(format!("{server}: redirected in circles")))
+    }
+}
+
+/// Tells the store's answers from those that mean it could not give one.
+fn sorted(response: Response) -> Result<Response, CallError> {
+    let status = response.status;
+    let busy = status == StatusCode::TOO_MANY_REQUESTS;
+    if !status.is_server_error() && !busy {
+        return Ok(response);
+    }
+    let why = response.explanation();
+    let problem = response.json();
+    let certain = match problem["outcome"].as_str() {
+        Some(outcome) => outcome == "not_done",
+        None => busy || status == StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Err(if certain { CallError::NotDone(why) } else { CallError::Unknown(why) })
+}
+
+/// The address and the path of an absolute `Location`.
+fn split_location(location: &str) -> Option<(String, String)> {
+    let rest = location.strip_prefix("http://")?;
+    let (address, path) = rest.split_once('/')?;
+    Some((address.to_owned(), format!("/{path}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &'static str) -> Response {
+        Response {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: Default::default(),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn an_answer_of_the_store_is_an_answer_even_when_it_is_no() {
+        assert!(sorted(answer(404, "")).is_ok());
+        assert!(sorted(answer(412, "")).is_ok());
+    }
+
+    #[test]
+    fn a_failed_write_is_repeated_only_when_it_was_certainly_not_done() {
+        let not_done = sorted(answer(503, r#"{"outcome":"not_done","detail":"no leader"}"#));
+        assert!(matches!(not_done, Err(CallError::NotDone(why)) if why.contains("no leader")));
+        let unknown = sorted(answer(504, r#"{"outcome":"unknown"}"#));
+        assert!(matches!(unknown, Err(CallError::Unknown(_))));
+        // Something between us and the node that does not know our words.
+        assert!(matches!(sorted(answer(502, "bad gateway")), Err(CallError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_redirect_is_taken_apart() {
+        let expected = Some(("127.0.0.1:8081".to_owned(), "/v1/kv/a%2Fb?x=1".to_owned()));
+        assert_eq!(split_location("http://127.0.0.1:8081/v1/kv/a%2Fb?x=1"), expected);
+        assert_eq!(split_location("/elsewhere"), None);
+    }
+}

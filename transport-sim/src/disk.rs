@@ -1,0 +1,84 @@
+//! The disk of a simulated machine, as one life of the node on it sees it.
+//!
+//! The futures of a node that has been killed are dropped some time later, when the next one may run
+//! already. What is dropped with them cleans up; a process that is gone would not. So each life has a
+//! handle of its own to the disk, which is good for nothing once it is over.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use storage::testing::{MemDisk, MemFile};
+use storage::{Disk, LockError};
+
+/// Whether a life of a node goes on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Life {
+    over: Arc<AtomicBool>,
+}
+
+impl Life {
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A life's handle to a disk.
+#[derive(Clone, Debug)]
+pub(crate) struct SimDisk {
+    disk: MemDisk,
+    life: Life,
+}
+
+impl SimDisk {
+    pub fn new(disk: MemDisk, life: Life) -> Self {
+        SimDisk { disk, life }
+    }
+
+    fn disk(&self) -> io::Result<&MemDisk> {
+        match self.life.is_over() {
+            false => Ok(&self.disk),
+            true => Err(io::Error::other("the process is gone")),
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    /// A file that is open knows by itself that the process or the machine has gone down since.
+    type File = MemFile;
+
+    fn lock(&self) -> Result<(), LockError> {
+        self.disk.lock()
+    }
+
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk()?.create_dir(dir)
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.disk()?.list(dir)
+    }
+
+    fn create(&self, path: &str) -> io::Result<MemFile> {
+        self.disk()?.create(path)
+    }
+
+    fn open(&self, path: &str) -> io::Result<MemFile> {
+        self.disk()?.open(path)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk()?.rename(from, to)
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.disk()?.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk()?.sync_dir(dir)
+    }
+}

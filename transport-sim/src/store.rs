@@ -1,0 +1,157 @@
+//! Where the writes of a node become durable: time passes, the real log writes, and what the disk must
+//! hold is kept beside it.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use crate::disk::SimDisk;
+use crate::time::sleep_us;
+use driver::StorePort;
+use raft::{Durable, Write};
+use simulator::checks::{Change, Violation, violation};
+use simulator::plan::FaultKind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use storage::testing::Fate;
+use storage::{Log, LogStore, PersistError, Snapshots};
+
+/// After one write in so many it is looked what a power failure at that moment would leave.
+const AUDIT_ONE_IN: u64 = 61;
+
+/// The log of a node that runs, and the write that is under way. Whoever makes the node crash takes
+/// both.
+pub(crate) struct Slot {
+    pub log: Option<Log<SimDisk>>,
+    pub out: Option<Write>,
+}
+
+pub(crate) fn lock(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes writes durable until the node ends.
+pub(crate) async fn run<A: App>(
+    cluster: Cluster<A>,
+    node: usize,
+    number: u64,
+    mut port: StorePort,
+    slot: Arc<Mutex<Slot>>,
+) {
+    while let Some(write) = port.next().await {
+        lock(&slot).out = Some(write);
+        let (sync_us, crash) = {
+            let mut world = cluster.world();
+            let crash = world.armed.remove(&(node, FaultKind::CrashWriting));
+            let (swarm, calm) = (world.plan.swarm.clone(), world.calm);
+            let draw = &mut world.disks[node];
+            let stalls = draw.chance(swarm.stall_ppm) && !calm;
+            let stall_us = if stalls { draw.below(u64::from(swarm.stall_us) + 1) } else { 0 };
+            (1 + draw.below(2 * u64::from(swarm.sync_us)) + stall_us, crash)
+        };
+        if let Some(down_us) = crash {
+            cluster.crash(node, down_us, "a node crashed at an awkward moment");
+            return;
+        }
+        sleep_us(sync_us).await;
+        let Some(write) = lock(&slot).out.take() else { return };
+        let mut store = Checked { cluster: &cluster, node, number, slot: &slot };
+        if !port.persist(&mut store, write).await {
+            return;
+        }
+        let due = cluster.world().hosts[node].crash_due_us.take();
+        if let Some(down_us) = due {
+            cluster.rots(node, down_us);
+            return;
+        }
+    }
+    // The node has ended in good order.
+    if let Some(log) = lock(&slot).log.take() {
+        let _ = log.close();
+    }
+}
+
+/// The log, with an ideal disk beside it.
+struct Checked<'a, A: App> {
+    cluster: &'a Cluster<A>,
+    node: usize,
+    number: u64,
+    slot: &'a Mutex<Slot>,
+}
+
+impl<A: App> LogStore for Checked<'_, A> {
+    fn persist(&mut self, write: Write) -> Result<Durable, PersistError> {
+        let change = Change::of(&write);
+        let result = match &mut lock(self.slot).log {
+            Some(log) => log.persist(write),
+            None => Err(PersistError::Failed { source: std::io::Error::other("gone") }),
+        };
+        let mut world = self.cluster.world();
+        if world.runs(self.node, self.number).is_none() {
+            return result;
+        }
+        match &result {
+            Ok(_) => {
+                let host = &mut world.hosts[self.node];
+                let taken_back = host.shadow.is_taken_back(&change) && !host.rotten;
+                host.shadow.apply(&change);
+                host.writes += 1;
+                let last = host.shadow.last().index.0;
+                if host.rotting.as_ref().is_some_and(|rotting| host.writes >= rotting.at_write) {
+                    host.crash_due_us = host.rotting.as_ref().map(|rotting| rotting.down_us);
+                }
+                let audit = host.writes.is_multiple_of(AUDIT_ONE_IN);
+                world.note(5, self.node, last);
+                let mut broken = None;
+                if taken_back {
+                    let detail = format!("node {}", self.node);
+                    broken = violation::<()>("one vote a term", detail).err();
+                }
+                if audit {
+                    broken = broken.or(world.audit(self.node).err());
+                }
+                drop(world);
+                self.cluster.broken(broken);
+            }
+            Err(PersistError::Full { .. }) => world.marks.hit("a disk was full"),
+            Err(_) => {
+                world.hosts[self.node].maybe = Some(change);
+                world.marks.hit("a sync failed and the node stopped");
+            }
+        }
+        result
+    }
+}
+
+impl<A: App> crate::world::World<A> {
+    /// Whether a power failure at this moment would leave all that was reported durable: the disk is
+    /// copied, everything unsynced is lost on the copy, and the log is read from it.
+    pub fn audit(&self, node: usize) -> Result<(), Violation> {
+        let host = &self.hosts[node];
+        if host.rotten || host.rotting.is_some() {
+            return Ok(());
+        }
+        let check = "durable means durable";
+        let copy = host.disk.fork();
+        copy.set_capacity(None);
+        copy.crash(|_| Fate::Lost);
+        let handle = SimDisk::new(copy, crate::disk::Life::default());
+        let left = match Log::open(handle.clone(), crate::world::log_config(&self.plan.swarm)) {
+            Ok((_, recovery)) => recovery.restored,
+            Err(error) => return violation(check, format!("node {node}: {error}")),
+        };
+        let difference = match &left {
+            Some(left) => host.shadow.difference(left),
+            None => Some("nothing is left".to_owned()),
+        };
+        if let Some(difference) = difference {
+            return violation(check, format!("node {node}: {difference}"));
+        }
+        let base = host.shadow.base.last;
+        if base == raft::LogId::ZERO {
+            return Ok(());
+        }
+        let state = Snapshots::new(handle).map_err(|error| error.to_string());
+        match state.and_then(|snapshots| snapshots.open(base).map_err(|e| e.to_string())) {
+            Ok(_) => Ok(()),
+            Err(detail) => violation(check, format!("node {node}: {detail}")),
+        }
+    }
+}

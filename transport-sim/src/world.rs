@@ -1,0 +1,239 @@
+//! The state of a simulated cluster: hosts, network, what was seen of them, and the first promise that
+//! was broken. One lock, one thread: nobody holds it while waiting.
+
+use crate::app::{App, Service};
+use crate::clock::SimClock;
+use crate::disk::{Life, SimDisk};
+use crate::store::Slot;
+use crate::time::now_us;
+use driver::{Handle, Inbox};
+use madsim::runtime::NodeHandle;
+use raft::{Incarnation, Index, Member, Membership, NodeId};
+use simulator::Marks;
+use simulator::checks::{Change, Observed, Observer, Shadow, Violation};
+use simulator::network::Network;
+use simulator::plan::{FaultKind, Plan, Swarm};
+use simulator::random::{Purpose, Stream};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use storage::testing::MemDisk;
+use storage::{ClusterId, Identity, Log, LogConfig};
+
+/// The cluster that all nodes belong to.
+pub(crate) const CLUSTER: ClusterId = ClusterId(1);
+/// The incarnation of a node whose disk was never wiped is this and its id.
+pub(crate) const INCARNATION: u64 = 100;
+/// The port for clients in the addresses that the membership has.
+const CLIENT_PORT: u16 = 8080;
+/// The port for peers.
+const PEER_PORT: u16 = 9080;
+
+/// The address of a node for clients: `10.0.0.{id + 1}:8080`.
+pub fn client_address(node: u64) -> String {
+    format!("10.0.0.{}:{CLIENT_PORT}", node + 1)
+}
+
+/// Which node has this address for clients.
+pub fn node_at(address: &str) -> Option<NodeId> {
+    let host = address.strip_prefix("10.0.0.")?.strip_suffix(":8080")?;
+    host.parse::<u64>().ok()?.checked_sub(1).map(NodeId)
+}
+
+/// A machine, and the node on it, up or down.
+pub(crate) struct Host<A: App> {
+    pub disk: MemDisk,
+    pub clock: Arc<SimClock>,
+    pub shadow: Shadow,
+    /// The write that was out when it went down: it may be on the disk or not.
+    pub maybe: Option<Change>,
+    pub incarnation: Incarnation,
+    /// How many times it has started.
+    pub lives: u64,
+    pub up: Option<Up<A>>,
+    /// Writes that became durable.
+    pub writes: u64,
+    pub rotting: Option<Rotting>,
+    /// Its power fails right after the write that is under way.
+    pub crash_due_us: Option<u64>,
+    /// Its log has been damaged: it may know less than it did, if it says so.
+    pub rotten: bool,
+    /// Its disk fails.
+    pub failing: bool,
+    /// Its disk is full.
+    pub full: bool,
+    /// It is gone for good: it refuses to start.
+    pub dead: bool,
+    pub paused: u32,
+}
+
+/// Data that will rot, see `simulator`.
+pub(crate) struct Rotting {
+    pub at_write: u64,
+    pub down_us: u64,
+    pub path: String,
+    pub offset: u64,
+    pub mask: u8,
+    pub found: Vec<u8>,
+}
+
+/// A node that runs.
+pub(crate) struct Up<A: App> {
+    pub life: Life,
+    pub number: u64,
+    pub handle: Handle<A::Machine>,
+    pub inbox: Inbox,
+    pub machine: NodeHandle,
+    pub slot: Arc<Mutex<Slot>>,
+    pub service: Option<Service<A::Request, A::Response>>,
+    /// Up to here the state machine has applied the log.
+    pub applied: Index,
+}
+
+/// Everything, behind one lock.
+pub(crate) struct World<A: App> {
+    pub plan: Plan,
+    pub hosts: Vec<Host<A>>,
+    pub network: Network,
+    pub observer: Observer<A::Machine>,
+    pub disks: Vec<Stream>,
+    pub machines: Vec<Stream>,
+    /// What the network does beyond losing and delaying: per link, and one for what clients send.
+    pub links: Vec<Stream>,
+    pub calls: Stream,
+    pub clocks: Stream,
+    pub marks: Marks,
+    pub violation: Option<Violation>,
+    pub trace: u64,
+    pub events: u64,
+    pub messages: u64,
+    /// Messages go in streams, in order and not lost; else each one its own way.
+    pub streams: bool,
+    pub calm: bool,
+    /// Clients are to stop.
+    pub over: bool,
+    pub armed: BTreeMap<(usize, FaultKind), u64>,
+}
+
+impl<A: App> World<A> {
+    pub fn new(plan: Plan, reference: A::Machine) -> Self {
+        let (seed, nodes) = (plan.seed, plan.nodes);
+        let stream = |purpose| move |id: u64| Stream::new(seed, purpose, id);
+        let members = (0..nodes).map(|id| (NodeId(id), member(id))).collect();
+        let membership = Membership::of_voters(members);
+        let host = |id: u64| {
+            let incarnation = Incarnation(INCARNATION + id);
+            Host::new(id, &plan.swarm, incarnation, membership.clone())
+        };
+        World {
+            hosts: (0..nodes).map(host).collect(),
+            network: Network::new(seed, nodes),
+            observer: Observer::new(nodes, reference),
+            disks: (0..nodes).map(stream(Purpose::Disk)).collect(),
+            machines: (0..nodes).map(stream(Purpose::Machine)).collect(),
+            links: (0..nodes * nodes).map(|l| Stream::new(seed, Purpose::Network, 1_000 + l)).collect(),
+            calls: Stream::new(seed, Purpose::Network, 2_000),
+            clocks: Stream::new(seed, Purpose::Network, 2_001),
+            marks: Marks::default(),
+            violation: None,
+            trace: seed,
+            events: 0,
+            messages: 0,
+            streams: Stream::new(seed, Purpose::Network, 2_002).below(2) == 0,
+            calm: false,
+            over: false,
+            armed: BTreeMap::new(),
+            plan,
+        }
+    }
+
+    /// Everything that happened, in order, in one number.
+    pub fn note(&mut self, what: u64, node: usize, detail: u64) {
+        let word = what ^ (node as u64) << 8 ^ detail << 16 ^ now_us() << 32;
+        self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.events += 1;
+    }
+
+    /// Looks at a node's core, whose life is still going on.
+    pub fn look(&mut self, at: usize, node: &raft::Node) -> Result<(), Violation> {
+        let World { hosts, observer, .. } = self;
+        let disks: Vec<Observed<'_>> = hosts
+            .iter()
+            .map(|host| Observed { shadow: &host.shadow, forgot: host.rotten })
+            .collect();
+        if observer.look(at, node, &disks)? {
+            self.marks.hit("a leader was elected");
+            self.note(3, at, node.term().0);
+        }
+        Ok(())
+    }
+
+    /// Whether this life of the node is the one that runs.
+    pub fn runs(&mut self, node: usize, number: u64) -> Option<&mut Up<A>> {
+        self.hosts[node].up.as_mut().filter(|up| up.number == number)
+    }
+
+    pub fn link(&mut self, from: u64, to: u64) -> &mut Stream {
+        let at = from * self.plan.nodes + to;
+        &mut self.links[at as usize]
+    }
+}
+
+fn member(id: u64) -> Member {
+    Member {
+        incarnation: Incarnation(INCARNATION + id),
+        peer_address: format!("10.0.0.{}:{PEER_PORT}", id + 1),
+        client_address: client_address(id),
+    }
+}
+
+pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
+    LogConfig {
+        segment_bytes: u64::from(swarm.segment_bytes),
+        background: false,
+        ..LogConfig::default()
+    }
+}
+
+impl<A: App> Host<A> {
+    /// A machine with an empty disk, on which a log begins with this membership.
+    pub fn new(id: u64, swarm: &Swarm, incarnation: Incarnation, membership: Membership) -> Self {
+        let disk = MemDisk::new();
+        let handle = SimDisk::new(disk.clone(), Life::default());
+        let (mut log, _) =
+            Log::open(handle, log_config(swarm)).expect("an empty disk without faults");
+        let identity = Identity {
+            node: NodeId(id),
+            incarnation,
+            cluster: Some(CLUSTER),
+            peers: membership.members.keys().copied().collect(),
+        };
+        log.identify(identity).expect("a disk without faults takes it");
+        let restored = log
+            .begin(raft::Snapshot::initial(membership))
+            .expect("a disk without faults takes it");
+        drop(log);
+        disk.kill();
+        Host {
+            shadow: Shadow::new(&restored),
+            disk,
+            clock: Arc::new(SimClock::new()),
+            maybe: None,
+            incarnation,
+            lives: 0,
+            up: None,
+            writes: 0,
+            rotting: None,
+            crash_due_us: None,
+            rotten: false,
+            failing: false,
+            full: false,
+            dead: false,
+            paused: 0,
+        }
+    }
+
+    /// Whether its disk was never wiped.
+    pub fn is_original(&self, id: usize) -> bool {
+        self.incarnation.0 == INCARNATION + id as u64
+    }
+}
