@@ -153,6 +153,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         self.hand_out();
         self.publish();
         loop {
+            let mut slept = false;
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
@@ -168,7 +169,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 Some(offer) = self.mailbox.offers.recv() => offers.push(offer),
                 _ = self.calls.recv_many(&mut calls, CALLS_PER_TURN),
                     if !self.calls.is_closed() || !self.calls.is_empty() => {}
-                () = &mut sleep => {}
+                () = &mut sleep => slept = true,
             }
             count(&self.shared.metrics.turns);
             fill(&mut self.receipts, &mut receipts, RECEIPTS_MAX);
@@ -187,6 +188,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             offers.drain(..).for_each(|offer| self.take_offer(now, offer));
             calls.drain(..).for_each(|call| self.take_call(now, call));
             let tick = now.monotonic_ns >= next_tick_ns;
+            if slept && !tick {
+                // The clock was set back or slowed down meanwhile, or the pause was a bit short.
+                let left_ns = next_tick_ns - now.monotonic_ns;
+                sleep = self.clock.sleep(Duration::from_nanos(left_ns));
+            }
             if tick {
                 next_tick_ns = now.monotonic_ns + tick_ns;
                 sleep = self.clock.sleep(self.tick);

@@ -7,6 +7,9 @@ use raft::{Entry, Node, Snapshot};
 /// Looks at the core and the state machine of a node. It sees everything and changes nothing; what is
 /// not looked at costs nothing.
 pub trait Inspect<S: StateMachine>: Clone + Send + Sync + 'static {
+    /// The node has been put together, from what its disk has kept.
+    fn started(&self, _node: &Node) {}
+
     /// What has come in at once from the node's own parts, or one message or tick, or the calls of a
     /// turn, have been taken; what follows from them has not been handed out yet.
     fn look(&self, _node: &Node) {}

@@ -91,6 +91,7 @@ impl<S: StateMachine> Driver<S> {
             tracing::warn!(%error, "old snapshots cannot be removed");
         }
         let node = Node::new(config.raft, restored)?;
+        inspect.started(&node);
         let status = DriverStatus { raft: node.status(), read_only: None, stopped: None };
         let shared = Shared::new(status);
 

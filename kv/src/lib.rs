@@ -14,7 +14,7 @@ pub mod command;
 mod commits;
 pub mod history;
 mod leader_client;
-mod limits;
+pub mod limits;
 pub mod machine;
 mod metrics;
 mod query;

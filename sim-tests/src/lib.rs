@@ -1,5 +1,7 @@
 //! Batches of simulated runs, and what is said of one that fails.
 
+#[cfg(madsim)]
+pub mod layer2;
 pub mod planted;
 pub mod rerun;
 

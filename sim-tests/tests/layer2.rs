@@ -6,13 +6,36 @@
 
 #[cfg(madsim)]
 mod simulated {
+    use sim_tests::layer2::run;
+    use simulator::Plan;
+
     #[test]
-    fn time_is_simulated() {
-        let passed = transport_sim::run(3, || async {
-            transport_sim::sleep_us(1_000_000).await;
-            transport_sim::now_us()
-        });
-        assert_eq!(passed, 1_000_000);
+    fn many() {
+        let n: u64 = std::env::var("N").ok().and_then(|s| s.parse().ok()).unwrap_or(50);
+        for seed in 0..n {
+            let plan = Plan::from_seed(seed);
+            let t = std::time::Instant::now();
+            let run = run(&plan);
+            println!("{seed} nodes {} faults {} {:?} msgs {} t {} {:?}", plan.nodes, plan.faults.len(), t.elapsed(), run.messages, run.time_us, run.violation);
+        }
+    }
+
+    #[test]
+    fn one() {
+        let seed = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+        let mut plan = Plan::from_seed(seed);
+        if std::env::var("CALM").is_ok() {
+            plan.faults.clear();
+            plan.swarm.loss_ppm = 0;
+            plan.swarm.tail_ppm = 0;
+            plan.swarm.stall_ppm = 0;
+            plan.swarm.duplicate_ppm = 0;
+        }
+        println!("{plan}");
+        let t = std::time::Instant::now();
+        let run = run(&plan);
+        println!("{:?}", t.elapsed());
+        println!("{run:#?}");
     }
 }
 

@@ -52,4 +52,3 @@ pub trait App: Send + Sync + Sized + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
 }
-

@@ -32,7 +32,9 @@ impl State {
 }
 
 impl SimClock {
-    pub(crate) fn new() -> Self {
+    /// A clock that is right.
+    #[allow(clippy::new_without_default, reason = "a clock has a start, which is no default")]
+    pub fn new() -> Self {
         // Never 0, which would mean that no time is known.
         let state = State { per_mille: 1_000, since_ns: 0, local_ns: 1, wall_offset_ms: 0 };
         SimClock { state: Mutex::new(state) }
@@ -67,6 +69,6 @@ impl Clock for SimClock {
     fn sleep(&self, duration: Duration) -> Sleep {
         let per_mille = self.state().per_mille;
         let local_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        Box::pin(sleep_us(local_us.saturating_mul(1_000) / per_mille))
+        Box::pin(sleep_us(local_us.saturating_mul(1_000).div_ceil(per_mille)))
     }
 }

@@ -1,9 +1,38 @@
 //! Runs the real driver of a Raft node, with the user's state machine and the real log, on simulated
 //! time, network and disk, under the fault plans and the checks of the `simulator` crate.
 //!
-//! It is empty unless it is built with `--cfg madsim`.
+//! The `simulator` crate drives the core alone, and much faster. What it cannot reach is here: races
+//! between the parts of a node, work that is dropped at any point where it waits, queues that are
+//! full, timers, framing, and a node that starts again while the remains of its last life are still
+//! there. One seed decides everything, the order in which tasks run included.
+//!
+//! [`simulate`] takes a plan and an [`App`]: a state machine, what answers requests in front of it
+//! (a [`Service`], a task of its node), and clients.
+//!
+//! What it is not: it runs no sockets, no real files and no threads. It is empty unless it is built
+//! with `--cfg madsim`.
 #![cfg(madsim)]
 
+mod app;
+mod call;
+mod clock;
+mod cluster;
+mod disk;
+mod down;
+mod ending;
+mod faults;
+mod link;
+mod pipe;
+mod store;
 mod time;
+mod transfer;
+mod watch;
+mod world;
 
-pub use time::{now_us, run, sleep_us};
+pub use app::{App, Boot, Service, Started, Task};
+pub use call::{CallError, Caller};
+pub use clock::SimClock;
+pub use cluster::Cluster;
+pub use ending::{Run, simulate};
+pub use time::{Pause, now_us, run, sleep_us};
+pub use world::{client_address, node_at};

@@ -130,7 +130,9 @@ impl<A: App> World<A> {
             observer: Observer::new(nodes, reference),
             disks: (0..nodes).map(stream(Purpose::Disk)).collect(),
             machines: (0..nodes).map(stream(Purpose::Machine)).collect(),
-            links: (0..nodes * nodes).map(|l| Stream::new(seed, Purpose::Network, 1_000 + l)).collect(),
+            links: (0..nodes * nodes)
+                .map(|l| Stream::new(seed, Purpose::Network, 1_000 + l))
+                .collect(),
             calls: Stream::new(seed, Purpose::Network, 2_000),
             clocks: Stream::new(seed, Purpose::Network, 2_001),
             marks: Marks::default(),
@@ -208,9 +210,8 @@ impl<A: App> Host<A> {
             peers: membership.members.keys().copied().collect(),
         };
         log.identify(identity).expect("a disk without faults takes it");
-        let restored = log
-            .begin(raft::Snapshot::initial(membership))
-            .expect("a disk without faults takes it");
+        let restored =
+            log.begin(raft::Snapshot::initial(membership)).expect("a disk without faults takes it");
         drop(log);
         disk.kill();
         Host {

@@ -1,0 +1,149 @@
+//! A node of the store, put together as `kv::serve` does it, with the simulation in the place of
+//! threads, sockets and files.
+
+use super::history::History;
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::header::HOST;
+use hyper::{Request, Response, StatusCode};
+use kv::api::{self, Forward, ForwardError, Hosts};
+use kv::history::Retention;
+use kv::limits::Limits;
+use kv::machine::Machine;
+use raft::NodeId;
+use simulator::Plan;
+use simulator::checks::Violation;
+use simulator::random::{Purpose, Stream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tower::ServiceExt;
+use transport_sim::{
+    App, Boot, CallError, Caller, Cluster, Service, Started, Task, node_at, sleep_us,
+};
+
+/// The store, and what its clients have seen.
+pub struct Store {
+    history: Mutex<History>,
+    limits: Limits,
+    /// Whether nodes pass requests on to the leader; otherwise they send the client there.
+    forward: bool,
+}
+
+impl Store {
+    /// For a plan, from whose seed the settings of the store are drawn.
+    pub fn new(plan: &Plan) -> Self {
+        let mut draw = Stream::new(plan.seed, Purpose::Client, 1_000);
+        let limits = Limits {
+            history_commands_max: draw.pick(&[5, 50, 100_000, 100_000]),
+            request_timeout: Duration::from_millis(draw.pick(&[300, 2_000, 10_000])),
+            read_timeout: Duration::from_millis(draw.pick(&[300, 5_000])),
+            ..Limits::default()
+        };
+        let complete = limits.history_commands_max >= 100_000;
+        let forward = draw.below(4) > 0;
+        Store { history: Mutex::new(History::new(complete)), limits, forward }
+    }
+
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl App for Store {
+    type Machine = Machine;
+    type Request = Request<Bytes>;
+    type Response = Response<Bytes>;
+
+    fn boot(&self) -> (Machine, Boot<Self>) {
+        let machine = Machine::new(Retention {
+            commands_max: self.limits.history_commands_max,
+            bytes_max: self.limits.history_bytes_max,
+            ..Retention::default()
+        });
+        let figures = machine.figures();
+        let (limits, forward) = (self.limits.clone(), self.forward);
+        let boot = move |node: Started<Store>| {
+            let peers = Peers { cluster: node.cluster, own: node.id };
+            let router = api::router(api::Parts {
+                handle: node.handle,
+                clock: node.clock,
+                figures,
+                id: node.id,
+                peer_address: String::new(),
+                hosts: Hosts::default(),
+                limits,
+                forward: forward.then(|| Arc::new(peers) as Arc<dyn Forward>),
+                links: None,
+            });
+            serve(router)
+        };
+        (machine, Box::new(boot))
+    }
+
+    fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()> {
+        Box::pin(super::clients::run(self, cluster, number))
+    }
+
+    fn verdict(self: Arc<Self>, cluster: Cluster<Self>) -> Task<Result<(), Violation>> {
+        Box::pin(async move {
+            super::clients::last_listings(&self, &cluster).await?;
+            self.history().verdict()
+        })
+    }
+}
+
+/// The router as a service: requests and answers whole, as hyper would read and write them.
+fn serve(router: Router) -> Service<Request<Bytes>, Response<Bytes>> {
+    Arc::new(move |request| {
+        let router = router.clone();
+        Box::pin(async move {
+            let answer = router.oneshot(request.map(Body::from)).await;
+            let answer = answer.unwrap_or_else(|never| match never {});
+            let (parts, body) = answer.into_parts();
+            match body.collect().await {
+                Ok(body) => Response::from_parts(parts, body.to_bytes()),
+                Err(_) => {
+                    let mut broken = Response::new(Bytes::new());
+                    *broken.status_mut() = StatusCode::BAD_GATEWAY;
+                    broken
+                }
+            }
+        })
+    })
+}
+
+/// Passes requests on to another node.
+struct Peers {
+    cluster: Cluster<Store>,
+    own: NodeId,
+}
+
+impl Forward for Peers {
+    fn forward(
+        &self,
+        mut request: Request<Bytes>,
+        timeout: Duration,
+    ) -> Task<Result<Response<Bytes>, ForwardError>> {
+        let (cluster, own) = (self.cluster.clone(), self.own);
+        let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        if let (Some(path), Ok(host)) = (request.uri().path_and_query(), authority.parse()) {
+            *request.uri_mut() = path.clone().into();
+            request.headers_mut().insert(HOST, host);
+        }
+        Box::pin(async move {
+            let Some(to) = node_at(&authority) else { return Err(ForwardError::NotSent) };
+            cluster.mark("a request was forwarded");
+            let call = cluster.call(Caller::Node(own), to, request);
+            tokio::select! {
+                biased;
+                answer = call => answer.map_err(|error| match error {
+                    CallError::NotSent => ForwardError::NotSent,
+                    CallError::Lost => ForwardError::Lost,
+                }),
+                () = sleep_us(timeout.as_micros() as u64) => Err(ForwardError::Lost),
+            }
+        })
+    }
+}

@@ -1,0 +1,515 @@
+//! Clients of the store: some operations through the compatible API, some through v1, following leaders
+//! as the product's own client does.
+
+use super::app::Store;
+use bytes::Bytes;
+use driver::Clock;
+use hyper::header::{ETAG, HOST, HeaderValue, IF_MATCH};
+use hyper::{Method, StatusCode};
+use kv::client::{CallError, Client, Exchange, Failure, Request, Response};
+use raft::NodeId;
+use serde_json::{Value, json};
+use simulator::checks::{Violation, violation};
+use simulator::linearizability::Action;
+use simulator::random::{Purpose, Stream};
+use std::sync::Arc;
+use std::time::Duration;
+use transport_sim::{
+    CallError as Unanswered, Caller, Cluster, SimClock, client_address, node_at, now_us, sleep_us,
+};
+
+/// Registers that clients share: few, so that they meet.
+const REGISTERS: u64 = 3;
+/// Registers that batches write together.
+const BATCHED: u64 = 2;
+
+/// Does what a client does, until it is over.
+pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
+    let plan = cluster.plan();
+    let mut draw = Stream::new(plan.seed, Purpose::Client, number);
+    let patience_us = u64::from(plan.swarm.patience_us) * draw.pick(&[1, 1, 10]);
+    let patience = Duration::from_micros(patience_us);
+    let mut servers: Vec<String> = (0..plan.nodes).map(client_address).collect();
+    servers.rotate_left((number % plan.nodes) as usize);
+    let wires = Wires { cluster: cluster.clone(), number };
+    let clock: Arc<dyn Clock> = Arc::new(SimClock::new());
+    let client = Client::new(servers, patience, wires, clock);
+    let (nodes, padding) = (plan.nodes, u64::from(plan.swarm.padding_bytes));
+    let reads_ppm = plan.swarm.reads_ppm;
+    let leader = number % nodes;
+    let mut user =
+        User { store, cluster, client, draw, number, nodes, padding, patience, leader, reads_ppm };
+    loop {
+        if let Err(broken) = user.operation().await {
+            user.cluster.broken(Some(broken));
+            return;
+        }
+        if !user.cluster.think().await {
+            return;
+        }
+    }
+}
+
+/// When all is quiet, every node lists the same.
+pub async fn last_listings(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violation> {
+    let wires = Wires { cluster: cluster.clone(), number: 1_000 };
+    let mut first: Option<Bytes> = None;
+    let floor = store.history().done();
+    for node in 0..cluster.plan().nodes {
+        let request = Request::new(Method::GET, "/get_commits_since?since_index=-1");
+        let patience = Duration::from_secs(5);
+        let answer = wires.exchange(&client_address(node), &request, patience).await;
+        // A node that is gone for good, or a stranger, lists nothing.
+        let Ok(answer) = answer else { continue };
+        if answer.status != StatusCode::OK {
+            continue;
+        }
+        store.history().listing(&answer.json(), -1, floor)?;
+        let known = first.get_or_insert_with(|| answer.body.clone());
+        if *known != answer.body {
+            return violation("every node lists the same", format!("node {node} does not"));
+        }
+    }
+    Ok(())
+}
+
+/// Carries requests over the simulated network.
+struct Wires {
+    cluster: Cluster<Store>,
+    number: u64,
+}
+
+impl Exchange for Wires {
+    async fn exchange(
+        &self,
+        address: &str,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Response, Failure> {
+        let not_sent = |why: &str| Failure::NotSent(format!("{address}: {why}"));
+        let node = node_at(address).ok_or_else(|| not_sent("no such node"))?;
+        let mut asked = hyper::Request::new(request.body.clone());
+        *asked.method_mut() = request.method.clone();
+        *asked.uri_mut() = request.path.parse().map_err(|_| not_sent("bad path"))?;
+        let host = HeaderValue::from_str(address).map_err(|_| not_sent("bad address"))?;
+        asked.headers_mut().insert(HOST, host);
+        for (name, value) in &request.headers {
+            asked.headers_mut().insert(name.clone(), value.clone());
+        }
+        let call = self.cluster.call(Caller::Client(self.number), node, asked);
+        let answer = tokio::select! {
+            biased;
+            answer = call => answer,
+            () = sleep_us(timeout.as_micros() as u64) => Err(Unanswered::Lost),
+        };
+        let answer = answer.map_err(|error| match error {
+            Unanswered::NotSent => not_sent("no connection"),
+            Unanswered::Lost => Failure::Lost(format!("{address}: no answer")),
+        })?;
+        let (parts, body) = answer.into_parts();
+        self.cluster.note(1, self.number, u64::from(parts.status.as_u16()));
+        if let Some(mark) = mark_of(parts.status) {
+            self.cluster.mark(mark);
+        }
+        Ok(Response { status: parts.status, headers: parts.headers, body })
+    }
+}
+
+fn mark_of(status: StatusCode) -> Option<&'static str> {
+    Some(match status.as_u16() {
+        307 => "a client followed a redirect",
+        404 => "answer 404",
+        408 => "answer 408",
+        409 => "answer 409",
+        410 => "answer 410",
+        412 => "answer 412",
+        429 => "answer 429",
+        503 => "answer 503",
+        504 => "answer 504",
+        _ => return None,
+    })
+}
+
+struct User {
+    store: Arc<Store>,
+    cluster: Cluster<Store>,
+    client: Client<Wires>,
+    draw: Stream,
+    number: u64,
+    nodes: u64,
+    padding: u64,
+    patience: Duration,
+    /// Whom the calls of the older system are sent to.
+    leader: u64,
+    reads_ppm: u32,
+}
+
+/// How a write ended.
+enum Ended {
+    Done,
+    NotDone,
+    Unknown,
+}
+
+impl User {
+    async fn operation(&mut self) -> Result<(), Violation> {
+        let register = self.draw.below(REGISTERS) as u8;
+        if self.draw.chance(self.reads_ppm) {
+            return match self.draw.below(4) {
+                0 => self.listing().await,
+                1 => self.old_get(register).await,
+                _ => self.get(register).await,
+            };
+        }
+        match self.draw.below(6) {
+            0 => self.submit(register).await,
+            1 => self.submit(register).await,
+            2 => self.old_write(register).await,
+            3 => self.swap(register).await,
+            4 => self.batch().await,
+            _ => self.put(register).await,
+        }
+    }
+
+    /// The text of a value, always the same: its number, and something to make it longer.
+    fn text(&self, value: u64) -> String {
+        let padding = value.wrapping_mul(7_919) % (self.padding + 1);
+        format!("{value}{}", "x".repeat(padding as usize))
+    }
+
+    fn mark(&self, ended: &Ended) {
+        self.cluster.mark(match ended {
+            Ended::Done => "a command was done",
+            Ended::NotDone => "a write was certainly not done",
+            Ended::Unknown => "nobody knows of a write",
+        });
+    }
+
+    // The v1 API, through the product's client.
+
+    async fn get(&mut self, register: u8) -> Result<(), Violation> {
+        let begun_us = now_us();
+        let how = self.draw.pick(&["", "?consistency=linearizable", "?consistency=lease"]);
+        let request = Request::new(Method::GET, format!("/v1/kv/r{register}{how}"));
+        let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
+        let ended_us = Some(now_us());
+        let value = match answer.status {
+            StatusCode::OK => Some(number(&answer.body)),
+            StatusCode::NOT_FOUND => None,
+            status => return violation("a read is answered with a value", status.to_string()),
+        };
+        self.cluster.mark("a read was served");
+        let mut history = self.store.history();
+        history.record(register, begun_us, ended_us, Action::Read(value));
+        if let (Some(value), Some(version)) = (value, version(&answer)) {
+            history.version(version, register, value, None, now_us())?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, register: u8) -> Result<(), Violation> {
+        let (value, floor) = self.value_and_floor();
+        let text = self.text(value);
+        let request = Request::new(Method::PUT, format!("/v1/kv/r{register}")).body(text);
+        self.write(register, request, value, floor, Action::Write(value, None)).await
+    }
+
+    /// Reads, and writes if nobody else has meanwhile.
+    async fn swap(&mut self, register: u8) -> Result<(), Violation> {
+        let read = Request::new(Method::GET, format!("/v1/kv/r{register}?consistency=stale"));
+        let Ok(answer) = self.client.call(&read).await else { return Ok(()) };
+        let Some(tag) = answer.headers.get(ETAG).cloned() else { return Ok(()) };
+        let from = number(&answer.body);
+        let (to, floor) = self.value_and_floor();
+        let text = self.text(to);
+        let mut request = Request::new(Method::PUT, format!("/v1/kv/r{register}")).body(text);
+        request.headers.push((IF_MATCH, tag));
+        let swap = Action::Swap { from, to, before: None };
+        self.write(register, request, to, floor, swap).await
+    }
+
+    async fn write(
+        &mut self,
+        register: u8,
+        request: Request,
+        value: u64,
+        floor: u64,
+        action: Action,
+    ) -> Result<(), Violation> {
+        let begun_us = now_us();
+        let answer = self.client.call(&request).await;
+        let ended_us = now_us();
+        let (ended, version) = match &answer {
+            Ok(answer) if answer.status == StatusCode::OK => (Ended::Done, version(answer)),
+            Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => {
+                (Ended::NotDone, None)
+            }
+            Ok(answer) => {
+                return violation("a write is answered so or so", answer.status.to_string());
+            }
+            Err(CallError::NotDone(_)) => (Ended::NotDone, None),
+            Err(CallError::Unknown(_)) => (Ended::Unknown, None),
+        };
+        self.mark(&ended);
+        let mut history = self.store.history();
+        match ended {
+            Ended::Done => {
+                // That it was done says what it found.
+                let action = match action {
+                    Action::Swap { from, to, .. } => {
+                        Action::Swap { from, to, before: Some(Some(from)) }
+                    }
+                    action => action,
+                };
+                history.record(register, begun_us, Some(ended_us), action);
+                if let Some(version) = version {
+                    history.version(version, register, value, Some(floor), ended_us)?;
+                }
+            }
+            Ended::NotDone => {}
+            Ended::Unknown => history.record(register, begun_us, None, action),
+        }
+        Ok(())
+    }
+
+    async fn batch(&mut self) -> Result<(), Violation> {
+        let begun_us = now_us();
+        let mut writes = Vec::new();
+        let mut operations = Vec::new();
+        for register in 0..BATCHED as u8 {
+            let value = self.store.history().next_value();
+            let text = self.text(value);
+            operations.push(json!({ "op": "put", "key": format!("r{register}"), "value": text }));
+            writes.push((register, value));
+        }
+        operations.push(json!({ "op": "delete", "key": "nothing" }));
+        let floor = self.store.history().floor();
+        let body = json!({ "operations": operations }).to_string();
+        let request = Request::new(Method::POST, "/v1/batch").body(body);
+        let answer = self.client.call(&request).await;
+        let ended_us = now_us();
+        let (ended, results) = match answer {
+            Ok(answer) if answer.status == StatusCode::OK => (Ended::Done, answer.json()),
+            Ok(answer) => {
+                return violation("a batch is answered so or so", answer.explanation());
+            }
+            Err(CallError::NotDone(_)) => (Ended::NotDone, Value::Null),
+            Err(CallError::Unknown(_)) => (Ended::Unknown, Value::Null),
+        };
+        self.mark(&ended);
+        let mut history = self.store.history();
+        for (at, (register, value)) in writes.into_iter().enumerate() {
+            let action = Action::Write(value, None);
+            match ended {
+                Ended::Done => {
+                    history.record(register, begun_us, Some(ended_us), action);
+                    let version = results["results"][at]["version"].as_u64().unwrap_or_default();
+                    history.version(version, register, value, Some(floor), ended_us)?;
+                }
+                Ended::NotDone => {}
+                Ended::Unknown => history.record(register, begun_us, None, action),
+            }
+        }
+        Ok(())
+    }
+
+    fn value_and_floor(&self) -> (u64, u64) {
+        let mut history = self.store.history();
+        (history.next_value(), history.floor())
+    }
+
+    // The calls of the older system, whose clients find the leader by themselves.
+
+    async fn ask(&mut self, node: u64, path: &str, body: Value) -> Result<Response, Failure> {
+        let request = Request::new(Method::POST, path).body(body.to_string());
+        let wires = Wires { cluster: self.cluster.clone(), number: self.number };
+        let answer = wires.exchange(&client_address(node), &request, self.patience).await;
+        // Who does not lead says who does, or nothing; then the next one is asked.
+        let leader = match &answer {
+            Ok(answer) => {
+                let answer = answer.json();
+                let elsewhere = answer["is_leader"] == false || answer["resp_status"] == 1;
+                let known = answer["leader"].as_str().and_then(node_at);
+                elsewhere.then(|| known.unwrap_or(NodeId((node + 1) % self.nodes)))
+            }
+            Err(_) => Some(NodeId((node + 1) % self.nodes)),
+        };
+        if let Some(leader) = leader {
+            self.leader = leader.0;
+        }
+        answer
+    }
+
+    /// What to write, as a command of the older system, and what that does to the register.
+    fn command(&mut self, register: u8) -> (Value, Action) {
+        let (value, last_seen) = {
+            let mut history = self.store.history();
+            (history.next_value(), history.last_seen(register))
+        };
+        let text = self.text(value);
+        let key = format!("r{register}");
+        match self.draw.below(2) {
+            0 => {
+                let command = json!({ "kind": "put", "key": key, "value": text, "id": value });
+                (command, Action::Write(value, None))
+            }
+            _ => {
+                let compare = self.text(last_seen);
+                let command = json!({
+                    "kind": "cas", "key": key, "value": text, "compare_value": compare, "id": value,
+                });
+                (command, Action::Swap { from: last_seen, to: value, before: None })
+            }
+        }
+    }
+
+    /// Submits, and waits for the commit with another request.
+    async fn submit(&mut self, register: u8) -> Result<(), Violation> {
+        let (command, action) = self.command(register);
+        let begun_us = now_us();
+        let node = self.leader;
+        let answer = match self.ask(node, "/submit", command.clone()).await {
+            Ok(answer) => answer,
+            Err(failure) => return self.failed(register, begun_us, &failure, action),
+        };
+        let answered = answer.json();
+        let Some(index) =
+            answered["log_index"].as_u64().filter(|_| answer.status == StatusCode::OK)
+        else {
+            self.mark(&Ended::NotDone);
+            return Ok(());
+        };
+        let with_term = self.draw.below(4) > 0;
+        let elsewhere = self.draw.below(4) == 0;
+        let at = if elsewhere { self.draw.below(self.nodes) } else { node };
+        let timeout_ms = self.patience.as_millis() as u64 / 2;
+        let mut wait = json!({ "log_index": index, "timeout_ms": timeout_ms });
+        if with_term {
+            wait["term"] = answered["term"].clone();
+        }
+        let waited = self.ask(at, "/wait_commit", wait).await;
+        let ended_us = now_us();
+        let (ended, commit) = match &waited {
+            Ok(waited) if waited.status == StatusCode::OK => {
+                let commit = waited.json();
+                let own = commit["command"] == command;
+                if with_term && !own {
+                    let detail = format!("{command} at {index}: {commit}");
+                    return violation("wait_commit is of the command that was submitted", detail);
+                }
+                self.store.history().commit(index, &commit["command"])?;
+                (if own { Ended::Done } else { Ended::NotDone }, commit)
+            }
+            Ok(waited) if waited.status == StatusCode::CONFLICT => {
+                self.cluster.mark("wait_commit was superseded");
+                (Ended::NotDone, Value::Null)
+            }
+            _ => (Ended::Unknown, Value::Null),
+        };
+        let before = commit["result"]["value"].as_str().map(|text| number(text.as_bytes()));
+        self.ended(register, begun_us, ended_us, &ended, action, before);
+        Ok(())
+    }
+
+    /// The form in one request.
+    async fn old_write(&mut self, register: u8) -> Result<(), Violation> {
+        let (command, action) = self.command(register);
+        let path = if command["kind"] == "put" { "/put" } else { "/cas" };
+        let begun_us = now_us();
+        let answer = match self.ask(self.leader, path, command).await {
+            Ok(answer) => answer,
+            Err(failure) => return self.failed(register, begun_us, &failure, action),
+        };
+        let ended_us = now_us();
+        let answered = answer.json();
+        let ended = match (answered["resp_status"].as_u64(), answered["outcome"].as_str()) {
+            (Some(0), _) => Ended::Done,
+            (Some(1), _) | (Some(2), Some("not_done")) => Ended::NotDone,
+            (Some(2), _) => Ended::Unknown,
+            // Refused before it was proposed.
+            _ => Ended::NotDone,
+        };
+        let before = answered["prev_value"].as_str().map(|text| number(text.as_bytes()));
+        self.ended(register, begun_us, ended_us, &ended, action, before);
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        register: u8,
+        begun_us: u64,
+        failure: &Failure,
+        action: Action,
+    ) -> Result<(), Violation> {
+        let ended = match failure {
+            Failure::NotSent(_) => Ended::NotDone,
+            Failure::Lost(_) => Ended::Unknown,
+        };
+        self.ended(register, begun_us, now_us(), &ended, action, None);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what is known of one operation")]
+    fn ended(
+        &mut self,
+        register: u8,
+        begun_us: u64,
+        ended_us: u64,
+        ended: &Ended,
+        action: Action,
+        before: Option<u64>,
+    ) {
+        self.mark(ended);
+        let ended_us = match ended {
+            Ended::Done => Some(ended_us),
+            Ended::NotDone => return,
+            Ended::Unknown => None,
+        };
+        let before = ended_us.map(|_| before);
+        let action = match action {
+            Action::Write(to, _) => Action::Write(to, before),
+            Action::Swap { from, to, .. } => Action::Swap { from, to, before },
+            read => read,
+        };
+        self.store.history().record(register, begun_us, ended_us, action);
+    }
+
+    async fn old_get(&mut self, register: u8) -> Result<(), Violation> {
+        let begun_us = now_us();
+        let body = json!({ "key": format!("r{register}") });
+        let Ok(answer) = self.ask(self.leader, "/get", body).await else { return Ok(()) };
+        let answered = answer.json();
+        if answered["resp_status"] == 0 {
+            let value = answered["value"].as_str().map(|text| number(text.as_bytes()));
+            let mut history = self.store.history();
+            history.record(register, begun_us, Some(now_us()), Action::Read(value));
+        }
+        Ok(())
+    }
+
+    async fn listing(&mut self) -> Result<(), Violation> {
+        let (floor, done) = {
+            let history = self.store.history();
+            (history.done(), history.done().map_or(-1, |done| done as i64))
+        };
+        let since = self.draw.pick(&[-1, done, done - 10]).max(-1);
+        let request = Request::new(Method::GET, format!("/get_commits_since?since_index={since}"));
+        let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
+        if answer.status != StatusCode::OK {
+            return violation("a listing is answered so or so", answer.explanation());
+        }
+        self.cluster.mark("a listing was read");
+        self.store.history().listing(&answer.json(), since, floor)
+    }
+}
+
+/// The number that a value begins with.
+fn number(value: &[u8]) -> u64 {
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+}
+
+/// The version in an answer.
+fn version(answer: &Response) -> Option<u64> {
+    answer.headers.get(ETAG)?.to_str().ok()?.trim_matches('"').parse().ok()
+}

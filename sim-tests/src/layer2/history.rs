@@ -1,0 +1,170 @@
+//! What clients have seen of the store, and whether it can be true.
+//!
+//! Three witnesses. Each register's history must be linearizable. Every write that is answered has a
+//! version, which only grows: what ended before something else began has the smaller one. And the log
+//! of commands is the same for everybody, has no gaps, and holds what was said to be done.
+
+use serde_json::Value;
+use simulator::checks::{Violation, violation};
+use simulator::linearizability::{self, Action, Operation, Verdict};
+use std::collections::BTreeMap;
+
+/// The history of all clients.
+#[derive(Debug)]
+pub struct History {
+    registers: BTreeMap<u8, Vec<Operation>>,
+    last_seen: BTreeMap<u8, u64>,
+    next_value: u64,
+    /// Which value each version wrote to which register.
+    versions: BTreeMap<u64, (u8, u64)>,
+    /// Versions that were answered: when, and the highest of them so far.
+    answered: BTreeMap<u64, u64>,
+    /// Whether the listing leaves nothing out.
+    complete: bool,
+    /// Commands by their number, as they were listed or answered first.
+    commands: BTreeMap<u64, Value>,
+    /// The highest number of a command that somebody knows to be done.
+    done: Option<u64>,
+}
+
+impl History {
+    /// Nothing yet. `complete`: every command is retained.
+    pub fn new(complete: bool) -> Self {
+        History {
+            registers: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
+            next_value: 0,
+            versions: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            complete,
+            commands: BTreeMap::new(),
+            done: None,
+        }
+    }
+
+    /// A value that nobody has written yet.
+    pub fn next_value(&mut self) -> u64 {
+        self.next_value += 1;
+        self.next_value
+    }
+
+    /// The value that was last seen in a register, or one that nobody has written.
+    pub fn last_seen(&self, register: u8) -> u64 {
+        self.last_seen.get(&register).copied().unwrap_or(u64::MAX)
+    }
+
+    /// An operation on a register; `ended_us` if it was answered.
+    pub fn record(&mut self, register: u8, begun_us: u64, ended_us: Option<u64>, action: Action) {
+        let seen = match action {
+            Action::Read(value) => value,
+            Action::Write(_, before) | Action::Swap { before, .. } => before.flatten(),
+        };
+        if let Some(value) = seen {
+            self.last_seen.insert(register, value);
+        }
+        let operation = Operation { begun: begun_us, ended: ended_us, action };
+        self.registers.entry(register).or_default().push(operation);
+    }
+
+    /// The highest version that has been answered by now: what begins now gets a higher one.
+    pub fn floor(&self) -> u64 {
+        self.answered.last_key_value().map_or(0, |(version, _)| *version)
+    }
+
+    /// A write or a read was answered with this version of this value. `floor` is that of its
+    /// beginning, for a write.
+    pub fn version(
+        &mut self,
+        version: u64,
+        register: u8,
+        value: u64,
+        floor: Option<u64>,
+        now_us: u64,
+    ) -> Result<(), Violation> {
+        if floor.is_some_and(|floor| version <= floor) {
+            let detail = format!("version {version} after {floor:?} was answered");
+            return violation("later writes have higher versions", detail);
+        }
+        let known = *self.versions.entry(version).or_insert((register, value));
+        if known != (register, value) {
+            let detail = format!("version {version} is {known:?} and {:?}", (register, value));
+            return violation("a version is one value", detail);
+        }
+        self.answered.insert(version, now_us);
+        Ok(())
+    }
+
+    /// The highest number of a command that is known to be done.
+    pub fn done(&self) -> Option<u64> {
+        self.done
+    }
+
+    /// Somebody was told that this command is done, as `wait_commit` says it.
+    pub fn commit(&mut self, number: u64, command: &Value) -> Result<(), Violation> {
+        self.done = self.done.max(Some(number));
+        self.same_command(number, command)
+    }
+
+    fn same_command(&mut self, number: u64, command: &Value) -> Result<(), Violation> {
+        let known = self.commands.entry(number).or_insert_with(|| command.clone());
+        if known != command {
+            let detail = format!("command {number} is {known} and {command}");
+            return violation("what is committed never changes for clients", detail);
+        }
+        Ok(())
+    }
+
+    /// A listing that was asked for when `floor` was known to be done, of the commands after `since`.
+    pub fn listing(
+        &mut self,
+        listing: &Value,
+        since: i64,
+        floor: Option<u64>,
+    ) -> Result<(), Violation> {
+        let Some(commits) = listing["commits"].as_array() else {
+            return violation("a listing is a listing", listing.to_string());
+        };
+        let mut last = None;
+        for commit in commits {
+            let Some(number) = commit["index"].as_u64() else {
+                return violation("a listing is a listing", commit.to_string());
+            };
+            let expected = last.map_or((since + 1) as u64, |last| last + 1);
+            // A batch is shown as the puts it amounts to, which share its number.
+            if self.complete && number != expected && Some(number) != last {
+                let detail = format!("{number} where {expected} is due");
+                return violation("a listing has no gaps", detail);
+            }
+            if last.is_some_and(|last| number < last) {
+                return violation("a listing is in order", format!("{number} after {last:?}"));
+            }
+            let repeated = Some(number) == last;
+            last = Some(number);
+            // Old commands may be shown by what is left of them.
+            let is_compat = commit["command"].get("id").is_some_and(|id| *id != 0);
+            if self.complete && is_compat && !repeated {
+                self.same_command(number, &commit["command"])?;
+            }
+        }
+        if last.map_or(since, |last| last as i64) < floor.map_or(-1, |floor| floor as i64) {
+            let detail = format!("ends with {last:?}, though {floor:?} was done");
+            return violation("a listing is fresh", detail);
+        }
+        self.done = self.done.max(last);
+        Ok(())
+    }
+
+    /// Whether it can be true.
+    pub fn verdict(&self) -> Result<(), Violation> {
+        for (register, history) in &self.registers {
+            if linearizability::check(history) == Verdict::Violated {
+                let mut text = format!("the history of register {register} is not linearizable:");
+                for operation in linearizability::explain(history) {
+                    text += &format!("\n    {operation}");
+                }
+                return violation("the history", text);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Layer 2: the key-value store's whole node but for its sockets, and clients that use both of its
+//! APIs, on simulated time, network and disk.
+
+mod app;
+mod clients;
+mod history;
+
+pub use app::Store;
+pub use transport_sim::Run;
+
+use simulator::Plan;
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Run {
+    transport_sim::simulate(plan, Store::new(plan))
+}
+
+/// What a large enough batch of runs must have seen.
+pub const EXPECTED: &[&str] = &[
+    "a client followed a redirect",
+    "a command was done",
+    "a connection broke",
+    "a crash met a write",
+    "a disk was full",
+    "a disk was wiped",
+    "a leader was elected",
+    "a listing was read",
+    "a log rotted",
+    "a message arrived twice",
+    "a message for an earlier life arrived",
+    "a node crashed",
+    "a node crashed at an awkward moment",
+    "a node restarted from a snapshot",
+    "a node was paused",
+    "a node went down with a request",
+    "a process ended",
+    "a read was served",
+    "a request was cut off",
+    "a request was forwarded",
+    "a request was lost",
+    "a snapshot was cut off on its way",
+    "a snapshot was delivered",
+    "a snapshot was installed",
+    "a stream was cut off within a frame",
+    "a sync failed and the node stopped",
+    "a write was certainly not done",
+    "a write was torn",
+    "an answer was lost",
+    "answer 404",
+    "answer 408",
+    "answer 409",
+    "answer 410",
+    "answer 412",
+    "answer 503",
+    "leaders changed",
+    "links were cut",
+    "nobody knows of a write",
+    "the cluster came back",
+    "wait_commit was superseded",
+];

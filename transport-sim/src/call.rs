@@ -1,0 +1,126 @@
+//! Requests to a node and their answers, as connections carry them: a request that was never sent was
+//! not executed, of one that was sent and not answered nobody knows, and who gives up waiting closes
+//! the connection, which drops the work on it wherever it stands.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use crate::time::sleep_us;
+use raft::NodeId;
+use tokio::sync::oneshot;
+
+/// After so long without a connection whoever dials gives up.
+const CONNECT_TIMEOUT_US: u64 = 1_000_000;
+/// A connection that is lost without a sign is found to be so after this long.
+const SILENCE_US: u64 = 3_000_000;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A client, whose way to the nodes no partition of the plan cuts.
+    Client(u64),
+    /// Another node.
+    Node(NodeId),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// The request never left.
+    NotSent,
+    /// It may have been executed.
+    Lost,
+}
+
+/// What becomes of a request and its answer.
+struct Fate {
+    there_us: u64,
+    back_us: u64,
+    /// The node is not reached although it is there.
+    no_connection: bool,
+    /// Lost before it arrives.
+    request_lost: bool,
+    /// Lost afterwards.
+    answer_lost: bool,
+}
+
+impl<A: App> Cluster<A> {
+    /// Asks a node. Dropped before it is ready, it closes the connection.
+    pub async fn call(
+        &self,
+        from: Caller,
+        to: NodeId,
+        request: A::Request,
+    ) -> Result<A::Response, CallError> {
+        let fate = self.draw_fate();
+        sleep_us(fate.there_us).await;
+        if fate.no_connection || self.is_cut(from, to) {
+            sleep_us(CONNECT_TIMEOUT_US).await;
+            return Err(CallError::NotSent);
+        }
+        let target = {
+            let world = self.world();
+            let up = world.hosts.get(to.0 as usize).and_then(|host| host.up.as_ref());
+            up.and_then(|up| Some((up.machine.clone(), up.service.clone()?)))
+        };
+        let Some((machine, service)) = target else { return Err(CallError::NotSent) };
+        if fate.request_lost {
+            self.mark("a request was lost");
+            sleep_us(SILENCE_US).await;
+            return Err(CallError::Lost);
+        }
+        let (mut tell, answer) = oneshot::channel();
+        let cluster = self.clone();
+        machine.spawn(async move {
+            let answer = tokio::select! {
+                biased;
+                answer = service(request) => Some(answer),
+                () = tell.closed() => None,
+            };
+            match answer {
+                Some(answer) => drop(tell.send(answer)),
+                None => cluster.mark("a request was cut off"),
+            }
+        });
+        let Ok(answer) = answer.await else {
+            self.mark("a node went down with a request");
+            return Err(CallError::Lost);
+        };
+        sleep_us(fate.back_us).await;
+        if fate.answer_lost || self.is_cut(from, to) {
+            self.mark("an answer was lost");
+            sleep_us(SILENCE_US).await;
+            return Err(CallError::Lost);
+        }
+        Ok(answer)
+    }
+
+    fn draw_fate(&self) -> Fate {
+        let mut guard = self.world();
+        let world = &mut *guard;
+        let (swarm, draw, calm) = (&world.plan.swarm, &mut world.calls, world.calm);
+        let mut delay_us = || {
+            let base_us = 1 + draw.below(2 * u64::from(swarm.delay_us) + 1);
+            let late = draw.chance(swarm.tail_ppm);
+            let late_us = draw.below(u64::from(swarm.tail_us) + 1);
+            match (calm, late) {
+                (true, _) => base_us.min(1_000),
+                (false, true) => base_us + late_us,
+                (false, false) => base_us,
+            }
+        };
+        let (there_us, back_us) = (delay_us(), delay_us());
+        let mut lost = || draw.chance(swarm.loss_ppm / 3) && !calm;
+        let (no_connection, request_lost, answer_lost) = (lost(), lost(), lost());
+        Fate { there_us, back_us, no_connection, request_lost, answer_lost }
+    }
+
+    fn is_cut(&self, from: Caller, to: NodeId) -> bool {
+        match from {
+            Caller::Client(_) => false,
+            Caller::Node(from) => {
+                let world = self.world();
+                world.network.is_cut(from.0, to.0) || world.network.is_cut(to.0, from.0)
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! A simulated cluster: what clients and the nodes' services are given of it, and how it runs.
+
+use crate::app::{App, Started};
+use crate::disk::{Life, SimDisk};
+use crate::link::SimTransport;
+use crate::store::{self, Slot};
+use crate::time::{now_us, sleep_us};
+use crate::watch::Watch;
+use crate::world::{Rotting, Up, World, log_config};
+use driver::{Driver, DriverConfig, Seams, StopReason};
+use madsim::runtime::{Handle as Executor, NodeHandle};
+use raft::{Config, Incarnation, Index, LogId, NodeId, Restored};
+use simulator::checks::{Shadow, Violation, violation};
+use simulator::plan::{Plan, Swarm};
+use simulator::random::{Purpose, Stream};
+use std::future::Future;
+use std::io::Read;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use storage::{Log, Snapshots};
+use tokio::sync::Notify;
+
+/// A node whose disk fails at the start is started again after this long.
+const START_RETRY_US: u64 = 50_000;
+/// How often the power fails before that.
+const POWER_FAILS_TOO_PPM: u32 = 500_000;
+/// Clients take it easy when the faults are over.
+const CALM_THINK_US: u64 = 100_000;
+
+/// A simulated cluster; a clone is another handle to it.
+pub struct Cluster<A: App> {
+    pub(crate) shared: Arc<Shared<A>>,
+}
+
+pub(crate) struct Shared<A: App> {
+    pub app: Arc<A>,
+    world: Mutex<World<A>>,
+    /// Notified when a promise is broken.
+    pub broken: Notify,
+    /// Where everything runs that belongs to no node.
+    pub outside: NodeHandle,
+}
+
+impl<A: App> Clone for Cluster<A> {
+    fn clone(&self) -> Self {
+        Cluster { shared: self.shared.clone() }
+    }
+}
+
+impl<A: App> Cluster<A> {
+    pub(crate) fn new(plan: &Plan, app: A) -> Self {
+        let (reference, _) = app.boot();
+        let world = Mutex::new(World::new(plan.clone(), reference));
+        let outside = Executor::current().create_node().name("outside").build();
+        let shared = Shared { app: Arc::new(app), world, broken: Notify::new(), outside };
+        Cluster { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World<A>> {
+        self.shared.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plan that is run.
+    pub fn plan(&self) -> Plan {
+        self.world().plan.clone()
+    }
+
+    /// Whether the faults are over.
+    pub fn is_calm(&self) -> bool {
+        self.world().calm
+    }
+
+    /// A pause between two operations of a client. False: it is over.
+    pub async fn think(&self) -> bool {
+        let think_us = {
+            let world = self.world();
+            let think_us = 1 + u64::from(world.plan.swarm.think_us);
+            if world.calm { think_us.max(CALM_THINK_US) } else { think_us }
+        };
+        sleep_us(think_us).await;
+        !self.world().over
+    }
+
+    /// Remarks that something has happened, see [`simulator::Marks`].
+    pub fn mark(&self, name: &'static str) {
+        self.world().marks.hit(name);
+    }
+
+    /// Puts something into the trace: a number of what happened, who, and a number that tells it from
+    /// others.
+    pub fn note(&self, what: u64, who: u64, detail: u64) {
+        self.world().note(64 + what, who as usize, detail);
+    }
+
+    /// A promise was broken, if one was. The first one ends the run.
+    pub fn broken(&self, violation: Option<Violation>) {
+        let Some(violation) = violation else { return };
+        let mut world = self.world();
+        if world.violation.is_none() {
+            world.violation = Some(violation);
+            self.shared.broken.notify_one();
+        }
+    }
+
+    // Starting a node.
+
+    /// Starts a node from its disk, unless it runs or is gone for good.
+    pub(crate) fn start(&self, node: usize) {
+        match self.try_start(node) {
+            Ok(()) => {}
+            Err(violation) => self.broken(Some(violation)),
+        }
+    }
+
+    fn try_start(&self, node: usize) -> Result<(), Violation> {
+        let mut guard = self.world();
+        let world = &mut *guard;
+        let host = &mut world.hosts[node];
+        if host.up.is_some() || host.dead || world.over {
+            return Ok(());
+        }
+        let swarm = world.plan.swarm.clone();
+        let life = Life::default();
+        let disk = SimDisk::new(host.disk.clone(), life.clone());
+        let opened = Log::open(disk.clone(), log_config(&swarm));
+        let (log, recovery) = match opened {
+            Ok(opened) => opened,
+            // The disk still fails: whoever starts the node sees why it does not start.
+            Err(_) if host.failing || host.full => {
+                world.marks.hit("a node did not start from a failing disk");
+                host.disk.clear_faults();
+                host.failing = false;
+                match world.disks[node].chance(POWER_FAILS_TOO_PPM) {
+                    true => world.lose_unsynced(node),
+                    false => host.disk.kill(),
+                }
+                self.start_after(node, START_RETRY_US);
+                return Ok(());
+            }
+            Err(_) if host.rotten => {
+                host.dead = true;
+                world.marks.hit("a node noticed a damaged disk and stopped");
+                return Ok(());
+            }
+            Err(error) => {
+                return violation("a node starts again", format!("node {node}: {error}"));
+            }
+        };
+        let Some(restored) = recovery.restored else {
+            if host.rotten {
+                host.dead = true;
+                return Ok(());
+            }
+            return violation("recovery is exact", format!("node {node}: nothing is left"));
+        };
+        world.compare(node, &restored)?;
+        let host = &mut world.hosts[node];
+        host.lives += 1;
+        host.maybe = None;
+        host.paused = 0;
+        let number = host.lives;
+        let (incarnation, clock) = (host.incarnation, host.clock.clone());
+        let seed = Stream::new(world.plan.seed, Purpose::Node, node as u64).draw();
+        if restored.hard_state.lost.is_some() {
+            world.marks.hit("a node knew what it had lost");
+        }
+        world.note(1, node, number);
+        drop(guard);
+
+        let snapshots = Snapshots::new(disk).map_err(|error| Violation {
+            check: "a node starts again",
+            detail: format!("node {node}: {error}"),
+        })?;
+        let snapshots: Arc<dyn driver::SnapshotStore> = Arc::new(snapshots);
+        let (inbox, mailbox) = driver::inbox(snapshots.clone());
+        let machine = Executor::current().create_node().name(format!("{node}.{number}")).build();
+        let transport = Arc::new(SimTransport::new(
+            self.clone(),
+            node as u64,
+            incarnation,
+            life.clone(),
+            machine.clone(),
+            inbox.clone(),
+        ));
+        let raft = config(node as u64, &swarm, incarnation, number, seed ^ number << 8);
+        let tick = Duration::from_micros(u64::from(swarm.tick_us));
+        let config = DriverConfig { raft, tick, timeout: Duration::from_secs(5) };
+        let (state, boot) = self.shared.app.boot();
+        let seams = Seams { machine: state, transport, mailbox, snapshots, clock: clock.clone() };
+        let watch = Watch { cluster: self.clone(), node, number };
+        let driver = Driver::inspected(config, restored, seams, watch).map_err(|error| {
+            Violation { check: "a node starts again", detail: error.to_string() }
+        })?;
+        let slot = Arc::new(Mutex::new(Slot { log: Some(log), out: None }));
+        let handle = driver.handle.clone();
+        self.world().hosts[node].up = Some(Up {
+            life,
+            number,
+            handle: handle.clone(),
+            inbox,
+            machine: machine.clone(),
+            slot: slot.clone(),
+            service: None,
+            applied: Index(0),
+        });
+        let id = NodeId(node as u64);
+        let service = boot(Started { id, handle: handle.clone(), clock, cluster: self.clone() });
+        if let Some(up) = self.world().runs(node, number) {
+            up.service = Some(service);
+        }
+        machine.spawn(driver.core);
+        machine.spawn(Slow { cluster: self.clone(), node, part: driver.machine, gate: None });
+        machine.spawn(store::run(self.clone(), node, number, driver.store, slot));
+        let cluster = self.clone();
+        machine.spawn(driver.snapshots.run(move || cluster.writing_a_snapshot(node)));
+        let cluster = self.clone();
+        // Outside, so that it lives longer than the node.
+        self.shared.outside.spawn(async move {
+            let reason = handle.stopped().await;
+            cluster.has_stopped(node, number, &reason);
+        });
+        Ok(())
+    }
+
+    fn writing_a_snapshot(&self, node: usize) -> driver::Sleep {
+        let pause_us = {
+            let mut world = self.world();
+            let most_us = if world.calm { 1_000 } else { 50_000 };
+            1 + world.machines[node].below(most_us)
+        };
+        Box::pin(sleep_us(pause_us))
+    }
+
+    pub(crate) fn start_after(&self, node: usize, after_us: u64) {
+        let cluster = self.clone();
+        self.shared.outside.spawn(async move {
+            sleep_us(after_us).await;
+            cluster.start(node);
+        });
+    }
+
+    /// A node has stopped by itself, or was told to.
+    fn has_stopped(&self, node: usize, number: u64, reason: &StopReason) {
+        let mut world = self.world();
+        if world.runs(node, number).is_none() {
+            return;
+        }
+        match reason {
+            StopReason::Shutdown => return,
+            StopReason::Store(_) if world.hosts[node].failing => {}
+            reason => {
+                let detail = format!("node {node}: {reason}");
+                drop(world);
+                self.broken(violation::<()>("a node goes on", detail).err());
+                return;
+            }
+        }
+        // Whoever runs it starts it again, and often enough the machine as well.
+        let down_us = 1_000 + world.disks[node].below(200_000);
+        drop(world);
+        self.power_fails(node, down_us);
+    }
+
+    /// What a snapshot holds, if it is there.
+    pub(crate) fn snapshot_bytes(&self, node: usize, id: LogId) -> Option<Vec<u8>> {
+        let disk = SimDisk::new(self.world().hosts[node].disk.fork(), Life::default());
+        let mut state = Vec::new();
+        let mut reader = Snapshots::new(disk).ok()?.open(id).ok()?;
+        reader.read_to_end(&mut state).ok()?;
+        Some(state)
+    }
+
+    /// Begins what is needed for a byte of the log to rot.
+    pub(crate) fn arm_rot(&self, node: usize, down_us: u64) {
+        let mut guard = self.world();
+        let world = &mut *guard;
+        let host = &mut world.hosts[node];
+        if host.up.is_none() || host.rotting.is_some() {
+            return;
+        }
+        let draw = &mut world.disks[node];
+        let paths: Vec<String> =
+            host.disk.paths().into_iter().filter(|path| path.starts_with("log/")).collect();
+        if paths.is_empty() {
+            return;
+        }
+        let path = paths[draw.below(paths.len() as u64) as usize].clone();
+        let Some(content) = host.disk.read(&path) else { return };
+        let written = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
+        let (offset, mask) = (draw.below(written), 1 << draw.below(8));
+        let found = content[..written as usize].to_vec();
+        let at_write = host.writes + 2;
+        host.rotting = Some(Rotting { at_write, down_us, path, offset, mask, found });
+    }
+
+    /// Says when it is.
+    pub fn now_us(&self) -> u64 {
+        now_us()
+    }
+}
+
+impl<A: App> World<A> {
+    /// What was recovered must be what was reported durable, or that and the write that was out;
+    /// anything less only where the disk was damaged, and then said.
+    fn compare(&mut self, node: usize, restored: &Restored) -> Result<(), Violation> {
+        let host = &mut self.hosts[node];
+        let Some(difference) = host.shadow.difference(restored) else { return Ok(()) };
+        if let Some(change) = &host.maybe {
+            let mut with = host.shadow.clone();
+            with.apply(change);
+            if with.difference(restored).is_none() {
+                host.shadow = with;
+                return Ok(());
+            }
+            if host.rotten && with.is_known_loss(restored) {
+                host.shadow = Shadow::new(restored);
+                return Ok(());
+            }
+        }
+        if host.rotten && host.shadow.is_known_loss(restored) {
+            host.shadow = Shadow::new(restored);
+            return Ok(());
+        }
+        let detail =
+            format!("node {node}{}: {difference}", if host.rotten { " (damaged)" } else { "" });
+        violation("recovery is exact", detail)
+    }
+}
+
+fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64) -> Config {
+    let mut config = Config::new(NodeId(id), incarnation, life);
+    config.seed = seed;
+    config.heartbeat_ticks = swarm.heartbeat_ticks;
+    config.election_ticks = swarm.election_ticks;
+    config.append_bytes_max = swarm.append_bytes as usize;
+    config.write_bytes_max = swarm.write_bytes as usize;
+    config.apply_bytes_max = swarm.apply_bytes as usize;
+    config.inflight_messages_max = swarm.inflight as usize;
+    config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
+    config.retained_bytes = swarm.retained_bytes as usize;
+    config
+}
+
+/// A part that is slow: whenever it could go on, it takes a while until it does.
+struct Slow<A: App> {
+    cluster: Cluster<A>,
+    node: usize,
+    part: driver::Part,
+    gate: Option<crate::time::Pause>,
+}
+
+impl<A: App> Future for Slow<A> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.gate.is_none() {
+            let mut world = this.cluster.world();
+            let most_us = 2 * u64::from(world.plan.swarm.apply_us);
+            let pause_us = match world.calm || most_us == 0 {
+                true => 0,
+                false => world.machines[this.node].below(most_us + 1),
+            };
+            drop(world);
+            if pause_us > 0 {
+                this.gate = Some(sleep_us(pause_us));
+            }
+        }
+        if let Some(gate) = &mut this.gate {
+            std::task::ready!(Pin::new(gate).poll(context));
+            this.gate = None;
+        }
+        this.part.as_mut().poll(context)
+    }
+}

@@ -1,0 +1,122 @@
+//! How a node goes down, and what is left on its disk.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use crate::store;
+use crate::world::World;
+use madsim::runtime::Handle as Executor;
+use simulator::checks::Change;
+use storage::LogStore;
+use storage::testing::{Fate, Operation, Verdict};
+
+/// Of the crashes that meet a write, so many find it written and not yet synced.
+const BEGUN_PPM: u32 = 700_000;
+
+impl<A: App> Cluster<A> {
+    /// Power fails. A write that is out may be on the disk, in part or whole.
+    pub(crate) fn crash(&self, node: usize, down_us: u64, mark: &'static str) {
+        self.world().marks.hit(mark);
+        self.cut_off(node);
+        self.power_fails(node, down_us);
+    }
+
+    /// A write that is out is written and not synced, or not begun.
+    pub(crate) fn cut_off(&self, node: usize) {
+        let mut world = self.world();
+        let begun = world.disks[node].chance(BEGUN_PPM);
+        let host = &mut world.hosts[node];
+        let Some(up) = &host.up else { return };
+        let mut slot = store::lock(&up.slot);
+        let Some(write) = slot.out.take() else { return };
+        if !begun {
+            return;
+        }
+        host.maybe = Some(Change::of(&write));
+        host.disk.set_faults(Box::new(|operation| match operation {
+            Operation::Sync { .. } | Operation::SyncDir { .. } => {
+                Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+            }
+            _ => Verdict::Done,
+        }));
+        if let Some(log) = &mut slot.log {
+            let _ = log.persist(write);
+        }
+        drop(slot);
+        world.marks.hit("a crash met a write");
+    }
+
+    pub(crate) fn power_fails(&self, node: usize, down_us: u64) {
+        if self.goes_down(node, down_us) {
+            self.world().lose_unsynced(node);
+        }
+    }
+
+    pub(crate) fn process_ends(&self, node: usize, down_us: u64) {
+        self.cut_off(node);
+        if self.goes_down(node, down_us) {
+            let mut world = self.world();
+            world.hosts[node].disk.kill();
+            world.marks.hit("a process ended");
+        }
+    }
+
+    /// The power fails, and a byte of the log has rotted when it comes back.
+    pub(crate) fn rots(&self, node: usize, down_us: u64) {
+        let Some(rotting) = self.world().hosts[node].rotting.take() else { return };
+        self.crash(node, down_us, "a node crashed");
+        let mut world = self.world();
+        let host = &mut world.hosts[node];
+        // The file may have been freed or used again meanwhile.
+        let content = host.disk.read(&rotting.path).unwrap_or_default();
+        if content.starts_with(&rotting.found) {
+            let byte = content[rotting.offset as usize] ^ rotting.mask;
+            host.disk.damage(&rotting.path, rotting.offset, &[byte]);
+            host.rotten = true;
+            world.marks.hit("a log rotted");
+        }
+    }
+
+    /// A node runs no more: whatever it waits for, it is dropped there. Returns whether it ran.
+    fn goes_down(&self, node: usize, down_us: u64) -> bool {
+        let mut world = self.world();
+        let host = &mut world.hosts[node];
+        let Some(up) = host.up.take() else { return false };
+        up.life.end();
+        host.disk.clear_faults();
+        host.failing = false;
+        host.crash_due_us = None;
+        let log = store::lock(&up.slot).log.take();
+        world.note(6, node, down_us);
+        drop(world);
+        Executor::current().kill(up.machine.id());
+        // Not under the lock: what is dropped may have something to say.
+        drop((log, up));
+        self.start_after(node, down_us);
+        true
+    }
+}
+
+impl<A: App> World<A> {
+    /// What is not synced is lost, kept or torn, sector by sector.
+    pub(crate) fn lose_unsynced(&mut self, node: usize) {
+        let swarm = &self.plan.swarm;
+        let draw = &mut self.disks[node];
+        let (mut kept, mut lost) = (false, false);
+        self.hosts[node].disk.crash(|_| {
+            if draw.chance(swarm.keep_ppm) {
+                kept = true;
+                if draw.chance(swarm.tear_ppm) {
+                    lost = true;
+                    let (at, mask) = (draw.below(512) as usize, 1 << draw.below(8));
+                    return Fate::Flipped { at, mask };
+                }
+                return Fate::Kept;
+            }
+            lost = true;
+            Fate::Lost
+        });
+        if kept && lost {
+            self.marks.hit("a write was torn");
+        }
+    }
+}

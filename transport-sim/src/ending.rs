@@ -1,0 +1,337 @@
+//! A run from its beginning to its end: when the faults stop everything must work again, stay so, agree
+//! and leave nothing behind.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use crate::time::{self, now_us, sleep_us};
+use crate::watch::bytes_of;
+use driver::{Handle, ReadMode};
+use madsim::runtime::Handle as Executor;
+use raft::Index;
+use simulator::Marks;
+use simulator::checks::{Violation, violation};
+use simulator::plan::Plan;
+use std::time::Duration;
+
+/// Messages after which the faults stop, though it is not time yet.
+const FAULTY_MESSAGES: u64 = 12_000;
+/// Messages after which a run is ended and called a storm.
+const MESSAGES_MAX: u64 = 1_000_000;
+/// How often it is looked whether a phase is over.
+const LOOK_US: u64 = 20_000;
+/// After the faults, this many of the longest election timeouts may pass until everything is served.
+const CONVERGE_TIMEOUTS: u64 = 40;
+/// Then no leader may change for this many.
+const QUIET_TIMEOUTS: u64 = 10;
+/// Clients finish what they have begun within this time.
+const CLIENTS_END_US: u64 = 120_000_000;
+/// All nodes have applied everything this long after the last request.
+const SETTLE_US: u64 = 10_000_000;
+/// A node ends within this time when it is told to.
+const SHUTDOWN_US: u64 = 10_000_000;
+/// The longest that a task of a node that has ended may linger: a transfer of a snapshot that nobody
+/// answers.
+const LINGER_US: u64 = 70_000_000;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The promise that was broken, if one was.
+    pub violation: Option<Violation>,
+    /// Messages between nodes.
+    pub messages: u64,
+    /// Everything that was traced.
+    pub events: u64,
+    /// Simulated time.
+    pub time_us: u64,
+    /// A hash of everything that happened, in order.
+    pub trace: u64,
+    /// What happened at least once.
+    pub marks: Marks,
+}
+
+/// Runs a plan to its end or to the first broken promise, on a thread of its own.
+pub fn simulate<A: App>(plan: &Plan, app: A) -> Run {
+    let (plan, seed) = (plan.clone(), plan.seed);
+    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        time::run(seed, move || async move { Cluster::new(&plan, app).run().await })
+    }));
+    run.unwrap_or_else(|panic| Run {
+        violation: violation::<()>("nothing panics", said(panic.as_ref())).err(),
+        messages: 0,
+        events: 0,
+        time_us: 0,
+        trace: 0,
+        marks: Marks::default(),
+    })
+}
+
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+impl<A: App> Cluster<A> {
+    async fn run(self) -> Run {
+        let nodes = self.plan().nodes as usize;
+        (0..nodes).for_each(|node| self.start(node));
+        self.shared.outside.spawn(self.clone().strike_all());
+        let broken = tokio::select! {
+            biased;
+            () = self.shared.broken.notified() => None,
+            ended = self.phases() => ended.err(),
+        };
+        self.broken(broken);
+        let world = self.world();
+        Run {
+            violation: world.violation.clone(),
+            messages: world.messages,
+            events: world.events,
+            time_us: now_us(),
+            trace: world.trace,
+            marks: world.marks.clone(),
+        }
+    }
+
+    async fn phases(&self) -> Result<(), Violation> {
+        let plan = self.plan();
+        let mut clients = Vec::new();
+        for number in 0..u64::from(plan.swarm.clients) {
+            let client = self.shared.app.clone().client(self.clone(), number);
+            clients.push(self.shared.outside.spawn(client));
+        }
+        let until_us = u64::from(plan.swarm.faults_until_us);
+        while now_us() < until_us && self.world().messages < FAULTY_MESSAGES {
+            sleep_us(LOOK_US).await;
+        }
+        self.calm_down();
+        let able = self.converge(&plan).await?;
+        if able {
+            self.quiet(&plan).await?;
+        }
+        self.world().over = true;
+        for client in clients {
+            let ended = tokio::select! {
+                biased;
+                ended = client => ended.is_ok(),
+                () = sleep_us(CLIENTS_END_US) => false,
+            };
+            if !ended {
+                return violation("clients get an answer in the end", "one waits still".to_owned());
+            }
+        }
+        if able {
+            self.settle().await?;
+        }
+        self.shared.app.clone().verdict(self.clone()).await?;
+        self.shut_down().await
+    }
+
+    fn timeout_us(&self) -> u64 {
+        let world = self.world();
+        let swarm = &world.plan.swarm;
+        2 * u64::from(swarm.election_ticks) * u64::from(swarm.tick_us)
+    }
+
+    fn calm_down(&self) {
+        let mut world = self.world();
+        world.calm = true;
+        world.armed.clear();
+        world.network.lift_all();
+        world.note(11, 0, 0);
+        let nodes = world.hosts.len();
+        for host in &mut world.hosts {
+            host.rotting = None;
+            host.crash_due_us = None;
+            host.disk.set_capacity(None);
+            host.disk.clear_faults();
+            host.full = false;
+            host.failing = false;
+            host.clock.set_rate(1_000);
+            host.paused = host.paused.min(1);
+        }
+        drop(world);
+        for node in 0..nodes {
+            let number = self.world().hosts[node].lives;
+            self.resume(node, number);
+            self.start(node);
+        }
+    }
+
+    /// Whether a quorum is there to serve: all but those that are gone for good.
+    fn is_able(&self) -> bool {
+        let world = self.world();
+        let hosts = world.hosts.iter().enumerate();
+        let able = hosts.filter(|(id, host)| !host.dead && host.is_original(*id)).count();
+        able > world.hosts.len() / 2
+    }
+
+    fn healthy(&self) -> Vec<(usize, Handle<A::Machine>)> {
+        let world = self.world();
+        let hosts = world.hosts.iter().enumerate();
+        hosts
+            .filter(|(id, host)| host.is_original(*id))
+            .filter_map(|(id, host)| host.up.as_ref().map(|up| (id, up.handle.clone())))
+            .collect()
+    }
+
+    /// Waits until one leader serves and everybody follows it. Whether there are enough for that.
+    async fn converge(&self, plan: &Plan) -> Result<bool, Violation> {
+        // What is late, stalled or down is so for at most this long.
+        let late_us = u64::from(plan.swarm.tail_us).max(u64::from(plan.swarm.stall_us)) + 2_000_000;
+        let least_us = now_us() + late_us + 2 * self.timeout_us();
+        let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us;
+        loop {
+            sleep_us(LOOK_US).await;
+            self.no_storm()?;
+            if now_us() < least_us {
+                continue;
+            }
+            if !self.is_able() {
+                return Ok(false);
+            }
+            match self.not_converged() {
+                None => {
+                    self.mark("the cluster came back");
+                    return Ok(true);
+                }
+                Some(broken) if now_us() >= most_us => return Err(broken),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn no_storm(&self) -> Result<(), Violation> {
+        let messages = self.world().messages;
+        match messages > MESSAGES_MAX {
+            true => violation("no storm of messages", format!("{messages} messages")),
+            false => Ok(()),
+        }
+    }
+
+    fn not_converged(&self) -> Option<Violation> {
+        let healthy = self.healthy();
+        let serves = |handle: &Handle<A::Machine>| handle.status().serving();
+        let leaders: Vec<usize> =
+            healthy.iter().filter(|(_, handle)| serves(handle)).map(|(id, _)| *id).collect();
+        if leaders.len() != 1 {
+            let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
+            return violation::<()>("one leader serves in the end", detail).err();
+        }
+        let committed = self.world().observer.committed_index();
+        for (id, handle) in healthy {
+            let status = handle.status();
+            if status.raft.lost.is_some() {
+                let detail = format!("node {id}");
+                return violation::<()>("what was lost is repaired in the end", detail).err();
+            }
+            let behind = committed.0.saturating_sub(status.raft.applied.0);
+            if behind > 200 {
+                let detail = format!("node {id} is {behind} entries behind");
+                return violation::<()>("every node catches up in the end", detail).err();
+            }
+        }
+        None
+    }
+
+    async fn quiet(&self, _plan: &Plan) -> Result<(), Violation> {
+        let leader = self.world().observer.latest_leader();
+        let until_us = now_us() + QUIET_TIMEOUTS * self.timeout_us();
+        while now_us() < until_us {
+            sleep_us(LOOK_US).await;
+            self.no_storm()?;
+            let now = self.world().observer.latest_leader();
+            if now != leader {
+                let detail = format!("{leader:?}, then {now:?}");
+                return violation("no leader changes without a fault", detail);
+            }
+        }
+        if self.world().observer.elections() > 3 {
+            self.mark("leaders changed");
+        }
+        Ok(())
+    }
+
+    /// Nobody asks any more: all nodes come to the same state.
+    async fn settle(&self) -> Result<(), Violation> {
+        let until_us = now_us() + SETTLE_US;
+        loop {
+            sleep_us(LOOK_US).await;
+            let committed = self.world().observer.committed_index();
+            let applied: Vec<Index> = {
+                let world = self.world();
+                let hosts = world.hosts.iter().enumerate();
+                let ups = hosts.filter(|(id, host)| host.is_original(*id));
+                ups.filter_map(|(_, host)| host.up.as_ref().map(|up| up.applied)).collect()
+            };
+            if applied.iter().all(|index| *index == committed) {
+                break;
+            }
+            if now_us() >= until_us {
+                let detail = format!("{applied:?} of {committed}");
+                return violation("every node catches up in the end", detail);
+            }
+        }
+        let mut states = Vec::new();
+        for (id, handle) in self.healthy() {
+            let mode = ReadMode::Stale { max_age: Duration::MAX };
+            match handle.freeze(mode).await {
+                Ok(frozen) => states.push((id, bytes_of(&frozen))),
+                Err(error) => {
+                    return violation(
+                        "every node can be read in the end",
+                        format!("{id}: {error}"),
+                    );
+                }
+            }
+        }
+        if let Some(pair) = states.windows(2).find(|pair| pair[0].1 != pair[1].1) {
+            let detail = format!("nodes {} and {}", pair[0].0, pair[1].0);
+            return violation("equal logs make equal states", detail);
+        }
+        Ok(())
+    }
+
+    /// Every node ends when it is told to, and nothing of it is left.
+    async fn shut_down(&self) -> Result<(), Violation> {
+        let ups: Vec<_> = {
+            let world = self.world();
+            let hosts = world.hosts.iter().enumerate();
+            hosts.filter_map(|(id, host)| Some((id, host.up.as_ref()?.handle.clone()))).collect()
+        };
+        for (id, handle) in ups {
+            let ended = tokio::select! {
+                biased;
+                () = handle.shutdown() => true,
+                () = sleep_us(SHUTDOWN_US) => false,
+            };
+            if !ended {
+                return violation("a node ends when it is told to", format!("node {id}"));
+            }
+        }
+        let names: Vec<String> = {
+            let mut world = self.world();
+            let numbers: Vec<u64> = world.hosts.iter().map(|host| host.lives).collect();
+            // Whatever it keeps is let go.
+            world.hosts.iter_mut().for_each(|host| drop(host.up.take()));
+            numbers.iter().enumerate().map(|(id, number)| format!("{id}.{number}")).collect()
+        };
+        let until_us = now_us() + LINGER_US;
+        loop {
+            let tasks = Executor::current().metrics().num_tasks_by_node();
+            let left: Vec<_> = tasks
+                .into_iter()
+                .filter(|(name, tasks)| names.contains(name) && *tasks > 0)
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            if now_us() >= until_us {
+                return violation("nothing is left of a node", format!("tasks: {left:?}"));
+            }
+            sleep_us(LOOK_US * 10).await;
+        }
+        let world = self.world();
+        (0..world.hosts.len()).try_for_each(|node| world.audit(node))
+    }
+}

@@ -1,0 +1,150 @@
+//! Faults: what the plan says goes wrong, struck and lifted.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use crate::time::{now_us, sleep_us};
+use crate::world::Host;
+use madsim::runtime::Handle as Executor;
+use raft::{Incarnation, Membership};
+use simulator::plan::{Fault, FaultKind};
+use storage::testing::{Operation, Verdict};
+
+/// How far a wall clock jumps at most, in milliseconds.
+const JUMP_MS: u64 = 3_600_000;
+
+impl<A: App> Cluster<A> {
+    /// Strikes with all faults of the plan, each at its time.
+    pub(crate) async fn strike_all(self) {
+        let plan = self.plan();
+        let mut faults = plan.faults.clone();
+        faults.sort_by_key(|fault| fault.at_us);
+        for fault in faults {
+            let wait_us = fault.at_us.saturating_sub(now_us());
+            if wait_us > 0 {
+                sleep_us(wait_us).await;
+            }
+            self.strike(fault);
+        }
+    }
+
+    fn strike(&self, fault: Fault) {
+        let (node, down_us) = {
+            let mut world = self.world();
+            if world.calm {
+                return;
+            }
+            let node = (fault.node % world.plan.nodes) as usize;
+            world.note(9, node, fault.kind as u64);
+            (node, fault.amount)
+        };
+        match fault.kind {
+            FaultKind::Crash => self.crash(node, down_us, "a node crashed"),
+            FaultKind::Kill => self.process_ends(node, down_us),
+            FaultKind::CrashWriting | FaultKind::CrashSending => {
+                self.world().armed.insert((node, fault.kind), down_us);
+            }
+            FaultKind::Pause => self.pause(node, down_us),
+            FaultKind::Isolate
+            | FaultKind::Deaf
+            | FaultKind::Mute
+            | FaultKind::Split
+            | FaultKind::Bridge
+            | FaultKind::Ring => {
+                let mut world = self.world();
+                world.network.cut(&fault, true);
+                world.marks.hit("links were cut");
+                drop(world);
+                self.lift_after(fault);
+            }
+            FaultKind::Clock => {
+                let mut world = self.world();
+                let by_ms = world.clocks.below(2 * JUMP_MS) as i64 - JUMP_MS as i64;
+                world.hosts[node].clock.set_rate(fault.amount);
+                world.hosts[node].clock.jump(by_ms);
+            }
+            FaultKind::SyncError => {
+                let mut world = self.world();
+                let host = &mut world.hosts[node];
+                host.failing = true;
+                host.disk.set_faults(Box::new(|operation| match operation {
+                    Operation::Sync { .. } => Verdict::FailsAndForgets,
+                    _ => Verdict::Done,
+                }));
+            }
+            FaultKind::Full => {
+                let mut world = self.world();
+                let host = &mut world.hosts[node];
+                host.full = true;
+                host.disk.set_capacity(Some(host.disk.used_bytes()));
+                drop(world);
+                self.lift_after(fault);
+            }
+            FaultKind::Rot => self.arm_rot(node, down_us),
+            FaultKind::Wipe => self.wipe(node, down_us),
+        }
+    }
+
+    fn lift_after(&self, fault: Fault) {
+        let cluster = self.clone();
+        self.shared.outside.spawn(async move {
+            sleep_us(fault.amount).await;
+            let mut world = cluster.world();
+            if world.calm {
+                return;
+            }
+            if fault.kind == FaultKind::Full {
+                let node = (fault.node % world.plan.nodes) as usize;
+                world.hosts[node].disk.set_capacity(None);
+                world.hosts[node].full = false;
+            } else {
+                world.network.cut(&fault, false);
+            }
+        });
+    }
+
+    /// Nothing happens on a node for a while; then it goes on as if nothing were.
+    fn pause(&self, node: usize, for_us: u64) {
+        let mut world = self.world();
+        let Some(up) = &world.hosts[node].up else { return };
+        let (id, number) = (up.machine.id(), up.number);
+        world.hosts[node].paused += 1;
+        world.marks.hit("a node was paused");
+        drop(world);
+        Executor::current().pause(id);
+        let cluster = self.clone();
+        self.shared.outside.spawn(async move {
+            sleep_us(for_us).await;
+            cluster.resume(node, number);
+        });
+    }
+
+    pub(crate) fn resume(&self, node: usize, number: u64) {
+        let mut world = self.world();
+        let Some(up) = world.runs(node, number) else { return };
+        let id = up.machine.id();
+        let host = &mut world.hosts[node];
+        host.paused = host.paused.saturating_sub(1);
+        if host.paused == 0 {
+            drop(world);
+            Executor::current().resume(id);
+        }
+    }
+
+    /// The disk is replaced by an empty one. The node comes back under its id, as a stranger.
+    fn wipe(&self, node: usize, down_us: u64) {
+        let ran = self.world().hosts[node].up.is_some();
+        if ran {
+            self.crash(node, down_us, "a node crashed");
+        }
+        let mut world = self.world();
+        let swarm = world.plan.swarm.clone();
+        let host = &mut world.hosts[node];
+        let incarnation = Incarnation(host.incarnation.0 + 1_000);
+        let mut fresh = Host::new(node as u64, &swarm, incarnation, Membership::default());
+        fresh.lives = host.lives;
+        fresh.clock = host.clock.clone();
+        fresh.rotten = true;
+        *host = fresh;
+        world.marks.hit("a disk was wiped");
+    }
+}

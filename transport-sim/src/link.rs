@@ -1,0 +1,360 @@
+//! The driver's transport on simulated connections.
+//!
+//! It is a network of our own and not a shim over madsim's `Endpoint`: that one has no settings per
+//! link, no duplicates, is not safe to cancel, and takes a millisecond for each send. Here, as in the
+//! product, a task keeps a stream to each peer, dials it anew when it breaks, and encodes what is ready
+//! with the product's framing; what the plan's network does to a message is drawn by
+//! `simulator::network`, the same as in layer 1. In half of all runs messages go in streams: late
+//! bytes hold up those behind them, and a loss is a connection that breaks in the middle of a frame,
+//! which the sender may learn late. In the others every message goes its own way and may overtake.
+//! In both, copies may arrive later, even at a node that has been restarted meanwhile.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use crate::disk::Life;
+use crate::pipe::{Piece, pipe};
+use crate::time::{now_us, sleep_us};
+use crate::transfer;
+use crate::world::CLUSTER;
+use bytes::Bytes;
+use driver::{Inbox, Transport};
+use madsim::runtime::NodeHandle;
+use raft::{Incarnation, Membership, Message, NodeId, Offer};
+use simulator::network::Passage;
+use simulator::plan::FaultKind;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::mpsc;
+use transport_http::wire::{
+    FRAME_BYTES_MAX, FrameDecoder, Frames, Hello, receive_messages, write_frame, write_message,
+};
+
+/// Messages that may wait for a peer, as in the product.
+const QUEUE_MESSAGES_MAX: usize = 256;
+/// Messages that go out at once.
+const BATCH_MESSAGES: usize = 64;
+/// How long dialling takes if nobody answers.
+const DIAL_TIMEOUT_US: u64 = 500_000;
+/// The first pause before a peer is dialled again; it doubles up to the last.
+const PAUSE_FIRST_US: u64 = 20_000;
+/// The longest pause.
+const PAUSE_LAST_US: u64 = 1_000_000;
+/// If nothing tells the sender that a connection is broken, it finds out after so long.
+const SILENCE_US: u64 = 1_000_000;
+
+/// A node's transport.
+pub(crate) struct SimTransport<A: App> {
+    link: Link<A>,
+    machine: NodeHandle,
+    queues: Mutex<BTreeMap<NodeId, mpsc::Sender<Message>>>,
+}
+
+/// What the tasks of a node's transport share.
+pub(crate) struct Link<A: App> {
+    pub cluster: Cluster<A>,
+    pub node: u64,
+    pub incarnation: Incarnation,
+    pub life: Life,
+    pub inbox: Inbox,
+}
+
+impl<A: App> Clone for Link<A> {
+    fn clone(&self) -> Self {
+        Link {
+            cluster: self.cluster.clone(),
+            node: self.node,
+            incarnation: self.incarnation,
+            life: self.life.clone(),
+            inbox: self.inbox.clone(),
+        }
+    }
+}
+
+impl<A: App> SimTransport<A> {
+    pub fn new(
+        cluster: Cluster<A>,
+        node: u64,
+        incarnation: Incarnation,
+        life: Life,
+        machine: NodeHandle,
+        inbox: Inbox,
+    ) -> Self {
+        let link = Link { cluster, node, incarnation, life, inbox };
+        SimTransport { link, machine, queues: Mutex::default() }
+    }
+
+    fn queues(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, mpsc::Sender<Message>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<A: App> Transport for SimTransport<A> {
+    fn send(&self, message: Message) {
+        if self.link.life.is_over() {
+            return;
+        }
+        let crash = self.link.says(&message);
+        let peer = message.to;
+        let queued = self.queues().get(&peer).map(|queue| queue.try_send(message).is_ok());
+        if queued == Some(false) {
+            self.link.inbox.unreachable(peer);
+        }
+        if let Some(down_us) = crash {
+            let node = self.link.node as usize;
+            self.link.cluster.crash(node, down_us, "a node crashed at an awkward moment");
+        }
+    }
+
+    fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
+        let link = self.link.clone();
+        self.machine.spawn(async move {
+            let (to, snapshot) = (offer.to, offer.snapshot.last);
+            let delivered = transfer::send(&link, offer, state).await;
+            link.cluster.mark(match delivered {
+                true => "a snapshot was delivered",
+                false => "a snapshot was not delivered",
+            });
+            link.inbox.snapshot_sent(to, snapshot, delivered);
+        });
+    }
+
+    fn set_members(&self, membership: &Membership) {
+        let peers = membership.members.keys().filter(|id| id.0 != self.link.node);
+        let peers: Vec<NodeId> = peers.copied().collect();
+        let mut queues = self.queues();
+        queues.retain(|id, _| peers.contains(id));
+        for peer in peers {
+            queues.entry(peer).or_insert_with(|| {
+                let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
+                self.machine.spawn(keep(self.link.clone(), peer, messages));
+                queue
+            });
+        }
+    }
+}
+
+impl<A: App> Link<A> {
+    pub fn hello(&self, to: NodeId) -> Hello {
+        Hello { cluster: CLUSTER, from: NodeId(self.node), incarnation: self.incarnation, to }
+    }
+
+    /// A message leaves the node: what it promises must be on the disk. Whether the node is to crash
+    /// right after it, and for how long.
+    fn says(&self, message: &Message) -> Option<u64> {
+        let node = self.node as usize;
+        let mut world = self.cluster.world();
+        world.messages += 1;
+        let broken = world.observer.said(node, message, &world.hosts[node].shadow).err();
+        world.note(4, node, message.to.0 << 8 ^ message.term.0);
+        let crash = world.armed.remove(&(node, FaultKind::CrashSending));
+        drop(world);
+        self.cluster.broken(broken);
+        crash
+    }
+
+    /// What becomes of a message or a piece of a stream to `peer`.
+    pub fn pass(&self, peer: NodeId) -> Passage {
+        let mut world = self.cluster.world();
+        let world = &mut *world;
+        world.network.pass(self.node, peer.0, &world.plan.swarm, world.calm)
+    }
+
+    /// A draw below `below` that belongs to the link to `peer`.
+    pub fn draw(&self, peer: NodeId, below: u64) -> u64 {
+        self.cluster.world().link(self.node, peer.0).below(below)
+    }
+
+    /// Whether a connection to `peer` can be made at the moment, and to which of its lives.
+    pub fn reaches(&self, peer: NodeId) -> Option<(NodeHandle, Inbox, Hello)> {
+        let mut world = self.cluster.world();
+        let cut = world.network.is_cut(self.node, peer.0)
+            || (world.streams && world.network.is_cut(peer.0, self.node));
+        let host = world.hosts.get_mut(peer.0 as usize)?;
+        let up = host.up.as_ref().filter(|_| !cut)?;
+        let incarnation = host.incarnation;
+        let own = Hello { cluster: CLUSTER, from: peer, incarnation, to: peer };
+        Some((up.machine.clone(), up.inbox.clone(), own))
+    }
+}
+
+/// Keeps a stream to the peer, until there is nobody left who could send.
+async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Message>) {
+    let mut pause_us = PAUSE_FIRST_US;
+    loop {
+        let pipe = match link.pass(peer) {
+            Passage::Arrives { after_us, .. } => {
+                sleep_us(after_us).await;
+                dial(&link, peer)
+            }
+            Passage::Lost { reported } => {
+                sleep_us(if reported { 1_000 } else { DIAL_TIMEOUT_US }).await;
+                None
+            }
+        };
+        if let Some(pipe) = pipe {
+            let connected_us = now_us();
+            talk(&link, peer, &mut queue, pipe).await;
+            if now_us() - connected_us > PAUSE_LAST_US {
+                pause_us = PAUSE_FIRST_US;
+            }
+            link.cluster.mark("a connection broke");
+        }
+        // What is left in it is old by the time the peer is back.
+        while queue.try_recv().is_ok() {}
+        if queue.is_closed() {
+            return;
+        }
+        link.inbox.unreachable(peer);
+        sleep_us(pause_us / 2 + link.draw(peer, pause_us / 2)).await;
+        pause_us = (pause_us * 2).min(PAUSE_LAST_US);
+    }
+}
+
+/// Connects to the peer: there, a task takes in what comes.
+fn dial<A: App>(link: &Link<A>, peer: NodeId) -> Option<mpsc::Sender<Piece>> {
+    let (machine, inbox, own) = link.reaches(peer)?;
+    let (sender, mut frames) = pipe();
+    let cluster = link.cluster.clone();
+    machine.spawn(async move {
+        let Ok(Some(first)) = frames.first().await else { return };
+        let Ok(hello) = Hello::check(&first, &own) else { return };
+        let at = peer.0 as usize;
+        let heard = |from: NodeId| {
+            cluster.world().note(2, at, from.0);
+            true
+        };
+        receive_messages(&inbox, hello, &mut frames, heard).await;
+    });
+    Some(sender)
+}
+
+/// Sends what comes out of the queue, until the connection is known to be broken.
+async fn talk<A: App>(
+    link: &Link<A>,
+    peer: NodeId,
+    queue: &mut mpsc::Receiver<Message>,
+    pipe: mpsc::Sender<Piece>,
+) {
+    let mut first = Vec::new();
+    write_frame(&mut first, |into| into.extend(link.hello(peer).encode()));
+    let mut last_us = now_us() + 1;
+    let _ = pipe.send(Piece { due_us: last_us, bytes: Some(first.into()) }).await;
+    let streams = link.cluster.world().streams;
+    let mut batch = Vec::with_capacity(BATCH_MESSAGES);
+    loop {
+        let taken = tokio::select! {
+            biased;
+            // The other end is gone. Whether that is known at once is another matter.
+            () = pipe.closed() => {
+                let told = link.draw(peer, 2) == 0;
+                return lost(queue, if told { 1_000 } else { SILENCE_US }).await;
+            }
+            taken = queue.recv_many(&mut batch, BATCH_MESSAGES) => taken,
+        };
+        if taken == 0 {
+            return;
+        }
+        if !streams {
+            for message in batch.drain(..) {
+                let mut bytes = Vec::new();
+                write_message(&mut bytes, &message);
+                let bytes = Bytes::from(bytes);
+                match link.pass(peer) {
+                    Passage::Arrives { after_us, again_after_us } => {
+                        late_copy(link, peer, &bytes, again_after_us);
+                        send(link, peer, &pipe, now_us() + after_us, bytes).await;
+                    }
+                    Passage::Lost { reported: true } => link.inbox.unreachable(peer),
+                    Passage::Lost { reported: false } => {}
+                }
+            }
+            continue;
+        }
+        let mut bytes = Vec::new();
+        batch.drain(..).for_each(|message| write_message(&mut bytes, &message));
+        let bytes = Bytes::from(bytes);
+        match link.pass(peer) {
+            Passage::Arrives { after_us, again_after_us } => {
+                last_us = last_us.max(now_us() + after_us);
+                late_copy(link, peer, &bytes, again_after_us);
+                send(link, peer, &pipe, last_us, bytes).await;
+            }
+            Passage::Lost { reported } => {
+                let cut = link.draw(peer, bytes.len() as u64) as usize;
+                let due_us = last_us.max(now_us() + 1);
+                let _ = pipe.send(Piece { due_us, bytes: Some(bytes.slice(..cut)) }).await;
+                let _ = pipe.send(Piece { due_us, bytes: None }).await;
+                link.cluster.mark("a stream was cut off within a frame");
+                return lost(queue, if reported { 1_000 } else { SILENCE_US }).await;
+            }
+        }
+    }
+}
+
+/// Sends bytes in two pieces, cut anywhere.
+async fn send<A: App>(
+    link: &Link<A>,
+    peer: NodeId,
+    pipe: &mpsc::Sender<Piece>,
+    due_us: u64,
+    bytes: Bytes,
+) {
+    let cut = link.draw(peer, bytes.len() as u64) as usize;
+    if cut > 0 && link.cluster.world().streams {
+        let _ = pipe.send(Piece { due_us, bytes: Some(bytes.slice(..cut)) }).await;
+        let _ = pipe.send(Piece { due_us, bytes: Some(bytes.slice(cut..)) }).await;
+    } else {
+        let _ = pipe.send(Piece { due_us, bytes: Some(bytes) }).await;
+    }
+}
+
+/// For so long nobody knows that the connection is broken, and what is sent is lost.
+async fn lost(queue: &mut mpsc::Receiver<Message>, for_us: u64) {
+    let mut over = sleep_us(for_us);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over => return,
+            message = queue.recv() => if message.is_none() { return },
+        }
+    }
+}
+
+/// The same bytes arrive again, later, at whoever has the address by then.
+fn late_copy<A: App>(link: &Link<A>, peer: NodeId, bytes: &Bytes, after_us: Option<u64>) {
+    let Some(after_us) = after_us else { return };
+    let (cluster, bytes) = (link.cluster.clone(), bytes.clone());
+    let sent_to = cluster.life_of(peer);
+    link.cluster.shared.outside.spawn(async move {
+        sleep_us(after_us).await;
+        let now_at = cluster.life_of(peer);
+        let target = {
+            let world = cluster.world();
+            let up = world.hosts.get(peer.0 as usize).and_then(|host| host.up.as_ref());
+            up.map(|up| (up.machine.clone(), up.inbox.clone()))
+        };
+        let Some((machine, inbox)) = target else { return };
+        cluster.mark(match sent_to == now_at {
+            true => "a message arrived twice",
+            false => "a message for an earlier life arrived",
+        });
+        machine.spawn(async move {
+            let mut decoder = FrameDecoder::default();
+            decoder.push(&bytes);
+            while let Ok(Some(frame)) = decoder.take(FRAME_BYTES_MAX) {
+                let Ok(message) = storage::codec::decode(&frame) else { return };
+                cluster.world().note(10, peer.0 as usize, 0);
+                if !inbox.message(message).await {
+                    return;
+                }
+            }
+        });
+    });
+}
+
+impl<A: App> Cluster<A> {
+    fn life_of(&self, node: NodeId) -> u64 {
+        self.world().hosts.get(node.0 as usize).map_or(0, |host| host.lives)
+    }
+}

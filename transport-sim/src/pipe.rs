@@ -1,0 +1,114 @@
+//! A simulated connection, in one direction: pieces of bytes, each with the time when it arrives.
+//!
+//! In a stream, pieces arrive in order and the last one may be the end in the middle of a frame. Where
+//! messages go each their own way, a piece holds whole frames and may overtake others. Either way the
+//! reader is the product's: the frames are put together and decoded by `transport_http::wire`.
+
+use crate::time::{Pause, now_us, sleep_us};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use transport_http::wire::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
+
+/// Pieces that may be on their way; then the sender waits.
+const PIECES_MAX: usize = 512;
+/// A stream over which nothing is heard for so long is given up.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+
+/// Bytes on their way, or the end of them.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub due_us: u64,
+    /// `None`: the connection breaks here.
+    pub bytes: Option<Bytes>,
+}
+
+/// Makes a connection.
+pub(crate) fn pipe() -> (mpsc::Sender<Piece>, PipeReader) {
+    let (sender, pieces) = mpsc::channel(PIECES_MAX);
+    let reader = PipeReader {
+        pieces,
+        closed: false,
+        coming: BTreeMap::new(),
+        taken: 0,
+        timer: None,
+        decoder: FrameDecoder::default(),
+        heard_us: now_us(),
+    };
+    (sender, reader)
+}
+
+/// The end of a connection at which frames come out.
+pub(crate) struct PipeReader {
+    pieces: mpsc::Receiver<Piece>,
+    closed: bool,
+    /// What is on its way, by the time when it arrives.
+    coming: BTreeMap<(u64, u64), Option<Bytes>>,
+    taken: u64,
+    timer: Option<(u64, Pause)>,
+    decoder: FrameDecoder,
+    heard_us: u64,
+}
+
+impl PipeReader {
+    async fn next_of(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            if let Some(frame) = self.decoder.take(limit)? {
+                return Ok(Some(frame));
+            }
+            while !self.closed
+                && let Ok(piece) = self.pieces.try_recv()
+            {
+                self.add(piece);
+            }
+            let first = self.coming.first_key_value().map(|((due_us, _), _)| *due_us);
+            if let Some(due_us) = first
+                && due_us <= now_us()
+            {
+                let Some((_, bytes)) = self.coming.pop_first() else { continue };
+                self.heard_us = now_us();
+                match bytes {
+                    Some(bytes) => self.decoder.push(&bytes),
+                    None => return Err(FrameError::Cut),
+                }
+                continue;
+            }
+            if self.closed && first.is_none() {
+                return if self.decoder.is_empty() { Ok(None) } else { Err(FrameError::Cut) };
+            }
+            let silent_at = self.heard_us + SILENCE.as_micros() as u64;
+            if now_us() >= silent_at {
+                return Err(FrameError::Silent(SILENCE));
+            }
+            let wake_us = first.unwrap_or(u64::MAX).min(silent_at);
+            if self.timer.as_ref().is_none_or(|(at_us, _)| *at_us != wake_us) {
+                self.timer = Some((wake_us, sleep_us(wake_us - now_us())));
+            }
+            let Some((_, timer)) = &mut self.timer else { continue };
+            tokio::select! {
+                biased;
+                piece = self.pieces.recv(), if !self.closed => match piece {
+                    Some(piece) => self.add(piece),
+                    None => self.closed = true,
+                },
+                () = timer => self.timer = None,
+            }
+        }
+    }
+
+    fn add(&mut self, piece: Piece) {
+        self.taken += 1;
+        self.coming.insert((piece.due_us, self.taken), piece.bytes);
+    }
+}
+
+impl Frames for PipeReader {
+    async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
+        self.next_of(FIRST_BYTES_MAX).await
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        self.next_of(FRAME_BYTES_MAX).await
+    }
+}

@@ -1,0 +1,118 @@
+//! Snapshots on their way, over a connection of their own: the product's frames and the product's
+//! receiver, with a sender that is as patient as the product's.
+
+use crate::app::App;
+use crate::link::Link;
+use crate::pipe::{Piece, SILENCE, pipe};
+use crate::time::{now_us, sleep_us};
+use raft::Offer;
+use simulator::network::Passage;
+use std::io::Read;
+use tokio::sync::{mpsc, oneshot};
+use transport_http::wire::{Offload, receive_snapshot, write_chunk, write_offer};
+
+/// Sizes of chunks, one of them for each transfer: states are small here.
+const CHUNK_BYTES: [usize; 3] = [200, 4_000, 256 << 10];
+/// Of the losses that hit a chunk, one in so many breaks the connection; the others make it late.
+const BREAKS_ONE_IN: u64 = 4;
+
+/// Blocking work is done at once.
+struct Inline;
+
+impl Offload for Inline {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        Some(work())
+    }
+}
+
+/// Sends a snapshot; whether it is durable at the receiver.
+pub(crate) async fn send<A: App>(
+    link: &Link<A>,
+    offer: Offer,
+    mut state: Box<dyn Read + Send>,
+) -> bool {
+    let peer = offer.to;
+    let Passage::Arrives { after_us, .. } = link.pass(peer) else {
+        sleep_us(10_000).await;
+        return false;
+    };
+    sleep_us(after_us).await;
+    let Some((machine, inbox, own)) = link.reaches(peer) else {
+        sleep_us(1_000).await;
+        return false;
+    };
+    let (pipe, mut frames) = pipe();
+    let (tell, answer) = oneshot::channel();
+    machine.spawn(async move {
+        let received = receive_snapshot(&own, &inbox, &mut frames, &Inline, |_| true).await;
+        let _ = tell.send(received.is_ok());
+    });
+    let mut head = Vec::new();
+    write_offer(&mut head, &link.hello(peer), &offer);
+    let chunk_bytes = CHUNK_BYTES[link.draw(peer, CHUNK_BYTES.len() as u64) as usize];
+    let feed = feed(link, peer, pipe, head, state.as_mut(), chunk_bytes);
+    let patience = sleep_us(SILENCE.as_micros() as u64);
+    let result = async {
+        // A receiver that wants no more says so before it has read all.
+        let ((), answer) = tokio::join!(biased; feed, answer);
+        answer.unwrap_or(false)
+    };
+    let delivered = tokio::select! {
+        biased;
+        delivered = result => delivered,
+        () = patience => false,
+    };
+    // The answer takes its way too, and may get lost on it.
+    match link.pass(peer) {
+        Passage::Arrives { after_us, .. } => sleep_us(after_us).await,
+        Passage::Lost { .. } if link.draw(peer, BREAKS_ONE_IN) == 0 => return false,
+        Passage::Lost { .. } => sleep_us(100_000).await,
+    }
+    delivered
+}
+
+/// Sends all of it, unless the connection breaks.
+async fn feed<A: App>(
+    link: &Link<A>,
+    peer: raft::NodeId,
+    pipe: mpsc::Sender<Piece>,
+    head: Vec<u8>,
+    state: &mut (dyn Read + Send),
+    chunk_bytes: usize,
+) {
+    let mut due_us = now_us() + 1;
+    if pipe.send(Piece { due_us, bytes: Some(head.into()) }).await.is_err() {
+        return;
+    }
+    loop {
+        let mut chunk = Vec::with_capacity(chunk_bytes.min(4_096));
+        if state.take(chunk_bytes as u64).read_to_end(&mut chunk).is_err() {
+            return;
+        }
+        let mut frame = Vec::with_capacity(chunk.len() + 8);
+        write_chunk(&mut frame, &chunk);
+        let frame = bytes::Bytes::from(frame);
+        let broken = match link.pass(peer) {
+            Passage::Arrives { after_us, .. } => {
+                due_us = due_us.max(now_us() + after_us);
+                false
+            }
+            Passage::Lost { .. } => {
+                due_us += 10_000;
+                let cut = link.reaches(peer).is_none();
+                cut || link.draw(peer, BREAKS_ONE_IN) == 0
+            }
+        };
+        if broken {
+            let rest = link.draw(peer, frame.len() as u64) as usize;
+            let _ = pipe.send(Piece { due_us, bytes: Some(frame.slice(..rest)) }).await;
+            let _ = pipe.send(Piece { due_us, bytes: None }).await;
+            link.cluster.mark("a snapshot was cut off on its way");
+            return;
+        }
+        if pipe.send(Piece { due_us, bytes: Some(frame) }).await.is_err() || chunk.is_empty() {
+            return;
+        }
+        sleep_us(1).await;
+    }
+}

@@ -1,0 +1,98 @@
+//! Looks at a node while it works: the observer's checks after everything that its core takes in and
+//! its state machine applies.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use bytes::Bytes;
+use driver::{Frozen, Inspect, StateMachine};
+use raft::{Entry, Index, Node, Snapshot};
+use simulator::checks::violation;
+
+pub(crate) struct Watch<A: App> {
+    pub cluster: Cluster<A>,
+    pub node: usize,
+    pub number: u64,
+}
+
+impl<A: App> Clone for Watch<A> {
+    fn clone(&self) -> Self {
+        Watch { cluster: self.cluster.clone(), node: self.node, number: self.number }
+    }
+}
+
+impl<A: App> Inspect<A::Machine> for Watch<A> {
+    fn started(&self, node: &Node) {
+        let mut world = self.cluster.world();
+        world.observer.started(self.node, node);
+    }
+
+    fn look(&self, node: &Node) {
+        let mut world = self.cluster.world();
+        if world.runs(self.node, self.number).is_none() {
+            return;
+        }
+        let broken = world.look(self.node, node).err();
+        drop(world);
+        self.cluster.broken(broken);
+    }
+
+    fn applied(&self, entry: &Entry, answer: &Bytes, _machine: &A::Machine) {
+        let mut world = self.cluster.world();
+        let Some(up) = world.runs(self.node, self.number) else { return };
+        let before = std::mem::replace(&mut up.applied, entry.id.index);
+        let answer = matches!(entry.payload, raft::Payload::Command(_)).then_some(answer);
+        let broken = world.observer.applied(self.node, before, entry, answer).err();
+        world.note(7, self.node, entry.id.index.0);
+        drop(world);
+        self.cluster.broken(broken);
+    }
+
+    fn restored(&self, snapshot: &Snapshot, machine: &A::Machine) {
+        let mut world = self.cluster.world();
+        let last = snapshot.last;
+        let id = world.observer.id_at(last.index);
+        let Some(up) = world.runs(self.node, self.number) else { return };
+        let first = up.applied == Index(0);
+        up.applied = last.index;
+        if last.index == Index(0) {
+            return;
+        }
+        world.marks.hit(match first {
+            true => "a node restarted from a snapshot",
+            false => "a snapshot was installed",
+        });
+        world.note(8, self.node, last.index.0);
+        let mut broken = None;
+        if id != Some(last) {
+            let detail = format!("node {}: {last}", self.node);
+            broken = violation::<()>("a restored snapshot is committed", detail).err();
+        }
+        drop(world);
+        self.cluster.broken(broken.or_else(|| self.compare(snapshot, machine)));
+    }
+}
+
+impl<A: App> Watch<A> {
+    /// A snapshot of the restored state is the same again.
+    fn compare(
+        &self,
+        snapshot: &Snapshot,
+        machine: &A::Machine,
+    ) -> Option<simulator::checks::Violation> {
+        let state = bytes_of(&machine.freeze());
+        let kept = self.cluster.snapshot_bytes(self.node, snapshot.last)?;
+        if kept == state {
+            return None;
+        }
+        let detail =
+            format!("node {}: the state restored from {} differs", self.node, snapshot.last);
+        violation::<()>("a snapshot is the state", detail).err()
+    }
+}
+
+/// A state, as a snapshot has it.
+pub(crate) fn bytes_of(frozen: &impl Frozen) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frozen.write(&mut bytes).expect("memory takes it");
+    bytes
+}
