@@ -17,6 +17,12 @@ struct Arguments {
 enum Command {
     /// Runs seed after seed.
     Hunt {
+        /// 1: the core, the log and a state machine. 2: whole nodes and clients.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        layer: u8,
+        /// Stop after so many seeds.
+        #[arg(long)]
+        seeds: Option<u64>,
         /// The first seed.
         #[arg(long, default_value_t = 1_000_000)]
         from: u64,
@@ -40,7 +46,8 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Hunt { from, events } => hunt(from, events),
+        Command::Hunt { layer: 2, from, events, seeds } => hunt_layer_2(from, seeds, events),
+        Command::Hunt { from, events, seeds, .. } => hunt(from, seeds, events),
         Command::Planted { only, events, from } => match planted::run(&only, events, from) {
             Ok(0) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
@@ -52,14 +59,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn hunt(from: u64, events: Option<u64>) -> ExitCode {
+#[cfg(madsim)]
+fn hunt_layer_2(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
+    sim_tests::layer2::hunt(from, seeds, events)
+}
+
+/// The flag was lost: the whole program is built and run again with it.
+#[cfg(not(madsim))]
+fn hunt_layer_2(_from: u64, _seeds: Option<u64>, _events: Option<u64>) -> ExitCode {
+    eprintln!("built without --cfg madsim, which layer 2 takes: building again with it");
+    let arguments = std::env::args_os().skip(1);
+    let status = sim_tests::rerun::cargo("run").arg("--").args(arguments).status();
+    match status {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo does not start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn hunt(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
     let started = Instant::now();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
     bar.enable_steady_tick(Duration::from_millis(200));
     let mut batch = Batch::default();
     let mut seed = from;
-    while events.is_none_or(|most| batch.events < most) && batch.run_seed(seed) {
+    while events.is_none_or(|most| batch.events < most)
+        && seeds.is_none_or(|most| batch.seeds < most)
+        && batch.run_seed(seed)
+    {
         seed += 1;
         if seed.is_multiple_of(16) {
             bar.set_message(line(&batch, started));

@@ -1,41 +1,107 @@
 //! Layer 2: the real driver, framing, router and client on simulated time, network and disk.
 //!
+//! The variables are those of layer 1; `SIM_LAYER` chooses one of the two.
+//!
 //! It takes `--cfg madsim`, which the workspace's `.cargo/config.toml` sets. A `RUSTFLAGS` variable
 //! replaces that, and cargo does not see it from another directory: then the tests are run again here
 //! with the flag added. They never pass without having run.
 
 #[cfg(madsim)]
 mod simulated {
-    use sim_tests::layer2::run;
+    use sim_tests::layer2::{Batch, Failure, run};
     use simulator::Plan;
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    /// Seeds in the ordinary tests; takes some forty seconds.
+    const SEEDS: u64 = 250;
+
+    fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
+        let value = std::env::var(name).ok()?;
+        match value.parse() {
+            Ok(value) => Some(value),
+            Err(_) => panic!("{name}={value} is not understood"),
+        }
+    }
+
+    /// Whether only the other layer was asked for.
+    fn is_left_out() -> bool {
+        let layer: Option<u32> = variable("SIM_LAYER");
+        assert!(layer.is_none_or(|layer| (1..=2).contains(&layer)), "SIM_LAYER is 1 or 2");
+        layer == Some(1)
+    }
+
+    fn check(plan: &Plan) {
+        let result = run(plan);
+        println!("{} messages, {} µs", result.messages, result.time_us);
+        if let Some(violation) = result.violation.clone() {
+            panic!("{}", Failure::new(plan, &result, violation));
+        }
+        assert!(result.events > 100, "nothing was simulated");
+    }
 
     #[test]
-    fn many() {
-        let n: u64 = std::env::var("N").ok().and_then(|s| s.parse().ok()).unwrap_or(50);
-        for seed in 0..n {
-            let plan = Plan::from_seed(seed);
-            let t = std::time::Instant::now();
-            let run = run(&plan);
-            println!("{seed} nodes {} faults {} {:?} msgs {} t {} {:?}", plan.nodes, plan.faults.len(), t.elapsed(), run.messages, run.time_us, run.violation);
+    fn no_seed_breaks_a_promise_and_every_kind_of_trouble_is_met() {
+        if is_left_out() {
+            return;
+        }
+        if let Some(plan) = variable("SIM_PLAN") {
+            return check(&plan);
+        }
+        if let Some(seed) = variable("SIM_SEED") {
+            return check(&Plan::from_seed(seed));
+        }
+        let (seeds, time) = (variable("SIM_SEEDS").unwrap_or(SEEDS), variable("SIM_TIME"));
+        let started = Instant::now();
+        let until = time.map(|seconds| started + Duration::from_secs(seconds));
+        let goes_on = |batch: &Batch| match until {
+            Some(until) => Instant::now() < until,
+            None => batch.seeds < seeds,
+        };
+        let mut batch = Batch::default();
+        while goes_on(&batch) && batch.run_seed(batch.seeds) {}
+        println!("{}", batch.line(started.elapsed()));
+        if let Some(failure) = batch.failure {
+            panic!("{failure}");
+        }
+        assert!(batch.messages / batch.seeds.max(1) > 1_000, "hardly anything was simulated");
+        if batch.seeds >= SEEDS {
+            assert_eq!(batch.missed(), Vec::<&str>::new(), "trouble that was never met");
         }
     }
 
     #[test]
-    fn one() {
-        let seed = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
-        let mut plan = Plan::from_seed(seed);
-        if std::env::var("CALM").is_ok() {
-            plan.faults.clear();
-            plan.swarm.loss_ppm = 0;
-            plan.swarm.tail_ppm = 0;
-            plan.swarm.stall_ppm = 0;
-            plan.swarm.duplicate_ppm = 0;
+    fn plans_that_once_broke_a_promise_do_so_no_more() {
+        if is_left_out() {
+            return;
         }
-        println!("{plan}");
-        let t = std::time::Instant::now();
-        let run = run(&plan);
-        println!("{:?}", t.elapsed());
-        println!("{run:#?}");
+        let plans = include_str!("../regressions/layer2.txt");
+        for line in plans.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            check(&line.parse().expect("a plan"));
+        }
+    }
+
+    #[test]
+    fn the_same_seed_is_the_same_run_in_another_process() {
+        let seeds = [2_u64, 3, 8, 15, 31, 42, 44, 59];
+        let traces = || -> String {
+            let traces = seeds.iter().map(|seed| run(&Plan::from_seed(*seed)).trace.to_string());
+            traces.collect::<Vec<_>>().join(" ")
+        };
+        let own = traces();
+        if std::env::var("SIM_CHILD").is_ok() {
+            println!("traces {own}.");
+            return;
+        }
+        assert_eq!(own, traces(), "two runs in one process differ");
+        let child = Command::new(std::env::current_exe().expect("a test has a program"))
+            .args(["--exact", "simulated::the_same_seed_is_the_same_run_in_another_process"])
+            .arg("--nocapture")
+            .env("SIM_CHILD", "1")
+            .output()
+            .expect("it starts again");
+        let said = String::from_utf8_lossy(&child.stdout).into_owned();
+        assert!(said.contains(&format!("traces {own}.")), "the child's runs differ: {said}\n{own}");
     }
 }
 

@@ -2,10 +2,12 @@
 //! APIs, on simulated time, network and disk.
 
 mod app;
+mod batch;
 mod clients;
 mod history;
 
 pub use app::Store;
+pub use batch::{Batch, Failure, hunt};
 pub use transport_sim::Run;
 
 use simulator::Plan;

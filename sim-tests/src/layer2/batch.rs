@@ -1,0 +1,134 @@
+//! Batches of runs of layer 2, and what is said of one that fails.
+
+use super::{EXPECTED, Run, run};
+use indicatif::{ProgressBar, ProgressStyle};
+use simulator::checks::Violation;
+use simulator::{Marks, Plan, shrink};
+use std::fmt;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// A run that broke a promise, and the smallest plan that still does.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// What was broken.
+    pub violation: Violation,
+    /// After how many messages.
+    pub messages: u64,
+    /// At which simulated time, in microseconds.
+    pub time_us: u64,
+    /// A smaller plan that breaks the same promise.
+    pub shrunk: Plan,
+}
+
+impl Failure {
+    /// Of the plan's run, which broke a promise.
+    pub fn new(plan: &Plan, failed: &Run, violation: Violation) -> Self {
+        let check = violation.check;
+        let fails =
+            |smaller: &Plan| run(smaller).violation.is_some_and(|found| found.check == check);
+        Failure {
+            seed: plan.seed,
+            messages: failed.messages,
+            time_us: failed.time_us,
+            shrunk: shrink(plan, fails),
+            violation,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, violation, messages, time_us, shrunk } = self;
+        writeln!(f, "broken: {}: {}", violation.check, violation.detail)?;
+        writeln!(f, "  after {messages} messages, at {time_us} µs of simulated time")?;
+        writeln!(f, "  again:  SIM_LAYER=2 SIM_SEED={seed} cargo test -p sim-tests")?;
+        writeln!(f, "  shrunk: SIM_LAYER=2 SIM_PLAN='{shrunk}' cargo test -p sim-tests")
+    }
+}
+
+/// What a batch of seeds came to.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Seeds run.
+    pub seeds: u64,
+    /// Messages between nodes in them.
+    pub messages: u64,
+    /// All that was traced in them.
+    pub events: u64,
+    /// Simulated time, in microseconds.
+    pub time_us: u64,
+    /// What happened in them.
+    pub marks: Marks,
+    /// The first run that broke a promise.
+    pub failure: Option<Failure>,
+}
+
+impl Batch {
+    /// Runs one seed more. Returns whether it kept all promises.
+    pub fn run_seed(&mut self, seed: u64) -> bool {
+        let plan = Plan::from_seed(seed);
+        let result = run(&plan);
+        self.seeds += 1;
+        self.messages += result.messages;
+        self.events += result.events;
+        self.time_us += result.time_us;
+        self.marks.add(&result.marks);
+        if let Some(violation) = result.violation.clone() {
+            self.failure = Some(Failure::new(&plan, &result, violation));
+        }
+        self.failure.is_none()
+    }
+
+    /// What was expected and never happened.
+    pub fn missed(&self) -> Vec<&'static str> {
+        EXPECTED.iter().copied().filter(|name| self.marks.count(name) == 0).collect()
+    }
+
+    /// In one line.
+    pub fn line(&self, passed: Duration) -> String {
+        let seconds = passed.as_secs_f64();
+        format!(
+            "{} seeds, {} messages, {:.0} messages/s, {} s simulated, {:.0} times real time, \
+             {} marks missed",
+            self.seeds,
+            self.messages,
+            self.messages as f64 / seconds,
+            self.time_us / 1_000_000,
+            self.time_us as f64 / 1e6 / seconds,
+            self.missed().len(),
+        )
+    }
+}
+
+/// Runs seed after seed, until it has run so many or traced so much, is stopped, or finds something.
+pub fn hunt(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
+    let started = Instant::now();
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut batch = Batch::default();
+    while seeds.is_none_or(|most| batch.seeds < most)
+        && events.is_none_or(|most| batch.events < most)
+        && batch.run_seed(from + batch.seeds)
+    {
+        bar.set_message(batch.line(started.elapsed()));
+    }
+    bar.finish_and_clear();
+    println!("{}", batch.line(started.elapsed()));
+    for (name, hits) in batch.marks.all() {
+        println!("{hits:>12}  {name}");
+    }
+    for name in batch.missed() {
+        println!("      missed  {name}");
+    }
+    match batch.failure {
+        Some(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
