@@ -1,60 +1,41 @@
 //! Batches of simulated runs, and what is said of one that fails.
 
+pub mod hunt;
 #[cfg(madsim)]
 pub mod layer2;
 pub mod planted;
 pub mod rerun;
 
-use simulator::{Marks, Plan, RegisterWorkload, Run, Violation, run, shrink};
+use simulator::failure::{Failed, Keep, Told, pages_folder};
+use simulator::{Marks, Plan, RegisterWorkload, Run, run_for};
 
 /// Registers that clients share: few, so that they meet.
 const REGISTERS: u8 = 4;
 
+/// Where plans that once broke a promise are kept.
+const REGRESSIONS: &str = "sim-tests/regressions/layer1.txt";
+
 /// Runs a plan with clients on a few registers.
-pub fn run_registers(plan: &Plan, record: bool) -> Run {
-    run(plan, RegisterWorkload::new(REGISTERS, plan.swarm.padding_bytes), record)
+pub fn run_registers(plan: &Plan) -> Run {
+    run_registers_for(plan, false, u64::MAX)
 }
 
-/// A run that broke a promise, and the smallest plan that still does.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// The seed.
-    pub seed: u64,
-    /// What was broken.
-    pub violation: Violation,
-    /// At which event.
-    pub event: u64,
-    /// At which simulated time, in microseconds.
-    pub time_us: u64,
-    /// A smaller plan that breaks the same promise.
-    pub shrunk: Plan,
+fn run_registers_for(plan: &Plan, record: bool, events_max: u64) -> Run {
+    let workload = RegisterWorkload::new(REGISTERS, plan.swarm.padding_bytes);
+    run_for(plan, workload, record, events_max)
 }
 
-impl Failure {
-    /// Of the seed's run, which broke a promise.
-    pub fn new(plan: &Plan, failed: &Run, violation: Violation) -> Self {
-        let check = violation.check;
-        let fails = |smaller: &Plan| {
-            run_registers(smaller, false).violation.is_some_and(|found| found.check == check)
-        };
-        Failure {
-            seed: plan.seed,
-            event: failed.events,
-            time_us: failed.time_us,
-            shrunk: shrink(plan, fails),
-            violation,
-        }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Failure { seed, violation, event, time_us, shrunk } = self;
-        writeln!(f, "broken: {}: {}", violation.check, violation.detail)?;
-        writeln!(f, "  at event {event}, {time_us} µs of simulated time")?;
-        writeln!(f, "  again:  SIM_SEED={seed} cargo test -p sim-tests")?;
-        writeln!(f, "  shrunk: SIM_PLAN='{shrunk}' cargo test -p sim-tests")
-    }
+/// What is said of a plan whose run came to `broken`: with a smaller plan, and a page with its picture.
+pub fn failure(plan: &Plan, broken: &Run) -> Failed {
+    let check = broken.violation.as_ref().map_or("nothing", |violation| violation.check);
+    let name = format!("{}-{}.html", check.replace(' ', "-"), plan.seed);
+    let told = Told {
+        command: "cargo test -p sim-tests".to_owned(),
+        seed: (*plan == Plan::from_seed(plan.seed)).then_some(plan.seed),
+        page: pages_folder().join(name),
+        keep: Keep::Advised(format!("once it is mended, add the smaller plan to {REGRESSIONS}")),
+    };
+    Failed::new(plan, broken, told, run_registers_for)
 }
 
 /// What a batch of seeds came to.
@@ -69,20 +50,25 @@ pub struct Batch {
     /// What happened in them.
     pub marks: Marks,
     /// The first run that broke a promise.
-    pub failure: Option<Failure>,
+    pub failure: Option<Failed>,
 }
 
 impl Batch {
     /// Runs one seed more, unless one has failed. Returns whether to go on.
     pub fn run_seed(&mut self, seed: u64) -> bool {
         let plan = Plan::from_seed(seed);
-        let result = run_registers(&plan, false);
+        let result = run_registers(&plan);
+        self.add(&plan, &result)
+    }
+
+    /// Adds what the run of a plan came to. Returns whether to go on.
+    fn add(&mut self, plan: &Plan, result: &Run) -> bool {
         self.seeds += 1;
         self.events += result.events;
         self.time_us += result.time_us;
         self.marks.add(&result.marks);
-        if let Some(violation) = result.violation.clone() {
-            self.failure = Some(Failure::new(&plan, &result, violation));
+        if result.violation.is_some() {
+            self.failure = Some(failure(plan, result));
         }
         self.failure.is_none()
     }

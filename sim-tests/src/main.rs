@@ -2,9 +2,15 @@
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use sim_tests::hunt::{Hunt, line};
 use sim_tests::{Batch, planted};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// How often a line is printed where nobody watches a terminal.
+const LINE_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 #[command(about = "Searches simulated runs for broken promises")]
@@ -15,7 +21,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs seed after seed.
+    /// Runs seed after seed until something breaks or Ctrl-C is pressed.
     Hunt {
         /// 1: the core, the log and a state machine. 2: whole nodes and clients.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
@@ -29,6 +35,9 @@ enum Command {
         /// Stop after so many events.
         #[arg(long)]
         events: Option<u64>,
+        /// Threads, in layer 1. What is found does not depend on it.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
     },
     /// Plants each known bug in a copy of the tree, and hunts for it.
     Planted {
@@ -46,8 +55,10 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Hunt { layer: 2, from, events, seeds } => hunt_layer_2(from, seeds, events),
-        Command::Hunt { from, events, seeds, .. } => hunt(from, seeds, events),
+        Command::Hunt { layer: 2, from, events, seeds, .. } => hunt_layer_2(from, seeds, events),
+        Command::Hunt { from, events, seeds, jobs, .. } => {
+            hunt(Hunt { from, events_max: events, seeds_max: seeds, jobs })
+        }
         Command::Planted { only, events, from } => match planted::run(&only, events, from) {
             Ok(0) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
@@ -80,43 +91,48 @@ fn hunt_layer_2(_from: u64, _seeds: Option<u64>, _events: Option<u64>) -> ExitCo
     }
 }
 
-fn hunt(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
+fn hunt(hunt: Hunt) -> ExitCode {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    // The second Ctrl-C ends it at once: a failing plan may be being shrunk.
+    let handled = ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = handled {
+        eprintln!("Ctrl-C will end the hunt without a summary: {error}");
+    }
     let started = Instant::now();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
     bar.enable_steady_tick(Duration::from_millis(200));
-    let mut batch = Batch::default();
-    let mut seed = from;
-    while events.is_none_or(|most| batch.events < most)
-        && seeds.is_none_or(|most| batch.seeds < most)
-        && batch.run_seed(seed)
-    {
-        seed += 1;
-        if seed.is_multiple_of(16) {
-            bar.set_message(line(&batch, started));
+    let mut printed = Instant::now();
+    let batch = hunt.run(&stop, |batch| {
+        if !bar.is_hidden() {
+            bar.set_message(line(batch, started));
+        } else if printed.elapsed() >= LINE_EVERY {
+            printed = Instant::now();
+            eprintln!("{}", line(batch, started));
         }
-    }
+    });
     bar.finish_and_clear();
-    println!("{}", line(&batch, started));
+    summary(&batch, started)
+}
+
+fn summary(batch: &Batch, started: Instant) -> ExitCode {
+    println!("{}", line(batch, started));
     for (name, hits) in batch.marks.all() {
         println!("{hits:>12}  {name}");
     }
-    match batch.failure {
+    for name in batch.marks.missed() {
+        println!("       never  {name}");
+    }
+    match &batch.failure {
         Some(failure) => {
             println!("{failure}");
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,
     }
-}
-
-fn line(batch: &Batch, started: Instant) -> String {
-    let missed = batch.marks.missed().len();
-    format!(
-        "{} seeds, {} events, {:.0} events/s, {} s simulated, {missed} marks missed",
-        batch.seeds,
-        batch.events,
-        batch.events as f64 / started.elapsed().as_secs_f64(),
-        batch.time_us / 1_000_000,
-    )
 }

@@ -9,7 +9,7 @@
 //! | `SIM_LAYER` | 1 or 2: run this layer alone |
 
 use proptest::prelude::*;
-use sim_tests::{Batch, Failure, run_registers};
+use sim_tests::{Batch, failure, run_registers};
 use simulator::Plan;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 }
 
 fn check(plan: &Plan) {
-    let result = run_registers(plan, false);
-    if let Some(violation) = result.violation.clone() {
-        panic!("{}", Failure::new(plan, &result, violation));
+    let result = run_registers(plan);
+    if result.violation.is_some() {
+        panic!("{}", failure(plan, &result));
     }
     assert!(result.events > 100, "nothing was simulated");
 }
@@ -65,8 +65,8 @@ fn no_seed_breaks_a_promise_and_every_kind_of_trouble_is_met() {
 #[test]
 fn plans_that_once_broke_a_promise_do_so_no_more() {
     let plans = include_str!("../regressions/layer1.txt");
-    for line in plans.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        check(&line.parse().expect("a plan"));
+    for plan in simulator::regressions::plans(plans).expect("every line is a plan") {
+        check(&plan);
     }
 }
 
@@ -74,7 +74,7 @@ fn plans_that_once_broke_a_promise_do_so_no_more() {
 fn the_same_seed_is_the_same_run_in_another_process() {
     let seeds = [3_u64, 14, 15];
     let traces = || -> Vec<String> {
-        let trace = |seed: &u64| run_registers(&Plan::from_seed(*seed), false).trace.to_string();
+        let trace = |seed: &u64| run_registers(&Plan::from_seed(*seed)).trace.to_string();
         seeds.iter().map(trace).collect()
     };
     let own = traces().join(" ");
@@ -112,7 +112,7 @@ proptest! {
             copies.iter_mut().for_each(|fault| fault.at_us += shift_us);
             plan.faults.extend(copies);
         }
-        let result = run_registers(&plan, false);
+        let result = run_registers(&plan);
         prop_assert!(result.violation.is_none(), "{:?}\n{plan}", result.violation);
     }
 }

@@ -7,22 +7,23 @@
 //! What it is not: a place for rules. What is checked is in `observer` and `world`, for every user
 //! alike; a user adds an invariant of the state.
 
-use crate::plan::{FaultKind, Plan};
+use crate::Marks;
+use crate::failure::{Failed, Keep, Told, pages_folder};
+use crate::plan::{FaultKind, Plan, Swarm};
 use crate::random::Stream;
+use crate::regressions::{self, BadLine};
 use crate::workload::{Request, Workload};
-use crate::world::run;
-use crate::{Marks, Violation, page, shrink};
+use crate::world::run_for;
 use driver::StateMachine;
-use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::{env, fmt, fs, io};
 
 /// Seeds that are run unless the user says otherwise.
 const SEEDS: Range<u64> = 0..50;
 
 type Requests = Box<dyn Fn(u64, &mut Stream) -> Request>;
+type SwarmChoice = Box<dyn Fn(&mut Swarm)>;
 type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 
 /// A test of a state machine under simulated faults.
@@ -81,10 +82,12 @@ pub struct Simulation<M> {
     invariant: Invariant<M>,
     seeds: Range<u64>,
     nodes: Option<u64>,
-    faults: Option<Vec<FaultKind>>,
+    clients: Option<u32>,
+    faults: Vec<FaultKind>,
+    swarm: SwarmChoice,
     plan: Option<Plan>,
     regressions: Option<PathBuf>,
-    timeline: PathBuf,
+    timeline: Option<PathBuf>,
 }
 
 /// What a simulation without a failure came to.
@@ -100,39 +103,59 @@ pub struct Passed {
     pub marks: Marks,
 }
 
-/// What a simulation has found.
-#[derive(Clone, Debug)]
-pub struct Failed {
-    /// Which promise was broken, and how that showed.
-    pub violation: Violation,
-    /// At which event.
-    pub event: u64,
-    /// At which simulated time, in microseconds.
-    pub time_us: u64,
-    /// The plan that was run.
-    pub plan: Plan,
-    /// A smaller one that breaks the same promise.
-    pub shrunk: Plan,
-    /// Where the picture of the smaller one is, if it could be written.
-    pub timeline: Option<PathBuf>,
+/// Why a simulation did not pass.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SimulationError {
+    /// A promise was broken. It is told in full.
+    Broken(Box<Failed>),
+    /// The file of plans has a line that is no plan. Correct it or remove it.
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: BadLine,
+    },
+    /// The file of plans is there and cannot be read.
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The variable is set to what is no plan or seed. Correct it or unset it.
+    BadVariable {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failed { violation, event, time_us, plan, shrunk, timeline } = self;
-        writeln!(f, "broken: {}: {}", violation.check, violation.detail)?;
-        writeln!(f, "  at event {event}, {time_us} µs of simulated time")?;
-        writeln!(f, "  plan:     {plan}")?;
-        writeln!(f, "  shrunk:   {shrunk}")?;
-        writeln!(f, "  again:    SIM_PLAN='{shrunk}' cargo test, with the name of this test")?;
-        match timeline {
-            Some(path) => writeln!(f, "  timeline: {}", path.display()),
-            None => writeln!(f, "  timeline: could not be written"),
+impl SimulationError {
+    /// What was found, if it is that.
+    pub fn failed(self) -> Option<Failed> {
+        match self {
+            SimulationError::Broken(failed) => Some(*failed),
+            _ => None,
         }
     }
 }
 
-impl std::error::Error for Failed {}
+impl fmt::Display for SimulationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SimulationError::Broken(failed) => write!(f, "{failed}"),
+            SimulationError::BadLine { path, line } => write!(f, "{}: {line}", path.display()),
+            SimulationError::Unreadable { path, error } => {
+                write!(f, "{}: cannot be read: {error}", path.display())
+            }
+            SimulationError::BadVariable { name, why } => write!(f, "{name}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for SimulationError {}
 
 impl<M: StateMachine> Simulation<M> {
     /// A test of the state machine that `machine` makes. `requests` says what a client, given by its
@@ -147,10 +170,12 @@ impl<M: StateMachine> Simulation<M> {
             invariant: Box::new(|_| Ok(())),
             seeds: SEEDS,
             nodes: None,
-            faults: None,
+            clients: None,
+            faults: FaultKind::ALL.to_vec(),
+            swarm: Box::new(|_| ()),
             plan: None,
             regressions: None,
-            timeline: std::env::temp_dir().join("simulation.html"),
+            timeline: None,
         }
     }
 
@@ -166,9 +191,24 @@ impl<M: StateMachine> Simulation<M> {
         self
     }
 
-    /// Which kinds of faults strike; without this, all.
+    /// How many clients there are; without this, the seed decides.
+    pub fn clients(mut self, clients: u32) -> Self {
+        self.clients = Some(clients.max(1));
+        self
+    }
+
+    /// Which kinds of faults may strike; without this, [all](FaultKind::ALL). Of those, each seed draws
+    /// about half. Lost, late and repeated messages and slow disks are no faults of a plan but belong
+    /// to its swarm: see [`swarm`](Simulation::swarm).
     pub fn faults(mut self, kinds: &[FaultKind]) -> Self {
-        self.faults = Some(kinds.to_vec());
+        self.faults = kinds.to_vec();
+        self
+    }
+
+    /// Changes what each seed has drawn for the network, the disks and the sizes of things, for
+    /// instance to switch the loss of messages off: `.swarm(|swarm| swarm.loss_ppm = 0)`.
+    pub fn swarm(mut self, choose: impl Fn(&mut Swarm) + 'static) -> Self {
+        self.swarm = Box::new(choose);
         self
     }
 
@@ -178,7 +218,7 @@ impl<M: StateMachine> Simulation<M> {
         self
     }
 
-    /// Runs this plan alone. The variable `SIM_PLAN` does the same.
+    /// Runs this plan alone. The variable `SIM_PLAN` does the same, and `SIM_SEED` runs one seed.
     pub fn plan(mut self, plan: Plan) -> Self {
         self.plan = Some(plan);
         self
@@ -190,9 +230,9 @@ impl<M: StateMachine> Simulation<M> {
         self
     }
 
-    /// Where the picture of a failure is written; without this, into the temporary directory.
+    /// Where the picture of a failure is written; without this, below cargo's target directory.
     pub fn timeline(mut self, path: impl AsRef<Path>) -> Self {
-        self.timeline = path.as_ref().to_owned();
+        self.timeline = Some(path.as_ref().to_owned());
         self
     }
 
@@ -208,84 +248,109 @@ impl<M: StateMachine> Simulation<M> {
         }
     }
 
-    /// Runs everything until a promise is broken.
-    pub fn check(&self) -> Result<Passed, Box<Failed>> {
+    /// Runs everything until a promise is broken: the plans that are kept, then the seeds.
+    pub fn check(&self) -> Result<Passed, SimulationError> {
         let mut passed = Passed::default();
-        let from_variable = std::env::var("SIM_PLAN").ok().and_then(|line| line.parse().ok());
-        if let Some(plan) = from_variable.as_ref().or(self.plan.as_ref()) {
-            self.check_plan(plan, false, &mut passed)?;
+        if let Some(plan) = variable::<Plan>("SIM_PLAN")?.as_ref().or(self.plan.as_ref()) {
+            self.check_plan(plan, None, Keep::Advised(self.advice()), &mut passed)?;
             return Ok(passed);
         }
-        let kept = self.regressions.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
-        for plan in kept.iter().flat_map(|text| text.lines()).filter_map(|line| line.parse().ok()) {
-            self.check_plan(&plan, false, &mut passed)?;
+        if let Some(seed) = variable("SIM_SEED")? {
+            self.check_seed(seed, &mut passed)?;
+            return Ok(passed);
+        }
+        for plan in self.kept()? {
+            let path = self.regressions.clone().unwrap_or_default();
+            self.check_plan(&plan, None, Keep::In { path, new: false }, &mut passed)?;
         }
         for seed in self.seeds.clone() {
-            self.check_plan(&self.plan_of(seed), true, &mut passed)?;
+            self.check_seed(seed, &mut passed)?;
         }
         Ok(passed)
     }
 
+    /// The plans of the file, if there is one.
+    fn kept(&self) -> Result<Vec<Plan>, SimulationError> {
+        let Some(path) = &self.regressions else { return Ok(Vec::new()) };
+        match fs::read_to_string(path) {
+            Ok(text) => regressions::plans(&text)
+                .map_err(|line| SimulationError::BadLine { path: path.clone(), line }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(SimulationError::Unreadable { path: path.clone(), error }),
+        }
+    }
+
+    fn advice(&self) -> String {
+        match &self.regressions {
+            Some(path) => format!("add the plan as a line to {}", path.display()),
+            None => "with `.regressions(file)` it is kept and run first from then on".to_owned(),
+        }
+    }
+
+    fn check_seed(&self, seed: u64, passed: &mut Passed) -> Result<(), SimulationError> {
+        let keep = match &self.regressions {
+            Some(path) => Keep::In { path: path.clone(), new: true },
+            None => Keep::Advised(self.advice()),
+        };
+        self.check_plan(&self.plan_of(seed), Some(seed), keep, passed)
+    }
+
     fn plan_of(&self, seed: u64) -> Plan {
-        let mut plan = Plan::from_seed(seed);
-        if let Some(nodes) = self.nodes {
-            plan.nodes = nodes;
+        let mut plan = Plan::drawn(seed, self.nodes, &self.faults);
+        if let Some(clients) = self.clients {
+            plan.swarm.clients = clients;
         }
-        if let Some(kinds) = &self.faults {
-            plan.faults.retain(|fault| kinds.contains(&fault.kind));
-        }
-        // Of fewer than three copies none may be damaged: nobody could repair it.
-        if plan.nodes < 3 {
-            let damages = [FaultKind::Rot, FaultKind::Wipe];
-            plan.faults.retain(|fault| !damages.contains(&fault.kind));
-        }
+        (self.swarm)(&mut plan.swarm);
         plan
     }
 
-    fn run_plan(&self, plan: &Plan, record: bool) -> crate::Run {
-        run(plan, Kit { simulation: self }, record)
+    fn run_plan(&self, plan: &Plan, record: bool, events_max: u64) -> crate::Run {
+        run_for(plan, Kit { simulation: self }, record, events_max)
     }
 
-    /// Runs one plan. One that is `new` is kept if it fails.
-    fn check_plan(&self, plan: &Plan, new: bool, passed: &mut Passed) -> Result<(), Box<Failed>> {
-        let result = self.run_plan(plan, false);
+    fn check_plan(
+        &self,
+        plan: &Plan,
+        seed: Option<u64>,
+        keep: Keep,
+        passed: &mut Passed,
+    ) -> Result<(), SimulationError> {
+        let result = self.run_plan(plan, false, u64::MAX);
         passed.runs += 1;
         passed.events += result.events;
         passed.time_us += result.time_us;
         passed.marks.add(&result.marks);
-        let Some(violation) = result.violation else { return Ok(()) };
-        let breaks = |smaller: &Plan| {
-            let found = self.run_plan(smaller, false).violation;
-            found.is_some_and(|found| found.check == violation.check)
-        };
-        let shrunk = shrink(plan, breaks);
-        let again = self.run_plan(&shrunk, true);
-        let page = page::page(&shrunk, &again, &[format!("SIM_PLAN='{shrunk}' cargo test")]);
-        let timeline = std::fs::write(&self.timeline, page).is_ok().then(|| self.timeline.clone());
-        if let Some(path) = self.regressions.as_ref().filter(|_| new) {
-            keep(path, &shrunk);
+        if result.violation.is_none() {
+            return Ok(());
         }
-        Err(Box::new(Failed {
-            violation,
-            event: result.events,
-            time_us: result.time_us,
-            plan: plan.clone(),
-            shrunk,
-            timeline,
-        }))
+        let (name, command) = test();
+        let page = pages_folder().join(format!("{name}.html"));
+        let page = self.timeline.clone().unwrap_or(page);
+        let told = Told { command, seed, page, keep };
+        let failed = Failed::new(plan, &result, told, |plan, record, events_max| {
+            self.run_plan(plan, record, events_max)
+        });
+        Err(SimulationError::Broken(Box::new(failed)))
     }
 }
 
-/// Adds a plan to a file, unless it is there. If it cannot be written, the report has the plan.
-fn keep(path: &Path, plan: &Plan) {
-    let line = plan.to_string();
-    let known = std::fs::read_to_string(path).unwrap_or_default();
-    if known.lines().any(|known| known == line) {
-        return;
+/// A name for the test that runs, and the command that runs it. The threads of tests bear their names.
+fn test() -> (String, String) {
+    let thread = std::thread::current();
+    match thread.name().filter(|name| *name != "main") {
+        Some(name) => (name.replace("::", "."), format!("cargo test {name}")),
+        None => ("simulation".to_owned(), "cargo test".to_owned()),
     }
-    if let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path) {
-        let _ = writeln!(file, "{line}");
-    }
+}
+
+/// A variable of the environment.
+fn variable<T>(name: &'static str) -> Result<Option<T>, SimulationError>
+where
+    T: std::str::FromStr<Err: fmt::Display>,
+{
+    let Ok(value) = env::var(name) else { return Ok(None) };
+    let bad = |error| SimulationError::BadVariable { name, why: format!("{error}: {value}") };
+    value.parse().map(Some).map_err(bad)
 }
 
 struct Kit<'a, M> {

@@ -9,6 +9,7 @@
 //! protocol, the log and a state machine, not with the wiring.
 
 pub mod checks;
+pub mod failure;
 mod kit;
 pub mod linearizability;
 mod marks;
@@ -19,17 +20,19 @@ pub mod page;
 pub mod plan;
 mod queue;
 pub mod random;
+pub mod regressions;
 mod shadow;
 mod shrink;
 mod timeline;
 mod workload;
 mod world;
 
-pub use kit::{Failed, Passed, Simulation};
+pub use failure::Failed;
+pub use kit::{Passed, Simulation, SimulationError};
 pub use marks::{EXPECTED, Marks};
 pub use observer::Violation;
 pub use plan::Plan;
-pub use shrink::shrink;
+pub use shrink::{Broken, Shrunk, shrink};
 pub use timeline::{Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
 pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
-pub use world::{EVENTS_MAX, Run, run};
+pub use world::{EVENTS_MAX, Run, run, run_for};

@@ -177,8 +177,14 @@ kinds! {
 impl Plan {
     /// The plan that a seed stands for.
     pub fn from_seed(seed: u64) -> Plan {
+        Plan::drawn(seed, None, FaultKind::ALL)
+    }
+
+    /// The same with a number of nodes that is given, and with faults of these kinds only.
+    pub fn drawn(seed: u64, nodes: Option<u64>, among: &[FaultKind]) -> Plan {
         let mut draw = Stream::new(seed, Purpose::Swarm, 0);
-        let nodes = draw.pick(&[3, 3, 3, 5, 5, 1, 2, 4]);
+        let drawn = draw.pick(&[3, 3, 3, 5, 5, 1, 2, 4]);
+        let nodes = nodes.unwrap_or(drawn);
         let tick_us = draw.pick(&[1_000, 10_000]);
         let heartbeat_ticks = draw.pick(&[1, 2, 5]);
         let off_or = |draw: &mut Stream, values: &[u32]| match draw.below(3) {
@@ -221,15 +227,14 @@ impl Plan {
             padding_bytes: off_or(&mut draw, &[100, 5_000]),
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
-        plan.draw_faults();
+        plan.draw_faults(among);
         plan
     }
 
-    fn draw_faults(&mut self) {
+    fn draw_faults(&mut self, among: &[FaultKind]) {
         let mut draw = Stream::new(self.seed, Purpose::Faults, 0);
         // Which kinds there are in this run at all.
-        let kinds: Vec<FaultKind> =
-            FaultKind::ALL.iter().copied().filter(|_| draw.below(2) == 0).collect();
+        let kinds: Vec<FaultKind> = among.iter().copied().filter(|_| draw.below(2) == 0).collect();
         let count = draw.pick(&[0, 3, 10, 30]);
         // Only one node's disk may forget: of what it had, the others have copies.
         let victim = draw.below(self.nodes);
@@ -260,7 +265,8 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seed={} nodes={}", self.seed, self.nodes)?;
-        for (name, value) in self.swarm.fields() {
+        // What is not named is 0 when the line is read: a small plan is a short line.
+        for (name, value) in self.swarm.fields().into_iter().filter(|(_, value)| *value != 0) {
             write!(f, " {name}={value}")?;
         }
         for Fault { at_us, node, amount, kind } in &self.faults {
@@ -271,7 +277,7 @@ impl fmt::Display for Plan {
 }
 
 /// Why a line is no plan.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoPlan(String);
 
 impl fmt::Display for NoPlan {

@@ -23,8 +23,10 @@ use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, Offer,
     ReadMode, Term,
 };
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::panic::{self, AssertUnwindSafe};
 use storage::testing::{Fate, Operation, Verdict};
 use storage::{LogStore, PersistError};
 
@@ -137,7 +139,12 @@ pub(crate) struct World<'a, W: Workload> {
 
 /// Runs a plan to its end or to the first broken promise.
 pub fn run<W: Workload>(plan: &Plan, workload: W, record: bool) -> Run {
-    World::new(plan, workload, record).run()
+    run_for(plan, workload, record, u64::MAX)
+}
+
+/// The same, but for so many events at most: whoever looks for a shorter run needs no longer one.
+pub fn run_for<W: Workload>(plan: &Plan, workload: W, record: bool, events_max: u64) -> Run {
+    World::new(plan, workload, record).run(events_max)
 }
 
 impl<'a, W: Workload> World<'a, W> {
@@ -188,9 +195,9 @@ impl<'a, W: Workload> World<'a, W> {
         world
     }
 
-    fn run(mut self) -> Run {
+    fn run(mut self, events_max: u64) -> Run {
         let mut broken = None;
-        while !self.done && broken.is_none() {
+        while !self.done && broken.is_none() && self.events < events_max {
             let Some((at_us, event)) = self.queue.pop() else { break };
             self.now_us = at_us;
             self.events += 1;
@@ -198,7 +205,9 @@ impl<'a, W: Workload> World<'a, W> {
             if self.events == FAULTY_EVENTS && !self.calm {
                 self.queue.push(self.now_us, Event::Calm);
             }
-            broken = self.event(event).err();
+            // A failed assertion is found like every other broken promise, and drawn like it.
+            let happened = panic::catch_unwind(AssertUnwindSafe(|| self.event(event)));
+            broken = happened.unwrap_or_else(|payload| panicked(&*payload)).err();
             if self.events > EVENTS_MAX {
                 let detail = format!("{} events in {} µs", self.events, self.now_us);
                 broken = violation::<()>("no storm of messages", detail).err();
@@ -542,6 +551,12 @@ impl<'a, W: Workload> World<'a, W> {
             }
         }
     }
+}
+
+fn panicked(payload: &(dyn Any + Send)) -> Result<(), Violation> {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    violation("nothing panics", text.unwrap_or_else(|| "without a message".to_owned()))
 }
 
 fn host_last(shadow: &Shadow) -> u64 {

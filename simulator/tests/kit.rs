@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use driver::{At, Frozen, RestoreError, StateMachine};
 use simulator::plan::FaultKind;
-use simulator::{Request, Simulation, random::Stream};
+use simulator::{Failed, Request, Simulation, random::Stream};
 use std::io::{self, Read, Write};
 
 /// Answers each command with the one before it. `FORGETS`: that one is not in its snapshots.
@@ -52,6 +52,11 @@ fn request(_client: u64, draw: &mut Stream) -> Request {
     }
 }
 
+/// What is found by a simulation that must find something.
+fn broken<M: StateMachine>(simulation: &Simulation<M>) -> Failed {
+    simulation.check().expect_err("it is broken").failed().expect("a promise is")
+}
+
 /// A file of this test's own.
 fn path(name: &str) -> std::path::PathBuf {
     std::env::temp_dir().join(format!("simulator-{}-{name}", std::process::id()))
@@ -66,10 +71,10 @@ fn a_field_missing_from_snapshots_is_found_shrunk_drawn_and_kept() {
             .timeline(&page)
             .regressions(&plans)
     };
-    let failed = simulation().check().expect_err("it is broken");
-    assert!(failed.shrunk.faults.len() <= 2, "{failed}");
+    let failed = broken(&simulation());
+    assert!(failed.shrunk.plan.faults.len() <= 2, "{failed}");
     let said = failed.to_string();
-    assert!(said.contains(&format!("SIM_PLAN='{}'", failed.shrunk)), "{said}");
+    assert!(said.contains(&format!("SIM_PLAN='{}'", failed.shrunk.plan)), "{said}");
 
     let drawn = std::fs::read_to_string(&page).expect("there is a page");
     for part in ["<svg", failed.violation.check, "leader in term", "here the promise was broken"] {
@@ -78,8 +83,8 @@ fn a_field_missing_from_snapshots_is_found_shrunk_drawn_and_kept() {
     assert!(!drawn.contains("http"), "the page needs nothing from elsewhere");
 
     let kept = std::fs::read_to_string(&plans).expect("the plan is kept");
-    assert_eq!(kept.trim(), failed.shrunk.to_string());
-    let again = simulation().seeds(0..0).check().expect_err("the plan that was kept is run first");
+    assert_eq!(kept.trim(), failed.shrunk.plan.to_string());
+    let again = broken(&simulation().seeds(0..0));
     assert_eq!(again.violation.check, failed.violation.check);
     assert_eq!(
         std::fs::read_to_string(&plans).expect("it is there"),
@@ -102,16 +107,15 @@ fn the_same_machine_with_whole_snapshots_passes() {
 #[test]
 fn an_invariant_of_the_user_is_checked_without_any_fault_too() {
     let page = path("invariant.html");
-    let failed = Simulation::new(Echo::<false>::default, request)
+    let simulation = Simulation::new(Echo::<false>::default, request)
         .seeds(0..1)
         .faults(&[])
         .timeline(&page)
-        .invariant(|echo| if echo.count < 20 { Ok(()) } else { Err("it counts to 20".to_owned()) })
-        .check()
-        .expect_err("it is broken");
+        .invariant(|echo| if echo.count < 20 { Ok(()) } else { Err("it counts to 20".to_owned()) });
+    let failed = broken(&simulation);
     assert_eq!(failed.violation.check, "the invariant of the state machine");
     assert!(failed.violation.detail.contains("it counts to 20"));
-    assert!(failed.shrunk.faults.is_empty());
+    assert!(failed.shrunk.plan.faults.is_empty());
     let _ = std::fs::remove_file(page);
 }
 
@@ -123,4 +127,73 @@ fn only_the_kinds_of_faults_that_are_asked_for_strike() {
         .run();
     assert_eq!(passed.marks.count("a node crashed at an awkward moment"), 0);
     assert_eq!(passed.marks.count("a disk was full"), 0);
+}
+
+#[test]
+fn a_line_of_the_file_that_is_no_plan_is_an_error_that_names_it() {
+    let plans = path("bad-plans");
+    std::fs::write(&plans, "# kept\nseed=1 nodes=3\nseed=2 crsh:0@1+1\n").expect("it is writable");
+    let error = Simulation::new(Echo::<false>::default, request)
+        .regressions(&plans)
+        .check()
+        .expect_err("a regression that is not run is worse than none");
+    let said = error.to_string();
+    assert!(said.contains("line 3") && said.contains("crsh:0@1+1"), "{said}");
+    std::fs::remove_file(plans).expect("it was made above");
+}
+
+#[test]
+fn nodes_clients_and_the_swarm_are_as_chosen() {
+    let seen = std::rc::Rc::new(std::cell::Cell::new(0_u64));
+    let most = seen.clone();
+    let passed = Simulation::new(Echo::<false>::default, move |client, draw| {
+        most.set(most.get().max(client));
+        request(client, draw)
+    })
+    .seeds(0..4)
+    .nodes(5)
+    .clients(2)
+    .faults(&[])
+    .swarm(|swarm| swarm.snapshot_bytes = 1 << 30)
+    .run();
+    assert_eq!(seen.get(), 1, "two clients, 0 and 1");
+    assert_eq!(passed.marks.count("a snapshot was taken"), 0);
+}
+
+/// A state machine that fails an assertion after a while.
+#[derive(Clone, Default)]
+struct Panics(u64);
+
+impl StateMachine for Panics {
+    type Frozen = Echo<false>;
+
+    fn apply(&mut self, _at: At, _command: &[u8]) -> Bytes {
+        self.0 += 1;
+        assert!(self.0 < 30, "thirty is too much");
+        Bytes::new()
+    }
+
+    fn query(&self, _query: &[u8]) -> Bytes {
+        Bytes::new()
+    }
+
+    fn freeze(&self) -> Echo<false> {
+        Echo::default()
+    }
+
+    fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_is_found_and_told_like_every_other_failure() {
+    let page = path("panic.html");
+    let simulation = Simulation::new(Panics::default, request).seeds(0..3).timeline(&page);
+    let failed = broken(&simulation);
+    assert_eq!(failed.violation.check, "nothing panics");
+    assert!(failed.violation.detail.contains("thirty is too much"), "{failed}");
+    let drawn = std::fs::read_to_string(&page).expect("there is a page");
+    assert!(drawn.contains("nothing panics"));
+    std::fs::remove_file(page).expect("it was made above");
 }

@@ -3,7 +3,7 @@
 use super::{EXPECTED, Run, run};
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::checks::Violation;
-use simulator::{Marks, Plan, shrink};
+use simulator::{Broken, Marks, Plan, shrink};
 use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -27,13 +27,18 @@ impl Failure {
     /// Of the plan's run, which broke a promise.
     pub fn new(plan: &Plan, failed: &Run, violation: Violation) -> Self {
         let check = violation.check;
-        let fails =
-            |smaller: &Plan| run(smaller).violation.is_some_and(|found| found.check == check);
+        let broken = |run: &Run| Broken { event: run.messages, time_us: run.time_us };
+        let breaks = |smaller: &Plan, _| {
+            let found = run(smaller);
+            let is_same =
+                found.violation.as_ref().is_some_and(|violation| violation.check == check);
+            is_same.then(|| broken(&found))
+        };
         Failure {
             seed: plan.seed,
             messages: failed.messages,
             time_us: failed.time_us,
-            shrunk: shrink(plan, fails),
+            shrunk: shrink(plan, broken(failed), breaks).plan,
             violation,
         }
     }

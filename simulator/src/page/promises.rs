@@ -81,6 +81,10 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         "no storm of messages" => {
             "The run had far more events than such a run has: somebody keeps repeating itself."
         }
+        "nothing panics" => {
+            "An assertion failed, in the library or in the state machine. The panic's place is in the \
+             output of the run."
+        }
         "one leader a term" => {
             "At most one node may lead in a term (§3.2). Two leaders of one term accept different \
              entries for the same place in the log."

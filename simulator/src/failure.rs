@@ -1,0 +1,151 @@
+//! What is said of a run that broke a promise: all that is needed to see it again, a smaller plan, and
+//! a page with its picture.
+
+use crate::observer::Violation;
+use crate::plan::Plan;
+use crate::shrink::{Broken, Shrunk, shrink};
+use crate::world::Run;
+use crate::{page, regressions};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+/// The folder of the pages, below cargo's target directory.
+const FOLDER: &str = "sim-failures";
+
+/// How a failure is told to whoever finds it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The command that runs the same test again; `SIM_PLAN` or `SIM_SEED` is set before it.
+    pub command: String,
+    /// The seed, if the plan is what it stands for in that test.
+    pub seed: Option<u64>,
+    /// Where the page goes.
+    pub page: PathBuf,
+    /// How the smaller plan is kept for good.
+    pub keep: Keep,
+}
+
+/// How a plan is kept for good, so that it is run first from now on.
+#[derive(Clone, Debug)]
+pub enum Keep {
+    /// In this file: added to it if the plan is `new`.
+    In {
+        /// The file.
+        path: PathBuf,
+        /// The plan is not from there.
+        new: bool,
+    },
+    /// As whoever reads it is told.
+    Advised(String),
+}
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Which promise was broken, and how that showed.
+    pub violation: Violation,
+    /// At which event.
+    pub event: u64,
+    /// At which simulated time, in microseconds.
+    pub time_us: u64,
+    /// The plan that was run.
+    pub plan: Plan,
+    /// A smaller one that breaks the same promise.
+    pub shrunk: Shrunk,
+    /// Commands that run it again: the plan itself, and the smaller one.
+    pub again: [String; 2],
+    /// What became of the smaller plan, or how to keep it.
+    pub kept: String,
+    /// Where the picture of the smaller one is; or why there is none.
+    pub timeline: Result<PathBuf, String>,
+}
+
+impl Failed {
+    /// Of a plan whose run came to `broken`, which broke a promise: makes the plan smaller, draws the
+    /// run of the smaller one, and keeps it. `run` runs a plan for so many events at most, and records
+    /// it if told to.
+    pub fn new(
+        plan: &Plan,
+        broken: &Run,
+        told: Told,
+        run: impl Fn(&Plan, bool, u64) -> Run,
+    ) -> Self {
+        let violation = broken.violation.clone().unwrap_or(Violation {
+            check: "nothing",
+            detail: "this run kept every promise".to_owned(),
+        });
+        let (event, time_us) = (broken.events, broken.time_us);
+        let shrunk = shrink(plan, Broken { event, time_us }, |smaller, events_max| {
+            let run = run(smaller, false, events_max);
+            let is_same = run.violation.is_some_and(|found| found.check == violation.check);
+            is_same.then_some(Broken { event: run.events, time_us: run.time_us })
+        });
+        let with_plan = |plan: &Plan| format!("SIM_PLAN='{plan}' {}", told.command);
+        let whole = match told.seed {
+            Some(seed) => format!("SIM_SEED={seed} {}", told.command),
+            None => with_plan(plan),
+        };
+        let again = [whole, with_plan(&shrunk.plan)];
+        let drawn =
+            page::page(&shrunk.plan, &run(&shrunk.plan, true, shrunk.broken.event), &again[1..]);
+        let written = write(&told.page, &drawn);
+        let timeline = match written {
+            Ok(()) => Ok(told.page),
+            Err(error) => Err(format!("cannot write {}: {error}", told.page.display())),
+        };
+        let kept = match &told.keep {
+            Keep::In { path, new } => regressions::keep(path, &shrunk.plan, *new),
+            Keep::Advised(words) => words.clone(),
+        };
+        Failed { violation, event, time_us, plan: plan.clone(), shrunk, again, kept, timeline }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failed { violation, event, time_us, plan, shrunk, again, kept, timeline } = self;
+        let Shrunk { plan: smaller, runs, .. } = shrunk;
+        writeln!(f, "broken: {}: {}", violation.check, violation.detail)?;
+        writeln!(f, "  at event {event}, {} of simulated time", seconds(*time_us))?;
+        writeln!(f, "  swarm:    seed {}: {}", plan.seed, page::swarm(plan))?;
+        writeln!(f, "  again:    {}", again[0])?;
+        writeln!(
+            f,
+            "  shrunk:   in {runs} runs to {} faults, {} nodes, {} clients; breaks at event {}, {}",
+            smaller.faults.len(),
+            smaller.nodes,
+            smaller.swarm.clients,
+            shrunk.broken.event,
+            seconds(shrunk.broken.time_us)
+        )?;
+        writeln!(f, "            {}", again[1])?;
+        writeln!(f, "  keep it:  {kept}")?;
+        match timeline {
+            Ok(path) => writeln!(f, "  timeline: {}", path.display()),
+            Err(why) => writeln!(f, "  timeline: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Failed {}
+
+fn seconds(us: u64) -> String {
+    format!("{}.{:06} s", us / 1_000_000, us % 1_000_000)
+}
+
+fn write(path: &Path, page: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, page)
+}
+
+/// Where pages of failures go: a folder below the target directory that the running program was built
+/// in, or the temporary directory if that is not known.
+pub fn pages_folder() -> PathBuf {
+    let program = env::current_exe().unwrap_or_default();
+    // Cargo marks its target directory with this file.
+    let target = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    target.map_or_else(env::temp_dir, Path::to_path_buf).join(FOLDER)
+}
