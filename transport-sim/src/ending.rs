@@ -13,6 +13,8 @@ use simulator::checks::{Violation, violation};
 use simulator::plan::Plan;
 use std::time::Duration;
 
+/// Whatever was traced, after so much of it the faults stop too: one node alone sends no messages.
+const FAULTY_EVENTS: u64 = 40_000;
 /// Messages after which the faults stop, though it is not time yet.
 const FAULTY_MESSAGES: u64 = 12_000;
 /// Messages after which a run is ended and called a storm.
@@ -101,7 +103,11 @@ impl<A: App> Cluster<A> {
             clients.push(self.shared.outside.spawn(client));
         }
         let until_us = u64::from(plan.swarm.faults_until_us);
-        while now_us() < until_us && self.world().messages < FAULTY_MESSAGES {
+        let within = || {
+            let world = self.world();
+            world.messages < FAULTY_MESSAGES && world.events < FAULTY_EVENTS
+        };
+        while now_us() < until_us && within() {
             sleep_us(LOOK_US).await;
         }
         self.calm_down();

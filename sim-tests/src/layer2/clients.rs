@@ -492,7 +492,11 @@ impl User {
             let history = self.store.history();
             (history.done(), history.done().map_or(-1, |done| done as i64))
         };
-        let since = self.draw.pick(&[-1, done, done - 10]).max(-1);
+        // All of it seldom: it grows, and clients ask often.
+        let since = match self.draw.below(16) {
+            0 => -1,
+            _ => (done - self.draw.below(12) as i64).max(-1),
+        };
         let request = Request::new(Method::GET, format!("/get_commits_since?since_index={since}"));
         let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
         if answer.status != StatusCode::OK {
