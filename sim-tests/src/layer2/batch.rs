@@ -8,6 +8,9 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// How often a line is printed where nobody watches a terminal.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
 /// A run that broke a promise, and the smallest plan that still does.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -115,11 +118,17 @@ pub fn hunt(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
     bar.enable_steady_tick(Duration::from_millis(200));
     let mut batch = Batch::default();
+    let mut printed = Instant::now();
     while seeds.is_none_or(|most| batch.seeds < most)
         && events.is_none_or(|most| batch.events < most)
         && batch.run_seed(from + batch.seeds)
     {
-        bar.set_message(batch.line(started.elapsed()));
+        if !bar.is_hidden() {
+            bar.set_message(batch.line(started.elapsed()));
+        } else if printed.elapsed() >= LINE_EVERY {
+            printed = Instant::now();
+            eprintln!("{}", batch.line(started.elapsed()));
+        }
     }
     bar.finish_and_clear();
     println!("{}", batch.line(started.elapsed()));
