@@ -7,10 +7,14 @@ pub mod planted;
 pub mod rerun;
 
 use simulator::failure::{Failed, Keep, Told, pages_folder};
+use simulator::page::page;
 use simulator::{Marks, Plan, RegisterWorkload, Run, run_for};
 
 /// Registers that clients share: few, so that they meet.
 const REGISTERS: u8 = 4;
+
+/// Runs the tests again, with a variable before it.
+const COMMAND: &str = "cargo test -p sim-tests";
 
 /// Where plans that once broke a promise are kept.
 const REGRESSIONS: &str = "sim-tests/regressions/layer1.txt";
@@ -25,12 +29,19 @@ fn run_registers_for(plan: &Plan, record: bool, events_max: u64) -> Run {
     run_for(plan, workload, record, events_max)
 }
 
+/// A recorded run of a plan, and the page with its picture.
+pub fn drawn(plan: &Plan) -> (Run, String) {
+    let run = run_registers_for(plan, true, u64::MAX);
+    let page = page(plan, &run, &[format!("SIM_PLAN='{plan}' {COMMAND}")]);
+    (run, page)
+}
+
 /// What is said of a plan whose run came to `broken`: with a smaller plan, and a page with its picture.
 pub fn failure(plan: &Plan, broken: &Run) -> Failed {
     let check = broken.violation.as_ref().map_or("nothing", |violation| violation.check);
     let name = format!("{}-{}.html", check.replace(' ', "-"), plan.seed);
     let told = Told {
-        command: "cargo test -p sim-tests".to_owned(),
+        command: COMMAND.to_owned(),
         seed: (*plan == Plan::from_seed(plan.seed)).then_some(plan.seed),
         page: pages_folder().join(name),
         keep: Keep::Advised(format!("once it is mended, add the smaller plan to {REGRESSIONS}")),

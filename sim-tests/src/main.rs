@@ -4,6 +4,8 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim_tests::hunt::{Hunt, line};
 use sim_tests::{Batch, planted};
+use simulator::Plan;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +41,18 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         jobs: usize,
     },
+    /// Draws the run of a plan, whether or not it breaks anything, without making it smaller.
+    Draw {
+        /// The plan, as a failure prints it.
+        #[arg(long, conflicts_with = "seed", required_unless_present = "seed")]
+        plan: Option<Plan>,
+        /// The seed, for the plan that it stands for.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Where the page goes.
+        #[arg(long, default_value = "run.html")]
+        to: PathBuf,
+    },
     /// Plants each known bug in a copy of the tree, and hunts for it.
     Planted {
         /// Only those whose name contains this.
@@ -58,6 +72,9 @@ fn main() -> ExitCode {
         Command::Hunt { layer: 2, from, events, seeds, .. } => hunt_layer_2(from, seeds, events),
         Command::Hunt { from, events, seeds, jobs, .. } => {
             hunt(Hunt { from, events_max: events, seeds_max: seeds, jobs })
+        }
+        Command::Draw { plan, seed, to } => {
+            draw(&plan.unwrap_or_else(|| Plan::from_seed(seed.unwrap_or_default())), &to)
         }
         Command::Planted { only, events, from } => match planted::run(&only, events, from) {
             Ok(0) => ExitCode::SUCCESS,
@@ -86,6 +103,21 @@ fn hunt_layer_2(_from: u64, _seeds: Option<u64>, _events: Option<u64>) -> ExitCo
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("cargo does not start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn draw(plan: &Plan, to: &Path) -> ExitCode {
+    let (run, page) = sim_tests::drawn(plan);
+    println!("{}", simulator::page::summary(&run));
+    if let Some(broken) = &run.violation {
+        println!("broken: {}: {}", broken.check, broken.detail);
+    }
+    match std::fs::write(to, page) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot write {}: {error}", to.display());
             ExitCode::FAILURE
         }
     }

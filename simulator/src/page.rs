@@ -101,11 +101,10 @@ fn first_window(timeline: &Timeline, story: &Story, end_us: u64) -> u64 {
     let ends = |flight: &crate::timeline::Flight| flight.arrived.map_or(flight.sent_us, |at| at.0);
     let mut times: Vec<u64> = timeline.flights.iter().map(ends).collect();
     times.sort_unstable();
-    let nth_last = |n: usize| times.len().checked_sub(n).map_or(0, |at| times[at]);
+    let nth_last = |n: usize| times.get(times.len().saturating_sub(n)).copied().unwrap_or(0);
     let (widest, narrowest) = (nth_last(FIRST_MESSAGES), nth_last(FIRST_MESSAGES / 4));
-    let told = story.items.iter().map(|item| item.at_us);
-    let told = told.filter(|at_us| (widest..narrowest).contains(at_us)).min();
-    let from_us = told.unwrap_or(widest);
+    let told = story.items.iter().map(|item| item.at_us).filter(|at_us| *at_us >= widest).min();
+    let from_us = told.unwrap_or(narrowest).min(narrowest);
     // Not on the very edge, either.
     from_us.saturating_sub((end_us - from_us.min(end_us)) / 20).min(end_us - 1)
 }

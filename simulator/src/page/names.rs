@@ -60,14 +60,18 @@ impl Names {
         names
     }
 
-    /// Whether a pair of first and last entry has one that is named, or another one at its index.
+    /// The entry in a range of one term that is named; or one at an index that is named, which may
+    /// stand in the place of the one that is.
     pub fn within(&self, first: LogId, last: LogId) -> Option<LogId> {
-        let known = self
-            .ids
-            .iter()
-            .find(|id| first.index <= id.index && id.index <= last.index && last.term == id.term);
-        let rival = self.ids.iter().find(|id| first.index <= id.index && id.index <= last.index);
-        known.copied().or(rival.map(|id| LogId { index: id.index, term: last.term }))
+        let covers = |index: Index| first.index <= index && index <= last.index;
+        let known = self.ids.iter().find(|id| covers(id.index) && last.term == id.term);
+        let other = self.indexes.iter().find(|index| covers(**index));
+        known.copied().or(other.map(|index| LogId { index: *index, term: last.term }))
+    }
+
+    /// Whether another entry than this is named at its index.
+    pub fn is_rival(&self, id: LogId) -> bool {
+        !self.ids.contains(&id) && self.ids.iter().any(|known| known.index == id.index)
     }
 }
 

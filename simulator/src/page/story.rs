@@ -44,8 +44,13 @@ impl Story {
         if run.violation.is_some() {
             complete(&mut names, timeline);
         }
-        let mut teller =
-            Teller { timeline, names: &names, items: Vec::new(), told: BTreeSet::new() };
+        let mut teller = Teller {
+            timeline,
+            names: &names,
+            items: Vec::new(),
+            told: BTreeSet::new(),
+            ends: BTreeMap::new(),
+        };
         teller.tell();
         let mut items = teller.items;
         items.sort_by_key(|item| (item.weight, u64::MAX - item.event));
@@ -94,6 +99,8 @@ struct Teller<'a> {
     items: Vec<Item>,
     /// What was told of each entry already, by node.
     told: BTreeSet<(LogId, u64, &'static str)>,
+    /// Where the log of each node ends.
+    ends: BTreeMap<u64, LogId>,
 }
 
 impl Teller<'_> {
@@ -126,7 +133,26 @@ impl Teller<'_> {
         let mut have: BTreeMap<u64, Vec<LogId>> = BTreeMap::new();
         for moment in &timeline.moments {
             self.tell_moment(moment, &mut have);
+            if let Some(node) = moment.node {
+                self.follow_end(node, &moment.what);
+            }
         }
+    }
+
+    fn follow_end(&mut self, node: u64, what: &What) {
+        let end = match what {
+            What::Start { last, .. } => Some(*last),
+            What::Log { grown, .. } => grown.last().map(|(_, last)| *last),
+            What::Compacted(base) => Some(*base)
+                .filter(|base| self.ends.get(&node).is_none_or(|end| end.index < base.index)),
+            _ => None,
+        };
+        self.ends.extend(end.map(|end| (node, end)));
+    }
+
+    fn log_end(&self, moment: &Moment) -> String {
+        let end = moment.node.and_then(|node| self.ends.get(&node));
+        end.map_or(String::new(), |end| format!("; its log ends with {end}"))
     }
 
     fn tell_moment(&mut self, moment: &Moment, have: &mut BTreeMap<u64, Vec<LogId>>) {
@@ -137,10 +163,13 @@ impl Teller<'_> {
             What::Violation(_) => self.add(moment, 0, text()),
             What::Fault(_) => self.add(moment, 3, text()),
             What::Calm => self.add(moment, 5, text()),
-            What::Vote(_, term) if named_term(term) => self.add(moment, 1, text()),
+            // Whose log ends where decides who may win.
+            What::Vote(_, term) if named_term(term) => {
+                self.add(moment, 1, text() + &self.log_end(moment));
+            }
             What::Role(RoleKind::Leader, term) if named_term(term) => self.add(moment, 1, text()),
             What::Role(RoleKind::Candidate, term) if named_term(term) => {
-                self.add(moment, 2, text());
+                self.add(moment, 2, text() + &self.log_end(moment));
             }
             What::Role(RoleKind::Leader, _) => self.add(moment, 4, text()),
             _ => {
@@ -167,7 +196,7 @@ impl Teller<'_> {
                 for id in grown.iter().filter_map(|(first, last)| self.names.within(*first, *last))
                 {
                     have.push(id);
-                    let rival = !self.names.ids.contains(&id);
+                    let rival = self.names.is_rival(id);
                     let text = match rival {
                         true => format!("appends {id}, in the place of what is named"),
                         false => format!("appends {id}"),
