@@ -47,6 +47,11 @@ pub trait App: Send + Sync + Sized + 'static {
     /// What a client does, until [`Cluster::think`] says that it is over.
     fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()>;
 
+    /// What must hold of the state after every command, on every node.
+    fn invariant(&self, _machine: &Self::Machine) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Checks what the clients have seen, when all is quiet and every node is up.
     fn verdict(self: Arc<Self>, _cluster: Cluster<Self>) -> Task<Result<(), Violation>> {
         Box::pin(std::future::ready(Ok(())))

@@ -7,7 +7,8 @@
 //! there. One seed decides everything, the order in which tasks run included.
 //!
 //! [`simulate`] takes a plan and an [`App`]: a state machine, what answers requests in front of it
-//! (a [`Service`], a task of its node), and clients.
+//! (a [`Service`], a task of its node), and clients. Whoever has a [`simulator::Workload`] for their
+//! state machine runs that, with [`Calls`].
 //!
 //! What it is not: it runs no sockets, no real files and no threads. It is empty unless it is built
 //! with `--cfg madsim`.
@@ -27,6 +28,7 @@ mod store;
 mod time;
 mod transfer;
 mod watch;
+mod workload;
 mod world;
 
 pub use app::{App, Boot, Service, Started, Task};
@@ -35,4 +37,5 @@ pub use clock::SimClock;
 pub use cluster::Cluster;
 pub use ending::{Run, simulate};
 pub use time::{Pause, now_us, run, sleep_us};
+pub use workload::{Calls, Reply};
 pub use world::{client_address, node_at};

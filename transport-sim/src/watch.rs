@@ -36,7 +36,11 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         self.cluster.broken(broken);
     }
 
-    fn applied(&self, entry: &Entry, answer: &Bytes, _machine: &A::Machine) {
+    fn applied(&self, entry: &Entry, answer: &Bytes, machine: &A::Machine) {
+        if let Err(detail) = self.cluster.shared.app.invariant(machine) {
+            let check = "the invariant of the state machine";
+            self.cluster.broken(violation::<()>(check, detail).err());
+        }
         let mut world = self.cluster.world();
         let Some(up) = world.runs(self.node, self.number) else { return };
         let before = std::mem::replace(&mut up.applied, entry.id.index);

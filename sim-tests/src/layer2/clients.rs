@@ -20,6 +20,8 @@ use transport_sim::{
 
 /// Registers that clients share: few, so that they meet.
 const REGISTERS: u64 = 3;
+/// The longest that a client waits for one operation.
+const PATIENCE_US_MAX: u64 = 10_000_000;
 /// Registers that batches write together.
 const BATCHED: u64 = 2;
 
@@ -27,7 +29,9 @@ const BATCHED: u64 = 2;
 pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
     let plan = cluster.plan();
     let mut draw = Stream::new(plan.seed, Purpose::Client, number);
-    let patience_us = u64::from(plan.swarm.patience_us) * draw.pick(&[1, 1, 10]);
+    // Who waits long hears from a leader that was cut off what became of the write in the end.
+    let patience_us = u64::from(plan.swarm.patience_us) * draw.pick(&[1, 10, 40]);
+    let patience_us = patience_us.min(PATIENCE_US_MAX);
     let patience = Duration::from_micros(patience_us);
     let mut servers: Vec<String> = (0..plan.nodes).map(client_address).collect();
     servers.rotate_left((number % plan.nodes) as usize);

@@ -1,0 +1,142 @@
+//! Workloads of the `simulator` crate on whole nodes: whoever has one for their state machine has both
+//! layers.
+
+use crate::app::{App, Boot, Service, Started, Task};
+use crate::call::Caller;
+use crate::cluster::Cluster;
+use crate::time::{now_us, sleep_us};
+use bytes::Bytes;
+use driver::{Outcome as Known, ProposeError, ReadMode};
+use raft::NodeId;
+use simulator::checks::{Violation, violation};
+use simulator::random::{Purpose, Stream};
+use simulator::{Answered, Outcome, Request, Workload};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A workload whose clients call a node's [`driver::Handle`].
+///
+/// ```
+/// use simulator::{Plan, RegisterWorkload};
+/// use transport_sim::{Calls, simulate};
+///
+/// let run = simulate(&Plan::from_seed(5), Calls::new(RegisterWorkload::new(4, 0)));
+/// assert_eq!(run.violation, None);
+/// assert!(run.messages > 0);
+/// ```
+pub struct Calls<W> {
+    workload: Mutex<W>,
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Done, with this answer.
+    Done(Bytes),
+    /// Certainly not done; whom to ask instead, if that is known.
+    NotDone {
+        /// Who leads.
+        leader: Option<NodeId>,
+    },
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl<W: Workload> Calls<W> {
+    /// Runs this workload.
+    pub fn new(workload: W) -> Self {
+        Calls { workload: Mutex::new(workload) }
+    }
+
+    fn workload(&self) -> MutexGuard<'_, W> {
+        self.workload.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W: Workload + Send + 'static> App for Calls<W> {
+    type Machine = W::Machine;
+    type Request = Request;
+    type Response = Reply;
+
+    fn boot(&self) -> (W::Machine, Boot<Self>) {
+        let boot = |node: Started<Self>| -> Service<Request, Reply> {
+            Arc::new(move |request| {
+                let handle = node.handle.clone();
+                Box::pin(async move {
+                    match request {
+                        Request::Command(command) => match handle.propose(command).await {
+                            Ok(proposal) => match proposal.done.await {
+                                Ok(answer) => Reply::Done(answer),
+                                Err(Known::NotDone) => Reply::NotDone { leader: None },
+                                Err(Known::Unknown) => Reply::Unknown,
+                            },
+                            Err(ProposeError::NotLeader { leader }) => Reply::NotDone { leader },
+                            Err(_) => Reply::NotDone { leader: None },
+                        },
+                        Request::Query(query) => {
+                            match handle.read(ReadMode::Linearizable, query).await {
+                                Ok(answer) => Reply::Done(answer),
+                                Err(_) => Reply::NotDone { leader: None },
+                            }
+                        }
+                    }
+                })
+            })
+        };
+        (self.workload().machine(), Box::new(boot))
+    }
+
+    fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()> {
+        Box::pin(async move {
+            let plan = cluster.plan();
+            let mut draw = Stream::new(plan.seed, Purpose::Client, number);
+            let mut leader = number % plan.nodes;
+            while cluster.think().await {
+                let request = self.workload().request(number, &mut draw);
+                let begun_us = now_us();
+                let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
+                let any = draw.below(plan.nodes);
+                let to = NodeId(if anywhere { any } else { leader });
+                let reply = tokio::select! {
+                    biased;
+                    reply = cluster.call(Caller::Client(number), to, request.clone()) => reply,
+                    () = sleep_us(plan.swarm.patience_us.into()) => Ok(Reply::Unknown),
+                };
+                let reply = reply.unwrap_or_else(|error| match error {
+                    crate::CallError::NotSent => Reply::NotDone { leader: None },
+                    crate::CallError::Lost => Reply::Unknown,
+                });
+                let outcome = match &reply {
+                    Reply::Done(answer) => Outcome::Done(answer),
+                    Reply::NotDone { .. } => Outcome::NotDone,
+                    Reply::Unknown => Outcome::Unknown,
+                };
+                leader = match &reply {
+                    Reply::Done(_) => leader,
+                    Reply::NotDone { leader: Some(leader) } => leader.0,
+                    _ => (leader + 1) % plan.nodes,
+                };
+                self.workload().answered(&Answered {
+                    client: number,
+                    request: &request,
+                    begun_us,
+                    ended_us: now_us(),
+                    outcome,
+                });
+                cluster.note(0, number, u64::from(matches!(reply, Reply::Done(_))));
+                if !matches!(reply, Reply::Done(_)) {
+                    // Nobody hammers a cluster that cannot serve.
+                    sleep_us(5_000).await;
+                }
+            }
+        })
+    }
+
+    fn invariant(&self, machine: &W::Machine) -> Result<(), String> {
+        self.workload().invariant(machine)
+    }
+
+    fn verdict(self: Arc<Self>, _cluster: Cluster<Self>) -> Task<Result<(), Violation>> {
+        let verdict = self.workload().verdict();
+        Box::pin(std::future::ready(verdict.or_else(|why| violation("the history", why))))
+    }
+}
