@@ -334,13 +334,16 @@ impl<M: StateMachine> Simulation<M> {
     }
 }
 
-/// A name for the test that runs, and the command that runs it. The threads of tests bear their names.
+/// A name for the test that runs, and the command that runs it. The threads of tests bear their names;
+/// what runs in the main thread is a program.
 fn test() -> (String, String) {
     let thread = std::thread::current();
-    match thread.name().filter(|name| *name != "main") {
-        Some(name) => (name.replace("::", "."), format!("cargo test {name}")),
-        None => ("simulation".to_owned(), "cargo test".to_owned()),
+    if let Some(name) = thread.name().filter(|name| *name != "main") {
+        return (name.replace("::", "."), format!("cargo test {name}"));
     }
+    let program = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let name = program.file_stem().map_or("simulation".into(), |name| name.to_string_lossy());
+    (name.clone().into_owned(), name.into_owned())
 }
 
 /// A variable of the environment.

@@ -33,11 +33,10 @@ pub fn swarm(plan: &Plan) -> String {
         }
     }
     format!(
-        "{} nodes, {} clients ({} reads) · network: {} · disk: {} · tick {}, heartbeat {} ticks, \
+        "{} nodes, {} clients · network: {} · disk: {} · tick {}, heartbeat {} ticks, \
          election {} ticks · {} faults",
         plan.nodes,
         s.clients,
-        share(s.reads_ppm),
         network.join(", "),
         disk.join(", "),
         time(s.tick_us),
