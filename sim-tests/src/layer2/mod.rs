@@ -4,6 +4,7 @@
 mod app;
 mod batch;
 mod clients;
+mod compat;
 mod history;
 
 pub use app::Store;

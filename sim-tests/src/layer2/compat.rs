@@ -1,0 +1,179 @@
+//! The calls of the older system, whose clients find the leader by themselves.
+
+use super::clients::{Ended, User, Wires, number};
+use hyper::{Method, StatusCode};
+use kv::client::{Exchange, Failure, Request, Response};
+use raft::NodeId;
+use serde_json::{Value, json};
+use simulator::checks::{Violation, violation};
+use simulator::linearizability::Action;
+use transport_sim::{client_address, node_at, now_us};
+
+impl User {
+    async fn ask(&mut self, node: u64, path: &str, body: Value) -> Result<Response, Failure> {
+        let request = Request::new(Method::POST, path).body(body.to_string());
+        let wires = Wires { cluster: self.cluster.clone(), number: self.number };
+        let answer = wires.exchange(&client_address(node), &request, self.patience).await;
+        // Who does not lead says who does, or nothing; then the next one is asked.
+        let leader = match &answer {
+            Ok(answer) => {
+                let answer = answer.json();
+                let elsewhere = answer["is_leader"] == false || answer["resp_status"] == 1;
+                let known = answer["leader"].as_str().and_then(node_at);
+                elsewhere.then(|| known.unwrap_or(NodeId((node + 1) % self.nodes)))
+            }
+            Err(_) => Some(NodeId((node + 1) % self.nodes)),
+        };
+        if let Some(leader) = leader {
+            self.leader = leader.0;
+        }
+        answer
+    }
+
+    /// What to write, as a command of the older system, and what that does to the register.
+    fn command(&mut self, register: u8) -> (Value, Action) {
+        let (value, last_seen) = {
+            let mut history = self.store.history();
+            (history.next_value(), history.last_seen(register))
+        };
+        let text = self.text(value);
+        let key = format!("r{register}");
+        match self.draw.below(2) {
+            0 => {
+                let command = json!({ "kind": "put", "key": key, "value": text, "id": value });
+                (command, Action::Write(value, None))
+            }
+            _ => {
+                let compare = self.text(last_seen);
+                let command = json!({
+                    "kind": "cas", "key": key, "value": text, "compare_value": compare, "id": value,
+                });
+                (command, Action::Swap { from: last_seen, to: value, before: None })
+            }
+        }
+    }
+
+    /// Submits, and waits for the commit with another request.
+    pub(super) async fn submit(&mut self, register: u8) -> Result<(), Violation> {
+        let (command, action) = self.command(register);
+        let begun_us = now_us();
+        let node = self.leader;
+        let answer = match self.ask(node, "/submit", command.clone()).await {
+            Ok(answer) => answer,
+            Err(failure) => return self.failed(register, begun_us, &failure, action),
+        };
+        let answered = answer.json();
+        let Some(index) =
+            answered["log_index"].as_u64().filter(|_| answer.status == StatusCode::OK)
+        else {
+            self.mark(&Ended::NotDone);
+            return Ok(());
+        };
+        let with_term = self.draw.below(4) > 0;
+        let elsewhere = self.draw.below(4) == 0;
+        let at = if elsewhere { self.draw.below(self.nodes) } else { node };
+        let timeout_ms = self.patience.as_millis() as u64 / 2;
+        let mut wait = json!({ "log_index": index, "timeout_ms": timeout_ms });
+        if with_term {
+            wait["term"] = answered["term"].clone();
+        }
+        let waited = self.ask(at, "/wait_commit", wait).await;
+        let ended_us = now_us();
+        let (ended, commit) = match &waited {
+            Ok(waited) if waited.status == StatusCode::OK => {
+                let commit = waited.json();
+                let own = commit["command"] == command;
+                if with_term && !own {
+                    let detail = format!("{command} at {index}: {commit}");
+                    return violation("wait_commit is of the command that was submitted", detail);
+                }
+                self.store.history().commit(index, &commit["command"])?;
+                (if own { Ended::Done } else { Ended::NotDone }, commit)
+            }
+            Ok(waited) if waited.status == StatusCode::CONFLICT => {
+                self.cluster.mark("wait_commit was superseded");
+                (Ended::NotDone, Value::Null)
+            }
+            _ => (Ended::Unknown, Value::Null),
+        };
+        let before = commit["result"]["value"].as_str().map(|text| number(text.as_bytes()));
+        self.ended(register, begun_us, ended_us, &ended, action, before);
+        Ok(())
+    }
+
+    /// The form in one request.
+    pub(super) async fn old_write(&mut self, register: u8) -> Result<(), Violation> {
+        let (command, action) = self.command(register);
+        let path = if command["kind"] == "put" { "/put" } else { "/cas" };
+        let begun_us = now_us();
+        let answer = match self.ask(self.leader, path, command).await {
+            Ok(answer) => answer,
+            Err(failure) => return self.failed(register, begun_us, &failure, action),
+        };
+        let ended_us = now_us();
+        let answered = answer.json();
+        let ended = match (answered["resp_status"].as_u64(), answered["outcome"].as_str()) {
+            (Some(0), _) => Ended::Done,
+            (Some(1), _) | (Some(2), Some("not_done")) => Ended::NotDone,
+            (Some(2), _) => Ended::Unknown,
+            // Refused before it was proposed.
+            _ => Ended::NotDone,
+        };
+        let before = answered["prev_value"].as_str().map(|text| number(text.as_bytes()));
+        self.ended(register, begun_us, ended_us, &ended, action, before);
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        register: u8,
+        begun_us: u64,
+        failure: &Failure,
+        action: Action,
+    ) -> Result<(), Violation> {
+        let ended = match failure {
+            Failure::NotSent(_) => Ended::NotDone,
+            Failure::Lost(_) => Ended::Unknown,
+        };
+        self.ended(register, begun_us, now_us(), &ended, action, None);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what is known of one operation")]
+    fn ended(
+        &mut self,
+        register: u8,
+        begun_us: u64,
+        ended_us: u64,
+        ended: &Ended,
+        action: Action,
+        before: Option<u64>,
+    ) {
+        self.mark(ended);
+        let ended_us = match ended {
+            Ended::Done => Some(ended_us),
+            Ended::NotDone => return,
+            Ended::Unknown => None,
+        };
+        let before = ended_us.map(|_| before);
+        let action = match action {
+            Action::Write(to, _) => Action::Write(to, before),
+            Action::Swap { from, to, .. } => Action::Swap { from, to, before },
+            read => read,
+        };
+        self.store.history().record(register, begun_us, ended_us, action);
+    }
+
+    pub(super) async fn old_get(&mut self, register: u8) -> Result<(), Violation> {
+        let begun_us = now_us();
+        let body = json!({ "key": format!("r{register}") });
+        let Ok(answer) = self.ask(self.leader, "/get", body).await else { return Ok(()) };
+        let answered = answer.json();
+        if answered["resp_status"] == 0 {
+            let value = answered["value"].as_str().map(|text| number(text.as_bytes()));
+            let mut history = self.store.history();
+            history.record(register, begun_us, Some(now_us()), Action::Read(value));
+        }
+        Ok(())
+    }
+}
