@@ -14,15 +14,17 @@ use simulator::plan::Plan;
 use std::time::Duration;
 
 /// Whatever was traced, after so much of it the faults stop too: one node alone sends no messages.
-const FAULTY_EVENTS: u64 = 40_000;
+const FAULTY_EVENTS: u64 = 100_000;
 /// Messages after which the faults stop, though it is not time yet.
-const FAULTY_MESSAGES: u64 = 12_000;
+const FAULTY_MESSAGES: u64 = 30_000;
 /// Messages after which a run is ended and called a storm.
 const MESSAGES_MAX: u64 = 1_000_000;
 /// How often it is looked whether a phase is over.
 const LOOK_US: u64 = 20_000;
 /// After the faults, this many of the longest election timeouts may pass until everything is served.
 const CONVERGE_TIMEOUTS: u64 = 40;
+/// And this long for what does not depend on them, such as dialling.
+const SLACK_US: u64 = 4_000_000;
 /// Then no leader may change for this many.
 const QUIET_TIMEOUTS: u64 = 10;
 /// Clients finish what they have begun within this time.
@@ -184,9 +186,9 @@ impl<A: App> Cluster<A> {
     /// Waits until one leader serves and everybody follows it. Whether there are enough for that.
     async fn converge(&self, plan: &Plan) -> Result<bool, Violation> {
         // What is late, stalled or down is so for at most this long.
-        let late_us = u64::from(plan.swarm.tail_us).max(u64::from(plan.swarm.stall_us)) + 2_000_000;
+        let late_us = u64::from(plan.swarm.tail_us).max(u64::from(plan.swarm.stall_us));
         let least_us = now_us() + late_us + 2 * self.timeout_us();
-        let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us;
+        let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us + SLACK_US;
         loop {
             sleep_us(LOOK_US).await;
             self.no_storm()?;

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use http_body_util::channel::Channel;
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
 use kv::api::{self, Forward, ForwardError, Hosts};
@@ -16,12 +17,18 @@ use raft::NodeId;
 use simulator::Plan;
 use simulator::checks::Violation;
 use simulator::random::{Purpose, Stream};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tower::ServiceExt;
 use transport_sim::{
-    App, Boot, CallError, Caller, Cluster, Service, Started, Task, node_at, sleep_us,
+    App, Boot, CallError, Caller, Cluster, Service, Started, Task, node_at, now_us, sleep_us,
 };
+
+/// One request in so many arrives in two pieces.
+const SPLIT_ONE_IN: u64 = 5;
+/// The pause between them.
+const PAUSE_US: u64 = 3_000;
 
 /// The store, and what its clients have seen.
 pub struct Store {
@@ -94,12 +101,27 @@ impl App for Store {
     }
 }
 
-/// The router as a service: requests and answers whole, as hyper would read and write them.
+/// The router as a service. Answers are whole, as a client that has read them has them; one request in
+/// a few arrives in two pieces with a pause between them, so that it may be dropped there too.
 fn serve(router: Router) -> Service<Request<Bytes>, Response<Bytes>> {
     Arc::new(move |request| {
         let router = router.clone();
         Box::pin(async move {
-            let answer = router.oneshot(request.map(Body::from)).await;
+            let (parts, bytes) = request.into_parts();
+            let answer = if bytes.len() > 1 && now_us().is_multiple_of(SPLIT_ONE_IN) {
+                let (mut feed, body) = Channel::<Bytes, Infallible>::new(1);
+                let cut = now_us() as usize % bytes.len();
+                let feed = async move {
+                    // Whoever answers before it has read all wants no more.
+                    let _ = feed.send_data(bytes.slice(..cut)).await;
+                    sleep_us(PAUSE_US).await;
+                    let _ = feed.send_data(bytes.slice(cut..)).await;
+                };
+                let answer = router.oneshot(Request::from_parts(parts, Body::new(body)));
+                tokio::join!(biased; answer, feed).0
+            } else {
+                router.oneshot(Request::from_parts(parts, Body::from(bytes))).await
+            };
             let answer = answer.unwrap_or_else(|never| match never {});
             let (parts, body) = answer.into_parts();
             match body.collect().await {

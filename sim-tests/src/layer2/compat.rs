@@ -114,7 +114,11 @@ impl User {
         let answered = answer.json();
         let ended = match (answered["resp_status"].as_u64(), answered["outcome"].as_str()) {
             (Some(0), _) => Ended::Done,
-            (Some(1), _) | (Some(2), Some("not_done")) => Ended::NotDone,
+            (Some(1), _) => Ended::NotDone,
+            (Some(2), Some("not_done")) => {
+                self.cluster.mark("a proposal was superseded");
+                Ended::NotDone
+            }
             (Some(2), _) => Ended::Unknown,
             // Refused before it was proposed.
             _ => Ended::NotDone,
