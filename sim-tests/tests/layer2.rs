@@ -14,7 +14,7 @@ mod simulated {
     use std::time::{Duration, Instant};
 
     /// Seeds in the ordinary tests; takes some forty seconds.
-    const SEEDS: u64 = 250;
+    const SEEDS: u64 = 200;
 
     fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
         let value = std::env::var(name).ok()?;

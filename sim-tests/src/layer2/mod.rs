@@ -37,7 +37,6 @@ pub const EXPECTED: &[&str] = &[
     "a node was paused",
     "a node went down with a request",
     "a process ended",
-    "a proposal was superseded",
     "a read was served",
     "a request was cut off",
     "a request was forwarded",
