@@ -84,3 +84,36 @@ impl Batch {
         self.failure.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use simulator::Violation;
+
+    /// No promise is broken here, so one is made up: what matters is what is said.
+    #[test]
+    fn a_failure_says_what_broke_and_how_to_see_it_again_and_keep_it() {
+        let plan = Plan::from_seed(2);
+        let mut broken = run_registers_for(&plan, false, 400);
+        let detail = "node 1 did it".to_owned();
+        broken.violation = Some(Violation { check: "a promise of this test", detail });
+        let failed = failure(&plan, &broken);
+        let said = failed.to_string();
+        for part in [
+            "broken: a promise of this test: node 1 did it",
+            "at event 400, ",
+            "swarm:    seed 2: ",
+            "SIM_SEED=2 cargo test -p sim-tests",
+            &format!("SIM_PLAN='{plan}' cargo test -p sim-tests"),
+            REGRESSIONS,
+            "timeline: ",
+        ] {
+            assert!(said.contains(part), "{part} is missing in:\n{said}");
+        }
+        let path = failed.timeline.expect("the page could be written");
+        assert!(path.ends_with("sim-failures/a-promise-of-this-test-2.html"), "{}", path.display());
+        let page = std::fs::read_to_string(&path).expect("it is there");
+        assert!(page.contains("<svg id=\"detail\""));
+        std::fs::remove_file(path).expect("it was made above");
+    }
+}

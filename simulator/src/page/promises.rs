@@ -19,6 +19,10 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
             "A leader needs the votes of a quorum, and each vote must be on its voter's disk (§3.4). \
              Otherwise a second leader of the same term can be elected after a crash."
         }
+        "a leader hears a quorum or leads no more" => {
+            "A leader that hears no quorum steps down within two election timeouts (§6.2). This one goes \
+             on: its clients wait for nothing."
+        }
         "a leader only appends" => {
             "A leader never overwrites or removes entries of its own log (§3.5)."
         }
@@ -28,6 +32,10 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         "a restored snapshot is committed" => {
             "A snapshot stands for entries that are committed, and is restored while nothing else is \
              applied."
+        }
+        "a term is entered with the consent of a quorum" => {
+            "A node enters a term of its own only when a quorum would elect it (§9.6), so that whoever \
+             was cut off does not disturb the others. This one did without."
         }
         "a snapshot holds what was committed" => {
             "What a snapshot stands for must be the entries that were committed, and no others (§5.3)."
@@ -47,6 +55,9 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
             "The answer that a client got is not the one that the command has when the committed log is \
              applied in order."
         }
+        "clients are served in the end" => {
+            "Once the faults are over, clients must get answers again."
+        }
         "commands are numbered densely" => {
             "The commands of the log carry the numbers 0, 1, 2 and so on, without a gap."
         }
@@ -62,6 +73,9 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         }
         "equal logs make equal states" => {
             "Nodes that have applied the same log must hold the same state."
+        }
+        "every node is back in the end" => {
+            "Once the faults are over, every node must run that is not gone for good."
         }
         "every node catches up in the end" => {
             "Once the faults are over, every healthy node must catch up with the leader."
@@ -118,12 +132,19 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         "the invariant of the state machine" => {
             "What the test says must hold of the state after every command does not hold."
         }
+        "the log begins after what is restored" => {
+            "A snapshot may be restored only once the log on the disk begins after it: otherwise a crash \
+             leaves a state and a log that do not belong together."
+        }
         "the snapshot that the log begins after is there" => {
             "A log that begins after a snapshot is of no use without that snapshot."
         }
         "the state machine is deterministic" => {
             "The same commands in the same order must give the same answers on every node. Usually \
              something is missing from the snapshot, or apply reads a clock or a random number."
+        }
+        "the time of the log does not go back" => {
+            "The times that leaders write into the log never fall along it."
         }
         "what is committed never changes" => {
             "An entry that was committed at an index is there for good, on every node (§3.2, State \
