@@ -18,6 +18,7 @@ use crate::shadow::Shadow;
 use crate::workload::{Outcome, Request};
 use nodes::Seen;
 use raft::{Index, LogId, NodeId, RoleKind, Term};
+use std::collections::BTreeSet;
 
 /// The most moments and the most messages that are kept: the last ones. Above twice as many the
 /// earlier half goes.
@@ -140,7 +141,8 @@ pub struct Timeline {
     /// Moments and messages that were too many.
     pub left_out: u64,
     seen: Vec<Option<Seen>>,
-    under_way: Vec<usize>,
+    /// From and to which node, when it is due, and which of the messages it is.
+    under_way: BTreeSet<(u64, u64, u64, usize)>,
 }
 
 impl Timeline {

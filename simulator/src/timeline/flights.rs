@@ -122,8 +122,9 @@ impl Timeline {
             let gone = self.flights.len() - KEPT_MAX;
             self.flights.drain(..gone);
             self.left_out += gone as u64;
-            self.under_way.retain(|at| *at >= gone);
-            self.under_way.iter_mut().for_each(|at| *at -= gone);
+            let left = std::mem::take(&mut self.under_way).into_iter();
+            let left = left.filter(|(_, _, _, at)| *at >= gone);
+            self.under_way = left.map(|(from, to, due, at)| (from, to, due, at - gone)).collect();
         }
         match passage {
             Passage::Lost { .. } => {
@@ -132,8 +133,8 @@ impl Timeline {
             }
             Passage::Arrives { after_us, again_after_us } => {
                 for after_us in [Some(after_us), again_after_us].into_iter().flatten() {
-                    self.under_way.push(self.flights.len());
-                    let due_us = self.now_us + after_us;
+                    let (due_us, at) = (self.now_us + after_us, self.flights.len());
+                    self.under_way.insert((flight.from, flight.to, due_us, at));
                     self.flights.push(Flight { due_us, ..flight.clone() });
                 }
             }
@@ -166,17 +167,15 @@ impl Timeline {
     /// Which of the messages under way it is: the earliest due that says the same. If two are alike,
     /// it does not matter which.
     fn land(&mut self, from: u64, to: u64, term: Term, says: &str, fate: Fate) {
-        let flights = &self.flights;
-        let same = |at: &usize| {
-            let flight = &flights[*at];
-            (flight.from, flight.to, flight.term) == (from, to, term)
-                && flight.due_us <= self.now_us
-                && flight.says == says
-        };
-        let found = self.under_way.iter().enumerate().filter(|(_, at)| same(at));
-        let Some((nth, at)) = found.min_by_key(|(_, at)| flights[**at].due_us) else { return };
-        let at = *at;
-        self.under_way.remove(nth);
+        // Few are due: in a storm of messages there may be many thousands under way.
+        let due = (from, to, 0, 0)..=(from, to, self.now_us, usize::MAX);
+        let found = self.under_way.range(due).find(|(_, _, _, at)| {
+            let flight = &self.flights[*at];
+            flight.term == term && flight.says == says
+        });
+        let Some(found) = found.copied() else { return };
+        self.under_way.remove(&found);
+        let at = found.3;
         self.flights[at].fate = fate;
         self.flights[at].arrived = Some((self.now_us, self.event));
     }
