@@ -18,7 +18,7 @@ use transport_sim::{
 };
 
 /// Registers that clients share: few, so that they meet.
-const REGISTERS: u64 = 3;
+pub(super) const REGISTERS: u64 = 3;
 /// The longest that a client waits for one operation.
 const PATIENCE_US_MAX: u64 = 10_000_000;
 /// Registers that batches write together.
@@ -164,9 +164,9 @@ impl User {
                 _ => self.get(register).await,
             };
         }
-        match self.draw.below(6) {
-            0 => self.submit(register).await,
-            1 => self.submit(register).await,
+        match self.draw.below(7) {
+            0 | 1 => self.submit(register).await,
+            6 => self.burst().await,
             2 => self.old_write(register).await,
             3 => self.swap(register).await,
             4 => self.batch().await,

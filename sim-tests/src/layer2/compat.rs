@@ -1,6 +1,6 @@
 //! The calls of the older system, whose clients find the leader by themselves.
 
-use super::clients::{Ended, User, Wires, number};
+use super::clients::{Ended, REGISTERS, User, Wires, number};
 use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Failure, Request, Response};
 use raft::NodeId;
@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use simulator::checks::{Violation, violation};
 use simulator::linearizability::Action;
 use transport_sim::{client_address, node_at, now_us};
+
+/// Writes that are sent at once.
+const BURST: usize = 4;
 
 impl User {
     async fn ask(&mut self, node: u64, path: &str, body: Value) -> Result<Response, Failure> {
@@ -110,7 +113,18 @@ impl User {
             Ok(answer) => answer,
             Err(failure) => return self.failed(register, begun_us, &failure, action),
         };
-        let ended_us = now_us();
+        self.answered(register, begun_us, now_us(), &answer, action);
+        Ok(())
+    }
+
+    fn answered(
+        &mut self,
+        register: u8,
+        begun_us: u64,
+        ended_us: u64,
+        answer: &Response,
+        action: Action,
+    ) {
         let answered = answer.json();
         let ended = match (answered["resp_status"].as_u64(), answered["outcome"].as_str()) {
             (Some(0), _) => Ended::Done,
@@ -125,6 +139,56 @@ impl User {
         };
         let before = answered["prev_value"].as_str().map(|text| number(text.as_bytes()));
         self.ended(register, begun_us, ended_us, &ended, action, before);
+    }
+
+    /// Several writes at once, each with a connection of its own: of a leader that was cut off, more
+    /// than one hears what became of it.
+    pub(super) async fn burst(&mut self) -> Result<(), Violation> {
+        let begun_us = now_us();
+        let (to, patience) = (client_address(self.leader), self.patience);
+        let mut writes = Vec::new();
+        for _ in 0..BURST {
+            let register = self.draw.below(REGISTERS) as u8;
+            let (command, action) = self.command(register);
+            let path = if command["kind"] == "put" { "/put" } else { "/cas" };
+            let request = Request::new(Method::POST, path).body(command.to_string());
+            let wires = Wires { cluster: self.cluster.clone(), number: self.number };
+            let to = to.clone();
+            let answer = Box::pin(async move {
+                let answer = wires.exchange(&to, &request, patience).await;
+                (answer, now_us())
+            });
+            writes.push((register, action, answer));
+        }
+        let mut answers = Vec::new();
+        let (registers, calls): (Vec<_>, Vec<_>) = writes
+            .into_iter()
+            .map(|(register, action, answer)| ((register, action), answer))
+            .unzip();
+        let mut calls: Vec<_> = calls.into_iter().map(Some).collect();
+        // All of them are polled, in order, whoever is ready.
+        std::future::poll_fn(|context| {
+            for (at, slot) in calls.iter_mut().enumerate() {
+                if let Some(call) = slot
+                    && let std::task::Poll::Ready(answer) = call.as_mut().poll(context)
+                {
+                    answers.push((at, answer));
+                    *slot = None;
+                }
+            }
+            match calls.iter().all(Option::is_none) {
+                true => std::task::Poll::Ready(()),
+                false => std::task::Poll::Pending,
+            }
+        })
+        .await;
+        for (at, (answer, ended_us)) in answers {
+            let (register, action) = registers[at];
+            match answer {
+                Ok(answer) => self.answered(register, begun_us, ended_us, &answer, action),
+                Err(failure) => self.failed(register, begun_us, &failure, action)?,
+            }
+        }
         Ok(())
     }
 
