@@ -23,8 +23,8 @@ const MESSAGES_MAX: u64 = 1_000_000;
 const LOOK_US: u64 = 20_000;
 /// After the faults, this many of the longest election timeouts may pass until everything is served.
 const CONVERGE_TIMEOUTS: u64 = 40;
-/// And this long for what does not depend on them, such as dialling.
-const SLACK_US: u64 = 4_000_000;
+/// A connection that was lost without a sign is found to be so, and made again, within this time.
+const DIALLING_US: u64 = 2_500_000;
 /// Then no leader may change for this many.
 const QUIET_TIMEOUTS: u64 = 10;
 /// Clients finish what they have begun within this time.
@@ -186,9 +186,10 @@ impl<A: App> Cluster<A> {
     /// Waits until one leader serves and everybody follows it. Whether there are enough for that.
     async fn converge(&self, plan: &Plan) -> Result<bool, Violation> {
         // What is late, stalled or down is so for at most this long.
-        let late_us = u64::from(plan.swarm.tail_us).max(u64::from(plan.swarm.stall_us));
+        let late_us =
+            DIALLING_US + u64::from(plan.swarm.tail_us).max(u64::from(plan.swarm.stall_us));
         let least_us = now_us() + late_us + 2 * self.timeout_us();
-        let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us + SLACK_US;
+        let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us;
         loop {
             sleep_us(LOOK_US).await;
             self.no_storm()?;
