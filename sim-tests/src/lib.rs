@@ -1,7 +1,7 @@
 //! Batches of simulated runs, and what is said of one that fails.
 
 pub mod hunt;
-#[cfg(madsim)]
+#[cfg(all(madsim, feature = "layer2"))]
 pub mod layer2;
 pub mod planted;
 pub mod rerun;
@@ -26,7 +26,7 @@ pub fn run_registers(plan: &Plan) -> Run {
 
 fn run_registers_for(plan: &Plan, record: bool, events_max: u64) -> Run {
     let workload = RegisterWorkload::new(REGISTERS, plan.swarm.padding_bytes);
-    run_for(plan, workload, record, events_max)
+    run_for(plan, workload.with_reads(plan.swarm.reads_ppm), record, events_max)
 }
 
 /// A recorded run of a plan, and the page with its picture.

@@ -53,17 +53,16 @@ enum Command {
         #[arg(long, default_value = "run.html")]
         to: PathBuf,
     },
+    /// What the runner of planted bugs runs in each broken copy.
+    #[command(hide = true)]
+    Ranges(planted::Search),
     /// Plants each known bug in a copy of the tree, and hunts for it.
     Planted {
         /// Only those whose name contains this.
         #[arg(default_value = "")]
         only: String,
-        /// Events until one counts as missed.
-        #[arg(long, default_value_t = 20_000_000)]
-        events: u64,
-        /// The first seed.
-        #[arg(long, default_value_t = 1)]
-        from: u64,
+        #[command(flatten)]
+        search: planted::Search,
     },
 }
 
@@ -76,7 +75,8 @@ fn main() -> ExitCode {
         Command::Draw { plan, seed, to } => {
             draw(&plan.unwrap_or_else(|| Plan::from_seed(seed.unwrap_or_default())), &to)
         }
-        Command::Planted { only, events, from } => match planted::run(&only, events, from) {
+        Command::Ranges(search) => search.run(),
+        Command::Planted { only, search } => match planted::run(&only, &search) {
             Ok(0) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
             Err(error) => {
@@ -87,13 +87,13 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(madsim)]
+#[cfg(all(madsim, feature = "layer2"))]
 fn hunt_layer_2(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
     sim_tests::layer2::hunt(from, seeds, events)
 }
 
 /// The flag was lost: the whole program is built and run again with it.
-#[cfg(not(madsim))]
+#[cfg(not(all(madsim, feature = "layer2")))]
 fn hunt_layer_2(_from: u64, _seeds: Option<u64>, _events: Option<u64>) -> ExitCode {
     eprintln!("built without --cfg madsim, which layer 2 takes: building again with it");
     let arguments = std::env::args_os().skip(1);

@@ -9,6 +9,7 @@
 //! protocol, the log and a state machine, not with the wiring.
 
 pub mod checks;
+mod contact;
 pub mod failure;
 mod kit;
 pub mod linearizability;

@@ -2,15 +2,15 @@
 //! who finished before whom began?
 //!
 //! The search is that of Wing and Gong with Lowe's memo: configurations (which operations are in the
-//! order already, and the value after them) that were seen are not tried again. Keys are independent,
-//! so each is checked alone. Operations whose outcome is unknown are resolved before the search where
-//! that is possible: a read nobody heard the answer of says nothing; a write nobody saw the value of
-//! may never have happened. What is left of them may take effect at any time after it was begun, or
-//! never.
+//! order already, and the value after them) that were seen are not tried again, and an operation that
+//! fits and changes nothing is put into the order as soon as it may be; no value is left while somebody
+//! is still to find it, since values are unique. Keys are independent,
+//! so each is checked alone. Operations whose outcome is unknown are settled before the search: values
+//! are unique, so either somebody saw that they took effect, or it is as if they never had.
 //!
 //! The search is bounded by a number of steps, and says so when it gives up: [`Verdict::Unknown`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// An operation on one register.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,15 @@ pub const STEPS_MAX: u64 = 2_000_000;
 pub fn check(operations: &[Operation]) -> Verdict {
     let mut operations = resolve(operations);
     operations.sort_by_key(|operation| operation.begun);
-    Search { operations: &operations, seen: HashSet::new(), steps: 0 }.run()
+    let mut observers: HashMap<Option<u64>, Vec<usize>> = HashMap::new();
+    for (at, operation) in operations.iter().enumerate() {
+        if operation.ended.is_some()
+            && let Some(value) = found(operation)
+        {
+            observers.entry(value).or_default().push(at);
+        }
+    }
+    Search { operations: &operations, observers, seen: HashSet::new(), steps: 0 }.run()
 }
 
 /// Of a history that is not linearizable: the operations around the first answer that cannot be, in
@@ -114,30 +122,72 @@ pub fn explain(operations: &[Operation]) -> Vec<Operation> {
     around
 }
 
-/// Drops what cannot matter: reads without an answer, and writes without one whose value nobody saw.
+/// Settles what has no answer. Values are unique: if anybody saw the value, the operation took effect
+/// before the first who saw it had ended; if nobody did, it may as well never have happened, for
+/// whoever ended saw the value before. A read without an answer says nothing.
 fn resolve(operations: &[Operation]) -> Vec<Operation> {
-    let seen: HashSet<u64> = operations
-        .iter()
-        .filter(|operation| operation.ended.is_some())
-        .filter_map(|operation| match operation.action {
+    let mut first_seen: HashMap<u64, u64> = HashMap::new();
+    let mut unsettled: HashSet<u64> = HashSet::new();
+    for operation in operations {
+        let Some(ended) = operation.ended else { continue };
+        let seen = match operation.action {
             Action::Read(value) => value,
-            Action::Write(_, before) | Action::Swap { before, .. } => before.flatten(),
-        })
-        .chain(operations.iter().filter_map(|operation| match operation.action {
-            // A swap that may have found the value needs its writer.
-            Action::Swap { from, .. } => Some(from),
-            _ => None,
-        }))
-        .collect();
-    let matters = |operation: &&Operation| {
-        operation.ended.is_some()
-            || match operation.action {
-                Action::Read(_) => false,
-                Action::Write(value, _) => seen.contains(&value),
-                Action::Swap { to, .. } => seen.contains(&to),
+            Action::Write(_, before) => before.flatten(),
+            Action::Swap { from, before, .. } => {
+                if before.is_none() {
+                    // It may have found its value, or not.
+                    unsettled.insert(from);
+                }
+                before.flatten()
             }
-    };
-    operations.iter().filter(matters).cloned().collect()
+        };
+        if let Some(value) = seen {
+            let first = first_seen.entry(value).or_insert(ended);
+            *first = ended.min(*first);
+        }
+    }
+    let open = operations.iter().filter(|operation| operation.ended.is_none());
+    let swaps: Vec<(u64, u64)> = (open.clone())
+        .filter_map(|operation| match operation.action {
+            Action::Swap { from, to, .. } => Some((from, to)),
+            _ => None,
+        })
+        .collect();
+    // A swap that took effect has seen its value in turn.
+    loop {
+        let mut settled = true;
+        for (from, to) in &swaps {
+            let Some(end) = first_seen.get(to).copied() else { continue };
+            let first = first_seen.entry(*from).or_insert(u64::MAX);
+            settled &= *first <= end;
+            *first = end.min(*first);
+        }
+        if settled {
+            break;
+        }
+    }
+    let mut resolved: Vec<Operation> =
+        operations.iter().filter(|operation| operation.ended.is_some()).cloned().collect();
+    for operation in open {
+        let (value, action) = match operation.action {
+            Action::Read(_) => continue,
+            Action::Write(value, _) => (value, operation.action),
+            Action::Swap { from, to, .. } => {
+                (to, Action::Swap { from, to, before: Some(Some(from)) })
+            }
+        };
+        match first_seen.get(&value) {
+            Some(end) => resolved.push(Operation {
+                begun: operation.begun,
+                // If it was seen before it began, that must show.
+                ended: Some((*end).max(operation.begun)),
+                action,
+            }),
+            None if unsettled.contains(&value) => resolved.push(operation.clone()),
+            None => {}
+        }
+    }
+    resolved
 }
 
 /// Which operations are in the order: all below `low`, and those above it whose bit is set.
@@ -145,6 +195,8 @@ type Placed = (usize, Vec<u64>);
 
 struct Search<'a> {
     operations: &'a [Operation],
+    /// Who has found a value.
+    observers: HashMap<Option<u64>, Vec<usize>>,
     seen: HashSet<(Placed, Option<u64>)>,
     steps: u64,
 }
@@ -160,8 +212,19 @@ impl Search<'_> {
             if self.is_complete(&placed) {
                 return Verdict::Linearizable;
             }
-            for next in self.candidates(&placed) {
+            let mut candidates = self.candidates(&placed);
+            // What changes nothing and fits now can as well come now: whatever order there is, it stays
+            // one if this is moved to its front.
+            if let Some(idle) =
+                candidates.iter().position(|at| is_idle(value, &self.operations[*at]))
+            {
+                candidates = vec![candidates[idle]];
+            }
+            for next in candidates {
                 let Some(after) = step(value, &self.operations[next]) else { continue };
+                if after != value && self.is_still_seen(&placed, value, next) {
+                    continue;
+                }
                 let state = (self.place(&placed, next), after);
                 if self.seen.insert(state.clone()) {
                     stack.push(state);
@@ -169,6 +232,13 @@ impl Search<'_> {
             }
         }
         Verdict::Violated
+    }
+
+    /// Whether anybody else finds this value, and has no place yet. Values are unique: once it has
+    /// changed, it never comes back.
+    fn is_still_seen(&self, placed: &Placed, value: Option<u64>, next: usize) -> bool {
+        let observers = self.observers.get(&value).into_iter().flatten();
+        observers.copied().any(|at| at != next && !is_placed(placed, at))
     }
 
     /// Whether all that must be in the order is. What never ended may be left out.
@@ -216,6 +286,23 @@ impl Search<'_> {
 fn is_placed(placed: &Placed, at: usize) -> bool {
     let Some(offset) = at.checked_sub(placed.0) else { return true };
     placed.1.get(offset / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1)
+}
+
+/// The value that the operation has found, if that is known.
+fn found(operation: &Operation) -> Option<Option<u64>> {
+    match operation.action {
+        Action::Read(value) => Some(value),
+        Action::Write(_, before) | Action::Swap { before, .. } => before,
+    }
+}
+
+/// Whether the operation fits the value and leaves it.
+fn is_idle(value: Option<u64>, operation: &Operation) -> bool {
+    match operation.action {
+        Action::Read(answer) => answer == value,
+        Action::Swap { from, before: Some(before), .. } => before == value && value != Some(from),
+        _ => false,
+    }
 }
 
 /// The value after the operation, if its answer fits the value before.

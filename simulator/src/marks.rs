@@ -19,6 +19,7 @@ pub const EXPECTED: &[&str] = &[
     "a leader heard of lost entries",
     "a leader was elected",
     "a log rotted",
+    "a minority never came back",
     "a node crashed at an awkward moment",
     "a node did not start from a failing disk",
     "a node knew what it had lost",
@@ -27,13 +28,17 @@ pub const EXPECTED: &[&str] = &[
     "a proposal was certainly not done",
     "a process ended",
     "a read was served",
+    "a sector became unreadable",
     "a snapshot was installed",
+    "a snapshot rotted",
     "a snapshot was taken",
     "a sync failed and the node stopped",
     "a wiped node was told so",
     "a write was torn",
+    "a write went to the wrong place",
     "leaders changed",
     "the cluster came back",
+    "the power failed within an operation of the disk",
 ];
 
 impl Marks {

@@ -27,13 +27,20 @@ pub struct Network {
     links: Vec<Stream>,
     /// How many cuts are in force on each link.
     cut: Vec<u32>,
+    /// Nothing arrives by the link before this time.
+    clogged_until_us: Vec<u64>,
 }
 
 impl Network {
     /// The links between so many nodes.
     pub fn new(seed: u64, nodes: u64) -> Self {
         let links = (0..nodes * nodes).map(|link| Stream::new(seed, Purpose::Network, link));
-        Network { nodes, links: links.collect(), cut: vec![0; (nodes * nodes) as usize] }
+        Network {
+            nodes,
+            links: links.collect(),
+            cut: vec![0; (nodes * nodes) as usize],
+            clogged_until_us: vec![0; (nodes * nodes) as usize],
+        }
     }
 
     fn link(&self, from: u64, to: u64) -> usize {
@@ -46,11 +53,21 @@ impl Network {
     }
 
     /// Draws what becomes of a message. When the faults are over, it arrives soon.
-    pub fn pass(&mut self, from: u64, to: u64, swarm: &Swarm, calm: bool) -> Passage {
+    pub fn pass(
+        &mut self,
+        now_us: u64,
+        (from, to): (u64, u64),
+        swarm: &Swarm,
+        calm: bool,
+    ) -> Passage {
         let cut = self.is_cut(from, to);
         let link = self.link(from, to);
+        let held_us = self.clogged_until_us[link].saturating_sub(now_us);
         let draw = &mut self.links[link];
         let base_us = 1 + draw.below(2 * u64::from(swarm.delay_us) + 1);
+        if calm && cut {
+            return Passage::Lost { reported: false };
+        }
         if calm {
             let after_us = 1 + base_us.min(1_000);
             return Passage::Arrives { after_us, again_after_us: None };
@@ -64,8 +81,17 @@ impl Network {
             return Passage::Lost { reported };
         }
         Passage::Arrives {
-            after_us: base_us + if late { late_us } else { 0 },
-            again_after_us: again.then_some(base_us + again_us),
+            after_us: (base_us + if late { late_us } else { 0 }).max(held_us),
+            again_after_us: again.then_some((base_us + again_us).max(held_us)),
+        }
+    }
+
+    /// Holds up everything to and from a node.
+    pub fn clog(&mut self, node: u64, until_us: u64) {
+        for peer in 0..self.nodes {
+            for link in [self.link(node, peer), self.link(peer, node)] {
+                self.clogged_until_us[link] = self.clogged_until_us[link].max(until_us);
+            }
         }
     }
 
@@ -86,6 +112,7 @@ impl Network {
     /// Lifts all cuts.
     pub fn lift_all(&mut self) {
         self.cut.fill(0);
+        self.clogged_until_us.fill(0);
     }
 
     fn cuts(&self, fault: &Fault, from: u64, to: u64) -> bool {

@@ -10,8 +10,10 @@ use raft::{
     Snapshot, TakeSnapshot, Write,
 };
 use std::collections::BTreeMap;
-use std::io::Read;
-use storage::testing::{Fate, MemDisk};
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use storage::testing::{Fate, MemDisk, Operation, Verdict};
 use storage::{ClusterId, Identity, Log, LogConfig, Snapshots};
 
 /// A member, up or down.
@@ -27,16 +29,26 @@ pub(crate) struct Host<M> {
     /// Nothing happens there until then.
     pub paused_until_us: u64,
     pub clock_per_mille: u64,
+    /// How far its wall clock is off.
+    pub wall_offset_ms: i64,
     /// Writes that became durable.
     pub writes: u64,
     /// What has been written by now will rot: found when so many writes are durable.
     pub rotting: Option<Rotting>,
     /// Its log has been damaged: it may know less than it did, if it says so.
     pub rotten: bool,
+    /// A snapshot of it has been damaged.
+    pub snapshot_rotten: bool,
+    /// In this file, at this offset, its disk can be read no more.
+    pub unreadable: Option<(String, u64)>,
     /// Its disk fails.
     pub failing: bool,
     /// Its disk is full.
     pub full: bool,
+    /// Set once the power has failed within an operation of the disk.
+    dark: Option<Arc<AtomicBool>>,
+    /// When the faults stop, it goes on without the others, or not at all.
+    pub gone: bool,
     /// It is gone for good: it refuses to start, or is a stranger under its old id.
     pub dead: bool,
 }
@@ -50,10 +62,10 @@ pub(crate) struct Rotting {
     pub down_us: u64,
     /// The file.
     pub path: String,
-    /// Where in it.
-    pub offset: u64,
-    /// The bits that change.
-    pub mask: u8,
+    /// What it will have where.
+    pub damage: Vec<(u64, Vec<u8>)>,
+    /// Where it will not be readable.
+    pub unreadable: Option<u64>,
     /// What the file begins with. If it does not any more, it is used for something else.
     pub found: Vec<u8>,
 }
@@ -122,13 +134,59 @@ impl<M: StateMachine> Host<M> {
             up: None,
             paused_until_us: 0,
             clock_per_mille: 1_000,
+            wall_offset_ms: 0,
             writes: 0,
             rotting: None,
             rotten: false,
+            snapshot_rotten: false,
+            unreadable: None,
             failing: false,
             full: false,
+            dark: None,
+            gone: false,
             dead: false,
         }
+    }
+
+    /// The power fails within this operation of the disk, counted from now; of a write, so many bytes
+    /// are done.
+    pub fn darken_at(&mut self, mut operations: u64, done_bytes: usize) {
+        let dark = Arc::new(AtomicBool::new(false));
+        self.dark = Some(dark.clone());
+        self.failing = true;
+        self.disk.set_faults(Box::new(move |operation| {
+            if matches!(operation, Operation::Read { .. }) {
+                return Verdict::Done;
+            }
+            if operations > 0 {
+                operations -= 1;
+                return Verdict::Done;
+            }
+            let first = !dark.swap(true, Ordering::Relaxed);
+            let done_bytes = if first { done_bytes } else { 0 };
+            Verdict::Fails { kind: io::ErrorKind::Other, done_bytes }
+        }));
+    }
+
+    /// Whether the power has failed within an operation of the disk.
+    pub fn is_dark(&self) -> bool {
+        self.dark.as_ref().is_some_and(|dark| dark.load(Ordering::Relaxed))
+    }
+
+    /// The disk does again what it is told, as far as it can.
+    pub fn restore_disk(&mut self) {
+        self.dark = None;
+        self.failing = false;
+        self.disk.clear_faults();
+        let Some((file, at)) = self.unreadable.clone() else { return };
+        self.disk.set_faults(Box::new(move |operation| match operation {
+            Operation::Read { path, offset, len }
+                if path == file && offset <= at && at < offset + len as u64 =>
+            {
+                Verdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
+            }
+            _ => Verdict::Done,
+        }));
     }
 
     /// Starts the node from its disk. What is recovered must be what was reported durable, or that
@@ -158,12 +216,26 @@ impl<M: StateMachine> Host<M> {
             return violation("recovery is exact", format!("node {id}: nothing is left"));
         };
         self.compare(id, &restored)?;
-        let snapshots = Snapshots::new(self.disk.clone()).expect("no faults at the start");
         let base = restored.snapshot.last;
+        let snapshots = match Snapshots::new(self.disk.clone()) {
+            Ok(snapshots) => snapshots,
+            Err(_) if self.failing => return Ok(false),
+            Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
+        };
         if base != LogId::ZERO {
-            restore(id, &snapshots, &restored.snapshot, &mut machine)?;
+            match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
+                Restoration::Done => {}
+                Restoration::Unreadable(_) if self.failing => return Ok(false),
+                Restoration::Unreadable(_) if self.snapshot_rotten => {
+                    self.dead = true;
+                    return Ok(false);
+                }
+                Restoration::Unreadable(detail) => return violation(MISSING, detail),
+            }
         }
-        snapshots.remove_except(&[base]).expect("no faults at the start");
+        if snapshots.remove_except(&[base]).is_err() && self.failing {
+            return Ok(false);
+        }
         self.life += 1;
         self.maybe = None;
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
@@ -189,7 +261,7 @@ impl<M: StateMachine> Host<M> {
     /// Whether a power failure at this moment would leave all that was reported durable: the disk is
     /// copied, everything unsynced is lost on the copy, and the log is read from it.
     pub fn audit(&self, id: u64, swarm: &Swarm) -> Result<(), Violation> {
-        if self.rotten || self.rotting.is_some() {
+        if self.rotten || self.rotting.is_some() || self.snapshot_rotten || self.is_dark() {
             return Ok(());
         }
         let copy = self.disk.fork();
@@ -279,17 +351,27 @@ impl<M: StateMachine> Running<M> {
     }
 }
 
+/// The check that fails where a snapshot that is needed cannot be read.
+pub(crate) const MISSING: &str = "the snapshot that the log begins after is there";
+
+/// What became of restoring a state machine.
+pub(crate) enum Restoration {
+    Done,
+    /// The snapshot cannot be read.
+    Unreadable(String),
+}
+
 /// Restores a state machine from a snapshot, and checks that a snapshot of it is the same again.
 pub(crate) fn restore<M: StateMachine>(
     id: u64,
     snapshots: &Snapshots<MemDisk>,
     snapshot: &Snapshot,
     machine: &mut M,
-) -> Result<(), Violation> {
-    let state = read(snapshots, snapshot.last).map_err(|detail| Violation {
-        check: "the snapshot that the log begins after is there",
-        detail: format!("node {id}: {detail}"),
-    })?;
+) -> Result<Restoration, Violation> {
+    let state = match read(snapshots, snapshot.last) {
+        Ok(state) => state,
+        Err(detail) => return Ok(Restoration::Unreadable(format!("node {id}: {detail}"))),
+    };
     if let Err(error) = machine.restore(&mut state.as_slice()) {
         return violation("a snapshot is restored", format!("node {id}: {error}"));
     }
@@ -299,7 +381,7 @@ pub(crate) fn restore<M: StateMachine>(
         let detail = format!("node {id}: the state restored from {} differs", snapshot.last);
         return violation("a snapshot is the state", detail);
     }
-    Ok(())
+    Ok(Restoration::Done)
 }
 
 /// The bytes of the state in a snapshot.

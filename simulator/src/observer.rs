@@ -6,7 +6,9 @@
 use crate::shadow::Shadow;
 use bytes::Bytes;
 use driver::{At, StateMachine};
-use raft::{Body, CommandNumber, Entry, Index, LogId, Message, Node, NodeId, Payload, Term};
+use raft::{
+    Body, CommandNumber, Entry, Index, LogId, LogTime, Message, Node, NodeId, Payload, Term,
+};
 use std::collections::BTreeMap;
 
 /// A promise that was broken.
@@ -58,10 +60,9 @@ pub struct Observer<M> {
     /// Everything that was ever committed, from index 1 on.
     committed: Vec<Committed>,
     next_number: CommandNumber,
+    latest_time: LogTime,
     /// Applies the committed log, once and in order.
     reference: M,
-    /// The highest index of a command or read that a client has an answer to.
-    pub answered: Index,
 }
 
 impl<M: StateMachine> Observer<M> {
@@ -72,8 +73,8 @@ impl<M: StateMachine> Observer<M> {
             leaders: BTreeMap::new(),
             committed: Vec::new(),
             next_number: CommandNumber(0),
+            latest_time: LogTime(0),
             reference,
-            answered: Index(0),
         }
     }
 
@@ -249,6 +250,11 @@ impl<M: StateMachine> Observer<M> {
             return violation("commands are numbered densely", detail);
         }
         self.next_number = entry.number_after();
+        if entry.time < self.latest_time {
+            let detail = format!("{id} is of {:?}, after {:?}", entry.time, self.latest_time);
+            return violation("the time of the log does not go back", detail);
+        }
+        self.latest_time = entry.time;
         let answer = match &entry.payload {
             Payload::Command(command) => {
                 let at = At { id, time: entry.time, number: entry.number };

@@ -102,19 +102,36 @@ swarm! {
     segment_bytes,
     /// Bytes by which commands are made larger, at most.
     padding_bytes,
+    /// What does not heal when the faults stop: 0: nothing; 1: a minority stays down; 2: is cut off;
+    /// 3: hears nothing; 4: is heard by nobody.
+    lasting,
 }
+
+/// As the node of a fault: whoever leads when it strikes.
+pub const LEADER: u64 = u64::MAX;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// When, in microseconds of simulated time.
     pub at_us: u64,
-    /// Which node, or which nodes as the bits of a number.
+    /// Which node, or which nodes as the bits of a number, or [`LEADER`].
     pub node: u64,
     /// For how long, or how much.
     pub amount: u64,
     /// What.
     pub kind: FaultKind,
+}
+
+impl Fault {
+    /// The fault as it strikes while `leader` leads.
+    #[must_use]
+    pub fn resolved(self, leader: Option<u64>) -> Fault {
+        match self.node {
+            LEADER => Fault { node: leader.unwrap_or(self.at_us), ..self },
+            _ => self,
+        }
+    }
 }
 
 macro_rules! kinds {
@@ -128,6 +145,12 @@ macro_rules! kinds {
         impl FaultKind {
             /// All of them.
             pub const ALL: &'static [FaultKind] = &[$(FaultKind::$variant),*];
+
+            /// Whether the node's disk forgets what it once held.
+            pub fn forgets(self) -> bool {
+                use FaultKind::*;
+                matches!(self, Rot | Misdirect | Unreadable | SnapshotRot | Wipe)
+            }
 
             /// Its word in a printed plan.
             pub fn word(self) -> &'static str {
@@ -161,15 +184,29 @@ kinds! {
     Bridge = "bridge",
     /// Each node reaches its two neighbours only, for `amount` µs.
     Ring = "ring",
+    /// What is on its way to or from the node is held up for `amount` µs, and then comes at once.
+    Clog = "clog",
     /// The node's clock runs at `amount` per mille.
     Clock = "clock",
+    /// The node's wall clock jumps by `amount` ms: backwards, if it is odd.
+    WallJump = "wall",
     /// The node's next sync fails, and the unsynced data is gone; it must stop. It starts again after
     /// `amount` µs.
     SyncError = "syncerr",
     /// The node's disk is full for `amount` µs.
     Full = "full",
+    /// The node's disk refuses its `amount mod 32`-th operation from now; of a write, a part is done.
+    IoError = "ioerr",
+    /// The node's power fails within its `amount mod 32`-th disk operation from now.
+    CrashAt = "crashat",
     /// The node's power fails, and a byte of its synced log has rotted.
     Rot = "rot",
+    /// The same, but a block that was written lies where another one was.
+    Misdirect = "misdirect",
+    /// The same, but a sector of it can be read no more.
+    Unreadable = "unreadable",
+    /// A byte of a snapshot of the node has rotted. The node's power fails, if `amount` is odd.
+    SnapshotRot = "snaprot",
     /// The node's disk is wiped. It comes back after `amount` µs as a stranger under its old id.
     Wipe = "wipe",
 }
@@ -196,11 +233,13 @@ impl Plan {
         // timeout (§3.9).
         let round_us = 4 * (delay_us + sync_us);
         let least = (round_us * 2 / tick_us + 1).max(3 * heartbeat_ticks);
+        let election_ticks = least * draw.pick(&[1, 2, 4]);
         let swarm = Swarm {
-            faults_until_us: draw.pick(&[2_000_000, 5_000_000, 10_000_000]),
-            clients: draw.pick(&[1, 3, 6]),
+            // As long as so many elections, whatever the sizes.
+            faults_until_us: election_ticks * tick_us * draw.pick(&[20, 60, 150]),
+            clients: draw.pick(&[1, 3, 6, 20]),
             think_us: draw.pick(&[0, 1_000, 20_000]),
-            patience_us: draw.pick(&[100_000, 1_000_000]),
+            patience_us: draw.pick(&[50_000, 200_000, 1_000_000]),
             reads_ppm: draw.pick(&[100_000, 500_000]),
             loss_ppm: off_or(&mut draw, &[1_000, 20_000, 150_000]),
             report_ppm: off_or(&mut draw, &[100_000, 1_000_000]),
@@ -216,7 +255,7 @@ impl Plan {
             tear_ppm: off_or(&mut draw, &[50_000, 500_000]),
             tick_us,
             heartbeat_ticks,
-            election_ticks: least * draw.pick(&[1, 2, 4]),
+            election_ticks,
             append_bytes: draw.pick(&[1, 200, 4_000, 1 << 20]),
             write_bytes: draw.pick(&[1, 500, 1 << 20]),
             apply_bytes: draw.pick(&[1, 500, 1 << 20]),
@@ -225,6 +264,7 @@ impl Plan {
             retained_bytes: draw.pick(&[0, 500, 10_000]),
             segment_bytes: draw.pick(&[8 << 10, 32 << 10, 256 << 10]),
             padding_bytes: off_or(&mut draw, &[100, 5_000]),
+            lasting: draw.pick(&[0, 0, 1, 2, 3, 4]),
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);
@@ -234,27 +274,34 @@ impl Plan {
     fn draw_faults(&mut self, among: &[FaultKind]) {
         let mut draw = Stream::new(self.seed, Purpose::Faults, 0);
         // Which kinds there are in this run at all.
-        let kinds: Vec<FaultKind> = among.iter().copied().filter(|_| draw.below(2) == 0).collect();
-        let count = draw.pick(&[0, 3, 10, 30]);
+        let one_in = draw.pick(&[2, 2, 6]);
+        let kinds: Vec<FaultKind> =
+            among.iter().copied().filter(|_| draw.below(one_in) == 0).collect();
+        let count = draw.pick(&[0, 5, 15, 40]);
+        let at_leader_ppm = draw.pick(&[0, 200_000, 700_000]);
         // Only one node's disk may forget: of what it had, the others have copies.
         let victim = draw.below(self.nodes);
         let alone = self.nodes < 3;
+        let election_us = u64::from(self.swarm.election_ticks * self.swarm.tick_us);
         for n in 0..count {
             let mut draw = Stream::new(self.seed, Purpose::Faults, n + 1);
             let Some(kind) = (!kinds.is_empty()).then(|| draw.pick(&kinds)) else { break };
             let until = u64::from(self.swarm.faults_until_us);
-            let forgets = matches!(kind, FaultKind::Rot | FaultKind::Wipe);
+            let forgets = kind.forgets();
             if forgets && alone {
                 continue;
             }
+            let at_leader = draw.chance(at_leader_ppm);
             let node = match kind {
                 _ if forgets => victim,
                 FaultKind::Split => 1 + draw.below((1 << self.nodes) - 1),
+                _ if at_leader => LEADER,
                 _ => draw.below(self.nodes),
             };
             let amount = match kind {
-                FaultKind::Clock => draw.pick(&[200, 900, 1_100, 5_000]),
-                _ => draw.pick(&[1_000, 50_000, 300_000, 1_500_000]) + draw.below(10_000),
+                FaultKind::Clock => draw.pick(&[100, 200, 900, 1_100, 5_000]),
+                FaultKind::WallJump => draw.pick(&[10, 3_000, 3_600_000]) + draw.below(2),
+                _ => (draw.pick(&[1, 8, 24, 80]) * election_us / 8) + draw.below(election_us),
             };
             self.faults.push(Fault { at_us: draw.below(until), node, amount, kind });
         }
@@ -270,7 +317,10 @@ impl fmt::Display for Plan {
             write!(f, " {name}={value}")?;
         }
         for Fault { at_us, node, amount, kind } in &self.faults {
-            write!(f, " {}:{node}@{at_us}+{amount}", kind.word())?;
+            match *node {
+                LEADER => write!(f, " {}:leader@{at_us}+{amount}", kind.word())?,
+                node => write!(f, " {}:{node}@{at_us}+{amount}", kind.word())?,
+            }
         }
         Ok(())
     }
@@ -314,7 +364,7 @@ fn read_word(plan: &mut Plan, word: &str) -> Option<()> {
     let (at_us, amount) = rest.split_once('+')?;
     plan.faults.push(Fault {
         at_us: at_us.parse().ok()?,
-        node: node.parse().ok()?,
+        node: if node == "leader" { LEADER } else { node.parse().ok()? },
         amount: amount.parse().ok()?,
         kind: *FaultKind::ALL.iter().find(|known| known.word() == kind)?,
     });

@@ -32,6 +32,22 @@ impl<E> Queue<E> {
         self.heap.push(Reverse((at_us, self.pushed, slot)));
     }
 
+    /// Takes out what `drop` says of what is to come after `after_us`.
+    pub fn take_out(&mut self, after_us: u64, drop: impl Fn(&E) -> bool) -> Vec<E> {
+        let mut taken = Vec::new();
+        let heap = std::mem::take(&mut self.heap);
+        let kept = heap.into_vec().into_iter().filter(|Reverse((at_us, _, slot))| {
+            let goes = *at_us > after_us && self.slots[*slot].as_ref().is_some_and(&drop);
+            if goes {
+                taken.extend(self.slots[*slot].take());
+                self.free.push(*slot);
+            }
+            !goes
+        });
+        self.heap = kept.collect();
+        taken
+    }
+
     pub fn pop(&mut self) -> Option<(u64, E)> {
         let Reverse((at_us, _, slot)) = self.heap.pop()?;
         self.free.push(slot);

@@ -22,6 +22,8 @@ pub enum Purpose {
     Client,
     /// Seeds of the nodes.
     Node,
+    /// What does not heal in the end.
+    Ending,
 }
 
 /// A stream of draws.

@@ -73,6 +73,7 @@ pub enum Outcome<'a> {
 pub struct RegisterWorkload {
     keys: u8,
     padding_bytes: u32,
+    reads_ppm: u32,
     next_value: u64,
     last_seen: BTreeMap<u8, u64>,
     histories: BTreeMap<u8, Vec<Operation>>,
@@ -84,10 +85,18 @@ impl RegisterWorkload {
         RegisterWorkload {
             keys,
             padding_bytes,
+            reads_ppm: 333_333,
             next_value: 0,
             last_seen: BTreeMap::new(),
             histories: BTreeMap::new(),
         }
+    }
+
+    /// So many of a million operations are reads; without this, a third.
+    #[must_use]
+    pub fn with_reads(mut self, reads_ppm: u32) -> Self {
+        self.reads_ppm = reads_ppm;
+        self
     }
 }
 
@@ -101,9 +110,11 @@ impl Workload for RegisterWorkload {
     fn request(&mut self, _client: u64, draw: &mut Stream) -> Request {
         let key = draw.below(u64::from(self.keys)) as u8;
         self.next_value += 1;
-        let (from, to) = match draw.below(3) {
-            0 => return Request::Query(Bytes::copy_from_slice(&[key])),
-            1 => (0, self.next_value),
+        if draw.chance(self.reads_ppm) {
+            return Request::Query(Bytes::copy_from_slice(&[key]));
+        }
+        let (from, to) = match draw.below(2) {
+            0 => (0, self.next_value),
             _ => (self.last_seen.get(&key).copied().unwrap_or(1), self.next_value),
         };
         let padding = draw.below(u64::from(self.padding_bytes) + 1) as usize;

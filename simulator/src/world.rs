@@ -9,9 +9,10 @@ mod ending;
 mod faults;
 mod machines;
 
+use crate::contact::Contact;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
-use crate::node::{self, Host, Rotting};
+use crate::node::{self, Host, MISSING, Restoration, Rotting};
 use crate::observer::{Observed, Observer, Violation, violation};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
@@ -34,7 +35,7 @@ use storage::{LogStore, PersistError};
 pub const EVENTS_MAX: u64 = 2_000_000;
 
 /// Events after which the faults stop, though it is not time yet.
-const FAULTY_EVENTS: u64 = 60_000;
+const FAULTY_EVENTS: u64 = 50_000;
 
 /// After the faults, this many of the longest election timeouts may pass until everything is served.
 const CONVERGE_TIMEOUTS: u64 = 40;
@@ -42,8 +43,20 @@ const CONVERGE_TIMEOUTS: u64 = 40;
 /// Then no leader may change for this many.
 const QUIET_TIMEOUTS: u64 = 10;
 
-/// Clients take it easy then.
-const CALM_THINK_US: u64 = 100_000;
+/// What is on its way for longer than this when the faults stop is lost.
+const LATE_US: u64 = 1_000;
+
+/// How far a node may be behind in the end: clients go on.
+const BEHIND_MAX: u64 = 100;
+
+/// Clients take it easy then: all together ask once in this time.
+const CALM_THINK_US: u64 = 50_000;
+const CALM_PATIENCE_US: u64 = 1_000_000;
+
+/// A client that is not served waits this long, and twice as long each time, up to a bound: nobody
+/// hammers a cluster that cannot serve, or is slow.
+const BACKOFF_US: u64 = 5_000;
+const BACKOFF_MAX_US: u64 = 2_000_000;
 
 /// A full disk is tried again after this long.
 const FULL_RETRY_US: u64 = 10_000;
@@ -51,7 +64,7 @@ const FULL_RETRY_US: u64 = 10_000;
 /// A node whose disk fails at the start is started again after this long.
 const START_RETRY_US: u64 = 50_000;
 
-/// How often the power fails before that.
+/// How often the power fails where a process would end.
 const POWER_FAILS_TOO_PPM: u32 = 500_000;
 
 /// After one write in so many it is looked what a power failure at that moment would leave.
@@ -93,9 +106,10 @@ enum Event {
     Strike(usize),
     Lift(usize),
     Client(usize),
+    Ask { operation: usize, node: usize },
     GiveUp { client: usize, operation: usize },
     Calm,
-    Converged,
+    Converged { until_us: u64 },
     Quiet { leader: Option<(Term, u64)> },
 }
 
@@ -104,15 +118,33 @@ struct Operation_ {
     node: usize,
     request: Request,
     begun_us: u64,
-    /// The highest index that was answered to anybody when it was asked.
+    /// What was committed when it was asked.
     floor: Index,
     open: bool,
+}
+
+/// Kinds of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Served {
+    commands: bool,
+    queries: bool,
+}
+
+impl Served {
+    fn note(&mut self, request: &Request) {
+        match request {
+            Request::Command(_) => self.commands = true,
+            Request::Query(_) => self.queries = true,
+        }
+    }
 }
 
 struct Client {
     draw: Stream,
     leader: u64,
     operation: Option<usize>,
+    /// How long it waits after an operation that was not done: longer each time.
+    backoff_us: u64,
 }
 
 pub(crate) struct World<'a, W: Workload> {
@@ -129,9 +161,16 @@ pub(crate) struct World<'a, W: Workload> {
     clients: Vec<Client>,
     operations: Vec<Operation_>,
     observer: Observer<W::Machine>,
+    contact: Contact,
     marks: Marks,
     timeline: Timeline,
+    /// Faults that are in force, by their place in the plan, as they struck.
+    struck: BTreeMap<usize, Fault>,
+    /// The faults are over.
     calm: bool,
+    /// What clients have asked for since, and what of it was served.
+    asked: Served,
+    served: Served,
     done: bool,
     /// Nodes that crash at the next moment of a kind, and for how long.
     armed: BTreeMap<(usize, FaultKind), u64>,
@@ -163,6 +202,7 @@ impl<'a, W: Workload> World<'a, W> {
             draw: Stream::new(seed, Purpose::Client, id),
             leader: id % plan.nodes,
             operation: None,
+            backoff_us: BACKOFF_US,
         };
         let mut world = World {
             hosts: (0..plan.nodes).map(host).collect(),
@@ -174,7 +214,11 @@ impl<'a, W: Workload> World<'a, W> {
             observer: Observer::new(plan.nodes, workload.machine()),
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
+            contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
+            struck: BTreeMap::new(),
             calm: false,
+            asked: Served::default(),
+            served: Served::default(),
             done: false,
             armed: BTreeMap::new(),
             plan,
@@ -236,7 +280,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
     }
 
-    fn event(&mut self, event: Event) -> Result<(), Violation> {
+    fn happens(&mut self, event: Event) -> Result<(), Violation> {
         // A paused node does what is due when it goes on.
         if let Some(node) = self.place(&event)
             && self.hosts[node].paused_until_us > self.now_us
@@ -264,10 +308,11 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Start(node) => self.start(node),
             Event::Strike(fault) => self.strike(fault),
             Event::Lift(fault) => {
-                self.lift(self.plan.faults[fault]);
+                self.lift(fault);
                 Ok(())
             }
             Event::Client(client) => self.client(client),
+            Event::Ask { operation, node } => self.asked(operation, node),
             Event::GiveUp { client, operation } => {
                 if self.clients[client].operation == Some(operation) {
                     self.conclude(operation, None, Outcome::Unknown)?;
@@ -275,14 +320,30 @@ impl<'a, W: Workload> World<'a, W> {
                 Ok(())
             }
             Event::Calm => self.calm_down(),
-            Event::Converged => self.converged(),
+            Event::Converged { until_us } => self.converged(until_us),
             Event::Quiet { leader } => self.quiet(leader),
         }
+    }
+
+    /// Something happens at a node, and its power may fail within that.
+    fn event(&mut self, event: Event) -> Result<(), Violation> {
+        let place = self.place(&event);
+        self.happens(event)?;
+        if let Some(node) = place
+            && self.hosts[node].is_dark()
+            && self.hosts[node].up.is_some()
+        {
+            let down_us = 1_000 + self.disks[node].below(200_000);
+            self.marks.hit("the power failed within an operation of the disk");
+            self.power_fails(node, down_us);
+        }
+        Ok(())
     }
 
     fn place(&self, event: &Event) -> Option<usize> {
         match event {
             Event::Tick { node, .. }
+            | Event::Ask { node, .. }
             | Event::Unreachable { node, .. }
             | Event::Synced { node, .. }
             | Event::Applied { node, .. }
@@ -303,7 +364,8 @@ impl<'a, W: Workload> World<'a, W> {
     fn now(&self, node: usize) -> Now {
         let host = &self.hosts[node];
         let scaled = self.now_us * host.clock_per_mille / 1_000;
-        Now { monotonic_ns: scaled * 1_000, wall_ms: 1_700_000_000_000 + scaled / 1_000 }
+        let wall_ms = 1_700_000_000_000 + (scaled / 1_000) as i64 + host.wall_offset_ms;
+        Now { monotonic_ns: scaled * 1_000, wall_ms: wall_ms as u64 }
     }
 
     /// Does something to a running node, and everything that follows from it at once.
@@ -333,10 +395,10 @@ impl<'a, W: Workload> World<'a, W> {
                 self.marks.hit("a node noticed a damaged disk and stopped");
             } else {
                 self.marks.hit("a node did not start from a failing disk");
-                host.disk.clear_faults();
-                host.failing = false;
+                let dark = host.is_dark();
+                host.restore_disk();
                 // The power may have failed meanwhile, and what the start has written with it.
-                match self.disks[node].chance(POWER_FAILS_TOO_PPM) {
+                match dark || self.disks[node].chance(POWER_FAILS_TOO_PPM) {
                     true => self.lose_unsynced(node),
                     false => self.hosts[node].disk.kill(),
                 }
@@ -354,6 +416,7 @@ impl<'a, W: Workload> World<'a, W> {
         let life = host.life;
         self.observer.started(node, &running.node);
         self.timeline.started(node, running);
+        self.contact.started(node, &running.node);
         self.note(1, node, life);
         self.queue.push(self.now_us, Event::Tick { node, life });
         self.poll(node)
@@ -367,7 +430,11 @@ impl<'a, W: Workload> World<'a, W> {
         let next_us = (u64::from(self.plan.swarm.tick_us) * 1_000 / rate).max(1);
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
         let now = self.now(node);
-        self.on(node, |running| running.node.tick(now))
+        self.on(node, |running| running.node.tick(now))?;
+        match &self.hosts[node].up {
+            Some(running) => self.contact.ticked(node, &running.node),
+            None => Ok(()),
+        }
     }
 
     fn deliver(&mut self, message: Message) -> Result<(), Violation> {
@@ -385,7 +452,18 @@ impl<'a, W: Workload> World<'a, W> {
         self.mark_message(&message);
         self.timeline.arrived(&message, true);
         let now = self.now(node);
-        self.on(node, |running| running.node.step(now, message))
+        self.contact.arrives(node, &message);
+        let append = matches!(message.body, Body::Append { .. });
+        let (sender, term) = (message.from, message.term);
+        self.on(node, |running| running.node.step(now, message))?;
+        if let Some(running) = &self.hosts[node].up
+            && append
+            && running.node.leader() == Some(sender)
+            && running.node.term() == term
+        {
+            self.contact.heard_leader(node, &running.node);
+        }
+        Ok(())
     }
 
     fn mark_message(&mut self, message: &Message) {
@@ -428,6 +506,7 @@ impl<'a, W: Workload> World<'a, W> {
             .map(|host| Observed { shadow: &host.shadow, forgot: host.rotten })
             .collect();
         let elected = self.observer.look(node, &running.node, &disks)?;
+        self.contact.look(node, &running.node)?;
         let term = running.node.term();
         self.timeline.look(node, running);
         if elected {
@@ -457,6 +536,7 @@ impl<'a, W: Workload> World<'a, W> {
             }
             Action::Send(message) => {
                 self.observer.said(node, &message, &self.hosts[node].shadow)?;
+                self.contact.said(node, &message)?;
                 self.send(node, message);
                 Ok(())
             }
@@ -499,14 +579,23 @@ impl<'a, W: Workload> World<'a, W> {
             Action::Restore(order) => {
                 self.marks.hit("a snapshot was installed");
                 let now = self.now(node);
-                let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
-                node::restore(
-                    node as u64,
-                    &running.snapshots,
-                    &order.snapshot,
-                    &mut running.machine,
-                )?;
+                let host = &mut self.hosts[node];
+                let Some(running) = &mut host.up else { return Ok(()) };
                 let last = order.snapshot.last;
+                if host.shadow.base.last != last {
+                    let detail = format!("node {node}: {last} and {}", host.shadow.base.last);
+                    return violation("the log begins after what is restored", detail);
+                }
+                let (id, snapshots) = (node as u64, &running.snapshots);
+                match node::restore(id, snapshots, &order.snapshot, &mut running.machine)? {
+                    Restoration::Done => {}
+                    Restoration::Unreadable(_) if host.failing || host.snapshot_rotten => {
+                        self.marks.hit("a node could not restore a snapshot and stopped");
+                        self.process_ends(node, START_RETRY_US);
+                        return Ok(());
+                    }
+                    Restoration::Unreadable(detail) => return violation(MISSING, detail),
+                }
                 self.timeline.add(node, What::Installed(last));
                 if self.observer.id_at(last.index) != Some(last) || running.apply.is_some() {
                     return violation("a restored snapshot is committed", format!("node {node}"));
@@ -533,7 +622,8 @@ impl<'a, W: Workload> World<'a, W> {
         }
         self.note(4, node, to << 8 ^ body_number(&message.body));
         let is_cut = self.network.is_cut(node as u64, to);
-        let passage = self.network.pass(node as u64, to, &self.plan.swarm, self.calm);
+        let passage =
+            self.network.pass(self.now_us, (node as u64, to), &self.plan.swarm, self.calm);
         self.timeline.sent(&message, passage, is_cut);
         match passage {
             Passage::Arrives { after_us, again_after_us } => {

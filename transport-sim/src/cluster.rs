@@ -27,7 +27,7 @@ const START_RETRY_US: u64 = 50_000;
 /// How often the power fails before that.
 const POWER_FAILS_TOO_PPM: u32 = 500_000;
 /// Clients take it easy when the faults are over.
-const CALM_THINK_US: u64 = 100_000;
+const CALM_THINK_US: u64 = 50_000;
 
 /// A simulated cluster; a clone is another handle to it.
 pub struct Cluster<A: App> {
@@ -77,7 +77,8 @@ impl<A: App> Cluster<A> {
         let think_us = {
             let world = self.world();
             let think_us = 1 + u64::from(world.plan.swarm.think_us);
-            if world.calm { think_us.max(CALM_THINK_US) } else { think_us }
+            let calm_us = CALM_THINK_US * u64::from(world.plan.swarm.clients);
+            if world.calm { think_us.max(calm_us) } else { think_us }
         };
         sleep_us(think_us).await;
         !self.world().over
@@ -249,7 +250,7 @@ impl<A: App> Cluster<A> {
         }
         match reason {
             StopReason::Shutdown => return,
-            StopReason::Store(_) if world.hosts[node].failing => {}
+            StopReason::Store(_) | StopReason::Restore(_) if world.hosts[node].failing => {}
             reason => {
                 let detail = format!("node {node}: {reason}");
                 drop(world);

@@ -23,6 +23,9 @@ const MESSAGES_MAX: u64 = 1_000_000;
 const LOOK_US: u64 = 20_000;
 /// After the faults, this many of the longest election timeouts may pass until everything is served.
 const CONVERGE_TIMEOUTS: u64 = 40;
+
+/// What a slow disk has not written yet when the faults stop takes at most this long.
+const BACKLOG_US: u64 = 20_000_000;
 /// A connection that was lost without a sign is found to be so, and made again, within this time.
 const DIALLING_US: u64 = 2_500_000;
 /// Then no leader may change for this many.
@@ -189,7 +192,7 @@ impl<A: App> Cluster<A> {
         let late_us =
             DIALLING_US + u64::from(plan.swarm.tail_us).max(u64::from(plan.swarm.stall_us));
         let least_us = now_us() + late_us + 2 * self.timeout_us();
-        let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us;
+        let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us + BACKLOG_US;
         loop {
             sleep_us(LOOK_US).await;
             self.no_storm()?;

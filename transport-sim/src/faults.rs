@@ -7,6 +7,7 @@ use crate::world::Host;
 use madsim::runtime::Handle as Executor;
 use raft::{Incarnation, Membership};
 use simulator::plan::{Fault, FaultKind};
+use std::io::ErrorKind;
 use storage::testing::{Operation, Verdict};
 
 /// How far a wall clock jumps at most, in milliseconds.
@@ -28,18 +29,24 @@ impl<A: App> Cluster<A> {
     }
 
     fn strike(&self, fault: Fault) {
-        let (node, down_us) = {
+        let (fault, node, down_us) = {
             let mut world = self.world();
             if world.calm {
                 return;
             }
+            let fault = fault.resolved(world.observer.latest_leader().map(|(_, node)| node));
             let node = (fault.node % world.plan.nodes) as usize;
             world.note(9, node, fault.kind as u64);
-            (node, fault.amount)
+            (fault, node, fault.amount)
         };
         match fault.kind {
             FaultKind::Crash => self.crash(node, down_us, "a node crashed"),
             FaultKind::Kill => self.process_ends(node, down_us),
+            FaultKind::CrashAt => {
+                // The log and the snapshots are written by layer 1 in the same way, and operation by
+                // operation; here it is the write that counts.
+                self.world().armed.insert((node, FaultKind::CrashWriting), down_us);
+            }
             FaultKind::CrashWriting | FaultKind::CrashSending => {
                 self.world().armed.insert((node, fault.kind), down_us);
             }
@@ -62,6 +69,24 @@ impl<A: App> Cluster<A> {
                 world.hosts[node].clock.set_rate(fault.amount);
                 world.hosts[node].clock.jump(by_ms);
             }
+            FaultKind::Clog => self.world().network.clog(node as u64, now_us() + down_us),
+            FaultKind::WallJump => {
+                let sign = if fault.amount % 2 == 1 { -1 } else { 1 };
+                self.world().hosts[node].clock.jump(sign * fault.amount as i64);
+            }
+            FaultKind::IoError => {
+                let mut world = self.world();
+                let host = &mut world.hosts[node];
+                host.failing = true;
+                let mut left = fault.amount % 32;
+                host.disk.set_faults(Box::new(move |_| {
+                    left = left.wrapping_sub(1);
+                    match left {
+                        u64::MAX => Verdict::Fails { kind: ErrorKind::Other, done_bytes: 100 },
+                        _ => Verdict::Done,
+                    }
+                }));
+            }
             FaultKind::SyncError => {
                 let mut world = self.world();
                 let host = &mut world.hosts[node];
@@ -79,7 +104,11 @@ impl<A: App> Cluster<A> {
                 drop(world);
                 self.lift_after(fault);
             }
-            FaultKind::Rot => self.arm_rot(node, down_us),
+            // What a disk can do to a log, layer 1 does in full.
+            FaultKind::Rot
+            | FaultKind::Misdirect
+            | FaultKind::Unreadable
+            | FaultKind::SnapshotRot => self.arm_rot(node, down_us),
             FaultKind::Wipe => self.wipe(node, down_us),
         }
     }

@@ -157,7 +157,8 @@ impl<A: App> Link<A> {
     pub fn pass(&self, peer: NodeId) -> Passage {
         let mut world = self.cluster.world();
         let world = &mut *world;
-        world.network.pass(self.node, peer.0, &world.plan.swarm, world.calm)
+        let link = (self.node, peer.0);
+        world.network.pass(now_us(), link, &world.plan.swarm, world.calm)
     }
 
     /// A draw below `below` that belongs to the link to `peer`.

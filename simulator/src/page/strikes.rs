@@ -27,7 +27,11 @@ pub(super) fn strikes(timeline: &Timeline, end_us: u64, apart_us: u64) -> Vec<St
         let from_us = moment.at_us;
         let lasts_us = match fault.kind {
             FaultKind::Clock => u64::MAX,
-            FaultKind::SyncError => 0,
+            FaultKind::SyncError
+            | FaultKind::IoError
+            | FaultKind::CrashAt
+            | FaultKind::WallJump
+            | FaultKind::SnapshotRot => 0,
             _ => fault.amount,
         };
         // What is down or paused when the faults stop still is so for a while; cuts are lifted.

@@ -1,7 +1,7 @@
 //! Faults, moments and the swarm in words.
 
 use super::scale::lasting;
-use crate::plan::{Fault, FaultKind, Plan};
+use crate::plan::{Fault, FaultKind, LEADER, Plan};
 use crate::timeline::{Fate, Flight, LastLog, What};
 use crate::world::Run;
 use raft::RoleKind;
@@ -57,7 +57,10 @@ pub fn summary(run: &Run) -> String {
 
 /// A fault, for so many nodes.
 pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
-    let node = format!("node {}", fault.node % nodes);
+    let node = match fault.node {
+        LEADER => "whoever leads".to_owned(),
+        node => format!("node {}", node % nodes),
+    };
     let lasts = lasting(fault.amount);
     match fault.kind {
         FaultKind::Crash => format!("power of {node} fails for {lasts}"),
@@ -84,6 +87,20 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
         FaultKind::Clock => {
             format!("clock of {node} runs at {} %", fault.amount as f64 / 10.0)
         }
+        FaultKind::Clog => format!("messages to and from {node} are held up for {lasts}"),
+        FaultKind::WallJump => {
+            let sign = if fault.amount % 2 == 1 { "-" } else { "+" };
+            format!("wall clock of {node} jumps by {sign}{} ms", fault.amount)
+        }
+        FaultKind::IoError => {
+            format!("operation {} of {node}'s disk from now fails", fault.amount % 32)
+        }
+        FaultKind::CrashAt => {
+            format!("power of {node} fails within operation {} of its disk", fault.amount % 32)
+        }
+        FaultKind::Misdirect => format!("a block of {node}'s log lies in the wrong place"),
+        FaultKind::Unreadable => format!("a sector of {node}'s log is unreadable"),
+        FaultKind::SnapshotRot => format!("a byte of a snapshot of {node} rots"),
         FaultKind::SyncError => format!("next sync of {node} fails and forgets"),
         FaultKind::Full => format!("disk of {node} is full for {lasts}"),
         FaultKind::Rot => format!("a byte of {node}'s log rots; back after {lasts}"),

@@ -13,40 +13,54 @@ impl<W: Workload> World<'_, W> {
 
     pub(super) fn ask(&mut self, client: usize, request: Request) -> Result<(), Violation> {
         let operation = self.operations.len();
-        let draw = &mut self.clients[client].draw;
+        if self.calm {
+            self.asked.note(&request);
+        }
+        let Client { draw, leader, .. } = &mut self.clients[client];
         // Reads go to any node; commands to whom the client believes to lead.
         let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
         let any = draw.below(self.plan.nodes);
-        let node = if anywhere { any } else { self.clients[client].leader } as usize;
+        let node = if anywhere { any } else { *leader } as usize;
+        let after_us = 1 + draw.below(2 * u64::from(self.plan.swarm.delay_us) + 1);
         self.operations.push(Operation_ {
             client,
             node,
-            request: request.clone(),
+            request,
             begun_us: self.now_us,
-            floor: self.observer.answered,
+            floor: self.observer.committed_index(),
             open: true,
         });
         self.clients[client].operation = Some(operation);
         let patience_us = u64::from(self.plan.swarm.patience_us);
+        let patience_us = if self.calm { patience_us.max(CALM_PATIENCE_US) } else { patience_us };
         self.queue.push(self.now_us + patience_us, Event::GiveUp { client, operation });
+        self.queue.push(self.now_us + after_us, Event::Ask { operation, node });
+        Ok(())
+    }
+
+    /// A request has come to a node, though perhaps nobody waits for an answer any more.
+    pub(super) fn asked(&mut self, operation: usize, node: usize) -> Result<(), Violation> {
         let now = self.now(node);
-        let paused = self.hosts[node].paused_until_us > self.now_us;
-        let taken = match (&mut self.hosts[node].up, &request) {
-            (Some(running), Request::Command(command)) if !paused => {
+        let Operation_ { client, request, .. } = &self.operations[operation];
+        let client = *client;
+        let taken = match (&mut self.hosts[node].up, request) {
+            (Some(running), Request::Command(command)) => {
                 match running.node.propose(now, command.clone()) {
                     Ok(proposed) => {
                         running.proposals.insert(proposed.id, operation);
                         true
                     }
                     Err(error) => {
-                        if let raft::ProposeError::NotLeader { leader: Some(leader) } = error {
+                        if let raft::ProposeError::NotLeader { leader: Some(leader) } = error
+                            && self.operations[operation].open
+                        {
                             self.clients[client].leader = leader.0;
                         }
                         false
                     }
                 }
             }
-            (Some(running), Request::Query(_)) if !paused => {
+            (Some(running), Request::Query(_)) => {
                 match running.node.read(now, ReadMode::Linearizable) {
                     Ok(read) => {
                         running.reads.insert(read, operation);
@@ -59,7 +73,8 @@ impl<W: Workload> World<'_, W> {
         };
         if !taken {
             let next = (self.clients[client].leader + 1) % self.plan.nodes;
-            if self.hosts[node].up.as_ref().is_none_or(|running| running.node.leader().is_none()) {
+            let lost = self.hosts[node].up.as_ref().is_none_or(|up| up.node.leader().is_none());
+            if lost && self.operations[operation].open {
                 self.clients[client].leader = next;
             }
             self.conclude(operation, None, Outcome::NotDone)?;
@@ -99,16 +114,18 @@ impl<W: Workload> World<'_, W> {
                     return violation("clients hear what was done", format!("at {at}"));
                 }
                 Request::Query(_) if at < known.floor => {
-                    let detail = format!("a read of {at}, though {} was answered", known.floor);
+                    let detail = format!("a read of {at}, though {} was committed", known.floor);
                     return violation("reads are fresh", detail);
                 }
                 _ => {}
             }
-            self.observer.answered = self.observer.answered.max(at);
             self.marks.hit(match known.request {
                 Request::Command(_) => "a command was done",
                 Request::Query(_) => "a read was served",
             });
+            if self.calm {
+                self.served.note(&known.request);
+            }
         }
         self.workload.answered(&Answered {
             client: client as u64,
@@ -121,11 +138,20 @@ impl<W: Workload> World<'_, W> {
         self.timeline.operation(known.begun_us, asked, &known.request, at, outcome);
         self.clients[client].operation = None;
         let think_us = 1 + u64::from(self.plan.swarm.think_us);
-        let think_us = if self.calm { think_us.max(CALM_THINK_US) } else { think_us };
+        let calm_us = CALM_THINK_US * self.clients.len() as u64;
+        let think_us = if self.calm { think_us.max(calm_us) } else { think_us };
+        let backoff_us = &mut self.clients[client].backoff_us;
         let pause_us = match outcome {
-            Outcome::Done(_) => think_us,
-            // Nobody hammers a cluster that cannot serve.
-            _ => think_us + 5_000,
+            Outcome::Done(_) => {
+                *backoff_us = BACKOFF_US;
+                think_us
+            }
+            // It asks somebody else next.
+            Outcome::NotDone => think_us + BACKOFF_US,
+            Outcome::Unknown => {
+                *backoff_us = (2 * *backoff_us).min(BACKOFF_MAX_US);
+                think_us + *backoff_us
+            }
         };
         self.queue.push(self.now_us + pause_us, Event::Client(client));
         Ok(())

@@ -44,7 +44,10 @@ impl<W: Workload> World<'_, W> {
                 self.marks.hit("a sync failed and the node stopped");
                 host.maybe = Some(change);
                 let down_us = 1_000 + self.disks[node].below(200_000);
-                self.power_fails(node, down_us);
+                match host.is_dark() || self.disks[node].chance(POWER_FAILS_TOO_PPM) {
+                    true => self.power_fails(node, down_us),
+                    false => self.process_ends(node, down_us),
+                }
                 Ok(())
             }
         }
@@ -120,8 +123,7 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn goes_down(&mut self, node: usize, down_us: u64) -> bool {
         let host = &mut self.hosts[node];
         let Some(running) = host.up.take() else { return false };
-        host.disk.clear_faults();
-        host.failing = false;
+        host.restore_disk();
         let open: Vec<usize> = running.proposals.into_values().collect();
         let reads: Vec<usize> = running.reads.into_values().collect();
         drop((running.log, running.snapshots));

@@ -16,23 +16,74 @@ impl<W: Workload> World<'_, W> {
         self.armed.clear();
         self.hosts.iter_mut().for_each(|host| host.rotting = None);
         self.network.lift_all();
+        self.struck.clear();
+        // What has been on its way for long is lost, or stale messages would go on for seconds.
+        let late = self.queue.take_out(self.now_us + LATE_US, |event| {
+            matches!(event, Event::Deliver(_) | Event::Transfer(_) | Event::Ask { .. })
+        });
+        for event in late {
+            if let Event::Transfer(transfer) = event {
+                let (offer, _, life) = *transfer;
+                let (node, to) = (offer.from.0 as usize, offer.to);
+                let snapshot = offer.snapshot.last;
+                let failed = Event::TransferFailed { node, life, to, snapshot };
+                self.queue.push(self.now_us + 1, failed);
+            }
+        }
         self.timeline.add_to_all(What::Calm);
         for node in 0..self.hosts.len() {
             let host = &mut self.hosts[node];
             host.disk.set_capacity(None);
-            host.disk.clear_faults();
+            host.restore_disk();
             host.full = false;
-            host.failing = false;
             host.clock_per_mille = 1_000;
+            if host.snapshot_rotten {
+                // Whether it still needs the snapshot is seen at a start.
+                self.crash(node, 1);
+            }
             self.queue.push(self.now_us, Event::Start(node));
         }
+        self.let_faults_last();
         // What is late, stalled or down is so for at most this long.
         let slack_us = 2 * u64::from(self.plan.swarm.tail_us)
             .max(u64::from(self.plan.swarm.stall_us))
-            + 4_000_000;
+            + 20_000_000;
         let converge_us = CONVERGE_TIMEOUTS * self.timeout_us() + slack_us;
-        self.queue.push(self.now_us + converge_us, Event::Converged);
+        let until_us = self.now_us + converge_us;
+        self.queue.push(self.now_us + self.timeout_us(), Event::Converged { until_us });
         Ok(())
+    }
+
+    /// A quorum is healed, and for the others it goes on: no protocol may need them.
+    fn let_faults_last(&mut self) {
+        let kind = match self.plan.swarm.lasting {
+            1 => FaultKind::Crash,
+            2 => FaultKind::Isolate,
+            3 => FaultKind::Deaf,
+            4 => FaultKind::Mute,
+            _ => return,
+        };
+        // Where a disk has forgotten something, nobody else may be missing.
+        if self.hosts.iter().any(|host| host.rotten || host.snapshot_rotten || host.dead) {
+            return;
+        }
+        let mut draw = Stream::new(self.plan.seed, Purpose::Ending, 0);
+        let nodes = self.hosts.len();
+        for _ in 0..(nodes - 1) / 2 {
+            let node = draw.below(nodes as u64) as usize;
+            if std::mem::replace(&mut self.hosts[node].gone, true) {
+                continue;
+            }
+            self.marks.hit("a minority never came back");
+            if kind == FaultKind::Crash {
+                self.crash(node, 1);
+                self.hosts[node].dead = true;
+            }
+            let at_us = self.now_us;
+            let fault = Fault { at_us, node: node as u64, amount: 0, kind };
+            self.network.cut(&fault, true);
+            self.timeline.add(node, What::Fault(fault));
+        }
     }
 
     /// Whether a quorum is there to serve: all but those that are gone for good.
@@ -50,14 +101,39 @@ impl<W: Workload> World<'_, W> {
         self.hosts
             .iter()
             .enumerate()
-            .filter(|(id, host)| host.incarnation.0 == INCARNATION + *id as u64)
+            .filter(|(id, host)| host.incarnation.0 == INCARNATION + *id as u64 && !host.gone)
             .filter_map(|(id, host)| host.up.as_ref().map(|running| (id, running)))
     }
 
-    pub(super) fn converged(&mut self) -> Result<(), Violation> {
+    /// Looks whether everything works again, until it must.
+    pub(super) fn converged(&mut self, until_us: u64) -> Result<(), Violation> {
         if !self.is_able() {
             self.done = true;
             return Ok(());
+        }
+        if let Err(missing) = self.is_well() {
+            if self.now_us >= until_us {
+                return Err(missing);
+            }
+            let again = Event::Converged { until_us };
+            self.queue.push(self.now_us + self.timeout_us(), again);
+            return Ok(());
+        }
+        self.marks.hit("the cluster came back");
+        let leader = self.observer.latest_leader();
+        let quiet_us = QUIET_TIMEOUTS * self.timeout_us();
+        self.queue.push(self.now_us + quiet_us, Event::Quiet { leader });
+        Ok(())
+    }
+
+    fn is_well(&self) -> Result<(), Violation> {
+        let resting = self.hosts.iter().enumerate().find(|(id, host)| {
+            let stranger = host.incarnation.0 != INCARNATION + *id as u64;
+            let away = host.up.is_none() || host.paused_until_us > self.now_us;
+            away && !host.dead && !host.gone && !stranger
+        });
+        if let Some((node, _)) = resting {
+            return violation("every node is back in the end", format!("node {node} is not"));
         }
         let leaders: Vec<usize> = self
             .healthy()
@@ -72,7 +148,7 @@ impl<W: Workload> World<'_, W> {
         for (id, running) in self.healthy() {
             // Clients go on, so the last few entries may be on their way.
             let behind = committed.0.saturating_sub(running.machine_at.0);
-            if behind > 2_000 {
+            if behind > BEHIND_MAX {
                 let detail = format!("node {id} is {behind} entries behind");
                 return violation("every node catches up in the end", detail);
             }
@@ -80,10 +156,10 @@ impl<W: Workload> World<'_, W> {
                 return violation("what was lost is repaired in the end", format!("node {id}"));
             }
         }
-        self.marks.hit("the cluster came back");
-        let leader = self.observer.latest_leader();
-        let quiet_us = QUIET_TIMEOUTS * self.timeout_us();
-        self.queue.push(self.now_us + quiet_us, Event::Quiet { leader });
+        if self.served != self.asked {
+            let detail = format!("asked for {:?}, served {:?}", self.asked, self.served);
+            return violation("clients are served in the end", detail);
+        }
         Ok(())
     }
 

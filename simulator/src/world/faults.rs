@@ -1,14 +1,19 @@
 //! Faults: what the plan says goes wrong, struck and lifted.
 
 use super::*;
+use std::io;
+
+/// What a misdirected write puts somewhere else.
+const BLOCK_BYTES: u64 = 4_096;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn strike(&mut self, at: usize) -> Result<(), Violation> {
-        let fault = self.plan.faults[at];
-        let node = (fault.node % self.plan.nodes) as usize;
         if self.calm {
             return Ok(());
         }
+        let leader = self.leader().map(|node| node as u64);
+        let fault = self.plan.faults[at].resolved(leader);
+        let node = (fault.node % self.plan.nodes) as usize;
         self.note(8, node, fault.kind as u64);
         self.timeline.add(node, What::Fault(fault));
         let until_us = self.now_us + fault.amount;
@@ -32,13 +37,23 @@ impl<W: Workload> World<'_, W> {
             | FaultKind::Bridge
             | FaultKind::Ring => {
                 self.network.cut(&fault, true);
+                self.struck.insert(at, fault);
                 self.queue.push(until_us, Event::Lift(at));
+            }
+            FaultKind::Clog => self.network.clog(node as u64, until_us),
+            FaultKind::WallJump => {
+                let sign = if fault.amount % 2 == 1 { -1 } else { 1 };
+                self.hosts[node].wall_offset_ms += sign * fault.amount as i64;
             }
             FaultKind::Clock => self.hosts[node].clock_per_mille = fault.amount,
             FaultKind::SyncError => {
                 self.hosts[node].failing = true;
-                self.hosts[node].disk.set_faults(Box::new(|operation| match operation {
-                    Operation::Sync { .. } => Verdict::FailsAndForgets,
+                // Only the next one: whoever tries again is told that all is well.
+                let mut failed = false;
+                self.hosts[node].disk.set_faults(Box::new(move |operation| match operation {
+                    Operation::Sync { .. } if !std::mem::replace(&mut failed, true) => {
+                        Verdict::FailsAndForgets
+                    }
                     _ => Verdict::Done,
                 }));
             }
@@ -46,15 +61,45 @@ impl<W: Workload> World<'_, W> {
                 self.hosts[node].full = true;
                 let used = self.hosts[node].disk.used_bytes();
                 self.hosts[node].disk.set_capacity(Some(used));
+                self.struck.insert(at, fault);
                 self.queue.push(until_us, Event::Lift(at));
             }
-            FaultKind::Rot => self.rot(node, fault.amount),
+            FaultKind::IoError => {
+                let draw = &mut self.disks[node];
+                let (mut left, done_bytes) = (fault.amount % 32, draw.below(4_096) as usize);
+                self.hosts[node].failing = true;
+                self.hosts[node].disk.set_faults(Box::new(move |_| {
+                    left = left.wrapping_sub(1);
+                    match left {
+                        u64::MAX => Verdict::Fails { kind: io::ErrorKind::Other, done_bytes },
+                        _ => Verdict::Done,
+                    }
+                }));
+            }
+            FaultKind::CrashAt => {
+                let done_bytes = self.disks[node].below(16_384) as usize;
+                self.hosts[node].darken_at(fault.amount % 32, done_bytes);
+            }
+            FaultKind::Rot | FaultKind::Misdirect | FaultKind::Unreadable => {
+                self.rot(node, fault);
+            }
+            FaultKind::SnapshotRot => self.rot_snapshot(node, fault.amount),
             FaultKind::Wipe => self.wipe(node, fault.amount),
         }
         Ok(())
     }
 
-    pub(super) fn lift(&mut self, fault: Fault) {
+    /// The node that leads, in the latest term if there are several.
+    fn leader(&self) -> Option<usize> {
+        let leaders = self.hosts.iter().enumerate().filter_map(|(id, host)| {
+            let node = &host.up.as_ref()?.node;
+            node.is_leader().then(|| (node.term(), id))
+        });
+        leaders.max().map(|(_, id)| id)
+    }
+
+    pub(super) fn lift(&mut self, fault: usize) {
+        let Some(fault) = self.struck.remove(&fault) else { return };
         if self.calm {
             return;
         }
@@ -69,8 +114,8 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// A byte of what is in the log by now will have rotted when the node starts again.
-    pub(super) fn rot(&mut self, node: usize, down_us: u64) {
+    /// A part of what is in the log by now will be damaged when the node starts again.
+    pub(super) fn rot(&mut self, node: usize, fault: Fault) {
         let host = &mut self.hosts[node];
         if host.up.is_none() || host.rotting.is_some() {
             return;
@@ -85,10 +130,48 @@ impl<W: Workload> World<'_, W> {
         let Some(content) = host.disk.read(&path) else { return };
         // Where something is written: a rotten zero beyond the end harms nobody.
         let written = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
-        let (offset, mask) = (draw.below(written), 1 << draw.below(8));
         let at_write = host.writes + ROT_WRITES;
         let found = content[..written as usize].to_vec();
-        host.rotting = Some(Rotting { at_write, down_us, path, offset, mask, found });
+        let offset = draw.below(written);
+        let (mut damage, mut unreadable) = (Vec::new(), None);
+        match fault.kind {
+            FaultKind::Misdirect => {
+                let block = |at: u64| at / BLOCK_BYTES * BLOCK_BYTES;
+                let (meant, hit) = (block(offset), block(draw.below(written)));
+                if meant == hit {
+                    return;
+                }
+                let bytes = &content[meant as usize..];
+                let bytes = &bytes[..bytes.len().min(BLOCK_BYTES as usize)];
+                damage = vec![(hit, bytes.to_vec()), (meant, vec![0; bytes.len()])];
+            }
+            FaultKind::Unreadable => unreadable = Some(offset),
+            _ => damage = vec![(offset, vec![content[offset as usize] ^ 1 << draw.below(8)])],
+        }
+        let down_us = fault.amount;
+        host.rotting = Some(Rotting { at_write, down_us, path, damage, unreadable, found });
+    }
+
+    /// A byte of a snapshot has rotted. A node that needs it notices, now or when it starts.
+    fn rot_snapshot(&mut self, node: usize, amount: u64) {
+        let host = &mut self.hosts[node];
+        let draw = &mut self.disks[node];
+        let all = host.disk.paths();
+        let paths: Vec<&String> = all.iter().filter(|path| path.ends_with(".snap")).collect();
+        if paths.is_empty() {
+            return;
+        }
+        let path = paths[draw.below(paths.len() as u64) as usize];
+        let content = host.disk.read(path).unwrap_or_default();
+        let Some(last) = content.len().checked_sub(1) else { return };
+        let offset = draw.below(last as u64 + 1);
+        let byte = content[offset as usize] ^ 1 << draw.below(8);
+        host.disk.damage(path, offset, &[byte]);
+        host.snapshot_rotten = true;
+        self.marks.hit("a snapshot rotted");
+        if amount % 2 == 1 {
+            self.crash(node, amount);
+        }
     }
 
     pub(super) fn rots(&mut self, node: usize) {
@@ -102,10 +185,16 @@ impl<W: Workload> World<'_, W> {
         // The file may have been freed or used again meanwhile.
         let content = host.disk.read(&rotting.path).unwrap_or_default();
         if content.starts_with(&rotting.found) {
-            let byte = content[rotting.offset as usize] ^ rotting.mask;
-            host.disk.damage(&rotting.path, rotting.offset, &[byte]);
+            for (offset, bytes) in &rotting.damage {
+                host.disk.damage(&rotting.path, *offset, bytes);
+            }
+            host.unreadable = rotting.unreadable.map(|offset| (rotting.path, offset));
             host.rotten = true;
-            self.marks.hit("a log rotted");
+            self.marks.hit(match (rotting.unreadable, rotting.damage.len()) {
+                (Some(_), _) => "a sector became unreadable",
+                (None, 1) => "a log rotted",
+                (None, _) => "a write went to the wrong place",
+            });
         }
     }
 

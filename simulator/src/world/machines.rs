@@ -90,7 +90,8 @@ impl<W: Workload> World<'_, W> {
             return self.queue.push(self.now_us + 1_000, failed);
         };
         let is_cut = self.network.is_cut(node as u64, to.0);
-        let passage = self.network.pass(node as u64, to.0, &self.plan.swarm, self.calm);
+        let passage =
+            self.network.pass(self.now_us, (node as u64, to.0), &self.plan.swarm, self.calm);
         self.timeline.snapshot_sent(&offer, passage, is_cut);
         match passage {
             Passage::Arrives { after_us, .. } => {
