@@ -58,6 +58,9 @@ const CALM_PATIENCE_US: u64 = 1_000_000;
 const BACKOFF_US: u64 = 5_000;
 const BACKOFF_MAX_US: u64 = 2_000_000;
 
+/// A node that goes on after a pause takes what has come meanwhile within this time.
+const RESUME_US: u64 = 500;
+
 /// A full disk is tried again after this long.
 const FULL_RETRY_US: u64 = 10_000;
 
@@ -286,7 +289,12 @@ impl<'a, W: Workload> World<'a, W> {
             && self.hosts[node].paused_until_us > self.now_us
         {
             let until = self.hosts[node].paused_until_us;
-            self.queue.push(until, event);
+            // What has come meanwhile is read from many sockets, in any order.
+            let after_us = match event {
+                Event::Deliver(_) | Event::Ask { .. } => self.machines[node].below(RESUME_US),
+                _ => 0,
+            };
+            self.queue.push(until + after_us, event);
             return Ok(());
         }
         match event {
