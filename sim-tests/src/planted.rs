@@ -44,6 +44,7 @@ pub fn run(only: &str, search: &Search) -> io::Result<u32> {
     let mut patches: Vec<PathBuf> = fs::read_dir(root.join("sim-tests/planted"))?
         .map(|entry| Ok(entry?.path()))
         .collect::<io::Result<_>>()?;
+    patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
     patches.retain(|path| path.to_string_lossy().contains(only));
     patches.sort();
     let copy = std::env::temp_dir().join(format!("planted-{}", std::process::id()));
