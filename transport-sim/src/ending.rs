@@ -14,9 +14,9 @@ use simulator::plan::Plan;
 use std::time::Duration;
 
 /// Whatever was traced, after so much of it the faults stop too: one node alone sends no messages.
-const FAULTY_EVENTS: u64 = 100_000;
+const FAULTY_EVENTS: u64 = 50_000;
 /// Messages after which the faults stop, though it is not time yet.
-const FAULTY_MESSAGES: u64 = 30_000;
+const FAULTY_MESSAGES: u64 = 15_000;
 /// Messages after which a run is ended and called a storm.
 const MESSAGES_MAX: u64 = 1_000_000;
 /// How often it is looked whether a phase is over.
