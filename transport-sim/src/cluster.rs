@@ -125,8 +125,10 @@ impl<A: App> Cluster<A> {
         let swarm = world.plan.swarm.clone();
         let life = Life::default();
         let disk = SimDisk::new(host.disk.clone(), life.clone());
-        let opened = Log::open(disk.clone(), log_config(&swarm));
-        let (log, recovery) = match opened {
+        let opened = Log::open(disk.clone(), log_config(&swarm))
+            .map_err(|error| error.to_string())
+            .and_then(|log| Ok((log, Snapshots::new(disk).map_err(|error| error.to_string())?)));
+        let ((log, recovery), snapshots) = match opened {
             Ok(opened) => opened,
             // The disk still fails: whoever starts the node sees why it does not start.
             Err(_) if host.failing || host.full => {
@@ -170,10 +172,6 @@ impl<A: App> Cluster<A> {
         world.note(1, node, number);
         drop(guard);
 
-        let snapshots = Snapshots::new(disk).map_err(|error| Violation {
-            check: "a node starts again",
-            detail: format!("node {node}: {error}"),
-        })?;
         let snapshots: Arc<dyn driver::SnapshotStore> = Arc::new(snapshots);
         let (inbox, mailbox) = driver::inbox(snapshots.clone());
         let machine = Executor::current().create_node().name(format!("{node}.{number}")).build();
