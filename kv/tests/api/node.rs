@@ -105,19 +105,20 @@ pub fn single(directory: &Path, change: impl FnOnce(&mut ServeConfig)) -> Node {
     node
 }
 
-/// Starts all, and waits until one of them leads, which comes first.
+/// Starts all, and waits until one of them leads, which comes first, and all the others know it: a
+/// follower hears of its leader a moment after the leader knows that it leads.
 pub fn start(configs: Vec<ServeConfig>) -> Vec<Node> {
+    let ids: Vec<u64> = configs.iter().map(|config| config.id.0).collect();
     let starting: Vec<_> =
         configs.into_iter().map(|config| std::thread::spawn(|| Node::start(config))).collect();
     let mut nodes: Vec<Node> =
         starting.into_iter().map(|node| node.join().expect("all start")).collect();
     let mut leader = 0;
-    until("a node leads", || match nodes.iter().position(Node::leads) {
-        Some(position) => {
-            leader = position;
-            true
-        }
-        None => false,
+    until("a node leads, and all know it", || {
+        let Some(position) = nodes.iter().position(Node::leads) else { return false };
+        leader = position;
+        let known = |node: &Node| node.get("/v1/cluster").json()["leader"] == ids[position];
+        nodes.iter().all(known)
     });
     nodes.swap(0, leader);
     nodes
