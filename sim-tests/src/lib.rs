@@ -8,7 +8,7 @@ pub mod rerun;
 
 use simulator::failure::{Failed, Keep, Told, pages_folder};
 use simulator::page::page;
-use simulator::{Marks, Plan, RegisterWorkload, Run, run_for};
+use simulator::{Marks, Plan, RegisterWorkload, Run, Violation, run_for};
 
 /// Registers that clients share: few, so that they meet.
 const REGISTERS: u8 = 4;
@@ -38,15 +38,20 @@ pub fn drawn(plan: &Plan) -> (Run, String) {
 
 /// What is said of a plan whose run came to `broken`: with a smaller plan, and a page with its picture.
 pub fn failure(plan: &Plan, broken: &Run) -> Failed {
-    let check = broken.violation.as_ref().map_or("nothing", |violation| violation.check);
+    let told = told(plan, broken.violation.as_ref(), COMMAND, REGRESSIONS);
+    Failed::new(plan, broken, told, run_registers_for)
+}
+
+/// How a failure is told: the page is named after the check and the seed.
+fn told(plan: &Plan, broken: Option<&Violation>, command: &str, regressions: &str) -> Told {
+    let check = broken.map_or("nothing", |violation| violation.check);
     let name = format!("{}-{}.html", check.replace(' ', "-"), plan.seed);
-    let told = Told {
-        command: COMMAND.to_owned(),
+    Told {
+        command: command.to_owned(),
         seed: (*plan == Plan::from_seed(plan.seed)).then_some(plan.seed),
         page: pages_folder().join(name),
-        keep: Keep::Advised(format!("once it is mended, add the smaller plan to {REGRESSIONS}")),
-    };
-    Failed::new(plan, broken, told, run_registers_for)
+        keep: Keep::Advised(format!("once it is mended, add the smaller plan to {regressions}")),
+    }
 }
 
 /// What a batch of seeds came to.
@@ -88,7 +93,6 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use simulator::Violation;
 
     /// No promise is broken here, so one is made up: what matters is what is said.
     #[test]

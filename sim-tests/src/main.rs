@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim_tests::hunt::{Hunt, line};
 use sim_tests::{Batch, planted};
-use simulator::Plan;
+use simulator::{Plan, Run};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,6 +43,9 @@ enum Command {
     },
     /// Draws the run of a plan, whether or not it breaks anything, without making it smaller.
     Draw {
+        /// 1: the core, the log and a state machine. 2: whole nodes and clients.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        layer: u8,
         /// The plan, as a failure prints it.
         #[arg(long, conflicts_with = "seed", required_unless_present = "seed")]
         plan: Option<Plan>,
@@ -72,8 +75,12 @@ fn main() -> ExitCode {
         Command::Hunt { from, events, seeds, jobs, .. } => {
             hunt(Hunt { from, events_max: events, seeds_max: seeds, jobs })
         }
-        Command::Draw { plan, seed, to } => {
-            draw(&plan.unwrap_or_else(|| Plan::from_seed(seed.unwrap_or_default())), &to)
+        Command::Draw { layer, plan, seed, to } => {
+            let plan = plan.unwrap_or_else(|| Plan::from_seed(seed.unwrap_or_default()));
+            match layer {
+                2 => draw_layer_2(&plan, &to),
+                _ => draw(sim_tests::drawn(&plan), &to),
+            }
         }
         Command::Ranges(search) => search.run(),
         Command::Planted { only, search } => match planted::run(&only, &search) {
@@ -92,9 +99,24 @@ fn hunt_layer_2(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode 
     sim_tests::layer2::hunt(from, seeds, events)
 }
 
-/// The flag was lost: the whole program is built and run again with it.
+#[cfg(all(madsim, feature = "layer2"))]
+fn draw_layer_2(plan: &Plan, to: &Path) -> ExitCode {
+    draw(sim_tests::layer2::drawn(plan), to)
+}
+
 #[cfg(not(all(madsim, feature = "layer2")))]
 fn hunt_layer_2(_from: u64, _seeds: Option<u64>, _events: Option<u64>) -> ExitCode {
+    with_layer_2()
+}
+
+#[cfg(not(all(madsim, feature = "layer2")))]
+fn draw_layer_2(_plan: &Plan, _to: &Path) -> ExitCode {
+    with_layer_2()
+}
+
+/// The flag was lost: the whole program is built and run again with it.
+#[cfg(not(all(madsim, feature = "layer2")))]
+fn with_layer_2() -> ExitCode {
     eprintln!("built without --cfg madsim, which layer 2 takes: building again with it");
     let arguments = std::env::args_os().skip(1);
     let status = sim_tests::rerun::cargo("run").arg("--").args(arguments).status();
@@ -108,8 +130,7 @@ fn hunt_layer_2(_from: u64, _seeds: Option<u64>, _events: Option<u64>) -> ExitCo
     }
 }
 
-fn draw(plan: &Plan, to: &Path) -> ExitCode {
-    let (run, page) = sim_tests::drawn(plan);
+fn draw((run, page): (Run, String), to: &Path) -> ExitCode {
     println!("{}", simulator::page::summary(&run));
     if let Some(broken) = &run.violation {
         println!("broken: {}: {}", broken.check, broken.detail);

@@ -8,7 +8,7 @@
 
 #[cfg(madsim)]
 mod simulated {
-    use sim_tests::layer2::{Batch, Failure, run};
+    use sim_tests::layer2::{Batch, failure, run};
     use simulator::Plan;
     use std::process::Command;
     use std::time::{Duration, Instant};
@@ -34,8 +34,8 @@ mod simulated {
     fn check(plan: &Plan) {
         let result = run(plan);
         println!("{} messages, {} µs", result.messages, result.time_us);
-        if let Some(violation) = result.violation.clone() {
-            panic!("{}", Failure::new(plan, &result, violation));
+        if result.violation.is_some() {
+            panic!("{}", failure(plan, &result));
         }
         assert!(result.events > 100, "nothing was simulated");
     }

@@ -24,7 +24,7 @@ pub mod random;
 pub mod regressions;
 mod shadow;
 mod shrink;
-mod timeline;
+pub mod timeline;
 mod workload;
 mod world;
 

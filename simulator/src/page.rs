@@ -25,6 +25,7 @@ mod story;
 mod strikes;
 mod words;
 
+pub use promises::meaning;
 pub use words::{summary, swarm};
 
 use crate::plan::Plan;

@@ -4,6 +4,9 @@
 //! is seen by comparing the node with what it was: its role, its vote, its log, its commit index. So the
 //! world need not know what a picture wants to show.
 //!
+//! Simulations that are driven otherwise than by this crate's own world fill one in the same way: they
+//! say when it is, what happens, and let it look at nodes.
+//!
 //! What it is not: no check rests on it, and no draw. A recorded run is the same run.
 
 mod flights;
@@ -12,13 +15,12 @@ mod nodes;
 pub use flights::{Fate, Flight, FlightKind};
 pub use nodes::LastLog;
 
-use crate::node::{Host, Running};
 use crate::plan::Fault;
 use crate::shadow::Shadow;
 use crate::workload::{Outcome, Request};
 use nodes::Seen;
-use raft::{Index, LogId, NodeId, RoleKind, Term};
-use std::collections::BTreeSet;
+use raft::{Index, LogId, Node, NodeId, RoleKind, Term};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The most moments and the most messages that are kept: the last ones. Above twice as many the
 /// earlier half goes.
@@ -143,27 +145,36 @@ pub struct Timeline {
     seen: Vec<Option<Seen>>,
     /// From and to which node, when it is due, and which of the messages it is.
     under_way: BTreeSet<(u64, u64, u64, usize)>,
+    /// Operations that have not ended, by the number that whoever began them was given.
+    open: BTreeMap<u64, Span>,
+    begun: u64,
 }
 
 impl Timeline {
-    pub(crate) fn new(on: bool, nodes: u64) -> Self {
+    /// Nothing yet. Unless it is `on`, nothing is ever added.
+    pub fn new(on: bool, nodes: u64) -> Self {
         Timeline { on, nodes, seen: vec![None; nodes as usize], ..Timeline::default() }
     }
 
+    /// Whether anything is added. Not before it is made so, and not after its end.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// From here on it is this time, and this event.
-    pub(crate) fn at(&mut self, now_us: u64, event: u64) {
+    pub fn at(&mut self, now_us: u64, event: u64) {
         (self.now_us, self.event) = (now_us, event);
     }
 
     /// Something happened at a node.
-    pub(crate) fn add(&mut self, node: usize, what: What) {
+    pub fn add(&mut self, node: usize, what: What) {
         if self.on {
             self.push(Some(node as u64), what);
         }
     }
 
     /// Something happened to all.
-    pub(crate) fn add_to_all(&mut self, what: What) {
+    pub fn add_to_all(&mut self, what: What) {
         if self.on {
             self.push(None, what);
         }
@@ -182,46 +193,93 @@ impl Timeline {
         self.moments.push(Moment { at_us: self.now_us, event: self.event, node, what });
     }
 
-    /// Compares a node with what it was.
-    pub(crate) fn look<M>(&mut self, node: usize, running: &Running<M>) {
+    /// Compares a node with what it was. Its state machine has applied the log up to `applied`.
+    pub fn look(&mut self, node: usize, core: &Node, applied: Index) {
         if !self.on {
             return;
         }
         let mut seen = self.seen[node].take().unwrap_or_default();
-        for what in seen.changes(running) {
+        for what in seen.changes(core, applied) {
             self.push(Some(node as u64), what);
         }
         self.seen[node] = Some(seen);
     }
 
     /// A node has started. What is new from here on is compared with what it starts with.
-    pub(crate) fn started<M>(&mut self, node: usize, running: &Running<M>) {
+    pub fn started(&mut self, node: usize, core: &Node, applied: Index) {
         if !self.on {
             return;
         }
-        let core = &running.node;
         let (term, base, last) = (core.term(), core.base().last, core.last());
         self.push(Some(node as u64), What::Start { term, base, last });
         let mut seen = Seen::default();
         // What was on the disk is no news; the role is.
-        let _ = seen.changes(running);
+        let _ = seen.changes(core, applied);
         seen.role = None;
         self.seen[node] = Some(seen);
     }
 
-    /// The run is over.
-    pub(crate) fn finish<M>(&mut self, hosts: &[Host<M>]) {
-        if self.on {
-            self.logs = hosts.iter().map(LastLog::of).collect();
+    /// The state machine of a node has applied the log up to here; a [`look`](Timeline::look) at the
+    /// node comes later.
+    pub fn applied(&mut self, node: usize, applied: Index) {
+        if self.on
+            && let Some(seen) = &mut self.seen[node]
+            && std::mem::replace(&mut seen.applied, applied) != applied
+        {
+            self.push(Some(node as u64), What::Applied(applied));
         }
     }
 
+    /// The run is over. For each node, what must be on its disk, and whether it runs: then it is as it
+    /// was looked at last.
+    pub fn finish<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a Shadow, bool)>) {
+        if !std::mem::take(&mut self.on) {
+            return;
+        }
+        let seen = self.seen.iter().zip(nodes);
+        self.logs =
+            seen.map(|(seen, (disk, is_up))| LastLog::of(disk, seen.as_ref(), is_up)).collect();
+        let (ended_us, event) = (self.now_us, self.event);
+        let open = std::mem::take(&mut self.open).into_values();
+        self.spans.extend(open.map(|span| Span { ended_us, event, ..span }));
+    }
+
     /// A write is durable.
-    pub(crate) fn durable(&mut self, node: usize, disk: &Shadow) {
+    pub fn durable(&mut self, node: usize, disk: &Shadow) {
         if self.on {
             let hard = &disk.hard_state;
             let (last, term, vote) = (disk.last(), hard.term, hard.vote);
             self.push(Some(node as u64), What::Durable { last, term, vote });
+        }
+    }
+
+    /// A client asks a node for something. It is open, and its outcome unknown, until it is
+    /// [`answered`](Timeline::answered) under the number that is returned.
+    pub fn asked(&mut self, client: usize, node: usize, request: String) -> u64 {
+        self.begun += 1;
+        let (begun_us, event) = (self.now_us, self.event);
+        let span = Span {
+            begun_us,
+            ended_us: begun_us,
+            event,
+            client,
+            node,
+            request,
+            outcome: "unknown",
+            index: None,
+            answer: String::new(),
+        };
+        if self.on {
+            self.open.insert(self.begun, span);
+        }
+        self.begun
+    }
+
+    /// What was asked under this number has ended.
+    pub fn answered(&mut self, number: u64, outcome: &'static str, answer: String) {
+        if let Some(span) = self.open.remove(&number) {
+            let (ended_us, event) = (self.now_us, self.event);
+            self.spans.push(Span { ended_us, event, outcome, answer, ..span });
         }
     }
 
@@ -261,8 +319,8 @@ impl Timeline {
     }
 }
 
-/// Bytes as text if they are that, and else in hexadecimal.
-fn shown(bytes: &[u8]) -> String {
+/// Bytes as text if they are that, and else in hexadecimal; only the first ones.
+pub fn shown(bytes: &[u8]) -> String {
     let is_text = !bytes.is_empty() && bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
     let few = &bytes[..bytes.len().min(SHOWN_BYTES)];
     let mut text = match is_text {

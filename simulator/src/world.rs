@@ -269,10 +269,16 @@ impl<'a, W: Workload> World<'a, W> {
         {
             broken = violation::<()>("the history", detail).err();
         }
+        for (node, host) in self.hosts.iter().enumerate() {
+            if let Some(running) = &host.up {
+                self.timeline.look(node, &running.node, running.machine_at);
+            }
+        }
         if let Some(violation) = &broken {
             self.timeline.add_to_all(What::Violation(violation.check));
         }
-        self.timeline.finish(&self.hosts);
+        let disks = self.hosts.iter().map(|host| (&host.shadow, host.up.is_some()));
+        self.timeline.finish(disks);
         Run {
             violation: broken,
             events: self.events,
@@ -423,7 +429,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
         let life = host.life;
         self.observer.started(node, &running.node);
-        self.timeline.started(node, running);
+        self.timeline.started(node, &running.node, running.machine_at);
         self.contact.started(node, &running.node);
         self.note(1, node, life);
         self.queue.push(self.now_us, Event::Tick { node, life });
@@ -516,7 +522,7 @@ impl<'a, W: Workload> World<'a, W> {
         let elected = self.observer.look(node, &running.node, &disks)?;
         self.contact.look(node, &running.node)?;
         let term = running.node.term();
-        self.timeline.look(node, running);
+        self.timeline.look(node, &running.node, running.machine_at);
         if elected {
             self.marks.hit("a leader was elected");
             self.note(3, node, term.0);

@@ -44,6 +44,16 @@ pub trait App: Send + Sync + Sized + 'static {
     /// requests.
     fn boot(&self) -> (Self::Machine, Boot<Self>);
 
+    /// A request in a few words, for whoever looks at a picture of the run: `read …` or `command …`.
+    fn asks(&self, _request: &Self::Request) -> String {
+        String::new()
+    }
+
+    /// Whether an answer says `done`, `not done` or `unknown`, and the answer in a few words.
+    fn answers(&self, _response: &Self::Response) -> (&'static str, String) {
+        ("done", String::new())
+    }
+
     /// What a client does, until [`Cluster::think`] says that it is over.
     fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()>;
 

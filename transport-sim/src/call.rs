@@ -4,6 +4,7 @@
 
 use crate::app::App;
 use crate::cluster::Cluster;
+use crate::picture::Asked;
 use crate::time::sleep_us;
 use raft::NodeId;
 use tokio::sync::oneshot;
@@ -46,6 +47,20 @@ struct Fate {
 impl<A: App> Cluster<A> {
     /// Asks a node. Dropped before it is ready, it closes the connection.
     pub async fn call(
+        &self,
+        from: Caller,
+        to: NodeId,
+        request: A::Request,
+    ) -> Result<A::Response, CallError> {
+        let asked = Asked::new(self, from, to, &request);
+        let answer = self.carry(from, to, request).await;
+        if let Some(asked) = asked {
+            asked.answered(&answer);
+        }
+        answer
+    }
+
+    async fn carry(
         &self,
         from: Caller,
         to: NodeId,

@@ -6,7 +6,7 @@ use crate::link::SimTransport;
 use crate::store::{self, Slot};
 use crate::time::{now_us, sleep_us};
 use crate::watch::Watch;
-use crate::world::{Rotting, Up, World, log_config};
+use crate::world::{Limits, Rotting, Up, World, log_config};
 use driver::{Driver, DriverConfig, Seams, StopReason};
 use madsim::runtime::{Handle as Executor, NodeHandle};
 use raft::{Config, Incarnation, Index, LogId, NodeId, Restored};
@@ -37,8 +37,8 @@ pub struct Cluster<A: App> {
 pub(crate) struct Shared<A: App> {
     pub app: Arc<A>,
     world: Mutex<World<A>>,
-    /// Notified when a promise is broken.
-    pub broken: Notify,
+    /// Notified when the run is to end before its time.
+    pub ends: Arc<Notify>,
     /// Where everything runs that belongs to no node.
     pub outside: NodeHandle,
 }
@@ -50,11 +50,13 @@ impl<A: App> Clone for Cluster<A> {
 }
 
 impl<A: App> Cluster<A> {
-    pub(crate) fn new(plan: &Plan, app: A) -> Self {
+    pub(crate) fn new(plan: &Plan, app: A, limits: Limits) -> Self {
         let (reference, _) = app.boot();
-        let world = Mutex::new(World::new(plan.clone(), reference));
+        let world = World::new(plan.clone(), reference, limits);
+        let ends = world.ends.clone();
         let outside = Executor::current().create_node().name("outside").build();
-        let shared = Shared { app: Arc::new(app), world, broken: Notify::new(), outside };
+        let world = Mutex::new(world);
+        let shared = Shared { app: Arc::new(app), world, ends, outside };
         Cluster { shared: Arc::new(shared) }
     }
 
@@ -97,11 +99,8 @@ impl<A: App> Cluster<A> {
 
     /// A promise was broken, if one was. The first one ends the run.
     pub fn broken(&self, violation: Option<Violation>) {
-        let Some(violation) = violation else { return };
-        let mut world = self.world();
-        if world.violation.is_none() {
-            world.violation = Some(violation);
-            self.shared.broken.notify_one();
+        if let Some(violation) = violation {
+            self.world().breaks(violation);
         }
     }
 

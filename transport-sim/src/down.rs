@@ -5,6 +5,7 @@ use crate::cluster::Cluster;
 use crate::store;
 use crate::world::World;
 use madsim::runtime::Handle as Executor;
+use simulator::What;
 use simulator::checks::Change;
 use storage::LogStore;
 use storage::testing::{Fate, Operation, Verdict};
@@ -87,6 +88,7 @@ impl<A: App> Cluster<A> {
         host.crash_due_us = None;
         let log = store::lock(&up.slot).log.take();
         world.note(6, node, down_us);
+        world.show(node, What::Down);
         drop(world);
         Executor::current().kill(up.machine.id());
         // Not under the lock: what is dropped may have something to say.

@@ -5,12 +5,14 @@ use crate::app::App;
 use crate::cluster::Cluster;
 use crate::time::{self, now_us, sleep_us};
 use crate::watch::bytes_of;
+use crate::world::{Limits, World};
 use driver::{Handle, ReadMode};
 use madsim::runtime::Handle as Executor;
 use raft::Index;
-use simulator::Marks;
 use simulator::checks::{Violation, violation};
 use simulator::plan::Plan;
+use simulator::{Marks, Timeline, What};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Whatever was traced, after so much of it the faults stop too: one node alone sends no messages.
@@ -40,8 +42,11 @@ const SHUTDOWN_US: u64 = 10_000_000;
 /// answers.
 const LINGER_US: u64 = 70_000_000;
 
+/// The check that a panic breaks.
+const PANICS: &str = "nothing panics";
+
 /// What a run came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Run {
     /// The promise that was broken, if one was.
     pub violation: Option<Violation>,
@@ -55,22 +60,74 @@ pub struct Run {
     pub trace: u64,
     /// What happened at least once.
     pub marks: Marks,
+    /// What is shown of it, if that was asked for.
+    pub timeline: Timeline,
 }
 
 /// Runs a plan to its end or to the first broken promise, on a thread of its own.
 pub fn simulate<A: App>(plan: &Plan, app: A) -> Run {
+    simulate_for(plan, app, Limits { record: false, events_max: u64::MAX })
+}
+
+/// The same, recorded if that is wanted, and for so many events at most. What is recorded changes
+/// nothing.
+pub fn simulate_for<A: App>(plan: &Plan, app: A, limits: Limits) -> Run {
     let (plan, seed) = (plan.clone(), plan.seed);
+    let running = Arc::new(Mutex::new(None));
+    let known = running.clone();
+    let known = move |cluster| *known.lock().unwrap_or_else(PoisonError::into_inner) = cluster;
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        time::run(seed, move || async move { Cluster::new(&plan, app).run().await })
+        time::run(seed, move || async move {
+            let cluster = Cluster::new(&plan, app, limits);
+            known(Some(cluster.clone()));
+            let run = cluster.run().await;
+            known(None);
+            run
+        })
     }));
-    run.unwrap_or_else(|panic| Run {
-        violation: violation::<()>("nothing panics", said(panic.as_ref())).err(),
-        messages: 0,
-        events: 0,
-        time_us: 0,
-        trace: 0,
-        marks: Marks::default(),
+    run.unwrap_or_else(|panic| {
+        let left: Option<Cluster<A>> =
+            running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let run = left.map(|cluster| {
+            let run = cluster.world().panicked();
+            // What waits for one another in it cannot be taken apart without the runtime, which is gone.
+            std::mem::forget(cluster);
+            run
+        });
+        let violation = violation::<()>(PANICS, said(panic.as_ref())).err();
+        Run { violation, ..run.unwrap_or_default() }
     })
+}
+
+impl<A: App> World<A> {
+    /// What the run came to, which ends here at the latest.
+    fn comes_to(&mut self) -> Run {
+        let (events, time_us) = self.ended.unwrap_or_default();
+        Run {
+            violation: self.violation.clone(),
+            messages: self.messages,
+            events,
+            time_us,
+            trace: self.trace,
+            marks: self.marks.clone(),
+            timeline: std::mem::take(&mut self.timeline),
+        }
+    }
+
+    /// The same when something has panicked: then nobody knows the time any more, but for when
+    /// something was noted last.
+    fn panicked(&mut self) -> Run {
+        self.timeline.add_to_all(What::Violation(PANICS));
+        self.ends_at(self.noted_us);
+        self.comes_to()
+    }
+}
+
+impl From<Run> for simulator::Run {
+    fn from(run: Run) -> Self {
+        let Run { violation, events, time_us, trace, marks, timeline, messages: _ } = run;
+        simulator::Run { violation, events, time_us, trace, marks, timeline }
+    }
 }
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {
@@ -85,19 +142,13 @@ impl<A: App> Cluster<A> {
         self.shared.outside.spawn(self.clone().strike_all());
         let broken = tokio::select! {
             biased;
-            () = self.shared.broken.notified() => None,
+            () = self.shared.ends.notified() => None,
             ended = self.phases() => ended.err(),
         };
         self.broken(broken);
-        let world = self.world();
-        Run {
-            violation: world.violation.clone(),
-            messages: world.messages,
-            events: world.events,
-            time_us: now_us(),
-            trace: world.trace,
-            marks: world.marks.clone(),
-        }
+        let mut world = self.world();
+        world.ends();
+        world.comes_to()
     }
 
     async fn phases(&self) -> Result<(), Violation> {
@@ -150,6 +201,7 @@ impl<A: App> Cluster<A> {
         world.armed.clear();
         world.network.lift_all();
         world.note(11, 0, 0);
+        world.show_to_all(What::Calm);
         let nodes = world.hosts.len();
         for host in &mut world.hosts {
             host.rotting = None;
@@ -325,7 +377,11 @@ impl<A: App> Cluster<A> {
             let mut world = self.world();
             let numbers: Vec<u64> = world.hosts.iter().map(|host| host.lives).collect();
             // Whatever it keeps is let go.
-            world.hosts.iter_mut().for_each(|host| drop(host.up.take()));
+            for node in 0..numbers.len() {
+                if world.hosts[node].up.take().is_some() {
+                    world.show(node, What::Down);
+                }
+            }
             numbers.iter().enumerate().map(|(id, number)| format!("{id}.{number}")).collect()
         };
         let until_us = now_us() + LINGER_US;

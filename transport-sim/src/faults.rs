@@ -6,6 +6,7 @@ use crate::time::{now_us, sleep_us};
 use crate::world::Host;
 use madsim::runtime::Handle as Executor;
 use raft::{Incarnation, Membership};
+use simulator::What;
 use simulator::plan::{Fault, FaultKind};
 use std::io::ErrorKind;
 use storage::testing::{Operation, Verdict};
@@ -37,6 +38,7 @@ impl<A: App> Cluster<A> {
             let fault = fault.resolved(world.observer.latest_leader().map(|(_, node)| node));
             let node = (fault.node % world.plan.nodes) as usize;
             world.note(9, node, fault.kind as u64);
+            world.show(node, What::Fault(fault));
             (fault, node, fault.amount)
         };
         match fault.kind {
@@ -121,6 +123,7 @@ impl<A: App> Cluster<A> {
             if world.calm {
                 return;
             }
+            world.show_to_all(What::Lifted(fault));
             if fault.kind == FaultKind::Full {
                 let node = (fault.node % world.plan.nodes) as usize;
                 world.hosts[node].disk.set_capacity(None);

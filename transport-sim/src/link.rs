@@ -12,6 +12,7 @@
 use crate::app::App;
 use crate::cluster::Cluster;
 use crate::disk::Life;
+use crate::picture::Heard;
 use crate::pipe::{Piece, pipe};
 use crate::time::{now_us, sleep_us};
 use crate::transfer;
@@ -96,8 +97,9 @@ impl<A: App> Transport for SimTransport<A> {
         }
         let crash = self.link.says(&message);
         let peer = message.to;
-        let queued = self.queues().get(&peer).map(|queue| queue.try_send(message).is_ok());
-        if queued == Some(false) {
+        let queued = self.queues().get(&peer).map(|queue| queue.try_send(message));
+        if let Some(Err(refused)) = queued {
+            self.link.leaves(&refused.into_inner(), None);
             self.link.inbox.unreachable(peer);
         }
         if let Some(down_us) = crash {
@@ -202,7 +204,9 @@ async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Mes
             link.cluster.mark("a connection broke");
         }
         // What is left in it is old by the time the peer is back.
-        while queue.try_recv().is_ok() {}
+        while let Ok(message) = queue.try_recv() {
+            link.leaves(&message, None);
+        }
         if queue.is_closed() {
             return;
         }
@@ -215,7 +219,8 @@ async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Mes
 /// Connects to the peer: there, a task takes in what comes.
 fn dial<A: App>(link: &Link<A>, peer: NodeId) -> Option<mpsc::Sender<Piece>> {
     let (machine, inbox, own) = link.reaches(peer)?;
-    let (sender, mut frames) = pipe();
+    let (sender, frames) = pipe();
+    let mut frames = Heard::new(frames, link.cluster.clone());
     let cluster = link.cluster.clone();
     machine.spawn(async move {
         let Ok(Some(first)) = frames.first().await else { return };
@@ -228,6 +233,14 @@ fn dial<A: App>(link: &Link<A>, peer: NodeId) -> Option<mpsc::Sender<Piece>> {
         receive_messages(&inbox, hello, &mut frames, heard).await;
     });
     Some(sender)
+}
+
+/// After how long it arrives for the first time, unless it is lost.
+pub(crate) fn after_us(passage: Passage) -> Option<u64> {
+    match passage {
+        Passage::Arrives { after_us, .. } => Some(after_us),
+        Passage::Lost { .. } => None,
+    }
 }
 
 /// Sends what comes out of the queue, until the connection is known to be broken.
@@ -249,7 +262,8 @@ async fn talk<A: App>(
             // The other end is gone. Whether that is known at once is another matter.
             () = pipe.closed() => {
                 let told = link.draw(peer, 2) == 0;
-                return lost(queue, if told { 1_000 } else { SILENCE_US }).await;
+                link.is_lost(peer);
+                return lost(link, queue, if told { 1_000 } else { SILENCE_US }).await;
             }
             taken = queue.recv_many(&mut batch, BATCH_MESSAGES) => taken,
         };
@@ -261,7 +275,9 @@ async fn talk<A: App>(
                 let mut bytes = Vec::new();
                 write_message(&mut bytes, &message);
                 let bytes = Bytes::from(bytes);
-                match link.pass(peer) {
+                let passage = link.pass(peer);
+                link.leaves(&message, after_us(passage));
+                match passage {
                     Passage::Arrives { after_us, again_after_us } => {
                         late_copy(link, peer, &bytes, again_after_us);
                         send(link, peer, &pipe, now_us() + after_us, bytes).await;
@@ -273,9 +289,15 @@ async fn talk<A: App>(
             continue;
         }
         let mut bytes = Vec::new();
-        batch.drain(..).for_each(|message| write_message(&mut bytes, &message));
+        batch.iter().for_each(|message| write_message(&mut bytes, message));
         let bytes = Bytes::from(bytes);
-        match link.pass(peer) {
+        let passage = link.pass(peer);
+        // In a stream it waits for what is before it.
+        let due_us = after_us(passage).map(|after_us| last_us.max(now_us() + after_us));
+        for message in batch.drain(..) {
+            link.leaves(&message, due_us.map(|due_us| due_us - now_us()));
+        }
+        match passage {
             Passage::Arrives { after_us, again_after_us } => {
                 last_us = last_us.max(now_us() + after_us);
                 late_copy(link, peer, &bytes, again_after_us);
@@ -287,7 +309,7 @@ async fn talk<A: App>(
                 let _ = pipe.send(Piece { due_us, bytes: Some(bytes.slice(..cut)) }).await;
                 let _ = pipe.send(Piece { due_us, bytes: None }).await;
                 link.cluster.mark("a stream was cut off within a frame");
-                return lost(queue, if reported { 1_000 } else { SILENCE_US }).await;
+                return lost(link, queue, if reported { 1_000 } else { SILENCE_US }).await;
             }
         }
     }
@@ -311,13 +333,16 @@ async fn send<A: App>(
 }
 
 /// For so long nobody knows that the connection is broken, and what is sent is lost.
-async fn lost(queue: &mut mpsc::Receiver<Message>, for_us: u64) {
+async fn lost<A: App>(link: &Link<A>, queue: &mut mpsc::Receiver<Message>, for_us: u64) {
     let mut over = sleep_us(for_us);
     loop {
         tokio::select! {
             biased;
             () = &mut over => return,
-            message = queue.recv() => if message.is_none() { return },
+            message = queue.recv() => match message {
+                Some(message) => link.leaves(&message, None),
+                None => return,
+            },
         }
     }
 }
@@ -326,7 +351,7 @@ async fn lost(queue: &mut mpsc::Receiver<Message>, for_us: u64) {
 fn late_copy<A: App>(link: &Link<A>, peer: NodeId, bytes: &Bytes, after_us: Option<u64>) {
     let Some(after_us) = after_us else { return };
     let (cluster, bytes) = (link.cluster.clone(), bytes.clone());
-    let sent_to = cluster.life_of(peer);
+    let (sent_to, sent_us) = (cluster.life_of(peer), now_us());
     link.cluster.shared.outside.spawn(async move {
         sleep_us(after_us).await;
         let now_at = cluster.life_of(peer);
@@ -344,8 +369,9 @@ fn late_copy<A: App>(link: &Link<A>, peer: NodeId, bytes: &Bytes, after_us: Opti
             let mut decoder = FrameDecoder::default();
             decoder.push(&bytes);
             while let Ok(Some(frame)) = decoder.take(FRAME_BYTES_MAX) {
-                let Ok(message) = storage::codec::decode(&frame) else { return };
+                let Ok(message) = storage::codec::decode::<Message>(&frame) else { return };
                 cluster.world().note(10, peer.0 as usize, 0);
+                cluster.arrives_again(&message, sent_us);
                 if !inbox.message(message).await {
                     return;
                 }

@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::cluster::Cluster;
 use crate::disk::SimDisk;
 use crate::time::sleep_us;
+use crate::world::{World, log_config};
 use driver::StorePort;
 use raft::{Durable, Write};
 use simulator::checks::{Change, Violation, violation};
@@ -99,6 +100,10 @@ impl<A: App> LogStore for Checked<'_, A> {
                 }
                 let audit = host.writes.is_multiple_of(AUDIT_ONE_IN);
                 world.note(5, self.node, last);
+                if world.shown().is_some() {
+                    let World { timeline, hosts, .. } = &mut *world;
+                    timeline.durable(self.node, &hosts[self.node].shadow);
+                }
                 let mut broken = None;
                 if taken_back {
                     let detail = format!("node {}", self.node);
@@ -120,7 +125,7 @@ impl<A: App> LogStore for Checked<'_, A> {
     }
 }
 
-impl<A: App> crate::world::World<A> {
+impl<A: App> World<A> {
     /// Whether a power failure at this moment would leave all that was reported durable: the disk is
     /// copied, everything unsynced is lost on the copy, and the log is read from it.
     pub fn audit(&self, node: usize) -> Result<(), Violation> {
@@ -133,7 +138,7 @@ impl<A: App> crate::world::World<A> {
         copy.set_capacity(None);
         copy.crash(|_| Fate::Lost);
         let handle = SimDisk::new(copy, crate::disk::Life::default());
-        let left = match Log::open(handle.clone(), crate::world::log_config(&self.plan.swarm)) {
+        let left = match Log::open(handle.clone(), log_config(&self.plan.swarm)) {
             Ok((_, recovery)) => recovery.restored,
             Err(error) => return violation(check, format!("node {node}: {error}")),
         };

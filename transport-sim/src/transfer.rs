@@ -2,7 +2,7 @@
 //! receiver, with a sender that is as patient as the product's.
 
 use crate::app::App;
-use crate::link::Link;
+use crate::link::{Link, after_us};
 use crate::pipe::{Piece, SILENCE, pipe};
 use crate::time::{now_us, sleep_us};
 use raft::Offer;
@@ -32,19 +32,25 @@ pub(crate) async fn send<A: App>(
     mut state: Box<dyn Read + Send>,
 ) -> bool {
     let peer = offer.to;
-    let Passage::Arrives { after_us, .. } = link.pass(peer) else {
+    let passage = link.pass(peer);
+    link.offers(&offer, after_us(passage));
+    let Passage::Arrives { after_us, .. } = passage else {
         sleep_us(10_000).await;
         return false;
     };
     sleep_us(after_us).await;
     let Some((machine, inbox, own)) = link.reaches(peer) else {
+        link.gives_up(&offer);
         sleep_us(1_000).await;
         return false;
     };
     let (pipe, mut frames) = pipe();
     let (tell, answer) = oneshot::channel();
+    let (cluster, way) = (link.cluster.clone(), (offer.from, offer.to));
+    let (term, last) = (offer.term, offer.snapshot.last);
     machine.spawn(async move {
         let received = receive_snapshot(&own, &inbox, &mut frames, &Inline, |_| true).await;
+        cluster.receives(way, (term, last), received.is_ok());
         let _ = tell.send(received.is_ok());
     });
     let mut head = Vec::new();
@@ -62,6 +68,7 @@ pub(crate) async fn send<A: App>(
         delivered = result => delivered,
         () = patience => false,
     };
+    link.gives_up(&offer);
     // The answer takes its way too, and may get lost on it.
     match link.pass(peer) {
         Passage::Arrives { after_us, .. } => sleep_us(after_us).await,

@@ -6,6 +6,7 @@ use crate::cluster::Cluster;
 use bytes::Bytes;
 use driver::{Frozen, Inspect, StateMachine};
 use raft::{Entry, Index, Node, Snapshot};
+use simulator::What;
 use simulator::checks::violation;
 
 pub(crate) struct Watch<A: App> {
@@ -24,6 +25,9 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
     fn started(&self, node: &Node) {
         let mut world = self.cluster.world();
         world.observer.started(self.node, node);
+        if let Some(timeline) = world.shown() {
+            timeline.started(self.node, node, Index(0));
+        }
     }
 
     fn look(&self, node: &Node) {
@@ -44,6 +48,9 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         let mut world = self.cluster.world();
         let Some(up) = world.runs(self.node, self.number) else { return };
         let before = std::mem::replace(&mut up.applied, entry.id.index);
+        if let Some(timeline) = world.shown() {
+            timeline.applied(self.node, entry.id.index);
+        }
         let answer = matches!(entry.payload, raft::Payload::Command(_)).then_some(answer);
         let broken = world.observer.applied(self.node, before, entry, answer).err();
         world.note(7, self.node, entry.id.index.0);
@@ -66,6 +73,9 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
             false => "a snapshot was installed",
         });
         world.note(8, self.node, last.index.0);
+        if !first {
+            world.show(self.node, What::Installed(last));
+        }
         let mut broken = None;
         if id != Some(last) {
             let detail = format!("node {}: {last}", self.node);

@@ -10,6 +10,7 @@ use driver::{Outcome as Known, ProposeError, ReadMode};
 use raft::NodeId;
 use simulator::checks::{Violation, violation};
 use simulator::random::{Purpose, Stream};
+use simulator::timeline::shown;
 use simulator::{Answered, Outcome, Request, Workload};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -83,6 +84,21 @@ impl<W: Workload + Send + 'static> App for Calls<W> {
             })
         };
         (self.workload().machine(), Box::new(boot))
+    }
+
+    fn asks(&self, request: &Request) -> String {
+        match request {
+            Request::Command(bytes) => format!("command {}", shown(bytes)),
+            Request::Query(bytes) => format!("read {}", shown(bytes)),
+        }
+    }
+
+    fn answers(&self, reply: &Reply) -> (&'static str, String) {
+        match reply {
+            Reply::Done(answer) => ("done", shown(answer)),
+            Reply::NotDone { .. } => ("not done", String::new()),
+            Reply::Unknown => ("unknown", String::new()),
+        }
     }
 
     fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()> {

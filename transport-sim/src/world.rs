@@ -14,10 +14,12 @@ use simulator::checks::{Change, Observed, Observer, Shadow, Violation};
 use simulator::network::Network;
 use simulator::plan::{FaultKind, Plan, Swarm};
 use simulator::random::{Purpose, Stream};
+use simulator::{Timeline, What};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use storage::testing::MemDisk;
 use storage::{ClusterId, Identity, Log, LogConfig};
+use tokio::sync::Notify;
 
 /// The cluster that all nodes belong to.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
@@ -89,6 +91,15 @@ pub(crate) struct Up<A: App> {
     pub applied: Index,
 }
 
+/// How much is wanted of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Whether a timeline is recorded.
+    pub record: bool,
+    /// It ends after so many events, if not before.
+    pub events_max: u64,
+}
+
 /// Everything, behind one lock.
 pub(crate) struct World<A: App> {
     pub plan: Plan,
@@ -103,8 +114,18 @@ pub(crate) struct World<A: App> {
     pub clocks: Stream,
     pub marks: Marks,
     pub violation: Option<Violation>,
+    /// What is shown of the run, if that was asked for.
+    pub timeline: Timeline,
+    /// Notified when the run is to end before its time.
+    pub ends: Arc<Notify>,
+    /// After which event, and when, it ended.
+    pub ended: Option<(u64, u64)>,
+    /// It ends after so many events.
+    pub events_max: u64,
     pub trace: u64,
     pub events: u64,
+    /// When something was noted last.
+    pub noted_us: u64,
     pub messages: u64,
     /// Messages go in streams, in order and not lost; else each one its own way.
     pub streams: bool,
@@ -115,7 +136,7 @@ pub(crate) struct World<A: App> {
 }
 
 impl<A: App> World<A> {
-    pub fn new(plan: Plan, reference: A::Machine) -> Self {
+    pub fn new(plan: Plan, reference: A::Machine, limits: Limits) -> Self {
         let (seed, nodes) = (plan.seed, plan.nodes);
         let stream = |purpose| move |id: u64| Stream::new(seed, purpose, id);
         let members = (0..nodes).map(|id| (NodeId(id), member(id))).collect();
@@ -137,8 +158,13 @@ impl<A: App> World<A> {
             clocks: Stream::new(seed, Purpose::Network, 2_001),
             marks: Marks::default(),
             violation: None,
+            timeline: Timeline::new(limits.record, nodes),
+            ends: Arc::new(Notify::new()),
+            ended: None,
+            events_max: limits.events_max,
             trace: seed,
             events: 0,
+            noted_us: 0,
             messages: 0,
             streams: Stream::new(seed, Purpose::Network, 2_002).below(2) == 0,
             calm: false,
@@ -153,10 +179,64 @@ impl<A: App> World<A> {
         let word = what ^ (node as u64) << 8 ^ detail << 16 ^ now_us() << 32;
         self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.events += 1;
+        self.noted_us = now_us();
+        if self.events > self.events_max {
+            self.ends();
+        }
+    }
+
+    /// What is shown, if anything is, from here on at this time.
+    pub fn shown(&mut self) -> Option<&mut Timeline> {
+        if !self.timeline.is_on() {
+            return None;
+        }
+        self.timeline.at(now_us(), self.events);
+        Some(&mut self.timeline)
+    }
+
+    /// Something happened at a node.
+    pub fn show(&mut self, node: usize, what: What) {
+        if let Some(timeline) = self.shown() {
+            timeline.add(node, what);
+        }
+    }
+
+    /// Something happened to all.
+    pub fn show_to_all(&mut self, what: What) {
+        if let Some(timeline) = self.shown() {
+            timeline.add_to_all(what);
+        }
+    }
+
+    /// A promise was broken. The first one ends the run.
+    pub fn breaks(&mut self, violation: Violation) {
+        if self.violation.is_none() {
+            self.show_to_all(What::Violation(violation.check));
+            self.violation = Some(violation);
+            self.ends();
+        }
+    }
+
+    /// The run ends here: what happens until everything has stopped counts no more.
+    pub fn ends(&mut self) {
+        self.ends_at(now_us());
+    }
+
+    pub fn ends_at(&mut self, time_us: u64) {
+        if self.ended.is_none() {
+            self.ended = Some((self.events, time_us));
+            let disks = self.hosts.iter().map(|host| (&host.shadow, host.up.is_some()));
+            self.timeline.finish(disks);
+            self.ends.notify_one();
+        }
     }
 
     /// Looks at a node's core, whose life is still going on.
     pub fn look(&mut self, at: usize, node: &raft::Node) -> Result<(), Violation> {
+        let applied = self.hosts[at].up.as_ref().map_or(Index(0), |up| up.applied);
+        if let Some(timeline) = self.shown() {
+            timeline.look(at, node, applied);
+        }
         let World { hosts, observer, .. } = self;
         let disks: Vec<Observed<'_>> = hosts
             .iter()

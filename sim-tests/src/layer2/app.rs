@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use hyper::header::HOST;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use kv::api::{self, Forward, ForwardError, Hosts};
 use kv::history::Retention;
 use kv::limits::Limits;
@@ -17,6 +17,7 @@ use raft::NodeId;
 use simulator::Plan;
 use simulator::checks::Violation;
 use simulator::random::{Purpose, Stream};
+use simulator::timeline::shown;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,6 +90,28 @@ impl App for Store {
         (machine, Box::new(boot))
     }
 
+    fn asks(&self, request: &Request<Bytes>) -> String {
+        let kind = match is_read(request) {
+            true => "read",
+            false => "command",
+        };
+        let (method, path) = (request.method(), request.uri());
+        match request.body().is_empty() {
+            true => format!("{kind} {method} {path}"),
+            false => format!("{kind} {method} {path} {}", shown(request.body())),
+        }
+    }
+
+    fn answers(&self, response: &Response<Bytes>) -> (&'static str, String) {
+        let status = response.status();
+        let outcome = match status.as_u16() {
+            200..=299 | 404 => "done",
+            408 | 504 => "unknown",
+            _ => "not done",
+        };
+        (outcome, format!("{} {}", status.as_u16(), shown(response.body())))
+    }
+
     fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()> {
         Box::pin(super::clients::run(self, cluster, number))
     }
@@ -99,6 +122,11 @@ impl App for Store {
             self.history().verdict()
         })
     }
+}
+
+/// Whether nothing changes by it.
+fn is_read(request: &Request<Bytes>) -> bool {
+    request.method() == Method::GET || matches!(request.uri().path(), "/get" | "/wait_commit")
 }
 
 /// The router as a service. Answers are whole, as a client that has read them has them; one request in

@@ -1,61 +1,13 @@
 //! Batches of runs of layer 2, and what is said of one that fails.
 
-use super::{EXPECTED, Run, run};
+use super::{EXPECTED, failure, run};
 use indicatif::{ProgressBar, ProgressStyle};
-use simulator::checks::Violation;
-use simulator::{Broken, Marks, Plan, shrink};
-use std::fmt;
+use simulator::{Failed, Marks, Plan};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// How often a line is printed where nobody watches a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
-
-/// A run that broke a promise, and the smallest plan that still does.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// The seed.
-    pub seed: u64,
-    /// What was broken.
-    pub violation: Violation,
-    /// After how many messages.
-    pub messages: u64,
-    /// At which simulated time, in microseconds.
-    pub time_us: u64,
-    /// A smaller plan that breaks the same promise.
-    pub shrunk: Plan,
-}
-
-impl Failure {
-    /// Of the plan's run, which broke a promise.
-    pub fn new(plan: &Plan, failed: &Run, violation: Violation) -> Self {
-        let check = violation.check;
-        let broken = |run: &Run| Broken { event: run.messages, time_us: run.time_us };
-        let breaks = |smaller: &Plan, _| {
-            let found = run(smaller);
-            let is_same =
-                found.violation.as_ref().is_some_and(|violation| violation.check == check);
-            is_same.then(|| broken(&found))
-        };
-        Failure {
-            seed: plan.seed,
-            messages: failed.messages,
-            time_us: failed.time_us,
-            shrunk: shrink(plan, broken(failed), breaks).plan,
-            violation,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, violation, messages, time_us, shrunk } = self;
-        writeln!(f, "broken: {}: {}", violation.check, violation.detail)?;
-        writeln!(f, "  after {messages} messages, at {time_us} µs of simulated time")?;
-        writeln!(f, "  again:  SIM_LAYER=2 SIM_SEED={seed} cargo test -p sim-tests")?;
-        writeln!(f, "  shrunk: SIM_LAYER=2 SIM_PLAN='{shrunk}' cargo test -p sim-tests")
-    }
-}
 
 /// What a batch of seeds came to.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +23,7 @@ pub struct Batch {
     /// What happened in them.
     pub marks: Marks,
     /// The first run that broke a promise.
-    pub failure: Option<Failure>,
+    pub failure: Option<Failed>,
 }
 
 impl Batch {
@@ -84,8 +36,8 @@ impl Batch {
         self.events += result.events;
         self.time_us += result.time_us;
         self.marks.add(&result.marks);
-        if let Some(violation) = result.violation.clone() {
-            self.failure = Some(Failure::new(&plan, &result, violation));
+        if result.violation.is_some() {
+            self.failure = Some(failure(&plan, &result));
         }
         self.failure.is_none()
     }

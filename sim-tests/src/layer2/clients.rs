@@ -55,7 +55,9 @@ pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
 
 /// When all is quiet, every node lists the same.
 pub async fn last_listings(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violation> {
-    let wires = Wires { cluster: cluster.clone(), number: 1_000 };
+    // One more than the clients.
+    let number = u64::from(cluster.plan().swarm.clients);
+    let wires = Wires { cluster: cluster.clone(), number };
     let mut first: Option<Bytes> = None;
     let floor = store.history().done();
     for node in 0..cluster.plan().nodes {

@@ -8,14 +8,41 @@ mod compat;
 mod history;
 
 pub use app::Store;
-pub use batch::{Batch, Failure, hunt};
+pub use batch::{Batch, hunt};
 pub use transport_sim::Run;
 
-use simulator::Plan;
+use simulator::page::page;
+use simulator::{Failed, Plan};
+use transport_sim::{Limits, simulate_for};
+
+/// Runs the tests of this layer again, with a variable before it.
+const COMMAND: &str = "SIM_LAYER=2 cargo test -p sim-tests";
+
+/// Where plans that once broke a promise are kept.
+const REGRESSIONS: &str = "sim-tests/regressions/layer2.txt";
 
 /// Runs a plan.
 pub fn run(plan: &Plan) -> Run {
-    transport_sim::simulate(plan, Store::new(plan))
+    run_for(plan, false, u64::MAX)
+}
+
+fn run_for(plan: &Plan, record: bool, events_max: u64) -> Run {
+    simulate_for(plan, Store::new(plan), Limits { record, events_max })
+}
+
+/// A recorded run of a plan, and the page with its picture.
+pub fn drawn(plan: &Plan) -> (simulator::Run, String) {
+    let run = run_for(plan, true, u64::MAX).into();
+    let page = page(plan, &run, &[format!("SIM_PLAN='{plan}' {COMMAND}")]);
+    (run, page)
+}
+
+/// What is said of a plan whose run came to `broken`: with a smaller plan, and a page with its picture.
+pub fn failure(plan: &Plan, broken: &Run) -> Failed {
+    let told = crate::told(plan, broken.violation.as_ref(), COMMAND, REGRESSIONS);
+    Failed::new(plan, &broken.clone().into(), told, |plan, record, events_max| {
+        run_for(plan, record, events_max).into()
+    })
 }
 
 /// What a batch of two hundred runs must have seen; what one run in a hundred sees is left out.

@@ -1,8 +1,12 @@
 //! What each promise means, for whoever sees it broken for the first time.
 
 /// In a sentence or two; `None` for a check that is not known here.
-pub(super) fn meaning(check: &str) -> Option<&'static str> {
+pub fn meaning(check: &str) -> Option<&'static str> {
     Some(match check {
+        "a batch is answered so or so" => {
+            "A batch is done, certainly not done, or nobody knows; it was answered with something \
+             else."
+        }
         "a commit is durable on a quorum" => {
             "An entry counts as committed once a quorum of the members has it on disk (§5.3). This one \
              was called committed although too few disks held it: a crash could take it back."
@@ -26,16 +30,38 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         "a leader only appends" => {
             "A leader never overwrites or removes entries of its own log (§3.5)."
         }
+        "a listing has no gaps" => {
+            "A listing of the commands holds every one that is retained, in the order of their \
+             numbers. One is missing."
+        }
+        "a listing is a listing" => {
+            "A listing was answered with something that cannot be read as one."
+        }
+        "a listing is answered so or so" => {
+            "A listing is answered with the commands or with a reason why not. This was neither."
+        }
+        "a listing is fresh" => {
+            "A listing is a linearizable read: every command that somebody knew to be done before \
+             it was asked for is in it. This one ends before."
+        }
+        "a listing is in order" => "The commands of a listing come in the order of their numbers.",
+        "a node ends when it is told to" => {
+            "A node that is told to stop ends within a bounded time, whatever its parts and \
+             clients wait for."
+        }
+        "a node goes on" => {
+            "A node stopped by itself though its disk had not failed: what it said is the reason."
+        }
         "a node starts again" => {
             "A node whose disk was not damaged must come back from any crash. This one refused."
+        }
+        "a read is answered with a value" => {
+            "A read is answered with the value or with its absence, unless it is refused. This \
+             was something else."
         }
         "a restored snapshot is committed" => {
             "A snapshot stands for entries that are committed, and is restored while nothing else is \
              applied."
-        }
-        "a term is entered with the consent of a quorum" => {
-            "A node enters a term of its own only when a quorum would elect it (§9.6), so that whoever \
-             was cut off does not disturb the others. This one did without."
         }
         "a snapshot holds what was committed" => {
             "What a snapshot stands for must be the entries that were committed, and no others (§5.3)."
@@ -48,15 +74,31 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
             "Restoring a snapshot and taking one again must give the same bytes: otherwise something is \
              missing from it, or it is not deterministic."
         }
+        "a term is entered with the consent of a quorum" => {
+            "A node enters a term of its own only when a quorum would elect it (§9.6), so that whoever \
+             was cut off does not disturb the others. This one did without."
+        }
+        "a version is one value" => {
+            "A version names one write to one key. Two answers say of the same version that it is \
+             different values."
+        }
+        "a write is answered so or so" => {
+            "A write is done, certainly not done, or nobody knows; it was answered with something \
+             else."
+        }
         "applied once and in order" => {
             "A state machine applies the entries one after another, none twice and none left out (§3.2)."
+        }
+        "clients are served in the end" => {
+            "Once the faults are over, clients must get answers again."
+        }
+        "clients get an answer in the end" => {
+            "Once the faults are over, every request that a client has sent must end, with an \
+             answer or without."
         }
         "clients hear what was done" => {
             "The answer that a client got is not the one that the command has when the committed log is \
              applied in order."
-        }
-        "clients are served in the end" => {
-            "Once the faults are over, clients must get answers again."
         }
         "commands are numbered densely" => {
             "The commands of the log carry the numbers 0, 1, 2 and so on, without a gap."
@@ -74,16 +116,23 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         "equal logs make equal states" => {
             "Nodes that have applied the same log must hold the same state."
         }
-        "every node is back in the end" => {
-            "Once the faults are over, every node must run that is not gone for good."
+        "every node can be read in the end" => {
+            "When all is quiet, every healthy node must serve a read of what it has."
         }
         "every node catches up in the end" => {
             "Once the faults are over, every healthy node must catch up with the leader."
         }
+        "every node is back in the end" => {
+            "Once the faults are over, every node must run that is not gone for good."
+        }
+        "every node lists the same" => "When all is quiet, every node must list the same commands.",
         "invariant" => "An invariant of the protocol core does not hold within one node.",
         "later commands come later" => {
             "A command that began after another was answered must stand later in the log; otherwise \
              time went backwards for the clients."
+        }
+        "later writes have higher versions" => {
+            "A write that began after another was answered must have a higher version."
         }
         "leader completeness" => {
             "Whoever is elected must have every committed entry (§3.6.3). This leader lacks one: it will \
@@ -94,6 +143,9 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         }
         "no storm of messages" => {
             "The run had far more events than such a run has: somebody keeps repeating itself."
+        }
+        "nothing is left of a node" => {
+            "Some time after a node has ended, each of its tasks must have ended too."
         }
         "nothing panics" => {
             "An assertion failed, in the library or in the state machine. The panic's place is in the \
@@ -146,9 +198,16 @@ pub(super) fn meaning(check: &str) -> Option<&'static str> {
         "the time of the log does not go back" => {
             "The times that leaders write into the log never fall along it."
         }
+        "wait_commit is of the command that was submitted" => {
+            "Whoever waits for a command by its number and its term is told of that command, or \
+             that it was superseded; never of another."
+        }
         "what is committed never changes" => {
             "An entry that was committed at an index is there for good, on every node (§3.2, State \
              Machine Safety). A node has committed another one."
+        }
+        "what is committed never changes for clients" => {
+            "Two clients were told of different commands under the same number."
         }
         "what is durable is on the disk" => {
             "What the core takes for durable is not what the disk holds."

@@ -75,7 +75,7 @@ pub enum FlightKind {
 
 impl Timeline {
     /// A message leaves.
-    pub(crate) fn sent(&mut self, message: &Message, passage: Passage, is_cut: bool) {
+    pub fn sent(&mut self, message: &Message, passage: Passage, is_cut: bool) {
         if !self.on {
             return;
         }
@@ -97,7 +97,7 @@ impl Timeline {
     }
 
     /// A snapshot leaves.
-    pub(crate) fn snapshot_sent(&mut self, offer: &Offer, passage: Passage, is_cut: bool) {
+    pub fn snapshot_sent(&mut self, offer: &Offer, passage: Passage, is_cut: bool) {
         if !self.on {
             return;
         }
@@ -142,7 +142,7 @@ impl Timeline {
     }
 
     /// A message has arrived; or would have, at a node that does not run.
-    pub(crate) fn arrived(&mut self, message: &Message, is_up: bool) {
+    pub fn arrived(&mut self, message: &Message, is_up: bool) {
         if self.on {
             let (_, _, says) = says(&message.body);
             let fate = if is_up { Fate::Arrived } else { Fate::Down };
@@ -151,7 +151,7 @@ impl Timeline {
     }
 
     /// A snapshot has arrived, and was taken or not.
-    pub(crate) fn snapshot_arrived(
+    pub fn snapshot_arrived(
         &mut self,
         (from, to): (NodeId, NodeId),
         term: Term,
@@ -161,6 +161,49 @@ impl Timeline {
         if self.on {
             let fate = if is_taken { Fate::Arrived } else { Fate::Refused };
             self.land(from.0, to.0, term, &snapshot_words(last), fate);
+        }
+    }
+
+    /// A message that left at `sent_us` arrives once more, beside the one that was told of.
+    pub fn arrived_again(&mut self, message: &Message, sent_us: u64) {
+        if !self.on {
+            return;
+        }
+        let (kind, entries, says) = says(&message.body);
+        self.flights.push(Flight {
+            event: self.event,
+            sent_us,
+            due_us: self.now_us,
+            arrived: Some((self.now_us, self.event)),
+            fate: Fate::Arrived,
+            from: message.from.0,
+            to: message.to.0,
+            term: message.term,
+            kind,
+            entries,
+            says,
+        });
+    }
+
+    /// What is on its way on a connection is lost with it, but for snapshots, which have one of their
+    /// own.
+    pub fn connection_lost(&mut self, from: u64, to: u64) {
+        self.lose(from, to, |flight| flight.kind != FlightKind::Snapshot);
+    }
+
+    /// A snapshot is lost on its way, unless it is known already what became of it.
+    pub fn snapshot_lost(&mut self, offer: &Offer) {
+        let says = snapshot_words(offer.snapshot.last);
+        let is_it = |flight: &Flight| flight.term == offer.term && flight.says == says;
+        self.lose(offer.from.0, offer.to.0, is_it);
+    }
+
+    fn lose(&mut self, from: u64, to: u64, is_it: impl Fn(&Flight) -> bool) {
+        let way = (from, to, 0, 0)..=(from, to, u64::MAX, usize::MAX);
+        let gone = self.under_way.range(way).filter(|(_, _, _, at)| is_it(&self.flights[*at]));
+        for flight in gone.copied().collect::<Vec<_>>() {
+            self.under_way.remove(&flight);
+            self.flights[flight.3].fate = Fate::Lost;
         }
     }
 

@@ -1,8 +1,8 @@
 //! Nodes as they were seen last, and what has changed since.
 
 use super::What;
-use crate::node::{Host, Running};
-use raft::{Index, LogId, NodeId, RoleKind, Term};
+use crate::shadow::Shadow;
+use raft::{Index, LogId, Node, NodeId, RoleKind, Term};
 use std::collections::BTreeMap;
 
 /// The log of a node when the run ended.
@@ -29,9 +29,9 @@ pub struct LastLog {
 }
 
 impl LastLog {
-    pub(super) fn of<M>(host: &Host<M>) -> Self {
-        let disk = &host.shadow;
-        let Some(running) = &host.up else {
+    /// Of a node that runs, as it was seen last; of one that does not, as its disk must be.
+    pub(super) fn of(disk: &Shadow, seen: Option<&Seen>, is_up: bool) -> Self {
+        let Some(seen) = seen.filter(|_| is_up) else {
             return LastLog {
                 is_up: false,
                 role: None,
@@ -44,23 +44,17 @@ impl LastLog {
                 applied: None,
             };
         };
-        let node = &running.node;
-        let mut entries = Vec::new();
-        let mut index = node.base().last.index.next();
-        while let Some(entry) = node.entry(index) {
-            entries.push(entry.id);
-            index = index.next();
-        }
+        let id = |(index, term): (&Index, &Term)| LogId { index: *index, term: *term };
         LastLog {
             is_up: true,
-            role: Some(node.status().role),
-            term: node.term(),
-            vote: node.hard_state().vote,
-            base: node.base().last,
-            entries,
+            role: Some(seen.role.map_or(RoleKind::Follower, |(role, _)| role)),
+            term: seen.term,
+            vote: seen.vote.map(|(vote, _)| vote),
+            base: seen.base,
+            entries: seen.terms.iter().map(id).collect(),
             durable: disk.last(),
-            commit: Some(node.commit()),
-            applied: Some(running.machine_at),
+            commit: Some(seen.commit),
+            applied: Some(seen.applied),
         }
     }
 }
@@ -69,19 +63,19 @@ impl LastLog {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub role: Option<(RoleKind, Term)>,
+    term: Term,
     vote: Option<(NodeId, Term)>,
     base: LogId,
     last: LogId,
     commit: Index,
-    applied: Index,
+    pub applied: Index,
     /// The term of every entry after `base`.
     terms: BTreeMap<Index, Term>,
 }
 
 impl Seen {
     /// What has changed since; remembers what is.
-    pub fn changes<M>(&mut self, running: &Running<M>) -> Vec<What> {
-        let node = &running.node;
+    pub fn changes(&mut self, node: &Node, applied: Index) -> Vec<What> {
         let mut changes = Vec::new();
         let status = node.status();
         let role = Some((status.role, status.term));
@@ -89,27 +83,27 @@ impl Seen {
             self.role = role;
             changes.push(What::Role(status.role, status.term));
         }
+        self.term = status.term;
         let vote = node.hard_state().vote.map(|vote| (vote, node.term()));
         if self.vote != vote {
             self.vote = vote;
             changes.extend(vote.map(|(vote, term)| What::Vote(vote, term)));
         }
         if self.last != node.last() || self.base != node.base().last {
-            changes.extend(self.log_change(running));
+            changes.extend(self.log_change(node));
         }
         if self.commit != node.commit() {
             self.commit = node.commit();
             changes.push(What::Commit(self.commit));
         }
-        if self.applied != running.machine_at {
-            self.applied = running.machine_at;
+        if self.applied != applied {
+            self.applied = applied;
             changes.push(What::Applied(self.applied));
         }
         changes
     }
 
-    fn log_change<M>(&mut self, running: &Running<M>) -> Vec<What> {
-        let node = &running.node;
+    fn log_change(&mut self, node: &Node) -> Vec<What> {
         let (base, last) = (node.base().last, node.last());
         // From the end back to where the log is as it was.
         let mut news = Vec::new();

@@ -1,0 +1,146 @@
+//! What a picture of a run shows of messages, snapshots and requests: told to its timeline where they
+//! leave and arrive, if the run is recorded. What happens within nodes is told where it is checked.
+//!
+//! What it is not: anything that a run depends on. Nothing here draws or waits.
+
+use crate::app::App;
+use crate::call::{CallError, Caller};
+use crate::cluster::Cluster;
+use crate::link::Link;
+use crate::pipe::PipeReader;
+use bytes::Bytes;
+use raft::{LogId, Message, NodeId, Offer, Term};
+use simulator::network::Passage;
+use transport_http::wire::{FrameError, Frames};
+
+/// The frames of a stream, of which is told when they arrive.
+pub(crate) struct Heard<A: App> {
+    frames: PipeReader,
+    cluster: Cluster<A>,
+}
+
+impl<A: App> Heard<A> {
+    pub fn new(frames: PipeReader, cluster: Cluster<A>) -> Self {
+        Heard { frames, cluster }
+    }
+}
+
+impl<A: App> Frames for Heard<A> {
+    async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
+        self.frames.first().await
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let frame = self.frames.next().await?;
+        if let (Some(frame), Some(timeline)) = (&frame, self.cluster.world().shown())
+            && let Ok(message) = storage::codec::decode(frame)
+        {
+            timeline.arrived(&message, true);
+        }
+        Ok(frame)
+    }
+}
+
+impl<A: App> Link<A> {
+    /// A message leaves, to arrive after so long, or to be lost.
+    pub fn leaves(&self, message: &Message, after_us: Option<u64>) {
+        let mut world = self.cluster.world();
+        let is_cut = world.network.is_cut(message.from.0, message.to.0);
+        if let Some(timeline) = world.shown() {
+            timeline.sent(message, passage(after_us), is_cut);
+        }
+    }
+
+    /// The connection to a peer is lost, and what is on its way.
+    pub fn is_lost(&self, peer: NodeId) {
+        if let Some(timeline) = self.cluster.world().shown() {
+            timeline.connection_lost(self.node, peer.0);
+        }
+    }
+
+    /// A snapshot leaves.
+    pub fn offers(&self, offer: &Offer, after_us: Option<u64>) {
+        let mut world = self.cluster.world();
+        let is_cut = world.network.is_cut(offer.from.0, offer.to.0);
+        if let Some(timeline) = world.shown() {
+            timeline.snapshot_sent(offer, passage(after_us), is_cut);
+        }
+    }
+
+    /// Nobody waits any more for a snapshot to be taken.
+    pub fn gives_up(&self, offer: &Offer) {
+        if let Some(timeline) = self.cluster.world().shown() {
+            timeline.snapshot_lost(offer);
+        }
+    }
+}
+
+/// Copies are told of when they arrive.
+fn passage(after_us: Option<u64>) -> Passage {
+    match after_us {
+        Some(after_us) => Passage::Arrives { after_us, again_after_us: None },
+        None => Passage::Lost { reported: false },
+    }
+}
+
+impl<A: App> Cluster<A> {
+    /// A copy of a message arrives.
+    pub(crate) fn arrives_again(&self, message: &Message, sent_us: u64) {
+        if let Some(timeline) = self.world().shown() {
+            timeline.arrived_again(message, sent_us);
+        }
+    }
+
+    /// A snapshot is stored by whom it was sent to, or not taken.
+    pub(crate) fn receives(&self, way: (NodeId, NodeId), id: (Term, LogId), is_taken: bool) {
+        if let Some(timeline) = self.world().shown() {
+            timeline.snapshot_arrived(way, id.0, id.1, is_taken);
+        }
+    }
+}
+
+/// A request of a client in a run that is recorded. Dropped, it was given up.
+pub(crate) struct Asked<'a, A: App> {
+    cluster: &'a Cluster<A>,
+    number: u64,
+}
+
+impl<'a, A: App> Asked<'a, A> {
+    pub fn new(
+        cluster: &'a Cluster<A>,
+        from: Caller,
+        to: NodeId,
+        request: &A::Request,
+    ) -> Option<Self> {
+        let Caller::Client(client) = from else { return None };
+        let mut world = cluster.world();
+        let timeline = world.shown()?;
+        let words = cluster.shared.app.asks(request);
+        let number = timeline.asked(client as usize, to.0 as usize, words);
+        Some(Asked { cluster, number })
+    }
+
+    pub fn answered(self, answer: &Result<A::Response, CallError>) {
+        let (outcome, words) = match answer {
+            Ok(answer) => self.cluster.shared.app.answers(answer),
+            Err(CallError::NotSent) => ("not done", "never sent".to_owned()),
+            Err(CallError::Lost) => ("unknown", "the connection broke".to_owned()),
+        };
+        self.ends(outcome, words);
+    }
+
+    fn ends(&self, outcome: &'static str, words: String) {
+        if let Some(timeline) = self.cluster.world().shown() {
+            timeline.answered(self.number, outcome, words);
+        }
+    }
+}
+
+impl<A: App> Drop for Asked<'_, A> {
+    fn drop(&mut self) {
+        // After a panic there is no time any more.
+        if !std::thread::panicking() {
+            self.ends("unknown", "given up".to_owned());
+        }
+    }
+}
