@@ -75,9 +75,12 @@ pub fn page(plan: &Plan, run: &Run, again: &[String]) -> String {
     let timeline = &run.timeline;
     let story = Story::of(run);
     let end_us = run.time_us.max(1);
-    let from_us = first_window(timeline, &story, end_us);
+    let (from_us, to_us) = match story.operations_us {
+        Some((from_us, to_us)) => (from_us, to_us.min(end_us)),
+        None => (first_window(timeline, &story, end_us), end_us),
+    };
     // A little room, so that what happens last is not on the edge.
-    let to_us = end_us + (end_us - from_us) / 40 + 1;
+    let to_us = to_us + to_us.saturating_sub(from_us) / 40 + 1;
     let first = Scale::new(from_us, to_us, LEFT, WIDTH - RIGHT);
     let picture = Picture { plan, run, timeline, story, first, end_us };
     let mut page =

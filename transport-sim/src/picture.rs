@@ -45,9 +45,9 @@ impl<A: App> Link<A> {
     /// A message leaves, to arrive after so long, or to be lost.
     pub fn leaves(&self, message: &Message, after_us: Option<u64>) {
         let mut world = self.cluster.world();
-        let is_cut = world.network.is_cut(message.from.0, message.to.0);
-        if let Some(timeline) = world.shown() {
-            timeline.sent(message, passage(after_us), is_cut);
+        if world.shown().is_some() {
+            let is_cut = world.network.is_cut(message.from.0, message.to.0);
+            world.timeline.sent(message, passage(after_us), is_cut);
         }
     }
 
@@ -61,9 +61,9 @@ impl<A: App> Link<A> {
     /// A snapshot leaves.
     pub fn offers(&self, offer: &Offer, after_us: Option<u64>) {
         let mut world = self.cluster.world();
-        let is_cut = world.network.is_cut(offer.from.0, offer.to.0);
-        if let Some(timeline) = world.shown() {
-            timeline.snapshot_sent(offer, passage(after_us), is_cut);
+        if world.shown().is_some() {
+            let is_cut = world.network.is_cut(offer.from.0, offer.to.0);
+            world.timeline.snapshot_sent(offer, passage(after_us), is_cut);
         }
     }
 

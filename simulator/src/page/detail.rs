@@ -92,9 +92,10 @@ impl Picture<'_> {
         page.push_str(&out);
         if self.run.violation.is_some() {
             let (x, t) = (self.first.x(self.end_us), self.end_us);
+            let seen = if self.first.shows(t, t) { "" } else { " out" };
             let _ = write!(
                 page,
-                "<line class=\"broken\" data-t=\"{t}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{AXIS}\" \
+                "<line class=\"broken{seen}\" data-t=\"{t}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{AXIS}\" \
                  y2=\"{height:.0}\"><title>here the promise was broken</title></line>"
             );
         }
@@ -123,7 +124,8 @@ impl Picture<'_> {
     }
 
     fn draw_clients(&self, svg: &mut Svg, top: f64) {
-        for span in self.timeline.spans.iter().rev() {
+        let spans = self.first.shown_first(&self.timeline.spans, |it| (it.begun_us, it.ended_us));
+        for span in spans {
             if !svg.has_room() {
                 continue;
             }

@@ -120,8 +120,7 @@ impl Picture<'_> {
             };
             svg.label(&format!("on{}", span.class()), (from_us, until_us), y + 15.0, &text);
         }
-        // The latest first: if there is no room for all, it is the earliest that is missing.
-        let moments = self.timeline.moments.iter().rev();
+        let moments = self.first.shown_first(&self.timeline.moments, |it| (it.at_us, it.at_us));
         for moment in moments.filter(|moment| moment.node == Some(node)) {
             let at = moment.at_us;
             let title = format!(
@@ -190,7 +189,8 @@ impl Picture<'_> {
         for node in 0..self.plan.nodes {
             let steps = self.steps(node);
             let from = steps.partition_point(|step| step.0 < self.first.from_us).saturating_sub(1);
-            for (_, last, commit, applied) in &steps[from..] {
+            let to = steps.partition_point(|step| step.0 <= self.first.to_us);
+            for (_, last, commit, applied) in &steps[from..to.max(from)] {
                 for index in [last, commit, applied].into_iter().filter(|index| **index > 0) {
                     range = (range.0.min(*index), range.1.max(*index));
                 }

@@ -31,7 +31,9 @@ impl Picture<'_> {
         let mut left_out = 0;
         for (is_faint, bytes_max) in [(true, FAINT_BYTES), (false, TELLING_BYTES)] {
             let mut svg = Svg::new(self.first, bytes_max);
-            let flights = self.timeline.flights.iter().rev();
+            let flights = self.first.shown_first(&self.timeline.flights, |it| {
+                (it.sent_us, it.arrived.map_or(it.due_us, |(at_us, _)| at_us))
+            });
             for flight in flights.filter(|flight| is_faint == flight.kind.is_faint()) {
                 if svg.has_room() {
                     self.draw_message(&mut svg, flight, lane);

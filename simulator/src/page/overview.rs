@@ -20,7 +20,7 @@ const NARROWEST: f64 = 0.4;
 
 impl Picture<'_> {
     pub(super) fn write_overview(&self, page: &mut String) {
-        let scale = Scale::new(0, self.first.to_us, LEFT, WIDTH - RIGHT);
+        let scale = Scale::new(0, self.first.to_us.max(self.end_us), LEFT, WIDTH - RIGHT);
         let strikes = strikes(self.timeline, self.end_us, 0);
         let lanes = TOP + 6.0 + FAULT * rows(&strikes) as f64;
         let clients = lanes + LANE * self.plan.nodes as f64 + 6.0;

@@ -26,6 +26,21 @@ impl Scale {
         from_us <= self.to_us && to_us >= self.from_us
     }
 
+    /// What is shown comes first, and then the rest; the latest first in both: if there is no room for
+    /// all, it is the earliest beyond the edges that is missing.
+    pub fn shown_first<'a, T>(
+        &self,
+        items: &'a [T],
+        times: fn(&T) -> (u64, u64),
+    ) -> impl Iterator<Item = &'a T> + use<'a, T> {
+        let is_shown = |item: &&T| {
+            let (from_us, to_us) = times(item);
+            self.shows(from_us, to_us)
+        };
+        let (shown, beyond): (Vec<&T>, Vec<&T>) = items.iter().rev().partition(is_shown);
+        shown.into_iter().chain(beyond)
+    }
+
     /// Round moments, about ten.
     pub fn ticks(&self) -> impl Iterator<Item = u64> + use<> {
         let about = (self.to_us - self.from_us) / 10;

@@ -4,6 +4,7 @@
 //! A guess, and a good one in most cases: whoever debugs looks for the same.
 
 use super::names::Names;
+use super::scale::lasting;
 use super::words;
 use crate::timeline::{Flight, FlightKind, Moment, Timeline, What};
 use crate::world::Run;
@@ -32,6 +33,37 @@ pub(super) struct Story {
     pub names: Names,
     /// By time. The last one is the violation, if there is one.
     pub items: Vec<Item>,
+    /// From when to when the clients' operations lasted which the check names, if it names some: then
+    /// nothing of what it is about happened at the end of the run.
+    pub operations_us: Option<(u64, u64)>,
+}
+
+/// An operation in the words of a check: `12-34 µs: write 5, found 4`, or `12-? µs: …` if it was never
+/// answered.
+struct Operation<'a> {
+    begun_us: u64,
+    ended_us: Option<u64>,
+    words: &'a str,
+}
+
+impl<'a> Operation<'a> {
+    fn of(line: &'a str) -> Option<Self> {
+        let (times, words) = line.trim().split_once(" µs: ")?;
+        let (begun, ended) = times.split_once('-')?;
+        Some(Operation { begun_us: begun.parse().ok()?, ended_us: ended.parse().ok(), words })
+    }
+
+    fn item(&self, timeline: &Timeline) -> Item {
+        let moments = &timeline.moments;
+        let at = moments.partition_point(|moment| moment.at_us < self.begun_us);
+        let event = moments.get(at).map_or(0, |moment| moment.event);
+        let answered = match self.ended_us {
+            Some(ended_us) => format!("answered after {}", lasting(ended_us - self.begun_us)),
+            None => "never answered".to_owned(),
+        };
+        let text = format!("a client: {}; {answered}", self.words);
+        Item { at_us: self.begun_us, event, node: None, text, weight: 1 }
+    }
 }
 
 impl Story {
@@ -53,10 +85,16 @@ impl Story {
         };
         teller.tell();
         let mut items = teller.items;
+        let detail = run.violation.as_ref().map_or("", |broken| &broken.detail);
+        let operations: Vec<Operation<'_>> = detail.lines().filter_map(Operation::of).collect();
+        items.extend(operations.iter().map(|operation| operation.item(timeline)));
+        let from_us = operations.iter().map(|operation| operation.begun_us).min();
+        let to_us = operations.iter().map(|it| it.ended_us.unwrap_or(it.begun_us)).max();
+        let operations_us = from_us.zip(to_us);
         items.sort_by_key(|item| (item.weight, u64::MAX - item.event));
         items.truncate(ITEMS_MAX);
         items.sort_by_key(|item| (item.event, item.weight == 0));
-        Story { names, items }
+        Story { names, items, operations_us }
     }
 
     /// Whether a message is part of it.
@@ -252,5 +290,24 @@ impl Teller<'_> {
         if self.told.insert((id, node, what)) {
             self.add(moment, weight, text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observer::Violation;
+    use crate::{Plan, RegisterWorkload, run};
+
+    #[test]
+    fn a_history_is_shown_where_its_operations_are() {
+        let mut broken = run(&Plan::from_seed(2), RegisterWorkload::new(4, 0), true);
+        let detail = "not linearizable:\n    40-70 µs: write 5, found 4\n    60-? µs: write 6";
+        broken.violation = Some(Violation { check: "the history", detail: detail.to_owned() });
+        let story = Story::of(&broken);
+        assert_eq!(story.operations_us, Some((40, 70)));
+        let texts: Vec<&str> = story.items.iter().map(|item| item.text.as_str()).collect();
+        assert!(texts.contains(&"a client: write 5, found 4; answered after 30 µs"), "{texts:?}");
+        assert!(texts.contains(&"a client: write 6; never answered"), "{texts:?}");
     }
 }
