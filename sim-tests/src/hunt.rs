@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::Duration;
 
 /// What to hunt.
 #[derive(Clone, Copy, Debug)]
@@ -81,13 +81,13 @@ impl Hunt {
 }
 
 /// A line of progress.
-pub fn line(batch: &Batch, started: Instant) -> String {
+pub fn line(batch: &Batch, passed: Duration) -> String {
     let missed = batch.marks.missed().len();
     format!(
         "{} seeds, {} events, {:.0} events/s, {} s simulated, {} of {} marks hit",
         batch.seeds,
         batch.events,
-        batch.events as f64 / started.elapsed().as_secs_f64(),
+        batch.events as f64 / passed.as_secs_f64(),
         batch.time_us / 1_000_000,
         EXPECTED.len() - missed,
         EXPECTED.len(),

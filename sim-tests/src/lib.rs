@@ -4,6 +4,7 @@ pub mod hunt;
 #[cfg(all(madsim, feature = "layer2"))]
 pub mod layer2;
 pub mod planted;
+pub mod progress;
 pub mod rerun;
 
 use simulator::failure::{Failed, Keep, Told, pages_folder};

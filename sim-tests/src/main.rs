@@ -1,18 +1,12 @@
 //! `cargo run --release -p sim-tests -- hunt`: searches until it is stopped or finds something.
 
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use sim_tests::hunt::{Hunt, line};
-use sim_tests::{Batch, planted};
+use sim_tests::planted;
+use sim_tests::progress::Progress;
 use simulator::{Plan, Run};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-/// How often a line is printed where nobody watches a terminal.
-const LINE_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 #[command(about = "Searches simulated runs for broken promises")]
@@ -145,47 +139,9 @@ fn draw((run, page): (Run, String), to: &Path) -> ExitCode {
 }
 
 fn hunt(hunt: Hunt) -> ExitCode {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    // The second Ctrl-C ends it at once: a failing plan may be being shrunk.
-    let handled = ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
-    if let Err(error) = handled {
-        eprintln!("Ctrl-C will end the hunt without a summary: {error}");
-    }
-    let started = Instant::now();
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    let mut printed = Instant::now();
-    let batch = hunt.run(&stop, |batch| {
-        if !bar.is_hidden() {
-            bar.set_message(line(batch, started));
-        } else if printed.elapsed() >= LINE_EVERY {
-            printed = Instant::now();
-            eprintln!("{}", line(batch, started));
-        }
-    });
-    bar.finish_and_clear();
-    summary(&batch, started)
-}
-
-fn summary(batch: &Batch, started: Instant) -> ExitCode {
-    println!("{}", line(batch, started));
-    for (name, hits) in batch.marks.all() {
-        println!("{hits:>12}  {name}");
-    }
-    for name in batch.marks.missed() {
-        println!("       never  {name}");
-    }
-    match &batch.failure {
-        Some(failure) => {
-            println!("{failure}");
-            ExitCode::FAILURE
-        }
-        None => ExitCode::SUCCESS,
-    }
+    let mut progress = Progress::begin();
+    let stop = progress.stop();
+    let batch = hunt.run(&stop, |batch| progress.show(|passed| line(batch, passed)));
+    let said = line(&batch, progress.passed());
+    progress.end(&said, &batch.marks, &batch.marks.missed(), batch.failure.as_ref())
 }

@@ -1,13 +1,11 @@
 //! Batches of runs of layer 2, and what is said of one that fails.
 
 use super::{EXPECTED, failure, run};
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::progress::Progress;
 use simulator::{Failed, Marks, Plan};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
-/// How often a line is printed where nobody watches a terminal.
-const LINE_EVERY: Duration = Duration::from_secs(30);
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// What a batch of seeds came to.
 #[derive(Clone, Debug, Default)]
@@ -65,36 +63,16 @@ impl Batch {
 
 /// Runs seed after seed, until it has run so many or traced so much, is stopped, or finds something.
 pub fn hunt(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
-    let started = Instant::now();
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a constant template"));
-    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut progress = Progress::begin();
+    let stop = progress.stop();
     let mut batch = Batch::default();
-    let mut printed = Instant::now();
-    while seeds.is_none_or(|most| batch.seeds < most)
+    while !stop.load(Ordering::Relaxed)
+        && seeds.is_none_or(|most| batch.seeds < most)
         && events.is_none_or(|most| batch.events < most)
         && batch.run_seed(from + batch.seeds)
     {
-        if !bar.is_hidden() {
-            bar.set_message(batch.line(started.elapsed()));
-        } else if printed.elapsed() >= LINE_EVERY {
-            printed = Instant::now();
-            eprintln!("{}", batch.line(started.elapsed()));
-        }
+        progress.show(|passed| batch.line(passed));
     }
-    bar.finish_and_clear();
-    println!("{}", batch.line(started.elapsed()));
-    for (name, hits) in batch.marks.all() {
-        println!("{hits:>12}  {name}");
-    }
-    for name in batch.missed() {
-        println!("      missed  {name}");
-    }
-    match batch.failure {
-        Some(failure) => {
-            println!("{failure}");
-            ExitCode::FAILURE
-        }
-        None => ExitCode::SUCCESS,
-    }
+    let said = batch.line(progress.passed());
+    progress.end(&said, &batch.marks, &batch.missed(), batch.failure.as_ref())
 }
