@@ -1,9 +1,11 @@
 //! Who has heard whom, and when, in ticks of the one who hears: what elections rest on.
 //!
-//! Three promises are checked. Nobody consents to an election while it hears a leader (§4.2.3, §9.6).
+//! These promises are checked. Nobody consents to an election while it hears a leader (§4.2.3, §9.6).
 //! A node enters a term of its own only with the consent of a quorum, given since it last heard a
-//! leader; so a node that is cut off does not disturb the others when it comes back. And a leader that
-//! hears no quorum leads no longer than two election timeouts (§6.2).
+//! leader; so a node that is cut off does not disturb the others when it comes back. A node that hears
+//! of a later term enters it (§3.3). A leader that hears no quorum leads no longer than two election
+//! timeouts (§6.2). And a read is served only when a quorum has heard a leader since it was asked: what
+//! was said before proves nothing about who leads now (§6.4).
 
 use crate::observer::{Violation, violation};
 use raft::{Body, Message, Node, NodeId, Term};
@@ -15,6 +17,9 @@ const CONSENT: &str = "nobody consents to an election while it hears a leader";
 pub(crate) struct Contact {
     election_ticks: u64,
     nodes: Vec<Ear>,
+    /// For each node, when each leader said what the node heard from it last, counted in events. A
+    /// restart does not undo that.
+    led: Vec<Vec<u64>>,
 }
 
 /// What one node has heard since it started.
@@ -31,14 +36,21 @@ struct Ear {
     told: bool,
     /// It was just asked for its vote by somebody whom no leader told to ask.
     asked: bool,
+    /// It was just told of this later term by another member.
+    due: Option<Term>,
     /// When it last heard each node, for a leader.
     peers: Vec<u64>,
 }
 
 impl Contact {
     pub fn new(nodes: u64, election_ticks: u32) -> Self {
-        let ear = Ear { peers: vec![0; nodes as usize], ..Ear::default() };
-        Contact { election_ticks: u64::from(election_ticks), nodes: vec![ear; nodes as usize] }
+        let nodes = nodes as usize;
+        let ear = Ear { peers: vec![0; nodes], ..Ear::default() };
+        Contact {
+            election_ticks: u64::from(election_ticks),
+            nodes: vec![ear; nodes],
+            led: vec![vec![0; nodes]; nodes],
+        }
     }
 
     pub fn started(&mut self, at: usize, node: &Node) {
@@ -46,9 +58,14 @@ impl Contact {
         self.nodes[at] = Ear { term: node.term(), peers, ..Ear::default() };
     }
 
-    /// A message is about to be given to a node.
-    pub fn arrives(&mut self, at: usize, message: &Message) {
+    /// A message that was sent at this event is about to be given to a node.
+    pub fn arrives(&mut self, at: usize, node: &Node, message: &Message, sent_at: u64) {
+        if matches!(message.body, Body::Append { .. }) && message.term >= node.term() {
+            let led = &mut self.led[at][message.from.0 as usize];
+            *led = sent_at.max(*led);
+        }
         let ear = &mut self.nodes[at];
+        ear.due = spread_term(node, message);
         if let Some(heard) = ear.peers.get_mut(message.from.0 as usize) {
             *heard = ear.ticks;
         }
@@ -73,8 +90,35 @@ impl Contact {
         ear.consents.1.clear();
     }
 
+    /// A read is served that was asked for at this event: it must have been confirmed since.
+    pub fn served(&self, at: usize, node: &Node, asked_at: u64) -> Result<(), Violation> {
+        let confirms = |leader: usize| {
+            let heard = |id: NodeId| {
+                let id = id.0 as usize;
+                id == leader || self.led.get(id).is_some_and(|led| led[leader] >= asked_at)
+            };
+            node.base().membership.is_quorum(heard)
+        };
+        if (0..self.nodes.len()).any(confirms) {
+            return Ok(());
+        }
+        let detail = format!("node {at} in term {}: asked for at event {asked_at}", node.term());
+        violation("a read is confirmed since it was asked for", detail)
+    }
+
     /// A message leaves a node.
-    pub fn said(&self, at: usize, message: &Message) -> Result<(), Violation> {
+    pub fn said(&self, at: usize, node: &Node, message: &Message) -> Result<(), Violation> {
+        let has_a_say = matches!(
+            message.body,
+            Body::PreVote { .. }
+                | Body::PreVoteReply { granted: true, .. }
+                | Body::Vote { .. }
+                | Body::VoteReply { granted: true }
+        );
+        if has_a_say && let Some(lost) = node.hard_state().lost {
+            let detail = format!("node {at}, which lacks {lost}: {:?}", message.body);
+            return violation("who has lost what it acknowledged has no say", detail);
+        }
         if matches!(message.body, Body::PreVoteReply { granted: true, .. })
             && let Some(ago) = self.hears_a_leader_of(at, message.term)
         {
@@ -102,6 +146,12 @@ impl Contact {
             return violation(CONSENT, detail);
         }
         let ear = &mut self.nodes[at];
+        if let Some(due) = ear.due.take()
+            && node.term() < due
+        {
+            let detail = format!("node {at} was told of term {due} and stays in {}", node.term());
+            return violation("a later term is entered when it is heard of", detail);
+        }
         ear.asked = false;
         let own = node.hard_state().vote == Some(NodeId(at as u64));
         if node.term() > ear.term && own && !std::mem::take(&mut ear.told) {
@@ -141,4 +191,19 @@ impl Contact {
         }
         Ok(())
     }
+}
+
+/// The later term that a message tells this node of, if it has to enter it. Who asks for votes may be
+/// told to wait instead, and a pre-vote changes nothing; strangers are not listened to.
+fn spread_term(node: &Node, message: &Message) -> Option<Term> {
+    let spreads = !matches!(
+        message.body,
+        Body::PreVote { .. }
+            | Body::PreVoteReply { granted: true, .. }
+            | Body::Vote { .. }
+            | Body::Outcast { .. }
+    );
+    let member = node.base().membership.members.get(&message.from);
+    let known = member.is_some_and(|member| member.incarnation == message.incarnation);
+    (spreads && known && message.term > node.term()).then_some(message.term)
 }

@@ -34,6 +34,7 @@ pub const EXPECTED: &[&str] = &[
     "a snapshot was taken",
     "a sync failed and the node stopped",
     "a wiped node was told so",
+    "a write was lost",
     "a write was torn",
     "a write went to the wrong place",
     "leaders changed",

@@ -9,7 +9,7 @@ use raft::{
     Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, Payload, ReadId, Restored,
     Snapshot, TakeSnapshot, Write,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +33,12 @@ pub(crate) struct Host<M> {
     pub wall_offset_ms: i64,
     /// Writes that became durable.
     pub writes: u64,
+    /// What they took at most, and the last entry in them, from the first one that is needed on.
+    needed: VecDeque<(u64, Index)>,
     /// What has been written by now will rot: found when so many writes are durable.
     pub rotting: Option<Rotting>,
+    /// Its next write will be lost.
+    pub losing: Option<Losing>,
     /// Its log has been damaged: it may know less than it did, if it says so.
     pub rotten: bool,
     /// A snapshot of it has been damaged.
@@ -68,6 +72,16 @@ pub(crate) struct Rotting {
     pub unreadable: Option<u64>,
     /// What the file begins with. If it does not any more, it is used for something else.
     pub found: Vec<u8>,
+    /// How it is remarked, see [`crate::Marks`].
+    pub mark: &'static str,
+}
+
+/// The log as it was before a write that will be lost.
+pub(crate) struct Losing {
+    /// For how long the node is down then.
+    pub down_us: u64,
+    /// Its files.
+    pub files: BTreeMap<String, Vec<u8>>,
 }
 
 /// A running node.
@@ -86,9 +100,14 @@ pub(crate) struct Running<M> {
     pub reads: BTreeMap<ReadId, usize>,
 }
 
+/// Segments that are kept to be used again.
+pub(crate) const RECYCLED_SEGMENTS: u64 = 2;
+
 pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
+    let segment_bytes = u64::from(swarm.segment_bytes);
     LogConfig {
-        segment_bytes: u64::from(swarm.segment_bytes),
+        segment_bytes,
+        recycled_bytes_max: RECYCLED_SEGMENTS * segment_bytes,
         background: false,
         ..LogConfig::default()
     }
@@ -105,6 +124,12 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config.inflight_messages_max = swarm.inflight as usize;
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
+    if swarm.uncommitted_bytes > 0 {
+        config.uncommitted_bytes_max = swarm.uncommitted_bytes as usize;
+    }
+    if swarm.reads_max > 0 {
+        config.reads_max = swarm.reads_max as usize;
+    }
     config
 }
 
@@ -136,7 +161,9 @@ impl<M: StateMachine> Host<M> {
             clock_per_mille: 1_000,
             wall_offset_ms: 0,
             writes: 0,
+            needed: VecDeque::new(),
             rotting: None,
+            losing: None,
             rotten: false,
             snapshot_rotten: false,
             unreadable: None,
@@ -166,6 +193,21 @@ impl<M: StateMachine> Host<M> {
             let done_bytes = if first { done_bytes } else { 0 };
             Verdict::Fails { kind: io::ErrorKind::Other, done_bytes }
         }));
+    }
+
+    /// A write has become durable, and is in the shadow.
+    pub fn written(&mut self, change: &Change) {
+        self.writes += 1;
+        self.needed.push_back(change.footprint());
+        let base = self.shadow.base.last.index;
+        while self.needed.front().is_some_and(|(_, last)| *last <= base) {
+            self.needed.pop_front();
+        }
+    }
+
+    /// What the writes that are needed take on the disk, at most.
+    pub fn needed_bytes(&self) -> u64 {
+        self.needed.iter().map(|(bytes, _)| bytes).sum()
     }
 
     /// Whether the power has failed within an operation of the disk.
@@ -238,6 +280,8 @@ impl<M: StateMachine> Host<M> {
         }
         self.life += 1;
         self.maybe = None;
+        // Whatever there is now may be needed until all of it is in a snapshot.
+        self.needed = [(log.usage().bytes, self.shadow.last().index)].into();
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
         let node = Node::new(config, restored).map_err(|error| Violation {
             check: "a node starts again",

@@ -98,6 +98,10 @@ swarm! {
     snapshot_bytes,
     /// See `raft::Config`.
     retained_bytes,
+    /// See `raft::Config::uncommitted_bytes_max`; 0: as it is by default.
+    uncommitted_bytes,
+    /// See `raft::Config`; 0: as it is by default.
+    reads_max,
     /// The size of a segment of the log.
     segment_bytes,
     /// Bytes by which commands are made larger, at most.
@@ -149,7 +153,19 @@ macro_rules! kinds {
             /// Whether the node's disk forgets what it once held.
             pub fn forgets(self) -> bool {
                 use FaultKind::*;
-                matches!(self, Rot | Misdirect | Unreadable | SnapshotRot | Wipe)
+                matches!(self, Rot | Misdirect | LostWrite | Unreadable | SnapshotRot | Wipe)
+            }
+
+            /// Whether a leader that it strikes may lead no more when it is over, and lives.
+            fn deposes(self) -> bool {
+                use FaultKind::*;
+                matches!(self, Pause | Isolate | Deaf | Mute | Split)
+            }
+
+            /// Whether it takes its amount as a time.
+            fn lasts(self) -> bool {
+                use FaultKind::*;
+                !matches!(self, Clock | WallJump | IoError | CrashAt | SnapshotRot)
             }
 
             /// Its word in a printed plan.
@@ -203,6 +219,8 @@ kinds! {
     Rot = "rot",
     /// The same, but a block that was written lies where another one was.
     Misdirect = "misdirect",
+    /// The same, but a write that was reported durable is not there: what was there before still is.
+    LostWrite = "lostw",
     /// The same, but a sector of it can be read no more.
     Unreadable = "unreadable",
     /// A byte of a snapshot of the node has rotted. The node's power fails, if `amount` is odd.
@@ -210,6 +228,12 @@ kinds! {
     /// The node's disk is wiped. It comes back after `amount` µs as a stranger under its old id.
     Wipe = "wipe",
 }
+
+/// Faults that a seed stands for, at most.
+const FAULTS_MAX: u64 = 100;
+
+/// A fault that deposes leaders is drawn so many times as often as another.
+const OFTEN: usize = 3;
 
 impl Plan {
     /// The plan that a seed stands for.
@@ -234,11 +258,17 @@ impl Plan {
         let round_us = 4 * (delay_us + sync_us);
         let least = (round_us * 2 / tick_us + 1).max(3 * heartbeat_ticks);
         let election_ticks = least * draw.pick(&[1, 2, 4]);
+        // As long as so many elections, whatever the sizes.
+        let faults_until_us = election_ticks * tick_us * draw.pick(&[20, 60, 150]);
+        let clients = draw.pick(&[1, 3, 6, 20]);
+        // In most runs clients ask so seldom that there is time for all faults before the events that a
+        // run may have are used up.
+        let operations = draw.pick(&[500, 2_000, 1 << 20]);
+        let think_us = draw.pick(&[0, 1_000, 20_000]);
         let swarm = Swarm {
-            // As long as so many elections, whatever the sizes.
-            faults_until_us: election_ticks * tick_us * draw.pick(&[20, 60, 150]),
-            clients: draw.pick(&[1, 3, 6, 20]),
-            think_us: draw.pick(&[0, 1_000, 20_000]),
+            faults_until_us,
+            clients,
+            think_us: think_us.max(faults_until_us / operations * clients),
             patience_us: draw.pick(&[50_000, 200_000, 1_000_000]),
             reads_ppm: draw.pick(&[100_000, 500_000]),
             loss_ppm: off_or(&mut draw, &[1_000, 20_000, 150_000]),
@@ -262,6 +292,8 @@ impl Plan {
             inflight: draw.pick(&[1, 4, 64]),
             snapshot_bytes: draw.pick(&[600, 3_000, 20_000, 1 << 30]),
             retained_bytes: draw.pick(&[0, 500, 10_000]),
+            uncommitted_bytes: off_or(&mut draw, &[300, 5_000, 100_000]),
+            reads_max: off_or(&mut draw, &[1, 4, 100]),
             segment_bytes: draw.pick(&[8 << 10, 32 << 10, 256 << 10]),
             padding_bytes: off_or(&mut draw, &[100, 5_000]),
             lasting: draw.pick(&[0, 0, 1, 2, 3, 4]),
@@ -271,18 +303,35 @@ impl Plan {
         plan
     }
 
+    /// The shortest election timeout, in microseconds.
+    pub fn election_us(&self) -> u64 {
+        u64::from(self.swarm.election_ticks) * u64::from(self.swarm.tick_us)
+    }
+
     fn draw_faults(&mut self, among: &[FaultKind]) {
         let mut draw = Stream::new(self.seed, Purpose::Faults, 0);
         // Which kinds there are in this run at all.
         let one_in = draw.pick(&[2, 2, 6]);
-        let kinds: Vec<FaultKind> =
+        let mut kinds: Vec<FaultKind> =
             among.iter().copied().filter(|_| draw.below(one_in) == 0).collect();
-        let count = draw.pick(&[0, 5, 15, 40]);
-        let at_leader_ppm = draw.pick(&[0, 200_000, 700_000]);
+        // What makes leaders change is what the protocol is about.
+        let often: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.deposes()).collect();
+        (1..OFTEN).for_each(|_| kinds.extend(&often));
+        let election_us = self.election_us();
+        let elections = u64::from(self.swarm.faults_until_us) / election_us.max(1);
+        // None, or so many in an election timeout: where they are too many, nothing works long enough
+        // to be broken.
+        let count = elections * draw.pick(&[0, 125, 250, 250, 500, 700]) / 1_000;
+        let count = count.min(FAULTS_MAX);
+        // Faults that come one after another, with time to get over each, find other bugs than those
+        // that pile up until nothing works any more.
+        let paced = draw.below(2) == 0;
+        let pause = draw.pick(&[2, 4, 8]);
+        let mut free_us = 0;
+        let at_leader_ppm = draw.pick(&[0, 300_000, 700_000, 900_000]);
         // Only one node's disk may forget: of what it had, the others have copies.
         let victim = draw.below(self.nodes);
         let alone = self.nodes < 3;
-        let election_us = u64::from(self.swarm.election_ticks * self.swarm.tick_us);
         for n in 0..count {
             let mut draw = Stream::new(self.seed, Purpose::Faults, n + 1);
             let Some(kind) = (!kinds.is_empty()).then(|| draw.pick(&kinds)) else { break };
@@ -291,7 +340,10 @@ impl Plan {
             if forgets && alone {
                 continue;
             }
-            let at_leader = draw.chance(at_leader_ppm);
+            let at_leader = draw.chance(match kind.deposes() {
+                true => at_leader_ppm.max(500_000),
+                false => at_leader_ppm,
+            });
             let node = match kind {
                 _ if forgets => victim,
                 FaultKind::Split => 1 + draw.below((1 << self.nodes) - 1),
@@ -303,7 +355,14 @@ impl Plan {
                 FaultKind::WallJump => draw.pick(&[10, 3_000, 3_600_000]) + draw.below(2),
                 _ => (draw.pick(&[1, 8, 24, 80]) * election_us / 8) + draw.below(election_us),
             };
-            self.faults.push(Fault { at_us: draw.below(until), node, amount, kind });
+            let at_us = match paced {
+                true => free_us + draw.below(pause * election_us),
+                false => draw.below(until),
+            };
+            free_us = at_us + if kind.lasts() { amount } else { 0 };
+            if at_us < until {
+                self.faults.push(Fault { at_us, node, amount, kind });
+            }
         }
         self.faults.sort_by_key(|fault| fault.at_us);
     }

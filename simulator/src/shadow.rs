@@ -6,6 +6,12 @@
 use raft::{Entry, HardState, Index, LogId, Rebase, Restored, Snapshot, Write};
 use std::collections::VecDeque;
 
+/// A block of the log, and how much of it is content at least.
+const BLOCK_BYTES: u64 = 4_096;
+const CONTENT_BYTES: u64 = 4_000;
+/// What a batch of the log has beside entries, in a cluster of a few members.
+const HEAD_BYTES_MAX: usize = 1_000;
+
 /// A write, as far as it changes the disk.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -15,6 +21,14 @@ pub struct Change {
 }
 
 impl Change {
+    /// The bytes that it takes on a disk at most, in blocks, and its last entry; 0, if it has none.
+    pub(crate) fn footprint(&self) -> (u64, Index) {
+        let entries: usize = self.entries.iter().map(Entry::cost_bytes).sum();
+        let blocks = (entries + HEAD_BYTES_MAX) as u64 / CONTENT_BYTES + 1;
+        let last = self.entries.last().map_or(Index(0), |entry| entry.id.index);
+        (blocks * BLOCK_BYTES, last)
+    }
+
     /// What a write changes.
     pub fn of(write: &Write) -> Self {
         Change {

@@ -3,6 +3,7 @@
 //! Single-threaded, without a runtime: what happens next is the first event of the queue, and what
 //! each event leads to is drawn from named streams. The same plan gives the same run.
 
+mod bounds;
 mod clients;
 mod disks;
 mod ending;
@@ -12,7 +13,7 @@ mod machines;
 use crate::contact::Contact;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
-use crate::node::{self, Host, MISSING, Restoration, Rotting};
+use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting};
 use crate::observer::{Observed, Observer, Violation, violation};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
@@ -97,23 +98,54 @@ pub struct Run {
 }
 
 enum Event {
-    Tick { node: usize, life: u64 },
-    Deliver(Box<Message>),
-    Unreachable { node: usize, peer: NodeId },
-    Synced { node: usize, life: u64 },
-    Applied { node: usize, life: u64 },
-    Snapshot { node: usize, life: u64 },
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    /// A message arrives that was sent at this event.
+    Deliver(Box<Message>, u64),
+    Unreachable {
+        node: usize,
+        peer: NodeId,
+    },
+    Synced {
+        node: usize,
+        life: u64,
+    },
+    Applied {
+        node: usize,
+        life: u64,
+    },
+    Snapshot {
+        node: usize,
+        life: u64,
+    },
     Transfer(Box<(Offer, Vec<u8>, u64)>),
-    TransferFailed { node: usize, life: u64, to: NodeId, snapshot: LogId },
+    TransferFailed {
+        node: usize,
+        life: u64,
+        to: NodeId,
+        snapshot: LogId,
+    },
     Start(usize),
     Strike(usize),
     Lift(usize),
     Client(usize),
-    Ask { operation: usize, node: usize },
-    GiveUp { client: usize, operation: usize },
+    Ask {
+        operation: usize,
+        node: usize,
+    },
+    GiveUp {
+        client: usize,
+        operation: usize,
+    },
     Calm,
-    Converged { until_us: u64 },
-    Quiet { leader: Option<(Term, u64)> },
+    Converged {
+        until_us: u64,
+    },
+    Quiet {
+        leader: Option<(Term, u64)>,
+    },
 }
 
 struct Operation_ {
@@ -123,6 +155,8 @@ struct Operation_ {
     begun_us: u64,
     /// What was committed when it was asked.
     floor: Index,
+    /// At which event a node took it.
+    taken_at: u64,
     open: bool,
 }
 
@@ -297,7 +331,7 @@ impl<'a, W: Workload> World<'a, W> {
             let until = self.hosts[node].paused_until_us;
             // What has come meanwhile is read from many sockets, in any order.
             let after_us = match event {
-                Event::Deliver(_) | Event::Ask { .. } => self.machines[node].below(RESUME_US),
+                Event::Deliver(..) | Event::Ask { .. } => self.machines[node].below(RESUME_US),
                 _ => 0,
             };
             self.queue.push(until + after_us, event);
@@ -305,7 +339,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
         match event {
             Event::Tick { node, life } => self.tick(node, life),
-            Event::Deliver(message) => self.deliver(*message),
+            Event::Deliver(message, sent_at) => self.deliver(*message, sent_at),
             Event::Unreachable { node, peer } => {
                 self.on(node, |running| running.node.unreachable(peer))
             }
@@ -363,7 +397,7 @@ impl<'a, W: Workload> World<'a, W> {
             | Event::Applied { node, .. }
             | Event::Snapshot { node, .. }
             | Event::TransferFailed { node, .. } => Some(*node),
-            Event::Deliver(message) => Some(message.to.0 as usize),
+            Event::Deliver(message, _) => Some(message.to.0 as usize),
             Event::Transfer(transfer) => Some(transfer.0.to.0 as usize),
             _ => None,
         }
@@ -451,7 +485,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
     }
 
-    fn deliver(&mut self, message: Message) -> Result<(), Violation> {
+    fn deliver(&mut self, message: Message, sent_at: u64) -> Result<(), Violation> {
         let (node, from) = (message.to.0 as usize, message.from.0 as usize);
         if self.hosts[node].up.is_none() {
             self.timeline.arrived(&message, false);
@@ -466,7 +500,9 @@ impl<'a, W: Workload> World<'a, W> {
         self.mark_message(&message);
         self.timeline.arrived(&message, true);
         let now = self.now(node);
-        self.contact.arrives(node, &message);
+        if let Some(running) = &self.hosts[node].up {
+            self.contact.arrives(node, &running.node, &message, sent_at);
+        }
         let append = matches!(message.body, Body::Append { .. });
         let (sender, term) = (message.from, message.term);
         self.on(node, |running| running.node.step(now, message))?;
@@ -550,7 +586,9 @@ impl<'a, W: Workload> World<'a, W> {
             }
             Action::Send(message) => {
                 self.observer.said(node, &message, &self.hosts[node].shadow)?;
-                self.contact.said(node, &message)?;
+                if let Some(running) = &self.hosts[node].up {
+                    self.contact.said(node, &running.node, &message)?;
+                }
                 self.send(node, message);
                 Ok(())
             }
@@ -642,10 +680,11 @@ impl<'a, W: Workload> World<'a, W> {
         match passage {
             Passage::Arrives { after_us, again_after_us } => {
                 if let Some(again_us) = again_after_us {
-                    let again = Event::Deliver(Box::new(message.clone()));
+                    let again = Event::Deliver(Box::new(message.clone()), self.events);
                     self.queue.push(self.now_us + again_us, again);
                 }
-                self.queue.push(self.now_us + after_us, Event::Deliver(Box::new(message)));
+                let arrival = Event::Deliver(Box::new(message), self.events);
+                self.queue.push(self.now_us + after_us, arrival);
             }
             Passage::Lost { reported } => {
                 if reported {

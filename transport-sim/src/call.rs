@@ -69,7 +69,7 @@ impl<A: App> Cluster<A> {
         let fate = self.draw_fate();
         sleep_us(fate.there_us).await;
         if fate.no_connection || self.is_cut(from, to) {
-            sleep_us(CONNECT_TIMEOUT_US).await;
+            sleep_us(self.in_proportion(CONNECT_TIMEOUT_US)).await;
             return Err(CallError::NotSent);
         }
         let target = {
@@ -80,7 +80,7 @@ impl<A: App> Cluster<A> {
         let Some((machine, service)) = target else { return Err(CallError::NotSent) };
         if fate.request_lost {
             self.mark("a request was lost");
-            sleep_us(SILENCE_US).await;
+            sleep_us(self.in_proportion(SILENCE_US)).await;
             return Err(CallError::Lost);
         }
         let (mut tell, answer) = oneshot::channel();
@@ -103,7 +103,7 @@ impl<A: App> Cluster<A> {
         sleep_us(fate.back_us).await;
         if fate.answer_lost || self.is_cut(from, to) {
             self.mark("an answer was lost");
-            sleep_us(SILENCE_US).await;
+            sleep_us(self.in_proportion(SILENCE_US)).await;
             return Err(CallError::Lost);
         }
         Ok(answer)

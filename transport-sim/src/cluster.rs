@@ -26,6 +26,8 @@ use tokio::sync::Notify;
 const START_RETRY_US: u64 = 50_000;
 /// How often the power fails before that.
 const POWER_FAILS_TOO_PPM: u32 = 500_000;
+/// The product's shortest election timeout: 30 ticks of 10 ms.
+const PRODUCT_ELECTION_US: u64 = 300_000;
 /// Clients take it easy when the faults are over.
 const CALM_THINK_US: u64 = 50_000;
 
@@ -67,6 +69,14 @@ impl<A: App> Cluster<A> {
     /// The plan that is run.
     pub fn plan(&self) -> Plan {
         self.world().plan.clone()
+    }
+
+    /// How long a wait is that in the product takes `product_us`, beside an election timeout of
+    /// [`PRODUCT_ELECTION_US`]: where elections take less, so does all that goes with them. A node that
+    /// takes many elections to connect again would mostly be alone.
+    pub(crate) fn in_proportion(&self, product_us: u64) -> u64 {
+        let election_us = self.world().plan.election_us().min(PRODUCT_ELECTION_US);
+        (product_us * election_us / PRODUCT_ELECTION_US).max(1)
     }
 
     /// Whether the faults are over.

@@ -34,7 +34,7 @@ const DIALLING_US: u64 = 2_500_000;
 const QUIET_TIMEOUTS: u64 = 10;
 /// Clients finish what they have begun within this time.
 const CLIENTS_END_US: u64 = 120_000_000;
-/// All nodes have applied everything this long after the last request.
+/// All nodes have applied everything this long after the last commit.
 const SETTLE_US: u64 = 10_000_000;
 /// A node ends within this time when it is told to.
 const SHUTDOWN_US: u64 = 10_000_000;
@@ -318,17 +318,26 @@ impl<A: App> Cluster<A> {
 
     /// Nobody asks any more: all nodes come to the same state.
     async fn settle(&self) -> Result<(), Violation> {
-        let until_us = now_us() + SETTLE_US;
+        let mut until_us = now_us() + SETTLE_US;
+        let mut before = Index(0);
         loop {
             sleep_us(LOOK_US).await;
             let committed = self.world().observer.committed_index();
+            // What nobody waits for any more may still be on its way into the log, for as long as a
+            // slow disk takes.
+            if committed > before {
+                (before, until_us) = (committed, now_us() + SETTLE_US);
+            }
+            let ends =
+                self.healthy().into_iter().map(|(_, handle)| handle.status().raft.last.index);
+            let is_all_committed = ends.max() == Some(committed);
             let applied: Vec<Index> = {
                 let world = self.world();
                 let hosts = world.hosts.iter().enumerate();
                 let ups = hosts.filter(|(id, host)| host.is_original(*id));
                 ups.filter_map(|(_, host)| host.up.as_ref().map(|up| up.applied)).collect()
             };
-            if applied.iter().all(|index| *index == committed) {
+            if is_all_committed && applied.iter().all(|index| *index == committed) {
                 break;
             }
             if now_us() >= until_us {

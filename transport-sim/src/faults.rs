@@ -109,6 +109,7 @@ impl<A: App> Cluster<A> {
             // What a disk can do to a log, layer 1 does in full.
             FaultKind::Rot
             | FaultKind::Misdirect
+            | FaultKind::LostWrite
             | FaultKind::Unreadable
             | FaultKind::SnapshotRot => self.arm_rot(node, down_us),
             FaultKind::Wipe => self.wipe(node, down_us),

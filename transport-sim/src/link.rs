@@ -35,7 +35,8 @@ use transport_http::wire::{
 const QUEUE_MESSAGES_MAX: usize = 256;
 /// Messages that go out at once.
 const BATCH_MESSAGES: usize = 64;
-/// How long dialling takes if nobody answers.
+/// How long dialling takes if nobody answers. This and what follows are the product's, and taken in
+/// proportion to the run's election timeout.
 const DIAL_TIMEOUT_US: u64 = 500_000;
 /// The first pause before a peer is dialled again; it doubles up to the last.
 const PAUSE_FIRST_US: u64 = 20_000;
@@ -183,7 +184,10 @@ impl<A: App> Link<A> {
 
 /// Keeps a stream to the peer, until there is nobody left who could send.
 async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Message>) {
-    let mut pause_us = PAUSE_FIRST_US;
+    let first_us = link.cluster.in_proportion(PAUSE_FIRST_US);
+    let last_us = link.cluster.in_proportion(PAUSE_LAST_US);
+    let dial_us = link.cluster.in_proportion(DIAL_TIMEOUT_US);
+    let mut pause_us = first_us;
     loop {
         let pipe = match link.pass(peer) {
             Passage::Arrives { after_us, .. } => {
@@ -191,15 +195,15 @@ async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Mes
                 dial(&link, peer)
             }
             Passage::Lost { reported } => {
-                sleep_us(if reported { 1_000 } else { DIAL_TIMEOUT_US }).await;
+                sleep_us(if reported { 1_000.min(dial_us) } else { dial_us }).await;
                 None
             }
         };
         if let Some(pipe) = pipe {
             let connected_us = now_us();
             talk(&link, peer, &mut queue, pipe).await;
-            if now_us() - connected_us > PAUSE_LAST_US {
-                pause_us = PAUSE_FIRST_US;
+            if now_us() - connected_us > last_us {
+                pause_us = first_us;
             }
             link.cluster.mark("a connection broke");
         }
@@ -211,8 +215,8 @@ async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Mes
             return;
         }
         link.inbox.unreachable(peer);
-        sleep_us(pause_us / 2 + link.draw(peer, pause_us / 2)).await;
-        pause_us = (pause_us * 2).min(PAUSE_LAST_US);
+        sleep_us(pause_us / 2 + link.draw(peer, pause_us / 2 + 1)).await;
+        pause_us = (pause_us * 2).min(last_us);
     }
 }
 
@@ -255,6 +259,7 @@ async fn talk<A: App>(
     let mut last_us = now_us() + 1;
     let _ = pipe.send(Piece { due_us: last_us, bytes: Some(first.into()) }).await;
     let streams = link.cluster.world().streams;
+    let silence_us = link.cluster.in_proportion(SILENCE_US);
     let mut batch = Vec::with_capacity(BATCH_MESSAGES);
     loop {
         let taken = tokio::select! {
@@ -263,7 +268,7 @@ async fn talk<A: App>(
             () = pipe.closed() => {
                 let told = link.draw(peer, 2) == 0;
                 link.is_lost(peer);
-                return lost(link, queue, if told { 1_000 } else { SILENCE_US }).await;
+                return lost(link, queue, if told { 1_000.min(silence_us) } else { silence_us }).await;
             }
             taken = queue.recv_many(&mut batch, BATCH_MESSAGES) => taken,
         };
@@ -309,7 +314,12 @@ async fn talk<A: App>(
                 let _ = pipe.send(Piece { due_us, bytes: Some(bytes.slice(..cut)) }).await;
                 let _ = pipe.send(Piece { due_us, bytes: None }).await;
                 link.cluster.mark("a stream was cut off within a frame");
-                return lost(link, queue, if reported { 1_000 } else { SILENCE_US }).await;
+                return lost(
+                    link,
+                    queue,
+                    if reported { 1_000.min(silence_us) } else { silence_us },
+                )
+                .await;
             }
         }
     }

@@ -28,6 +28,9 @@ pub(crate) fn lock(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How often a write that stalls looks whether it may go on.
+const STALL_STEP_US: u64 = 20_000;
+
 /// Makes writes durable until the node ends.
 pub(crate) async fn run<A: App>(
     cluster: Cluster<A>,
@@ -38,20 +41,21 @@ pub(crate) async fn run<A: App>(
 ) {
     while let Some(write) = port.next().await {
         lock(&slot).out = Some(write);
-        let (sync_us, crash) = {
+        let (sync_us, stall_us, crash) = {
             let mut world = cluster.world();
             let crash = world.armed.remove(&(node, FaultKind::CrashWriting));
             let (swarm, calm) = (world.plan.swarm.clone(), world.calm);
             let draw = &mut world.disks[node];
             let stalls = draw.chance(swarm.stall_ppm) && !calm;
             let stall_us = if stalls { draw.below(u64::from(swarm.stall_us) + 1) } else { 0 };
-            (1 + draw.below(2 * u64::from(swarm.sync_us)) + stall_us, crash)
+            (1 + draw.below(2 * u64::from(swarm.sync_us)), stall_us, crash)
         };
         if let Some(down_us) = crash {
             cluster.crash(node, down_us, "a node crashed at an awkward moment");
             return;
         }
         sleep_us(sync_us).await;
+        stall(&cluster, stall_us).await;
         let Some(write) = lock(&slot).out.take() else { return };
         let mut store = Checked { cluster: &cluster, node, number, slot: &slot };
         if !port.persist(&mut store, write).await {
@@ -66,6 +70,15 @@ pub(crate) async fn run<A: App>(
     // The node has ended in good order.
     if let Some(log) = lock(&slot).log.take() {
         let _ = log.close();
+    }
+}
+
+/// A write stalls, until the faults are over at most.
+async fn stall<A: App>(cluster: &Cluster<A>, mut for_us: u64) {
+    while for_us > 0 && !cluster.is_calm() {
+        let step_us = for_us.min(STALL_STEP_US);
+        sleep_us(step_us).await;
+        for_us -= step_us;
     }
 }
 

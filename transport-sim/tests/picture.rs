@@ -20,12 +20,14 @@ fn has(timeline: &Timeline, is_it: impl Fn(&What) -> bool) -> bool {
 
 #[test]
 fn a_recorded_run_is_the_same_run() {
+    let mut moments = 0;
     for seed in [2, SEED, 15] {
         let (plain, recorded) = (run(seed, false, u64::MAX), run(seed, true, u64::MAX));
         assert_eq!((plain.trace, plain.events), (recorded.trace, recorded.events));
         assert_eq!(plain.timeline.moments.len() + plain.timeline.flights.len(), 0);
-        assert!(recorded.timeline.moments.len() > 1_000, "hardly anything was recorded");
+        moments += recorded.timeline.moments.len();
     }
+    assert!(moments > 3_000, "hardly anything was recorded: {moments}");
 }
 
 #[test]

@@ -43,9 +43,11 @@ impl Store {
     /// For a plan, from whose seed the settings of the store are drawn.
     pub fn new(plan: &Plan) -> Self {
         let mut draw = Stream::new(plan.seed, Purpose::Client, 1_000);
+        // Some have time for an election or two, and some have not.
+        let elections_ms = 20 * plan.election_us() / 1_000;
         let limits = Limits {
             history_commands_max: draw.pick(&[5, 50, 100_000, 100_000]),
-            request_timeout: Duration::from_millis(draw.pick(&[300, 2_000, 10_000])),
+            request_timeout: Duration::from_millis(draw.pick(&[300, 2_000, 10_000, elections_ms])),
             read_timeout: Duration::from_millis(draw.pick(&[300, 5_000])),
             ..Limits::default()
         };

@@ -30,6 +30,7 @@ pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
     let mut draw = Stream::new(plan.seed, Purpose::Client, number);
     // Who waits long hears from a leader that was cut off what became of the write in the end.
     let patience_us = u64::from(plan.swarm.patience_us) * draw.pick(&[1, 10, 40]);
+    let patience_us = patience_us.max(plan.election_us() * draw.pick(&[0, 12]));
     let patience_us = patience_us.min(PATIENCE_US_MAX);
     let patience = Duration::from_micros(patience_us);
     let mut servers: Vec<String> = (0..plan.nodes).map(client_address).collect();
@@ -58,7 +59,7 @@ pub async fn last_listings(store: &Store, cluster: &Cluster<Store>) -> Result<()
     // One more than the clients.
     let number = u64::from(cluster.plan().swarm.clients);
     let wires = Wires { cluster: cluster.clone(), number };
-    let mut first: Option<Bytes> = None;
+    let mut first: Option<(u64, Bytes)> = None;
     let floor = store.history().done();
     for node in 0..cluster.plan().nodes {
         let request = Request::new(Method::GET, "/get_commits_since?since_index=-1");
@@ -70,9 +71,19 @@ pub async fn last_listings(store: &Store, cluster: &Cluster<Store>) -> Result<()
             continue;
         }
         store.history().listing(&answer.json(), -1, floor)?;
-        let known = first.get_or_insert_with(|| answer.body.clone());
+        let (other, known) = first.get_or_insert_with(|| (node, answer.body.clone()));
         if *known != answer.body {
-            return violation("every node lists the same", format!("node {node} does not"));
+            let same = known.iter().zip(&answer.body).take_while(|(a, b)| a == b).count();
+            let tail = |body: &Bytes| {
+                let from = same.saturating_sub(40);
+                String::from_utf8_lossy(&body[from..body.len().min(same + 80)]).into_owned()
+            };
+            let detail = format!(
+                "after {same} bytes node {other} has {:?} and node {node} has {:?}",
+                tail(known),
+                tail(&answer.body)
+            );
+            return violation("every node lists the same", detail);
         }
     }
     Ok(())

@@ -11,6 +11,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "An entry counts as committed once a quorum of the members has it on disk (§5.3). This one \
              was called committed although too few disks held it: a crash could take it back."
         }
+        "a later term is entered when it is heard of" => {
+            "A node that a member tells of a later term enters that term (§3.3). Otherwise nodes of \
+             different terms talk past each other, and one that is behind may ask for votes for ever."
+        }
         "a leader commits by an entry of its term" => {
             "A leader may count copies only of entries of its own term; what is earlier is committed \
              along with them (§3.6.2, Figure 8). An earlier entry on a majority can still be overwritten."
@@ -168,6 +172,14 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         "only what is committed is applied" => {
             "A state machine applied an entry that is not committed: it may never be."
         }
+        "a read is confirmed since it was asked for" => {
+            "A read is served only when a quorum has heard from a leader after the read was asked for \
+             (§6.4). What was said before does not tell whether somebody else leads by now."
+        }
+        "memory and log stay bounded" => {
+            "What a node keeps in memory and on its disk, and how many requests wait there, follows from \
+             the sizes in its configuration. This node keeps more: in the long run it fills up."
+        }
         "reads are fresh" => {
             "A linearizable read must see everything that was answered to anybody before it was asked \
              (§6.4). This one was served from an older state."
@@ -211,6 +223,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         }
         "what is durable is on the disk" => {
             "What the core takes for durable is not what the disk holds."
+        }
+        "who has lost what it acknowledged has no say" => {
+            "A node that has lost entries which it had acknowledged cannot tell whose log is up to date. \
+             Until a leader has given it everything again, it neither votes nor asks for votes."
         }
         "what was lost is repaired in the end" => {
             "A node that knows it has lost entries must get them back from its peers."

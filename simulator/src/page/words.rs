@@ -99,6 +99,7 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
             format!("power of {node} fails within operation {} of its disk", fault.amount % 32)
         }
         FaultKind::Misdirect => format!("a block of {node}'s log lies in the wrong place"),
+        FaultKind::LostWrite => format!("{node}'s disk loses a write that it has reported done"),
         FaultKind::Unreadable => format!("a sector of {node}'s log is unreadable"),
         FaultKind::SnapshotRot => format!("a byte of a snapshot of {node} rots"),
         FaultKind::SyncError => format!("next sync of {node} fails and forgets"),

@@ -19,17 +19,20 @@ impl<W: Workload> World<'_, W> {
                 }
                 host.shadow.apply(&change);
                 running.node.persisted(now, done);
-                let base = running.node.base().last;
-                if host.shadow.base.last == base {
-                    // Older snapshots are of no use once the log on disk begins after this one.
-                    let _ = running.snapshots.remove_except(&[base]);
+                // Older snapshots are of no use once the log on disk begins after this one. If one cannot
+                // be removed, it is tried again.
+                let base = host.shadow.base.last;
+                if let Ok(mut keep) = running.snapshots.list() {
+                    keep.retain(|id| *id == base || id.index > base.index);
+                    let _ = running.snapshots.remove_except(&keep);
                 }
                 if self.events.is_multiple_of(AUDIT_ONE_IN) {
                     self.hosts[node].audit(node as u64, &self.plan.swarm)?;
                 }
                 self.note(5, node, host_last(&self.hosts[node].shadow));
                 self.timeline.durable(node, &self.hosts[node].shadow);
-                self.hosts[node].writes += 1;
+                self.hosts[node].written(&change);
+                self.loses_write(node);
                 self.poll(node)?;
                 self.rots(node);
                 Ok(())
@@ -124,6 +127,7 @@ impl<W: Workload> World<'_, W> {
         let host = &mut self.hosts[node];
         let Some(running) = host.up.take() else { return false };
         host.restore_disk();
+        host.losing = None;
         let open: Vec<usize> = running.proposals.into_values().collect();
         let reads: Vec<usize> = running.reads.into_values().collect();
         drop((running.log, running.snapshots));

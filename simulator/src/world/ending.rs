@@ -14,12 +14,14 @@ impl<W: Workload> World<'_, W> {
         }
         self.calm = true;
         self.armed.clear();
-        self.hosts.iter_mut().for_each(|host| host.rotting = None);
+        for host in &mut self.hosts {
+            (host.rotting, host.losing) = (None, None);
+        }
         self.network.lift_all();
         self.struck.clear();
         // What has been on its way for long is lost, or stale messages would go on for seconds.
         let late = self.queue.take_out(self.now_us + LATE_US, |event| {
-            matches!(event, Event::Deliver(_) | Event::Transfer(_) | Event::Ask { .. })
+            matches!(event, Event::Deliver(..) | Event::Transfer(_) | Event::Ask { .. })
         });
         for event in late {
             if let Event::Transfer(transfer) = event {
@@ -29,6 +31,14 @@ impl<W: Workload> World<'_, W> {
                 let failed = Event::TransferFailed { node, life, to, snapshot };
                 self.queue.push(self.now_us + 1, failed);
             }
+        }
+        // A write that stalls stalls no longer. A cluster that still waits for one is not well yet: its
+        // node follows a leader that hears nothing from it.
+        let stalled = self
+            .queue
+            .take_out(self.now_us + LATE_US, |event| matches!(event, Event::Synced { .. }));
+        for event in stalled {
+            self.queue.push(self.now_us + LATE_US, event);
         }
         self.timeline.add_to_all(What::Calm);
         for node in 0..self.hosts.len() {
@@ -180,6 +190,7 @@ impl<W: Workload> World<'_, W> {
         if let Some(detail) = differing {
             return violation("equal logs make equal states", detail);
         }
+        self.bounds()?;
         if self.observer.elections() > 3 {
             self.marks.hit("leaders changed");
         }

@@ -15,6 +15,7 @@ impl<W: Workload> World<'_, W> {
         let fault = self.plan.faults[at].resolved(leader);
         let node = (fault.node % self.plan.nodes) as usize;
         self.note(8, node, fault.kind as u64);
+        self.marks.hit("a fault struck");
         self.timeline.add(node, What::Fault(fault));
         let until_us = self.now_us + fault.amount;
         match fault.kind {
@@ -83,6 +84,12 @@ impl<W: Workload> World<'_, W> {
             FaultKind::Rot | FaultKind::Misdirect | FaultKind::Unreadable => {
                 self.rot(node, fault);
             }
+            FaultKind::LostWrite => {
+                let host = &mut self.hosts[node];
+                if host.up.is_some() && host.rotting.is_none() && host.losing.is_none() {
+                    host.losing = Some(Losing { down_us: fault.amount, files: segments(host) });
+                }
+            }
             FaultKind::SnapshotRot => self.rot_snapshot(node, fault.amount),
             FaultKind::Wipe => self.wipe(node, fault.amount),
         }
@@ -149,7 +156,45 @@ impl<W: Workload> World<'_, W> {
             _ => damage = vec![(offset, vec![content[offset as usize] ^ 1 << draw.below(8)])],
         }
         let down_us = fault.amount;
-        host.rotting = Some(Rotting { at_write, down_us, path, damage, unreadable, found });
+        let mark = match fault.kind {
+            FaultKind::Misdirect => "a write went to the wrong place",
+            FaultKind::Unreadable => "a sector became unreadable",
+            _ => "a log rotted",
+        };
+        host.rotting = Some(Rotting { at_write, down_us, path, damage, unreadable, found, mark });
+    }
+
+    /// The write that has just become durable will be found not to have been written, if that is due.
+    pub(super) fn loses_write(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        let Some(Losing { down_us, files }) = host.losing.take() else { return };
+        for (path, now) in segments(host) {
+            let before = files.get(&path).map_or(&[][..], Vec::as_slice);
+            let block = |at: usize, content: &[u8]| -> Vec<u8> {
+                let mut block: Vec<u8> =
+                    content.iter().copied().skip(at).take(BLOCK_BYTES as usize).collect();
+                block.resize(BLOCK_BYTES as usize, 0);
+                block
+            };
+            let damage: Vec<(u64, Vec<u8>)> = (0..now.len())
+                .step_by(BLOCK_BYTES as usize)
+                .map(|at| (at, block(at, before), block(at, &now)))
+                .filter(|(_, before, now)| before != now)
+                .map(|(at, before, _)| (at as u64, before))
+                .collect();
+            let Some((last, _)) = damage.last() else { continue };
+            let found = now[..(*last + BLOCK_BYTES).min(now.len() as u64) as usize].to_vec();
+            host.rotting = Some(Rotting {
+                at_write: host.writes + ROT_WRITES,
+                down_us,
+                path,
+                damage,
+                unreadable: None,
+                found,
+                mark: "a write was lost",
+            });
+            return;
+        }
     }
 
     /// A byte of a snapshot has rotted. A node that needs it notices, now or when it starts.
@@ -190,11 +235,7 @@ impl<W: Workload> World<'_, W> {
             }
             host.unreadable = rotting.unreadable.map(|offset| (rotting.path, offset));
             host.rotten = true;
-            self.marks.hit(match (rotting.unreadable, rotting.damage.len()) {
-                (Some(_), _) => "a sector became unreadable",
-                (None, 1) => "a log rotted",
-                (None, _) => "a write went to the wrong place",
-            });
+            self.marks.hit(rotting.mark);
         }
     }
 
@@ -211,4 +252,10 @@ impl<W: Workload> World<'_, W> {
         host.rotten = true;
         self.marks.hit("a disk was wiped");
     }
+}
+
+/// The files of a node's log.
+fn segments<M>(host: &Host<M>) -> BTreeMap<String, Vec<u8>> {
+    let paths = host.disk.paths().into_iter().filter(|path| path.starts_with("log/"));
+    paths.filter_map(|path| Some((path.clone(), host.disk.read(&path)?))).collect()
 }
