@@ -11,7 +11,7 @@ use crate::pending::{Pending, Reply};
 use crate::shared::Shared;
 use crate::snapshots::{Job, OpenedLater, SnapshotStore};
 use crate::status::{add, count};
-use crate::{Clock, DriverStatus, Inspect, StateMachine, Transport};
+use crate::{Clock, DriverStatus, Inspect, Load, StateMachine, Transport};
 use bytes::Bytes;
 use raft::{
     Action, Applied, Durable, LogId, Membership, Message, Node, NodeId, Now, Proposed, ReadId,
@@ -19,6 +19,7 @@ use raft::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -394,9 +395,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     fn serve(&mut self, id: ReadId) {
         let Some(batch) = self.state.reads.remove(&id) else { return };
         match self.asks.try_send(Ask::Reads(batch.questions)) {
-            Ok(()) => {
-                self.shared.fresh_at_ns.store(batch.asked_ns, std::sync::atomic::Ordering::Relaxed)
-            }
+            Ok(()) => self.shared.fresh_at_ns.store(batch.asked_ns, Ordering::Relaxed),
             Err(TrySendError::Full(Ask::Reads(mut questions))) => {
                 // The state machine is far behind: they are asked again.
                 self.state.refused_reads.append(&mut questions);
@@ -433,7 +432,21 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             self.state.membership = raft.membership.clone();
         }
         let read_only = self.state.read_only.clone();
-        self.shared.publish(DriverStatus { raft, read_only, stopped: None });
+        let load = self.load();
+        self.shared.publish(DriverStatus { raft, read_only, load, stopped: None });
+    }
+
+    fn load(&self) -> Load {
+        let State { pending, reads, new_reads, refused_reads, .. } = &self.state;
+        let asked: usize = reads.values().map(|batch| batch.questions.len()).sum();
+        Load {
+            calls: self.calls.len(),
+            messages: self.mailbox.messages.len(),
+            proposals: pending.len(),
+            reads: asked + new_reads.questions.len() + refused_reads.len(),
+            questions: self.asks.max_capacity() - self.asks.capacity(),
+            waiters: self.shared.waiters.load(Ordering::Relaxed),
+        }
     }
 
     fn is_finished(&self) -> bool {

@@ -212,7 +212,10 @@ impl<S: StateMachine> Handle<S> {
             TrySendError::Full(_) => WaitError::Busy,
             TrySendError::Closed(_) => WaitError::Stopped,
         })?;
-        answer.await.map_err(|_| WaitError::Stopped)?
+        let mut forget = Forget { asks: &self.asks, number: Some(number) };
+        let answer = answer.await;
+        forget.number = None;
+        answer.map_err(|_| WaitError::Stopped)?
     }
 
     /// Campaigns at once, instead of waiting for an election timeout. Disturbs no leader that others
@@ -260,6 +263,21 @@ fn refused<M>(error: TrySendError<M>) -> ReadError {
     match error {
         TrySendError::Full(_) => ReadError::Busy,
         TrySendError::Closed(_) => ReadError::Stopped,
+    }
+}
+
+/// Has a wait forgotten that is given up: the command may never come.
+struct Forget<'a, S: StateMachine> {
+    asks: &'a mpsc::Sender<Ask<S>>,
+    number: Option<CommandNumber>,
+}
+
+impl<S: StateMachine> Drop for Forget<'_, S> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            // If there is no room, it is forgotten when the number comes, or when too many wait.
+            let _ = self.asks.try_send(Ask::Forget(number));
+        }
     }
 }
 

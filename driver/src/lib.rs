@@ -45,6 +45,6 @@ pub use node::{Driver, DriverConfig, Part, Seams};
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
 #[cfg(feature = "tokio")]
 pub use spawn::{TokioClock, spawn};
-pub use status::{DriverStatus, Metrics, MetricsReading};
+pub use status::{DriverStatus, Load, Metrics, MetricsReading};
 pub use store_loop::StorePort;
 pub use transport::Transport;

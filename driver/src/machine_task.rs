@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
 
 /// Orders of the core that may wait: it has at most one `Apply` or `Restore` out, and one
@@ -43,6 +44,8 @@ pub(crate) enum Ask<S: StateMachine> {
         term: Option<Term>,
         reply: WaitReply,
     },
+    /// Somebody waits no more for the command of this number.
+    Forget(CommandNumber),
 }
 
 /// One read.
@@ -121,6 +124,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                     }
                 }
             }
+            self.shared.waiters.store(self.waiters.len(), Ordering::Relaxed);
         }
     }
 
@@ -200,6 +204,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                 questions.into_iter().for_each(|question| question.answer(&self.machine));
             }
             Ask::Wait { number, term, reply } => self.waiters.add(number, term, reply),
+            Ask::Forget(number) => self.waiters.forget(number),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::shared::{Shared, Supervised};
 use crate::snapshots::{JOBS_MAX, clean};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, Handle, Inspect, Mailbox, SnapshotPort, SnapshotStore, StateMachine,
+    Clock, DriverStatus, Handle, Inspect, Load, Mailbox, SnapshotPort, SnapshotStore, StateMachine,
     StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
@@ -92,7 +92,12 @@ impl<S: StateMachine> Driver<S> {
         }
         let node = Node::new(config.raft, restored)?;
         inspect.started(&node);
-        let status = DriverStatus { raft: node.status(), read_only: None, stopped: None };
+        let status = DriverStatus {
+            raft: node.status(),
+            read_only: None,
+            load: Load::default(),
+            stopped: None,
+        };
         let shared = Shared::new(status);
 
         let (calls, calls_out) = mpsc::channel(CALLS_MAX);

@@ -16,6 +16,8 @@ pub(crate) struct Shared {
     pub metrics: Arc<Metrics>,
     /// Reads that have not been answered.
     pub reads_waiting: AtomicUsize,
+    /// Those who wait for a command to be applied.
+    pub waiters: AtomicUsize,
     /// The state machine's state is at least as new as the log was at this time (monotonic, in
     /// nanoseconds); 0 as long as nothing is known.
     pub fresh_at_ns: AtomicU64,
@@ -33,6 +35,7 @@ impl Shared {
             status: ArcSwap::from_pointee(status),
             metrics: Arc::default(),
             reads_waiting: AtomicUsize::new(0),
+            waiters: AtomicUsize::new(0),
             fresh_at_ns: AtomicU64::new(0),
             shutdown_notify: Notify::new(),
             stop: OnceLock::new(),

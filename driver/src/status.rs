@@ -12,6 +12,8 @@ pub struct DriverStatus {
     pub raft: raft::Status,
     /// Why the node takes no proposals although it may lead: the disk has no room.
     pub read_only: Option<Arc<str>>,
+    /// What waits within it.
+    pub load: Load,
     /// Why the node has stopped, if it has.
     pub stopped: Option<StopReason>,
 }
@@ -20,6 +22,38 @@ impl DriverStatus {
     /// Whether this node leads, knows what is committed, and takes proposals.
     pub fn serving(&self) -> bool {
         self.raft.serving && self.read_only.is_none() && self.stopped.is_none()
+    }
+}
+
+/// What waits within a node. Where nobody asks for anything, nothing does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Calls of clients that the core has not taken.
+    pub calls: usize,
+    /// Messages from peers that it has not taken.
+    pub messages: usize,
+    /// Proposals that are not decided.
+    pub proposals: usize,
+    /// Reads that wait for a leader to confirm them.
+    pub reads: usize,
+    /// Questions that the state machine has not taken.
+    pub questions: usize,
+    /// Those who wait for a command to be applied.
+    pub waiters: usize,
+}
+
+impl Load {
+    /// All of it with names, in order.
+    pub fn named(&self) -> [(&'static str, usize); 6] {
+        let Load { calls, messages, proposals, reads, questions, waiters } = *self;
+        [
+            ("calls", calls),
+            ("messages", messages),
+            ("proposals", proposals),
+            ("reads", reads),
+            ("questions", questions),
+            ("waiters", waiters),
+        ]
     }
 }
 

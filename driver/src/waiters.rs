@@ -27,6 +27,11 @@ pub(crate) struct Waiters {
 }
 
 impl Waiters {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
     /// Adds one that waits for the command `number`; if `term` is given, for one made in that term.
     pub fn add(&mut self, number: CommandNumber, term: Option<Term>, reply: WaitReply) {
         if number < self.next {
@@ -92,6 +97,17 @@ impl Waiters {
         );
     }
 
+    /// Forgets those for whom nobody waits any more, of those who wait for the command `number`.
+    pub fn forget(&mut self, number: CommandNumber) {
+        let Some(waiters) = self.by_number.get_mut(&number) else { return };
+        let before = waiters.len();
+        waiters.retain(|waiter| !waiter.reply.is_closed());
+        self.count -= before - waiters.len();
+        if waiters.is_empty() {
+            self.by_number.remove(&number);
+        }
+    }
+
     fn forget_abandoned(&mut self) {
         self.retain(|waiter| !waiter.reply.is_closed(), drop);
     }
@@ -153,6 +169,18 @@ mod tests {
         let mut answer = wait(&mut waiters, 0, Some(2));
         waiters.applied(Term(3), CommandNumber(1));
         assert_eq!(answer.try_recv().unwrap(), Err(WaitError::Superseded));
+    }
+
+    #[test]
+    fn who_waits_no_more_is_forgotten_and_the_others_of_the_number_are_not() {
+        let mut waiters = Waiters::default();
+        let (mut stays, goes) = (wait(&mut waiters, 9, None), wait(&mut waiters, 9, None));
+        drop(goes);
+        waiters.forget(CommandNumber(9));
+        assert_eq!(waiters.len(), 1);
+        waiters.applied(Term(1), CommandNumber(10));
+        assert_eq!(stays.try_recv().unwrap(), Ok(()));
+        assert_eq!(waiters.len(), 0);
     }
 
     #[test]

@@ -113,6 +113,10 @@ pub fn render(
     ] {
         metric(&mut text, name, help, "gauge", value);
     }
+    for (name, waiting) in status.load.named() {
+        let name = format!("driver_waiting_{name}");
+        metric(&mut text, &name, "What waits within the node.", "gauge", waiting as u64);
+    }
     let core = &raft.counters;
     for (name, value) in [
         ("raft_misaddressed_total", core.misaddressed),

@@ -57,6 +57,11 @@ pub trait App: Send + Sync + Sized + 'static {
     /// What a client does, until [`Cluster::think`] says that it is over.
     fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()>;
 
+    /// The most requests that a client has at once.
+    fn requests_at_once(&self) -> usize {
+        1
+    }
+
     /// What must hold of the state after every command, on every node.
     fn invariant(&self, _machine: &Self::Machine) -> Result<(), String> {
         Ok(())

@@ -75,10 +75,11 @@ impl<A: App> Cluster<A> {
         let target = {
             let world = self.world();
             let up = world.hosts.get(to.0 as usize).and_then(|host| host.up.as_ref());
-            up.and_then(|up| Some((up.machine.clone(), up.service.clone()?)))
+            up.and_then(|up| Some((up.machine.clone(), up.service.clone()?, up.requests.begin())))
         };
-        let Some((machine, service)) = target else { return Err(CallError::NotSent) };
+        let Some((machine, service, begun)) = target else { return Err(CallError::NotSent) };
         if fate.request_lost {
+            drop(begun);
             self.mark("a request was lost");
             sleep_us(self.in_proportion(SILENCE_US)).await;
             return Err(CallError::Lost);
@@ -86,6 +87,7 @@ impl<A: App> Cluster<A> {
         let (mut tell, answer) = oneshot::channel();
         let cluster = self.clone();
         machine.spawn(async move {
+            let _begun = begun;
             let answer = tokio::select! {
                 biased;
                 answer = service(request) => Some(answer),

@@ -1,6 +1,7 @@
 //! A simulated cluster: what clients and the nodes' services are given of it, and how it runs.
 
 use crate::app::{App, Started};
+use crate::bounds::Requests;
 use crate::disk::{Life, SimDisk};
 use crate::link::SimTransport;
 use crate::store::{self, Slot};
@@ -170,6 +171,9 @@ impl<A: App> Cluster<A> {
         world.compare(node, &restored)?;
         let host = &mut world.hosts[node];
         host.lives += 1;
+        let entries = host.shadow.entries.iter().map(|entry| entry.cost_bytes() as u64);
+        let bytes = entries.sum();
+        host.written.starts(bytes, swarm.segment_bytes.into());
         host.maybe = None;
         host.paused = 0;
         let number = host.lives;
@@ -211,6 +215,7 @@ impl<A: App> Cluster<A> {
             machine: machine.clone(),
             slot: slot.clone(),
             service: None,
+            requests: Requests::default(),
             applied: Index(0),
         });
         let id = NodeId(node as u64);

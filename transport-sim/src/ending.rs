@@ -184,6 +184,7 @@ impl<A: App> Cluster<A> {
         }
         if able {
             self.settle().await?;
+            self.nothing_is_left().await?;
         }
         self.shared.app.clone().verdict(self.clone()).await?;
         self.shut_down().await
@@ -229,7 +230,7 @@ impl<A: App> Cluster<A> {
         able > world.hosts.len() / 2
     }
 
-    fn healthy(&self) -> Vec<(usize, Handle<A::Machine>)> {
+    pub(crate) fn healthy(&self) -> Vec<(usize, Handle<A::Machine>)> {
         let world = self.world();
         let hosts = world.hosts.iter().enumerate();
         hosts
@@ -304,6 +305,7 @@ impl<A: App> Cluster<A> {
         while now_us() < until_us {
             sleep_us(LOOK_US).await;
             self.no_storm()?;
+            self.few_wait()?;
             let now = self.world().observer.latest_leader();
             if now != leader {
                 let detail = format!("{leader:?}, then {now:?}");

@@ -15,6 +15,7 @@
 #![cfg(madsim)]
 
 mod app;
+mod bounds;
 mod call;
 mod clock;
 mod cluster;

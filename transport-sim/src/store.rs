@@ -93,11 +93,14 @@ struct Checked<'a, A: App> {
 impl<A: App> LogStore for Checked<'_, A> {
     fn persist(&mut self, write: Write) -> Result<Durable, PersistError> {
         let change = Change::of(&write);
+        let mut written = std::mem::take(&mut self.cluster.world().hosts[self.node].written);
+        written.add(&write);
         let result = match &mut lock(self.slot).log {
             Some(log) => log.persist(write),
             None => Err(PersistError::Failed { source: std::io::Error::other("gone") }),
         };
         let mut world = self.cluster.world();
+        world.hosts[self.node].written = written;
         if world.runs(self.node, self.number).is_none() {
             return result;
         }

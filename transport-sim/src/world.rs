@@ -2,6 +2,7 @@
 //! was broken. One lock, one thread: nobody holds it while waiting.
 
 use crate::app::{App, Service};
+use crate::bounds::{Requests, Written};
 use crate::clock::SimClock;
 use crate::disk::{Life, SimDisk};
 use crate::store::Slot;
@@ -27,6 +28,8 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(1);
 pub(crate) const INCARNATION: u64 = 100;
 /// The port for clients in the addresses that the membership has.
 const CLIENT_PORT: u16 = 8080;
+/// Segments that a log keeps for use again.
+pub(crate) const RECYCLED_SEGMENTS: u64 = 4;
 /// The port for peers.
 const PEER_PORT: u16 = 9080;
 
@@ -48,6 +51,8 @@ pub(crate) struct Host<A: App> {
     pub shadow: Shadow,
     /// The write that was out when it went down: it may be on the disk or not.
     pub maybe: Option<Change>,
+    /// What the files of its log hold that is needed.
+    pub written: Written,
     pub incarnation: Incarnation,
     /// How many times it has started.
     pub lives: u64,
@@ -87,6 +92,7 @@ pub(crate) struct Up<A: App> {
     pub machine: NodeHandle,
     pub slot: Arc<Mutex<Slot>>,
     pub service: Option<Service<A::Request, A::Response>>,
+    pub requests: Requests,
     /// Up to here the state machine has applied the log.
     pub applied: Index,
 }
@@ -272,6 +278,7 @@ pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
     LogConfig {
         segment_bytes: u64::from(swarm.segment_bytes),
         background: false,
+        recycled_bytes_max: RECYCLED_SEGMENTS * u64::from(swarm.segment_bytes),
         ..LogConfig::default()
     }
 }
@@ -299,6 +306,7 @@ impl<A: App> Host<A> {
             disk,
             clock: Arc::new(SimClock::new()),
             maybe: None,
+            written: Written::default(),
             incarnation,
             lives: 0,
             up: None,

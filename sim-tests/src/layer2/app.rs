@@ -118,6 +118,10 @@ impl App for Store {
         Box::pin(super::clients::run(self, cluster, number))
     }
 
+    fn requests_at_once(&self) -> usize {
+        super::compat::BURST
+    }
+
     fn verdict(self: Arc<Self>, cluster: Cluster<Self>) -> Task<Result<(), Violation>> {
         Box::pin(async move {
             super::clients::last_listings(&self, &cluster).await?;

@@ -179,7 +179,10 @@ impl User {
         }
         match self.draw.below(7) {
             0 | 1 => self.submit(register).await,
-            6 => self.burst().await,
+            6 => match self.draw.below(6) {
+                0 => self.wait_in_vain().await,
+                _ => self.burst().await,
+            },
             2 => self.old_write(register).await,
             3 => self.swap(register).await,
             4 => self.batch().await,

@@ -9,8 +9,10 @@ use simulator::checks::{Violation, violation};
 use simulator::linearizability::Action;
 use transport_sim::{client_address, node_at, now_us};
 
+/// The number of a command that no run comes to.
+const NEVER: u64 = 1 << 40;
 /// Writes that are sent at once.
-const BURST: usize = 4;
+pub(super) const BURST: usize = 4;
 
 impl User {
     async fn ask(&mut self, node: u64, path: &str, body: Value) -> Result<Response, Failure> {
@@ -102,6 +104,18 @@ impl User {
         let before = commit["result"]["value"].as_str().map(|text| number(text.as_bytes()));
         self.ended(register, begun_us, ended_us, &ended, action, before);
         Ok(())
+    }
+
+    /// Waits for a command that never comes, for as long as the node allows or until it loses patience.
+    pub(super) async fn wait_in_vain(&mut self) -> Result<(), Violation> {
+        let timeout_ms = self.draw.below(2 * self.patience.as_millis() as u64) + 1;
+        let wait = json!({ "log_index": NEVER, "timeout_ms": timeout_ms });
+        match self.ask(self.leader, "/wait_commit", wait).await {
+            Ok(answer) if answer.status == StatusCode::OK => {
+                violation("wait_commit is of the command that was submitted", answer.explanation())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The form in one request.
@@ -227,7 +241,7 @@ impl User {
         let action = match action {
             Action::Write(to, _) => Action::Write(to, before),
             Action::Swap { from, to, .. } => Action::Swap { from, to, before },
-            read => read,
+            other => other,
         };
         self.store.history().record(register, begun_us, ended_us, action);
     }

@@ -63,6 +63,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "A read is answered with the value or with its absence, unless it is refused. This \
              was something else."
         }
+        "a removal is answered so or so" => {
+            "A removal is done, certainly not done, or nobody knows; it was answered with something \
+             else."
+        }
         "a restored snapshot is committed" => {
             "A snapshot stands for entries that are committed, and is restored while nothing else is \
              applied."
@@ -155,6 +159,14 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "An assertion failed, in the library or in the state machine. The panic's place is in the \
              output of the run."
         }
+        "nothing waits in the end" => {
+            "When nobody asks for anything any more, no call, proposal, read or wait may be left in a node: \
+             what is kept for nobody fills the memory."
+        }
+        "old snapshots are removed" => {
+            "Of the snapshots that a node has written or was sent, it keeps the one that its log begins \
+             after, and the one before for a while."
+        }
         "one leader a term" => {
             "At most one node may lead in a term (§3.2). Two leaders of one term accept different \
              entries for the same place in the log."
@@ -188,6 +200,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "What a node finds on its disk when it starts must be what it had reported durable: no less, \
              and no more than the one write that was under way."
         }
+        "snapshots keep the log short" => {
+            "A snapshot is due whenever so many bytes are applied, and then the log begins after it. This \
+             log holds more: a node that goes on like that fills its memory."
+        }
         "term grows" => "A node's term never falls, not even across a crash (§3.3).",
         "the history" => {
             "The clients' operations cannot be put into one order that fits both their times and their \
@@ -199,6 +215,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         "the log begins after what is restored" => {
             "A snapshot may be restored only once the log on the disk begins after it: otherwise a crash \
              leaves a state and a log that do not belong together."
+        }
+        "the log takes no more room than it needs" => {
+            "Segments whose entries a snapshot stands for are used again, or removed. The files of this log \
+             are larger than what is still needed of them."
         }
         "the snapshot that the log begins after is there" => {
             "A log that begins after a snapshot is of no use without that snapshot."
@@ -223,6 +243,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         }
         "what is durable is on the disk" => {
             "What the core takes for durable is not what the disk holds."
+        }
+        "what waits is what clients ask for" => {
+            "When the faults are over, no more proposals, reads and waits are kept in a node than clients \
+             wait for."
         }
         "who has lost what it acknowledged has no say" => {
             "A node that has lost entries which it had acknowledged cannot tell whose log is up to date. \
