@@ -4,8 +4,8 @@
 //! The search is that of Wing and Gong with Lowe's memo: configurations (which operations are in the
 //! order already, and the value after them) that were seen are not tried again, and an operation that
 //! fits and changes nothing is put into the order as soon as it may be; no value is left while somebody
-//! is still to find it, since values are unique. Keys are independent,
-//! so each is checked alone. Operations whose outcome is unknown are settled before the search: values
+//! is still to find it, since values are unique (but for "no value", where values are removed). Keys are
+//! independent, so each is checked alone. Operations whose outcome is unknown are settled before the search: values
 //! are unique, so either somebody saw that they took effect, or it is as if they never had.
 //!
 //! The search is bounded by a number of steps, and says so when it gives up: [`Verdict::Unknown`].
@@ -23,7 +23,7 @@ pub struct Operation {
     pub action: Action,
 }
 
-/// What an operation does. Values are unique, `None` is "no value yet".
+/// What an operation does. Values are unique, `None` is "no value".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Reads; the answer was this.
@@ -38,6 +38,11 @@ pub enum Action {
         to: u64,
         /// The value before, if the answer was heard.
         before: Option<Option<u64>>,
+    },
+    /// Removes the value if it is `from`. One that did not find it is no operation.
+    Remove {
+        /// What the value must be.
+        from: u64,
     },
 }
 
@@ -58,6 +63,10 @@ impl std::fmt::Display for Operation {
             Action::Swap { from, to, before: found } => {
                 write!(f, "swap {from} for {to}{}", before(found))
             }
+            Action::Remove { from } if self.ended.is_none() => {
+                write!(f, "remove {from}, not heard")
+            }
+            Action::Remove { from } => write!(f, "remove {from}, found it"),
         }
     }
 }
@@ -88,7 +97,9 @@ pub fn check(operations: &[Operation]) -> Verdict {
             observers.entry(value).or_default().push(at);
         }
     }
-    Search { operations: &operations, observers, seen: HashSet::new(), steps: 0 }.run()
+    let is_remove = |operation: &Operation| matches!(operation.action, Action::Remove { .. });
+    let removes = operations.iter().any(is_remove);
+    Search { operations: &operations, observers, removes, seen: HashSet::new(), steps: 0 }.run()
 }
 
 /// Of a history that is not linearizable: the operations around the first answer that cannot be, in
@@ -129,7 +140,13 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
     let mut first_seen: HashMap<u64, u64> = HashMap::new();
     let mut unsettled: HashSet<u64> = HashSet::new();
     for operation in operations {
-        let Some(ended) = operation.ended else { continue };
+        let Some(ended) = operation.ended else {
+            // It may have found its value, and nobody saw it afterwards.
+            if let Action::Remove { from } = operation.action {
+                unsettled.insert(from);
+            }
+            continue;
+        };
         let seen = match operation.action {
             Action::Read(value) => value,
             Action::Write(_, before) => before.flatten(),
@@ -140,6 +157,7 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
                 }
                 before.flatten()
             }
+            Action::Remove { from } => Some(from),
         };
         if let Some(value) = seen {
             let first = first_seen.entry(value).or_insert(ended);
@@ -162,6 +180,10 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
             settled &= *first <= end;
             *first = end.min(*first);
         }
+        // And one of which that is not known may have.
+        for (from, to) in &swaps {
+            settled &= !unsettled.contains(to) || !unsettled.insert(*from);
+        }
         if settled {
             break;
         }
@@ -174,6 +196,10 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
             Action::Write(value, _) => (value, operation.action),
             Action::Swap { from, to, .. } => {
                 (to, Action::Swap { from, to, before: Some(Some(from)) })
+            }
+            Action::Remove { .. } => {
+                resolved.push(operation.clone());
+                continue;
             }
         };
         match first_seen.get(&value) {
@@ -197,6 +223,8 @@ struct Search<'a> {
     operations: &'a [Operation],
     /// Who has found a value.
     observers: HashMap<Option<u64>, Vec<usize>>,
+    /// Values are removed: there may be none more than once.
+    removes: bool,
     seen: HashSet<(Placed, Option<u64>)>,
     steps: u64,
 }
@@ -237,6 +265,9 @@ impl Search<'_> {
     /// Whether anybody else finds this value, and has no place yet. Values are unique: once it has
     /// changed, it never comes back.
     fn is_still_seen(&self, placed: &Placed, value: Option<u64>, next: usize) -> bool {
+        if value.is_none() && self.removes {
+            return false;
+        }
         let observers = self.observers.get(&value).into_iter().flatten();
         observers.copied().any(|at| at != next && !is_placed(placed, at))
     }
@@ -293,6 +324,7 @@ fn found(operation: &Operation) -> Option<Option<u64>> {
     match operation.action {
         Action::Read(value) => Some(value),
         Action::Write(_, before) | Action::Swap { before, .. } => before,
+        Action::Remove { from } => Some(Some(from)),
     }
 }
 
@@ -316,13 +348,14 @@ fn step(value: Option<u64>, operation: &Operation) -> Option<Option<u64>> {
             let after = if value == Some(from) { Some(to) } else { value };
             (before.is_none() || before == Some(value)).then_some(after)
         }
+        Action::Remove { from } => (value == Some(from)).then_some(None),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Action::{Read, Swap, Write};
+    use Action::{Read, Remove, Swap, Write};
 
     fn history(lines: &[(u64, u64, Action)]) -> Vec<Operation> {
         // An end of 0 stands for "never".
@@ -349,6 +382,55 @@ mod tests {
     /// Histories known to be good.
     fn good() -> Vec<(&'static str, Vec<Operation>)> {
         vec![
+            (
+                "a value removed, and another one after it, with nothing between",
+                history(&[
+                    (1, 2, put(1)),
+                    (3, 4, Remove { from: 1 }),
+                    (5, 6, Read(None)),
+                    (7, 8, put(2)),
+                    (9, 10, Read(Some(2))),
+                    (11, 12, Remove { from: 2 }),
+                    (13, 14, Read(None)),
+                ]),
+            ),
+            (
+                "nothing is read before, between and after",
+                history(&[
+                    (1, 20, put(1)),
+                    (2, 3, Read(None)),
+                    (4, 5, Read(Some(1))),
+                    (6, 19, Remove { from: 1 }),
+                    (7, 8, Read(None)),
+                ]),
+            ),
+            (
+                "a removal without an answer that took effect",
+                history(&[(1, 2, put(1)), (3, 0, Remove { from: 1 }), (5, 6, Read(None))]),
+            ),
+            (
+                "a removal without an answer that did not",
+                history(&[(1, 2, put(1)), (3, 0, Remove { from: 1 }), (5, 6, Read(Some(1)))]),
+            ),
+            (
+                "a removal without an answer of a value that nobody else saw",
+                history(&[
+                    (1, 2, put(1)),
+                    (3, 0, open_swap(1, 2)),
+                    (4, 0, put(3)),
+                    (5, 0, Remove { from: 3 }),
+                    (6, 7, Read(None)),
+                ]),
+            ),
+            (
+                "a removal without an answer of what a swap without one wrote",
+                history(&[
+                    (1, 2, put(1)),
+                    (3, 0, open_swap(1, 2)),
+                    (4, 0, Remove { from: 2 }),
+                    (6, 7, Read(None)),
+                ]),
+            ),
             ("nothing", history(&[])),
             ("a read of nothing", history(&[(1, 2, Read(None))])),
             ("a write, then a read", history(&[(1, 2, put(1)), (3, 4, Read(Some(1)))])),
@@ -415,6 +497,22 @@ mod tests {
     /// Histories known to be bad.
     fn bad() -> Vec<(&'static str, Vec<Operation>)> {
         vec![
+            (
+                "what was removed is read again",
+                history(&[(1, 2, put(1)), (3, 4, Remove { from: 1 }), (5, 6, Read(Some(1)))]),
+            ),
+            (
+                "something is removed that was not there any more",
+                history(&[(1, 2, put(1)), (3, 4, put(2)), (5, 6, Remove { from: 1 })]),
+            ),
+            (
+                "two remove the same",
+                history(&[(1, 2, put(1)), (3, 6, Remove { from: 1 }), (4, 7, Remove { from: 1 })]),
+            ),
+            (
+                "nothing is there though nobody could have removed it",
+                history(&[(1, 2, put(1)), (3, 0, Remove { from: 2 }), (5, 6, Read(None))]),
+            ),
             ("a value from nowhere", history(&[(1, 2, Read(Some(1)))])),
             ("a stale read", history(&[(1, 2, put(1)), (3, 4, Read(None))])),
             ("a read from the future", history(&[(1, 2, Read(Some(1))), (3, 4, put(1))])),

@@ -184,7 +184,10 @@ impl User {
                 _ => self.burst().await,
             },
             2 => self.old_write(register).await,
-            3 => self.swap(register).await,
+            3 => match self.draw.below(3) {
+                0 => self.remove(register).await,
+                _ => self.swap(register).await,
+            },
             4 => self.batch().await,
             _ => self.put(register).await,
         }
@@ -245,6 +248,37 @@ impl User {
         request.headers.push((IF_MATCH, tag));
         let swap = Action::Swap { from, to, before: None };
         self.write(register, request, to, floor, swap).await
+    }
+
+    /// Reads, and removes what was found if nobody else has written meanwhile.
+    async fn remove(&mut self, register: u8) -> Result<(), Violation> {
+        let read = Request::new(Method::GET, format!("/v1/kv/r{register}?consistency=stale"));
+        let Ok(found) = self.client.call(&read).await else { return Ok(()) };
+        let Some(tag) = found.headers.get(ETAG).cloned() else { return Ok(()) };
+        let mut request = Request::new(Method::DELETE, format!("/v1/kv/r{register}"));
+        request.headers.push((IF_MATCH, tag));
+        let begun_us = now_us();
+        let answer = self.client.call(&request).await;
+        let (ended, ended_us) = match answer {
+            Ok(answer) if answer.status == StatusCode::NO_CONTENT => (Ended::Done, Some(now_us())),
+            Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => {
+                (Ended::NotDone, None)
+            }
+            Ok(answer) => {
+                return violation("a removal is answered so or so", answer.explanation());
+            }
+            Err(CallError::NotDone(_)) => (Ended::NotDone, None),
+            Err(CallError::Unknown(_)) => (Ended::Unknown, None),
+        };
+        self.mark(&ended);
+        if let Ended::Done = ended {
+            self.cluster.mark("a key was removed");
+        }
+        if !matches!(ended, Ended::NotDone) {
+            let removed = Action::Remove { from: number(&found.body) };
+            self.store.history().record(register, begun_us, ended_us, removed);
+        }
+        Ok(())
     }
 
     async fn write(

@@ -58,6 +58,7 @@ impl History {
         let seen = match action {
             Action::Read(value) => value,
             Action::Write(_, before) | Action::Swap { before, .. } => before.flatten(),
+            Action::Remove { .. } => None,
         };
         if let Some(value) = seen {
             self.last_seen.insert(register, value);

@@ -53,6 +53,7 @@ pub const EXPECTED: &[&str] = &[
     "a crash met a write",
     "a disk was full",
     "a disk was wiped",
+    "a key was removed",
     "a leader was elected",
     "a listing was read",
     "a log rotted",
