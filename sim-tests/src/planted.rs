@@ -19,9 +19,6 @@ use std::{fs, io};
 pub const HEAD: &str =
     "| planted bug | layer | found by | ranges | seeds | seconds |\n|---|---|---|---|---|---|";
 
-/// In layer 2, a range has one in so many of the seeds that it has in layer 1: a run takes longer.
-const LAYER_2_ONE_IN: u64 = 10;
-
 /// What is copied of the tree: all that the search is built from.
 const PARTS: &[&str] = &[
     "Cargo.toml",
@@ -110,11 +107,10 @@ fn one(copy: &Path, patch: &Path, search: &Search) -> io::Result<bool> {
         return Ok(false);
     }
     let started = Instant::now();
-    let seeds = if layer == 2 { search.seeds / LAYER_2_ONE_IN } else { search.seeds };
     let number = |value: u64| value.to_string();
     let found = Command::new(copy.join("target/release/sim-tests"))
         .args(["ranges", "--layer", &number(layer), "--from", &number(search.from)])
-        .args(["--seeds", &number(seeds), "--ranges", &number(search.ranges)])
+        .args(["--seeds", &number(search.seeds), "--ranges", &number(search.ranges)])
         .current_dir(copy)
         .env("RUST_BACKTRACE", "0")
         .output()?;
