@@ -1,8 +1,8 @@
 //! The seam for those who want to see a node at work: the checks of a simulation.
 
-use crate::StateMachine;
+use crate::{Outcome, StateMachine};
 use bytes::Bytes;
-use raft::{Entry, Node, Snapshot};
+use raft::{Entry, LogId, Node, Snapshot};
 
 /// Looks at the core and the state machine of a node. It sees everything and changes nothing; what is
 /// not looked at costs nothing.
@@ -16,6 +16,9 @@ pub trait Inspect<S: StateMachine>: Clone + Send + Sync + 'static {
 
     /// An entry has been applied, with this answer; an empty one if it is no command.
     fn applied(&self, _entry: &Entry, _answer: &Bytes, _machine: &S) {}
+
+    /// Whoever proposed this is told that. It is told to nobody if nobody waits any more.
+    fn decided(&self, _id: LogId, _outcome: &Result<Bytes, Outcome>) {}
 
     /// The state has been replaced by that of a snapshot, or begins with it.
     fn restored(&self, _snapshot: &Snapshot, _machine: &S) {}

@@ -147,7 +147,8 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
             }
             Order::Restore { restore, decided } => {
                 self.restore(&restore.snapshot)?;
-                jump(decided, &restore.snapshot);
+                let told = |id, outcome: &_| self.inspect.decided(id, outcome);
+                jump(decided, &restore.snapshot, told);
                 Ok(Some(Receipt::Applied(restore.restored())))
             }
             Order::TakeSnapshot(order) => Ok(self.freeze(order)),
@@ -164,7 +165,8 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                 Payload::Blank | Payload::System(_) | Payload::Membership(_) => Bytes::new(),
             };
             self.inspect.applied(entry, &result, &self.machine);
-            resolve(&mut decided, entry, result);
+            let told = |id, outcome: &_| self.inspect.decided(id, outcome);
+            resolve(&mut decided, entry, result, told);
             self.waiters.applied(entry.id.term, entry.number_after());
         }
         add(&self.shared.metrics.applied, apply.entries.len());

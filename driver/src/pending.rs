@@ -18,6 +18,19 @@ pub(crate) struct Waiting {
     pub reply: Reply,
 }
 
+impl Waiting {
+    /// Answers it, and tells what it is told.
+    fn answer(
+        self,
+        outcome: Result<Bytes, Outcome>,
+        told: &impl Fn(LogId, &Result<Bytes, Outcome>),
+    ) {
+        told(self.id, &outcome);
+        // Whoever waited may have gone.
+        let _ = self.reply.send(outcome);
+    }
+}
+
 /// The undecided proposals of this node, in the order in which they were made.
 ///
 /// Invariant: their ids rise (by term, then by index), because a leader appends and terms never fall.
@@ -49,25 +62,36 @@ impl Pending {
     }
 }
 
-/// Answers the proposals that applying `entry` decides, `result` being what applying it yielded.
-pub(crate) fn resolve(decided: &mut VecDeque<Waiting>, entry: &Entry, result: Bytes) {
+/// Answers the proposals that applying `entry` decides, `result` being what applying it yielded, and
+/// tells what each is `told`.
+pub(crate) fn resolve(
+    decided: &mut VecDeque<Waiting>,
+    entry: &Entry,
+    result: Bytes,
+    told: impl Fn(LogId, &Result<Bytes, Outcome>),
+) {
     while decided.front().is_some_and(|waiting| waiting.id <= entry.id) {
         let Some(waiting) = decided.pop_front() else { return };
         if waiting.id == entry.id {
-            let _ = waiting.reply.send(Ok(result));
+            waiting.answer(Ok(result), &told);
             return;
         }
         // An entry of a later term stands at or before its place.
-        let _ = waiting.reply.send(Err(Outcome::NotDone));
+        waiting.answer(Err(Outcome::NotDone), &told);
     }
 }
 
-/// Answers the proposals that are decided by replacing the state with that of `snapshot`.
-pub(crate) fn jump(decided: VecDeque<Waiting>, snapshot: &Snapshot) {
+/// Answers the proposals that are decided by replacing the state with that of `snapshot`, and tells what
+/// each is `told`.
+pub(crate) fn jump(
+    decided: VecDeque<Waiting>,
+    snapshot: &Snapshot,
+    told: impl Fn(LogId, &Result<Bytes, Outcome>),
+) {
     for waiting in decided {
         let jumped_over = waiting.id.index <= snapshot.last.index;
         let outcome = if jumped_over { Outcome::Unknown } else { Outcome::NotDone };
-        let _ = waiting.reply.send(Err(outcome));
+        waiting.answer(Err(outcome), &told);
     }
 }
 
@@ -96,7 +120,7 @@ mod tests {
     fn apply(pending: &mut Pending, entries: &[Entry]) {
         let mut decided = pending.decided_by(entries.last().unwrap().id);
         for entry in entries {
-            resolve(&mut decided, entry, Bytes::from_static(b"result"));
+            resolve(&mut decided, entry, Bytes::from_static(b"result"), |_, _| ());
         }
         assert!(decided.is_empty());
     }
@@ -140,7 +164,7 @@ mod tests {
         let mut beyond = propose(&mut pending, 11, 2);
         let mut snapshot = Snapshot::initial(Membership::default());
         snapshot.last = LogId::new(10, 3);
-        jump(pending.decided_by(snapshot.last), &snapshot);
+        jump(pending.decided_by(snapshot.last), &snapshot, |_, _| ());
         assert_eq!(inside.try_recv().unwrap(), Err(Outcome::Unknown));
         assert_eq!(beyond.try_recv().unwrap(), Err(Outcome::NotDone));
     }

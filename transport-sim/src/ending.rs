@@ -364,7 +364,7 @@ impl<A: App> Cluster<A> {
             let detail = format!("nodes {} and {}", pair[0].0, pair[1].0);
             return violation("equal logs make equal states", detail);
         }
-        Ok(())
+        self.world().not_done_stays_so()
     }
 
     /// Every node ends when it is told to, and nothing of it is left.

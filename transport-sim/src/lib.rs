@@ -24,6 +24,7 @@ mod down;
 mod ending;
 mod faults;
 mod link;
+mod outcomes;
 mod picture;
 mod pipe;
 mod store;

@@ -4,8 +4,8 @@
 use crate::app::App;
 use crate::cluster::Cluster;
 use bytes::Bytes;
-use driver::{Frozen, Inspect, StateMachine};
-use raft::{Entry, Index, Node, Snapshot};
+use driver::{Frozen, Inspect, Outcome, StateMachine};
+use raft::{Entry, Index, LogId, Node, Snapshot};
 use simulator::What;
 use simulator::checks::violation;
 
@@ -54,6 +54,16 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         let answer = matches!(entry.payload, raft::Payload::Command(_)).then_some(answer);
         let broken = world.observer.applied(self.node, before, entry, answer).err();
         world.note(7, self.node, entry.id.index.0);
+        drop(world);
+        self.cluster.broken(broken);
+    }
+
+    fn decided(&self, id: LogId, outcome: &Result<Bytes, Outcome>) {
+        let mut world = self.cluster.world();
+        if world.runs(self.node, self.number).is_none() {
+            return;
+        }
+        let broken = world.decided(self.node, id, outcome).err();
         drop(world);
         self.cluster.broken(broken);
     }

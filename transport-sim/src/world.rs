@@ -9,14 +9,14 @@ use crate::store::Slot;
 use crate::time::now_us;
 use driver::{Handle, Inbox};
 use madsim::runtime::NodeHandle;
-use raft::{Incarnation, Index, Member, Membership, NodeId};
+use raft::{Incarnation, Index, LogId, Member, Membership, NodeId};
 use simulator::Marks;
 use simulator::checks::{Change, Observed, Observer, Shadow, Violation};
 use simulator::network::Network;
 use simulator::plan::{FaultKind, Plan, Swarm};
 use simulator::random::{Purpose, Stream};
 use simulator::{Timeline, What};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use storage::testing::MemDisk;
 use storage::{ClusterId, Identity, Log, LogConfig};
@@ -120,6 +120,8 @@ pub(crate) struct World<A: App> {
     pub clocks: Stream,
     pub marks: Marks,
     pub violation: Option<Violation>,
+    /// Proposals of which somebody was told that they were certainly not done.
+    pub not_done: BTreeSet<LogId>,
     /// What is shown of the run, if that was asked for.
     pub timeline: Timeline,
     /// Notified when the run is to end before its time.
@@ -164,6 +166,7 @@ impl<A: App> World<A> {
             clocks: Stream::new(seed, Purpose::Network, 2_001),
             marks: Marks::default(),
             violation: None,
+            not_done: BTreeSet::new(),
             timeline: Timeline::new(limits.record, nodes),
             ends: Arc::new(Notify::new()),
             ended: None,

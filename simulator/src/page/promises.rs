@@ -184,6 +184,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         "only what is committed is applied" => {
             "A state machine applied an entry that is not committed: it may never be."
         }
+        "a proposal is answered with what became of it" => {
+            "Whoever proposes a command hears its result, or that it was certainly not done, or that nobody \
+             can tell. What this proposer heard is not what became of its entry."
+        }
         "a read is confirmed since it was asked for" => {
             "A read is served only when a quorum has heard from a leader after the read was asked for \
              (§6.4). What was said before does not tell whether somebody else leads by now."
