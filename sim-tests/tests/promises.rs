@@ -8,8 +8,16 @@ use std::path::{Path, PathBuf};
 const FOLDERS: &[&str] = &["simulator/src", "transport-sim/src", "sim-tests/src"];
 
 /// What comes before the name of a check.
-const BEFORE: &[&str] =
-    &["violation(", "violation::<()>(", "check: ", "check = ", "PANICS: &str = "];
+const BEFORE: &[&str] = &[
+    "violation(",
+    "violation::<()>(",
+    "check: ",
+    "check = ",
+    "CHECK: &str = ",
+    "CONSENT: &str = ",
+    "MISSING: &str = ",
+    "PANICS: &str = ",
+];
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("it is there") {

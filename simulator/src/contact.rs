@@ -8,6 +8,7 @@
 //! was said before proves nothing about who leads now (§6.4).
 
 use crate::observer::{Violation, violation};
+use crate::shadow::Shadow;
 use raft::{Body, Message, Node, NodeId, Term};
 use std::collections::BTreeSet;
 
@@ -106,8 +107,8 @@ impl Contact {
         violation("a read is confirmed since it was asked for", detail)
     }
 
-    /// A message leaves a node.
-    pub fn said(&self, at: usize, node: &Node, message: &Message) -> Result<(), Violation> {
+    /// A message leaves a node, whose disk holds this.
+    pub fn said(&self, at: usize, message: &Message, disk: &Shadow) -> Result<(), Violation> {
         let has_a_say = matches!(
             message.body,
             Body::PreVote { .. }
@@ -115,7 +116,10 @@ impl Contact {
                 | Body::Vote { .. }
                 | Body::VoteReply { granted: true }
         );
-        if has_a_say && let Some(lost) = node.hard_state().lost {
+        if has_a_say
+            && let Some(lost) = disk.hard_state.lost
+            && disk.last() < lost
+        {
             let detail = format!("node {at}, which lacks {lost}: {:?}", message.body);
             return violation("who has lost what it acknowledged has no say", detail);
         }
@@ -193,8 +197,8 @@ impl Contact {
     }
 }
 
-/// The later term that a message tells this node of, if it has to enter it. Who asks for votes may be
-/// told to wait instead, and a pre-vote changes nothing; strangers are not listened to.
+/// The later term that a message tells this node of, if it has to enter it. Who asks for votes is not
+/// heard while there is a leader, and a pre-vote changes nothing. Only what members say is looked at.
 fn spread_term(node: &Node, message: &Message) -> Option<Term> {
     let spreads = !matches!(
         message.body,

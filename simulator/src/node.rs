@@ -47,6 +47,8 @@ pub(crate) struct Host<M> {
     pub unreadable: Option<(String, u64)>,
     /// Its disk fails.
     pub failing: bool,
+    /// So many operations of it were to fail since the node started.
+    pub refused: u64,
     /// Its disk is full.
     pub full: bool,
     /// Set once the power has failed within an operation of the disk.
@@ -95,6 +97,8 @@ pub(crate) struct Running<M> {
     pub write: Option<Write>,
     pub apply: Option<Apply>,
     pub snapshot: Option<(TakeSnapshot, Vec<u8>)>,
+    /// Up to where the latest snapshot was ordered, if it is not there yet, or could not be written.
+    pub ordered: Option<Index>,
     /// Which operation each proposal and read belongs to.
     pub proposals: BTreeMap<LogId, usize>,
     pub reads: BTreeMap<ReadId, usize>,
@@ -168,6 +172,7 @@ impl<M: StateMachine> Host<M> {
             snapshot_rotten: false,
             unreadable: None,
             failing: false,
+            refused: 0,
             full: false,
             dark: None,
             gone: false,
@@ -200,7 +205,8 @@ impl<M: StateMachine> Host<M> {
         self.writes += 1;
         self.needed.push_back(change.footprint());
         let base = self.shadow.base.last.index;
-        while self.needed.front().is_some_and(|(_, last)| *last <= base) {
+        // Segments are freed when the log begins later than before.
+        while change.rebases() && self.needed.front().is_some_and(|(_, last)| *last <= base) {
             self.needed.pop_front();
         }
     }
@@ -280,6 +286,7 @@ impl<M: StateMachine> Host<M> {
         }
         self.life += 1;
         self.maybe = None;
+        self.refused = 0;
         // Whatever there is now may be needed until all of it is in a snapshot.
         self.needed = [(log.usage().bytes, self.shadow.last().index)].into();
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
@@ -296,6 +303,7 @@ impl<M: StateMachine> Host<M> {
             write: None,
             apply: None,
             snapshot: None,
+            ordered: None,
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
         });

@@ -156,7 +156,8 @@ macro_rules! kinds {
                 matches!(self, Rot | Misdirect | LostWrite | Unreadable | SnapshotRot | Wipe)
             }
 
-            /// Whether a leader that it strikes may lead no more when it is over, and lives.
+            /// Whether a leader that it strikes, alone or with others, may lead no more when it is over, and
+            /// lives.
             fn deposes(self) -> bool {
                 use FaultKind::*;
                 matches!(self, Pause | Isolate | Deaf | Mute | Split)
@@ -206,8 +207,8 @@ kinds! {
     Clock = "clock",
     /// The node's wall clock jumps by `amount` ms: backwards, if it is odd.
     WallJump = "wall",
-    /// The node's next sync fails, and the unsynced data is gone; it must stop. It starts again after
-    /// `amount` µs.
+    /// The node's next sync fails, and the unsynced data is gone; it must stop. It starts again a little
+    /// later.
     SyncError = "syncerr",
     /// The node's disk is full for `amount` µs.
     Full = "full",

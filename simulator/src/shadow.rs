@@ -29,6 +29,11 @@ impl Change {
         (blocks * BLOCK_BYTES, last)
     }
 
+    /// Whether the log begins elsewhere afterwards.
+    pub(crate) fn rebases(&self) -> bool {
+        self.rebase.is_some()
+    }
+
     /// What a write changes.
     pub fn of(write: &Write) -> Self {
         Change {

@@ -31,6 +31,8 @@ const CALM: &[(&str, u32)] = &[
     ("tear_ppm", 0),
     ("keep_ppm", 0),
     ("padding_bytes", 0),
+    ("uncommitted_bytes", 0),
+    ("reads_max", 0),
     ("apply_us", 0),
     ("think_us", 0),
     ("append_bytes", 1 << 20),

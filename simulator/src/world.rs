@@ -155,8 +155,8 @@ struct Operation_ {
     begun_us: u64,
     /// What was committed when it was asked.
     floor: Index,
-    /// At which event a node took it.
-    taken_at: u64,
+    /// At which event it came to a node.
+    came_at: u64,
     open: bool,
 }
 
@@ -586,9 +586,7 @@ impl<'a, W: Workload> World<'a, W> {
             }
             Action::Send(message) => {
                 self.observer.said(node, &message, &self.hosts[node].shadow)?;
-                if let Some(running) = &self.hosts[node].up {
-                    self.contact.said(node, &running.node, &message)?;
-                }
+                self.contact.said(node, &message, &self.hosts[node].shadow)?;
                 self.send(node, message);
                 Ok(())
             }
@@ -620,6 +618,7 @@ impl<'a, W: Workload> World<'a, W> {
                         return violation("a snapshot is of what is applied", detail);
                     }
                     let state = running.state();
+                    running.ordered = Some(order.snapshot.last.index);
                     running.snapshot = Some((order, state));
                 }
                 Ok(())

@@ -36,6 +36,8 @@ const QUIET_TIMEOUTS: u64 = 10;
 const CLIENTS_END_US: u64 = 120_000_000;
 /// All nodes have applied everything this long after the last commit.
 const SETTLE_US: u64 = 10_000_000;
+/// And however long the last commits take.
+const SETTLE_MOST_US: u64 = 600_000_000;
 /// A node ends within this time when it is told to.
 const SHUTDOWN_US: u64 = 10_000_000;
 /// The longest that a task of a node that has ended may linger: a transfer of a snapshot that nobody
@@ -321,14 +323,16 @@ impl<A: App> Cluster<A> {
     /// Nobody asks any more: all nodes come to the same state.
     async fn settle(&self) -> Result<(), Violation> {
         let mut until_us = now_us() + SETTLE_US;
+        let last_us = now_us() + SETTLE_MOST_US;
         let mut before = Index(0);
         loop {
             sleep_us(LOOK_US).await;
+            self.no_storm()?;
             let committed = self.world().observer.committed_index();
             // What nobody waits for any more may still be on its way into the log, for as long as a
             // slow disk takes.
             if committed > before {
-                (before, until_us) = (committed, now_us() + SETTLE_US);
+                (before, until_us) = (committed, last_us.min(now_us() + SETTLE_US));
             }
             let ends =
                 self.healthy().into_iter().map(|(_, handle)| handle.status().raft.last.index);

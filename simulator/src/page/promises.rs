@@ -67,6 +67,14 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "A removal is done, certainly not done, or nobody knows; it was answered with something \
              else."
         }
+        "a proposal is answered with what became of it" => {
+            "Whoever proposes a command hears its result, or that it was certainly not done, or that nobody \
+             can tell. What this proposer heard is not what became of its entry."
+        }
+        "a read is confirmed since it was asked for" => {
+            "A read is served only when a quorum has heard from a leader after the read was asked for \
+             (§6.4). What was said before does not tell whether somebody else leads by now."
+        }
         "a restored snapshot is committed" => {
             "A snapshot stands for entries that are committed, and is restored while nothing else is \
              applied."
@@ -146,6 +154,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "Whoever is elected must have every committed entry (§3.6.3). This leader lacks one: it will \
              overwrite it on the others, and what a client was told is lost."
         }
+        "memory and log stay bounded" => {
+            "What a node keeps in memory and on its disk, and how many requests wait there, follows from \
+             the sizes in its configuration. This node keeps more: in the long run it fills up."
+        }
         "no leader changes without a fault" => {
             "When nothing goes wrong any more, a leader must stay one."
         }
@@ -183,18 +195,6 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         }
         "only what is committed is applied" => {
             "A state machine applied an entry that is not committed: it may never be."
-        }
-        "a proposal is answered with what became of it" => {
-            "Whoever proposes a command hears its result, or that it was certainly not done, or that nobody \
-             can tell. What this proposer heard is not what became of its entry."
-        }
-        "a read is confirmed since it was asked for" => {
-            "A read is served only when a quorum has heard from a leader after the read was asked for \
-             (§6.4). What was said before does not tell whether somebody else leads by now."
-        }
-        "memory and log stay bounded" => {
-            "What a node keeps in memory and on its disk, and how many requests wait there, follows from \
-             the sizes in its configuration. This node keeps more: in the long run it fills up."
         }
         "reads are fresh" => {
             "A linearizable read must see everything that was answered to anybody before it was asked \

@@ -28,7 +28,7 @@ impl<W: Workload> World<'_, W> {
             request,
             begun_us: self.now_us,
             floor: self.observer.committed_index(),
-            taken_at: u64::MAX,
+            came_at: u64::MAX,
             open: true,
         });
         self.clients[client].operation = Some(operation);
@@ -42,7 +42,7 @@ impl<W: Workload> World<'_, W> {
     /// A request has come to a node, though perhaps nobody waits for an answer any more.
     pub(super) fn asked(&mut self, operation: usize, node: usize) -> Result<(), Violation> {
         let now = self.now(node);
-        self.operations[operation].taken_at = self.events;
+        self.operations[operation].came_at = self.events;
         let Operation_ { client, request, .. } = &self.operations[operation];
         let client = *client;
         let taken = match (&mut self.hosts[node].up, request) {
@@ -89,8 +89,8 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn serve(&mut self, node: usize, read: raft::ReadId) -> Result<(), Violation> {
         let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
         let Some(operation) = running.reads.remove(&read) else { return Ok(()) };
-        let Operation_ { request, taken_at, .. } = &self.operations[operation];
-        self.contact.served(node, &running.node, *taken_at)?;
+        let Operation_ { request, came_at, .. } = &self.operations[operation];
+        self.contact.served(node, &running.node, *came_at)?;
         let Request::Query(query) = request else { return Ok(()) };
         let answer = driver::StateMachine::query(&running.machine, query);
         let at = running.machine_at;

@@ -34,9 +34,10 @@ impl<W: Workload> World<'_, W> {
         }
         // A write that stalls stalls no longer. A cluster that still waits for one is not well yet: its
         // node follows a leader that hears nothing from it.
-        let stalled = self
+        let mut stalled = self
             .queue
             .take_out(self.now_us + LATE_US, |event| matches!(event, Event::Synced { .. }));
+        stalled.sort_by_key(|event| self.place(event));
         for event in stalled {
             self.queue.push(self.now_us + LATE_US, event);
         }

@@ -66,6 +66,7 @@ impl<W: Workload> World<'_, W> {
                 self.queue.push(until_us, Event::Lift(at));
             }
             FaultKind::IoError => {
+                self.hosts[node].refused += 1;
                 let draw = &mut self.disks[node];
                 let (mut left, done_bytes) = (fault.amount % 32, draw.below(4_096) as usize);
                 self.hosts[node].failing = true;
@@ -124,7 +125,7 @@ impl<W: Workload> World<'_, W> {
     /// A part of what is in the log by now will be damaged when the node starts again.
     pub(super) fn rot(&mut self, node: usize, fault: Fault) {
         let host = &mut self.hosts[node];
-        if host.up.is_none() || host.rotting.is_some() {
+        if host.up.is_none() || host.rotting.is_some() || host.losing.is_some() {
             return;
         }
         let draw = &mut self.disks[node];
@@ -168,8 +169,14 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn loses_write(&mut self, node: usize) {
         let host = &mut self.hosts[node];
         let Some(Losing { down_us, files }) = host.losing.take() else { return };
-        for (path, now) in segments(host) {
-            let before = files.get(&path).map_or(&[][..], Vec::as_slice);
+        let files_now = segments(host);
+        // A file that is used again has another name.
+        let gone = |len: usize| {
+            let gone = files.iter().filter(|(path, _)| !files_now.contains_key(*path));
+            gone.map(|(_, content)| content).find(|content| content.len() == len)
+        };
+        for (path, now) in &files_now {
+            let before = files.get(path).or_else(|| gone(now.len())).map_or(&[][..], Vec::as_slice);
             let block = |at: usize, content: &[u8]| -> Vec<u8> {
                 let mut block: Vec<u8> =
                     content.iter().copied().skip(at).take(BLOCK_BYTES as usize).collect();
@@ -178,7 +185,7 @@ impl<W: Workload> World<'_, W> {
             };
             let damage: Vec<(u64, Vec<u8>)> = (0..now.len())
                 .step_by(BLOCK_BYTES as usize)
-                .map(|at| (at, block(at, before), block(at, &now)))
+                .map(|at| (at, block(at, before), block(at, now)))
                 .filter(|(_, before, now)| before != now)
                 .map(|(at, before, _)| (at as u64, before))
                 .collect();
@@ -187,7 +194,7 @@ impl<W: Workload> World<'_, W> {
             host.rotting = Some(Rotting {
                 at_write: host.writes + ROT_WRITES,
                 down_us,
-                path,
+                path: path.clone(),
                 damage,
                 unreadable: None,
                 found,

@@ -71,6 +71,7 @@ impl<W: Workload> World<'_, W> {
         let done = match written {
             Ok(()) => {
                 self.marks.hit("a snapshot was taken");
+                running.ordered = None;
                 order.durable()
             }
             Err(_) => order.failed(),
