@@ -158,6 +158,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "What a node keeps in memory and on its disk, and how many requests wait there, follows from \
              the sizes in its configuration. This node keeps more: in the long run it fills up."
         }
+        "nobody consents to an election while it hears a leader" => {
+            "A node that hears a leader helps nobody to depose it (§4.2.3, §9.6). This one did: a node that \
+             was cut off could disturb a cluster that works."
+        }
         "no leader changes without a fault" => {
             "When nothing goes wrong any more, a leader must stay one."
         }
