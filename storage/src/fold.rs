@@ -118,8 +118,11 @@ impl Fold {
             return (Some(folded), self.harmless, self.repeated);
         }
         // Hard state and base are the latest ones; the entries are those of before the hole, as far
-        // as they still follow the base.
-        let entries = self.before_hole.take().map(|before| before.entries).unwrap_or_default();
+        // as they still follow the base, and as far as they can have been in the log that ended with
+        // `last`: terms never fall along it, and what is of a later term was overwritten in the hole.
+        let mut entries = self.before_hole.take().map(|before| before.entries).unwrap_or_default();
+        let kept = |entry: &Entry| entry.id.index <= last.index && entry.id.term <= last.term;
+        entries.truncate(entries.partition_point(kept));
         let mut earlier = State { entries, ..state };
         earlier.rebase();
         earlier.last = earlier.entries.last().map_or(earlier.base.last, |entry| entry.id);

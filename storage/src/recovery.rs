@@ -22,9 +22,10 @@
 //! | a file in `log/` that is no segment | [`Case::ForeignFile`]: left alone |
 //!
 //! After `Rotten` and `RottenEnd` the node has lost something that it may have acknowledged. What is
-//! restored is the log just before the damage, and `hard_state.lost` says how far it once went; this is
-//! written at once, as a log that begins anew, so that no later start knows less. After `RottenEnd` the
-//! latest vote is in doubt, so the node counts as having voted for itself.
+//! restored is the log just before the damage, without what cannot have been in the log that was damaged
+//! (it was overwritten in there, and its end would look later), and `hard_state.lost` says how far it once
+//! went; this is written at once, as a log that begins anew, so that no later start knows less. After
+//! `RottenEnd` the latest vote is in doubt, so the node counts as having voted for itself.
 //!
 //! The remaining window: damage in the highest batch, synced after the last mark, looks torn. Batches
 //! that a power failure cuts off and batches that rot before the next one is written, while no mark

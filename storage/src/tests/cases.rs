@@ -284,6 +284,23 @@ fn rot_below_an_intact_batch_leaves_the_prefix_and_the_note_that_more_was_there(
 }
 
 #[test]
+fn a_tail_that_cannot_have_been_in_the_log_that_is_lost_is_not_restored() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 2);
+    write(&mut log, hard(2, None), &entries(3, 4, 2)); // Batch 4.
+    // A leader of term 3 has other entries there, of term 1.
+    write(&mut log, hard(3, None), &entries(3, 5, 1)); // Batch 5.
+    write(&mut log, hard(3, None), &entries(6, 6, 1));
+    rot(&disk, 2, 0); // Batch 5.
+    let (_, found) = reopen(&disk);
+    let restored = found.restored.unwrap();
+    assert_eq!(ids(&restored), ["1@1", "2@1"]);
+    // With 4@2 at its end, which is later than 6@1, the node would believe that it has everything again.
+    assert_eq!(restored.hard_state.lost, Some(LogId::new(6, 1)));
+    assert_settled(&disk, &restored);
+}
+
+#[test]
 fn rot_takes_hard_state_and_base_from_the_latest_intact_batch() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 6);
