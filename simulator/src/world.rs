@@ -3,6 +3,7 @@
 //! Single-threaded, without a runtime: what happens next is the first event of the queue, and what
 //! each event leads to is drawn from named streams. The same plan gives the same run.
 
+mod actions;
 mod bounds;
 mod clients;
 mod disks;
@@ -21,6 +22,7 @@ use crate::random::{Purpose, Stream};
 use crate::shadow::{Change, Shadow};
 use crate::timeline::{Timeline, What};
 use crate::workload::{Answered, Outcome, Request, Workload};
+use actions::body_number;
 use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, Offer,
     ReadMode, Term,
@@ -565,134 +567,6 @@ impl<'a, W: Workload> World<'a, W> {
         }
         Ok(())
     }
-
-    fn act(&mut self, node: usize, action: Action) -> Result<(), Violation> {
-        let life = self.hosts[node].life;
-        let swarm = &self.plan.swarm;
-        match action {
-            Action::Persist(write) => {
-                let draw = &mut self.disks[node];
-                let stalled = draw.chance(swarm.stall_ppm) && !self.calm;
-                let stall_us = if stalled { draw.below(u64::from(swarm.stall_us) + 1) } else { 0 };
-                let after_us = 1 + draw.below(2 * u64::from(swarm.sync_us)) + stall_us;
-                self.queue.push(self.now_us + after_us, Event::Synced { node, life });
-                if let Some(running) = &mut self.hosts[node].up {
-                    if running.write.is_some() {
-                        return violation("one write is out at a time", format!("node {node}"));
-                    }
-                    running.write = Some(write);
-                }
-                Ok(())
-            }
-            Action::Send(message) => {
-                self.observer.said(node, &message, &self.hosts[node].shadow)?;
-                self.contact.said(node, &message, &self.hosts[node].shadow)?;
-                self.send(node, message);
-                Ok(())
-            }
-            Action::Apply(apply) => {
-                let slow_us = self.machines[node].below(2 * u64::from(swarm.apply_us) + 1);
-                // A slow state machine may have a backlog longer than the time to converge.
-                let apply_us = if self.calm { 0 } else { slow_us };
-                self.queue.push(self.now_us + apply_us, Event::Applied { node, life });
-                if let Some(running) = &mut self.hosts[node].up {
-                    running.apply = Some(apply);
-                }
-                Ok(())
-            }
-            Action::Serve(read) => self.serve(node, read),
-            Action::Refuse(read) => {
-                let operation =
-                    self.hosts[node].up.as_mut().and_then(|running| running.reads.remove(&read));
-                match operation {
-                    Some(operation) => self.conclude(operation, None, Outcome::NotDone),
-                    None => Ok(()),
-                }
-            }
-            Action::TakeSnapshot(order) => {
-                let write_us = 1 + self.machines[node].below(50_000);
-                self.queue.push(self.now_us + write_us, Event::Snapshot { node, life });
-                if let Some(running) = &mut self.hosts[node].up {
-                    if order.snapshot.last.index != running.machine_at {
-                        let detail = format!("node {node}: {}", order.snapshot.last);
-                        return violation("a snapshot is of what is applied", detail);
-                    }
-                    let state = running.state();
-                    running.ordered = Some(order.snapshot.last.index);
-                    running.snapshot = Some((order, state));
-                }
-                Ok(())
-            }
-            Action::SendSnapshot(offer) => {
-                self.send_snapshot(node, offer);
-                Ok(())
-            }
-            Action::Restore(order) => {
-                self.marks.hit("a snapshot was installed");
-                let now = self.now(node);
-                let host = &mut self.hosts[node];
-                let Some(running) = &mut host.up else { return Ok(()) };
-                let last = order.snapshot.last;
-                if host.shadow.base.last != last {
-                    let detail = format!("node {node}: {last} and {}", host.shadow.base.last);
-                    return violation("the log begins after what is restored", detail);
-                }
-                let (id, snapshots) = (node as u64, &running.snapshots);
-                match node::restore(id, snapshots, &order.snapshot, &mut running.machine)? {
-                    Restoration::Done => {}
-                    Restoration::Unreadable(_) if host.failing || host.snapshot_rotten => {
-                        self.marks.hit("a node could not restore a snapshot and stopped");
-                        self.process_ends(node, START_RETRY_US);
-                        return Ok(());
-                    }
-                    Restoration::Unreadable(detail) => return violation(MISSING, detail),
-                }
-                self.timeline.add(node, What::Installed(last));
-                if self.observer.id_at(last.index) != Some(last) || running.apply.is_some() {
-                    return violation("a restored snapshot is committed", format!("node {node}"));
-                }
-                running.machine_at = last.index;
-                running.node.applied(now, order.restored());
-                // What it jumps over was done or not: nobody here can tell.
-                let jumped: Vec<LogId> =
-                    running.proposals.keys().copied().filter(|id| id.index <= last.index).collect();
-                let operations: Vec<usize> =
-                    jumped.iter().filter_map(|id| running.proposals.remove(id)).collect();
-                for operation in operations {
-                    self.conclude(operation, None, Outcome::Unknown)?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn send(&mut self, node: usize, message: Message) {
-        let to = message.to.0;
-        if to >= self.plan.nodes {
-            return;
-        }
-        self.note(4, node, to << 8 ^ body_number(&message.body));
-        let is_cut = self.network.is_cut(node as u64, to);
-        let passage =
-            self.network.pass(self.now_us, (node as u64, to), &self.plan.swarm, self.calm);
-        self.timeline.sent(&message, passage, is_cut);
-        match passage {
-            Passage::Arrives { after_us, again_after_us } => {
-                if let Some(again_us) = again_after_us {
-                    let again = Event::Deliver(Box::new(message.clone()), self.events);
-                    self.queue.push(self.now_us + again_us, again);
-                }
-                let arrival = Event::Deliver(Box::new(message), self.events);
-                self.queue.push(self.now_us + after_us, arrival);
-            }
-            Passage::Lost { reported } => {
-                if reported {
-                    let peer = message.to;
-                    self.queue.push(self.now_us + 1, Event::Unreachable { node, peer });
-                }
-            }
-        }
-    }
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Result<(), Violation> {
@@ -703,20 +577,4 @@ fn panicked(payload: &(dyn Any + Send)) -> Result<(), Violation> {
 
 fn host_last(shadow: &Shadow) -> u64 {
     shadow.last().index.0
-}
-
-fn body_number(body: &Body) -> u64 {
-    match body {
-        Body::PreVote { .. } => 1,
-        Body::PreVoteReply { granted, .. } => 2 + (u64::from(*granted) << 4),
-        Body::Vote { .. } => 3,
-        Body::VoteReply { granted } => 4 + (u64::from(*granted) << 4),
-        Body::Append { entries, .. } => 5 + ((entries.len() as u64) << 4),
-        Body::Appended { matched, .. } => 6 + (matched.0 << 4),
-        Body::Rejected { prev, .. } => 7 + (prev.0 << 4),
-        Body::ReadIndex { .. } => 8,
-        Body::ReadIndexReply { .. } => 9,
-        Body::TimeoutNow => 10,
-        Body::Outcast { .. } => 11,
-    }
 }

@@ -79,8 +79,14 @@ impl Timeline {
         if !self.on {
             return;
         }
+        let flight = self.flight(message);
+        self.depart(flight, passage, is_cut);
+    }
+
+    /// A message that leaves now.
+    fn flight(&self, message: &Message) -> Flight {
         let (kind, entries, says) = says(&message.body);
-        let flight = Flight {
+        Flight {
             event: self.event,
             sent_us: self.now_us,
             due_us: self.now_us + 1,
@@ -92,8 +98,7 @@ impl Timeline {
             kind,
             entries,
             says,
-        };
-        self.depart(flight, passage, is_cut);
+        }
     }
 
     /// A snapshot leaves.
@@ -169,19 +174,12 @@ impl Timeline {
         if !self.on {
             return;
         }
-        let (kind, entries, says) = says(&message.body);
         self.flights.push(Flight {
-            event: self.event,
             sent_us,
             due_us: self.now_us,
             arrived: Some((self.now_us, self.event)),
             fate: Fate::Arrived,
-            from: message.from.0,
-            to: message.to.0,
-            term: message.term,
-            kind,
-            entries,
-            says,
+            ..self.flight(message)
         });
     }
 
