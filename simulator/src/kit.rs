@@ -9,7 +9,7 @@
 
 use crate::Marks;
 use crate::failure::{Failed, Keep, Told, pages_folder};
-use crate::plan::{FaultKind, Plan, Swarm};
+use crate::plan::{FaultKind, NODES, Plan, Swarm};
 use crate::random::Stream;
 use crate::regressions::{self, BadLine};
 use crate::workload::{Request, Workload};
@@ -186,8 +186,13 @@ impl<M: StateMachine> Simulation<M> {
     }
 
     /// How many nodes the cluster has; without this, the seed decides.
+    ///
+    /// # Panics
+    ///
+    /// If there cannot be so many: see [`NODES`](crate::plan::NODES).
     pub fn nodes(mut self, nodes: u64) -> Self {
-        self.nodes = Some(nodes.max(1));
+        assert!(NODES.contains(&nodes), "a run has {NODES:?} nodes, not {nodes}");
+        self.nodes = Some(nodes);
         self
     }
 

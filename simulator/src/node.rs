@@ -51,6 +51,8 @@ pub(crate) struct Host<M> {
     pub refused: u64,
     /// Its disk is full.
     pub full: bool,
+    /// A write that the full disk refused is to be tried again.
+    pub tries_again: bool,
     /// Set once the power has failed within an operation of the disk.
     dark: Option<Arc<AtomicBool>>,
     /// When the faults stop, it goes on without the others, or not at all.
@@ -174,6 +176,7 @@ impl<M: StateMachine> Host<M> {
             failing: false,
             refused: 0,
             full: false,
+            tries_again: false,
             dark: None,
             gone: false,
             dead: false,

@@ -6,6 +6,7 @@
 
 use crate::random::{Purpose, Stream};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// Everything that a run depends on.
@@ -166,7 +167,7 @@ macro_rules! kinds {
             /// Whether it takes its amount as a time.
             fn lasts(self) -> bool {
                 use FaultKind::*;
-                !matches!(self, Clock | WallJump | IoError | CrashAt | SnapshotRot)
+                !matches!(self, Clock | WallJump | IoError | CrashAt)
             }
 
             /// Its word in a printed plan.
@@ -224,11 +225,15 @@ kinds! {
     LostWrite = "lostw",
     /// The same, but a sector of it can be read no more.
     Unreadable = "unreadable",
-    /// A byte of a snapshot of the node has rotted. The node's power fails, if `amount` is odd.
+    /// A byte of a snapshot of the node has rotted. The node's power fails for `amount` µs, if `amount` is
+    /// odd.
     SnapshotRot = "snaprot",
     /// The node's disk is wiped. It comes back after `amount` µs as a stranger under its old id.
     Wipe = "wipe",
 }
+
+/// How many nodes a run can have.
+pub const NODES: RangeInclusive<u64> = 1..=15;
 
 /// Faults that a seed stands for, at most.
 const FAULTS_MAX: u64 = 100;
@@ -296,7 +301,8 @@ impl Plan {
             uncommitted_bytes: off_or(&mut draw, &[300, 5_000, 100_000]),
             reads_max: off_or(&mut draw, &[1, 4, 100]),
             segment_bytes: draw.pick(&[8 << 10, 32 << 10, 256 << 10]),
-            padding_bytes: off_or(&mut draw, &[100, 5_000]),
+            // The largest are larger than the smallest segments.
+            padding_bytes: off_or(&mut draw, &[100, 5_000, 20_000]),
             lasting: draw.pick(&[0, 0, 1, 2, 3, 4]),
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
@@ -414,7 +420,9 @@ fn read_word(plan: &mut Plan, word: &str) -> Option<()> {
     if let Some((name, value)) = word.split_once('=') {
         match name {
             "seed" => plan.seed = value.parse().ok()?,
-            "nodes" => plan.nodes = value.parse().ok()?,
+            "nodes" => {
+                plan.nodes = value.parse().ok().filter(|nodes| NODES.contains(nodes))?;
+            }
             _ => return plan.swarm.set(name, value.parse().ok()?).then_some(()),
         }
         return Some(());
@@ -447,6 +455,9 @@ mod tests {
     fn a_line_that_is_no_plan_is_refused_with_the_word_that_is_wrong() {
         assert_eq!("seed=1 crsh:0@1+1".parse::<Plan>(), Err(NoPlan("crsh:0@1+1".to_owned())));
         assert_eq!("seed=x".parse::<Plan>(), Err(NoPlan("seed=x".to_owned())));
+        for nodes in ["nodes=0", "nodes=16"] {
+            assert_eq!(nodes.parse::<Plan>(), Err(NoPlan(nodes.to_owned())));
+        }
     }
 
     #[test]

@@ -26,7 +26,9 @@ impl<W: Workload> World<'_, W> {
                     keep.retain(|id| *id == base || id.index > base.index);
                     let _ = running.snapshots.remove_except(&keep);
                 }
-                if self.events.is_multiple_of(AUDIT_ONE_IN) {
+                // What was refused must have left nothing behind that could mislead a start.
+                let again = std::mem::take(&mut self.hosts[node].tries_again);
+                if again || self.events.is_multiple_of(AUDIT_ONE_IN) {
                     self.hosts[node].audit(node as u64, &self.plan.swarm)?;
                 }
                 self.note(5, node, host_last(&self.hosts[node].shadow));
@@ -39,6 +41,7 @@ impl<W: Workload> World<'_, W> {
             }
             Err(PersistError::Full { write, .. }) => {
                 running.write = Some(*write);
+                host.tries_again = true;
                 self.marks.hit("a disk was full");
                 self.queue.push(self.now_us + FULL_RETRY_US, Event::Synced { node, life });
                 Ok(())
@@ -128,6 +131,7 @@ impl<W: Workload> World<'_, W> {
         let Some(running) = host.up.take() else { return false };
         host.restore_disk();
         host.losing = None;
+        host.tries_again = false;
         let open: Vec<usize> = running.proposals.into_values().collect();
         let reads: Vec<usize> = running.reads.into_values().collect();
         drop((running.log, running.snapshots));
