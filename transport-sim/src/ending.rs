@@ -243,9 +243,8 @@ impl<A: App> Cluster<A> {
 
     /// Waits until one leader serves and everybody follows it. Whether there are enough for that.
     async fn converge(&self, plan: &Plan) -> Result<bool, Violation> {
-        // What is late, stalled or down is so for at most this long.
-        let late_us =
-            DIALLING_US + u64::from(plan.swarm.tail_us).max(u64::from(plan.swarm.stall_us));
+        // What is late or down is so for at most this long. Stalls have ended.
+        let late_us = DIALLING_US + u64::from(plan.swarm.tail_us);
         let least_us = now_us() + late_us + 2 * self.timeout_us();
         let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us + BACKLOG_US;
         loop {

@@ -44,6 +44,8 @@ const PAUSE_FIRST_US: u64 = 20_000;
 const PAUSE_LAST_US: u64 = 1_000_000;
 /// If nothing tells the sender that a connection is broken, it finds out after so long.
 const SILENCE_US: u64 = 1_000_000;
+/// If something tells it, it knows after so long.
+const TOLD_US: u64 = 1_000;
 
 /// A node's transport.
 pub(crate) struct SimTransport<A: App> {
@@ -195,7 +197,7 @@ async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Mes
                 dial(&link, peer)
             }
             Passage::Lost { reported } => {
-                sleep_us(if reported { 1_000.min(dial_us) } else { dial_us }).await;
+                sleep_us(noticed_us(reported, dial_us)).await;
                 None
             }
         };
@@ -239,6 +241,12 @@ fn dial<A: App>(link: &Link<A>, peer: NodeId) -> Option<mpsc::Sender<Piece>> {
     Some(sender)
 }
 
+/// After how long a sender knows that nothing gets through: soon if it is told, else when it has heard
+/// nothing for `silence_us`.
+fn noticed_us(told: bool, silence_us: u64) -> u64 {
+    if told { TOLD_US.min(silence_us) } else { silence_us }
+}
+
 /// After how long it arrives for the first time, unless it is lost.
 pub(crate) fn after_us(passage: Passage) -> Option<u64> {
     match passage {
@@ -268,7 +276,7 @@ async fn talk<A: App>(
             () = pipe.closed() => {
                 let told = link.draw(peer, 2) == 0;
                 link.is_lost(peer);
-                return lost(link, queue, if told { 1_000.min(silence_us) } else { silence_us }).await;
+                return lost(link, queue, noticed_us(told, silence_us)).await;
             }
             taken = queue.recv_many(&mut batch, BATCH_MESSAGES) => taken,
         };
@@ -314,12 +322,7 @@ async fn talk<A: App>(
                 let _ = pipe.send(Piece { due_us, bytes: Some(bytes.slice(..cut)) }).await;
                 let _ = pipe.send(Piece { due_us, bytes: None }).await;
                 link.cluster.mark("a stream was cut off within a frame");
-                return lost(
-                    link,
-                    queue,
-                    if reported { 1_000.min(silence_us) } else { silence_us },
-                )
-                .await;
+                return lost(link, queue, noticed_us(reported, silence_us)).await;
             }
         }
     }
