@@ -148,9 +148,25 @@ impl<A: App> Cluster<A> {
             ended = self.phases() => ended.err(),
         };
         self.broken(broken);
-        let mut world = self.world();
-        world.ends();
-        world.comes_to()
+        let run = {
+            let mut world = self.world();
+            world.ends();
+            world.comes_to()
+        };
+        self.let_go().await;
+        run
+    }
+
+    /// Ends whatever still runs. What waits for one another, through the clock, would be kept for as
+    /// long as the process lives, and a process runs thousands of seeds.
+    async fn let_go(&self) {
+        let executor = Executor::current();
+        executor.kill(self.shared.outside.id());
+        let ups: Vec<_> = self.world().hosts.iter_mut().filter_map(|host| host.up.take()).collect();
+        ups.iter().for_each(|up| executor.kill(up.machine.id()));
+        // Not under the lock: what is dropped may have something to say.
+        drop(ups);
+        sleep_us(1).await;
     }
 
     async fn phases(&self) -> Result<(), Violation> {
