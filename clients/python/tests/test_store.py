@@ -155,41 +155,48 @@ class Counter:
     """One thread's increments of a shared counter: each reads it, swaps, and if others were faster
     tries again. Whoever is told that its swap was made has counted."""
 
-    def __init__(self, url, number):
-        self.kv = KVStore(url, server_id=number)
+    #: Far more than it takes: whoever swaps makes one of the others try again, and all swap a few times.
+    TRIES_MAX = 1000
+
+    def __init__(self, cluster, number):
+        self.cluster = cluster
+        self.number = number
+        self.kv = KVStore(cluster.leader_url(), server_id=number)
         self.made = self.unknown = 0
         self.unexpected = None
 
     def run(self, increments):
         try:
-            for _ in range(increments):
-                while not self.increment():
-                    pass
+            for _ in range(self.TRIES_MAX):
+                if self.made == increments:
+                    return
+                self.increment()
+            raise AssertionError(f"{self.made} swaps made in {self.TRIES_MAX} tries")
         except Exception as error:
             self.unexpected = error
 
     def increment(self):
         try:
             before, _ = self.kv.get("counter")
-            swapped = self.kv.cas("counter", before, str(int(before) + 1)) == (before, True)
+            answer = self.kv.cas("counter", before, str(int(before) + 1))
+            self.made += answer == (before, True)
+        except NotLeaderError:
+            self.kv = KVStore(self.cluster.leader_url(), server_id=self.number)
         except CommitFailedError as error:
             self.unknown += error.is_unknown
-            return False
-        self.made += swapped
-        return swapped
 
 
 def test_no_increment_by_compare_and_swap_is_lost(cluster):
-    url = cluster.leader_url()
-    KVStore(url).put("counter", "0")
-    counters = [Counter(url, number) for number in range(8)]
+    KVStore(cluster.leader_url()).put("counter", "0")
+    counters = [Counter(cluster, number) for number in range(8)]
     for thread in run_all(counters, 5):
         thread.join()
     assert [each.unexpected for each in counters if each.unexpected] == []
     made = sum(each.made for each in counters)
     unknown = sum(each.unknown for each in counters)
     assert made == 8 * 5
-    assert made <= int(KVStore(url).get("counter")[0]) <= made + unknown
+    counted = int(KVStore(cluster.leader_url()).get("counter")[0])
+    assert made <= counted <= made + unknown
 
 
 class Follower(Recorder):
