@@ -27,6 +27,8 @@ pub struct Limits {
     pub history_commands_max: usize,
     /// How many bytes of commands are kept for it.
     pub history_bytes_max: usize,
+    /// Listings of the history that may be under way at once. Each holds on to a state of the store.
+    pub listings_max: usize,
 }
 
 impl Default for Limits {
@@ -43,6 +45,7 @@ impl Default for Limits {
             client_timeout: Duration::from_secs(30),
             history_commands_max: 100_000,
             history_bytes_max: 64 << 20,
+            listings_max: 64,
         }
     }
 }

@@ -10,12 +10,24 @@ use driver::{Driver, DriverConfig, Handle, Seams, SnapshotStore, StopReason, Tok
 use raft::{Incarnation, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::{
     ClusterId, Identity, LockError, Log, LogConfig, OpenError, RealDisk, Recovery, Snapshots,
 };
 use transport_http::{Founder, HttpTransport, PeerServer, TransportConfig};
+
+/// The election timeout of a node that is not told another one.
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+/// Shorter ones take an ordinary pause for a leader's end, longer ones help nobody.
+pub const ELECTION_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(60);
+/// So many heartbeats go out in an election timeout at least: a few may be lost.
+const HEARTBEATS: u32 = 6;
+/// And at least this often, in ticks: from a heartbeat the others hear what is committed.
+const HEARTBEAT_TICKS_MAX: u32 = 10;
 
 /// A member of the cluster, as the operator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +60,10 @@ pub struct ServeConfig {
     pub join: bool,
     /// Stand for election at once instead of waiting for an election timeout.
     pub campaign_at_start: bool,
+    /// A leader that is not heard of for so long, or up to twice as long, is replaced. Longer than the
+    /// network and the disks ever stall; the same on all nodes. What is outside of [`ELECTION_TIMEOUTS`]
+    /// counts as the nearest in it.
+    pub election_timeout: Duration,
     /// Let clients cut and restore links between nodes.
     pub fault_injection: bool,
     /// Pass the requests that only a leader can serve on to it; otherwise answer with a redirect.
@@ -77,6 +93,7 @@ impl ServeConfig {
             bootstrap: false,
             join: false,
             campaign_at_start: false,
+            election_timeout: ELECTION_TIMEOUT,
             fault_injection: false,
             forward: true,
             hosts: Vec::new(),
@@ -231,7 +248,9 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
             .map_err(|source| ServeError::Disk { directory: config.data_dir.clone(), source })?,
     );
     let (inbox, mailbox) = driver::inbox(snapshots.clone());
-    let transport_config = TransportConfig::new(cluster, config.id, incarnation);
+    let mut transport_config = TransportConfig::new(cluster, config.id, incarnation);
+    // What a leader is forgiven, a connection is too.
+    transport_config.silence = transport_config.silence.max(election_timeout(&config));
     let transport = Arc::new(HttpTransport::new(transport_config, inbox));
     let clock = Arc::new(TokioClock::new());
     let machine = Machine::new(Retention {
@@ -240,13 +259,9 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         ..Retention::default()
     });
     let figures = machine.figures();
-    let raft = raft::Config {
-        campaign_at_start: config.campaign_at_start,
-        ..raft::Config::new(config.id, incarnation, rand::random())
-    };
     let seams =
         Seams { machine, transport: transport.clone(), mailbox, snapshots, clock: clock.clone() };
-    let driver = Driver::new(DriverConfig::new(raft), restored, seams)?;
+    let driver = Driver::new(driver_config(&config, incarnation), restored, seams)?;
     let handle = driver::spawn(driver, log, close).map_err(ServeError::Thread)?;
     peers.open(&transport);
     clients.open(api::router(api::Parts {
@@ -261,6 +276,22 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         links: config.fault_injection.then(|| Arc::new(Cuts(transport)) as Arc<dyn Links>),
     }));
     Ok(Running { handle, clients, peers })
+}
+
+fn election_timeout(config: &ServeConfig) -> Duration {
+    config.election_timeout.clamp(*ELECTION_TIMEOUTS.start(), *ELECTION_TIMEOUTS.end())
+}
+
+/// The protocol's settings, in ticks.
+fn driver_config(config: &ServeConfig, incarnation: Incarnation) -> DriverConfig {
+    let raft = raft::Config::new(config.id, incarnation, rand::random());
+    let mut driver = DriverConfig::new(raft);
+    let ticks = election_timeout(config).as_millis() / driver.tick.as_millis();
+    driver.raft.election_ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+    driver.raft.heartbeat_ticks =
+        (driver.raft.election_ticks / HEARTBEATS).clamp(1, HEARTBEAT_TICKS_MAX);
+    driver.raft.campaign_at_start = config.campaign_at_start;
+    driver
 }
 
 /// How others reach this node: as the operator says among the peers.

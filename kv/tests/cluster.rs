@@ -117,7 +117,7 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
     let mut cluster = Cluster::start(&data, free_ports(3));
     let record = data.join("record");
     let bench = Command::new(local::PROGRAM)
-        .args(["bench", "--json", "--duration=4s", "--clients=8", "--keys=1000"])
+        .args(["bench", "--json", "--duration=8s", "--clients=8", "--keys=1000"])
         .arg(format!("--server={}", cluster.servers()))
         .arg(format!("--record={}", record.display()))
         .stdout(Stdio::piped())
@@ -132,7 +132,7 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
     let report: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
     let gap = report["longest_gap_ms"].as_f64().unwrap();
     // Far more than it takes, for machines that are busy: that writes went on is what counts.
-    assert!(gap < 2_400.0, "writes did not go on: {report:#}");
+    assert!(gap < 5_000.0, "writes did not go on: {report:#}");
     let check = cluster.run(&["bench", "--check", &record.display().to_string()]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.status.success() && said.contains(": 0 lost"), "{said}{}", complaint(&check));

@@ -33,9 +33,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Listings of the history that may be under way at once. Each holds on to a state of the store.
-const LISTINGS_MAX: usize = 64;
-
 /// What the API works with.
 pub struct Parts {
     /// The node itself.
@@ -77,6 +74,7 @@ pub(crate) struct App {
 impl App {
     fn new(parts: Parts) -> Self {
         let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
+        let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
         App {
             handle: parts.handle,
             clock: parts.clock,
@@ -89,7 +87,7 @@ impl App {
             links: parts.links,
             requests: Requests::default(),
             bodies,
-            listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
+            listings,
         }
     }
 

@@ -5,6 +5,7 @@ mod cas;
 mod client;
 mod cluster;
 mod delete;
+mod duration;
 mod exit;
 mod get;
 mod http;

@@ -3,11 +3,13 @@
 //! A flag beats its environment variable, and both beat the file. What none of them says has the
 //! default named in the help, or is asked for in an error that names all three ways.
 
-use kv::serve::{Peer, ServeConfig};
+use super::duration;
+use kv::serve::{ELECTION_TIMEOUT, ELECTION_TIMEOUTS, Peer, ServeConfig};
 use raft::NodeId;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The flags of `serve`, each with its environment variable.
 #[derive(clap::Args, Default)]
@@ -39,6 +41,10 @@ pub struct Flags {
     /// Stand for election at once
     #[arg(long, env = "RAFT_KV_CAMPAIGN_AT_START", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub campaign_at_start: Option<bool>,
+    /// A leader not heard of for so long, or up to twice as long, is replaced: above what the network
+    /// and the disks stall for, and the same on all nodes [default: 300ms]
+    #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = election_timeout)]
+    pub election_timeout: Option<Duration>,
     /// Let clients cut and restore links between nodes (for tests only)
     #[arg(long, env = "RAFT_KV_FAULT_INJECTION", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub fault_injection: Option<bool>,
@@ -65,6 +71,7 @@ struct File {
     bootstrap: Option<bool>,
     join: Option<bool>,
     campaign_at_start: Option<bool>,
+    election_timeout: Option<String>,
     fault_injection: Option<bool>,
     no_forward: Option<bool>,
     log: Option<String>,
@@ -126,6 +133,12 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         ),
         _ => None,
     };
+    let file_timeout = match (file.election_timeout, &flags.config) {
+        (Some(text), Some(path)) => Some(election_timeout(&text).map_err(|why| {
+            SettingsError::File { path: path.clone(), why: format!("election-timeout: {why}") }
+        })?),
+        _ => None,
+    };
     let id = flags.id.or(file.id).ok_or(SettingsError::Missing("id"))?;
     let peers = flags.peers.or(file_peers).ok_or(SettingsError::Missing("peers"))?;
     let bootstrap = flags.bootstrap.or(file.bootstrap).unwrap_or(false);
@@ -147,6 +160,7 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         bootstrap,
         join,
         campaign_at_start: flags.campaign_at_start.or(file.campaign_at_start).unwrap_or(false),
+        election_timeout: flags.election_timeout.or(file_timeout).unwrap_or(ELECTION_TIMEOUT),
         fault_injection: flags.fault_injection.or(file.fault_injection).unwrap_or(false),
         forward: !flags.no_forward.or(file.no_forward).unwrap_or(false),
         ..ServeConfig::new(NodeId(id), listen, peer_listen, peers, data_dir)
@@ -174,6 +188,18 @@ fn listen_address(
         None => advertised
             .parse()
             .map_err(|_| SettingsError::NoListenAddress { flag, address: advertised.to_owned() }),
+    }
+}
+
+/// An election timeout within its bounds.
+pub fn election_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration::parse(text)?;
+    match ELECTION_TIMEOUTS.contains(&timeout) {
+        true => Ok(timeout),
+        false => {
+            let (least, most) = (ELECTION_TIMEOUTS.start(), ELECTION_TIMEOUTS.end());
+            Err(format!("{text}: an election timeout is at least {least:?} and at most {most:?}"))
+        }
     }
 }
 
@@ -231,6 +257,7 @@ mod tests {
         write!(
             file,
             "id = 1\nno-forward = true\nbootstrap = true\nlog = \"debug\"\n\
+             election-timeout = \"2s\"\n\
              listen = \"127.0.0.1:7000\"\npeer-listen = \"127.0.0.1:7001\"\n"
         )
         .unwrap();
@@ -246,6 +273,20 @@ mod tests {
         assert_eq!(settings.serve.peer_listen.port(), 7001);
         assert!(!settings.serve.bootstrap && !settings.serve.forward);
         assert_eq!(settings.log, "debug");
+        assert_eq!(settings.serve.election_timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn an_election_timeout_out_of_bounds_is_refused_with_the_bounds() {
+        assert_eq!(election_timeout("1500ms"), Ok(Duration::from_millis(1500)));
+        for text in ["99ms", "61s", "soon"] {
+            assert!(election_timeout(text).is_err(), "{text}");
+        }
+        assert!(election_timeout("99ms").unwrap_err().contains("at least 100ms"));
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "election-timeout = \"1ms\"").unwrap();
+        let given = Flags { config: Some(file.path().to_owned()), ..flags() };
+        assert!(resolve(given).err().unwrap().to_string().contains("election-timeout"));
     }
 
     #[test]

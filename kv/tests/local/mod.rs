@@ -173,6 +173,8 @@ pub fn cluster_command(directory: &Path, port: u16) -> Command {
     command
         .arg("cluster")
         .arg(format!("--port={port}"))
+        // No test is about a leader that is slow, and the machines are busy.
+        .arg("--election-timeout=1s")
         .arg(format!("--data-dir={}", directory.display()));
     command
 }

@@ -19,7 +19,7 @@ mod worker;
 mod workload;
 
 use super::client::CallError;
-use super::{exit, http};
+use super::{duration, exit, http};
 use leader::Leader;
 use record::Record;
 use report::Report;
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     value_size: u32,
     /// How long, as 10, 10s, 500ms or 2m
-    #[arg(long, short, default_value = "10s", value_parser = duration)]
+    #[arg(long, short, default_value = "10s", value_parser = duration::parse)]
     duration: Duration,
     /// How many different keys
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch_size: u32,
     /// A request without an answer for so long counts as failed
-    #[arg(long, default_value = "5s", value_parser = duration)]
+    #[arg(long, default_value = "5s", value_parser = duration::parse)]
     timeout: Duration,
     /// Print the result as JSON
     #[arg(long)]
@@ -73,24 +73,6 @@ pub struct Args {
     /// Measure nothing: look whether all writes of a file made with --record are still there
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
-}
-
-/// A duration as people write it; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        _ => return Err("expected a duration as 10s, 500ms or 2m".into()),
-    };
-    match number.parse::<f64>() {
-        Ok(number) if number > 0.0 && number * factor <= 86_400.0 => {
-            Ok(Duration::from_secs_f64(number * factor))
-        }
-        _ => Err("expected a duration of more than nothing and at most a day".into()),
-    }
 }
 
 /// Measures, or checks.
@@ -162,18 +144,4 @@ async fn fill(args: &Args, leader: &Leader, workload: &Workload) -> Result<(), C
 
 fn not_filled(failure: http::Failure) -> CallError {
     CallError::NotDone(format!("cannot fill in the keys to read: {failure}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-    use std::time::Duration;
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("0s").is_err() && duration("5h").is_err() && duration("x").is_err());
-    }
 }

@@ -11,6 +11,7 @@ mod node;
 mod ports;
 
 use super::exit;
+use super::settings::election_timeout;
 use super::signals::StopSignals;
 use directory::Directory;
 use node::{Exited, NodeProcess};
@@ -37,6 +38,9 @@ pub struct Args {
     /// Where the data goes; node i in the subdirectory node-i
     #[arg(long, env = "RAFT_KV_DATA_DIR", default_value = "./raft-kv-data", value_name = "DIR")]
     data_dir: PathBuf,
+    /// A leader not heard of for so long, or up to twice as long, is replaced
+    #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", default_value = "300ms", value_name = "DURATION", value_parser = election_timeout)]
+    election_timeout: Duration,
     /// Let clients cut and restore links between nodes (for tests only)
     #[arg(long)]
     fault_injection: bool,

@@ -62,6 +62,7 @@ impl NodeProcess {
             format!("--peer-listen={}", me.peer),
             format!("--peers={}", peers.join(",")),
             format!("--data-dir={}", directory.of_node(id).display()),
+            format!("--election-timeout={}ms", args.election_timeout.as_millis()),
             format!("--log={}", args.log),
             "--bootstrap".to_owned(),
             "--stop-on-stdin-eof".to_owned(),
