@@ -4,6 +4,7 @@
 //! core before a tick does, so that a node that was held up does not take its peers' silence for
 //! theirs; ticks that were missed are never made up for. Then the core is polled dry.
 
+use crate::cleaning::Cleaning;
 use crate::error::{ProposeError, StopReason};
 use crate::inbox::{Mailbox, OfferEvent};
 use crate::machine_task::{Ask, Order, Question};
@@ -24,8 +25,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-/// Client calls that may wait for the core.
-pub(crate) const CALLS_MAX: usize = 8192;
 /// Receipts that may wait: one Write, one Apply or Restore and one snapshot are out at most, and the
 /// store reports failure beside them.
 pub(crate) const RECEIPTS_MAX: usize = 16;
@@ -33,8 +32,6 @@ pub(crate) const RECEIPTS_MAX: usize = 16;
 const CALLS_PER_TURN: usize = 1024;
 /// Messages taken in one turn.
 const MESSAGES_PER_TURN: usize = 256;
-/// Proposals that may be undecided at once.
-const PENDING_MAX: usize = 65_536;
 /// A write for which there was no room is tried again after this many ticks.
 const FULL_RETRY_TICKS: u32 = 20;
 /// A node that shuts down waits at most so long for what is under way.
@@ -110,8 +107,7 @@ pub(crate) struct State<S: StateMachine> {
     /// Reads of this turn, and reads that were refused and are asked again at the next tick.
     new_reads: ReadBatch<S>,
     refused_reads: Vec<Question<S>>,
-    /// Once the write that is out is durable, the log on disk begins after this.
-    rebase: Option<LogId>,
+    cleaning: Cleaning,
     /// A write for which there was no room, and in how many ticks it is tried again.
     full: Option<(Box<Write>, u32)>,
     read_only: Option<Arc<str>>,
@@ -128,7 +124,7 @@ impl<S: StateMachine> State<S> {
             reads: BTreeMap::new(),
             new_reads: ReadBatch::new(),
             refused_reads: Vec::new(),
-            rebase: None,
+            cleaning: Cleaning::new(),
             full: None,
             read_only: None,
             membership: Membership::default(),
@@ -224,10 +220,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                     self.state.published = None;
                 }
                 self.node.persisted(now, done);
-                if let Some(base) = self.state.rebase.take() {
-                    // If the queue is full, the next compaction cleans up.
-                    let _ = self.jobs.try_send(Job::Clean { base });
-                }
+                self.state.cleaning.moved();
+                self.clean();
             }
             Receipt::StoreFull { write, reason } => {
                 count(&self.shared.metrics.store_full);
@@ -239,8 +233,20 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 self.state.published = None;
             }
             Receipt::StoreFailed(reason) => self.shared.stop(reason),
-            Receipt::Applied(done) => self.node.applied(now, done),
+            Receipt::Applied(done) => {
+                self.node.applied(now, done);
+                self.state.cleaning.restored();
+                self.clean();
+            }
             Receipt::Snapshot(done) => self.node.compact(now, done),
+        }
+    }
+
+    fn clean(&mut self) {
+        if let Some(base) = self.state.cleaning.take()
+            && let Err(TrySendError::Full(_)) = self.jobs.try_send(Job::Clean { base })
+        {
+            self.state.cleaning.put_off(base);
         }
     }
 
@@ -290,7 +296,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         if let Some(reason) = &self.state.read_only {
             return Err(ProposeError::ReadOnly { reason: reason.clone() });
         }
-        if self.state.pending.len() >= PENDING_MAX {
+        if self.state.pending.len() >= self.shared.limits.proposals_max {
             return Err(ProposeError::Busy);
         }
         self.node.propose(now, command).map_err(|error| match error {
@@ -302,6 +308,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     fn after_tick(&mut self) {
+        self.clean();
         self.state.pending.forget_abandoned();
         for question in std::mem::take(&mut self.state.refused_reads) {
             if !question.is_abandoned() {
@@ -352,6 +359,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 }
                 Action::Restore(restore) => {
                     let decided = self.state.pending.decided_by(restore.snapshot.last);
+                    self.state.cleaning.restores();
                     self.order(Order::Restore { restore, decided });
                 }
                 Action::TakeSnapshot(order) => self.order(Order::TakeSnapshot(order)),
@@ -373,7 +381,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
 
     fn persist(&mut self, write: Write) {
         if let Some(rebase) = write.rebase.as_ref().map(Rebase::snapshot) {
-            self.state.rebase = Some(rebase.last);
+            self.state.cleaning.moves(rebase.last);
         }
         match self.writes.try_send(write) {
             // If the store is gone, its guard has stopped the node.

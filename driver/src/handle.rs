@@ -18,9 +18,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-/// Reads that may wait on one node at once.
-const READS_MAX: usize = 16_384;
-
 /// How fresh the state that answers a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
@@ -185,7 +182,7 @@ impl<S: StateMachine> Handle<S> {
     fn wait_for_read(&self) -> Result<ReadWaiting<'_>, ReadError> {
         let waiting = self.shared.reads_waiting.fetch_add(1, Ordering::Relaxed);
         let guard = ReadWaiting(&self.shared);
-        if waiting < READS_MAX { Ok(guard) } else { Err(ReadError::Busy) }
+        if waiting < self.shared.limits.reads_max { Ok(guard) } else { Err(ReadError::Busy) }
     }
 
     fn is_fresher_than(&self, max_age: Duration) -> bool {
@@ -212,7 +209,7 @@ impl<S: StateMachine> Handle<S> {
             TrySendError::Full(_) => WaitError::Busy,
             TrySendError::Closed(_) => WaitError::Stopped,
         })?;
-        let mut forget = Forget { asks: &self.asks, number: Some(number) };
+        let mut forget = Forget { handle: self, number: Some(number) };
         let answer = answer.await;
         forget.number = None;
         answer.map_err(|_| WaitError::Stopped)?
@@ -268,15 +265,15 @@ fn refused<M>(error: TrySendError<M>) -> ReadError {
 
 /// Has a wait forgotten that is given up: the command may never come.
 struct Forget<'a, S: StateMachine> {
-    asks: &'a mpsc::Sender<Ask<S>>,
+    handle: &'a Handle<S>,
     number: Option<CommandNumber>,
 }
 
 impl<S: StateMachine> Drop for Forget<'_, S> {
     fn drop(&mut self) {
-        if let Some(number) = self.number {
-            // If there is no room, it is forgotten when the number comes, or when too many wait.
-            let _ = self.asks.try_send(Ask::Forget(number));
+        let Some(number) = self.number else { return };
+        if let Err(TrySendError::Full(_)) = self.handle.asks.try_send(Ask::Forget(number)) {
+            self.handle.shared.give_up();
         }
     }
 }

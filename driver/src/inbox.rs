@@ -1,5 +1,6 @@
 //! What comes in from peers: where a transport hands over messages, reports and snapshots.
 
+use crate::limits::in_range;
 use crate::{SnapshotSink, SnapshotStore};
 use raft::{LogId, Message, NodeId, Offer, OfferDurable};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// Messages from peers that may wait for the core. A transport that waits in [`Inbox::message`] stops
-/// reading from its peer.
+/// Messages that may wait for the core.
 const MESSAGES_MAX: usize = 256;
 /// Offers, and snapshots received, that may wait for the core.
 const OFFERS_MAX: usize = 8;
@@ -17,7 +17,13 @@ const OFFERS_MAX: usize = 8;
 /// Makes the inbox of a node, before its driver: the transport is given the one end, the driver the
 /// other. Received snapshots go into `store`.
 pub fn inbox(store: Arc<dyn SnapshotStore>) -> (Inbox, Mailbox) {
-    let (messages, messages_out) = mpsc::channel(MESSAGES_MAX);
+    inbox_limited(store, MESSAGES_MAX)
+}
+
+/// The same, with another limit than the usual 256 for the messages that wait (0 counts as 1). A
+/// transport that waits in [`Inbox::message`] stops reading from its peer.
+pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inbox, Mailbox) {
+    let (messages, messages_out) = mpsc::channel(in_range(messages_max));
     let (offers, offers_out) = mpsc::channel(OFFERS_MAX);
     let reports = Arc::new(Reports::default());
     let inbox =

@@ -16,12 +16,14 @@
 //! What it is not: it holds no rule of the protocol (that is `raft`), and moves no bytes between
 //! nodes (that is a [`Transport`]).
 
+mod cleaning;
 mod clock;
 mod core_loop;
 mod error;
 mod handle;
 mod inbox;
 mod inspect;
+mod limits;
 mod machine;
 mod machine_task;
 mod node;
@@ -38,8 +40,9 @@ mod waiters;
 pub use clock::{Clock, Sleep};
 pub use error::{Outcome, ProposeError, ReadError, StopReason, WaitError};
 pub use handle::{Done, Handle, Proposal, ReadMode};
-pub use inbox::{Inbox, Mailbox, OfferError, Received, Reception, inbox};
+pub use inbox::{Inbox, Mailbox, OfferError, Received, Reception, inbox, inbox_limited};
 pub use inspect::Inspect;
+pub use limits::Limits;
 pub use machine::{At, Frozen, RestoreError, StateMachine};
 pub use node::{Driver, DriverConfig, Part, Seams};
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};

@@ -22,8 +22,6 @@ use tokio::sync::{mpsc, oneshot};
 /// Orders of the core that may wait: it has at most one `Apply` or `Restore` out, and one
 /// `TakeSnapshot`.
 pub(crate) const ORDERS_MAX: usize = 4;
-/// Questions (batches of reads, and waits) that may wait for the state machine.
-pub(crate) const ASKS_MAX: usize = 16_384;
 /// Questions that are taken at once, before orders are looked at again.
 const ASKS_PER_TURN: usize = 256;
 
@@ -92,6 +90,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
             return;
         }
         let mut asks = Vec::with_capacity(ASKS_PER_TURN);
+        let shared = self.shared.clone();
         loop {
             tokio::select! {
                 biased;
@@ -111,6 +110,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                         return;
                     }
                 }
+                () = shared.given_up() => self.waiters.forget_abandoned(),
                 taken = self.asks.recv_many(&mut asks, ASKS_PER_TURN) => {
                     if taken == 0 {
                         // The core loop holds a sender until it ends.

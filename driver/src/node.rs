@@ -1,13 +1,12 @@
 //! A node, put together: the parts, and the channels between them.
 
-use crate::core_loop::{CALLS_MAX, CoreLoop, RECEIPTS_MAX, State};
-use crate::machine_task::{ASKS_MAX, MachineTask, ORDERS_MAX};
+use crate::core_loop::{CoreLoop, RECEIPTS_MAX, State};
+use crate::machine_task::{MachineTask, ORDERS_MAX};
 use crate::shared::{Shared, Supervised};
-use crate::snapshots::{JOBS_MAX, clean};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, Handle, Inspect, Load, Mailbox, SnapshotPort, SnapshotStore, StateMachine,
-    StorePort, Transport,
+    Clock, DriverStatus, Handle, Inspect, Limits, Load, Mailbox, SnapshotPort, SnapshotStore,
+    StateMachine, StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
 use std::future::Future;
@@ -25,13 +24,15 @@ pub struct DriverConfig {
     pub tick: Duration,
     /// How long a call may take whose caller does not say.
     pub timeout: Duration,
+    /// How much may wait at once.
+    pub limits: Limits,
 }
 
 impl DriverConfig {
-    /// Ticks of 10 ms, and 5 s for a call.
+    /// Ticks of 10 ms, 5 s for a call, and the usual limits.
     pub fn new(raft: Config) -> Self {
         let (tick, timeout) = (Duration::from_millis(10), Duration::from_secs(5));
-        DriverConfig { raft, tick, timeout }
+        DriverConfig { raft, tick, timeout, limits: Limits::default() }
     }
 }
 
@@ -87,7 +88,7 @@ impl<S: StateMachine> Driver<S> {
     ) -> Result<Self, ConfigError> {
         let Seams { machine, transport, mailbox, snapshots, clock } = seams;
         let base = restored.snapshot.clone();
-        if let Err(error) = clean(snapshots.as_ref(), base.last) {
+        if let Err(error) = snapshots.remove_before(base.last) {
             tracing::warn!(%error, "old snapshots cannot be removed");
         }
         let node = Node::new(config.raft, restored)?;
@@ -98,21 +99,22 @@ impl<S: StateMachine> Driver<S> {
             load: Load::default(),
             stopped: None,
         };
-        let shared = Shared::new(status);
+        let limits = config.limits.in_range();
+        let shared = Shared::new(status, limits);
 
-        let (calls, calls_out) = mpsc::channel(CALLS_MAX);
-        let (asks, asks_out) = mpsc::channel(ASKS_MAX);
+        let (calls, calls_out) = mpsc::channel(limits.calls_max);
+        let (asks, asks_out) = mpsc::channel(limits.asks_max);
         let (receipts, receipts_out) = mpsc::channel(RECEIPTS_MAX);
         let (writes, writes_out) = mpsc::channel(1);
         let (orders, orders_out) = mpsc::channel(ORDERS_MAX);
-        let (jobs, jobs_out) = mpsc::channel(JOBS_MAX);
+        let (jobs, jobs_out) = mpsc::channel(limits.jobs_max);
 
         let store = StorePort::new(writes_out, receipts.clone(), shared.clone());
         let writer =
             SnapshotPort::new(jobs_out, snapshots.clone(), receipts.clone(), shared.clone());
         let machine = MachineTask {
             machine,
-            waiters: Waiters::default(),
+            waiters: Waiters::new(limits.waiters_max),
             base,
             store: snapshots.clone(),
             orders: orders_out,

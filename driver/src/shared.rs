@@ -1,6 +1,6 @@
 //! What the parts of a node share: the published status, the counters, and the end of it all.
 
-use crate::{DriverStatus, Metrics, StopReason};
+use crate::{DriverStatus, Limits, Metrics, StopReason};
 use arc_swap::ArcSwap;
 use std::any::Any;
 use std::future::Future;
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 pub(crate) struct Shared {
     pub status: ArcSwap<DriverStatus>,
     pub metrics: Arc<Metrics>,
+    pub limits: Limits,
     /// Reads that have not been answered.
     pub reads_waiting: AtomicUsize,
     /// Those who wait for a command to be applied.
@@ -22,6 +23,8 @@ pub(crate) struct Shared {
     /// nanoseconds); 0 as long as nothing is known.
     pub fresh_at_ns: AtomicU64,
     shutdown_notify: Notify,
+    /// Somebody waits no more, and found no room to say for what.
+    given_up: Notify,
     /// Why the node has stopped. (A `watch` would wake those who wait in an order drawn at random.)
     stop: OnceLock<StopReason>,
     stop_notify: Notify,
@@ -30,14 +33,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(status: DriverStatus) -> Arc<Self> {
+    pub fn new(status: DriverStatus, limits: Limits) -> Arc<Self> {
         Arc::new(Shared {
             status: ArcSwap::from_pointee(status),
             metrics: Arc::default(),
+            limits,
             reads_waiting: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             fresh_at_ns: AtomicU64::new(0),
             shutdown_notify: Notify::new(),
+            given_up: Notify::new(),
             stop: OnceLock::new(),
             stop_notify: Notify::new(),
             parts_alive: AtomicUsize::new(0),
@@ -52,6 +57,15 @@ impl Shared {
 
     pub async fn shutdown_asked(&self) {
         self.shutdown_notify.notified().await;
+    }
+
+    /// Has the machine task look for those who wait no more.
+    pub fn give_up(&self) {
+        self.given_up.notify_one();
+    }
+
+    pub async fn given_up(&self) {
+        self.given_up.notified().await;
     }
 
     /// Stops the node. The first reason stands.

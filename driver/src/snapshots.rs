@@ -14,9 +14,6 @@ use std::sync::Arc;
 use storage::Disk;
 use tokio::sync::mpsc;
 
-/// Jobs that may wait for the part that writes snapshots. The core has at most one snapshot out; the
-/// others are orders to clean up.
-pub(crate) const JOBS_MAX: usize = 8;
 /// A frozen state is written in pieces of at least so many bytes.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 
@@ -26,10 +23,9 @@ pub trait SnapshotStore: Send + Sync + 'static {
     fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>>;
     /// Opens a snapshot: its verified state. Blocks.
     fn open(&self, id: LogId) -> io::Result<Box<dyn Read + Send>>;
-    /// The snapshots there are. Blocks.
-    fn list(&self) -> io::Result<Vec<LogId>>;
-    /// Removes all but these. Blocks.
-    fn remove_except(&self, keep: &[LogId]) -> io::Result<()>;
+    /// Removes what is of no use once the durable log begins after `base`: all but that and those of a
+    /// higher index. One that is finished meanwhile must stay. Blocks.
+    fn remove_before(&self, base: LogId) -> io::Result<()>;
 }
 
 /// Takes the state of a snapshot. Dropped unfinished, it leaves nothing.
@@ -48,12 +44,8 @@ impl<D: Disk + Sync> SnapshotStore for storage::Snapshots<D> {
         Ok(Box::new(reader))
     }
 
-    fn list(&self) -> io::Result<Vec<LogId>> {
-        storage::Snapshots::list(self)
-    }
-
-    fn remove_except(&self, keep: &[LogId]) -> io::Result<()> {
-        storage::Snapshots::remove_except(self, keep)
+    fn remove_before(&self, base: LogId) -> io::Result<()> {
+        storage::Snapshots::remove_before(self, base)
     }
 }
 
@@ -122,7 +114,7 @@ impl Writer {
         match job {
             Job::Write { order, frozen } => Some(self.write(order, &frozen)),
             Job::Clean { base } => {
-                if let Err(error) = clean(self.store.as_ref(), base) {
+                if let Err(error) = self.store.remove_before(base) {
                     tracing::warn!(%error, "old snapshots cannot be removed");
                 }
                 None
@@ -153,14 +145,6 @@ impl Writer {
         count(&self.shared.metrics.snapshots_failed);
         order.failed()
     }
-}
-
-/// Removes what is older than the snapshot that the durable log begins after. Later ones may be under
-/// way into the log.
-pub(crate) fn clean(store: &dyn SnapshotStore, base: LogId) -> io::Result<()> {
-    let mut keep = store.list()?;
-    keep.retain(|id| *id == base || id.index > base.index);
-    store.remove_except(&keep)
 }
 
 /// Opens a snapshot when it is first read, so that the core loop, which hands it out, waits for no

@@ -5,9 +5,6 @@ use raft::{CommandNumber, Term};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
-/// The most that may wait at once on one node.
-const WAITERS_MAX: usize = 65_536;
-
 pub(crate) type WaitReply = oneshot::Sender<Result<(), WaitError>>;
 
 struct Waiter {
@@ -16,10 +13,11 @@ struct Waiter {
 }
 
 /// The waiters, by the number they wait for, and how far the state machine is.
-#[derive(Default)]
 pub(crate) struct Waiters {
     by_number: BTreeMap<CommandNumber, Vec<Waiter>>,
     count: usize,
+    /// The most that may wait at once.
+    count_max: usize,
     /// The number that the next command to be applied has.
     next: CommandNumber,
     /// The term of the last entry that was applied.
@@ -27,6 +25,12 @@ pub(crate) struct Waiters {
 }
 
 impl Waiters {
+    /// Nobody waits; at most `count_max` may.
+    pub fn new(count_max: usize) -> Self {
+        let (next, term) = (CommandNumber::default(), Term::default());
+        Waiters { by_number: BTreeMap::new(), count: 0, count_max, next, term }
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.count
@@ -43,10 +47,13 @@ impl Waiters {
             let _ = reply.send(Err(WaitError::Superseded));
             return;
         }
-        if self.count >= WAITERS_MAX {
+        if reply.is_closed() {
+            return;
+        }
+        if self.count >= self.count_max {
             self.forget_abandoned();
         }
-        if self.count >= WAITERS_MAX {
+        if self.count >= self.count_max {
             let _ = reply.send(Err(WaitError::Busy));
             return;
         }
@@ -108,7 +115,8 @@ impl Waiters {
         }
     }
 
-    fn forget_abandoned(&mut self) {
+    /// Forgets all for whom nobody waits any more.
+    pub fn forget_abandoned(&mut self) {
         self.retain(|waiter| !waiter.reply.is_closed(), drop);
     }
 
@@ -127,6 +135,8 @@ impl Waiters {
 mod tests {
     use super::*;
 
+    const WAITERS_MAX: usize = 20;
+
     fn wait(
         waiters: &mut Waiters,
         number: u64,
@@ -139,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_waiter_hears_when_its_command_is_applied_and_not_before() {
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(WAITERS_MAX);
         let mut answer = wait(&mut waiters, 1, Some(2));
         waiters.applied(Term(2), CommandNumber(1));
         assert!(answer.try_recv().is_err());
@@ -151,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_later_term_supersedes_those_who_wait_for_an_earlier_one() {
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(WAITERS_MAX);
         waiters.applied(Term(2), CommandNumber(1));
         let mut of_term_2 = wait(&mut waiters, 4, Some(2));
         let mut of_any_term = wait(&mut waiters, 4, None);
@@ -165,7 +175,7 @@ mod tests {
 
     #[test]
     fn another_terms_command_under_the_number_is_not_the_one_waited_for() {
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(WAITERS_MAX);
         let mut answer = wait(&mut waiters, 0, Some(2));
         waiters.applied(Term(3), CommandNumber(1));
         assert_eq!(answer.try_recv().unwrap(), Err(WaitError::Superseded));
@@ -173,7 +183,7 @@ mod tests {
 
     #[test]
     fn who_waits_no_more_is_forgotten_and_the_others_of_the_number_are_not() {
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(WAITERS_MAX);
         let (mut stays, goes) = (wait(&mut waiters, 9, None), wait(&mut waiters, 9, None));
         drop(goes);
         waiters.forget(CommandNumber(9));
@@ -185,7 +195,7 @@ mod tests {
 
     #[test]
     fn too_many_are_refused_and_the_abandoned_do_not_count() {
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(WAITERS_MAX);
         let mut answers: Vec<_> = (0..WAITERS_MAX).map(|_| wait(&mut waiters, 9, None)).collect();
         assert_eq!(wait(&mut waiters, 9, None).try_recv().unwrap(), Err(WaitError::Busy));
         answers.truncate(10);

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use driver::{Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError};
 use raft::{CommandNumber, Term};
 use std::io;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use storage::testing::MemDisk;
+use storage::testing::{MemDisk, Verdict};
 use storage::{LogStore, PersistError};
 use support::{Counted, Network, add, eventually, leader, open_log, start, start_with, text};
 
@@ -197,6 +198,28 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
+    let (network, disks) = (Network::default(), disks());
+    // Alone of three, it has no leader: whoever is taken waits until his time is up.
+    let node = start(&network, &disks[0], 1, NODES, |config| {
+        config.timeout = Duration::from_millis(200);
+        config.limits.reads_max = 1;
+        config.limits.waiters_max = 1;
+    });
+    let read = || node.read(ReadMode::Linearizable, Bytes::new());
+    let (taken, refused) = tokio::join!(read(), read());
+    assert_eq!(taken.unwrap_err(), ReadError::NoLeader);
+    assert_eq!(refused.unwrap_err(), ReadError::Busy);
+    let far = CommandNumber(1_000);
+    let in_time = |wait| tokio::time::timeout(Duration::from_millis(200), wait);
+    let (taken, refused) =
+        tokio::join!(in_time(node.wait_applied(far, None)), in_time(node.wait_applied(far, None)));
+    assert!(taken.is_err(), "it waits");
+    assert_eq!(refused.unwrap(), Err(WaitError::Busy));
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_of_the_state_machine_stops_the_node_and_hangs_nobody() {
     let node = start(&Network::default(), &MemDisk::new(), 1, 1, |_| {});
     leader(&[&node]).await;
@@ -275,22 +298,30 @@ async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_and_status_does_not_wait() {
-    let node = start(&Network::default(), &MemDisk::new(), 1, 1, |config| {
+    let disk = MemDisk::new();
+    let node = start(&Network::default(), &disk, 1, 1, |config| {
         config.raft.uncommitted_bytes_max = 4_000;
     });
     leader(&[&node]).await;
+    // Nothing becomes durable as long as the sender is there.
+    let (stuck, until_dropped) = mpsc::channel::<()>();
+    disk.set_faults(Box::new(move |_| {
+        let _ = until_dropped.recv();
+        Verdict::Done
+    }));
     let slow = node.propose(Bytes::from_static(b"slow")).await.unwrap();
     let mut busy = 0;
-    for _ in 0..2_000 {
+    for _ in 0..20 {
         let refused = node.propose(Bytes::from(vec![b'x'; 500])).await;
         busy += usize::from(matches!(refused, Err(ProposeError::Busy)));
     }
+    assert!(busy >= 10, "the limit was reached {busy} times");
+    drop(stuck);
     let begin = Instant::now();
     let _ = node.status();
     // The command takes three times as long.
     assert!(begin.elapsed() < Duration::from_millis(100));
     slow.done.await.unwrap();
-    assert!(busy > 0, "the limit was never reached");
     let too_large = node.propose(Bytes::from(vec![0; 9 << 20])).await.unwrap_err();
     assert!(matches!(too_large, ProposeError::TooLarge { .. }));
 }

@@ -58,6 +58,9 @@ enum Command {
         /// Only those whose name contains this.
         #[arg(default_value = "")]
         only: String,
+        /// Those in this folder of `planted/` instead: `further`, or `missed`.
+        #[arg(long = "in", default_value = "")]
+        folder: String,
         #[command(flatten)]
         search: planted::Search,
     },
@@ -77,7 +80,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Ranges(search) => search.run(),
-        Command::Planted { only, search } => match planted::run(&only, &search) {
+        Command::Planted { only, folder, search } => match planted::run(&folder, &only, &search) {
             Ok(0) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
             Err(error) => {

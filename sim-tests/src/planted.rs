@@ -1,9 +1,9 @@
 //! Planted bugs: a tester is only believed for what it finds.
 //!
-//! Each file in `planted/` is one small patch that breaks the protocol, the log or the wiring, with a
-//! line above it that says how, and perhaps a line `# layer: 2`. The runner applies each to a copy of the
-//! tree, builds it, searches several ranges of seeds for a broken promise, and prints a line of the
-//! table: found by which check, in how many of the ranges, after how many seeds, or MISSED.
+//! Each file in `planted/` and its folders is one small patch that breaks the protocol, the log or the
+//! wiring, with a line above it that says how, and perhaps a line `# layer: 2`. The runner applies each to
+//! a copy of the tree, builds it, searches several ranges of seeds for a broken promise, and prints a line
+//! of the table: found by which check, in how many of the ranges, after how many seeds, or MISSED.
 
 mod search;
 
@@ -34,15 +34,15 @@ const PARTS: &[&str] = &[
     "kv",
 ];
 
-/// Runs every planted bug whose name contains `only`, and prints the table. Returns how many were
-/// missed.
-pub fn run(only: &str, search: &Search) -> io::Result<u32> {
+/// Runs every planted bug in a folder of `planted/` (empty: itself) whose name contains `only`, and prints
+/// the table. Returns how many were missed.
+pub fn run(folder: &str, only: &str, search: &Search) -> io::Result<u32> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    let mut patches: Vec<PathBuf> = fs::read_dir(root.join("sim-tests/planted"))?
+    let mut patches: Vec<PathBuf> = fs::read_dir(root.join("sim-tests/planted").join(folder))?
         .map(|entry| Ok(entry?.path()))
         .collect::<io::Result<_>>()?;
     patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
-    patches.retain(|path| path.to_string_lossy().contains(only));
+    patches.retain(|path| name(path).contains(only));
     patches.sort();
     let copy = std::env::temp_dir().join(format!("planted-{}", std::process::id()));
     println!("{HEAD}");

@@ -12,6 +12,7 @@ pub mod checks;
 mod contact;
 pub mod failure;
 mod kit;
+mod limits;
 pub mod linearizability;
 mod marks;
 pub mod network;

@@ -24,6 +24,7 @@ pub const EXPECTED: &[&str] = &[
     "a node did not start from a failing disk",
     "a node knew what it had lost",
     "a node restarted from a snapshot",
+    "a node stopped in good order",
     "a probe was rejected",
     "a proposal was certainly not done",
     "a process ended",
@@ -39,6 +40,7 @@ pub const EXPECTED: &[&str] = &[
     "a write went to the wrong place",
     "leaders changed",
     "the cluster came back",
+    "the end of a log rotted",
     "the power failed within an operation of the disk",
 ];
 

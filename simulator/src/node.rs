@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{Fate, MemDisk, Operation, Verdict};
-use storage::{ClusterId, Identity, Log, LogConfig, Snapshots};
+use storage::{ClusterId, Identity, Log, LogConfig, OpenError, Snapshots};
 
 /// A member, up or down.
 pub(crate) struct Host<M> {
@@ -41,10 +41,17 @@ pub(crate) struct Host<M> {
     pub losing: Option<Losing>,
     /// Its log has been damaged: it may know less than it did, if it says so.
     pub rotten: bool,
+    /// Its log has been damaged since it started last: until it has found out, nothing more is known of
+    /// what it has.
+    pub damaged: bool,
+    /// Damage has taken back the base of the log. Of the snapshot before, nothing need be left.
+    lost_base: bool,
     /// A snapshot of it has been damaged.
     pub snapshot_rotten: bool,
     /// In this file, at this offset, its disk can be read no more.
     pub unreadable: Option<(String, u64)>,
+    /// It has stopped in good order, and runs no more since.
+    pub closed: bool,
     /// Its disk fails.
     pub failing: bool,
     /// So many operations of it were to fail since the node started.
@@ -106,14 +113,11 @@ pub(crate) struct Running<M> {
     pub reads: BTreeMap<ReadId, usize>,
 }
 
-/// Segments that are kept to be used again.
-pub(crate) const RECYCLED_SEGMENTS: u64 = 2;
-
 pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
     let segment_bytes = u64::from(swarm.segment_bytes);
     LogConfig {
         segment_bytes,
-        recycled_bytes_max: RECYCLED_SEGMENTS * segment_bytes,
+        recycled_bytes_max: u64::from(swarm.recycled_segments) * segment_bytes,
         background: false,
         ..LogConfig::default()
     }
@@ -130,6 +134,9 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config.inflight_messages_max = swarm.inflight as usize;
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
+    if swarm.inflight_bytes > 0 {
+        config.inflight_bytes_max = swarm.inflight_bytes as usize;
+    }
     if swarm.uncommitted_bytes > 0 {
         config.uncommitted_bytes_max = swarm.uncommitted_bytes as usize;
     }
@@ -171,10 +178,13 @@ impl<M: StateMachine> Host<M> {
             rotting: None,
             losing: None,
             rotten: false,
+            damaged: false,
             snapshot_rotten: false,
             unreadable: None,
+            closed: false,
             failing: false,
             refused: 0,
+            lost_base: false,
             full: false,
             tries_again: false,
             dark: None,
@@ -219,6 +229,11 @@ impl<M: StateMachine> Host<M> {
         self.needed.iter().map(|(bytes, _)| bytes).sum()
     }
 
+    /// Whether no damage of it waits to be found.
+    pub fn is_whole(&self) -> bool {
+        self.rotting.is_none() && self.losing.is_none()
+    }
+
     /// Whether the power has failed within an operation of the disk.
     pub fn is_dark(&self) -> bool {
         self.dark.as_ref().is_some_and(|dark| dark.load(Ordering::Relaxed))
@@ -253,21 +268,24 @@ impl<M: StateMachine> Host<M> {
             Ok(opened) => opened,
             // The disk still fails: whoever starts the node sees why it does not start.
             Err(_) if self.failing || self.full => return Ok(false),
-            Err(_) if self.rotten => {
+            // Of a damaged disk a node may say that its log is gone. It may not give up over a part.
+            Err(OpenError::LogGone) if self.damaged => {
                 self.dead = true;
                 return Ok(false);
             }
             Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
         };
         let Some(restored) = recovery.restored else {
-            if self.rotten {
+            if self.damaged {
                 self.dead = true;
                 return Ok(false);
             }
             return violation("recovery is exact", format!("node {id}: nothing is left"));
         };
+        let meant = self.shadow.base.last;
         self.compare(id, &restored)?;
         let base = restored.snapshot.last;
+        self.lost_base |= self.damaged && base < meant;
         let snapshots = match Snapshots::new(self.disk.clone()) {
             Ok(snapshots) => snapshots,
             Err(_) if self.failing => return Ok(false),
@@ -277,17 +295,24 @@ impl<M: StateMachine> Host<M> {
             match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
                 Restoration::Done => {}
                 Restoration::Unreadable(_) if self.failing => return Ok(false),
-                Restoration::Unreadable(_) if self.snapshot_rotten => {
+                Restoration::Unreadable(_) if self.snapshot_rotten || self.lost_base => {
                     self.dead = true;
                     return Ok(false);
                 }
                 Restoration::Unreadable(detail) => return violation(MISSING, detail),
             }
         }
-        if snapshots.remove_except(&[base]).is_err() && self.failing {
+        if snapshots.remove_before(base).is_err() && self.failing {
             return Ok(false);
         }
         self.life += 1;
+        self.closed = false;
+        // A sector that cannot be read stays so, whatever is written there.
+        let paths = self.disk.paths();
+        self.unreadable.take_if(|(file, _)| !paths.contains(file));
+        self.damaged = self.unreadable.is_some();
+        // Its base has just been read, and whatever else there is will not be.
+        (self.lost_base, self.snapshot_rotten) = (false, false);
         self.maybe = None;
         self.refused = 0;
         // Whatever there is now may be needed until all of it is in a snapshot.
@@ -316,7 +341,7 @@ impl<M: StateMachine> Host<M> {
     /// Whether a power failure at this moment would leave all that was reported durable: the disk is
     /// copied, everything unsynced is lost on the copy, and the log is read from it.
     pub fn audit(&self, id: u64, swarm: &Swarm) -> Result<(), Violation> {
-        if self.rotten || self.rotting.is_some() || self.snapshot_rotten || self.is_dark() {
+        if self.damaged || self.rotting.is_some() || self.snapshot_rotten || self.is_dark() {
             return Ok(());
         }
         let copy = self.disk.fork();
@@ -346,6 +371,15 @@ impl<M: StateMachine> Host<M> {
         }
     }
 
+    /// Whether its log would be what it is if this had happened to the disk.
+    pub fn is_whole_with(&self, swarm: &Swarm, damage: impl FnOnce(&MemDisk)) -> bool {
+        let copy = self.disk.fork();
+        damage(&copy);
+        let opened = Log::open(copy, log_config(swarm));
+        let restored = opened.ok().and_then(|(_, recovery)| recovery.restored);
+        restored.is_some_and(|restored| self.shadow.difference(&restored).is_none())
+    }
+
     fn compare(&mut self, id: u64, restored: &Restored) -> Result<(), Violation> {
         let Some(difference) = self.shadow.difference(restored) else { return Ok(()) };
         if let Some(change) = &self.maybe {
@@ -355,12 +389,12 @@ impl<M: StateMachine> Host<M> {
                 self.shadow = with;
                 return Ok(());
             }
-            if self.rotten && with.is_known_loss(restored) {
+            if self.damaged && with.is_known_loss(restored) {
                 self.shadow = Shadow::new(restored);
                 return Ok(());
             }
         }
-        if self.rotten && self.shadow.is_known_loss(restored) {
+        if self.damaged && self.shadow.is_known_loss(restored) {
             self.shadow = Shadow::new(restored);
             return Ok(());
         }
@@ -368,7 +402,7 @@ impl<M: StateMachine> Host<M> {
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         let detail = format!(
             "node {id}{}: {difference}; recovered {}, was {}",
-            if self.rotten { " (damaged)" } else { "" },
+            if self.damaged { " (damaged)" } else { "" },
             range(restored.snapshot.last, last),
             range(self.shadow.base.last, self.shadow.last()),
         );

@@ -7,7 +7,8 @@ use crate::shadow::Shadow;
 use bytes::Bytes;
 use driver::{At, StateMachine};
 use raft::{
-    Body, CommandNumber, Entry, Index, LogId, LogTime, Message, Node, NodeId, Payload, Term,
+    Body, CommandNumber, Config, Entry, Incarnation, Index, LogId, LogTime, Message, Node, NodeId,
+    Payload, Term,
 };
 use std::collections::BTreeMap;
 
@@ -57,10 +58,13 @@ pub struct Observed<'a> {
 pub struct Observer<M> {
     seen: Vec<Seen>,
     leaders: BTreeMap<Term, u64>,
+    /// Whom each disk has voted for, by term, as it was said.
+    votes: BTreeMap<(NodeId, Incarnation, Term), NodeId>,
     /// Everything that was ever committed, from index 1 on.
     committed: Vec<Committed>,
     next_number: CommandNumber,
     latest_time: LogTime,
+    time_step_ms_max: u64,
     /// Applies the committed log, once and in order.
     reference: M,
 }
@@ -71,9 +75,11 @@ impl<M: StateMachine> Observer<M> {
         Observer {
             seen: vec![Seen::default(); nodes as usize],
             leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
             committed: Vec::new(),
             next_number: CommandNumber(0),
             latest_time: LogTime(0),
+            time_step_ms_max: Config::new(NodeId(0), Incarnation(0), 0).time_step_ms_max,
             reference,
         }
     }
@@ -254,6 +260,12 @@ impl<M: StateMachine> Observer<M> {
             let detail = format!("{id} is of {:?}, after {:?}", entry.time, self.latest_time);
             return violation("the time of the log does not go back", detail);
         }
+        let step_ms = entry.time.0 - self.latest_time.0;
+        // The very first takes the time as it is.
+        if step_ms > self.time_step_ms_max && self.latest_time > LogTime(0) {
+            let detail = format!("{id} is {step_ms} ms after the entry before it");
+            return violation("the time of the log leaps no further than it may", detail);
+        }
         self.latest_time = entry.time;
         let answer = match &entry.payload {
             Payload::Command(command) => {
@@ -291,7 +303,21 @@ impl<M: StateMachine> Observer<M> {
     }
 
     /// A message leaves a node: what it promises must be on its disk.
-    pub fn said(&self, at: usize, message: &Message, shadow: &Shadow) -> Result<(), Violation> {
+    pub fn said(&mut self, at: usize, message: &Message, shadow: &Shadow) -> Result<(), Violation> {
+        // Whatever its disk has forgotten since.
+        let vote = match message.body {
+            Body::Vote { .. } => Some(message.from),
+            Body::VoteReply { granted: true } => Some(message.to),
+            _ => None,
+        };
+        if let Some(vote) = vote {
+            let voter = (message.from, message.incarnation, message.term);
+            let known = *self.votes.entry(voter).or_insert(vote);
+            if known != vote {
+                let detail = format!("node {at} in {}: for {known} and {vote}", message.term);
+                return violation("one vote a term", detail);
+            }
+        }
         let hard = &shadow.hard_state;
         let (kept, promise) = match &message.body {
             Body::Vote { last, .. } => (

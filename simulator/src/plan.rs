@@ -95,6 +95,8 @@ swarm! {
     apply_bytes,
     /// See `raft::Config`.
     inflight,
+    /// See `raft::Config`; 0: as it is by default.
+    inflight_bytes,
     /// See `raft::Config`.
     snapshot_bytes,
     /// See `raft::Config`.
@@ -103,8 +105,12 @@ swarm! {
     uncommitted_bytes,
     /// See `raft::Config`; 0: as it is by default.
     reads_max,
+    /// How much may wait in each queue of a node's driver; 0: as it is by default. Layer 2 only.
+    queues_max,
     /// The size of a segment of the log.
     segment_bytes,
+    /// Segments that are kept to be used again. Layer 1 only.
+    recycled_segments,
     /// Bytes by which commands are made larger, at most.
     padding_bytes,
     /// What does not heal when the faults stop: 0: nothing; 1: a minority stays down; 2: is cut off;
@@ -154,7 +160,7 @@ macro_rules! kinds {
             /// Whether the node's disk forgets what it once held.
             pub fn forgets(self) -> bool {
                 use FaultKind::*;
-                matches!(self, Rot | Misdirect | LostWrite | Unreadable | SnapshotRot | Wipe)
+                matches!(self, Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot | Wipe)
             }
 
             /// Whether a leader that it strikes, alone or with others, may lead no more when it is over, and
@@ -184,6 +190,8 @@ kinds! {
     /// The process ends and the power stays: what was written and not synced is there still. It starts
     /// again after `amount` µs.
     Kill = "kill",
+    /// The node is told to stop, and does so in good order. It starts again after `amount` µs.
+    Stop = "stop",
     /// The node's power fails at the next moment when a write is out.
     CrashWriting = "crashw",
     /// The same, at the next moment right after the node has sent a message.
@@ -219,11 +227,15 @@ kinds! {
     CrashAt = "crashat",
     /// The node's power fails, and a byte of its synced log has rotted.
     Rot = "rot",
-    /// The same, but a block that was written lies where another one was.
+    /// The node stops in good order, and what it wrote last has rotted when it comes back: no later write
+    /// tells that it was there.
+    RotEnd = "rotend",
+    /// The node's power fails, and a block that was written lies where another one was.
     Misdirect = "misdirect",
-    /// The same, but a write that was reported durable is not there: what was there before still is.
+    /// The node's power fails, and a write that was reported durable is not there: what was there before
+    /// still is.
     LostWrite = "lostw",
-    /// The same, but a sector of it can be read no more.
+    /// The node's power fails, and a sector of its log can be read no more.
     Unreadable = "unreadable",
     /// A byte of a snapshot of the node has rotted. The node's power fails for `amount` µs, if `amount` is
     /// odd.
@@ -296,11 +308,14 @@ impl Plan {
             write_bytes: draw.pick(&[1, 500, 1 << 20]),
             apply_bytes: draw.pick(&[1, 500, 1 << 20]),
             inflight: draw.pick(&[1, 4, 64]),
+            inflight_bytes: off_or(&mut draw, &[300, 5_000, 100_000]),
             snapshot_bytes: draw.pick(&[600, 3_000, 20_000, 1 << 30]),
             retained_bytes: draw.pick(&[0, 500, 10_000]),
             uncommitted_bytes: off_or(&mut draw, &[300, 5_000, 100_000]),
             reads_max: off_or(&mut draw, &[1, 4, 100]),
+            queues_max: off_or(&mut draw, &[1, 4, 32]),
             segment_bytes: draw.pick(&[8 << 10, 32 << 10, 256 << 10]),
+            recycled_segments: draw.pick(&[0, 1, 2]),
             // The largest are larger than the smallest segments.
             padding_bytes: off_or(&mut draw, &[100, 5_000, 20_000]),
             lasting: draw.pick(&[0, 0, 1, 2, 3, 4]),

@@ -141,7 +141,8 @@ impl Shadow {
     pub fn is_known_loss(&self, restored: &Restored) -> bool {
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         let lost = restored.hard_state.lost;
-        restored.snapshot == self.base
+        // The write that is lost may have been the one with which the log began later.
+        (restored.snapshot == self.base || restored.snapshot.last < self.base.last)
             && lost.is_some_and(|lost| lost >= self.last() && last <= lost)
     }
 }

@@ -12,6 +12,7 @@ mod faults;
 mod machines;
 
 use crate::contact::Contact;
+use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
 use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting};
@@ -46,6 +47,12 @@ const CONVERGE_TIMEOUTS: u64 = 40;
 /// Then no leader may change for this many.
 const QUIET_TIMEOUTS: u64 = 10;
 
+/// For the last of them, clients ask no more.
+const REST_TIMEOUTS: u64 = 3;
+
+/// After those, this many may pass until nobody waits for anything.
+const SETTLE_TIMEOUTS: u64 = 40;
+
 /// What is on its way for longer than this when the faults stop is lost.
 const LATE_US: u64 = 1_000;
 
@@ -75,6 +82,8 @@ const POWER_FAILS_TOO_PPM: u32 = 500_000;
 
 /// After one write in so many it is looked what a power failure at that moment would leave.
 const AUDIT_ONE_IN: u64 = 251;
+/// And after one in so many of those with which the log begins later, for they free what was before.
+const AUDIT_REBASED_ONE_IN: u64 = 7;
 
 /// A rotten byte is found after so many further writes.
 const ROT_WRITES: u64 = 2;
@@ -122,7 +131,9 @@ enum Event {
         node: usize,
         life: u64,
     },
-    Transfer(Box<(Offer, Vec<u8>, u64)>),
+    Transfer(Box<Transfer>),
+    /// What has been transferred is written by now, if the node has not started again since.
+    Install(Box<Transfer>, u64),
     TransferFailed {
         node: usize,
         life: u64,
@@ -145,10 +156,17 @@ enum Event {
     Converged {
         until_us: u64,
     },
+    Rest,
     Quiet {
         leader: Option<(Term, u64)>,
     },
+    Settled {
+        until_us: u64,
+    },
 }
+
+/// A snapshot under way: the offer, the state, and in which of its lives the sender sent it.
+type Transfer = (Offer, Vec<u8>, u64);
 
 struct Operation_ {
     client: usize,
@@ -201,6 +219,7 @@ pub(crate) struct World<'a, W: Workload> {
     operations: Vec<Operation_>,
     observer: Observer<W::Machine>,
     contact: Contact,
+    limits: Limits,
     marks: Marks,
     timeline: Timeline,
     /// Faults that are in force, by their place in the plan, as they struck.
@@ -210,6 +229,8 @@ pub(crate) struct World<'a, W: Workload> {
     /// What clients have asked for since, and what of it was served.
     asked: Served,
     served: Served,
+    /// Clients ask no more.
+    at_rest: bool,
     done: bool,
     /// Nodes that crash at the next moment of a kind, and for how long.
     armed: BTreeMap<(usize, FaultKind), u64>,
@@ -254,10 +275,12 @@ impl<'a, W: Workload> World<'a, W> {
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
+            limits: Limits::new(plan.nodes, &plan.swarm),
             struck: BTreeMap::new(),
             calm: false,
             asked: Served::default(),
             served: Served::default(),
+            at_rest: false,
             done: false,
             armed: BTreeMap::new(),
             plan,
@@ -348,7 +371,8 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Synced { node, life } => self.synced(node, life),
             Event::Applied { node, life } => self.applied(node, life),
             Event::Snapshot { node, life } => self.snapshot_written(node, life),
-            Event::Transfer(transfer) => self.transfer(*transfer),
+            Event::Transfer(transfer) => self.transfer(transfer),
+            Event::Install(transfer, life) => self.install(*transfer, life),
             Event::TransferFailed { node, life, to, snapshot } => {
                 if self.hosts[node].life != life {
                     return Ok(());
@@ -371,7 +395,12 @@ impl<'a, W: Workload> World<'a, W> {
             }
             Event::Calm => self.calm_down(),
             Event::Converged { until_us } => self.converged(until_us),
+            Event::Rest => {
+                self.at_rest = true;
+                Ok(())
+            }
             Event::Quiet { leader } => self.quiet(leader),
+            Event::Settled { until_us } => self.settled(until_us),
         }
     }
 
@@ -400,7 +429,9 @@ impl<'a, W: Workload> World<'a, W> {
             | Event::Snapshot { node, .. }
             | Event::TransferFailed { node, .. } => Some(*node),
             Event::Deliver(message, _) => Some(message.to.0 as usize),
-            Event::Transfer(transfer) => Some(transfer.0.to.0 as usize),
+            Event::Transfer(transfer) | Event::Install(transfer, _) => {
+                Some(transfer.0.to.0 as usize)
+            }
             _ => None,
         }
     }
@@ -504,6 +535,7 @@ impl<'a, W: Workload> World<'a, W> {
         let now = self.now(node);
         if let Some(running) = &self.hosts[node].up {
             self.contact.arrives(node, &running.node, &message, sent_at);
+            self.limits.arrives(node, &message);
         }
         let append = matches!(message.body, Body::Append { .. });
         let (sender, term) = (message.from, message.term);

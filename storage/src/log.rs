@@ -283,13 +283,13 @@ impl<D: Disk> Log<D> {
     /// Ends it in good order: marks everything as synced, so that damage found at the next start can
     /// be told from a write that was cut off.
     pub fn close(mut self) -> io::Result<()> {
-        if self.failed.is_none() && self.mark.is_some() {
-            self.write_mark()?;
-            if let Some(mark) = &mut self.mark {
-                mark.sync()?;
-            }
+        if self.failed.is_some() || self.state.number == 0 {
+            return Ok(());
         }
-        Ok(())
+        let Some(mark) = &mut self.mark else { return self.open_mark() };
+        let State { number, hard_state, last, .. } = &self.state;
+        mark.write(Mark { batch: *number, term: hard_state.term, last: *last })?;
+        mark.sync()
     }
 
     /// Makes a change durable.

@@ -14,7 +14,7 @@
 //!
 //! What it is not: it does not know which snapshots are needed. The one that the durable log begins
 //! after is, and whoever has made a later one durable, in the log too, calls
-//! [`Snapshots::remove_except`].
+//! [`Snapshots::remove_before`]. One that comes meanwhile is later, and stays.
 
 use crate::disk::read_exact_at;
 use crate::{Disk, DiskFile, codec};
@@ -101,10 +101,13 @@ impl<D: Disk> Snapshots<D> {
         Ok(self.disk.list(DIR)?.iter().filter_map(|name| parse(name)).collect())
     }
 
-    /// Removes every snapshot but these.
-    pub fn remove_except(&self, keep: &[LogId]) -> io::Result<()> {
-        for id in self.list()?.into_iter().filter(|id| !keep.contains(id)) {
-            self.disk.remove(&path(id))?;
+    /// Removes what is of no use once the durable log begins after `base`: all but that and later ones,
+    /// which may be under way into the log.
+    pub fn remove_before(&self, base: LogId) -> io::Result<()> {
+        for id in self.list()? {
+            if id != base && id.index <= base.index {
+                self.disk.remove(&path(id))?;
+            }
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use storage::{Log, Snapshots};
+use storage::{Log, OpenError, Snapshots};
 use tokio::sync::Notify;
 
 /// A node whose disk fails at the start is started again after this long.
@@ -135,9 +135,10 @@ impl<A: App> Cluster<A> {
         let swarm = world.plan.swarm.clone();
         let life = Life::default();
         let disk = SimDisk::new(host.disk.clone(), life.clone());
-        let opened = Log::open(disk.clone(), log_config(&swarm))
-            .map_err(|error| error.to_string())
-            .and_then(|log| Ok((log, Snapshots::new(disk).map_err(|error| error.to_string())?)));
+        let opened = Log::open(disk.clone(), log_config(&swarm)).and_then(|log| {
+            let failed = |source| OpenError::Io { path: "snapshots".to_owned(), source };
+            Ok((log, Snapshots::new(disk).map_err(failed)?))
+        });
         let ((log, recovery), snapshots) = match opened {
             Ok(opened) => opened,
             // The disk still fails: whoever starts the node sees why it does not start.
@@ -152,7 +153,8 @@ impl<A: App> Cluster<A> {
                 self.start_after(node, START_RETRY_US);
                 return Ok(());
             }
-            Err(_) if host.rotten => {
+            // Of a damaged disk a node may say that its log is gone. It may not give up over a part.
+            Err(OpenError::LogGone) if host.damaged => {
                 host.dead = true;
                 world.marks.hit("a node noticed a damaged disk and stopped");
                 return Ok(());
@@ -162,19 +164,29 @@ impl<A: App> Cluster<A> {
             }
         };
         let Some(restored) = recovery.restored else {
-            if host.rotten {
+            if host.damaged {
                 host.dead = true;
                 return Ok(());
             }
             return violation("recovery is exact", format!("node {node}: nothing is left"));
         };
+        let meant = host.shadow.base.last;
         world.compare(node, &restored)?;
         let host = &mut world.hosts[node];
+        let base = restored.snapshot.last;
+        let lost_base = host.damaged && base < meant;
+        if lost_base && base != LogId::ZERO && snapshots.open(base).is_err() {
+            // Damage has taken back the base: the snapshot of the one before is gone.
+            host.dead = true;
+            world.marks.hit("a node noticed a damaged disk and stopped");
+            return Ok(());
+        }
         host.lives += 1;
         let entries = host.shadow.entries.iter().map(|entry| entry.cost_bytes() as u64);
         let bytes = entries.sum();
         host.written.starts(bytes, swarm.segment_bytes.into());
         host.maybe = None;
+        host.damaged = false;
         host.paused = 0;
         let number = host.lives;
         let (incarnation, clock) = (host.incarnation, host.clock.clone());
@@ -186,7 +198,10 @@ impl<A: App> Cluster<A> {
         drop(guard);
 
         let snapshots: Arc<dyn driver::SnapshotStore> = Arc::new(snapshots);
-        let (inbox, mailbox) = driver::inbox(snapshots.clone());
+        let (inbox, mailbox) = match swarm.queues_max {
+            0 => driver::inbox(snapshots.clone()),
+            max => driver::inbox_limited(snapshots.clone(), max as usize),
+        };
         let machine = Executor::current().create_node().name(format!("{node}.{number}")).build();
         let transport = Arc::new(SimTransport::new(
             self.clone(),
@@ -198,7 +213,8 @@ impl<A: App> Cluster<A> {
         ));
         let raft = config(node as u64, &swarm, incarnation, number, seed ^ number << 8);
         let tick = Duration::from_micros(u64::from(swarm.tick_us));
-        let config = DriverConfig { raft, tick, timeout: Duration::from_secs(5) };
+        let limits = queues(swarm.queues_max);
+        let config = DriverConfig { tick, limits, ..DriverConfig::new(raft) };
         let (state, boot) = self.shared.app.boot();
         let seams = Seams { machine: state, transport, mailbox, snapshots, clock: clock.clone() };
         let watch = Watch { cluster: self.clone(), node, number };
@@ -327,17 +343,17 @@ impl<A: App> World<A> {
                 host.shadow = with;
                 return Ok(());
             }
-            if host.rotten && with.is_known_loss(restored) {
+            if host.damaged && with.is_known_loss(restored) {
                 host.shadow = Shadow::new(restored);
                 return Ok(());
             }
         }
-        if host.rotten && host.shadow.is_known_loss(restored) {
+        if host.damaged && host.shadow.is_known_loss(restored) {
             host.shadow = Shadow::new(restored);
             return Ok(());
         }
         let detail =
-            format!("node {node}{}: {difference}", if host.rotten { " (damaged)" } else { "" });
+            format!("node {node}{}: {difference}", if host.damaged { " (damaged)" } else { "" });
         violation("recovery is exact", detail)
     }
 }
@@ -351,9 +367,28 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config.write_bytes_max = swarm.write_bytes as usize;
     config.apply_bytes_max = swarm.apply_bytes as usize;
     config.inflight_messages_max = swarm.inflight as usize;
+    if swarm.inflight_bytes > 0 {
+        config.inflight_bytes_max = swarm.inflight_bytes as usize;
+    }
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
     config
+}
+
+/// How much may wait in the queues of a node; 0: as much as by default.
+fn queues(queues_max: u32) -> driver::Limits {
+    let max = queues_max as usize;
+    match max {
+        0 => driver::Limits::default(),
+        _ => driver::Limits {
+            calls_max: max,
+            asks_max: max,
+            jobs_max: max,
+            reads_max: max,
+            proposals_max: max,
+            waiters_max: max,
+        },
+    }
 }
 
 /// A part that is slow: whenever it could go on, it takes a while until it does.

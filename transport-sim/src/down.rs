@@ -3,15 +3,21 @@
 use crate::app::App;
 use crate::cluster::Cluster;
 use crate::store;
+use crate::time::{now_us, sleep_us};
 use crate::world::World;
 use madsim::runtime::Handle as Executor;
 use simulator::What;
-use simulator::checks::Change;
+use simulator::checks::{Change, violation};
 use storage::LogStore;
 use storage::testing::{Fate, Operation, Verdict};
 
 /// Of the crashes that meet a write, so many find it written and not yet synced.
 const BEGUN_PPM: u32 = 700_000;
+/// A node that is told to stop does so within this time, stalls of its disk included, if it is not
+/// paused.
+const STOP_US: u64 = 30_000_000;
+/// How often it is looked whether it has.
+const LOOK_US: u64 = 1_000;
 
 impl<A: App> Cluster<A> {
     /// Power fails. A write that is out may be on the disk, in part or whole.
@@ -61,6 +67,50 @@ impl<A: App> Cluster<A> {
         }
     }
 
+    /// It is told to stop, while clients ask and whatever else is under way. It does so in good order,
+    /// unless something meets it meanwhile.
+    pub(crate) fn stops(&self, node: usize, down_us: u64) {
+        let (handle, number, slot) = {
+            let world = self.world();
+            let Some(up) = &world.hosts[node].up else { return };
+            (up.handle.clone(), up.number, up.slot.clone())
+        };
+        let cluster = self.clone();
+        self.shared.outside.spawn(async move {
+            let told_us = now_us();
+            let mut awake_us = 0;
+            let mut told = Some(Box::pin(async move { handle.shutdown().await }));
+            loop {
+                if let Some(shutdown) = &mut told {
+                    tokio::select! {
+                        biased;
+                        () = shutdown => told = None,
+                        () = sleep_us(LOOK_US) => {}
+                    }
+                } else {
+                    sleep_us(LOOK_US).await;
+                }
+                if cluster.world().runs(node, number).is_none() {
+                    return;
+                }
+                let closed = store::lock(&slot).log.is_none();
+                if told.is_none() && closed {
+                    cluster.mark("a node stopped in good order");
+                    break;
+                }
+                if cluster.world().hosts[node].paused == 0 {
+                    awake_us += LOOK_US;
+                }
+                if awake_us > STOP_US {
+                    let detail = format!("node {node}, told {} µs ago", now_us() - told_us);
+                    let broken = violation::<()>("a node ends when it is told to", detail).err();
+                    return cluster.broken(broken);
+                }
+            }
+            cluster.process_ends(node, down_us);
+        });
+    }
+
     /// The power fails, and a byte of the log has rotted when it comes back.
     pub(crate) fn rots(&self, node: usize, down_us: u64) {
         let Some(rotting) = self.world().hosts[node].rotting.take() else { return };
@@ -72,7 +122,7 @@ impl<A: App> Cluster<A> {
         if content.starts_with(&rotting.found) {
             let byte = content[rotting.offset as usize] ^ rotting.mask;
             host.disk.damage(&rotting.path, rotting.offset, &[byte]);
-            host.rotten = true;
+            (host.rotten, host.damaged) = (true, true);
             world.marks.hit("a log rotted");
         }
     }

@@ -8,7 +8,7 @@ use crate::watch::bytes_of;
 use crate::world::{Limits, World};
 use driver::{Handle, ReadMode};
 use madsim::runtime::Handle as Executor;
-use raft::Index;
+use raft::{Index, NodeId};
 use simulator::checks::{Violation, violation};
 use simulator::plan::Plan;
 use simulator::{Marks, Timeline, What};
@@ -246,6 +246,14 @@ impl<A: App> Cluster<A> {
         let hosts = world.hosts.iter().enumerate();
         let able = hosts.filter(|(id, host)| !host.dead && host.is_original(*id)).count();
         able > world.hosts.len() / 2
+    }
+
+    /// Nodes that must serve whatever they are asked when all is quiet: none where too few are left.
+    pub fn must_serve(&self) -> Vec<NodeId> {
+        match self.is_able() {
+            true => self.healthy().into_iter().map(|(id, _)| NodeId(id as u64)).collect(),
+            false => Vec::new(),
+        }
     }
 
     pub(crate) fn healthy(&self) -> Vec<(usize, Handle<A::Machine>)> {

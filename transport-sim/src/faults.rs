@@ -44,6 +44,7 @@ impl<A: App> Cluster<A> {
         match fault.kind {
             FaultKind::Crash => self.crash(node, down_us, "a node crashed"),
             FaultKind::Kill => self.process_ends(node, down_us),
+            FaultKind::Stop => self.stops(node, down_us),
             FaultKind::CrashAt => {
                 // The log and the snapshots are written by layer 1 in the same way, and operation by
                 // operation; here it is the write that counts.
@@ -108,6 +109,7 @@ impl<A: App> Cluster<A> {
             }
             // What a disk can do to a log, layer 1 does in full.
             FaultKind::Rot
+            | FaultKind::RotEnd
             | FaultKind::Misdirect
             | FaultKind::LostWrite
             | FaultKind::Unreadable

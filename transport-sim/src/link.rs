@@ -16,7 +16,7 @@ use crate::picture::Heard;
 use crate::pipe::{Piece, pipe};
 use crate::time::{now_us, sleep_us};
 use crate::transfer;
-use crate::world::CLUSTER;
+use crate::world::{CLUSTER, World};
 use bytes::Bytes;
 use driver::{Inbox, Transport};
 use madsim::runtime::NodeHandle;
@@ -150,7 +150,8 @@ impl<A: App> Link<A> {
         let node = self.node as usize;
         let mut world = self.cluster.world();
         world.messages += 1;
-        let broken = world.observer.said(node, message, &world.hosts[node].shadow).err();
+        let World { observer, hosts, .. } = &mut *world;
+        let broken = observer.said(node, message, &hosts[node].shadow).err();
         world.note(4, node, message.to.0 << 8 ^ message.term.0);
         let crash = world.armed.remove(&(node, FaultKind::CrashSending));
         drop(world);

@@ -59,7 +59,7 @@ pub(crate) async fn run<A: App>(
         let Some(write) = lock(&slot).out.take() else { return };
         let mut store = Checked { cluster: &cluster, node, number, slot: &slot };
         if !port.persist(&mut store, write).await {
-            return;
+            break;
         }
         let due = cluster.world().hosts[node].crash_due_us.take();
         if let Some(down_us) = due {
@@ -67,9 +67,18 @@ pub(crate) async fn run<A: App>(
             return;
         }
     }
-    // The node has ended in good order.
-    if let Some(log) = lock(&slot).log.take() {
-        let _ = log.close();
+    // The node has ended, or its store has failed: the log is closed either way, as
+    // `driver::spawn` does.
+    let Some(log) = lock(&slot).log.take() else { return };
+    if let Err(error) = log.close() {
+        let world = cluster.world();
+        let host = &world.hosts[node];
+        let excused = host.failing || host.full;
+        drop(world);
+        if !excused {
+            let detail = format!("node {node}: {error}");
+            cluster.broken(violation::<()>("a node stops in good order", detail).err());
+        }
     }
 }
 
@@ -146,7 +155,7 @@ impl<A: App> World<A> {
     /// copied, everything unsynced is lost on the copy, and the log is read from it.
     pub fn audit(&self, node: usize) -> Result<(), Violation> {
         let host = &self.hosts[node];
-        if host.rotten || host.rotting.is_some() {
+        if host.damaged || host.rotting.is_some() {
             return Ok(());
         }
         let check = "durable means durable";

@@ -64,6 +64,8 @@ pub(crate) struct Host<A: App> {
     pub crash_due_us: Option<u64>,
     /// Its log has been damaged: it may know less than it did, if it says so.
     pub rotten: bool,
+    /// Its log has been damaged since it started last.
+    pub damaged: bool,
     /// Its disk fails.
     pub failing: bool,
     /// Its disk is full.
@@ -317,6 +319,7 @@ impl<A: App> Host<A> {
             rotting: None,
             crash_due_us: None,
             rotten: false,
+            damaged: false,
             failing: false,
             full: false,
             dead: false,

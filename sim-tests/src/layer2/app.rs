@@ -28,6 +28,8 @@ use transport_sim::{
 
 /// One request in so many arrives in two pieces.
 const SPLIT_ONE_IN: u64 = 5;
+/// The least listings that a node allows at once.
+pub(super) const LISTINGS_MAX_LEAST: usize = 2;
 /// The pause between them.
 const PAUSE_US: u64 = 3_000;
 
@@ -45,7 +47,7 @@ impl Store {
         let mut draw = Stream::new(plan.seed, Purpose::Client, 1_000);
         // Some have time for an election or two, and some have not.
         let elections_ms = 20 * plan.election_us() / 1_000;
-        let limits = Limits {
+        let mut limits = Limits {
             history_commands_max: draw.pick(&[5, 50, 100_000, 100_000]),
             request_timeout: Duration::from_millis(draw.pick(&[300, 2_000, 10_000, elections_ms])),
             read_timeout: Duration::from_millis(draw.pick(&[300, 5_000])),
@@ -53,6 +55,8 @@ impl Store {
         };
         let complete = limits.history_commands_max >= 100_000;
         let forward = draw.below(4) > 0;
+        // So few that one that is never given back is missed.
+        limits.listings_max = draw.pick(&[LISTINGS_MAX_LEAST, limits.listings_max]);
         Store { history: Mutex::new(History::new(complete)), limits, forward }
     }
 
@@ -124,7 +128,8 @@ impl App for Store {
 
     fn verdict(self: Arc<Self>, cluster: Cluster<Self>) -> Task<Result<(), Violation>> {
         Box::pin(async move {
-            super::clients::last_listings(&self, &cluster).await?;
+            super::last::words(&self, &cluster).await?;
+            super::served::every_node(&self, &cluster).await?;
             self.history().verdict()
         })
     }

@@ -2,9 +2,10 @@
 //! as the product's own client does.
 
 use super::app::Store;
-use bytes::Bytes;
+use super::conditions::Condition;
+use super::last::escaped;
 use driver::Clock;
-use hyper::header::{ETAG, HOST, HeaderValue, IF_MATCH};
+use hyper::header::{ETAG, HOST, HeaderValue};
 use hyper::{Method, StatusCode};
 use kv::client::{CallError, Client, Exchange, Failure, Request, Response};
 use serde_json::{Value, json};
@@ -21,8 +22,17 @@ use transport_sim::{
 pub(super) const REGISTERS: u64 = 3;
 /// The longest that a client waits for one operation.
 const PATIENCE_US_MAX: u64 = 10_000_000;
-/// Registers that batches write together.
-const BATCHED: u64 = 2;
+/// One operation in so many is on one of the others.
+const AWKWARD_ONE_IN: u64 = 6;
+/// The keys of the registers: the first few, and others whose bytes mean something in a path, or whose
+/// path is another one's key.
+const KEYS: &[&str] = &["r0", "r1", "r2", "a b", "a/b", "a%2Fb", "ключ?"];
+/// A batch writes at most so many keys; one operation more may remove what is not there.
+const BATCH_MAX: u64 = 4;
+/// A listing in parts is read as far as so many.
+const PARTS_MAX: usize = 4;
+/// The most that a part is asked to have.
+const PART_COMMITS_MAX: u64 = 6;
 
 /// Does what a client does, until it is over.
 pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
@@ -52,41 +62,6 @@ pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
             return;
         }
     }
-}
-
-/// When all is quiet, every node lists the same.
-pub async fn last_listings(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violation> {
-    // One more than the clients.
-    let number = u64::from(cluster.plan().swarm.clients);
-    let wires = Wires { cluster: cluster.clone(), number };
-    let mut first: Option<(u64, Bytes)> = None;
-    let floor = store.history().done();
-    for node in 0..cluster.plan().nodes {
-        let request = Request::new(Method::GET, "/get_commits_since?since_index=-1");
-        let patience = Duration::from_secs(5);
-        let answer = wires.exchange(&client_address(node), &request, patience).await;
-        // A node that is gone for good, or a stranger, lists nothing.
-        let Ok(answer) = answer else { continue };
-        if answer.status != StatusCode::OK {
-            continue;
-        }
-        store.history().listing(&answer.json(), -1, floor)?;
-        let (other, known) = first.get_or_insert_with(|| (node, answer.body.clone()));
-        if *known != answer.body {
-            let same = known.iter().zip(&answer.body).take_while(|(a, b)| a == b).count();
-            let tail = |body: &Bytes| {
-                let from = same.saturating_sub(40);
-                String::from_utf8_lossy(&body[from..body.len().min(same + 80)]).into_owned()
-            };
-            let detail = format!(
-                "after {same} bytes node {other} has {:?} and node {node} has {:?}",
-                tail(known),
-                tail(&answer.body)
-            );
-            return violation("every node lists the same", detail);
-        }
-    }
-    Ok(())
 }
 
 /// Carries requests over the simulated network.
@@ -169,16 +144,18 @@ pub(super) enum Ended {
 
 impl User {
     async fn operation(&mut self) -> Result<(), Violation> {
-        let register = self.draw.below(REGISTERS) as u8;
+        let register = self.register();
         if self.draw.chance(self.reads_ppm) {
             return match self.draw.below(4) {
                 0 => self.listing().await,
+                1 if self.draw.below(4) == 0 => self.submit_get(register).await,
                 1 => self.old_get(register).await,
                 _ => self.get(register).await,
             };
         }
         match self.draw.below(7) {
             0 | 1 => self.submit(register).await,
+            2 if self.draw.below(8) == 0 => self.old_empty().await,
             6 => match self.draw.below(6) {
                 0 => self.wait_in_vain().await,
                 _ => self.burst().await,
@@ -190,6 +167,15 @@ impl User {
             },
             4 => self.batch().await,
             _ => self.put(register).await,
+        }
+    }
+
+    /// Which register: mostly one of the few.
+    pub fn register(&mut self) -> u8 {
+        let others = KEYS.len() as u64 - REGISTERS;
+        match self.draw.below(AWKWARD_ONE_IN) {
+            0 => (REGISTERS + self.draw.below(others)) as u8,
+            _ => self.draw.below(REGISTERS) as u8,
         }
     }
 
@@ -212,7 +198,7 @@ impl User {
     async fn get(&mut self, register: u8) -> Result<(), Violation> {
         let begun_us = now_us();
         let how = self.draw.pick(&["", "?consistency=linearizable", "?consistency=lease"]);
-        let request = Request::new(Method::GET, format!("/v1/kv/r{register}{how}"));
+        let request = Request::new(Method::GET, path(register) + how);
         let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
         let ended_us = Some(now_us());
         let value = match answer.status {
@@ -230,38 +216,52 @@ impl User {
     }
 
     async fn put(&mut self, register: u8) -> Result<(), Violation> {
-        let (value, floor) = self.value_and_floor();
-        let text = self.text(value);
-        let request = Request::new(Method::PUT, format!("/v1/kv/r{register}")).body(text);
-        self.write(register, request, value, floor, Action::Write(value, None)).await
+        let condition = self.condition(register);
+        self.write(register, condition).await
+    }
+
+    /// Some condition: none, most of the time.
+    fn condition(&mut self, register: u8) -> Condition {
+        let last = self.store.history().last_version(register);
+        match (self.draw.below(10), last) {
+            (0, _) => Condition::Exists,
+            (1 | 2, _) => Condition::Absent,
+            (3, Some((version, _))) => Condition::IsNot(version),
+            (4, Some((version, value))) => Condition::Is { version, value },
+            _ => Condition::Always,
+        }
     }
 
     /// Reads, and writes if nobody else has meanwhile.
     async fn swap(&mut self, register: u8) -> Result<(), Violation> {
-        let read = Request::new(Method::GET, format!("/v1/kv/r{register}?consistency=stale"));
-        let Ok(answer) = self.client.call(&read).await else { return Ok(()) };
-        let Some(tag) = answer.headers.get(ETAG).cloned() else { return Ok(()) };
-        let from = number(&answer.body);
-        let (to, floor) = self.value_and_floor();
-        let text = self.text(to);
-        let mut request = Request::new(Method::PUT, format!("/v1/kv/r{register}")).body(text);
-        request.headers.push((IF_MATCH, tag));
-        let swap = Action::Swap { from, to, before: None };
-        self.write(register, request, to, floor, swap).await
+        match self.glance(register).await {
+            Some(condition) => self.write(register, condition).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Reads whatever a node has, which must be there for what is done next.
+    async fn glance(&mut self, register: u8) -> Option<Condition> {
+        let read = Request::new(Method::GET, path(register) + "?consistency=stale");
+        let answer = self.client.call(&read).await.ok()?;
+        Some(Condition::Is { version: version(&answer)?, value: number(&answer.body) })
     }
 
     /// Reads, and removes what was found if nobody else has written meanwhile.
     async fn remove(&mut self, register: u8) -> Result<(), Violation> {
-        let read = Request::new(Method::GET, format!("/v1/kv/r{register}?consistency=stale"));
-        let Ok(found) = self.client.call(&read).await else { return Ok(()) };
-        let Some(tag) = found.headers.get(ETAG).cloned() else { return Ok(()) };
-        let mut request = Request::new(Method::DELETE, format!("/v1/kv/r{register}"));
-        request.headers.push((IF_MATCH, tag));
+        let found = self.glance(register).await;
+        let Some(condition @ Condition::Is { value: from, .. }) = found else { return Ok(()) };
+        let mut request = Request::new(Method::DELETE, path(register));
+        request.headers.extend(condition.header());
         let begun_us = now_us();
         let answer = self.client.call(&request).await;
+        let now_us = now_us();
         let (ended, ended_us) = match answer {
-            Ok(answer) if answer.status == StatusCode::NO_CONTENT => (Ended::Done, Some(now_us())),
+            Ok(answer) if answer.status == StatusCode::NO_CONTENT => (Ended::Done, Some(now_us)),
             Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => {
+                let current = answer.json()["version"].as_u64();
+                let mut history = self.store.history();
+                history.refused(register, (begun_us, now_us), condition, current)?;
                 (Ended::NotDone, None)
             }
             Ok(answer) => {
@@ -275,65 +275,70 @@ impl User {
             self.cluster.mark("a key was removed");
         }
         if !matches!(ended, Ended::NotDone) {
-            let removed = Action::Remove { from: number(&found.body) };
+            let removed = Action::Remove { from };
             self.store.history().record(register, begun_us, ended_us, removed);
         }
         Ok(())
     }
 
-    async fn write(
-        &mut self,
-        register: u8,
-        request: Request,
-        value: u64,
-        floor: u64,
-        action: Action,
-    ) -> Result<(), Violation> {
+    async fn write(&mut self, register: u8, condition: Condition) -> Result<(), Violation> {
+        let (value, floor) = self.value_and_floor();
+        let mut request = Request::new(Method::PUT, path(register)).body(self.text(value));
+        request.headers.extend(condition.header());
         let begun_us = now_us();
         let answer = self.client.call(&request).await;
         let ended_us = now_us();
-        let (ended, version) = match &answer {
-            Ok(answer) if answer.status == StatusCode::OK => (Ended::Done, version(answer)),
-            Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => {
-                (Ended::NotDone, None)
-            }
+        let ended = match &answer {
+            Ok(answer) if answer.status == StatusCode::OK => Ended::Done,
+            Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => Ended::NotDone,
             Ok(answer) => {
                 return violation("a write is answered so or so", answer.status.to_string());
             }
-            Err(CallError::NotDone(_)) => (Ended::NotDone, None),
-            Err(CallError::Unknown(_)) => (Ended::Unknown, None),
+            Err(CallError::NotDone(_)) => Ended::NotDone,
+            Err(CallError::Unknown(_)) => Ended::Unknown,
         };
         self.mark(&ended);
         let mut history = self.store.history();
-        match ended {
-            Ended::Done => {
-                // That it was done says what it found.
-                let action = match action {
-                    Action::Swap { from, to, .. } => {
-                        Action::Swap { from, to, before: Some(Some(from)) }
-                    }
-                    action => action,
-                };
-                history.record(register, begun_us, Some(ended_us), action);
-                if let Some(version) = version {
+        match (ended, answer) {
+            (Ended::Done, answer) => {
+                history.record(register, begun_us, Some(ended_us), condition.put(value, true));
+                if let Some(version) = answer.ok().as_ref().and_then(version) {
                     history.version(version, register, value, Some(floor), ended_us)?;
                 }
             }
-            Ended::NotDone => {}
-            Ended::Unknown => history.record(register, begun_us, None, action),
+            (Ended::NotDone, Ok(refused)) => {
+                let current = refused.json()["version"].as_u64();
+                history.refused(register, (begun_us, ended_us), condition, current)?;
+            }
+            (Ended::NotDone, Err(_)) => {}
+            (Ended::Unknown, _) => {
+                history.record(register, begun_us, None, condition.put(value, false));
+            }
         }
         Ok(())
     }
 
+    /// Several operations at once. What they are is independent: each has its own condition.
     async fn batch(&mut self) -> Result<(), Violation> {
         let begun_us = now_us();
-        let mut writes = Vec::new();
+        let mut asked = Vec::new();
         let mut operations = Vec::new();
-        for register in 0..BATCHED as u8 {
-            let value = self.store.history().next_value();
-            let text = self.text(value);
-            operations.push(json!({ "op": "put", "key": format!("r{register}"), "value": text }));
-            writes.push((register, value));
+        for _ in 0..=self.draw.below(BATCH_MAX) {
+            let register = self.register();
+            let condition = self.condition(register);
+            let key = key(register);
+            let removes = self.draw.below(2) == 0;
+            let (mut operation, to) = match condition {
+                Condition::Is { .. } if removes => (json!({ "op": "delete", "key": key }), None),
+                _ => {
+                    let value = self.store.history().next_value();
+                    let text = self.text(value);
+                    (json!({ "op": "put", "key": key, "value": text }), Some(value))
+                }
+            };
+            condition.set(&mut operation);
+            operations.push(operation);
+            asked.push((register, condition, to));
         }
         operations.push(json!({ "op": "delete", "key": "nothing" }));
         let floor = self.store.history().floor();
@@ -341,7 +346,7 @@ impl User {
         let request = Request::new(Method::POST, "/v1/batch").body(body);
         let answer = self.client.call(&request).await;
         let ended_us = now_us();
-        let (ended, results) = match answer {
+        let (ended, answered) = match answer {
             Ok(answer) if answer.status == StatusCode::OK => (Ended::Done, answer.json()),
             Ok(answer) => {
                 return violation("a batch is answered so or so", answer.explanation());
@@ -351,16 +356,48 @@ impl User {
         };
         self.mark(&ended);
         let mut history = self.store.history();
-        for (at, (register, value)) in writes.into_iter().enumerate() {
-            let action = Action::Write(value, None);
-            match ended {
-                Ended::Done => {
-                    history.record(register, begun_us, Some(ended_us), action);
-                    let version = results["results"][at]["version"].as_u64().unwrap_or_default();
-                    history.version(version, register, value, Some(floor), ended_us)?;
+        match ended {
+            Ended::Done => {
+                let results = answered["results"].as_array().map_or(&[][..], Vec::as_slice);
+                if results.len() != operations.len() || results[asked.len()]["status"] != 404 {
+                    return violation("a batch is answered so or so", answered.to_string());
                 }
-                Ended::NotDone => {}
-                Ended::Unknown => history.record(register, begun_us, None, action),
+                for ((register, condition, to), result) in asked.into_iter().zip(results) {
+                    let version = result["version"].as_u64();
+                    let (at, removes) = ((begun_us, ended_us), to.is_none());
+                    match (result["status"].as_u64(), to, version) {
+                        (Some(200), Some(value), Some(version)) => {
+                            let action = condition.put(value, true);
+                            history.record(register, begun_us, Some(ended_us), action);
+                            history.version(version, register, value, Some(floor), ended_us)?;
+                        }
+                        (Some(204), None, _) => {
+                            let Condition::Is { value: from, .. } = condition else { continue };
+                            let removed = Action::Remove { from };
+                            history.record(register, begun_us, Some(ended_us), removed);
+                            self.cluster.mark("a batch removed a key");
+                        }
+                        (Some(412), _, version) => {
+                            history.refused(register, at, condition, version)?;
+                            self.cluster.mark("a batch was refused in part");
+                        }
+                        _ => {
+                            let detail = format!("{result}, removes: {removes}");
+                            return violation("a batch is answered so or so", detail);
+                        }
+                    }
+                }
+            }
+            Ended::NotDone => {}
+            Ended::Unknown => {
+                for (register, condition, to) in asked {
+                    let action = match (condition, to) {
+                        (Condition::Is { value: from, .. }, None) => Action::Remove { from },
+                        (_, Some(value)) => condition.put(value, false),
+                        (_, None) => continue,
+                    };
+                    history.record(register, begun_us, None, action);
+                }
             }
         }
         Ok(())
@@ -372,23 +409,57 @@ impl User {
     }
 
     async fn listing(&mut self) -> Result<(), Violation> {
-        let (floor, done) = {
+        let (floor, done, mut replica) = {
             let history = self.store.history();
-            (history.done(), history.done().map_or(-1, |done| done as i64))
+            let done = history.done();
+            (done, done.map_or(-1, |done| done as i64), history.replica(self.number))
         };
         // All of it seldom: it grows, and clients ask often.
-        let since = match self.draw.below(16) {
+        let is_own = self.draw.below(3) == 0;
+        let mut since = match self.draw.below(16) {
+            _ if is_own => replica.since,
             0 => -1,
             _ => (done - self.draw.below(12) as i64).max(-1),
         };
-        let request = Request::new(Method::GET, format!("/get_commits_since?since_index={since}"));
-        let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
-        if answer.status != StatusCode::OK {
-            return violation("a listing is answered so or so", answer.explanation());
+        // All at once, or in parts that must join.
+        let limit = (self.draw.below(3) == 0).then(|| 1 + self.draw.below(PART_COMMITS_MAX));
+        for _ in 0..PARTS_MAX {
+            let path = format!("/get_commits_since?since_index={since}");
+            let path = limit.map_or(path.clone(), |limit| format!("{path}&limit={limit}"));
+            let Ok(answer) = self.client.call(&Request::new(Method::GET, path)).await else {
+                break;
+            };
+            if answer.status != StatusCode::OK {
+                return violation("a listing is answered so or so", answer.explanation());
+            }
+            self.cluster.mark("a listing was read");
+            let listing = answer.json();
+            let commits = listing["commits"].as_array().map_or(&[][..], Vec::as_slice);
+            let is_last = limit.is_none_or(|limit| (commits.len() as u64) < limit);
+            let mut history = self.store.history();
+            // Only the last part must come as far as what was done.
+            history.listing(&listing, since, floor.filter(|_| is_last))?;
+            if is_own {
+                replica.take(commits);
+                history.keep(self.number, replica.clone());
+            }
+            if is_last {
+                break;
+            }
+            since = commits.last().and_then(|last| last["index"].as_i64()).unwrap_or(since);
         }
-        self.cluster.mark("a listing was read");
-        self.store.history().listing(&answer.json(), since, floor)
+        Ok(())
     }
+}
+
+/// The key of a register.
+pub(super) fn key(register: u8) -> &'static str {
+    KEYS[usize::from(register)]
+}
+
+/// Where it is.
+fn path(register: u8) -> String {
+    format!("/v1/kv/{}", escaped(key(register)))
 }
 
 /// The number that a value begins with.

@@ -1,6 +1,6 @@
 //! The calls of the older system, whose clients find the leader by themselves.
 
-use super::clients::{Ended, REGISTERS, User, Wires, number};
+use super::clients::{Ended, User, Wires, key, number};
 use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Failure, Request, Response};
 use raft::NodeId;
@@ -11,6 +11,8 @@ use transport_sim::{client_address, node_at, now_us};
 
 /// The number of a command that no run comes to.
 const NEVER: u64 = 1 << 40;
+/// Stands for the empty text, which no register ever has.
+const EMPTY: u64 = u64::MAX - 1;
 /// Writes that are sent at once.
 pub(super) const BURST: usize = 4;
 
@@ -42,9 +44,16 @@ impl User {
             (history.next_value(), history.last_seen(register))
         };
         let text = self.text(value);
-        let key = format!("r{register}");
-        match self.draw.below(2) {
+        let key = key(register);
+        match self.draw.below(8) {
             0 => {
+                // Nothing is ever the empty text here, and what is not there is not it either.
+                let command = json!({
+                    "kind": "cas", "key": key, "value": text, "compare_value": "", "id": value,
+                });
+                (command, Action::Swap { from: EMPTY, to: value, before: None })
+            }
+            1..=4 => {
                 let command = json!({ "kind": "put", "key": key, "value": text, "id": value });
                 (command, Action::Write(value, None))
             }
@@ -58,9 +67,41 @@ impl User {
         }
     }
 
+    /// A get in the log reads and does nothing else, whatever it says beside the key.
+    pub(super) async fn submit_get(&mut self, register: u8) -> Result<(), Violation> {
+        let value = self.store.history().next_value();
+        let (key, text) = (key(register), self.text(value));
+        let command = json!({ "kind": "get", "key": key, "value": text, "id": value });
+        self.submit_command(register, command, Action::Read(None)).await
+    }
+
+    /// Empty texts, as values and as what is expected: these are on a key of their own, since only a
+    /// replay can tell what came of values that are not unique.
+    pub(super) async fn old_empty(&mut self) -> Result<(), Violation> {
+        let kind = self.draw.pick(&["put", "cas", "cas"]);
+        let (value, expected) = (self.draw.pick(&["", "x"]), self.draw.pick(&["", "", "x"]));
+        let id = self.store.history().next_value();
+        let mut command = json!({ "kind": kind, "key": "empty", "value": value, "id": id });
+        if kind == "cas" {
+            command["compare_value"] = json!(expected);
+        }
+        // What becomes of it is in the listing.
+        let _ = self.ask(self.leader, &format!("/{kind}"), command).await;
+        Ok(())
+    }
+
     /// Submits, and waits for the commit with another request.
     pub(super) async fn submit(&mut self, register: u8) -> Result<(), Violation> {
         let (command, action) = self.command(register);
+        self.submit_command(register, command, action).await
+    }
+
+    async fn submit_command(
+        &mut self,
+        register: u8,
+        command: Value,
+        action: Action,
+    ) -> Result<(), Violation> {
         let begun_us = now_us();
         let node = self.leader;
         let answer = match self.ask(node, "/submit", command.clone()).await {
@@ -162,7 +203,7 @@ impl User {
         let (to, patience) = (client_address(self.leader), self.patience);
         let mut writes = Vec::new();
         for _ in 0..BURST {
-            let register = self.draw.below(REGISTERS) as u8;
+            let register = self.register();
             let (command, action) = self.command(register);
             let path = if command["kind"] == "put" { "/put" } else { "/cas" };
             let request = Request::new(Method::POST, path).body(command.to_string());
@@ -241,6 +282,7 @@ impl User {
         let action = match action {
             Action::Write(to, _) => Action::Write(to, before),
             Action::Swap { from, to, .. } => Action::Swap { from, to, before },
+            Action::Read(_) => Action::Read(before.flatten()),
             other => other,
         };
         self.store.history().record(register, begun_us, ended_us, action);
@@ -248,7 +290,7 @@ impl User {
 
     pub(super) async fn old_get(&mut self, register: u8) -> Result<(), Violation> {
         let begun_us = now_us();
-        let body = json!({ "key": format!("r{register}") });
+        let body = json!({ "key": key(register) });
         let Ok(answer) = self.ask(self.leader, "/get", body).await else { return Ok(()) };
         let answered = answer.json();
         if answered["resp_status"] == 0 {

@@ -4,6 +4,8 @@
 //! version, which only grows: what ended before something else began has the smaller one. And the log
 //! of commands is the same for everybody, has no gaps, and holds what was said to be done.
 
+use super::conditions::Condition;
+use super::replay::Replica;
 use serde_json::Value;
 use simulator::checks::{Violation, violation};
 use simulator::linearizability::{self, Action, Operation, Verdict};
@@ -25,6 +27,12 @@ pub struct History {
     commands: BTreeMap<u64, Value>,
     /// The highest number of a command that somebody knows to be done.
     done: Option<u64>,
+    /// The commits of every number, as they were listed first.
+    listed: BTreeMap<u64, Vec<Value>>,
+    /// What was seen of registers by those who were refused: between when and when, and which version.
+    glimpses: Vec<(u8, (u64, u64), u64)>,
+    /// The copies of the store that clients keep.
+    replicas: BTreeMap<u64, Replica>,
 }
 
 impl History {
@@ -39,6 +47,9 @@ impl History {
             complete,
             commands: BTreeMap::new(),
             done: None,
+            listed: BTreeMap::new(),
+            glimpses: Vec::new(),
+            replicas: BTreeMap::new(),
         }
     }
 
@@ -95,9 +106,55 @@ impl History {
         Ok(())
     }
 
+    /// The latest version of a register that was answered, and its value.
+    pub fn last_version(&self, register: u8) -> Option<(u64, u64)> {
+        let mut latest = self.versions.iter().rev();
+        let (version, (_, value)) = latest.find(|(_, (of, _))| *of == register)?;
+        Some((*version, *value))
+    }
+
+    /// A write was refused because its condition was not met by `current`, the version that was there.
+    pub fn refused(
+        &mut self,
+        register: u8,
+        (begun_us, ended_us): (u64, u64),
+        condition: Condition,
+        current: Option<u64>,
+    ) -> Result<(), Violation> {
+        if !condition.refuses(current) {
+            let detail = format!("{condition:?} of register {register} is met by {current:?}");
+            return violation("a write is refused only if its condition is not met", detail);
+        }
+        match current {
+            Some(version) => self.glimpses.push((register, (begun_us, ended_us), version)),
+            None => self.record(register, begun_us, Some(ended_us), Action::Read(None)),
+        }
+        Ok(())
+    }
+
     /// The highest number of a command that is known to be done.
     pub fn done(&self) -> Option<u64> {
         self.done
+    }
+
+    /// Whether every command is retained.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The copy that a client keeps.
+    pub fn replica(&self, client: u64) -> Replica {
+        self.replicas.get(&client).cloned().unwrap_or_else(Replica::new)
+    }
+
+    /// A client keeps this copy.
+    pub fn keep(&mut self, client: u64, replica: Replica) {
+        self.replicas.insert(client, replica);
+    }
+
+    /// All copies.
+    pub fn replicas(&self) -> BTreeMap<u64, Replica> {
+        self.replicas.clone()
     }
 
     /// Somebody was told that this command is done, as `wait_commit` says it.
@@ -126,6 +183,7 @@ impl History {
             return violation("a listing is a listing", listing.to_string());
         };
         let mut last = None;
+        let mut groups: Vec<(u64, Vec<&Value>)> = Vec::new();
         for commit in commits {
             let Some(number) = commit["index"].as_u64() else {
                 return violation("a listing is a listing", commit.to_string());
@@ -141,10 +199,24 @@ impl History {
             }
             let repeated = Some(number) == last;
             last = Some(number);
-            // Old commands may be shown by what is left of them.
-            let is_compat = commit["command"].get("id").is_some_and(|id| *id != 0);
+            if !repeated {
+                groups.push((number, Vec::new()));
+            }
+            groups.last_mut().expect("one was pushed for the first").1.push(commit);
+            // Old commands may be shown by what is left of them, and those that changed nothing as a get.
+            let is_compat = commit["command"].get("id").is_some_and(|id| *id != 0)
+                && commit["command"]["kind"] != "get";
             if self.complete && is_compat && !repeated {
                 self.same_command(number, &commit["command"])?;
+            }
+        }
+        // What is left of old commands depends on how many came later.
+        for (number, commits) in groups.into_iter().filter(|_| self.complete) {
+            let known = self.listed.entry(number);
+            let known = known.or_insert_with(|| commits.iter().copied().cloned().collect());
+            if !known.iter().eq(commits.iter().copied()) {
+                let detail = format!("number {number} is {known:?} and {commits:?}");
+                return violation("what is committed never changes for clients", detail);
             }
         }
         if last.map_or(since, |last| last as i64) < floor.map_or(-1, |floor| floor as i64) {
@@ -157,7 +229,19 @@ impl History {
 
     /// Whether it can be true.
     pub fn verdict(&self) -> Result<(), Violation> {
-        for (register, history) in &self.registers {
+        let mut registers = self.registers.clone();
+        for (register, (begun, ended), version) in &self.glimpses {
+            // Of a version that nobody knows, nobody knows the value.
+            let Some((of, value)) = self.versions.get(version) else { continue };
+            if of != register {
+                let detail = format!("version {version} of register {register} is one of {of}");
+                return violation("a version is one value", detail);
+            }
+            let action = Action::Read(Some(*value));
+            let read = Operation { begun: *begun, ended: Some(*ended), action };
+            registers.entry(*register).or_default().push(read);
+        }
+        for (register, history) in &registers {
             if linearizability::check(history) == Verdict::Violated {
                 let mut text = format!("the history of register {register} is not linearizable:");
                 for operation in linearizability::explain(history) {

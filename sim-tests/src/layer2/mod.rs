@@ -5,7 +5,11 @@ mod app;
 mod batch;
 mod clients;
 mod compat;
+mod conditions;
 mod history;
+mod last;
+mod replay;
+mod served;
 
 pub use app::Store;
 pub use batch::{Batch, hunt};

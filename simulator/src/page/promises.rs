@@ -141,6 +141,21 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         "every node is back in the end" => {
             "Once the faults are over, every node must run that is not gone for good."
         }
+        "every node serves in the end" => {
+            "When all is quiet, every healthy node must do what it is asked, again and again: read, write \
+             and list. One that refuses for ever has run out of something."
+        }
+        "get_commit says what the listing says" => {
+            "A commit that is asked for by its number must be the one that the listing has under it, and \
+             none beyond the last."
+        }
+        "a replay of the listing is the store" => {
+            "Whoever replays the commits, all of them or those that came after what they have, must come \
+             to what a read finds."
+        }
+        "a write is refused only if its condition is not met" => {
+            "Who is refused is told which version was there. Here it is one that meets the condition."
+        }
         "every node lists the same" => "When all is quiet, every node must list the same commands.",
         "invariant" => "An invariant of the protocol core does not hold within one node.",
         "later commands come later" => {
@@ -234,6 +249,18 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         "the state machine is deterministic" => {
             "The same commands in the same order must give the same answers on every node. Usually \
              something is missing from the snapshot, or apply reads a clock or a random number."
+        }
+        "limits are kept" => {
+            "What a node sends, writes or applies at once, and what it has under way to a peer, is no more \
+             than it was configured to; a single entry may always go."
+        }
+        "a node stops in good order" => {
+            "A node that is told to stop closes its log: only then can damage found at the next start be \
+             told from a write that was cut off. Its disk does what it is told, and closing failed."
+        }
+        "the time of the log leaps no further than it may" => {
+            "The time that entries carry may lead what has passed by no more than clocks were moved. \
+             Otherwise whatever is to last for a while ends too early."
         }
         "the time of the log does not go back" => {
             "The times that leaders write into the log never fall along it."

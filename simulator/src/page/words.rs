@@ -65,6 +65,7 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
     match fault.kind {
         FaultKind::Crash => format!("power of {node} fails for {lasts}"),
         FaultKind::Kill => format!("process of {node} is killed, back after {lasts}"),
+        FaultKind::Stop => format!("{node} is told to stop, back after {lasts}"),
         FaultKind::CrashWriting => {
             format!("power of {node} fails at its next write, for {lasts}")
         }
@@ -97,6 +98,9 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
         }
         FaultKind::CrashAt => {
             format!("power of {node} fails within operation {} of its disk", fault.amount % 32)
+        }
+        FaultKind::RotEnd => {
+            format!("{node} stops, and the end of its log rots; back after {lasts}")
         }
         FaultKind::Misdirect => format!("a block of {node}'s log lies in the wrong place"),
         FaultKind::LostWrite => format!("{node}'s disk loses a write that it has reported done"),

@@ -8,6 +8,7 @@ impl<W: Workload> World<'_, W> {
         let swarm = &self.plan.swarm;
         match action {
             Action::Persist(write) => {
+                self.limits.writes(node, &write.entries)?;
                 let draw = &mut self.disks[node];
                 let stalled = draw.chance(swarm.stall_ppm) && !self.calm;
                 let stall_us = if stalled { draw.below(u64::from(swarm.stall_us) + 1) } else { 0 };
@@ -24,10 +25,12 @@ impl<W: Workload> World<'_, W> {
             Action::Send(message) => {
                 self.observer.said(node, &message, &self.hosts[node].shadow)?;
                 self.contact.said(node, &message, &self.hosts[node].shadow)?;
+                self.limits.said(node, &message)?;
                 self.send(node, message);
                 Ok(())
             }
             Action::Apply(apply) => {
+                self.limits.applies(node, &apply.entries)?;
                 let slow_us = self.machines[node].below(2 * u64::from(swarm.apply_us) + 1);
                 // A slow state machine may have a backlog longer than the time to converge.
                 let apply_us = if self.calm { 0 } else { slow_us };
@@ -61,6 +64,7 @@ impl<W: Workload> World<'_, W> {
                 Ok(())
             }
             Action::SendSnapshot(offer) => {
+                self.limits.sends_snapshot(node, offer.to.0 as usize);
                 self.send_snapshot(node, offer);
                 Ok(())
             }

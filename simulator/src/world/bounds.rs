@@ -1,12 +1,13 @@
 //! Bounds: what a node keeps follows from the sizes that it was told, however long it has run.
 //!
-//! Looked at in the end, when no fault can be the reason for more. In memory: entries that no snapshot
+//! Looked at in the end, when no fault can be the reason for more, the files of the log meanwhile too. In
+//! memory: entries that no snapshot
 //! stands for, and those that are kept for peers that are behind. On the disk: segments that hold
 //! something of use, a few to be used next, the latest snapshots, and nothing that was begun and left.
 //! While a run goes on: what clients wait for, at each node.
 
 use super::*;
-use crate::node::{RECYCLED_SEGMENTS, Running};
+use crate::node::Running;
 use raft::Entry;
 
 const CHECK: &str = "memory and log stay bounded";
@@ -26,7 +27,6 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn bounds(&self) -> Result<(), Violation> {
         let swarm = &self.plan.swarm;
         for (id, running) in self.healthy() {
-            let host = &self.hosts[id];
             let broken = |what: &str, bytes: u64, most: u64| {
                 let detail = format!("node {id}: {what}: {bytes} bytes, at most {most}");
                 violation(CHECK, detail)
@@ -42,28 +42,50 @@ impl<W: Workload> World<'_, W> {
             if kept > most {
                 return broken("entries kept for peers that are behind", kept, most);
             }
-            let segment_bytes = u64::from(swarm.segment_bytes);
-            // What does not fit into the rest of a segment leaves it empty, and is longer than it.
-            let most =
-                2 * host.needed_bytes() + (BEGUN_SEGMENTS + RECYCLED_SEGMENTS) * segment_bytes;
-            let used = running.log.usage().bytes;
-            if used > most {
-                return broken("the log on the disk", used, most);
-            }
-            let paths = host.disk.paths();
+            self.log_bounds(id, running)?;
+            let paths = self.hosts[id].disk.paths();
             let snapshots: Vec<_> = paths.iter().filter(|p| p.starts_with("snapshots/")).collect();
             // What a failing disk refused to remove is removed when the node starts again.
-            let left = host.refused;
+            let left = self.hosts[id].refused;
             let begun = snapshots.iter().filter(|path| path.ends_with(".tmp")).count() as u64;
             if snapshots.len() as u64 > SNAPSHOTS_MAX + left || begun > left {
                 return violation(CHECK, format!("node {id} keeps {snapshots:?}"));
             }
-            let segments = paths.iter().filter(|path| path.starts_with("log/")).count() as u64;
-            let most = used / segment_bytes.max(1) + 1 + left;
-            if segments > most {
-                let detail = format!("node {id}: {segments} files of the log, at most {most}");
-                return violation(CHECK, detail);
-            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the files of a node's log. Whatever happens, they follow from what it has written and
+    /// still needs.
+    pub(super) fn log_bounds(
+        &self,
+        id: usize,
+        running: &Running<W::Machine>,
+    ) -> Result<(), Violation> {
+        let (host, swarm) = (&self.hosts[id], &self.plan.swarm);
+        let segment_bytes = u64::from(swarm.segment_bytes);
+        // What does not fit into the rest of a segment leaves it empty, and is longer than it.
+        let most = 2 * host.needed_bytes()
+            + (BEGUN_SEGMENTS + u64::from(swarm.recycled_segments)) * segment_bytes;
+        let used = running.log.usage().bytes;
+        let files: Vec<usize> = host
+            .disk
+            .paths()
+            .into_iter()
+            .filter(|path| path.starts_with("log/"))
+            .filter_map(|path| host.disk.read(&path).map(|content| content.len()))
+            .collect();
+        let bytes = files.iter().sum::<usize>() as u64;
+        // Of each that a failing disk refused to remove, nothing is known.
+        if used > most || (host.refused == 0 && bytes > most) {
+            let detail = format!("node {id}: {used} bytes of log in {bytes}, at most {most}");
+            return violation(CHECK, detail);
+        }
+        let files_max = used / segment_bytes.max(1) + 1 + host.refused;
+        if files.len() as u64 > files_max {
+            let detail =
+                format!("node {id}: {} files of the log, at most {files_max}", files.len());
+            return violation(CHECK, detail);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::*;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn client(&mut self, client: usize) -> Result<(), Violation> {
-        if self.clients[client].operation.is_some() {
+        if self.clients[client].operation.is_some() || self.at_rest {
             return Ok(());
         }
         let request = self.workload.request(client as u64, &mut self.clients[client].draw);

@@ -1,6 +1,8 @@
 //! Disks: when a write becomes durable, and what is left when a node goes down.
 
 use super::*;
+use storage::Log;
+use storage::testing::MemDisk;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn synced(&mut self, node: usize, life: u64) -> Result<(), Violation> {
@@ -21,19 +23,23 @@ impl<W: Workload> World<'_, W> {
                 running.node.persisted(now, done);
                 // Older snapshots are of no use once the log on disk begins after this one. If one cannot
                 // be removed, it is tried again.
-                let base = host.shadow.base.last;
-                if let Ok(mut keep) = running.snapshots.list() {
-                    keep.retain(|id| *id == base || id.index > base.index);
-                    let _ = running.snapshots.remove_except(&keep);
-                }
-                // What was refused must have left nothing behind that could mislead a start.
-                let again = std::mem::take(&mut self.hosts[node].tries_again);
-                if again || self.events.is_multiple_of(AUDIT_ONE_IN) {
-                    self.hosts[node].audit(node as u64, &self.plan.swarm)?;
-                }
+                let _ = running.snapshots.remove_before(host.shadow.base.last);
                 self.note(5, node, host_last(&self.hosts[node].shadow));
                 self.timeline.durable(node, &self.hosts[node].shadow);
                 self.hosts[node].written(&change);
+                // What was refused must have left nothing behind that could mislead a start.
+                let again = std::mem::take(&mut self.hosts[node].tries_again);
+                let rebased = change.rebases() && self.events.is_multiple_of(AUDIT_REBASED_ONE_IN);
+                if again || rebased || self.events.is_multiple_of(AUDIT_ONE_IN) {
+                    let host = &self.hosts[node];
+                    host.audit(node as u64, &self.plan.swarm)?;
+                    // In the dark nothing can be removed.
+                    if let Some(running) = &host.up
+                        && !host.is_dark()
+                    {
+                        self.log_bounds(node, running)?;
+                    }
+                }
                 self.loses_write(node);
                 self.poll(node)?;
                 self.rots(node);
@@ -46,7 +52,10 @@ impl<W: Workload> World<'_, W> {
                 self.queue.push(self.now_us + FULL_RETRY_US, Event::Synced { node, life });
                 Ok(())
             }
-            Err(_) => {
+            Err(error) => {
+                if !host.failing {
+                    return violation("a node goes on", format!("node {node}: {error}"));
+                }
                 self.marks.hit("a sync failed and the node stopped");
                 host.maybe = Some(change);
                 let down_us = 1_000 + self.disks[node].below(200_000);
@@ -87,16 +96,37 @@ impl<W: Workload> World<'_, W> {
     }
 
     pub(super) fn power_fails(&mut self, node: usize, down_us: u64) {
-        if self.goes_down(node, down_us) {
+        if self.goes_down(node, down_us).is_some() {
             self.lose_unsynced(node);
         }
     }
 
     pub(super) fn process_ends(&mut self, node: usize, down_us: u64) {
-        if self.goes_down(node, down_us) {
+        if self.hosts[node].is_dark() {
+            return self.power_fails(node, down_us);
+        }
+        if self.goes_down(node, down_us).is_some() {
             self.hosts[node].disk.kill();
             self.marks.hit("a process ended");
         }
+    }
+
+    /// The node is told to stop: it ends what it writes, and closes its log.
+    pub(super) fn stops(&mut self, node: usize, down_us: u64) -> Result<(), Violation> {
+        let life = self.hosts[node].life;
+        self.synced(node, life)?;
+        if self.hosts[node].is_dark() {
+            self.power_fails(node, down_us);
+            return Ok(());
+        }
+        // A write that is out still found no room, or came after; it is not begun.
+        let Some(log) = self.goes_down(node, down_us) else { return Ok(()) };
+        let closed = log.close();
+        let host = &mut self.hosts[node];
+        host.closed = closed.is_ok();
+        host.disk.kill();
+        self.marks.hit("a node stopped in good order");
+        closed.or_else(|error| violation("a node stops in good order", error.to_string()))
     }
 
     /// What is not synced is lost, kept or torn, sector by sector.
@@ -125,16 +155,15 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// A node runs no more. Returns whether it ran.
-    pub(super) fn goes_down(&mut self, node: usize, down_us: u64) -> bool {
+    /// A node runs no more. Returns its log, if it ran.
+    pub(super) fn goes_down(&mut self, node: usize, down_us: u64) -> Option<Log<MemDisk>> {
         let host = &mut self.hosts[node];
-        let Some(running) = host.up.take() else { return false };
+        let running = host.up.take()?;
         host.restore_disk();
         host.losing = None;
         host.tries_again = false;
         let open: Vec<usize> = running.proposals.into_values().collect();
         let reads: Vec<usize> = running.reads.into_values().collect();
-        drop((running.log, running.snapshots));
         // A new life begins only with a start, but nothing of the old one goes on.
         host.life += 1;
         for operation in open {
@@ -147,6 +176,6 @@ impl<W: Workload> World<'_, W> {
         self.note(6, node, down_us);
         self.timeline.add(node, What::Down);
         self.queue.push(self.now_us + down_us, Event::Start(node));
-        true
+        Some(running.log)
     }
 }

@@ -133,6 +133,8 @@ impl<W: Workload> World<'_, W> {
         self.marks.hit("the cluster came back");
         let leader = self.observer.latest_leader();
         let quiet_us = QUIET_TIMEOUTS * self.timeout_us();
+        let rest_us = quiet_us - REST_TIMEOUTS * self.timeout_us();
+        self.queue.push(self.now_us + rest_us, Event::Rest);
         self.queue.push(self.now_us + quiet_us, Event::Quiet { leader });
         Ok(())
     }
@@ -174,10 +176,42 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
+    fn is_settled(&self) -> Result<(), Violation> {
+        let committed = self.observer.committed_index();
+        for (id, running) in self.healthy() {
+            let (applied, last) = (running.machine_at, running.node.last().index);
+            if applied != committed || last != committed {
+                let detail =
+                    format!("node {id} ends with {last}, applied {applied} of {committed}");
+                return violation("every node catches up in the end", detail);
+            }
+            let (reads, proposals) = (running.reads.len(), running.proposals.len());
+            if reads + proposals > 0 {
+                let detail = format!("at node {id} {reads} reads and {proposals} proposals wait");
+                return violation("clients get an answer in the end", detail);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn quiet(&mut self, leader: Option<(Term, u64)>) -> Result<(), Violation> {
         if self.observer.latest_leader() != leader {
             let detail = format!("{leader:?}, then {:?}", self.observer.latest_leader());
             return violation("no leader changes without a fault", detail);
+        }
+        let until_us = self.now_us + SETTLE_TIMEOUTS * self.timeout_us();
+        self.settled(until_us)
+    }
+
+    /// Nobody asks any more: looks whether everything is done and everybody has an answer, until it
+    /// must be so.
+    pub(super) fn settled(&mut self, until_us: u64) -> Result<(), Violation> {
+        if let Err(missing) = self.is_settled() {
+            if self.now_us >= until_us {
+                return Err(missing);
+            }
+            self.queue.push(self.now_us + self.timeout_us(), Event::Settled { until_us });
+            return Ok(());
         }
         let mut states: BTreeMap<Index, (usize, Vec<u8>)> = BTreeMap::new();
         let mut differing = None;

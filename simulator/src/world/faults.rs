@@ -24,6 +24,7 @@ impl<W: Workload> World<'_, W> {
                 self.cut_off(node);
                 self.process_ends(node, fault.amount);
             }
+            FaultKind::Stop => self.stops(node, fault.amount)?,
             FaultKind::CrashWriting | FaultKind::CrashSending => {
                 self.armed.insert((node, fault.kind), fault.amount);
             }
@@ -85,9 +86,15 @@ impl<W: Workload> World<'_, W> {
             FaultKind::Rot | FaultKind::Misdirect | FaultKind::Unreadable => {
                 self.rot(node, fault);
             }
+            FaultKind::RotEnd => {
+                if self.hosts[node].is_whole() && self.hosts[node].up.is_some() {
+                    self.stops(node, fault.amount)?;
+                    self.rot_end(node);
+                }
+            }
             FaultKind::LostWrite => {
                 let host = &mut self.hosts[node];
-                if host.up.is_some() && host.rotting.is_none() && host.losing.is_none() {
+                if host.up.is_some() && host.is_whole() {
                     host.losing = Some(Losing { down_us: fault.amount, files: segments(host) });
                 }
             }
@@ -125,7 +132,7 @@ impl<W: Workload> World<'_, W> {
     /// A part of what is in the log by now will be damaged when the node starts again.
     pub(super) fn rot(&mut self, node: usize, fault: Fault) {
         let host = &mut self.hosts[node];
-        if host.up.is_none() || host.rotting.is_some() || host.losing.is_some() {
+        if host.up.is_none() || !host.is_whole() {
             return;
         }
         let draw = &mut self.disks[node];
@@ -163,6 +170,30 @@ impl<W: Workload> World<'_, W> {
             _ => "a log rotted",
         };
         host.rotting = Some(Rotting { at_write, down_us, path, damage, unreadable, found, mark });
+    }
+
+    /// A byte at the end of the log of a node that has stopped in good order has rotted.
+    fn rot_end(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        let draw = &mut self.disks[node];
+        // A node that could not end what it wrote, or close its log, has promised nothing.
+        if !host.closed {
+            return;
+        }
+        // The last file that has anything in it; their names are in order.
+        let written = segments(host).into_iter().rev().find_map(|(path, content)| {
+            Some((path, content.iter().rposition(|byte| *byte != 0)? as u64, content))
+        });
+        let Some((path, last, content)) = written else { return };
+        let offset = last - draw.below(last.min(2 * BLOCK_BYTES) + 1);
+        let byte = content[offset as usize] ^ 1 << draw.below(8);
+        // In a file that is used again lies what nobody reads.
+        if host.is_whole_with(&self.plan.swarm, |disk| disk.damage(&path, offset, &[byte])) {
+            return;
+        }
+        host.disk.damage(&path, offset, &[byte]);
+        (host.rotten, host.damaged) = (true, true);
+        self.marks.hit("the end of a log rotted");
     }
 
     /// The write that has just become durable will be found not to have been written, if that is due.
@@ -242,6 +273,7 @@ impl<W: Workload> World<'_, W> {
             }
             host.unreadable = rotting.unreadable.map(|offset| (rotting.path, offset));
             host.rotten = true;
+            host.damaged = true;
             self.marks.hit(rotting.mark);
         }
     }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Within this time a snapshot that arrives is written.
+const RECEIVE_US: u64 = 20_000;
+
 impl<W: Workload> World<'_, W> {
     pub(super) fn applied(&mut self, node: usize, life: u64) -> Result<(), Violation> {
         if self.hosts[node].life != life {
@@ -103,16 +106,29 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    pub(super) fn transfer(
+    /// A snapshot begins to arrive: whether it is wanted is asked once.
+    pub(super) fn transfer(&mut self, transfer: Box<Transfer>) -> Result<(), Violation> {
+        let offer = &transfer.0;
+        let to = offer.to.0 as usize;
+        let life = match &self.hosts[to].up {
+            Some(running) if running.node.accepts(offer) => self.hosts[to].life,
+            _ => return self.transferred(&transfer.0, transfer.2, false),
+        };
+        let write_us = self.machines[to].below(RECEIVE_US);
+        self.queue.push(self.now_us + write_us, Event::Install(transfer, life));
+        Ok(())
+    }
+
+    pub(super) fn install(
         &mut self,
-        (offer, state, life): (Offer, Vec<u8>, u64),
+        (offer, state, sender_life): Transfer,
+        life: u64,
     ) -> Result<(), Violation> {
-        let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
-        let (snapshot, link, term) = (offer.snapshot.last, (offer.from, offer.to), offer.term);
+        let to = offer.to.0 as usize;
         let now = self.now(to);
         let mut delivered = false;
-        if let Some(running) = &mut self.hosts[to].up
-            && running.node.accepts(&offer)
+        if self.hosts[to].life == life
+            && let Some(running) = &mut self.hosts[to].up
         {
             let written = running.snapshots.create(&offer.snapshot).and_then(|mut writer| {
                 writer.write_all(&state)?;
@@ -120,9 +136,15 @@ impl<W: Workload> World<'_, W> {
             });
             if written.is_ok() {
                 delivered = true;
-                running.node.install(now, offer.durable());
+                running.node.install(now, offer.clone().durable());
             }
         }
+        self.transferred(&offer, sender_life, delivered)
+    }
+
+    fn transferred(&mut self, offer: &Offer, life: u64, delivered: bool) -> Result<(), Violation> {
+        let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
+        let (snapshot, link, term) = (offer.snapshot.last, (offer.from, offer.to), offer.term);
         self.timeline.snapshot_arrived(link, term, snapshot, delivered);
         self.poll(to)?;
         let still = self.hosts[from].life == life;

@@ -1,0 +1,155 @@
+//! What the store says of itself when all is quiet: every node lists the same commits, whoever replays
+//! them has what a read finds, and `get_commit` tells the same of each.
+
+use super::app::Store;
+use super::replay::Replica;
+use super::served::Asks;
+use hyper::{Method, StatusCode};
+use kv::client::{Request, Response};
+use serde_json::Value;
+use simulator::checks::{Violation, violation};
+use std::collections::BTreeSet;
+use transport_sim::Cluster;
+
+/// Commits that are asked for one by one.
+const ASKED: usize = 5;
+
+/// Compares what the nodes say.
+pub async fn words(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violation> {
+    let nodes = Asks::everybody(cluster);
+    let floor = store.history().done();
+    let mut first: Option<Response> = None;
+    for asks in &nodes {
+        let answer = listing(asks, -1).await?;
+        store.history().listing(&answer.json(), -1, floor)?;
+        let known = first.get_or_insert_with(|| answer.clone());
+        if known.body != answer.body {
+            return violation("every node lists the same", differ(&nodes[0], known, asks, &answer));
+        }
+    }
+    let Some(listed) = first else { return Ok(()) };
+    let listed = listed.json();
+    let commits = listed["commits"].as_array().cloned().unwrap_or_default();
+    let complete = store.history().is_complete();
+    for asks in &nodes {
+        one_by_one(asks, &commits, complete).await?;
+    }
+    let mut whole = Replica::new();
+    whole.take(&commits);
+    reads(&nodes, &whole).await?;
+    replicas(store, &nodes, &whole).await
+}
+
+async fn listing(asks: &Asks, since: i64) -> Result<Response, Violation> {
+    let path = format!("/get_commits_since?since_index={since}");
+    let request = Request::new(Method::GET, path);
+    asks.until(&request, |answer| answer.status == StatusCode::OK).await
+}
+
+fn differ(one: &Asks, known: &Response, other: &Asks, answer: &Response) -> String {
+    let same = known.body.iter().zip(&answer.body).take_while(|(a, b)| a == b).count();
+    let tail = |answer: &Response| {
+        let body = &answer.body;
+        let from = same.saturating_sub(40);
+        String::from_utf8_lossy(&body[from..body.len().min(same + 80)]).into_owned()
+    };
+    let (one, other) = (one.node, other.node);
+    let (known, answer) = (tail(known), tail(answer));
+    format!("after {same} bytes node {one} has {known:?} and node {other} has {answer:?}")
+}
+
+/// Some commits by their number are what the listing says.
+async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<(), Violation> {
+    let Some(last) = commits.last().and_then(|commit| commit["index"].as_u64()) else {
+        return Ok(());
+    };
+    let ask = async |index: u64| {
+        let request = Request::new(Method::GET, format!("/get_commit?index={index}"));
+        let known = [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::GONE];
+        asks.until(&request, |answer| known.contains(&answer.status)).await
+    };
+    let broken = |index: u64, answer: &Response, listed: &Value| {
+        let detail = format!(
+            "node {}, number {index}: {} {:?}, and listed is {listed}",
+            asks.node, answer.status, answer.body
+        );
+        violation("get_commit says what the listing says", detail)
+    };
+    let beyond = ask(last + 1).await?;
+    if beyond.status != StatusCode::NOT_FOUND {
+        return broken(last + 1, &beyond, &Value::Null);
+    }
+    let numbers: BTreeSet<u64> = commits.iter().filter_map(|c| c["index"].as_u64()).collect();
+    let step = (numbers.len() / ASKED).max(1);
+    for index in numbers.iter().rev().copied().step_by(step).take(ASKED + 1) {
+        let Some(listed) = commits.iter().find(|commit| commit["index"] == index) else { continue };
+        let answer = ask(index).await?;
+        let said = answer.json();
+        let (command, shown) = (&said["command"], &listed["command"]);
+        let as_listed = match answer.status {
+            StatusCode::OK => {
+                // What changed nothing may be listed as a get of its key.
+                let alike = command == shown || shown["kind"] == "get";
+                let same = said["index"] == index && said["term"] == listed["term"];
+                same && alike && command["key"] == shown["key"]
+            }
+            // Never the latest.
+            StatusCode::GONE => {
+                let first = said["first_index"].as_u64();
+                !complete && first.is_some_and(|first| index < first && first <= last)
+            }
+            _ => false,
+        };
+        if !as_listed {
+            return broken(index, &answer, listed);
+        }
+    }
+    Ok(())
+}
+
+/// Every key has the value that a replay of the listing comes to.
+async fn reads(nodes: &[Asks], whole: &Replica) -> Result<(), Violation> {
+    for (key, asks) in whole.keys().zip(nodes.iter().cycle()) {
+        let request = Request::new(Method::GET, format!("/v1/kv/{}", escaped(key)));
+        let known = [StatusCode::OK, StatusCode::NOT_FOUND];
+        let answer = asks.until(&request, |answer| known.contains(&answer.status)).await?;
+        let found = match answer.status {
+            StatusCode::OK => String::from_utf8_lossy(&answer.body).into_owned(),
+            _ => String::new(),
+        };
+        let replayed = whole.value(key);
+        if found != replayed {
+            let detail = format!("{key:?} is {found:?} and {replayed:?} in a replay");
+            return violation("a replay of the listing is the store", detail);
+        }
+    }
+    Ok(())
+}
+
+/// Every copy that a client has kept comes to the same when it takes in what it has not seen.
+async fn replicas(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Violation> {
+    let replicas = store.history().replicas();
+    for ((client, mut replica), asks) in replicas.into_iter().zip(nodes.iter().cycle()) {
+        let since = replica.since;
+        let answer = listing(asks, since).await?.json();
+        replica.take(answer["commits"].as_array().map_or(&[], Vec::as_slice));
+        if let Some(key) = replica.difference(whole) {
+            let (own, other) = (replica.value(key), whole.value(key));
+            let detail = format!(
+                "{key:?} is {own:?} for client {client}, who has listed what came after {since} now, \
+                 and {other:?} for who lists all"
+            );
+            return violation("a replay of the listing is the store", detail);
+        }
+    }
+    Ok(())
+}
+
+/// A key as it stands in a path.
+pub(super) fn escaped(key: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    key.bytes().map(one).collect()
+}

@@ -1,0 +1,118 @@
+//! Limits: what a node gives out at once, and what it has under way, is no more than it was configured
+//! to. Counted where it leaves the node, in the unit of all limits ([`Entry::cost_bytes`]).
+//!
+//! A rejection, and any acknowledgement, frees what is under way here even where the node itself ignores
+//! it: a node that frees too much is not noticed.
+//!
+//! One entry may always go, however large: a limit below the size of a command must not stop everything.
+
+use crate::observer::{Violation, violation};
+use crate::plan::Swarm;
+use raft::{Body, Entry, Index, Message, Term};
+use std::collections::VecDeque;
+
+const CHECK: &str = "limits are kept";
+
+#[derive(Debug)]
+pub(crate) struct Limits {
+    append_bytes: u64,
+    write_bytes: u64,
+    apply_bytes: u64,
+    inflight_messages: usize,
+    /// 0: the default, which no run reaches.
+    inflight_bytes: u64,
+    /// By sender and receiver.
+    under_way: Vec<Vec<UnderWay>>,
+}
+
+/// The appends with entries that one node has sent another, one after another, and that are not
+/// acknowledged.
+#[derive(Clone, Debug, Default)]
+struct UnderWay {
+    term: Term,
+    last: Index,
+    appends: VecDeque<(Index, u64)>,
+}
+
+impl Limits {
+    pub fn new(nodes: u64, swarm: &Swarm) -> Self {
+        Limits {
+            append_bytes: swarm.append_bytes.into(),
+            write_bytes: swarm.write_bytes.into(),
+            apply_bytes: swarm.apply_bytes.into(),
+            inflight_messages: swarm.inflight as usize,
+            inflight_bytes: swarm.inflight_bytes.into(),
+            under_way: vec![vec![UnderWay::default(); nodes as usize]; nodes as usize],
+        }
+    }
+
+    /// A node hands out a write.
+    pub fn writes(&self, at: usize, entries: &[Entry]) -> Result<(), Violation> {
+        is_within(at, "a write", entries, self.write_bytes)
+    }
+
+    /// A node hands out work for its state machine.
+    pub fn applies(&self, at: usize, entries: &[Entry]) -> Result<(), Violation> {
+        is_within(at, "what is applied at once", entries, self.apply_bytes)
+    }
+
+    /// A message leaves a node.
+    pub fn said(&mut self, at: usize, message: &Message) -> Result<(), Violation> {
+        let Body::Append { prev, entries, .. } = &message.body else { return Ok(()) };
+        let Some(last) = entries.last() else { return Ok(()) };
+        is_within(at, "an append", entries, self.append_bytes)?;
+        let Some(to) = self.under_way[at].get_mut(message.to.0 as usize) else { return Ok(()) };
+        // Who begins elsewhere takes what was under way for lost.
+        if to.term != message.term || to.last != prev.index {
+            to.appends.clear();
+        }
+        let bytes: u64 = to.appends.iter().map(|(_, bytes)| bytes).sum();
+        let is_full = self.inflight_bytes > 0 && bytes >= self.inflight_bytes;
+        if is_full || to.appends.len() >= self.inflight_messages {
+            let detail = format!(
+                "node {at} sends {} more while {} appends of {bytes} bytes are under way, at most {} \
+                 of {}",
+                message.to.0,
+                to.appends.len(),
+                self.inflight_messages,
+                self.inflight_bytes,
+            );
+            return violation(CHECK, detail);
+        }
+        (to.term, to.last) = (message.term, last.id.index);
+        to.appends.push_back((last.id.index, cost_bytes(entries)));
+        Ok(())
+    }
+
+    /// A message is about to be given to a node.
+    pub fn arrives(&mut self, at: usize, message: &Message) {
+        let from = self.under_way[at].get_mut(message.from.0 as usize);
+        let Some(from) = from.filter(|from| from.term == message.term) else { return };
+        match message.body {
+            Body::Appended { matched, .. } => from.appends.retain(|(last, _)| *last > matched),
+            // It says where to go on: what was sent before that has come, and the rest is lost.
+            Body::Rejected { .. } => from.appends.clear(),
+            _ => {}
+        }
+    }
+
+    /// A node sends a snapshot in place of entries.
+    pub fn sends_snapshot(&mut self, at: usize, to: usize) {
+        if let Some(to) = self.under_way[at].get_mut(to) {
+            to.appends.clear();
+        }
+    }
+}
+
+fn cost_bytes(entries: &[Entry]) -> u64 {
+    entries.iter().map(|entry| entry.cost_bytes() as u64).sum()
+}
+
+fn is_within(at: usize, what: &str, entries: &[Entry], most: u64) -> Result<(), Violation> {
+    let bytes = cost_bytes(entries);
+    if entries.len() > 1 && bytes > most {
+        let detail = format!("node {at}: {what} has {bytes} bytes, at most {most}");
+        return violation(CHECK, detail);
+    }
+    Ok(())
+}
