@@ -220,6 +220,30 @@ async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wait_given_up_while_there_is_no_room_to_say_so_is_forgotten() {
+    let node = start(&Network::default(), &MemDisk::new(), 1, 1, |config| {
+        config.limits.asks_max = 1;
+    });
+    leader(&[&node]).await;
+    let far = CommandNumber(1_000);
+    let for_ms = |ms, wait| tokio::time::timeout(Duration::from_millis(ms), wait);
+    let first = for_ms(150, node.wait_applied(far, None));
+    let second = async {
+        // Once the first is taken, the state machine is busy, and this one stays in the queue.
+        eventually("the first waits", || node.status().load.waiters == 1).await;
+        let slow = node.propose(Bytes::from_static(b"slow")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let second = for_ms(150, node.wait_applied(far, None)).await;
+        slow.done.await.unwrap();
+        second
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_err() && second.is_err(), "the command never comes");
+    assert_eq!(add(&node, 1).await, 1);
+    eventually("nobody waits", || node.status().load.waiters == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_of_the_state_machine_stops_the_node_and_hangs_nobody() {
     let node = start(&Network::default(), &MemDisk::new(), 1, 1, |_| {});
     leader(&[&node]).await;
