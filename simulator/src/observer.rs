@@ -39,6 +39,8 @@ struct Seen {
 #[derive(Debug)]
 struct Committed {
     id: LogId,
+    /// Of the leader that committed it; its own may be an earlier one.
+    term: Term,
     hash: u64,
     /// The answer of the reference machine, if it is a command.
     answer: Option<Bytes>,
@@ -179,7 +181,9 @@ impl<M: StateMachine> Observer<M> {
         let first = node.base().last.index;
         for committed in self.committed.iter().skip(first.0 as usize) {
             let has = node.entry(committed.id.index).map(|entry| entry.id);
-            if has != Some(committed.id) && committed.id.term < node.term() {
+            // §3.6.3: of what was committed in earlier terms. Who was paused may be elected late, in a term
+            // after which others have committed, entries of earlier terms among them.
+            if has != Some(committed.id) && committed.term < node.term() {
                 let detail =
                     format!("node {at} leads term {} without {}", node.term(), committed.id);
                 return violation("leader completeness", detail);
@@ -274,7 +278,7 @@ impl<M: StateMachine> Observer<M> {
             }
             _ => None,
         };
-        self.committed.push(Committed { id, hash, answer });
+        self.committed.push(Committed { id, term: node.term(), hash, answer });
         Ok(())
     }
 
