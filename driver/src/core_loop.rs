@@ -6,13 +6,15 @@
 
 use crate::cleaning::Cleaning;
 use crate::error::{ProposeError, StopReason};
+use crate::events::{Event, Events};
 use crate::inbox::{Mailbox, OfferEvent};
 use crate::machine_task::{Ask, Order, Question};
 use crate::pending::{Pending, Reply};
+use crate::readiness::Readiness;
 use crate::shared::Shared;
 use crate::snapshots::{Job, OpenedLater, SnapshotStore};
 use crate::status::{add, count};
-use crate::{Clock, DriverStatus, Inspect, Load, StateMachine, Transport};
+use crate::{Clock, DriverStatus, Inspect, Load, NotReady, StateMachine, Transport};
 use bytes::Bytes;
 use raft::{
     Action, Applied, Durable, LogId, Membership, Message, Node, NodeId, Now, Proposed, ReadId,
@@ -88,6 +90,7 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub transport: Arc<T>,
     pub store: Arc<dyn SnapshotStore>,
     pub tick: Duration,
+    pub election_timeout: Duration,
     pub shared: Arc<Shared>,
     pub calls: mpsc::Receiver<Call<S>>,
     pub mailbox: Mailbox,
@@ -115,6 +118,8 @@ pub(crate) struct State<S: StateMachine> {
     published: Option<Leadership>,
     was_serving: bool,
     shutdown_ticks: Option<u32>,
+    readiness: Readiness,
+    events: Events,
 }
 
 impl<S: StateMachine> State<S> {
@@ -131,6 +136,8 @@ impl<S: StateMachine> State<S> {
             published: None,
             was_serving: false,
             shutdown_ticks: None,
+            readiness: Readiness::default(),
+            events: Events::default(),
         }
     }
 }
@@ -195,7 +202,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 sleep = self.clock.sleep(self.tick);
                 self.node.tick(now);
                 self.inspect.look(&self.node);
-                self.after_tick();
+                self.after_tick(now);
             }
             self.ask_reads(now);
             self.inspect.look(&self.node);
@@ -259,6 +266,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         for ((to, snapshot), delivered) in reports.snapshots_sent {
             self.node.snapshot_sent(to, snapshot, delivered);
         }
+        for snapshot in reports.unreadable {
+            self.node.snapshot_unreadable(snapshot);
+        }
     }
 
     fn take_offer(&mut self, now: Now, event: OfferEvent) {
@@ -307,8 +317,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         })
     }
 
-    fn after_tick(&mut self) {
+    fn after_tick(&mut self, now: Now) {
         self.clean();
+        self.confirm_readiness(now);
         self.state.pending.forget_abandoned();
         for question in std::mem::take(&mut self.state.refused_reads) {
             if !question.is_abandoned() {
@@ -324,6 +335,15 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
         if let Some(ticks) = &mut self.state.shutdown_ticks {
             *ticks = ticks.saturating_sub(1);
+        }
+    }
+
+    /// After the start, asks how far the log is committed until a quorum has confirmed it.
+    fn confirm_readiness(&mut self, now: Now) {
+        if self.state.readiness.wants_confirmation()
+            && let Ok(read) = self.node.read(now, ReadMode::Linearizable)
+        {
+            self.state.readiness.asked(read);
         }
     }
 
@@ -365,6 +385,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 Action::TakeSnapshot(order) => self.order(Order::TakeSnapshot(order)),
                 Action::Serve(id) => self.serve(id),
                 Action::Refuse(id) => {
+                    if self.state.readiness.answered(id, false) {
+                        continue;
+                    }
                     if let Some(mut batch) = self.state.reads.remove(&id) {
                         self.state.refused_reads.append(&mut batch.questions);
                     }
@@ -372,7 +395,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 Action::SendSnapshot(offer) => {
                     count(&self.shared.metrics.snapshots_sent);
                     let id = offer.snapshot.last;
-                    let state = OpenedLater { store: self.store.clone(), id, reader: None };
+                    let (store, reports) = (self.store.clone(), self.mailbox.reports.clone());
+                    let state = OpenedLater { store, id, reader: None, reports };
                     self.transport.send_snapshot(offer, Box::new(state));
                 }
             }
@@ -401,6 +425,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     fn serve(&mut self, id: ReadId) {
+        if self.state.readiness.answered(id, true) {
+            return;
+        }
         let Some(batch) = self.state.reads.remove(&id) else { return };
         match self.asks.try_send(Ask::Reads(batch.questions)) {
             Ok(()) => self.shared.fresh_at_ns.store(batch.asked_ns, Ordering::Relaxed),
@@ -441,7 +468,19 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
         let read_only = self.state.read_only.clone();
         let load = self.load();
-        self.shared.publish(DriverStatus { raft, read_only, load, stopped: None });
+        let now = self.clock.now();
+        let readiness = &mut self.state.readiness;
+        readiness.tick(&raft, now);
+        let not_ready = match self.state.shutdown_ticks {
+            Some(_) => Some(NotReady::Stopped(StopReason::Shutdown)),
+            None => readiness.obstacle(&raft, read_only.as_ref(), now),
+        };
+        let events = self.state.events.since(&raft, self.election_timeout, self.tick);
+        let tick = self.tick;
+        let status = DriverStatus { raft, read_only, load, stopped: None, not_ready, tick };
+        self.shared.publish(status);
+        // What others wait for comes first: a log line may take its time.
+        events.into_iter().for_each(Event::log);
     }
 
     fn load(&self) -> Load {

@@ -2,6 +2,7 @@
 
 use raft::NodeId;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a proposal was not taken. It has certainly not been done, and never will be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +76,45 @@ pub enum WaitError {
     /// The node is stopping or has stopped.
     #[error("this node has stopped")]
     Stopped,
+}
+
+/// Why a node is not ready to serve, though it may be about to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// It has just been started.
+    #[error("the node is starting")]
+    Starting,
+    /// It has stopped, or is stopping.
+    #[error("the node has stopped: {0}")]
+    Stopped(StopReason),
+    /// A peer has told it that it is not a member: its disk was wiped, or it was removed.
+    #[error("the node is not a member of the cluster any more")]
+    NotAMember,
+    /// Its disk has no room for the log.
+    #[error("the disk has no room: {reason}")]
+    DiskFull {
+        /// The error of the disk.
+        reason: Arc<str>,
+    },
+    /// A write to its disk has not returned for two election timeouts or longer.
+    #[error("the disk does not answer")]
+    DiskStalled,
+    /// It has lost entries that it had acknowledged, and is being repaired by its peers.
+    #[error("the log was damaged and is being repaired by the other nodes")]
+    Repairing,
+    /// It knows no leader.
+    #[error("no leader is known")]
+    NoLeader,
+    /// Since its start, its state has not reached a commit index that a quorum has confirmed.
+    #[error("the node is catching up after its start")]
+    CatchingUp,
+    /// Its state is too old.
+    #[error("the node is {behind:?} behind the leader")]
+    Behind {
+        /// How old.
+        behind: Duration,
+    },
 }
 
 /// Why a node has stopped.

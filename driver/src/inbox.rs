@@ -67,11 +67,20 @@ pub(crate) struct Reports {
 pub(crate) struct ReportsInner {
     pub unreachable: BTreeSet<NodeId>,
     pub snapshots_sent: BTreeMap<(NodeId, LogId), bool>,
+    /// Snapshots of this node that were to be sent and cannot be read.
+    pub unreadable: BTreeSet<LogId>,
 }
 
 impl Reports {
     pub fn take(&self) -> ReportsInner {
         std::mem::take(&mut *self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reports that a snapshot of this node cannot be read.
+    pub fn unreadable(&self, snapshot: LogId) {
+        self.add(|reports| {
+            reports.unreadable.insert(snapshot);
+        });
     }
 
     fn add(&self, report: impl FnOnce(&mut ReportsInner)) {
@@ -186,12 +195,14 @@ impl Reception {
         self.sink()?.write_all(bytes)
     }
 
-    /// Makes the snapshot durable, all of whose bytes have been written. Blocks.
+    /// Makes the snapshot durable, all of whose bytes have been written, and reads it back: the log is
+    /// reset for it next, so it must be whole. Blocks.
     pub fn finish(mut self) -> io::Result<Received> {
         self.sink()?;
         if let Some(sink) = self.sink.take() {
             sink.finish()?;
         }
+        io::copy(&mut self.store.open(self.offer.snapshot.last)?, &mut io::sink())?;
         Ok(Received(self.offer.clone().durable()))
     }
 }

@@ -20,6 +20,7 @@ mod cleaning;
 mod clock;
 mod core_loop;
 mod error;
+mod events;
 mod handle;
 mod inbox;
 mod inspect;
@@ -28,6 +29,7 @@ mod machine;
 mod machine_task;
 mod node;
 mod pending;
+mod readiness;
 mod shared;
 mod snapshots;
 #[cfg(feature = "tokio")]
@@ -38,7 +40,7 @@ mod transport;
 mod waiters;
 
 pub use clock::{Clock, Sleep};
-pub use error::{Outcome, ProposeError, ReadError, StopReason, WaitError};
+pub use error::{NotReady, Outcome, ProposeError, ReadError, StopReason, WaitError};
 pub use handle::{Done, Handle, Proposal, ReadMode};
 pub use inbox::{Inbox, Mailbox, OfferError, Received, Reception, inbox, inbox_limited};
 pub use inspect::Inspect;

@@ -162,7 +162,9 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                     let at = At { id: entry.id, time: entry.time, number: entry.number };
                     self.machine.apply(at, command)
                 }
-                Payload::Blank | Payload::System(_) | Payload::Membership(_) => Bytes::new(),
+                Payload::Blank | Payload::System(_) | Payload::Membership(_) | Payload::Clock => {
+                    Bytes::new()
+                }
             };
             self.inspect.applied(entry, &result, &self.machine);
             let told = |id, outcome: &_| self.inspect.decided(id, outcome);

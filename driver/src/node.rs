@@ -5,8 +5,8 @@ use crate::machine_task::{MachineTask, ORDERS_MAX};
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, Handle, Inspect, Limits, Load, Mailbox, SnapshotPort, SnapshotStore,
-    StateMachine, StorePort, Transport,
+    Clock, DriverStatus, Handle, Inspect, Limits, Load, Mailbox, NotReady, SnapshotPort,
+    SnapshotStore, StateMachine, StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
 use std::future::Future;
@@ -91,6 +91,7 @@ impl<S: StateMachine> Driver<S> {
         if let Err(error) = snapshots.remove_before(base.last) {
             tracing::warn!(%error, "old snapshots cannot be removed");
         }
+        let election_timeout = config.tick * config.raft.election_ticks;
         let node = Node::new(config.raft, restored)?;
         inspect.started(&node);
         let status = DriverStatus {
@@ -98,6 +99,8 @@ impl<S: StateMachine> Driver<S> {
             read_only: None,
             load: Load::default(),
             stopped: None,
+            not_ready: Some(NotReady::Starting),
+            tick: config.tick,
         };
         let limits = config.limits.in_range();
         let shared = Shared::new(status, limits);
@@ -137,6 +140,7 @@ impl<S: StateMachine> Driver<S> {
             transport,
             store: snapshots,
             tick: config.tick,
+            election_timeout,
             shared: shared.clone(),
             calls: calls_out,
             mailbox,

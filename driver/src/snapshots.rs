@@ -4,6 +4,7 @@
 //! state out takes long and happens here, on a thread of its own in production.
 
 use crate::core_loop::Receipt;
+use crate::inbox::Reports;
 use crate::shared::{PartGuard, Shared, panic_message};
 use crate::status::count;
 use crate::{Frozen, Sleep, StopReason};
@@ -21,7 +22,8 @@ const WRITE_BUFFER_BYTES: usize = 64 << 10;
 pub trait SnapshotStore: Send + Sync + 'static {
     /// Begins a snapshot. Blocks.
     fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>>;
-    /// Opens a snapshot: its verified state. Blocks.
+    /// Opens a snapshot: its verified state. Where the snapshot is not there, the error's kind is
+    /// `NotFound`; where it is damaged, `InvalidData`, here or from a later read. Blocks.
     fn open(&self, id: LogId) -> io::Result<Box<dyn Read + Send>>;
     /// Removes what is of no use once the durable log begins after `base`: all but that and those of a
     /// higher index. One that is finished meanwhile must stay. Blocks.
@@ -40,7 +42,7 @@ impl<D: Disk + Sync> SnapshotStore for storage::Snapshots<D> {
     }
 
     fn open(&self, id: LogId) -> io::Result<Box<dyn Read + Send>> {
-        let reader = storage::Snapshots::open(self, id).map_err(io::Error::other)?;
+        let reader = storage::Snapshots::open(self, id)?;
         Ok(Box::new(reader))
     }
 
@@ -153,14 +155,26 @@ pub(crate) struct OpenedLater {
     pub store: Arc<dyn SnapshotStore>,
     pub id: LogId,
     pub reader: Option<Box<dyn Read + Send>>,
+    /// Where to report that the snapshot cannot be read.
+    pub reports: Arc<Reports>,
 }
 
-impl Read for OpenedLater {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+impl OpenedLater {
+    fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let reader = match &mut self.reader {
             Some(reader) => reader,
             None => self.reader.insert(self.store.open(self.id)?),
         };
         reader.read(into)
+    }
+}
+
+impl Read for OpenedLater {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.try_read(into);
+        if read.as_ref().is_err_and(storage::is_damage) {
+            self.reports.unreadable(self.id);
+        }
+        read
     }
 }

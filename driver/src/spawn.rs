@@ -4,20 +4,32 @@ use crate::{Clock, Driver, Handle, Sleep, StateMachine};
 use raft::Now;
 use std::io;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use storage::LogStore;
 
 /// The clock of the operating system, and the timers of the tokio runtime that it is used in.
 #[derive(Clone, Debug)]
 pub struct TokioClock {
-    start: Instant,
+    start_ns: u64,
+}
+
+/// Nanoseconds of a monotonic clock that goes on while the machine is suspended, as the log's time
+/// demands.
+fn monotonic_ns() -> u64 {
+    // The clock of macOS goes on by itself under this name.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(clock);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 impl TokioClock {
     /// A clock that starts now.
     #[allow(clippy::new_without_default, reason = "a clock has a start, which is no default")]
     pub fn new() -> Self {
-        TokioClock { start: Instant::now() }
+        TokioClock { start_ns: monotonic_ns() }
     }
 }
 
@@ -27,7 +39,7 @@ impl Clock for TokioClock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now {
             // Never 0, which would mean that no time is known.
-            monotonic_ns: self.start.elapsed().as_nanos() as u64 + 1,
+            monotonic_ns: monotonic_ns().saturating_sub(self.start_ns) + 1,
             wall_ms: wall.as_millis() as u64,
         }
     }

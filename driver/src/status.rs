@@ -1,8 +1,9 @@
 //! What a node tells about itself: a status that is published, and counters.
 
-use crate::StopReason;
+use crate::{NotReady, StopReason};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The state of a node as last published: at every change of leadership and every tick. Reading it
 /// waits for nothing, whatever the disk does.
@@ -16,12 +17,27 @@ pub struct DriverStatus {
     pub load: Load,
     /// Why the node has stopped, if it has.
     pub stopped: Option<StopReason>,
+    /// Why the node is not ready to serve, if it is not. See [`DriverStatus::ready`].
+    pub not_ready: Option<NotReady>,
+    /// How long a tick is: the unit of `raft.peers[..].silent_ticks`.
+    pub tick: Duration,
 }
 
 impl DriverStatus {
     /// Whether this node leads, knows what is committed, and takes proposals.
     pub fn serving(&self) -> bool {
         self.raft.serving && self.read_only.is_none() && self.stopped.is_none()
+    }
+
+    /// Whether the node is ready to serve requests, and else why not: its disk answers, it knows a
+    /// leader, its state has reached a commit index that was confirmed since the start, and is at most
+    /// two seconds behind the leader.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        match (&self.stopped, &self.not_ready) {
+            (Some(reason), _) => Err(NotReady::Stopped(reason.clone())),
+            (None, Some(reason)) => Err(reason.clone()),
+            (None, None) => Ok(()),
+        }
     }
 }
 

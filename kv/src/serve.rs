@@ -395,7 +395,7 @@ async fn begin(
 fn membership_of(restored: &Restored) -> Membership {
     let latest = restored.entries.iter().rev().find_map(|entry| match &entry.payload {
         Payload::Membership(membership) => Some(membership.clone()),
-        Payload::Blank | Payload::Command(_) | Payload::System(_) => None,
+        Payload::Blank | Payload::Command(_) | Payload::System(_) | Payload::Clock => None,
     });
     latest.unwrap_or_else(|| restored.snapshot.membership.clone())
 }

@@ -5,7 +5,7 @@
 
 use crate::core::Core;
 use crate::role::Next;
-use crate::{Body, Message, NodeId};
+use crate::{Body, Message, NodeId, Reading};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Candidate {
     transfer: bool,
     /// Who has answered what, itself included.
     votes: BTreeMap<NodeId, bool>,
+    /// The clocks of those who have granted their vote.
+    readings: BTreeMap<NodeId, Reading>,
     elapsed: u32,
     timeout: u32,
 }
@@ -25,7 +27,9 @@ impl Candidate {
     pub fn pre(core: &mut Core) -> Self {
         let votes = BTreeMap::from([(core.id(), true)]);
         let timeout = core.election_timeout();
-        let candidate = Candidate { pre: true, transfer: false, votes, elapsed: 0, timeout };
+        let readings = BTreeMap::new();
+        let candidate =
+            Candidate { pre: true, transfer: false, votes, readings, elapsed: 0, timeout };
         candidate.ask(core);
         candidate
     }
@@ -34,8 +38,8 @@ impl Candidate {
     pub fn real(core: &mut Core, transfer: bool) -> Self {
         core.counters.campaigns += 1;
         let timeout = core.election_timeout();
-        let candidate =
-            Candidate { pre: false, transfer, votes: BTreeMap::new(), elapsed: 0, timeout };
+        let (votes, readings) = (BTreeMap::new(), BTreeMap::new());
+        let candidate = Candidate { pre: false, transfer, votes, readings, elapsed: 0, timeout };
         candidate.ask(core);
         candidate
     }
@@ -86,8 +90,11 @@ impl Candidate {
                 self.votes.insert(message.from, granted);
                 self.outcome(core)
             }
-            Body::VoteReply { granted } if voter && !self.pre => {
+            Body::VoteReply { granted, clock } if voter && !self.pre => {
                 self.votes.insert(message.from, granted);
+                if granted {
+                    self.readings.insert(message.from, clock);
+                }
                 self.outcome(core)
             }
             Body::Vote { last, .. } => match core.answer_vote(message.from, last) {
@@ -117,7 +124,13 @@ impl Candidate {
             return Next::Stay;
         }
         self.votes.insert(core.id(), true);
+        self.readings.insert(core.id(), core.reading());
         self.outcome(core)
+    }
+
+    /// The clocks of those who have granted their vote.
+    pub fn readings(&self) -> &BTreeMap<NodeId, Reading> {
+        &self.readings
     }
 
     /// What the votes so far lead to. To be asked right after the start as well: a cluster of one

@@ -42,9 +42,11 @@ pub struct Config {
     /// How many bytes of entries that a snapshot already stands for are kept in memory, so that a
     /// peer slightly behind needs no snapshot.
     pub retained_bytes: usize,
-    /// The most that log time steps forward from one entry to the next, in milliseconds, however
-    /// wrong the leader's clock may be.
-    pub time_step_ms_max: u64,
+    /// The most bytes of such entries that a leader keeps for a peer that receives a snapshot or is
+    /// behind, and answers: so that it needs no other snapshot after this one.
+    pub catch_up_bytes_max: usize,
+    /// A leader appends an entry that holds only the time after this many ticks without any other.
+    pub clock_ticks: u32,
 }
 
 impl Config {
@@ -68,7 +70,8 @@ impl Config {
             reads_max: 4096,
             snapshot_log_bytes: 64 << 20,
             retained_bytes: 16 << 20,
-            time_step_ms_max: 60_000,
+            catch_up_bytes_max: 256 << 20,
+            clock_ticks: 3_000,
         }
     }
 
@@ -87,6 +90,7 @@ impl Config {
             ("command_bytes_max", self.command_bytes_max),
             ("reads_max", self.reads_max),
             ("snapshot_log_bytes", self.snapshot_log_bytes),
+            ("clock_ticks", self.clock_ticks as usize),
         ];
         match limits.iter().find(|(_, limit)| *limit == 0) {
             Some((name, _)) => Err(ConfigError::ZeroLimit { name }),

@@ -2,20 +2,36 @@
 //! orders that are out. Roles borrow it; it knows none of them.
 
 use crate::log::Log;
+use crate::log_time::{self, LogClock, Reading};
 use crate::outbox::Outbox;
 use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, HardState, Index, LogId,
-    Message, NodeId, Now, Offer, Payload, ReadId, Rebase, Restore, Snapshot, SnapshotDurable,
-    TakeSnapshot, Term, Write,
+    LogTime, Message, NodeId, Now, Offer, Payload, ReadId, Rebase, Restore, Snapshot,
+    SnapshotDurable, TakeSnapshot, Term, Write,
 };
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Terms and indexes beyond this come from no correct peer, and are ignored before anything is
 /// computed with them. At a million a second it is reached in 146,000 years.
 const NUMBER_MAX: u64 = 1 << 62;
+
+/// A message whose term is later than ours by more than this comes from no correct peer. Terms rise by
+/// one an election, which takes an election timeout: it would take years of nothing but elections. A
+/// later term is durable and spreads, so that one bad message could stop the cluster for good.
+const TERM_LEAP_MAX: u64 = 1 << 24;
+
+/// A disk counts as stalled when a write has been out for so many election timeouts.
+const STALL_ELECTIONS: u32 = 2;
+
+/// A snapshot that could not be written is tried again after an election timeout, and after twice as
+/// long each time, doubled at most so often.
+const SNAPSHOT_DOUBLINGS_MAX: u32 = 7;
+
+/// Entries that are let go of in one tick.
+const TRIM_ENTRIES: usize = 4096;
 
 /// Invariants: `applied ≤ commit ≤ log.last().index`; `hard.term` is at least the log's last term;
 /// what `durable` says was `hard` at some time.
@@ -39,12 +55,20 @@ pub(crate) struct Core {
     orders: u64,
     /// The number of the write that is out, and the hard state that it makes durable.
     write_out: Option<(u64, HardState)>,
+    /// For how many ticks it has been out.
+    write_ticks: u32,
     write_buffer: Vec<Entry>,
     /// A change of where the log begins, to go into the next write.
     rebase: Option<Rebase>,
     apply_out: Option<u64>,
     apply_buffer: Vec<Entry>,
     snapshot_out: Option<u64>,
+    /// Snapshots that could not be written, one after another, and the ticks until the next attempt.
+    snapshot_failures: u32,
+    snapshot_wait: u32,
+    /// The snapshot that the log begins after cannot be read.
+    base_unreadable: bool,
+    clock: LogClock,
     /// A snapshot that replaces the state machine's state, once the log on disk begins after it.
     restore: Option<Snapshot>,
     /// Bytes of entries applied since a snapshot was last asked for.
@@ -78,11 +102,16 @@ impl Core {
             outcast: None,
             orders: 0,
             write_out: None,
+            write_ticks: 0,
             write_buffer: Vec::new(),
             rebase: None,
             apply_out: None,
             apply_buffer: Vec::new(),
             snapshot_out: None,
+            snapshot_failures: 0,
+            snapshot_wait: 0,
+            base_unreadable: false,
+            clock: LogClock::default(),
             restore: None,
             applied_bytes: 0,
             // A late answer to a read of an earlier start must not pass for one to a read of this.
@@ -120,6 +149,31 @@ impl Core {
         }
     }
 
+    /// One tick of the clock has passed.
+    pub fn tick(&mut self) {
+        if self.write_out.is_some() {
+            self.write_ticks = self.write_ticks.saturating_add(1);
+        }
+        if self.snapshot_wait > 0 {
+            self.snapshot_wait -= 1;
+            if self.snapshot_wait == 0 {
+                self.applied_bytes = self.applied_bytes.max(self.config.snapshot_log_bytes);
+            }
+        }
+    }
+
+    /// Whether a write has been out for so long that this node should not lead: its disk is full, hangs,
+    /// or is very slow.
+    pub fn is_disk_stalled(&self) -> bool {
+        self.write_out.is_some()
+            && self.write_ticks >= STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
+    }
+
+    /// Whether a message of a correct peer can be of this term.
+    pub fn is_plausible(&self, term: Term) -> bool {
+        term.0 <= self.hard.term.0.saturating_add(TERM_LEAP_MAX)
+    }
+
     /// A wait before an election, drawn anew each time (§3.4).
     pub fn election_timeout(&mut self) -> u32 {
         let least = self.config.election_ticks;
@@ -140,11 +194,12 @@ impl Core {
         self.hard.vote = Some(self.config.id);
     }
 
-    /// Whether this node may ask for votes: it votes itself, has lost nothing, and nobody has told
-    /// it that it is no member.
+    /// Whether this node may ask for votes: it votes itself, has lost nothing, its disk answers, and
+    /// nobody has told it that it is no member.
     pub fn may_campaign(&self) -> bool {
         self.log.membership().is_voter(self.config.id)
             && self.hard.lost.is_none()
+            && !self.is_disk_stalled()
             && !self.is_outcast()
     }
 
@@ -158,7 +213,7 @@ impl Core {
     pub fn answer_vote(&mut self, candidate: NodeId, last: LogId) -> bool {
         let free = self.hard.vote.is_none_or(|vote| vote == candidate);
         let granted = free && self.is_up_to_date(last);
-        let reply = self.message(candidate, Body::VoteReply { granted });
+        let reply = self.message(candidate, Body::VoteReply { granted, clock: self.reading() });
         if granted {
             self.hard.vote = Some(candidate);
             self.outbox.hold(reply, Index(0));
@@ -168,9 +223,11 @@ impl Core {
         granted
     }
 
-    /// Answers whether this node would vote for the candidate in term `next` (§9.6).
+    /// Answers whether this node would vote for the candidate in term `next` (§9.6). While its disk is
+    /// stalled it could not.
     pub fn answer_pre_vote(&mut self, candidate: NodeId, next: Term, last: LogId) {
-        let granted = next > self.hard.term && self.is_up_to_date(last);
+        let could = !self.is_disk_stalled();
+        let granted = could && next > self.hard.term && self.is_up_to_date(last);
         let reply = self.message(candidate, Body::PreVoteReply { next, granted });
         self.outbox.send(reply);
     }
@@ -185,7 +242,7 @@ impl Core {
                 lost: false,
                 round: crate::Round(0),
             },
-            Body::Vote { .. } => Body::VoteReply { granted: false },
+            Body::Vote { .. } => Body::VoteReply { granted: false, clock: self.reading() },
             Body::PreVote { next, last } => {
                 return self.answer_pre_vote(message.from, next, last);
             }
@@ -202,7 +259,11 @@ impl Core {
             self.counters.misaddressed += 1;
             return false;
         }
-        if !is_sane(message) {
+        let next = match message.body {
+            Body::PreVote { next, .. } | Body::PreVoteReply { next, .. } => next,
+            _ => message.term,
+        };
+        if !is_sane(message) || !self.is_plausible(next.max(message.term)) {
             self.counters.nonsense += 1;
             return false;
         }
@@ -248,19 +309,32 @@ impl Core {
     /// Puts an entry at the end of the log.
     pub fn append(&mut self, payload: Payload) -> LogId {
         let id = LogId { term: self.hard.term, index: self.log.last().index.next() };
-        let (time, number) = (self.next_time(), self.log.next_number());
+        let (time, number) = (self.log_time(), self.log.next_number());
         self.log.append(Entry { id, time, number, payload });
         id
     }
 
-    /// The leader's clock, kept from going back, and from leaping ahead when it is wrong.
-    fn next_time(&self) -> crate::LogTime {
-        let last = self.log.last_time().0;
-        let wall = self.now.wall_ms;
-        if last == 0 {
-            return crate::LogTime(wall);
-        }
-        crate::LogTime(wall.clamp(last, last.saturating_add(self.config.time_step_ms_max)))
+    // The log's time, see `log_time.rs`.
+
+    /// The log's time at this moment, as far as this node can tell: never before its last entry's.
+    pub fn log_time(&self) -> LogTime {
+        self.clock.time(self.now).unwrap_or_default().max(self.log.last_time())
+    }
+
+    /// The leader has told its time.
+    pub fn hear_time(&mut self, time: LogTime) {
+        self.clock.hear(time, self.now);
+    }
+
+    /// This node's clock, for a candidate.
+    pub fn reading(&self) -> Reading {
+        self.clock.reading(self.now)
+    }
+
+    /// This node leads: the log's time goes on from what the clocks of its voters say.
+    pub fn start_time(&mut self, readings: &BTreeMap<NodeId, Reading>) {
+        let start = log_time::start(self.log.membership(), readings, self.log.last_time());
+        self.clock.hear(start, self.now);
     }
 
     // Reads.
@@ -321,6 +395,7 @@ impl Core {
         let mut entries = std::mem::take(&mut self.write_buffer);
         self.log.fill_write(self.config.write_bytes_max, &mut entries);
         self.write_out = Some((ticket.number, self.hard));
+        self.write_ticks = 0;
         Some(Write { ticket, hard_state: self.hard, rebase: self.rebase.take(), entries })
     }
 
@@ -376,7 +451,16 @@ impl Core {
 
     fn snapshot_order(&mut self) -> Option<TakeSnapshot> {
         self.applied_bytes = 0;
-        if self.applied <= self.log.base().last.index {
+        self.snapshot_wait = 0;
+        let base = self.log.base();
+        if self.applied == base.last.index && self.base_unreadable {
+            // The same again, in the place of the one that cannot be read.
+            let snapshot = base.clone();
+            let ticket = self.ticket();
+            self.snapshot_out = Some(ticket.number);
+            return Some(TakeSnapshot { ticket, snapshot });
+        }
+        if self.applied <= base.last.index {
             return None;
         }
         let entry = self.log.entry(self.applied)?;
@@ -414,18 +498,47 @@ impl Core {
             return;
         }
         self.snapshot_out = None;
-        let Some(snapshot) = done.snapshot else { return };
+        let Some(snapshot) = done.snapshot else {
+            let doublings = self.snapshot_failures.min(SNAPSHOT_DOUBLINGS_MAX);
+            self.snapshot_wait = self.config.election_ticks.saturating_mul(1 << doublings);
+            self.snapshot_failures = self.snapshot_failures.saturating_add(1);
+            return;
+        };
+        self.snapshot_failures = 0;
+        if snapshot.last == self.log.base().last {
+            self.base_unreadable = false;
+        }
         // A snapshot from the leader may have overtaken it.
         if snapshot.last.index > self.log.base().last.index && self.log.contains(snapshot.last) {
-            self.log.compact(snapshot.clone(), self.config.retained_bytes);
+            self.log.compact(snapshot.clone());
             self.rebase = Some(Rebase::Compact(snapshot));
+            self.base_unreadable = false;
         }
+    }
+
+    /// Lets go of entries that a snapshot stands for, some at a time.
+    pub fn trim(&mut self, needed_after: Option<Index>) {
+        let Config { retained_bytes, catch_up_bytes_max, .. } = self.config;
+        self.log.trim(retained_bytes, needed_after, catch_up_bytes_max, TRIM_ENTRIES);
+    }
+
+    /// The snapshot that the log begins after cannot be read.
+    pub fn base_unreadable(&mut self, snapshot: LogId) {
+        if snapshot == self.log.base().last && !self.base_unreadable && snapshot != LogId::ZERO {
+            self.base_unreadable = true;
+            self.applied_bytes = self.applied_bytes.max(self.config.snapshot_log_bytes);
+        }
+    }
+
+    pub fn is_base_unreadable(&self) -> bool {
+        self.base_unreadable
     }
 
     /// Puts a leader's snapshot, which is durable, in the place of the log.
     pub fn replace_log(&mut self, snapshot: Snapshot) {
         self.commit = snapshot.last.index;
         self.log.reset(snapshot.clone());
+        self.base_unreadable = false;
         self.rebase = Some(Rebase::Reset(snapshot.clone()));
         self.restore = Some(snapshot);
     }
@@ -457,12 +570,13 @@ fn is_sane(message: &Message) -> bool {
     match &message.body {
         Body::PreVote { next, last } => next.0 <= NUMBER_MAX && small(*last),
         Body::Vote { last, .. } => small(*last) && last.term < message.term,
-        Body::Append { prev, entries, commit, round } => {
+        Body::Append { prev, entries, commit, round, time } => {
             let mut before = *prev;
             small(*prev)
                 && prev.term <= message.term
                 && commit.0 <= NUMBER_MAX
                 && round.0 <= NUMBER_MAX
+                && time.0 <= NUMBER_MAX
                 && entries.iter().all(|entry| {
                     let follows = entry.id.index == before.index.next()
                         && entry.id.term >= before.term
@@ -478,10 +592,9 @@ fn is_sane(message: &Message) -> bool {
             prev.0 <= NUMBER_MAX && small(*hint) && round.0 <= NUMBER_MAX
         }
         Body::ReadIndexReply { index, .. } => index.is_none_or(|index| index.0 <= NUMBER_MAX),
-        Body::PreVoteReply { .. }
-        | Body::VoteReply { .. }
-        | Body::ReadIndex { .. }
-        | Body::TimeoutNow => true,
+        Body::PreVoteReply { next, .. } => next.0 <= NUMBER_MAX,
+        Body::VoteReply { clock, .. } => clock.time().0 <= NUMBER_MAX,
+        Body::ReadIndex { .. } | Body::TimeoutNow => true,
         Body::Outcast { commit, .. } => commit.0 <= NUMBER_MAX,
     }
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Entry {
     /// Where it stands and who made it.
     pub id: LogId,
-    /// The leader's clock when it was made, never less than that of the entry before.
+    /// The log's time when it was made (see the module `log_time`), never less than that of the entry
+    /// before.
     pub time: LogTime,
     /// How many client commands stand before this entry: the number of the command, if this is one,
     /// and otherwise the number that the next command takes.
@@ -30,6 +31,9 @@ pub enum Payload {
     System(Bytes),
     /// The membership from this entry on. It acts as soon as it is in the log (§4.1).
     Membership(Membership),
+    /// Nothing but its time: a leader appends one now and then while nobody proposes, so that the
+    /// state machine's time goes on.
+    Clock,
 }
 
 impl Entry {
@@ -37,7 +41,9 @@ impl Entry {
     pub fn number_after(&self) -> CommandNumber {
         match self.payload {
             Payload::Command(_) => self.number.next(),
-            Payload::Blank | Payload::System(_) | Payload::Membership(_) => self.number,
+            Payload::Blank | Payload::System(_) | Payload::Membership(_) | Payload::Clock => {
+                self.number
+            }
         }
     }
 
@@ -46,7 +52,7 @@ impl Entry {
     pub fn cost_bytes(&self) -> usize {
         Self::OVERHEAD_BYTES
             + match &self.payload {
-                Payload::Blank => 0,
+                Payload::Blank | Payload::Clock => 0,
                 Payload::Command(bytes) | Payload::System(bytes) => bytes.len(),
                 Payload::Membership(membership) => membership.cost_bytes(),
             }

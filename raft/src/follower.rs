@@ -16,6 +16,8 @@ pub(crate) struct Follower {
     elapsed: u32,
     /// After this many it campaigns.
     timeout: u32,
+    /// Up to here the leader has committed, as far as it has told.
+    pub leader_commit: Index,
     /// Up to here the log is known to agree with the leader's.
     verified: Index,
     /// Up to here it has told the leader that they agree.
@@ -34,6 +36,7 @@ impl Follower {
             leader,
             elapsed: 0,
             timeout: core.election_timeout(),
+            leader_commit: Index(0),
             verified: Index(0),
             acknowledged: Index(0),
             round: Round(0),
@@ -69,8 +72,9 @@ impl Follower {
 
     pub fn step(&mut self, core: &mut Core, message: Message) -> Next {
         match message.body {
-            Body::Append { prev, entries, commit, round } => {
+            Body::Append { prev, entries, commit, round, time } => {
                 if self.hear(core, message.from) {
+                    core.hear_time(time);
                     self.append(core, prev, entries, commit, round);
                 }
             }
@@ -119,6 +123,7 @@ impl Follower {
             self.round = round;
             self.reply_due = true;
         }
+        self.leader_commit = self.leader_commit.max(commit);
         // Below the commit index any two logs agree, and this one may have let go of the entries.
         let agrees = prev.index <= core.commit || core.log.contains(prev);
         if !agrees {

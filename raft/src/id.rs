@@ -59,8 +59,8 @@ number! {
     CommandNumber
 }
 number! {
-    /// Log time in milliseconds since the Unix epoch, as the leader's clock had it. It never goes
-    /// backwards along the log.
+    /// Log time in milliseconds since the Unix epoch: a clock of the cluster's own, see the module
+    /// `log_time`. It never goes backwards along the log.
     LogTime
 }
 number! {
@@ -105,10 +105,10 @@ impl fmt::Display for LogId {
 /// The time as the driver sees it when it hands an event in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
-    /// A monotonic clock in nanoseconds that goes on while the machine is suspended. Leases look at
-    /// it, and nothing else.
+    /// A monotonic clock in nanoseconds that goes on while the machine is suspended. The log's time
+    /// runs by it.
     pub monotonic_ns: u64,
-    /// The wall clock in milliseconds since the Unix epoch. Only a leader looks at it, to stamp the
-    /// entries it makes.
+    /// The wall clock in milliseconds since the Unix epoch. It counts only where no node of a quorum
+    /// knows the log's time: when a cluster begins, and after all were down.
     pub wall_ms: u64,
 }

@@ -6,7 +6,7 @@ use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::{
     Action, Body, CommandNumber, Index, LogId, Message, NodeId, Offer, Payload, PeerStatus,
-    ProposeError, ReadError, ReadId, Round, Term,
+    ProposeError, ReadError, ReadId, Reading, Round, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -27,6 +27,11 @@ pub(crate) struct Leader {
     confirming: VecDeque<(Round, Index, Asker)>,
     /// Bytes of the entries that are not committed yet.
     uncommitted_bytes: usize,
+    /// The end of the log when it last grew, and the ticks since.
+    last: Index,
+    ticks_since_entry: u32,
+    /// While the own disk is stalled: an entry was appended to see whether the others can commit it.
+    stall_probed: bool,
 }
 
 /// Whose read it is.
@@ -38,8 +43,11 @@ enum Asker {
 
 impl Leader {
     /// Begins the term with an entry of its own, so that the earlier ones can be committed (§3.6.2).
-    pub fn new(core: &mut Core) -> Self {
+    ///
+    /// `readings` are the clocks of those who voted for it: the log's time goes on from there.
+    pub fn new(core: &mut Core, readings: &BTreeMap<NodeId, Reading>) -> Self {
         core.counters.elected += 1;
+        core.start_time(readings);
         let next = core.log.last().index.next();
         let others = core.log.membership().members.keys().filter(|id| **id != core.id());
         let progress = others.map(|id| (*id, Progress::new(next))).collect();
@@ -53,6 +61,9 @@ impl Leader {
             reads: Vec::new(),
             confirming: VecDeque::new(),
             uncommitted_bytes: 0,
+            last: term_start,
+            ticks_since_entry: 0,
+            stall_probed: false,
         };
         leader.start_round(core);
         leader.try_commit(core);
@@ -64,6 +75,12 @@ impl Leader {
     }
 
     pub fn tick(&mut self, core: &mut Core) -> Next {
+        self.progress.values_mut().for_each(Progress::tick);
+        if self.holds_others_back(core) {
+            core.counters.disk_stepped_down += 1;
+            return Next::Follower { term: core.term(), leader: None };
+        }
+        self.keep_time(core);
         self.ticks_since_quorum += 1;
         if self.ticks_since_quorum >= core.config.election_ticks {
             self.ticks_since_quorum = 0;
@@ -89,6 +106,38 @@ impl Leader {
         Next::Stay
     }
 
+    /// Whether this node's disk alone stands between the cluster and its work: a write has been out for
+    /// too long, and a quorum without this node has committed what is in it. If nobody else can commit
+    /// either (a disk that all share, for instance), another leader would be no better.
+    fn holds_others_back(&mut self, core: &mut Core) -> bool {
+        if !core.is_disk_stalled() {
+            self.stall_probed = false;
+            return false;
+        }
+        let alone = self.progress.is_empty();
+        if !alone && !self.stall_probed && core.log.durable() == core.log.last().index {
+            // Nothing is under way that the others could commit: no client proposes, or proposals
+            // are refused since the disk is full.
+            self.stall_probed = true;
+            core.append(Payload::Clock);
+        }
+        core.commit > core.log.durable()
+    }
+
+    /// Carries the log's time on while nobody proposes.
+    fn keep_time(&mut self, core: &mut Core) {
+        let last = core.log.last().index;
+        if last != self.last {
+            (self.last, self.ticks_since_entry) = (last, 0);
+            return;
+        }
+        self.ticks_since_entry += 1;
+        let committed = core.commit == last;
+        if committed && self.ticks_since_entry >= core.config.clock_ticks {
+            core.append(Payload::Clock);
+        }
+    }
+
     /// Whether a quorum was heard since this was last asked (check-quorum, §6.2).
     fn has_quorum(&mut self, core: &Core) -> bool {
         let heard =
@@ -104,6 +153,7 @@ impl Leader {
         let from = message.from;
         if let Some(progress) = self.progress.get_mut(&from) {
             progress.active = true;
+            progress.silent_ticks = 0;
         }
         match message.body {
             Body::Appended { matched, round } => self.appended(core, from, matched, round),
@@ -153,7 +203,7 @@ impl Leader {
         if round < progress.ignore_before {
             return;
         }
-        progress.acknowledge(matched);
+        progress.acknowledge(matched, self.round);
         progress.round = progress.round.max(round);
         self.try_commit(core);
         self.confirm_reads(core);
@@ -173,11 +223,13 @@ impl Leader {
         if round < progress.ignore_before {
             return;
         }
-        if lost && progress.matched >= prev {
-            // What it acknowledged is gone. Nothing that it said before this counts any more, not
-            // even what is still on its way: only answers to a round that starts now.
-            progress.matched = Index(0);
-            progress.ignore_before = latest.next();
+        // A peer never rejects what it has acknowledged, unless the entries are gone: it says so, or it
+        // was sent after the acknowledgement, since it answers a round that started later.
+        let proven = lost || round > progress.matched_round;
+        if proven && prev <= progress.matched {
+            // Nothing that it sent before this counts any more, not even what is still on its way:
+            // only answers to a round that starts now.
+            progress.forget(latest.next());
             self.start_round(core);
         }
         let Some(progress) = self.progress.get_mut(&from) else { return };
@@ -206,8 +258,9 @@ impl Leader {
     /// A snapshot has arrived, or was declined, or was lost on its way. Whichever it was, the peer is
     /// asked at the next heartbeat whether it has the log up to there: one that declined because it
     /// has it says so, and would be offered it for ever otherwise; one that has not says what it has.
-    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId) {
+    pub fn snapshot_sent(&mut self, core: &Core, to: NodeId, snapshot: LogId, delivered: bool) {
         let Some(progress) = self.progress.get_mut(&to) else { return };
+        progress.snapshot_ended(delivered, core.config.election_ticks);
         if progress.state != State::Snapshot(snapshot) {
             return;
         }
@@ -245,7 +298,7 @@ impl Leader {
         self.start_read_round(core);
         let round = self.round;
         for (id, progress) in &mut self.progress {
-            if progress.wants_snapshot(core.log.before().index) {
+            if progress.wants_snapshot(core.log.before().index) && !core.is_base_unreadable() {
                 let snapshot = core.log.base().clone();
                 progress.await_snapshot(snapshot.last);
                 return Some(Action::SendSnapshot(Offer {
@@ -356,8 +409,17 @@ impl Leader {
             next: p.next,
             active: p.active,
             in_snapshot: matches!(p.state, State::Snapshot(_)),
+            silent_ticks: p.silent_ticks,
+            losses: p.losses,
         };
         self.progress.iter().map(status).collect()
+    }
+
+    /// The last entry that every peer which answers, or receives a snapshot, is known to have: what
+    /// follows is still to be sent to one of them.
+    pub fn needed_after(&self, core: &Core) -> Option<Index> {
+        let silent_ticks_max = core.config.election_ticks;
+        self.progress.values().filter_map(|p| p.position(silent_ticks_max)).min()
     }
 
     /// What does not hold, if anything.
@@ -395,8 +457,9 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
     // the logs agree before the first entry is always true.
     let Some(prev) = prev else {
         let due = std::mem::take(&mut progress.heartbeat_due);
-        let (prev, commit) = (LogId::ZERO, Index(0));
-        return due.then_some(Body::Append { prev, entries: Vec::new(), commit, round });
+        let (prev, commit, entries) = (LogId::ZERO, core.commit, Vec::new());
+        let time = core.log_time();
+        return due.then_some(Body::Append { prev, entries, commit, round, time });
     };
     let has_entries = match progress.state {
         State::Probe { asked } => !asked && progress.next <= last,
@@ -419,5 +482,6 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
     progress.heartbeat_due = false;
     progress.commit_due = false;
     progress.told_commit = core.commit;
-    Some(Body::Append { prev, entries, commit: core.commit, round })
+    let time = core.log_time();
+    Some(Body::Append { prev, entries, commit: core.commit, round, time })
 }

@@ -21,6 +21,8 @@ pub(crate) struct Log {
     /// the snapshot stands for are kept for peers that are slightly behind.
     before: LogId,
     entries: VecDeque<Entry>,
+    /// What the entries that the snapshot stands for cost, as far as they are held.
+    covered_bytes: usize,
     /// The membership as of `base.last`, then every one that the entries after it bring.
     memberships: Vec<(Index, Membership)>,
     /// Up to here the entries are on disk.
@@ -40,6 +42,7 @@ impl Log {
             base,
             before,
             entries: VecDeque::with_capacity(entries.len()),
+            covered_bytes: 0,
             durable: before.index,
             handed: before.index,
             proves: None,
@@ -148,31 +151,47 @@ impl Log {
         self.proves = self.proves.map(|proves| proves.min(keep));
     }
 
-    /// A snapshot stands for the entries up to `snapshot.last`: lets go of them, the latest
-    /// `retained_bytes` aside.
-    pub fn compact(&mut self, snapshot: Snapshot, retained_bytes: usize) {
+    /// A snapshot stands for the entries up to `snapshot.last`. [`Log::trim`] lets go of them.
+    pub fn compact(&mut self, snapshot: Snapshot) {
         assert!(self.contains(snapshot.last), "a snapshot of another log");
         let upto = snapshot.last.index;
         let membership = self.membership_at(upto).clone();
         self.memberships.retain(|(at, _)| *at > upto);
         self.memberships.insert(0, (upto, membership));
-        let covered = (upto.0 - self.before.index.0) as usize;
-        let mut kept_bytes = 0;
-        let kept = (self.entries.iter().take(covered).rev())
-            .take_while(|entry| {
-                kept_bytes += entry.cost_bytes();
-                kept_bytes <= retained_bytes
-            })
-            .count();
-        for entry in self.entries.drain(..covered - kept) {
-            self.before = entry.id;
-        }
+        let held = |index: Index| (index.0.saturating_sub(self.before.index.0)) as usize;
+        let (from, to) = (held(self.base.last.index), held(upto));
+        self.covered_bytes += self.entries.range(from..to).map(Entry::cost_bytes).sum::<usize>();
         self.base = snapshot;
+    }
+
+    /// Lets go of entries that the snapshot stands for, oldest first: those beyond the latest
+    /// `retained_bytes`; but of those after `needed_after`, which a peer is yet to receive, only what
+    /// is beyond `needed_bytes`. At most `entries_max` in one call, so that no call takes long.
+    pub fn trim(
+        &mut self,
+        retained_bytes: usize,
+        needed_after: Option<Index>,
+        needed_bytes: usize,
+        entries_max: usize,
+    ) {
+        for _ in 0..entries_max {
+            let Some(first) = self.entries.front().map(|entry| entry.id) else { return };
+            let needed = needed_after.is_some_and(|after| first.index > after);
+            let limit = if needed { needed_bytes.max(retained_bytes) } else { retained_bytes };
+            if first.index > self.base.last.index || self.covered_bytes <= limit {
+                return;
+            }
+            if let Some(entry) = self.entries.pop_front() {
+                self.covered_bytes -= entry.cost_bytes();
+                self.before = entry.id;
+            }
+        }
     }
 
     /// Begins anew after a snapshot. Nothing of it counts as durable until the write that says so is.
     pub fn reset(&mut self, snapshot: Snapshot) {
         self.entries.clear();
+        self.covered_bytes = 0;
         self.before = snapshot.last;
         self.memberships = vec![(snapshot.last.index, snapshot.membership.clone())];
         self.handed = snapshot.last.index;
@@ -282,7 +301,8 @@ mod tests {
     #[test]
     fn backtracking_ends_where_the_entries_in_memory_begin() {
         let mut log = log(&[1, 1, 2, 2]);
-        log.compact(snapshot(LogId::new(3, 2)), 0);
+        log.compact(snapshot(LogId::new(3, 2)));
+        log.trim(0, None, 0, usize::MAX);
         assert_eq!(log.before(), LogId::new(3, 2));
         assert_eq!(log.last_agreeing(Index(4), Term(1)), LogId::new(3, 2));
         assert_eq!(log.last_agreeing(Index(1), Term(9)), LogId::new(3, 2));
@@ -330,11 +350,44 @@ mod tests {
     fn compaction_retains_the_latest_entries_within_the_limit() {
         for (retained_bytes, before) in [(0, 3), (40, 3), (41, 2), (90, 1), (1_000, 0)] {
             let mut log = log(&[1, 1, 1, 1]);
-            log.compact(snapshot(LogId::new(3, 1)), retained_bytes);
+            log.compact(snapshot(LogId::new(3, 1)));
+            log.trim(retained_bytes, None, 0, usize::MAX);
             assert_eq!(log.before().index, Index(before), "{retained_bytes} bytes");
             assert_eq!(log.last(), LogId::new(4, 1));
             assert_eq!(log.broken_invariant(), None);
         }
+    }
+
+    #[test]
+    fn what_a_peer_is_yet_to_receive_is_kept_within_its_own_limit() {
+        // (what is retained, what a peer has, what is kept for it at most; before what the log begins)
+        let cases = [
+            (0, Some(2), 1_000, 2),
+            (0, Some(2), 41, 2),
+            (0, Some(1), 41, 2),
+            (0, Some(0), 0, 3),
+            (82, Some(2), 0, 1),
+            (0, None, 1_000, 3),
+        ];
+        for (retained, peer, needed_bytes, before) in cases {
+            let mut log = log(&[1, 1, 1, 1]);
+            log.compact(snapshot(LogId::new(3, 1)));
+            log.trim(retained, peer.map(Index), needed_bytes, usize::MAX);
+            assert_eq!(log.before().index, Index(before), "{retained} {peer:?} {needed_bytes}");
+        }
+    }
+
+    #[test]
+    fn a_trim_takes_no_more_steps_than_it_is_given() {
+        let mut log = log(&[1, 1, 1, 1]);
+        log.compact(snapshot(LogId::new(3, 1)));
+        for before in [1, 2, 3, 3] {
+            log.trim(0, None, 0, 1);
+            assert_eq!(log.before().index, Index(before));
+        }
+        log.compact(snapshot(LogId::new(4, 1)));
+        log.trim(0, None, 0, 9);
+        assert_eq!((log.before(), log.covered_bytes), (LogId::new(4, 1), 0));
     }
 
     #[test]

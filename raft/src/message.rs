@@ -1,6 +1,8 @@
 //! What peers say to one another.
 
-use crate::{Entry, Incarnation, Index, LogId, NodeId, ReadId, Round, Snapshot, Term};
+use crate::{
+    Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Round, Snapshot, Term,
+};
 use serde::{Deserialize, Serialize};
 
 /// A message from one member to another. It may be lost, repeated, delayed and overtaken.
@@ -46,6 +48,8 @@ pub enum Body {
     VoteReply {
         /// Whether the sender's vote in the message's term is the receiver's. It is durable.
         granted: bool,
+        /// The sender's clock: the next leader carries the log's time on.
+        clock: Reading,
     },
     /// Entries that follow `prev`, or none: a heartbeat (§3.5).
     Append {
@@ -57,6 +61,8 @@ pub enum Body {
         commit: Index,
         /// The round of heartbeats that this message belongs to; the reply repeats it.
         round: Round,
+        /// The log's time when it was sent.
+        time: LogTime,
     },
     /// The sender's log agrees with the leader's.
     Appended {

@@ -11,6 +11,7 @@ use crate::{
     Now, Offer, OfferDurable, Payload, ReadId, Restored, RoleKind, SnapshotDurable, Status,
 };
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// A member of a cluster: the protocol's state machine.
 ///
@@ -107,12 +108,14 @@ impl Node {
     /// One tick of the clock has passed.
     pub fn tick(&mut self, now: Now) {
         self.core.now = now;
+        self.core.tick();
         let next = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.core),
             Role::Candidate(candidate) => candidate.tick(&mut self.core),
             Role::Leader(leader) => leader.tick(&mut self.core),
         };
         self.enter(next);
+        self.trim();
     }
 
     /// Takes one message from a peer.
@@ -217,6 +220,7 @@ impl Node {
             && offer.to == self.core.id()
             && offer.from != self.core.id()
             && offer.term >= self.core.term()
+            && self.core.is_plausible(offer.term)
             && offer.snapshot.last.index > self.core.commit
             && !self.core.log.contains(offer.snapshot.last)
     }
@@ -251,7 +255,23 @@ impl Node {
     pub fn compact(&mut self, now: Now, done: SnapshotDurable) {
         self.core.now = now;
         self.core.compact(done);
+        self.trim();
         self.check();
+    }
+
+    /// The snapshot that the log begins after cannot be read on this node: it is damaged or gone. It is
+    /// offered to nobody, and another one is asked for.
+    pub fn snapshot_unreadable(&mut self, snapshot: LogId) {
+        self.core.base_unreadable(snapshot);
+    }
+
+    /// Lets go of entries that are needed no more.
+    fn trim(&mut self) {
+        let needed_after = match &self.role {
+            Role::Leader(leader) => leader.needed_after(&self.core),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        };
+        self.core.trim(needed_after);
     }
 
     /// A snapshot from a leader is durable.
@@ -266,7 +286,7 @@ impl Node {
             self.core.counters.nonsense += 1;
             return;
         }
-        if offer.term < self.core.term() {
+        if offer.term < self.core.term() || !self.core.is_plausible(offer.term) {
             return;
         }
         if offer.term > self.core.term() {
@@ -281,9 +301,9 @@ impl Node {
 
     /// The transport is done with sending a snapshot. Delivered or not, what the peer has now is found
     /// out by asking it.
-    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, _delivered: bool) {
+    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, delivered: bool) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.snapshot_sent(to, snapshot);
+            leader.snapshot_sent(&self.core, to, snapshot, delivered);
         }
         self.check();
     }
@@ -315,6 +335,11 @@ impl Node {
     /// Its state at this moment.
     pub fn status(&self) -> Status {
         let core = &self.core;
+        let leader_commit = match &self.role {
+            Role::Follower(follower) => follower.leader_commit,
+            Role::Candidate(_) => crate::Index(0),
+            Role::Leader(_) => core.commit,
+        };
         let (role, serving, peers) = match &self.role {
             Role::Follower(_) => (RoleKind::Follower, false, Vec::new()),
             Role::Candidate(Candidate { pre: true, .. }) => {
@@ -332,11 +357,14 @@ impl Node {
             last: core.log.last(),
             durable: core.log.durable(),
             commit: core.commit,
+            leader_commit,
             applied: core.applied,
             next_number: core.log.next_number(),
             snapshot: core.log.base().clone(),
             membership: core.log.membership().clone(),
             lost: core.hard_state().lost,
+            disk_stalled: core.is_disk_stalled(),
+            base_unreadable: core.is_base_unreadable(),
             outcast: core.is_outcast(),
             peers,
             counters: core.counters,
@@ -412,7 +440,13 @@ impl Node {
                 core.enter_own_term();
                 (Role::Candidate(Candidate::real(core, transfer)), Next::Stay)
             }
-            Next::Leader => (Role::Leader(Leader::new(core)), Next::Stay),
+            Next::Leader => {
+                let readings = match &self.role {
+                    Role::Candidate(candidate) => candidate.readings().clone(),
+                    Role::Follower(_) | Role::Leader(_) => BTreeMap::new(),
+                };
+                (Role::Leader(Leader::new(core, &readings)), Next::Stay)
+            }
         }
     }
 

@@ -90,13 +90,16 @@ impl Outbox {
 }
 
 fn promises(body: &Body) -> bool {
-    matches!(body, Body::Vote { .. } | Body::VoteReply { granted: true } | Body::Appended { .. })
+    matches!(
+        body,
+        Body::Vote { .. } | Body::VoteReply { granted: true, .. } | Body::Appended { .. }
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Incarnation, LogId, NodeId};
+    use crate::{Incarnation, LogId, NodeId, Reading};
 
     const ME: NodeId = NodeId(1);
     const PEER: NodeId = NodeId(2);
@@ -111,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_promise_waits_for_what_it_rests_on() {
-        let grant = || message(PEER, 3, Body::VoteReply { granted: true });
+        let grant =
+            || message(PEER, 3, Body::VoteReply { granted: true, clock: Reading::default() });
         let last = LogId::new(5, 2);
         let request = || message(PEER, 3, Body::Vote { last, transfer: false });
         let cases = [
@@ -138,7 +142,10 @@ mod tests {
     fn a_promise_that_is_made_again_is_held_once() {
         let mut outbox = Outbox::default();
         for _ in 0..3 {
-            outbox.hold(message(PEER, 3, Body::VoteReply { granted: true }), Index(0));
+            outbox.hold(
+                message(PEER, 3, Body::VoteReply { granted: true, clock: Reading::default() }),
+                Index(0),
+            );
         }
         let durable = hard(3, Some(PEER));
         assert!(outbox.next(&durable, Index(0)).is_some());
@@ -149,7 +156,14 @@ mod tests {
     fn a_flood_is_held_within_the_limit() {
         let mut outbox = Outbox::default();
         for id in 0..2 * HELD_MESSAGES_MAX as u64 {
-            outbox.hold(message(NodeId(id), 3, Body::VoteReply { granted: true }), Index(0));
+            outbox.hold(
+                message(
+                    NodeId(id),
+                    3,
+                    Body::VoteReply { granted: true, clock: Reading::default() },
+                ),
+                Index(0),
+            );
         }
         assert_eq!(outbox.held.len(), HELD_MESSAGES_MAX);
     }

@@ -16,8 +16,15 @@ pub(crate) struct Progress {
     pub state: State,
     /// The latest round that the peer has acknowledged.
     pub round: Round,
+    /// The leader's latest round when `matched` was last raised. A reply to a later round was sent
+    /// after the acknowledgement.
+    pub matched_round: Round,
     /// Replies to earlier rounds count no longer: the peer has lost entries since it sent them.
     pub ignore_before: Round,
+    /// How many times the peer has lost entries that it had acknowledged.
+    pub losses: u64,
+    /// Ticks since the peer last answered.
+    pub silent_ticks: u32,
     /// The peer was heard since the leader last looked whether it has a quorum.
     pub active: bool,
     /// The peer is to be sent something in this round, be it empty.
@@ -28,7 +35,14 @@ pub(crate) struct Progress {
     pub told_commit: Index,
     /// What is under way.
     pub inflight: Inflight,
+    /// Transfers of a snapshot that failed, one after another.
+    snapshot_failures: u32,
+    /// Ticks until a snapshot may be offered again.
+    snapshot_wait: u32,
 }
+
+/// After this many failures the pause between two transfers of a snapshot no longer doubles.
+const SNAPSHOT_DOUBLINGS_MAX: u32 = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -52,27 +66,77 @@ impl Progress {
             next,
             state: State::Probe { asked: false },
             round: Round(0),
+            matched_round: Round(0),
             ignore_before: Round(0),
+            losses: 0,
+            silent_ticks: 0,
             active: false,
             heartbeat_due: false,
             commit_due: false,
             told_commit: Index(0),
             inflight: Inflight::default(),
+            snapshot_failures: 0,
+            snapshot_wait: 0,
         }
     }
 
+    /// One tick of the leader's clock has passed.
+    pub fn tick(&mut self) {
+        self.silent_ticks = self.silent_ticks.saturating_add(1);
+        self.snapshot_wait = self.snapshot_wait.saturating_sub(1);
+    }
+
     /// Back to probing from `next`, or from what is known to agree, whichever is later.
+    ///
+    /// A probe from another place goes out at once. The same question again would get the same answer,
+    /// so it waits for the next heartbeat: otherwise a peer that rejects what it has acknowledged
+    /// would be asked as fast as it answers.
     pub fn probe(&mut self, next: Index) {
-        self.state = State::Probe { asked: false };
-        self.next = next.max(self.matched.next());
+        let next = next.max(self.matched.next());
+        let again = matches!(self.state, State::Probe { .. }) && next == self.next;
+        self.state = State::Probe { asked: again };
+        self.next = next;
         self.inflight.clear();
+    }
+
+    /// The peer has lost entries that it had acknowledged. Nothing that it sent before `round` counts
+    /// any more.
+    pub fn forget(&mut self, round: Round) {
+        self.matched = Index(0);
+        self.matched_round = round;
+        self.ignore_before = round;
+        self.losses += 1;
     }
 
     /// Whether the peer answers, and needs an entry that is gone: one at or below `before`. After a
     /// snapshot that did not arrive it does so only from the next heartbeat on.
     pub fn wants_snapshot(&self, before: Index) -> bool {
         let idle = matches!(self.state, State::Probe { asked: false } | State::Replicate);
-        idle && self.active && self.next <= before
+        idle && self.active && self.next <= before && self.snapshot_wait == 0
+    }
+
+    /// A transfer of a snapshot has ended. After each failure in a row the next one waits twice as
+    /// long, from `pause_ticks` on: a receiver with a full disk is not offered it all the time.
+    pub fn snapshot_ended(&mut self, delivered: bool, pause_ticks: u32) {
+        if delivered {
+            self.snapshot_failures = 0;
+            self.snapshot_wait = 0;
+            return;
+        }
+        let doublings = self.snapshot_failures.min(SNAPSHOT_DOUBLINGS_MAX);
+        self.snapshot_wait = pause_ticks.saturating_mul(1 << doublings);
+        self.snapshot_failures = self.snapshot_failures.saturating_add(1);
+    }
+
+    /// The last entry that this peer is known to have or is receiving: what follows should stay in
+    /// the leader's log, or the peer needs another snapshot. `None` if nothing is known, or if the
+    /// peer has not answered for `silent_ticks_max`.
+    pub fn position(&self, silent_ticks_max: u32) -> Option<Index> {
+        match self.state {
+            State::Snapshot(snapshot) => Some(snapshot.index),
+            _ if self.silent_ticks > silent_ticks_max => None,
+            _ => Some(self.matched).filter(|matched| matched.0 > 0),
+        }
     }
 
     /// What the peer needs is gone: it is to be sent this snapshot.
@@ -81,10 +145,11 @@ impl Progress {
         self.state = State::Snapshot(snapshot);
     }
 
-    /// The peer acknowledged its log up to `matched`.
-    pub fn acknowledge(&mut self, matched: Index) {
+    /// The peer acknowledged its log up to `matched`. `latest` is the leader's latest round.
+    pub fn acknowledge(&mut self, matched: Index, latest: Round) {
         if matched > self.matched {
             self.matched = matched;
+            self.matched_round = latest;
         }
         self.next = self.next.max(self.matched.next());
         self.inflight.free(self.matched);
@@ -164,7 +229,7 @@ mod tests {
         ];
         for (matched, next, acknowledged, then, flows) in cases {
             let mut progress = probing(matched, next);
-            progress.acknowledge(Index(acknowledged));
+            progress.acknowledge(Index(acknowledged), Round(1));
             let flowing = progress.state == State::Replicate;
             assert_eq!((progress.next, flowing), (Index(then), flows), "{next} {acknowledged}");
             assert_eq!(progress.matched, Index(matched.max(acknowledged)));
@@ -175,9 +240,9 @@ mod tests {
     fn a_snapshot_ends_when_the_peer_has_as_much() {
         let mut progress = probing(0, 3);
         progress.await_snapshot(LogId::new(7, 1));
-        progress.acknowledge(Index(2));
+        progress.acknowledge(Index(2), Round(1));
         assert_eq!(progress.state, State::Snapshot(LogId::new(7, 1)));
-        progress.acknowledge(Index(7));
+        progress.acknowledge(Index(7), Round(1));
         assert_eq!((progress.state, progress.next), (State::Replicate, Index(8)));
     }
 
@@ -204,12 +269,12 @@ mod tests {
     #[test]
     fn an_acknowledgement_frees_all_that_it_covers() {
         let mut progress = probing(0, 1);
-        progress.acknowledge(Index(0));
+        progress.acknowledge(Index(0), Round(1));
         for last in 1..=3 {
             progress.sent(Index(last), 10);
         }
         assert!(progress.inflight.is_full(3, 100) && progress.inflight.is_full(9, 30));
-        progress.acknowledge(Index(2));
+        progress.acknowledge(Index(2), Round(1));
         assert!(!progress.inflight.is_full(2, 11), "one of ten bytes is left");
         progress.probe(Index(1));
         assert!(!progress.inflight.is_full(1, 1));

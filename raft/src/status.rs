@@ -35,6 +35,8 @@ pub struct Status {
     pub durable: Index,
     /// Up to here the log is committed, as far as it knows.
     pub commit: Index,
+    /// Up to here the leader has committed, as far as this node has been told; 0 without a leader.
+    pub leader_commit: Index,
     /// Up to here the state machine has applied it.
     pub applied: Index,
     /// The number that the next client command takes, if this node leads.
@@ -45,6 +47,10 @@ pub struct Status {
     pub membership: Membership,
     /// If set, part of the log is lost and is being repaired from the peers.
     pub lost: Option<LogId>,
+    /// A write has been out for so long that the disk counts as stalled: the node does not campaign.
+    pub disk_stalled: bool,
+    /// The snapshot that the log begins after cannot be read here; another one is being taken.
+    pub base_unreadable: bool,
     /// A peer has told this node that it is no member: its disk was wiped, or it was removed.
     pub outcast: bool,
     /// How far each peer is. Only a leader knows.
@@ -66,6 +72,10 @@ pub struct PeerStatus {
     pub active: bool,
     /// It is being sent a snapshot.
     pub in_snapshot: bool,
+    /// Ticks since it last answered, or since this node became leader.
+    pub silent_ticks: u32,
+    /// How many times this leader has found that the peer lost entries which it had acknowledged.
+    pub losses: u64,
 }
 
 /// What a node has ignored since it started, and why. Peers are never trusted; what does not fit is
@@ -86,4 +96,6 @@ pub struct Counters {
     pub elected: u64,
     /// Times this node gave up leading.
     pub stepped_down: u64,
+    /// Of these, because its disk was stalled while the others could commit.
+    pub disk_stepped_down: u64,
 }

@@ -6,8 +6,8 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Incarnation, Index, LogId, LogTime, Member,
-    Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode, Restore, Restored,
-    Round, Snapshot, TakeSnapshot, Term, Write,
+    Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode, Reading, Restore,
+    Restored, Round, Snapshot, TakeSnapshot, Term, Write,
 };
 
 /// What one event can lead to is far less.
@@ -79,6 +79,7 @@ fn member(id: NodeId) -> Member {
 fn payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
         4 => Just(Payload::Blank),
+        1 => Just(Payload::Clock),
         4 => Just(Payload::Command(Bytes::from_static(b"junk"))),
         1 => membership().prop_map(Payload::Membership),
     ]
@@ -111,13 +112,23 @@ fn body() -> impl Strategy<Value = Body> {
         (term(), log_id()).prop_map(|(next, last)| Body::PreVote { next, last }),
         (term(), any::<bool>()).prop_map(|(next, granted)| Body::PreVoteReply { next, granted }),
         (log_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
-        any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
-        (entries(), index(), round()).prop_map(|((prev, entries), commit, round)| {
-            Body::Append { prev, entries, commit, round }
+        (any::<bool>(), any::<bool>(), number()).prop_map(|(granted, running, time)| {
+            let time = LogTime(time);
+            let clock = if running { Reading::Running(time) } else { Reading::Wall(time) };
+            Body::VoteReply { granted, clock }
         }),
-        (entries(), index(), round()).prop_map(|((prev, entries), commit, round)| {
-            Body::Append { prev, entries, commit, round }
-        }),
+        (entries(), index(), round(), number()).prop_map(
+            |((prev, entries), commit, round, time)| {
+                let time = LogTime(time);
+                Body::Append { prev, entries, commit, round, time }
+            }
+        ),
+        (entries(), index(), round(), number()).prop_map(
+            |((prev, entries), commit, round, time)| {
+                let time = LogTime(time);
+                Body::Append { prev, entries, commit, round, time }
+            }
+        ),
         (index(), round()).prop_map(|(matched, round)| Body::Appended { matched, round }),
         (index(), log_id(), any::<bool>(), round())
             .prop_map(|(prev, hint, lost, round)| Body::Rejected { prev, hint, lost, round }),
@@ -284,7 +295,10 @@ impl Driven {
             0 => {}
             1 => {
                 let (prev, commit, round) = (LogId::ZERO, Index(0), Round(1));
-                self.handle(say(Body::Append { prev, entries: Vec::new(), commit, round }, 1));
+                self.handle(say(
+                    Body::Append { prev, entries: Vec::new(), commit, round, time: LogTime(0) },
+                    1,
+                ));
             }
             _ => {
                 self.handle(Event::Campaign);
@@ -293,7 +307,10 @@ impl Driven {
                     self.handle(Event::Sync);
                 }
                 if role >= 4 {
-                    self.handle(say(Body::VoteReply { granted: true }, 1));
+                    self.handle(say(
+                        Body::VoteReply { granted: true, clock: Reading::default() },
+                        1,
+                    ));
                     assert!(self.node.is_leader(), "elected by its peer");
                 }
             }

@@ -3,3 +3,4 @@
 
 pub use crate::observer::{Observed, Observer, Violation, violation};
 pub use crate::shadow::{Change, Shadow};
+pub use crate::timekeeping::Timekeeping;

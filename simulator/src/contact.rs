@@ -114,7 +114,7 @@ impl Contact {
             Body::PreVote { .. }
                 | Body::PreVoteReply { granted: true, .. }
                 | Body::Vote { .. }
-                | Body::VoteReply { granted: true }
+                | Body::VoteReply { granted: true, .. }
         );
         if has_a_say
             && let Some(lost) = disk.hard_state.lost

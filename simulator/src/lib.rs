@@ -25,6 +25,7 @@ pub mod random;
 pub mod regressions;
 mod shadow;
 mod shrink;
+mod timekeeping;
 pub mod timeline;
 mod workload;
 mod world;

@@ -21,9 +21,19 @@ pub(crate) struct Limits {
     inflight_messages: usize,
     /// 0: the default, which no run reaches.
     inflight_bytes: u64,
+    /// The same append to the same peer may be sent this often in [`Limits::repeat_us`].
+    repeats: u64,
+    repeat_us: u64,
     /// By sender and receiver.
     under_way: Vec<Vec<UnderWay>>,
 }
+
+/// Repetitions are counted for so many election timeouts.
+const REPEAT_ELECTIONS: u64 = 4;
+/// The fastest clock of a node, per one of simulated time.
+const CLOCK_RATE_MAX: u64 = 5;
+/// Repetitions for other reasons than a heartbeat.
+const REPEATS_BESIDES: u64 = 16;
 
 /// The appends with entries that one node has sent another, one after another, and that are not
 /// acknowledged.
@@ -32,6 +42,10 @@ struct UnderWay {
     term: Term,
     last: Index,
     appends: VecDeque<(Index, u64)>,
+    /// What was sent last begins after this entry, how often that was since when.
+    prev: Index,
+    repeated: u64,
+    since_us: u64,
 }
 
 impl Limits {
@@ -42,6 +56,12 @@ impl Limits {
             apply_bytes: swarm.apply_bytes.into(),
             inflight_messages: swarm.inflight as usize,
             inflight_bytes: swarm.inflight_bytes.into(),
+            repeats: REPEATS_BESIDES
+                + REPEAT_ELECTIONS * CLOCK_RATE_MAX * u64::from(swarm.election_ticks)
+                    / u64::from(swarm.heartbeat_ticks.max(1)),
+            repeat_us: REPEAT_ELECTIONS
+                * u64::from(swarm.election_ticks)
+                * u64::from(swarm.tick_us),
             under_way: vec![vec![UnderWay::default(); nodes as usize]; nodes as usize],
         }
     }
@@ -57,11 +77,25 @@ impl Limits {
     }
 
     /// A message leaves a node.
-    pub fn said(&mut self, at: usize, message: &Message) -> Result<(), Violation> {
+    pub fn said(&mut self, at: usize, message: &Message, now_us: u64) -> Result<(), Violation> {
         let Body::Append { prev, entries, .. } = &message.body else { return Ok(()) };
         let Some(last) = entries.last() else { return Ok(()) };
         is_within(at, "an append", entries, self.append_bytes)?;
         let Some(to) = self.under_way[at].get_mut(message.to.0 as usize) else { return Ok(()) };
+        // A peer that has lost what it acknowledged, or rejects for another reason what it is sent, is
+        // asked again with the heartbeat, not as fast as it answers.
+        let elapsed = now_us - to.since_us > self.repeat_us;
+        if to.term != message.term || to.prev != prev.index || elapsed {
+            (to.prev, to.repeated, to.since_us) = (prev.index, 0, now_us);
+        }
+        to.repeated += 1;
+        if to.repeated > self.repeats {
+            let detail = format!(
+                "node {at} sends {} what follows {prev} for the {}th time in {} µs",
+                message.to.0, to.repeated, self.repeat_us
+            );
+            return violation("no storm of messages", detail);
+        }
         // Who begins elsewhere takes what was under way for lost.
         if to.term != message.term || to.last != prev.index {
             to.appends.clear();
@@ -93,6 +127,13 @@ impl Limits {
             // It says where to go on: what was sent before that has come, and the rest is lost.
             Body::Rejected { .. } => from.appends.clear(),
             _ => {}
+        }
+    }
+
+    /// A node is told that what it sent a peer is lost: it sends that again.
+    pub fn lost(&mut self, at: usize, to: usize) {
+        if let Some(to) = self.under_way[at].get_mut(to) {
+            to.repeated = 0;
         }
     }
 

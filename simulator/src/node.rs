@@ -29,6 +29,9 @@ pub(crate) struct Host<M> {
     /// Nothing happens there until then.
     pub paused_until_us: u64,
     pub clock_per_mille: u64,
+    /// When its clock last changed its rate, in simulated time, and what it read then.
+    clock_since_us: u64,
+    clock_us: u64,
     /// How far its wall clock is off.
     pub wall_offset_ms: i64,
     /// Writes that became durable.
@@ -172,6 +175,8 @@ impl<M: StateMachine> Host<M> {
             up: None,
             paused_until_us: 0,
             clock_per_mille: 1_000,
+            clock_since_us: 0,
+            clock_us: 0,
             wall_offset_ms: 0,
             writes: 0,
             needed: VecDeque::new(),
@@ -191,6 +196,18 @@ impl<M: StateMachine> Host<M> {
             gone: false,
             dead: false,
         }
+    }
+
+    /// What its monotonic clock reads at this simulated time. It never goes back, whatever its rate.
+    pub fn clock_us(&self, now_us: u64) -> u64 {
+        self.clock_us + (now_us - self.clock_since_us) * self.clock_per_mille / 1_000
+    }
+
+    /// From now on its clock runs at so many per mille.
+    pub fn set_clock_rate(&mut self, now_us: u64, per_mille: u64) {
+        self.clock_us = self.clock_us(now_us);
+        self.clock_since_us = now_us;
+        self.clock_per_mille = per_mille;
     }
 
     /// The power fails within this operation of the disk, counted from now; of a write, so many bytes

@@ -4,11 +4,11 @@
 //! Each check costs no more than what changed: a run has hundreds of thousands of events.
 
 use crate::shadow::Shadow;
+use crate::timekeeping::Timekeeping;
 use bytes::Bytes;
 use driver::{At, StateMachine};
 use raft::{
-    Body, CommandNumber, Config, Entry, Incarnation, Index, LogId, LogTime, Message, Node, NodeId,
-    Payload, Term,
+    Body, CommandNumber, Entry, Incarnation, Index, LogId, Message, Node, NodeId, Payload, Term,
 };
 use std::collections::BTreeMap;
 
@@ -65,8 +65,8 @@ pub struct Observer<M> {
     /// Everything that was ever committed, from index 1 on.
     committed: Vec<Committed>,
     next_number: CommandNumber,
-    latest_time: LogTime,
-    time_step_ms_max: u64,
+    /// The log's time, and the clocks that it runs by.
+    pub time: Timekeeping,
     /// Applies the committed log, once and in order.
     reference: M,
 }
@@ -80,8 +80,7 @@ impl<M: StateMachine> Observer<M> {
             votes: BTreeMap::new(),
             committed: Vec::new(),
             next_number: CommandNumber(0),
-            latest_time: LogTime(0),
-            time_step_ms_max: Config::new(NodeId(0), Incarnation(0), 0).time_step_ms_max,
+            time: Timekeeping::default(),
             reference,
         }
     }
@@ -114,6 +113,7 @@ impl<M: StateMachine> Observer<M> {
 
     /// A node has started: what it knew and had not on its disk is forgotten.
     pub fn started(&mut self, at: usize, node: &Node) {
+        self.time.started();
         self.seen[at] =
             Seen { term: node.term(), commit: node.commit(), leads: false, last: node.last() };
     }
@@ -146,6 +146,9 @@ impl<M: StateMachine> Observer<M> {
         if before.leads && now.leads && now.term == before.term && now.last < before.last {
             let detail = format!("node {at}: {} → {}", before.last, now.last);
             return violation("a leader only appends", detail);
+        }
+        if now.leads && now.last.index > before.last.index {
+            self.time.made(before.last.index, now.last.index);
         }
         if *node.durable_hard_state() != disks[at].shadow.hard_state {
             return violation("what is durable is on the disk", format!("node {at}"));
@@ -260,17 +263,7 @@ impl<M: StateMachine> Observer<M> {
             return violation("commands are numbered densely", detail);
         }
         self.next_number = entry.number_after();
-        if entry.time < self.latest_time {
-            let detail = format!("{id} is of {:?}, after {:?}", entry.time, self.latest_time);
-            return violation("the time of the log does not go back", detail);
-        }
-        let step_ms = entry.time.0 - self.latest_time.0;
-        // The very first takes the time as it is.
-        if step_ms > self.time_step_ms_max && self.latest_time > LogTime(0) {
-            let detail = format!("{id} is {step_ms} ms after the entry before it");
-            return violation("the time of the log leaps no further than it may", detail);
-        }
-        self.latest_time = entry.time;
+        self.time.committed(id, entry)?;
         let answer = match &entry.payload {
             Payload::Command(command) => {
                 let at = At { id, time: entry.time, number: entry.number };
@@ -311,7 +304,7 @@ impl<M: StateMachine> Observer<M> {
         // Whatever its disk has forgotten since.
         let vote = match message.body {
             Body::Vote { .. } => Some(message.from),
-            Body::VoteReply { granted: true } => Some(message.to),
+            Body::VoteReply { granted: true, .. } => Some(message.to),
             _ => None,
         };
         if let Some(vote) = vote {
@@ -328,7 +321,7 @@ impl<M: StateMachine> Observer<M> {
                 hard.term == message.term && hard.vote == Some(message.from) && shadow.holds(*last),
                 "a request for votes",
             ),
-            Body::VoteReply { granted: true } => {
+            Body::VoteReply { granted: true, .. } => {
                 (hard.term == message.term && hard.vote == Some(message.to), "a vote")
             }
             Body::Appended { matched, .. } => {
@@ -356,6 +349,7 @@ fn hash(entry: &Entry) -> u64 {
         Payload::Command(bytes) => (2, bytes),
         Payload::System(bytes) => (3, bytes),
         Payload::Membership(_) => (4, &[]),
+        Payload::Clock => (5, &[]),
     };
     let mut hash = 0xcbf2_9ce4_8422_2325 ^ kind ^ entry.time.0 ^ entry.number.0.rotate_left(32);
     for byte in bytes {

@@ -366,6 +366,7 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Tick { node, life } => self.tick(node, life),
             Event::Deliver(message, sent_at) => self.deliver(*message, sent_at),
             Event::Unreachable { node, peer } => {
+                self.limits.lost(node, peer.0 as usize);
                 self.on(node, |running| running.node.unreachable(peer))
             }
             Event::Synced { node, life } => self.synced(node, life),
@@ -444,9 +445,16 @@ impl<'a, W: Workload> World<'a, W> {
 
     fn now(&self, node: usize) -> Now {
         let host = &self.hosts[node];
-        let scaled = self.now_us * host.clock_per_mille / 1_000;
-        let wall_ms = 1_700_000_000_000 + (scaled / 1_000) as i64 + host.wall_offset_ms;
-        Now { monotonic_ns: scaled * 1_000, wall_ms: wall_ms as u64 }
+        let clock_us = host.clock_us(self.now_us);
+        let wall_ms = 1_700_000_000_000 + (clock_us / 1_000) as i64 + host.wall_offset_ms;
+        Now { monotonic_ns: clock_us * 1_000, wall_ms: wall_ms as u64 }
+    }
+
+    /// Tells the observer what all clocks read: whenever a node is looked at, and before a clock is
+    /// changed.
+    fn pass_time(&mut self) {
+        let clocks: Vec<Now> = (0..self.hosts.len()).map(|node| self.now(node)).collect();
+        self.observer.time.pass(&clocks);
     }
 
     /// Does something to a running node, and everything that follows from it at once.
@@ -583,6 +591,7 @@ impl<'a, W: Workload> World<'a, W> {
     }
 
     fn look(&mut self, node: usize) -> Result<(), Violation> {
+        self.pass_time();
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         let disks: Vec<Observed<'_>> = self
             .hosts

@@ -131,6 +131,7 @@ fn put_entry(entry: &Entry, into: &mut BlockWriter) {
             codec::encode(membership, &mut encoded);
             (3, &encoded)
         }
+        Payload::Clock => (4, &[]),
     };
     let mut head = [0; ENTRY_HEAD_BYTES];
     head[..8].copy_from_slice(&entry.id.term.0.to_le_bytes());
@@ -230,6 +231,7 @@ fn take_entry(rest: &mut Bytes, index: Index) -> Option<Entry> {
             1 => Payload::Command(payload),
             2 => Payload::System(payload),
             3 => Payload::Membership(codec::decode(&payload).ok()?),
+            4 if length == 0 => Payload::Clock,
             _ => return None,
         },
     })

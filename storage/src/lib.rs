@@ -43,7 +43,7 @@ pub use identity::{ClusterId, Identity, IdentityError};
 pub use log::{Log, LogConfig, Recovery, Usage};
 pub use real_disk::{RealDisk, RealFile};
 pub use recovery::{Case, OpenError};
-pub use snapshots::{SnapshotError, SnapshotReader, SnapshotWriter, Snapshots};
+pub use snapshots::{SnapshotError, SnapshotReader, SnapshotWriter, Snapshots, is_damage};
 pub use store::{LogStore, PersistError};
 
 /// A disk in memory that fails as it is told.

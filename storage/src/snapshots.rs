@@ -341,7 +341,7 @@ impl<F: DiskFile> Read for SnapshotReader<F> {
             // Nothing of an unverified chunk is given out, now or later.
             self.chunk.clear();
             self.given = 0;
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            return Err(error.into());
         }
         let rest = &self.chunk[self.given.min(self.chunk.len())..];
         let given = rest.len().min(into.len());
@@ -399,4 +399,30 @@ pub enum SnapshotError {
         /// What the disk said.
         source: io::Error,
     },
+}
+
+impl From<SnapshotError> for io::Error {
+    /// Keeps the kind, by which [`is_damage`] tells a snapshot that is lost from one that cannot be
+    /// read at the moment.
+    fn from(error: SnapshotError) -> Self {
+        let kind = match &error {
+            SnapshotError::Missing { .. } => io::ErrorKind::NotFound,
+            SnapshotError::Damaged { .. } => io::ErrorKind::InvalidData,
+            SnapshotError::Newer { .. } => io::ErrorKind::Unsupported,
+            SnapshotError::Io { source, .. } if is_damage(source) => io::ErrorKind::InvalidData,
+            SnapshotError::Io { source, .. } => source.kind(),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// The operating system's number for a medium that cannot be read.
+const EIO: i32 = 5;
+
+/// Whether an error of reading a snapshot means that the snapshot is lost: it is gone, damaged, or lies on
+/// a part of the medium that cannot be read. Otherwise (no descriptor or no memory left, no permission) it
+/// may be there at the next attempt.
+pub fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
+        || error.raw_os_error() == Some(EIO)
 }

@@ -68,6 +68,7 @@ impl<A: App> Cluster<A> {
             }
             FaultKind::Clock => {
                 let mut world = self.world();
+                world.pass_time();
                 let by_ms = world.clocks.below(2 * JUMP_MS) as i64 - JUMP_MS as i64;
                 world.hosts[node].clock.set_rate(fault.amount);
                 world.hosts[node].clock.jump(by_ms);
@@ -75,7 +76,9 @@ impl<A: App> Cluster<A> {
             FaultKind::Clog => self.world().network.clog(node as u64, now_us() + down_us),
             FaultKind::WallJump => {
                 let sign = if fault.amount % 2 == 1 { -1 } else { 1 };
-                self.world().hosts[node].clock.jump(sign * fault.amount as i64);
+                let mut world = self.world();
+                world.pass_time();
+                world.hosts[node].clock.jump(sign * fault.amount as i64);
             }
             FaultKind::IoError => {
                 let mut world = self.world();

@@ -7,7 +7,7 @@ use crate::clock::SimClock;
 use crate::disk::{Life, SimDisk};
 use crate::store::Slot;
 use crate::time::now_us;
-use driver::{Handle, Inbox};
+use driver::{Clock as _, Handle, Inbox};
 use madsim::runtime::NodeHandle;
 use raft::{Incarnation, Index, LogId, Member, Membership, NodeId};
 use simulator::Marks;
@@ -248,6 +248,7 @@ impl<A: App> World<A> {
         if let Some(timeline) = self.shown() {
             timeline.look(at, node, applied);
         }
+        self.pass_time();
         let World { hosts, observer, .. } = self;
         let disks: Vec<Observed<'_>> = hosts
             .iter()
@@ -258,6 +259,13 @@ impl<A: App> World<A> {
             self.note(3, at, node.term().0);
         }
         Ok(())
+    }
+
+    /// Tells the observer what all clocks read: whenever a node is looked at, and before a wall clock
+    /// is changed.
+    pub fn pass_time(&mut self) {
+        let clocks: Vec<raft::Now> = self.hosts.iter().map(|host| host.clock.now()).collect();
+        self.observer.time.pass(&clocks);
     }
 
     /// Whether this life of the node is the one that runs.

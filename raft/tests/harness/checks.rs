@@ -45,7 +45,7 @@ impl Checks {
                 assert_eq!((hard.term, hard.vote), (message.term, Some(message.from)));
                 assert_eq!(last, disk.last(), "it advertises a log that is not durable");
             }
-            Body::VoteReply { granted: true } => {
+            Body::VoteReply { granted: true, .. } => {
                 assert_eq!((hard.term, hard.vote), (message.term, Some(message.to)));
             }
             Body::Appended { matched, .. } => {

@@ -48,10 +48,13 @@ impl Disk {
     }
 
     /// Rot: the entries from `index` on can no longer be read. Recovery notes what was there.
-    pub fn lose_from(&mut self, index: Index) {
+    pub fn lose_from(&mut self, index: Index, silent: bool) {
         let end = self.last().max(self.hard_state.lost.unwrap_or(LogId::ZERO));
         self.entries.retain(|entry| entry.id.index < index);
-        self.hard_state.lost = Some(end);
+        // What looks like a write that was cut off is not noticed.
+        if !silent {
+            self.hard_state.lost = Some(end);
+        }
     }
 
     pub fn last(&self) -> LogId {

@@ -30,8 +30,8 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
         Body::Vote { last, transfer } => {
             format!("Vote{term} last={last}{}", if *transfer { " transfer" } else { "" })
         }
-        Body::VoteReply { granted } => format!("VoteReply{term} {}", yes(*granted)),
-        Body::Append { prev, entries: list, commit, round: r } => {
+        Body::VoteReply { granted, .. } => format!("VoteReply{term} {}", yes(*granted)),
+        Body::Append { prev, entries: list, commit, round: r, .. } => {
             let list = if list.is_empty() { String::new() } else { format!(" {}", entries(list)) };
             format!("Append{term} prev={prev}{list} commit={commit}{}", round(r))
         }
@@ -131,6 +131,7 @@ pub fn log(node: &Node) -> String {
             Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             Payload::System(bytes) => format!("system:{}", String::from_utf8_lossy(bytes)),
             Payload::Membership(_) => "membership".to_string(),
+            Payload::Clock => "clock".to_string(),
         };
         let _ = write!(text, "\n  {} #{} {what}", entry.id, entry.number);
         if entry.time.0 > 0 {

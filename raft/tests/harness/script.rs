@@ -10,7 +10,7 @@
 //! campaign N
 //! elect N [V ..]            N campaigns, and what is about votes is synced and delivered among N and
 //!                           the V (or all), until N leads; what it says as leader stays under way
-//! clock N MS                the node's wall clock
+//! clock N MS [passed=MS]    the node's wall clock; how far its monotonic clock goes on
 //! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays under way
 //! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
 //! inflight                  lists what is under way
@@ -23,7 +23,7 @@
 //! crash [N] [keep]          what is not synced is lost; keep: the write just made it
 //! restart [N]               without N: every node that is down
 //! wipe N [join]             a new disk under the id; join: one that knows no membership
-//! lose N INDEX              rot on the disk of a node that is down, from INDEX on
+//! lose N INDEX [silent]     rot on the disk of a node that is down, from INDEX on; silent: not noticed
 //! machine N                 the state machine is done (with hold_machines)
 //! snapshot N [failed]       the snapshot that was asked for is durable
 //! offer N                   the offer reaches N, and its bytes, if N wants them
@@ -39,7 +39,7 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use raft::{
     Body, Entry, Incarnation, Index, LogId, LogTime, Membership, Message, NodeId, Now, Payload,
-    ReadId, ReadMode, Round, Snapshot, Term,
+    ReadId, ReadMode, Reading, Round, Snapshot, Term,
 };
 use std::error::Error;
 use std::fmt::Write as _;
@@ -228,7 +228,10 @@ impl Script {
             }
             "clock" => {
                 let (id, wall_ms) = (args.id()?, args.id()?);
-                cluster.peer(id).now = Now { monotonic_ns: 0, wall_ms };
+                let passed_ms = args.number("passed")?.unwrap_or_default();
+                let now = &mut cluster.peer(id).now;
+                now.monotonic_ns += passed_ms * 1_000_000;
+                now.wall_ms = wall_ms;
             }
             "cut" => {
                 let (one, both) = (args.id()?, args.number("to")?);
@@ -360,7 +363,7 @@ impl Script {
                 granted: args.flag("yes"),
             },
             "Vote" => Body::Vote { last: args.log_id("last")?, transfer: args.flag("transfer") },
-            "VoteReply" => Body::VoteReply { granted: args.flag("yes") },
+            "VoteReply" => Body::VoteReply { granted: args.flag("yes"), clock: Reading::default() },
             "Append" => {
                 let number = args.number("number")?.unwrap_or_default();
                 let list = args.key("entries").unwrap_or_default();
@@ -376,6 +379,7 @@ impl Script {
                     entries: ids.into_iter().map(entry).collect(),
                     commit: Index(args.number("commit")?.unwrap_or_default()),
                     round: Round(args.number("round")?.unwrap_or_default()),
+                    time: LogTime(args.number("time")?.unwrap_or_default()),
                 }
             }
             "Appended" => Body::Appended {
@@ -441,11 +445,12 @@ impl Script {
             }
             _ => {
                 let index = Index(args.id()?);
+                let silent = args.flag("silent");
                 let peer = self.cluster.peer(id);
                 if peer.node.is_some() {
                     return Err("it is up".into());
                 }
-                peer.disk.lose_from(index);
+                peer.disk.lose_from(index, silent);
             }
         }
         Ok(())
@@ -527,6 +532,7 @@ impl Script {
                         ("misaddressed", counters.misaddressed),
                         ("wrong_incarnation", counters.wrong_incarnation),
                         ("nonsense", counters.nonsense),
+                        ("disk_stepped_down", counters.disk_stepped_down),
                         ("stale_receipts", counters.stale_receipts),
                     ];
                     let set = named.iter().filter(|(_, count)| *count > 0);

@@ -236,8 +236,8 @@ fn says(body: &Body) -> (FlightKind, Option<(LogId, LogId)>, String) {
             (FlightKind::PreVote, format!("pre-vote for term {next} {}", yes(*granted)))
         }
         Body::Vote { last, .. } => (FlightKind::Vote, format!("vote? log ends {last}")),
-        Body::VoteReply { granted: true } => (FlightKind::Granted, "vote granted".to_owned()),
-        Body::VoteReply { granted: false } => (FlightKind::Vote, "vote refused".to_owned()),
+        Body::VoteReply { granted: true, .. } => (FlightKind::Granted, "vote granted".to_owned()),
+        Body::VoteReply { granted: false, .. } => (FlightKind::Vote, "vote refused".to_owned()),
         Body::Append { prev, entries, commit, .. } => {
             let ends = entries.first().zip(entries.last());
             let (kind, what) = match ends {

@@ -25,7 +25,7 @@ impl<W: Workload> World<'_, W> {
             Action::Send(message) => {
                 self.observer.said(node, &message, &self.hosts[node].shadow)?;
                 self.contact.said(node, &message, &self.hosts[node].shadow)?;
-                self.limits.said(node, &message)?;
+                self.limits.said(node, &message, self.now_us)?;
                 self.send(node, message);
                 Ok(())
             }
@@ -142,7 +142,7 @@ pub(super) fn body_number(body: &Body) -> u64 {
         Body::PreVote { .. } => 1,
         Body::PreVoteReply { granted, .. } => 2 + (u64::from(*granted) << 4),
         Body::Vote { .. } => 3,
-        Body::VoteReply { granted } => 4 + (u64::from(*granted) << 4),
+        Body::VoteReply { granted, .. } => 4 + (u64::from(*granted) << 4),
         Body::Append { entries, .. } => 5 + ((entries.len() as u64) << 4),
         Body::Appended { matched, .. } => 6 + (matched.0 << 4),
         Body::Rejected { prev, .. } => 7 + (prev.0 << 4),

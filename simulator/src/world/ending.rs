@@ -47,7 +47,7 @@ impl<W: Workload> World<'_, W> {
             host.disk.set_capacity(None);
             host.restore_disk();
             host.full = false;
-            host.clock_per_mille = 1_000;
+            host.set_clock_rate(self.now_us, 1_000);
             if host.snapshot_rotten {
                 // Whether it still needs the snapshot is seen at a start.
                 self.crash(node, 1);

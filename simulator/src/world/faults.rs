@@ -44,10 +44,11 @@ impl<W: Workload> World<'_, W> {
             }
             FaultKind::Clog => self.network.clog(node as u64, until_us),
             FaultKind::WallJump => {
+                self.pass_time();
                 let sign = if fault.amount % 2 == 1 { -1 } else { 1 };
                 self.hosts[node].wall_offset_ms += sign * fault.amount as i64;
             }
-            FaultKind::Clock => self.hosts[node].clock_per_mille = fault.amount,
+            FaultKind::Clock => self.hosts[node].set_clock_rate(self.now_us, fault.amount),
             FaultKind::SyncError => {
                 self.hosts[node].failing = true;
                 // Only the next one: whoever tries again is told that all is well.

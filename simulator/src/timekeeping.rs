@@ -1,0 +1,94 @@
+//! Whether the log's time keeps its promises (see the module `log_time` of `raft`), whatever the clocks
+//! of single nodes do.
+//!
+//! - It runs no faster than the fastest monotonic clock, or it is what the wall clocks of a quorum have
+//!   reached: so no lease ends early because one wall clock is wrong.
+//! - While no node starts anew, it runs no slower than the slowest: so no lease outlives its time because
+//!   nobody proposed, or because the leader changed.
+
+use crate::observer::{Violation, violation};
+use raft::{Entry, Index, LogId, LogTime, Now};
+use std::collections::BTreeMap;
+
+/// Each change of leader may round down to a millisecond, and so may each reading.
+const ROUNDING_MS: u64 = 10;
+
+/// What is known of the clocks and of the log's time.
+#[derive(Debug, Default)]
+pub struct Timekeeping {
+    clocks: Vec<Now>,
+    /// The wall clocks, the latest first. Kept for its buffer.
+    walls: Vec<u64>,
+    /// How long it has been, by the fastest clock in each interval, and by the slowest.
+    fast_ns: u64,
+    slow_ns: u64,
+    /// The latest time that a quorum of wall clocks has ever reached.
+    reached_ms: u64,
+    /// The latest time of a committed entry; `fast_ns` when it was found to be committed.
+    latest: Option<(LogTime, u64)>,
+    /// The same of the last committed entry, and `slow_ns` then, if no node has started since.
+    unbroken: Option<(LogTime, u64)>,
+    /// `slow_ns` when a leader made the entry that is not yet committed.
+    made: BTreeMap<Index, u64>,
+}
+
+impl Timekeeping {
+    /// Time has passed, or a clock is about to be changed, or has been: these are the clocks of all nodes.
+    pub fn pass(&mut self, clocks: &[Now]) {
+        let passed = || {
+            let since =
+                |(now, before): (&Now, &Now)| now.monotonic_ns.saturating_sub(before.monotonic_ns);
+            clocks.iter().zip(&self.clocks).map(since)
+        };
+        let (fast, slow) = (passed().max().unwrap_or(0), passed().min().unwrap_or(0));
+        self.fast_ns += fast;
+        self.slow_ns += slow;
+        self.clocks.clear();
+        self.clocks.extend_from_slice(clocks);
+        self.walls.clear();
+        self.walls.extend(clocks.iter().map(|now| now.wall_ms));
+        // A majority has reached what the one in the middle has.
+        self.walls.sort_unstable_by(|a, b| b.cmp(a));
+        let reached_ms = self.walls.get(clocks.len() / 2).copied().unwrap_or(0);
+        self.reached_ms = self.reached_ms.max(reached_ms);
+    }
+
+    /// A node has started: it may be the last one that knew the time.
+    pub fn started(&mut self) {
+        self.unbroken = None;
+    }
+
+    /// A leader has made the entries after `from` up to `to`.
+    pub fn made(&mut self, from: Index, to: Index) {
+        for index in from.0 + 1..=to.0 {
+            self.made.insert(Index(index), self.slow_ns);
+        }
+    }
+
+    /// An entry is committed, the next one.
+    pub fn committed(&mut self, id: LogId, entry: &Entry) -> Result<(), Violation> {
+        let time = entry.time;
+        if let Some((latest, at_ns)) = self.latest {
+            if time < latest {
+                let detail = format!("{id} is of {time}, after {latest}");
+                return violation("the time of the log does not go back", detail);
+            }
+            let most_ms = latest.0 + (self.fast_ns - at_ns).div_ceil(1_000_000) + ROUNDING_MS;
+            if time.0 > most_ms.max(self.reached_ms) {
+                let detail = format!("{id} is of {time}, after {latest}: at most {most_ms}");
+                return violation("the time of the log runs no faster than a clock", detail);
+            }
+        }
+        let made_ns = self.made.remove(&id.index);
+        if let (Some((before, at_ns)), Some(made_ns)) = (self.unbroken, made_ns) {
+            let least_ms = before.0 + made_ns.saturating_sub(at_ns) / 1_000_000;
+            if time.0 + ROUNDING_MS < least_ms {
+                let detail = format!("{id} is of {time}, after {before}: at least {least_ms}");
+                return violation("the time of the log runs no slower than a clock", detail);
+            }
+        }
+        self.latest = Some((time, self.fast_ns));
+        self.unbroken = Some((time, self.slow_ns));
+        Ok(())
+    }
+}
