@@ -20,7 +20,7 @@ from .node import ANSWER_TIMEOUT, GRACE, Node, check_texts, check_timeout, numbe
 
 #: The longest that a node waits for a commit in one request, in milliseconds.
 _WAIT_MS_MAX = 60_000
-#: Pause before an overloaded node is asked again, in seconds.
+#: Pause before a node that does not know yet, or is overloaded, is asked again, in seconds.
 _BUSY_PAUSE = 0.05
 
 
@@ -102,7 +102,7 @@ class KVStore:
 
     def _submit(self, command: Dict[str, Any]) -> Tuple[int, int]:
         """Hands a command to the leader; returns its number and its term."""
-        seconds = min(ANSWER_TIMEOUT, self.timeout_ms / 1000 + GRACE)
+        seconds = min(ANSWER_TIMEOUT, self.timeout_ms / 1000)
         answer = self._node.ask("POST", "/submit", command, seconds)
         if not answer.is_done:
             # A node that appended the command answers with its number, whatever comes later.
@@ -138,8 +138,7 @@ class KVStore:
                 )
             if answer.status not in (408, 429, 503) or time.monotonic() >= deadline:
                 raise CommitFailedError(f"no commit seen: {answer.explanation}", UNKNOWN)
-            if answer.status != 408:
-                time.sleep(_BUSY_PAUSE)
+            time.sleep(_BUSY_PAUSE)
 
     def _result(
         self, commit: Dict[str, Any], index: int, term: int, command: Dict[str, Any]

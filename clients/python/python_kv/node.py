@@ -326,6 +326,11 @@ class _Plain(http.client.HTTPConnection):
     # Only when asked to: a lost connection is an error, not a reason to send twice.
     auto_open = 0
 
+    def __del__(self) -> None:
+        # With its store or its thread.
+        if getattr(self, "sock", None) is not None:
+            self.close()
+
     def response_class(  # type: ignore[override]
         self, sock: Any, **arguments: Any
     ) -> http.client.HTTPResponse:

@@ -58,6 +58,8 @@ def test_an_overloaded_node_has_not_done_what_it_refuses(node):
 def test_a_wait_that_ends_without_news_leaves_the_outcome_unknown(node):
     error = failure(node, ACCEPTED, (408, {"error": "time over"}))
     assert error.is_unknown and "time over" in str(error)
+    # It is asked again, but not without a pause.
+    assert 2 <= len(node.asked) < 10
 
 
 def test_a_wait_refused_for_a_moment_is_asked_again(node):
