@@ -86,6 +86,7 @@ def test_a_submit_is_answered_with_exact_types(node):
     bad += [(200, {"log_index": -1, "is_leader": False, "leader": {"id": 1}})]
     for answer in bad:
         assert answer_error(CALLS["put"], node, answer).is_unknown
+    assert set(node.paths) == {"/submit"}
 
 
 def test_a_commit_is_that_of_the_command_submitted(node):

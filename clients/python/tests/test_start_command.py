@@ -46,15 +46,16 @@ def start(flags):
     )
 
 
-def test_another_cluster_on_the_ports_is_not_announced_as_ours(flags, tmp_path, capsys):
+def test_another_cluster_on_the_ports_is_not_announced_as_ours(flags, tmp_path, request):
     """Nor is it disturbed by a start in its directory or on its ports."""
     assert cli.main(flags) == 0
     log = tmp_path / "data" / "cluster.log"
     said = log.read_text()
-    capsys.readouterr()
 
     # Both at once: the supervisor waits some seconds for ports and directories to become free.
-    on_its_ports = start(flags[:2] + [f"--data-dir={tmp_path / 'other'}"])
+    other = flags[:2] + [f"--data-dir={tmp_path / 'other'}"]
+    request.addfinalizer(lambda: cli.main(other + ["--stop"]))
+    on_its_ports = start(other)
     in_its_directory = start([f"--port={free_ports(1)}"] + flags[1:])
     out, error = on_its_ports.communicate(timeout=60)
     assert (on_its_ports.returncode, out) == (1, "")
