@@ -66,7 +66,7 @@ class Answer(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """What the refusal of an operation means for it."""
+        """The outcome of an operation that is refused so."""
         said = self.fields.get("outcome")
         if said in (NOT_DONE, UNKNOWN):
             return str(said)

@@ -196,7 +196,7 @@ def test_twenty_threads_on_shared_keys_see_one_store(cluster):
 
 class Counter:
     """One thread's increments of a shared counter: each reads it, swaps, and if others were faster
-    tries again. Whoever is told that its swap was made has counted."""
+    tries again. A thread that is told that its swap was made has counted."""
 
     #: Far more than it takes: whoever swaps makes one of the others try again, and all swap a few times.
     TRIES_MAX = 1000
@@ -324,7 +324,7 @@ def test_a_client_of_the_older_kind_works_unchanged(own_cluster):
         f"{url}/submit", json={"kind": "put", "key": "a", "value": "0"}, timeout=5
     ).json()
     assert (first["log_index"], first["is_leader"]) == (0, True)
-    # Submitted is not committed; and such a client misses what is committed beside it.
+    # Submitted is not committed; and such a client misses what is committed meanwhile.
     wait = {"log_index": 0, "timeout_ms": 30000}
     assert requests.post(f"{url}/wait_commit", json=wait, timeout=40).status_code == 200
 
