@@ -8,10 +8,26 @@ value, found = kv.get("hello")
 old_value, was_found = kv.cas("hello", "world", "there")
 """
 
+from .client import KVClient
 from .datastore import DataStore
-from .errors import CommitFailedError, NetworkError, NotLeaderError
+from .errors import (
+    AnswerError,
+    CommitFailedError,
+    NetworkError,
+    NoLeaderError,
+    NotLeaderError,
+)
 from .kvstore import KVStore
 
 __version__ = "0.1.0"
 
-__all__ = ["CommitFailedError", "DataStore", "KVStore", "NetworkError", "NotLeaderError"]
+__all__ = [
+    "AnswerError",
+    "CommitFailedError",
+    "DataStore",
+    "KVClient",
+    "KVStore",
+    "NetworkError",
+    "NoLeaderError",
+    "NotLeaderError",
+]

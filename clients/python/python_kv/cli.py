@@ -7,6 +7,7 @@ in the background, and returns when a leader serves.
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,16 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
-import requests
+from .duration import duration
+from .errors import NetworkError
+from .kvstore import KVStore
 
-#: How long the cluster may take until a leader serves, in seconds.
-_READY_TIMEOUT = 60.0
 #: How long the cluster may take to stop, in seconds: longer than its supervisor waits for nodes.
 _STOP_TIMEOUT = 20.0
+#: Pause between two looks, in seconds.
 _POLL_PAUSE = 0.1
+#: The line of the supervisor about a node of its own that leads.
+_ANNOUNCED = re.compile(r"^ *node \d+  http://.*  leader$", re.MULTILINE)
 
 
 class StartError(Exception):
@@ -61,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fault-injection", action="store_true", help="let clients cut links between nodes"
     )
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        default=60.0,
+        metavar="DURATION",
+        help="how long to wait until a leader serves, as 10s, 500ms or 2m (60s)",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--stop", action="store_true", help="stop the cluster of --data-dir")
     how.add_argument("--foreground", action="store_true", help="stay, until Ctrl-C")
@@ -71,9 +82,9 @@ def find_program() -> str:
     """The path of the ``raft-kv`` program, built first where that is possible."""
     given = os.environ.get("RAFT_KV_BIN")
     if given:
-        if not os.access(given, os.X_OK):
+        if not os.path.isfile(given) or not os.access(given, os.X_OK):
             raise StartError(f"RAFT_KV_BIN={given}: not a program")
-        return given
+        return os.path.abspath(given)
     source = _source()
     if source and shutil.which("cargo"):
         return _build(source)
@@ -110,7 +121,7 @@ def _build(source: Path) -> str:
     for line in built.stdout.splitlines():
         message = json.loads(line)
         if message.get("executable") and message["target"]["name"] == "raft-kv":
-            return message["executable"]
+            return str(message["executable"])
     raise StartError("cargo did not say where it put the program")
 
 
@@ -130,12 +141,20 @@ def _cluster_command(program: str, options: argparse.Namespace) -> List[str]:
 def _start(command: List[str], options: argparse.Namespace) -> int:
     options.data_dir.mkdir(parents=True, exist_ok=True)
     log_path = options.data_dir / "cluster.log"
-    with open(log_path, "wb") as log:
+    # Appended to: if another cluster holds the directory, the log is that one's. A supervisor
+    # writes a few lines a start.
+    with open(log_path, "ab") as log:
+        offset = log.seek(0, os.SEEK_END)
         # A session of its own: the end of this terminal is not the end of the cluster.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    leader = _wait_for_leader(process, options, log_path)
+    try:
+        leader = _wait_for_leader(process, options, log_path, offset)
+    except BaseException:
+        # Ctrl-C too: a cluster that was not announced is not left behind.
+        _end(process)
+        raise
     for node in range(options.nodes):
         mark = "  leader" if node == leader else ""
         print(f"node {node}  http://localhost:{options.port + node}{mark}")
@@ -146,29 +165,48 @@ def _start(command: List[str], options: argparse.Namespace) -> int:
     return 0
 
 
-def _wait_for_leader(process: subprocess.Popen, options: argparse.Namespace, log_path: Path) -> int:
-    deadline = time.monotonic() + _READY_TIMEOUT
+def _wait_for_leader(
+    process: "subprocess.Popen[bytes]", options: argparse.Namespace, log_path: Path, offset: int
+) -> int:
+    deadline = time.monotonic() + options.timeout
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            lines = log_path.read_text(errors="replace").strip().splitlines()
-            complaints = [line for line in lines if line.startswith("raft-kv: ")] or lines[-1:]
-            reason = complaints[-1] if complaints else f"exit status {process.returncode}"
-            raise StartError(f"the cluster does not start: {reason}")
-        # Only when our supervisor holds the directory are the nodes that answer its nodes.
-        if _holder(options.data_dir) == process.pid:
+        # Looked at before its output: what a process that has ended wrote is complete.
+        ended = process.poll() is not None
+        with open(log_path, "rb") as log:
+            log.seek(offset)
+            said = log.read().decode(errors="replace")
+        if ended:
+            raise StartError(f"the cluster does not start: {_complaint(said, process.returncode)}")
+        # A leader that answers on these ports may belong to another cluster, which our supervisor
+        # will find there in a moment. It announces its nodes only after it had the ports and the
+        # directory for itself.
+        if _holder(options.data_dir) == process.pid and _ANNOUNCED.search(said):
             for node in range(options.nodes):
                 if _leads(options.port + node):
                     return node
         time.sleep(_POLL_PAUSE)
+    raise StartError(f"no leader within {options.timeout:g} s: see {options.data_dir}/*.log")
+
+
+def _complaint(said: str, status: int) -> str:
+    lines = said.strip().splitlines()
+    complaints = [line for line in lines if line.startswith(("raft-kv: ", "error: "))]
+    return (complaints or lines or [f"exit status {status}"])[-1]
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
-    raise StartError(f"no leader within {_READY_TIMEOUT:.0f} s: see {options.data_dir}/*.log")
+    try:
+        process.wait(_STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _leads(port: int) -> bool:
     try:
-        reply = requests.get(f"http://127.0.0.1:{port}/is_leader", timeout=1)
-        return reply.status_code == 200 and reply.json().get("is_leader") is True
-    except (requests.RequestException, ValueError):
+        return KVStore(f"http://127.0.0.1:{port}").is_leader()
+    except NetworkError:
         return False
 
 

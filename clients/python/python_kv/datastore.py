@@ -1,6 +1,6 @@
 """A key-value store in memory, with the operations of the replicated one.
 
-What the replicated store does to its state, one operation at a time: a model for tests, and a
+It does to its state what the replicated store does, one operation at a time: a model for tests, and a
 stand-in where no cluster is at hand.
 """
 

@@ -1,12 +1,13 @@
-"""What can go wrong, and whether the operation may have been done all the same."""
+"""The errors, and whether the operation may have been done all the same."""
 
 from typing import Optional
 
+# Nothing else of requests is used: programs written for the older package catch its exceptions.
 import requests
 
 #: The operation was certainly not done: it may be repeated.
 NOT_DONE = "not_done"
-#: Nobody can tell whether the operation was done.
+#: The operation may have been done or not.
 UNKNOWN = "unknown"
 
 
@@ -16,18 +17,27 @@ class NotLeaderError(Exception):
     ``leader`` is the leader's address (``host:port``), where the node knows it.
     """
 
-    def __init__(self, message: str = "this node does not lead", leader: Optional[str] = None):
+    #: For programs that treat this error and :class:`CommitFailedError` alike.
+    outcome = NOT_DONE
+
+    def __init__(
+        self, message: str = "this node does not lead", leader: Optional[str] = None
+    ) -> None:
         super().__init__(message)
         self.leader = leader
 
 
+class NoLeaderError(NotLeaderError):
+    """The node asked knows no leader. The operation was not done: try again after the election."""
+
+
 class CommitFailedError(Exception):
-    """The operation was not done, or nobody knows whether it was.
+    """The operation was not done, or it is unknown whether it was.
 
     ``outcome`` tells the two apart: ``"not_done"`` or ``"unknown"``.
     """
 
-    def __init__(self, message: str = "not committed", outcome: str = UNKNOWN):
+    def __init__(self, message: str = "not committed", outcome: str = UNKNOWN) -> None:
         super().__init__(message)
         self.outcome = outcome
 
@@ -44,6 +54,14 @@ class NetworkError(CommitFailedError, requests.RequestException):
     catch here.
     """
 
-    def __init__(self, message: str, outcome: str = UNKNOWN):
+    def __init__(self, message: str, outcome: str = UNKNOWN) -> None:
         requests.RequestException.__init__(self, message)
         self.outcome = outcome
+
+
+class AnswerError(NetworkError):
+    """There is an answer, but not of a raft-kv node: another server, or a damaged answer.
+
+    Its status proves nothing. The outcome is ``"unknown"``, except after a redirect that asks for
+    the same request elsewhere: it is never followed.
+    """

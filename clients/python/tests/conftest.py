@@ -3,6 +3,7 @@
 import pytest
 
 from local_cluster import Cluster
+from played_node import PlayedNode
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,10 @@ def own_cluster(tmp_path):
     running = Cluster(tmp_path / "data")
     yield running
     running.stop()
+
+
+@pytest.fixture
+def node():
+    played = PlayedNode()
+    yield played
+    played.stop()

@@ -1,50 +1,25 @@
-"""What a KVStore makes of a node's refusals: played by a small server, so that each can be had."""
+"""The outcomes a node's refusals have: played, so that each can be had."""
 
-import json
+import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
 
 from local_cluster import free_ports
-from python_kv import CommitFailedError, KVStore, NetworkError, NotLeaderError
+from python_kv import (
+    CommitFailedError,
+    KVClient,
+    KVStore,
+    NetworkError,
+    NoLeaderError,
+    NotLeaderError,
+)
 
 ACCEPTED = (200, {"log_index": 7, "is_leader": True, "term": 3})
-DONE = (200, {"index": 7, "term": 3, "command": {}, "result": {"found": True, "value": "old"}})
-
-
-@pytest.fixture
-def node():
-    """A node that gives the answers it was told to, in turn, and keeps what it was asked."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.server.asked.append((self.path, json.loads(body)))
-            answer = self.server.answers.pop(0)
-            if answer is None:
-                self.close_connection = True
-                return
-            status, reply = answer
-            text = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = []
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+COMMAND = {"kind": "put", "key": "k", "value": "v", "id": 0}
+RESULT = {"found": True, "value": "old"}
+DONE = (200, {"index": 7, "term": 3, "command": COMMAND, "result": RESULT})
 
 
 def failure(node, *answers):
@@ -55,7 +30,8 @@ def failure(node, *answers):
 
 
 def test_a_put_is_a_submit_and_a_wait_for_its_term(node):
-    node.answers = [ACCEPTED, DONE]
+    done = {**DONE[1], "command": {**COMMAND, "id": 4}}
+    node.answers = [ACCEPTED, (200, done)]
     assert KVStore(node.url, server_id=4).put("k", "v") == ("old", True)
     (submit, command), (wait, waited) = node.asked
     assert submit == "/submit" and wait == "/wait_commit"
@@ -80,8 +56,10 @@ def test_an_overloaded_node_has_not_done_what_it_refuses(node):
 
 
 def test_a_wait_that_ends_without_news_leaves_the_outcome_unknown(node):
-    error = failure(node, ACCEPTED, *[(408, {"error": "time over"})] * 2000)
+    error = failure(node, ACCEPTED, (408, {"error": "time over"}))
     assert error.is_unknown and "time over" in str(error)
+    # It is asked again, but not without a pause.
+    assert 2 <= len(node.asked) < 10
 
 
 def test_a_wait_refused_for_a_moment_is_asked_again(node):
@@ -97,6 +75,90 @@ def test_a_lost_answer_leaves_the_outcome_unknown(node):
 
 
 def test_what_was_never_sent_was_not_done():
-    with pytest.raises(NetworkError) as raised:
-        KVStore(f"http://127.0.0.1:{free_ports(1)}").put("k", "v")
-    assert raised.value.outcome == "not_done"
+    url = f"http://127.0.0.1:{free_ports(1)}"
+    for kv in (KVStore(url), KVClient(url)):
+        with pytest.raises(NetworkError) as raised:
+            kv.put("k", "v")
+        assert raised.value.outcome == "not_done" and "refused" in str(raised.value)
+
+
+def test_a_node_that_knows_no_leader_is_told_from_one_that_does(node):
+    refusal = {"resp_status": 1, "key_found": False, "prev_value": None}
+    for kv, answer in (
+        (KVStore(node.url), {"log_index": -1, "is_leader": False, "leader": None}),
+        (KVClient(node.url), refusal),
+    ):
+        node.answers = [(200, answer)]
+        with pytest.raises(NoLeaderError) as raised:
+            kv.put("k", "v")
+        assert raised.value.leader is None and raised.value.outcome == "not_done"
+        node.answers = [(200, {**answer, "leader": "h:1"})]
+        with pytest.raises(NotLeaderError) as raised:
+            kv.put("k", "v")
+        assert not isinstance(raised.value, NoLeaderError) and raised.value.leader == "h:1"
+
+
+def client_failure(node, *answers):
+    node.answers = list(answers)
+    with pytest.raises(CommitFailedError) as raised:
+        KVClient(node.url).put("k", "v")
+    return raised.value
+
+
+def test_one_request_operations_tell_their_outcome(node):
+    def failed(status, **more):
+        return 200, {"resp_status": status, "key_found": False, "prev_value": None, **more}
+
+    assert client_failure(node, failed(2, outcome="not_done")).outcome == "not_done"
+    assert client_failure(node, failed(2, outcome="unknown")).outcome == "unknown"
+    assert client_failure(node, failed(2)).outcome == "unknown"
+    assert client_failure(node, failed(3)).outcome == "unknown"
+    for status in (400, 403, 413, 429, 503):
+        error = client_failure(node, (status, {"error": "no room"}))
+        assert error.outcome == "not_done" and "no room" in str(error)
+    assert client_failure(node, (500, {"error": "broken"})).outcome == "unknown"
+    told = {"type": "urn:raft-kv:problem:time-over", "detail": "late", "outcome": "not_done"}
+    assert client_failure(node, (504, told)).outcome == "not_done"
+    lost = client_failure(node, None)
+    assert lost.is_unknown and isinstance(lost, requests.RequestException)
+
+
+def test_nothing_is_sent_twice(node):
+    for kv in (KVStore(node.url), KVClient(node.url)):
+        node.asked.clear()
+        node.answers = [None]
+        with pytest.raises(NetworkError):
+            kv.put("k", "v")
+        assert len(node.asked) == 1
+
+
+def test_a_refusal_to_wait_leaves_the_outcome_unknown(node):
+    assert failure(node, ACCEPTED, (410, {"error": "old", "first_index": 9})).is_unknown
+    assert failure(node, ACCEPTED, (307, b"", {"Location": "/x"})).is_unknown
+
+
+def test_a_half_written_request_was_not_done(node):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def read_some_and_break_off():
+            connection, _ = listener.accept()
+            connection.recv(100)
+            connection.close()
+
+        thread = threading.Thread(target=read_some_and_break_off)
+        thread.start()
+        kv = KVClient("127.0.0.1:%d" % listener.getsockname()[1])
+        with pytest.raises(NetworkError) as raised:
+            kv.put("k", "v" * (16 << 20))
+        thread.join()
+        assert raised.value.outcome == "not_done" and "not sent whole" in str(raised.value)
+
+
+def test_programs_that_pass_no_text_are_told_before_anything_is_sent(node):
+    for kv in (KVStore(node.url), KVClient(node.url)):
+        for key, value in ((b"k", "v"), ("k", None), (1, "v")):
+            with pytest.raises(TypeError):
+                kv.put(key, value)
+            with pytest.raises(TypeError):
+                kv.cas(key, "", value)
+    assert node.asked == []

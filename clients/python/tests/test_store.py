@@ -1,5 +1,6 @@
 """The store against a real cluster."""
 
+import http.client
 import random
 import threading
 import time
@@ -8,8 +9,7 @@ import pytest
 import requests
 
 from linearizability import NEVER, Operation, is_linearizable
-from python_kv import CommitFailedError, DataStore, KVStore, NotLeaderError
-from python_kv.client import KVClient
+from python_kv import CommitFailedError, DataStore, KVClient, KVStore, NotLeaderError
 
 
 def test_operations_tell_what_was_there_before(cluster):
@@ -52,8 +52,16 @@ def test_one_request_operations(cluster):
     assert client.cas("one", "1", "2") == ("1", True)
     assert client.get("one") == ("2", True)
     assert client.get("never") == (None, False)
-    with pytest.raises(NotLeaderError):
-        KVClient(cluster.follower_url()).put("one", "3")
+    follower = KVClient(cluster.follower_url())
+    for operation in (
+        lambda: follower.get("one"),
+        lambda: follower.put("one", "3"),
+        lambda: follower.cas("one", "2", "3"),
+    ):
+        with pytest.raises(NotLeaderError) as raised:
+            operation()
+        assert f"http://{raised.value.leader}" == cluster.leader_url()
+    assert client.get("one") == ("2", True)
 
 
 def test_an_operation_costs_two_requests_whatever_the_history(cluster, monkeypatch):
@@ -61,17 +69,52 @@ def test_an_operation_costs_two_requests_whatever_the_history(cluster, monkeypat
     for n in range(200):
         kv.put("history", str(n))
     asked = []
-    send = requests.Session.request
+    send = http.client.HTTPConnection.request
 
-    def recording(session, method, url, **arguments):
-        asked.append(url)
-        return send(session, method, url, **arguments)
+    def recording(connection, method, path, *arguments):
+        asked.append(path)
+        return send(connection, method, path, *arguments)
 
-    monkeypatch.setattr(requests.Session, "request", recording)
     fresh = KVStore(cluster.leader_url())
-    asked.clear()
+    monkeypatch.setattr(http.client.HTTPConnection, "request", recording)
     assert fresh.get("history") == ("199", True)
-    assert [url.rsplit("/", 1)[1] for url in asked] == ["submit", "wait_commit"]
+    assert asked == ["/submit", "/wait_commit"]
+
+
+def test_keys_and_values_of_every_shape(cluster):
+    url = cluster.leader_url()
+    for kv in (KVStore(url), KVClient(url)):
+        for key in ["", "/", "a/b//c", "%2F", "%", "?x=1#y", "..", "\r\n", "\x7f\x00", "ключ"]:
+            before = kv.get(key)
+            assert kv.put(key, key) == before
+            assert kv.cas(key, key, "%") == (key, True)
+            assert kv.get(key) == ("%", True)
+
+
+def test_values_that_are_too_large_or_no_text_are_refused_by_the_node(cluster):
+    url = cluster.leader_url()
+    for kv in (KVStore(url), KVClient(url)):
+        largest = "\x00" * (1 << 20)
+        before = kv.get("large")
+        assert kv.put("large", largest) == before
+        assert kv.get("large") == (largest, True)
+        for key, value in (("large", largest + "x"), ("k" * 5000, ""), ("large", "x" * (80 << 20))):
+            with pytest.raises(CommitFailedError) as raised:
+                kv.put(key, value)
+            assert raised.value.outcome == "not_done", raised.value
+        for half in ("\ud800", "x\udfff"):
+            with pytest.raises(CommitFailedError) as raised:
+                kv.put("half", half)
+            assert raised.value.outcome == "not_done"
+        assert kv.get("half") == (None, False)
+        assert kv.get("large") == (largest, True)
+
+
+def test_bytes_that_are_no_text_are_read_with_replacement_characters(cluster):
+    url = cluster.leader_url()
+    requests.put(f"{url}/v1/kv/bytes", data=b"a\xffb", timeout=5).raise_for_status()
+    for kv in (KVStore(url), KVClient(url)):
+        assert kv.get("bytes") == ("a\ufffdb", True)
 
 
 class Recorder:
@@ -153,7 +196,7 @@ def test_twenty_threads_on_shared_keys_see_one_store(cluster):
 
 class Counter:
     """One thread's increments of a shared counter: each reads it, swaps, and if others were faster
-    tries again. Whoever is told that its swap was made has counted."""
+    tries again. A thread that is told that its swap was made has counted."""
 
     #: Far more than it takes: whoever swaps makes one of the others try again, and all swap a few times.
     TRIES_MAX = 1000
@@ -281,7 +324,7 @@ def test_a_client_of_the_older_kind_works_unchanged(own_cluster):
         f"{url}/submit", json={"kind": "put", "key": "a", "value": "0"}, timeout=5
     ).json()
     assert (first["log_index"], first["is_leader"]) == (0, True)
-    # Submitted is not committed; and such a client misses what is committed beside it.
+    # Submitted is not committed; and such a client misses what is committed meanwhile.
     wait = {"log_index": 0, "timeout_ms": 30000}
     assert requests.post(f"{url}/wait_commit", json=wait, timeout=40).status_code == 200
 

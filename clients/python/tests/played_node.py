@@ -1,0 +1,93 @@
+"""A node that is played: it gives the answers it was told to, so that each can be had."""
+
+import json
+import socket
+import threading
+import time
+
+#: After an answer: keep the connection, say nothing more.
+HANG = object()
+
+
+class PlayedNode:
+    """Answers each request with the next of ``answers``; the last one stays.
+
+    An answer is ``(status, fields)``, ``(status, content, headers)``, raw bytes, ``None`` (the
+    connection ends), :data:`HANG`, or a list of bytes that go out one by one, slowly.
+    """
+
+    def __init__(self):
+        self.answers = []
+        self.asked = []
+        self.connections = 0
+        self._stopped = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.url = f"http://{self.address}"
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self):
+        self._stopped.set()
+        self._listener.close()
+
+    @property
+    def paths(self):
+        return [path for path, _ in self.asked]
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._stopped.is_set():
+                return connection.close()
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with connection, connection.makefile("rb") as incoming:
+            try:
+                while self._answer(connection, incoming):
+                    pass
+            except OSError:
+                pass
+
+    def _answer(self, connection, incoming):
+        first = incoming.readline().decode()
+        if not first:
+            return False
+        length = 0
+        for line in iter(incoming.readline, b"\r\n"):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        body = incoming.read(length)
+        with self._lock:
+            self.asked.append((first.split(" ")[1], json.loads(body) if body else None))
+            answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
+        return self._send(connection, answer)
+
+    def _send(self, connection, answer):
+        if answer is None:
+            return False
+        if answer is HANG:
+            self._stopped.wait()
+            return False
+        if isinstance(answer, bytes):
+            connection.sendall(answer)
+            return False
+        if isinstance(answer, list):
+            while not self._stopped.is_set():
+                connection.sendall(answer[0])
+                answer = answer[1:] or answer
+                time.sleep(0.05)
+            return False
+        status, content = answer[:2]
+        headers = answer[2] if len(answer) > 2 else {"Content-Type": "application/json"}
+        if not isinstance(content, bytes):
+            content = json.dumps(content).encode()
+        headers = {"Content-Length": len(content), **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        connection.sendall(f"HTTP/1.1 {status} Played\r\n{head}\r\n".encode() + content)
+        return True
