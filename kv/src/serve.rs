@@ -15,7 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{
-    ClusterId, Identity, LockError, Log, LogConfig, OpenError, RealDisk, Recovery, Snapshots,
+    BaseError, ClusterId, Identity, LockError, Log, LogConfig, OpenError, RealDisk, Recovery,
+    Snapshots,
 };
 use transport_http::{Founder, HttpTransport, PeerServer, TransportConfig};
 
@@ -121,6 +122,14 @@ pub enum ServeError {
         directory: PathBuf,
         /// Why.
         source: OpenError,
+    },
+    /// The snapshot that the log begins after cannot be used. The cause says what to do.
+    #[error("{}: {source}", .directory.display())]
+    Base {
+        /// Which directory.
+        directory: PathBuf,
+        /// Why.
+        source: BaseError,
     },
     /// Another process holds the directory, or it may not be written to.
     #[error(transparent)]
@@ -243,10 +252,10 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     };
     peers.desk().belong(founder, cluster, membership_of(&restored));
 
-    let snapshots: Arc<dyn SnapshotStore> = Arc::new(
-        Snapshots::new(disk)
-            .map_err(|source| ServeError::Disk { directory: config.data_dir.clone(), source })?,
-    );
+    let snapshots = Snapshots::new(disk)
+        .map_err(|source| ServeError::Disk { directory: config.data_dir.clone(), source })?;
+    let (log, restored) = check_base(&config, log, &snapshots, restored).await?;
+    let snapshots: Arc<dyn SnapshotStore> = Arc::new(snapshots);
     let (inbox, mailbox) = driver::inbox(snapshots.clone());
     let mut transport_config = TransportConfig::new(cluster, config.id, incarnation);
     // What a leader is forgiven, a connection is too.
@@ -319,6 +328,30 @@ async fn open(
         }
     }
     Ok((log, recovery))
+}
+
+/// Reads the snapshot that the log begins after. If it is lost, the node is repaired by the others.
+async fn check_base(
+    config: &ServeConfig,
+    mut log: Log<RealDisk>,
+    snapshots: &Snapshots<RealDisk>,
+    restored: Restored,
+) -> Result<(Log<RealDisk>, Restored), ServeError> {
+    let (snapshots, id) = (snapshots.clone(), config.id);
+    // A large one takes a while, and the listeners are to answer meanwhile.
+    let checked = tokio::task::spawn_blocking(move || {
+        log.check_base(&snapshots, id, restored).map(|(restored, case)| (log, restored, case))
+    });
+    let checked = checked.await.map_err(|error| ServeError::Thread(io::Error::other(error)))?;
+    let directory = || config.data_dir.clone();
+    let (log, restored, case) =
+        checked.map_err(|source| ServeError::Base { directory: directory(), source })?;
+    match case {
+        Some(case) if case.is_loss() => tracing::error!("{case}"),
+        Some(case) => tracing::warn!("{case}"),
+        None => {}
+    }
+    Ok((log, restored))
 }
 
 /// A node whose log has begun.

@@ -119,7 +119,7 @@ impl Leader {
             // Nothing is under way that the others could commit: no client proposes, or proposals
             // are refused since the disk is full.
             self.stall_probed = true;
-            core.append(Payload::Clock);
+            self.append(core, Payload::Clock);
         }
         core.commit > core.log.durable()
     }
@@ -134,7 +134,7 @@ impl Leader {
         self.ticks_since_entry += 1;
         let committed = core.commit == last;
         if committed && self.ticks_since_entry >= core.config.clock_ticks {
-            core.append(Payload::Clock);
+            self.append(core, Payload::Clock);
         }
     }
 
@@ -186,9 +186,13 @@ impl Leader {
             return Err(ProposeError::Busy);
         }
         let number = core.log.next_number();
+        Ok((self.append(core, payload), number))
+    }
+
+    fn append(&mut self, core: &mut Core, payload: Payload) -> LogId {
         let id = core.append(payload);
         self.uncommitted_bytes += core.log.entry(id.index).map_or(0, crate::Entry::cost_bytes);
-        Ok((id, number))
+        id
     }
 
     // Replication.

@@ -20,6 +20,7 @@ pub const EXPECTED: &[&str] = &[
     "a leader was elected",
     "a log rotted",
     "a minority never came back",
+    "a leader's disk failed for good",
     "a node crashed at an awkward moment",
     "a node did not start from a failing disk",
     "a node knew what it had lost",

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{Fate, MemDisk, Operation, Verdict};
-use storage::{ClusterId, Identity, Log, LogConfig, OpenError, Snapshots};
+use storage::{BaseError, Case, ClusterId, Identity, Log, LogConfig, OpenError, Snapshots};
 
 /// A member, up or down.
 pub(crate) struct Host<M> {
@@ -49,6 +49,8 @@ pub(crate) struct Host<M> {
     pub damaged: bool,
     /// Damage has taken back the base of the log. Of the snapshot before, nothing need be left.
     lost_base: bool,
+    /// What it has found of the snapshot that its log begins after, if that was lost.
+    pub found_base_lost: Option<Case>,
     /// A snapshot of it has been damaged.
     pub snapshot_rotten: bool,
     /// In this file, at this offset, its disk can be read no more.
@@ -61,6 +63,11 @@ pub(crate) struct Host<M> {
     pub refused: u64,
     /// Its disk is full.
     pub full: bool,
+    /// Its disk does not answer until then, and is slow until then.
+    pub stalled_until_us: u64,
+    pub slow_until_us: u64,
+    /// For how many ticks its latest write has been out.
+    pub write_ticks: u64,
     /// A write that the full disk refused is to be tried again.
     pub tries_again: bool,
     /// Set once the power has failed within an operation of the disk.
@@ -137,6 +144,10 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config.inflight_messages_max = swarm.inflight as usize;
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
+    config.catch_up_bytes_max = swarm.catch_up_bytes as usize;
+    if swarm.clock_ticks > 0 {
+        config.clock_ticks = swarm.clock_ticks;
+    }
     if swarm.inflight_bytes > 0 {
         config.inflight_bytes_max = swarm.inflight_bytes as usize;
     }
@@ -184,6 +195,7 @@ impl<M: StateMachine> Host<M> {
             losing: None,
             rotten: false,
             damaged: false,
+            found_base_lost: None,
             snapshot_rotten: false,
             unreadable: None,
             closed: false,
@@ -191,6 +203,9 @@ impl<M: StateMachine> Host<M> {
             refused: 0,
             lost_base: false,
             full: false,
+            stalled_until_us: 0,
+            slow_until_us: 0,
+            write_ticks: 0,
             tries_again: false,
             dark: None,
             gone: false,
@@ -281,7 +296,7 @@ impl<M: StateMachine> Host<M> {
         seed: u64,
         mut machine: M,
     ) -> Result<bool, Violation> {
-        let (log, recovery) = match Log::open(self.disk.clone(), log_config(swarm)) {
+        let (mut log, recovery) = match Log::open(self.disk.clone(), log_config(swarm)) {
             Ok(opened) => opened,
             // The disk still fails: whoever starts the node sees why it does not start.
             Err(_) if self.failing || self.full => return Ok(false),
@@ -301,21 +316,27 @@ impl<M: StateMachine> Host<M> {
         };
         let meant = self.shadow.base.last;
         self.compare(id, &restored)?;
-        let base = restored.snapshot.last;
-        self.lost_base |= self.damaged && base < meant;
+        self.lost_base |= self.damaged && restored.snapshot.last < meant;
         let snapshots = match Snapshots::new(self.disk.clone()) {
             Ok(snapshots) => snapshots,
             Err(_) if self.failing => return Ok(false),
             Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
         };
+        let (restored, case) = match log.check_base(&snapshots, NodeId(id), restored) {
+            Ok(checked) => checked,
+            Err(_) if self.failing || self.full => return Ok(false),
+            Err(BaseError::NoPeers(_)) if self.snapshot_rotten => {
+                self.dead = true;
+                return Ok(false);
+            }
+            Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
+        };
+        self.base_case(id, case, &restored)?;
+        let base = restored.snapshot.last;
         if base != LogId::ZERO {
             match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
                 Restoration::Done => {}
                 Restoration::Unreadable(_) if self.failing => return Ok(false),
-                Restoration::Unreadable(_) if self.snapshot_rotten || self.lost_base => {
-                    self.dead = true;
-                    return Ok(false);
-                }
                 Restoration::Unreadable(detail) => return violation(MISSING, detail),
             }
         }
@@ -395,6 +416,33 @@ impl<M: StateMachine> Host<M> {
         let opened = Log::open(copy, log_config(swarm));
         let restored = opened.ok().and_then(|(_, recovery)| recovery.restored);
         restored.is_some_and(|restored| self.shadow.difference(&restored).is_none())
+    }
+
+    /// Whether the node was right to find that the snapshot which its log begins after is lost. What it
+    /// begins with then is what its disk must hold from now on.
+    fn base_case(
+        &mut self,
+        id: u64,
+        case: Option<Case>,
+        restored: &Restored,
+    ) -> Result<(), Violation> {
+        let Some(case) = case else { return Ok(()) };
+        if !self.snapshot_rotten && !self.lost_base {
+            return violation(MISSING, format!("node {id}: {case}"));
+        }
+        let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
+        // A later snapshot stands for all that the log before it held.
+        let known = restored.hard_state.lost.is_some_and(|lost| lost >= self.shadow.last());
+        if last < self.shadow.last() && !known {
+            let detail = format!("node {id}: {case}; ends with {last}");
+            return violation("recovery is exact", detail);
+        }
+        if last < self.shadow.last() {
+            self.rotten = true;
+        }
+        self.found_base_lost = Some(case);
+        self.shadow = Shadow::new(restored);
+        Ok(())
     }
 
     fn compare(&mut self, id: u64, restored: &Restored) -> Result<(), Violation> {

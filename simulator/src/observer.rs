@@ -148,7 +148,7 @@ impl<M: StateMachine> Observer<M> {
             return violation("a leader only appends", detail);
         }
         if now.leads && now.last.index > before.last.index {
-            self.time.made(before.last.index, now.last.index);
+            self.time.made(now.term, before.last.index, now.last.index);
         }
         if *node.durable_hard_state() != disks[at].shadow.hard_state {
             return violation("what is durable is on the disk", format!("node {at}"));

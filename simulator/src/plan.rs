@@ -114,8 +114,13 @@ swarm! {
     /// Bytes by which commands are made larger, at most.
     padding_bytes,
     /// What does not heal when the faults stop: 0: nothing; 1: a minority stays down; 2: is cut off;
-    /// 3: hears nothing; 4: is heard by nobody.
+    /// 3: hears nothing; 4: is heard by nobody; 5: the disk of the one that leads is full for good;
+    /// 6: it does not answer for good.
     lasting,
+    /// See `raft::Config::catch_up_bytes_max`; 0: nothing is kept for a peer that is behind.
+    catch_up_bytes,
+    /// See `raft::Config::clock_ticks`; 0: as it is by default.
+    clock_ticks,
 }
 
 /// As the node of a fault: whoever leads when it strikes.
@@ -221,6 +226,10 @@ kinds! {
     SyncError = "syncerr",
     /// The node's disk is full for `amount` µs.
     Full = "full",
+    /// The node's disk does not answer for `amount` µs.
+    Stall = "stall",
+    /// Each write of the node takes up to an election timeout longer, for `amount` µs.
+    Slow = "slow",
     /// The node's disk refuses its `amount mod 32`-th operation from now; of a write, a part is done.
     IoError = "ioerr",
     /// The node's power fails within its `amount mod 32`-th disk operation from now.
@@ -318,7 +327,9 @@ impl Plan {
             recycled_segments: draw.pick(&[0, 1, 2]),
             // The largest are larger than the smallest segments.
             padding_bytes: off_or(&mut draw, &[100, 5_000, 20_000]),
-            lasting: draw.pick(&[0, 0, 1, 2, 3, 4]),
+            lasting: draw.pick(&[0, 0, 1, 2, 3, 4, 5, 6]),
+            catch_up_bytes: off_or(&mut draw, &[500, 5_000, 100_000]),
+            clock_ticks: election_ticks * off_or(&mut draw, &[1, 10]),
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);

@@ -7,11 +7,14 @@
 //!   nobody proposed, or because the leader changed.
 
 use crate::observer::{Violation, violation};
-use raft::{Entry, Index, LogId, LogTime, Now};
+use raft::{Entry, Index, LogId, LogTime, Now, Term};
 use std::collections::BTreeMap;
 
 /// Each change of leader may round down to a millisecond, and so may each reading.
 const ROUNDING_MS: u64 = 10;
+
+/// More entries than this that were made and never committed are not remembered.
+const UNCOMMITTED_MAX: usize = 4096;
 
 /// What is known of the clocks and of the log's time.
 #[derive(Debug, Default)]
@@ -24,12 +27,14 @@ pub struct Timekeeping {
     slow_ns: u64,
     /// The latest time that a quorum of wall clocks has ever reached.
     reached_ms: u64,
-    /// The latest time of a committed entry; `fast_ns` when it was found to be committed.
-    latest: Option<(LogTime, u64)>,
-    /// The same of the last committed entry, and `slow_ns` then, if no node has started since.
+    /// The time of the latest committed entry.
+    latest: Option<LogTime>,
+    /// By how many milliseconds the log's time has led `fast_ns` at most, when an entry was made.
+    lead_ms: i64,
+    /// The same, and `slow_ns` when it was found to be committed, if no node has started since.
     unbroken: Option<(LogTime, u64)>,
-    /// `slow_ns` when a leader made the entry that is not yet committed.
-    made: BTreeMap<Index, u64>,
+    /// `fast_ns` and `slow_ns` when a leader made the entry that is not yet committed.
+    made: BTreeMap<LogId, (u64, u64)>,
 }
 
 impl Timekeeping {
@@ -59,35 +64,45 @@ impl Timekeeping {
     }
 
     /// A leader has made the entries after `from` up to `to`.
-    pub fn made(&mut self, from: Index, to: Index) {
-        for index in from.0 + 1..=to.0 {
-            self.made.insert(Index(index), self.slow_ns);
+    pub fn made(&mut self, term: Term, from: Index, to: Index) {
+        for index in (from.0 + 1..=to.0).map(Index) {
+            self.made.insert(LogId { term, index }, (self.fast_ns, self.slow_ns));
         }
     }
 
     /// An entry is committed, the next one.
     pub fn committed(&mut self, id: LogId, entry: &Entry) -> Result<(), Violation> {
         let time = entry.time;
-        if let Some((latest, at_ns)) = self.latest {
+        let (made_fast_ns, made_ns) = self.made.remove(&id).unwrap_or((self.fast_ns, self.slow_ns));
+        if self.made.len() > UNCOMMITTED_MAX {
+            self.made.retain(|made, _| made.index > id.index);
+        }
+        let lead_ms = time.0 as i64 - (made_fast_ns / 1_000_000) as i64;
+        if let Some(latest) = self.latest {
             if time < latest {
                 let detail = format!("{id} is of {time}, after {latest}");
                 return violation("the time of the log does not go back", detail);
             }
-            let most_ms = latest.0 + (self.fast_ns - at_ns).div_ceil(1_000_000) + ROUNDING_MS;
-            if time.0 > most_ms.max(self.reached_ms) {
+            // A follower whose clock is fast knows a later time than the leader, and may lead next.
+            let faster = lead_ms > self.lead_ms + ROUNDING_MS as i64;
+            if faster && time.0 > self.reached_ms {
+                let most_ms = time.0 as i64 - lead_ms + self.lead_ms;
                 let detail = format!("{id} is of {time}, after {latest}: at most {most_ms}");
                 return violation("the time of the log runs no faster than a clock", detail);
             }
         }
-        let made_ns = self.made.remove(&id.index);
-        if let (Some((before, at_ns)), Some(made_ns)) = (self.unbroken, made_ns) {
+        self.lead_ms = match self.latest {
+            None => lead_ms,
+            Some(_) => self.lead_ms.max(lead_ms),
+        };
+        if let Some((before, at_ns)) = self.unbroken {
             let least_ms = before.0 + made_ns.saturating_sub(at_ns) / 1_000_000;
             if time.0 + ROUNDING_MS < least_ms {
                 let detail = format!("{id} is of {time}, after {before}: at least {least_ms}");
                 return violation("the time of the log runs no slower than a clock", detail);
             }
         }
-        self.latest = Some((time, self.fast_ns));
+        self.latest = Some(time);
         self.unbroken = Some((time, self.slow_ns));
         Ok(())
     }

@@ -71,6 +71,9 @@ const BACKOFF_MAX_US: u64 = 2_000_000;
 /// A node that goes on after a pause takes what has come meanwhile within this time.
 const RESUME_US: u64 = 500;
 
+/// A leader may be held up by its disk for this many election timeouts, while others commit.
+const SICK_ELECTIONS: u64 = 4;
+
 /// A full disk is tried again after this long.
 const FULL_RETRY_US: u64 = 10_000;
 
@@ -502,6 +505,13 @@ impl<'a, W: Workload> World<'a, W> {
         if running.machine_at > Index(0) {
             self.marks.hit("a node restarted from a snapshot");
         }
+        match host.found_base_lost {
+            Some(storage::Case::NewerSnapshot { .. }) => {
+                self.marks.hit("a log went on from a later snapshot");
+            }
+            Some(_) => self.marks.hit("a node had lost the snapshot its log began after"),
+            None => {}
+        }
         let life = host.life;
         self.observer.started(node, &running.node);
         self.timeline.started(node, &running.node, running.machine_at);
@@ -520,10 +530,26 @@ impl<'a, W: Workload> World<'a, W> {
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
         let now = self.now(node);
         self.on(node, |running| running.node.tick(now))?;
+        self.no_sick_leader(node)?;
         match &self.hosts[node].up {
             Some(running) => self.contact.ticked(node, &running.node),
             None => Ok(()),
         }
+    }
+
+    /// A leader whose disk holds the others back steps down within a few election timeouts.
+    fn no_sick_leader(&mut self, node: usize) -> Result<(), Violation> {
+        let host = &mut self.hosts[node];
+        let Some(running) = &host.up else { return Ok(()) };
+        let core = &running.node;
+        let held_back = running.write.is_some() && core.commit() > core.durable_index();
+        host.write_ticks = if held_back { host.write_ticks + 1 } else { 0 };
+        let most = SICK_ELECTIONS * u64::from(self.plan.swarm.election_ticks);
+        if host.write_ticks <= most || !core.is_leader() {
+            return Ok(());
+        }
+        let detail = format!("node {node}, whose write is out for {} ticks", host.write_ticks);
+        violation("a leader whose disk is stalled steps down", detail)
     }
 
     fn deliver(&mut self, message: Message, sent_at: u64) -> Result<(), Violation> {

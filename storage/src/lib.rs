@@ -20,6 +20,7 @@
 //! What it is not: it knows nothing of the protocol, runs no event loop and no async code. A
 //! [`Log::persist`](LogStore::persist) blocks until the disk has it; the driver gives it a thread.
 
+mod base;
 mod batch;
 mod block;
 pub mod codec;
@@ -38,6 +39,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use base::BaseError;
 pub use disk::{Disk, DiskFile, LockError};
 pub use identity::{ClusterId, Identity, IdentityError};
 pub use log::{Log, LogConfig, Recovery, Usage};

@@ -149,7 +149,7 @@ pub(crate) enum AppendError {
 }
 
 impl AppendError {
-    fn into_io(self) -> io::Error {
+    pub fn into_io(self) -> io::Error {
         match self {
             AppendError::Full(error) | AppendError::Failed(error) => error,
         }
@@ -563,7 +563,8 @@ impl<D: Disk> Log<D> {
                 self.full.push_back(Full { generation, len, highest });
             }
         }
-        if mark.is_none_or(|mark| mark.batch < self.state.number) {
+        let repeats = mark.is_none_or(|mark| mark.batch < self.state.number);
+        if repeats {
             let count = folded.latest.entries.min(restored.entries.len());
             self.repeat(&restored, folded.latest, count)?;
         }
@@ -575,7 +576,16 @@ impl<D: Disk> Log<D> {
         }
         self.free(false);
         self.open_mark()?;
+        if repeats && (self.write_mark().is_err() || self.sync_mark().is_err()) {
+            self.mark = None;
+        }
         Ok(Some(restored))
+    }
+
+    /// The repetition is certain now. With a mark that says so the next start repeats it no more: a node
+    /// that ends again and again before it has written anything else does not fill its disk.
+    fn sync_mark(&mut self) -> io::Result<()> {
+        self.mark.as_mut().map_or(Ok(()), MarkFile::sync)
     }
 
     /// Writes the latest batch once more, behind itself. It was read, which does not prove that it is

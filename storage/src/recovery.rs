@@ -36,7 +36,7 @@ use crate::block::{self, BLOCK_BYTES, Block};
 use crate::fold::{Fold, Folded};
 use crate::mark::Mark;
 use crate::{IdentityError, LockError};
-use raft::NodeId;
+use raft::{LogId, NodeId};
 use std::fmt;
 use std::io;
 
@@ -76,6 +76,18 @@ pub enum Case {
         /// Its number.
         batch: u64,
     },
+    /// The snapshot that the log began after is lost. The log begins after a later one.
+    NewerSnapshot {
+        /// The one that is lost.
+        lost: LogId,
+        /// The one that is there.
+        snapshot: LogId,
+    },
+    /// The snapshot that the log began after is lost, and with it what the log builds upon.
+    SnapshotLost {
+        /// Which one.
+        snapshot: LogId,
+    },
     /// This file does not belong here. It is left alone.
     ForeignFile {
         /// Its name.
@@ -86,7 +98,7 @@ pub enum Case {
 impl Case {
     /// Whether something acknowledged may be lost.
     pub fn is_loss(&self) -> bool {
-        matches!(self, Case::Rotten { .. } | Case::RottenEnd { .. })
+        matches!(self, Case::Rotten { .. } | Case::RottenEnd { .. } | Case::SnapshotLost { .. })
     }
 }
 
@@ -112,6 +124,16 @@ impl fmt::Display for Case {
                 f,
                 "batch {batch} was durable and is damaged; what was lost will be repaired from the \
                  peers"
+            ),
+            Case::NewerSnapshot { lost, snapshot } => write!(
+                f,
+                "the snapshot {lost} is damaged or gone; the log goes on from the later snapshot \
+                 {snapshot}"
+            ),
+            Case::SnapshotLost { snapshot } => write!(
+                f,
+                "the snapshot {snapshot}, which the log began after, is damaged or gone; what was \
+                 lost will be repaired from the peers"
             ),
             Case::ForeignFile { name } => write!(f, "log/{name} does not belong here"),
         }

@@ -96,6 +96,15 @@ impl<D: Disk> Snapshots<D> {
         SnapshotReader::open(id, file)
     }
 
+    /// Reads a snapshot to its end. Returns what it stands for.
+    pub fn verify(&self, id: LogId) -> Result<Snapshot, SnapshotError> {
+        let mut reader = self.open(id)?;
+        while !reader.ended {
+            reader.next_chunk()?;
+        }
+        Ok(reader.snapshot)
+    }
+
     /// The snapshots there are, by the index of their last entry.
     pub fn list(&self) -> io::Result<Vec<LogId>> {
         Ok(self.disk.list(DIR)?.iter().filter_map(|name| parse(name)).collect())

@@ -137,9 +137,15 @@ impl<A: App> Cluster<A> {
         let disk = SimDisk::new(host.disk.clone(), life.clone());
         let opened = Log::open(disk.clone(), log_config(&swarm)).and_then(|log| {
             let failed = |source| OpenError::Io { path: "snapshots".to_owned(), source };
-            Ok((log, Snapshots::new(disk).map_err(failed)?))
+            let ((mut log, recovery), snapshots) = (log, Snapshots::new(disk).map_err(failed)?);
+            let kept = recovery.restored;
+            let id = NodeId(node as u64);
+            let check = |kept| log.check_base(&snapshots, id, kept);
+            let checked = kept.clone().map(check).transpose();
+            let checked = checked.map_err(|error| failed(std::io::Error::other(error)))?;
+            Ok((log, kept, checked, snapshots))
         });
-        let ((log, recovery), snapshots) = match opened {
+        let (log, kept, checked, snapshots) = match opened {
             Ok(opened) => opened,
             // The disk still fails: whoever starts the node sees why it does not start.
             Err(_) if host.failing || host.full => {
@@ -163,7 +169,7 @@ impl<A: App> Cluster<A> {
                 return violation("a node starts again", format!("node {node}: {error}"));
             }
         };
-        let Some(restored) = recovery.restored else {
+        let (Some(kept), Some((restored, case))) = (kept, checked) else {
             if host.damaged {
                 host.dead = true;
                 return Ok(());
@@ -171,16 +177,23 @@ impl<A: App> Cluster<A> {
             return violation("recovery is exact", format!("node {node}: nothing is left"));
         };
         let meant = host.shadow.base.last;
-        world.compare(node, &restored)?;
+        world.compare(node, &kept)?;
         let host = &mut world.hosts[node];
-        let base = restored.snapshot.last;
-        let lost_base = host.damaged && base < meant;
-        if lost_base && base != LogId::ZERO && snapshots.open(base).is_err() {
+        let lost_base = host.damaged && kept.snapshot.last < meant;
+        if let Some(case) = case {
             // Damage has taken back the base: the snapshot of the one before is gone.
-            host.dead = true;
-            world.marks.hit("a node noticed a damaged disk and stopped");
-            return Ok(());
+            if !lost_base {
+                return violation(
+                    "the snapshot that the log begins after is there",
+                    format!("node {node}: {case}"),
+                );
+            }
+            let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
+            host.rotten |= last < host.shadow.last();
+            host.shadow = Shadow::new(&restored);
+            world.marks.hit("a log went on from another snapshot");
         }
+        let host = &mut world.hosts[node];
         host.lives += 1;
         let entries = host.shadow.entries.iter().map(|entry| entry.cost_bytes() as u64);
         let bytes = entries.sum();
@@ -372,6 +385,10 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     }
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
+    config.catch_up_bytes_max = swarm.catch_up_bytes as usize;
+    if swarm.clock_ticks > 0 {
+        config.clock_ticks = swarm.clock_ticks;
+    }
     config
 }
 

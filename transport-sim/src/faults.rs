@@ -110,6 +110,10 @@ impl<A: App> Cluster<A> {
                 drop(world);
                 self.lift_after(fault);
             }
+            FaultKind::Stall => {
+                self.world().hosts[node].stalled_until_us = now_us() + down_us;
+            }
+            FaultKind::Slow => self.world().hosts[node].slow_until_us = now_us() + down_us,
             // What a disk can do to a log, layer 1 does in full.
             FaultKind::Rot
             | FaultKind::RotEnd

@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::cluster::Cluster;
 use crate::disk::SimDisk;
-use crate::time::sleep_us;
+use crate::time::{now_us, sleep_us};
 use crate::world::{World, log_config};
 use driver::StorePort;
 use raft::{Durable, Write};
@@ -45,9 +45,15 @@ pub(crate) async fn run<A: App>(
             let mut world = cluster.world();
             let crash = world.armed.remove(&(node, FaultKind::CrashWriting));
             let (swarm, calm) = (world.plan.swarm.clone(), world.calm);
+            let election_us = world.plan.election_us();
             let draw = &mut world.disks[node];
             let stalls = draw.chance(swarm.stall_ppm) && !calm;
-            let stall_us = if stalls { draw.below(u64::from(swarm.stall_us) + 1) } else { 0 };
+            let mut stall_us = if stalls { draw.below(u64::from(swarm.stall_us) + 1) } else { 0 };
+            let slow_us = draw.below(election_us + 1);
+            let host = &world.hosts[node];
+            stall_us += host.stalled_until_us.saturating_sub(now_us());
+            stall_us += if host.slow_until_us > now_us() { slow_us } else { 0 };
+            let draw = &mut world.disks[node];
             (1 + draw.below(2 * u64::from(swarm.sync_us)), stall_us, crash)
         };
         if let Some(down_us) = crash {

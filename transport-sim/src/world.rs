@@ -70,6 +70,9 @@ pub(crate) struct Host<A: App> {
     pub failing: bool,
     /// Its disk is full.
     pub full: bool,
+    /// Its disk does not answer until then, and is slow until then.
+    pub stalled_until_us: u64,
+    pub slow_until_us: u64,
     /// It is gone for good: it refuses to start.
     pub dead: bool,
     pub paused: u32,
@@ -330,6 +333,8 @@ impl<A: App> Host<A> {
             damaged: false,
             failing: false,
             full: false,
+            stalled_until_us: 0,
+            slow_until_us: 0,
             dead: false,
             paused: 0,
         }

@@ -38,8 +38,8 @@ use super::print;
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use raft::{
-    Body, Entry, Incarnation, Index, LogId, LogTime, Membership, Message, NodeId, Now, Payload,
-    ReadId, ReadMode, Reading, Round, Snapshot, Term,
+    Body, Entry, Incarnation, Index, LogId, LogTime, Membership, Message, NodeId, Payload, ReadId,
+    ReadMode, Reading, Round, Snapshot, Term,
 };
 use std::error::Error;
 use std::fmt::Write as _;

@@ -67,6 +67,8 @@ impl Strike {
             FaultKind::Bridge | FaultKind::Ring => Some("cut"),
             FaultKind::Pause => at.then_some("paused"),
             FaultKind::Full => at.then_some("full"),
+            FaultKind::Stall => at.then_some("disk hangs"),
+            FaultKind::Slow => at.then_some("slow disk"),
             _ => None,
         }
     }

@@ -108,6 +108,8 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
         FaultKind::SnapshotRot => format!("a byte of a snapshot of {node} rots"),
         FaultKind::SyncError => format!("next sync of {node} fails and forgets"),
         FaultKind::Full => format!("disk of {node} is full for {lasts}"),
+        FaultKind::Stall => format!("disk of {node} does not answer for {lasts}"),
+        FaultKind::Slow => format!("disk of {node} is slow for {lasts}"),
         FaultKind::Rot => format!("a byte of {node}'s log rots; back after {lasts}"),
         FaultKind::Wipe => format!("disk of {node} is wiped; back after {lasts}"),
     }

@@ -12,8 +12,18 @@ impl<W: Workload> World<'_, W> {
                 let draw = &mut self.disks[node];
                 let stalled = draw.chance(swarm.stall_ppm) && !self.calm;
                 let stall_us = if stalled { draw.below(u64::from(swarm.stall_us) + 1) } else { 0 };
-                let after_us = 1 + draw.below(2 * u64::from(swarm.sync_us)) + stall_us;
-                self.queue.push(self.now_us + after_us, Event::Synced { node, life });
+                let mut after_us = 1 + draw.below(2 * u64::from(swarm.sync_us)) + stall_us;
+                let host = &mut self.hosts[node];
+                if host.slow_until_us > self.now_us {
+                    after_us += draw.below(self.plan.election_us() + 1);
+                }
+                host.write_ticks = 0;
+                // A disk that never answers again is none to wait for.
+                let stalled_us = host.stalled_until_us.saturating_sub(self.now_us);
+                if host.stalled_until_us < u64::MAX {
+                    let at_us = self.now_us + stalled_us + after_us;
+                    self.queue.push(at_us, Event::Synced { node, life });
+                }
                 if let Some(running) = &mut self.hosts[node].up {
                     if running.write.is_some() {
                         return violation("one write is out at a time", format!("node {node}"));

@@ -47,6 +47,7 @@ impl<W: Workload> World<'_, W> {
             host.disk.set_capacity(None);
             host.restore_disk();
             host.full = false;
+            (host.stalled_until_us, host.slow_until_us) = (0, 0);
             host.set_clock_rate(self.now_us, 1_000);
             if host.snapshot_rotten {
                 // Whether it still needs the snapshot is seen at a start.
@@ -72,6 +73,8 @@ impl<W: Workload> World<'_, W> {
             2 => FaultKind::Isolate,
             3 => FaultKind::Deaf,
             4 => FaultKind::Mute,
+            5 => FaultKind::Full,
+            6 => FaultKind::Stall,
             _ => return,
         };
         // Where a disk has forgotten something, nobody else may be missing.
@@ -80,6 +83,13 @@ impl<W: Workload> World<'_, W> {
         }
         let mut draw = Stream::new(self.plan.seed, Purpose::Ending, 0);
         let nodes = self.hosts.len();
+        if matches!(kind, FaultKind::Full | FaultKind::Stall) {
+            if nodes >= 3 {
+                let node = self.leader().unwrap_or(draw.below(nodes as u64) as usize);
+                self.let_disk_fail(node, kind);
+            }
+            return;
+        }
         for _ in 0..(nodes - 1) / 2 {
             let node = draw.below(nodes as u64) as usize;
             if std::mem::replace(&mut self.hosts[node].gone, true) {
@@ -95,6 +105,23 @@ impl<W: Workload> World<'_, W> {
             self.network.cut(&fault, true);
             self.timeline.add(node, What::Fault(fault));
         }
+    }
+
+    /// The disk of a node, which leads as a rule, is full or does not answer for good. The others must
+    /// serve without it.
+    fn let_disk_fail(&mut self, node: usize, kind: FaultKind) {
+        let host = &mut self.hosts[node];
+        host.gone = true;
+        if kind == FaultKind::Full {
+            host.full = true;
+            let used = host.disk.used_bytes();
+            host.disk.set_capacity(Some(used));
+        } else {
+            host.stalled_until_us = u64::MAX;
+        }
+        self.marks.hit("a leader's disk failed for good");
+        let fault = Fault { at_us: self.now_us, node: node as u64, amount: 0, kind };
+        self.timeline.add(node, What::Fault(fault));
     }
 
     /// Whether a quorum is there to serve: all but those that are gone for good.

@@ -67,6 +67,14 @@ impl<W: Workload> World<'_, W> {
                 self.struck.insert(at, fault);
                 self.queue.push(until_us, Event::Lift(at));
             }
+            FaultKind::Stall => {
+                let host = &mut self.hosts[node];
+                host.stalled_until_us = host.stalled_until_us.max(until_us);
+            }
+            FaultKind::Slow => {
+                let host = &mut self.hosts[node];
+                host.slow_until_us = host.slow_until_us.max(until_us);
+            }
             FaultKind::IoError => {
                 self.hosts[node].refused += 1;
                 let draw = &mut self.disks[node];
@@ -106,7 +114,7 @@ impl<W: Workload> World<'_, W> {
     }
 
     /// The node that leads, in the latest term if there are several.
-    fn leader(&self) -> Option<usize> {
+    pub(super) fn leader(&self) -> Option<usize> {
         let leaders = self.hosts.iter().enumerate().filter_map(|(id, host)| {
             let node = &host.up.as_ref()?.node;
             node.is_leader().then(|| (node.term(), id))

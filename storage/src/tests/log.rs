@@ -194,3 +194,21 @@ fn a_payload_that_looks_like_a_batch_is_none() {
     assert_eq!(found.cases, [crate::Case::Clean]);
     assert_eq!(found.restored.unwrap().entries.len(), 1 + 4096usize.div_ceil(61));
 }
+
+#[test]
+fn a_node_that_ends_again_and_again_does_not_fill_its_disk() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    // What is repeated stands behind an entry that is needed, so that nothing before it can be freed.
+    write(&mut log, hard(1, None), &entries(1, 1, 1));
+    write(&mut log, hard(1, None), &[entry(2, 1, 3 * 4096)]);
+    drop(log);
+    let mut taken = Vec::new();
+    for _ in 0..20 {
+        // Each start is one after a kill, and finds nothing new.
+        let (log, found) = reopen(&disk);
+        assert_eq!(found.restored.unwrap().entries.len(), 2);
+        taken.push(log.usage().bytes);
+    }
+    assert_eq!(taken[2], taken[19], "{taken:?}");
+}

@@ -1,6 +1,7 @@
 //! Tests that need the inside of the log: receipts are made by the core alone, so they drive the log
 //! below [`crate::LogStore`].
 
+mod base;
 mod cases;
 mod crash;
 mod log;
