@@ -5,7 +5,9 @@ use driver::{
     At, Driver, DriverConfig, Frozen, Handle, ReadMode, RestoreError, Seams, StateMachine,
     TokioClock, Transport, inbox,
 };
-use raft::{Config, Incarnation, Member, Membership, NodeId, Restored, Snapshot};
+use raft::{
+    Body, Config, Incarnation, Member, Membership, Message, NodeId, Restored, Snapshot, Term,
+};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +16,10 @@ use storage::{ClusterId, Identity, Log, LogConfig, RealDisk, Snapshots};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use transport_http::{FoundError, Founder, HttpTransport, PeerServer, TransportConfig, found};
+use transport_http::wire::{HEAD_BYTES, Hello, write_first, write_frame, write_message};
+use transport_http::{
+    Desk, FoundError, Founder, HttpTransport, Listed, PeerServer, TransportConfig, found,
+};
 
 /// Adds numbers up.
 #[derive(Default, Clone)]
@@ -76,11 +81,8 @@ async fn servers(count: u64) -> Vec<PeerServer> {
     servers
 }
 
-fn others(servers: &[PeerServer], own: u64) -> Vec<(NodeId, String)> {
-    let all = servers.iter().enumerate();
-    all.filter(|(id, _)| *id as u64 != own)
-        .map(|(id, server)| (NodeId(id as u64), server.local_addr().to_string()))
-        .collect()
+fn list(founders: &[Founder]) -> Vec<Listed> {
+    founders.iter().map(Founder::listed).collect()
 }
 
 /// Founds a cluster and starts all of it.
@@ -95,18 +97,21 @@ async fn start_at(
     elsewhere: &[(u64, String)],
 ) -> Vec<TestNode> {
     let servers = servers(count).await;
-    let mut founders: Vec<Founder> =
+    let founders: Vec<Founder> =
         (0..count).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
-    for (id, address) in elsewhere {
-        founders[*id as usize].peer_address.clone_from(address);
-    }
+    let list = list(&founders);
     for (server, founder) in servers.iter().zip(&founders) {
-        server.desk().sit(founder.clone());
+        server.desk().sit(founder.clone(), list.clone());
     }
     let mut founded = Vec::new();
-    for founder in &founders {
-        let peers = others(&servers, founder.node.0);
-        founded.push(found(founder, &peers).await.expect("all are up"));
+    for (server, founder) in servers.iter().zip(&founders) {
+        founded.push(found(server.desk(), founder, &list).await.expect("all are up"));
+    }
+    for (id, address) in elsewhere {
+        for one in &mut founded {
+            let member = one.membership.members.get_mut(&NodeId(*id)).expect("it is a member");
+            member.peer_address.clone_from(address);
+        }
     }
     assert!(founded.iter().all(|one| *one == founded[0]), "all found the same cluster");
     let mut nodes = Vec::new();
@@ -352,21 +357,210 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     let servers = servers(3).await;
     let founders: Vec<Founder> =
         (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let all = list(&founders);
     for (server, founder) in servers.iter().zip(&founders) {
-        server.desk().sit(founder.clone());
+        server.desk().sit(founder.clone(), all.clone());
     }
-    let first = found(&founders[0], &others(&servers, 0)).await.expect("all are up");
+    let desk = Desk::new();
+    let first = found(&desk, &founders[0], &all).await.expect("all are up");
     servers[0].desk().belong(founders[0].clone(), first.cluster, first.membership.clone());
 
-    let slow = found(&founders[1], &others(&servers, 1)).await.expect("it is the same founder");
+    let slow = found(&desk, &founders[1], &all).await.expect("it is the same founder");
     assert_eq!(slow, first);
 
     let wiped = Founder { incarnation: Incarnation(999), ..founders[2].clone() };
-    let refused = found(&wiped, &others(&servers, 2)).await.expect_err("its disk was wiped");
+    let refused = found(&desk, &wiped, &all).await.expect_err("its disk was wiped");
     assert!(matches!(refused, FoundError::Wiped { node: NodeId(2), .. }), "{refused}");
     assert!(refused.to_string().contains("--join"), "the way out is named: {refused}");
 
     let stranger = founder(9, &servers[2], 5);
-    let refused = found(&stranger, &others(&servers, 2)).await.expect_err("nobody knows it");
+    let with_stranger = list(&[founders[0].clone(), stranger.clone()]);
+    let refused = found(&desk, &stranger, &with_stranger).await.expect_err("it is not known");
     assert!(matches!(refused, FoundError::Stranger { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn founders_with_different_lists_found_nothing_together() {
+    let servers = servers(3).await;
+    let founders: Vec<Founder> =
+        (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let (all, two) = (list(&founders), list(&founders[..2]));
+    servers[0].desk().sit(founders[0].clone(), two.clone());
+    servers[1].desk().sit(founders[1].clone(), all.clone());
+    servers[2].desk().sit(founders[2].clone(), all.clone());
+    // In each direction both lists are named.
+    let (one, other) = tokio::join!(
+        found(servers[0].desk(), &founders[0], &two),
+        found(servers[1].desk(), &founders[1], &all),
+    );
+    for refused in [one, other] {
+        let Err(refused @ FoundError::OtherList { .. }) = refused else { panic!("{refused:?}") };
+        let text = refused.to_string();
+        let both = [&two, &all].map(|list| {
+            let list: Vec<String> = list.iter().map(Listed::to_string).collect();
+            list.join(",")
+        });
+        assert!(text.contains(&format!("{};", both[0])) || text.contains(&format!("{}.", both[0])));
+        assert!(text.contains(&both[1]), "{text}");
+    }
+    // The one that is not on the list of another hears which of its entries are right.
+    let refused = found(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
+    assert!(refused.to_string().contains(&format!("not {}", all[2])), "{refused}");
+}
+
+#[tokio::test]
+async fn a_founder_on_its_own_refuses_those_that_count_on_it() {
+    let servers = servers(2).await;
+    let founders: Vec<Founder> =
+        (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let alone = list(&founders[1..]);
+    servers[1].desk().sit(founders[1].clone(), alone.clone());
+    let founded = found(servers[1].desk(), &founders[1], &alone).await.expect("it is alone");
+    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(FoundError::OtherList { .. })), "{refused:?}");
+    servers[1].desk().belong(founders[1].clone(), founded.cluster, founded.membership);
+    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(FoundError::Stranger { .. })), "{refused:?}");
+}
+
+/// Sends the beginning of a request and goes on holding the connection.
+async fn send(address: std::net::SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(bytes).await.expect("it reads");
+    stream
+}
+
+#[tokio::test]
+async fn a_flood_of_idle_connections_keeps_no_member_out() {
+    let nodes = start(3, |_| {}).await;
+    add(&nodes, 1).await;
+    let address = nodes[0].server.local_addr();
+    let mut flood = Vec::new();
+    for n in 0..300 {
+        let head = b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n";
+        flood.push(send(address, if n % 2 == 0 { b"POST /raft" } else { &head[..] }).await);
+    }
+    // A member whose stream breaks has to find a place in spite of them.
+    let (inbox, _mailbox) = {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let disk = RealDisk::new(directory.path());
+        inbox(Arc::new(Snapshots::new(disk).expect("it can be written")))
+    };
+    let config = TransportConfig::new(nodes[0].cluster, NodeId(1), Incarnation(101));
+    let transport = HttpTransport::new(config, inbox);
+    let member = Member {
+        incarnation: Incarnation(100),
+        peer_address: address.to_string(),
+        client_address: String::new(),
+    };
+    transport.set_members(&Membership::of_voters([(NodeId(0), member)].into()));
+    let begin = Instant::now();
+    eventually("it is let in", async || !transport.connected().is_empty()).await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // The idle ones are closed after a while.
+    let mut byte = [0];
+    let last = flood.last_mut().expect("there are some");
+    let closed = tokio::time::timeout(Duration::from_secs(6), last.read(&mut byte)).await;
+    assert!(closed.is_ok(), "an idle connection is kept");
+    stop(nodes).await;
+}
+
+/// A stream of node 1 to node 0, opened by hand, up to its hello.
+async fn stream_by_hand(node: &TestNode) -> TcpStream {
+    let hello = Hello {
+        cluster: node.cluster,
+        from: NodeId(1),
+        incarnation: Incarnation(101),
+        to: NodeId(0),
+    };
+    let mut first = Vec::new();
+    write_first(&mut first, &hello.encode());
+    let head = b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n";
+    let mut stream = send(node.server.local_addr(), head).await;
+    stream.write_all(&first).await.expect("it reads");
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 200");
+    stream
+}
+
+/// Whether the other side closes the stream, reading its signs of life until then.
+async fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
+    let reading = async {
+        let mut bytes = [0; 1024];
+        while matches!(stream.read(&mut bytes).await, Ok(read) if read > 0) {}
+    };
+    tokio::time::timeout(within, reading).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_flipped_bit_closes_the_stream_and_is_counted() {
+    let nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let vote = Message {
+        from: NodeId(1),
+        to: NodeId(0),
+        term: Term(1 << 40),
+        incarnation: Incarnation(101),
+        body: Body::VoteReply { granted: true },
+    };
+    let mut intact = Vec::new();
+    write_message(&mut intact, &vote);
+    for at in [0, 5, 9, HEAD_BYTES, intact.len() - 1] {
+        let before = nodes[0].transport.figures().damaged_frames;
+        let mut stream = stream_by_hand(&nodes[0]).await;
+        let mut bytes = intact.clone();
+        bytes[at] ^= 1;
+        stream.write_all(&bytes).await.expect("it reads");
+        assert!(is_closed(&mut stream, Duration::from_secs(5)).await, "byte {at}");
+        eventually("it is counted", async || {
+            nodes[0].transport.figures().damaged_frames == before + 1
+        })
+        .await;
+    }
+    assert_eq!(add(&nodes, 1).await, 2);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_frame_that_stalls_is_given_up_and_its_size_is_not_reserved() {
+    let nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let mut frame = Vec::new();
+    write_frame(&mut frame, |into| into.extend(vec![7; 60 << 20]));
+    let mut stream = stream_by_hand(&nodes[0]).await;
+    stream.write_all(&frame[..1000]).await.expect("it reads");
+    assert!(is_closed(&mut stream, Duration::from_secs(5)).await);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn unfinished_frames_do_not_hold_more_than_their_budget() {
+    let nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let mut frame = Vec::new();
+    write_frame(&mut frame, |into| into.extend(vec![7; 50 << 20]));
+    let frame = Bytes::from(frame);
+    let sending: Vec<_> = (0..4)
+        .map(|_| {
+            let (frame, stream) = (frame.clone(), stream_by_hand(&nodes[0]));
+            async move {
+                let mut stream = stream.await;
+                // All but the end. The other side may close it.
+                let _ = stream.write_all(&frame[..frame.len() - 1]).await;
+                stream
+            }
+        })
+        .collect();
+    let mut open = Vec::new();
+    for sending in sending {
+        open.push(sending.await);
+        let mut held = open.iter_mut();
+        // Those before it are kept from being silent: what counts is the memory.
+        let _ = held.next();
+    }
+    eventually("one found no room", async || nodes[0].transport.figures().frames_without_room > 0)
+        .await;
+    assert_eq!(add(&nodes, 1).await, 2);
+    stop(nodes).await;
 }
