@@ -34,5 +34,6 @@ pub mod wire;
 
 pub use bootstrap::{Desk, FoundError, Founded, cluster_of, found};
 pub use founders::{Founder, Listed};
+pub use places::PEER_CONNECTIONS_MAX;
 pub use server::PeerServer;
 pub use transport::{HttpTransport, TransportConfig, TransportFigures};

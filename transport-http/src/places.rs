@@ -13,24 +13,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Connections that have not introduced themselves.
-pub(crate) const UNKNOWN_MAX: usize = 32;
-/// Connections of nodes that are not members, as far as this node knows: its membership may be old.
-pub(crate) const STRANGERS_MAX: usize = 16;
+/// Connections to the peer port, all together, unless another limit is set.
+pub const PEER_CONNECTIONS_MAX: usize = 128;
+/// Of these, a fourth, and at most this many, may be of connections that have not introduced
+/// themselves.
+const UNKNOWN_MAX: usize = 32;
+/// An eighth, and at most this many, may be of nodes that are not members as far as this node knows:
+/// its membership may be old.
+const STRANGERS_MAX: usize = 16;
 /// Connections of one member: streams and snapshots, of its last life too until it is noticed.
 pub(crate) const MEMBER_MAX: usize = 8;
 /// How long a connection may take to introduce itself, or to ask its question.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The places on a listener.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Places(Arc<Mutex<Taken>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    unknown_max: usize,
+    strangers_max: usize,
+    members_max: usize,
     next: u64,
     unknown: BTreeMap<u64, Unknown>,
     known: BTreeMap<NodeId, usize>,
+    members: usize,
     strangers: usize,
 }
 
@@ -62,10 +70,27 @@ impl Places {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Places for at most `connections_max` connections (a few at least).
+    pub fn new(connections_max: usize) -> Self {
+        let unknown_max = (connections_max / 4).clamp(1, UNKNOWN_MAX);
+        let strangers_max = (connections_max / 8).clamp(1, STRANGERS_MAX);
+        let members_max = connections_max.saturating_sub(unknown_max + strangers_max).max(2);
+        Places(Arc::new(Mutex::new(Taken {
+            unknown_max,
+            strangers_max,
+            members_max,
+            next: 0,
+            unknown: BTreeMap::new(),
+            known: BTreeMap::new(),
+            members: 0,
+            strangers: 0,
+        })))
+    }
+
     /// A place for a connection that has just come; another one may lose its place for it.
     pub fn take(&self, from: IpAddr) -> Place {
         let mut taken = self.lock();
-        if taken.unknown.len() >= UNKNOWN_MAX {
+        if taken.unknown.len() >= taken.unknown_max {
             taken.displace();
         }
         let (number, end) = (taken.next, Arc::<Notify>::default());
@@ -101,14 +126,15 @@ impl Place {
         }
         let mut taken = self.places.lock();
         if is_member {
-            let places = taken.known.entry(node).or_default();
-            if *places >= MEMBER_MAX {
+            let places = taken.known.get(&node).copied().unwrap_or_default();
+            if places >= MEMBER_MAX || taken.members >= taken.members_max {
                 return false;
             }
-            *places += 1;
+            taken.members += 1;
+            taken.known.insert(node, places + 1);
             *kind = Kind::Member(node);
         } else {
-            if taken.strangers >= STRANGERS_MAX {
+            if taken.strangers >= taken.strangers_max {
                 return false;
             }
             taken.strangers += 1;
@@ -137,6 +163,7 @@ impl Drop for Place {
             Kind::Unknown => drop(taken.unknown.remove(&self.number)),
             Kind::Stranger => taken.strangers -= 1,
             Kind::Member(node) => {
+                taken.members -= 1;
                 if let Some(places) = taken.known.get_mut(&node) {
                     *places -= 1;
                     if *places == 0 {
@@ -174,7 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_displaces_itself_and_not_others() {
-        let places = Places::default();
+        let places = Places::new(PEER_CONNECTIONS_MAX);
         let other = places.take(address(2));
         let flood: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
         assert!(!is_displaced(&other).await);
@@ -188,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_introduced_itself_is_not_displaced() {
-        let places = Places::default();
+        let places = Places::new(PEER_CONNECTIONS_MAX);
         let member = places.take(address(1));
         assert!(member.introduce(NodeId(1), true));
         let flood: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
@@ -198,7 +225,7 @@ mod tests {
 
     #[test]
     fn strangers_leave_the_members_their_places() {
-        let places = Places::default();
+        let places = Places::new(PEER_CONNECTIONS_MAX);
         let strangers: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
         let introduced = strangers.iter().filter(|place| place.introduce(NodeId(9), false)).count();
         assert_eq!(introduced, STRANGERS_MAX);
@@ -206,6 +233,24 @@ mod tests {
         let introduced = members.iter().filter(|place| place.introduce(NodeId(1), true)).count();
         assert_eq!(introduced, MEMBER_MAX);
         assert!(places.take(address(1)).introduce(NodeId(2), true));
+    }
+
+    #[test]
+    fn all_together_are_bounded() {
+        for limit in [16, 128] {
+            let places = Places::new(limit);
+            let members: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
+            for (node, place) in members.iter().enumerate() {
+                place.introduce(NodeId(node as u64), true);
+            }
+            let strangers: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
+            strangers.iter().for_each(|place| drop(place.introduce(NodeId(9), false)));
+            let unknown: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
+            let taken = places.lock();
+            let all = taken.members + taken.strangers + taken.unknown.len();
+            assert!(all <= limit && taken.members >= limit / 2, "{taken:?}");
+            drop((taken, members, strangers, unknown));
+        }
     }
 
     #[test]

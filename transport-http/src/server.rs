@@ -6,7 +6,7 @@ use crate::dial::Names;
 use crate::frame::{Frames, write_sign_of_life};
 use crate::hello::Hello;
 use crate::link::passes;
-use crate::places::{HELLO_TIMEOUT, Place, Places};
+use crate::places::{HELLO_TIMEOUT, PEER_CONNECTIONS_MAX, Place, Places};
 use crate::repeats::Repeats;
 use crate::snapshot;
 use crate::transport::{HttpTransport, Shared};
@@ -50,7 +50,6 @@ pub struct PeerServer {
 }
 
 /// What the connections of a listener share.
-#[derive(Default)]
 struct Listener {
     desk: Desk,
     transport: OnceLock<Arc<Shared>>,
@@ -59,11 +58,24 @@ struct Listener {
 }
 
 impl PeerServer {
-    /// Binds the address and begins to answer.
+    /// Binds the address and begins to answer, on at most [`PEER_CONNECTIONS_MAX`] connections.
     pub async fn bind(address: SocketAddr) -> io::Result<PeerServer> {
+        PeerServer::bind_limited(address, PEER_CONNECTIONS_MAX).await
+    }
+
+    /// The same, with another limit on connections, for a process with few file descriptors.
+    pub async fn bind_limited(
+        address: SocketAddr,
+        connections_max: usize,
+    ) -> io::Result<PeerServer> {
         let socket = TcpListener::bind(address).await?;
         let local_addr = socket.local_addr()?;
-        let listener = Arc::<Listener>::default();
+        let listener = Arc::new(Listener {
+            desk: Desk::new(),
+            transport: OnceLock::new(),
+            places: Places::new(connections_max),
+            reported: Mutex::default(),
+        });
         let accepting = tokio::spawn(accept(socket, listener.clone())).abort_handle();
         Ok(PeerServer { local_addr, listener, accepting })
     }
