@@ -244,7 +244,9 @@ mod tests {
                 place.introduce(NodeId(node as u64), true);
             }
             let strangers: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
-            strangers.iter().for_each(|place| drop(place.introduce(NodeId(9), false)));
+            for place in &strangers {
+                place.introduce(NodeId(9), false);
+            }
             let unknown: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
             let taken = places.lock();
             let all = taken.members + taken.strangers + taken.unknown.len();

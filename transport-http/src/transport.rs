@@ -99,7 +99,9 @@ impl Counters {
     pub fn count(&self, error: &FrameError) {
         match error {
             FrameError::Damaged { .. } => self.damaged(),
-            FrameError::NoRoom => drop(self.no_room.fetch_add(1, Ordering::Relaxed)),
+            FrameError::NoRoom => {
+                self.no_room.fetch_add(1, Ordering::Relaxed);
+            }
             _ => {}
         }
     }

@@ -56,7 +56,9 @@ impl StopSignals {
     pub async fn wait(&mut self) -> Stop {
         let hangup = async {
             match &mut self.hangup {
-                Some(hangup) => drop(hangup.recv().await),
+                Some(hangup) => {
+                    hangup.recv().await;
+                }
                 None => std::future::pending().await,
             }
         };
