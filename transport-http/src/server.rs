@@ -39,6 +39,9 @@ const BUFFER_BYTES_MAX: usize = 256 << 10;
 /// A pause after a connection could not be accepted, for instance for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Why a stream is not let in, and the status that says so.
+type Denied = (StatusCode, String);
+
 type Answer = Response<Either<Full<Bytes>, Channel<Bytes, Infallible>>>;
 
 /// Listens for peers. It answers founders from the first moment on, and streams and snapshots once it
@@ -114,14 +117,12 @@ impl Listener {
         self.transport.get().is_some_and(|shared| shared.address(node).is_some())
     }
 
-    /// The peer has introduced itself; an answer if there is no place for it.
-    fn introduce(&self, place: &Place, node: NodeId) -> Result<(), Answer> {
-        match place.introduce(node, self.is_member(node)) {
-            true => Ok(()),
-            false => {
-                Err(text(StatusCode::SERVICE_UNAVAILABLE, "too many connections of this node"))
-            }
+    /// The peer has introduced itself; an error if there is no place for it.
+    fn introduce(&self, place: &Place, node: NodeId) -> Result<(), Denied> {
+        if place.introduce(node, self.is_member(node)) {
+            return Ok(());
         }
+        Err((StatusCode::SERVICE_UNAVAILABLE, "too many connections of this node".to_owned()))
     }
 }
 
@@ -191,9 +192,9 @@ async fn answer(
         (&Method::POST, "/raft/v1/bootstrap", _) => bootstrap(request, &listener.desk).await,
         (&Method::POST, "/raft/v1/stream", Some(shared)) => {
             let answer = stream(request, from, place, &listener, shared.clone()).await;
-            answer.unwrap_or_else(|refused| {
+            answer.unwrap_or_else(|(status, why)| {
                 shared.counters.refused();
-                refused
+                text(status, why)
             })
         }
         (&Method::POST, "/raft/v1/snapshot", Some(shared)) => {
@@ -244,15 +245,15 @@ async fn stream(
     place: &Arc<Place>,
     listener: &Listener,
     shared: Arc<Shared>,
-) -> Result<Answer, Answer> {
+) -> Result<Answer, Denied> {
     let budget = shared.budget.clone();
     let mut frames = FrameReader::new(request.into_body(), shared.config.silence, budget);
     let Ok(Some(first)) = frames.first().await else {
-        return Err(text(StatusCode::BAD_REQUEST, "no first frame"));
+        return Err((StatusCode::BAD_REQUEST, "no first frame".to_owned()));
     };
     let hello = Hello::check(&first, &shared.hello(shared.config.node)).map_err(|refusal| {
         listener.report(&format!("refused a peer's stream from {from}: {refusal}"));
-        text(StatusCode::FORBIDDEN, refusal.to_string())
+        (StatusCode::FORBIDDEN, refusal.to_string())
     })?;
     listener.introduce(place, hello.from)?;
     let (signs, body) = Channel::new(1);
