@@ -551,7 +551,7 @@ mod tests {
         assert_eq!(status, 403);
         let text = difference.describe(&list(&[0, 1, 2]));
         assert!(text.contains("0=client0:8080/peer0:9080,1=client1:8080/peer1:9080"), "{text}");
-        assert!(text.contains("not 2=client2:8080/peer2:9080"), "{text}");
+        assert!(text.contains("but not 2=client2:8080/peer2:9080"), "{text}");
         assert_eq!(desk.other_list(), None, "it is no founder here");
     }
 

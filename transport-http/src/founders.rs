@@ -99,7 +99,7 @@ impl Difference {
         let (same, other) = (part(true), part(false));
         let mut text = Lists(&same).to_string();
         if !other.is_empty() {
-            text += &format!(", not {}", Lists(&other));
+            text += &format!(", but not {}", Lists(&other));
         }
         match self.more {
             0 => {}

@@ -7,7 +7,7 @@
 //! itself, and not the peers.
 
 use raft::NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,8 @@ const UNKNOWN_MAX: usize = 32;
 /// An eighth, and at most this many, may be of nodes that are not members as far as this node knows:
 /// its membership may be old.
 const STRANGERS_MAX: usize = 16;
-/// Connections of one member: streams and snapshots, of its last life too until it is noticed.
+/// Connections of one member: its stream, a snapshot, and those that are dead without that being known
+/// yet. A further one takes the place of the oldest.
 pub(crate) const MEMBER_MAX: usize = 8;
 /// How long a connection may take to introduce itself, or to ask its question.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,7 +38,8 @@ struct Taken {
     members_max: usize,
     next: u64,
     unknown: BTreeMap<u64, Unknown>,
-    known: BTreeMap<NodeId, usize>,
+    /// Those of each member, the oldest first.
+    known: BTreeMap<NodeId, VecDeque<(u64, Arc<Notify>)>>,
     members: usize,
     strangers: usize,
 }
@@ -117,6 +119,28 @@ impl Taken {
     }
 }
 
+impl Taken {
+    /// Ends the oldest connection of a member.
+    fn displace_member(&mut self, node: NodeId) {
+        let oldest = self.known.get(&node).and_then(|places| places.front().cloned());
+        if let Some((number, end)) = oldest {
+            self.leave(node, number);
+            end.notify_one();
+        }
+    }
+
+    /// A connection of a member is gone; nothing if it was displaced before.
+    fn leave(&mut self, node: NodeId, number: u64) {
+        let Some(places) = self.known.get_mut(&node) else { return };
+        let before = places.len();
+        places.retain(|(held, _)| *held != number);
+        self.members -= before - places.len();
+        if places.is_empty() {
+            self.known.remove(&node);
+        }
+    }
+}
+
 impl Place {
     /// The connection says that it is of `node`. False: there is no place for one more of these.
     pub fn introduce(&self, node: NodeId, is_member: bool) -> bool {
@@ -126,12 +150,15 @@ impl Place {
         }
         let mut taken = self.places.lock();
         if is_member {
-            let places = taken.known.get(&node).copied().unwrap_or_default();
-            if places >= MEMBER_MAX || taken.members >= taken.members_max {
+            // A node that was hung finds many connections of a peer, of which the newest is alive.
+            if taken.known.get(&node).is_some_and(|places| places.len() >= MEMBER_MAX) {
+                taken.displace_member(node);
+            }
+            if taken.members >= taken.members_max {
                 return false;
             }
             taken.members += 1;
-            taken.known.insert(node, places + 1);
+            taken.known.entry(node).or_default().push_back((self.number, self.end.clone()));
             *kind = Kind::Member(node);
         } else {
             if taken.strangers >= taken.strangers_max {
@@ -162,15 +189,7 @@ impl Drop for Place {
         match kind {
             Kind::Unknown => drop(taken.unknown.remove(&self.number)),
             Kind::Stranger => taken.strangers -= 1,
-            Kind::Member(node) => {
-                taken.members -= 1;
-                if let Some(places) = taken.known.get_mut(&node) {
-                    *places -= 1;
-                    if *places == 0 {
-                        taken.known.remove(&node);
-                    }
-                }
-            }
+            Kind::Member(node) => taken.leave(node, self.number),
         }
     }
 }
@@ -230,9 +249,24 @@ mod tests {
         let introduced = strangers.iter().filter(|place| place.introduce(NodeId(9), false)).count();
         assert_eq!(introduced, STRANGERS_MAX);
         let members: Vec<Place> = (0..100).map(|_| places.take(address(1))).collect();
-        let introduced = members.iter().filter(|place| place.introduce(NodeId(1), true)).count();
-        assert_eq!(introduced, MEMBER_MAX);
+        for place in &members {
+            assert!(place.introduce(NodeId(1), true), "the oldest makes room");
+        }
+        assert_eq!(places.lock().members, MEMBER_MAX);
         assert!(places.take(address(1)).introduce(NodeId(2), true));
+    }
+
+    #[tokio::test]
+    async fn the_newest_connection_of_a_member_is_the_one_that_counts() {
+        let places = Places::new(PEER_CONNECTIONS_MAX);
+        let all: Vec<Place> = (0..=MEMBER_MAX).map(|_| places.take(address(1))).collect();
+        assert!(all.iter().all(|place| place.introduce(NodeId(1), true)));
+        assert!(is_displaced(&all[0]).await);
+        for place in &all[1..] {
+            assert!(!is_displaced(place).await);
+        }
+        drop(all);
+        assert!(places.lock().members == 0 && places.lock().known.is_empty());
     }
 
     #[test]

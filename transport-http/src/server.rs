@@ -174,7 +174,9 @@ async fn serve(stream: TcpStream, from: IpAddr, place: Arc<Place>, listener: Arc
             }
         }
         () = place.is_displaced() => {
-            listener.report("many connections to the peer port do not introduce themselves");
+            if !place.is_known() {
+                listener.report("many connections to the peer port do not introduce themselves");
+            }
         }
         () = overdue => tracing::debug!(%from, "a connection did not introduce itself"),
     }

@@ -183,11 +183,16 @@ impl Drop for Nodes {
 }
 
 fn announce(leader: u16, args: &Args, addresses: &[ports::Addresses], nodes: &Nodes) {
-    let mut text = format!("{} nodes are running; node {leader} leads.\n\n", args.nodes);
+    let running = nodes.0.iter().filter(|node| node.pid().is_some()).count();
+    let count = match running == nodes.0.len() {
+        true => running.to_string(),
+        false => format!("{running} of {}", nodes.0.len()),
+    };
+    let mut text = format!("{count} nodes are running; node {leader} leads.\n\n");
     let others = addresses.iter().filter(|node| node.id != leader);
     for node in addresses.iter().filter(|node| node.id == leader).chain(others) {
         let pid = nodes.0.iter().find(|process| process.id() == node.id).and_then(NodeProcess::pid);
-        let pid = pid.map(|pid| format!("pid {pid}")).unwrap_or_default();
+        let pid = pid.map_or("does not run".to_owned(), |pid| format!("pid {pid}"));
         let role = if node.id == leader { "  leader" } else { "" };
         text += &format!("  node {}  http://{}  {pid}{role}\n", node.id, node.client);
     }
