@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use transport_http::TransportFigures;
 
 /// A path of the API, without what varies in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +50,11 @@ impl Route {
         COMPAT.contains(&self.0)
     }
 
+    /// Whether it only tells whether the node is well.
+    pub fn is_probe(self) -> bool {
+        self.is_watch() && self.0 != "/metrics"
+    }
+
     /// Whether it only tells those who watch over a node how it is, under whatever name they know it.
     pub fn is_watch(self) -> bool {
         matches!(self.0, "/healthz" | "/readyz" | "/metrics")
@@ -87,6 +93,7 @@ pub fn render(
     counters: &MetricsReading,
     figures: &Figures,
     requests: &Requests,
+    peers: TransportFigures,
 ) -> String {
     let mut text = String::with_capacity(8 << 10);
     let raft = &status.raft;
@@ -132,6 +139,13 @@ pub fn render(
     for (name, value) in counters.named() {
         let name = format!("driver_{name}_total");
         metric(&mut text, &name, "Counted by the driver since the start.", "counter", value);
+    }
+    for (name, help, value) in [
+        ("damaged_frames", "Frames of peers whose checksum did not match.", peers.damaged_frames),
+        ("frames_without_room", "Frames of peers given up for memory.", peers.frames_without_room),
+        ("refused_streams", "Streams of peers that were refused.", peers.refused_streams),
+    ] {
+        metric(&mut text, &format!("peer_{name}_total"), help, "counter", value);
     }
     text.push_str("# HELP kv_http_requests_total HTTP requests answered.\n");
     text.push_str("# TYPE kv_http_requests_total counter\n");

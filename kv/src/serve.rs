@@ -18,7 +18,7 @@ use storage::{
     BaseError, ClusterId, Identity, LockError, Log, LogConfig, OpenError, RealDisk, Recovery,
     Snapshots,
 };
-use transport_http::{Founder, HttpTransport, PeerServer, TransportConfig};
+use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig};
 
 /// The election timeout of a node that is not told another one.
 pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
@@ -39,6 +39,16 @@ pub struct Peer {
     pub client_address: String,
     /// Where the other nodes reach it, as `host:port`.
     pub peer_address: String,
+}
+
+impl Peer {
+    fn listed(&self) -> Listed {
+        Listed {
+            node: self.id,
+            client_address: self.client_address.clone(),
+            peer_address: self.peer_address.clone(),
+        }
+    }
 }
 
 /// What a node is started with.
@@ -69,8 +79,11 @@ pub struct ServeConfig {
     pub fault_injection: bool,
     /// Pass the requests that only a leader can serve on to it; otherwise answer with a redirect.
     pub forward: bool,
+    /// Listen on addresses that other machines reach, though neither clients nor peers are
+    /// authenticated.
+    pub insecure: bool,
     /// Names, besides those of the peers, under which clients reach this node: of a load balancer, for
-    /// instance. A request for another name is refused.
+    /// instance. A request for another name is refused; `*` admits all.
     pub hosts: Vec<String>,
     /// The bounds on what clients may ask for.
     pub limits: Limits,
@@ -97,6 +110,7 @@ impl ServeConfig {
             election_timeout: ELECTION_TIMEOUT,
             fault_injection: false,
             forward: true,
+            insecure: false,
             hosts: Vec::new(),
             limits: Limits::default(),
         }
@@ -114,6 +128,33 @@ pub enum ServeError {
         address: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// Other machines would reach a listener that asks nobody for a password.
+    #[error(
+        "{address} (for {users}) can be reached from other machines, and there is no authentication \
+         and no TLS yet: everybody who reaches it can read and change all data. Listen on 127.0.0.1, \
+         or give --insecure if only trusted machines reach it (a firewall, a private network)"
+    )]
+    Insecure {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// For clients or for peers.
+        users: &'static str,
+    },
+    /// The founders were others when this directory began to found a cluster.
+    #[error(
+        "{}: this data directory began to found a cluster of nodes {began}, and has told others so; \
+         now --peers lists nodes {given}. Start it with the nodes it began with; or, if no node has \
+         founded the cluster yet, remove the data directories of all of them and start again",
+        .directory.display()
+    )]
+    OtherFounders {
+        /// Which directory.
+        directory: PathBuf,
+        /// The nodes that it began with.
+        began: String,
+        /// The nodes that it was started with.
+        given: String,
     },
     /// The data directory cannot be used. The cause says what to do.
     #[error("{}: {source}", .directory.display())]
@@ -234,6 +275,7 @@ impl Running {
 pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let listen = |address| move |source| ServeError::Listen { address, source };
     let own = own_addresses(&config)?;
+    refuse_insecure(&config)?;
     let clients = ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits)
         .await
         .map_err(listen(config.listen))?;
@@ -250,7 +292,9 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         peer_address: own.peer_address.clone(),
         client_address: own.client_address.clone(),
     };
-    peers.desk().belong(founder, cluster, membership_of(&restored));
+    let membership = membership_of(&restored);
+    warn_of_other_peers(&config, &membership);
+    peers.desk().belong(founder, cluster, membership);
 
     let snapshots = Snapshots::new(disk)
         .map_err(|source| ServeError::Disk { directory: config.data_dir.clone(), source })?;
@@ -282,7 +326,8 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
         limits: config.limits,
         forward: config.forward.then(|| Arc::new(LeaderClient::new()) as Arc<dyn Forward>),
-        links: config.fault_injection.then(|| Arc::new(Cuts(transport)) as Arc<dyn Links>),
+        links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),
+        peers: Some(Box::new(move || transport.figures())),
     }));
     Ok(Running { handle, clients, peers })
 }
@@ -307,6 +352,60 @@ fn driver_config(config: &ServeConfig, incarnation: Incarnation) -> DriverConfig
 fn own_addresses(config: &ServeConfig) -> Result<Peer, ServeError> {
     let own = config.peers.iter().find(|peer| peer.id == config.id);
     own.cloned().ok_or(ServeError::NotAPeer(config.id))
+}
+
+/// Without authentication only this machine may reach a listener, unless the operator says otherwise.
+fn refuse_insecure(config: &ServeConfig) -> Result<(), ServeError> {
+    let listeners = [(config.listen, "clients"), (config.peer_listen, "peers")];
+    for (address, users) in listeners {
+        if !config.insecure && !address.ip().to_canonical().is_loopback() {
+            return Err(ServeError::Insecure { address, users });
+        }
+    }
+    Ok(())
+}
+
+/// Other founders may count on this node since an earlier start: then it cannot go with others.
+fn refuse_other_founders(config: &ServeConfig, identity: &Identity) -> Result<(), ServeError> {
+    let sorted = |ids: &mut dyn Iterator<Item = NodeId>| -> Vec<NodeId> {
+        let mut ids: Vec<NodeId> = ids.collect();
+        ids.sort();
+        ids
+    };
+    let began = sorted(&mut identity.peers.iter().copied());
+    let given = sorted(&mut config.peers.iter().map(|peer| peer.id));
+    if began.is_empty() || began == given {
+        return Ok(());
+    }
+    let text = |ids: &[NodeId]| {
+        let ids: Vec<String> = ids.iter().map(NodeId::to_string).collect();
+        ids.join(", ")
+    };
+    let directory = config.data_dir.clone();
+    Err(ServeError::OtherFounders { directory, began: text(&began), given: text(&given) })
+}
+
+/// What --peers says counts only when a cluster is founded. An operator who changes it later should
+/// know that nothing follows from it.
+fn warn_of_other_peers(config: &ServeConfig, membership: &Membership) {
+    let text = |listed: &mut dyn Iterator<Item = Listed>| {
+        let mut listed: Vec<Listed> = listed.collect();
+        listed.sort();
+        let listed: Vec<String> = listed.iter().map(Listed::to_string).collect();
+        listed.join(",")
+    };
+    let given = text(&mut config.peers.iter().map(Peer::listed));
+    let known = text(&mut membership.members.iter().map(|(node, member)| Listed {
+        node: *node,
+        client_address: member.client_address.clone(),
+        peer_address: member.peer_address.clone(),
+    }));
+    if !membership.members.is_empty() && given != known {
+        tracing::warn!(
+            "--peers is {given}, but the members in the log are {known}: the log counts, and the \
+             nodes reach one another at the addresses in it"
+        );
+    }
 }
 
 async fn open(
@@ -392,8 +491,12 @@ async fn begin(
         node: config.id,
         incarnation: Incarnation(rand::random()),
         cluster: None,
-        peers: config.peers.iter().map(|peer| peer.id).collect(),
+        peers: Vec::new(),
     });
+    if config.bootstrap {
+        refuse_other_founders(config, &identity)?;
+    }
+    identity.peers = config.peers.iter().map(|peer| peer.id).collect();
     log.identify(identity.clone()).map_err(disk)?;
     let incarnation = identity.incarnation;
     let founder = Founder {
@@ -402,15 +505,24 @@ async fn begin(
         peer_address: own.peer_address.clone(),
         client_address: own.client_address.clone(),
     };
-    let others = config.peers.iter().filter(|peer| peer.id != config.id);
-    let others: Vec<_> = others.map(|peer| (peer.id, peer.peer_address.clone())).collect();
+    let list: Vec<Listed> = config.peers.iter().map(Peer::listed).collect();
     let (cluster, membership) = if config.bootstrap {
-        server.desk().sit(founder.clone());
-        let founded = transport_http::found(&founder, &others).await?;
+        server.desk().sit(founder.clone(), list.clone());
+        let founded = match transport_http::found(server.desk(), &founder, &list).await {
+            Ok(founded) => founded,
+            Err(error) => {
+                if !server.desk().has_told() {
+                    // No node counts on this one: it may found another cluster.
+                    identity.peers.clear();
+                    log.identify(identity).map_err(disk)?;
+                }
+                return Err(error.into());
+            }
+        };
         tracing::info!(cluster = %founded.cluster, "founded a cluster");
         (founded.cluster, founded.membership)
     } else {
-        let cluster = transport_http::cluster_of(&founder, &others).await;
+        let cluster = transport_http::cluster_of(&founder, &list).await;
         tracing::info!(%cluster, "waiting to be added to a cluster");
         (cluster, Membership::default())
     };

@@ -197,7 +197,7 @@ fn nodes_do_not_outlive_a_killed_supervisor() {
 }
 
 #[test]
-fn a_wiped_node_is_refused_with_the_way_out() {
+fn a_wiped_node_is_reported_with_the_way_out_and_the_others_serve() {
     let (_scratch, data) = scratch();
     let port = free_ports(3);
     let mut cluster = Cluster::start(&data, port);
@@ -205,11 +205,98 @@ fn a_wiped_node_is_refused_with_the_way_out() {
     assert!(cluster.stop().success());
     fs::remove_dir_all(data.join("node-2")).unwrap();
 
+    let mut cluster = Cluster::start(&data, port);
+    let line = cluster.wait_for_line("node 2 (pid");
+    assert!(line.contains("cannot start") && line.contains("--join"), "{line}");
+    assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
+    // It is tried again and again, and reported once.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
+    assert!(cluster.lines_with("cannot start") <= 2);
+}
+
+#[test]
+fn a_cluster_without_a_quorum_of_its_directories_is_refused() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(3);
+    let mut cluster = Cluster::start(&data, port);
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    assert!(cluster.stop().success());
+    fs::remove_dir_all(data.join("node-1")).unwrap();
+    fs::remove_dir_all(data.join("node-2")).unwrap();
+
     let refused = cluster_command(&data, port).stdin(Stdio::null()).output().unwrap();
     assert_eq!(refused.status.code(), Some(CONFIGURATION));
     let said = complaint(&refused);
     assert!(said.contains("node 2") && said.contains("--join"), "{said}");
     assert!(get(([127, 0, 0, 1], port).into(), "/is_leader").is_none(), "a node is left running");
+}
+
+#[test]
+fn a_member_whose_port_is_taken_for_a_while_is_back_when_it_is_free() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(3);
+    let mut cluster = Cluster::start(&data, port);
+    let other = (cluster.leader() + 1) % 3;
+    // It is stopped first, so that it cannot be back before the port is taken.
+    signal(cluster.pid(other), Signal::STOP);
+    signal(cluster.pid(other), Signal::KILL);
+    let deadline = Instant::now() + PATIENCE;
+    let taken = loop {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port + other)) {
+            Ok(taken) => break taken,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+    };
+    let line = cluster.wait_for_line("cannot start");
+    assert!(line.contains(&format!("node {other}")) && line.contains("listen"), "{line}");
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    drop(taken);
+    while get(cluster.address(other), "/is_leader").is_none() {
+        assert!(Instant::now() < deadline, "node {other} does not come back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_terminal_that_goes_away_stops_the_cluster_and_the_exit_code_tells() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::start(&data, free_ports(3));
+    let pids = [0, 1, 2].map(|node| cluster.pid(node));
+    signal(cluster.supervisor(), Signal::HUP);
+    assert_eq!(cluster.wait().code(), Some(129));
+    assert!(pids.iter().all(|pid| !local::is_alive(*pid)));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_cluster_under_nohup_goes_on_when_the_terminal_goes_away() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::spawn_with(&data, free_ports(3), 3, |command| {
+        let mut nohup = Command::new("nohup");
+        nohup.arg(command.get_program()).args(command.get_args());
+        nohup
+    });
+    cluster.wait_for_line("Ctrl-C");
+    let node = cluster.pid(0);
+    signal(cluster.supervisor(), Signal::HUP);
+    signal(node, Signal::HUP);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(local::is_alive(cluster.supervisor()) && local::is_alive(node));
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    assert_eq!(cluster.stop().code(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_does_not_bind_the_directory_to_it() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(1);
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let refused = cluster_command(&data, port).arg("--nodes=1").output().unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    let mut other = Cluster::spawn(&data, free_ports(1), 1);
+    other.wait_for_line("Ctrl-C");
+    drop(taken);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::testing::MemDisk;
 use storage::{Disk, Identity, Log, LogConfig, RealDisk, Snapshots};
-use transport_http::{Founder, HttpTransport, PeerServer, TransportConfig, found};
+use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig, found};
 
 /// The state machine: this is all that is particular to a counter.
 #[derive(Clone, Default)]
@@ -61,11 +61,11 @@ impl Frozen for Counter {
 async fn start<D: Disk + Sync>(
     server: PeerServer,
     own: Founder,
-    others: Vec<(NodeId, String)>,
+    founders: Vec<Listed>,
     disk: D,
 ) -> Result<(Handle<Counter>, PeerServer), Box<dyn Error + Send + Sync>> {
-    server.desk().sit(own.clone());
-    let founded = found(&own, &others).await?;
+    server.desk().sit(own.clone(), founders.clone());
+    let founded = found(server.desk(), &own, &founders).await?;
     let (mut log, _) = Log::open(disk.clone(), LogConfig::default())?;
     log.identify(Identity {
         node: own.node,
@@ -105,17 +105,16 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         };
         servers.push((server, founder));
     }
-    let addresses: Vec<(NodeId, String)> =
-        servers.iter().map(|(_, founder)| (founder.node, founder.peer_address.clone())).collect();
+    let founders: Vec<Listed> = servers.iter().map(|(_, founder)| founder.listed()).collect();
     let directory = tempfile::tempdir()?;
     let mut starting = Vec::new();
     for (server, founder) in servers {
-        let others = addresses.iter().filter(|(node, _)| *node != founder.node).cloned().collect();
+        let founders = founders.clone();
         let path = directory.path().join(founder.node.to_string());
         starting.push(tokio::spawn(async move {
             match in_memory {
-                true => start(server, founder, others, MemDisk::new()).await,
-                false => start(server, founder, others, RealDisk::new(path)).await,
+                true => start(server, founder, founders, MemDisk::new()).await,
+                false => start(server, founder, founders, RealDisk::new(path)).await,
             }
         }));
     }

@@ -1,40 +1,111 @@
-//! Frames out of the body of a request or an answer.
+//! Frames out of the body of a request or an answer, within bounds of time and memory.
+//!
+//! A frame that is not complete holds memory that a peer chose the size of. A little belongs to each
+//! connection, enough for what peers usually send; what is beyond comes out of a budget that all
+//! connections share. A stream that finds none left is closed: waiting could block all of them.
 
 use crate::frame::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+/// Bytes of an unfinished frame that belong to the connection: above the usual append.
+pub(crate) const UNFINISHED_OWN_BYTES: usize = 1 << 20;
+/// Bytes of unfinished frames beyond that, of all connections together.
+pub(crate) const UNFINISHED_SHARED_BYTES: usize = 128 << 20;
+/// How long a frame may take from its first byte to its last, however it comes.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The bytes that unfinished frames may hold, all connections together.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<Semaphore>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget(Arc::new(Semaphore::new(UNFINISHED_SHARED_BYTES)))
+    }
+}
+
+/// The share of one connection. Dropped, it is given back.
+#[derive(Debug)]
+struct Share {
+    budget: Budget,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    /// Holds as much as a connection with `bytes` buffered needs. False: there is no room.
+    fn fit(&mut self, bytes: usize) -> bool {
+        let needed = bytes.saturating_sub(UNFINISHED_OWN_BYTES);
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if needed <= held {
+            if let Some(permit) = &mut self.held {
+                drop(permit.split(held - needed));
+            }
+            return true;
+        }
+        let Ok(more) = u32::try_from(needed - held) else { return false };
+        match self.budget.0.clone().try_acquire_many_owned(more) {
+            Ok(permit) => {
+                match &mut self.held {
+                    Some(held) => held.merge(permit),
+                    None => self.held = Some(permit),
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
 
 /// Takes frames from a body.
 pub(crate) struct FrameReader {
     body: Incoming,
     decoder: FrameDecoder,
+    share: Share,
     silence: Duration,
 }
 
 impl FrameReader {
     /// A body that is silent for `silence` ends with an error.
-    pub fn new(body: Incoming, silence: Duration) -> Self {
-        FrameReader { body, decoder: FrameDecoder::default(), silence }
+    pub fn new(body: Incoming, silence: Duration, budget: Budget) -> Self {
+        let share = Share { budget, held: None };
+        FrameReader { body, decoder: FrameDecoder::default(), share, silence }
     }
 
-    async fn next_of(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
+    async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
+        // The frame before this one has been worked off.
+        self.share.fit(self.decoder.len());
+        let mut begun = (!self.decoder.is_empty()).then(Instant::now);
         loop {
-            if let Some(frame) = self.decoder.take(limit)? {
+            let taken = match is_first {
+                true => self.decoder.take_first(FIRST_BYTES_MAX)?,
+                false => self.decoder.take(FRAME_BYTES_MAX)?,
+            };
+            if let Some(frame) = taken {
                 return Ok(Some(frame));
             }
-            let next = timeout(self.silence, self.body.frame()).await;
-            match next.map_err(|_| FrameError::Silent(self.silence))? {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.decoder.push(&data);
+            let silent_at = Instant::now() + self.silence;
+            let slow_at = begun.map_or(silent_at, |begun| begun + FRAME_TIMEOUT);
+            let next = timeout_at(silent_at.min(slow_at), self.body.frame()).await;
+            match next {
+                Err(_) if slow_at < silent_at => return Err(FrameError::Slow(FRAME_TIMEOUT)),
+                Err(_) => return Err(FrameError::Silent(self.silence)),
+                Ok(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    if !self.share.fit(self.decoder.len() + data.len()) {
+                        return Err(FrameError::NoRoom);
                     }
+                    self.decoder.push(&data);
+                    begun = begun.or_else(|| Some(Instant::now()));
                 }
-                Some(Err(error)) => return Err(FrameError::Broken(error.to_string())),
-                None if self.decoder.is_empty() => return Ok(None),
-                None => return Err(FrameError::Cut),
+                Ok(Some(Err(error))) => return Err(FrameError::Broken(error.to_string())),
+                Ok(None) if self.decoder.is_empty() => return Ok(None),
+                Ok(None) => return Err(FrameError::Cut),
             }
         }
     }
@@ -42,10 +113,29 @@ impl FrameReader {
 
 impl Frames for FrameReader {
     async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(FIRST_BYTES_MAX).await
+        self.next_of(true).await
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(FRAME_BYTES_MAX).await
+        self.next_of(false).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfinished_frames_share_a_budget_beyond_what_each_connection_may_hold() {
+        let budget = Budget::default();
+        let share = || Share { budget: budget.clone(), held: None };
+        let (mut large, mut other, mut small) = (share(), share(), share());
+        assert!(large.fit(UNFINISHED_OWN_BYTES + UNFINISHED_SHARED_BYTES));
+        assert!(!other.fit(UNFINISHED_OWN_BYTES + 1), "the budget is used up");
+        assert!(small.fit(UNFINISHED_OWN_BYTES), "usual frames pass");
+        assert!(large.fit(UNFINISHED_OWN_BYTES + 10));
+        assert!(other.fit(UNFINISHED_OWN_BYTES + UNFINISHED_SHARED_BYTES - 10));
+        drop(other);
+        assert_eq!(budget.0.available_permits(), UNFINISHED_SHARED_BYTES - 10);
     }
 }

@@ -1,78 +1,189 @@
 //! How a cluster is founded: the founders tell one another who they are until each knows all.
 //!
-//! A founder makes its own incarnation durable before it tells anybody. So the first membership is
+//! A founder makes its own incarnation durable before it tells the others. So the first membership is
 //! the same everywhere, and a founder whose disk was wiped later meets peers that know another
 //! incarnation of it: it is refused, and cannot vote a second time. All founders must be up once,
 //! together.
+//!
+//! All founders must have been given the same list of founders, or there could be two clusters. Each
+//! question carries the list of the one that asks, and is answered only if the lists agree. A node
+//! that is not on the list learns nothing but which of the entries that it sends are right.
 
+use crate::dial::Names;
+use crate::founders::{Difference, Founder, Listed, Lists, listed};
+use crate::hello::{Refusal, open, seal};
+use crate::repeats::Repeats;
 use crate::server::post;
 use bytes::Bytes;
-use raft::{Incarnation, Member, Membership, NodeId};
+use hyper::StatusCode;
+use raft::{Member, Membership, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use storage::{ClusterId, codec};
+use storage::ClusterId;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// The pause between two rounds of questions to the founders that have not answered.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// After so many rounds without all answers the operator is told whom it waits for.
-const ROUNDS_UNTIL_TOLD: u32 = 40;
+/// How long a founder that refuses this node may take to ask here.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+/// Founders that do not answer for this long are reported.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A founder, as it tells the others of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Founder {
-    /// Who it is.
-    pub node: NodeId,
-    /// The life of its disk. Durable there.
-    pub incarnation: Incarnation,
-    /// Where its peers reach it.
-    pub peer_address: String,
-    /// Where its clients reach it.
-    pub client_address: String,
+/// A founder, or a node that is to join, asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Question {
+    from: Founder,
+    to: NodeId,
+    /// The founders, as it was told.
+    list: Vec<Listed>,
+    /// It does not found: it joins a cluster that exists.
+    joins: bool,
 }
 
 /// The answer to a founder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Answer {
-    founder: Founder,
-    /// The cluster that it belongs to already, if it does.
-    cluster: Option<(ClusterId, Membership)>,
+enum Answer {
+    /// This node founds too.
+    Founder(Founder),
+    /// This node belongs to a cluster, and so does the other.
+    Member(ClusterId, Membership),
+    /// This node has another list, or its cluster has other members.
+    Other(Difference),
 }
 
 /// What a node answers founders. Shared with the [`PeerServer`](crate::PeerServer).
 #[derive(Debug, Default)]
-pub struct Desk {
-    answer: Mutex<Option<Answer>>,
+pub struct Desk(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    own: Option<Own>,
+    /// A founder has been told this node's incarnation.
+    has_told: bool,
+    /// The lists of founders that have another one. Bounded by this node's list.
+    others: BTreeMap<NodeId, Vec<Listed>>,
+    reported: Repeats,
+}
+
+#[derive(Clone, Debug)]
+struct Own {
+    founder: Founder,
+    list: Vec<Listed>,
+    cluster: Option<(ClusterId, Membership)>,
 }
 
 impl Desk {
-    /// A desk that nobody sits at yet.
+    /// A desk that answers nothing yet.
     pub fn new() -> Self {
         Desk::default()
     }
 
-    /// This node founds a cluster, and this is what it says of itself. It is durable.
-    pub fn sit(&self, founder: Founder) {
-        *self.lock() = Some(Answer { founder, cluster: None });
+    /// This node founds a cluster together with all on `list`, itself included. What it says of
+    /// itself is durable.
+    pub fn sit(&self, founder: Founder, list: Vec<Listed>) {
+        self.lock().own = Some(Own { founder, list: sorted(list), cluster: None });
     }
 
     /// This node belongs to a cluster with this membership.
     pub fn belong(&self, founder: Founder, cluster: ClusterId, membership: Membership) {
-        *self.lock() = Some(Answer { founder, cluster: Some((cluster, membership)) });
+        let list = listed(&membership);
+        self.lock().own = Some(Own { founder, list, cluster: Some((cluster, membership)) });
     }
 
-    /// The bytes of the answer; `None` if there is none yet.
-    pub(crate) fn answer(&self) -> Option<Vec<u8>> {
-        let answer = self.lock().clone()?;
-        let mut bytes = Vec::new();
-        codec::encode(&answer, &mut bytes);
-        Some(bytes)
+    /// Whether a founder has been told this node's incarnation: it may be part of a cluster by now.
+    pub fn has_told(&self) -> bool {
+        self.lock().has_told
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Answer>> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The status and the body of the answer to a question.
+    pub(crate) fn answer(&self, question: &[u8]) -> (StatusCode, Vec<u8>) {
+        let mut state = self.lock();
+        let question: Question = match open(question) {
+            Ok(question) => question,
+            Err(refusal @ (Refusal::NewerVersion { .. } | Refusal::OlderVersion { .. })) => {
+                if state.reported.is_news(&refusal.to_string()) {
+                    tracing::warn!("refused a founder: {refusal}");
+                }
+                return (StatusCode::BAD_REQUEST, refusal.to_string().into());
+            }
+            Err(_) => return (StatusCode::FORBIDDEN, Vec::new()),
+        };
+        let Some(own) = state.own.clone() else {
+            return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
+        };
+        if question.to != own.founder.node {
+            return (StatusCode::MISDIRECTED_REQUEST, Vec::new());
+        }
+        let from = &question.from;
+        if let Some((cluster, membership)) = &own.cluster {
+            let known = membership.members.get(&from.node);
+            let is_listed = known.is_some() && own.list.contains(&from.listed());
+            return match known {
+                Some(known) if known.incarnation == from.incarnation => {
+                    (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
+                }
+                Some(_) if is_listed && question.joins => {
+                    (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
+                }
+                Some(_) if is_listed => (StatusCode::CONFLICT, Vec::new()),
+                _ => state.refuse(&own, question),
+            };
+        }
+        if question.joins || sorted(question.list.clone()) != own.list {
+            return state.refuse(&own, question);
+        }
+        if !own.list.contains(&from.listed()) {
+            return (StatusCode::FORBIDDEN, Vec::new());
+        }
+        state.has_told = true;
+        (StatusCode::OK, seal(&Answer::Founder(own.founder)))
     }
+
+    /// The list of a founder that has another one than this node.
+    fn other_list(&self) -> Option<(NodeId, Vec<Listed>)> {
+        self.lock().others.first_key_value().map(|(node, list)| (*node, list.clone()))
+    }
+
+    fn other_list_of(&self, node: NodeId) -> Option<Vec<Listed>> {
+        self.lock().others.get(&node).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The lists do not agree. Only a node that knows this one's entry hears in what.
+    fn refuse(&mut self, own: &Own, question: Question) -> (StatusCode, Vec<u8>) {
+        let node = question.from.node;
+        if !question.joins && self.reported.is_news(&format!("{node} {}", Lists(&question.list))) {
+            tracing::error!(
+                "node {node} founds a cluster with other --peers than this node's: it has {}; this \
+                 node has {}",
+                Lists(&question.list),
+                Lists(&own.list)
+            );
+        }
+        let names_this_node = question.list.contains(&own.founder.listed());
+        let difference = Difference::between(&question.list, &own.list, own.cluster.is_some());
+        let is_ours = own.list.iter().any(|listed| listed.node == node);
+        if is_ours && !question.joins && own.cluster.is_none() && node != own.founder.node {
+            self.others.insert(node, question.list);
+        }
+        match names_this_node {
+            true => (StatusCode::FORBIDDEN, seal(&Answer::Other(difference))),
+            false => (StatusCode::FORBIDDEN, Vec::new()),
+        }
+    }
+}
+
+fn sorted(mut list: Vec<Listed>) -> Vec<Listed> {
+    list.sort();
+    list
 }
 
 /// The cluster that was founded.
@@ -98,74 +209,111 @@ pub enum FoundError {
     Wiped {
         /// This node.
         node: NodeId,
-        /// Who knows it.
+        /// The peer that knows it.
         peer: NodeId,
         /// Where that is.
         peer_address: String,
     },
     /// The cluster of a peer does not know this node.
     #[error(
-        "node {peer} at {peer_address} belongs to a cluster of which node {node} is no member; \
-         add this node there, started with --join instead of --bootstrap"
+        "node {peer} at {peer_address} belongs to a cluster of which node {node} is no member: this \
+         node has --peers {ours}; the members are {theirs}. Add this node there, started with --join \
+         instead of --bootstrap"
     )]
     Stranger {
         /// This node.
         node: NodeId,
-        /// Who belongs to that cluster.
+        /// The peer that belongs to that cluster.
         peer: NodeId,
         /// Where that is.
         peer_address: String,
+        /// This node's list.
+        ours: String,
+        /// The members, as far as the peer tells.
+        theirs: String,
+    },
+    /// The founders were given different lists.
+    #[error(
+        "node {peer} at {peer_address} has other --peers than this node: this node has {ours}; node \
+         {peer} has {theirs}. Give all founders the same --peers"
+    )]
+    OtherList {
+        /// The one with the other list.
+        peer: NodeId,
+        /// Where that is.
+        peer_address: String,
+        /// This node's list.
+        ours: String,
+        /// The other list, as far as the peer tells.
+        theirs: String,
+    },
+    /// A peer refuses this node and does not say more, as this node does not know its addresses.
+    #[error(
+        "node {peer} at {peer_address} does not know this node as a founder: this node has --peers \
+         {ours}; the log of node {peer} shows both lists. Give all founders the same --peers"
+    )]
+    NotAFounder {
+        /// The one that refuses.
+        peer: NodeId,
+        /// Where that is.
+        peer_address: String,
+        /// This node's list.
+        ours: String,
     },
     /// Another node answers where a peer should be.
-    #[error("node {found} answers at {peer_address}, where node {peer} should be; check --peers")]
+    #[error("another node than {peer} answers at {peer_address}; check --peers")]
     WrongNode {
-        /// Who should be there.
+        /// The node that should be there.
         peer: NodeId,
-        /// Who is.
-        found: NodeId,
         /// Where.
         peer_address: String,
     },
+    /// The versions of two founders differ.
+    #[error("node {peer} at {peer_address} refuses this node: {why}")]
+    OtherVersion {
+        /// The one of another version.
+        peer: NodeId,
+        /// Where that is.
+        peer_address: String,
+        /// Which versions.
+        why: String,
+    },
 }
 
-/// Asks all founders who they are, until all have answered. `peers` are the others and where they
-/// listen for peers. Only a wrong answer ends it otherwise: it waits as long as it takes.
-pub async fn found(own: &Founder, peers: &[(NodeId, String)]) -> Result<Founded, FoundError> {
+/// Asks all founders who they are, until all have answered. `list` is all of them, `own` included;
+/// `desk` is where they ask this node. Only a wrong answer ends it earlier: it waits as long as it
+/// takes.
+pub async fn found(desk: &Desk, own: &Founder, list: &[Listed]) -> Result<Founded, FoundError> {
+    let asking = Asking::new(own, list, false);
     let mut founders = BTreeMap::from([(own.node, own.clone())]);
-    let mut round = 0_u32;
-    while founders.len() <= peers.len() {
-        for (peer, peer_address) in peers {
-            if founders.contains_key(peer) {
-                continue;
+    loop {
+        let missing = list.iter().filter(|listed| !founders.contains_key(&listed.node));
+        let missing: Vec<Listed> = missing.cloned().collect();
+        let mut silent = Vec::new();
+        for (peer, asked) in asking.round(&missing).await {
+            match asked {
+                Asked::Answer(Answer::Founder(founder)) if founder.listed() == peer => {
+                    founders.insert(peer.node, founder);
+                }
+                Asked::Answer(Answer::Member(cluster, membership)) => {
+                    return Ok(Founded { cluster, membership });
+                }
+                Asked::Nothing(why) => silent.push((peer, why)),
+                asked => {
+                    wait_for_list(desk, &peer, &asked).await;
+                    return Err(asking.refused(desk, peer, asked));
+                }
             }
-            let Some(answer) = ask(peer_address, own).await else { continue };
-            let found = answer.founder.node;
-            let (node, peer, peer_address) = (own.node, *peer, peer_address.clone());
-            if found != peer {
-                return Err(FoundError::WrongNode { peer, found, peer_address });
-            }
-            if let Some((cluster, membership)) = answer.cluster {
-                return match membership.members.get(&node) {
-                    Some(known) if known.incarnation == own.incarnation => {
-                        Ok(Founded { cluster, membership })
-                    }
-                    Some(_) => Err(FoundError::Wiped { node, peer, peer_address }),
-                    None => Err(FoundError::Stranger { node, peer, peer_address }),
-                };
-            }
-            founders.insert(peer, answer.founder);
         }
-        round += 1;
-        if round == ROUNDS_UNTIL_TOLD {
-            let missing: Vec<&String> = (peers.iter())
-                .filter(|(peer, _)| !founders.contains_key(peer))
-                .map(|(_, address)| address)
-                .collect();
-            tracing::warn!(?missing, "waiting for peers: all must be up once to found a cluster");
+        if founders.len() == list.len() {
+            break;
         }
-        if founders.len() <= peers.len() {
-            tokio::time::sleep(ASK_AGAIN).await;
+        // A founder with another list has asked here: there will be no cluster with it.
+        if let Some((node, theirs)) = desk.other_list() {
+            return Err(asking.other_list(node, Lists(&theirs).to_string()));
         }
+        asking.report(&silent, "all founders must be up once, together");
+        tokio::time::sleep(ASK_AGAIN).await;
     }
     let cluster = name(&founders);
     let member = |founder: Founder| Member {
@@ -177,21 +325,37 @@ pub async fn found(own: &Founder, peers: &[(NodeId, String)]) -> Result<Founded,
     Ok(Founded { cluster, membership: Membership::of_voters(members) })
 }
 
-/// The cluster that the peers belong to: for a node that is to join it. It waits until one of them
-/// tells.
-pub async fn cluster_of(own: &Founder, peers: &[(NodeId, String)]) -> ClusterId {
-    for round in 0_u32.. {
-        for (_, peer_address) in peers {
-            if let Some(Answer { cluster: Some((cluster, _)), .. }) = ask(peer_address, own).await {
-                return cluster;
-            }
-        }
-        if round == ROUNDS_UNTIL_TOLD {
-            tracing::warn!("waiting for a peer that belongs to a cluster");
-        }
+/// A founder that has another list asks here too, and shows it. Waiting a moment for that lets each of
+/// the two report both lists, whichever was started first.
+async fn wait_for_list(desk: &Desk, peer: &Listed, asked: &Asked) {
+    let shows = match asked {
+        Asked::Answer(Answer::Other(difference)) => !difference.of_members(),
+        _ => false,
+    };
+    let begun = Instant::now();
+    while shows && desk.other_list_of(peer.node).is_none() && begun.elapsed() < SHOWN_WITHIN {
         tokio::time::sleep(ASK_AGAIN).await;
     }
-    unreachable!("the loop above has no end of its own")
+}
+
+/// The cluster that the nodes on `list` belong to: for a node that is to join it. It waits until it
+/// has been added there, and one of them tells.
+pub async fn cluster_of(own: &Founder, list: &[Listed]) -> ClusterId {
+    let asking = Asking::new(own, list, true);
+    let others: Vec<Listed> =
+        list.iter().filter(|listed| listed.node != own.node).cloned().collect();
+    loop {
+        let mut silent = Vec::new();
+        for (peer, asked) in asking.round(&others).await {
+            match asked {
+                Asked::Answer(Answer::Member(cluster, _)) => return cluster,
+                Asked::Nothing(why) => silent.push((peer, why)),
+                _ => silent.push((peer, "this node is not a member there yet".to_owned())),
+            }
+        }
+        asking.report(&silent, "a member must know this node");
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 /// A cluster is named after its founders, so that all of them give it the same name.
@@ -205,9 +369,232 @@ fn name(founders: &BTreeMap<NodeId, Founder>) -> ClusterId {
     ClusterId(hash)
 }
 
-async fn ask(peer_address: &str, own: &Founder) -> Option<Answer> {
-    let mut question = Vec::new();
-    codec::encode(own, &mut question);
-    let answer = post(peer_address, "/raft/v1/bootstrap", Bytes::from(question)).await?;
-    codec::decode(&answer).ok()
+/// What came of a question.
+#[derive(Debug)]
+enum Asked {
+    Answer(Answer),
+    Refused,
+    Wiped,
+    Misdirected,
+    OtherVersion(String),
+    /// No answer, for now.
+    Nothing(String),
+}
+
+/// Asks founders, round after round.
+struct Asking<'a> {
+    own: &'a Founder,
+    list: &'a [Listed],
+    joins: bool,
+    names: Names,
+    begun: Instant,
+    reported: Mutex<Repeats>,
+}
+
+impl<'a> Asking<'a> {
+    fn new(own: &'a Founder, list: &'a [Listed], joins: bool) -> Self {
+        let (names, begun) = (Names::default(), Instant::now());
+        Asking { own, list, joins, names, begun, reported: Mutex::default() }
+    }
+
+    /// Asks all of `peers` at once.
+    async fn round(&self, peers: &[Listed]) -> Vec<(Listed, Asked)> {
+        let mut questions = JoinSet::new();
+        for peer in peers.iter().cloned() {
+            let question = Question {
+                from: self.own.clone(),
+                to: peer.node,
+                list: self.list.to_vec(),
+                joins: self.joins,
+            };
+            let names = self.names.clone();
+            questions.spawn(async move {
+                let asked = ask(&names, &peer.peer_address, &question).await;
+                (peer, asked)
+            });
+        }
+        let mut asked = questions.join_all().await;
+        asked.sort_by(|(a, _), (b, _)| a.cmp(b));
+        asked
+    }
+
+    fn refused(&self, desk: &Desk, peer: Listed, asked: Asked) -> FoundError {
+        let ours = Lists(self.list).to_string();
+        let (node, Listed { node: peer, peer_address, .. }) = (self.own.node, peer);
+        match asked {
+            Asked::Wiped => FoundError::Wiped { node, peer, peer_address },
+            Asked::OtherVersion(why) => FoundError::OtherVersion { peer, peer_address, why },
+            Asked::Answer(Answer::Other(difference)) => {
+                let theirs = match desk.other_list_of(peer) {
+                    Some(list) => Lists(&list).to_string(),
+                    None => difference.describe(self.list),
+                };
+                match difference.of_members() {
+                    true => FoundError::Stranger { node, peer, peer_address, ours, theirs },
+                    false => FoundError::OtherList { peer, peer_address, ours, theirs },
+                }
+            }
+            Asked::Refused => match desk.other_list_of(peer) {
+                Some(list) => self.other_list(peer, Lists(&list).to_string()),
+                None => FoundError::NotAFounder { peer, peer_address, ours },
+            },
+            Asked::Misdirected | Asked::Answer(_) | Asked::Nothing(_) => {
+                FoundError::WrongNode { peer, peer_address }
+            }
+        }
+    }
+
+    fn other_list(&self, peer: NodeId, theirs: String) -> FoundError {
+        let listed = self.list.iter().find(|listed| listed.node == peer);
+        let peer_address = listed.map(|listed| listed.peer_address.clone()).unwrap_or_default();
+        FoundError::OtherList { peer, peer_address, ours: Lists(self.list).to_string(), theirs }
+    }
+
+    /// Tells the operator what is waited for: after a while, and then when it changes.
+    fn report(&self, silent: &[(Listed, String)], why: &str) {
+        if self.begun.elapsed() < PATIENCE || silent.is_empty() {
+            return;
+        }
+        let text: Vec<String> = (silent.iter())
+            .map(|(peer, why)| format!("node {} at {} ({why})", peer.node, peer.peer_address))
+            .collect();
+        let text = text.join(", ");
+        if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(&text) {
+            tracing::warn!("waiting for {text}; {why}");
+        }
+    }
+}
+
+async fn ask(names: &Names, peer_address: &str, question: &Question) -> Asked {
+    let question = Bytes::from(seal(question));
+    let (status, body) = match post(names, peer_address, "/raft/v1/bootstrap", question).await {
+        Ok(answered) => answered,
+        Err(why) => return Asked::Nothing(why),
+    };
+    match (status, open::<Answer>(&body)) {
+        (StatusCode::OK | StatusCode::FORBIDDEN, Ok(answer)) => Asked::Answer(answer),
+        (StatusCode::FORBIDDEN, Err(_)) => Asked::Refused,
+        (StatusCode::CONFLICT, _) => Asked::Wiped,
+        (StatusCode::MISDIRECTED_REQUEST, _) => Asked::Misdirected,
+        (StatusCode::BAD_REQUEST, _) => {
+            Asked::OtherVersion(String::from_utf8_lossy(&body).into_owned())
+        }
+        (StatusCode::SERVICE_UNAVAILABLE, _) => Asked::Nothing("it is starting".to_owned()),
+        (
+            StatusCode::OK,
+            Err(refusal @ (Refusal::NewerVersion { .. } | Refusal::OlderVersion { .. })),
+        ) => Asked::OtherVersion(refusal.to_string()),
+        (status, _) => Asked::Nothing(format!("it answers with {status}, as no raft-kv node does")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::Incarnation;
+
+    fn founder(node: u64) -> Founder {
+        Founder {
+            node: NodeId(node),
+            incarnation: Incarnation(100 + node),
+            peer_address: format!("peer{node}:9080"),
+            client_address: format!("client{node}:8080"),
+        }
+    }
+
+    fn list(nodes: &[u64]) -> Vec<Listed> {
+        nodes.iter().map(|node| founder(*node).listed()).collect()
+    }
+
+    fn asked(desk: &Desk, from: Founder, nodes: &[u64], joins: bool) -> (u16, Option<Answer>) {
+        let question = Question { from, to: NodeId(0), list: list(nodes), joins };
+        let (status, body) = desk.answer(&seal(&question));
+        (status.as_u16(), open(&body).ok())
+    }
+
+    fn sitting(nodes: &[u64]) -> Desk {
+        let desk = Desk::new();
+        desk.sit(founder(0), list(nodes));
+        desk
+    }
+
+    #[test]
+    fn a_founder_with_the_same_list_is_answered_whatever_its_order() {
+        let desk = sitting(&[0, 1, 2]);
+        assert!(!desk.has_told());
+        let answer = asked(&desk, founder(1), &[2, 1, 0], false);
+        assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
+        assert!(desk.has_told());
+    }
+
+    #[test]
+    fn nobody_else_is_told_anything() {
+        let desk = sitting(&[0, 1, 2]);
+        // Not on the list, a list without this node's entry, another address, a node that joins.
+        for (from, nodes) in [(9, &[0, 1, 2][..]), (9, &[9]), (1, &[1, 2]), (2, &[])] {
+            let (status, answer) = asked(&desk, founder(from), nodes, false);
+            assert_eq!((status, answer), (403, None), "{from} {nodes:?}");
+        }
+        let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
+        assert_eq!(asked(&desk, elsewhere, &[0, 1, 2], false), (403, None));
+        for junk in [&b""[..], b"hello", b"raft", b"raft\x02\x00"] {
+            assert_eq!(desk.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
+        }
+        assert!(!desk.has_told());
+    }
+
+    #[test]
+    fn a_founder_that_knows_this_one_learns_which_of_its_entries_are_right() {
+        let desk = sitting(&[0, 1]);
+        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], false);
+        let Some(Answer::Other(difference)) = answer else { panic!("{answer:?}") };
+        assert_eq!(status, 403);
+        let text = difference.describe(&list(&[0, 1, 2]));
+        assert!(text.contains("0=client0:8080/peer0:9080,1=client1:8080/peer1:9080"), "{text}");
+        assert!(text.contains("but not 2=client2:8080/peer2:9080"), "{text}");
+        assert_eq!(desk.other_list(), None, "it is no founder here");
+    }
+
+    #[test]
+    fn a_founder_that_has_another_list_is_remembered_with_it() {
+        let desk = sitting(&[0, 1, 2]);
+        asked(&desk, founder(1), &[1], false);
+        assert_eq!(desk.other_list(), Some((NodeId(1), list(&[1]))));
+    }
+
+    #[test]
+    fn a_member_tells_its_cluster_to_members_only() {
+        let desk = Desk::new();
+        let members: BTreeMap<NodeId, Founder> =
+            [0, 1].map(|node| (NodeId(node), founder(node))).into();
+        let cluster = name(&members);
+        let member = |founder: Founder| Member {
+            incarnation: founder.incarnation,
+            peer_address: founder.peer_address,
+            client_address: founder.client_address,
+        };
+        let members = members.into_iter().map(|(node, founder)| (node, member(founder)));
+        desk.belong(founder(0), cluster, Membership::of_voters(members.collect()));
+        let (status, answer) = asked(&desk, founder(1), &[0, 1], false);
+        assert!(status == 200 && matches!(answer, Some(Answer::Member(_, _))));
+        let wiped = Founder { incarnation: Incarnation(1), ..founder(1) };
+        assert_eq!(asked(&desk, wiped, &[0, 1], false), (409, None));
+        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], false);
+        assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
+        assert_eq!(asked(&desk, founder(2), &[2], true), (403, None), "not added yet");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_question_is_refused() {
+        let desk = sitting(&[0, 1]);
+        let question =
+            Question { from: founder(1), to: NodeId(0), list: list(&[0, 1]), joins: false };
+        let intact = seal(&question);
+        for at in 0..intact.len() {
+            let mut bytes = intact.clone();
+            bytes[at] ^= 0x10;
+            assert_ne!(desk.answer(&bytes).0, StatusCode::OK, "byte {at}");
+        }
+        assert_eq!(desk.answer(&intact).0, StatusCode::OK);
+    }
 }

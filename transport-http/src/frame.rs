@@ -1,5 +1,12 @@
-//! Frames: a length of four bytes, little-endian, and so many bytes. A frame of length 0 is a sign of
-//! life and nothing else.
+//! Frames: what a stream between peers consists of.
+//!
+//! A frame is a head of twelve bytes and then its content. The head holds, little-endian: the length
+//! of the content, the checksum of the content, and the checksum of these two. Both are CRC-32C. So
+//! one flipped bit, wherever it is, is found before anything is made of the frame; and a damaged
+//! length is found at once, not after bytes that never come. A frame of length 0 is a sign of life.
+//!
+//! The first frame of a stream is different: four bytes of length, then a [`Hello`](crate::hello).
+//! That never changes, so that nodes of two versions understand at least why they do not talk.
 //!
 //! Nothing here knows where the bytes come from: over HTTP they are a body (`body.rs`), in the
 //! simulation a simulated connection.
@@ -10,23 +17,35 @@ use std::future::Future;
 use std::time::Duration;
 use storage::codec;
 
-/// The most bytes of one frame. The core bounds an append by bytes, but one entry always fits; this
-/// is above the largest command that a node may be configured to take.
+/// The most bytes of the content of one frame. The core bounds an append by bytes, but one entry
+/// always fits; this is above the largest command that a node may be configured to take.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
-/// The most bytes of a first frame: nobody knows yet who speaks.
+/// The most bytes of a first frame: the sender is not known yet.
 pub const FIRST_BYTES_MAX: usize = 4 << 10;
 
-/// The frame that says nothing.
-pub const SIGN_OF_LIFE: [u8; 4] = [0; 4];
+/// The bytes before the content of a frame.
+pub const HEAD_BYTES: usize = 12;
+
+/// The bytes before a first frame.
+const LENGTH_BYTES: usize = 4;
+
+/// A larger buffer is given back once its frame has been taken out.
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// Why a stream of frames ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The other side is gone, or what is between.
+    /// The connection is gone.
     #[error("the stream ended within a frame")]
     Cut,
+    /// The bytes are not those that were sent.
+    #[error("a damaged frame: the checksum of its {part} does not match")]
+    Damaged {
+        /// Its head or its content.
+        part: &'static str,
+    },
     /// No peer sends so large a frame.
     #[error("a frame of {bytes} bytes, more than {limit}")]
     TooLarge {
@@ -35,10 +54,16 @@ pub enum FrameError {
         /// How large it may be.
         limit: usize,
     },
-    /// The other side is gone, or the network.
-    #[error("nothing was heard for {0:?}")]
+    /// The peer is gone, or the network.
+    #[error("no bytes came within {0:?}")]
     Silent(Duration),
-    /// Whatever carries the bytes has failed.
+    /// The peer sends a frame so slowly that it would hold its memory for too long.
+    #[error("a frame was not complete within {0:?}")]
+    Slow(Duration),
+    /// Other connections hold all the memory that there is for unfinished frames.
+    #[error("no room for unfinished frames: other connections hold all of it")]
+    NoRoom,
+    /// The connection that carries the bytes has failed.
     #[error("{0}")]
     Broken(String),
 }
@@ -51,13 +76,22 @@ pub trait Frames: Send {
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
 }
 
-/// Appends a frame whose bytes `fill` appends.
+/// Appends the first frame of a stream.
+pub fn write_first(into: &mut Vec<u8>, hello: &[u8]) {
+    into.extend(length_of(hello.len()));
+    into.extend(hello);
+}
+
+/// Appends a frame whose content `fill` appends.
 pub fn write_frame(into: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = into.len();
-    into.extend([0; 4]);
+    into.extend([0; HEAD_BYTES]);
     fill(into);
-    let len = u32::try_from(into.len() - start - 4).expect("messages are bounded by the core");
-    into[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    let (head, content) = into[start..].split_at_mut(HEAD_BYTES);
+    head[..4].copy_from_slice(&length_of(content.len()));
+    head[4..8].copy_from_slice(&crc32c::crc32c(content).to_le_bytes());
+    let checksum = crc32c::crc32c(&head[..8]);
+    head[8..].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// Appends a message as a frame.
@@ -65,7 +99,17 @@ pub fn write_message(into: &mut Vec<u8>, message: &Message) {
     write_frame(into, |into| codec::encode(message, into));
 }
 
-/// Takes frames out of bytes that come in pieces of any size.
+/// Appends the frame without content.
+pub fn write_sign_of_life(into: &mut Vec<u8>) {
+    write_frame(into, |_| {});
+}
+
+fn length_of(bytes: usize) -> [u8; LENGTH_BYTES] {
+    u32::try_from(bytes).expect("messages are bounded by the core").to_le_bytes()
+}
+
+/// Takes frames out of bytes that come in pieces of any size. It keeps what has come and no more,
+/// whatever length a frame claims to have.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: BytesMut,
@@ -82,18 +126,52 @@ impl FrameDecoder {
         self.buffer.is_empty()
     }
 
-    /// The next frame, of at most `limit` bytes; `None` as long as it has not come whole.
-    pub fn take(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
-        let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+    /// The bytes of the frame that is not complete, or not taken yet.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The first frame of a stream, of at most `limit` bytes; `None` until it has come whole.
+    pub fn take_first(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
+        let Some(head) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;
         if len > limit {
             return Err(FrameError::TooLarge { bytes: len, limit });
         }
-        if self.buffer.len() < 4 + len {
-            return Ok(None);
+        Ok(self.split(LENGTH_BYTES, len))
+    }
+
+    /// The content of the next frame, of at most `limit` bytes; `None` until it has come whole.
+    pub fn take(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
+        let Some(head) = self.buffer.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+        let field =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (len, content, checksum) = (field(0) as usize, field(4), field(8));
+        if crc32c::crc32c(&head[..8]) != checksum {
+            return Err(FrameError::Damaged { part: "head" });
         }
-        self.buffer.advance(4);
-        Ok(Some(self.buffer.split_to(len).freeze()))
+        if len > limit {
+            return Err(FrameError::TooLarge { bytes: len, limit });
+        }
+        let Some(frame) = self.split(HEAD_BYTES, len) else { return Ok(None) };
+        if crc32c::crc32c(&frame) != content {
+            return Err(FrameError::Damaged { part: "content" });
+        }
+        Ok(Some(frame))
+    }
+
+    /// Takes `len` bytes out, after a head; `None` until all have come.
+    fn split(&mut self, head: usize, len: usize) -> Option<Bytes> {
+        if self.buffer.len() < head + len {
+            return None;
+        }
+        self.buffer.advance(head);
+        let frame = self.buffer.split_to(len).freeze();
+        if len > KEPT_BUFFER_BYTES {
+            // The large allocation goes with the frame.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        Some(frame)
     }
 }
 
@@ -101,12 +179,16 @@ impl FrameDecoder {
 mod tests {
     use super::*;
 
+    fn frame(content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, |into| into.extend(content));
+        bytes
+    }
+
     #[test]
     fn frames_come_out_as_they_went_in_however_they_are_cut() {
-        let mut bytes = Vec::new();
-        for frame in [&b"one"[..], b"", b"three"] {
-            write_frame(&mut bytes, |into| into.extend(frame));
-        }
+        let contents = [&b"one"[..], b"", b"three"];
+        let bytes: Vec<u8> = contents.iter().flat_map(|content| frame(content)).collect();
         for size in 1..=bytes.len() {
             let (mut decoder, mut frames) = (FrameDecoder::default(), Vec::new());
             for piece in bytes.chunks(size) {
@@ -115,15 +197,63 @@ mod tests {
                     frames.push(frame);
                 }
             }
-            assert_eq!(frames, [&b"one"[..], b"", b"three"]);
+            assert_eq!(frames, contents);
             assert!(decoder.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_in_any_byte_is_found() {
+        let intact = frame(b"a command that must not change on its way");
+        for at in 0..intact.len() {
+            for bit in 0..8 {
+                let mut bytes = intact.clone();
+                bytes[at] ^= 1 << bit;
+                let mut decoder = FrameDecoder::default();
+                decoder.push(&bytes);
+                let part = if at < HEAD_BYTES { "head" } else { "content" };
+                let found = decoder.take(FRAME_BYTES_MAX);
+                let is_found = matches!(&found, Err(FrameError::Damaged { part: p }) if *p == part);
+                assert!(is_found, "byte {at}, bit {bit}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_length_is_found_before_the_content_comes() {
+        let mut bytes = frame(&[7; 100]);
+        bytes[3] ^= 1;
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&bytes[..HEAD_BYTES]);
+        assert!(matches!(decoder.take(FRAME_BYTES_MAX), Err(FrameError::Damaged { part: "head" })));
+    }
+
+    #[test]
+    fn a_frame_that_is_not_complete_is_no_frame_and_takes_no_room_in_advance() {
+        let bytes = frame(&[7; 1000]);
+        for len in 0..bytes.len() {
+            let mut decoder = FrameDecoder::default();
+            decoder.push(&bytes[..len]);
+            assert!(decoder.take(FRAME_BYTES_MAX).unwrap().is_none(), "{len} bytes");
+            assert!(decoder.len() == len && decoder.buffer.capacity() < 2 * bytes.len());
         }
     }
 
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_anything_is_kept_for_it() {
         let mut decoder = FrameDecoder::default();
-        decoder.push(&6_u32.to_le_bytes());
+        decoder.push(&frame(b"123456")[..HEAD_BYTES]);
         assert!(matches!(decoder.take(5), Err(FrameError::TooLarge { bytes: 6, limit: 5 })));
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&u32::MAX.to_le_bytes());
+        assert!(matches!(decoder.take_first(5), Err(FrameError::TooLarge { limit: 5, .. })));
+    }
+
+    #[test]
+    fn the_memory_of_a_large_frame_is_not_kept() {
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&frame(&vec![7; 8 << 20]));
+        assert!(decoder.take(FRAME_BYTES_MAX).unwrap().is_some());
+        assert!(decoder.buffer.capacity() < KEPT_BUFFER_BYTES);
     }
 }

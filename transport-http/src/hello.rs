@@ -1,18 +1,19 @@
 //! The first frame of a stream: who speaks to whom.
 
 use raft::{Incarnation, NodeId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use storage::{ClusterId, codec};
 
 /// The version of what is said between peers. It changes with the frames, the messages and their
 /// encoding.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Begins the first frame, so that a stray client is told from a peer of a later version.
 const MAGIC: &[u8; 4] = b"raft";
 
-/// The first frame: the magic, the version in two bytes, and this. Magic and version never move: a
-/// later version is recognised whatever follows.
+/// The first frame: the magic, the version in two bytes, this, and a checksum of all that. Magic and
+/// version never move: another version is recognised whatever follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The cluster of the one who speaks.
@@ -33,13 +34,30 @@ pub enum Refusal {
     #[error("this is not a raft peer's stream")]
     NoHello,
     /// This node has to be upgraded.
-    #[error("this node speaks version {ours} and you version {theirs}; upgrade this node first")]
+    #[error(
+        "this node speaks version {ours} of the peer protocol and you version {theirs}; \
+         upgrade this node"
+    )]
     NewerVersion {
         /// What this node speaks.
         ours: u16,
         /// What the peer speaks.
         theirs: u16,
     },
+    /// The peer has to be upgraded.
+    #[error(
+        "this node speaks version {ours} of the peer protocol and you version {theirs}; \
+         upgrade your node"
+    )]
+    OlderVersion {
+        /// What this node speaks.
+        ours: u16,
+        /// What the peer speaks.
+        theirs: u16,
+    },
+    /// The bytes are not those that were sent.
+    #[error("the first frame is damaged: its checksum does not match")]
+    Damaged,
     /// An address is wrong, or a directory.
     #[error(
         "this node belongs to cluster {ours} and you to cluster {theirs}; check the addresses of the peers"
@@ -63,21 +81,12 @@ pub enum Refusal {
 impl Hello {
     /// As it stands in the first frame.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(PROTOCOL_VERSION.to_le_bytes());
-        codec::encode(self, &mut bytes);
-        bytes
+        seal(self)
     }
 
     /// Reads what a dialler says, and refuses it if it is not for the node that `own` describes.
     pub fn check(bytes: &[u8], own: &Hello) -> Result<Hello, Refusal> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or(Refusal::NoHello)?;
-        let (version, rest) = rest.split_first_chunk::<2>().ok_or(Refusal::NoHello)?;
-        let (ours, theirs) = (PROTOCOL_VERSION, u16::from_le_bytes(*version));
-        if theirs > ours {
-            return Err(Refusal::NewerVersion { ours, theirs });
-        }
-        let hello: Hello = codec::decode(rest).map_err(|_| Refusal::NoHello)?;
+        let hello: Hello = open(bytes)?;
         if hello.cluster != own.cluster {
             return Err(Refusal::OtherCluster { ours: own.cluster, theirs: hello.cluster });
         }
@@ -86,6 +95,34 @@ impl Hello {
         }
         Ok(hello)
     }
+}
+
+/// The magic, the version, `value`, and a checksum of all that.
+pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(PROTOCOL_VERSION.to_le_bytes());
+    codec::encode(value, &mut bytes);
+    let checksum = crc32c::crc32c(&bytes);
+    bytes.extend(checksum.to_le_bytes());
+    bytes
+}
+
+/// What [`seal`] made, on a node of the same version.
+pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or(Refusal::NoHello)?;
+    let (version, rest) = rest.split_first_chunk::<2>().ok_or(Refusal::NoHello)?;
+    let (ours, theirs) = (PROTOCOL_VERSION, u16::from_le_bytes(*version));
+    if theirs > ours {
+        return Err(Refusal::NewerVersion { ours, theirs });
+    }
+    if theirs < ours {
+        return Err(Refusal::OlderVersion { ours, theirs });
+    }
+    let (value, checksum) = rest.split_last_chunk::<4>().ok_or(Refusal::NoHello)?;
+    if crc32c::crc32c(&bytes[..bytes.len() - 4]) != u32::from_le_bytes(*checksum) {
+        return Err(Refusal::Damaged);
+    }
+    codec::decode(value).map_err(|_| Refusal::NoHello)
 }
 
 #[cfg(test)]
@@ -113,13 +150,32 @@ mod tests {
         let refused = |theirs: Hello| Hello::check(&theirs.encode(), &own).unwrap_err();
         assert!(matches!(refused(hello(2, 2, 3)), Refusal::OtherCluster { .. }));
         assert!(matches!(refused(hello(1, 2, 4)), Refusal::OtherNode { .. }));
-        assert_eq!(Hello::check(b"raft\x01\x00nonsense", &own), Err(Refusal::NoHello));
+        assert_eq!(Hello::check(b"raft\x02\x00nonsense", &own), Err(Refusal::Damaged));
         assert_eq!(Hello::check(b"GET / HTTP/1.1", &own), Err(Refusal::NoHello));
     }
 
     #[test]
-    fn a_later_version_is_told_from_junk_whatever_it_says() {
-        let refused = Hello::check(b"raft\x02\x00something new", &hello(1, 3, 0)).unwrap_err();
-        assert_eq!(refused, Refusal::NewerVersion { ours: 1, theirs: 2 });
+    fn another_version_is_told_from_junk_whatever_it_says() {
+        let own = hello(1, 3, 0);
+        let newer = Hello::check(b"raft\x03\x00something new", &own).unwrap_err();
+        assert_eq!(newer, Refusal::NewerVersion { ours: 2, theirs: 3 });
+        let older = Hello::check(b"raft\x01\x00something old", &own).unwrap_err();
+        assert_eq!(older, Refusal::OlderVersion { ours: 2, theirs: 1 });
+        assert!(older.to_string().contains("version 1"), "{older}");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_any_byte_is_refused() {
+        let (intact, own) = (hello(1, 2, 3).encode(), hello(1, 3, 0));
+        for at in 0..intact.len() {
+            for bit in 0..8 {
+                let mut bytes = intact.clone();
+                bytes[at] ^= 1 << bit;
+                assert!(Hello::check(&bytes, &own).is_err(), "byte {at}, bit {bit}");
+            }
+        }
+        for len in 0..intact.len() {
+            assert!(Hello::check(&intact[..len], &own).is_err(), "{len} bytes");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! The stream to one peer: dialled, kept alive, and dialled anew when it is lost.
 
 use crate::body::FrameReader;
-use crate::frame::{Frames, SIGN_OF_LIFE, write_frame, write_message};
+use crate::dial::DialError;
+use crate::frame::{FrameError, Frames, write_first, write_message, write_sign_of_life};
 use crate::hello::Hello;
+use crate::repeats::Reach;
 use crate::transport::Shared;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -17,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
@@ -25,8 +26,6 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 pub(crate) const QUEUE_MESSAGES_MAX: usize = 256;
 /// About so many bytes of messages go out in one write.
 const CHUNK_BYTES: usize = 256 << 10;
-/// How long dialling may take.
-const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// The first pause before a peer is dialled again; it doubles up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// The longest pause.
@@ -37,29 +36,47 @@ const REFUSAL_BYTES_MAX: usize = 4 << 10;
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    #[error("cannot be reached: {0}")]
-    Dial(std::io::Error),
-    #[error("does not answer")]
-    Timeout,
-    #[error("refuses: {0}")]
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("no answer within {0:?}")]
+    NoAnswer(Duration),
+    #[error("the peer refuses the stream: {0}")]
     Refused(String),
     #[error("the stream broke: {0}")]
     Broken(String),
-    #[error("the stream ended")]
+    #[error("the peer closed the stream")]
     Ended,
 }
 
-/// Keeps a stream to the peer, until there is nobody left who could send.
+impl LinkError {
+    /// The same for all errors of which an operator needs to see one.
+    fn kind(&self) -> String {
+        match self {
+            LinkError::Dial(error) => error.kind(),
+            LinkError::NoAnswer(_) => "no answer".to_owned(),
+            LinkError::Refused(why) => why.clone(),
+            LinkError::Broken(_) | LinkError::Ended => "broken".to_owned(),
+        }
+    }
+}
+
+/// Keeps a stream to the peer, until nothing is left that could send.
 pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Receiver<Message>) {
     let mut messages = Some(messages);
     let mut pause = PAUSE_FIRST;
-    let mut last_error = String::new();
+    let mut reach = Reach::new();
     while let Some(queue) = messages.take() {
         let Some(address) = shared.address(peer) else { return };
         let (give_back, back) = tokio::sync::oneshot::channel();
         let body = Outgoing::new(shared.hello(peer), queue, give_back, shared.config.silence / 4);
         let started = tokio::time::Instant::now();
-        let result = stream(&shared, peer, &address, body).await;
+        let connected = || {
+            shared.set_connected(peer, true);
+            if let Some(away) = reach.is_back() {
+                tracing::info!(%peer, %address, "peer is back after {} s", away.as_secs());
+            }
+        };
+        let result = stream(&shared, peer, &address, body, connected).await;
         shared.set_connected(peer, false);
         // The body gives the queue back when hyper drops it.
         let Ok(mut queue) = back.await else { return };
@@ -69,16 +86,13 @@ pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Rece
         // What is left in it is old by the time the peer is back.
         while queue.try_recv().is_ok() {}
         shared.inbox.unreachable(peer);
-        if let Err(error) = result {
-            let error = error.to_string();
-            if error != last_error {
-                tracing::warn!(%peer, %address, "peer {error}");
-                last_error = error;
-            }
+        if let Err(error) = result
+            && reach.is_away(&error.kind())
+        {
+            tracing::warn!(%peer, %address, "peer cannot be reached: {error}");
         }
         if started.elapsed() > PAUSE_LAST {
             pause = PAUSE_FIRST;
-            last_error.clear();
         }
         let jitter: f64 = rand::random_range(0.5..1.0);
         sleep(pause.mul_f64(jitter)).await;
@@ -92,12 +106,14 @@ async fn stream(
     peer: NodeId,
     address: &str,
     body: Outgoing,
+    connected: impl FnOnce(),
 ) -> Result<(), LinkError> {
-    let tcp = timeout(DIAL_TIMEOUT, TcpStream::connect(address))
-        .await
-        .map_err(|_| LinkError::Timeout)?
-        .map_err(LinkError::Dial)?;
-    tcp.set_nodelay(true).map_err(LinkError::Dial)?;
+    let silence = shared.config.silence;
+    let tcp = tokio::select! {
+        biased;
+        tcp = shared.names.dial(address) => tcp?,
+        () = shared.forgotten(peer) => return Ok(()),
+    };
     let broken = |error: hyper::Error| LinkError::Broken(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(broken)?;
     let request = Request::builder()
@@ -107,33 +123,43 @@ async fn stream(
         .body(body)
         .map_err(|error| LinkError::Broken(error.to_string()))?;
     let talk = async {
-        let answer = timeout(shared.config.silence, sender.send_request(request))
+        let answer = timeout(silence, sender.send_request(request))
             .await
-            .map_err(|_| LinkError::Timeout)?
+            .map_err(|_| LinkError::NoAnswer(silence))?
             .map_err(broken)?;
         if answer.status() != StatusCode::OK {
-            let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect().await;
+            let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
+            let text = timeout(silence, text).await.map_err(|_| LinkError::NoAnswer(silence))?;
             let text = text.map(|text| text.to_bytes()).unwrap_or_default();
             return Err(LinkError::Refused(String::from_utf8_lossy(&text).into_owned()));
         }
         tracing::debug!(%peer, address, "connected");
-        shared.set_connected(peer, true);
-        // The answer is signs of life, as long as the peer lives.
-        let mut signs = FrameReader::new(answer.into_body(), shared.config.silence);
+        connected();
+        // The answer is signs of life, for as long as the peer lives.
+        let budget = shared.budget.clone();
+        let mut signs = FrameReader::new(answer.into_body(), silence, budget);
         loop {
             match signs.next().await {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(LinkError::Ended),
-                Err(error) => return Err(LinkError::Broken(error.to_string())),
+                Err(FrameError::Silent(silence)) => return Err(LinkError::NoAnswer(silence)),
+                Err(error) => {
+                    shared.counters.count(&error);
+                    return Err(LinkError::Broken(error.to_string()));
+                }
             }
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
         result = talk => result,
         result = connection => result.map_err(broken).and(Err(LinkError::Ended)),
         () = shared.forgotten(peer) => Ok(()),
+    };
+    if let Err(LinkError::Refused(_) | LinkError::NoAnswer(_)) = &ended {
+        shared.names.distrust(address);
     }
+    ended
 }
 
 /// The body of the request: takes messages from the queue, as many as are ready, when hyper can
@@ -184,7 +210,7 @@ impl Body for Outgoing {
         let this = &mut *self;
         let mut chunk = Vec::with_capacity(this.capacity);
         if let Some(hello) = this.hello.take() {
-            write_frame(&mut chunk, |into| into.extend(hello.encode()));
+            write_first(&mut chunk, &hello.encode());
         }
         let Some(queue) = &mut this.queue else { return Poll::Ready(None) };
         while chunk.len() < CHUNK_BYTES {
@@ -200,7 +226,7 @@ impl Body for Outgoing {
             // The interval wakes this task again only after it has been found pending.
             let _ = this.signs.poll_tick(context);
             if chunk.is_empty() {
-                chunk.extend(SIGN_OF_LIFE);
+                write_sign_of_life(&mut chunk);
             }
         }
         if chunk.is_empty() {
@@ -211,7 +237,7 @@ impl Body for Outgoing {
     }
 }
 
-/// Whether a message may leave or be heard: its link is not cut on purpose.
+/// Whether a message may leave or be taken in: its link is not cut on purpose.
 pub(crate) fn passes(shared: &Shared, peer: NodeId) -> bool {
     !shared.any_cut.load(Ordering::Relaxed) || !shared.is_cut(peer)
 }

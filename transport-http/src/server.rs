@@ -2,12 +2,15 @@
 
 use crate::body::FrameReader;
 use crate::bootstrap::Desk;
-use crate::frame::{Frames, SIGN_OF_LIFE};
+use crate::dial::Names;
+use crate::frame::{Frames, write_sign_of_life};
 use crate::hello::Hello;
 use crate::link::passes;
+use crate::places::{HELLO_TIMEOUT, PEER_CONNECTIONS_MAX, Place, Places};
+use crate::repeats::Repeats;
 use crate::snapshot;
 use crate::transport::{HttpTransport, Shared};
-use crate::wire::receive_messages;
+use crate::wire::{Ended, receive_messages};
 use bytes::Bytes;
 use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -15,22 +18,29 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use raft::NodeId;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-/// Connections to the peer port at once: a few for each member, and room for confused diallers.
-const CONNECTIONS_MAX: usize = 128;
-/// How long the head of a request may take, and a short request as a whole.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// A stranger's frames are read only this far.
+/// How long a peer may be silent within a snapshot.
+const SNAPSHOT_SILENCE: Duration = Duration::from_secs(5);
+/// How long the answer to a short question may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most bytes of a question, and of its answer.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
+/// What hyper may buffer of a connection.
+const BUFFER_BYTES_MAX: usize = 256 << 10;
+/// A pause after a connection could not be accepted, for instance for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a stream is not let in, and the status that says so.
+type Denied = (StatusCode, String);
 
 type Answer = Response<Either<Full<Bytes>, Channel<Bytes, Infallible>>>;
 
@@ -38,20 +48,39 @@ type Answer = Response<Either<Full<Bytes>, Channel<Bytes, Infallible>>>;
 /// is opened for a transport. Dropped, it closes all connections.
 pub struct PeerServer {
     local_addr: SocketAddr,
-    desk: Arc<Desk>,
-    transport: Arc<OnceLock<Arc<Shared>>>,
+    listener: Arc<Listener>,
     accepting: AbortHandle,
 }
 
+/// What the connections of a listener share.
+struct Listener {
+    desk: Desk,
+    transport: OnceLock<Arc<Shared>>,
+    places: Places,
+    reported: Mutex<Repeats>,
+}
+
 impl PeerServer {
-    /// Binds the address and begins to answer.
+    /// Binds the address and begins to answer, on at most [`PEER_CONNECTIONS_MAX`] connections.
     pub async fn bind(address: SocketAddr) -> io::Result<PeerServer> {
-        let listener = TcpListener::bind(address).await?;
-        let local_addr = listener.local_addr()?;
-        let (desk, transport) = (Arc::<Desk>::default(), Arc::<OnceLock<_>>::default());
-        let accepting = tokio::spawn(accept(listener, desk.clone(), transport.clone()));
-        let accepting = accepting.abort_handle();
-        Ok(PeerServer { local_addr, desk, transport, accepting })
+        PeerServer::bind_limited(address, PEER_CONNECTIONS_MAX).await
+    }
+
+    /// The same, with another limit on connections, for a process with few file descriptors.
+    pub async fn bind_limited(
+        address: SocketAddr,
+        connections_max: usize,
+    ) -> io::Result<PeerServer> {
+        let socket = TcpListener::bind(address).await?;
+        let local_addr = socket.local_addr()?;
+        let listener = Arc::new(Listener {
+            desk: Desk::new(),
+            transport: OnceLock::new(),
+            places: Places::new(connections_max),
+            reported: Mutex::default(),
+        });
+        let accepting = tokio::spawn(accept(socket, listener.clone())).abort_handle();
+        Ok(PeerServer { local_addr, listener, accepting })
     }
 
     /// Where it listens.
@@ -61,12 +90,12 @@ impl PeerServer {
 
     /// What it answers founders.
     pub fn desk(&self) -> &Desk {
-        &self.desk
+        &self.listener.desk
     }
 
     /// Lets streams and snapshots in from now on. Only the first transport counts.
     pub fn open(&self, transport: &HttpTransport) {
-        let _ = self.transport.set(transport.shared());
+        let _ = self.listener.transport.set(transport.shared());
     }
 }
 
@@ -76,52 +105,113 @@ impl Drop for PeerServer {
     }
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, transport: Arc<OnceLock<Arc<Shared>>>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+impl Listener {
+    /// Tells the operator, unless that was told lately.
+    fn report(&self, text: &str) {
+        if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(text) {
+            tracing::warn!("{text}");
+        }
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.transport.get().is_some_and(|shared| shared.address(node).is_some())
+    }
+
+    /// The peer has introduced itself; an error if there is no place for it.
+    fn introduce(&self, place: &Place, node: NodeId) -> Result<(), Denied> {
+        if place.introduce(node, self.is_member(node)) {
+            return Ok(());
+        }
+        Err((StatusCode::SERVICE_UNAVAILABLE, "too many connections of this node".to_owned()))
+    }
+}
+
+async fn accept(socket: TcpListener, listener: Arc<Listener>) {
     // Dropped with this task, and all connections with it.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        match socket.accept().await {
+            Ok((stream, from)) => {
+                let place = Arc::new(listener.places.take(from.ip()));
+                connections.spawn(serve(stream, from.ip(), place, listener.clone()));
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a peer's connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+                // Accepting goes on first: a report may take a while.
+                sleep(ACCEPT_PAUSE).await;
+                listener.report(&format!("cannot accept a peer's connection: {error}"));
             }
-        };
-        // Beyond the limit a connection is closed at once.
-        let Ok(place) = room.clone().try_acquire_owned() else { continue };
-        let (desk, transport) = (desk.clone(), transport.clone());
-        connections.spawn(async move {
-            let _place = place;
-            let _ = stream.set_nodelay(true);
-            let service = service_fn(move |request| {
-                let (desk, transport) = (desk.clone(), transport.get().cloned());
-                async move { Ok::<_, Infallible>(answer(request, &desk, transport).await) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "a peer's connection ended");
-            }
-        });
+        }
     }
 }
 
-async fn answer(request: Request<Incoming>, desk: &Desk, shared: Option<Arc<Shared>>) -> Answer {
+/// Serves one request of a connection, which has to say soon what it is.
+async fn serve(stream: TcpStream, from: IpAddr, place: Arc<Place>, listener: Arc<Listener>) {
+    // Only slower without it.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| {
+        let (listener, place) = (listener.clone(), place.clone());
+        async move { Ok::<_, Infallible>(answer(request, from, &place, listener).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HELLO_TIMEOUT)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        // A question, a stream and a snapshot have a connection of their own.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let overdue = async {
+        sleep(HELLO_TIMEOUT).await;
+        if place.is_known() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        served = served => {
+            if let Err(error) = served {
+                tracing::debug!(%from, %error, "a peer's connection ended");
+            }
+        }
+        () = place.is_displaced() => {
+            if !place.is_known() {
+                listener.report("many connections to the peer port do not introduce themselves");
+            }
+        }
+        () = overdue => tracing::debug!(%from, "a connection did not introduce itself"),
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    from: IpAddr,
+    place: &Arc<Place>,
+    listener: Arc<Listener>,
+) -> Answer {
+    let shared = listener.transport.get().cloned();
     let route = (request.method().clone(), request.uri().path().to_owned());
     match (&route.0, route.1.as_str(), shared) {
-        (&Method::POST, "/raft/v1/bootstrap", _) => bootstrap(request, desk).await,
-        (&Method::POST, "/raft/v1/stream", Some(shared)) => stream(request, shared).await,
+        (&Method::POST, "/raft/v1/bootstrap", _) => bootstrap(request, &listener.desk).await,
+        (&Method::POST, "/raft/v1/stream", Some(shared)) => {
+            let answer = stream(request, from, place, &listener, shared.clone()).await;
+            answer.unwrap_or_else(|(status, why)| {
+                shared.counters.refused();
+                text(status, why)
+            })
+        }
         (&Method::POST, "/raft/v1/snapshot", Some(shared)) => {
-            let frames = FrameReader::new(request.into_body(), REQUEST_TIMEOUT);
-            match snapshot::receive(&shared, frames).await {
+            let body = request.into_body();
+            let frames = FrameReader::new(body, SNAPSHOT_SILENCE, shared.budget.clone());
+            let introduce = |peer| listener.introduce(place, peer).is_ok();
+            match snapshot::receive(&shared, frames, introduce).await {
                 Ok(()) => text(StatusCode::OK, "durable"),
-                Err((status, why)) => text(status, why),
+                Err((status, why)) => {
+                    if status == StatusCode::FORBIDDEN {
+                        shared.counters.refused();
+                        listener.report(&format!("refused a snapshot from {from}: {why}"));
+                    }
+                    text(status, why)
+                }
             }
         }
         (&Method::POST, "/raft/v1/stream" | "/raft/v1/snapshot", None) => {
@@ -138,62 +228,96 @@ fn text(status: StatusCode, why: impl Into<Bytes>) -> Answer {
 }
 
 async fn bootstrap(request: Request<Incoming>, desk: &Desk) -> Answer {
-    // What the founder says of itself is not kept: whoever founds asks for itself.
     let question = Limited::new(request.into_body(), QUESTION_BYTES_MAX).collect();
-    if timeout(REQUEST_TIMEOUT, question).await.is_err() {
-        return text(StatusCode::REQUEST_TIMEOUT, "the question is cut off");
-    }
-    match desk.answer() {
-        Some(bytes) => text(StatusCode::OK, bytes),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "this node founds no cluster"),
+    match timeout(HELLO_TIMEOUT, question).await {
+        Ok(Ok(question)) => {
+            let (status, body) = desk.answer(&question.to_bytes());
+            text(status, body)
+        }
+        Ok(Err(_)) => text(StatusCode::FORBIDDEN, ""),
+        Err(_) => text(StatusCode::REQUEST_TIMEOUT, ""),
     }
 }
 
 /// A peer's stream: the first frame is checked before anything is answered; then signs of life go
 /// back for as long as messages come.
-async fn stream(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
-    let mut frames = FrameReader::new(request.into_body(), shared.config.silence);
-    let first = match frames.first().await {
-        Ok(Some(first)) => first,
-        Ok(None) | Err(_) => return text(StatusCode::BAD_REQUEST, "no first frame"),
+async fn stream(
+    request: Request<Incoming>,
+    from: IpAddr,
+    place: &Arc<Place>,
+    listener: &Listener,
+    shared: Arc<Shared>,
+) -> Result<Answer, Denied> {
+    let budget = shared.budget.clone();
+    let mut frames = FrameReader::new(request.into_body(), shared.config.silence, budget);
+    let Ok(Some(first)) = frames.first().await else {
+        return Err((StatusCode::BAD_REQUEST, "no first frame".to_owned()));
     };
-    let hello = match Hello::check(&first, &shared.hello(shared.config.node)) {
-        Ok(hello) => hello,
-        Err(refusal) => return text(StatusCode::FORBIDDEN, refusal.to_string()),
-    };
+    let hello = Hello::check(&first, &shared.hello(shared.config.node)).map_err(|refusal| {
+        listener.report(&format!("refused a peer's stream from {from}: {refusal}"));
+        (StatusCode::FORBIDDEN, refusal.to_string())
+    })?;
+    listener.introduce(place, hello.from)?;
     let (signs, body) = Channel::new(1);
+    let held = place.clone();
     tokio::spawn(async move {
+        let _place = held;
         let passes = |peer| passes(&shared, peer);
         let reading = receive_messages(&shared.inbox, hello, &mut frames, passes);
         tokio::select! {
             biased;
-            ended = reading => tracing::debug!(peer = %hello.from, "a stream ended: {ended}"),
+            ended = reading => {
+                if let Ended::Frame(error) = &ended {
+                    shared.counters.count(error);
+                }
+                tracing::debug!(peer = %hello.from, "a stream ended: {ended}");
+            }
             () = live(signs, shared.config.silence / 4) => {}
         }
     });
-    Response::new(Either::Right(body))
+    Ok(Response::new(Either::Right(body)))
 }
 
 async fn live(mut signs: Sender<Bytes, Infallible>, every: Duration) {
-    while signs.send_data(Bytes::from_static(&SIGN_OF_LIFE)).await.is_ok() {
-        tokio::time::sleep(every).await;
+    let mut sign = Vec::new();
+    write_sign_of_life(&mut sign);
+    let sign = Bytes::from(sign);
+    while signs.send_data(sign.clone()).await.is_ok() {
+        sleep(every).await;
     }
 }
 
-/// Posts a short question to a peer; the answer, if one came with status 200.
-pub(crate) async fn post(address: &str, path: &str, body: Bytes) -> Option<Bytes> {
+/// Posts a short question to a peer; the status and the answer, or why there is none.
+pub(crate) async fn post(
+    names: &Names,
+    address: &str,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), String> {
+    let tcp = names.dial(address).await.map_err(|error| error.to_string())?;
     let ask = async {
-        let tcp = TcpStream::connect(address).await.ok()?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.ok()?;
-        let connection = tokio::spawn(connection);
-        let request =
-            Request::post(path).header(hyper::header::HOST, address).body(Full::new(body)).ok()?;
-        let answer = sender.send_request(request).await.ok()?;
-        let status = answer.status();
-        let bytes = Limited::new(answer.into_body(), QUESTION_BYTES_MAX).collect().await.ok()?;
-        connection.abort();
-        (status == StatusCode::OK).then(|| bytes.to_bytes())
+            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(text_of)?;
+        let request = Request::post(path).header(hyper::header::HOST, address);
+        let request = request.body(Full::new(body)).map_err(text_of)?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(text_of)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), QUESTION_BYTES_MAX).collect().await;
+            Ok((status, body.map_err(text_of)?.to_bytes()))
+        };
+        tokio::pin!(answer, connection);
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // The connection ended first: the rest of the answer is in it already.
+            _ = &mut connection => answer.await,
+        }
     };
-    timeout(Duration::from_secs(1), ask).await.ok()?
+    let answered = timeout(ANSWER_TIMEOUT, ask).await;
+    answered.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_TIMEOUT:?}")))
+}
+
+fn text_of(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }

@@ -1,8 +1,9 @@
-//! Sends and receives snapshots over HTTP: a request for each, whose body is what `transfer.rs` says.
+//! Sends and receives snapshots over HTTP: a request for each, with a body as in `transfer.rs`.
 
 use crate::body::FrameReader;
+use crate::frame::HEAD_BYTES;
 use crate::link::passes;
-use crate::transfer::{Offload, Refused, receive_snapshot, write_chunk, write_offer};
+use crate::transfer::{ChunkWriter, Offload, Refused, receive_snapshot, write_offer};
 use crate::transport::Shared;
 use bytes::Bytes;
 use http_body_util::channel::Channel;
@@ -10,10 +11,9 @@ use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use raft::Offer;
+use raft::{NodeId, Offer};
 use std::io::Read;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -21,10 +21,15 @@ use tokio::time::timeout;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that may wait for the network.
 const CHUNKS_MAX: usize = 4;
-/// How long dialling may take, the receiver with any one chunk, and its disk at the end.
+/// How long the receiver may take with any one chunk, and its disk at the end.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The receiver has no use for the snapshot: it has the entries.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unwanted(String);
 
 /// Sends a snapshot; returns when it is durable at the receiver.
 pub(crate) async fn send(
@@ -33,7 +38,7 @@ pub(crate) async fn send(
     mut state: Box<dyn Read + Send>,
 ) -> Result<(), Failure> {
     let address = shared.address(offer.to).ok_or("it is no member any more")?;
-    let tcp = timeout(TIMEOUT, TcpStream::connect(&address)).await??;
+    let tcp = shared.names.dial(&address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
     let connection = tokio::spawn(connection);
     let (mut body, receiver) = Channel::<Bytes, Failure>::new(CHUNKS_MAX);
@@ -44,6 +49,7 @@ pub(crate) async fn send(
         .body(receiver)?;
     let mut head = Vec::new();
     write_offer(&mut head, &shared.hello(offer.to), &offer);
+    let mut writer = ChunkWriter::default();
     let rate = shared.config.snapshot_bytes_per_second.max(1);
     let feed = async move {
         body.send_data(head.into()).await.map_err(|_| "the receiver closed")?;
@@ -52,8 +58,8 @@ pub(crate) async fn send(
             state = back;
             let chunk = chunk?;
             let (last, len) = (chunk.is_empty(), chunk.len() as u64);
-            let mut frame = Vec::with_capacity(chunk.len() + 8);
-            write_chunk(&mut frame, &chunk);
+            let mut frame = Vec::with_capacity(chunk.len() + HEAD_BYTES + 1);
+            writer.write(&mut frame, &chunk);
             // A receiver that takes nothing for so long is gone, whatever its connection says: the
             // leader must hear of it, or it would wait for ever.
             timeout(TIMEOUT, body.send_data(frame.into()))
@@ -72,6 +78,9 @@ pub(crate) async fn send(
         let text = Limited::new(answer.into_body(), 4 << 10).collect().await?.to_bytes();
         match status {
             StatusCode::OK => Ok(()),
+            StatusCode::CONFLICT => {
+                Err(Unwanted(String::from_utf8_lossy(&text).into_owned()).into())
+            }
             _ => Err(Failure::from(String::from_utf8_lossy(&text).into_owned())),
         }
     };
@@ -95,16 +104,23 @@ fn read_chunk(state: &mut dyn Read) -> std::io::Result<Vec<u8>> {
     Ok(chunk)
 }
 
-/// Receives a snapshot. The text of the answer is for the sender's operator.
+/// Receives a snapshot. The text of the answer is for the sender's operator. `introduce` takes a
+/// place for the sender; false: there is none.
 pub(crate) async fn receive(
     shared: &Shared,
     mut frames: FrameReader,
+    introduce: impl Fn(NodeId) -> bool,
 ) -> Result<(), (StatusCode, String)> {
     let own = shared.hello(shared.config.node);
-    let passes = |peer| passes(shared, peer);
+    let passes = |peer| introduce(peer) && passes(shared, peer);
     let received = receive_snapshot(&own, &shared.inbox, &mut frames, &Threads, passes).await;
     received.map_err(|refused| {
         let status = match refused {
+            Refused::Peer(_) => StatusCode::FORBIDDEN,
+            Refused::Damaged(_) => {
+                shared.counters.damaged();
+                StatusCode::BAD_REQUEST
+            }
             Refused::Bad(_) => StatusCode::BAD_REQUEST,
             Refused::Unwanted(_) => StatusCode::CONFLICT,
             Refused::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

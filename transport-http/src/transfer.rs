@@ -1,13 +1,15 @@
-//! A snapshot on its way: an offer, then its bytes in chunks with a checksum each, the last one empty.
-//! It counts as delivered once it is durable at the receiver.
+//! A snapshot on its way: an offer, then its bytes in chunks, then a trailer with the length and the
+//! checksum of the whole. It is handed over only if both match, and counts as delivered once it is
+//! durable at the receiver. Each frame has a checksum of its own; the trailer finds chunks that were
+//! lost, doubled or put in another order.
 //!
 //! A transfer that breaks is begun anew; it is not resumed.
 
-use crate::frame::{FrameError, Frames, write_frame};
-use crate::hello::Hello;
-use bytes::BufMut;
+use crate::frame::{FrameError, Frames, write_first, write_frame};
+use crate::hello::{Hello, Refusal};
 use driver::{Inbox, OfferError};
 use raft::{NodeId, Offer};
+use serde::{Deserialize, Serialize};
 use std::future::Future;
 use storage::codec;
 
@@ -23,7 +25,13 @@ pub trait Offload: Sync {
 /// Why a snapshot was not taken. The text is for the sender's operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It is cut off, damaged, or not for this node.
+    /// The sender belongs to another cluster, speaks another version, or means another node.
+    #[error("{0}")]
+    Peer(Refusal),
+    /// Bytes were damaged on their way.
+    #[error("{0}")]
+    Damaged(String),
+    /// It is cut off, incomplete, or not for this node.
     #[error("{0}")]
     Bad(String),
     /// It is of no use.
@@ -40,18 +48,52 @@ pub enum Refused {
     Gone,
 }
 
-/// Appends the beginning of a transfer: who speaks, and what is offered.
+/// The first byte of a frame with a part of the state.
+const CHUNK: u8 = 0;
+/// The first byte of the last frame.
+const TRAILER: u8 = 1;
+
+/// The length and the checksum of all bytes so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Totals {
+    bytes: u64,
+    checksum: u32,
+}
+
+impl Totals {
+    fn add(&mut self, chunk: &[u8]) {
+        self.bytes += chunk.len() as u64;
+        self.checksum = crc32c::crc32c_append(self.checksum, chunk);
+    }
+}
+
+/// Appends the beginning of a transfer: the sender, and the offer.
 pub fn write_offer(into: &mut Vec<u8>, hello: &Hello, offer: &Offer) {
-    write_frame(into, |into| into.extend(hello.encode()));
+    write_first(into, &hello.encode());
     write_frame(into, |into| codec::encode(offer, into));
 }
 
-/// Appends a chunk of the state; an empty one ends it.
-pub fn write_chunk(into: &mut Vec<u8>, chunk: &[u8]) {
-    write_frame(into, |into| {
-        into.put_u32_le(crc32c::crc32c(chunk));
-        into.extend(chunk);
-    });
+/// Writes the state of one snapshot as frames.
+#[derive(Debug, Default)]
+pub struct ChunkWriter {
+    totals: Totals,
+}
+
+impl ChunkWriter {
+    /// Appends a part of the state; an empty one ends it, with the trailer.
+    pub fn write(&mut self, into: &mut Vec<u8>, chunk: &[u8]) {
+        self.totals.add(chunk);
+        write_frame(into, |into| match chunk {
+            [] => {
+                into.push(TRAILER);
+                codec::encode(&self.totals, into);
+            }
+            chunk => {
+                into.push(CHUNK);
+                into.extend(chunk);
+            }
+        });
+    }
 }
 
 /// Receives a snapshot for the node that `own` describes, and returns once it is durable and handed
@@ -67,10 +109,11 @@ pub async fn receive_snapshot(
     let next = |frame: Result<_, FrameError>| match frame {
         Ok(Some(frame)) => Ok(frame),
         Ok(None) => Err(bad("the snapshot is cut off")),
+        Err(error @ FrameError::Damaged { .. }) => Err(Refused::Damaged(error.to_string())),
         Err(error) => Err(Refused::Bad(error.to_string())),
     };
-    let first = frames.first().await.ok().flatten().ok_or_else(|| bad("no first frame"))?;
-    let hello = Hello::check(&first, own).map_err(|refusal| Refused::Bad(refusal.to_string()))?;
+    let first = next(frames.first().await)?;
+    let hello = Hello::check(&first, own).map_err(Refused::Peer)?;
     let offer: Offer = codec::decode(&next(frames.next().await)?)
         .map_err(|error| Refused::Bad(error.to_string()))?;
     if offer.from != hello.from || offer.to != own.from || !passes(offer.from) {
@@ -81,18 +124,21 @@ pub async fn receive_snapshot(
         _ => Refused::Unavailable(error.to_string()),
     })?;
     let lost = |error: std::io::Error| Refused::Disk(error.to_string());
+    let mut totals = Totals::default();
     loop {
         let frame = next(frames.next().await)?;
-        let Some((head, chunk)) = frame.split_first_chunk::<4>() else {
-            return Err(bad("a chunk without a checksum"));
-        };
-        if crc32c::crc32c(chunk) != u32::from_le_bytes(*head) {
-            return Err(bad("a chunk is damaged"));
+        match frame.split_first() {
+            None => continue,
+            Some((&CHUNK, chunk)) => totals.add(chunk),
+            Some((&TRAILER, trailer)) => {
+                if codec::decode::<Totals>(trailer).ok() != Some(totals) {
+                    return Err(bad("the snapshot is not the one that was sent"));
+                }
+                break;
+            }
+            Some(_) => return Err(bad("neither a part of a snapshot nor its end")),
         }
-        if chunk.is_empty() {
-            break;
-        }
-        let chunk = frame.slice(4..);
+        let chunk = frame.slice(1..);
         let write = move || reception.write(&chunk).map(|()| reception);
         reception = offload.run(write).await.ok_or(Refused::Gone)?.map_err(lost)?;
     }

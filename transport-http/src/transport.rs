@@ -1,13 +1,17 @@
 //! The transport, as the driver sees it.
 
+use crate::body::Budget;
+use crate::dial::Names;
+use crate::frame::FrameError;
 use crate::hello::Hello;
 use crate::link::{self, QUEUE_MESSAGES_MAX, passes};
+use crate::repeats::Repeats;
 use crate::snapshot;
 use driver::{Inbox, Transport};
-use raft::{Incarnation, Membership, Message, NodeId, Offer};
+use raft::{Incarnation, LogId, Membership, Message, NodeId, Offer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storage::ClusterId;
@@ -23,10 +27,10 @@ pub struct TransportConfig {
     pub node: NodeId,
     /// The life of its disk.
     pub incarnation: Incarnation,
-    /// A stream over which nothing is heard for so long is closed. Signs of life are sent four times
+    /// A stream on which no byte comes for this long is closed. Signs of life are sent four times
     /// as often.
     pub silence: Duration,
-    /// Snapshots are sent at no more than so many bytes a second.
+    /// Snapshots are sent at no more than this many bytes a second.
     pub snapshot_bytes_per_second: u64,
 }
 
@@ -61,8 +65,68 @@ pub(crate) struct Shared {
     /// Links that are cut on purpose, to test what is built on this.
     cut: Mutex<BTreeSet<NodeId>>,
     pub any_cut: AtomicBool,
+    pub names: Names,
+    pub budget: Budget,
+    pub counters: Counters,
+    /// The snapshots that peers did not take.
+    failed: Mutex<BTreeMap<NodeId, FailedSnapshots>>,
     /// Changes whenever the members do.
     members: watch::Sender<u64>,
+}
+
+/// The first pause after a snapshot that a peer did not take; it doubles up to the last.
+const SNAPSHOT_PAUSE_FIRST: Duration = Duration::from_millis(250);
+/// The longest pause.
+const SNAPSHOT_PAUSE_LAST: Duration = Duration::from_secs(10);
+
+/// The snapshots in a row that one peer did not take.
+#[derive(Debug, Default)]
+struct FailedSnapshots {
+    in_a_row: u32,
+    reported: Repeats,
+}
+
+/// What a transport counts, since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    damaged: AtomicU64,
+    no_room: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Counters {
+    /// A stream ended because of its frames.
+    pub fn count(&self, error: &FrameError) {
+        match error {
+            FrameError::Damaged { .. } => self.damaged(),
+            FrameError::NoRoom => {
+                self.no_room.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes were damaged on their way.
+    pub fn damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stream was refused.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What a transport has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportFigures {
+    /// Frames whose checksum did not match. The stream was closed each time.
+    pub damaged_frames: u64,
+    /// Streams closed because unfinished frames held all the memory there is for them.
+    pub frames_without_room: u64,
+    /// Streams and snapshots refused: another cluster, another version, another node, no place.
+    pub refused_streams: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,6 +160,18 @@ impl Shared {
         lock(&self.cut).contains(&peer)
     }
 
+    /// A peer did not take a snapshot. How long to wait before the next is offered.
+    fn snapshot_failed(&self, to: NodeId, snapshot: LogId, error: &str) -> Duration {
+        let mut all = lock(&self.failed);
+        let failed = all.entry(to).or_default();
+        if failed.reported.is_news(error) {
+            tracing::warn!(%to, %snapshot, "a snapshot was not sent: {error}; trying again");
+        }
+        let pause = SNAPSHOT_PAUSE_FIRST * 2_u32.pow(failed.in_a_row.min(16));
+        failed.in_a_row += 1;
+        pause.min(SNAPSHOT_PAUSE_LAST)
+    }
+
     /// Returns when the peer is no member any more.
     pub async fn forgotten(&self, peer: NodeId) {
         let mut members = self.members.subscribe();
@@ -118,6 +194,10 @@ impl HttpTransport {
             connected: Mutex::default(),
             cut: Mutex::default(),
             any_cut: AtomicBool::new(false),
+            names: Names::default(),
+            budget: Budget::default(),
+            counters: Counters::default(),
+            failed: Mutex::default(),
             members: watch::Sender::new(0),
         };
         HttpTransport {
@@ -129,6 +209,17 @@ impl HttpTransport {
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
+    }
+
+    /// What has been counted since the start.
+    pub fn figures(&self) -> TransportFigures {
+        let counters = &self.shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TransportFigures {
+            damaged_frames: read(&counters.damaged),
+            frames_without_room: read(&counters.no_room),
+            refused_streams: read(&counters.refused),
+        }
     }
 
     /// The peers that a stream leads to at the moment.
@@ -182,8 +273,18 @@ impl Transport for HttpTransport {
                 false => Err("the link is cut".into()),
             };
             match &sent {
-                Ok(()) => tracing::info!(%to, %snapshot, "sent a snapshot"),
-                Err(error) => tracing::warn!(%to, %snapshot, %error, "a snapshot was not sent"),
+                Ok(()) => {
+                    lock(&shared.failed).remove(&to);
+                    tracing::info!(%to, %snapshot, "sent a snapshot");
+                }
+                Err(error) if error.is::<snapshot::Unwanted>() => {
+                    tracing::debug!(%to, %snapshot, %error, "a snapshot was not sent");
+                }
+                Err(error) => {
+                    let pause = shared.snapshot_failed(to, snapshot, &error.to_string());
+                    // The core offers the next one when it hears of this one's end.
+                    tokio::time::sleep(pause).await;
+                }
             }
             shared.inbox.snapshot_sent(to, snapshot, sent.is_ok());
         });
@@ -197,6 +298,8 @@ impl Transport for HttpTransport {
             .collect();
         let mut queues = lock(&self.queues);
         queues.retain(|id, _| peers.contains_key(id));
+        lock(&self.shared.failed).retain(|id, _| peers.contains_key(id));
+        self.shared.names.retain(|name| peers.values().any(|address| address == name));
         *lock(&self.shared.addresses) = peers.clone();
         self.shared.members.send_modify(|version| *version += 1);
         for peer in peers.into_keys() {

@@ -1,187 +1,19 @@
-//! Whole nodes on 127.0.0.1: the real driver and log, with this transport between them.
+//! Nodes that found a cluster, replicate, break off and come back.
 
-use bytes::Bytes;
-use driver::{
-    At, Driver, DriverConfig, Frozen, Handle, ReadMode, RestoreError, Seams, StateMachine,
-    TokioClock, Transport, inbox,
-};
-use raft::{Config, Incarnation, Member, Membership, NodeId, Restored, Snapshot};
-use std::io::{self, Read, Write};
+mod nodes;
+
+use driver::{Transport, inbox};
+use nodes::{TestNode, add, eventually, founder, list, read, servers, start, start_at, stop};
+use raft::{Incarnation, Member, Membership, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use storage::{ClusterId, Identity, Log, LogConfig, RealDisk, Snapshots};
-use tempfile::TempDir;
+use storage::{ClusterId, RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use transport_http::{FoundError, Founder, HttpTransport, PeerServer, TransportConfig, found};
-
-/// Adds numbers up.
-#[derive(Default, Clone)]
-struct Sum(u64);
-
-impl StateMachine for Sum {
-    type Frozen = Sum;
-
-    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
-        self.0 += command.len() as u64;
-        self.query(&[])
-    }
-
-    fn query(&self, _query: &[u8]) -> Bytes {
-        Bytes::copy_from_slice(&self.0.to_le_bytes())
-    }
-
-    fn freeze(&self) -> Sum {
-        self.clone()
-    }
-
-    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
-        let mut bytes = [0; 8];
-        from.read_exact(&mut bytes)?;
-        self.0 = u64::from_le_bytes(bytes);
-        Ok(())
-    }
-}
-
-impl Frozen for Sum {
-    fn write(&self, to: &mut dyn Write) -> io::Result<()> {
-        to.write_all(&self.0.to_le_bytes())
-    }
-}
-
-struct TestNode {
-    handle: Handle<Sum>,
-    transport: Arc<HttpTransport>,
-    server: PeerServer,
-    directory: TempDir,
-    cluster: ClusterId,
-}
-
-fn founder(node: u64, server: &PeerServer, incarnation: u64) -> Founder {
-    Founder {
-        node: NodeId(node),
-        incarnation: Incarnation(incarnation),
-        peer_address: server.local_addr().to_string(),
-        client_address: String::new(),
-    }
-}
-
-async fn servers(count: u64) -> Vec<PeerServer> {
-    let mut servers = Vec::new();
-    for _ in 0..count {
-        let address = "127.0.0.1:0".parse().expect("an address");
-        servers.push(PeerServer::bind(address).await.expect("a free port"));
-    }
-    servers
-}
-
-fn others(servers: &[PeerServer], own: u64) -> Vec<(NodeId, String)> {
-    let all = servers.iter().enumerate();
-    all.filter(|(id, _)| *id as u64 != own)
-        .map(|(id, server)| (NodeId(id as u64), server.local_addr().to_string()))
-        .collect()
-}
-
-/// Founds a cluster and starts all of it.
-async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
-    start_at(count, tune, &[]).await
-}
-
-/// Likewise; some nodes have another address in the membership than their own.
-async fn start_at(
-    count: u64,
-    tune: impl Fn(&mut Config),
-    elsewhere: &[(u64, String)],
-) -> Vec<TestNode> {
-    let servers = servers(count).await;
-    let mut founders: Vec<Founder> =
-        (0..count).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
-    for (id, address) in elsewhere {
-        founders[*id as usize].peer_address.clone_from(address);
-    }
-    for (server, founder) in servers.iter().zip(&founders) {
-        server.desk().sit(founder.clone());
-    }
-    let mut founded = Vec::new();
-    for founder in &founders {
-        let peers = others(&servers, founder.node.0);
-        founded.push(found(founder, &peers).await.expect("all are up"));
-    }
-    assert!(founded.iter().all(|one| *one == founded[0]), "all found the same cluster");
-    let mut nodes = Vec::new();
-    for (server, founder) in servers.into_iter().zip(founders) {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let disk = RealDisk::new(directory.path());
-        let (mut log, _) = Log::open(disk.clone(), LogConfig::default()).expect("an empty one");
-        let founded = founded[0].clone();
-        log.identify(Identity {
-            node: founder.node,
-            incarnation: founder.incarnation,
-            cluster: Some(founded.cluster),
-            peers: Vec::new(),
-        })
-        .expect("it can be written");
-        let snapshot = Snapshot::initial(founded.membership.clone());
-        let restored: Restored = log.begin(snapshot).expect("it can be written");
-        let snapshots = Arc::new(Snapshots::new(disk).expect("it can be written"));
-        let (inbox, mailbox) = inbox(snapshots.clone());
-        let config = TransportConfig::new(founded.cluster, founder.node, founder.incarnation);
-        let transport = Arc::new(HttpTransport::new(config, inbox));
-        server.open(&transport);
-        let mut raft = Config::new(founder.node, founder.incarnation, 1);
-        tune(&mut raft);
-        let seams = Seams {
-            machine: Sum::default(),
-            transport: transport.clone(),
-            mailbox,
-            snapshots,
-            clock: Arc::new(TokioClock::new()),
-        };
-        let driver = Driver::new(DriverConfig::new(raft), restored, seams).expect("it is sound");
-        let close = |log: Log<RealDisk>| drop(log.close());
-        let handle = driver::spawn(driver, log, close).expect("threads can be started");
-        let cluster = founded.cluster;
-        nodes.push(TestNode { handle, transport, server, directory, cluster });
-    }
-    nodes
-}
-
-/// Proposes on whichever node leads until it is done; returns the sum after it.
-async fn add(nodes: &[TestNode], bytes: usize) -> u64 {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        for node in nodes {
-            let command = Bytes::from(vec![7; bytes]);
-            let Ok(proposal) = node.handle.propose(command).await else { continue };
-            if let Ok(sum) = proposal.done.await {
-                return u64::from_le_bytes(sum[..].try_into().expect("eight bytes"));
-            }
-        }
-        assert!(Instant::now() < until, "nobody takes a proposal");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn read(node: &TestNode) -> Option<u64> {
-    let sum = node.handle.read(ReadMode::Linearizable, Bytes::new()).await.ok()?;
-    Some(u64::from_le_bytes(sum[..].try_into().ok()?))
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !holds().await {
-        assert!(Instant::now() < until, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn stop(nodes: Vec<TestNode>) {
-    for node in &nodes {
-        node.handle.shutdown().await;
-    }
-    drop(nodes);
-}
+use tokio::net::TcpListener;
+use transport_http::{
+    Desk, FoundError, Founder, HttpTransport, Listed, PeerServer, TransportConfig, found,
+};
 
 #[tokio::test]
 async fn a_cluster_is_founded_and_replicates_and_any_node_reads() {
@@ -321,52 +153,72 @@ async fn a_stranger_to_the_cluster_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn junk_on_the_peer_port_harms_nobody() {
-    let nodes = start(3, |_| {}).await;
-    add(&nodes, 1).await;
-    let address = nodes[0].server.local_addr();
-    let frames: [&[u8]; 6] = [
-        b"\x00\x01\x02\x03\xff\xfe\xfd\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff",
-        b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n\x05\0\0\0hello",
-        b"POST /raft/v1/snapshot HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n\x05\0\0\0hello",
-        b"POST /raft/v1/bootstrap HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello",
-    ];
-    for junk in frames {
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
-        stream.write_all(junk).await.expect("it reads");
-        let mut answer = vec![0; 12];
-        let _ = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut answer)).await;
-        assert!(!answer.starts_with(b"HTTP/1.1 2") || junk.starts_with(b"POST /raft/v1/boot"));
-    }
-    // Half a request, and then silence.
-    let mut half = TcpStream::connect(address).await.expect("it listens");
-    half.write_all(b"POST /raft/v1/str").await.expect("it reads");
-    assert_eq!(add(&nodes, 1).await, 2);
-    stop(nodes).await;
-}
-
-#[tokio::test]
 async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     let servers = servers(3).await;
     let founders: Vec<Founder> =
         (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let all = list(&founders);
     for (server, founder) in servers.iter().zip(&founders) {
-        server.desk().sit(founder.clone());
+        server.desk().sit(founder.clone(), all.clone());
     }
-    let first = found(&founders[0], &others(&servers, 0)).await.expect("all are up");
+    let desk = Desk::new();
+    let first = found(&desk, &founders[0], &all).await.expect("all are up");
     servers[0].desk().belong(founders[0].clone(), first.cluster, first.membership.clone());
 
-    let slow = found(&founders[1], &others(&servers, 1)).await.expect("it is the same founder");
+    let slow = found(&desk, &founders[1], &all).await.expect("it is the same founder");
     assert_eq!(slow, first);
 
     let wiped = Founder { incarnation: Incarnation(999), ..founders[2].clone() };
-    let refused = found(&wiped, &others(&servers, 2)).await.expect_err("its disk was wiped");
+    let refused = found(&desk, &wiped, &all).await.expect_err("its disk was wiped");
     assert!(matches!(refused, FoundError::Wiped { node: NodeId(2), .. }), "{refused}");
     assert!(refused.to_string().contains("--join"), "the way out is named: {refused}");
 
     let stranger = founder(9, &servers[2], 5);
-    let refused = found(&stranger, &others(&servers, 2)).await.expect_err("nobody knows it");
+    let with_stranger = list(&[founders[0].clone(), stranger.clone()]);
+    let refused = found(&desk, &stranger, &with_stranger).await.expect_err("it is not known");
     assert!(matches!(refused, FoundError::Stranger { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn founders_with_different_lists_found_nothing_together() {
+    let servers = servers(3).await;
+    let founders: Vec<Founder> =
+        (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let (all, two) = (list(&founders), list(&founders[..2]));
+    servers[0].desk().sit(founders[0].clone(), two.clone());
+    servers[1].desk().sit(founders[1].clone(), all.clone());
+    servers[2].desk().sit(founders[2].clone(), all.clone());
+    // In each direction both lists are named.
+    let (one, other) = tokio::join!(
+        found(servers[0].desk(), &founders[0], &two),
+        found(servers[1].desk(), &founders[1], &all),
+    );
+    for refused in [one, other] {
+        let Err(refused @ FoundError::OtherList { .. }) = refused else { panic!("{refused:?}") };
+        let text = refused.to_string();
+        let both = [&two, &all].map(|list| {
+            let list: Vec<String> = list.iter().map(Listed::to_string).collect();
+            list.join(",")
+        });
+        assert!(text.contains(&format!("{};", both[0])) || text.contains(&format!("{}.", both[0])));
+        assert!(text.contains(&both[1]), "{text}");
+    }
+    // The one that is not on the list of another hears which of its entries are right.
+    let refused = found(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
+    assert!(refused.to_string().contains(&format!("not {}", all[2])), "{refused}");
+}
+
+#[tokio::test]
+async fn a_founder_on_its_own_refuses_those_that_count_on_it() {
+    let servers = servers(2).await;
+    let founders: Vec<Founder> =
+        (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let alone = list(&founders[1..]);
+    servers[1].desk().sit(founders[1].clone(), alone.clone());
+    let founded = found(servers[1].desk(), &founders[1], &alone).await.expect("it is alone");
+    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(FoundError::OtherList { .. })), "{refused:?}");
+    servers[1].desk().belong(founders[1].clone(), founded.cluster, founded.membership);
+    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(FoundError::Stranger { .. })), "{refused:?}");
 }

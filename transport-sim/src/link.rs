@@ -28,7 +28,7 @@ use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc;
 use transport_http::wire::{
-    FRAME_BYTES_MAX, FrameDecoder, Frames, Hello, receive_messages, write_frame, write_message,
+    FRAME_BYTES_MAX, FrameDecoder, Frames, Hello, receive_messages, write_first, write_message,
 };
 
 /// Messages that may wait for a peer, as in the product.
@@ -264,7 +264,7 @@ async fn talk<A: App>(
     pipe: mpsc::Sender<Piece>,
 ) {
     let mut first = Vec::new();
-    write_frame(&mut first, |into| into.extend(link.hello(peer).encode()));
+    write_first(&mut first, &link.hello(peer).encode());
     let mut last_us = now_us() + 1;
     let _ = pipe.send(Piece { due_us: last_us, bytes: Some(first.into()) }).await;
     let streams = link.cluster.world().streams;

@@ -52,9 +52,13 @@ pub(crate) struct PipeReader {
 }
 
 impl PipeReader {
-    async fn next_of(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
+    async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
         loop {
-            if let Some(frame) = self.decoder.take(limit)? {
+            let taken = match is_first {
+                true => self.decoder.take_first(FIRST_BYTES_MAX)?,
+                false => self.decoder.take(FRAME_BYTES_MAX)?,
+            };
+            if let Some(frame) = taken {
                 return Ok(Some(frame));
             }
             while !self.closed
@@ -105,10 +109,10 @@ impl PipeReader {
 
 impl Frames for PipeReader {
     async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(FIRST_BYTES_MAX).await
+        self.next_of(true).await
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(FRAME_BYTES_MAX).await
+        self.next_of(false).await
     }
 }

@@ -9,7 +9,7 @@ use raft::Offer;
 use simulator::network::Passage;
 use std::io::Read;
 use tokio::sync::{mpsc, oneshot};
-use transport_http::wire::{Offload, receive_snapshot, write_chunk, write_offer};
+use transport_http::wire::{ChunkWriter, HEAD_BYTES, Offload, receive_snapshot, write_offer};
 
 /// Sizes of chunks, one of them for each transfer: states are small here.
 const CHUNK_BYTES: [usize; 3] = [200, 4_000, 256 << 10];
@@ -88,6 +88,7 @@ async fn feed<A: App>(
     chunk_bytes: usize,
 ) {
     let mut due_us = now_us() + 1;
+    let mut writer = ChunkWriter::default();
     if pipe.send(Piece { due_us, bytes: Some(head.into()) }).await.is_err() {
         return;
     }
@@ -96,8 +97,8 @@ async fn feed<A: App>(
         if state.take(chunk_bytes as u64).read_to_end(&mut chunk).is_err() {
             return;
         }
-        let mut frame = Vec::with_capacity(chunk.len() + 8);
-        write_chunk(&mut frame, &chunk);
+        let mut frame = Vec::with_capacity(chunk.len() + HEAD_BYTES + 1);
+        writer.write(&mut frame, &chunk);
         let frame = bytes::Bytes::from(frame);
         let broken = match link.pass(peer) {
             Passage::Arrives { after_us, .. } => {

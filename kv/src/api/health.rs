@@ -46,7 +46,8 @@ fn unready(why: String) -> Response {
 /// All figures, in Prometheus' text format.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.handle.status();
-    let text = metrics::render(&status, &app.handle.metrics(), &app.figures, &app.requests);
+    let peers = app.peers.as_ref().map(|read| read()).unwrap_or_default();
+    let text = metrics::render(&status, &app.handle.metrics(), &app.figures, &app.requests, peers);
     let mut response = text.into_response();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

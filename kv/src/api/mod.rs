@@ -32,6 +32,7 @@ use raft::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use transport_http::TransportFigures;
 
 /// What the API works with.
 pub struct Parts {
@@ -53,7 +54,12 @@ pub struct Parts {
     pub forward: Option<Arc<dyn Forward>>,
     /// Cuts and restores links; without one, fault injection is off.
     pub links: Option<Arc<dyn Links>>,
+    /// Reads what the transport has counted; without one, there is nothing.
+    pub peers: Option<PeerFigures>,
 }
+
+/// Reads what the transport has counted.
+pub type PeerFigures = Box<dyn Fn() -> TransportFigures + Send + Sync>;
 
 /// The state that all handlers share.
 pub(crate) struct App {
@@ -66,6 +72,7 @@ pub(crate) struct App {
     limits: Limits,
     forward: Option<Arc<dyn Forward>>,
     links: Option<Arc<dyn Links>>,
+    peers: Option<PeerFigures>,
     requests: Requests,
     bodies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
@@ -85,6 +92,7 @@ impl App {
             limits: parts.limits,
             forward: parts.forward,
             links: parts.links,
+            peers: parts.peers,
             requests: Requests::default(),
             bodies,
             listings,

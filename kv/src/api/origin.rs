@@ -14,13 +14,16 @@ use std::net::IpAddr;
 #[derive(Clone, Debug, Default)]
 pub struct Hosts {
     names: BTreeSet<String>,
+    /// Every name is admitted.
+    any: bool,
 }
 
 impl Hosts {
-    /// The hosts of these addresses, each `host:port`.
+    /// The hosts of these addresses, each `host:port` or a host alone; `*` admits every name.
     pub fn of(addresses: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let names = addresses.into_iter().map(|a| host_of(a.as_ref()).to_ascii_lowercase());
-        Hosts { names: names.collect() }
+        let names: BTreeSet<String> = names.collect();
+        Hosts { any: names.contains("*"), names }
     }
 
     /// Whether `Host` is absent or one of ours; browsers always send one.
@@ -43,7 +46,8 @@ impl Hosts {
     fn knows(&self, host: &str, membership: &Membership) -> bool {
         let name = host_of(host).to_ascii_lowercase();
         let digits = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(&name);
-        name == "localhost"
+        self.any
+            || name == "localhost"
             || digits.parse::<IpAddr>().is_ok()
             || self.names.contains(&name)
             || membership
@@ -112,6 +116,20 @@ mod tests {
         assert!(!admits(Some("localhost:8080"), Some("http://evil.example")).1);
         assert!(!admits(Some("localhost:8080"), Some("http://localhost:3000")).1);
         assert!(!admits(Some("localhost:8080"), Some("null")).1);
+    }
+
+    #[test]
+    fn other_names_can_be_admitted_one_by_one_or_all() {
+        let nobody = Membership::default();
+        let admits = |hosts: &[&str], host| {
+            Hosts::of(hosts).admits_host(&headers(Some(host), None), &nobody)
+        };
+        assert!(admits(&["store.example"], "store.example:8080"));
+        assert!(!admits(&["store.example"], "evil.example"));
+        assert!(admits(&["*"], "evil.example"));
+        // A page of another site stays outside: only names are admitted.
+        let foreign = headers(Some("localhost:8080"), Some("http://evil.example"));
+        assert!(!Hosts::of(["*"]).admits_origin(&foreign, &nobody));
     }
 
     #[test]

@@ -25,13 +25,16 @@ fn refuse_foreign(app: &App, route: Route, request: &Request) -> Option<Response
     let headers = request.headers();
     let status = app.handle.status();
     let membership = &status.raft.membership;
-    // The older system's clients reach nodes by whatever name; only browsers name an origin.
-    let admitted = app.hosts.admits_origin(headers, membership)
-        && (route.is_compat() || route.is_watch() || app.hosts.admits_host(headers, membership));
-    if admitted {
+    // A probe is told nothing but whether the node is well, and may know it by any name.
+    let detail = if !route.is_probe() && !app.hosts.admits_host(headers, membership) {
+        "the Host header names none of this cluster's addresses; to admit a name, start the node \
+         with --hosts NAME"
+    } else if !app.hosts.admits_origin(headers, membership) {
+        "the Origin header names another site than the Host header, or one that is none of this \
+         cluster's addresses; to admit a name, start the node with --hosts NAME"
+    } else {
         return None;
-    }
-    let detail = "the Host or Origin header names none of this cluster's addresses";
+    };
     Some(if route.is_compat() {
         refusal(StatusCode::FORBIDDEN, detail)
     } else {

@@ -13,6 +13,9 @@ pub const UNKNOWN: u8 = 4;
 pub const FAILED: u8 = 70;
 /// A node or a cluster refuses to start as it was asked to; starting it again does not help.
 pub const CONFIGURATION: u8 = 78;
+/// Stopped in good order because of a signal that nobody sends who waits for the end: this plus its
+/// number, as shells have it.
+pub const SIGNALLED: u8 = 128;
 
 /// Printed below `--help`.
 pub const HELP: &str = "\
@@ -23,7 +26,8 @@ Exit codes:
   3   not done, for certain: nobody reached, no leader, or refused
   4   unknown: sent, but no answer came; it may have been done
   70  a node or cluster failed while running
-  78  a node or cluster cannot start as asked (port, directory, settings)";
+  78  a node or cluster cannot start as asked (port, directory, settings)
+  129 a node or cluster stopped in good order because its terminal is gone (SIGHUP)";
 
 /// Says on standard error why the program ends.
 pub fn complain(what: impl std::fmt::Display) {

@@ -2,7 +2,7 @@
 
 use super::exit;
 use super::settings::{self, Flags, Settings};
-use super::signals::StopSignals;
+use super::signals::{Stop, StopSignals};
 use std::io::Read;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -47,7 +47,7 @@ async fn node(settings: Settings) -> u8 {
     let id = settings.serve.id;
     let started = tokio::select! {
         biased;
-        () = signals.wait() => return exit::DONE,
+        stop = signals.wait() => return stop.exit_code(),
         () = &mut abandoned => return exit::DONE,
         started = kv::serve::run(settings.serve) => started,
     };
@@ -60,24 +60,25 @@ async fn node(settings: Settings) -> u8 {
     );
     let ended = tokio::select! {
         biased;
-        () = signals.wait() => None,
-        () = &mut abandoned => None,
-        ended = running.wait() => Some(ended),
+        stop = signals.wait() => Err(stop),
+        () = &mut abandoned => Err(Stop::Asked),
+        ended = running.wait() => Ok(ended),
     };
+    let code = ended.as_ref().err().map_or(exit::DONE, |stop| stop.exit_code());
     let outcome = match ended {
-        Some(outcome) => outcome,
-        None => {
+        Ok(outcome) => outcome,
+        Err(_) => {
             tracing::info!("stopping");
             tokio::select! {
                 biased;
                 stopped = running.stop() => stopped,
                 // A second signal: somebody does not want to wait.
-                () = signals.wait() => Ok(()),
+                _ = signals.wait() => Ok(()),
             }
         }
     };
     match outcome {
-        Ok(()) => exit::DONE,
+        Ok(()) => code,
         Err(error) => {
             exit::complain(error);
             exit::FAILED

@@ -7,7 +7,8 @@ use super::duration;
 use kv::serve::{ELECTION_TIMEOUT, ELECTION_TIMEOUTS, Peer, ServeConfig};
 use raft::NodeId;
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,6 +52,13 @@ pub struct Flags {
     /// Redirect clients to the leader instead of passing their requests on
     #[arg(long, env = "RAFT_KV_NO_FORWARD", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub no_forward: Option<bool>,
+    /// Names under which clients may address this node, besides those in --peers, with commas; `*`
+    /// admits all. A request for another name is refused, as it may come from a web page
+    #[arg(long, env = "RAFT_KV_HOSTS", value_name = "NAME", value_delimiter = ',', value_parser = host)]
+    pub hosts: Option<Vec<String>>,
+    /// Listen on addresses that other machines reach, though there is no authentication and no TLS yet
+    #[arg(long, env = "RAFT_KV_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub insecure: Option<bool>,
     /// What to log, as `info` or `warn,driver=debug` [default: info]
     #[arg(long, env = "RAFT_KV_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -74,6 +82,8 @@ struct File {
     election_timeout: Option<String>,
     fault_injection: Option<bool>,
     no_forward: Option<bool>,
+    hosts: Option<Vec<String>>,
+    insecure: Option<bool>,
     log: Option<String>,
 }
 
@@ -95,6 +105,12 @@ pub enum SettingsError {
     /// An id stands twice.
     #[error("node {0} stands twice in --peers")]
     Twice(u64),
+    /// Two listeners cannot have one address.
+    #[error("{address} stands twice in --peers, {first} and {second}: each needs its own")]
+    AddressTwice { address: String, first: String, second: String },
+    /// There is nobody.
+    #[error("--peers is empty: it has to list every member, this node too")]
+    NoPeers,
     /// Not an address to listen on.
     #[error("{address} in --peers is no IP address to listen on: give --{flag}")]
     NoListenAddress { flag: &'static str, address: String },
@@ -146,15 +162,19 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
     if bootstrap && join {
         return Err(SettingsError::BothBootstrapAndJoin);
     }
-    for (position, peer) in peers.iter().enumerate() {
-        if peers[..position].iter().any(|other| other.id == peer.id) {
-            return Err(SettingsError::Twice(peer.id.0));
-        }
-    }
+    refuse_doubles(&peers)?;
     let me = peers.iter().find(|peer| peer.id.0 == id).ok_or(SettingsError::NotAMember(id))?;
     let listen = listen_address("listen", flags.listen.or(file.listen), &me.client_address)?;
     let peer_listen =
         listen_address("peer-listen", flags.peer_listen.or(file.peer_listen), &me.peer_address)?;
+    let file_hosts = match (file.hosts, &flags.config) {
+        (Some(texts), Some(path)) => {
+            let hosts = texts.iter().map(|text| host(text)).collect::<Result<Vec<_>, _>>();
+            let error = |why| SettingsError::File { path: path.clone(), why };
+            Some(hosts.map_err(|why| error(format!("hosts: {why}")))?)
+        }
+        _ => None,
+    };
     let data_dir = flags.data_dir.or(file.data_dir).ok_or(SettingsError::Missing("data-dir"))?;
     let serve = ServeConfig {
         bootstrap,
@@ -162,6 +182,8 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         campaign_at_start: flags.campaign_at_start.or(file.campaign_at_start).unwrap_or(false),
         election_timeout: flags.election_timeout.or(file_timeout).unwrap_or(ELECTION_TIMEOUT),
         fault_injection: flags.fault_injection.or(file.fault_injection).unwrap_or(false),
+        hosts: flags.hosts.or(file_hosts).unwrap_or_default(),
+        insecure: flags.insecure.or(file.insecure).unwrap_or(false),
         forward: !flags.no_forward.or(file.no_forward).unwrap_or(false),
         ..ServeConfig::new(NodeId(id), listen, peer_listen, peers, data_dir)
     };
@@ -170,6 +192,27 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         stop_on_stdin_eof: flags.stop_on_stdin_eof,
     })
+}
+
+/// Each id once, and each address: a node that dials another one's address would never find out.
+fn refuse_doubles(peers: &[Peer]) -> Result<(), SettingsError> {
+    let mut addresses = BTreeMap::<String, String>::new();
+    for (position, peer) in peers.iter().enumerate() {
+        if peers[..position].iter().any(|other| other.id == peer.id) {
+            return Err(SettingsError::Twice(peer.id.0));
+        }
+        for (address, users) in [(&peer.client_address, "clients"), (&peer.peer_address, "peers")] {
+            let second = format!("for the {users} of node {}", peer.id);
+            if let Some(first) = addresses.insert(address.to_ascii_lowercase(), second.clone()) {
+                let address = address.clone();
+                return Err(SettingsError::AddressTwice { address, first, second });
+            }
+        }
+    }
+    match peers {
+        [] => Err(SettingsError::NoPeers),
+        _ => Ok(()),
+    }
 }
 
 fn read(path: &Path) -> Result<File, SettingsError> {
@@ -205,6 +248,9 @@ pub fn election_timeout(text: &str) -> Result<Duration, String> {
 
 /// One member as it is written: `0=host:8080/host:9080`.
 fn peer(text: &str) -> Result<Peer, String> {
+    if text.trim().is_empty() {
+        return Err("an entry of --peers is empty: there is a comma too many".to_owned());
+    }
     let parts = text.split_once('=').and_then(|(id, addresses)| {
         let (client, peer) = addresses.split_once('/')?;
         Some((id.trim().parse().ok()?, client.trim(), peer.trim()))
@@ -213,12 +259,54 @@ fn peer(text: &str) -> Result<Peer, String> {
         return Err(format!("{text}: expected ID=CLIENT_HOST:PORT/PEER_HOST:PORT"));
     };
     for address in [client, peer] {
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|port| port == 0) {
-            return Err(format!("{text}: {address} is no HOST:PORT"));
-        }
+        advertised(address).map_err(|why| format!("{text}: {address} {why}"))?;
     }
     Ok(Peer { id: NodeId(id), client_address: client.to_owned(), peer_address: peer.to_owned() })
+}
+
+/// Whether others can reach a node at `address`, as far as it can be seen from the text.
+fn advertised(address: &str) -> Result<(), String> {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return Err("has no port: expected HOST:PORT".to_owned());
+    };
+    match port.parse::<u16>() {
+        Ok(0) => return Err("has port 0: the others have to know the port".to_owned()),
+        Ok(_) => {}
+        Err(_) => return Err("has no port: expected HOST:PORT".to_owned()),
+    }
+    if host.is_empty() {
+        return Err("has no host: name the host at which the others reach this node".to_owned());
+    }
+    let digits = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if digits.is_none() && host.contains(':') {
+        return Err("is no HOST:PORT: put an IPv6 address in brackets".to_owned());
+    }
+    if host.contains(|c: char| c.is_whitespace() || "/@,=".contains(c)) {
+        return Err("is no HOST:PORT".to_owned());
+    }
+    match digits.unwrap_or(host).parse::<IpAddr>() {
+        Ok(ip) if ip.to_canonical().is_unspecified() => Err(
+            "is an address to listen on, not one to be reached at: name this node's address in \
+             --peers, and give this one to --listen or --peer-listen"
+                .to_owned(),
+        ),
+        Ok(ip) if ip.is_multicast() => Err("is no address of a node".to_owned()),
+        Ok(_) => Ok(()),
+        Err(_) if digits.is_some() => Err("is no IPv6 address".to_owned()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A name of this node, as clients address it; a port is of no importance.
+fn host(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    if name == "*" {
+        return Ok(name.to_owned());
+    }
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || "/@,=*".contains(c)) {
+        return Err(format!("{text:?} is no name of a host: expected a name, or * for all"));
+    }
+    Ok(name.to_owned())
 }
 
 #[cfg(test)]
@@ -304,9 +392,56 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_without_both_addresses_is_refused() {
-        assert!(peer("0=127.0.0.1:8080").is_err());
-        assert!(peer("x=127.0.0.1:8080/127.0.0.1:9080").is_err());
-        assert!(peer("0=127.0.0.1/127.0.0.1:9080").is_err());
+    fn a_list_that_cannot_work_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("", "comma too many"),
+            ("0=127.0.0.1:8080", "expected ID="),
+            ("x=127.0.0.1:8080/127.0.0.1:9080", "expected ID="),
+            ("0=127.0.0.1/127.0.0.1:9080", "no port"),
+            ("0=127.0.0.1:0/127.0.0.1:9080", "port 0"),
+            ("0=127.0.0.1:8080/127.0.0.1:0", "port 0"),
+            ("0=127.0.0.1:80800/127.0.0.1:9080", "no port"),
+            ("0=0.0.0.0:8080/127.0.0.1:9080", "0.0.0.0:8080 is an address to listen on"),
+            ("0=127.0.0.1:8080/[::]:9080", "[::]:9080 is an address to listen on"),
+            ("0=:8080/127.0.0.1:9080", ":8080 has no host"),
+            ("0=::1:8080/127.0.0.1:9080", "brackets"),
+            ("0=[node]:8080/127.0.0.1:9080", "no IPv6 address"),
+            ("0=http://a:8080/127.0.0.1:9080", "HOST:PORT"),
+            ("0=a b:8080/127.0.0.1:9080", "no HOST:PORT"),
+        ] {
+            let error = peer(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert!(peer("0=[::1]:8080/node-0.example:9080").is_ok());
+    }
+
+    #[test]
+    fn a_doubled_id_or_address_is_refused_and_named() {
+        for (list, why) in [
+            ("0=a:1/a:2,0=b:1/b:2", "node 0 stands twice"),
+            ("0=a:1/a:2,1=A:1/b:2", "for the clients of node 0 and for the clients of node 1"),
+            ("0=a:1/a:2,1=b:1/a:2", "for the peers of node 0 and for the peers of node 1"),
+            ("0=a:1/a:1,1=b:1/b:2", "for the clients of node 0 and for the peers of node 0"),
+            ("1=a:1/a:2", "node 0 is not in --peers"),
+        ] {
+            let peers = list.split(',').map(|text| peer(text).unwrap()).collect();
+            let error = resolve(Flags { peers: Some(peers), ..flags() }).err().unwrap();
+            assert!(error.to_string().contains(why), "{list}: {error}");
+        }
+        let none = resolve(Flags { peers: Some(Vec::new()), ..flags() }).err().unwrap();
+        assert!(none.to_string().contains("empty"), "{none}");
+    }
+
+    #[test]
+    fn names_of_hosts_come_from_flags_or_the_file() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "hosts = [\"store.example\"]\ninsecure = true").unwrap();
+        let given = Flags { config: Some(file.path().to_owned()), ..flags() };
+        let settings = resolve(given).unwrap().serve;
+        assert!(settings.hosts == ["store.example"] && settings.insecure);
+        for text in ["", "http://a", "a b", "*.example"] {
+            assert!(host(text).is_err(), "{text}");
+        }
+        assert_eq!(host("*").unwrap(), "*");
     }
 }

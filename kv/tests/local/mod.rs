@@ -50,8 +50,19 @@ impl Cluster {
 
     /// Starts so many nodes and waits for nothing.
     pub fn spawn(directory: &Path, port: u16, nodes: u16) -> Self {
-        let mut process = cluster_command(directory, port)
-            .arg(format!("--nodes={nodes}"))
+        Cluster::spawn_with(directory, port, nodes, |command| command)
+    }
+
+    /// Likewise, with another command line around it.
+    pub fn spawn_with(
+        directory: &Path,
+        port: u16,
+        nodes: u16,
+        wrap: impl FnOnce(Command) -> Command,
+    ) -> Self {
+        let mut command = cluster_command(directory, port);
+        command.arg(format!("--nodes={nodes}"));
+        let mut process = wrap(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -81,6 +92,12 @@ impl Cluster {
                 Err(error) => panic!("never said {part:?} ({error}): {:#?}", self.said),
             }
         }
+    }
+
+    /// How many lines so far contain `part`.
+    pub fn lines_with(&mut self, part: &str) -> usize {
+        self.said.extend(self.lines.try_iter());
+        self.said.iter().filter(|line| line.contains(part)).count()
     }
 
     /// Node `id`'s client address.

@@ -90,6 +90,7 @@ impl App for Store {
                 limits,
                 forward: forward.then(|| Arc::new(peers) as Arc<dyn Forward>),
                 links: None,
+                peers: None,
             });
             serve(router)
         };

@@ -18,12 +18,15 @@ const LOCK_FILE: &str = "cluster.lock";
 const SHAPE_FILE: &str = "cluster.toml";
 /// How long the lock may still be held by a supervisor that is just stopping.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A log larger than this is set aside at start (the one before it is dropped).
+/// A log larger than this is set aside when its node is started (the one before it is dropped).
 const LOG_BYTES_MAX: u64 = 8 << 20;
 
 /// The directory, held for this process.
 pub struct Directory {
     path: PathBuf,
+    shape: Shape,
+    /// No cluster has been started in it yet.
+    is_new: bool,
     /// Gives the lock up when it is closed.
     _lock: File,
 }
@@ -61,7 +64,8 @@ pub enum DirectoryError {
 }
 
 impl Directory {
-    /// Makes the directory where it does not exist, and takes it for this process.
+    /// Makes the directory where it does not exist, and takes it for this process. Nothing is written
+    /// that binds it to the ports: see [`Directory::keep`].
     pub async fn take(path: &Path, port: u16, nodes: u16) -> Result<Self, DirectoryError> {
         let unwritable = |why| DirectoryError::Unwritable { path: path.to_owned(), why };
         fs::create_dir_all(path).map_err(unwritable)?;
@@ -73,14 +77,22 @@ impl Directory {
             .map_err(unwritable)?;
         hold(&lock, path).await?;
         note_process(&lock).map_err(unwritable)?;
-        keep_shape(path, Shape { port, nodes })?;
+        let shape = Shape { port, nodes };
+        let is_new = is_new(path, &shape)?;
+        Ok(Directory { path: path.to_owned(), shape, is_new, _lock: lock })
+    }
 
-        let directory = Directory { path: path.to_owned(), _lock: lock };
-        for id in 0..nodes {
-            fs::create_dir_all(directory.of_node(id)).map_err(unwritable)?;
-            set_aside_long_log(&directory.log_of_node(id)).map_err(unwritable)?;
+    /// Binds the directory to its ports and its number of nodes, once it is known that the cluster
+    /// can have them.
+    pub fn keep(&self) -> Result<(), DirectoryError> {
+        let unwritable = |why| DirectoryError::Unwritable { path: self.path.clone(), why };
+        if self.is_new {
+            write_shape(&self.path, &self.shape).map_err(unwritable)?;
         }
-        Ok(directory)
+        for id in 0..self.shape.nodes {
+            fs::create_dir_all(self.of_node(id)).map_err(unwritable)?;
+        }
+        Ok(())
     }
 
     /// The data directory of a node.
@@ -118,7 +130,8 @@ fn note_process(mut lock: &File) -> io::Result<()> {
     writeln!(lock, "{}", std::process::id())
 }
 
-fn keep_shape(path: &Path, asked: Shape) -> Result<(), DirectoryError> {
+/// Whether no cluster has been started in the directory; an error if it was another one.
+fn is_new(path: &Path, asked: &Shape) -> Result<bool, DirectoryError> {
     let file = path.join(SHAPE_FILE);
     match fs::read_to_string(&file) {
         Ok(text) => {
@@ -126,8 +139,8 @@ fn keep_shape(path: &Path, asked: Shape) -> Result<(), DirectoryError> {
                 path: file,
                 why: why.message().to_owned(),
             })?;
-            if made == asked {
-                return Ok(());
+            if made == *asked {
+                return Ok(false);
             }
             Err(DirectoryError::OtherShape {
                 path: path.to_owned(),
@@ -135,19 +148,21 @@ fn keep_shape(path: &Path, asked: Shape) -> Result<(), DirectoryError> {
                 nodes: made.nodes,
             })
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let text = format!("port = {}\nnodes = {}\n", asked.port, asked.nodes);
-            // Whole or not at all: half a file would lock the user out of the directory.
-            let new = path.join("cluster.toml.new");
-            fs::write(&new, text)
-                .and_then(|()| fs::rename(&new, &file))
-                .map_err(|why| DirectoryError::Unwritable { path: path.to_owned(), why })
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(why) => Err(DirectoryError::Unwritable { path: path.to_owned(), why }),
     }
 }
 
-fn set_aside_long_log(path: &Path) -> io::Result<()> {
+fn write_shape(path: &Path, shape: &Shape) -> io::Result<()> {
+    let text = format!("port = {}\nnodes = {}\n", shape.port, shape.nodes);
+    // Whole or not at all: half a file would lock the user out of the directory.
+    let new = path.join("cluster.toml.new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path.join(SHAPE_FILE))
+}
+
+/// Keeps the log of a node bounded: called before the node is started each time.
+pub fn set_aside_long_log(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > LOG_BYTES_MAX => {
             fs::rename(path, path.with_extension("log.old"))
@@ -182,9 +197,18 @@ mod tests {
     #[test]
     fn a_directory_keeps_its_ports_and_its_number_of_nodes() {
         let scratch = tempfile::tempdir().unwrap();
-        drop(taken(scratch.path(), 7000, 5));
+        let first = taken(scratch.path(), 7000, 5).unwrap_or_else(|error| panic!("{error}"));
+        first.keep().unwrap();
+        drop(first);
         let error = taken(scratch.path(), 8080, 3).err().unwrap().to_string();
         assert!(error.contains("--port 7000 --nodes 5"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_whose_cluster_never_started_takes_other_ports() {
+        let scratch = tempfile::tempdir().unwrap();
+        drop(taken(scratch.path(), 7000, 5));
+        assert!(taken(scratch.path(), 8080, 3).is_ok());
     }
 
     #[test]
@@ -201,7 +225,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let log = scratch.path().join("node-0.log");
         File::create(&log).unwrap().set_len(LOG_BYTES_MAX + 1).unwrap();
-        drop(taken(scratch.path(), 8080, 1));
+        set_aside_long_log(&log).unwrap();
         assert!(!log.exists() && scratch.path().join("node-0.log.old").exists());
     }
 }

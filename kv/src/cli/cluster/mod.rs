@@ -12,9 +12,9 @@ mod ports;
 
 use super::exit;
 use super::settings::election_timeout;
-use super::signals::StopSignals;
+use super::signals::{Stop, StopSignals};
 use directory::Directory;
-use node::{Exited, NodeProcess};
+use node::NodeProcess;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -56,10 +56,8 @@ enum ClusterError {
     Ports(#[from] ports::PortError),
     #[error(transparent)]
     Directory(#[from] directory::DirectoryError),
-    #[error("node {id} cannot start: {why}")]
-    NodeRefuses { id: u16, why: String },
-    #[error("cannot start node {id}: {why}")]
-    Spawn { id: u16, why: std::io::Error },
+    #[error("no quorum can start: {0}")]
+    NoQuorum(String),
     #[error("cannot listen to signals: {0}")]
     Signals(std::io::Error),
 }
@@ -74,7 +72,7 @@ pub fn run(args: &Args) -> u8 {
         }
     };
     match runtime.block_on(supervise(args)) {
-        Ok(()) => exit::DONE,
+        Ok(stop) => stop.exit_code(),
         Err(error) => {
             exit::complain(error);
             exit::CONFIGURATION
@@ -82,32 +80,29 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-async fn supervise(args: &Args) -> Result<(), ClusterError> {
+async fn supervise(args: &Args) -> Result<Stop, ClusterError> {
     // Before anything is started: a signal from here on stops what there is.
     let mut signals = StopSignals::listen().map_err(ClusterError::Signals)?;
     let addresses = ports::addresses(args.port, args.nodes)?;
     let directory = Directory::take(&args.data_dir, args.port, args.nodes).await?;
     ports::check_free(&addresses).await?;
+    directory.keep()?;
 
-    let mut nodes = Nodes(Vec::new());
-    let outcome = async {
-        for id in 0..args.nodes {
-            nodes.0.push(NodeProcess::start(id, args, &addresses, &directory)?);
-        }
-        watch(&mut nodes, args, &addresses, &mut signals).await
-    }
-    .await;
+    let nodes = (0..args.nodes).map(|id| NodeProcess::new(id, args, &addresses, &directory));
+    let mut nodes = Nodes(nodes.collect());
+    let outcome = watch(&mut nodes, args, &addresses, &mut signals).await;
     nodes.stop(&mut signals).await;
     outcome
 }
 
-/// Looks after the nodes until a signal comes or one of them refuses to run.
+/// Looks after the nodes until a signal comes. A node that does not run is reported and tried again:
+/// the others serve without it. Only if no quorum comes up in the first place is that the end.
 async fn watch(
     nodes: &mut Nodes,
     args: &Args,
     addresses: &[ports::Addresses],
     signals: &mut StopSignals,
-) -> Result<(), ClusterError> {
+) -> Result<Stop, ClusterError> {
     let started = Instant::now();
     let mut patient = true;
     let mut leader = tokio::spawn(leader::find(addresses.to_vec()));
@@ -115,9 +110,9 @@ async fn watch(
     loop {
         tokio::select! {
             biased;
-            () = signals.wait() => {
+            stop = signals.wait() => {
                 say("\nStopping.");
-                return Ok(());
+                return Ok(stop);
             }
             found = &mut leader, if waiting => {
                 waiting = false;
@@ -129,13 +124,12 @@ async fn watch(
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         for node in &mut nodes.0 {
-            match node.look_after()? {
-                Exited::No => {}
-                Exited::WillRestart(line) => say(&line),
-                Exited::Refused(why) => {
-                    return Err(ClusterError::NodeRefuses { id: node.id(), why });
-                }
+            if let Some(line) = node.look_after() {
+                say(&line);
             }
+        }
+        if waiting && let Some(why) = nodes.no_quorum() {
+            return Err(ClusterError::NoQuorum(why));
         }
         if waiting && patient && started.elapsed() > PATIENCE {
             patient = false;
@@ -151,6 +145,15 @@ async fn watch(
 struct Nodes(Vec<NodeProcess>);
 
 impl Nodes {
+    /// Why no quorum can come up, if so many refuse to start that none can.
+    fn no_quorum(&self) -> Option<String> {
+        let refusals: Vec<_> = (self.0.iter())
+            .filter_map(|node| Some(format!("node {}: {}", node.id(), node.refusal()?)))
+            .collect();
+        let can_run = self.0.len() - refusals.len();
+        (can_run <= self.0.len() / 2).then(|| refusals.join("; "))
+    }
+
     /// Asks all to stop, waits, and kills what does not, or all at a second signal.
     async fn stop(&mut self, signals: &mut StopSignals) {
         for node in &mut self.0 {
@@ -160,7 +163,7 @@ impl Nodes {
         while self.0.iter_mut().any(NodeProcess::is_running) && Instant::now() < deadline {
             tokio::select! {
                 biased;
-                () = signals.wait() => break,
+                _ = signals.wait() => break,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
@@ -180,11 +183,16 @@ impl Drop for Nodes {
 }
 
 fn announce(leader: u16, args: &Args, addresses: &[ports::Addresses], nodes: &Nodes) {
-    let mut text = format!("{} nodes are running; node {leader} leads.\n\n", args.nodes);
+    let running = nodes.0.iter().filter(|node| node.pid().is_some()).count();
+    let count = match running == nodes.0.len() {
+        true => running.to_string(),
+        false => format!("{running} of {}", nodes.0.len()),
+    };
+    let mut text = format!("{count} nodes are running; node {leader} leads.\n\n");
     let others = addresses.iter().filter(|node| node.id != leader);
     for node in addresses.iter().filter(|node| node.id == leader).chain(others) {
         let pid = nodes.0.iter().find(|process| process.id() == node.id).and_then(NodeProcess::pid);
-        let pid = pid.map(|pid| format!("pid {pid}")).unwrap_or_default();
+        let pid = pid.map_or("does not run".to_owned(), |pid| format!("pid {pid}"));
         let role = if node.id == leader { "  leader" } else { "" };
         text += &format!("  node {}  http://{}  {pid}{role}\n", node.id, node.client);
     }

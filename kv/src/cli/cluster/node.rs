@@ -1,8 +1,8 @@
 //! One node's process: started, looked after, started again, stopped.
 
-use super::directory::Directory;
+use super::Args;
+use super::directory::{Directory, set_aside_long_log};
 use super::ports::Addresses;
-use super::{Args, ClusterError};
 use crate::cli::exit;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,20 +14,18 @@ use std::time::{Duration, Instant};
 /// The first pause before a node is started again; it doubles with each failure in a row.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
-const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A node that ran this long starts afresh with the shortest pause.
 const RAN_WELL: Duration = Duration::from_secs(10);
 /// How much of the end of a node's log is looked at for the reason of its end.
 const LOG_TAIL_BYTES: u64 = 16 << 10;
 
-/// What became of a node since it was last looked at.
-pub enum Exited {
-    /// It runs, or waits to be started again.
-    No,
-    /// It ended, and will be started again; the line says so.
-    WillRestart(String),
-    /// It refuses to run as it was asked to, for this reason.
-    Refused(String),
+/// Why a process is not there.
+enum End {
+    /// It ended, this way.
+    Exited(u32, ExitStatus),
+    /// It could not be started.
+    NotStarted(io::Error),
 }
 
 /// A node of the cluster, running or about to.
@@ -38,19 +36,19 @@ pub struct NodeProcess {
     /// The length of the log when the process was started: what it said comes after.
     log_start: u64,
     child: Option<Child>,
+    was_started: bool,
     started: Instant,
     failures: u32,
     restart_at: Option<Instant>,
+    /// Why it refuses to run as it was asked to. Not known of a node that has run well since.
+    refusal: Option<String>,
+    /// What was last reported, without what changes each time.
+    reported: String,
 }
 
 impl NodeProcess {
-    /// Starts node `id` of the cluster.
-    pub fn start(
-        id: u16,
-        args: &Args,
-        addresses: &[Addresses],
-        directory: &Directory,
-    ) -> Result<Self, ClusterError> {
+    /// Node `id` of the cluster, to be started by [`NodeProcess::look_after`].
+    pub fn new(id: u16, args: &Args, addresses: &[Addresses], directory: &Directory) -> Self {
         let peers: Vec<_> = addresses
             .iter()
             .map(|node| format!("{}={}/{}", node.id, node.client, node.peer))
@@ -70,21 +68,19 @@ impl NodeProcess {
         if args.fault_injection {
             arguments.push("--fault-injection".to_owned());
         }
-        let mut node = NodeProcess {
+        NodeProcess {
             id,
             arguments,
             log: directory.log_of_node(id),
             log_start: 0,
             child: None,
+            was_started: false,
             started: Instant::now(),
             failures: 0,
-            restart_at: None,
-        };
-        // So that the quick start works on the first port. Not when it is started again later:
-        // another leads by then.
-        let first: &[&str] = if id == 0 { &["--campaign-at-start"] } else { &[] };
-        node.spawn(first).map_err(|why| ClusterError::Spawn { id, why })?;
-        Ok(node)
+            restart_at: Some(Instant::now()),
+            refusal: None,
+            reported: String::new(),
+        }
     }
 
     /// Its number.
@@ -97,35 +93,74 @@ impl NodeProcess {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Notices that it ended, and starts it again when it is time.
-    pub fn look_after(&mut self) -> Result<Exited, ClusterError> {
+    /// Why it refuses to run, if it does.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// Notices that it ended, and starts it again when it is time. A line if there is news.
+    pub fn look_after(&mut self) -> Option<String> {
+        let mut end = None;
         if self.restart_at.is_some_and(|at| at <= Instant::now()) {
             self.restart_at = None;
-            self.spawn(&[]).map_err(|why| ClusterError::Spawn { id: self.id, why })?;
+            // So that the quick start works on the first port. Not when it is started again later:
+            // another leads by then.
+            let is_first = self.id == 0 && !std::mem::replace(&mut self.was_started, true);
+            let more: &[&str] = if is_first { &["--campaign-at-start"] } else { &[] };
+            end = self.spawn(more).err().map(End::NotStarted);
         }
-        let Some(child) = &mut self.child else { return Ok(Exited::No) };
-        let pid = child.id();
-        let status = match child.try_wait() {
-            Ok(None) => return Ok(Exited::No),
-            Ok(Some(status)) => status,
-            Err(why) => return Err(ClusterError::Spawn { id: self.id, why }),
-        };
-        self.child = None;
-        if status.code() == Some(i32::from(exit::CONFIGURATION)) {
-            return Ok(Exited::Refused(self.last_words()));
+        if let Some(child) = &mut self.child {
+            let pid = child.id();
+            match child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(status)) => end = Some(End::Exited(pid, status)),
+                Err(why) => end = Some(End::NotStarted(why)),
+            }
         }
-        if self.started.elapsed() > RAN_WELL {
+        if end.is_none() && self.is_well() {
             self.failures = 0;
+            self.refusal = None;
+            self.reported.clear();
         }
-        let pause = (RESTART_PAUSE * 2_u32.pow(self.failures.min(8))).min(RESTART_PAUSE_MAX);
+        self.ended(end?)
+    }
+
+    fn is_well(&self) -> bool {
+        self.child.is_some() && self.started.elapsed() > RAN_WELL
+    }
+
+    /// It is not there: it is started again after a pause. A line, unless it would say what the last
+    /// one said: a node that ends each time it is started must not fill the terminal.
+    fn ended(&mut self, end: End) -> Option<String> {
+        if self.is_well() {
+            self.failures = 0;
+            self.reported.clear();
+        }
+        self.child = None;
+        let pause = (RESTART_PAUSE * 2_u32.pow(self.failures.min(16))).min(RESTART_PAUSE_MAX);
         self.failures += 1;
         self.restart_at = Some(Instant::now() + pause);
-        let how = self.describe(status);
-        Ok(Exited::WillRestart(format!(
-            "node {} (pid {pid}) {how}; starting it again in {} ms",
+        let (pid, what) = match end {
+            End::Exited(pid, status) if status.code() == Some(i32::from(exit::CONFIGURATION)) => {
+                let why = self.last_words();
+                self.refusal = Some(why.clone());
+                (format!(" (pid {pid})"), format!("cannot start: {why}"))
+            }
+            End::Exited(pid, status) => (format!(" (pid {pid})"), self.describe(status)),
+            End::NotStarted(why) => {
+                self.refusal = Some(why.to_string());
+                (String::new(), format!("cannot be started: {why}"))
+            }
+        };
+        let line = format!(
+            "node {}{pid} {what}; starting it again in {} ms{}",
             self.id,
-            pause.as_millis()
-        )))
+            pause.as_millis(),
+            if self.reported == what { ", and so on: only changes are reported" } else { "" }
+        );
+        let is_news = self.reported != what || self.failures == 2;
+        self.reported = what;
+        is_news.then_some(line)
     }
 
     /// Asks it to stop by itself, and not to be started again.
@@ -156,6 +191,9 @@ impl NodeProcess {
     }
 
     fn spawn(&mut self, more: &[&str]) -> io::Result<()> {
+        self.started = Instant::now();
+        // A node that is started again and again must not fill the disk either.
+        set_aside_long_log(&self.log)?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         self.log_start = log.metadata()?.len();
         let mut command = Command::new(std::env::current_exe()?);
@@ -175,7 +213,6 @@ impl NodeProcess {
             .process_group(0)
             .spawn()?;
         self.child = Some(child);
-        self.started = Instant::now();
         Ok(())
     }
 

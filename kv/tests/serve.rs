@@ -1,0 +1,216 @@
+//! Single nodes as an operator starts them: their lists of peers, their listeners, their log.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CONFIGURATION: i32 = 78;
+
+/// `raft-kv serve`, running; killed at the end.
+struct Node {
+    process: Child,
+    log: std::path::PathBuf,
+}
+
+impl Node {
+    fn start(directory: &Path, id: u64, peers: &str, more: &[&str]) -> Node {
+        let log = directory.join(format!("{id}.log"));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_raft-kv"))
+            .args(["serve", "--bootstrap", "--election-timeout=1s"])
+            .arg(format!("--id={id}"))
+            .arg(format!("--peers={peers}"))
+            .arg(format!("--data-dir={}", directory.join(id.to_string()).display()))
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Node { process, log }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The exit code, waited for.
+    fn end(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn stop(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.end()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The list of so many peers on free ports.
+fn peers(count: usize) -> Vec<String> {
+    let sockets: Vec<_> =
+        (0..2 * count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+    let at = |n: usize| sockets[n].local_addr().unwrap();
+    (0..count).map(|id| format!("{id}={}/{}", at(2 * id), at(2 * id + 1))).collect()
+}
+
+fn client_address(peer: &str) -> SocketAddr {
+    peer.split(['=', '/']).nth(1).unwrap().parse().unwrap()
+}
+
+fn request(address: SocketAddr, head: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "{head}\r\n\r\n").ok()?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).ok()?;
+    Some(reply)
+}
+
+fn leads(peer: &str) -> bool {
+    let reply = request(client_address(peer), "GET /is_leader HTTP/1.0");
+    reply.is_some_and(|reply| reply.contains("true"))
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
+    for first in [0, 1, 2] {
+        let scratch = tempfile::tempdir().unwrap();
+        let all = peers(3);
+        let list = |id: usize| if id == 1 { all[..2].join(",") } else { all.join(",") };
+        let mut nodes = Vec::new();
+        for id in [first, (first + 1) % 3, (first + 2) % 3] {
+            nodes.push(Node::start(scratch.path(), id as u64, &list(id), &[]));
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        // Node 2 may come when the two that differ are gone: then it waits for them.
+        for node in nodes.iter_mut().filter(|node| !node.log.ends_with("2.log")) {
+            assert_eq!(node.end(), Some(CONFIGURATION), "{}", node.log());
+            let log = node.log();
+            assert!(log.contains(&all[..2].join(",")), "{log}");
+            assert!(log.contains(&all[2]) && log.contains("same --peers"), "{log}");
+        }
+        assert!(!leads(&all[2]), "{}", nodes[2].log());
+        drop(nodes);
+        // The lists are corrected: nothing has to be removed, as nobody was told anything.
+        let mut nodes: Vec<Node> =
+            (0..3).map(|id| Node::start(scratch.path(), id, &all.join(","), &[])).collect();
+        until("a node leads", || all.iter().any(|peer| leads(peer)));
+        for node in &mut nodes {
+            assert_eq!(node.stop(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_founder_on_its_own_and_two_that_count_on_it_are_not_two_clusters() {
+    let scratch = tempfile::tempdir().unwrap();
+    let all = peers(3);
+    let alone = Node::start(scratch.path(), 1, &all[1], &[]);
+    until("it leads", || leads(&all[1]));
+    let mut others =
+        [0, 2].map(|id| Node::start(scratch.path(), id, &all.join(","), &["--campaign-at-start"]));
+    for node in &mut others {
+        assert_eq!(node.end(), Some(CONFIGURATION), "{}", node.log());
+        let log = node.log();
+        assert!(log.contains(&all.join(",")) && log.contains(&all[1]), "{log}");
+    }
+    until("it reports both lists", || {
+        let log = alone.log();
+        log.contains(&all.join(",")) && log.contains("ERROR")
+    });
+}
+
+#[test]
+fn a_restart_with_other_peers_than_the_members_warns_and_names_both() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (first, second) = (peers(1), peers(1));
+    let mut node = Node::start(scratch.path(), 0, &first[0], &[]);
+    until("it leads", || leads(&first[0]));
+    assert_eq!(node.stop(), Some(0));
+    assert!(!node.log().contains("WARN"), "a healthy start has no warning: {}", node.log());
+    let node = Node::start(scratch.path(), 0, &second[0], &[]);
+    until("it leads", || leads(&second[0]));
+    let log = node.log();
+    let warning = log.lines().find(|line| line.contains("WARN")).expect("a warning");
+    assert!(warning.contains(&first[0]) && warning.contains(&second[0]), "{warning}");
+}
+
+#[test]
+fn other_machines_reach_a_listener_only_if_the_operator_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let list = peers(1);
+    for (flag, users) in [("--listen=0.0.0.0:0", "clients"), ("--peer-listen=[::]:0", "peers")] {
+        let mut node = Node::start(scratch.path(), 0, &list[0], &[flag]);
+        assert_eq!(node.end(), Some(CONFIGURATION));
+        let log = node.log();
+        assert!(log.contains("--insecure") && log.contains(users) && log.contains("TLS"), "{log}");
+    }
+    let port = client_address(&list[0]).port();
+    let flag = format!("--listen=0.0.0.0:{port}");
+    let _node = Node::start(scratch.path(), 0, &list[0], &[&flag, "--insecure"]);
+    until("it leads", || leads(&list[0]));
+}
+
+#[test]
+fn a_name_that_is_none_of_the_cluster_is_admitted_only_if_given() {
+    let scratch = tempfile::tempdir().unwrap();
+    let list = peers(1);
+    let address = client_address(&list[0]);
+    let status = |path: &str, host: &str| {
+        let reply = request(address, &format!("GET {path} HTTP/1.0\r\nhost: {host}")).unwrap();
+        (reply.split(' ').nth(1).unwrap().to_owned(), reply)
+    };
+    let node = Node::start(scratch.path(), 0, &list[0], &["--hosts=store.example,other.example"]);
+    until("it leads", || leads(&list[0]));
+    for path in ["/get_commits_since", "/is_leader", "/v1/cluster", "/metrics"] {
+        let (code, reply) = status(path, "evil.example");
+        assert!(code == "403" && reply.contains("--hosts"), "{path}: {reply}");
+        for host in ["store.example", "OTHER.example:80", "localhost:1", &address.to_string()] {
+            assert_eq!(status(path, host).0, "200", "{path} {host}");
+        }
+    }
+    assert_eq!(status("/healthz", "probe.example").0, "200");
+    drop(node);
+    let _node = Node::start(scratch.path(), 0, &list[0], &["--hosts=*"]);
+    until("it leads", || leads(&list[0]));
+    assert_eq!(status("/get_commits_since", "any.example").0, "200");
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_is_reported_as_that() {
+    let scratch = tempfile::tempdir().unwrap();
+    let own = peers(1);
+    let list = format!("{},1=nowhere.invalid:8080/nowhere.invalid:9080", own[0]);
+    let node = Node::start(scratch.path(), 0, &list, &[]);
+    until("it is reported", || node.log().contains("name look-up failed"));
+    let log = node.log();
+    assert!(log.contains("nowhere.invalid:9080") && log.contains("node 1"), "{log}");
+}

@@ -1,0 +1,314 @@
+//! Dialling a peer by its address: the look-up of its name, then connecting.
+//!
+//! The two have limits of their own, as they fail for reasons of their own. A name may have several
+//! addresses, some of them dead: they are tried one after another without waiting for the end of each,
+//! beginning with the one that worked last. That one is tried while the name is looked up, so a slow
+//! resolver delays only the first connection.
+//!
+//! The system's look-up blocks a thread and cannot be cancelled. There is never more than one under
+//! way for a name, however often the peer is dialled meanwhile.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How long the look-up of a name may take.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting to one address may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The next address is tried when the one before has not answered for this long.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(100);
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 16;
+/// Names that are remembered: more than there are members.
+const NAMES_MAX: usize = 256;
+
+/// Why a peer could not be dialled.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// The resolver answers with an error, or with no address.
+    #[error("name look-up failed: {0}")]
+    Lookup(String),
+    /// The resolver is slow.
+    #[error("name look-up failed: no answer within {LOOKUP_TIMEOUT:?}")]
+    LookupSlow,
+    /// No address takes the connection; this is what the last of them said.
+    #[error("cannot connect to {address}: {why}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        why: String,
+        /// For comparison.
+        kind: io::ErrorKind,
+    },
+}
+
+impl DialError {
+    /// The same for all errors of a kind.
+    pub fn kind(&self) -> String {
+        match self {
+            DialError::Lookup(_) | DialError::LookupSlow => "look-up".to_owned(),
+            DialError::Connect { kind, .. } => format!("connect: {kind}"),
+        }
+    }
+}
+
+type Addresses = Result<Vec<SocketAddr>, String>;
+
+/// The names that were looked up, and the addresses that worked. Shared by all who dial.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    known: Arc<Mutex<BTreeMap<String, Name>>>,
+    resolve: fn(&str) -> io::Result<Vec<SocketAddr>>,
+}
+
+#[derive(Debug, Default)]
+struct Name {
+    under_way: Option<watch::Receiver<Option<Addresses>>>,
+    last_good: Option<SocketAddr>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names::resolved_by(|name| Ok(name.to_socket_addrs()?.collect()))
+    }
+}
+
+impl Names {
+    fn resolved_by(resolve: fn(&str) -> io::Result<Vec<SocketAddr>>) -> Self {
+        Names { known: Arc::default(), resolve }
+    }
+
+    /// Connects to `address`, which is `host:port`.
+    pub async fn dial(&self, address: &str) -> Result<TcpStream, DialError> {
+        let (stream, at) = match address.parse() {
+            Ok(numeric) => connect(numeric).await?,
+            Err(_) => self.dial_name(address).await?,
+        };
+        // A failure only makes the stream slower.
+        let _ = stream.set_nodelay(true);
+        self.with(address, |name| name.last_good = Some(at));
+        Ok(stream)
+    }
+
+    /// What answered at `address` is not the peer: the name may mean another address by now.
+    pub fn distrust(&self, address: &str) {
+        self.with(address, |name| name.last_good = None);
+    }
+
+    async fn dial_name(&self, address: &str) -> Result<(TcpStream, SocketAddr), DialError> {
+        let mut waiting: VecDeque<SocketAddr> =
+            self.with(address, |name| name.last_good).flatten().into_iter().collect();
+        let (mut tried, mut error) = (Vec::new(), None);
+        let mut attempts = JoinSet::new();
+        let lookup = self.look_up(address);
+        tokio::pin!(lookup);
+        let mut is_looking_up = true;
+        let mut next_at = Instant::now();
+        loop {
+            if let Some(next) = waiting.front().copied()
+                && (attempts.is_empty() || next_at <= Instant::now())
+            {
+                waiting.pop_front();
+                tried.push(next);
+                attempts.spawn(connect(next));
+                next_at = Instant::now() + NEXT_ADDRESS_AFTER;
+            }
+            if attempts.is_empty() && !is_looking_up {
+                return Err(error.unwrap_or(DialError::Lookup("it has no address".to_owned())));
+            }
+            tokio::select! {
+                biased;
+                Some(done) = attempts.join_next(), if !attempts.is_empty() => match done {
+                    Ok(Ok(connected)) => return Ok(connected),
+                    Ok(Err(failed)) => error = Some(failed),
+                    // The task neither panics nor is it cancelled.
+                    Err(_) => {}
+                },
+                found = &mut lookup, if is_looking_up => {
+                    is_looking_up = false;
+                    match found {
+                        Ok(found) => waiting.extend(
+                            found.into_iter().filter(|at| !tried.contains(at)).take(ADDRESSES_MAX),
+                        ),
+                        Err(failed) => error = Some(failed),
+                    }
+                },
+                () = sleep_until(next_at), if !waiting.is_empty() => {}
+            }
+        }
+    }
+
+    /// Joins the look-up that is under way, or begins one.
+    async fn look_up(&self, address: &str) -> Result<Vec<SocketAddr>, DialError> {
+        let Some(mut answer) = self.begin(address) else {
+            return Err(DialError::Lookup("too many names".to_owned()));
+        };
+        let found = timeout(LOOKUP_TIMEOUT, answer.wait_for(Option::is_some)).await;
+        match found {
+            Err(_) => Err(DialError::LookupSlow),
+            Ok(Err(_)) => Err(DialError::Lookup("this node is stopping".to_owned())),
+            Ok(Ok(found)) => match &*found {
+                Some(Ok(addresses)) => Ok(addresses.clone()),
+                Some(Err(why)) => Err(DialError::Lookup(why.clone())),
+                None => Err(DialError::LookupSlow),
+            },
+        }
+    }
+
+    fn begin(&self, address: &str) -> Option<watch::Receiver<Option<Addresses>>> {
+        self.with(address, |name| {
+            let under_way = name.under_way.as_ref().filter(|answer| answer.borrow().is_none());
+            if let Some(answer) = under_way.filter(|answer| answer.has_changed().is_ok()) {
+                return answer.clone();
+            }
+            let (tell, answer) = watch::channel(None);
+            let (resolve, address) = (self.resolve, address.to_owned());
+            tokio::task::spawn_blocking(move || {
+                let found = resolve(&address).map_err(|error| error.to_string());
+                // All who asked may have given up.
+                let _ = tell.send(Some(found));
+            });
+            name.under_way = Some(answer.clone());
+            answer
+        })
+    }
+
+    /// Works on what is known of a name; `None` if there are too many names.
+    fn with<T>(&self, address: &str, work: impl FnOnce(&mut Name) -> T) -> Option<T> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= NAMES_MAX && !known.contains_key(address) {
+            return None;
+        }
+        Some(work(known.entry(address.to_owned()).or_default()))
+    }
+
+    /// Forgets the names for which `keep` does not hold.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name, _| keep(name));
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<(TcpStream, SocketAddr), DialError> {
+    let failed = |why: String, kind| DialError::Connect { address, why, kind };
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => Ok((stream, address)),
+        Ok(Err(error)) => Err(match error.kind() {
+            io::ErrorKind::ConnectionRefused => failed("connection refused".into(), error.kind()),
+            kind => failed(error.to_string(), kind),
+        }),
+        Err(_) => {
+            Err(failed(format!("no answer within {CONNECT_TIMEOUT:?}"), io::ErrorKind::TimedOut))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::net::TcpListener;
+
+    /// The names of the tests are `kind-port`: what they resolve to, and to which port.
+    fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
+        let (kind, port) = name.split_once('-').expect("a test's name");
+        let port: u16 = port.parse().expect("a port");
+        let live = SocketAddr::from(([127, 0, 0, 1], port));
+        // Nobody listens there.
+        let dead = SocketAddr::from(([127, 0, 0, 2], port));
+        match kind {
+            "slow" => {
+                LOOKUPS.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(700));
+                Ok(vec![live])
+            }
+            "several" => Ok(vec![dead, live]),
+            "moved" => Ok(vec![live]),
+            "empty" => Ok(Vec::new()),
+            _ => Err(io::Error::other("no such host is known")),
+        }
+    }
+
+    static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+
+    async fn listener() -> (TcpListener, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    }
+
+    #[tokio::test]
+    async fn a_slow_look_up_only_delays_and_is_made_once_for_all_who_wait() {
+        let (_listener, port) = listener().await;
+        let (names, address) = (Names::resolved_by(resolve), format!("slow-{port}"));
+        let (one, other) = tokio::join!(names.dial(&address), names.dial(&address));
+        assert!(one.is_ok() && other.is_ok());
+        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
+        let begin = std::time::Instant::now();
+        names.dial(&address).await.unwrap();
+        assert!(
+            begin.elapsed() < Duration::from_millis(600),
+            "the last good address is tried first"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_of_several_is_passed_over() {
+        let (_listener, port) = listener().await;
+        let names = Names::resolved_by(resolve);
+        names.dial(&format!("several-{port}")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_hangs_does_not_hold_up_the_next() {
+        let (_live, port) = listener().await;
+        // Its queue of connections is full after a few: the next ones hang.
+        let hung = socket_that_hangs(port);
+        let mut fill = Vec::new();
+        for _ in 0..8 {
+            let dialled = timeout(Duration::from_millis(100), TcpStream::connect(hung.1)).await;
+            fill.push(dialled);
+        }
+        assert!(fill.last().is_some_and(Result::is_err), "it hangs");
+        let begin = std::time::Instant::now();
+        Names::resolved_by(resolve).dial(&format!("several-{port}")).await.unwrap();
+        assert!(begin.elapsed() < CONNECT_TIMEOUT);
+    }
+
+    fn socket_that_hangs(port: u16) -> (tokio::net::TcpListener, SocketAddr) {
+        let at = SocketAddr::from(([127, 0, 0, 2], port));
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(at).unwrap();
+        (socket.listen(1).unwrap(), at)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_worked_once_does_not_hide_the_present_one() {
+        let (_listener, port) = listener().await;
+        let names = Names::resolved_by(resolve);
+        let address = format!("moved-{port}");
+        let former = SocketAddr::from(([127, 0, 0, 3], port));
+        names.with(&address, |name| name.last_good = Some(former));
+        names.dial(&address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_failure_says_what_it_is() {
+        let names = Names::resolved_by(resolve);
+        let said = async |address: &str| names.dial(address).await.unwrap_err().to_string();
+        assert_eq!(said("unknown-1").await, "name look-up failed: no such host is known");
+        assert_eq!(said("empty-1").await, "name look-up failed: it has no address");
+        let (listener, port) = listener().await;
+        drop(listener);
+        let refused = format!("cannot connect to 127.0.0.1:{port}: connection refused");
+        assert_eq!(said(&format!("127.0.0.1:{port}")).await, refused);
+    }
+}

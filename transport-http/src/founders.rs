@@ -1,0 +1,111 @@
+//! The founders of a cluster, as an operator lists them, and how two lists differ.
+
+use raft::{Incarnation, Membership, NodeId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A founder, as it tells the others of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founder {
+    /// Which node it is.
+    pub node: NodeId,
+    /// The life of its disk. Durable there.
+    pub incarnation: Incarnation,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Where its clients reach it.
+    pub client_address: String,
+}
+
+impl Founder {
+    /// Its entry in a list of founders.
+    pub fn listed(&self) -> Listed {
+        Listed {
+            node: self.node,
+            client_address: self.client_address.clone(),
+            peer_address: self.peer_address.clone(),
+        }
+    }
+}
+
+/// A founder, as the operator lists it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Listed {
+    /// Which node.
+    pub node: NodeId,
+    /// Where its clients reach it.
+    pub client_address: String,
+    /// Where its peers reach it.
+    pub peer_address: String,
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}/{}", self.node.0, self.client_address, self.peer_address)
+    }
+}
+
+/// Prints a list as it is given on the command line.
+pub(crate) struct Lists<'a>(pub &'a [Listed]);
+
+impl fmt::Display for Lists<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, listed) in self.0.iter().enumerate() {
+            write!(f, "{}{listed}", if at == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// The members of a cluster as a list.
+pub(crate) fn listed(membership: &Membership) -> Vec<Listed> {
+    let listed = membership.members.iter().map(|(node, member)| Listed {
+        node: *node,
+        client_address: member.client_address.clone(),
+        peer_address: member.peer_address.clone(),
+    });
+    listed.collect()
+}
+
+/// How a list differs from one that somebody else has sent. It tells the other nothing but which of
+/// its own entries are right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Difference {
+    /// For each entry that was sent: whether this node has it too.
+    agrees: Vec<bool>,
+    /// The entries that only this node has.
+    more: usize,
+    /// The list is of the members of a cluster that exists.
+    of_members: bool,
+}
+
+impl Difference {
+    pub fn between(sent: &[Listed], own: &[Listed], of_members: bool) -> Self {
+        let agrees: Vec<bool> = sent.iter().map(|listed| own.contains(listed)).collect();
+        let more = own.iter().filter(|listed| !sent.contains(listed)).count();
+        Difference { agrees, more, of_members }
+    }
+
+    pub fn of_members(&self) -> bool {
+        self.of_members
+    }
+
+    /// The other list, as far as it is known to whoever has sent `sent`.
+    pub fn describe(&self, sent: &[Listed]) -> String {
+        let part = |agrees: bool| -> Vec<Listed> {
+            let entries = sent.iter().zip(&self.agrees);
+            entries.filter(|(_, a)| **a == agrees).map(|(listed, _)| listed.clone()).collect()
+        };
+        let (same, other) = (part(true), part(false));
+        let mut text = Lists(&same).to_string();
+        if !other.is_empty() {
+            text += &format!(", but not {}", Lists(&other));
+        }
+        match self.more {
+            0 => {}
+            1 => text += ", and another entry",
+            more => text += &format!(", and {more} other entries"),
+        }
+        text
+    }
+}

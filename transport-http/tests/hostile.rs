@@ -1,0 +1,267 @@
+//! What strangers, broken networks and broken peers can do to the peer port: nothing lasting.
+
+mod nodes;
+
+use bytes::Bytes;
+use driver::{Transport, inbox};
+use nodes::{TestNode, add, eventually, start, stop};
+use raft::{Body, Incarnation, LogId, Member, Membership, Message, NodeId, Offer, Snapshot, Term};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::{RealDisk, Snapshots};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use transport_http::wire::{
+    ChunkWriter, HEAD_BYTES, Hello, write_first, write_frame, write_message, write_offer,
+};
+use transport_http::{HttpTransport, TransportConfig};
+
+#[tokio::test]
+async fn junk_on_the_peer_port_harms_nobody() {
+    let nodes = start(3, |_| {}).await;
+    add(&nodes, 1).await;
+    let address = nodes[0].server.local_addr();
+    let frames: [&[u8]; 6] = [
+        b"\x00\x01\x02\x03\xff\xfe\xfd\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff",
+        b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n\x05\0\0\0hello",
+        b"POST /raft/v1/snapshot HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n\x05\0\0\0hello",
+        b"POST /raft/v1/bootstrap HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello",
+    ];
+    for junk in frames {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(junk).await.expect("it reads");
+        let mut answer = vec![0; 12];
+        let _ = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut answer)).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 2") || junk.starts_with(b"POST /raft/v1/boot"));
+    }
+    // Half a request, and then silence.
+    let mut half = TcpStream::connect(address).await.expect("it listens");
+    half.write_all(b"POST /raft/v1/str").await.expect("it reads");
+    assert_eq!(add(&nodes, 1).await, 2);
+    stop(nodes).await;
+}
+
+/// Sends the beginning of a request and goes on holding the connection.
+async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(bytes).await.expect("it reads");
+    stream
+}
+
+#[tokio::test]
+async fn a_flood_of_idle_connections_keeps_no_member_out() {
+    let nodes = start(3, |_| {}).await;
+    add(&nodes, 1).await;
+    let address = nodes[0].server.local_addr();
+    let mut flood = Vec::new();
+    for n in 0..300 {
+        let head = b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n";
+        flood.push(send(address, if n % 2 == 0 { b"POST /raft" } else { &head[..] }).await);
+    }
+    // A member whose stream breaks has to find a place in spite of them.
+    let (inbox, _mailbox) = {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let disk = RealDisk::new(directory.path());
+        inbox(Arc::new(Snapshots::new(disk).expect("it can be written")))
+    };
+    let config = TransportConfig::new(nodes[0].cluster, NodeId(1), Incarnation(101));
+    let transport = HttpTransport::new(config, inbox);
+    let member = Member {
+        incarnation: Incarnation(100),
+        peer_address: address.to_string(),
+        client_address: String::new(),
+    };
+    transport.set_members(&Membership::of_voters([(NodeId(0), member)].into()));
+    let begin = Instant::now();
+    eventually("it is let in", async || !transport.connected().is_empty()).await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // The idle ones are closed after a while.
+    let mut byte = [0];
+    let last = flood.last_mut().expect("there are some");
+    let closed = tokio::time::timeout(Duration::from_secs(6), last.read(&mut byte)).await;
+    assert!(closed.is_ok(), "an idle connection is kept");
+    stop(nodes).await;
+}
+
+/// A stream of node 1 to node 0, opened by hand, up to its hello.
+async fn stream_by_hand(node: &TestNode) -> TcpStream {
+    let hello = Hello {
+        cluster: node.cluster,
+        from: NodeId(1),
+        incarnation: Incarnation(101),
+        to: NodeId(0),
+    };
+    let mut first = Vec::new();
+    write_first(&mut first, &hello.encode());
+    let head = b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n";
+    let mut stream = send(node.server.local_addr(), head).await;
+    stream.write_all(&first).await.expect("it reads");
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 200");
+    stream
+}
+
+/// Whether the other side closes the stream, reading its signs of life until then.
+async fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
+    let reading = async {
+        let mut bytes = [0; 1024];
+        while matches!(stream.read(&mut bytes).await, Ok(read) if read > 0) {}
+    };
+    tokio::time::timeout(within, reading).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_flipped_bit_closes_the_stream_and_is_counted() {
+    let nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let vote = Message {
+        from: NodeId(1),
+        to: NodeId(0),
+        term: Term(1 << 40),
+        incarnation: Incarnation(101),
+        body: Body::VoteReply { granted: true },
+    };
+    let mut intact = Vec::new();
+    write_message(&mut intact, &vote);
+    for at in [0, 5, 9, HEAD_BYTES, intact.len() - 1] {
+        let before = nodes[0].transport.figures().damaged_frames;
+        let mut stream = stream_by_hand(&nodes[0]).await;
+        let mut bytes = intact.clone();
+        bytes[at] ^= 1;
+        stream.write_all(&bytes).await.expect("it reads");
+        assert!(is_closed(&mut stream, Duration::from_secs(5)).await, "byte {at}");
+        eventually("it is counted", async || {
+            nodes[0].transport.figures().damaged_frames == before + 1
+        })
+        .await;
+    }
+    assert_eq!(add(&nodes, 1).await, 2);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_frame_that_stalls_is_given_up_and_its_size_is_not_reserved() {
+    let nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let mut frame = Vec::new();
+    write_frame(&mut frame, |into| into.extend(vec![7; 60 << 20]));
+    let mut stream = stream_by_hand(&nodes[0]).await;
+    stream.write_all(&frame[..1000]).await.expect("it reads");
+    assert!(is_closed(&mut stream, Duration::from_secs(5)).await);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn unfinished_frames_do_not_hold_more_than_their_budget() {
+    let nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let mut frame = Vec::new();
+    write_frame(&mut frame, |into| into.extend(vec![7; 50 << 20]));
+    let frame = Bytes::from(frame);
+    let sending: Vec<_> = (0..4)
+        .map(|_| {
+            let (frame, stream) = (frame.clone(), stream_by_hand(&nodes[0]));
+            async move {
+                let mut stream = stream.await;
+                // All but the end. The other side may close it.
+                let _ = stream.write_all(&frame[..frame.len() - 1]).await;
+                stream
+            }
+        })
+        .collect();
+    let mut open = Vec::new();
+    for sending in sending {
+        open.push(sending.await);
+        let mut held = open.iter_mut();
+        // Those before it are kept from being silent: what counts is the memory.
+        let _ = held.next();
+    }
+    eventually("one found no room", async || nodes[0].transport.figures().frames_without_room > 0)
+        .await;
+    assert_eq!(add(&nodes, 1).await, 2);
+    stop(nodes).await;
+}
+
+/// Sends a snapshot to node 0 as node 1, its frames put together by `body`; the status of the answer.
+async fn offer_by_hand(
+    node: &TestNode,
+    body: impl FnOnce(Vec<u8>, [Vec<u8>; 3], Vec<u8>) -> Vec<Vec<u8>>,
+) -> u16 {
+    let status = node.handle.status();
+    let hello = Hello {
+        cluster: node.cluster,
+        from: NodeId(1),
+        incarnation: Incarnation(101),
+        to: NodeId(0),
+    };
+    let term = Term(status.raft.term.0 + 1);
+    let snapshot = Snapshot {
+        last: LogId::new(1000, term.0),
+        ..Snapshot::initial(status.raft.membership.clone())
+    };
+    let (from, to, incarnation) = (NodeId(1), NodeId(0), Incarnation(101));
+    let mut head = Vec::new();
+    write_offer(&mut head, &hello, &Offer { from, to, term, incarnation, snapshot });
+    let mut writer = ChunkWriter::default();
+    let mut frame = |bytes: &[u8]| {
+        let mut frame = Vec::new();
+        writer.write(&mut frame, bytes);
+        frame
+    };
+    // The state of the machine is one number.
+    let chunks = [frame(&[7, 0, 0]), frame(&[0, 0]), frame(&[0, 0, 0])];
+    let trailer = frame(&[]);
+    let content: Vec<u8> = body(head, chunks, trailer).concat();
+    let request = format!(
+        "POST /raft/v1/snapshot HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        content.len()
+    );
+    let mut stream = send(node.server.local_addr(), request.as_bytes()).await;
+    // It may be refused before all of it is read.
+    let _ = stream.write_all(&content).await;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    String::from_utf8_lossy(&answer[9..]).parse().expect("a status")
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_not_whole_is_not_taken() {
+    // Only node 0 is left: it follows whoever offers.
+    let mut nodes = start(3, |_| {}).await;
+    add(&nodes, 1).await;
+    let others = nodes.split_off(1);
+    stop(others).await;
+    let node = &nodes[0];
+    eventually("it does not lead", async || !node.handle.status().raft.serving).await;
+    let flip = |mut frame: Vec<u8>, at: usize| {
+        frame[at] ^= 1;
+        frame
+    };
+    let last = node.handle.status().raft.snapshot.last;
+    let refused = [
+        ("lost", offer_by_hand(node, |h, [a, _, c], t| vec![h, a, c, t]).await),
+        ("doubled", offer_by_hand(node, |h, [a, b, c], t| vec![h, a, b.clone(), b, c, t]).await),
+        ("swapped", offer_by_hand(node, |h, [a, b, c], t| vec![h, b, a, c, t]).await),
+        ("cut off", offer_by_hand(node, |h, [a, b, c], _| vec![h, a, b, c]).await),
+        ("trailer first", offer_by_hand(node, |h, [a, b, c], t| vec![h, t, a, b, c]).await),
+        ("offer missing", offer_by_hand(node, |_, [a, b, c], t| vec![a, b, c, t]).await),
+        ("damaged", offer_by_hand(node, |h, [a, b, c], t| vec![h, a, flip(b, 13), c, t]).await),
+        ("damaged end", offer_by_hand(node, |h, [a, b, c], t| vec![h, a, b, c, flip(t, 14)]).await),
+        (
+            "damaged offer",
+            offer_by_hand(node, |h, [a, b, c], t| vec![flip(h, 99), a, b, c, t]).await,
+        ),
+    ];
+    for (what, status) in refused {
+        assert!([400, 403].contains(&status), "{what}: {status}");
+    }
+    assert_eq!(node.handle.status().raft.snapshot.last, last, "nothing was reset");
+    assert_eq!(offer_by_hand(node, |h, [a, b, c], t| vec![h, a, b, c, t]).await, 200);
+    eventually("it is installed", async || node.handle.status().raft.snapshot.last.index.0 == 1000)
+        .await;
+    stop(nodes).await;
+}

@@ -1,0 +1,183 @@
+//! Whole nodes on 127.0.0.1: the real driver and log, with this transport between them.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use bytes::Bytes;
+use driver::{
+    At, Driver, DriverConfig, Frozen, Handle, ReadMode, RestoreError, Seams, StateMachine,
+    TokioClock, inbox,
+};
+use raft::{Config, Incarnation, NodeId, Restored, Snapshot};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::{ClusterId, Identity, Log, LogConfig, RealDisk, Snapshots};
+use tempfile::TempDir;
+use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig, found};
+
+/// Adds numbers up.
+#[derive(Default, Clone)]
+pub struct Sum(u64);
+
+impl StateMachine for Sum {
+    type Frozen = Sum;
+
+    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+        self.0 += command.len() as u64;
+        self.query(&[])
+    }
+
+    fn query(&self, _query: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    fn freeze(&self) -> Sum {
+        self.clone()
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+impl Frozen for Sum {
+    fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&self.0.to_le_bytes())
+    }
+}
+
+pub struct TestNode {
+    pub handle: Handle<Sum>,
+    pub transport: Arc<HttpTransport>,
+    pub server: PeerServer,
+    pub directory: TempDir,
+    pub cluster: ClusterId,
+}
+
+pub fn founder(node: u64, server: &PeerServer, incarnation: u64) -> Founder {
+    Founder {
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+        peer_address: server.local_addr().to_string(),
+        client_address: String::new(),
+    }
+}
+
+pub async fn servers(count: u64) -> Vec<PeerServer> {
+    let mut servers = Vec::new();
+    for _ in 0..count {
+        let address = "127.0.0.1:0".parse().expect("an address");
+        servers.push(PeerServer::bind(address).await.expect("a free port"));
+    }
+    servers
+}
+
+pub fn list(founders: &[Founder]) -> Vec<Listed> {
+    founders.iter().map(Founder::listed).collect()
+}
+
+/// Founds a cluster and starts all of it.
+pub async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
+    start_at(count, tune, &[]).await
+}
+
+/// Likewise; some nodes have another address in the membership than their own.
+pub async fn start_at(
+    count: u64,
+    tune: impl Fn(&mut Config),
+    elsewhere: &[(u64, String)],
+) -> Vec<TestNode> {
+    let servers = servers(count).await;
+    let founders: Vec<Founder> =
+        (0..count).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let list = list(&founders);
+    for (server, founder) in servers.iter().zip(&founders) {
+        server.desk().sit(founder.clone(), list.clone());
+    }
+    let mut founded = Vec::new();
+    for (server, founder) in servers.iter().zip(&founders) {
+        founded.push(found(server.desk(), founder, &list).await.expect("all are up"));
+    }
+    for (id, address) in elsewhere {
+        for one in &mut founded {
+            let member = one.membership.members.get_mut(&NodeId(*id)).expect("it is a member");
+            member.peer_address.clone_from(address);
+        }
+    }
+    assert!(founded.iter().all(|one| *one == founded[0]), "all found the same cluster");
+    let mut nodes = Vec::new();
+    for (server, founder) in servers.into_iter().zip(founders) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let disk = RealDisk::new(directory.path());
+        let (mut log, _) = Log::open(disk.clone(), LogConfig::default()).expect("an empty one");
+        let founded = founded[0].clone();
+        log.identify(Identity {
+            node: founder.node,
+            incarnation: founder.incarnation,
+            cluster: Some(founded.cluster),
+            peers: Vec::new(),
+        })
+        .expect("it can be written");
+        let snapshot = Snapshot::initial(founded.membership.clone());
+        let restored: Restored = log.begin(snapshot).expect("it can be written");
+        let snapshots = Arc::new(Snapshots::new(disk).expect("it can be written"));
+        let (inbox, mailbox) = inbox(snapshots.clone());
+        let config = TransportConfig::new(founded.cluster, founder.node, founder.incarnation);
+        let transport = Arc::new(HttpTransport::new(config, inbox));
+        server.open(&transport);
+        let mut raft = Config::new(founder.node, founder.incarnation, 1);
+        tune(&mut raft);
+        let seams = Seams {
+            machine: Sum::default(),
+            transport: transport.clone(),
+            mailbox,
+            snapshots,
+            clock: Arc::new(TokioClock::new()),
+        };
+        let driver = Driver::new(DriverConfig::new(raft), restored, seams).expect("it is sound");
+        let close = |log: Log<RealDisk>| drop(log.close());
+        let handle = driver::spawn(driver, log, close).expect("threads can be started");
+        let cluster = founded.cluster;
+        nodes.push(TestNode { handle, transport, server, directory, cluster });
+    }
+    nodes
+}
+
+/// Proposes on whichever node leads until it is done; returns the sum after it.
+pub async fn add(nodes: &[TestNode], bytes: usize) -> u64 {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        for node in nodes {
+            let command = Bytes::from(vec![7; bytes]);
+            let Ok(proposal) = node.handle.propose(command).await else { continue };
+            if let Ok(sum) = proposal.done.await {
+                return u64::from_le_bytes(sum[..].try_into().expect("eight bytes"));
+            }
+        }
+        assert!(Instant::now() < until, "nobody takes a proposal");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn read(node: &TestNode) -> Option<u64> {
+    let sum = node.handle.read(ReadMode::Linearizable, Bytes::new()).await.ok()?;
+    Some(u64::from_le_bytes(sum[..].try_into().ok()?))
+}
+
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn stop(nodes: Vec<TestNode>) {
+    for node in &nodes {
+        node.handle.shutdown().await;
+    }
+    drop(nodes);
+}
