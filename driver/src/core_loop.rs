@@ -210,6 +210,10 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             if tick || self.leadership_changed() {
                 self.publish();
             }
+            if self.is_diverged() {
+                self.shared.stop(StopReason::Diverged);
+                return;
+            }
             if self.is_finished() {
                 self.shared.stop(StopReason::Shutdown);
                 return;
@@ -494,6 +498,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             questions: self.asks.max_capacity() - self.asks.capacity(),
             waiters: self.shared.waiters.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether this node's copy was found to be wrong, and its disk says so.
+    fn is_diverged(&self) -> bool {
+        self.node.is_diverged() && self.node.durable_hard_state() == self.node.hard_state()
     }
 
     fn is_finished(&self) -> bool {

@@ -216,7 +216,7 @@ impl<D: Disk> Log<D> {
             let content =
                 (log.disk.open(&path)).and_then(|file| segment::read(&file)).map_err(io(&path))?;
             scan.segment(&content, log.seed, *generation)
-                .map_err(|version| OpenError::Newer { path, version })?;
+                .map_err(|version| OpenError::OtherVersion { path, version })?;
         }
         let mut scanned = scan.finish(mark, identity.node)?;
         if scanned.folded.is_none() && identity.cluster.is_some() {

@@ -159,6 +159,7 @@ pub(super) fn body_number(body: &Body) -> u64 {
         Body::ReadIndex { .. } => 8,
         Body::ReadIndexReply { .. } => 9,
         Body::TimeoutNow => 10,
+        Body::Diverged { .. } => 12,
         Body::Outcast { .. } => 11,
     }
 }

@@ -47,6 +47,7 @@ impl<W: Workload> World<'_, W> {
             host.disk.set_capacity(None);
             host.restore_disk();
             host.full = false;
+            host.flips = false;
             (host.stalled_until_us, host.slow_until_us) = (0, 0);
             host.set_clock_rate(self.now_us, 1_000);
             if host.snapshot_rotten {
@@ -78,7 +79,11 @@ impl<W: Workload> World<'_, W> {
             _ => return,
         };
         // Where a disk has forgotten something, nobody else may be missing.
-        if self.hosts.iter().any(|host| host.rotten || host.snapshot_rotten || host.dead) {
+        if self
+            .hosts
+            .iter()
+            .any(|host| host.rotten || host.flipped || host.snapshot_rotten || host.dead)
+        {
             return;
         }
         let mut draw = Stream::new(self.plan.seed, Purpose::Ending, 0);
@@ -191,6 +196,10 @@ impl<W: Workload> World<'_, W> {
             if behind > BEHIND_MAX {
                 let detail = format!("node {id} is {behind} entries behind");
                 return violation("every node catches up in the end", detail);
+            }
+            if self.hosts[id].flipped {
+                let detail = format!("node {id} goes on with a copy that differs");
+                return violation("a copy that differs is found out", detail);
             }
             if running.node.hard_state().lost.is_some() {
                 return violation("what was lost is repaired in the end", format!("node {id}"));
