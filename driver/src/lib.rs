@@ -28,6 +28,7 @@ mod machine;
 mod machine_task;
 mod node;
 mod pending;
+mod report;
 mod shared;
 mod snapshots;
 #[cfg(feature = "tokio")]
@@ -45,6 +46,7 @@ pub use inspect::Inspect;
 pub use limits::Limits;
 pub use machine::{At, Frozen, RestoreError, StateMachine};
 pub use node::{Driver, DriverConfig, Part, Seams};
+pub use report::report;
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
 #[cfg(feature = "tokio")]
 pub use spawn::{TokioClock, spawn};

@@ -7,6 +7,7 @@
 
 use crate::server::post;
 use bytes::Bytes;
+use driver::report;
 use raft::{Incarnation, Member, Membership, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -161,7 +162,12 @@ pub async fn found(own: &Founder, peers: &[(NodeId, String)]) -> Result<Founded,
                 .filter(|(peer, _)| !founders.contains_key(peer))
                 .map(|(_, address)| address)
                 .collect();
-            tracing::warn!(?missing, "waiting for peers: all must be up once to found a cluster");
+            report(|| {
+                tracing::warn!(
+                    ?missing,
+                    "waiting for peers: all must be up once to found a cluster"
+                );
+            });
         }
         if founders.len() <= peers.len() {
             tokio::time::sleep(ASK_AGAIN).await;
@@ -187,7 +193,7 @@ pub async fn cluster_of(own: &Founder, peers: &[(NodeId, String)]) -> ClusterId 
             }
         }
         if round == ROUNDS_UNTIL_TOLD {
-            tracing::warn!("waiting for a peer that belongs to a cluster");
+            report(|| tracing::warn!("waiting for a peer that belongs to a cluster"));
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }

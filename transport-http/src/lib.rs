@@ -27,5 +27,5 @@ mod transport;
 pub mod wire;
 
 pub use bootstrap::{Desk, FoundError, Founded, Founder, cluster_of, found};
-pub use server::PeerServer;
+pub use server::{PEER_CONNECTIONS_MAX, PeerServer};
 pub use transport::{HttpTransport, TransportConfig};

@@ -5,6 +5,7 @@ use crate::frame::{Frames, SIGN_OF_LIFE, write_frame, write_message};
 use crate::hello::Hello;
 use crate::transport::Shared;
 use bytes::Bytes;
+use driver::report;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame};
 use hyper::client::conn::http1;
@@ -72,7 +73,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Rece
         if let Err(error) = result {
             let error = error.to_string();
             if error != last_error {
-                tracing::warn!(%peer, %address, "peer {error}");
+                report(|| tracing::warn!(%peer, %address, "peer {error}"));
                 last_error = error;
             }
         }
@@ -116,8 +117,8 @@ async fn stream(
             let text = text.map(|text| text.to_bytes()).unwrap_or_default();
             return Err(LinkError::Refused(String::from_utf8_lossy(&text).into_owned()));
         }
-        tracing::debug!(%peer, address, "connected");
         shared.set_connected(peer, true);
+        report(|| tracing::debug!(%peer, address, "connected"));
         // The answer is signs of life, as long as the peer lives.
         let mut signs = FrameReader::new(answer.into_body(), shared.config.silence);
         loop {

@@ -9,6 +9,7 @@ use crate::snapshot;
 use crate::transport::{HttpTransport, Shared};
 use crate::wire::receive_messages;
 use bytes::Bytes;
+use driver::report;
 use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
@@ -26,7 +27,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 /// Connections to the peer port at once: a few for each member, and room for confused diallers.
-const CONNECTIONS_MAX: usize = 128;
+pub const PEER_CONNECTIONS_MAX: usize = 128;
+/// A pause after a connection could not be accepted, for instance for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the head of a request may take, and a short request as a whole.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stranger's frames are read only this far.
@@ -44,12 +47,21 @@ pub struct PeerServer {
 }
 
 impl PeerServer {
-    /// Binds the address and begins to answer.
+    /// Binds the address and begins to answer, on at most [`PEER_CONNECTIONS_MAX`] connections.
     pub async fn bind(address: SocketAddr) -> io::Result<PeerServer> {
+        PeerServer::bind_limited(address, PEER_CONNECTIONS_MAX).await
+    }
+
+    /// The same, with another limit on connections, for a process with few file descriptors.
+    pub async fn bind_limited(
+        address: SocketAddr,
+        connections_max: usize,
+    ) -> io::Result<PeerServer> {
         let listener = TcpListener::bind(address).await?;
         let local_addr = listener.local_addr()?;
         let (desk, transport) = (Arc::<Desk>::default(), Arc::<OnceLock<_>>::default());
-        let accepting = tokio::spawn(accept(listener, desk.clone(), transport.clone()));
+        let room = Arc::new(Semaphore::new(connections_max));
+        let accepting = tokio::spawn(accept(listener, room, desk.clone(), transport.clone()));
         let accepting = accepting.abort_handle();
         Ok(PeerServer { local_addr, desk, transport, accepting })
     }
@@ -76,20 +88,31 @@ impl Drop for PeerServer {
     }
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, transport: Arc<OnceLock<Arc<Shared>>>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+    desk: Arc<Desk>,
+    transport: Arc<OnceLock<Arc<Shared>>>,
+) {
     // Dropped with this task, and all connections with it.
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         while connections.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a peer's connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // Once, not at each try.
+                if !std::mem::replace(&mut failing, true) {
+                    report(|| tracing::warn!(%error, "cannot accept peers' connections"));
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        if std::mem::replace(&mut failing, false) {
+            report(|| tracing::info!("accepting peers' connections again"));
+        }
         // Beyond the limit a connection is closed at once.
         let Ok(place) = room.clone().try_acquire_owned() else { continue };
         let (desk, transport) = (desk.clone(), transport.clone());
@@ -106,7 +129,7 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, transport: Arc<OnceLock<
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
             if let Err(error) = served {
-                tracing::debug!(%error, "a peer's connection ended");
+                report(|| tracing::debug!(%error, "a peer's connection ended"));
             }
         });
     }
@@ -167,7 +190,9 @@ async fn stream(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
         let reading = receive_messages(&shared.inbox, hello, &mut frames, passes);
         tokio::select! {
             biased;
-            ended = reading => tracing::debug!(peer = %hello.from, "a stream ended: {ended}"),
+            ended = reading => {
+                report(|| tracing::debug!(peer = %hello.from, "a stream ended: {ended}"));
+            }
             () = live(signs, shared.config.silence / 4) => {}
         }
     });

@@ -3,7 +3,7 @@
 use crate::hello::Hello;
 use crate::link::{self, QUEUE_MESSAGES_MAX, passes};
 use crate::snapshot;
-use driver::{Inbox, Transport};
+use driver::{Inbox, Transport, report};
 use raft::{Incarnation, Membership, Message, NodeId, Offer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -181,11 +181,11 @@ impl Transport for HttpTransport {
                 true => snapshot::send(&shared, offer, state).await,
                 false => Err("the link is cut".into()),
             };
-            match &sent {
+            shared.inbox.snapshot_sent(to, snapshot, sent.is_ok());
+            report(|| match &sent {
                 Ok(()) => tracing::info!(%to, %snapshot, "sent a snapshot"),
                 Err(error) => tracing::warn!(%to, %snapshot, %error, "a snapshot was not sent"),
-            }
-            shared.inbox.snapshot_sent(to, snapshot, sent.is_ok());
+            });
         });
     }
 

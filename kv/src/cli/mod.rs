@@ -10,6 +10,8 @@ mod exit;
 mod get;
 mod http;
 mod input;
+mod lines;
+mod log;
 mod put;
 mod serve;
 mod settings;

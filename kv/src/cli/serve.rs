@@ -1,6 +1,7 @@
 //! `raft-kv serve`: one node, in the foreground, until it is told to stop.
 
 use super::exit;
+use super::log;
 use super::settings::{self, Flags, Settings};
 use super::signals::StopSignals;
 use std::io::Read;
@@ -17,19 +18,34 @@ pub fn run(flags: Flags) -> u8 {
         Ok(filter) => filter,
         Err(error) => return refuse(format_args!("--log {}: {error}", settings.log)),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+    let log = match log::start(filter) {
+        Ok(log) => log,
+        Err(error) => return refuse(error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(error),
     };
-    let code = runtime.block_on(node(settings));
+    let ended = runtime.block_on(node(settings));
     // What still runs after a graceful stop waits for clients that no longer matter.
     runtime.shutdown_background();
-    code
+    log.flush();
+    match ended {
+        Ended::Done => exit::DONE,
+        Ended::Refused(why) => refuse(why),
+        Ended::Failed(error) => {
+            exit::complain(error);
+            exit::FAILED
+        }
+    }
+}
+
+/// How a node has ended.
+enum Ended {
+    Done,
+    /// It could not start.
+    Refused(String),
+    Failed(kv::serve::ServeError),
 }
 
 fn refuse(why: impl std::fmt::Display) -> u8 {
@@ -37,23 +53,23 @@ fn refuse(why: impl std::fmt::Display) -> u8 {
     exit::CONFIGURATION
 }
 
-async fn node(settings: Settings) -> u8 {
+async fn node(settings: Settings) -> Ended {
     let mut signals = match StopSignals::listen() {
         Ok(signals) => signals,
-        Err(error) => return refuse(format_args!("cannot listen to signals: {error}")),
+        Err(error) => return Ended::Refused(format!("cannot listen to signals: {error}")),
     };
     let abandoned = abandoned(settings.stop_on_stdin_eof);
     tokio::pin!(abandoned);
     let id = settings.serve.id;
     let started = tokio::select! {
         biased;
-        () = signals.wait() => return exit::DONE,
-        () = &mut abandoned => return exit::DONE,
+        () = signals.wait() => return Ended::Done,
+        () = &mut abandoned => return Ended::Done,
         started = kv::serve::run(settings.serve) => started,
     };
     let mut running = match started {
         Ok(running) => running,
-        Err(error) => return refuse(error),
+        Err(error) => return Ended::Refused(error.to_string()),
     };
     tracing::info!(
         node = %id, clients = %running.client_addr(), peers = %running.peer_addr(), "serving"
@@ -77,11 +93,8 @@ async fn node(settings: Settings) -> u8 {
         }
     };
     match outcome {
-        Ok(()) => exit::DONE,
-        Err(error) => {
-            exit::complain(error);
-            exit::FAILED
-        }
+        Ok(()) => Ended::Done,
+        Err(error) => Ended::Failed(error),
     }
 }
 

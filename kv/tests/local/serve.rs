@@ -1,0 +1,139 @@
+//! Members of a cluster that the test starts itself, each a `raft-kv serve`.
+
+use super::{PATIENCE, PROGRAM, get};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// One member. It does not outlive this.
+pub struct Member {
+    process: Child,
+}
+
+impl Member {
+    /// Starts member `id` of three, whose client ports begin at `port`.
+    pub fn spawn(data: &Path, port: u16, id: u16, stderr: Stdio, more: &[&str]) -> Self {
+        let peers: Vec<_> = (0..3)
+            .map(|id| format!("{id}=127.0.0.1:{}/127.0.0.1:{}", port + id, port + id + 1000))
+            .collect();
+        // Of a file that has reached its size limit a signal would tell; here the write has to fail.
+        let process = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", PROGRAM, "serve", "--bootstrap"])
+            .arg(format!("--id={id}"))
+            .arg(format!("--peers={}", peers.join(",")))
+            .arg(format!("--data-dir={}", data.join(format!("node-{id}")).display()))
+            // No test is about a leader that is slow, and the machines are busy.
+            .arg("--election-timeout=1s")
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        Member { process }
+    }
+
+    /// Lets each write to a file fail from now on.
+    pub fn let_writes_fail(&self) {
+        let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+        let pid = rustix::process::Pid::from_raw(self.process.id() as i32);
+        rustix::process::prlimit(pid, rustix::process::Resource::Fsize, none).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the node does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Three members, each of which may run or not.
+pub struct Members {
+    data: PathBuf,
+    port: u16,
+    members: [Option<Member>; 3],
+}
+
+impl Members {
+    /// Three members whose client ports begin at `port`. None runs.
+    pub fn new(data: &Path, port: u16) -> Self {
+        Members { data: data.to_owned(), port, members: [None, None, None] }
+    }
+
+    /// Starts one.
+    pub fn start(&mut self, id: u16, stderr: Stdio, more: &[&str]) {
+        let member = Member::spawn(&self.data, self.port, id, stderr, more);
+        self.members[usize::from(id)] = Some(member);
+    }
+
+    /// Kills one.
+    pub fn kill(&mut self, id: u16) {
+        self.members[usize::from(id)] = None;
+    }
+
+    /// One that runs.
+    pub fn member(&self, id: u16) -> &Member {
+        self.members[usize::from(id)].as_ref().unwrap()
+    }
+
+    /// Waits for the end of one.
+    pub fn wait(&mut self, id: u16) -> ExitStatus {
+        self.members[usize::from(id)].as_mut().unwrap().wait()
+    }
+
+    /// Where clients reach one.
+    pub fn address(&self, id: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + id))
+    }
+
+    /// Waits until this one leads.
+    pub fn wait_for_leader(&self, id: u16) {
+        self.wait_for_leader_among(&[id]);
+    }
+
+    /// Waits until one of these leads.
+    pub fn wait_for_leader_among(&self, ids: &[u16]) -> u16 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leads = |id: &&u16| {
+                get(self.address(**id), "/is_leader").is_some_and(|body| body.contains("true"))
+            };
+            if let Some(leader) = ids.iter().find(leads) {
+                return *leader;
+            }
+            assert!(Instant::now() < deadline, "none of {ids:?} leads");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Writes through one; the status of the answer, or 0 without one.
+    pub fn put(&self, id: u16, key: &str, value: &str) -> u16 {
+        let address = self.address(id);
+        let Ok(mut stream) = TcpStream::connect(address) else { return 0 };
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let length = value.len();
+        let request = format!(
+            "PUT /v1/kv/{key} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{value}"
+        );
+        let mut answer = String::new();
+        if stream.write_all(request.as_bytes()).is_ok() {
+            let _ = stream.read_to_string(&mut answer);
+        }
+        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+}
