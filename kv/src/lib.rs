@@ -9,14 +9,19 @@
 //! and whatever the driver says about it is what the client hears.
 
 pub mod api;
+mod canned;
 pub mod client;
 pub mod command;
 mod commits;
+mod connection;
+pub mod descriptors;
 pub mod history;
 mod leader_client;
 pub mod limits;
 pub mod machine;
 mod metrics;
+mod patient;
+mod places;
 mod query;
 #[cfg(test)]
 mod replay_tests;

@@ -1,6 +1,7 @@
 //! One node, put together: data directory, log, snapshots, driver, transport and listeners.
 
 use crate::api::{self, Forward, Hosts, Links};
+use crate::descriptors::Share;
 use crate::history::Retention;
 use crate::leader_client::LeaderClient;
 pub use crate::limits::Limits;
@@ -225,10 +226,14 @@ impl Running {
 pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let listen = |address| move |source| ServeError::Listen { address, source };
     let own = own_addresses(&config)?;
-    let clients = ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits)
+    let share = Share::of_this_process(config.limits.connections_max);
+    let clients =
+        ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits, share)
+            .await
+            .map_err(listen(config.listen))?;
+    let peers = PeerServer::bind_limited(config.peer_listen, share.peers)
         .await
-        .map_err(listen(config.listen))?;
-    let peers = PeerServer::bind(config.peer_listen).await.map_err(listen(config.peer_listen))?;
+        .map_err(listen(config.peer_listen))?;
     tracing::info!(clients = %clients.local_addr(), peers = %peers.local_addr(), "listening");
 
     let disk = RealDisk::new(&config.data_dir);
@@ -272,7 +277,9 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         peer_address: own.peer_address,
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
         limits: config.limits,
-        forward: config.forward.then(|| Arc::new(LeaderClient::new()) as Arc<dyn Forward>),
+        forward: config
+            .forward
+            .then(|| Arc::new(LeaderClient::new(share.forwards)) as Arc<dyn Forward>),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport)) as Arc<dyn Links>),
     }));
     Ok(Running { handle, clients, peers })

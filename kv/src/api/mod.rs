@@ -21,6 +21,7 @@ mod write;
 pub use forward::{FORWARDED, Forward, ForwardError};
 pub use links::Links;
 pub use origin::Hosts;
+pub(crate) use routes::is_short;
 
 use crate::limits::Limits;
 use crate::machine::{Figures, Machine};

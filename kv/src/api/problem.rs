@@ -74,6 +74,11 @@ impl Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "this node is stopping")
     }
 
+    /// Too much is under way.
+    pub fn overloaded(detail: impl Into<String>) -> Self {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
+    }
+
     /// The time is over.
     pub fn time_over(detail: impl Into<String>) -> Self {
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "time-over", detail)
@@ -150,7 +155,7 @@ impl From<BodyError> for Problem {
             BodyError::TooLarge { .. } => Problem::too_large(detail),
             BodyError::Slow => Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", detail),
             BodyError::Broken => Problem::malformed(detail),
-            BodyError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail),
+            BodyError::Busy => Problem::overloaded(detail),
         }
     }
 }
@@ -161,7 +166,7 @@ impl From<ProposeError> for Problem {
         let detail = error.to_string();
         match error {
             ProposeError::NotLeader { .. } => Problem::no_leader(),
-            ProposeError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail),
+            ProposeError::Busy => Problem::overloaded(detail),
             ProposeError::TooLarge { .. } => Problem::too_large(detail),
             ProposeError::ReadOnly { .. } => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "read-only", detail)
@@ -177,7 +182,7 @@ impl From<ReadError> for Problem {
         let detail = error.to_string();
         match error {
             ReadError::NoLeader => Problem::no_leader(),
-            ReadError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail),
+            ReadError::Busy => Problem::overloaded(detail),
             ReadError::Timeout => Problem::time_over(detail),
             _ => Problem::stopped(),
         }

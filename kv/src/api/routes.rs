@@ -10,6 +10,12 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use std::sync::Arc;
 
+/// Whether a request for this path is answered from published state, shortly and at once: a node keeps
+/// places for those.
+pub fn is_short(path: &str) -> bool {
+    path == "/is_leader" || Route::of(path).is_watch()
+}
+
 /// Runs around every request.
 pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = Route::of(request.uri().path());

@@ -15,12 +15,26 @@ pub struct Member {
 impl Member {
     /// Starts member `id` of three, whose client ports begin at `port`.
     pub fn spawn(data: &Path, port: u16, id: u16, stderr: Stdio, more: &[&str]) -> Self {
+        Member::spawn_after("", data, port, id, stderr, more)
+    }
+
+    /// The same, after these commands of the shell.
+    fn spawn_after(
+        before: &str,
+        data: &Path,
+        port: u16,
+        id: u16,
+        stderr: Stdio,
+        more: &[&str],
+    ) -> Self {
         let peers: Vec<_> = (0..3)
             .map(|id| format!("{id}=127.0.0.1:{}/127.0.0.1:{}", port + id, port + id + 1000))
             .collect();
         // Of a file that has reached its size limit a signal would tell; here the write has to fail.
         let process = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", PROGRAM, "serve", "--bootstrap"])
+            .arg("-c")
+            .arg(format!("trap '' XFSZ; {before}exec \"$@\""))
+            .args(["sh", PROGRAM, "serve", "--bootstrap"])
             .arg(format!("--id={id}"))
             .arg(format!("--peers={}", peers.join(",")))
             .arg(format!("--data-dir={}", data.join(format!("node-{id}")).display()))
@@ -81,6 +95,37 @@ impl Members {
         self.members[usize::from(id)] = Some(member);
     }
 
+    /// Starts one that may have so many file descriptors.
+    pub fn start_limited(&mut self, id: u16, descriptors: u64, more: &[&str]) {
+        let limit = format!("ulimit -n {descriptors}; ");
+        let member = Member::spawn_after(&limit, &self.data, self.port, id, Stdio::inherit(), more);
+        self.members[usize::from(id)] = Some(member);
+    }
+
+    /// Whether all that were started still run.
+    pub fn all_run(&mut self) -> bool {
+        let mut started = self.members.iter_mut().flatten();
+        started.all(|member| member.process.try_wait().unwrap().is_none())
+    }
+
+    /// Waits until all others follow the leader.
+    pub fn wait_for_followers(&self, leader: u16) {
+        let deadline = Instant::now() + PATIENCE;
+        let follows =
+            |id: u16| get(self.address(id), "/readyz").is_some_and(|body| body.contains("ready\n"));
+        while !(0..3).filter(|id| *id != leader).all(follows) {
+            assert!(Instant::now() < deadline, "not all follow");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A figure of one, by its name.
+    pub fn metric(&self, id: u16, name: &str) -> u64 {
+        let text = get(self.address(id), "/metrics").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    }
+
     /// Kills one.
     pub fn kill(&mut self, id: u16) {
         self.members[usize::from(id)] = None;
@@ -123,17 +168,25 @@ impl Members {
 
     /// Writes through one; the status of the answer, or 0 without one.
     pub fn put(&self, id: u16, key: &str, value: &str) -> u16 {
-        let address = self.address(id);
-        let Ok(mut stream) = TcpStream::connect(address) else { return 0 };
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let length = value.len();
-        let request = format!(
-            "PUT /v1/kv/{key} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{value}"
-        );
-        let mut answer = String::new();
-        if stream.write_all(request.as_bytes()).is_ok() {
-            let _ = stream.read_to_string(&mut answer);
-        }
+        let answer = ask(self.address(id), "PUT", &format!("/v1/kv/{key}"), value.as_bytes());
         answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
+}
+
+/// Sends a request on a connection of its own; the whole answer, as far as it came.
+pub fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    // The node may answer before it has read all.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = stream.read(&mut part) {
+        answer.extend_from_slice(&part[..read]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
 }

@@ -194,3 +194,14 @@ fn a_payload_that_looks_like_a_batch_is_none() {
     assert_eq!(found.cases, [crate::Case::Clean]);
     assert_eq!(found.restored.unwrap().entries.len(), 1 + 4096usize.div_ceil(61));
 }
+
+#[test]
+fn want_of_descriptors_in_preparing_a_segment_is_no_failure_of_the_disk() {
+    for (error, is_full) in [(12, true), (23, true), (24, true), (5, false)] {
+        let of = AppendError::of_preparing(std::io::Error::from_raw_os_error(error));
+        assert_eq!(matches!(of, AppendError::Full(_)), is_full, "{of:?}");
+        // Of a write to the log it is one: nobody knows how much of it was done.
+        let of = AppendError::of(std::io::Error::from_raw_os_error(error));
+        assert!(matches!(of, AppendError::Failed(_)), "{of:?}");
+    }
+}
