@@ -48,16 +48,33 @@ pub(crate) enum Seat {
     Overflow(Place),
 }
 
+impl Seat {
+    /// The place.
+    pub fn place(&self) -> &Place {
+        match self {
+            Seat::Full(place) | Seat::Overflow(place) => place,
+        }
+    }
+
+    /// Whether the node was full when it came.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self, Seat::Overflow(_))
+    }
+
+    /// How long the client may take to send a head, or to go on reading an answer.
+    pub fn patience(&self, common: &Common) -> Duration {
+        match self {
+            Seat::Full(_) => common.client_timeout,
+            Seat::Overflow(_) => OVERFLOW_TIMEOUT,
+        }
+    }
+}
+
 /// Serves a connection until it ends or loses its place.
 pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, watcher: Watcher) {
-    // Only slower without it.
-    let _ = stream.set_nodelay(true);
-    let (place, in_overflow) = match seat {
-        Seat::Full(place) => (Arc::new(place), false),
-        Seat::Overflow(place) => (Arc::new(place), true),
-    };
-    let patience = if in_overflow { OVERFLOW_TIMEOUT } else { common.client_timeout };
-    let visit = Arc::new(Visit { place, in_overflow, common });
+    let (patience, in_overflow) = (seat.patience(&common), seat.is_overflow());
+    let (Seat::Full(place) | Seat::Overflow(place)) = seat;
+    let visit = Arc::new(Visit { place: Arc::new(place), in_overflow, common });
     let service = {
         let visit = visit.clone();
         service_fn(move |request| Visit::answer(visit.clone(), request))

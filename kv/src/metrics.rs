@@ -49,6 +49,11 @@ impl Route {
         COMPAT.contains(&self.0)
     }
 
+    /// Whether it reads or writes through the log, and is over soon.
+    pub fn is_work(self) -> bool {
+        matches!(self.0, KEY | "/v1/batch" | "/submit" | "/get" | "/put" | "/cas")
+    }
+
     /// Whether it only tells those who watch over a node how it is, under whatever name they know it.
     pub fn is_watch(self) -> bool {
         matches!(self.0, "/healthz" | "/readyz" | "/metrics")

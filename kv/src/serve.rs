@@ -7,6 +7,7 @@ use crate::leader_client::LeaderClient;
 pub use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::server::ClientServer;
+use crate::threads::{Heavy, OwnThread};
 use driver::{Driver, DriverConfig, Handle, Seams, SnapshotStore, StopReason, TokioClock};
 use raft::{Incarnation, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
@@ -179,6 +180,7 @@ pub struct Running {
     handle: Handle<Machine>,
     clients: ClientServer,
     peers: PeerServer,
+    core: OwnThread,
 }
 
 impl std::fmt::Debug for Running {
@@ -201,10 +203,11 @@ impl Running {
 
     /// Stops it: no new requests, those under way are answered, the log is synced.
     pub async fn stop(self) -> Result<(), ServeError> {
-        let Running { handle, clients, peers } = self;
+        let Running { handle, clients, peers, core } = self;
         clients.stop().await;
         handle.shutdown().await;
         drop(peers);
+        core.stop().await;
         match handle.stopped().await {
             StopReason::Shutdown => Ok(()),
             reason => Err(ServeError::Stopped(reason)),
@@ -231,9 +234,10 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits, share)
             .await
             .map_err(listen(config.listen))?;
-    let peers = PeerServer::bind_limited(config.peer_listen, share.peers)
-        .await
-        .map_err(listen(config.peer_listen))?;
+    let core = OwnThread::start("raft-core", true).map_err(ServeError::Thread)?;
+    let peers = core.runtime().spawn(PeerServer::bind_limited(config.peer_listen, share.peers));
+    let peers = peers.await.map_err(|error| ServeError::Thread(io::Error::other(error)))?;
+    let peers = peers.map_err(listen(config.peer_listen))?;
     tracing::info!(clients = %clients.local_addr(), peers = %peers.local_addr(), "listening");
 
     let disk = RealDisk::new(&config.data_dir);
@@ -256,7 +260,10 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let mut transport_config = TransportConfig::new(cluster, config.id, incarnation);
     // What a leader is forgiven, a connection is too.
     transport_config.silence = transport_config.silence.max(election_timeout(&config));
-    let transport = Arc::new(HttpTransport::new(transport_config, inbox));
+    let transport = {
+        let _on_core = core.runtime().enter();
+        Arc::new(HttpTransport::new(transport_config, inbox))
+    };
     let clock = Arc::new(TokioClock::new());
     let machine = Machine::new(Retention {
         commands_max: config.limits.history_commands_max,
@@ -267,7 +274,9 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let seams =
         Seams { machine, transport: transport.clone(), mailbox, snapshots, clock: clock.clone() };
     let driver = Driver::new(driver_config(&config, incarnation), restored, seams)?;
-    let handle = driver::spawn(driver, log, close).map_err(ServeError::Thread)?;
+    let spawning = core.runtime().spawn(async move { driver::spawn(driver, log, close) });
+    let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let handle = spawned.map_err(ServeError::Thread)?;
     peers.open(&transport);
     clients.open(api::router(api::Parts {
         handle: handle.clone(),
@@ -280,9 +289,10 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         forward: config
             .forward
             .then(|| Arc::new(LeaderClient::new(share.forwards)) as Arc<dyn Forward>),
+        offload: Some(Arc::new(Heavy::new(tokio::runtime::Handle::current()))),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport)) as Arc<dyn Links>),
     }));
-    Ok(Running { handle, clients, peers })
+    Ok(Running { handle, clients, peers, core })
 }
 
 fn election_timeout(config: &ServeConfig) -> Duration {

@@ -5,10 +5,12 @@
 //! a connection for a limited time, and nothing else.
 
 use crate::canned;
-use crate::connection::{self, Common, Seat};
+use crate::connection::{Common, Seat};
 use crate::descriptors::{self, Share};
+use crate::front::{self, Visitor};
 use crate::limits::Limits;
 use crate::places::Places;
+use crate::threads::OwnThread;
 use axum::Router;
 use driver::report;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -18,7 +20,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// A client's connection that was idle for less keeps its place when the node is full.
@@ -33,8 +36,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct ClientServer {
     local_addr: SocketAddr,
     common: Arc<Common>,
-    stop: Arc<Notify>,
+    stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
+    _front: OwnThread,
 }
 
 impl ClientServer {
@@ -45,7 +49,9 @@ impl ClientServer {
         limits: &Limits,
         share: Share,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let front = OwnThread::start("http-front", true)?;
+        let listener = front.runtime().spawn(TcpListener::bind(address));
+        let listener = listener.await.map_err(io::Error::other)??;
         let local_addr = listener.local_addr()?;
         let common = Arc::new(Common {
             router: OnceLock::new(),
@@ -53,18 +59,20 @@ impl ClientServer {
             client_timeout: limits.client_timeout,
             forwards: Places::new(share.forwards, IDLE_MIN),
         });
-        let stop = Arc::<Notify>::default();
+        let (stop, stopping) = watch::channel(false);
         let acceptor = Acceptor {
             listener,
             common: common.clone(),
             places: Places::new(share.clients, IDLE_MIN),
             // A client of the overflow that has asked for nothing yet makes way for the next.
             overflow: Places::new(descriptors::OVERFLOW as usize, Duration::ZERO),
+            clients: Handle::current(),
+            stopping,
             graceful: GracefulShutdown::new(),
             connections: JoinSet::new(),
         };
-        let accepting = tokio::spawn(acceptor.run(stop.clone()));
-        Ok(ClientServer { local_addr, common, stop, accepting })
+        let accepting = front.runtime().spawn(acceptor.run());
+        Ok(ClientServer { local_addr, common, stop, accepting, _front: front })
     }
 
     /// Where it listens.
@@ -81,7 +89,7 @@ impl ClientServer {
     /// Takes no more connections, answers what is under way, and returns when that is done or took
     /// too long.
     pub async fn stop(mut self) {
-        self.stop.notify_one();
+        self.stop.send_replace(true);
         let _ = tokio::time::timeout(GRACE + GRACE, &mut self.accepting).await;
     }
 }
@@ -97,19 +105,23 @@ struct Acceptor {
     common: Arc<Common>,
     places: Arc<Places>,
     overflow: Arc<Places>,
+    /// Where requests are worked on.
+    clients: Handle,
+    stopping: watch::Receiver<bool>,
     graceful: GracefulShutdown,
     /// Dropped with the acceptor, and all connections with it.
     connections: JoinSet<()>,
 }
 
 impl Acceptor {
-    async fn run(mut self, stop: Arc<Notify>) {
+    async fn run(mut self) {
         let mut failing = false;
+        let mut stopping = self.stopping.clone();
         loop {
             while self.connections.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 biased;
-                () = stop.notified() => break,
+                _ = stopping.wait_for(|stopping| *stopping) => break,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
@@ -144,7 +156,13 @@ impl Acceptor {
                 }
             },
         };
-        let (common, watcher) = (self.common.clone(), self.graceful.watcher());
-        self.connections.spawn(connection::serve(stream, seat, common, watcher));
+        let visitor = Visitor {
+            stream,
+            seat,
+            common: self.common.clone(),
+            clients: self.clients.clone(),
+            stopping: self.stopping.clone(),
+        };
+        self.connections.spawn(front::receive(visitor, self.graceful.watcher()));
     }
 }

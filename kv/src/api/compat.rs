@@ -4,6 +4,7 @@
 
 use super::App;
 use super::body::BodyError;
+use super::offload::yield_now;
 use super::params::pairs;
 use super::routes::{json, refusal};
 use crate::command::{Command, Compat, Kind, Reply};
@@ -260,13 +261,12 @@ async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
         _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })?;
     let listing = Listing::new(state, CommandNumber(from), limit);
-    let parts =
-        futures_util::stream::unfold((listing, permit), |(mut listing, permit)| {
-            let part = listing.next_part(LISTING_PART_BYTES);
-            std::future::ready(part.map(|part| {
-                (Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit))
-            }))
-        });
+    let parts = futures_util::stream::unfold((listing, permit), async |(mut listing, permit)| {
+        // Other requests have their turn between two parts.
+        yield_now().await;
+        let part = listing.next_part(LISTING_PART_BYTES)?;
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit)))
+    });
     Ok(json(StatusCode::OK, Body::from_stream(parts)))
 }
 
@@ -388,7 +388,7 @@ async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
 }
 
 /// A body that is one JSON object, whatever its Content-Type says.
-pub async fn read_json<T: DeserializeOwned>(
+pub async fn read_json<T: DeserializeOwned + Send + 'static>(
     app: &App,
     body: Body,
     limit_bytes: usize,
@@ -404,9 +404,11 @@ pub async fn read_json<T: DeserializeOwned>(
     if first != Some(&b'{') {
         return Err(refusal(StatusCode::BAD_REQUEST, "the body is not a JSON object"));
     }
-    serde_json::from_slice(&held.bytes).map_err(|error| {
-        refusal(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"))
-    })
+    let (bytes, size) = (held.bytes.clone(), held.bytes.len());
+    let parsed = app.offload(size, move || serde_json::from_slice(&bytes)).await;
+    parsed.ok_or_else(|| refusal(StatusCode::INTERNAL_SERVER_ERROR, "parsing it failed"))?.map_err(
+        |error| refusal(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}")),
+    )
 }
 
 /// An integer in the query string.

@@ -5,12 +5,14 @@
 //! and nothing that it sends can stop a node.
 
 mod batch;
+mod batch_json;
 mod body;
 mod cluster;
 mod compat;
 mod forward;
 mod health;
 mod links;
+mod offload;
 mod origin;
 mod params;
 mod problem;
@@ -20,6 +22,7 @@ mod write;
 
 pub use forward::{FORWARDED, Forward, ForwardError};
 pub use links::Links;
+pub use offload::Offload;
 pub use origin::Hosts;
 pub(crate) use routes::is_short;
 
@@ -52,6 +55,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Passes requests on to the leader; without one, clients are sent there.
     pub forward: Option<Arc<dyn Forward>>,
+    /// Does what takes long elsewhere; without one it is done where it is.
+    pub offload: Option<Arc<dyn Offload>>,
     /// Cuts and restores links; without one, fault injection is off.
     pub links: Option<Arc<dyn Links>>,
 }
@@ -66,7 +71,10 @@ pub(crate) struct App {
     hosts: Hosts,
     limits: Limits,
     forward: Option<Arc<dyn Forward>>,
+    offload: Option<Arc<dyn Offload>>,
     links: Option<Arc<dyn Links>>,
+    /// Places for requests that are worked on.
+    work: Semaphore,
     requests: Requests,
     bodies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
@@ -74,6 +82,7 @@ pub(crate) struct App {
 
 impl App {
     fn new(parts: Parts) -> Self {
+        let work = Semaphore::new(parts.limits.requests_max);
         let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
         App {
@@ -85,6 +94,8 @@ impl App {
             hosts: parts.hosts,
             limits: parts.limits,
             forward: parts.forward,
+            offload: parts.offload,
+            work,
             links: parts.links,
             requests: Requests::default(),
             bodies,

@@ -89,6 +89,7 @@ impl App for Store {
                 hosts: Hosts::default(),
                 limits,
                 forward: forward.then(|| Arc::new(peers) as Arc<dyn Forward>),
+                offload: None,
                 links: None,
             });
             serve(router)
