@@ -1,27 +1,29 @@
 //! File descriptors: how many the process may have, and what they are for.
 //!
-//! A node that has none left cannot begin a new segment of its log, take a snapshot, or dial a peer. So
-//! clients get what is left after a reserve for all that, and a node that has no place for another
-//! client says so instead.
+//! A node that has none left cannot begin a new segment of its log, take a snapshot, or dial a
+//! peer. So clients get what is left after a reserve for all that, and a node that has no place for
+//! another client says so instead.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors for the node itself: standard streams, runtimes, listeners, the log, snapshots that are
-/// written and read, links to peers, and directories that are synced.
+/// Descriptors for the node itself: standard streams, runtimes, listeners, the log, snapshots that
+/// are written and read, links to peers, and directories that are synced.
 const OWN: u64 = 64;
-/// Connections beyond the places of clients, on which a full node answers that it is full, or how it is.
+/// Connections beyond the places of clients, on which a full node answers that it is full, or how
+/// it is.
 pub(crate) const OVERFLOW: u64 = 16;
 /// One part in this many goes to connections of peers, and one to requests that are passed on.
 const PART: u64 = 8;
 /// The least for each of these two.
 const PART_MIN: u64 = 16;
-/// The most connections for requests that other nodes pass on, or that are passed on to another node.
+/// The most connections for requests that other nodes pass on, or that are passed on to another
+/// node.
 const FORWARDS_MAX: u64 = 256;
 /// The least that clients get. A process with fewer descriptors than all this may run out of them.
 const CLIENTS_MIN: u64 = 8;
 
-/// Raises the limit on the descriptors of this process as far as it may. Where that is not possible the
-/// process has what it had.
+/// Raises the limit on the descriptors of this process as far as it may. Where that is not possible
+/// the process has what it had.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

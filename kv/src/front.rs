@@ -1,9 +1,9 @@
 //! What happens to a client's connection before a request of it is worked on.
 //!
-//! Questions about the health of a node are answered here, on a thread of their own, so that they wait
-//! behind no other request. Only the plain form is known here, which probes, scrapers and the compatible
-//! client send: a whole head in one piece, without a body. At the first request of any other form the
-//! connection moves on, untouched, to the runtime of the other clients.
+//! Questions about the health of a node are answered here, on a thread of their own, so that they
+//! wait behind no other request. Only the plain form is known here, which probes, scrapers and the
+//! compatible client send: a whole head in one piece, without a body. At the first request of any
+//! other form the connection moves on, untouched, to the runtime of the other clients.
 
 use crate::api::is_short;
 use crate::canned;
@@ -45,7 +45,8 @@ pub(crate) struct Visitor {
     pub stopping: watch::Receiver<bool>,
 }
 
-/// Answers questions about the node's health, then hands the connection on; `watcher` waits for it then.
+/// Answers questions about the node's health, then hands the connection on; `watcher` waits for it
+/// then.
 pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     let _ = visitor.stream.set_nodelay(true);
     loop {
@@ -190,7 +191,7 @@ mod tests {
     fn only_plain_questions_about_health_are_answered_here() {
         let plain =
             parse(b"GET /is_leader HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET").unwrap();
-        assert_eq!((plain.bytes, plain.is_last), (54, true));
+        assert_eq!((plain.bytes, plain.is_last), (55, true));
         for other in [
             "GET /is_leader HTTP/1.1\r\nHost: a\r\n",
             "GET /is_leader HTTP/1.0\r\nHost: a\r\n\r\n",

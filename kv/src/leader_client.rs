@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Less than the time after which the other side closes an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// The most bytes of an answer: none of those that are passed on is nearly as large.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// The most bytes of an answer: none of those that are passed on is as large. Values are not.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Connections to the other nodes' client ports.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@
 //! What it is not: it decides nothing about consensus or durability. A command goes to the driver,
 //! and whatever the driver says about it is what the client hears.
 
+mod answers;
 pub mod api;
 mod canned;
 pub mod client;
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod machine;
 mod metrics;
 mod patient;
+mod pieces;
 mod places;
 mod query;
 #[cfg(test)]

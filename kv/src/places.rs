@@ -1,7 +1,8 @@
 //! The places for client connections.
 //!
-//! A node that is full closes the connection that has been idle the longest for one that comes. If none
-//! is idle, the new one gets a place in a small overflow, on which only short answers are given.
+//! A node that is full closes the connection that has been idle the longest for one that comes. If
+//! none is idle, the new one gets a place in a small overflow, on which only short answers are
+//! given.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -52,7 +53,8 @@ impl Places {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// Takes a place. The connection that has been idle the longest loses its own for it, if necessary.
+    /// Takes a place. The connection that has been idle the longest loses its own for it, if
+    /// necessary.
     pub fn take(self: &Arc<Self>) -> Option<Place> {
         let mut taken = self.lock();
         if taken.seats.len() - taken.closing >= self.max {

@@ -270,7 +270,7 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         bytes_max: config.limits.history_bytes_max,
         ..Retention::default()
     });
-    let figures = machine.figures();
+    let (figures, answers) = (machine.figures(), machine.answers());
     let seams =
         Seams { machine, transport: transport.clone(), mailbox, snapshots, clock: clock.clone() };
     let driver = Driver::new(driver_config(&config, incarnation), restored, seams)?;
@@ -282,6 +282,7 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         handle: handle.clone(),
         clock,
         figures,
+        answers,
         id: config.id,
         peer_address: own.peer_address,
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),

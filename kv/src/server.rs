@@ -1,8 +1,8 @@
 //! The listener for clients: who gets a place, and who is told that there is none.
 //!
-//! It listens before the node takes part in its cluster, so that an operator can see that it is alive.
-//! A client that is silent in the middle of a request, or does not read its answer, is cut off: it costs
-//! a connection for a limited time, and nothing else.
+//! It listens before the node takes part in its cluster, so that an operator can see that it is
+//! alive. A client that is silent in the middle of a request, or does not read its answer, is cut
+//! off: it costs a connection for a limited time, and nothing else.
 
 use crate::canned;
 use crate::connection::{Common, Seat};
@@ -24,6 +24,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+/// How often a place is looked for while others are being given up.
+const SEAT_TRIES: u32 = 16;
+/// The pause between two tries. Other clients wait meanwhile.
+const SEAT_PAUSE: Duration = Duration::from_millis(1);
 /// A client's connection that was idle for less keeps its place when the node is full.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// How long requests under way may take when the node stops.
@@ -129,7 +133,7 @@ impl Acceptor {
                     if std::mem::replace(&mut failing, false) {
                         report(|| tracing::info!("accepting clients' connections again"));
                     }
-                    self.admit(stream);
+                    self.admit(stream).await;
                 }
                 Err(error) => {
                     // Once, not at each try.
@@ -144,17 +148,11 @@ impl Acceptor {
         let _ = tokio::time::timeout(GRACE, self.graceful.shutdown()).await;
     }
 
-    fn admit(&mut self, stream: TcpStream) {
-        let seat = match self.places.take() {
-            Some(place) => Seat::Full(place),
-            None => match self.overflow.take() {
-                Some(place) => Seat::Overflow(place),
-                None => {
-                    // Nothing has been sent on it, so this fits into the socket's buffer.
-                    let _ = stream.try_write(canned::full_bytes().as_bytes());
-                    return;
-                }
-            },
+    async fn admit(&mut self, stream: TcpStream) {
+        let Some(seat) = self.seat().await else {
+            // Nothing has been sent on it, so this fits into the socket's buffer.
+            let _ = stream.try_write(canned::full_bytes().as_bytes());
+            return;
         };
         let visitor = Visitor {
             stream,
@@ -164,5 +162,19 @@ impl Acceptor {
             stopping: self.stopping.clone(),
         };
         self.connections.spawn(front::receive(visitor, self.graceful.watcher()));
+    }
+
+    async fn seat(&self) -> Option<Seat> {
+        for _ in 0..SEAT_TRIES {
+            if let Some(place) = self.places.take() {
+                return Some(Seat::Full(place));
+            }
+            if let Some(place) = self.overflow.take() {
+                return Some(Seat::Overflow(place));
+            }
+            // Those that have lost their places take a moment to close.
+            tokio::time::sleep(SEAT_PAUSE).await;
+        }
+        None
     }
 }

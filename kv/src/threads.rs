@@ -1,9 +1,9 @@
 //! Threads that no request of a client can starve.
 //!
 //! The core loop, the streams of the peers and the answers about a node's health each need a little
-//! time, soon. On a runtime that they share with the requests of clients they would wait behind those,
-//! and a leader that is late is replaced. So they have runtimes of one thread of their own, and the
-//! operating system divides the processors among threads fairly.
+//! time, soon. On a runtime that they share with the requests of clients they would wait behind
+//! those, and a leader that is late is replaced. So they have runtimes of one thread of their own,
+//! and the operating system divides the processors among threads fairly.
 
 use crate::api::Offload;
 use std::cell::Cell;
@@ -62,7 +62,8 @@ impl OwnThread {
     }
 }
 
-/// Changes how urgent this thread is. It is only slower, or the others are, if that is not permitted.
+/// Changes how urgent this thread is. It is only slower, or the others are, if that is not
+/// permitted.
 fn change_priority(by: i32) {
     // Elsewhere it would be that of the whole process.
     #[cfg(target_os = "linux")]

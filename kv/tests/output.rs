@@ -1,5 +1,5 @@
-//! Nodes whose standard error cannot be written: its reader is gone, its disk is full, or nobody reads
-//! it. Such a node does all that any other does.
+//! Nodes whose standard error cannot be written: its reader is gone, its disk is full, or nobody
+//! reads it. Such a node does all that any other does.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 

@@ -1,4 +1,5 @@
-//! Clients that ask for more than a node can do. It answers what it can, refuses the rest, and leads on.
+//! Clients that ask for more than a node can do. It answers what it can, refuses the rest, and
+//! leads on.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -14,8 +15,11 @@ use std::time::{Duration, Instant};
 const LOAD: Duration = Duration::from_secs(4);
 /// Operations of a batch that is far too large, and is refused.
 const OPERATIONS: usize = 600_000;
-/// Half of the answers about the node's health come within this. They take a millisecond on a machine
-/// with nothing else to do.
+/// Clients that post such batches, and clients that list all that was ever written.
+const BATCH_CLIENTS: usize = 8;
+const LISTING_CLIENTS: usize = 16;
+/// Nine in ten answers about the node's health come within this. They take a millisecond on a
+/// machine with nothing else to do.
 const HEALTH_TIME: Duration = Duration::from_millis(100);
 
 #[test]
@@ -41,7 +45,7 @@ fn large_batches_and_long_listings_cost_no_election() {
     let over = AtomicBool::new(false);
     let mut times = Vec::new();
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..BATCH_CLIENTS {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let answer = ask(leader, "POST", "/v1/batch", batch.as_bytes());
@@ -50,6 +54,8 @@ fn large_batches_and_long_listings_cost_no_election() {
                     assert!(refused.iter().any(|status| answer.starts_with(status)), "{answer}");
                 }
             });
+        }
+        for _ in 0..LISTING_CLIENTS {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     ask(leader, "GET", "/get_commits_since", b"");
@@ -70,6 +76,7 @@ fn large_batches_and_long_listings_cost_no_election() {
     });
     assert_eq!(members.metric(0, "raft_term"), term, "there was an election");
     times.sort();
-    let half = times[times.len() / 2];
-    assert!(half < HEALTH_TIME, "is_leader takes {half:?}");
+    let slow = times[times.len() * 9 / 10];
+    assert!(slow < HEALTH_TIME, "is_leader takes {slow:?}");
+    println!("is_leader takes {slow:?}, at most {:?}", times.last());
 }

@@ -16,6 +16,7 @@ mod offload;
 mod origin;
 mod params;
 mod problem;
+mod reply;
 mod routes;
 mod v1;
 mod write;
@@ -26,6 +27,7 @@ pub use offload::Offload;
 pub use origin::Hosts;
 pub(crate) use routes::is_short;
 
+use crate::answers::Answers;
 use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
@@ -45,6 +47,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The figures of its state machine.
     pub figures: Arc<Figures>,
+    /// Where its state machine leaves what it has found.
+    pub answers: Arc<Answers>,
     /// Which node it is.
     pub id: NodeId,
     /// Where the other nodes reach it.
@@ -66,6 +70,7 @@ pub(crate) struct App {
     handle: Handle<Machine>,
     clock: Arc<dyn Clock>,
     figures: Arc<Figures>,
+    answers: Arc<Answers>,
     id: NodeId,
     peer_address: String,
     hosts: Hosts,
@@ -77,6 +82,8 @@ pub(crate) struct App {
     work: Semaphore,
     requests: Requests,
     bodies: Arc<Semaphore>,
+    /// Bytes that long replies may keep in memory.
+    replies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
 }
 
@@ -84,11 +91,13 @@ impl App {
     fn new(parts: Parts) -> Self {
         let work = Semaphore::new(parts.limits.requests_max);
         let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
+        let replies = Arc::new(Semaphore::new(parts.limits.replies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
         App {
             handle: parts.handle,
             clock: parts.clock,
             figures: parts.figures,
+            answers: parts.answers,
             id: parts.id,
             peer_address: parts.peer_address,
             hosts: parts.hosts,
@@ -99,6 +108,7 @@ impl App {
             links: parts.links,
             requests: Requests::default(),
             bodies,
+            replies,
             listings,
         }
     }

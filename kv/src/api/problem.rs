@@ -4,11 +4,26 @@
 //! it has certainly not been done and never will be, `unknown` if it may have been.
 
 use super::body::BodyError;
+use super::reply::NoRoom;
 use axum::response::{IntoResponse, Response};
 use driver::{ProposeError, ReadError};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
+
+/// The most bytes of a text about what a client has sent.
+const DETAIL_BYTES_MAX: usize = 512;
+
+/// A text that may quote what a client has sent, without what is too long of it.
+pub fn brief(mut text: String) -> String {
+    if text.len() > DETAIL_BYTES_MAX {
+        let end = (0..=DETAIL_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push_str(" ...");
+        text.shrink_to_fit();
+    }
+    text
+}
 
 /// What is known of a write that was not answered with success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +57,8 @@ pub struct Problem {
 impl Problem {
     /// An error of this kind.
     pub fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Self {
-        Problem { status, slug, detail: detail.into(), outcome: None, more: Map::new() }
+        let detail = brief(detail.into());
+        Problem { status, slug, detail, outcome: None, more: Map::new() }
     }
 
     /// The request makes no sense.
@@ -157,6 +173,12 @@ impl From<BodyError> for Problem {
             BodyError::Broken => Problem::malformed(detail),
             BodyError::Busy => Problem::overloaded(detail),
         }
+    }
+}
+
+impl From<NoRoom> for Problem {
+    fn from(error: NoRoom) -> Self {
+        Problem::overloaded(error.to_string())
     }
 }
 

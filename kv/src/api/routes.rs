@@ -1,7 +1,7 @@
 //! What happens around every request: who may ask, counting, and answers where there is no handler.
 
 use super::App;
-use super::problem::Problem;
+use super::problem::{Problem, brief};
 use crate::metrics::Route;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -92,5 +92,5 @@ pub fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
 
 /// An error of the compatible API.
 pub fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
-    json(status, serde_json::json!({ "error": error.into() }).to_string())
+    json(status, serde_json::json!({ "error": brief(error.into()) }).to_string())
 }

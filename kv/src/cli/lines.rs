@@ -1,12 +1,13 @@
-//! Lines on their way to standard output or standard error, from programs that must not wait for them.
+//! Lines on their way to standard output or standard error, from programs that must not wait for
+//! them.
 //!
 //! Standard error may be a pipe that nobody reads, a pipe whose reader is gone, or a file on a full
-//! disk. A node has to go on in all three cases. So a thread of its own writes the lines; what does not
-//! fit in front of it, or cannot be written, is lost and counted. The count is written as a line of its
-//! own once writing works again.
+//! disk. A node has to go on in all three cases. So a thread of its own writes the lines; what does
+//! not fit in front of it, or cannot be written, is lost and counted. The count is written as a
+//! line of its own once writing works again.
 //!
-//! Why no ready-made writer: those bound the number of lines, not the bytes, and do not report what was
-//! lost.
+//! Why no ready-made writer: those bound the number of lines, not the bytes, and do not report what
+//! was lost.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

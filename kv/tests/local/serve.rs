@@ -30,7 +30,8 @@ impl Member {
         let peers: Vec<_> = (0..3)
             .map(|id| format!("{id}=127.0.0.1:{}/127.0.0.1:{}", port + id, port + id + 1000))
             .collect();
-        // Of a file that has reached its size limit a signal would tell; here the write has to fail.
+        // Of a file that has reached its size limit a signal would tell; here the write has to
+        // fail.
         let process = Command::new("sh")
             .arg("-c")
             .arg(format!("trap '' XFSZ; {before}exec \"$@\""))
@@ -38,8 +39,8 @@ impl Member {
             .arg(format!("--id={id}"))
             .arg(format!("--peers={}", peers.join(",")))
             .arg(format!("--data-dir={}", data.join(format!("node-{id}")).display()))
-            // No test is about a leader that is slow, and the machines are busy.
-            .arg("--election-timeout=1s")
+            // Few tests are about a leader that is slow, and the machines are busy.
+            .env("RAFT_KV_ELECTION_TIMEOUT", "1s")
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -54,6 +55,14 @@ impl Member {
         let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
         let pid = rustix::process::Pid::from_raw(self.process.id() as i32);
         rustix::process::prlimit(pid, rustix::process::Resource::Fsize, none).unwrap();
+    }
+
+    /// The memory that it takes.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// Waits for its end.
