@@ -52,10 +52,11 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     loop {
         let question = tokio::select! {
             biased;
-            question = next(&visitor.stream, visitor.seat.patience(&visitor.common)) => question,
-            () = visitor.seat.place().lost() => return,
+            question = next(&visitor.stream, visitor.seat.patience(&visitor.common)) => Some(question),
+            () = visitor.seat.place().lost() => None,
             _ = visitor.stopping.wait_for(|stopping| *stopping) => return,
         };
+        let Some(question) = question else { return refuse(&visitor) };
         match question {
             Ok(Next::Plain(question)) => match answer(&mut visitor, question).await {
                 Ok(true) => {}
@@ -78,6 +79,17 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
         &clients,
     );
     moved.join_next().await;
+}
+
+/// Tells a client of a full node that there is no place for it. Nothing it may have sent was looked at.
+fn refuse(visitor: &Visitor) {
+    // On an idle connection of another client it would look like the answer to its next request.
+    if !visitor.seat.is_overflow() {
+        return;
+    }
+    let _ = visitor.stream.try_write(canned::full_bytes().as_bytes());
+    // What is left unread would have the answer thrown away.
+    let _ = visitor.stream.try_read(&mut [0; HEAD_BYTES_MAX]);
 }
 
 enum Next {
