@@ -172,7 +172,7 @@ impl Leader {
                     && state.is_none()
                     && round > progress.round
                 {
-                    progress.agrees = None;
+                    (progress.agrees, progress.incomparable) = (None, true);
                 }
                 self.appended(core, from, matched, round);
                 if let Some(state) = state
@@ -246,6 +246,7 @@ impl Leader {
             return false;
         };
         let agrees = own == state.hash;
+        progress.incomparable = false;
         let known = progress.agrees.replace(agrees);
         if agrees {
             progress.agreed_at = progress.agreed_at.max(state.index);
@@ -270,30 +271,35 @@ impl Leader {
         alone
     }
 
-    /// Whether some copy differs from this node's, it is not known which of the two is wrong, and there is
-    /// a voter that could decide it and has nothing to compare: it needs a snapshot, for instance. From
-    /// this node it gets none then, which may be the one that is wrong.
-    fn is_undecided(&self, core: &Core) -> bool {
+    /// If some copy differs from this node's and it is not known which of the two is wrong: the index at
+    /// which it was first seen.
+    fn disputed_at(&self, core: &Core) -> Option<Index> {
         let differing = self.progress.values().filter(|p| p.agrees == Some(false));
-        let Some(at) = differing.map(|p| p.differs_at).min() else { return false };
-        if self.has_agreement(core, at) {
-            return false;
-        }
+        let at = differing.map(|p| p.differs_at).min()?;
+        (!self.has_agreement(core, at)).then_some(at)
+    }
+
+    /// Whether there is a dispute, and a voter that could decide it but has nothing to compare: it needs a
+    /// snapshot, for instance. From this node, which may be the one that is wrong, it gets none.
+    fn is_undecided(&self, core: &Core) -> bool {
+        let Some(at) = self.disputed_at(core) else { return false };
         let membership = core.log.membership();
         let answers = |p: &Progress| p.silent_ticks < core.config.election_ticks;
         let open = |p: &Progress| p.agrees != Some(false) && p.agreed_at < at;
         self.progress.iter().any(|(id, p)| open(p) && answers(p) && membership.is_voter(*id))
     }
 
-    /// Whether the snapshot that the log begins after may be sent to peers: it can be read, and no peer
-    /// that has applied as much is yet to confirm that it has applied the same.
+    /// Whether the snapshot that the log begins after may be sent to peers: it can be read, and a peer has
+    /// confirmed that it has applied the same, if there is one that could.
     fn may_offer_base(&self, core: &Core) -> bool {
         let base = core.log.base().last.index;
-        let confirms = |p: &Progress| p.agrees.is_none() || p.agreed_at >= base;
-        let answers = |p: &Progress| p.silent_ticks < core.config.election_ticks;
-        let confirmed =
-            self.progress.values().all(|p| p.matched < base || !answers(p) || confirms(p));
-        confirmed && !core.is_base_unreadable() && !self.is_undecided(core)
+        let confirms = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= base;
+        let could = |p: &Progress| {
+            p.silent_ticks < core.config.election_ticks && p.next > base && !p.incomparable
+        };
+        let mut peers = self.progress.values();
+        let confirmed = peers.clone().any(confirms) || !peers.any(could);
+        confirmed && !core.is_base_unreadable() && self.disputed_at(core).is_none()
     }
 
     /// Whether a quorum has applied the same as this node up to `at`, or a later index.

@@ -25,6 +25,8 @@ pub(crate) struct Progress {
     pub losses: u64,
     /// Whether what the peer has applied is what the leader has, as of its last report.
     pub agrees: Option<bool>,
+    /// The peer does not know what it has applied: it cannot be compared.
+    pub incomparable: bool,
     /// The latest index at which it did, and the one at which it differs now.
     pub agreed_at: Index,
     pub differs_at: Index,
@@ -75,6 +77,7 @@ impl Progress {
             ignore_before: Round(0),
             losses: 0,
             agrees: None,
+            incomparable: false,
             agreed_at: Index(0),
             differs_at: Index(0),
             silent_ticks: 0,
