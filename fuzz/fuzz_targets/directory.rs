@@ -1,0 +1,5 @@
+//! See `fuzz::directory`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::directory::run(data));

@@ -1,0 +1,5 @@
+//! See `fuzz::http`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::http::run(data));

@@ -1,0 +1,57 @@
+//! The frames and messages of peers: bytes as they come from a socket, in pieces.
+
+use crate::Input;
+use raft::{Message, Offer};
+use storage::codec::decode;
+use transport_http::wire::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, Hello, write_message};
+
+/// A frame keeps its unfinished bytes, and room for some more.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
+/// The first byte says in what pieces the rest comes.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let piece = 1 + usize::from(input.byte());
+    let rest = input.bytes(data.len());
+    let mut decoder = FrameDecoder::default();
+    let mut first = true;
+    'pieces: for bytes in rest.chunks(piece) {
+        decoder.push(bytes);
+        loop {
+            let taken = match first {
+                true => decoder.take_first(FIRST_BYTES_MAX),
+                false => decoder.take(FRAME_BYTES_MAX),
+            };
+            match taken {
+                Ok(Some(frame)) => {
+                    first = false;
+                    look(&frame);
+                }
+                Ok(None) => break,
+                Err(_) => break 'pieces,
+            }
+        }
+        assert!(
+            decoder.len() <= rest.len().min(KEPT_BYTES_MAX),
+            "a decoder keeps what it was given"
+        );
+    }
+    // Without the checksums as well, which no random bytes get past.
+    look(rest);
+}
+
+fn look(bytes: &[u8]) {
+    let own = Hello {
+        cluster: storage::ClusterId(1),
+        from: raft::NodeId(1),
+        incarnation: raft::Incarnation(1),
+        to: raft::NodeId(2),
+    };
+    let _ = Hello::check(bytes, &own);
+    let _ = decode::<Offer>(bytes);
+    if let Ok(message) = decode::<Message>(bytes) {
+        let mut encoded = Vec::new();
+        write_message(&mut encoded, &message);
+        assert!(!encoded.is_empty());
+    }
+}

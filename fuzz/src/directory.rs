@@ -1,0 +1,107 @@
+//! A data directory that is damaged: a start reads it, says what it found, or refuses; and a second start
+//! finds the same.
+
+use crate::Input;
+use raft::{Incarnation, Index, LogId, Member, Membership, NodeId, Snapshot};
+use std::io::Write;
+use storage::testing::MemDisk;
+use storage::{ClusterId, Identity, Log, LogConfig, Snapshots};
+
+const NODE: NodeId = NodeId(1);
+
+fn config() -> LogConfig {
+    LogConfig { segment_bytes: 16 << 10, background: false, ..LogConfig::default() }
+}
+
+/// A directory in which a log has begun, with a snapshot or two.
+fn directory() -> MemDisk {
+    let disk = MemDisk::new();
+    let (mut log, _) = Log::open(disk.clone(), config()).expect("an empty directory");
+    let identity = Identity {
+        node: NODE,
+        incarnation: Incarnation(7),
+        cluster: Some(ClusterId(1)),
+        peers: vec![NODE, NodeId(2)],
+    };
+    log.identify(identity).expect("it is written");
+    log.begin(Snapshot::initial(membership())).expect("it begins");
+    let snapshots = Snapshots::new(disk.clone()).expect("an empty directory");
+    for index in [3, 9] {
+        let last = LogId { index: Index(index), ..LogId::new(index, 1) };
+        let snapshot = Snapshot { last, ..Snapshot::initial(membership()) };
+        let mut writer = snapshots.create(&snapshot).expect("there is room");
+        writer.write_all(&[7; 5_000]).expect("there is room");
+        writer.finish().expect("there is room");
+    }
+    drop(log);
+    disk.kill();
+    disk
+}
+
+fn membership() -> Membership {
+    let member = |id| Member {
+        incarnation: Incarnation(id),
+        peer_address: format!("127.0.0.1:908{id}"),
+        client_address: format!("127.0.0.1:808{id}"),
+    };
+    Membership::of_voters((1..=2).map(|id| (NodeId(id), member(id))).collect())
+}
+
+/// Each choice damages a file, cuts it off, replaces it or removes it.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let disk = directory();
+    while !input.is_empty() {
+        damage(&disk, &mut input);
+    }
+    let first = start(&disk);
+    disk.kill();
+    let second = start(&disk);
+    disk.kill();
+    // What the first start has put right stays so; what it refuses, it refuses again.
+    assert_eq!(first.is_some(), second.is_some(), "{first:?}, then {second:?}");
+    if let (Some(first), Some(second)) = (first, second) {
+        assert_eq!(first, second);
+    }
+}
+
+fn damage(disk: &MemDisk, input: &mut Input<'_>) {
+    let paths = disk.paths();
+    if paths.is_empty() {
+        input.byte();
+        return;
+    }
+    let path = &paths[input.below(paths.len() as u64) as usize];
+    let content = disk.read(path).unwrap_or_default();
+    let at = (input.below(256) << 8 | input.below(256)) as usize % content.len().max(1);
+    match input.below(5) {
+        0 => disk.install(path, &content[..at]),
+        1 => {
+            let len = usize::from(input.byte());
+            let bytes = input.bytes(len);
+            let mut longer = content[..at].to_vec();
+            longer.extend(bytes);
+            disk.install(path, &longer);
+        }
+        2 => disk.lose(path),
+        _ => {
+            let len = 1 + input.below(32) as usize;
+            let bytes = input.bytes(len);
+            let len = bytes.len().min(content.len().saturating_sub(at));
+            if len > 0 {
+                disk.damage(path, at as u64, &bytes[..len]);
+            }
+        }
+    }
+}
+
+/// What a start restores, in words; `None` if it refuses.
+fn start(disk: &MemDisk) -> Option<String> {
+    let (mut log, recovery) = Log::open(disk.clone(), config()).ok()?;
+    let restored = recovery.restored?;
+    let snapshots = Snapshots::new(disk.clone()).ok()?;
+    let (restored, _) = log.check_base(&snapshots, NODE, restored).ok()?;
+    let node = raft::Node::new(raft::Config::new(NODE, Incarnation(7), 1), restored.clone());
+    assert!(node.is_ok(), "what is restored is sound: {:?}", node.err());
+    Some(format!("{restored:?}"))
+}
