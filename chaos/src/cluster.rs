@@ -93,6 +93,49 @@ impl Cluster {
         answer.is_ok_and(|answer| answer.status == 200)
     }
 
+    /// Writes `count` values of `bytes` bytes through a node, a few at a time, to keys that are no
+    /// part of the history. Returns how many were done.
+    pub fn fill(&self, id: u64, count: u64, bytes: usize) -> u64 {
+        let address = self.nodes[id as usize].client;
+        let value = bytes::Bytes::from(vec![b'v'; bytes]);
+        let writers = (0..4).map(|writer| {
+            let value = value.clone();
+            self.handle.spawn(async move {
+                let (mut connection, mut done) = (Connection::new(address), 0);
+                for at in (writer..count).step_by(4) {
+                    let (path, limit) = (format!("/v1/kv/load-{at}"), Duration::from_secs(5));
+                    let put = connection.ask(Method::PUT, &path, &[], value.clone(), limit).await;
+                    done += u64::from(put.is_ok_and(|answer| answer.status == 200));
+                }
+                done
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        self.handle.block_on(async {
+            let mut done = 0;
+            for writer in writers {
+                done += writer.await.unwrap_or(0);
+            }
+            done
+        })
+    }
+
+    /// Whether a node says that it is ready.
+    pub fn is_ready(&self, id: u64) -> bool {
+        let answer = self.ask(id, Method::GET, "/readyz", "", Duration::from_secs(2));
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Waits until a node says that it is not ready, or does not answer.
+    pub fn unready_within(&self, id: u64, limit: Duration) -> Result<(), Trouble> {
+        if live::wait_until(limit, || !self.is_ready(id)) {
+            return Ok(());
+        }
+        Err(Trouble::violated(format!(
+            "node {id} is sick and says that it is ready {limit:?} later"
+        )))
+    }
+
     /// What a node says of itself.
     pub fn status(&self, id: u64) -> Option<Value> {
         let path = "/v1/cluster?local=true";

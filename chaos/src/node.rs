@@ -37,6 +37,9 @@ pub struct Settings {
     pub descriptors_max: Option<u32>,
     /// Where the log goes.
     pub stderr: Stderr,
+    /// The directory of data and log is a file system of its own, of this size, in a mount namespace
+    /// of its own. It is gone when the node ends.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A node, running or not.
@@ -154,7 +157,7 @@ impl Node {
             format!("--peers={peers}"),
             format!("--listen={}", self.client),
             format!("--peer-listen={}", self.peer),
-            format!("--data-dir={}", self.dir.display()),
+            format!("--data-dir={}", self.data_dir().display()),
             "--bootstrap".to_owned(),
             // It stops with this program, however that ends.
             "--stop-on-stdin-eof".to_owned(),
@@ -166,11 +169,24 @@ impl Node {
         if let Some(max) = self.settings.descriptors_max {
             shell.push_str(&format!("ulimit -n {max} && "));
         }
-        shell.push_str("exec \"$@\"");
+        if let Some(bytes) = self.settings.disk_bytes {
+            std::fs::create_dir_all(&self.dir)?;
+            let dir = self.dir.display();
+            shell.push_str(&format!("mount -t tmpfs -o size={bytes} chaos {dir} && "));
+            shell.push_str(&format!("exec \"$@\" 2>{dir}/log"));
+        } else {
+            shell.push_str("exec \"$@\"");
+        }
         if self.settings.stderr == Stderr::Closed {
             shell.push_str(" 2>&-");
         }
-        let mut command = Command::new("sh");
+        let mut command = match self.settings.disk_bytes {
+            Some(_) => Command::new("unshare"),
+            None => Command::new("sh"),
+        };
+        if self.settings.disk_bytes.is_some() {
+            command.args(["-m", "sh"]);
+        }
         command.args(["-c", &shell, "sh"]).args(serve);
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("RAFT_KV_")) {
@@ -190,6 +206,21 @@ impl Node {
         self.starts += 1;
         self.paused = false;
         Ok(pid)
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        // The root of a file system also holds the log then.
+        match self.settings.disk_bytes {
+            Some(_) => self.dir.join("data"),
+            None => self.dir.clone(),
+        }
+    }
+
+    /// The node's directory as it sees it: in its own mount namespace, if it has one.
+    pub fn seen_dir(&mut self) -> Option<PathBuf> {
+        let pid = self.pid()?;
+        let dir = self.dir.strip_prefix("/").ok()?;
+        Some(Path::new("/proc").join(pid.to_string()).join("root").join(dir))
     }
 
     fn stderr(&self) -> io::Result<(Stdio, Option<PipeReader>)> {

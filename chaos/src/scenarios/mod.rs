@@ -1,8 +1,16 @@
 //! The scenarios, each with a name. What the binary must do is in the file of each.
 
+mod clocks;
+mod disks;
+mod files;
+mod founding;
+mod logs;
+mod names;
+mod network;
+mod overload;
 mod processes;
 
-use crate::round::{Attack, Step};
+use crate::round::{Attack, Step, Trouble};
 
 /// A kind of attack.
 pub struct Scenario {
@@ -16,14 +24,34 @@ pub struct Scenario {
     pub run: fn(&mut Attack<'_>) -> Step,
 }
 
-/// All of them, in the order of the table.
-pub fn all() -> Vec<Scenario> {
-    [processes::SCENARIOS]
-        .into_iter()
-        .flatten()
-        .map(|(name, about, quick, run)| Scenario { name, about, quick: *quick, run: *run })
-        .collect()
-}
-
 /// An entry of a file's table: name, what happens, whether it is quick, and how.
 type Entry = (&'static str, &'static str, bool, fn(&mut Attack<'_>) -> Step);
+
+/// All of them, in the order of the table.
+pub fn all() -> Vec<Scenario> {
+    let tables = [
+        processes::SCENARIOS,
+        network::SCENARIOS,
+        disks::SCENARIOS,
+        files::SCENARIOS,
+        clocks::SCENARIOS,
+        logs::SCENARIOS,
+        overload::SCENARIOS,
+        names::SCENARIOS,
+        founding::SCENARIOS,
+    ];
+    let entries = tables.into_iter().flatten();
+    let scenario = |(name, about, quick, run): &Entry| {
+        let (name, about, quick, run) = (*name, *about, *quick, *run);
+        Scenario { name, about, quick, run }
+    };
+    entries.map(scenario).collect()
+}
+
+/// No leader was lost, where none may be.
+fn same_term(before: Option<u64>, after: Option<u64>) -> Step {
+    if before.is_some() && before == after {
+        return Ok(());
+    }
+    Err(Trouble::violated(format!("the term went from {before:?} to {after:?}")))
+}
