@@ -6,11 +6,12 @@
 
 use crate::cleaning::Cleaning;
 use crate::error::{ProposeError, StopReason};
-use crate::events::{Event, Events};
+use crate::events::Events;
 use crate::inbox::{Mailbox, OfferEvent};
 use crate::machine_task::{Ask, Order, Question};
 use crate::pending::{Pending, Reply};
 use crate::readiness::Readiness;
+use crate::report::report;
 use crate::shared::Shared;
 use crate::snapshots::{Job, OpenedLater, SnapshotStore};
 use crate::status::{add, count};
@@ -210,6 +211,10 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             if tick || self.leadership_changed() {
                 self.publish();
             }
+            if self.is_diverged() {
+                self.shared.stop(StopReason::Diverged);
+                return;
+            }
             if self.is_finished() {
                 self.shared.stop(StopReason::Shutdown);
                 return;
@@ -222,22 +227,27 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     fn take_receipt(&mut self, now: Now, receipt: Receipt) {
         match receipt {
             Receipt::Durable(done) => {
-                if self.state.read_only.take().is_some() {
-                    tracing::info!("there is room for the log again");
+                let had_no_room = self.state.read_only.take().is_some();
+                if had_no_room {
                     self.state.published = None;
                 }
                 self.node.persisted(now, done);
                 self.state.cleaning.moved();
                 self.clean();
+                if had_no_room {
+                    report(|| tracing::info!("there is room for the log again"));
+                }
             }
             Receipt::StoreFull { write, reason } => {
                 count(&self.shared.metrics.store_full);
-                if self.state.read_only.is_none() {
-                    tracing::error!(%reason, "no room for the log: read-only until there is");
-                }
-                self.state.read_only = Some(reason);
+                let before = self.state.read_only.replace(reason.clone());
                 self.state.full = Some((write, FULL_RETRY_TICKS));
                 self.state.published = None;
+                if before.is_none() {
+                    report(|| {
+                        tracing::error!(%reason, "no room for the log: read-only until there is");
+                    });
+                }
             }
             Receipt::StoreFailed(reason) => self.shared.stop(reason),
             Receipt::Applied(done) => {
@@ -480,7 +490,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let status = DriverStatus { raft, read_only, load, stopped: None, not_ready, tick };
         self.shared.publish(status);
         // What others wait for comes first: a log line may take its time.
-        events.into_iter().for_each(Event::log);
+        events.into_iter().for_each(|event| report(|| event.log()));
     }
 
     fn load(&self) -> Load {
@@ -494,6 +504,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             questions: self.asks.max_capacity() - self.asks.capacity(),
             waiters: self.shared.waiters.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether this node's copy was found to be wrong, and its disk says so.
+    fn is_diverged(&self) -> bool {
+        self.node.is_diverged() && self.node.durable_hard_state() == self.node.hard_state()
     }
 
     fn is_finished(&self) -> bool {

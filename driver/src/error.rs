@@ -127,6 +127,14 @@ pub enum StopReason {
     /// The store failed. Nobody knows what the disk holds; look at the disk, then start again.
     #[error("the store failed: {0}")]
     Store(Arc<str>),
+    /// What this node has applied, or the answers of its state machine, differ from those of a quorum. It
+    /// has forgotten its log. Start it again: it is repaired by the others. If it happens again, the
+    /// state machine is not deterministic, or the machine has bad memory.
+    #[error(
+        "this node's copy of the state differs from those of the other nodes; it has forgotten its \
+         log and is repaired by them when it is started again"
+    )]
+    Diverged,
     /// The state could not be restored from a snapshot.
     #[error("the state could not be restored: {0}")]
     Restore(Arc<str>),

@@ -25,6 +25,8 @@ pub(crate) enum Event {
     PeerSilent { peer: NodeId, silent: Duration },
     PeerAnswers { peer: NodeId },
     NotAMember,
+    PeerDiffers { peer: NodeId },
+    Diverged,
     SnapshotUnreadable { snapshot: LogId },
     Refused { messages: u64 },
 }
@@ -65,6 +67,15 @@ impl Event {
                 "a peer reports that this node is not a member: its disk was wiped, or it was \
                  removed from the cluster; it takes no part any more"
             ),
+            Event::PeerDiffers { peer } => tracing::error!(
+                %peer,
+                "a peer has applied something else than this leader, or its state machine gives \
+                 other answers"
+            ),
+            Event::Diverged => tracing::error!(
+                "what this node has applied differs from the other nodes; it forgets its log and \
+                 stops"
+            ),
             Event::SnapshotUnreadable { snapshot } => tracing::error!(
                 %snapshot,
                 "a snapshot of this node cannot be read; it takes another one"
@@ -87,6 +98,7 @@ pub(crate) struct Events {
     disk_stalled: bool,
     lost: Option<LogId>,
     outcast: bool,
+    diverged: bool,
     base_unreadable: bool,
     nonsense: u64,
     peers: BTreeMap<NodeId, Peer>,
@@ -95,6 +107,7 @@ pub(crate) struct Events {
 #[derive(Clone, Copy, Debug, Default)]
 struct Peer {
     silent: bool,
+    differs: bool,
     losses: u64,
     matched: Index,
 }
@@ -151,6 +164,10 @@ impl Events {
             (Some(_), None) => events.push(Event::Repaired { last: status.last }),
             _ => {}
         }
+        if status.diverged && !self.diverged {
+            events.push(Event::Diverged);
+        }
+        self.diverged = status.diverged;
         if status.outcast && !self.outcast {
             events.push(Event::NotAMember);
         }
@@ -183,5 +200,9 @@ fn of_peer(
         (true, false) => events.push(Event::PeerAnswers { peer: peer.id }),
         _ => {}
     }
-    Peer { silent: is_silent, losses: peer.losses, matched: peer.matched }
+    let differs = peer.agrees == Some(false);
+    if differs && !before.differs {
+        events.push(Event::PeerDiffers { peer: peer.id });
+    }
+    Peer { silent: is_silent, differs, losses: peer.losses, matched: peer.matched }
 }

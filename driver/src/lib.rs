@@ -30,6 +30,7 @@ mod machine_task;
 mod node;
 mod pending;
 mod readiness;
+mod report;
 mod shared;
 mod snapshots;
 #[cfg(feature = "tokio")]
@@ -47,6 +48,7 @@ pub use inspect::Inspect;
 pub use limits::Limits;
 pub use machine::{At, Frozen, RestoreError, StateMachine};
 pub use node::{Driver, DriverConfig, Part, Seams};
+pub use report::report;
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
 #[cfg(feature = "tokio")]
 pub use spawn::{TokioClock, spawn};

@@ -11,7 +11,7 @@ use crate::status::{add, count};
 use crate::waiters::{WaitReply, Waiters};
 use crate::{At, Inspect, RestoreError, StateMachine, StopReason};
 use bytes::Bytes;
-use raft::{Apply, CommandNumber, Payload, Restore, Snapshot, TakeSnapshot, Term};
+use raft::{Apply, CommandNumber, Payload, Restore, Snapshot, TakeSnapshot, Term, entry_hash};
 use std::collections::VecDeque;
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -142,8 +142,8 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     fn carry_out(&mut self, order: Order) -> Result<Option<Receipt>, RestoreError> {
         match order {
             Order::Apply { apply, decided } => {
-                self.apply(&apply, decided);
-                Ok(Some(Receipt::Applied(apply.applied())))
+                let hashes = self.apply(&apply, decided);
+                Ok(Some(Receipt::Applied(apply.applied_with(hashes))))
             }
             Order::Restore { restore, decided } => {
                 self.restore(&restore.snapshot)?;
@@ -155,7 +155,9 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         }
     }
 
-    fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Waiting>) {
+    /// Applies a batch. Returns a hash of each entry with its answer, by which copies are compared.
+    fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Waiting>) -> Vec<u64> {
+        let mut hashes = Vec::with_capacity(apply.entries.len());
         for entry in &apply.entries {
             let result = match &entry.payload {
                 Payload::Command(command) => {
@@ -167,11 +169,13 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                 }
             };
             self.inspect.applied(entry, &result, &self.machine);
+            hashes.push(entry_hash(entry, &result));
             let told = |id, outcome: &_| self.inspect.decided(id, outcome);
             resolve(&mut decided, entry, result, told);
             self.waiters.applied(entry.id.term, entry.number_after());
         }
         add(&self.shared.metrics.applied, apply.entries.len());
+        hashes
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {

@@ -2,6 +2,7 @@
 
 use crate::core_loop::{CoreLoop, RECEIPTS_MAX, State};
 use crate::machine_task::{MachineTask, ORDERS_MAX};
+use crate::report::report;
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
 use crate::{
@@ -89,7 +90,7 @@ impl<S: StateMachine> Driver<S> {
         let Seams { machine, transport, mailbox, snapshots, clock } = seams;
         let base = restored.snapshot.clone();
         if let Err(error) = snapshots.remove_before(base.last) {
-            tracing::warn!(%error, "old snapshots cannot be removed");
+            report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
         }
         let election_timeout = config.tick * config.raft.election_ticks;
         let node = Node::new(config.raft, restored)?;

@@ -8,7 +8,7 @@
 //! How far it is behind is measured in time: now and then the leader's commit index is noted, and how long
 //! it takes until that is applied here. A count of entries says nothing without their rate.
 
-use crate::NotReady;
+use crate::{NotReady, StopReason};
 use raft::{Index, Now, ReadId, Status};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +71,9 @@ impl Readiness {
         read_only: Option<&Arc<str>>,
         now: Now,
     ) -> Option<NotReady> {
+        if status.diverged {
+            return Some(NotReady::Stopped(StopReason::Diverged));
+        }
         if status.outcast {
             return Some(NotReady::NotAMember);
         }

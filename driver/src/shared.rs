@@ -1,5 +1,6 @@
 //! What the parts of a node share: the published status, the counters, and the end of it all.
 
+use crate::report::report;
 use crate::{DriverStatus, Limits, Metrics, StopReason};
 use arc_swap::ArcSwap;
 use std::any::Any;
@@ -73,13 +74,15 @@ impl Shared {
         if self.stop.set(reason.clone()).is_err() {
             return;
         }
-        match &reason {
-            StopReason::Shutdown => tracing::info!("the node has shut down"),
-            reason => tracing::error!(%reason, "the node stops"),
-        }
-        let status = DriverStatus { stopped: Some(reason), ..(**self.status.load()).clone() };
+        let stopped = Some(reason.clone());
+        let status = DriverStatus { stopped, ..(**self.status.load()).clone() };
         self.status.store(Arc::new(status));
         self.stop_notify.notify_waiters();
+        // Last: whoever waits must not wait for the log.
+        report(|| match &reason {
+            StopReason::Shutdown => tracing::info!("the node has shut down"),
+            reason => tracing::error!(%reason, "the node stops"),
+        });
     }
 
     /// Publishes a status, unless the node has stopped meanwhile.
@@ -179,5 +182,47 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Arc<str> {
         Arc::from(message.as_str())
     } else {
         Arc::from("(no message)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    /// What tracing's own subscriber does when standard error cannot be written.
+    struct Panics;
+
+    impl Subscriber for Panics {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &Event<'_>) {
+            panic!("failed printing to stderr");
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_keeps_no_node_from_stopping() {
+        let config = raft::Config::new(raft::NodeId(0), raft::Incarnation(1), 1);
+        let restored = raft::Restored::initial(raft::Snapshot::initial(Default::default()));
+        let raft = raft::Node::new(config, restored).unwrap().status();
+        let status =
+            DriverStatus { raft, read_only: None, load: Default::default(), stopped: None };
+        let shared = Shared::new(status, Limits::default());
+        let reason = StopReason::Store("the disk failed".into());
+        tracing::subscriber::with_default(Panics, || shared.stop(reason.clone()));
+        assert_eq!(shared.status.load().stopped, Some(reason));
+        let mut stopped = std::pin::pin!(shared.stopped());
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(stopped.as_mut().poll(&mut context).is_ready());
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::core_loop::Receipt;
 use crate::inbox::Reports;
+use crate::report::report;
 use crate::shared::{PartGuard, Shared, panic_message};
 use crate::status::count;
 use crate::{Frozen, Sleep, StopReason};
@@ -117,7 +118,7 @@ impl Writer {
             Job::Write { order, frozen } => Some(self.write(order, &frozen)),
             Job::Clean { base } => {
                 if let Err(error) = self.store.remove_before(base) {
-                    tracing::warn!(%error, "old snapshots cannot be removed");
+                    report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
                 }
                 None
             }
@@ -136,10 +137,12 @@ impl Writer {
         match written {
             Ok(Ok(())) => {
                 count(&self.shared.metrics.snapshots_taken);
-                tracing::info!(last = %order.snapshot.last, "took a snapshot");
+                report(|| tracing::info!(last = %order.snapshot.last, "took a snapshot"));
                 return order.durable();
             }
-            Ok(Err(error)) => tracing::error!(%error, "a snapshot cannot be written"),
+            Ok(Err(error)) => {
+                report(|| tracing::error!(%error, "a snapshot cannot be written"));
+            }
             Err(panic) => {
                 self.shared.stop(StopReason::StateMachine(panic_message(panic.as_ref())));
             }

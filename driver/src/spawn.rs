@@ -49,8 +49,8 @@ impl Clock for TokioClock {
     }
 }
 
-/// Runs all parts of a node: the core and the state machine as tasks of this runtime, the store and
-/// the snapshot writer on threads of their own. When the node ends, `close` is given the store back,
+/// Runs all parts of a node: the core as a task of this runtime, the state machine, the store and the
+/// snapshot writer on threads of their own, so that the core waits for none of them. When the node ends, `close` is given the store back,
 /// on its thread, and [`Handle::shutdown`] returns after that.
 pub fn spawn<S: StateMachine, L: LogStore + 'static>(
     driver: Driver<S>,
@@ -64,7 +64,9 @@ pub fn spawn<S: StateMachine, L: LogStore + 'static>(
         drop(open);
     })?;
     thread::Builder::new().name("raft-snapshots".into()).spawn(move || snapshots.run_blocking())?;
-    tokio::spawn(machine);
+    let runtime = tokio::runtime::Handle::current();
+    let machine = move || runtime.block_on(machine);
+    thread::Builder::new().name("raft-machine".into()).spawn(machine)?;
     tokio::spawn(core);
     Ok(handle)
 }

@@ -8,50 +8,49 @@
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
 use crate::history::{Order, Record};
 use crate::machine::State;
+use crate::pieces::Pieces;
+use bytes::Bytes;
 use raft::{CommandNumber, Term};
-use serde::Serialize;
 use std::borrow::Cow;
 use std::ops::Bound;
 
-/// A commit of the compatible API.
-#[derive(Serialize)]
-struct Commit<'a> {
-    index: u64,
-    term: u64,
-    command: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<Yielded<'a>>,
-}
-
 /// A command of the compatible API. The fields that a kind has no use for are left out when empty.
-#[derive(Serialize)]
-struct Shown<'a> {
+struct Shown {
     kind: &'static str,
-    key: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    compare_value: Option<Cow<'a, str>>,
+    key: Bytes,
+    value: Option<Bytes>,
+    compare_value: Option<Bytes>,
     id: i128,
 }
 
-/// What applying a command yielded.
-#[derive(Serialize)]
-struct Yielded<'a> {
-    found: bool,
-    value: Option<Cow<'a, str>>,
-}
-
-/// Writes one command and what came of it, as `wait_commit` and `get_commit` reply.
-pub fn write_commit(number: CommandNumber, record: &Record, into: &mut Vec<u8>) {
+/// Adds one command and what came of it, as `wait_commit` and `get_commit` reply.
+pub fn add_commit(number: CommandNumber, record: &Record, to: &mut Pieces) {
     let command = match &record.command {
         Some(Command::Compat(compat)) => as_given(compat),
         command => first_shown(command.as_ref(), &record.executed.reply),
     };
+    add_shown(number, record.term, &command, to);
     let previous = record.executed.previous.as_ref();
-    let result = Yielded { found: previous.is_some(), value: previous.map(|value| text(value)) };
-    let commit = Commit { index: number.0, term: record.term.0, command, result: Some(result) };
-    write_json(&commit, into);
+    to.json(&format!(",\"result\":{{\"found\":{},\"value\":", previous.is_some()));
+    to.text_or_null(previous);
+    to.json("}}");
+}
+
+/// Adds a command without the end of its object.
+fn add_shown(number: CommandNumber, term: Term, command: &Shown, to: &mut Pieces) {
+    let Shown { kind, key, value, compare_value, id } = command;
+    let (index, term) = (number.0, term.0);
+    to.json(&format!(
+        "{{\"index\":{index},\"term\":{term},\"command\":{{\"kind\":\"{kind}\",\"key\":"
+    ));
+    to.text(key);
+    for (name, text) in [(",\"value\":", value), (",\"compare_value\":", compare_value)] {
+        if let Some(text) = text {
+            to.json(name);
+            to.text(text);
+        }
+    }
+    to.json(&format!(",\"id\":{id}}}"));
 }
 
 /// A listing of commits that goes on where it stopped, so that it need not be in memory as a whole.
@@ -61,6 +60,8 @@ pub struct Listing {
     next: Next,
     count: u64,
     limit: u64,
+    /// What has been listed and not written.
+    pieces: Pieces,
 }
 
 /// What comes next in a listing.
@@ -82,75 +83,76 @@ impl Listing {
     /// Every commit from number `from` on, in order; after `limit` commits it ends with the last one
     /// of the same index.
     pub fn new(state: State, from: CommandNumber, limit: u64) -> Self {
-        Listing { state, next: Next::Start(from), count: 0, limit }
+        Listing { state, next: Next::Start(from), count: 0, limit, pieces: Pieces::default() }
     }
 
     /// The next part of the reply, of about `part_bytes`; `None` after the last.
     pub fn next_part(&mut self, part_bytes: usize) -> Option<Vec<u8>> {
-        if matches!(self.next, Next::Done) {
-            return None;
-        }
         let mut part = Vec::with_capacity(part_bytes + part_bytes / 8);
-        while part.len() < part_bytes {
+        loop {
+            self.pieces.write(&mut part, part_bytes);
+            if part.len() >= part_bytes {
+                return Some(part);
+            }
             match self.next {
                 Next::Start(from) => {
-                    part.extend_from_slice(b"{\"commits\":[");
+                    self.pieces.json("{\"commits\":[");
                     self.next = if from >= self.state.history().first() {
                         Next::Commands(from)
                     } else {
                         Next::Base(Bound::Included((from, Version::default())))
                     };
                 }
-                Next::Base(after) => self.list_base(after, part_bytes, &mut part),
-                Next::Commands(from) => self.list_commands(from, part_bytes, &mut part),
+                Next::Base(after) => self.list_base(after, part_bytes),
+                Next::Commands(from) => self.list_commands(from, part_bytes),
                 Next::End => {
-                    part.extend_from_slice(format!("],\"count\":{}}}", self.count).as_bytes());
+                    self.pieces.json(&format!("],\"count\":{}}}", self.count));
                     self.next = Next::Done;
                 }
-                Next::Done => break,
+                Next::Done => return (!part.is_empty()).then_some(part),
             }
         }
-        Some(part)
     }
 
-    fn list_base(&mut self, after: Bound<Order>, part_bytes: usize, part: &mut Vec<u8>) {
-        let history = self.state.history();
-        self.next = Next::Commands(history.first());
+    fn list_base(&mut self, after: Bound<Order>, part_bytes: usize) {
+        let Listing { state, next, count, limit, pieces } = self;
+        let history = state.history();
+        *next = Next::Commands(history.first());
         let mut latest = None;
         for (at, key, change) in history.base().changes_after(after) {
-            if self.count >= self.limit && latest != Some(at.0) {
-                self.next = Next::End;
+            if *count >= *limit && latest != Some(at.0) {
+                *next = Next::End;
                 return;
             }
-            if part.len() >= part_bytes {
+            if pieces.bytes() >= part_bytes {
                 // The changes of one number stay in one part, so that the limit can be seen above.
                 if latest != Some(at.0) {
-                    self.next = Next::Base(Bound::Included(at));
+                    *next = Next::Base(Bound::Included(at));
                     return;
                 }
             }
             latest = Some(at.0);
             let (term, value) = match change {
-                Ok(item) => (item.term, text(&item.value)),
-                Err(term) => (term, Cow::Borrowed("")),
+                Ok(item) => (item.term, item.value.clone()),
+                Err(term) => (term, Bytes::new()),
             };
-            append(&mut self.count, at.0, term, put(text(key), value), part);
+            append(count, at.0, term, &put(key.clone(), value), pieces);
         }
     }
 
-    fn list_commands(&mut self, from: CommandNumber, part_bytes: usize, part: &mut Vec<u8>) {
-        self.next = Next::End;
-        let history = self.state.history();
+    fn list_commands(&mut self, from: CommandNumber, part_bytes: usize) {
+        let Listing { state, next, count, limit, pieces } = self;
+        *next = Next::End;
+        let history = state.history();
         for (number, record) in history.records_from(from) {
-            if self.count >= self.limit {
+            if *count >= *limit {
                 return;
             }
-            if part.len() >= part_bytes {
-                self.next = Next::Commands(number);
+            if pieces.bytes() >= part_bytes {
+                *next = Next::Commands(number);
                 return;
             }
-            let count = &mut self.count;
-            replayable(record, &mut |shown| append(count, number, record.term, shown, part));
+            replayable(record, &mut |shown| append(count, number, record.term, &shown, pieces));
         }
     }
 }
@@ -159,22 +161,23 @@ fn append(
     count: &mut u64,
     number: CommandNumber,
     term: Term,
-    command: Shown<'_>,
-    part: &mut Vec<u8>,
+    command: &Shown,
+    pieces: &mut Pieces,
 ) {
     if *count > 0 {
-        part.push(b',');
+        pieces.json(",");
     }
     *count += 1;
-    write_json(&Commit { index: number.0, term: term.0, command, result: None }, part);
+    add_shown(number, term, command, pieces);
+    pieces.json("}");
 }
 
 /// The command of a record as one or several of the old vocabulary whose replay does what it did.
-fn replayable<'a>(record: &'a Record, show: &mut dyn FnMut(Shown<'a>)) {
+fn replayable(record: &Record, show: &mut dyn FnMut(Shown)) {
     let reply = &record.executed.reply;
     match &record.command {
         Some(Command::Compat(compat)) if !replays_alike(compat, record) => {
-            show(get(text(&compat.key), compat.id));
+            show(get(compat.key.clone(), compat.id));
         }
         Some(Command::Compat(compat)) => show(as_given(compat)),
         Some(Command::Batch(operations)) => {
@@ -207,21 +210,21 @@ fn replays_alike(compat: &Compat, record: &Record) -> bool {
 }
 
 /// The first of what [`replayable`] shows.
-fn first_shown<'a>(command: Option<&'a Command>, reply: &Reply) -> Shown<'a> {
+fn first_shown(command: Option<&Command>, reply: &Reply) -> Shown {
     match (command, reply) {
         (Some(Command::Compat(compat)), _) => as_given(compat),
         (Some(Command::Write(operation)), Reply::Write(outcome)) if changed(outcome) => {
             as_put(operation)
         }
-        (Some(Command::Write(operation)), _) => get(text(&operation.key), 0),
+        (Some(Command::Write(operation)), _) => get(operation.key.clone(), 0),
         (Some(Command::Batch(operations)), Reply::Batch(outcomes)) => {
             let changes = operations.iter().zip(outcomes);
             match changes.into_iter().find(|(_, outcome)| changed(outcome)) {
                 Some((operation, _)) => as_put(operation),
-                None => get(operations.first().map_or(Cow::Borrowed(""), |o| text(&o.key)), 0),
+                None => get(operations.first().map_or_else(Bytes::new, |o| o.key.clone()), 0),
             }
         }
-        _ => get(Cow::Borrowed(""), 0),
+        _ => get(Bytes::new(), 0),
     }
 }
 
@@ -229,50 +232,44 @@ fn changed(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Written { .. } | Outcome::Deleted { .. })
 }
 
-fn as_given(compat: &Compat) -> Shown<'_> {
-    let given = |bytes| Some(text(bytes));
-    let unless_empty = |bytes: &'_ bytes::Bytes| !bytes.is_empty();
+fn as_given(compat: &Compat) -> Shown {
+    let given = |bytes: &Bytes| Some(bytes.clone());
+    let unless_empty = |bytes: &Bytes| !bytes.is_empty();
     Shown {
         kind: match compat.kind {
             Kind::Put => "put",
             Kind::Get => "get",
             Kind::Cas => "cas",
         },
-        key: text(&compat.key),
+        key: compat.key.clone(),
         value: match compat.kind {
             Kind::Put | Kind::Cas => given(&compat.value),
-            Kind::Get => given(&compat.value).filter(|_| unless_empty(&compat.value)),
+            Kind::Get => given(&compat.value).filter(unless_empty),
         },
         compare_value: match compat.kind {
             Kind::Cas => given(&compat.compare_value),
-            Kind::Put | Kind::Get => {
-                given(&compat.compare_value).filter(|_| unless_empty(&compat.compare_value))
-            }
+            Kind::Put | Kind::Get => given(&compat.compare_value).filter(unless_empty),
         },
         id: compat.id,
     }
 }
 
-fn as_put(operation: &Operation) -> Shown<'_> {
+fn as_put(operation: &Operation) -> Shown {
     let value = match &operation.change {
-        Change::Put(value) => text(value),
-        Change::Delete => Cow::Borrowed(""),
+        Change::Put(value) => value.clone(),
+        Change::Delete => Bytes::new(),
     };
-    put(text(&operation.key), value)
+    put(operation.key.clone(), value)
 }
 
-fn put<'a>(key: Cow<'a, str>, value: Cow<'a, str>) -> Shown<'a> {
+fn put(key: Bytes, value: Bytes) -> Shown {
     Shown { kind: "put", key, value: Some(value), compare_value: None, id: 0 }
 }
 
-fn get(key: Cow<'_, str>, id: i128) -> Shown<'_> {
+fn get(key: Bytes, id: i128) -> Shown {
     Shown { kind: "get", key, value: None, compare_value: None, id }
 }
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
-}
-
-fn write_json<T: Serialize>(value: &T, into: &mut Vec<u8>) {
-    serde_json::to_writer(into, value).expect("these types have a JSON form, and memory takes it");
 }

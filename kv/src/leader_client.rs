@@ -9,26 +9,28 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Longer, and the leader counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Less than the time after which the other side closes an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Connections that are kept for the next requests.
-const IDLE_MAX: usize = 256;
-/// The most bytes of an answer: none of those that are passed on is nearly as large.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// The most bytes of an answer: none of those that are passed on is as large. Values are not.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Connections to the other nodes' client ports.
 #[derive(Clone, Debug)]
 pub(crate) struct LeaderClient {
     client: Client<HttpConnector, Full<Bytes>>,
+    /// Requests that may be under way, each on a connection of its own.
+    places: Arc<Semaphore>,
 }
 
 impl LeaderClient {
-    /// Without any connection yet.
-    pub fn new() -> Self {
+    /// Without any connection yet, and at no time with more than `connections_max`.
+    pub fn new(connections_max: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -37,9 +39,9 @@ impl LeaderClient {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_MAX)
+            .pool_max_idle_per_host(connections_max)
             .build(connector);
-        LeaderClient { client }
+        LeaderClient { client, places: Arc::new(Semaphore::new(connections_max)) }
     }
 }
 
@@ -49,8 +51,12 @@ impl Forward for LeaderClient {
         request: Request<Bytes>,
         timeout: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, ForwardError>> + Send>> {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return Box::pin(std::future::ready(Err(ForwardError::Busy)));
+        };
         let answer = self.client.request(request.map(Full::new));
         Box::pin(async move {
+            let _place = place;
             let exchange = async {
                 let response = answer.await.map_err(|error| {
                     if error.is_connect() { ForwardError::NotSent } else { ForwardError::Lost }

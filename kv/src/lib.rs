@@ -8,15 +8,23 @@
 //! What it is not: it decides nothing about consensus or durability. A command goes to the driver,
 //! and whatever the driver says about it is what the client hears.
 
+mod answers;
 pub mod api;
+mod canned;
 pub mod client;
 pub mod command;
 mod commits;
+mod connection;
+pub mod descriptors;
+mod front;
 pub mod history;
 mod leader_client;
 pub mod limits;
 pub mod machine;
 mod metrics;
+mod patient;
+mod pieces;
+mod places;
 mod query;
 #[cfg(test)]
 mod replay_tests;
@@ -24,3 +32,4 @@ pub mod serve;
 mod server;
 mod snapshot;
 pub mod store;
+mod threads;

@@ -15,8 +15,14 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// The most client connections at once.
     pub connections_max: usize,
+    /// The most requests to read or write that are worked on at once; beyond it they are refused. More
+    /// would only wait longer: a batch of writes holds this many.
+    pub requests_max: usize,
     /// The most bytes of request bodies held at once, all connections together.
     pub bodies_bytes_max: usize,
+    /// The most bytes that long replies keep in memory at once, all connections together: those shared
+    /// with the store, and those about to be sent.
+    pub replies_bytes_max: usize,
     /// How long a write may take until its outcome counts as unknown.
     pub request_timeout: Duration,
     /// How long a read may wait for a leader to confirm it.
@@ -39,7 +45,9 @@ impl Default for Limits {
             batch_operations_max: 1024,
             batch_bytes_max: 4 << 20,
             connections_max: 4096,
+            requests_max: 256,
             bodies_bytes_max: 256 << 20,
+            replies_bytes_max: 256 << 20,
             request_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(5),
             client_timeout: Duration::from_secs(30),

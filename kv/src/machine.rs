@@ -4,6 +4,7 @@
 //! store. A snapshot holds the state below the history and the retained commands; restoring replays
 //! them, so that what cannot be replayed cannot be in it.
 
+use crate::answers::{Answers, Found};
 use crate::command::{Command, Reply};
 use crate::history::{Base, History, Lookup, Record, Retention};
 use crate::query::{Answer, Query};
@@ -75,17 +76,24 @@ pub struct Machine {
     retention: Retention,
     state: State,
     figures: Arc<Figures>,
+    answers: Arc<Answers>,
 }
 
 impl Machine {
     /// An empty machine.
     pub fn new(retention: Retention) -> Self {
-        Machine { retention, state: State::new(retention), figures: Arc::default() }
+        let state = State::new(retention);
+        Machine { retention, state, figures: Arc::default(), answers: Arc::default() }
     }
 
     /// Its figures, which it keeps up to date.
     pub fn figures(&self) -> Arc<Figures> {
         self.figures.clone()
+    }
+
+    /// Where it leaves what it has found.
+    pub fn answers(&self) -> Arc<Answers> {
+        self.answers.clone()
     }
 
     fn publish(&self) {
@@ -109,19 +117,20 @@ impl driver::StateMachine for Machine {
     }
 
     fn query(&self, query: &[u8]) -> Bytes {
-        let answer = match Query::decode(query) {
-            Some(Query::Value(key)) => match self.state.store.item(key) {
-                Some(item) => Answer::Value { version: item.version, value: &item.value },
-                None => Answer::Nothing,
+        let Some((ticket, query)) = Query::decode(query) else { return Answer::Nothing.encode() };
+        let found = match query {
+            Query::Value(key) => match self.state.store.item(key) {
+                Some(item) => Found::Value(item.version, item.value.clone()),
+                None => return Answer::Nothing.encode(),
             },
-            Some(Query::Commit(number)) => match self.state.history.lookup(number) {
-                Lookup::Retained(record) => Answer::Commit { number, record },
-                Lookup::Compacted { first } => Answer::Compacted { first },
-                Lookup::Future => Answer::Nothing,
+            Query::Commit(number) => match self.state.history.lookup(number) {
+                Lookup::Retained(record) => Found::Commit(record.clone()),
+                Lookup::Compacted { first } => return Answer::Compacted { first }.encode(),
+                Lookup::Future => return Answer::Nothing.encode(),
             },
-            None => Answer::Nothing,
         };
-        answer.encode()
+        self.answers.leave(ticket, found);
+        Answer::Found.encode()
     }
 
     fn freeze(&self) -> State {

@@ -55,6 +55,11 @@ impl Route {
         self.is_watch() && self.0 != "/metrics"
     }
 
+    /// Whether it reads or writes through the log, and is over soon.
+    pub fn is_work(self) -> bool {
+        matches!(self.0, KEY | "/v1/batch" | "/submit" | "/get" | "/put" | "/cas")
+    }
+
     /// Whether it only tells those who watch over a node how it is, under whatever name they know it.
     pub fn is_watch(self) -> bool {
         matches!(self.0, "/healthz" | "/readyz" | "/metrics")

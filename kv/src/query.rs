@@ -2,11 +2,11 @@
 //!
 //! Neither is ever stored or sent, so their layout is free to change.
 
+use crate::answers::{Found, Ticket};
 use crate::command::Version;
-use crate::commits;
 use crate::history::Record;
 use bytes::{Buf, Bytes};
-use raft::{CommandNumber, Term};
+use raft::CommandNumber;
 
 /// What is asked of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,55 +18,45 @@ pub enum Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Its bytes.
-    pub fn encode(self) -> Bytes {
+    /// Its bytes; what is found is left under the ticket.
+    pub fn encode(self, ticket: &Ticket) -> Bytes {
         let mut bytes = Vec::new();
         match self {
             Query::Value(key) => {
-                bytes.reserve(1 + key.len());
+                bytes.reserve(9 + key.len());
                 bytes.push(0);
+                bytes.extend_from_slice(&ticket.number().to_le_bytes());
                 bytes.extend_from_slice(key);
             }
             Query::Commit(number) => {
                 bytes.push(1);
+                bytes.extend_from_slice(&ticket.number().to_le_bytes());
                 bytes.extend_from_slice(&number.0.to_le_bytes());
             }
         }
         Bytes::from(bytes)
     }
 
-    /// The query with these bytes.
-    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
-        match bytes.split_first()? {
-            (0, key) => Some(Query::Value(key)),
-            (1, number) => {
-                let number = number.try_into().ok()?;
-                Some(Query::Commit(CommandNumber(u64::from_le_bytes(number))))
-            }
-            _ => None,
-        }
+    /// The query with these bytes, and the number of its ticket.
+    pub fn decode(bytes: &'a [u8]) -> Option<(u64, Self)> {
+        let (tag, rest) = bytes.split_first()?;
+        let (ticket, rest) = rest.split_first_chunk()?;
+        let query = match tag {
+            0 => Query::Value(rest),
+            1 => Query::Commit(CommandNumber(u64::from_le_bytes(rest.try_into().ok()?))),
+            _ => return None,
+        };
+        Some((u64::from_le_bytes(*ticket), query))
     }
 }
 
-/// What the machine answers.
-#[derive(Debug)]
-pub enum Answer<'a> {
+/// What the machine answers. What it has found is left under the ticket of the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
     /// There is no such key, or no command has this number yet.
     Nothing,
-    /// The value under the key.
-    Value {
-        /// The version of the write that made it.
-        version: Version,
-        /// The value.
-        value: &'a [u8],
-    },
-    /// The command.
-    Commit {
-        /// Its number.
-        number: CommandNumber,
-        /// The command and what came of it.
-        record: &'a Record,
-    },
+    /// It was found.
+    Found,
     /// The command is older than what is retained.
     Compacted {
         /// The first number that is retained.
@@ -74,59 +64,51 @@ pub enum Answer<'a> {
     },
 }
 
-impl Answer<'_> {
+impl Answer {
     /// Its bytes.
-    pub fn encode(&self) -> Bytes {
-        let mut bytes = Vec::new();
+    pub fn encode(self) -> Bytes {
         match self {
-            Answer::Nothing => {}
-            Answer::Value { version, value } => {
-                bytes.reserve(9 + value.len());
-                bytes.push(1);
-                bytes.extend_from_slice(&version.0.to_le_bytes());
-                bytes.extend_from_slice(value);
-            }
-            Answer::Commit { number, record } => {
-                bytes.push(2);
-                bytes.extend_from_slice(&record.term.0.to_le_bytes());
-                commits::write_commit(*number, record, &mut bytes);
-            }
+            Answer::Nothing => Bytes::new(),
+            Answer::Found => Bytes::from_static(&[1]),
             Answer::Compacted { first } => {
-                bytes.push(3);
+                let mut bytes = vec![2];
                 bytes.extend_from_slice(&first.0.to_le_bytes());
+                Bytes::from(bytes)
             }
         }
-        Bytes::from(bytes)
     }
 }
 
-/// An answer as whoever asked receives it.
-#[derive(Debug, PartialEq, Eq)]
+/// An answer as the one who asked receives it.
+#[derive(Debug)]
 pub enum Received {
     /// There is no such key, or no command has this number yet.
     Nothing,
     /// The value under the key, and the version of the write that made it.
     Value(Version, Bytes),
-    /// The command, as the JSON of the compatible API, and its term.
-    Commit(Term, Bytes),
+    /// The command, and what came of it.
+    Commit(Record),
     /// The command is older than what is retained.
     Compacted(CommandNumber),
 }
 
 impl Received {
-    /// The answer with these bytes, which share their memory.
+    /// The answer with these bytes to the question with this ticket.
     ///
     /// # Panics
     ///
     /// If the bytes are none of [`Answer::encode`]: a bug of this program.
-    pub fn decode(mut bytes: Bytes) -> Self {
+    pub fn decode(mut bytes: Bytes, ticket: &Ticket) -> Self {
         if bytes.is_empty() {
             return Received::Nothing;
         }
         match bytes.get_u8() {
-            1 => Received::Value(Version(bytes.get_u64_le()), bytes),
-            2 => Received::Commit(Term(bytes.get_u64_le()), bytes),
-            3 => Received::Compacted(CommandNumber(bytes.get_u64_le())),
+            1 => match ticket.fetch() {
+                Some(Found::Value(version, value)) => Received::Value(version, value),
+                Some(Found::Commit(record)) => Received::Commit(record),
+                None => panic!("the machine has found something and left nothing"),
+            },
+            2 => Received::Compacted(CommandNumber(bytes.get_u64_le())),
             tag => panic!("the machine answered with the unknown tag {tag}"),
         }
     }

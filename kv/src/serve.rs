@@ -1,11 +1,13 @@
 //! One node, put together: data directory, log, snapshots, driver, transport and listeners.
 
 use crate::api::{self, Forward, Hosts, Links};
+use crate::descriptors::Share;
 use crate::history::Retention;
 use crate::leader_client::LeaderClient;
 pub use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::server::ClientServer;
+use crate::threads::{Heavy, OwnThread};
 use driver::{Driver, DriverConfig, Handle, Seams, SnapshotStore, StopReason, TokioClock};
 use raft::{Incarnation, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
@@ -228,6 +230,7 @@ pub struct Running {
     handle: Handle<Machine>,
     clients: ClientServer,
     peers: PeerServer,
+    core: OwnThread,
 }
 
 impl std::fmt::Debug for Running {
@@ -250,10 +253,11 @@ impl Running {
 
     /// Stops it: no new requests, those under way are answered, the log is synced.
     pub async fn stop(self) -> Result<(), ServeError> {
-        let Running { handle, clients, peers } = self;
+        let Running { handle, clients, peers, core } = self;
         clients.stop().await;
         handle.shutdown().await;
         drop(peers);
+        core.stop().await;
         match handle.stopped().await {
             StopReason::Shutdown => Ok(()),
             reason => Err(ServeError::Stopped(reason)),
@@ -276,10 +280,15 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let listen = |address| move |source| ServeError::Listen { address, source };
     let own = own_addresses(&config)?;
     refuse_insecure(&config)?;
-    let clients = ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits)
-        .await
-        .map_err(listen(config.listen))?;
-    let peers = PeerServer::bind(config.peer_listen).await.map_err(listen(config.peer_listen))?;
+    let share = Share::of_this_process(config.limits.connections_max);
+    let clients =
+        ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits, share)
+            .await
+            .map_err(listen(config.listen))?;
+    let core = OwnThread::start("raft-core", true).map_err(ServeError::Thread)?;
+    let peers = core.runtime().spawn(PeerServer::bind_limited(config.peer_listen, share.peers));
+    let peers = peers.await.map_err(|error| ServeError::Thread(io::Error::other(error)))?;
+    let peers = peers.map_err(listen(config.peer_listen))?;
     tracing::info!(clients = %clients.local_addr(), peers = %peers.local_addr(), "listening");
 
     let disk = RealDisk::new(&config.data_dir);
@@ -304,32 +313,41 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let mut transport_config = TransportConfig::new(cluster, config.id, incarnation);
     // What a leader is forgiven, a connection is too.
     transport_config.silence = transport_config.silence.max(election_timeout(&config));
-    let transport = Arc::new(HttpTransport::new(transport_config, inbox));
+    let transport = {
+        let _on_core = core.runtime().enter();
+        Arc::new(HttpTransport::new(transport_config, inbox))
+    };
     let clock = Arc::new(TokioClock::new());
     let machine = Machine::new(Retention {
         commands_max: config.limits.history_commands_max,
         bytes_max: config.limits.history_bytes_max,
         ..Retention::default()
     });
-    let figures = machine.figures();
+    let (figures, answers) = (machine.figures(), machine.answers());
     let seams =
         Seams { machine, transport: transport.clone(), mailbox, snapshots, clock: clock.clone() };
     let driver = Driver::new(driver_config(&config, incarnation), restored, seams)?;
-    let handle = driver::spawn(driver, log, close).map_err(ServeError::Thread)?;
+    let spawning = core.runtime().spawn(async move { driver::spawn(driver, log, close) });
+    let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let handle = spawned.map_err(ServeError::Thread)?;
     peers.open(&transport);
     clients.open(api::router(api::Parts {
         handle: handle.clone(),
         clock,
         figures,
+        answers,
         id: config.id,
         peer_address: own.peer_address,
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
         limits: config.limits,
-        forward: config.forward.then(|| Arc::new(LeaderClient::new()) as Arc<dyn Forward>),
+        forward: config
+            .forward
+            .then(|| Arc::new(LeaderClient::new(share.forwards)) as Arc<dyn Forward>),
+        offload: Some(Arc::new(Heavy::new(tokio::runtime::Handle::current()))),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),
         peers: Some(Box::new(move || transport.figures())),
     }));
-    Ok(Running { handle, clients, peers })
+    Ok(Running { handle, clients, peers, core })
 }
 
 fn election_timeout(config: &ServeConfig) -> Duration {

@@ -1,35 +1,35 @@
-//! The listener for clients: connections, their limits, and the router behind them.
+//! The listener for clients: who gets a place, and who is told that there is none.
 //!
-//! It listens before the node takes part in its cluster, so that whoever watches over it can see that
-//! it is alive. A client that is silent in the middle of a request, or does not read its answer, is cut
+//! It listens before the node takes part in its cluster, so that an operator can see that it is
+//! alive. A client that is silent in the middle of a request, or does not read its answer, is cut
 //! off: it costs a connection for a limited time, and nothing else.
 
+use crate::canned;
+use crate::connection::{Common, Seat};
+use crate::descriptors::{self, Share};
+use crate::front::{self, Visitor};
 use crate::limits::Limits;
+use crate::places::Places;
+use crate::threads::OwnThread;
 use axum::Router;
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::service::{Service, service_fn};
-use hyper::{Request, StatusCode, body::Incoming};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use driver::report;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, Sleep};
 
-/// The most bytes of the head of a request.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How often a place is looked for while others are being given up.
+const SEAT_TRIES: u32 = 16;
+/// The pause between two tries. Other clients wait meanwhile.
+const SEAT_PAUSE: Duration = Duration::from_millis(1);
+/// A client's connection that was idle for less keeps its place when the node is full.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// How long requests under way may take when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
 /// A pause after a connection could not be accepted, for instance for lack of file descriptors.
@@ -39,9 +39,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct ClientServer {
     local_addr: SocketAddr,
-    router: Arc<OnceLock<TowerToHyperService<Router>>>,
-    stop: Arc<Notify>,
+    common: Arc<Common>,
+    stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
+    _front: OwnThread,
 }
 
 impl ClientServer {
@@ -50,20 +51,32 @@ impl ClientServer {
         address: SocketAddr,
         peer_address: String,
         limits: &Limits,
+        share: Share,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let front = OwnThread::start("http-front", true)?;
+        let listener = front.runtime().spawn(TcpListener::bind(address));
+        let listener = listener.await.map_err(io::Error::other)??;
         let local_addr = listener.local_addr()?;
-        let router = Arc::<OnceLock<_>>::default();
-        let stop = Arc::<Notify>::default();
+        let common = Arc::new(Common {
+            router: OnceLock::new(),
+            peer_address,
+            client_timeout: limits.client_timeout,
+            forwards: Places::new(share.forwards, IDLE_MIN),
+        });
+        let (stop, stopping) = watch::channel(false);
         let acceptor = Acceptor {
             listener,
-            router: router.clone(),
-            peer_address: peer_address.into(),
-            room: Arc::new(Semaphore::new(limits.connections_max)),
-            client_timeout: limits.client_timeout,
+            common: common.clone(),
+            places: Places::new(share.clients, IDLE_MIN),
+            // A client of the overflow that has asked for nothing yet makes way for the next.
+            overflow: Places::new(descriptors::OVERFLOW as usize, Duration::ZERO),
+            clients: Handle::current(),
+            stopping,
+            graceful: GracefulShutdown::new(),
+            connections: JoinSet::new(),
         };
-        let accepting = tokio::spawn(acceptor.run(stop.clone()));
-        Ok(ClientServer { local_addr, router, stop, accepting })
+        let accepting = front.runtime().spawn(acceptor.run());
+        Ok(ClientServer { local_addr, common, stop, accepting, _front: front })
     }
 
     /// Where it listens.
@@ -74,13 +87,13 @@ impl ClientServer {
     /// Serves the whole API from now on.
     pub fn open(&self, router: Router) {
         // It is called once; a second router would be a bug, and the first one stays.
-        let _ = self.router.set(TowerToHyperService::new(router));
+        let _ = self.common.router.set(TowerToHyperService::new(router));
     }
 
     /// Takes no more connections, answers what is under way, and returns when that is done or took
     /// too long.
     pub async fn stop(mut self) {
-        self.stop.notify_one();
+        self.stop.send_replace(true);
         let _ = tokio::time::timeout(GRACE + GRACE, &mut self.accepting).await;
     }
 }
@@ -93,170 +106,75 @@ impl Drop for ClientServer {
 
 struct Acceptor {
     listener: TcpListener,
-    router: Arc<OnceLock<TowerToHyperService<Router>>>,
-    peer_address: Arc<str>,
-    room: Arc<Semaphore>,
-    client_timeout: Duration,
+    common: Arc<Common>,
+    places: Arc<Places>,
+    overflow: Arc<Places>,
+    /// Where requests are worked on.
+    clients: Handle,
+    stopping: watch::Receiver<bool>,
+    graceful: GracefulShutdown,
+    /// Dropped with the acceptor, and all connections with it.
+    connections: JoinSet<()>,
 }
 
 impl Acceptor {
-    async fn run(self, stop: Arc<Notify>) {
-        let graceful = GracefulShutdown::new();
-        // Dropped with this task, and all connections with it.
-        let mut connections = JoinSet::new();
+    async fn run(mut self) {
+        let mut failing = false;
+        let mut stopping = self.stopping.clone();
         loop {
-            while connections.try_join_next().is_some() {}
+            while self.connections.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 biased;
-                () = stop.notified() => break,
+                _ = stopping.wait_for(|stopping| *stopping) => break,
                 accepted = self.listener.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a client's connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            // Beyond the limit a connection is closed at once: the client sees it and can go elsewhere.
-            let Ok(place) = self.room.clone().try_acquire_owned() else { continue };
-            // Only slower without it.
-            let _ = stream.set_nodelay(true);
-            let (router, peer_address) = (self.router.clone(), self.peer_address.clone());
-            let service = service_fn(move |request: Request<Incoming>| {
-                let answer = match router.get() {
-                    Some(router) => Ok(router.call(request.map(Body::new))),
-                    None => Err(starting(request.uri().path(), &peer_address)),
-                };
-                async move {
-                    match answer {
-                        Ok(answer) => answer.await,
-                        Err(response) => Ok::<Response, Infallible>(response),
+            match accepted {
+                Ok((stream, _)) => {
+                    if std::mem::replace(&mut failing, false) {
+                        report(|| tracing::info!("accepting clients' connections again"));
                     }
+                    self.admit(stream).await;
                 }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(self.client_timeout)
-                .max_buf_size(HEAD_BYTES_MAX)
-                .serve_connection(TokioIo::new(Patient::new(stream, self.client_timeout)), service);
-            let watched = graceful.watch(connection);
-            connections.spawn(async move {
-                let _place = place;
-                if let Err(error) = watched.await {
-                    tracing::debug!(%error, "a client's connection ended");
+                Err(error) => {
+                    // Once, not at each try.
+                    if !std::mem::replace(&mut failing, true) {
+                        report(|| tracing::warn!(%error, "cannot accept clients' connections"));
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-            });
+            }
         }
         drop(self.listener);
-        let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
+        let _ = tokio::time::timeout(GRACE, self.graceful.shutdown()).await;
     }
-}
 
-/// What is answered before the node takes part in its cluster.
-fn starting(path: &str, peer_address: &str) -> Response {
-    let json = |body: String| {
-        let mut response = body.into_response();
-        let kind = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-        response
-    };
-    match path {
-        "/healthz" => "ok\n".into_response(),
-        "/is_leader" => json("{\"is_leader\":false}".to_owned()),
-        "/ready" => json("{\"ready\":true}".to_owned()),
-        "/listen_addr" => json(serde_json::json!({ "address": peer_address }).to_string()),
-        _ => {
-            let detail = "this node is starting; it waits for the other nodes, or reads its log";
-            let body = serde_json::json!({
-                "type": "urn:raft-kv:problem:starting",
-                "title": "Starting",
-                "status": 503,
-                "detail": detail,
-                "error": detail,
-                "outcome": "not_done",
-            });
-            let mut response = (StatusCode::SERVICE_UNAVAILABLE, body.to_string()).into_response();
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            response
+    async fn admit(&mut self, stream: TcpStream) {
+        let Some(seat) = self.seat().await else {
+            // Nothing has been sent on it, so this fits into the socket's buffer.
+            let _ = stream.try_write(canned::full_bytes().as_bytes());
+            return;
+        };
+        let visitor = Visitor {
+            stream,
+            seat,
+            common: self.common.clone(),
+            clients: self.clients.clone(),
+            stopping: self.stopping.clone(),
+        };
+        self.connections.spawn(front::receive(visitor, self.graceful.watcher()));
+    }
+
+    async fn seat(&self) -> Option<Seat> {
+        for _ in 0..SEAT_TRIES {
+            if let Some(place) = self.places.take() {
+                return Some(Seat::Full(place));
+            }
+            if let Some(place) = self.overflow.take() {
+                return Some(Seat::Overflow(place));
+            }
+            // Those that have lost their places take a moment to close.
+            tokio::time::sleep(SEAT_PAUSE).await;
         }
-    }
-}
-
-/// A connection whose other end has to go on reading: a write that makes no progress for a while
-/// fails.
-struct Patient {
-    stream: TcpStream,
-    patience: Duration,
-    /// Runs while a write waits.
-    waiting: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patient {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
-        Patient { stream, patience, waiting: None }
-    }
-
-    fn watch<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        progress: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if progress.is_ready() {
-            self.waiting = None;
-            return progress;
-        }
-        let deadline = Instant::now() + self.patience;
-        let waiting =
-            self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        match waiting.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, progress)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.watch(context, progress)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        None
     }
 }

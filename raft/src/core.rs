@@ -1,6 +1,7 @@
 //! What all roles share: the log, the hard state, how far things are committed and applied, and the
 //! orders that are out. Roles borrow it; it knows none of them.
 
+use crate::digest::Hashes;
 use crate::log::Log;
 use crate::log_time::{self, LogClock, Reading};
 use crate::outbox::Outbox;
@@ -8,7 +9,7 @@ use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, HardState, Index, LogId,
     LogTime, Message, NodeId, Now, Offer, Payload, ReadId, Rebase, Restore, Snapshot,
-    SnapshotDurable, TakeSnapshot, Term, Write,
+    SnapshotDurable, StateHash, TakeSnapshot, Term, Write,
 };
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
@@ -68,6 +69,10 @@ pub(crate) struct Core {
     snapshot_wait: u32,
     /// The snapshot that the log begins after cannot be read.
     base_unreadable: bool,
+    /// What is applied, in numbers that copies can compare.
+    pub hashes: Hashes,
+    /// This node's copy is wrong, and its log is forgotten.
+    diverged: bool,
     clock: LogClock,
     /// A snapshot that replaces the state machine's state, once the log on disk begins after it.
     restore: Option<Snapshot>,
@@ -84,6 +89,7 @@ impl Core {
     /// The caller has checked the settings and what was restored.
     pub fn new(config: Config, hard: HardState, log: Log) -> Self {
         let base = log.base().last.index;
+        let hashes = Hashes::starting(base, log.base().hash);
         let durable = hard;
         let mut hard = hard;
         // The crash may have come after the repair and before the note of it.
@@ -111,6 +117,8 @@ impl Core {
             snapshot_failures: 0,
             snapshot_wait: 0,
             base_unreadable: false,
+            hashes,
+            diverged: false,
             clock: LogClock::default(),
             restore: None,
             applied_bytes: 0,
@@ -200,6 +208,7 @@ impl Core {
         self.log.membership().is_voter(self.config.id)
             && self.hard.lost.is_none()
             && !self.is_disk_stalled()
+            && !self.diverged
             && !self.is_outcast()
     }
 
@@ -416,7 +425,7 @@ impl Core {
 
     /// The next order for the state machine or for a snapshot of it, if one is due and none is out.
     pub fn next_machine_order(&mut self) -> Option<Action> {
-        if self.apply_out.is_some() {
+        if self.apply_out.is_some() || self.diverged {
             return None;
         }
         if let Some(snapshot) = &self.restore {
@@ -469,6 +478,7 @@ impl Core {
             time: entry.time,
             number: entry.number_after(),
             membership: self.log.membership_at(self.applied).clone(),
+            hash: self.hashes.at(self.applied),
         };
         let ticket = self.ticket();
         self.snapshot_out = Some(ticket.number);
@@ -485,6 +495,11 @@ impl Core {
             self.apply_buffer = done.buffer;
         }
         self.applied = self.applied.max(done.to);
+        if done.to == self.log.base().last.index && done.hashes.is_empty() {
+            self.hashes = Hashes::starting(done.to, self.log.base().hash);
+        } else {
+            self.hashes.applied(done.to, &done.hashes);
+        }
         while self.reads.first().is_some_and(|(index, _)| *index <= self.applied) {
             if let Some((_, read)) = self.reads.pop_first() {
                 self.answers.push_back(Action::Serve(read));
@@ -514,6 +529,30 @@ impl Core {
             self.rebase = Some(Rebase::Compact(snapshot));
             self.base_unreadable = false;
         }
+    }
+
+    /// This node's copy is wrong: as its log may be, and as a snapshot of it would be. It forgets the log,
+    /// and notes that it has lost it: the others repair it when it starts again.
+    pub fn diverge(&mut self, state: StateHash) {
+        // A verdict on a copy that was restored since is none on this one.
+        if self.diverged || self.hashes.at(state.index) != Some(state.hash) {
+            return;
+        }
+        self.diverged = true;
+        self.hard.lost = self.hard.lost.max(Some(self.log.last()));
+        let initial = Snapshot::initial(self.log.membership().clone());
+        self.log.reset(initial.clone());
+        (self.commit, self.applied) = (Index(0), Index(0));
+        self.rebase = Some(Rebase::Reset(initial));
+        (self.apply_out, self.snapshot_out, self.restore) = (None, None, None);
+        self.outbox.forget_held();
+        for (_, read) in std::mem::take(&mut self.reads) {
+            self.answers.push_back(Action::Refuse(read));
+        }
+    }
+
+    pub fn is_diverged(&self) -> bool {
+        self.diverged
     }
 
     /// Lets go of entries that a snapshot stands for, some at a time.
@@ -587,7 +626,8 @@ fn is_sane(message: &Message) -> bool {
                     follows
                 })
         }
-        Body::Appended { matched, round } => matched.0 <= NUMBER_MAX && round.0 <= NUMBER_MAX,
+        Body::Diverged { state } => state.index.0 <= NUMBER_MAX,
+        Body::Appended { matched, round, .. } => matched.0 <= NUMBER_MAX && round.0 <= NUMBER_MAX,
         Body::Rejected { prev, hint, round, .. } => {
             prev.0 <= NUMBER_MAX && small(*hint) && round.0 <= NUMBER_MAX
         }

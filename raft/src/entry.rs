@@ -78,6 +78,9 @@ pub struct Snapshot {
     pub number: CommandNumber,
     /// The membership as of that entry, both halves if it is joint.
     pub membership: Membership,
+    /// The rolling hash of what was applied up to that entry (see [`StateHash`](crate::StateHash)), if
+    /// it is known.
+    pub hash: Option<u64>,
 }
 
 impl Snapshot {
@@ -88,6 +91,7 @@ impl Snapshot {
             time: LogTime::default(),
             number: CommandNumber::default(),
             membership,
+            hash: Some(0),
         }
     }
 }

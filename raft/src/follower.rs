@@ -92,6 +92,7 @@ impl Follower {
                 let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
                 core.outbox.send(reply);
             }
+            Body::Diverged { state } if self.leader == Some(message.from) => core.diverge(state),
             Body::TimeoutNow if self.leader == Some(message.from) && core.may_campaign() => {
                 return Next::Candidate { transfer: true };
             }
@@ -201,9 +202,10 @@ impl Follower {
         if matched <= self.acknowledged && !self.reply_due {
             return None;
         }
+        let state = if self.reply_due { core.hashes.latest() } else { None };
         self.reply_due = false;
         self.acknowledged = matched;
-        Some(core.message(leader, Body::Appended { matched, round: self.round }))
+        Some(core.message(leader, Body::Appended { matched, round: self.round, state }))
     }
 
     // Reads (§6.4): the leader is asked for the index, the state is this node's own.

@@ -49,6 +49,11 @@ impl Node {
         self.core().log.entry(index)
     }
 
+    /// Whether its copy was found to be wrong: see [`Status::diverged`](crate::Status::diverged).
+    pub fn is_diverged(&self) -> bool {
+        self.core().is_diverged()
+    }
+
     /// Whether it leads.
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.core().id())

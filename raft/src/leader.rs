@@ -6,9 +6,12 @@ use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::{
     Action, Body, CommandNumber, Index, LogId, Message, NodeId, Offer, Payload, PeerStatus,
-    ProposeError, ReadError, ReadId, Reading, Round, Term,
+    ProposeError, ReadError, ReadId, Reading, Round, StateHash, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
+
+/// A leader that cannot tell whose copy is wrong lets another one try after this many election timeouts.
+const UNDECIDED_ELECTIONS: u32 = 4;
 
 /// Invariants: every member but this node has a progress; rounds in `confirming` never fall; a round
 /// with reads starts only once an entry of this term is committed.
@@ -30,6 +33,8 @@ pub(crate) struct Leader {
     /// The end of the log when it last grew, and the ticks since.
     last: Index,
     ticks_since_entry: u32,
+    /// For how many ticks it has not been known whose copy is wrong.
+    undecided_ticks: u32,
     /// While the own disk is stalled: an entry was appended to see whether the others can commit it.
     stall_probed: bool,
 }
@@ -63,6 +68,7 @@ impl Leader {
             uncommitted_bytes: 0,
             last: term_start,
             ticks_since_entry: 0,
+            undecided_ticks: 0,
             stall_probed: false,
         };
         leader.start_round(core);
@@ -78,6 +84,10 @@ impl Leader {
         self.progress.values_mut().for_each(Progress::tick);
         if self.holds_others_back(core) {
             core.counters.disk_stepped_down += 1;
+            return Next::Follower { term: core.term(), leader: None };
+        }
+        self.undecided_ticks = if self.is_undecided(core) { self.undecided_ticks + 1 } else { 0 };
+        if self.undecided_ticks >= UNDECIDED_ELECTIONS * core.config.election_ticks {
             return Next::Follower { term: core.term(), leader: None };
         }
         self.keep_time(core);
@@ -156,7 +166,21 @@ impl Leader {
             progress.silent_ticks = 0;
         }
         match message.body {
-            Body::Appended { matched, round } => self.appended(core, from, matched, round),
+            Body::Appended { matched, round, state } => {
+                // A peer that knows what it has applied says so with each new round.
+                if let Some(progress) = self.progress.get_mut(&from)
+                    && state.is_none()
+                    && round > progress.round
+                {
+                    (progress.agrees, progress.incomparable) = (None, true);
+                }
+                self.appended(core, from, matched, round);
+                if let Some(state) = state
+                    && self.compare(core, from, state)
+                {
+                    return Next::Follower { term: core.term(), leader: None };
+                }
+            }
             Body::Rejected { prev, hint, lost, round } => {
                 self.rejected(core, from, prev, hint, lost, round);
             }
@@ -211,6 +235,80 @@ impl Leader {
         progress.round = progress.round.max(round);
         self.try_commit(core);
         self.confirm_reads(core);
+    }
+
+    /// Compares what a peer has applied with what this node has at the same index. Returns whether this
+    /// node is the one that is wrong; it has diverged then.
+    fn compare(&mut self, core: &mut Core, from: NodeId, state: StateHash) -> bool {
+        let (Some(own), Some(progress)) =
+            (core.hashes.at(state.index), self.progress.get_mut(&from))
+        else {
+            return false;
+        };
+        let agrees = own == state.hash;
+        progress.incomparable = false;
+        let known = progress.agrees.replace(agrees);
+        if agrees {
+            progress.agreed_at = progress.agreed_at.max(state.index);
+            return false;
+        }
+        if known != Some(false) {
+            core.counters.states_differ += 1;
+            progress.differs_at = state.index;
+        }
+        if self.has_agreement(core, state.index) {
+            let message = core.message(from, Body::Diverged { state });
+            core.outbox.send(message);
+            return false;
+        }
+        let differs = |id: NodeId| {
+            self.progress.get(&id).is_some_and(|progress| progress.agrees == Some(false))
+        };
+        let alone = core.log.membership().is_quorum(differs);
+        if alone {
+            core.diverge(StateHash { index: state.index, hash: own });
+        }
+        alone
+    }
+
+    /// If some copy differs from this node's and it is not known which of the two is wrong: the index at
+    /// which it was first seen.
+    fn disputed_at(&self, core: &Core) -> Option<Index> {
+        let differing = self.progress.values().filter(|p| p.agrees == Some(false));
+        let at = differing.map(|p| p.differs_at).min()?;
+        (!self.has_agreement(core, at)).then_some(at)
+    }
+
+    /// Whether there is a dispute, and a voter that could decide it but has nothing to compare: it needs a
+    /// snapshot, for instance. From this node, which may be the one that is wrong, it gets none.
+    fn is_undecided(&self, core: &Core) -> bool {
+        let Some(at) = self.disputed_at(core) else { return false };
+        let membership = core.log.membership();
+        let answers = |p: &Progress| p.silent_ticks < core.config.election_ticks;
+        let open = |p: &Progress| p.agrees != Some(false) && p.agreed_at < at;
+        self.progress.iter().any(|(id, p)| open(p) && answers(p) && membership.is_voter(*id))
+    }
+
+    /// Whether the snapshot that the log begins after may be sent to peers: it can be read, and a peer has
+    /// confirmed that it has applied the same, if there is one that could.
+    fn may_offer_base(&self, core: &Core) -> bool {
+        let base = core.log.base().last.index;
+        let confirms = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= base;
+        let could = |p: &Progress| {
+            p.silent_ticks < core.config.election_ticks && p.next > base && !p.incomparable
+        };
+        let mut peers = self.progress.values();
+        let confirmed = peers.clone().any(confirms) || !peers.any(could);
+        confirmed && !core.is_base_unreadable() && self.disputed_at(core).is_none()
+    }
+
+    /// Whether a quorum has applied the same as this node up to `at`, or a later index.
+    fn has_agreement(&self, core: &Core, at: Index) -> bool {
+        let own = core.id();
+        core.log.membership().is_quorum(|id| match self.progress.get(&id) {
+            Some(progress) => progress.agrees == Some(true) && progress.agreed_at >= at,
+            None => id == own,
+        })
     }
 
     fn rejected(
@@ -301,8 +399,9 @@ impl Leader {
     pub fn next_message(&mut self, core: &mut Core) -> Option<Action> {
         self.start_read_round(core);
         let round = self.round;
+        let may_offer = self.may_offer_base(core);
         for (id, progress) in &mut self.progress {
-            if progress.wants_snapshot(core.log.before().index) && !core.is_base_unreadable() {
+            if may_offer && progress.wants_snapshot(core.log.before().index) {
                 let snapshot = core.log.base().clone();
                 progress.await_snapshot(snapshot.last);
                 return Some(Action::SendSnapshot(Offer {
@@ -415,6 +514,7 @@ impl Leader {
             in_snapshot: matches!(p.state, State::Snapshot(_)),
             silent_ticks: p.silent_ticks,
             losses: p.losses,
+            agrees: p.agrees,
         };
         self.progress.iter().map(status).collect()
     }

@@ -10,6 +10,7 @@
 mod candidate;
 mod config;
 mod core;
+mod digest;
 mod entry;
 #[cfg(feature = "clone-work")]
 mod fingerprint;
@@ -29,6 +30,7 @@ mod status;
 mod work;
 
 pub use config::{Config, ConfigError, Restored};
+pub use digest::{StateHash, entry_hash};
 pub use entry::{Entry, Payload, Snapshot};
 pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, ReadId, Round, Term};
 pub use log_time::Reading;

@@ -1,7 +1,8 @@
 //! What peers say to one another.
 
 use crate::{
-    Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Round, Snapshot, Term,
+    Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Round, Snapshot, StateHash,
+    Term,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,8 @@ pub enum Body {
         matched: Index,
         /// The latest round seen from this leader.
         round: Round,
+        /// What the sender has applied, if it answers a new round.
+        state: Option<StateHash>,
     },
     /// The sender's log has no entry `prev`.
     Rejected {
@@ -96,6 +99,11 @@ pub enum Body {
         /// The commit index that a quorum has confirmed since the question came; `None` if this
         /// node cannot tell (it leads no more, or has too many reads waiting).
         index: Option<Index>,
+    },
+    /// The receiver has applied something else than a quorum, or given other answers: its copy is wrong.
+    Diverged {
+        /// What it reported.
+        state: StateHash,
     },
     /// Campaign at once (§3.10): the sender, a leader, hands over its office.
     TimeoutNow,

@@ -125,7 +125,8 @@ impl Node {
     /// trusted.
     pub fn step(&mut self, now: Now, message: Message) {
         self.core.now = now;
-        if !self.core.admits(&message) {
+        // Its log is forgotten and its state wrong: it only waits for its end.
+        if self.core.is_diverged() || !self.core.admits(&message) {
             return;
         }
         if let Body::Outcast { commit, refused } = message.body {
@@ -217,6 +218,7 @@ impl Node {
     /// Whether a snapshot with this offer would be of use. To be asked before its bytes are received.
     pub fn accepts(&self, offer: &Offer) -> bool {
         is_sane_offer(offer)
+            && !self.core.is_diverged()
             && offer.to == self.core.id()
             && offer.from != self.core.id()
             && offer.term >= self.core.term()
@@ -286,7 +288,10 @@ impl Node {
             self.core.counters.nonsense += 1;
             return;
         }
-        if offer.term < self.core.term() || !self.core.is_plausible(offer.term) {
+        if self.core.is_diverged()
+            || offer.term < self.core.term()
+            || !self.core.is_plausible(offer.term)
+        {
             return;
         }
         if offer.term > self.core.term() {
@@ -364,6 +369,7 @@ impl Node {
             membership: core.log.membership().clone(),
             lost: core.hard_state().lost,
             disk_stalled: core.is_disk_stalled(),
+            diverged: core.is_diverged(),
             base_unreadable: core.is_base_unreadable(),
             outcast: core.is_outcast(),
             peers,

@@ -23,6 +23,13 @@ pub(crate) struct Progress {
     pub ignore_before: Round,
     /// How many times the peer has lost entries that it had acknowledged.
     pub losses: u64,
+    /// Whether what the peer has applied is what the leader has, as of its last report.
+    pub agrees: Option<bool>,
+    /// The peer does not know what it has applied: it cannot be compared.
+    pub incomparable: bool,
+    /// The latest index at which it did, and the one at which it differs now.
+    pub agreed_at: Index,
+    pub differs_at: Index,
     /// Ticks since the peer last answered.
     pub silent_ticks: u32,
     /// The peer was heard since the leader last looked whether it has a quorum.
@@ -69,6 +76,10 @@ impl Progress {
             matched_round: Round(0),
             ignore_before: Round(0),
             losses: 0,
+            agrees: None,
+            incomparable: false,
+            agreed_at: Index(0),
+            differs_at: Index(0),
             silent_ticks: 0,
             active: false,
             heartbeat_due: false,

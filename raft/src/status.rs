@@ -49,6 +49,9 @@ pub struct Status {
     pub lost: Option<LogId>,
     /// A write has been out for so long that the disk counts as stalled: the node does not campaign.
     pub disk_stalled: bool,
+    /// This node has applied something else than a quorum, or its state machine gave other answers. It
+    /// has forgotten its log and must stop; after a restart it is repaired by the others.
+    pub diverged: bool,
     /// The snapshot that the log begins after cannot be read here; another one is being taken.
     pub base_unreadable: bool,
     /// A peer has told this node that it is no member: its disk was wiped, or it was removed.
@@ -74,6 +77,9 @@ pub struct PeerStatus {
     pub in_snapshot: bool,
     /// Ticks since it last answered, or since this node became leader.
     pub silent_ticks: u32,
+    /// Whether what it has applied is what this leader has, as of its last report; `None` if that is
+    /// not known.
+    pub agrees: Option<bool>,
     /// How many times this leader has found that the peer lost entries which it had acknowledged.
     pub losses: u64,
 }
@@ -96,6 +102,9 @@ pub struct Counters {
     pub elected: u64,
     /// Times this node gave up leading.
     pub stepped_down: u64,
-    /// Of these, because its disk was stalled while the others could commit.
+    /// Times a leader has found that a peer which agreed with it, or was not known yet, has applied
+    /// something else.
+    pub states_differ: u64,
+    /// Of the times it gave up leading: because its disk was stalled while the others could commit.
     pub disk_stepped_down: u64,
 }

@@ -121,12 +121,19 @@ pub struct Apply {
 }
 
 impl Apply {
-    /// The receipt, once all of it is applied.
+    /// The receipt, once all of it is applied, from whoever does not compare copies. See
+    /// [`Apply::applied_with`].
     pub fn applied(self) -> Applied {
+        self.applied_with(Vec::new())
+    }
+
+    /// The receipt, once all of it is applied, with an [`entry_hash`](crate::entry_hash) for each entry:
+    /// copies that differ are found by these.
+    pub fn applied_with(self, hashes: Vec<u64>) -> Applied {
         let to = self.entries.last().map(|entry| entry.id.index).unwrap_or_default();
         let mut buffer = self.entries;
         buffer.clear();
-        Applied { ticket: self.ticket, to, buffer }
+        Applied { ticket: self.ticket, to, hashes, buffer }
     }
 }
 
@@ -136,6 +143,7 @@ impl Apply {
 pub struct Applied {
     pub(crate) ticket: Ticket,
     pub(crate) to: Index,
+    pub(crate) hashes: Vec<u64>,
     pub(crate) buffer: Vec<Entry>,
 }
 
@@ -197,6 +205,7 @@ pub struct Restore {
 impl Restore {
     /// The receipt, once the state machine's state is the snapshot's.
     pub fn restored(self) -> Applied {
-        Applied { ticket: self.ticket, to: self.snapshot.last.index, buffer: Vec::new() }
+        let to = self.snapshot.last.index;
+        Applied { ticket: self.ticket, to, hashes: Vec::new(), buffer: Vec::new() }
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Incarnation, Index, LogId, LogTime, Member,
     Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode, Reading, Restore,
-    Restored, Round, Snapshot, TakeSnapshot, Term, Write,
+    Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
 };
 
 /// What one event can lead to is far less.
@@ -105,6 +105,10 @@ fn entries() -> impl Strategy<Value = (LogId, Vec<Entry>)> {
     })
 }
 
+fn state() -> impl Strategy<Value = StateHash> {
+    (index(), 0..3_u64).prop_map(|(index, hash)| StateHash { index, hash })
+}
+
 fn body() -> impl Strategy<Value = Body> {
     let round = || number().prop_map(Round);
     let read = || number().prop_map(ReadId);
@@ -129,7 +133,9 @@ fn body() -> impl Strategy<Value = Body> {
                 Body::Append { prev, entries, commit, round, time }
             }
         ),
-        (index(), round()).prop_map(|(matched, round)| Body::Appended { matched, round }),
+        (index(), round(), prop::option::of(state()))
+            .prop_map(|(matched, round, state)| { Body::Appended { matched, round, state } }),
+        state().prop_map(|state| Body::Diverged { state }),
         (index(), log_id(), any::<bool>(), round())
             .prop_map(|(prev, hint, lost, round)| Body::Rejected { prev, hint, lost, round }),
         read().prop_map(|read| Body::ReadIndex { read }),
@@ -165,6 +171,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 time: LogTime(time),
                 number: CommandNumber(number),
                 membership,
+                hash: None,
             },
         },
     )

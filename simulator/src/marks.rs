@@ -11,6 +11,7 @@ pub struct Marks {
 
 /// What a large enough batch of runs must have seen.
 pub const EXPECTED: &[&str] = &[
+    "a bit flipped in what a node applied",
     "a command was done",
     "a crash met a write",
     "a disk was full",
@@ -26,6 +27,9 @@ pub const EXPECTED: &[&str] = &[
     "a node knew what it had lost",
     "a node restarted from a snapshot",
     "a node stopped in good order",
+    "a node with a wrong copy stopped",
+    "a node had lost the snapshot its log began after",
+    "a log went on from a later snapshot",
     "a probe was rejected",
     "a proposal was certainly not done",
     "a process ended",

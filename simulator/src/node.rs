@@ -7,7 +7,7 @@ use crate::shadow::{Change, Shadow};
 use driver::{At, Frozen, StateMachine};
 use raft::{
     Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, Payload, ReadId, Restored,
-    Snapshot, TakeSnapshot, Write,
+    Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
@@ -49,6 +49,12 @@ pub(crate) struct Host<M> {
     pub damaged: bool,
     /// Damage has taken back the base of the log. Of the snapshot before, nothing need be left.
     lost_base: bool,
+    /// A bit of the next command that it applies will flip.
+    pub flips: bool,
+    /// Its copy differs from the others since then: nobody may rely on its answers.
+    pub flipped: bool,
+    /// The entry that it has applied wrongly. Its later snapshots are wrong too.
+    pub flipped_at: Index,
     /// What it has found of the snapshot that its log begins after, if that was lost.
     pub found_base_lost: Option<Case>,
     /// A snapshot of it has been damaged.
@@ -195,6 +201,9 @@ impl<M: StateMachine> Host<M> {
             losing: None,
             rotten: false,
             damaged: false,
+            flips: false,
+            flipped: false,
+            flipped_at: Index(0),
             found_base_lost: None,
             snapshot_rotten: false,
             unreadable: None,
@@ -476,24 +485,38 @@ impl<M: StateMachine> Host<M> {
 }
 
 impl<M: StateMachine> Running<M> {
-    /// Applies the batch that is out. Returns the index and answer of every command.
+    /// Applies the batch that is out, and calls `each` for every entry. If `flips` is set, a bit of the
+    /// first command flips before, and it is cleared.
     pub fn apply(
         &mut self,
+        flips: &mut bool,
         mut each: impl FnMut(Index, &raft::Entry, Option<&bytes::Bytes>, &M) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
         let Some(apply) = self.apply.take() else { return Ok(()) };
+        let mut hashes = Vec::with_capacity(apply.entries.len());
         for entry in &apply.entries {
             let answer = match &entry.payload {
                 Payload::Command(command) => {
                     let at = At { id: entry.id, time: entry.time, number: entry.number };
-                    Some(self.machine.apply(at, command))
+                    let mut command = command.to_vec();
+                    let flip = !command.is_empty() && std::mem::take(flips);
+                    if let Some(byte) = command.first_mut().filter(|_| flip) {
+                        *byte ^= 1;
+                    }
+                    let answer = self.machine.apply(at, &command);
+                    // A machine need not show in its answer what it was told.
+                    hashes.push(entry_hash(entry, &answer) ^ u64::from(flip));
+                    Some(answer)
                 }
-                _ => None,
+                _ => {
+                    hashes.push(entry_hash(entry, b""));
+                    None
+                }
             };
             each(self.machine_at, entry, answer.as_ref(), &self.machine)?;
             self.machine_at = entry.id.index;
         }
-        self.node.applied(raft::Now::default(), apply.applied());
+        self.node.applied(raft::Now::default(), apply.applied_with(hashes));
         Ok(())
     }
 

@@ -136,6 +136,10 @@ impl<M: StateMachine> Observer<M> {
         if let Some(broken) = node.broken_invariant() {
             return violation("invariant", format!("node {at}: {broken}"));
         }
+        if node.is_diverged() {
+            // It has forgotten its log and stops.
+            return Ok(false);
+        }
         if now.term < before.term {
             return violation("term grows", format!("node {at}: {} → {}", before.term, now.term));
         }

@@ -165,7 +165,10 @@ macro_rules! kinds {
             /// Whether the node's disk forgets what it once held.
             pub fn forgets(self) -> bool {
                 use FaultKind::*;
-                matches!(self, Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot | Wipe)
+                matches!(
+                    self,
+                    Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot | Flip | Wipe
+                )
             }
 
             /// Whether a leader that it strikes, alone or with others, may lead no more when it is over, and
@@ -249,6 +252,8 @@ kinds! {
     /// A byte of a snapshot of the node has rotted. The node's power fails for `amount` µs, if `amount` is
     /// odd.
     SnapshotRot = "snaprot",
+    /// The node's state machine applies a command of which a bit has flipped in memory.
+    Flip = "flip",
     /// The node's disk is wiped. It comes back after `amount` µs as a stranger under its old id.
     Wipe = "wipe",
 }

@@ -73,7 +73,9 @@ impl Timekeeping {
     /// An entry is committed, the next one.
     pub fn committed(&mut self, id: LogId, entry: &Entry) -> Result<(), Violation> {
         let time = entry.time;
-        let (made_fast_ns, made_ns) = self.made.remove(&id).unwrap_or((self.fast_ns, self.slow_ns));
+        // A leader that steps down at once is not seen making it.
+        let made = self.made.remove(&id);
+        let made_fast_ns = made.map_or(self.fast_ns, |(fast_ns, _)| fast_ns);
         if self.made.len() > UNCOMMITTED_MAX {
             self.made.retain(|made, _| made.index > id.index);
         }
@@ -95,7 +97,7 @@ impl Timekeeping {
             None => lead_ms,
             Some(_) => self.lead_ms.max(lead_ms),
         };
-        if let Some((before, at_ns)) = self.unbroken {
+        if let (Some((before, at_ns)), Some((_, made_ns))) = (self.unbroken, made) {
             let least_ms = before.0 + made_ns.saturating_sub(at_ns) / 1_000_000;
             if time.0 + ROUNDING_MS < least_ms {
                 let detail = format!("{id} is of {time}, after {before}: at least {least_ms}");

@@ -513,6 +513,11 @@ impl<'a, W: Workload> World<'a, W> {
             None => {}
         }
         let life = host.life;
+        // Its state is that of its snapshot and log again, and they are right, unless the snapshot is of
+        // the wrong state.
+        let host = &mut self.hosts[node];
+        host.flipped &= host.shadow.base.last.index >= host.flipped_at;
+        let Some(running) = &self.hosts[node].up else { return Ok(()) };
         self.observer.started(node, &running.node);
         self.timeline.started(node, &running.node, running.machine_at);
         self.contact.started(node, &running.node);
@@ -606,6 +611,20 @@ impl<'a, W: Workload> World<'a, W> {
             self.act(node, action)?;
         }
         self.look(node)?;
+        let diverged = self.hosts[node].up.as_ref().is_some_and(|running| {
+            let core = &running.node;
+            core.is_diverged() && core.durable_hard_state() == core.hard_state()
+        });
+        if diverged {
+            if !self.hosts[node].flipped {
+                let detail = format!("node {node} takes its copy for wrong");
+                return violation("only a copy that differs is given up", detail);
+            }
+            self.marks.hit("a node with a wrong copy stopped");
+            self.hosts[node].rotten = true;
+            self.process_ends(node, START_RETRY_US);
+            return Ok(());
+        }
         let writing = self.hosts[node].up.as_ref().is_some_and(|running| running.write.is_some());
         for (kind, due) in [(FaultKind::CrashWriting, writing), (FaultKind::CrashSending, sent)] {
             if due && let Some(down_us) = self.armed.remove(&(node, kind)) {

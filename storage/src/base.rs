@@ -11,7 +11,7 @@
 //! | it is lost, and so are all later ones | the log begins anew, without any entry, and `hard_state.lost` says how far it went: [`Case::SnapshotLost`] |
 //! | the same, and this node is the only voter | refused: nobody could repair it |
 //! | it cannot be read at the moment (no descriptor left, no permission) | refused; nothing is changed |
-//! | it was written by a later version of this software | refused; nothing is changed |
+//! | it was written by another version of this software | refused; nothing is changed |
 //!
 //! Whatever follows is made durable before the node starts, so that no later start knows less.
 
@@ -136,7 +136,7 @@ impl SnapshotError {
     pub fn is_loss(&self) -> bool {
         match self {
             SnapshotError::Missing { .. } | SnapshotError::Damaged { .. } => true,
-            SnapshotError::Newer { .. } => false,
+            SnapshotError::OtherVersion { .. } => false,
             SnapshotError::Io { source, .. } => is_damage(source),
         }
     }

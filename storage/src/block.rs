@@ -26,7 +26,7 @@ const HEAD_BYTES: usize = 32;
 pub(crate) const CONTENT_BYTES: usize = BLOCK_BYTES - HEAD_BYTES;
 const MAGIC: &[u8; 3] = b"RfL";
 /// The version of the format of segments.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// Where the blocks of a batch stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) enum Block {
     /// Part of a batch of this segment.
     Ours { batch: u64, index: u32, checksum: u32 },
     /// Written by a later version.
-    Newer { version: u8 },
+    OtherVersion { version: u8 },
     /// Anything else.
     Damaged,
 }
@@ -65,8 +65,8 @@ pub(crate) fn classify(block: &[u8], seed: u32, generation: u64, position: u32) 
         return Block::Damaged;
     }
     let version = block[7];
-    if version > VERSION {
-        return Block::Newer { version };
+    if version != VERSION {
+        return Block::OtherVersion { version };
     }
     match u64_at(block, 8) {
         found if found < generation => Block::Stale,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The version of the encoding. It changes whenever the same value would have other bytes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The most bytes that decoding one value may take up.
 pub const DECODED_BYTES_MAX: usize = 256 << 20;

@@ -65,6 +65,16 @@ pub trait DiskFile: Send + 'static {
     fn set_len(&mut self, len: u64) -> io::Result<()>;
 }
 
+/// Whether a file could not be opened or made for want of file descriptors or memory. That passes, and
+/// says nothing about the disk.
+pub(crate) fn is_want_of_resources(error: &io::Error) -> bool {
+    // These three numbers are the same on Linux and macOS; `io::ErrorKind` has no names for all.
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE))
+}
+
 /// Reads from `offset` until `buf` is full; an early end of the file is an error.
 pub(crate) fn read_exact_at(
     file: &impl DiskFile,

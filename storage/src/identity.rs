@@ -61,8 +61,8 @@ impl Identity {
         if checksum != crc32c::crc32c_append(u32::from(version), body).to_le_bytes() {
             return Err(IdentityError::Damaged);
         }
-        if version > codec::VERSION {
-            return Err(IdentityError::Newer { version });
+        if version != codec::VERSION {
+            return Err(IdentityError::OtherVersion { version });
         }
         codec::decode(body).map(Some).map_err(|_| IdentityError::Damaged)
     }
@@ -94,7 +94,7 @@ pub enum IdentityError {
     #[error(
         "the file IDENTITY has format {version}, which this version does not know; run a later one"
     )]
-    Newer {
+    OtherVersion {
         /// Its format.
         version: u8,
     },

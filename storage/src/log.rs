@@ -13,7 +13,7 @@
 
 use crate::batch::{self, Draft};
 use crate::block::{BLOCK_BYTES, BlockWriter, Place};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::fold::Latest;
 use crate::mark::{self, Mark, MarkFile};
 use crate::recovery::{Case, OpenError, Scan, Scanned};
@@ -155,10 +155,19 @@ impl AppendError {
         }
     }
 
-    fn of(error: io::Error) -> Self {
+    pub(crate) fn of(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::Full(error),
             _ => AppendError::Failed(error),
+        }
+    }
+
+    /// The same, of an error in preparing a new segment. Nothing acknowledged is in it, so want of
+    /// descriptors or memory says nothing about the disk.
+    pub(crate) fn of_preparing(error: io::Error) -> Self {
+        match disk::is_want_of_resources(&error) {
+            true => AppendError::Full(error),
+            false => AppendError::of(error),
         }
     }
 }
@@ -216,7 +225,7 @@ impl<D: Disk> Log<D> {
             let content =
                 (log.disk.open(&path)).and_then(|file| segment::read(&file)).map_err(io(&path))?;
             scan.segment(&content, log.seed, *generation)
-                .map_err(|version| OpenError::Newer { path, version })?;
+                .map_err(|version| OpenError::OtherVersion { path, version })?;
         }
         let mut scanned = scan.finish(mark, identity.node)?;
         if scanned.folded.is_none() && identity.cluster.is_some() {
@@ -440,7 +449,7 @@ impl<D: Disk> Log<D> {
         if !self.preparer.is_ordered() {
             self.order_next().map_err(AppendError::Full)?;
         }
-        let segment = self.preparer.take().map_err(AppendError::of)?;
+        let segment = self.preparer.take().map_err(AppendError::of_preparing)?;
         let next = Current { segment, used: 0, highest: Index(0) };
         if let Some(current) = self.current.replace(next) {
             self.full.push_back(Full {

@@ -4,15 +4,34 @@
 //! the only call there that reaches the medium. The lock is the operating system's (`flock`), so it
 //! vanishes with the process, however that ends. Only Unix is supported.
 
+use crate::disk::is_want_of_resources;
 use crate::{Disk, DiskFile, LockError};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often opening a file is tried when the process or the system is out of descriptors or memory.
+const OPEN_TRIES: u32 = 20;
+/// The pause between two tries.
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// The name of the file that is locked.
 const LOCK: &str = "LOCK";
+
+/// Opens something, again and again for a second if there are no descriptors: a client's connection may
+/// hold the last one for a moment.
+fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..OPEN_TRIES {
+        match open() {
+            Err(error) if is_want_of_resources(&error) => std::thread::sleep(OPEN_PAUSE),
+            result => return result,
+        }
+    }
+    open()
+}
 
 /// A directory on a real disk.
 #[derive(Clone, Debug)]
@@ -72,7 +91,7 @@ impl Disk for RealDisk {
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.path(dir))? {
+        for entry in patiently(|| fs::read_dir(self.path(dir)))? {
             let entry = entry?;
             // A name that is no UTF-8 is none of ours.
             if let (true, Ok(name)) =
@@ -88,11 +107,14 @@ impl Disk for RealDisk {
     fn create(&self, path: &str) -> io::Result<RealFile> {
         let mut options = OpenOptions::new();
         options.create_new(true).read(true).write(true);
-        Ok(RealFile { file: options.open(self.path(path))? })
+        let path = self.path(path);
+        Ok(RealFile { file: patiently(|| options.open(&path))? })
     }
 
     fn open(&self, path: &str) -> io::Result<RealFile> {
-        Ok(RealFile { file: OpenOptions::new().read(true).write(true).open(self.path(path))? })
+        let path = self.path(path);
+        let open = || OpenOptions::new().read(true).write(true).open(&path);
+        Ok(RealFile { file: patiently(open)? })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -104,7 +126,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        File::open(self.path(dir))?.sync_all()
+        patiently(|| File::open(self.path(dir)))?.sync_all()
     }
 }
 

@@ -9,7 +9,7 @@
 //! | an identity, and only the remains of the very first batch | [`Case::NotBegun`]; they are erased |
 //! | an identity, no intact batch, and proof that there were some | refused: [`OpenError::LogGone`] |
 //! | an identity that names its cluster, and no log at all | refused: [`OpenError::LogGone`] |
-//! | a block of a later version | refused: [`OpenError::Newer`] |
+//! | a block of a later version | refused: [`OpenError::OtherVersion`] |
 //! | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
 //! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`]; they say who they are |
 //! | damage after the highest intact batch, and no proof that it was synced | [`Case::TornTail`]: it was never acknowledged; it is erased |
@@ -164,7 +164,7 @@ pub enum OpenError {
     LogGone,
     /// It was written by a later version of this software. Run that.
     #[error("{path} has format {version}, which this version does not know; run a later one")]
-    Newer {
+    OtherVersion {
         /// Which file.
         path: String,
         /// Its format.
@@ -234,7 +234,7 @@ impl Scan {
                 break;
             }
             match block::classify(&rest[..BLOCK_BYTES], seed, generation, position) {
-                Block::Newer { version } => return Err(version),
+                Block::OtherVersion { version } => return Err(version),
                 Block::Blank | Block::Stale => {}
                 Block::Damaged => {
                     damaged = true;

@@ -134,6 +134,16 @@ impl<D: Disk> Drop for Worker<D> {
 }
 
 fn prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
+    let prepared = try_prepare(disk, order);
+    if prepared.is_err() {
+        // It is not used, and another generation is prepared in its place. Nothing is in it but zeros,
+        // or what is needed no more. If it cannot be removed, the next start finds it.
+        let _ = disk.remove(&path(order.generation));
+    }
+    prepared
+}
+
+fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
     let name = path(order.generation);
     let file = match order.recycled {
         Some(old) => {

@@ -257,10 +257,6 @@ impl<F: DiskFile> SnapshotReader<F> {
         if &head[..8] != MAGIC {
             return Err(damaged("it is no snapshot"));
         }
-        let version = head[8];
-        if version > codec::VERSION {
-            return Err(SnapshotError::Newer { id, version });
-        }
         let length = u32_at(&head, 9);
         if length > DESCRIPTION_BYTES_MAX {
             return Err(damaged("its head"));
@@ -271,6 +267,11 @@ impl<F: DiskFile> SnapshotReader<F> {
         let checksum = u32_at(&head, end);
         if checksum != crc32c::crc32c(&head[..end]) {
             return Err(damaged("its head"));
+        }
+        // Only now: the version may be what is damaged. Every version has such a head and checksum.
+        let version = head[8];
+        if version != codec::VERSION {
+            return Err(SnapshotError::OtherVersion { id, version });
         }
         let snapshot: Snapshot =
             codec::decode(&head[HEAD_BYTES..end]).map_err(|_| damaged("its head"))?;
@@ -390,11 +391,12 @@ pub enum SnapshotError {
         /// In which way.
         what: &'static str,
     },
-    /// It was written by a later version of this software. Run that.
+    /// It was written by another version of this software. Run that.
     #[error(
-        "the snapshot {id} has format {version}, which this version does not know; run a later one"
+        "the snapshot {id} has format {version}, and this version of the software reads format \
+         {ours} only; run the version that wrote it", ours = codec::VERSION
     )]
-    Newer {
+    OtherVersion {
         /// Which one.
         id: LogId,
         /// Its format.
@@ -417,7 +419,7 @@ impl From<SnapshotError> for io::Error {
         let kind = match &error {
             SnapshotError::Missing { .. } => io::ErrorKind::NotFound,
             SnapshotError::Damaged { .. } => io::ErrorKind::InvalidData,
-            SnapshotError::Newer { .. } => io::ErrorKind::Unsupported,
+            SnapshotError::OtherVersion { .. } => io::ErrorKind::Unsupported,
             SnapshotError::Io { source, .. } if is_damage(source) => io::ErrorKind::InvalidData,
             SnapshotError::Io { source, .. } => source.kind(),
         };

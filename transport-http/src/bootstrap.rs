@@ -15,6 +15,7 @@ use crate::hello::{Refusal, open, seal};
 use crate::repeats::Repeats;
 use crate::server::post;
 use bytes::Bytes;
+use driver::report;
 use hyper::StatusCode;
 use raft::{Member, Membership, NodeId};
 use serde::{Deserialize, Serialize};
@@ -105,7 +106,7 @@ impl Desk {
             Ok(question) => question,
             Err(refusal @ (Refusal::NewerVersion { .. } | Refusal::OlderVersion { .. })) => {
                 if state.reported.is_news(&refusal.to_string()) {
-                    tracing::warn!("refused a founder: {refusal}");
+                    report(|| tracing::warn!("refused a founder: {refusal}"));
                 }
                 return (StatusCode::BAD_REQUEST, refusal.to_string().into());
             }
@@ -161,12 +162,14 @@ impl State {
     fn refuse(&mut self, own: &Own, question: Question) -> (StatusCode, Vec<u8>) {
         let node = question.from.node;
         if !question.joins && self.reported.is_news(&format!("{node} {}", Lists(&question.list))) {
-            tracing::error!(
-                "node {node} founds a cluster with other --peers than this node's: it has {}; this \
-                 node has {}",
-                Lists(&question.list),
-                Lists(&own.list)
-            );
+            report(|| {
+                tracing::error!(
+                    "node {node} founds a cluster with other --peers than this node's: it has {}; \
+                     this node has {}",
+                    Lists(&question.list),
+                    Lists(&own.list)
+                );
+            });
         }
         let names_this_node = question.list.contains(&own.founder.listed());
         let difference = Difference::between(&question.list, &own.list, own.cluster.is_some());
@@ -460,7 +463,7 @@ impl<'a> Asking<'a> {
             .collect();
         let text = text.join(", ");
         if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(&text) {
-            tracing::warn!("waiting for {text}; {why}");
+            report(|| tracing::warn!("waiting for {text}; {why}"));
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::hello::Hello;
 use crate::repeats::Reach;
 use crate::transport::Shared;
 use bytes::Bytes;
+use driver::report;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame};
 use hyper::client::conn::http1;
@@ -73,7 +74,9 @@ pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Rece
         let connected = || {
             shared.set_connected(peer, true);
             if let Some(away) = reach.is_back() {
-                tracing::info!(%peer, %address, "peer is back after {} s", away.as_secs());
+                report(|| {
+                    tracing::info!(%peer, %address, "peer is back after {} s", away.as_secs());
+                });
             }
         };
         let result = stream(&shared, peer, &address, body, connected).await;
@@ -89,7 +92,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Rece
         if let Err(error) = result
             && reach.is_away(&error.kind())
         {
-            tracing::warn!(%peer, %address, "peer cannot be reached: {error}");
+            report(|| tracing::warn!(%peer, %address, "peer cannot be reached: {error}"));
         }
         if started.elapsed() > PAUSE_LAST {
             pause = PAUSE_FIRST;
@@ -133,7 +136,7 @@ async fn stream(
             let text = text.map(|text| text.to_bytes()).unwrap_or_default();
             return Err(LinkError::Refused(String::from_utf8_lossy(&text).into_owned()));
         }
-        tracing::debug!(%peer, address, "connected");
+        report(|| tracing::debug!(%peer, address, "connected"));
         connected();
         // The answer is signs of life, for as long as the peer lives.
         let budget = shared.budget.clone();

@@ -12,6 +12,7 @@ use crate::snapshot;
 use crate::transport::{HttpTransport, Shared};
 use crate::wire::{Ended, receive_messages};
 use bytes::Bytes;
+use driver::report;
 use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
@@ -109,7 +110,7 @@ impl Listener {
     /// Tells the operator, unless that was told lately.
     fn report(&self, text: &str) {
         if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(text) {
-            tracing::warn!("{text}");
+            report(|| tracing::warn!("{text}"));
         }
     }
 
@@ -170,7 +171,7 @@ async fn serve(stream: TcpStream, from: IpAddr, place: Arc<Place>, listener: Arc
         biased;
         served = served => {
             if let Err(error) = served {
-                tracing::debug!(%from, %error, "a peer's connection ended");
+                report(|| tracing::debug!(%from, %error, "a peer's connection ended"));
             }
         }
         () = place.is_displaced() => {
@@ -178,7 +179,9 @@ async fn serve(stream: TcpStream, from: IpAddr, place: Arc<Place>, listener: Arc
                 listener.report("many connections to the peer port do not introduce themselves");
             }
         }
-        () = overdue => tracing::debug!(%from, "a connection did not introduce itself"),
+        () = overdue => {
+            report(|| tracing::debug!(%from, "a connection did not introduce itself"));
+        }
     }
 }
 
@@ -270,7 +273,7 @@ async fn stream(
                 if let Ended::Frame(error) = &ended {
                     shared.counters.count(error);
                 }
-                tracing::debug!(peer = %hello.from, "a stream ended: {ended}");
+                report(|| tracing::debug!(peer = %hello.from, "a stream ended: {ended}"));
             }
             () = live(signs, shared.config.silence / 4) => {}
         }

@@ -7,7 +7,7 @@ use crate::hello::Hello;
 use crate::link::{self, QUEUE_MESSAGES_MAX, passes};
 use crate::repeats::Repeats;
 use crate::snapshot;
-use driver::{Inbox, Transport};
+use driver::{Inbox, Transport, report};
 use raft::{Incarnation, LogId, Membership, Message, NodeId, Offer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -69,21 +69,9 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub counters: Counters,
     /// The snapshots that peers did not take.
-    failed: Mutex<BTreeMap<NodeId, FailedSnapshots>>,
+    failed: Mutex<BTreeMap<NodeId, Repeats>>,
     /// Changes whenever the members do.
     members: watch::Sender<u64>,
-}
-
-/// The first pause after a snapshot that a peer did not take; it doubles up to the last.
-const SNAPSHOT_PAUSE_FIRST: Duration = Duration::from_millis(250);
-/// The longest pause.
-const SNAPSHOT_PAUSE_LAST: Duration = Duration::from_secs(10);
-
-/// The snapshots in a row that one peer did not take.
-#[derive(Debug, Default)]
-struct FailedSnapshots {
-    in_a_row: u32,
-    reported: Repeats,
 }
 
 /// What a transport counts, since the start.
@@ -160,16 +148,14 @@ impl Shared {
         lock(&self.cut).contains(&peer)
     }
 
-    /// A peer did not take a snapshot. How long to wait before the next is offered.
-    fn snapshot_failed(&self, to: NodeId, snapshot: LogId, error: &str) -> Duration {
-        let mut all = lock(&self.failed);
-        let failed = all.entry(to).or_default();
-        if failed.reported.is_news(error) {
-            tracing::warn!(%to, %snapshot, "a snapshot was not sent: {error}; trying again");
+    /// A peer did not take a snapshot. The core offers it again, with growing pauses.
+    fn report_failed_snapshot(&self, to: NodeId, snapshot: LogId, error: &str) {
+        let is_news = lock(&self.failed).entry(to).or_default().is_news(error);
+        if is_news {
+            report(|| {
+                tracing::warn!(%to, %snapshot, "a snapshot was not sent: {error}; trying again");
+            });
         }
-        let pause = SNAPSHOT_PAUSE_FIRST * 2_u32.pow(failed.in_a_row.min(16));
-        failed.in_a_row += 1;
-        pause.min(SNAPSHOT_PAUSE_LAST)
     }
 
     /// Returns when the peer is no member any more.
@@ -272,21 +258,19 @@ impl Transport for HttpTransport {
                 true => snapshot::send(&shared, offer, state).await,
                 false => Err("the link is cut".into()),
             };
+            shared.inbox.snapshot_sent(to, snapshot, sent.is_ok());
             match &sent {
                 Ok(()) => {
                     lock(&shared.failed).remove(&to);
-                    tracing::info!(%to, %snapshot, "sent a snapshot");
+                    report(|| tracing::info!(%to, %snapshot, "sent a snapshot"));
                 }
                 Err(error) if error.is::<snapshot::Unwanted>() => {
-                    tracing::debug!(%to, %snapshot, %error, "a snapshot was not sent");
+                    report(|| tracing::debug!(%to, %snapshot, %error, "a snapshot was not sent"));
                 }
                 Err(error) => {
-                    let pause = shared.snapshot_failed(to, snapshot, &error.to_string());
-                    // The core offers the next one when it hears of this one's end.
-                    tokio::time::sleep(pause).await;
+                    shared.report_failed_snapshot(to, snapshot, &error.to_string());
                 }
             }
-            shared.inbox.snapshot_sent(to, snapshot, sent.is_ok());
         });
     }
 

@@ -121,6 +121,8 @@ impl<A: App> Cluster<A> {
             | FaultKind::LostWrite
             | FaultKind::Unreadable
             | FaultKind::SnapshotRot => self.arm_rot(node, down_us),
+            // The state machine is the user's there, and no part of the simulation.
+            FaultKind::Flip => {}
             FaultKind::Wipe => self.wipe(node, down_us),
         }
     }

@@ -11,47 +11,18 @@
 //! order and as one command of the log, so a reader sees all of those that were done, or none.
 
 use super::App;
+use super::batch_json::{self, AskedOperation, Kind, Tag};
 use super::forward::Incoming;
 use super::params;
 use super::problem::Problem;
 use super::write::{Written, ignored, json_ok};
 use crate::command::{Change, Command, Condition, Operation, Outcome, Reply, Version};
+use crate::limits::Limits;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    operations: Vec<AskedOperation>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AskedOperation {
-    op: Kind,
-    key: String,
-    value: Option<String>,
-    if_match: Option<Tag>,
-    if_none_match: Option<Tag>,
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    Put,
-    Delete,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Tag {
-    Version(u64),
-    Text(String),
-}
 
 /// Does a batch.
 pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -62,7 +33,10 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     params::of_write(parts.uri.query(), &parts.headers)?;
     let held = app.read_body(body, app.limits.batch_json_bytes_max()).await?;
-    let command = Command::Batch(operations(app, &held.bytes)?).encode();
+    let (bytes, limits) = (held.bytes.clone(), app.limits.clone());
+    let parse = move || Ok(Command::Batch(operations(&limits, &bytes)?).encode());
+    let parsed = app.offload(held.bytes.len(), parse).await;
+    let command = parsed.unwrap_or_else(|| Err(Problem::malformed("parsing the batch failed")))?;
     let incoming = Incoming {
         method: parts.method,
         uri: parts.uri,
@@ -95,22 +69,14 @@ fn result(outcome: &Outcome) -> Value {
     }
 }
 
-fn operations(app: &App, body: &[u8]) -> Result<Vec<Operation>, Problem> {
-    let limits = &app.limits;
-    let asked: Asked =
-        serde_json::from_slice(body).map_err(|error| Problem::malformed(error.to_string()))?;
-    let count = asked.operations.len();
-    if count == 0 {
+fn operations(limits: &Limits, body: &[u8]) -> Result<Vec<Operation>, Problem> {
+    let asked = batch_json::parse(body, limits)?;
+    if asked.is_empty() {
         return Err(Problem::malformed("a batch has at least one operation"));
     }
-    if count > limits.batch_operations_max {
-        let max = limits.batch_operations_max;
-        let detail = format!("the batch has {count} operations; {max} are allowed");
-        return Err(Problem::too_large(detail));
-    }
     let mut bytes = 0;
-    let mut operations = Vec::with_capacity(count);
-    for (position, asked) in asked.operations.into_iter().enumerate() {
+    let mut operations = Vec::with_capacity(asked.len());
+    for (position, asked) in asked.into_iter().enumerate() {
         let operation = operation(asked, limits)
             .map_err(|problem| problem.with("operation", position as u64))?;
         bytes += operation.key.len();
@@ -127,7 +93,7 @@ fn operations(app: &App, body: &[u8]) -> Result<Vec<Operation>, Problem> {
     Ok(operations)
 }
 
-fn operation(asked: AskedOperation, limits: &crate::limits::Limits) -> Result<Operation, Problem> {
+fn operation(asked: AskedOperation, limits: &Limits) -> Result<Operation, Problem> {
     let change = match (asked.op, asked.value) {
         (Kind::Put, Some(value)) if value.len() > limits.value_bytes_max => {
             let max = limits.value_bytes_max;

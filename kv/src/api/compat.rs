@@ -4,10 +4,14 @@
 
 use super::App;
 use super::body::BodyError;
+use super::offload::yield_now;
 use super::params::pairs;
+use super::reply::{self, Share};
 use super::routes::{json, refusal};
 use crate::command::{Command, Compat, Kind, Reply};
-use crate::commits::Listing;
+use crate::commits::{self, Listing};
+use crate::history::Record;
+use crate::pieces::Pieces;
 use crate::query::{Query, Received};
 use axum::body::Body;
 use axum::extract::State;
@@ -17,8 +21,8 @@ use driver::{DriverStatus, Outcome, ProposeError, ReadError, ReadMode, WaitError
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{StatusCode, Uri};
 use raft::{CommandNumber, NodeId, Term};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::json as value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +33,6 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 /// A listing begins within 4 s or is refused: so long it may take to be confirmed.
 const LISTING_TIMEOUT: Duration = Duration::from_millis(3500);
-/// A listing goes out in parts of about so many bytes.
-const LISTING_PART_BYTES: usize = 64 << 10;
 
 /// A refusal or an answer: both are ready to go out.
 type Answer = Result<Response, Response>;
@@ -179,8 +181,10 @@ async fn try_wait_commit(app: &App, body: Body) -> Answer {
     };
     match waited {
         Ok(()) => match commit(app, number).await? {
-            Found::Commit(of, _) if term.is_some_and(|term| term != of) => Err(superseded(number)),
-            Found::Commit(_, body) => Ok(json(StatusCode::OK, body)),
+            Found::Commit(record) if term.is_some_and(|term| term != record.term) => {
+                Err(superseded(number))
+            }
+            Found::Commit(record) => reply_commit(app, number, &record),
             Found::NotYet => {
                 let error = format!("nothing is committed at index {number} on this node");
                 Err(refusal(StatusCode::SERVICE_UNAVAILABLE, error))
@@ -205,12 +209,9 @@ pub async fn get_commit(State(app): State<Arc<App>>, uri: Uri) -> Response {
 async fn try_get_commit(app: &App, uri: &Uri) -> Answer {
     let index = parameter(uri, "index")?
         .ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "the parameter index is missing"))?;
-    let found = match u64::try_from(index) {
-        Ok(number) => commit(app, CommandNumber(number)).await?,
-        Err(_) => Found::NotYet,
-    };
-    match found {
-        Found::Commit(_, body) => Ok(json(StatusCode::OK, body)),
+    let number = CommandNumber(u64::try_from(index).unwrap_or(u64::MAX));
+    match commit(app, number).await? {
+        Found::Commit(record) => reply_commit(app, number, &record),
         Found::NotYet => {
             let error = format!("nothing is committed at index {index} yet");
             Err(refusal(StatusCode::NOT_FOUND, error))
@@ -220,15 +221,23 @@ async fn try_get_commit(app: &App, uri: &Uri) -> Answer {
 
 /// A committed command, as this node has it.
 enum Found {
-    Commit(Term, Bytes),
+    Commit(Box<Record>),
     NotYet,
+}
+
+fn reply_commit(app: &App, number: CommandNumber, record: &Record) -> Answer {
+    let mut pieces = Pieces::default();
+    commits::add_commit(number, record, &mut pieces);
+    let share = app.room(pieces.bytes()).map_err(|error| busy(&error.to_string()))?;
+    Ok(reply::pieces(pieces, share))
 }
 
 async fn commit(app: &App, number: CommandNumber) -> Result<Found, Response> {
     let mode = ReadMode::Stale { max_age: Duration::MAX };
-    let answer = app.handle.read(mode, Query::Commit(number).encode()).await;
-    match Received::decode(answer.map_err(|error| refused_read(&error))?) {
-        Received::Commit(term, body) => Ok(Found::Commit(term, body)),
+    let ticket = app.answers.ticket();
+    let answer = app.handle.read(mode, Query::Commit(number).encode(&ticket)).await;
+    match Received::decode(answer.map_err(|error| refused_read(&error))?, &ticket) {
+        Received::Commit(record) => Ok(Found::Commit(Box::new(record))),
         Received::Compacted(first) => {
             let error = format!("index {number} is older than what is retained");
             let body = value!({ "error": error, "first_index": first.0 });
@@ -260,13 +269,12 @@ async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
         _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })?;
     let listing = Listing::new(state, CommandNumber(from), limit);
-    let parts =
-        futures_util::stream::unfold((listing, permit), |(mut listing, permit)| {
-            let part = listing.next_part(LISTING_PART_BYTES);
-            std::future::ready(part.map(|part| {
-                (Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit))
-            }))
-        });
+    let parts = futures_util::stream::unfold((listing, permit), async |(mut listing, permit)| {
+        // Other requests have their turn between two parts.
+        yield_now().await;
+        let part = listing.next_part(reply::PART_BYTES)?;
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit)))
+    });
     Ok(json(StatusCode::OK, Body::from_stream(parts)))
 }
 
@@ -281,24 +289,13 @@ pub async fn ready() -> Response {
 }
 
 /// The one-request forms: what came of a command.
-#[derive(Serialize)]
 struct Done {
     resp_status: u8,
-    key_found: bool,
-    #[serde(flatten)]
-    yielded: Yielded,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What the value is called, and the value.
+    name: &'static str,
+    value: Option<Bytes>,
     leader: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-enum Yielded {
-    #[serde(rename = "value")]
-    Value(Option<String>),
-    #[serde(rename = "prev_value")]
-    Previous(Option<String>),
 }
 
 const STATUS_DONE: u8 = 0;
@@ -306,14 +303,12 @@ const STATUS_NOT_LEADER: u8 = 1;
 const STATUS_COMMIT_FAILED: u8 = 2;
 
 impl Done {
-    fn new(kind: Kind, resp_status: u8, value: Option<&[u8]>) -> Self {
-        let text = value.map(|value| String::from_utf8_lossy(value).into_owned());
-        let yielded = match kind {
-            Kind::Get => Yielded::Value(text),
-            Kind::Put | Kind::Cas => Yielded::Previous(text),
+    fn new(kind: Kind, resp_status: u8, value: Option<Bytes>) -> Self {
+        let name = match kind {
+            Kind::Get => "value",
+            Kind::Put | Kind::Cas => "prev_value",
         };
-        let key_found = value.is_some();
-        Done { resp_status, key_found, yielded, leader: None, outcome: None }
+        Done { resp_status, name, value, leader: None, outcome: None }
     }
 
     fn not_leader(app: &App, kind: Kind) -> Self {
@@ -325,9 +320,31 @@ impl Done {
         Done { outcome: Some(outcome), ..Done::new(kind, STATUS_COMMIT_FAILED, None) }
     }
 
-    fn send(&self) -> Response {
-        let body = serde_json::to_vec(self).expect("texts and numbers have a JSON form");
-        json(StatusCode::OK, body)
+    /// How much of the budget for replies it takes.
+    fn bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, Bytes::len)
+    }
+
+    fn send(&self, share: Share) -> Response {
+        let Done { resp_status, name, value, leader, outcome } = self;
+        let mut pieces = Pieces::default();
+        let key_found = value.is_some();
+        pieces.json(&format!("{{\"resp_status\":{resp_status},\"key_found\":{key_found},"));
+        pieces.json(&format!("\"{name}\":"));
+        pieces.text_or_null(value.as_ref());
+        for (name, text) in [("leader", leader.as_deref()), ("outcome", *outcome)] {
+            if let Some(text) = text {
+                pieces.json(&format!(",\"{name}\":"));
+                pieces.text(&Bytes::copy_from_slice(text.as_bytes()));
+            }
+        }
+        pieces.json("}");
+        reply::pieces(pieces, share)
+    }
+
+    /// The same, without a value.
+    fn send_short(&self) -> Response {
+        self.send(Share::none())
     }
 }
 
@@ -340,16 +357,20 @@ async fn try_get(app: &App, body: Body) -> Answer {
     let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
     let key = compat(app, Kind::Get, given)?.key;
     if !app.handle.status().raft.serving {
-        return Ok(Done::not_leader(app, Kind::Get).send());
+        return Ok(Done::not_leader(app, Kind::Get).send_short());
     }
-    let query = Query::Value(&key).encode();
+    let ticket = app.answers.ticket();
+    let query = Query::Value(&key).encode(&ticket);
     let timeout = app.limits.read_timeout;
     let answer = app.handle.read_within(ReadMode::Linearizable, query, timeout).await;
-    let value = match Received::decode(answer.map_err(|error| refused_read(&error))?) {
+    let answer = answer.map_err(|error| refused_read(&error))?;
+    let value = match Received::decode(answer, &ticket) {
         Received::Value(_, value) => Some(value),
         _ => None,
     };
-    Ok(Done::new(Kind::Get, STATUS_DONE, value.as_deref()).send())
+    let done = Done::new(Kind::Get, STATUS_DONE, value);
+    let share = app.room(done.bytes()).map_err(|error| busy(&error.to_string()))?;
+    Ok(done.send(share))
 }
 
 /// `POST /put {"key","value"}`.
@@ -366,29 +387,35 @@ async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
     let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
     let command = command(app, kind, given)?;
     if !app.handle.status().raft.serving {
-        return Ok(Done::not_leader(app, kind).send());
+        return Ok(Done::not_leader(app, kind).send_short());
     }
     let timeout = app.limits.request_timeout;
     let proposal = match app.handle.propose_within(command.encode(), timeout).await {
         Ok(proposal) => proposal,
-        Err(ProposeError::NotLeader { .. }) => return Ok(Done::not_leader(app, kind).send()),
+        Err(ProposeError::NotLeader { .. }) => {
+            return Ok(Done::not_leader(app, kind).send_short());
+        }
         Err(error) => return Err(refused_proposal(&error)),
     };
     let reply = match proposal.done.await {
         Ok(reply) => reply,
-        Err(Outcome::NotDone) => return Ok(Done::failed(kind, "not_done").send()),
-        Err(Outcome::Unknown) => return Ok(Done::failed(kind, "unknown").send()),
+        Err(Outcome::NotDone) => return Ok(Done::failed(kind, "not_done").send_short()),
+        Err(Outcome::Unknown) => return Ok(Done::failed(kind, "unknown").send_short()),
     };
-    Ok(match Reply::decode(&reply) {
-        Some(Reply::Compat { previous, .. }) => {
-            Done::new(kind, STATUS_DONE, previous.as_deref()).send()
-        }
-        _ => Done::failed(kind, "not_done").send(),
+    let Some(Reply::Compat { previous, .. }) = Reply::decode(&reply) else {
+        return Ok(Done::failed(kind, "not_done").send_short());
+    };
+    drop(reply);
+    let done = Done::new(kind, STATUS_DONE, previous);
+    // It is done, so there has to be an answer; there are only so many requests that wait for room.
+    Ok(match app.room_in_time(done.bytes()).await {
+        Some(share) => done.send(share),
+        None => Done::failed(kind, "unknown").send_short(),
     })
 }
 
 /// A body that is one JSON object, whatever its Content-Type says.
-pub async fn read_json<T: DeserializeOwned>(
+pub async fn read_json<T: DeserializeOwned + Send + 'static>(
     app: &App,
     body: Body,
     limit_bytes: usize,
@@ -404,9 +431,11 @@ pub async fn read_json<T: DeserializeOwned>(
     if first != Some(&b'{') {
         return Err(refusal(StatusCode::BAD_REQUEST, "the body is not a JSON object"));
     }
-    serde_json::from_slice(&held.bytes).map_err(|error| {
-        refusal(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"))
-    })
+    let (bytes, size) = (held.bytes.clone(), held.bytes.len());
+    let parsed = app.offload(size, move || serde_json::from_slice(&bytes)).await;
+    parsed.ok_or_else(|| refusal(StatusCode::INTERNAL_SERVER_ERROR, "parsing it failed"))?.map_err(
+        |error| refusal(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}")),
+    )
 }
 
 /// An integer in the query string.

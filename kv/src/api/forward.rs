@@ -26,6 +26,9 @@ pub enum ForwardError {
     /// It was never sent. It has not been done.
     #[error("the leader cannot be reached")]
     NotSent,
+    /// It was not sent, because too many others are under way. It has not been done.
+    #[error("this node passes as many requests on as it can; try again later, or ask the leader")]
+    Busy,
     /// It may have arrived.
     #[error("the leader's answer was lost")]
     Lost,

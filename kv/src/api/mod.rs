@@ -5,23 +5,29 @@
 //! and nothing that it sends can stop a node.
 
 mod batch;
+mod batch_json;
 mod body;
 mod cluster;
 mod compat;
 mod forward;
 mod health;
 mod links;
+mod offload;
 mod origin;
 mod params;
 mod problem;
+mod reply;
 mod routes;
 mod v1;
 mod write;
 
 pub use forward::{FORWARDED, Forward, ForwardError};
 pub use links::Links;
+pub use offload::Offload;
 pub use origin::Hosts;
+pub(crate) use routes::is_short;
 
+use crate::answers::Answers;
 use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
@@ -42,6 +48,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The figures of its state machine.
     pub figures: Arc<Figures>,
+    /// Where its state machine leaves what it has found.
+    pub answers: Arc<Answers>,
     /// Which node it is.
     pub id: NodeId,
     /// Where the other nodes reach it.
@@ -52,6 +60,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Passes requests on to the leader; without one, clients are sent there.
     pub forward: Option<Arc<dyn Forward>>,
+    /// Does what takes long elsewhere; without one it is done where it is.
+    pub offload: Option<Arc<dyn Offload>>,
     /// Cuts and restores links; without one, fault injection is off.
     pub links: Option<Arc<dyn Links>>,
     /// Reads what the transport has counted; without one, there is nothing.
@@ -66,35 +76,47 @@ pub(crate) struct App {
     handle: Handle<Machine>,
     clock: Arc<dyn Clock>,
     figures: Arc<Figures>,
+    answers: Arc<Answers>,
     id: NodeId,
     peer_address: String,
     hosts: Hosts,
     limits: Limits,
     forward: Option<Arc<dyn Forward>>,
+    offload: Option<Arc<dyn Offload>>,
     links: Option<Arc<dyn Links>>,
     peers: Option<PeerFigures>,
+    /// Places for requests that are worked on.
+    work: Semaphore,
     requests: Requests,
     bodies: Arc<Semaphore>,
+    /// Bytes that long replies may keep in memory.
+    replies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
 }
 
 impl App {
     fn new(parts: Parts) -> Self {
+        let work = Semaphore::new(parts.limits.requests_max);
         let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
+        let replies = Arc::new(Semaphore::new(parts.limits.replies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
         App {
             handle: parts.handle,
             clock: parts.clock,
             figures: parts.figures,
+            answers: parts.answers,
             id: parts.id,
             peer_address: parts.peer_address,
             hosts: parts.hosts,
             limits: parts.limits,
             forward: parts.forward,
+            offload: parts.offload,
+            work,
             links: parts.links,
             peers: parts.peers,
             requests: Requests::default(),
             bodies,
+            replies,
             listings,
         }
     }

@@ -4,11 +4,26 @@
 //! it has certainly not been done and never will be, `unknown` if it may have been.
 
 use super::body::BodyError;
+use super::reply::NoRoom;
 use axum::response::{IntoResponse, Response};
 use driver::{ProposeError, ReadError};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
+
+/// The most bytes of a text about what a client has sent.
+const DETAIL_BYTES_MAX: usize = 512;
+
+/// A text that may quote what a client has sent, without what is too long of it.
+pub fn brief(mut text: String) -> String {
+    if text.len() > DETAIL_BYTES_MAX {
+        let end = (0..=DETAIL_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push_str(" ...");
+        text.shrink_to_fit();
+    }
+    text
+}
 
 /// What is known of a write that was not answered with success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +57,8 @@ pub struct Problem {
 impl Problem {
     /// An error of this kind.
     pub fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Self {
-        Problem { status, slug, detail: detail.into(), outcome: None, more: Map::new() }
+        let detail = brief(detail.into());
+        Problem { status, slug, detail, outcome: None, more: Map::new() }
     }
 
     /// The request makes no sense.
@@ -72,6 +88,11 @@ impl Problem {
     /// The node is stopping.
     pub fn stopped() -> Self {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "this node is stopping")
+    }
+
+    /// Too much is under way.
+    pub fn overloaded(detail: impl Into<String>) -> Self {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
     }
 
     /// The time is over.
@@ -150,8 +171,14 @@ impl From<BodyError> for Problem {
             BodyError::TooLarge { .. } => Problem::too_large(detail),
             BodyError::Slow => Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", detail),
             BodyError::Broken => Problem::malformed(detail),
-            BodyError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail),
+            BodyError::Busy => Problem::overloaded(detail),
         }
+    }
+}
+
+impl From<NoRoom> for Problem {
+    fn from(error: NoRoom) -> Self {
+        Problem::overloaded(error.to_string())
     }
 }
 
@@ -161,7 +188,7 @@ impl From<ProposeError> for Problem {
         let detail = error.to_string();
         match error {
             ProposeError::NotLeader { .. } => Problem::no_leader(),
-            ProposeError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail),
+            ProposeError::Busy => Problem::overloaded(detail),
             ProposeError::TooLarge { .. } => Problem::too_large(detail),
             ProposeError::ReadOnly { .. } => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "read-only", detail)
@@ -177,7 +204,7 @@ impl From<ReadError> for Problem {
         let detail = error.to_string();
         match error {
             ReadError::NoLeader => Problem::no_leader(),
-            ReadError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail),
+            ReadError::Busy => Problem::overloaded(detail),
             ReadError::Timeout => Problem::time_over(detail),
             _ => Problem::stopped(),
         }

@@ -1,24 +1,45 @@
 //! What happens around every request: who may ask, counting, and answers where there is no handler.
 
 use super::App;
-use super::problem::Problem;
+use super::problem::{Problem, brief};
 use crate::metrics::Route;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use std::sync::Arc;
+
+/// Whether a request for this path is answered from published state, shortly and at once: a node keeps
+/// places for those.
+pub fn is_short(path: &str) -> bool {
+    path == "/is_leader" || Route::of(path).is_watch()
+}
 
 /// Runs around every request.
 pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = Route::of(request.uri().path());
     let response = match refuse_foreign(&app, route, &request) {
         Some(refusal) => refusal,
+        None if route.is_work() => match app.work.try_acquire() {
+            Ok(_place) => next.run(request).await,
+            Err(_) => overloaded(route),
+        },
         None => next.run(request).await,
     };
     app.requests.count(route, response.status());
     response
+}
+
+fn overloaded(route: Route) -> Response {
+    let detail = "this node has as many requests to work on as it can; try again later";
+    if route.is_compat() {
+        let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, detail);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    } else {
+        Problem::overloaded(detail).not_done().into_response()
+    }
 }
 
 fn refuse_foreign(app: &App, route: Route, request: &Request) -> Option<Response> {
@@ -74,5 +95,5 @@ pub fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
 
 /// An error of the compatible API.
 pub fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
-    json(status, serde_json::json!({ "error": error.into() }).to_string())
+    json(status, serde_json::json!({ "error": brief(error.into()) }).to_string())
 }

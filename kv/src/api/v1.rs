@@ -4,6 +4,7 @@ use super::App;
 use super::forward::Incoming;
 use super::params;
 use super::problem::Problem;
+use super::reply;
 use super::write::{Written, ignored};
 use crate::command::{Change, Command, Operation, Outcome, Reply, Version};
 use crate::query::{Query, Received};
@@ -80,11 +81,13 @@ fn answer(outcome: Outcome) -> Result<Response, Problem> {
 async fn read(app: &App, uri: &Uri) -> Result<Response, Problem> {
     let key = key_of(uri, app.limits.key_bytes_max)?;
     let mode = params::of_read(uri.query())?;
-    let query = Query::Value(&key).encode();
+    let ticket = app.answers.ticket();
+    let query = Query::Value(&key).encode(&ticket);
     let answer = app.handle.read_within(mode, query, app.limits.read_timeout).await?;
-    match Received::decode(answer) {
+    match Received::decode(answer, &ticket) {
         Received::Value(version, value) => {
-            let mut response = tagged(StatusCode::OK, version, Body::from(value));
+            let share = app.room(value.len())?;
+            let mut response = tagged(StatusCode::OK, version, reply::bytes(value, share));
             let bytes = HeaderValue::from_static("application/octet-stream");
             response.headers_mut().insert(CONTENT_TYPE, bytes);
             Ok(response)

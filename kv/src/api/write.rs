@@ -105,6 +105,9 @@ impl App {
         match forward.forward(request, self.limits.request_timeout).await {
             Ok(answer) => Ok(answer.map(Body::from)),
             Err(ForwardError::NotSent) => Err(Problem::no_leader()),
+            Err(error @ ForwardError::Busy) => {
+                Ok(Problem::overloaded(error.to_string()).not_done().into_response())
+            }
             Err(error @ ForwardError::Lost) => {
                 Ok(Problem::time_over(error.to_string()).outcome(Known::Unknown).into_response())
             }

@@ -1,5 +1,7 @@
 //! The exit codes, which scripts rely on.
 
+use super::lines::Lines;
+
 /// Done; for `serve` and `cluster`: stopped as asked.
 pub const DONE: u8 = 0;
 /// Answered, and the answer is no: there is no such key, or the comparison failed; `bench --check`
@@ -29,7 +31,13 @@ Exit codes:
   78  a node or cluster cannot start as asked (port, directory, settings)
   129 a node or cluster stopped in good order because its terminal is gone (SIGHUP)";
 
-/// Says on standard error why the program ends.
+/// Prints on standard error why the program ends. Returns after a moment, whether it could be printed
+/// or not.
 pub fn complain(what: impl std::fmt::Display) {
-    eprintln!("raft-kv: {what}");
+    let line = format!("raft-kv: {what}\n");
+    // A thread: standard error may be a pipe that nobody reads, and the program has to end.
+    if let Ok(lines) = Lines::start("complaint", std::io::stderr()) {
+        lines.add(line.as_bytes());
+        lines.flush();
+    }
 }

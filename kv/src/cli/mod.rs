@@ -10,6 +10,8 @@ mod exit;
 mod get;
 mod http;
 mod input;
+mod lines;
+mod log;
 mod put;
 mod serve;
 mod settings;
@@ -49,6 +51,8 @@ enum Command {
 
 /// Runs the program on the arguments of this process.
 pub fn run() -> ExitCode {
+    // Clients use many too, and the nodes of a cluster inherit the limit.
+    kv::descriptors::raise_limit();
     let code = match CommandLine::parse().command {
         Command::Cluster(args) => cluster::run(&args),
         Command::Serve(flags) => serve::run(*flags),

@@ -1,6 +1,7 @@
 //! `raft-kv serve`: one node, in the foreground, until it is told to stop.
 
 use super::exit;
+use super::log;
 use super::settings::{self, Flags, Settings};
 use super::signals::{Stop, StopSignals};
 use std::io::Read;
@@ -17,19 +18,35 @@ pub fn run(flags: Flags) -> u8 {
         Ok(filter) => filter,
         Err(error) => return refuse(format_args!("--log {}: {error}", settings.log)),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+    let log = match log::start(filter) {
+        Ok(log) => log,
+        Err(error) => return refuse(error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(error),
     };
-    let code = runtime.block_on(node(settings));
+    let ended = runtime.block_on(node(settings));
     // What still runs after a graceful stop waits for clients that no longer matter.
     runtime.shutdown_background();
-    code
+    log.flush();
+    match ended {
+        Ended::Told(stop) => stop.exit_code(),
+        Ended::Refused(why) => refuse(why),
+        Ended::Failed(error) => {
+            exit::complain(error);
+            exit::FAILED
+        }
+    }
+}
+
+/// How a node has ended.
+enum Ended {
+    /// It was told to, and did.
+    Told(Stop),
+    /// It could not start.
+    Refused(String),
+    Failed(kv::serve::ServeError),
 }
 
 fn refuse(why: impl std::fmt::Display) -> u8 {
@@ -37,23 +54,23 @@ fn refuse(why: impl std::fmt::Display) -> u8 {
     exit::CONFIGURATION
 }
 
-async fn node(settings: Settings) -> u8 {
+async fn node(settings: Settings) -> Ended {
     let mut signals = match StopSignals::listen() {
         Ok(signals) => signals,
-        Err(error) => return refuse(format_args!("cannot listen to signals: {error}")),
+        Err(error) => return Ended::Refused(format!("cannot listen to signals: {error}")),
     };
     let abandoned = abandoned(settings.stop_on_stdin_eof);
     tokio::pin!(abandoned);
     let id = settings.serve.id;
     let started = tokio::select! {
         biased;
-        stop = signals.wait() => return stop.exit_code(),
-        () = &mut abandoned => return exit::DONE,
+        stop = signals.wait() => return Ended::Told(stop),
+        () = &mut abandoned => return Ended::Told(Stop::Asked),
         started = kv::serve::run(settings.serve) => started,
     };
     let mut running = match started {
         Ok(running) => running,
-        Err(error) => return refuse(error),
+        Err(error) => return Ended::Refused(error.to_string()),
     };
     tracing::info!(
         node = %id, clients = %running.client_addr(), peers = %running.peer_addr(), "serving"
@@ -64,7 +81,7 @@ async fn node(settings: Settings) -> u8 {
         () = &mut abandoned => Err(Stop::Asked),
         ended = running.wait() => Ok(ended),
     };
-    let code = ended.as_ref().err().map_or(exit::DONE, |stop| stop.exit_code());
+    let told = ended.as_ref().err().copied().unwrap_or(Stop::Asked);
     let outcome = match ended {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -78,11 +95,8 @@ async fn node(settings: Settings) -> u8 {
         }
     };
     match outcome {
-        Ok(()) => code,
-        Err(error) => {
-            exit::complain(error);
-            exit::FAILED
-        }
+        Ok(()) => Ended::Told(told),
+        Err(error) => Ended::Failed(error),
     }
 }
 

@@ -1,6 +1,9 @@
 //! A real cluster for the tests: the `raft-kv` program on free ports and in a directory of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+pub mod serve;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::print::{self, Show};
 use raft::{
     Action, Apply, Body, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message,
-    Node, NodeId, Now, Offer, Restore, RoleKind, Snapshot, TakeSnapshot, Write,
+    Node, NodeId, Now, Offer, Restore, RoleKind, Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +28,8 @@ pub struct Peer {
     pub received: Vec<Offer>,
     pub starts: u64,
     pub now: Now,
+    /// The state machine will apply something else than what is in the next batch.
+    pub flipped: bool,
 }
 
 /// What the state machine was told to do.
@@ -47,6 +49,8 @@ pub struct Cluster {
     pub cut: BTreeSet<(u64, u64)>,
     /// State machines wait to be told that they are done.
     pub hold_machines: bool,
+    /// State machines report hashes of what they apply.
+    pub compares: bool,
     pub show: Show,
     pub settings: Vec<(String, u64)>,
     pub checks: Checks,
@@ -79,6 +83,7 @@ impl Cluster {
                 received: Vec::new(),
                 starts: 0,
                 now: Now::default(),
+                flipped: false,
             };
             self.peers.insert(id, peer);
         }
@@ -183,6 +188,7 @@ impl Cluster {
 
     /// The state machine has done what it was told.
     pub fn machine_done(&mut self, id: u64) -> bool {
+        let compares = self.compares;
         let Some(order) = self.peer(id).machine.take() else { return false };
         let done = match order {
             Machine::Apply(apply) => {
@@ -190,7 +196,10 @@ impl Cluster {
                 let peer = self.peer(id);
                 assert_eq!(first, peer.applied.next(), "n{id} applies out of order");
                 peer.applied = Index(peer.applied.0 + apply.entries.len() as u64);
-                apply.applied()
+                let wrong = u64::from(std::mem::take(&mut peer.flipped));
+                let hashes = apply.entries.iter().map(|entry| entry_hash(entry, b"") ^ wrong);
+                let hashes: Vec<u64> = hashes.collect();
+                if compares { apply.applied_with(hashes) } else { apply.applied() }
             }
             Machine::Restore(restore) => {
                 let peer = self.peer(id);

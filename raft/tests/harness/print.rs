@@ -35,7 +35,7 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
             let list = if list.is_empty() { String::new() } else { format!(" {}", entries(list)) };
             format!("Append{term} prev={prev}{list} commit={commit}{}", round(r))
         }
-        Body::Appended { matched, round: r } => {
+        Body::Appended { matched, round: r, .. } => {
             format!("Appended{term} matched={matched}{}", round(r))
         }
         Body::Rejected { prev, hint, lost, round: r } => {
@@ -47,6 +47,7 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
             let index = index.map_or("none".to_string(), |index| format!("index={index}"));
             format!("ReadIndexReply{term} {} {index}", read(*token))
         }
+        Body::Diverged { state } => format!("Diverged{term} at={}", state.index),
         Body::TimeoutNow => format!("TimeoutNow{term}"),
         Body::Outcast { commit, refused } => {
             format!("Outcast{term} commit={commit} refused={refused}")

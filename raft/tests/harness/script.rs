@@ -2,7 +2,8 @@
 //! are polled dry, and what they do is the output.
 //!
 //! ```text
-//! cluster nodes=3 [leader=1] [show=terms,rounds] [hold_machines] [SETTING=N ..]
+//! cluster nodes=3 [leader=1] [show=terms,rounds] [hold_machines] [compares]
+//!                           [SETTING=N ..]   compares: nodes report hashes of what they apply
 //! propose N COMMAND ..      several at once are several proposals under one poll
 //! system N COMMAND
 //! read N
@@ -24,6 +25,7 @@
 //! restart [N]               without N: every node that is down
 //! wipe N [join]             a new disk under the id; join: one that knows no membership
 //! lose N INDEX [silent]     rot on the disk of a node that is down, from INDEX on; silent: not noticed
+//! flip N                    N's state machine applies something else than the next batch
 //! machine N                 the state machine is done (with hold_machines)
 //! snapshot N [failed]       the snapshot that was asked for is durable
 //! offer N                   the offer reaches N, and its bytes, if N wants them
@@ -158,6 +160,7 @@ impl Script {
         let size = args.number("nodes")?.unwrap_or(3);
         let leader = args.number("leader")?;
         let hold = args.flag("hold_machines");
+        self.cluster.compares = args.flag("compares");
         for what in args.key("show").unwrap_or_default().split(',') {
             self.cluster.show.terms |= what == "terms";
             self.cluster.show.rounds |= what == "rounds";
@@ -225,6 +228,10 @@ impl Script {
             }
             "campaign" => {
                 cluster.event(args.id()?, |node, now| node.campaign(now));
+            }
+            "flip" => {
+                let id = args.id()?;
+                cluster.peer(id).flipped = true;
             }
             "clock" => {
                 let (id, wall_ms) = (args.id()?, args.id()?);
@@ -385,6 +392,7 @@ impl Script {
             "Appended" => Body::Appended {
                 matched: Index(args.number("matched")?.unwrap_or_default()),
                 round: Round(args.number("round")?.unwrap_or_default()),
+                state: None,
             },
             "Rejected" => Body::Rejected {
                 prev: Index(args.number("prev")?.unwrap_or_default()),
@@ -533,6 +541,7 @@ impl Script {
                         ("wrong_incarnation", counters.wrong_incarnation),
                         ("nonsense", counters.nonsense),
                         ("disk_stepped_down", counters.disk_stepped_down),
+                        ("states_differ", counters.states_differ),
                         ("stale_receipts", counters.stale_receipts),
                     ];
                     let set = named.iter().filter(|(_, count)| *count > 0);

@@ -76,7 +76,7 @@ impl App for Store {
             bytes_max: self.limits.history_bytes_max,
             ..Retention::default()
         });
-        let figures = machine.figures();
+        let (figures, answers) = (machine.figures(), machine.answers());
         let (limits, forward) = (self.limits.clone(), self.forward);
         let boot = move |node: Started<Store>| {
             let peers = Peers { cluster: node.cluster, own: node.id };
@@ -84,11 +84,13 @@ impl App for Store {
                 handle: node.handle,
                 clock: node.clock,
                 figures,
+                answers,
                 id: node.id,
                 peer_address: String::new(),
                 hosts: Hosts::default(),
                 limits,
                 forward: forward.then(|| Arc::new(peers) as Arc<dyn Forward>),
+                offload: None,
                 links: None,
                 peers: None,
             });

@@ -110,6 +110,7 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
         FaultKind::Full => format!("disk of {node} is full for {lasts}"),
         FaultKind::Stall => format!("disk of {node} does not answer for {lasts}"),
         FaultKind::Slow => format!("disk of {node} is slow for {lasts}"),
+        FaultKind::Flip => format!("a bit flips in a command that {node} applies"),
         FaultKind::Rot => format!("a byte of {node}'s log rots; back after {lasts}"),
         FaultKind::Wipe => format!("disk of {node} is wiped; back after {lasts}"),
     }

@@ -262,6 +262,7 @@ fn says(body: &Body) -> (FlightKind, Option<(LogId, LogId)>, String) {
             (FlightKind::Read, format!("read index {index}"))
         }
         Body::ReadIndexReply { index: None, .. } => (FlightKind::Read, "no read index".to_owned()),
+        Body::Diverged { .. } => (FlightKind::Other, "your copy is wrong".to_owned()),
         Body::TimeoutNow => (FlightKind::Other, "campaign now".to_owned()),
         Body::Outcast { .. } => (FlightKind::Other, "you are no member".to_owned()),
     };

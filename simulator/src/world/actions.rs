@@ -103,6 +103,8 @@ impl<W: Workload> World<'_, W> {
                     return violation("a restored snapshot is committed", format!("node {node}"));
                 }
                 running.machine_at = last.index;
+                // It has the state of another node now.
+                host.flipped = false;
                 running.node.applied(now, order.restored());
                 // What it jumps over was done or not: nobody here can tell.
                 let jumped: Vec<LogId> =
@@ -159,6 +161,7 @@ pub(super) fn body_number(body: &Body) -> u64 {
         Body::ReadIndex { .. } => 8,
         Body::ReadIndexReply { .. } => 9,
         Body::TimeoutNow => 10,
+        Body::Diverged { .. } => 12,
         Body::Outcast { .. } => 11,
     }
 }

@@ -91,6 +91,10 @@ impl<W: Workload> World<'_, W> {
         let Some(operation) = running.reads.remove(&read) else { return Ok(()) };
         let Operation_ { request, came_at, .. } = &self.operations[operation];
         self.contact.served(node, &running.node, *came_at)?;
+        if self.hosts[node].flipped {
+            return self.conclude(operation, None, Outcome::NotDone);
+        }
+        let Some(running) = &self.hosts[node].up else { return Ok(()) };
         let Request::Query(query) = request else { return Ok(()) };
         let answer = driver::StateMachine::query(&running.machine, query);
         let at = running.machine_at;

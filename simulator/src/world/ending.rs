@@ -47,6 +47,7 @@ impl<W: Workload> World<'_, W> {
             host.disk.set_capacity(None);
             host.restore_disk();
             host.full = false;
+            host.flips = false;
             (host.stalled_until_us, host.slow_until_us) = (0, 0);
             host.set_clock_rate(self.now_us, 1_000);
             if host.snapshot_rotten {
@@ -78,7 +79,11 @@ impl<W: Workload> World<'_, W> {
             _ => return,
         };
         // Where a disk has forgotten something, nobody else may be missing.
-        if self.hosts.iter().any(|host| host.rotten || host.snapshot_rotten || host.dead) {
+        if self
+            .hosts
+            .iter()
+            .any(|host| host.rotten || host.flipped || host.snapshot_rotten || host.dead)
+        {
             return;
         }
         let mut draw = Stream::new(self.plan.seed, Purpose::Ending, 0);
@@ -192,6 +197,11 @@ impl<W: Workload> World<'_, W> {
                 let detail = format!("node {id} is {behind} entries behind");
                 return violation("every node catches up in the end", detail);
             }
+            // Of two copies that differ nobody can tell which is wrong.
+            if self.hosts[id].flipped && self.hosts.len() >= 3 {
+                let detail = format!("node {id} goes on with a copy that differs");
+                return violation("a copy that differs is found out", detail);
+            }
             if running.node.hard_state().lost.is_some() {
                 return violation("what was lost is repaired in the end", format!("node {id}"));
             }
@@ -238,6 +248,10 @@ impl<W: Workload> World<'_, W> {
                 return Err(missing);
             }
             self.queue.push(self.now_us + self.timeout_us(), Event::Settled { until_us });
+            return Ok(());
+        }
+        if self.hosts.iter().any(|host| host.flipped) {
+            self.done = true;
             return Ok(());
         }
         let mut states: BTreeMap<Index, (usize, Vec<u8>)> = BTreeMap::new();

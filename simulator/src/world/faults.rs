@@ -108,6 +108,7 @@ impl<W: Workload> World<'_, W> {
                 }
             }
             FaultKind::SnapshotRot => self.rot_snapshot(node, fault.amount),
+            FaultKind::Flip => self.hosts[node].flips = true,
             FaultKind::Wipe => self.wipe(node, fault.amount),
         }
         Ok(())

@@ -10,12 +10,26 @@ impl<W: Workload> World<'_, W> {
         if self.hosts[node].life != life {
             return Ok(());
         }
-        let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
+        let host = &mut self.hosts[node];
+        let Some(running) = &mut host.up else { return Ok(()) };
+        let (flips, mut flipped, mut flipped_at) = (host.flips, host.flipped, host.flipped_at);
         let observer = &self.observer;
         let workload = &self.workload;
         let mut done = Vec::new();
         let mut latest = LogId::ZERO;
-        running.apply(|before, entry, answer, machine| {
+        let mut unknown = Vec::new();
+        running.apply(&mut host.flips, |before, entry, answer, machine| {
+            // What is applied wrongly must be noticed: see `is_well`. Until then nothing holds of it.
+            if flips && !flipped && answer.is_some() {
+                (flipped, flipped_at) = (true, entry.id.index);
+            }
+            if flipped {
+                latest = entry.id;
+                if answer.is_some() {
+                    unknown.push(entry.id);
+                }
+                return Ok(());
+            }
             observer.applied(node, before, entry, answer)?;
             if let Err(detail) = workload.invariant(machine) {
                 return violation("the invariant of the state machine", detail);
@@ -26,6 +40,8 @@ impl<W: Workload> World<'_, W> {
             }
             Ok(())
         })?;
+        let unknown: Vec<usize> =
+            unknown.iter().filter_map(|id| running.proposals.remove(id)).collect();
         let mut concluded = Vec::new();
         for (id, answer) in done {
             if let Some(operation) = running.proposals.remove(&id) {
@@ -44,6 +60,13 @@ impl<W: Workload> World<'_, W> {
             if let Some(operation) = running.proposals.remove(&id) {
                 concluded.push((operation, None));
             }
+        }
+        host.flipped_at = flipped_at;
+        if flipped && !std::mem::replace(&mut host.flipped, true) {
+            self.marks.hit("a bit flipped in what a node applied");
+        }
+        for operation in unknown {
+            self.conclude(operation, None, Outcome::Unknown)?;
         }
         for (operation, answer) in concluded {
             match answer {

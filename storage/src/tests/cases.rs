@@ -120,7 +120,10 @@ fn an_identity_of_a_later_version_is_refused() {
     content[9..13].copy_from_slice(&checksum.to_le_bytes());
     disk.install("IDENTITY", &content);
     let error = refusal(&disk);
-    assert!(matches!(error, OpenError::Identity(IdentityError::Newer { version: 9 })), "{error}");
+    assert!(
+        matches!(error, OpenError::Identity(IdentityError::OtherVersion { version: 9 })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn a_block_of_a_later_version_is_refused() {
     block[..4].copy_from_slice(&checksum.to_le_bytes());
     disk.install(&path(1), &content);
     let error = refusal(&disk);
-    assert!(matches!(&error, OpenError::Newer { version: 2, .. }));
+    assert!(matches!(&error, OpenError::OtherVersion { version: 2, .. }));
     assert!(error.to_string().contains("run a later one"), "{error}");
     // A version that the checksum does not vouch for is no version, but damage.
     rot(&disk, 1, 2);

@@ -212,3 +212,14 @@ fn a_node_that_ends_again_and_again_does_not_fill_its_disk() {
     }
     assert_eq!(taken[2], taken[19], "{taken:?}");
 }
+
+#[test]
+fn want_of_descriptors_in_preparing_a_segment_is_no_failure_of_the_disk() {
+    for (error, is_full) in [(12, true), (23, true), (24, true), (5, false)] {
+        let of = AppendError::of_preparing(std::io::Error::from_raw_os_error(error));
+        assert_eq!(matches!(of, AppendError::Full(_)), is_full, "{of:?}");
+        // Of a write to the log it is one: nobody knows how much of it was done.
+        let of = AppendError::of(std::io::Error::from_raw_os_error(error));
+        assert!(matches!(of, AppendError::Failed(_)), "{of:?}");
+    }
+}

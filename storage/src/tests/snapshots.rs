@@ -103,7 +103,7 @@ fn a_snapshot_of_a_later_version_is_refused() {
     save(&disk, id, 10);
     disk.damage(&path(id), 8, &[9]);
     let error = store(&disk).open(id).unwrap_err();
-    assert!(matches!(error, SnapshotError::Newer { version: 9, .. }), "{error}");
+    assert!(matches!(error, SnapshotError::OtherVersion { version: 9, .. }), "{error}");
 }
 
 #[test]

@@ -11,12 +11,13 @@ mod node;
 mod ports;
 
 use super::exit;
+use super::lines::Lines;
 use super::settings::election_timeout;
 use super::signals::{Stop, StopSignals};
 use directory::Directory;
 use node::NodeProcess;
-use std::io::Write;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How often the supervisor looks after its processes.
@@ -71,7 +72,11 @@ pub fn run(args: &Args) -> u8 {
             return exit::FAILED;
         }
     };
-    match runtime.block_on(supervise(args)) {
+    let ended = runtime.block_on(supervise(args));
+    if let Some(lines) = output() {
+        lines.flush();
+    }
+    match ended {
         Ok(stop) => stop.exit_code(),
         Err(error) => {
             exit::complain(error);
@@ -207,9 +212,15 @@ fn announce(leader: u16, args: &Args, addresses: &[ports::Addresses], nodes: &No
     say(&text);
 }
 
-/// Prints a line for the person at the terminal. That nobody reads it is no reason to stop.
+/// Prints a line for the person at the terminal. That nobody reads it is no reason to stop, or to wait.
 fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}");
-    let _ = out.flush();
+    if let Some(lines) = output() {
+        lines.add(format!("{text}\n").as_bytes());
+    }
+}
+
+/// Standard output; nothing if no thread could be started for it.
+fn output() -> Option<&'static Lines> {
+    static OUTPUT: OnceLock<Option<Lines>> = OnceLock::new();
+    OUTPUT.get_or_init(|| Lines::start("output", std::io::stdout()).ok()).as_ref()
 }

@@ -1,0 +1,152 @@
+//! The JSON of a batch, counted while it is read: what is too much is not parsed first.
+
+use super::problem::Problem;
+use crate::limits::Limits;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::cell::RefCell;
+use std::fmt;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+/// An operation as a client asks for it.
+pub struct AskedOperation {
+    pub op: Kind,
+    pub key: String,
+    pub value: Option<String>,
+    pub if_match: Option<Tag>,
+    pub if_none_match: Option<Tag>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+/// What it is to do.
+pub enum Kind {
+    Put,
+    Delete,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+/// A version, or `*`.
+pub enum Tag {
+    Version(u64),
+    Text(String),
+}
+
+/// The operations of a batch.
+pub fn parse(body: &[u8], limits: &Limits) -> Result<Vec<AskedOperation>, Problem> {
+    let too_large = RefCell::new(None);
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let parsed = Whole { limits, too_large: &too_large }
+        .deserialize(&mut json)
+        .and_then(|operations| json.end().map(|()| operations));
+    parsed.map_err(|error| match too_large.take() {
+        Some(detail) => Problem::too_large(detail),
+        None => Problem::malformed(error.to_string()),
+    })
+}
+
+/// The object around the list.
+#[derive(Clone, Copy)]
+struct Whole<'a> {
+    limits: &'a Limits,
+    /// Why it was given up.
+    too_large: &'a RefCell<Option<String>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Whole<'_> {
+    type Value = Vec<AskedOperation>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Whole<'_> {
+    type Value = Vec<AskedOperation>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a list of operations")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut operations = None;
+        while let Some(field) = map.next_key::<Field>()? {
+            let Field::Operations = field;
+            if operations.is_some() {
+                return Err(A::Error::duplicate_field("operations"));
+            }
+            operations = Some(map.next_value_seed(List(self))?);
+        }
+        operations.ok_or_else(|| A::Error::missing_field("operations"))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Operations,
+}
+
+struct List<'a>(Whole<'a>);
+
+impl<'de> DeserializeSeed<'de> for List<'_> {
+    type Value = Vec<AskedOperation>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_> {
+    type Value = Vec<AskedOperation>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of operations")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let Whole { limits, too_large } = self.0;
+        let give_up = |detail: String| {
+            *too_large.borrow_mut() = Some(detail);
+            A::Error::custom("too large")
+        };
+        let (mut operations, mut bytes) = (Vec::new(), 0);
+        while let Some(operation) = list.next_element::<AskedOperation>()? {
+            if operations.len() == limits.batch_operations_max {
+                let max = limits.batch_operations_max;
+                let detail = format!("the batch has more than {max} operations, which is the most");
+                return Err(give_up(detail));
+            }
+            bytes += operation.key.len() + operation.value.as_ref().map_or(0, String::len);
+            if bytes > limits.batch_bytes_max {
+                let max = limits.batch_bytes_max;
+                let detail = format!("the batch has more than {max} bytes of keys and values");
+                return Err(give_up(detail));
+            }
+            operations.push(operation);
+        }
+        Ok(operations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_is_not_read_to_its_end() {
+        let operation = r#"{"op":"put","key":"a","value":"1"}"#;
+        let limits = Limits { batch_operations_max: 2, ..Limits::default() };
+        let body = format!("{{\"operations\":[{operation},{operation},{operation},nonsense");
+        let error = parse(body.as_bytes(), &limits).err().unwrap();
+        assert!(format!("{error:?}").contains("more than 2 operations"), "{error:?}");
+        let limits = Limits { batch_bytes_max: 3, ..limits };
+        let body = format!("{{\"operations\":[{operation},{operation},nonsense");
+        let error = parse(body.as_bytes(), &limits).err().unwrap();
+        assert!(format!("{error:?}").contains("more than 3 bytes"), "{error:?}");
+        let body = format!("{{\"operations\":[{operation}]}} and more");
+        assert!(parse(body.as_bytes(), &limits).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! Replies that are long, and the budget for all of them together.
+//!
+//! A client that does not read its reply keeps alive what the reply shares with the store, and a
+//! part of it that is ready to go out. Both count; beyond the budget there are no more long
+//! replies.
+
+use super::App;
+use super::offload::yield_now;
+use super::routes::json;
+use crate::pieces::Pieces;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A reply of no more than so many bytes does not count: the number of connections bounds those.
+const UNCOUNTED_BYTES: usize = 64 << 10;
+/// A long reply goes out in parts of about so many bytes.
+pub const PART_BYTES: usize = 64 << 10;
+/// How many parts of a reply are in memory: one in front of the socket, and one on the way there.
+const PARTS_READY: usize = 3;
+
+/// A share of the budget for replies, given back when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    /// Of a reply that is not long.
+    pub fn none() -> Self {
+        Share { _permit: None }
+    }
+}
+
+/// There is no room for another long reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this node has as many long replies under way as it can hold; try again later")]
+pub struct NoRoom;
+
+impl App {
+    /// Room for a reply that keeps so many bytes.
+    pub(super) fn room(&self, bytes: usize) -> Result<Share, NoRoom> {
+        if bytes <= UNCOUNTED_BYTES {
+            return Ok(Share { _permit: None });
+        }
+        let permit = self.replies.clone().try_acquire_many_owned(counted(bytes));
+        Ok(Share { _permit: Some(permit.map_err(|_| NoRoom)?) })
+    }
+
+    /// The same, waited for. `None`: there was none in time.
+    pub(super) async fn room_in_time(&self, bytes: usize) -> Option<Share> {
+        if let Ok(share) = self.room(bytes) {
+            return Some(share);
+        }
+        let permit = self.replies.clone().acquire_many_owned(counted(bytes));
+        tokio::select! {
+            biased;
+            permit = permit => Some(Share { _permit: Some(permit.ok()?) }),
+            () = self.sleep(self.limits.client_timeout) => None,
+        }
+    }
+}
+
+fn counted(bytes: usize) -> u32 {
+    u32::try_from(bytes + PARTS_READY * PART_BYTES).unwrap_or(u32::MAX)
+}
+
+/// A reply of JSON, with its share of the budget.
+pub fn pieces(mut pieces: Pieces, share: Share) -> Response {
+    if pieces.bytes() <= UNCOUNTED_BYTES {
+        let mut body = Vec::with_capacity(pieces.bytes());
+        pieces.write(&mut body, usize::MAX);
+        return json(StatusCode::OK, body);
+    }
+    let parts = futures_util::stream::unfold((pieces, share), async |(mut pieces, share)| {
+        yield_now().await;
+        let mut part = Vec::with_capacity(PART_BYTES + PART_BYTES / 4);
+        pieces.write(&mut part, PART_BYTES);
+        let next = (!part.is_empty()).then_some(part)?;
+        Some((Ok::<_, Infallible>(Bytes::from(next)), (pieces, share)))
+    });
+    json(StatusCode::OK, Body::from_stream(parts))
+}
+
+/// A body of bytes that are shared with the store, with its share of the budget.
+pub fn bytes(bytes: Bytes, share: Share) -> Body {
+    match share._permit {
+        None => Body::from(bytes),
+        Some(_) => Body::new(Kept { bytes: Some(bytes), _share: share }),
+    }
+}
+
+struct Kept {
+    bytes: Option<Bytes>,
+    _share: Share,
+}
+
+impl HttpBody for Kept {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        // In parts, so that the body, and its share with it, stays until the last of them goes out.
+        let Some(mut rest) = self.bytes.take().filter(|rest| !rest.is_empty()) else {
+            return Poll::Ready(None);
+        };
+        let part = rest.split_to(rest.len().min(PART_BYTES));
+        self.bytes = Some(rest);
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.as_ref().is_none_or(Bytes::is_empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}

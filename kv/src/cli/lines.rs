@@ -1,0 +1,182 @@
+//! Lines on their way to standard output or standard error, from programs that must not wait for
+//! them.
+//!
+//! Standard error may be a pipe that nobody reads, a pipe whose reader is gone, or a file on a full
+//! disk. A node has to go on in all three cases. So a thread of its own writes the lines; what does
+//! not fit in front of it, or cannot be written, is lost and counted. The count is written as a
+//! line of its own once writing works again.
+//!
+//! Why no ready-made writer: those bound the number of lines, not the bytes, and do not report what
+//! was lost.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most bytes of lines that wait to be written.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+/// How long a program that ends waits until its last lines are written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A writer that never blocks and never fails. A clone is another handle to it.
+#[derive(Clone)]
+pub struct Lines {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Lines lost since the last one that was written.
+    lost: u64,
+    /// The thread has taken lines out and is writing them.
+    writing: bool,
+}
+
+impl Lines {
+    /// Starts the thread that writes lines to `to`.
+    pub fn start(name: &str, to: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let lines = Lines { shared: shared.clone() };
+        std::thread::Builder::new().name(name.into()).spawn(move || shared.write_to(to))?;
+        Ok(lines)
+    }
+
+    /// Adds a line, which ends with a newline, or loses it.
+    pub fn add(&self, line: &[u8]) {
+        let mut queue = self.shared.lock();
+        if queue.bytes + line.len() > WAITING_BYTES_MAX {
+            queue.lost += 1;
+            return;
+        }
+        queue.bytes += line.len();
+        queue.lines.push_back(line.to_vec());
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, but not for long: somebody may have stopped reading.
+    pub fn flush(&self) {
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        let mut queue = self.shared.lock();
+        while queue.writing || !queue.lines.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.shared.changed.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// One call is one line: tracing's formatter writes each with one.
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.add(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes lines for as long as the process lives.
+    fn write_to(&self, mut to: impl Write) {
+        loop {
+            let mut queue = self.lock();
+            while queue.lines.is_empty() {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            let lines = std::mem::take(&mut queue.lines);
+            queue.writing = true;
+            drop(queue);
+            for line in lines {
+                let lost = std::mem::take(&mut self.lock().lost);
+                let written = note(&mut to, lost).and_then(|()| to.write_all(&line));
+                let mut queue = self.lock();
+                // Until it is written it counts as waiting.
+                queue.bytes -= line.len();
+                if written.is_err() {
+                    queue.lost += lost + 1;
+                }
+            }
+            let _ = to.flush();
+            self.lock().writing = false;
+            self.changed.notify_all();
+        }
+    }
+}
+
+fn note(to: &mut impl Write, lost: u64) -> io::Result<()> {
+    match lost {
+        0 => Ok(()),
+        lost => writeln!(to, "raft-kv lost {lost} lines here: they could not be written in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// Fails as often as it is told, then writes.
+    struct Failing(u32, mpsc::Sender<Vec<u8>>);
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 > 0 {
+                self.0 -= 1;
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let _ = self.1.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_the_count_is_written_later() {
+        let (written, lines) = mpsc::channel();
+        let writer = Lines::start("test", Failing(2, written)).unwrap();
+        for line in ["one\n", "two\n", "three\n"] {
+            writer.add(line.as_bytes());
+            writer.flush();
+        }
+        let all: Vec<u8> = lines.try_iter().flatten().collect();
+        let text = String::from_utf8(all).unwrap();
+        assert!(text.contains("lost 2 lines") && text.ends_with("three\n"), "{text}");
+        assert!(!text.contains("one"), "{text}");
+    }
+
+    #[test]
+    fn a_reader_that_has_stopped_holds_up_nobody_and_costs_bounded_memory() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let lines = Lines::start("test", writer).unwrap();
+        let line = [b'x'; 1000];
+        let began = Instant::now();
+        for _ in 0..10_000 {
+            lines.add(&line);
+        }
+        assert!(lines.shared.lock().bytes <= WAITING_BYTES_MAX);
+        assert!(lines.shared.lock().lost > 1000);
+        lines.flush();
+        assert!(began.elapsed() < FLUSH_TIMEOUT * 5);
+    }
+}

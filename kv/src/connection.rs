@@ -1,0 +1,163 @@
+//! One connection of a client: its requests, and what keeps its place.
+
+use crate::api::{FORWARDED, is_short};
+use crate::canned;
+use crate::patient::Patient;
+use crate::places::{Place, Places, Work};
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use driver::report;
+use hyper::Request;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
+use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// The most bytes of the head of a request, and of an answer's that wait in front of the socket.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How long a client in the overflow may take, for its request and for reading the answer.
+const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Common {
+    /// Set once the node takes part in its cluster.
+    pub router: OnceLock<TowerToHyperService<Router>>,
+    /// Where other nodes reach this one.
+    pub peer_address: String,
+    /// How long a client may take to send a head, or to go on reading an answer.
+    pub client_timeout: Duration,
+    /// For connections of other nodes to a node that is full.
+    pub forwards: Arc<Places>,
+}
+
+/// The place of a connection.
+pub(crate) enum Seat {
+    /// It may ask anything.
+    Full(Place),
+    /// The node is full: it gets short answers only, unless it is another node's.
+    Overflow(Place),
+}
+
+impl Seat {
+    /// The place.
+    pub fn place(&self) -> &Place {
+        match self {
+            Seat::Full(place) | Seat::Overflow(place) => place,
+        }
+    }
+
+    /// Whether the node was full when it came.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self, Seat::Overflow(_))
+    }
+
+    /// How long the client may take to send a head, or to go on reading an answer.
+    pub fn patience(&self, common: &Common) -> Duration {
+        match self {
+            Seat::Full(_) => common.client_timeout,
+            Seat::Overflow(_) => OVERFLOW_TIMEOUT,
+        }
+    }
+}
+
+/// Serves a connection until it ends or loses its place.
+pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, watcher: Watcher) {
+    let (patience, in_overflow) = (seat.patience(&common), seat.is_overflow());
+    let (Seat::Full(place) | Seat::Overflow(place)) = seat;
+    let visit = Arc::new(Visit { place: Arc::new(place), in_overflow, common });
+    let service = {
+        let visit = visit.clone();
+        service_fn(move |request| Visit::answer(visit.clone(), request))
+    };
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(Patient::new(stream, patience)), service);
+    tokio::select! {
+        biased;
+        ended = watcher.watch(connection) => {
+            if let Err(error) = ended {
+                report(|| tracing::debug!(%error, "a client's connection ended"));
+            }
+        }
+        () = visit.place.lost() => {}
+    }
+}
+
+struct Visit {
+    place: Arc<Place>,
+    in_overflow: bool,
+    common: Arc<Common>,
+}
+
+impl Visit {
+    async fn answer(
+        visit: Arc<Visit>,
+        request: Request<Incoming>,
+    ) -> Result<hyper::Response<Held>, Infallible> {
+        let work = visit.place.work();
+        let mut forwarded = None;
+        let mut is_full = false;
+        if visit.in_overflow && !is_short(request.uri().path()) {
+            forwarded = visit.as_forwarded(&request).map(|place| Arc::new(place).work());
+            is_full = forwarded.is_none();
+        }
+        let mut response = match visit.common.router.get() {
+            _ if is_full => canned::full(),
+            Some(router) => match router.call(request.map(Body::new)).await {
+                Ok(response) => response,
+            },
+            None => canned::starting(request.uri().path(), &visit.common.peer_address),
+        };
+        if visit.in_overflow || visit.place.is_lost() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| Held { body, _work: work, _forwarded: forwarded }))
+    }
+
+    /// A place for a request that another node passes on.
+    fn as_forwarded(&self, request: &Request<Incoming>) -> Option<Place> {
+        match request.headers().contains_key(FORWARDED) {
+            true => self.common.forwards.take(),
+            false => None,
+        }
+    }
+}
+
+/// The body of an answer, which keeps the connection from being idle until it is sent.
+pub(crate) struct Held {
+    body: Body,
+    _work: Work,
+    _forwarded: Option<Work>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,222 @@
+//! What happens to a client's connection before a request of it is worked on.
+//!
+//! Questions about the health of a node are answered here, on a thread of their own, so that they
+//! wait behind no other request. Only the plain form is known here, which probes, scrapers and the
+//! compatible client send: a whole head in one piece, without a body. At the first request of any
+//! other form the connection moves on, untouched, to the runtime of the other clients.
+
+use crate::api::is_short;
+use crate::canned;
+use crate::connection::{self, Common, Seat};
+use axum::body::Body;
+use axum::response::Response;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::service::Service;
+use hyper::{Method, Request};
+use hyper_util::server::graceful::Watcher;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// A longer head is no plain question.
+const HEAD_BYTES_MAX: usize = 2 << 10;
+/// The most bytes of an answer, which is the metrics.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How long a client may take to take its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that has come in.
+pub(crate) struct Visitor {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Its place.
+    pub seat: Seat,
+    /// What all connections share.
+    pub common: Arc<Common>,
+    /// Where requests are worked on.
+    pub clients: Handle,
+    /// Becomes true when the node stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Answers questions about the node's health, then hands the connection on; `watcher` waits for it
+/// then.
+pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
+    let _ = visitor.stream.set_nodelay(true);
+    loop {
+        let question = tokio::select! {
+            biased;
+            question = next(&visitor.stream, visitor.seat.patience(&visitor.common)) => Some(question),
+            () = visitor.seat.place().lost() => None,
+            _ = visitor.stopping.wait_for(|stopping| *stopping) => return,
+        };
+        let Some(question) = question else { return refuse(&visitor) };
+        match question {
+            Ok(Next::Plain(question)) => match answer(&mut visitor, question).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return,
+            },
+            Ok(Next::Other) => break,
+            Ok(Next::End) | Err(_) => return,
+        }
+    }
+    let Visitor { stream, seat, common, clients, .. } = visitor;
+    let Ok(stream) = stream.into_std() else { return };
+    // Dropped with this task, and the connection with it.
+    let mut moved = JoinSet::new();
+    moved.spawn_on(
+        async move {
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                connection::serve(stream, seat, common, watcher).await;
+            }
+        },
+        &clients,
+    );
+    moved.join_next().await;
+}
+
+/// Tells a client of a full node that there is no place for it. Nothing it may have sent was looked at.
+fn refuse(visitor: &Visitor) {
+    // On an idle connection of another client it would look like the answer to its next request.
+    if !visitor.seat.is_overflow() {
+        return;
+    }
+    let _ = visitor.stream.try_write(canned::full_bytes().as_bytes());
+    // What is left unread would have the answer thrown away.
+    let _ = visitor.stream.try_read(&mut [0; HEAD_BYTES_MAX]);
+}
+
+enum Next {
+    Plain(Plain),
+    Other,
+    End,
+}
+
+/// A question, and how many bytes it has.
+struct Plain {
+    bytes: usize,
+    path: String,
+    headers: HeaderMap,
+    is_last: bool,
+}
+
+async fn next(stream: &TcpStream, patience: Duration) -> io::Result<Next> {
+    let mut head = [0; HEAD_BYTES_MAX];
+    let read = timeout(patience, stream.peek(&mut head)).await??;
+    Ok(match parse(&head[..read]) {
+        _ if read == 0 => Next::End,
+        Some(plain) => Next::Plain(plain),
+        None => Next::Other,
+    })
+}
+
+fn parse(bytes: &[u8]) -> Option<Plain> {
+    let rest = bytes.strip_prefix(b"GET /")?;
+    // Most requests end here, and cost no more than this.
+    if !matches!(rest.first(), Some(b'i' | b'h' | b'r' | b'm')) {
+        return None;
+    }
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let mut lines = std::str::from_utf8(&bytes[..end]).ok()?.split("\r\n");
+    let path = lines.next()?.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?;
+    if !is_short(path) {
+        return None;
+    }
+    let (mut headers, mut is_last) = (HeaderMap::new(), false);
+    for line in lines {
+        let (name, value) = line.split_once(':')?;
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let value = value.trim();
+        match name.as_str() {
+            "connection" if value.eq_ignore_ascii_case("close") => is_last = true,
+            "connection" if value.eq_ignore_ascii_case("keep-alive") => {}
+            "content-length" if value == "0" => {}
+            "connection" | "content-length" | "transfer-encoding" | "expect" | "upgrade" => {
+                return None;
+            }
+            _ => {}
+        }
+        headers.append(name, HeaderValue::from_str(value).ok()?);
+    }
+    // One is what HTTP/1.1 asks for; the others know what to answer otherwise.
+    if headers.get_all("host").iter().count() != 1 {
+        return None;
+    }
+    Some(Plain { bytes: end + 4, path: path.to_owned(), headers, is_last })
+}
+
+/// Answers a question; false: it was the last on this connection.
+async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
+    let Plain { bytes, path, headers, is_last } = question;
+    let mut head = [0; HEAD_BYTES_MAX];
+    visitor.stream.read_exact(&mut head[..bytes]).await?;
+    let response = match visitor.common.router.get() {
+        Some(router) => {
+            let mut request = Request::new(Body::empty());
+            *request.method_mut() = Method::GET;
+            *request.uri_mut() = path.parse().map_err(io::Error::other)?;
+            *request.headers_mut() = headers;
+            match router.call(request).await {
+                Ok(response) => response,
+            }
+        }
+        None => canned::starting(&path, &visitor.common.peer_address),
+    };
+    let is_last = is_last || visitor.seat.is_overflow() || visitor.seat.place().is_lost();
+    let bytes = encode(response, is_last).await?;
+    timeout(ANSWER_TIMEOUT, visitor.stream.write_all(&bytes)).await??;
+    Ok(!is_last)
+}
+
+async fn encode(response: Response, is_last: bool) -> io::Result<Vec<u8>> {
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, ANSWER_BYTES_MAX).await.map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(body.len() + 256);
+    let status = parts.status;
+    let reason = status.canonical_reason().unwrap_or_default();
+    bytes.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
+    for (name, value) in parts.headers.iter().filter(|(name, _)| *name != "content-length") {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    if is_last && !parts.headers.contains_key("connection") {
+        bytes.extend_from_slice(b"connection: close\r\n");
+    }
+    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_questions_about_health_are_answered_here() {
+        let plain =
+            parse(b"GET /is_leader HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET").unwrap();
+        assert_eq!((plain.bytes, plain.is_last), (55, true));
+        for other in [
+            "GET /is_leader HTTP/1.1\r\nHost: a\r\n",
+            "GET /is_leader HTTP/1.0\r\nHost: a\r\n\r\n",
+            "GET /is_leader?a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /is_leader HTTP/1.1\r\n\r\n",
+            "GET /is_leader HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET /is_leader HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+            "GET /is_leader HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET /v1/kv/a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST /is_leader HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            assert!(parse(other.as_bytes()).is_none(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! JSON that is written piece by piece. A long text stays the bytes that it is, shared with the
+//! store, until it goes out: escaped, it would take six times as much.
+
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// A shorter text is written at once.
+const SHORT_BYTES: usize = 256;
+/// How much of a text is escaped in one step.
+const STEP_BYTES: usize = 16 << 10;
+
+/// JSON on its way.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    pieces: VecDeque<Piece>,
+    /// The bytes of the pieces that have not been written, texts before they are escaped.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Piece {
+    /// As it stands.
+    Json(Vec<u8>),
+    /// What is between the quotes of a string, from `at` on.
+    Text { bytes: Bytes, at: usize },
+}
+
+impl Pieces {
+    /// How much there is, texts before they are escaped.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds JSON as it stands.
+    pub fn json(&mut self, json: &str) {
+        self.bytes += json.len();
+        self.end().extend_from_slice(json.as_bytes());
+    }
+
+    /// Adds a string. Bytes that are no UTF-8 become replacement characters.
+    pub fn text(&mut self, bytes: &Bytes) {
+        self.bytes += bytes.len() + 2;
+        if bytes.len() <= SHORT_BYTES {
+            let end = self.end();
+            end.push(b'"');
+            escape(bytes, true, end);
+            end.push(b'"');
+            return;
+        }
+        self.end().push(b'"');
+        self.pieces.push_back(Piece::Text { bytes: bytes.clone(), at: 0 });
+        self.end().push(b'"');
+    }
+
+    /// Adds a string, or null.
+    pub fn text_or_null(&mut self, bytes: Option<&Bytes>) {
+        match bytes {
+            Some(bytes) => self.text(bytes),
+            None => self.json("null"),
+        }
+    }
+
+    fn end(&mut self) -> &mut Vec<u8> {
+        if !matches!(self.pieces.back(), Some(Piece::Json(_))) {
+            self.pieces.push_back(Piece::Json(Vec::new()));
+        }
+        match self.pieces.back_mut() {
+            Some(Piece::Json(json)) => json,
+            _ => unreachable!("it has just been seen to"),
+        }
+    }
+
+    /// Writes what comes next until `into` has about so many bytes, or there is no more.
+    pub fn write(&mut self, into: &mut Vec<u8>, until_bytes: usize) {
+        while into.len() < until_bytes {
+            let Some(piece) = self.pieces.front_mut() else {
+                self.bytes = 0;
+                return;
+            };
+            match piece {
+                Piece::Json(json) => {
+                    self.bytes = self.bytes.saturating_sub(json.len());
+                    into.append(json);
+                    self.pieces.pop_front();
+                }
+                Piece::Text { bytes, at } => {
+                    let end = bytes.len().min(*at + STEP_BYTES);
+                    let written = escape(&bytes[*at..end], end == bytes.len(), into);
+                    self.bytes = self.bytes.saturating_sub(written);
+                    *at += written;
+                    if *at == bytes.len() {
+                        self.pieces.pop_front();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Appends the inside of a JSON string; returns how many bytes are in it. If more bytes follow, a
+/// character that is cut off at the end is left for them.
+fn escape(bytes: &[u8], is_end: bool, into: &mut Vec<u8>) -> usize {
+    let mut taken = 0;
+    for chunk in bytes.utf8_chunks() {
+        escape_text(chunk.valid(), into);
+        taken += chunk.valid().len();
+        let invalid = chunk.invalid();
+        let is_cut_off = taken + invalid.len() == bytes.len()
+            && std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+        if is_cut_off && !is_end {
+            return taken;
+        }
+        if !invalid.is_empty() {
+            into.extend_from_slice("\u{fffd}".as_bytes());
+            taken += invalid.len();
+        }
+    }
+    taken
+}
+
+fn escape_text(text: &str, into: &mut Vec<u8>) {
+    let start = into.len();
+    serde_json::to_writer(&mut *into, text).expect("a text has a JSON form, and memory takes it");
+    // Without its quotes.
+    into.pop();
+    into.copy_within(start + 1.., start);
+    into.pop();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(text: &Bytes, step: usize) -> String {
+        let (mut pieces, mut all) = (Pieces::default(), Vec::new());
+        pieces.json("[");
+        pieces.text(text);
+        pieces.json("]");
+        loop {
+            let mut part = Vec::new();
+            pieces.write(&mut part, step);
+            if part.is_empty() {
+                assert_eq!(pieces.bytes(), 0);
+                break;
+            }
+            all.extend(part);
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_written_as_if_at_once(
+            parts in proptest::collection::vec("[a-z\u{0}\"é€😀]{0,9000}", 0..4),
+            cut in proptest::collection::vec(any::<u8>(), 0..9),
+            step in 1_usize..100_000,
+        ) {
+            let mut bytes = parts.concat().into_bytes();
+            bytes.splice(bytes.len() / 2..bytes.len() / 2, cut.clone());
+            bytes.extend(cut);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let expected = serde_json::to_string(&[text]).unwrap();
+            prop_assert_eq!(written(&bytes.into(), step), expected);
+        }
+    }
+}

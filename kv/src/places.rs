@@ -1,0 +1,175 @@
+//! The places for client connections.
+//!
+//! A node that is full closes the connection that has been idle the longest for one that comes. If
+//! none is idle, the new one gets a place in a small overflow, on which only short answers are
+//! given.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Connections that have been told to close and have not done so yet, at most.
+const CLOSING_MAX: usize = 16;
+
+/// A number of places.
+#[derive(Debug)]
+pub(crate) struct Places {
+    max: usize,
+    /// A connection that has been idle for less keeps its place.
+    idle_min: Duration,
+    began: Instant,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    next: u64,
+    seats: BTreeMap<u64, Arc<Seat>>,
+    closing: usize,
+}
+
+#[derive(Debug, Default)]
+struct Seat {
+    /// Requests that are worked on, or whose answer is being sent.
+    busy: AtomicUsize,
+    idle_since_ms: AtomicU64,
+    told_to_close: AtomicBool,
+    close: Notify,
+}
+
+impl Places {
+    /// So many places.
+    pub fn new(max: usize, idle_min: Duration) -> Arc<Self> {
+        Arc::new(Places { max, idle_min, began: Instant::now(), taken: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Takes a place. The connection that has been idle the longest loses its own for it, if
+    /// necessary.
+    pub fn take(self: &Arc<Self>) -> Option<Place> {
+        let mut taken = self.lock();
+        if taken.seats.len() - taken.closing >= self.max {
+            let idlest = self.idlest(&taken)?;
+            taken.closing += 1;
+            idlest.told_to_close.store(true, Ordering::Relaxed);
+            idlest.close.notify_one();
+        }
+        let id = taken.next;
+        taken.next += 1;
+        let seat = Arc::new(Seat::default());
+        seat.idle_since_ms.store(self.now_ms(), Ordering::Relaxed);
+        taken.seats.insert(id, seat.clone());
+        Some(Place { id, seat, places: self.clone() })
+    }
+
+    fn idlest(&self, taken: &Taken) -> Option<Arc<Seat>> {
+        if taken.closing >= CLOSING_MAX {
+            return None;
+        }
+        let until = self.now_ms().checked_sub(self.idle_min.as_millis() as u64)?;
+        let idle = taken.seats.values().filter(|seat| {
+            !seat.told_to_close.load(Ordering::Relaxed) && seat.busy.load(Ordering::Acquire) == 0
+        });
+        let since = |seat: &&Arc<Seat>| seat.idle_since_ms.load(Ordering::Relaxed);
+        idle.filter(|seat| since(seat) <= until).min_by_key(since).cloned()
+    }
+}
+
+/// A place that is taken, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    id: u64,
+    seat: Arc<Seat>,
+    places: Arc<Places>,
+}
+
+impl Place {
+    /// Returns when the place is to be given up, and the connection is idle.
+    pub async fn lost(&self) {
+        loop {
+            self.seat.close.notified().await;
+            if !self.is_busy() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the connection has to close when it has answered.
+    pub fn is_lost(&self) -> bool {
+        self.seat.told_to_close.load(Ordering::Relaxed)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.seat.busy.load(Ordering::Acquire) > 0
+    }
+
+    /// A request is worked on, until what is returned is dropped.
+    pub fn work(self: &Arc<Self>) -> Work {
+        self.seat.busy.fetch_add(1, Ordering::AcqRel);
+        Work(self.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        taken.seats.remove(&self.id);
+        if self.is_lost() {
+            taken.closing -= 1;
+        }
+    }
+}
+
+/// Keeps a connection from being idle.
+#[derive(Debug)]
+pub(crate) struct Work(Arc<Place>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let Place { seat, places, .. } = &*self.0;
+        seat.idle_since_ms.store(places.now_ms(), Ordering::Relaxed);
+        if seat.busy.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.is_lost() {
+            seat.close.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connection_that_was_idle_the_longest_makes_room() {
+        let places = Places::new(2, Duration::ZERO);
+        let first = Arc::new(places.take().unwrap());
+        std::thread::sleep(Duration::from_millis(3));
+        let second = Arc::new(places.take().unwrap());
+        let work = first.work();
+        let third = places.take().unwrap();
+        assert!(second.is_lost() && !first.is_lost() && !third.is_lost());
+        drop(second);
+        assert_eq!(places.lock().closing, 0);
+        drop(third);
+        let fourth = Arc::new(places.take().unwrap());
+        let _busy = fourth.work();
+        assert!(places.take().is_none(), "all are busy");
+        drop(work);
+        assert!(places.take().is_some());
+    }
+
+    #[test]
+    fn one_that_has_just_come_keeps_its_place() {
+        let places = Places::new(1, Duration::from_secs(60));
+        let _first = places.take().unwrap();
+        assert!(places.take().is_none());
+    }
+}

@@ -1,0 +1,92 @@
+//! Nodes that may have few file descriptors, and more clients than that.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+mod local;
+
+use local::serve::{Members, ask};
+use local::{free_ports, scratch};
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+/// What the nodes may have.
+const DESCRIPTORS: u64 = 256;
+/// More than that.
+const IDLE_CLIENTS: usize = 600;
+/// Enough for some segments of the log, each of which takes a descriptor.
+const VALUES: usize = 60;
+const VALUE_BYTES: usize = 900_000;
+
+#[test]
+fn more_idle_clients_than_descriptors_end_no_node_and_no_term() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    members.start_limited(0, DESCRIPTORS, &["--campaign-at-start"]);
+    members.start_limited(1, DESCRIPTORS, &[]);
+    members.start_limited(2, DESCRIPTORS, &[]);
+    members.wait_for_leader(0);
+    members.wait_for_followers(0);
+    let term = members.metric(0, "raft_term");
+
+    // Half of them are in the middle of a head.
+    let idle: Vec<_> = (0..IDLE_CLIENTS)
+        .filter_map(|n| {
+            let mut client = TcpStream::connect(members.address((n % 2) as u16)).ok()?;
+            if n % 4 < 2 {
+                let _ = client.write_all(b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n");
+            }
+            Some(client)
+        })
+        .collect();
+    for node in 0..2 {
+        for path in ["/healthz", "/readyz", "/metrics", "/is_leader"] {
+            let began = Instant::now();
+            let answer = ask(members.address(node), "GET", path, b"");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+            assert!(began.elapsed() < Duration::from_secs(2), "{path}: {:?}", began.elapsed());
+        }
+    }
+    let value = vec![b'x'; VALUE_BYTES];
+    for n in 0..VALUES {
+        // By way of a follower too, which passes it on to a leader that is full.
+        let address = members.address((n % 3) as u16);
+        let began = Instant::now();
+        loop {
+            let answer = ask(address, "PUT", &format!("/v1/kv/{n}"), &value);
+            if answer.starts_with("HTTP/1.1 200") {
+                break;
+            }
+            assert!(answer.contains("not_done"), "{answer}");
+            assert!(answer.contains("retry-after"), "{answer}");
+            assert!(began.elapsed() < Duration::from_secs(20), "{answer}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    assert_eq!(members.metric(0, "raft_term"), term, "there was an election");
+    assert!(members.all_run());
+    drop(idle);
+}
+
+#[test]
+fn a_client_for_whom_there_is_no_place_is_told_so() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    members.start_limited(0, 160, &[]);
+    // The only clients that keep their places: they have just come.
+    let mut clients: Vec<TcpStream> = Vec::new();
+    let deadline = Instant::now() + local::PATIENCE;
+    while local::get(members.address(0), "/healthz").is_none() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..40 {
+        clients.push(TcpStream::connect(members.address(0)).unwrap());
+    }
+    let answer = ask(members.address(0), "GET", "/v1/kv/a", b"");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    for part in ["retry-after: 1", "problem:full", "connection: close"] {
+        assert!(answer.contains(part), "{answer}");
+    }
+    assert!(local::get(members.address(0), "/healthz").is_some());
+}

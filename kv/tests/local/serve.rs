@@ -1,0 +1,201 @@
+//! Members of a cluster that the test starts itself, each a `raft-kv serve`.
+
+use super::{PATIENCE, PROGRAM, get};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// One member. It does not outlive this.
+pub struct Member {
+    process: Child,
+}
+
+impl Member {
+    /// Starts member `id` of three, whose client ports begin at `port`.
+    pub fn spawn(data: &Path, port: u16, id: u16, stderr: Stdio, more: &[&str]) -> Self {
+        Member::spawn_after("", data, port, id, stderr, more)
+    }
+
+    /// The same, after these commands of the shell.
+    fn spawn_after(
+        before: &str,
+        data: &Path,
+        port: u16,
+        id: u16,
+        stderr: Stdio,
+        more: &[&str],
+    ) -> Self {
+        let peers: Vec<_> = (0..3)
+            .map(|id| format!("{id}=127.0.0.1:{}/127.0.0.1:{}", port + id, port + id + 1000))
+            .collect();
+        // Of a file that has reached its size limit a signal would tell; here the write has to
+        // fail.
+        let process = Command::new("sh")
+            .arg("-c")
+            .arg(format!("trap '' XFSZ; {before}exec \"$@\""))
+            .args(["sh", PROGRAM, "serve", "--bootstrap"])
+            .arg(format!("--id={id}"))
+            .arg(format!("--peers={}", peers.join(",")))
+            .arg(format!("--data-dir={}", data.join(format!("node-{id}")).display()))
+            // Few tests are about a leader that is slow, and the machines are busy.
+            .env("RAFT_KV_ELECTION_TIMEOUT", "1s")
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        Member { process }
+    }
+
+    /// Lets each write to a file fail from now on.
+    pub fn let_writes_fail(&self) {
+        let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+        let pid = rustix::process::Pid::from_raw(self.process.id() as i32);
+        rustix::process::prlimit(pid, rustix::process::Resource::Fsize, none).unwrap();
+    }
+
+    /// The memory that it takes.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the node does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Three members, each of which may run or not.
+pub struct Members {
+    data: PathBuf,
+    port: u16,
+    members: [Option<Member>; 3],
+}
+
+impl Members {
+    /// Three members whose client ports begin at `port`. None runs.
+    pub fn new(data: &Path, port: u16) -> Self {
+        Members { data: data.to_owned(), port, members: [None, None, None] }
+    }
+
+    /// Starts one.
+    pub fn start(&mut self, id: u16, stderr: Stdio, more: &[&str]) {
+        let member = Member::spawn(&self.data, self.port, id, stderr, more);
+        self.members[usize::from(id)] = Some(member);
+    }
+
+    /// Starts one that may have so many file descriptors.
+    pub fn start_limited(&mut self, id: u16, descriptors: u64, more: &[&str]) {
+        let limit = format!("ulimit -n {descriptors}; ");
+        let member = Member::spawn_after(&limit, &self.data, self.port, id, Stdio::inherit(), more);
+        self.members[usize::from(id)] = Some(member);
+    }
+
+    /// Whether all that were started still run.
+    pub fn all_run(&mut self) -> bool {
+        let mut started = self.members.iter_mut().flatten();
+        started.all(|member| member.process.try_wait().unwrap().is_none())
+    }
+
+    /// Waits until all others follow the leader.
+    pub fn wait_for_followers(&self, leader: u16) {
+        let deadline = Instant::now() + PATIENCE;
+        let follows =
+            |id: u16| get(self.address(id), "/readyz").is_some_and(|body| body.contains("ready\n"));
+        while !(0..3).filter(|id| *id != leader).all(follows) {
+            assert!(Instant::now() < deadline, "not all follow");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A figure of one, by its name.
+    pub fn metric(&self, id: u16, name: &str) -> u64 {
+        let text = get(self.address(id), "/metrics").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    }
+
+    /// Kills one.
+    pub fn kill(&mut self, id: u16) {
+        self.members[usize::from(id)] = None;
+    }
+
+    /// One that runs.
+    pub fn member(&self, id: u16) -> &Member {
+        self.members[usize::from(id)].as_ref().unwrap()
+    }
+
+    /// Waits for the end of one.
+    pub fn wait(&mut self, id: u16) -> ExitStatus {
+        self.members[usize::from(id)].as_mut().unwrap().wait()
+    }
+
+    /// Where clients reach one.
+    pub fn address(&self, id: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + id))
+    }
+
+    /// Waits until this one leads.
+    pub fn wait_for_leader(&self, id: u16) {
+        self.wait_for_leader_among(&[id]);
+    }
+
+    /// Waits until one of these leads.
+    pub fn wait_for_leader_among(&self, ids: &[u16]) -> u16 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leads = |id: &&u16| {
+                get(self.address(**id), "/is_leader").is_some_and(|body| body.contains("true"))
+            };
+            if let Some(leader) = ids.iter().find(leads) {
+                return *leader;
+            }
+            assert!(Instant::now() < deadline, "none of {ids:?} leads");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Writes through one; the status of the answer, or 0 without one.
+    pub fn put(&self, id: u16, key: &str, value: &str) -> u16 {
+        let answer = ask(self.address(id), "PUT", &format!("/v1/kv/{key}"), value.as_bytes());
+        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Sends a request on a connection of its own; the whole answer, as far as it came.
+pub fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    // The node may answer before it has read all.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = stream.read(&mut part) {
+        answer.extend_from_slice(&part[..read]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}

@@ -1,0 +1,93 @@
+//! Nodes whose standard error cannot be written: its reader is gone, its disk is full, or nobody
+//! reads it. Such a node does all that any other does.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+mod local;
+
+use local::serve::{Member, Members};
+use local::{PATIENCE, free_ports, get, scratch};
+use std::fs::File;
+use std::io::{PipeReader, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// The exit code of a node that failed while it ran.
+const FAILED: i32 = 70;
+/// More than a pipe holds, unless it was enlarged.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// A standard error that takes nothing. What has to be kept open is returned with it.
+fn broken(kind: &str) -> (Stdio, Option<PipeReader>) {
+    match kind {
+        "full disk" => (File::options().write(true).open("/dev/full").unwrap().into(), None),
+        "reader gone" => {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            (writer.into(), None)
+        }
+        "nobody reads" => {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(&[b'x'; PIPE_BYTES]).unwrap();
+            (writer.into(), Some(reader))
+        }
+        _ => unreachable!("no such standard error: {kind}"),
+    }
+}
+
+fn a_node_does_all_that_any_other_does(kind: &str) {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    let (stderr, _reader) = broken(kind);
+    // Many lines, so that one is being written all the time.
+    members.start(0, stderr, &["--campaign-at-start", "--log=trace"]);
+    members.start(1, Stdio::null(), &[]);
+    members.start(2, Stdio::null(), &[]);
+    members.wait_for_leader(0);
+    assert_eq!(members.put(0, "a", "1"), 200);
+
+    // Its peer goes and comes back: the stream to it is lost, which is logged, and dialled again.
+    members.kill(1);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(members.put(0, "b", "2"), 200);
+    members.start(1, Stdio::null(), &[]);
+    let deadline = Instant::now() + PATIENCE;
+    while get(members.address(1), "/v1/kv/b").as_deref() != Some("2") {
+        assert!(Instant::now() < deadline, "the peer that came back is not reached");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(get(members.address(0), "/is_leader").unwrap().contains("true"), "it leads no more");
+
+    // Its disk fails: it ends, in spite of a last line that it cannot write.
+    members.member(0).let_writes_fail();
+    members.put(0, "c", "3");
+    assert_eq!(members.wait(0).code(), Some(FAILED));
+    members.wait_for_leader_among(&[1, 2]);
+    assert_eq!(members.put(1, "d", "4"), 200);
+}
+
+#[test]
+fn a_node_whose_log_has_no_reader_does_all_that_any_other_does() {
+    a_node_does_all_that_any_other_does("reader gone");
+}
+
+#[test]
+fn a_node_whose_log_is_on_a_full_disk_does_all_that_any_other_does() {
+    a_node_does_all_that_any_other_does("full disk");
+}
+
+#[test]
+fn a_node_whose_log_nobody_reads_does_all_that_any_other_does() {
+    a_node_does_all_that_any_other_does("nobody reads");
+}
+
+#[test]
+fn a_node_that_cannot_start_ends_although_nobody_reads_why() {
+    for kind in ["reader gone", "full disk", "nobody reads"] {
+        let (_scratch, data) = scratch();
+        let (stderr, _reader) = broken(kind);
+        let mut member =
+            Member::spawn(&data, free_ports(3), 0, stderr, &["--peer-listen=192.0.2.1:1"]);
+        assert_eq!(member.wait().code(), Some(78), "{kind}");
+    }
+}

@@ -1,0 +1,73 @@
+//! Replies that nobody reads cost a node bounded memory.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+mod local;
+
+use local::serve::{Members, ask};
+use local::{free_ports, scratch};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Escaped, each of these bytes takes six.
+const VALUE_BYTES: usize = 1 << 20;
+/// Clients that read nothing.
+const CLIENTS: usize = 200;
+/// What they may cost.
+const MEMORY_BYTES_MAX: u64 = 400 << 20;
+
+#[test]
+fn replies_that_nobody_reads_cost_bounded_memory() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
+    members.start(1, Stdio::inherit(), &["--log=warn"]);
+    members.start(2, Stdio::inherit(), &["--log=warn"]);
+    members.wait_for_leader(0);
+    let leader = members.address(0);
+    let value = "\\u0000".repeat(VALUE_BYTES);
+    let put = format!("{{\"key\":\"z\",\"value\":\"{value}\"}}");
+    assert!(ask(leader, "POST", "/put", put.as_bytes()).contains("\"resp_status\":0"));
+    let cas = format!(
+        "{{\"kind\":\"cas\",\"key\":\"z\",\"value\":\"{value}\",\"compare_value\":\"{value}\"}}"
+    );
+    let answer = ask(leader, "POST", "/submit", cas.as_bytes());
+    assert!(answer.contains("\"log_index\":1,"), "{answer}");
+    let wait = ask(leader, "POST", "/wait_commit", b"{\"log_index\":1}");
+    assert!(wait.len() > 3 * 6 * VALUE_BYTES, "{} bytes", wait.len());
+    let before = members.member(0).memory_bytes();
+
+    let kinds = [
+        ("GET", "/get_commit?index=1", ""),
+        ("GET", "/v1/kv/z", ""),
+        ("POST", "/get", "{\"key\":\"z\"}"),
+        ("GET", "/get_commits_since", ""),
+    ];
+    for (method, path, body) in kinds {
+        let mut clients: Vec<TcpStream> = (0..CLIENTS)
+            .map(|_| {
+                let mut client = TcpStream::connect(leader).unwrap();
+                let length = body.len();
+                write!(
+                    client,
+                    "{method} {path} HTTP/1.1\r\nHost: {leader}\r\nContent-Length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
+                client
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(500));
+        let grown = members.member(0).memory_bytes().saturating_sub(before);
+        assert!(grown < MEMORY_BYTES_MAX, "{path}: {} MiB more", grown >> 20);
+        // Each is answered, or told to come back.
+        for client in &mut clients {
+            let mut status = [0; 12];
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            client.read_exact(&mut status).unwrap();
+            assert!([b"200", b"429"].iter().any(|known| status.ends_with(*known)), "{status:?}");
+        }
+        assert!(ask(leader, "GET", "/is_leader", b"").contains("true"));
+    }
+}
