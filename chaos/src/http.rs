@@ -100,16 +100,6 @@ impl Connection {
     pub async fn get(&mut self, path: &str, limit: Duration) -> Result<Answer, Failed> {
         self.ask(Method::GET, path, &[], Bytes::new(), limit).await
     }
-
-    /// `POST path` with a JSON body.
-    pub async fn post(
-        &mut self,
-        path: &str,
-        body: &serde_json::Value,
-        limit: Duration,
-    ) -> Result<Answer, Failed> {
-        self.ask(Method::POST, path, &[], body.to_string(), limit).await
-    }
 }
 
 async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Failed> {

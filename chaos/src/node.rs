@@ -114,11 +114,6 @@ impl Process {
     pub fn take_reader(&mut self) -> Option<PipeReader> {
         self.reader.take()
     }
-
-    /// The end of standard output or of another pipe of the child.
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.child
-    }
 }
 
 impl Drop for Process {

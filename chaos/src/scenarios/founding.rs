@@ -2,6 +2,7 @@
 
 use super::Entry;
 use crate::cluster::Cluster;
+use crate::damage;
 use crate::http::Connection;
 use crate::live;
 use crate::node::{Process, Settings};
@@ -11,13 +12,17 @@ use crate::timeline::Kind;
 use hyper::Method;
 use rustix::process::Signal;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("founders-disagree", "founders have different --peers; no two clusters", false, disagree),
-    ("supervisor-member", "`raft-kv cluster` with a member that cannot start", false, bad_member),
+    ("supervisor-wiped", "`raft-kv cluster` with a member whose directory is empty", false, wiped),
+    ("supervisor-damaged", "`raft-kv cluster` with a member whose log is junk", false, damaged),
+    ("supervisor-port", "`raft-kv cluster` with a member whose port is taken", false, port_taken),
+    ("supervisor-file", "`raft-kv cluster` with a file where a directory should be", false, file),
 ];
 
 /// Two nodes found a cluster of three, three nodes one of five with one node in both. At most one
@@ -73,54 +78,118 @@ fn put(attack: &Attack<'_>, address: SocketAddr) -> bool {
     attack.runtime.block_on(asked).is_ok_and(|answer| answer.status == 200)
 }
 
-/// A healthy quorum serves whatever the third member does, and it comes back by itself when it can.
-fn bad_member(attack: &mut Attack<'_>) -> Step {
-    attack.outcome.nodes = 3;
-    let port = ports::free_row(3);
-    let address = |id: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port + id));
-    let data = attack.root.join("data");
-    let start = |attack: &Attack<'_>| -> Result<Process, Trouble> {
-        let log =
-            File::options().create(true).append(true).open(attack.root.join("cluster.log"))?;
+/// A supervised cluster of three on these ports.
+struct Supervised {
+    port: u16,
+    data: PathBuf,
+}
+
+impl Supervised {
+    fn address(&self, id: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + id))
+    }
+
+    fn member(&self, id: u16) -> PathBuf {
+        self.data.join(format!("node-{id}"))
+    }
+
+    fn start(&self, attack: &Attack<'_>) -> Result<Process, Trouble> {
+        let log = attack.root.join("cluster.log");
+        let log = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(&attack.stage.binary);
-        command.arg("cluster").arg(format!("--port={port}"));
-        command.arg(format!("--data-dir={}", data.display()));
-        let (out, err) = (log.try_clone()?, log);
-        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        command.arg("cluster").arg(format!("--port={}", self.port));
+        command.arg(format!("--data-dir={}", self.data.display()));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Process::start(&mut command)?)
-    };
-    let serves = |attack: &Attack<'_>, ids: &[u16]| {
+    }
+
+    fn serves(&self, attack: &Attack<'_>, ids: &[u16]) -> bool {
         let limit = crate::bounds::PATIENCE;
-        live::wait_until(limit, || ids.iter().all(|id| put(attack, address(*id))))
-    };
-    let stop = |process: &mut Process| {
-        process.signal(Signal::TERM);
-        match process.wait(crate::bounds::STOP_MAX) {
-            Some(_) => Ok(()),
-            None => Err(Trouble::violated("the supervisor does not end")),
-        }
-    };
-    let mut process = start(attack)?;
-    if !serves(attack, &[0, 1, 2]) {
+        live::wait_until(limit, || ids.iter().all(|id| put(attack, self.address(*id))))
+    }
+}
+
+fn stop(mut process: Process) -> Step {
+    process.signal(Signal::TERM);
+    match process.wait(crate::bounds::STOP_MAX) {
+        Some(_) => Ok(()),
+        None => Err(Trouble::violated("the supervisor does not end")),
+    }
+}
+
+/// A healthy quorum serves whatever the third member does; where it can come back it does so by
+/// itself. `damage` returns what undoes it, if anything does.
+fn supervised(
+    attack: &mut Attack<'_>,
+    damage: fn(&Supervised) -> std::io::Result<Option<Undo>>,
+) -> Step {
+    attack.outcome.nodes = 3;
+    let cluster = Supervised { port: ports::free_row(3), data: attack.root.join("data") };
+    let process = cluster.start(attack)?;
+    if !cluster.serves(attack, &[0, 1, 2]) {
         return Err(Trouble::violated("raft-kv cluster does not serve"));
     }
-    stop(&mut process)?;
-    // An empty directory that stands for a file where a directory should be: it cannot start.
-    let bad = data.join("node-2");
-    attack.timeline.mark(Kind::Note, Some(2), "directory replaced by a file");
-    std::fs::rename(&bad, data.join("aside"))?;
-    std::fs::write(&bad, "not a directory")?;
-    let mut process = start(attack)?;
-    let served = serves(attack, &[0, 1]);
-    let runs = process.ended().is_none();
-    std::fs::remove_file(&bad)?;
-    std::fs::rename(data.join("aside"), &bad)?;
-    if !served || !runs {
-        let text = "one member cannot start, and the supervisor stops the other two";
+    stop(process)?;
+    let undo = damage(&cluster)?;
+    attack.timeline.mark(Kind::Note, Some(2), "cannot start");
+    let mut process = cluster.start(attack)?;
+    let served = cluster.serves(attack, &[0, 1]);
+    if !served || process.ended().is_some() {
+        let text = "one member cannot start, and the other two are not served";
         return Err(Trouble::violated(text));
     }
-    if !live::wait_until(Duration::from_secs(45), || put(attack, address(2))) {
-        return Err(Trouble::violated("the member is not started again when it can be"));
+    if let Some(undo) = undo {
+        undo(&cluster)?;
+        // The pauses between its starts grow to 30 s.
+        if !live::wait_until(Duration::from_secs(45), || put(attack, cluster.address(2))) {
+            return Err(Trouble::violated("the member is not started again when it can be"));
+        }
     }
-    stop(&mut process)
+    stop(process)
+}
+
+type Undo = Box<dyn FnOnce(&Supervised) -> std::io::Result<()>>;
+
+fn wiped(attack: &mut Attack<'_>) -> Step {
+    supervised(attack, |cluster| {
+        std::fs::remove_dir_all(cluster.member(2))?;
+        Ok(None)
+    })
+}
+
+fn damaged(attack: &mut Attack<'_>) -> Step {
+    supervised(attack, |cluster| {
+        for path in damage::files(&cluster.member(2).join("log"), ".seg") {
+            std::fs::write(path, "junk")?;
+        }
+        Ok(None)
+    })
+}
+
+fn port_taken(attack: &mut Attack<'_>) -> Step {
+    supervised(attack, |cluster| {
+        let address = cluster.address(2);
+        // Taken after the supervisor has looked, so that the member meets it, not the supervisor.
+        let holder = std::thread::spawn(move || {
+            live::sleep(Duration::from_millis(300));
+            let held = TcpListener::bind(address);
+            live::sleep(Duration::from_secs(3));
+            drop(held);
+        });
+        Ok(Some(Box::new(move |_: &Supervised| {
+            holder.join().map_err(|_| std::io::Error::other("the holder of the port panicked"))
+        })))
+    })
+}
+
+fn file(attack: &mut Attack<'_>) -> Step {
+    supervised(attack, |cluster| {
+        let (dir, aside) = (cluster.member(2), cluster.data.join("aside"));
+        std::fs::rename(&dir, &aside)?;
+        std::fs::write(&dir, "not a directory")?;
+        Ok(Some(Box::new(move |_: &Supervised| {
+            std::fs::remove_file(&dir)?;
+            std::fs::rename(aside, dir)
+        })))
+    })
 }

@@ -10,7 +10,12 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("stderr-full", "the log of all nodes goes to a full device", true, full),
     ("stderr-broken", "the reader of the log goes away", false, broken),
     ("stderr-unread", "the log goes to a pipe that nobody reads", true, unread),
-    ("hung-peer-log", "a peer hangs for 6 s: the others log it once", false, hung_peer),
+    (
+        "hung-peer-log",
+        "a peer hangs: the others log it once, not again and again",
+        false,
+        hung_peer,
+    ),
 ];
 
 /// The same faults as for any node: a leader that dies, followers that come back.
@@ -64,7 +69,8 @@ fn hung_peer(attack: &mut Attack<'_>) -> Step {
             others.iter().map(|id| log_lines(&round.cluster.nodes[*id as usize].log)).sum()
         };
         round.pause(follower);
-        round.sleep_ms(2000);
+        // The core notices at once, the links when their streams have been silent for seconds.
+        round.sleep_ms(7000);
         let before = lines(round);
         round.sleep_ms(4000);
         let after = lines(round);
