@@ -313,7 +313,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         if self.state.shutdown_ticks.is_some() {
             return Err(ProposeError::Stopped);
         }
-        if let Some(reason) = &self.state.read_only {
+        // Elsewhere it is the leader that takes it, whose disk may have room.
+        if let Some(reason) = self.state.read_only.as_ref().filter(|_| self.node.is_leader()) {
             return Err(ProposeError::ReadOnly { reason: reason.clone() });
         }
         if self.state.pending.len() >= self.shared.limits.proposals_max {

@@ -215,8 +215,14 @@ mod tests {
         let config = raft::Config::new(raft::NodeId(0), raft::Incarnation(1), 1);
         let restored = raft::Restored::initial(raft::Snapshot::initial(Default::default()));
         let raft = raft::Node::new(config, restored).unwrap().status();
-        let status =
-            DriverStatus { raft, read_only: None, load: Default::default(), stopped: None };
+        let status = DriverStatus {
+            raft,
+            read_only: None,
+            load: Default::default(),
+            stopped: None,
+            not_ready: None,
+            tick: std::time::Duration::from_millis(10),
+        };
         let shared = Shared::new(status, Limits::default());
         let reason = StopReason::Store("the disk failed".into());
         tracing::subscriber::with_default(Panics, || shared.stop(reason.clone()));

@@ -5,7 +5,7 @@
 mod support;
 
 use bytes::Bytes;
-use driver::{Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError};
+use driver::{NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError};
 use raft::{CommandNumber, Term};
 use std::io;
 use std::sync::mpsc;
@@ -161,6 +161,7 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
     let small = |config: &mut driver::DriverConfig| {
         config.raft.snapshot_log_bytes = 2_000;
         config.raft.retained_bytes = 500;
+        config.raft.catch_up_bytes_max = 0;
     };
     let nodes: Vec<_> =
         (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, small)).collect();
@@ -348,4 +349,98 @@ async fn overload_is_refused_and_status_does_not_wait() {
     slow.done.await.unwrap();
     let too_large = node.propose(Bytes::from(vec![0; 9 << 20])).await.unwrap_err();
     assert!(matches!(too_large, ProposeError::TooLarge { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_disk_is_full_leaves_the_lead_to_others() {
+    let (network, disks) = (Network::default(), disks());
+    let (breaking, breaks) = tokio::sync::watch::channel(None);
+    let (log, restored) = open_log(&disks[0], 1, NODES);
+    let store = Broken { log, breaks };
+    let mut nodes = vec![start_with(&network, &disks[0], 1, restored, store, |_| {}, drop)];
+    for id in 2..=NODES {
+        nodes.push(start(&network, &disks[id as usize - 1], id, NODES, |_| {}));
+    }
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    assert_eq!(leading.status().raft.id.0, 1, "the one that campaigns at once");
+    assert_eq!(add(leading, 1).await, 1);
+    breaking.send(Some("full")).unwrap();
+    let held_up = leading.propose(Bytes::from_static(b"2")).await.unwrap();
+    let others: Vec<_> = nodes[1..].iter().collect();
+    let next = leader(&others).await;
+    assert_eq!(add(next, 4).await, 7, "what the others had on their disks is committed");
+    let sick = &nodes[0];
+    eventually("not ready", || matches!(sick.status().ready(), Err(NotReady::DiskFull { .. })))
+        .await;
+    assert!(!sick.status().raft.serving);
+    let refused = sick.propose(Bytes::from_static(b"8")).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NotLeader { leader: Some(_) }), "{refused}");
+
+    breaking.send(None).unwrap();
+    assert_eq!(text(&held_up.done.await.unwrap()), 3);
+    eventually("ready again", || sick.status().ready().is_ok()).await;
+    let sum = sick.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    assert_eq!(text(&sum), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_truth() {
+    let (network, disks) = (Network::default(), disks());
+    let first = start(&network, &disks[0], 1, NODES, |_| {});
+    let why = first.status().ready().unwrap_err();
+    assert!(matches!(why, NotReady::Starting | NotReady::NoLeader), "{why}");
+    let second = start(&network, &disks[1], 2, NODES, |_| {});
+    let third = start(&network, &disks[2], 3, NODES, |_| {});
+    let nodes = [first, second, third];
+    for node in &nodes {
+        eventually("ready", || node.status().ready().is_ok()).await;
+    }
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let id = leading.status().raft.id.0;
+    let cut_off = nodes.iter().find(|node| node.status().raft.id.0 != id).unwrap();
+    let other = cut_off.status().raft.id.0;
+    let rest: Vec<u64> = (1..=NODES).filter(|peer| *peer != other).collect();
+    network.isolate(other, &rest);
+    eventually("no leader", || matches!(cut_off.status().ready(), Err(NotReady::NoLeader))).await;
+    let silent = || {
+        let status = leading.status();
+        let peer = status.raft.peers.iter().find(|peer| peer.id.0 == other).cloned();
+        peer.is_none_or(|peer| status.tick * peer.silent_ticks > Duration::from_millis(500))
+    };
+    eventually("the leader tells for how long a peer is silent", silent).await;
+    network.heal();
+    eventually("ready again", || cut_off.status().ready().is_ok()).await;
+    cut_off.shutdown().await;
+    let why = cut_off.status().ready().unwrap_err();
+    assert_eq!(why, NotReady::Stopped(StopReason::Shutdown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_its_owner_cannot_read_is_taken_anew() {
+    let (network, disks) = (Network::default(), disks());
+    let small = |config: &mut driver::DriverConfig| {
+        config.raft.snapshot_log_bytes = 2_000;
+        config.raft.retained_bytes = 0;
+        config.raft.catch_up_bytes_max = 0;
+    };
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, small)).collect();
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let id = leading.status().raft.id.0;
+    let behind = (1..=NODES).find(|other| *other != id).unwrap();
+    let rest: Vec<u64> = (1..=NODES).filter(|other| *other != behind).collect();
+    network.isolate(behind, &rest);
+    for _ in 0..300 {
+        add(leading, 1).await;
+    }
+    eventually("a snapshot", || leading.status().raft.snapshot.last.index.0 > 200).await;
+    let disk = &disks[id as usize - 1];
+    let base = leading.status().raft.snapshot.last;
+    let path = disk.paths().into_iter().rfind(|path| path.ends_with(".snap")).unwrap();
+    disk.damage(&path, 60, &[0xee; 4]);
+    network.heal();
+    let late = &nodes[behind as usize - 1];
+    let sum = late.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    assert_eq!(text(&sum), 300);
+    assert!(late.metrics().snapshots_received >= 1, "{base} was damaged");
 }

@@ -10,6 +10,9 @@ use crate::{
 };
 use std::collections::{BTreeMap, VecDeque};
 
+/// For this many election timeouts a snapshot waits for a peer that could confirm it and is silent.
+const CONFIRM_ELECTIONS: u32 = 10;
+
 /// A leader that cannot tell whose copy is wrong lets another one try after this many election timeouts.
 const UNDECIDED_ELECTIONS: u32 = 4;
 
@@ -294,9 +297,8 @@ impl Leader {
     fn may_offer_base(&self, core: &Core) -> bool {
         let base = core.log.base().last.index;
         let confirms = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= base;
-        let could = |p: &Progress| {
-            p.silent_ticks < core.config.election_ticks && p.next > base && !p.incomparable
-        };
+        let patience = CONFIRM_ELECTIONS.saturating_mul(core.config.election_ticks);
+        let could = |p: &Progress| p.silent_ticks < patience && p.next > base && !p.incomparable;
         let mut peers = self.progress.values();
         let confirmed = peers.clone().any(confirms) || !peers.any(could);
         confirmed && !core.is_base_unreadable() && self.disputed_at(core).is_none()

@@ -325,7 +325,7 @@ impl<M: StateMachine> Host<M> {
         };
         let meant = self.shadow.base.last;
         self.compare(id, &restored)?;
-        self.lost_base |= self.damaged && restored.snapshot.last < meant;
+        self.lost_base |= self.damaged && restored.snapshot.last != meant;
         let snapshots = match Snapshots::new(self.disk.clone()) {
             Ok(snapshots) => snapshots,
             Err(_) if self.failing => return Ok(false),

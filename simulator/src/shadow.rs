@@ -141,8 +141,9 @@ impl Shadow {
     pub fn is_known_loss(&self, restored: &Restored) -> bool {
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         let lost = restored.hard_state.lost;
-        // The write that is lost may have been the one with which the log began later.
-        (restored.snapshot == self.base || restored.snapshot.last < self.base.last)
+        // The write that is lost may have been the one with which the log began later, or anew.
+        let anew = self.base.last == LogId::ZERO && self.hard_state.lost.is_some();
+        (anew || restored.snapshot == self.base || restored.snapshot.last < self.base.last)
             && lost.is_some_and(|lost| lost >= self.last() && last <= lost)
     }
 }

@@ -29,7 +29,7 @@ use raft::{
     ReadMode, Term,
 };
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
 use storage::testing::{Fate, Operation, Verdict};
@@ -222,6 +222,8 @@ pub(crate) struct World<'a, W: Workload> {
     operations: Vec<Operation_>,
     observer: Observer<W::Machine>,
     contact: Contact,
+    /// The hashes of snapshots of a wrong state that were sent.
+    wrong_snapshots: BTreeSet<Option<u64>>,
     limits: Limits,
     marks: Marks,
     timeline: Timeline,
@@ -278,6 +280,7 @@ impl<'a, W: Workload> World<'a, W> {
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
+            wrong_snapshots: BTreeSet::new(),
             limits: Limits::new(plan.nodes, &plan.swarm),
             struck: BTreeMap::new(),
             calm: false,
@@ -616,7 +619,7 @@ impl<'a, W: Workload> World<'a, W> {
             core.is_diverged() && core.durable_hard_state() == core.hard_state()
         });
         if diverged {
-            if !self.hosts[node].flipped {
+            if !self.hosts[node].flipped && self.copies_can_be_told() {
                 let detail = format!("node {node} takes its copy for wrong");
                 return violation("only a copy that differs is given up", detail);
             }

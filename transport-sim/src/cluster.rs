@@ -179,7 +179,7 @@ impl<A: App> Cluster<A> {
         let meant = host.shadow.base.last;
         world.compare(node, &kept)?;
         let host = &mut world.hosts[node];
-        let lost_base = host.damaged && kept.snapshot.last < meant;
+        let lost_base = host.damaged && kept.snapshot.last != meant;
         if let Some(case) = case {
             // Damage has taken back the base: the snapshot of the one before is gone.
             if !lost_base {

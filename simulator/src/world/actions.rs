@@ -103,8 +103,9 @@ impl<W: Workload> World<'_, W> {
                     return violation("a restored snapshot is committed", format!("node {node}"));
                 }
                 running.machine_at = last.index;
-                // It has the state of another node now.
-                host.flipped = false;
+                // It has the state of another node now, which may not have known that its own is wrong.
+                host.flipped = self.wrong_snapshots.contains(&order.snapshot.hash);
+                host.flipped_at = Index(0);
                 running.node.applied(now, order.restored());
                 // What it jumps over was done or not: nobody here can tell.
                 let jumped: Vec<LogId> =

@@ -129,6 +129,12 @@ impl<W: Workload> World<'_, W> {
         self.timeline.add(node, What::Fault(fault));
     }
 
+    /// Whether it can be told which copies are wrong: those of fewer than half of the nodes.
+    pub(super) fn copies_can_be_told(&self) -> bool {
+        let right = self.hosts.iter().filter(|host| !host.flipped).count();
+        self.hosts.len() >= 3 && right > self.hosts.len() / 2
+    }
+
     /// Whether a quorum is there to serve: all but those that are gone for good.
     pub(super) fn is_able(&self) -> bool {
         let able = self
@@ -198,7 +204,7 @@ impl<W: Workload> World<'_, W> {
                 return violation("every node catches up in the end", detail);
             }
             // Of two copies that differ nobody can tell which is wrong.
-            if self.hosts[id].flipped && self.hosts.len() >= 3 {
+            if self.hosts[id].flipped && self.copies_can_be_told() {
                 let detail = format!("node {id} goes on with a copy that differs");
                 return violation("a copy that differs is found out", detail);
             }
@@ -206,7 +212,9 @@ impl<W: Workload> World<'_, W> {
                 return violation("what was lost is repaired in the end", format!("node {id}"));
             }
         }
-        if self.served != self.asked {
+        // Of wrong copies nothing counts as served.
+        let told = self.hosts.iter().all(|host| !host.flipped) || self.copies_can_be_told();
+        if told && self.served != self.asked {
             let detail = format!("asked for {:?}, served {:?}", self.asked, self.served);
             return violation("clients are served in the end", detail);
         }

@@ -109,11 +109,13 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn send_snapshot(&mut self, node: usize, offer: Offer) {
         let (life, to, snapshot) = (self.hosts[node].life, offer.to, offer.snapshot.last);
         let failed = Event::TransferFailed { node, life, to, snapshot };
-        let state = match &self.hosts[node].up {
-            Some(running) => node::read(&running.snapshots, snapshot),
-            None => return,
-        };
-        let Ok(state) = state else {
+        let host = &mut self.hosts[node];
+        if host.flipped && snapshot.index >= host.flipped_at {
+            self.wrong_snapshots.insert(offer.snapshot.hash);
+        }
+        let Some(running) = &mut host.up else { return };
+        let Ok(state) = node::read(&running.snapshots, snapshot) else {
+            running.node.snapshot_unreadable(snapshot);
             return self.queue.push(self.now_us + 1_000, failed);
         };
         let is_cut = self.network.is_cut(node as u64, to.0);
@@ -155,7 +157,8 @@ impl<W: Workload> World<'_, W> {
         {
             let written = running.snapshots.create(&offer.snapshot).and_then(|mut writer| {
                 writer.write_all(&state)?;
-                writer.finish()
+                writer.finish()?;
+                running.snapshots.verify(offer.snapshot.last).map_err(std::io::Error::from)
             });
             if written.is_ok() {
                 delivered = true;
