@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The unit in which a log is written.
@@ -69,4 +69,57 @@ pub fn rot(path: &Path) -> io::Result<()> {
     file.read_exact_at(&mut byte, middle)?;
     file.write_all_at(&[byte[0] ^ 0xff], middle)?;
     file.sync_all()
+}
+
+/// Undoes every write below `dir` that was not synced, as the preloaded library has noted them in
+/// `flags`. Returns how many.
+pub fn undo(dir: &Path, flags: &Path) -> io::Result<u64> {
+    let mut undone = 0;
+    for entry in std::fs::read_dir(flags)? {
+        let (notes, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let name = name.to_string_lossy().into_owned();
+        let Some(inode) = name.strip_prefix("undo-").and_then(|digits| digits.parse().ok()) else {
+            continue;
+        };
+        let records = records(&std::fs::read(&notes)?);
+        if let Some(path) = with_inode(dir, inode)? {
+            let file = OpenOptions::new().write(true).open(path)?;
+            // The latest first: each record holds what was there just before.
+            for (offset, size, bytes) in records.iter().rev() {
+                file.write_all_at(bytes, *offset)?;
+                file.set_len(*size)?;
+                undone += 1;
+            }
+        }
+        std::fs::remove_file(notes)?;
+    }
+    Ok(undone)
+}
+
+/// Offset, size of the file before, bytes. The last one may be cut off: that write never began.
+fn records(mut notes: &[u8]) -> Vec<(u64, u64, Vec<u8>)> {
+    let mut records = Vec::new();
+    while let Some((head, rest)) = notes.split_first_chunk::<24>() {
+        let number = |at: usize| {
+            head[at..].first_chunk().map_or(0, |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes))
+        };
+        let Some((bytes, rest)) = rest.split_at_checked(number(8) as usize) else { break };
+        records.push((number(0), number(16), bytes.to_vec()));
+        notes = rest;
+    }
+    records
+}
+
+fn with_inode(dir: &Path, inode: u64) -> io::Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if let Some(found) = with_inode(&path, inode)? {
+                return Ok(Some(found));
+            }
+        } else if std::fs::metadata(&path)?.ino() == inode {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }

@@ -1,9 +1,12 @@
 //! Attacks the `raft-kv` binary until the time is over, then prints a table and writes a report.
 
-use chaos::{Outcome, Stage, binary, live, run, scenarios, summary};
+use chaos::scenarios::{self, Scenario};
+use chaos::{Outcome, Stage, binary, live, run, summary};
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Parser)]
@@ -27,6 +30,9 @@ struct Args {
     /// Where the report goes, and the files of failed rounds
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
+    /// Rounds at the same time: more than the machine has room for shows as false alarms
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// Print the scenarios and end
     #[arg(long)]
     list: bool,
@@ -69,24 +75,42 @@ fn attack(args: &Args) -> Result<bool, String> {
     let stage = Stage::new(program, Some(args.out.clone()))?;
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
     let rounds = args.rounds.unwrap_or(if limit.is_some() { u64::MAX } else { 1 });
-    let (begun, mut outcomes, mut seed) = (Instant::now(), Vec::new(), args.seed);
-    'rounds: for round in 0..rounds {
-        for scenario in &chosen {
-            let over = limit.is_some_and(|limit| begun.elapsed() >= limit);
-            if live::interrupted() || (over && round > 0) {
-                break 'rounds;
-            }
-            let outcome = run(&stage, scenario, seed);
-            report_round(&outcome);
-            outcomes.push(outcome);
-            seed += 1;
-        }
-    }
+    let outcomes = rounds_of(&stage, &chosen, args, rounds, limit);
     println!("\n{}", summary::table(&outcomes));
     let page = args.out.join("report.html");
     std::fs::write(&page, chaos::report(&outcomes)).map_err(|e| format!("{page:?}: {e}"))?;
     println!("report: {}", page.display());
     Ok(outcomes.iter().all(|outcome| outcome.violations.is_empty()))
+}
+
+/// Round after round of each scenario, until the time is over, in the order of their seeds.
+fn rounds_of(
+    stage: &Stage,
+    chosen: &[Scenario],
+    args: &Args,
+    rounds: u64,
+    limit: Option<Duration>,
+) -> Vec<Outcome> {
+    let (begun, next, outcomes) = (Instant::now(), AtomicU64::new(0), Mutex::new(Vec::new()));
+    let worker = || loop {
+        let turn = next.fetch_add(1, Ordering::Relaxed);
+        let (round, which) = (turn / chosen.len() as u64, turn as usize % chosen.len());
+        let over = limit.is_some_and(|limit| begun.elapsed() >= limit);
+        if live::interrupted() || round >= rounds || (over && round > 0) {
+            return;
+        }
+        let outcome = run(stage, &chosen[which], args.seed + turn);
+        report_round(&outcome);
+        outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(worker);
+        }
+    });
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|outcome: &Outcome| outcome.seed);
+    outcomes
 }
 
 fn report_round(outcome: &Outcome) {

@@ -261,6 +261,11 @@ impl Node {
         self.paused = false;
     }
 
+    /// Undoes what a node that was killed had written and not synced. Returns how many writes.
+    pub fn forget_unsynced(&self) -> io::Result<u64> {
+        crate::damage::undo(&self.dir, &self.flags)
+    }
+
     /// SIGSTOP.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);

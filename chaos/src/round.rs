@@ -59,6 +59,9 @@ pub struct Stage {
 impl Stage {
     /// Prepares rounds of this binary.
     pub fn new(binary: PathBuf, out: Option<PathBuf>) -> Result<Stage, String> {
+        if !cfg!(target_os = "linux") {
+            return Err("the proxies and probes read /proc, which is Linux's".to_owned());
+        }
         let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
         let shim = crate::shim::build(scratch.path());
         Ok(Stage { binary, shim, out, _scratch: scratch })
@@ -327,6 +330,16 @@ impl Round<'_> {
         self.timeline.begin(Kind::Down, Some(id), "killed");
         self.probes.runs(id, None);
         self.cluster.nodes[id as usize].kill();
+    }
+
+    /// The power of these nodes fails: what they had not synced is gone. Their fault "undo" is on.
+    pub fn lose_power(&mut self, ids: &[u64]) -> Step {
+        ids.iter().for_each(|id| self.kill(*id));
+        for id in ids {
+            let undone = self.cluster.nodes[*id as usize].forget_unsynced()?;
+            self.timeline.mark(Kind::Note, Some(*id), format!("{undone} unsynced writes undone"));
+        }
+        Ok(())
     }
 
     /// SIGTERM, waited for; the node must end in good order.

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,6 +48,50 @@ static int ours(int fd) {
 
 static void pause_while(const char *name) { while (has(name)) usleep(10000); }
 
+/* With "undo", what a write replaces is kept in undo-INODE until the file is synced, so that a loss of
+ * power can be played after a kill: all that was not synced is undone. A record is three numbers
+ * (offset, bytes, size of the file before) and the bytes. With "lying-sync", syncs keep nothing. */
+static void undo_path(char *path, size_t size, int fd) {
+    struct stat file;
+    path[0] = 0;
+    if (fstat(fd, &file) == 0)
+        snprintf(path, size, "%s/undo-%lu", getenv("CHAOS_FLAGS"), (unsigned long)file.st_ino);
+}
+
+static void remember(int fd, size_t len, off64_t at) {
+    int before = errno;
+    struct stat file;
+    char path[1024], self[64];
+    if (has("undo") && ours(fd) && fstat(fd, &file) == 0) {
+        size_t old = at < file.st_size ? (size_t)(file.st_size - at) : 0;
+        if (old > len) old = len;
+        char *record = malloc(24 + old);
+        unsigned long head[3] = {(unsigned long)at, old, (unsigned long)file.st_size};
+        memcpy(record, head, 24);
+        snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+        long in = syscall(SYS_openat, AT_FDCWD, self, O_RDONLY | O_CLOEXEC);
+        if (syscall(SYS_pread64, in, record + 24, old, at) != (long)old) abort();
+        syscall(SYS_close, in);
+        undo_path(path, sizeof path, fd);
+        long out = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        if (syscall(SYS_write, out, record, 24 + old) != (long)(24 + old)) abort();
+        syscall(SYS_close, out);
+        free(record);
+    }
+    errno = before;
+}
+
+static int synced(int fd, int result) {
+    int before = errno;
+    char path[1024];
+    if (result == 0 && getenv("CHAOS_FLAGS") && !has("lying-sync")) {
+        undo_path(path, sizeof path, fd);
+        if (path[0]) unlink(path);
+    }
+    errno = before;
+    return result;
+}
+
 static int sync_fault(int fd) {
     if (!ours(fd)) return 0;
     pause_while("stall-sync");
@@ -64,13 +109,17 @@ static int write_fault(int fd) {
     return 0;
 }
 
-int fdatasync(int fd) { return sync_fault(fd) ? -1 : REAL(fdatasync)(fd); }
-int fsync(int fd) { return sync_fault(fd) ? -1 : REAL(fsync)(fd); }
+int fdatasync(int fd) { return sync_fault(fd) ? -1 : synced(fd, REAL(fdatasync)(fd)); }
+int fsync(int fd) { return sync_fault(fd) ? -1 : synced(fd, REAL(fsync)(fd)); }
 ssize_t pwrite64(int fd, const void *data, size_t len, off64_t at) {
-    return write_fault(fd) ? -1 : REAL(pwrite64)(fd, data, len, at);
+    if (write_fault(fd)) return -1;
+    remember(fd, len, at);
+    return REAL(pwrite64)(fd, data, len, at);
 }
 ssize_t pwrite(int fd, const void *data, size_t len, off_t at) {
-    return write_fault(fd) ? -1 : REAL(pwrite)(fd, data, len, at);
+    if (write_fault(fd)) return -1;
+    remember(fd, len, at);
+    return REAL(pwrite)(fd, data, len, at);
 }
 int fallocate64(int fd, int mode, off64_t at, off64_t len) {
     return write_fault(fd) ? -1 : REAL(fallocate64)(fd, mode, at, len);

@@ -1,5 +1,7 @@
 //! A short run over the quick scenarios, in the ordinary tests.
 
+#![cfg(target_os = "linux")]
+
 use chaos::{Stage, binary, run, scenarios, summary};
 use std::time::{Duration, Instant};
 
@@ -31,4 +33,19 @@ fn the_binary_survives_a_short_attack() {
     assert!(violations.is_empty(), "{violations:#?}");
     let done: u64 = outcomes.iter().map(|outcome| outcome.counts.done).sum();
     assert!(done > 100, "only {done} operations were done: the run proves nothing");
+}
+
+#[test]
+fn lost_writes_are_found() {
+    let stage = Stage::new(binary::find().unwrap(), None).unwrap();
+    for scenario in scenarios::must_be_found() {
+        let outcome = run(&stage, &scenario, 7);
+        if let Some(why) = &outcome.skipped {
+            println!("{} is skipped: {why}", scenario.name);
+            continue;
+        }
+        let violations = &outcome.violations;
+        assert!(outcome.counts.lost > 0, "{}: {violations:#?}", scenario.name);
+        assert!(violations.iter().any(|text| text.contains("lost: acknowledged")));
+    }
 }

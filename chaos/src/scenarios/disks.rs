@@ -11,24 +11,16 @@ use std::process::{Command, Stdio};
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("leader-disk-full", "the leader's disk has no room; the others must go on", true, leader_full),
-    (
-        "leader-disk-hangs",
-        "syncs of the leader's disk hang; the others must go on",
-        true,
-        leader_hangs,
-    ),
+    ("leader-disk-hangs", "syncs of the leader's disk hang; others go on", false, leader_hangs),
     ("leader-writes-hang", "writes of the leader's disk hang", false, leader_writes_hang),
     ("follower-disk-hangs", "syncs of a follower's disk hang", false, follower_hangs),
     ("slow-disk", "syncs of the leader take 200 ms, those of a follower 50 ms", false, slow_disk),
     ("failed-sync", "a sync fails: the node must end, and start again", true, failed_sync),
     ("failed-write", "writes fail with EIO: the node must end or recover", false, failed_write),
     ("quorum-disk-full", "two of three disks have no room, then have again", false, quorum_full),
-    (
-        "full-file-system",
-        "a real file system is full, under data and log of a node",
-        false,
-        full_tmpfs,
-    ),
+    ("power-loss", "all nodes lose power: what they had not synced is gone", true, power_loss),
+    ("power-loss-one", "one node loses power, again and again", false, power_loss_one),
+    ("full-file-system", "a real file system is full, data and log on it", false, full_tmpfs),
 ];
 
 fn shimmed() -> Setup {
@@ -131,6 +123,48 @@ fn quorum_full(attack: &mut Attack<'_>) -> Step {
         }
         let all = round.cluster.ids();
         round.cluster.served_within(&all, FAILOVER_MAX)?;
+        Ok(())
+    })
+}
+
+fn power_loss(attack: &mut Attack<'_>) -> Step {
+    lose_power_of_all(attack, false)
+}
+
+/// With disks that lie, acknowledged writes are lost whatever the binary does: the judgement must
+/// find that.
+pub(super) fn lose_power_of_all(attack: &mut Attack<'_>, lying: bool) -> Step {
+    attack.on_cluster(shimmed(), |round| {
+        let ids = round.cluster.ids();
+        for id in &ids {
+            round.fault(*id, "undo", 0)?;
+            if lying {
+                round.fault(*id, "lying-sync", 0)?;
+            }
+        }
+        round.sleep_between(500, 2500);
+        round.lose_power(&ids)?;
+        for id in ids {
+            round.start(id)?;
+        }
+        round.cluster.leader()?;
+        round.sleep_between(200, 1000);
+        Ok(())
+    })
+}
+
+fn power_loss_one(attack: &mut Attack<'_>) -> Step {
+    attack.on_cluster(shimmed(), |round| {
+        for id in round.cluster.ids() {
+            round.fault(id, "undo", 0)?;
+        }
+        for _ in 0..3 {
+            let node = round.any();
+            round.lose_power(&[node])?;
+            round.sleep_between(20, 600);
+            round.start(node)?;
+            round.sleep_between(100, 900);
+        }
         Ok(())
     })
 }

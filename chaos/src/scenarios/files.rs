@@ -166,3 +166,26 @@ fn late_return(attack: &mut Attack<'_>) -> Step {
         is_quiet(round, follower)
     })
 }
+
+/// All nodes go back to an older state at once, which no binary survives: the judgement must find
+/// what was acknowledged since.
+pub(super) fn all_forget(attack: &mut Attack<'_>) -> Step {
+    attack.on_cluster(Setup::default(), |round| {
+        let ids = round.cluster.ids();
+        let dir = |round: &Round<'_>, id: u64| round.cluster.nodes[id as usize].dir.clone();
+        ids.iter().for_each(|id| round.kill(*id));
+        for id in &ids {
+            damage::copy_tree(&dir(round, *id), &round.root.join(format!("older-{id}")))?;
+            round.start(*id)?;
+        }
+        round.cluster.served_within(&ids, PATIENCE)?;
+        round.sleep_ms(1500);
+        ids.iter().for_each(|id| round.kill(*id));
+        for id in &ids {
+            std::fs::remove_dir_all(dir(round, *id))?;
+            damage::copy_tree(&round.root.join(format!("older-{id}")), &dir(round, *id))?;
+            round.start(*id)?;
+        }
+        Ok(())
+    })
+}

@@ -48,6 +48,17 @@ pub fn all() -> Vec<Scenario> {
     entries.map(scenario).collect()
 }
 
+/// Those in which acknowledged writes are lost whatever the binary does, to test the tester.
+pub fn must_be_found() -> [Scenario; 2] {
+    let older = "all nodes go back to an older copy of their directories";
+    let lies = "all nodes lose power, and their disks keep nothing that was synced";
+    let (quick, lying) = (false, |attack: &mut Attack<'_>| disks::lose_power_of_all(attack, true));
+    [
+        Scenario { name: "all-forget", about: older, quick, run: files::all_forget },
+        Scenario { name: "disks-lie", about: lies, quick, run: lying },
+    ]
+}
+
 /// No leader was lost, where none may be.
 fn same_term(before: Option<u64>, after: Option<u64>) -> Step {
     if before.is_some() && before == after {
