@@ -2,19 +2,29 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
-/// The binary of this workspace, built in the profile of the program that runs. Cargo decides
-/// whether there is anything to do; where there is no cargo, the binary next to this program counts.
+/// What the binary is made of.
+const CRATES: [&str; 5] = ["kv", "driver", "transport-http", "storage", "raft"];
+
+/// The binary of this workspace, built in the profile of the program that runs. If it is there and
+/// later than its sources it is taken as it is: cargo would build it again with the features that
+/// it has without the rest of the workspace.
 pub fn find() -> Result<PathBuf, String> {
     let profile_dir = profile_dir().ok_or("this program has no path")?;
     let path = profile_dir.join("raft-kv");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if let Ok(built) = path.metadata().and_then(|metadata| metadata.modified())
+        && CRATES.iter().all(|name| is_before(&workspace.join(name).join("src"), built))
+    {
+        return Ok(path);
+    }
     let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
     let target_dir = profile_dir.parent().ok_or("this program has no target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--package", "kv", "--bin", "raft-kv", "--profile", profile])
         .current_dir(workspace)
@@ -30,6 +40,18 @@ pub fn find() -> Result<PathBuf, String> {
             path.display()
         )),
     }
+}
+
+/// Whether everything in a directory was last changed before `time`.
+fn is_before(dir: &Path, time: SystemTime) -> bool {
+    let Ok(entries) = std::fs::read_dir(dir) else { return false };
+    entries.flatten().all(|entry| {
+        let path = entry.path();
+        match path.is_dir() {
+            true => is_before(&path, time),
+            false => path.metadata().and_then(|m| m.modified()).is_ok_and(|at| at <= time),
+        }
+    })
 }
 
 /// `target/debug` or its like: this program is in it, or one level below as a test.

@@ -29,7 +29,8 @@ pub struct Counts {
     pub undecided: u64,
 }
 
-/// Judges. `complete` says whether the copies hold every commit. The first text of each kind of violation goes to `violations`.
+/// Judges. `complete` says whether the copies hold every commit. The first text of each kind of
+/// violation goes to `violations`.
 pub fn judge(
     records: &[Record],
     copies: &BTreeMap<u64, Vec<Value>>,
@@ -44,8 +45,8 @@ pub fn judge(
         ..Counts::default()
     };
     compare(copies, &mut counts, violations);
-    // Where old commits are left out of the listings, they prove nothing of a single write; the reads
-    // of the end still do.
+    // Where old commits are left out of the listings, they prove nothing of a single write; the
+    // reads of the end still do.
     for (node, commits) in copies.iter().filter(|_| complete) {
         let mut replay = Replay::default();
         commits.iter().for_each(|commit| replay.take(commit));
@@ -82,8 +83,8 @@ fn compare(copies: &BTreeMap<u64, Vec<Value>>, counts: &mut Counts, violations: 
             commits.get(at).map_or("nothing".to_owned(), |commit| commit.to_string())
         };
         violations.push(format!(
-            "nodes {first} and {node} have different copies: {} and {} commits; at position {at} {} \
-             and {}",
+            "nodes {first} and {node} have different copies: {} and {} commits; at position {at} \
+             {} and {}",
             expected.len(),
             commits.len(),
             show(expected),

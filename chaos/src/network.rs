@@ -1,9 +1,9 @@
 //! The links between the peers: a proxy in front of each node's peer port.
 //!
 //! The membership names the proxies, so all founders agree on it. A proxy finds out which node has
-//! dialled by the owner of the socket (`/proc`), and so knows nothing of the protocol. Each direction
-//! of a connection is a link of its own: what node a sends to node b follows the rule for (a, b),
-//! on connections of either side.
+//! dialled by the owner of the socket (`/proc`), and so knows nothing of the protocol. Each
+//! direction of a connection is a link of its own: what node a sends to node b follows the rule for
+//! (a, b), on connections of either side.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -37,8 +37,8 @@ pub struct Settings {
     pub descriptors_max: Option<u32>,
     /// Where the log goes.
     pub stderr: Stderr,
-    /// The directory of data and log is a file system of its own, of this size, in a mount namespace
-    /// of its own. It is gone when the node ends.
+    /// The directory of data and log is a file system of its own, of this size, in a mount
+    /// namespace of its own. It is gone when the node ends.
     pub disk_bytes: Option<u64>,
 }
 

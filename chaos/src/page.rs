@@ -4,7 +4,7 @@
 //! time as leader, a lane of the clients' writes, and a red line at each violation.
 
 use crate::history::Heard;
-use crate::round::Outcome;
+use crate::outcome::Outcome;
 use crate::summary::{COLUMNS, rows};
 use crate::timeline::{Kind, Span};
 use std::fmt::Write;
@@ -79,8 +79,8 @@ fn round(page: &mut String, outcome: &Outcome) {
     let (name, seed, seconds) = (outcome.scenario, outcome.seed, outcome.time.as_secs_f64());
     let _ = write!(
         page,
-        "<details{open}><summary>{name}, seed {seed}: {verdict}, {} operations done in {seconds:.1} s\
-         </summary>",
+        "<details{open}><summary>{name}, seed {seed}: {verdict}, {} operations done in \
+         {seconds:.1} s</summary>",
         outcome.counts.done
     );
     page.push_str("<ul>");
@@ -140,8 +140,8 @@ fn timeline(page: &mut String, outcome: &Outcome) {
         };
         let _ = write!(
             page,
-            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{from}\" y2=\"{to}\"><title>{} \
-             ({:.2} s)</title></line>",
+            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{from}\" y2=\"{to}\">\
+             <title>{} ({:.2} s)</title></line>",
             escape(&span.text),
             span.from.as_secs_f64()
         );
@@ -174,8 +174,8 @@ fn rect(page: &mut String, class: &str, from: f64, to: f64, y: f64, height: f64,
     let width = (to - from).max(1.0);
     let _ = write!(
         page,
-        "<rect class=\"{class}\" x=\"{from:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\">\
-         <title>{}</title></rect>",
+        "<rect class=\"{class}\" x=\"{from:.1}\" y=\"{y}\" width=\"{width:.1}\" \
+         height=\"{height}\"><title>{}</title></rect>",
         escape(title)
     );
 }
@@ -183,7 +183,7 @@ fn rect(page: &mut String, class: &str, from: f64, to: f64, y: f64, height: f64,
 /// One mark per pixel and outcome at most: more would be drawn over one another.
 fn operations(page: &mut String, scale: &Scale, outcome: &Outcome, y: f64) {
     let mut drawn = std::collections::BTreeSet::new();
-    for (ended, _, heard) in &outcome.operations {
+    for (ended, heard) in &outcome.operations {
         let (class, row) = match heard {
             Heard::Done => ("done", 0.0),
             Heard::NotDone => ("refused", 6.0),

@@ -1,5 +1,5 @@
-//! Samples of every node while a round lasts: readiness against the truth, the time that probes take,
-//! and what the process uses.
+//! Samples of every node while a round lasts: readiness against the truth, the time that probes
+//! take, and what the process uses.
 
 use crate::bounds::{FALSE_READY_MAX, READY_LAG_MAX};
 use crate::cluster::figure;
@@ -92,7 +92,8 @@ impl Probes {
         }
     }
 
-    /// A node that says that it is ready must serve reads, and must have applied what was committed.
+    /// A node that says that it is ready must serve reads, and must have applied what was
+    /// committed.
     async fn readiness(self, node: u64, address: SocketAddr, timeline: Timeline) {
         let mut connection = Connection::new(address);
         let (mut unserved, mut behind) = (None::<Instant>, None::<Instant>);

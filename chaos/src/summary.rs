@@ -1,6 +1,6 @@
 //! The table of a run.
 
-use crate::round::Outcome;
+use crate::outcome::Outcome;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

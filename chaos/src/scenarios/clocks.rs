@@ -1,8 +1,10 @@
 //! Wall clocks that jump, and clusters in which nobody asks anything for a while.
 
 use super::Entry;
+use crate::attack::Attack;
 use crate::clients::Work;
-use crate::round::{Attack, Setup, Step};
+use crate::outcome::Step;
+use crate::round::Setup;
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("clock-jumps", "the wall clocks of nodes jump by up to a day, both ways", true, clock_jumps),

@@ -1,11 +1,13 @@
 //! Disks that are full, hang, are slow or fail, under one node or a quorum.
 //!
-//! A leader whose disk alone is sick must step down within a few election timeouts: two healthy disks
-//! are there. A node says that it is not ready while it cannot write.
+//! A leader whose disk alone is sick must step down within a few election timeouts: two healthy
+//! disks are there. A node says that it is not ready while it cannot write.
 
 use super::Entry;
+use crate::attack::Attack;
 use crate::bounds::{FAILOVER_MAX, PATIENCE};
-use crate::round::{Attack, Round, Setup, Step, Trouble};
+use crate::outcome::{Step, Trouble};
+use crate::round::{Round, Setup};
 use crate::timeline::Kind;
 use std::process::{Command, Stdio};
 

@@ -1,9 +1,11 @@
 //! Files that are damaged, lost or old while a node is down. Its peers must repair it.
 
 use super::Entry;
+use crate::attack::Attack;
 use crate::bounds::{MESSAGES_PER_S_MAX, PATIENCE};
 use crate::damage::{self, How};
-use crate::round::{Attack, Round, Setup, Step, Trouble};
+use crate::outcome::{Step, Trouble};
+use crate::round::{Round, Setup};
 use crate::timeline::Kind;
 use std::path::PathBuf;
 

@@ -1,13 +1,14 @@
 //! Clusters that are founded or supervised wrongly.
 
 use super::Entry;
+use crate::attack::Attack;
 use crate::cluster::Cluster;
 use crate::damage;
 use crate::http::Connection;
 use crate::live;
 use crate::node::{Process, Settings};
+use crate::outcome::{Step, Trouble};
 use crate::ports;
-use crate::round::{Attack, Step, Trouble};
 use crate::timeline::Kind;
 use hyper::Method;
 use rustix::process::Signal;

@@ -1,9 +1,11 @@
 //! Log lines that cannot be written, or are too many. No line may cost a node anything.
 
 use super::Entry;
+use crate::attack::Attack;
 use crate::node::Stderr;
+use crate::outcome::{Step, Trouble};
 use crate::probes::log_lines;
-use crate::round::{Attack, Setup, Step, Trouble};
+use crate::round::Setup;
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("stderr-closed", "descriptor 2 of all nodes is closed", false, closed),

@@ -10,7 +10,8 @@ mod network;
 mod overload;
 mod processes;
 
-use crate::round::{Attack, Step, Trouble};
+use crate::attack::Attack;
+use crate::outcome::{Step, Trouble};
 
 /// A kind of attack.
 pub struct Scenario {

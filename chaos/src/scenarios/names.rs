@@ -1,7 +1,9 @@
 //! Names in `--peers` that take long to look up, or have a dead address first.
 
 use super::Entry;
-use crate::round::{Attack, Setup, Step};
+use crate::attack::Attack;
+use crate::outcome::Step;
+use crate::round::Setup;
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("slow-names", "each look-up of a name takes 700 ms", false, slow_names),

@@ -1,10 +1,12 @@
 //! Links between peers that are cut, slow, deaf on one side, or change what they carry.
 
 use super::Entry;
+use crate::attack::Attack;
 use crate::bounds::FAILOVER_MAX;
 use crate::live;
 use crate::network::Rule;
-use crate::round::{Attack, Round, Setup, Step, Trouble};
+use crate::outcome::{Step, Trouble};
+use crate::round::{Round, Setup};
 use crate::timeline::Kind;
 use std::time::Duration;
 

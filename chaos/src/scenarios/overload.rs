@@ -2,9 +2,11 @@
 //! leadership, and probes are answered.
 
 use super::{Entry, same_term};
+use crate::attack::Attack;
 use crate::clients::Work;
 use crate::http::Connection;
-use crate::round::{Attack, Round, Setup, Step, Trouble};
+use crate::outcome::{Step, Trouble};
+use crate::round::{Round, Setup};
 use crate::timeline::Kind;
 use bytes::Bytes;
 use hyper::Method;

@@ -1,7 +1,9 @@
 //! Processes that die, hang and are restarted.
 
 use super::Entry;
-use crate::round::{Attack, Setup, Step};
+use crate::attack::Attack;
+use crate::outcome::Step;
+use crate::round::Setup;
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("kills", "kill -9 of any node, the leader half of the time; started again", true, kills),
