@@ -48,8 +48,10 @@ pub struct Attack<'a> {
     pub seed: u64,
     /// The directory of the round.
     pub root: PathBuf,
-    /// The runtime of the round.
+    /// The runtime of the clients.
     pub runtime: Runtime,
+    /// That of the proxies and probes: a client that works for long must not hold up a link.
+    pub links: Runtime,
     /// What happens.
     pub timeline: Timeline,
     /// Filled by the end.
@@ -69,21 +71,23 @@ pub fn run(stage: &Stage, scenario: &Scenario, seed: u64) -> Outcome {
         Ok(root) => root,
         Err(error) => return failed(format!("no temporary directory: {error}")),
     };
-    let runtime = match Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(format!("no runtime: {error}")),
+    let runtime = || Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let (runtime, links) = match (runtime(), runtime()) {
+        (Ok(runtime), Ok(links)) => (runtime, links),
+        (Err(error), _) | (_, Err(error)) => return failed(format!("no runtime: {error}")),
     };
     let outcome = Outcome { scenario: scenario.name, seed, ..Outcome::default() };
     let root_path = root.path().to_owned();
     let timeline = Timeline::new();
-    let mut attack = Attack { stage, seed, root: root_path, runtime, timeline, outcome };
+    let mut attack = Attack { stage, seed, root: root_path, runtime, links, timeline, outcome };
     match (scenario.run)(&mut attack) {
         Ok(()) => {}
         Err(Trouble::Skipped(why)) => attack.outcome.skipped = Some(why),
         Err(Trouble::Violated(what)) => attack.violated(what),
     }
-    let Attack { mut outcome, runtime, timeline, .. } = attack;
+    let Attack { mut outcome, runtime, links, timeline, .. } = attack;
     runtime.shutdown_background();
+    links.shutdown_background();
     outcome.time = begun.elapsed();
     outcome.spans = timeline.spans();
     if live::interrupted() {
@@ -173,10 +177,10 @@ impl Attack<'_> {
             let shim = self.stage.shim.clone().map_err(Trouble::Skipped)?;
             setup.settings.shim = Some(shim);
         }
-        let (handle, binary) = (self.runtime.handle(), &self.stage.binary);
+        let (links, binary) = (self.links.handle(), &self.stage.binary);
         let (host, settings) = (setup.host, setup.settings.clone());
         let settings = |_| settings.clone();
-        let cluster = Cluster::new(&self.root, binary, handle, setup.nodes, host, settings)?;
+        let cluster = Cluster::new(&self.root, binary, links, setup.nodes, host, settings)?;
         let mut round = Round {
             cluster,
             draw: self.draw(),
@@ -191,7 +195,7 @@ impl Attack<'_> {
         }
         round.cluster.leader()?;
         for node in &round.cluster.nodes {
-            round.probes.start(handle, &self.timeline, node.id, node.client);
+            round.probes.start(links, &self.timeline, node.id, node.client);
         }
         Ok(round)
     }

@@ -41,6 +41,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     match attack(&args) {
+        _ if live::interrupted() => ExitCode::from(130),
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

@@ -60,7 +60,7 @@ pub struct Round<'a> {
     pub draw: Stream,
     /// What happens.
     pub timeline: Timeline,
-    /// The runtime of clients, proxies and probes.
+    /// The runtime of the clients.
     pub runtime: &'a Runtime,
     /// The directory of the round.
     pub root: PathBuf,

@@ -30,7 +30,7 @@ pub(super) const SCENARIOS: &[Entry] = &[
 /// of the two may take writes, and a node that refuses names the other list.
 fn disagree(attack: &mut Attack<'_>) -> Step {
     attack.outcome.nodes = 5;
-    let handle = attack.runtime.handle().clone();
+    let handle = attack.links.handle().clone();
     let host = |_| "127.0.0.1".to_owned();
     let settings = |_| Settings::default();
     let root = attack.root.clone();
