@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
-/// What all rounds have in common.
+/// Shared by all rounds.
 pub struct Stage {
     /// The binary under attack.
     pub binary: PathBuf,
@@ -42,7 +42,7 @@ impl Stage {
 
 /// The stage of one scenario in one round.
 pub struct Attack<'a> {
-    /// What all rounds have in common.
+    /// Shared by all rounds.
     pub stage: &'a Stage,
     /// The seed.
     pub seed: u64,
@@ -52,7 +52,7 @@ pub struct Attack<'a> {
     pub runtime: Runtime,
     /// That of the proxies and probes: a client that works for long must not hold up a link.
     pub links: Runtime,
-    /// What happens.
+    /// Takes marks for the report.
     pub timeline: Timeline,
     /// Filled by the end.
     pub outcome: Outcome,

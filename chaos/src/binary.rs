@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-/// What the binary is made of.
+/// The crates in the binary.
 const CRATES: [&str; 5] = ["kv", "driver", "transport-http", "storage", "raft"];
 
 /// The binary of this workspace, built in the profile of the program that runs. If it is there and

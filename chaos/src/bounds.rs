@@ -10,7 +10,7 @@ pub const RECOVERY_MAX: Duration = Duration::from_secs(30);
 /// A healthy quorum replaces a sick leader within this, however its disk is sick: some ten election
 /// timeouts, and the time that a client needs to find out.
 pub const FAILOVER_MAX: Duration = Duration::from_secs(10);
-/// A node may say that it is ready this long while no read through it succeeds.
+/// A node may report ready this long while no read through it succeeds.
 pub const FALSE_READY_MAX: Duration = Duration::from_secs(5);
 /// A ready node has applied what was committed this long ago.
 pub const READY_LAG_MAX: Duration = Duration::from_secs(5);

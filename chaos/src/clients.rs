@@ -263,7 +263,7 @@ impl Client {
         }
     }
 
-    /// What the one-request form of the compatible API says.
+    /// The outcome in an answer of the compatible API's one-request form.
     fn compat_heard(&mut self, answer: &Result<Answer, Failed>) -> (Heard, Option<u64>) {
         let answer = match answer {
             Err(Failed::NotSent) => return (Heard::NotDone, None),

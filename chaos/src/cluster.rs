@@ -120,30 +120,28 @@ impl Cluster {
         })
     }
 
-    /// Whether a node says that it is ready.
+    /// Whether a node reports ready.
     pub fn is_ready(&self, id: u64) -> bool {
         let answer = self.ask(id, Method::GET, "/readyz", "", Duration::from_secs(2));
         answer.is_ok_and(|answer| answer.status == 200)
     }
 
-    /// Waits until a node says that it is not ready, or does not answer.
+    /// Waits until a node reports that it is not ready, or does not answer.
     pub fn unready_within(&self, id: u64, limit: Duration) -> Result<(), Trouble> {
         if live::wait_until(limit, || !self.is_ready(id)) {
             return Ok(());
         }
-        Err(Trouble::violated(format!(
-            "node {id} is sick and says that it is ready {limit:?} later"
-        )))
+        Err(Trouble::violated(format!("node {id} is sick and still reports ready after {limit:?}")))
     }
 
-    /// What a node says of itself.
+    /// The status that a node reports.
     pub fn status(&self, id: u64) -> Option<Value> {
         let path = "/v1/cluster?local=true";
         let answer = self.ask(id, Method::GET, path, "", Duration::from_secs(2)).ok()?;
         (answer.status == 200).then(|| answer.json())
     }
 
-    /// One number of what a node says of itself.
+    /// One number of that status.
     pub fn position(&self, id: u64, name: &str) -> Option<u64> {
         self.status(id)?.get(name)?.as_u64()
     }

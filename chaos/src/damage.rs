@@ -1,4 +1,4 @@
-//! What happens to files while nobody runs: rot, lost blocks, older copies.
+//! Damage to the files of a node that is down: rot, lost blocks, older copies, lost writes.
 
 use std::fs::OpenOptions;
 use std::io;

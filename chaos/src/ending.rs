@@ -82,7 +82,7 @@ impl Round<'_> {
         copies
     }
 
-    /// What the nodes used, against its bounds.
+    /// Holds the resources that the nodes used against their bounds.
     pub(crate) fn resources(&self, outcome: &mut Outcome, violations: &mut Vec<String>) {
         let mut seen = self.probes.seen();
         violations.append(&mut seen.violations);

@@ -1,10 +1,10 @@
-//! What clients asked and heard.
+//! The operations of clients, and their answers.
 
 use simulator::linearizability::{Action, Operation};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What came of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// It was done; the action carries the answer.
@@ -28,9 +28,9 @@ pub struct Record {
     pub begun: u64,
     /// When the answer came or the client gave up.
     pub ended: u64,
-    /// What was asked and, if it is done, answered.
+    /// The operation, with its answer if it is done.
     pub action: Action,
-    /// What came of it.
+    /// The outcome.
     pub heard: Heard,
 }
 

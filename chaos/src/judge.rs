@@ -1,4 +1,4 @@
-//! What a round came to: the histories of the clients against the copies of all nodes.
+//! The judgement: the histories of the clients against the copies of all nodes.
 
 use crate::clients::{KEYS, Replay, key_name};
 use crate::history::{Heard, Record, by_key};
@@ -93,7 +93,7 @@ fn compare(copies: &BTreeMap<u64, Vec<Value>>, counts: &mut Counts, violations: 
     }
 }
 
-/// What was promised about each write holds in one copy.
+/// Holds the promise about each write against one copy.
 fn against_copy(
     records: &[Record],
     node: u64,

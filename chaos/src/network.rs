@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
 
-/// What a link does to the bytes on it.
+/// The way in which a link treats the bytes on it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// Bytes are held until the rule changes, connections stay: a partition or a half-open link.
@@ -25,9 +25,9 @@ pub enum Rule {
     Close,
     /// Each part is late by this.
     Delay(Duration),
-    /// So many bytes a second pass.
+    /// At most this many bytes a second pass.
     BytesPerSecond(u64),
-    /// One bit in about so many bytes is another one.
+    /// About one bit in this many bytes is flipped.
     FlipEvery(u64),
 }
 

@@ -26,7 +26,7 @@ pub enum Stderr {
     Broken,
 }
 
-/// What a node is started with, beyond its place in the cluster.
+/// Settings of a node beyond its place in the cluster.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// Further flags of `serve`.
@@ -56,7 +56,7 @@ pub struct Node {
     pub log: PathBuf,
     /// The directory of its faults.
     flags: PathBuf,
-    /// What the next start takes.
+    /// The settings of the next start.
     pub settings: Settings,
     /// Starts so far.
     pub starts: u64,
@@ -68,7 +68,7 @@ pub struct Node {
 /// A process group that ends when this is dropped.
 pub struct Process {
     child: Child,
-    /// What a node writes to a pipe, if that is where its log goes.
+    /// The reading end of its log, if that is a pipe.
     reader: Option<PipeReader>,
 }
 
@@ -110,7 +110,7 @@ impl Process {
         status
     }
 
-    /// What it has written to its pipe, read once.
+    /// Takes the reading end of its log.
     pub fn take_reader(&mut self) -> Option<PipeReader> {
         self.reader.take()
     }

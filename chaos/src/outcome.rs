@@ -1,4 +1,4 @@
-//! What a scenario and a round come to.
+//! The results of a scenario and of a round.
 
 use crate::history::Heard;
 use crate::judge::Counts;
@@ -30,14 +30,14 @@ impl From<std::io::Error> for Trouble {
 /// A step of a scenario.
 pub type Step = Result<(), Trouble>;
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The scenario.
     pub scenario: &'static str,
     /// The seed of its faults.
     pub seed: u64,
-    /// What must not have been.
+    /// Violations, as texts.
     pub violations: Vec<String>,
     /// Why it was not run.
     pub skipped: Option<String>,

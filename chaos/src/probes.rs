@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_millis(100);
 /// A probe that took longer was answered by nobody: the node is down, paused or cut off.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What was seen.
+/// The samples of a round.
 #[derive(Clone, Default)]
 pub struct Seen {
     /// Of `/healthz` and `/is_leader`.
@@ -28,7 +28,7 @@ pub struct Seen {
     pub descriptors: u64,
     /// The most messages that a node sent in a second.
     pub messages_per_s: u64,
-    /// What must not be.
+    /// Violations, as texts.
     pub violations: Vec<String>,
     /// The highest commit index seen, with the time.
     commits: Vec<(Instant, u64)>,
@@ -53,7 +53,7 @@ impl Probes {
         });
     }
 
-    /// What was seen so far.
+    /// The samples so far.
     pub fn seen(&self) -> Seen {
         self.with(|seen| seen.clone())
     }
@@ -92,7 +92,7 @@ impl Probes {
         }
     }
 
-    /// A node that says that it is ready must serve reads, and must have applied what was
+    /// A node that reports ready must serve reads, and must have applied what was
     /// committed.
     async fn readiness(self, node: u64, address: SocketAddr, timeline: Timeline) {
         let mut connection = Connection::new(address);
@@ -132,7 +132,7 @@ impl Probes {
             };
             if !reported {
                 reported = true;
-                let text = format!("node {node} says that it is ready and {what}");
+                let text = format!("node {node} reports ready and {what}");
                 timeline.mark(Kind::Violation, Some(node), text.clone());
                 self.with(|seen| seen.violations.push(text));
             }

@@ -1,4 +1,4 @@
-//! What a scenario does to the nodes of a round.
+//! The steps from which scenarios are made.
 
 use crate::bounds::{DESCRIPTORS_MAX, RSS_BYTES_MAX, STOP_MAX};
 use crate::clients::Work;
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 pub struct Setup {
     /// How many nodes.
     pub nodes: u64,
-    /// What each is started with.
+    /// The settings of each node.
     pub settings: Settings,
     /// Preload the library of faults.
     pub shim: bool,
@@ -52,13 +52,13 @@ impl Default for Setup {
     }
 }
 
-/// What a scenario works with.
+/// A round while its faults last.
 pub struct Round<'a> {
     /// The nodes.
     pub cluster: Cluster,
     /// Draws of this scenario.
     pub draw: Stream,
-    /// What happens.
+    /// Takes marks for the report.
     pub timeline: Timeline,
     /// The runtime of the clients.
     pub runtime: &'a Runtime,

@@ -1,9 +1,9 @@
-//! What happened in a round, and when: for the report.
+//! The events of a round, for the report.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a moment or a span is about.
+/// The kind of a moment or a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A fault, from its beginning to its end.
@@ -14,14 +14,14 @@ pub enum Kind {
     Leads,
     /// Something worth a mark.
     Note,
-    /// What must not happen.
+    /// A violation.
     Violation,
 }
 
 /// A span of time on a lane.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// The node, or none for the cluster.
     pub node: Option<u64>,

@@ -170,7 +170,7 @@ fn damaged(attack: &mut Attack<'_>) -> Step {
 fn port_taken(attack: &mut Attack<'_>) -> Step {
     supervised(attack, |cluster| {
         let address = cluster.address(2);
-        // Taken after the supervisor has looked, so that the member meets it, not the supervisor.
+        // Taken after the supervisor has checked its ports: the member meets it.
         let holder = std::thread::spawn(move || {
             live::sleep(Duration::from_millis(300));
             let held = TcpListener::bind(address);

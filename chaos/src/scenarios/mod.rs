@@ -1,4 +1,4 @@
-//! The scenarios, each with a name. What the binary must do is in the file of each.
+//! The scenarios, each with a name. The file of each states the expected behaviour.
 
 mod clocks;
 mod disks;
@@ -17,7 +17,7 @@ use crate::outcome::{Step, Trouble};
 pub struct Scenario {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What happens.
+    /// The fault, in one line.
     pub about: &'static str,
     /// Whether it is in the short run of the ordinary tests.
     pub quick: bool,
