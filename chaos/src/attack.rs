@@ -11,6 +11,7 @@ use crate::probes::Probes;
 use crate::round::{Round, Setup};
 use crate::scenarios::Scenario;
 use crate::timeline::{Kind, Timeline};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use simulator::random::{Purpose, Stream};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,10 +35,19 @@ impl Stage {
         if !cfg!(target_os = "linux") {
             return Err("the proxies and probes read /proc, which is Linux's".to_owned());
         }
+        raise_descriptors();
         let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
         let shim = crate::shim::build(scratch.path());
         Ok(Stage { binary, shim, out, _scratch: scratch })
     }
+}
+
+/// Clients here take more descriptors than many shells give. Where the hard limit is low too, the
+/// scenarios open fewer connections.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // A refusal leaves the limit as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The stage of one scenario in one round.

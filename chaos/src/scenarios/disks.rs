@@ -23,6 +23,12 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("power-loss", "all nodes lose power: what they had not synced is gone", true, power_loss),
     ("power-loss-one", "one node loses power, again and again", false, power_loss_one),
     ("full-file-system", "a real file system is full, data and log on it", false, full_tmpfs),
+    (
+        "full-file-systems",
+        "the file systems of all nodes are full, then not",
+        false,
+        full_tmpfs_all,
+    ),
 ];
 
 fn shimmed() -> Setup {
@@ -174,7 +180,8 @@ fn power_loss_one(attack: &mut Attack<'_>) -> Step {
 /// The size of the file system of each node: room for the log as it is preallocated, and some.
 const DISK_BYTES: u64 = 96 << 20;
 
-fn full_tmpfs(attack: &mut Attack<'_>) -> Step {
+/// A cluster in which each node has a file system of its own.
+fn small_disks() -> Result<Setup, Trouble> {
     let probe = Command::new("unshare")
         .args(["-m", "sh", "-c", "mount -t tmpfs -o size=4096 chaos /mnt"])
         .stdin(Stdio::null())
@@ -186,7 +193,11 @@ fn full_tmpfs(attack: &mut Attack<'_>) -> Step {
     }
     let mut setup = Setup::default();
     setup.settings.disk_bytes = Some(DISK_BYTES);
-    attack.on_cluster(setup, |round| {
+    Ok(setup)
+}
+
+fn full_tmpfs(attack: &mut Attack<'_>) -> Step {
+    attack.on_cluster(small_disks()?, |round| {
         let node = round.cluster.leader()?;
         let filler = fill_disk(round, node)?;
         round.timeline.begin(Kind::Fault, Some(node), "no room");
@@ -199,6 +210,32 @@ fn full_tmpfs(attack: &mut Attack<'_>) -> Step {
         round.timeline.end(Kind::Fault, Some(node), "no room");
         served?;
         round.cluster.caught_up_within(node, PATIENCE)?;
+        Ok(())
+    })
+}
+
+/// All disks are full, under data and logs: every node refuses writes, and goes on by itself when
+/// there is room again.
+fn full_tmpfs_all(attack: &mut Attack<'_>) -> Step {
+    attack.on_cluster(small_disks()?, |round| {
+        let ids = round.cluster.ids();
+        let mut fillers = Vec::new();
+        for id in &ids {
+            fillers.push(fill_disk(round, *id)?);
+            round.timeline.begin(Kind::Fault, Some(*id), "no room");
+        }
+        round.cluster.fill(0, 24, 1 << 20);
+        // A line of the log that cannot be written.
+        let leader = round.cluster.leader_among(&ids).unwrap_or(0);
+        round.pause(leader);
+        round.sleep_ms(1500);
+        round.resume(leader);
+        round.sleep_between(500, 1500);
+        for filler in fillers {
+            std::fs::remove_file(filler)?;
+        }
+        round.timeline.end_faults();
+        round.cluster.served_within(&ids, PATIENCE)?;
         Ok(())
     })
 }

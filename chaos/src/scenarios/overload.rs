@@ -21,11 +21,15 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("greedy-batches", "clients post 24 MB of operations that are too many", false, greedy),
     ("listing-loops", "sixteen clients read all commits in a loop", false, listing_loops),
     ("slow-loris", "300 clients send a header byte by byte", false, slow_loris),
+    ("crowd", "ulimit -n 256 and 2000 clients that write, for 10 s", false, crowd),
     ("many-clients", "80 clients without a pause, on the same few keys", false, many_clients),
 ];
 
 /// The faults here last this long.
 const LASTS: Duration = Duration::from_secs(4);
+/// The clients of a crowd, and how long it lasts.
+const CROWD: usize = 2000;
+const CROWD_LASTS: Duration = Duration::from_secs(10);
 
 fn overloaded() -> Setup {
     Setup { descriptors_max: 4096, rss_bytes_max: 1 << 30, judge_rates: false, ..Setup::default() }
@@ -183,6 +187,37 @@ fn many_clients(attack: &mut Attack<'_>) -> Step {
     attack.on_cluster(Setup { work, ..overloaded() }, |round| {
         let before = term(round);
         round.sleep_ms(1500);
+        same_term(before, term(round))
+    })
+}
+
+/// Far more clients than there are descriptors: most are refused, and no node and no leader is lost.
+fn crowd(attack: &mut Attack<'_>) -> Step {
+    let mut setup = Setup { descriptors_max: 256, ..overloaded() };
+    setup.settings.descriptors_max = Some(256);
+    attack.on_cluster(setup, |round| {
+        let before = term(round);
+        round.timeline.begin(Kind::Fault, None, "2000 clients");
+        let (addresses, end) = (round.cluster.addresses(), Instant::now() + CROWD_LASTS);
+        for client in 0..CROWD {
+            let address = addresses[client % addresses.len()];
+            round.runtime.spawn(async move {
+                let path = format!("/v1/kv/load-{client}");
+                let mut connection = Connection::new(address);
+                while Instant::now() < end {
+                    let limit = Duration::from_secs(2);
+                    // Refusals are expected.
+                    let _ = connection.ask(Method::PUT, &path, &[], "v", limit).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+        round.sleep_ms(CROWD_LASTS.as_millis() as u64 / 2);
+        let ids = round.cluster.ids();
+        let answered = probes_are_answered(round, &ids);
+        round.sleep_ms(CROWD_LASTS.as_millis() as u64 / 2);
+        round.timeline.end_faults();
+        answered?;
         same_term(before, term(round))
     })
 }
