@@ -224,7 +224,11 @@ fn full_tmpfs_all(attack: &mut Attack<'_>) -> Step {
             fillers.push(fill_disk(round, *id)?);
             round.timeline.begin(Kind::Fault, Some(*id), "no room");
         }
-        round.cluster.fill(0, 24, 1 << 20);
+        // Until what was reserved for the log is used up too.
+        if (0..16).all(|_| round.cluster.fill(0, 8, 1 << 20) == 8) {
+            return Err(Trouble::violated("128 MiB were written to full disks"));
+        }
+        round.timeline.mark(Kind::Note, None, "a write was refused");
         // A line of the log that cannot be written.
         let leader = round.cluster.leader_among(&ids).unwrap_or(0);
         round.pause(leader);

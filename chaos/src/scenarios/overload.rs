@@ -191,7 +191,7 @@ fn many_clients(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// Far more clients than there are descriptors: most are refused, and no node and no leader is lost.
+/// Far more clients than there are descriptors: most are refused; no node ends, no leader changes.
 fn crowd(attack: &mut Attack<'_>) -> Step {
     let mut setup = Setup { descriptors_max: 256, ..overloaded() };
     setup.settings.descriptors_max = Some(256);
