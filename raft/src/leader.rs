@@ -13,9 +13,6 @@ use std::collections::{BTreeMap, VecDeque};
 /// For this many election timeouts a snapshot waits for a peer that could confirm it and is silent.
 const CONFIRM_ELECTIONS: u32 = 10;
 
-/// A leader that cannot tell whose copy is wrong lets another one try after this many election timeouts.
-const UNDECIDED_ELECTIONS: u32 = 4;
-
 /// Invariants: every member but this node has a progress; rounds in `confirming` never fall; a round
 /// with reads starts only once an entry of this term is committed.
 #[derive(Clone, Debug)]
@@ -36,8 +33,6 @@ pub(crate) struct Leader {
     /// The end of the log when it last grew, and the ticks since.
     last: Index,
     ticks_since_entry: u32,
-    /// For how many ticks it has not been known whose copy is wrong.
-    undecided_ticks: u32,
     /// While the own disk is stalled: an entry was appended to see whether the others can commit it.
     stall_probed: bool,
 }
@@ -71,7 +66,6 @@ impl Leader {
             uncommitted_bytes: 0,
             last: term_start,
             ticks_since_entry: 0,
-            undecided_ticks: 0,
             stall_probed: false,
         };
         leader.start_round(core);
@@ -87,10 +81,6 @@ impl Leader {
         self.progress.values_mut().for_each(Progress::tick);
         if self.holds_others_back(core) {
             core.counters.disk_stepped_down += 1;
-            return Next::Follower { term: core.term(), leader: None };
-        }
-        self.undecided_ticks = if self.is_undecided(core) { self.undecided_ticks + 1 } else { 0 };
-        if self.undecided_ticks >= UNDECIDED_ELECTIONS * core.config.election_ticks {
             return Next::Follower { term: core.term(), leader: None };
         }
         self.keep_time(core);
@@ -275,21 +265,12 @@ impl Leader {
     }
 
     /// If some copy differs from this node's and it is not known which of the two is wrong: the index at
-    /// which it was first seen.
+    /// which it was first seen. No snapshot is sent then, which may be of the wrong one: a third node that
+    /// needs one waits until somebody with a copy of its own has decided it, or an operator has.
     fn disputed_at(&self, core: &Core) -> Option<Index> {
         let differing = self.progress.values().filter(|p| p.agrees == Some(false));
         let at = differing.map(|p| p.differs_at).min()?;
         (!self.has_agreement(core, at)).then_some(at)
-    }
-
-    /// Whether there is a dispute, and a voter that could decide it but has nothing to compare: it needs a
-    /// snapshot, for instance. From this node, which may be the one that is wrong, it gets none.
-    fn is_undecided(&self, core: &Core) -> bool {
-        let Some(at) = self.disputed_at(core) else { return false };
-        let membership = core.log.membership();
-        let answers = |p: &Progress| p.silent_ticks < core.config.election_ticks;
-        let open = |p: &Progress| p.agrees != Some(false) && p.agreed_at < at;
-        self.progress.iter().any(|(id, p)| open(p) && answers(p) && membership.is_voter(*id))
     }
 
     /// Whether the snapshot that the log begins after may be sent to peers: it can be read, and a peer has

@@ -141,6 +141,10 @@ impl Contact {
 
     /// Looks at a node after an event.
     pub fn look(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
+        if node.is_diverged() {
+            // It takes nothing in any more, and stops.
+            return Ok(());
+        }
         let before = self.nodes[at].term;
         if node.term() > before
             && self.nodes[at].asked

@@ -222,7 +222,7 @@ pub(crate) struct World<'a, W: Workload> {
     operations: Vec<Operation_>,
     observer: Observer<W::Machine>,
     contact: Contact,
-    /// The hashes of snapshots of a wrong state that were sent.
+    /// The hashes of snapshots of a wrong state.
     wrong_snapshots: BTreeSet<Option<u64>>,
     limits: Limits,
     marks: Marks,
@@ -519,7 +519,8 @@ impl<'a, W: Workload> World<'a, W> {
         // Its state is that of its snapshot and log again, and they are right, unless the snapshot is of
         // the wrong state.
         let host = &mut self.hosts[node];
-        host.flipped &= host.shadow.base.last.index >= host.flipped_at;
+        host.flipped = self.wrong_snapshots.contains(&host.shadow.base.hash);
+        host.flipped_at = if host.flipped { Index(0) } else { host.flipped_at };
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         self.observer.started(node, &running.node);
         self.timeline.started(node, &running.node, running.machine_at);

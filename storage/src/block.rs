@@ -46,7 +46,7 @@ pub(crate) enum Block {
     Stale,
     /// Part of a batch of this segment.
     Ours { batch: u64, index: u32, checksum: u32 },
-    /// Written by a later version.
+    /// Written by another version.
     OtherVersion { version: u8 },
     /// Anything else.
     Damaged,

@@ -90,9 +90,10 @@ pub enum IdentityError {
          cluster and add it again with an empty directory"
     )]
     Damaged,
-    /// It was written by a later version of this software. Run that.
+    /// It was written by another version of this software. Run that.
     #[error(
-        "the file IDENTITY has format {version}, which this version does not know; run a later one"
+        "the file IDENTITY has format {version}, and this version of the software reads format \
+         {ours} only; run the version that wrote it", ours = codec::VERSION
     )]
     OtherVersion {
         /// Its format.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | no identity, no log | [`Case::Empty`]: nothing is restored |
 //! | no identity, but a log | refused: [`OpenError::IdentityMissing`] |
-//! | a damaged identity, or one of a later version | refused: [`OpenError::Identity`] |
+//! | a damaged identity, or one of another version | refused: [`OpenError::Identity`] |
 //! | an identity, and no batch was ever begun | [`Case::NotBegun`] |
 //! | an identity, and only the remains of the very first batch | [`Case::NotBegun`]; they are erased |
 //! | an identity, no intact batch, and proof that there were some | refused: [`OpenError::LogGone`] |
@@ -162,8 +162,11 @@ pub enum OpenError {
          remove this member from the cluster and add it again with an empty directory"
     )]
     LogGone,
-    /// It was written by a later version of this software. Run that.
-    #[error("{path} has format {version}, which this version does not know; run a later one")]
+    /// It was written by another version of this software. Run that.
+    #[error(
+        "{path} has format {version}, and this version of the software reads format {ours} only; \
+         run the version that wrote it", ours = crate::block::VERSION
+    )]
     OtherVersion {
         /// Which file.
         path: String,

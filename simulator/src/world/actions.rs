@@ -67,6 +67,10 @@ impl<W: Workload> World<'_, W> {
                         let detail = format!("node {node}: {}", order.snapshot.last);
                         return violation("a snapshot is of what is applied", detail);
                     }
+                    if self.hosts[node].flipped {
+                        self.wrong_snapshots.insert(order.snapshot.hash);
+                    }
+                    let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
                     let state = running.state();
                     running.ordered = Some(order.snapshot.last.index);
                     running.snapshot = Some((order, state));

@@ -129,10 +129,15 @@ impl<W: Workload> World<'_, W> {
         self.timeline.add(node, What::Fault(fault));
     }
 
-    /// Whether it can be told which copies are wrong: those of fewer than half of the nodes.
+    /// Whether it can be told which copies are wrong: most nodes have applied as much, and are right.
     pub(super) fn copies_can_be_told(&self) -> bool {
-        let right = self.hosts.iter().filter(|host| !host.flipped).count();
-        self.hosts.len() >= 3 && right > self.hosts.len() / 2
+        let flipped = self.hosts.iter().filter(|host| host.flipped);
+        let Some(from) = flipped.map(|host| host.flipped_at).min() else { return true };
+        let right = self.hosts.iter().filter(|host| {
+            let applied = host.up.as_ref().map(|running| running.machine_at);
+            !host.flipped && applied.is_some_and(|applied| applied >= from)
+        });
+        self.hosts.len() >= 3 && right.count() > self.hosts.len() / 2
     }
 
     /// Whether a quorum is there to serve: all but those that are gone for good.
@@ -157,6 +162,10 @@ impl<W: Workload> World<'_, W> {
     /// Looks whether everything works again, until it must.
     pub(super) fn converged(&mut self, until_us: u64) -> Result<(), Violation> {
         if !self.is_able() {
+            self.done = true;
+            return Ok(());
+        }
+        if self.now_us >= until_us && !self.copies_can_be_told() {
             self.done = true;
             return Ok(());
         }
@@ -204,7 +213,7 @@ impl<W: Workload> World<'_, W> {
                 return violation("every node catches up in the end", detail);
             }
             // Of two copies that differ nobody can tell which is wrong.
-            if self.hosts[id].flipped && self.copies_can_be_told() {
+            if self.hosts[id].flipped {
                 let detail = format!("node {id} goes on with a copy that differs");
                 return violation("a copy that differs is found out", detail);
             }
@@ -212,9 +221,7 @@ impl<W: Workload> World<'_, W> {
                 return violation("what was lost is repaired in the end", format!("node {id}"));
             }
         }
-        // Of wrong copies nothing counts as served.
-        let told = self.hosts.iter().all(|host| !host.flipped) || self.copies_can_be_told();
-        if told && self.served != self.asked {
+        if self.served != self.asked {
             let detail = format!("asked for {:?}, served {:?}", self.asked, self.served);
             return violation("clients are served in the end", detail);
         }

@@ -110,9 +110,6 @@ impl<W: Workload> World<'_, W> {
         let (life, to, snapshot) = (self.hosts[node].life, offer.to, offer.snapshot.last);
         let failed = Event::TransferFailed { node, life, to, snapshot };
         let host = &mut self.hosts[node];
-        if host.flipped && snapshot.index >= host.flipped_at {
-            self.wrong_snapshots.insert(offer.snapshot.hash);
-        }
         let Some(running) = &mut host.up else { return };
         let Ok(state) = node::read(&running.snapshots, snapshot) else {
             running.node.snapshot_unreadable(snapshot);

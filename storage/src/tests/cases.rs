@@ -141,21 +141,27 @@ fn a_log_that_is_gone_is_refused() {
 }
 
 #[test]
-fn a_block_of_a_later_version_is_refused() {
-    let disk = MemDisk::new();
-    of_single_entries(&disk, 2);
-    let mut content = disk.read(&path(1)).unwrap();
-    let block = &mut content[2 * BLOCK as usize..3 * BLOCK as usize];
-    block[7] = 2;
-    let seed = crc32c::crc32c(&identity().incarnation.0.to_le_bytes());
-    let checksum = crc32c::crc32c_append(seed, &block[4..]);
-    block[..4].copy_from_slice(&checksum.to_le_bytes());
-    disk.install(&path(1), &content);
-    let error = refusal(&disk);
-    assert!(matches!(&error, OpenError::OtherVersion { version: 2, .. }));
-    assert!(error.to_string().contains("run a later one"), "{error}");
+fn a_block_of_another_version_is_refused() {
+    for version in [1, 3] {
+        let disk = MemDisk::new();
+        of_single_entries(&disk, 2);
+        let mut content = disk.read(&path(1)).unwrap();
+        let block = &mut content[2 * BLOCK as usize..3 * BLOCK as usize];
+        block[7] = version;
+        let seed = crc32c::crc32c(&identity().incarnation.0.to_le_bytes());
+        let checksum = crc32c::crc32c_append(seed, &block[4..]);
+        block[..4].copy_from_slice(&checksum.to_le_bytes());
+        disk.install(&path(1), &content);
+        let error = refusal(&disk);
+        assert!(matches!(&error, OpenError::OtherVersion { version: v, .. } if *v == version));
+        assert!(error.to_string().contains("run the version that wrote it"), "{error}");
+        refused_for_its_checksum(&disk);
+    }
+}
+
+fn refused_for_its_checksum(disk: &MemDisk) {
     // A version that the checksum does not vouch for is no version, but damage.
-    rot(&disk, 1, 2);
+    rot(disk, 1, 2);
     disk.kill();
     assert!(Log::open(disk.clone(), config()).is_ok());
 }

@@ -97,13 +97,22 @@ fn no_byte_of_a_damaged_chunk_is_given_out() {
 }
 
 #[test]
-fn a_snapshot_of_a_later_version_is_refused() {
+fn a_snapshot_of_another_version_is_refused() {
     let disk = MemDisk::new();
     let id = LogId::new(7, 4);
     save(&disk, id, 10);
-    disk.damage(&path(id), 8, &[9]);
+    let mut content = disk.read(&path(id)).unwrap();
+    content[8] = 9;
+    disk.install(&path(id), &content);
+    let error = store(&disk).open(id).unwrap_err();
+    assert!(matches!(error, SnapshotError::Damaged { .. }), "the checksum does not vouch: {error}");
+    let length = u32::from_le_bytes(content[9..13].try_into().unwrap()) as usize;
+    let checksum = crc32c::crc32c(&content[..13 + length]);
+    content[13 + length..17 + length].copy_from_slice(&checksum.to_le_bytes());
+    disk.install(&path(id), &content);
     let error = store(&disk).open(id).unwrap_err();
     assert!(matches!(error, SnapshotError::OtherVersion { version: 9, .. }), "{error}");
+    assert!(!error.is_loss());
 }
 
 #[test]
@@ -127,4 +136,33 @@ fn only_the_snapshots_that_are_needed_stay() {
     store.remove_before(all[1]).unwrap();
     assert_eq!(store.list().unwrap(), all[1..]);
     assert!(disk.read("snapshots/notes.txt").is_some());
+}
+
+#[test]
+fn a_snapshot_that_is_finished_while_older_ones_are_removed_stays() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    const LAST: u64 = 300;
+    let (disk, latest) = (MemDisk::new(), AtomicU64::new(0));
+    let snapshots = store(&disk);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            loop {
+                let base = latest.load(Ordering::Acquire);
+                snapshots.remove_before(LogId::new(base, 1)).unwrap();
+                if base == LAST {
+                    break;
+                }
+            }
+        });
+        for index in 1..=LAST {
+            let id = LogId::new(index, 1);
+            let mut writer = snapshots.create(&snapshot(id)).unwrap();
+            writer.write_all(&state(10)).unwrap();
+            writer.finish().unwrap();
+            // The cleaning knows of it only now, and may be under way.
+            assert!(snapshots.verify(id).is_ok(), "snapshot {id} was removed");
+            latest.store(index, Ordering::Release);
+        }
+    });
+    assert_eq!(snapshots.list().unwrap(), [LogId::new(LAST, 1)]);
 }
