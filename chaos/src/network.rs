@@ -5,7 +5,7 @@
 //! direction of a connection is a link of its own: what node a sends to node b follows the rule for
 //! (a, b), on connections of either side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,7 +47,7 @@ struct State {
 
 /// All links. Clones share them.
 #[derive(Clone, Default)]
-pub struct Network(Arc<Mutex<State>>);
+pub struct Network(Arc<Mutex<State>>, Arc<Sockets>);
 
 impl Network {
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -96,7 +96,7 @@ impl Network {
 
     async fn join(self, near: TcpStream, dialler: SocketAddr, to: u64, target: SocketAddr) {
         // A dialler that is gone already needs no connection.
-        let Some(from) = self.owner(dialler.port()) else { return };
+        let Some(from) = self.owner(dialler.port()).await else { return };
         if self.rule((from, to)) == Some(Rule::Close) {
             return;
         }
@@ -183,16 +183,46 @@ impl Network {
     }
 
     /// The node whose process owns the local socket with this port.
-    fn owner(&self, port: u16) -> Option<u64> {
-        let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-        let local = format!("0100007F:{port:04X}");
-        let row = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let inode = row
-            .filter(|fields| fields.get(1) == Some(&local.as_str()))
-            .find_map(|fields| fields.get(9).map(|inode| format!("socket:[{inode}]")))?;
+    async fn owner(&self, port: u16) -> Option<u64> {
+        let inode = self.1.inode(port).await?;
         let pids = self.with(|state| state.pids.clone());
-        pids.into_iter().find(|(_, pid)| owns(*pid, &inode)).map(|(node, _)| node)
+        let found = tokio::task::spawn_blocking(move || {
+            let socket = format!("socket:[{inode}]");
+            pids.into_iter().find(|(_, pid)| owns(*pid, &socket)).map(|(node, _)| node)
+        });
+        found.await.ok().flatten()
     }
+}
+
+/// The table of all sockets of this machine. A crowd of clients leaves tens of thousands behind, so
+/// all connections that wait for the table share one reading of it.
+#[derive(Default)]
+struct Sockets(tokio::sync::Mutex<Option<(Instant, HashMap<u16, String>)>>);
+
+impl Sockets {
+    /// The inode of the local socket with this port.
+    async fn inode(&self, port: u16) -> Option<String> {
+        let asked = Instant::now();
+        let mut table = self.0.lock().await;
+        if table.as_ref().is_none_or(|(read, _)| *read < asked) {
+            let begun = Instant::now();
+            let sockets = tokio::task::spawn_blocking(read_sockets).await.ok()?;
+            *table = Some((begun, sockets));
+        }
+        table.as_ref().and_then(|(_, sockets)| sockets.get(&port).cloned())
+    }
+}
+
+fn read_sockets() -> HashMap<u16, String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let socket = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let port = fields.next()?.strip_prefix("0100007F:")?;
+        // A socket that is only waited for has no inode.
+        let inode = fields.nth(7).filter(|inode| *inode != "0")?;
+        Some((u16::from_str_radix(port, 16).ok()?, inode.to_owned()))
+    };
+    table.lines().filter_map(socket).collect()
 }
 
 fn owns(pid: u32, socket: &str) -> bool {
