@@ -89,9 +89,7 @@ impl Directory {
         if self.is_new {
             write_shape(&self.path, &self.shape).map_err(unwritable)?;
         }
-        for id in 0..self.shape.nodes {
-            fs::create_dir_all(self.of_node(id)).map_err(unwritable)?;
-        }
+        // Each node makes its own directory: one that cannot be made stops that node alone.
         Ok(())
     }
 

@@ -1,0 +1,217 @@
+//! A cluster of nodes on this machine, and what can be asked of it.
+
+use crate::bounds::PATIENCE;
+use crate::http::{Answer, Connection, Failed};
+use crate::live;
+use crate::network::Network;
+use crate::node::{Node, Settings};
+use crate::outcome::Trouble;
+use crate::ports;
+use hyper::Method;
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// All nodes, and the network between them.
+pub struct Cluster {
+    /// By id, from 0 on.
+    pub nodes: Vec<Node>,
+    /// The links between them.
+    pub network: Network,
+    /// The `--peers` of all.
+    pub peers: String,
+    binary: PathBuf,
+    handle: Handle,
+}
+
+impl Cluster {
+    /// Nodes that have not been started, with a proxy in front of each.
+    pub fn new(
+        root: &Path,
+        binary: &Path,
+        handle: &Handle,
+        count: u64,
+        host: impl Fn(u64) -> String,
+        settings: impl Fn(u64) -> Settings,
+    ) -> Result<Cluster, Trouble> {
+        let network = Network::default();
+        let mut nodes = Vec::new();
+        let mut peers = Vec::new();
+        for id in 0..count {
+            let (client, peer) = (ports::free(), ports::free());
+            let proxy = network.proxy(handle, id, peer);
+            let name = host(id);
+            peers.push(format!("{id}={name}:{}/{name}:{}", client.port(), proxy.port()));
+            nodes.push(Node::new(root, id, client, peer, settings(id))?);
+        }
+        let (binary, handle) = (binary.to_owned(), handle.clone());
+        Ok(Cluster { nodes, network, peers: peers.join(","), binary, handle })
+    }
+
+    /// Starts a node.
+    pub fn start(&mut self, id: u64) -> Result<(), Trouble> {
+        let node = &mut self.nodes[id as usize];
+        let pid = node.start(&self.binary, &self.peers)?;
+        self.network.runs(id, pid);
+        Ok(())
+    }
+
+    /// The ids of all nodes.
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// The client addresses of all nodes.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.client).collect()
+    }
+
+    /// Asks a node once.
+    pub fn ask(
+        &self,
+        id: u64,
+        method: Method,
+        path: &str,
+        body: &str,
+        limit: Duration,
+    ) -> Result<Answer, Failed> {
+        let mut connection = Connection::new(self.nodes[id as usize].client);
+        self.handle.block_on(connection.ask(method, path, &[], body.to_owned(), limit))
+    }
+
+    /// `GET path` of a node.
+    pub fn get(&self, id: u64, path: &str) -> Result<Answer, Failed> {
+        self.ask(id, Method::GET, path, "", Duration::from_secs(5))
+    }
+
+    /// Writes through a node; true if it is done.
+    pub fn put(&self, id: u64, key: &str, value: &str) -> bool {
+        let path = format!("/v1/kv/{key}");
+        let answer = self.ask(id, Method::PUT, &path, value, Duration::from_secs(3));
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Writes `count` values of `bytes` bytes through a node, a few at a time, to keys that are no
+    /// part of the history. Returns how many were done.
+    pub fn fill(&self, id: u64, count: u64, bytes: usize) -> u64 {
+        let address = self.nodes[id as usize].client;
+        let value = bytes::Bytes::from(vec![b'v'; bytes]);
+        let writers = (0..4).map(|writer| {
+            let value = value.clone();
+            self.handle.spawn(async move {
+                let (mut connection, mut done) = (Connection::new(address), 0);
+                for at in (writer..count).step_by(4) {
+                    let (path, limit) = (format!("/v1/kv/load-{at}"), Duration::from_secs(5));
+                    let put = connection.ask(Method::PUT, &path, &[], value.clone(), limit).await;
+                    done += u64::from(put.is_ok_and(|answer| answer.status == 200));
+                }
+                done
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        self.handle.block_on(async {
+            let mut done = 0;
+            for writer in writers {
+                done += writer.await.unwrap_or(0);
+            }
+            done
+        })
+    }
+
+    /// Whether a node reports ready.
+    pub fn is_ready(&self, id: u64) -> bool {
+        let answer = self.ask(id, Method::GET, "/readyz", "", Duration::from_secs(2));
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Waits until a node reports that it is not ready, or does not answer.
+    pub fn unready_within(&self, id: u64, limit: Duration) -> Result<(), Trouble> {
+        if live::wait_until(limit, || !self.is_ready(id)) {
+            return Ok(());
+        }
+        Err(Trouble::violated(format!("node {id} is sick and still reports ready after {limit:?}")))
+    }
+
+    /// The status that a node reports.
+    pub fn status(&self, id: u64) -> Option<Value> {
+        let path = "/v1/cluster?local=true";
+        let answer = self.ask(id, Method::GET, path, "", Duration::from_secs(2)).ok()?;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    /// One number of that status.
+    pub fn position(&self, id: u64, name: &str) -> Option<u64> {
+        self.status(id)?.get(name)?.as_u64()
+    }
+
+    /// A figure of `/metrics`.
+    pub fn metric(&self, id: u64, name: &str) -> Option<u64> {
+        let answer = self.ask(id, Method::GET, "/metrics", "", Duration::from_secs(2)).ok()?;
+        figure(&String::from_utf8_lossy(&answer.body), name)
+    }
+
+    /// The node that leads, among these.
+    pub fn leader_among(&self, ids: &[u64]) -> Option<u64> {
+        ids.iter().copied().find(|id| {
+            let limit = Duration::from_millis(500);
+            let answer = self.ask(*id, Method::GET, "/is_leader", "", limit);
+            answer.is_ok_and(|answer| answer.json()["is_leader"] == true)
+        })
+    }
+
+    /// The node that leads, waited for.
+    pub fn leader(&self) -> Result<u64, Trouble> {
+        self.leader_within(&self.ids(), PATIENCE)
+    }
+
+    /// A leader among these nodes, waited for.
+    pub fn leader_within(&self, ids: &[u64], limit: Duration) -> Result<u64, Trouble> {
+        let mut leader = None;
+        live::wait_until(limit, || {
+            leader = self.leader_among(ids);
+            leader.is_some()
+        });
+        leader.ok_or_else(|| {
+            Trouble::violated(format!("no leader among nodes {ids:?} within {limit:?}"))
+        })
+    }
+
+    /// A write through one of these nodes, waited for; how long it took.
+    pub fn served_within(&self, ids: &[u64], limit: Duration) -> Result<Duration, Trouble> {
+        let begun = Instant::now();
+        let mut turn = 0;
+        let served = live::wait_until(limit, || {
+            turn += 1;
+            self.put(ids[turn % ids.len()], "served", &turn.to_string())
+        });
+        if served {
+            return Ok(begun.elapsed());
+        }
+        Err(Trouble::violated(format!("no write through nodes {ids:?} was done within {limit:?}")))
+    }
+
+    /// Waits until a node has applied what the leader has committed by now.
+    pub fn caught_up_within(&self, id: u64, limit: Duration) -> Result<Duration, Trouble> {
+        let begun = Instant::now();
+        let leader = self.leader()?;
+        let commit = self.position(leader, "commit_index").unwrap_or(0);
+        let reached = live::wait_until(limit, || {
+            self.position(id, "applied_index").is_some_and(|applied| applied >= commit)
+        });
+        if reached {
+            return Ok(begun.elapsed());
+        }
+        let applied = self.position(id, "applied_index");
+        Err(Trouble::violated(format!(
+            "node {id} has applied {applied:?} of {commit} committed entries after {limit:?}"
+        )))
+    }
+}
+
+/// The value of a metric without labels.
+pub fn figure(metrics: &str, name: &str) -> Option<u64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.parse().ok()
+}

@@ -1,0 +1,62 @@
+//! The processes that are alive, so that Ctrl-C ends them, and whether it was pressed.
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Notes a process group that has to end with this process.
+pub(crate) fn add(group: u32) {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(group as i32);
+}
+
+/// Forgets a process group: its leader has been waited for.
+pub(crate) fn remove(group: u32) {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).remove(&(group as i32));
+}
+
+/// Ends all rounds: every process is killed, every wait returns.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+    for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        if let Some(group) = Pid::from_raw(*group) {
+            // It may have ended already.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Whether all rounds have to end.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Sleeps, but not on after an interrupt.
+pub(crate) fn sleep(time: Duration) {
+    let end = Instant::now() + time;
+    while !interrupted() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}
+
+/// Waits until `holds`, at most for `limit`.
+pub(crate) fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= end || interrupted() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
