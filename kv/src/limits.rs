@@ -25,7 +25,9 @@ pub struct Limits {
     pub replies_bytes_max: usize,
     /// How long a write may take until its outcome counts as unknown.
     pub request_timeout: Duration,
-    /// How long a read may wait for a leader to confirm it.
+    /// How long a write waits for a leader that takes it. Several elections should fit in.
+    pub leader_wait: Duration,
+    /// How long a read may wait for a leader to confirm it. Several elections should fit in.
     pub read_timeout: Duration,
     /// How long a client may take to send a head, or the whole of a body, or to go on reading a reply.
     pub client_timeout: Duration,
@@ -49,6 +51,7 @@ impl Default for Limits {
             bodies_bytes_max: 256 << 20,
             replies_bytes_max: 256 << 20,
             request_timeout: Duration::from_secs(10),
+            leader_wait: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             client_timeout: Duration::from_secs(30),
             history_commands_max: 100_000,
@@ -58,7 +61,21 @@ impl Default for Limits {
     }
 }
 
+/// As many election timeouts fit into the time that a request waits for a leader: a first one has passed
+/// until the loss of a leader is noticed, an election takes another or two, and some fail.
+const ELECTIONS: u32 = 10;
+
 impl Limits {
+    /// Of a node with this election timeout: where elections take longer, requests wait for longer.
+    #[must_use]
+    pub fn for_elections(mut self, election_timeout: Duration) -> Self {
+        let wait = election_timeout * ELECTIONS;
+        self.leader_wait = self.leader_wait.max(wait);
+        self.read_timeout = self.read_timeout.max(wait);
+        self.request_timeout = self.request_timeout.max(wait);
+        self
+    }
+
     /// The most bytes of the JSON of one compatible command: every byte of its texts may be escaped.
     pub(crate) fn command_json_bytes_max(&self) -> usize {
         JSON_BYTES_PER_BYTE * (self.key_bytes_max + 2 * self.value_bytes_max) + JSON_FRAME_BYTES

@@ -9,7 +9,9 @@ mod batch_json;
 mod body;
 mod cluster;
 mod compat;
+mod conditions;
 mod forward;
+mod head;
 mod health;
 mod links;
 mod offload;
@@ -21,10 +23,11 @@ mod routes;
 mod v1;
 mod write;
 
-pub use forward::{FORWARDED, Forward, ForwardError};
+pub use forward::{FORWARDED, Forward, ForwardError, NODE, WAIT_MS};
 pub use links::Links;
 pub use offload::Offload;
 pub use origin::Hosts;
+pub(crate) use head::HEAD_BYTES_MAX;
 pub(crate) use routes::is_short;
 
 use crate::answers::Answers;
@@ -34,6 +37,7 @@ use crate::metrics::Requests;
 use axum::Router;
 use axum::routing::{any, get, post, put};
 use driver::{Clock, Handle, Sleep};
+use hyper::header::HeaderValue;
 use raft::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +82,8 @@ pub(crate) struct App {
     figures: Arc<Figures>,
     answers: Arc<Answers>,
     id: NodeId,
+    /// The same, as every answer says.
+    node: HeaderValue,
     peer_address: String,
     hosts: Hosts,
     limits: Limits,
@@ -106,6 +112,7 @@ impl App {
             figures: parts.figures,
             answers: parts.answers,
             id: parts.id,
+            node: parts.id.0.into(),
             peer_address: parts.peer_address,
             hosts: parts.hosts,
             limits: parts.limits,

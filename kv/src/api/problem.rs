@@ -5,6 +5,7 @@
 
 use super::body::BodyError;
 use super::reply::NoRoom;
+use super::routes::refusal;
 use axum::response::{IntoResponse, Response};
 use driver::{ProposeError, ReadError};
 use hyper::StatusCode;
@@ -111,6 +112,17 @@ impl Problem {
         self.outcome(Known::NotDone)
     }
 
+    /// The same, with another status.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same, as an error of the compatible API.
+    pub fn into_compat(self) -> Response {
+        refusal(self.status, self.detail)
+    }
+
     /// The same, with one more field.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
@@ -151,6 +163,7 @@ fn title(slug: &str) -> &'static str {
         "foreign" => "Foreign host or origin",
         "condition-failed" => "The condition does not hold",
         "too-large" => "Too large",
+        "head-too-large" => "The head is too large",
         "slow" => "The request did not arrive in time",
         "overloaded" => "Overloaded",
         "read-only" => "Read-only",

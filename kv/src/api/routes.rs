@@ -1,12 +1,14 @@
 //! What happens around every request: who may ask, counting, and answers where there is no handler.
 
 use super::App;
+use super::forward::NODE;
+use super::head;
 use super::problem::{Problem, brief};
 use crate::metrics::Route;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::StatusCode;
+use hyper::{HeaderMap, StatusCode};
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ pub fn is_short(path: &str) -> bool {
 /// Runs around every request.
 pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = Route::of(request.uri().path());
-    let response = match refuse_foreign(&app, route, &request) {
+    let mut response = match refuse(&app, route, &request) {
         Some(refusal) => refusal,
         None if route.is_work() => match app.work.try_acquire() {
             Ok(_place) => next.run(request).await,
@@ -28,6 +30,8 @@ pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -
         None => next.run(request).await,
     };
     app.requests.count(route, response.status());
+    // What the leader has answered names the leader.
+    response.headers_mut().entry(NODE).or_insert_with(|| app.node.clone());
     response
 }
 
@@ -42,15 +46,30 @@ fn overloaded(route: Route) -> Response {
     }
 }
 
-fn refuse_foreign(app: &App, route: Route, request: &Request) -> Option<Response> {
-    let headers = request.headers();
+/// The refusal of a request that nobody may send, whatever it is for.
+fn refuse(app: &App, route: Route, request: &Request) -> Option<Response> {
+    let host = head::check_size(request)
+        .and_then(|()| head::host(request.version(), request.uri(), request.headers()));
+    match host {
+        Ok(host) => refuse_foreign(app, route, host, request.headers()),
+        Err(problem) if route.is_compat() => Some(problem.into_compat()),
+        Err(problem) => Some(problem.not_done().into_response()),
+    }
+}
+
+fn refuse_foreign(
+    app: &App,
+    route: Route,
+    host: Option<&str>,
+    headers: &HeaderMap,
+) -> Option<Response> {
     let status = app.handle.status();
     let membership = &status.raft.membership;
     // A probe is told nothing but whether the node is well, and may know it by any name.
-    let detail = if !route.is_probe() && !app.hosts.admits_host(headers, membership) {
+    let detail = if !route.is_probe() && !app.hosts.admits_host(host, membership) {
         "the Host header names none of this cluster's addresses; to admit a name, start the node \
          with --hosts NAME"
-    } else if !app.hosts.admits_origin(headers, membership) {
+    } else if !app.hosts.admits_origin(host, headers, membership) {
         "the Origin header names another site than the Host header, or one that is none of this \
          cluster's addresses; to admit a name, start the node with --hosts NAME"
     } else {
