@@ -27,6 +27,9 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// How long a write waits for a leader that takes it. Several elections should fit in.
     pub leader_wait: Duration,
+    /// A member that has not answered for longer is reported as silent. It may miss a few answers: an
+    /// election takes that long too.
+    pub silence_max: Duration,
     /// How long a read may wait for a leader to confirm it. Several elections should fit in.
     pub read_timeout: Duration,
     /// How long a client may take to send a head, or the whole of a body, or to go on reading a reply.
@@ -52,6 +55,7 @@ impl Default for Limits {
             replies_bytes_max: 256 << 20,
             request_timeout: Duration::from_secs(10),
             leader_wait: Duration::from_secs(5),
+            silence_max: Duration::from_millis(1500),
             read_timeout: Duration::from_secs(5),
             client_timeout: Duration::from_secs(30),
             history_commands_max: 100_000,
@@ -64,12 +68,15 @@ impl Default for Limits {
 /// As many election timeouts fit into the time that a request waits for a leader: a first one has passed
 /// until the loss of a leader is noticed, an election takes another or two, and some fail.
 const ELECTIONS: u32 = 10;
+/// A member that has not answered for this many election timeouts is reported as silent.
+const SILENT_ELECTIONS: u32 = 5;
 
 impl Limits {
     /// Of a node with this election timeout: where elections take longer, requests wait for longer.
     #[must_use]
     pub fn for_elections(mut self, election_timeout: Duration) -> Self {
         let wait = election_timeout * ELECTIONS;
+        self.silence_max = self.silence_max.max(election_timeout * SILENT_ELECTIONS);
         self.leader_wait = self.leader_wait.max(wait);
         self.read_timeout = self.read_timeout.max(wait);
         self.request_timeout = self.request_timeout.max(wait);

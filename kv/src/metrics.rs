@@ -3,7 +3,7 @@
 use crate::machine::Figures;
 use driver::{DriverStatus, MetricsReading};
 use hyper::StatusCode;
-use raft::RoleKind;
+use raft::{PeerStatus, RoleKind};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,6 +116,9 @@ pub fn render(
         ("raft_snapshot_index", "Where the log begins.", raft.snapshot.last.index.0),
         ("raft_read_only", "1 if the disk has no room.", u64::from(status.read_only.is_some())),
         ("raft_lost", "1 if part of the log is lost.", u64::from(raft.lost.is_some())),
+        ("raft_disk_stalled", "1 if a write has not returned.", u64::from(raft.disk_stalled)),
+        ("raft_ready", "1 if it is ready to serve.", u64::from(status.ready().is_ok())),
+        ("raft_diverged", "1 if its copy differs.", u64::from(raft.diverged)),
         ("raft_outcast", "1 if it is no member any more.", u64::from(raft.outcast)),
         ("kv_keys", "Keys in the store.", read(&figures.keys)),
         ("kv_revision", "The version of the latest change.", read(&figures.revision)),
@@ -129,6 +132,7 @@ pub fn render(
         let name = format!("driver_waiting_{name}");
         metric(&mut text, &name, "What waits within the node.", "gauge", waiting as u64);
     }
+    peers_of(&mut text, status);
     let core = &raft.counters;
     for (name, value) in [
         ("raft_misaddressed_total", core.misaddressed),
@@ -138,6 +142,8 @@ pub fn render(
         ("raft_campaigns_total", core.campaigns),
         ("raft_elected_total", core.elected),
         ("raft_stepped_down_total", core.stepped_down),
+        ("raft_disk_stepped_down_total", core.disk_stepped_down),
+        ("raft_states_differ_total", core.states_differ),
     ] {
         metric(&mut text, name, "Counted by the core since the start.", "counter", value);
     }
@@ -163,6 +169,32 @@ pub fn render(
         );
     }
     text
+}
+
+/// What a leader knows of its peers. Of a node that does not lead there is nothing.
+fn peers_of(text: &mut String, status: &DriverStatus) {
+    let peers = &status.raft.peers;
+    let silence = |peer: &PeerStatus| (status.tick * peer.silent_ticks).as_millis() as u64;
+    let behind = |peer: &PeerStatus| status.raft.last.index.0.saturating_sub(peer.matched.0);
+    let figures: [(&str, &str, &str, &dyn Fn(&PeerStatus) -> u64); 4] = [
+        ("raft_peer_silent_ms", "Since the peer last answered.", "gauge", &silence),
+        ("raft_peer_behind_entries", "What the peer has not stored.", "gauge", &behind),
+        ("raft_peer_differs", "1 if the copy of the peer differs.", "gauge", &|peer| {
+            u64::from(peer.agrees == Some(false))
+        }),
+        (
+            "raft_peer_lost_acknowledgements_total",
+            "Times the peer had lost what it had acknowledged.",
+            "counter",
+            &|peer| peer.losses,
+        ),
+    ];
+    for (name, help, kind, value) in figures.into_iter().filter(|_| !peers.is_empty()) {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for peer in peers {
+            let _ = writeln!(text, "{name}{{peer=\"{}\"}} {}", peer.id, value(peer));
+        }
+    }
 }
 
 fn metric(text: &mut String, name: &str, help: &str, kind: &str, value: u64) {

@@ -337,6 +337,7 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         figures,
         answers,
         id: config.id,
+        cluster: Some(cluster),
         peer_address: own.peer_address,
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
         limits: config.limits.clone().for_elections(election_timeout(&config)),

@@ -139,7 +139,7 @@ fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
         return "unknown".to_owned();
     };
     let silent = status.tick * peer.silent_ticks;
-    if silent >= app.silence {
+    if silent >= app.limits.silence_max {
         return format!("no answer for {}", seconds(silent));
     }
     if peer.agrees == Some(false) {

@@ -41,6 +41,7 @@ use hyper::header::HeaderValue;
 use raft::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::ClusterId;
 use tokio::sync::Semaphore;
 use transport_http::TransportFigures;
 
@@ -56,6 +57,8 @@ pub struct Parts {
     pub answers: Arc<Answers>,
     /// Which node it is.
     pub id: NodeId,
+    /// Which cluster it belongs to, if that has a name.
+    pub cluster: Option<ClusterId>,
     /// Where the other nodes reach it.
     pub peer_address: String,
     /// The names under which clients may speak to it.
@@ -84,6 +87,7 @@ pub(crate) struct App {
     id: NodeId,
     /// The same, as every answer says.
     node: HeaderValue,
+    cluster: Option<ClusterId>,
     peer_address: String,
     hosts: Hosts,
     limits: Limits,
@@ -113,6 +117,7 @@ impl App {
             answers: parts.answers,
             id: parts.id,
             node: parts.id.0.into(),
+            cluster: parts.cluster,
             peer_address: parts.peer_address,
             hosts: parts.hosts,
             limits: parts.limits,

@@ -164,6 +164,7 @@ impl Worker {
     fn note_failure(&mut self, failure: &Failure) {
         self.note_error(match failure {
             Failure::NotSent(_) => "cannot connect (not_done)".to_owned(),
+            Failure::Nobody(why) => why.clone(),
             Failure::Lost(why) => format!("{why} (unknown)"),
         });
     }
