@@ -117,13 +117,7 @@ fn problem(status: StatusCode, slug: &str, title: &str, detail: &str) -> Respons
     response
 }
 
-fn bytes(
-    status: StatusCode,
-    slug: &str,
-    title: &str,
-    detail: &str,
-    node: &HeaderValue,
-) -> Vec<u8> {
+fn bytes(status: StatusCode, slug: &str, title: &str, detail: &str, node: &HeaderValue) -> Vec<u8> {
     let body = body(status, slug, title, detail);
     let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
     let retry = match status {

@@ -1,6 +1,6 @@
 //! One connection of a client: its requests, and what keeps its place.
 
-use crate::api::{self, FORWARDED, is_short};
+use crate::api::{self, FORWARDED, Source, is_short};
 use crate::canned::{self, BadHead};
 use crate::patient::{Left, Patient, Talk};
 use crate::places::{Place, Places, Work};
@@ -17,6 +17,7 @@ use hyper_util::server::graceful::Watcher;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -84,9 +85,10 @@ impl Seat {
 pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, watcher: Watcher) {
     let (patience, in_overflow) = (seat.patience(&common), seat.is_overflow());
     let (Seat::Full(place) | Seat::Overflow(place)) = seat;
+    let source = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
     let talk = Arc::new(Talk::default());
     let patient = Patient::new(stream, patience, talk.clone());
-    let visit = Arc::new(Visit { place: Arc::new(place), in_overflow, common, talk });
+    let visit = Arc::new(Visit { place: Arc::new(place), in_overflow, common, talk, source });
     let service = {
         let visit = visit.clone();
         service_fn(move |request| Visit::answer(visit.clone(), request))
@@ -153,16 +155,20 @@ struct Visit {
     in_overflow: bool,
     common: Arc<Common>,
     talk: Arc<Talk>,
+    source: Option<IpAddr>,
 }
 
 impl Visit {
     async fn answer(
         visit: Arc<Visit>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<hyper::Response<Held>, Infallible> {
         let work = visit.place.work();
         visit.talk.begin();
         let turn = Turn(visit.talk.clone());
+        if let Some(address) = visit.source {
+            request.extensions_mut().insert(Source(address));
+        }
         let mut forwarded = None;
         let mut is_full = false;
         if visit.in_overflow && !is_short(request.uri().path()) {

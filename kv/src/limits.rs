@@ -15,9 +15,12 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// The most client connections at once.
     pub connections_max: usize,
-    /// The most requests to read or write that are worked on at once; beyond it they are refused. More
-    /// would only wait longer: a batch of writes holds this many.
+    /// The most requests to read or write that are worked on at once; beyond it they are refused. There
+    /// are fewer places, down to 32, while requests take long.
     pub requests_max: usize,
+    /// The most batches that are worked on at once; beyond it they are refused. They have places of their
+    /// own, so that they do not take those of single requests.
+    pub batches_max: usize,
     /// The most bytes of request bodies held at once, all connections together.
     pub bodies_bytes_max: usize,
     /// The most bytes that long replies keep in memory at once, all connections together: those shared
@@ -51,6 +54,7 @@ impl Default for Limits {
             batch_bytes_max: 4 << 20,
             connections_max: 4096,
             requests_max: 256,
+            batches_max: 64,
             bodies_bytes_max: 256 << 20,
             replies_bytes_max: 256 << 20,
             request_timeout: Duration::from_secs(10),

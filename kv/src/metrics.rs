@@ -1,5 +1,6 @@
 //! What a node counts about its HTTP requests, and all its figures in Prometheus' text format.
 
+use crate::limits::Limits;
 use crate::machine::Figures;
 use driver::{DriverStatus, MetricsReading};
 use hyper::StatusCode;
@@ -57,7 +58,22 @@ impl Route {
 
     /// Whether it reads or writes through the log, and is over soon.
     pub fn is_work(self) -> bool {
-        matches!(self.0, KEY | "/v1/batch" | "/submit" | "/get" | "/put" | "/cas")
+        matches!(self.0, KEY | "/submit" | "/get" | "/put" | "/cas")
+    }
+
+    /// Whether it does many operations at once.
+    pub fn is_batch(self) -> bool {
+        self.0 == "/v1/batch"
+    }
+
+    /// The most bytes that the body of a request may have.
+    pub fn body_bytes_max(self, limits: &Limits) -> usize {
+        match self.0 {
+            KEY => limits.value_bytes_max,
+            "/v1/batch" => limits.batch_json_bytes_max(),
+            // Of what has no use for a body it is thrown away.
+            _ => limits.command_json_bytes_max(),
+        }
     }
 
     /// Whether it only tells those who watch over a node how it is, under whatever name they know it.
@@ -98,6 +114,7 @@ pub fn render(
     counters: &MetricsReading,
     figures: &Figures,
     requests: &Requests,
+    (places, taken): (usize, usize),
     peers: TransportFigures,
 ) -> String {
     let mut text = String::with_capacity(8 << 10);
@@ -120,6 +137,8 @@ pub fn render(
         ("raft_ready", "1 if it is ready to serve.", u64::from(status.ready().is_ok())),
         ("raft_diverged", "1 if its copy differs.", u64::from(raft.diverged)),
         ("raft_outcast", "1 if it is no member any more.", u64::from(raft.outcast)),
+        ("kv_http_places", "Requests that may be worked on at once now.", places as u64),
+        ("kv_http_places_taken", "Requests that are worked on.", taken as u64),
         ("kv_keys", "Keys in the store.", read(&figures.keys)),
         ("kv_revision", "The version of the latest change.", read(&figures.revision)),
         ("kv_history_first", "The first retained command.", read(&figures.history_first)),

@@ -139,10 +139,8 @@ fn own_answer(bytes: &[u8]) -> Option<usize> {
 
 impl Drop for Patient {
     fn drop(&mut self) {
-        let left = self.stream.take().map(|stream| Left {
-            stream,
-            held: std::mem::take(&mut self.held),
-        });
+        let left =
+            self.stream.take().map(|stream| Left { stream, held: std::mem::take(&mut self.held) });
         *self.talk.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 }

@@ -37,13 +37,24 @@ fn python_with_pytest(folder: &Path) -> Result<PathBuf, String> {
     let python = ours.join("bin/python");
     if !has_what_is_needed(&python) {
         run(Command::new(&system).args(["-m", "venv"]).arg(&ours))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "-q", "requests", "pytest", "flit_core", "mypy", "types-requests"]))?;
+        run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "requests",
+            "pytest",
+            "flit_core",
+            "mypy",
+            "types-requests",
+        ]))?;
     }
     Ok(python)
 }
 
 fn has_what_is_needed(python: &Path) -> bool {
-    let import = "import flit_core, mypy, pytest, requests, sys; sys.exit(sys.version_info < (3, 8))";
+    let import =
+        "import flit_core, mypy, pytest, requests, sys; sys.exit(sys.version_info < (3, 8))";
     run(Command::new(python).args(["-c", import])).is_ok()
 }
 

@@ -4,7 +4,7 @@
 
 use super::App;
 use super::batch_json::Object;
-use super::body::BodyError;
+use super::body;
 use super::offload::yield_now;
 use super::params::pairs;
 use super::reply::{self, Share};
@@ -68,7 +68,7 @@ pub async fn submit(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn try_submit(app: &App, body: Body) -> Answer {
-    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let given: Given = read_json(app, body).await?;
     let kind = match given.kind.as_deref() {
         Some("put") => Kind::Put,
         Some("get") => Kind::Get,
@@ -166,7 +166,7 @@ pub async fn wait_commit(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn try_wait_commit(app: &App, body: Body) -> Answer {
-    let wait: Wait = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let wait: Wait = read_json(app, body).await?;
     let index = wait.log_index.ok_or_else(|| absent("log_index"))?;
     let Ok(number) = u64::try_from(index).map(CommandNumber) else {
         let error = format!("log_index is {index}: no command has such an index");
@@ -364,7 +364,7 @@ pub async fn get(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn try_get(app: &App, body: Body) -> Answer {
-    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let given: Given = read_json(app, body).await?;
     let key = compat(app, Kind::Get, given)?.key;
     if !app.handle.status().raft.serving {
         return Ok(Done::not_leader(app, Kind::Get).send_short());
@@ -394,7 +394,7 @@ pub async fn cas(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
-    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let given: Given = read_json(app, body).await?;
     let command = command(app, kind, given)?;
     // A leader whose disk is full refuses it with the reason.
     if !app.handle.status().raft.serving {
@@ -429,16 +429,10 @@ async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
 pub async fn read_json<T: DeserializeOwned + Send + 'static>(
     app: &App,
     body: Body,
-    limit_bytes: usize,
 ) -> Result<T, Response> {
-    let held = app.read_body(body, limit_bytes).await.map_err(|error| match error {
-        BodyError::TooLarge { .. } => refusal(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
-        BodyError::Slow => refusal(StatusCode::REQUEST_TIMEOUT, error.to_string()),
-        BodyError::Broken => refusal(StatusCode::BAD_REQUEST, error.to_string()),
-        BodyError::Busy => busy(&error.to_string()),
-    })?;
-    let (bytes, size) = (held.bytes.clone(), held.bytes.len());
-    let parse = move || serde_json::from_slice(&bytes).map(|Object(parsed)| parsed);
+    let body = body::whole(body).await;
+    let size = body.len();
+    let parse = move || serde_json::from_slice(&body).map(|Object(parsed)| parsed);
     let parsed = app.offload(size, parse).await;
     parsed.ok_or_else(|| refusal(StatusCode::INTERNAL_SERVER_ERROR, "parsing it failed"))?.map_err(
         |error| refusal(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}")),

@@ -237,9 +237,20 @@ mod tests {
 
     #[test]
     fn a_condition_that_is_not_understood_is_no_condition_that_holds() {
-        for value in
-            ["", ",", "\"", "x", "\"a", "\"a b\"", "w/\"7\"", "\"1\" \"2\"", "*, 1", "-1", "+1", "1x"]
-        {
+        for value in [
+            "",
+            ",",
+            "\"",
+            "x",
+            "\"a",
+            "\"a b\"",
+            "w/\"7\"",
+            "\"1\" \"2\"",
+            "*, 1",
+            "-1",
+            "+1",
+            "1x",
+        ] {
             assert!(write(&[(IF_MATCH, value)]).is_err(), "{value}");
         }
         assert!(write(&[(IF_MATCH, "99999999999999999999")]).is_err());

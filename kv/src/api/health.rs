@@ -36,7 +36,9 @@ fn unready(why: String) -> Response {
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.handle.status();
     let peers = app.peers.as_ref().map(|read| read()).unwrap_or_default();
-    let text = metrics::render(&status, &app.handle.metrics(), &app.figures, &app.requests, peers);
+    let counters = app.handle.metrics();
+    let places = app.work.places();
+    let text = metrics::render(&status, &counters, &app.figures, &app.requests, places, peers);
     let mut response = text.into_response();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

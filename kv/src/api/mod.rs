@@ -23,13 +23,15 @@ mod routes;
 mod v1;
 mod write;
 
+pub(crate) use body::Source;
 pub use forward::{FORWARDED, Forward, ForwardError, NODE, WAIT_MS};
+pub(crate) use head::HEAD_BYTES_MAX;
 pub use links::Links;
 pub use offload::Offload;
 pub use origin::Hosts;
-pub(crate) use head::HEAD_BYTES_MAX;
 pub(crate) use routes::is_short;
 
+use crate::admission::Admission;
 use crate::answers::Answers;
 use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
@@ -96,7 +98,9 @@ pub(crate) struct App {
     links: Option<Arc<dyn Links>>,
     peers: Option<PeerFigures>,
     /// Places for requests that are worked on.
-    work: Semaphore,
+    work: Arc<Admission>,
+    /// Places for batches.
+    batches: Semaphore,
     requests: Requests,
     bodies: Arc<Semaphore>,
     /// Bytes that long replies may keep in memory.
@@ -106,7 +110,8 @@ pub(crate) struct App {
 
 impl App {
     fn new(parts: Parts) -> Self {
-        let work = Semaphore::new(parts.limits.requests_max);
+        let work = Admission::new(parts.limits.requests_max);
+        let batches = Semaphore::new(parts.limits.batches_max);
         let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
         let replies = Arc::new(Semaphore::new(parts.limits.replies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
@@ -124,6 +129,7 @@ impl App {
             forward: parts.forward,
             offload: parts.offload,
             work,
+            batches,
             links: parts.links,
             peers: parts.peers,
             requests: Requests::default(),

@@ -119,9 +119,7 @@ mod tests {
     #[test]
     fn other_names_can_be_admitted_one_by_one_or_all() {
         let nobody = Membership::default();
-        let admits = |hosts: &[&str], host| {
-            Hosts::of(hosts).admits_host(Some(host), &nobody)
-        };
+        let admits = |hosts: &[&str], host| Hosts::of(hosts).admits_host(Some(host), &nobody);
         assert!(admits(&["store.example"], "store.example:8080"));
         assert!(!admits(&["store.example"], "evil.example"));
         assert!(admits(&["*"], "evil.example"));

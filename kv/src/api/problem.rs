@@ -120,7 +120,11 @@ impl Problem {
 
     /// The same, as an error of the compatible API.
     pub fn into_compat(self) -> Response {
-        refusal(self.status, self.detail)
+        let mut response = refusal(self.status, self.detail);
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 
     /// The same, with one more field.

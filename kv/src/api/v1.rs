@@ -1,6 +1,7 @@
 //! `PUT`, `GET` and `DELETE` of `/v1/kv/{key}`: raw bytes in and out.
 
 use super::App;
+use super::body;
 use super::conditions::{self, Verdict};
 use super::forward::Incoming;
 use super::params;
@@ -46,15 +47,11 @@ async fn change(app: &App, request: Request, put: bool) -> Result<Response, Prob
     let key = key_of(&parts.uri, app.limits.key_bytes_max)?;
     params::of_write(parts.uri.query(), &parts.headers)?;
     let condition = conditions::of_write(&parts.headers)?;
-    let held = app.read_body(body, app.limits.value_bytes_max).await?;
-    let change = if put { Change::Put(held.bytes.clone()) } else { Change::Delete };
+    let value = body::whole(body).await;
+    let change = if put { Change::Put(value.clone()) } else { Change::Delete };
     let command = Command::Write(Operation { key, change, condition }).encode();
-    let incoming = Incoming {
-        method: parts.method,
-        uri: parts.uri,
-        headers: parts.headers,
-        body: held.bytes.clone(),
-    };
+    let incoming =
+        Incoming { method: parts.method, uri: parts.uri, headers: parts.headers, body: value };
     Ok(match app.write(command, &incoming).await {
         Written::Here(Reply::Write(outcome)) => answer(outcome)?,
         Written::Here(_) => ignored(),
@@ -65,9 +62,7 @@ async fn change(app: &App, request: Request, put: bool) -> Result<Response, Prob
 fn answer(outcome: Outcome) -> Result<Response, Problem> {
     match outcome {
         Outcome::Written { version } => Ok(tagged(StatusCode::OK, version, Body::empty())),
-        Outcome::Deleted { version } => {
-            Ok(tagged(StatusCode::NO_CONTENT, version, Body::empty()))
-        }
+        Outcome::Deleted { version } => Ok(tagged(StatusCode::NO_CONTENT, version, Body::empty())),
         Outcome::Missing => Err(not_found()),
         Outcome::Failed { current } => Err(failed(current)),
     }

@@ -98,8 +98,10 @@ impl App {
         let Some(forward) = &self.forward else {
             let location = incoming.location(address).and_then(|l| l.parse().ok());
             let Some(location) = location else { return Err(not_leader(address)) };
-            let mut response =
-                not_leader(address).status(StatusCode::TEMPORARY_REDIRECT).not_done().into_response();
+            let mut response = not_leader(address)
+                .status(StatusCode::TEMPORARY_REDIRECT)
+                .not_done()
+                .into_response();
             response.headers_mut().insert(LOCATION, location);
             return Ok(response);
         };

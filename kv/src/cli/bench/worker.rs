@@ -144,7 +144,8 @@ impl Worker {
                 }
                 Err(failure) => return self.note_failure(&failure),
             }
-            sent = now;
+            // A pause after a refusal is none of the next request's time.
+            sent = Instant::now();
         }
     }
 
