@@ -1,66 +1,143 @@
-//! Answers that need no router: of a node that is starting, and of one that is full.
+//! Answers that need no router: of a node that is starting, of one that is full, and to a head that
+//! cannot be read.
 
+use crate::api::NODE;
 use axum::response::{IntoResponse, Response};
+use driver::NotReady;
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
+const PROBLEM_JSON: &str = "application/problem+json";
+
 /// What is answered before the node takes part in its cluster.
-pub(crate) fn starting(path: &str, peer_address: &str) -> Response {
+pub(crate) fn starting(path: &str, peer_address: &str, node: &HeaderValue) -> Response {
     let json = |body: String| {
         let mut response = body.into_response();
         let kind = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
     };
-    match path {
+    let mut response = match path {
         "/healthz" => "ok\n".into_response(),
         "/is_leader" => json("{\"is_leader\":false}".to_owned()),
         "/ready" => json("{\"ready\":true}".to_owned()),
         "/listen_addr" => json(serde_json::json!({ "address": peer_address }).to_string()),
+        "/readyz" => {
+            let detail = NotReady::Starting.to_string();
+            problem(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", &detail)
+        }
         _ => {
             let detail = "this node is starting; it waits for the other nodes, or reads its log";
-            let mut response = unavailable(problem("starting", "Starting", detail));
-            response.headers_mut().remove(CONNECTION);
-            response
+            problem(StatusCode::SERVICE_UNAVAILABLE, "starting", "Starting", detail)
         }
-    }
+    };
+    response.headers_mut().insert(NODE, node.clone());
+    response
 }
 
 /// What a node answers that has no place for another client.
-pub(crate) fn full() -> Response {
-    unavailable(full_body())
+pub(crate) fn full(node: &HeaderValue) -> Response {
+    let detail =
+        "this node has as many connections as it can have; try again later, or another node";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    last(problem(status, "full", "No place for another connection", detail), node)
 }
 
 /// The same as bytes, for a connection on which nothing has been read.
-pub(crate) fn full_bytes() -> String {
-    let body = full_body();
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-}
-
-fn full_body() -> String {
+pub(crate) fn full_bytes(node: &HeaderValue) -> Vec<u8> {
     let detail =
         "this node has as many connections as it can have; try again later, or another node";
-    problem("full", "No place for another connection", detail)
+    let title = "No place for another connection";
+    bytes(StatusCode::SERVICE_UNAVAILABLE, "full", title, detail, node)
 }
 
-fn unavailable(body: String) -> Response {
-    let mut response = (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
+/// Why the head of a request cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadHead {
+    /// It is none of HTTP/1.1.
+    Malformed,
+    /// It ends in the middle.
+    Ends,
+    /// It is one of HTTP/2.
+    Http2,
+    /// The path and query are too long.
+    UriTooLong,
+    /// All of it is too long, or has too many headers.
+    TooLarge,
+    /// It did not come in time.
+    Slow,
+}
+
+/// What is answered to such a head. The connection ends then.
+pub(crate) fn bad_head(why: BadHead, node: &HeaderValue) -> Vec<u8> {
+    let malformed = "The request is malformed";
+    let (status, slug, title, detail) = match why {
+        BadHead::Malformed => {
+            let detail = "the head of the request is none of HTTP/1.1";
+            (StatusCode::BAD_REQUEST, "malformed", malformed, detail)
+        }
+        BadHead::Ends => {
+            let detail = "the request ends in the middle of its head";
+            (StatusCode::BAD_REQUEST, "malformed", malformed, detail)
+        }
+        BadHead::Http2 => {
+            let detail = "this node speaks HTTP/1.1 and not HTTP/2";
+            (StatusCode::BAD_REQUEST, "malformed", malformed, detail)
+        }
+        BadHead::UriTooLong => {
+            let detail = "the path and query of the request are too long";
+            (StatusCode::URI_TOO_LONG, "uri-too-long", "The path is too long", detail)
+        }
+        BadHead::TooLarge => {
+            let detail = "the head of the request is too long, or has too many headers";
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            (status, "head-too-large", "The head is too large", detail)
+        }
+        BadHead::Slow => {
+            let detail = "the head of the request did not arrive in time";
+            let title = "The request did not arrive in time";
+            (StatusCode::REQUEST_TIMEOUT, "slow", title, detail)
+        }
+    };
+    bytes(status, slug, title, detail, node)
+}
+
+fn last(mut response: Response, node: &HeaderValue) -> Response {
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(NODE, node.clone());
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-fn problem(slug: &str, title: &str, detail: &str) -> String {
+fn problem(status: StatusCode, slug: &str, title: &str, detail: &str) -> Response {
+    let mut response = (status, body(status, slug, title, detail)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn bytes(status: StatusCode, slug: &str, title: &str, detail: &str, node: &HeaderValue) -> Vec<u8> {
+    let body = body(status, slug, title, detail);
+    let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
+    let retry = match status {
+        StatusCode::SERVICE_UNAVAILABLE => "retry-after: 1\r\n",
+        _ => "",
+    };
+    let length = body.len();
+    let node = node.to_str().unwrap_or_default();
+    let text = format!(
+        "HTTP/1.1 {code} {reason}\r\ncontent-type: {PROBLEM_JSON}\r\n{retry}{NODE}: {node}\r\n\
+         connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    text.into_bytes()
+}
+
+fn body(status: StatusCode, slug: &str, title: &str, detail: &str) -> String {
     let body = serde_json::json!({
         "type": format!("urn:raft-kv:problem:{slug}"),
         "title": title,
-        "status": 503,
+        "status": status.as_u16(),
         "detail": detail,
         "error": detail,
         "outcome": "not_done",

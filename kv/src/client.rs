@@ -8,6 +8,7 @@
 //! What it is not: it opens no connections ([`Exchange`] does) and reads no clock but the one it is
 //! given.
 
+use crate::api::{NODE, WAIT_MS};
 use bytes::Bytes;
 use driver::Clock;
 use http_body_util::Full;
@@ -22,6 +23,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Redirects followed for one attempt. The leader may change once on the way; more is a circle.
 const REDIRECTS_MAX: usize = 3;
+
+/// A node that answers at once needs no longer than this, so the client waits that much longer than it
+/// lets the node wait.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// With less time left, no further attempt is made.
+const ATTEMPT_MIN: Duration = Duration::from_millis(20);
 
 /// What to ask.
 #[derive(Clone, Debug)]
@@ -97,6 +105,10 @@ pub enum Failure {
     /// The request never left: it was not executed.
     #[error("{0}")]
     NotSent(String),
+    /// Likewise, and trying again at once would not help: nothing listens there, or there is no such
+    /// name.
+    #[error("{0}")]
+    Nobody(String),
     /// The request may have been executed.
     #[error("{0}")]
     Lost(String),
@@ -153,24 +165,27 @@ impl<E: Exchange> Client<E> {
         };
         // The last answer that says more than "cannot connect" tells a person the most.
         let mut reason = String::new();
-        for round in 0.. {
-            if round > 0 {
-                self.clock.sleep(RETRY_PAUSE).await;
-            }
+        loop {
+            let mut nobody = Vec::new();
             for server in &self.servers {
                 let left = left();
-                if left.is_zero() {
+                if left < ATTEMPT_MIN && !(reason.is_empty() && nobody.is_empty()) {
+                    let reason = if reason.is_empty() { nobody.join("; ") } else { reason };
                     return Err(CallError::NotDone(reason));
                 }
                 match self.attempt(server, request, left).await {
                     Ok(response) => return Ok(response),
-                    Err(CallError::NotDone(why)) => reason = why,
-                    Err(CallError::Unknown(why)) if request.method == Method::GET => reason = why,
-                    Err(unknown) => return Err(unknown),
+                    Err(Missed::Nobody(why)) => nobody.push(why),
+                    Err(Missed::NotDone(why)) => reason = why,
+                    Err(Missed::Unknown(why)) if request.method == Method::GET => reason = why,
+                    Err(Missed::Unknown(why)) => return Err(CallError::Unknown(why)),
                 }
             }
+            if nobody.len() == self.servers.len() {
+                return Err(CallError::NotDone(nobody.join("; ")));
+            }
+            self.clock.sleep(RETRY_PAUSE).await;
         }
-        unreachable!("the loop above has no end of its own")
     }
 
     /// One attempt, by way of `server` and wherever it redirects to.
@@ -179,31 +194,63 @@ impl<E: Exchange> Client<E> {
         server: &str,
         request: &Request,
         left: Duration,
-    ) -> Result<Response, CallError> {
+    ) -> Result<Response, Missed> {
         let mut address = server.to_owned();
         let mut request = request.clone();
+        // The node is to give up before we do, and tell us that nothing was done.
+        let wait = left.saturating_sub((left / 4).min(ANSWER_TIME_MAX));
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        request.headers.push((HeaderName::from_static(WAIT_MS), wait_ms.into()));
         for _ in 0..=REDIRECTS_MAX {
             let response = self.exchange.exchange(&address, &request, left).await;
             let response = response.map_err(|failure| match failure {
-                Failure::NotSent(why) => CallError::NotDone(why),
-                Failure::Lost(why) => CallError::Unknown(why),
+                Failure::NotSent(why) => Missed::NotDone(why),
+                Failure::Nobody(why) => Missed::Nobody(why),
+                Failure::Lost(why) => Missed::Unknown(why),
             })?;
+            if !response.headers.contains_key(NODE) {
+                return Err(foreign(&address, &request.method, &response));
+            }
             if response.status != StatusCode::TEMPORARY_REDIRECT {
                 return sorted(response);
             }
             let location = response.headers.get(LOCATION).and_then(|value| value.to_str().ok());
             let Some((next, path)) = location.and_then(split_location) else {
-                return Err(CallError::NotDone(format!("{address}: a redirect to nowhere")));
+                return Err(Missed::NotDone(format!("{address}: a redirect to nowhere")));
             };
             address = next;
             request.path = path;
         }
-        Err(CallError::NotDone(format!("{server}: redirected in circles")))
+        Err(Missed::NotDone(format!("{server}: redirected in circles")))
+    }
+}
+
+/// Why an attempt brought no answer of the store.
+#[derive(Debug)]
+enum Missed {
+    /// There is no node, and another attempt would not find one either.
+    Nobody(String),
+    /// Certainly not executed.
+    NotDone(String),
+    /// Perhaps executed.
+    Unknown(String),
+}
+
+/// The answer of a server that is no node. It proves nothing: there may be a node behind it that has
+/// executed the request.
+fn foreign(address: &str, method: &Method, response: &Response) -> Missed {
+    let status = response.status;
+    let why = format!(
+        "{address} answers {status}, but is no raft-kv node: its answer has no {NODE} header"
+    );
+    match *method {
+        Method::GET => Missed::Nobody(why),
+        _ => Missed::Unknown(why),
     }
 }
 
 /// Tells the store's answers from those that mean it could not give one.
-fn sorted(response: Response) -> Result<Response, CallError> {
+fn sorted(response: Response) -> Result<Response, Missed> {
     let status = response.status;
     let busy = status == StatusCode::TOO_MANY_REQUESTS;
     if !status.is_server_error() && !busy {
@@ -215,7 +262,7 @@ fn sorted(response: Response) -> Result<Response, CallError> {
         Some(outcome) => outcome == "not_done",
         None => busy || status == StatusCode::SERVICE_UNAVAILABLE,
     };
-    Err(if certain { CallError::NotDone(why) } else { CallError::Unknown(why) })
+    Err(if certain { Missed::NotDone(why) } else { Missed::Unknown(why) })
 }
 
 /// The address and the path of an absolute `Location`.
@@ -246,11 +293,19 @@ mod tests {
     #[test]
     fn a_failed_write_is_repeated_only_when_it_was_certainly_not_done() {
         let not_done = sorted(answer(503, r#"{"outcome":"not_done","detail":"no leader"}"#));
-        assert!(matches!(not_done, Err(CallError::NotDone(why)) if why.contains("no leader")));
+        assert!(matches!(not_done, Err(Missed::NotDone(why)) if why.contains("no leader")));
         let unknown = sorted(answer(504, r#"{"outcome":"unknown"}"#));
-        assert!(matches!(unknown, Err(CallError::Unknown(_))));
+        assert!(matches!(unknown, Err(Missed::Unknown(_))));
         // Something between us and the node that does not know our words.
-        assert!(matches!(sorted(answer(502, "bad gateway")), Err(CallError::Unknown(_))));
+        assert!(matches!(sorted(answer(502, "bad gateway")), Err(Missed::Unknown(_))));
+    }
+
+    #[test]
+    fn a_server_that_is_no_node_does_not_count() {
+        let read = foreign("a:1", &Method::GET, &answer(200, "ok"));
+        assert!(matches!(read, Missed::Nobody(_)));
+        let write = foreign("a:1", &Method::PUT, &answer(200, "ok"));
+        assert!(matches!(write, Missed::Unknown(_)));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub enum Change {
 }
 
 /// What must hold for an operation to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// Nothing.
     Always,
@@ -95,17 +95,23 @@ pub enum Condition {
     Is(Version),
     /// The key does not exist, or has another version: `If-None-Match: "7"`.
     IsNot(Version),
+    /// The key exists with one of these versions: `If-Match: "7", "9"`.
+    AnyOf(Vec<Version>),
+    /// The key does not exist, or has none of these versions: `If-None-Match: "7", "9"`.
+    NoneOf(Vec<Version>),
 }
 
 impl Condition {
     /// Whether it holds for a key whose version is `current`.
-    pub fn holds(self, current: Option<Version>) -> bool {
+    pub fn holds(&self, current: Option<Version>) -> bool {
         match self {
             Condition::Always => true,
             Condition::Exists => current.is_some(),
             Condition::Absent => current.is_none(),
-            Condition::Is(version) => current == Some(version),
-            Condition::IsNot(version) => current != Some(version),
+            Condition::Is(version) => current == Some(*version),
+            Condition::IsNot(version) => current != Some(*version),
+            Condition::AnyOf(versions) => current.is_some_and(|found| versions.contains(&found)),
+            Condition::NoneOf(versions) => current.is_none_or(|found| !versions.contains(&found)),
         }
     }
 }
@@ -271,6 +277,6 @@ mod tests {
     fn the_bytes_of_a_command_in_the_log_are_fixed() {
         // If this fails, logs of an earlier version are read wrongly: raise the codec's version.
         let bytes = Command::Write(put("a", "1")).encode();
-        assert_eq!(&bytes[..], b"\x01\x01\x01a\x00\x011\x03\x07");
+        assert_eq!(&bytes[..], b"\x02\x01\x01a\x00\x011\x03\x07");
     }
 }

@@ -1,8 +1,8 @@
 //! One connection of a client: its requests, and what keeps its place.
 
-use crate::api::{FORWARDED, is_short};
-use crate::canned;
-use crate::patient::Patient;
+use crate::api::{self, FORWARDED, Source, is_short};
+use crate::canned::{self, BadHead};
+use crate::patient::{Left, Patient, Talk};
 use crate::places::{Place, Places, Work};
 use axum::Router;
 use axum::body::Body;
@@ -16,14 +16,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The most bytes of the head of a request, and of an answer's that wait in front of the socket.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// The most bytes of the head of a request, and of an answer's that wait in front of the socket. More
+/// than clients may send (`api::HEAD_BYTES_MAX`), for what a node adds that passes a request on.
+const HEAD_BYTES_MAX: usize = api::HEAD_BYTES_MAX + (4 << 10);
+/// What a client sends after a head that was refused is read and thrown away, for at most so long.
+/// Left unread, it would have the answer thrown away.
+const LINGER: Duration = Duration::from_secs(1);
+/// And at most so many bytes.
+const LINGER_BYTES_MAX: usize = 4 << 20;
 /// How long a client in the overflow may take, for its request and for reading the answer.
 const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -32,6 +41,8 @@ const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Common {
     /// Set once the node takes part in its cluster.
     pub router: OnceLock<TowerToHyperService<Router>>,
+    /// Which node this is, as every answer says.
+    pub node: HeaderValue,
     /// Where other nodes reach this one.
     pub peer_address: String,
     /// How long a client may take to send a head, or to go on reading an answer.
@@ -74,7 +85,10 @@ impl Seat {
 pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, watcher: Watcher) {
     let (patience, in_overflow) = (seat.patience(&common), seat.is_overflow());
     let (Seat::Full(place) | Seat::Overflow(place)) = seat;
-    let visit = Arc::new(Visit { place: Arc::new(place), in_overflow, common });
+    let source = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
+    let talk = Arc::new(Talk::default());
+    let patient = Patient::new(stream, patience, talk.clone());
+    let visit = Arc::new(Visit { place: Arc::new(place), in_overflow, common, talk, source });
     let service = {
         let visit = visit.clone();
         service_fn(move |request| Visit::answer(visit.clone(), request))
@@ -83,30 +97,78 @@ pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, wa
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Patient::new(stream, patience)), service);
-    tokio::select! {
+        // A client may close its side when it has sent its request, and wait for the answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(patient), service);
+    let ended = tokio::select! {
         biased;
-        ended = watcher.watch(connection) => {
-            if let Err(error) = ended {
-                report(|| tracing::debug!(%error, "a client's connection ended"));
-            }
+        ended = watcher.watch(connection) => ended,
+        () = visit.place.lost() => return,
+    };
+    let Some(left) = visit.talk.take_left() else { return };
+    let answer = match ended {
+        Ok(()) => left.held,
+        Err(error) => {
+            report(|| tracing::debug!(%error, "a client's connection ended"));
+            let Some(why) = bad_head(&visit.talk, &error, &left) else { return };
+            canned::bad_head(why, &visit.common.node)
         }
-        () = visit.place.lost() => {}
+    };
+    if !answer.is_empty() {
+        // A client that does not read it has the time of the timeout, and no more.
+        let _ = tokio::time::timeout(LINGER, tell(left.stream, &answer)).await;
     }
+}
+
+/// Why a connection ended, if that was for a head that cannot be read.
+fn bad_head(talk: &Talk, error: &hyper::Error, left: &Left) -> Option<BadHead> {
+    match left.held.get(9..12) {
+        Some(b"414") => Some(BadHead::UriTooLong),
+        Some(b"431") => Some(BadHead::TooLarge),
+        Some(_) => Some(BadHead::Malformed),
+        None if error.is_parse_version_h2() => Some(BadHead::Http2),
+        None if error.is_parse() => Some(BadHead::Malformed),
+        // A connection may be idle, and end so.
+        None if !talk.waits_for_head() => None,
+        None if error.is_timeout() => Some(BadHead::Slow),
+        None if error.is_incomplete_message() => Some(BadHead::Ends),
+        None => None,
+    }
+}
+
+/// Sends the last answer on a connection.
+async fn tell(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+    stream.write_all(answer).await?;
+    stream.shutdown().await?;
+    let (mut rest, mut read) = (vec![0; 16 << 10], 0);
+    while read < LINGER_BYTES_MAX {
+        match stream.read(&mut rest).await? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(())
 }
 
 struct Visit {
     place: Arc<Place>,
     in_overflow: bool,
     common: Arc<Common>,
+    talk: Arc<Talk>,
+    source: Option<IpAddr>,
 }
 
 impl Visit {
     async fn answer(
         visit: Arc<Visit>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<hyper::Response<Held>, Infallible> {
         let work = visit.place.work();
+        visit.talk.begin();
+        let turn = Turn(visit.talk.clone());
+        if let Some(address) = visit.source {
+            request.extensions_mut().insert(Source(address));
+        }
         let mut forwarded = None;
         let mut is_full = false;
         if visit.in_overflow && !is_short(request.uri().path()) {
@@ -114,16 +176,19 @@ impl Visit {
             is_full = forwarded.is_none();
         }
         let mut response = match visit.common.router.get() {
-            _ if is_full => canned::full(),
+            _ if is_full => canned::full(&visit.common.node),
             Some(router) => match router.call(request.map(Body::new)).await {
                 Ok(response) => response,
             },
-            None => canned::starting(request.uri().path(), &visit.common.peer_address),
+            None => {
+                let Common { peer_address, node, .. } = &*visit.common;
+                canned::starting(request.uri().path(), peer_address, node)
+            }
         };
         if visit.in_overflow || visit.place.is_lost() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| Held { body, _work: work, _forwarded: forwarded }))
+        Ok(response.map(|body| Held { body, _work: work, _forwarded: forwarded, _turn: turn }))
     }
 
     /// A place for a request that another node passes on.
@@ -140,6 +205,16 @@ pub(crate) struct Held {
     body: Body,
     _work: Work,
     _forwarded: Option<Work>,
+    _turn: Turn,
+}
+
+/// A request is worked on, until this is dropped.
+struct Turn(Arc<Talk>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl HttpBody for Held {

@@ -87,7 +87,7 @@ fn refuse(visitor: &Visitor) {
     if !visitor.seat.is_overflow() {
         return;
     }
-    let _ = visitor.stream.try_write(canned::full_bytes().as_bytes());
+    let _ = visitor.stream.try_write(&canned::full_bytes(&visitor.common.node));
     // What is left unread would have the answer thrown away.
     let _ = visitor.stream.try_read(&mut [0; HEAD_BYTES_MAX]);
 }
@@ -166,7 +166,7 @@ async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
                 Ok(response) => response,
             }
         }
-        None => canned::starting(&path, &visitor.common.peer_address),
+        None => canned::starting(&path, &visitor.common.peer_address, &visitor.common.node),
     };
     let is_last = is_last || visitor.seat.is_overflow() || visitor.seat.place().is_lost();
     let bytes = encode(response, is_last).await?;

@@ -8,6 +8,7 @@
 //! What it is not: it decides nothing about consensus or durability. A command goes to the driver,
 //! and whatever the driver says about it is what the client hears.
 
+mod admission;
 mod answers;
 pub mod api;
 mod canned;

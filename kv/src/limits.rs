@@ -15,9 +15,12 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// The most client connections at once.
     pub connections_max: usize,
-    /// The most requests to read or write that are worked on at once; beyond it they are refused. More
-    /// would only wait longer: a batch of writes holds this many.
+    /// The most requests to read or write that are worked on at once; beyond it they are refused. There
+    /// are fewer places, down to 32, while requests take long.
     pub requests_max: usize,
+    /// The most batches that are worked on at once; beyond it they are refused. They have places of their
+    /// own, so that they do not take those of single requests.
+    pub batches_max: usize,
     /// The most bytes of request bodies held at once, all connections together.
     pub bodies_bytes_max: usize,
     /// The most bytes that long replies keep in memory at once, all connections together: those shared
@@ -25,7 +28,12 @@ pub struct Limits {
     pub replies_bytes_max: usize,
     /// How long a write may take until its outcome counts as unknown.
     pub request_timeout: Duration,
-    /// How long a read may wait for a leader to confirm it.
+    /// How long a write waits for a leader that takes it. Several elections should fit in.
+    pub leader_wait: Duration,
+    /// A member that has not answered for longer is reported as silent. It may miss a few answers: an
+    /// election takes that long too.
+    pub silence_max: Duration,
+    /// How long a read may wait for a leader to confirm it. Several elections should fit in.
     pub read_timeout: Duration,
     /// How long a client may take to send a head, or the whole of a body, or to go on reading a reply.
     pub client_timeout: Duration,
@@ -46,9 +54,12 @@ impl Default for Limits {
             batch_bytes_max: 4 << 20,
             connections_max: 4096,
             requests_max: 256,
+            batches_max: 64,
             bodies_bytes_max: 256 << 20,
             replies_bytes_max: 256 << 20,
             request_timeout: Duration::from_secs(10),
+            leader_wait: Duration::from_secs(5),
+            silence_max: Duration::from_millis(1500),
             read_timeout: Duration::from_secs(5),
             client_timeout: Duration::from_secs(30),
             history_commands_max: 100_000,
@@ -58,7 +69,24 @@ impl Default for Limits {
     }
 }
 
+/// As many election timeouts fit into the time that a request waits for a leader: a first one has passed
+/// until the loss of a leader is noticed, an election takes another or two, and some fail.
+const ELECTIONS: u32 = 10;
+/// A member that has not answered for this many election timeouts is reported as silent.
+const SILENT_ELECTIONS: u32 = 5;
+
 impl Limits {
+    /// Of a node with this election timeout: where elections take longer, requests wait for longer.
+    #[must_use]
+    pub fn for_elections(mut self, election_timeout: Duration) -> Self {
+        let wait = election_timeout * ELECTIONS;
+        self.silence_max = self.silence_max.max(election_timeout * SILENT_ELECTIONS);
+        self.leader_wait = self.leader_wait.max(wait);
+        self.read_timeout = self.read_timeout.max(wait);
+        self.request_timeout = self.request_timeout.max(wait);
+        self
+    }
+
     /// The most bytes of the JSON of one compatible command: every byte of its texts may be escaped.
     pub(crate) fn command_json_bytes_max(&self) -> usize {
         JSON_BYTES_PER_BYTE * (self.key_bytes_max + 2 * self.value_bytes_max) + JSON_FRAME_BYTES

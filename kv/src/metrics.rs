@@ -1,9 +1,10 @@
 //! What a node counts about its HTTP requests, and all its figures in Prometheus' text format.
 
+use crate::limits::Limits;
 use crate::machine::Figures;
 use driver::{DriverStatus, MetricsReading};
 use hyper::StatusCode;
-use raft::RoleKind;
+use raft::{PeerStatus, RoleKind};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +58,22 @@ impl Route {
 
     /// Whether it reads or writes through the log, and is over soon.
     pub fn is_work(self) -> bool {
-        matches!(self.0, KEY | "/v1/batch" | "/submit" | "/get" | "/put" | "/cas")
+        matches!(self.0, KEY | "/submit" | "/get" | "/put" | "/cas")
+    }
+
+    /// Whether it does many operations at once.
+    pub fn is_batch(self) -> bool {
+        self.0 == "/v1/batch"
+    }
+
+    /// The most bytes that the body of a request may have.
+    pub fn body_bytes_max(self, limits: &Limits) -> usize {
+        match self.0 {
+            KEY => limits.value_bytes_max,
+            "/v1/batch" => limits.batch_json_bytes_max(),
+            // Of what has no use for a body it is thrown away.
+            _ => limits.command_json_bytes_max(),
+        }
     }
 
     /// Whether it only tells those who watch over a node how it is, under whatever name they know it.
@@ -98,6 +114,7 @@ pub fn render(
     counters: &MetricsReading,
     figures: &Figures,
     requests: &Requests,
+    (places, taken): (usize, usize),
     peers: TransportFigures,
 ) -> String {
     let mut text = String::with_capacity(8 << 10);
@@ -116,7 +133,12 @@ pub fn render(
         ("raft_snapshot_index", "Where the log begins.", raft.snapshot.last.index.0),
         ("raft_read_only", "1 if the disk has no room.", u64::from(status.read_only.is_some())),
         ("raft_lost", "1 if part of the log is lost.", u64::from(raft.lost.is_some())),
+        ("raft_disk_stalled", "1 if a write has not returned.", u64::from(raft.disk_stalled)),
+        ("raft_ready", "1 if it is ready to serve.", u64::from(status.ready().is_ok())),
+        ("raft_diverged", "1 if its copy differs.", u64::from(raft.diverged)),
         ("raft_outcast", "1 if it is no member any more.", u64::from(raft.outcast)),
+        ("kv_http_places", "Requests that may be worked on at once now.", places as u64),
+        ("kv_http_places_taken", "Requests that are worked on.", taken as u64),
         ("kv_keys", "Keys in the store.", read(&figures.keys)),
         ("kv_revision", "The version of the latest change.", read(&figures.revision)),
         ("kv_history_first", "The first retained command.", read(&figures.history_first)),
@@ -129,6 +151,7 @@ pub fn render(
         let name = format!("driver_waiting_{name}");
         metric(&mut text, &name, "What waits within the node.", "gauge", waiting as u64);
     }
+    peers_of(&mut text, status);
     let core = &raft.counters;
     for (name, value) in [
         ("raft_misaddressed_total", core.misaddressed),
@@ -138,6 +161,8 @@ pub fn render(
         ("raft_campaigns_total", core.campaigns),
         ("raft_elected_total", core.elected),
         ("raft_stepped_down_total", core.stepped_down),
+        ("raft_disk_stepped_down_total", core.disk_stepped_down),
+        ("raft_states_differ_total", core.states_differ),
     ] {
         metric(&mut text, name, "Counted by the core since the start.", "counter", value);
     }
@@ -163,6 +188,32 @@ pub fn render(
         );
     }
     text
+}
+
+/// What a leader knows of its peers. Of a node that does not lead there is nothing.
+fn peers_of(text: &mut String, status: &DriverStatus) {
+    let peers = &status.raft.peers;
+    let silence = |peer: &PeerStatus| (status.tick * peer.silent_ticks).as_millis() as u64;
+    let behind = |peer: &PeerStatus| status.raft.last.index.0.saturating_sub(peer.matched.0);
+    let figures: [(&str, &str, &str, &dyn Fn(&PeerStatus) -> u64); 4] = [
+        ("raft_peer_silent_ms", "Since the peer last answered.", "gauge", &silence),
+        ("raft_peer_behind_entries", "What the peer has not stored.", "gauge", &behind),
+        ("raft_peer_differs", "1 if the copy of the peer differs.", "gauge", &|peer| {
+            u64::from(peer.agrees == Some(false))
+        }),
+        (
+            "raft_peer_lost_acknowledgements_total",
+            "Times the peer had lost what it had acknowledged.",
+            "counter",
+            &|peer| peer.losses,
+        ),
+    ];
+    for (name, help, kind, value) in figures.into_iter().filter(|_| !peers.is_empty()) {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for peer in peers {
+            let _ = writeln!(text, "{name}{{peer=\"{}\"}} {}", peer.id, value(peer));
+        }
+    }
 }
 
 fn metric(text: &mut String, name: &str, help: &str, kind: &str, value: u64) {

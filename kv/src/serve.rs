@@ -282,7 +282,7 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     refuse_insecure(&config)?;
     let share = Share::of_this_process(config.limits.connections_max);
     let clients =
-        ClientServer::bind(config.listen, own.peer_address.clone(), &config.limits, share)
+        ClientServer::bind(config.listen, own.id, own.peer_address.clone(), &config.limits, share)
             .await
             .map_err(listen(config.listen))?;
     let core = OwnThread::start("raft-core", true).map_err(ServeError::Thread)?;
@@ -337,9 +337,10 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         figures,
         answers,
         id: config.id,
+        cluster: Some(cluster),
         peer_address: own.peer_address,
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
-        limits: config.limits,
+        limits: config.limits.clone().for_elections(election_timeout(&config)),
         forward: config
             .forward
             .then(|| Arc::new(LeaderClient::new(share.forwards)) as Arc<dyn Forward>),

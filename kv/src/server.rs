@@ -15,6 +15,7 @@ use axum::Router;
 use driver::report;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use raft::NodeId;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -49,6 +50,7 @@ impl ClientServer {
     /// Binds the address and begins to answer that the node is starting.
     pub async fn bind(
         address: SocketAddr,
+        node: NodeId,
         peer_address: String,
         limits: &Limits,
         share: Share,
@@ -59,6 +61,7 @@ impl ClientServer {
         let local_addr = listener.local_addr()?;
         let common = Arc::new(Common {
             router: OnceLock::new(),
+            node: node.0.into(),
             peer_address,
             client_timeout: limits.client_timeout,
             forwards: Places::new(share.forwards, IDLE_MIN),
@@ -151,7 +154,7 @@ impl Acceptor {
     async fn admit(&mut self, stream: TcpStream) {
         let Some(seat) = self.seat().await else {
             // Nothing has been sent on it, so this fits into the socket's buffer.
-            let _ = stream.try_write(canned::full_bytes().as_bytes());
+            let _ = stream.try_write(&canned::full_bytes(&self.common.node));
             return;
         };
         let visitor = Visitor {

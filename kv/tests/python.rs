@@ -1,6 +1,6 @@
 //! The Python client's own tests, against the program of this build.
 //!
-//! They need python3 with `venv`, and `requests` and `pytest` from the network or a cache of pip. Where
+//! They need python3 with `venv`, and `requests`, `pytest`, `flit_core` and `mypy` from the network or a cache of pip. Where
 //! these are not at hand the tests are skipped, and it is said so.
 
 use std::path::{Path, PathBuf};
@@ -37,13 +37,24 @@ fn python_with_pytest(folder: &Path) -> Result<PathBuf, String> {
     let python = ours.join("bin/python");
     if !has_what_is_needed(&python) {
         run(Command::new(&system).args(["-m", "venv"]).arg(&ours))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "-q", "requests", "pytest"]))?;
+        run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "requests",
+            "pytest",
+            "flit_core",
+            "mypy",
+            "types-requests",
+        ]))?;
     }
     Ok(python)
 }
 
 fn has_what_is_needed(python: &Path) -> bool {
-    let import = "import pytest, requests, sys; sys.exit(sys.version_info < (3, 8))";
+    let import =
+        "import flit_core, mypy, pytest, requests, sys; sys.exit(sys.version_info < (3, 8))";
     run(Command::new(python).args(["-c", import])).is_ok()
 }
 

@@ -12,6 +12,7 @@
 
 use super::App;
 use super::batch_json::{self, AskedOperation, Kind, Tag};
+use super::body;
 use super::forward::Incoming;
 use super::params;
 use super::problem::Problem;
@@ -32,17 +33,12 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     params::of_write(parts.uri.query(), &parts.headers)?;
-    let held = app.read_body(body, app.limits.batch_json_bytes_max()).await?;
-    let (bytes, limits) = (held.bytes.clone(), app.limits.clone());
+    let body = body::whole(body).await;
+    let (bytes, limits) = (body.clone(), app.limits.clone());
     let parse = move || Ok(Command::Batch(operations(&limits, &bytes)?).encode());
-    let parsed = app.offload(held.bytes.len(), parse).await;
+    let parsed = app.offload(body.len(), parse).await;
     let command = parsed.unwrap_or_else(|| Err(Problem::malformed("parsing the batch failed")))?;
-    let incoming = Incoming {
-        method: parts.method,
-        uri: parts.uri,
-        headers: parts.headers,
-        body: held.bytes.clone(),
-    };
+    let incoming = Incoming { method: parts.method, uri: parts.uri, headers: parts.headers, body };
     Ok(match app.write(command, &incoming).await {
         Written::Here(Reply::Batch(outcomes)) => {
             let results: Vec<Value> = outcomes.iter().map(result).collect();

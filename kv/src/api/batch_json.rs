@@ -3,9 +3,11 @@
 use super::problem::Problem;
 use crate::limits::Limits;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::cell::RefCell;
 use std::fmt;
+use std::marker::PhantomData;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +34,30 @@ pub enum Kind {
 pub enum Tag {
     Version(u64),
     Text(String),
+}
+
+/// A value that stands there as an object. Derived code also takes an array of the fields in order,
+/// which would be another language than the one documented.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_map(ObjectVisitor(PhantomData)).map(Object)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
 }
 
 /// The operations of a batch.
@@ -113,7 +139,7 @@ impl<'de> Visitor<'de> for List<'_> {
             A::Error::custom("too large")
         };
         let (mut operations, mut bytes) = (Vec::new(), 0);
-        while let Some(operation) = list.next_element::<AskedOperation>()? {
+        while let Some(Object(operation)) = list.next_element::<Object<AskedOperation>>()? {
             if operations.len() == limits.batch_operations_max {
                 let max = limits.batch_operations_max;
                 let detail = format!("the batch has more than {max} operations, which is the most");

@@ -4,6 +4,7 @@ use super::App;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use std::net::IpAddr;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// So much of each body does not count in the budget of all bodies: the number of connections bounds it.
@@ -18,6 +19,16 @@ pub struct Held {
     /// The body.
     pub bytes: Bytes,
     _share: Option<OwnedSemaphorePermit>,
+}
+
+/// Where a request comes from, as the connection says.
+#[derive(Clone, Copy, Debug)]
+pub struct Source(pub IpAddr);
+
+/// A body that has been read by [`super::routes::around`], within the bounds.
+pub async fn whole(body: Body) -> Bytes {
+    // It is in memory, so nothing can fail.
+    axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default()
 }
 
 /// Why there is no body. Nothing has been done.

@@ -73,6 +73,9 @@ fn describe(app: &App, status: &DriverStatus) -> Value {
                 Some(peer) => Some(peer.matched),
                 None => (*id == app.id).then_some(raft.durable),
             };
+            // What a leader that has just been elected has not heard yet it cannot know.
+            let silent = peer.map(|peer| status.tick * peer.silent_ticks);
+            let is_self = *id == app.id;
             json!({
                 "id": id.0,
                 "role": role(app, status, *id),
@@ -81,11 +84,18 @@ fn describe(app: &App, status: &DriverStatus) -> Value {
                 "peer_address": member.peer_address,
                 "state": state(app, status, *id),
                 "matched_index": matched.map(|index| index.0),
+                "lag": matched.map(|index| raft.last.index.0.saturating_sub(index.0)),
+                "last_heard_ms": if is_self { Some(0) } else { silent.map(|s| s.as_millis() as u64) },
+                "agrees": peer.and_then(|peer| peer.agrees),
+                "losses": peer.map(|peer| peer.losses),
             })
         })
         .collect();
     json!({
         "node": app.id.0,
+        "cluster_id": app.cluster.map(|cluster| cluster.to_string()),
+        "serving": status.serving(),
+        "not_ready": status.ready().err().map(|reason| reason.to_string()),
         "leader": raft.leader.map(|leader| leader.0),
         "term": raft.term.0,
         "last_index": raft.last.index.0,
@@ -120,27 +130,35 @@ fn role(app: &App, status: &DriverStatus, id: NodeId) -> &'static str {
 fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
     let raft = &status.raft;
     if id == app.id {
-        return if let Some(reason) = &status.stopped {
-            format!("stopped: {reason}")
-        } else if let Some(reason) = &status.read_only {
-            format!("read-only: {reason}")
-        } else if raft.outcast {
-            "no member any more".to_owned()
-        } else if raft.lost.is_some() {
-            "repairing its log".to_owned()
-        } else if raft.leader.is_none() {
-            "without a leader".to_owned()
-        } else {
-            "up".to_owned()
+        return match status.ready() {
+            Ok(()) => "up".to_owned(),
+            Err(reason) => reason.to_string(),
         };
     }
-    match raft.peers.iter().find(|peer| peer.id == id) {
-        None => "unknown".to_owned(),
-        Some(peer) if !peer.active => "down".to_owned(),
-        Some(peer) if peer.in_snapshot => "receiving a snapshot".to_owned(),
-        Some(peer) => match raft.commit.0.saturating_sub(peer.matched.0) {
-            0 => "up".to_owned(),
-            behind => format!("up, {behind} entries behind"),
-        },
+    let Some(peer) = raft.peers.iter().find(|peer| peer.id == id) else {
+        return "unknown".to_owned();
+    };
+    let silent = status.tick * peer.silent_ticks;
+    if silent >= app.limits.silence_max {
+        return format!("no answer for {}", seconds(silent));
+    }
+    if peer.agrees == Some(false) {
+        return "its copy differs".to_owned();
+    }
+    if peer.in_snapshot {
+        return "receiving a snapshot".to_owned();
+    }
+    match raft.commit.0.saturating_sub(peer.matched.0) {
+        0 => "up".to_owned(),
+        behind => format!("up, {behind} entries behind"),
+    }
+}
+
+/// A time as a person reads it.
+fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        seconds @ 10..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds / 60),
     }
 }

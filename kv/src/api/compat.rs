@@ -3,7 +3,8 @@
 #![allow(clippy::result_large_err, reason = "a refusal is a ready answer, on the rare path")]
 
 use super::App;
-use super::body::BodyError;
+use super::batch_json::Object;
+use super::body;
 use super::offload::yield_now;
 use super::params::pairs;
 use super::reply::{self, Share};
@@ -43,7 +44,7 @@ fn either(answer: Answer) -> Response {
 
 /// `GET /is_leader`: from published state, within milliseconds.
 pub async fn is_leader(State(app): State<Arc<App>>) -> Response {
-    let body: &'static [u8] = if app.handle.status().raft.serving {
+    let body: &'static [u8] = if app.handle.status().serving() {
         b"{\"is_leader\":true}"
     } else {
         b"{\"is_leader\":false}"
@@ -67,7 +68,7 @@ pub async fn submit(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn try_submit(app: &App, body: Body) -> Answer {
-    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let given: Given = read_json(app, body).await?;
     let kind = match given.kind.as_deref() {
         Some("put") => Kind::Put,
         Some("get") => Kind::Get,
@@ -80,8 +81,8 @@ async fn try_submit(app: &App, body: Body) -> Answer {
     };
     let command = command(app, kind, given)?;
     let status = app.handle.status();
-    if !status.raft.serving {
-        return Ok(not_leader(app, &status));
+    if !status.serving() {
+        return refuse_submit(app, &status);
     }
     match app.handle.propose(command.encode()).await {
         Ok(proposal) => {
@@ -89,15 +90,24 @@ async fn try_submit(app: &App, body: Body) -> Answer {
             let body = format!("{{\"log_index\":{number},\"is_leader\":true,\"term\":{term}}}");
             Ok(json(StatusCode::OK, body))
         }
-        Err(ProposeError::NotLeader { .. }) => Ok(not_leader(app, &app.handle.status())),
+        Err(ProposeError::NotLeader { .. }) => refuse_submit(app, &app.handle.status()),
         Err(error) => Err(refused_proposal(&error)),
     }
 }
 
-fn not_leader(app: &App, status: &DriverStatus) -> Response {
+/// Of a node that does not take commands: another one leads, or nobody does.
+fn refuse_submit(app: &App, status: &DriverStatus) -> Answer {
+    if let Some(reason) = &status.stopped {
+        let error = format!("this node has stopped: {reason}");
+        return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, error));
+    }
+    // It leads on until the others notice, and cannot append meanwhile.
+    if let (true, Some(reason)) = (status.raft.serving, &status.read_only) {
+        return Err(refused_proposal(&ProposeError::ReadOnly { reason: reason.clone() }));
+    }
     let leader = leader(app, status);
     let body = value!({ "log_index": -1, "is_leader": false, "leader": leader });
-    json(StatusCode::OK, body.to_string())
+    Ok(json(StatusCode::OK, body.to_string()))
 }
 
 /// The client address of another node that leads.
@@ -156,7 +166,7 @@ pub async fn wait_commit(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn try_wait_commit(app: &App, body: Body) -> Answer {
-    let wait: Wait = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let wait: Wait = read_json(app, body).await?;
     let index = wait.log_index.ok_or_else(|| absent("log_index"))?;
     let Ok(number) = u64::try_from(index).map(CommandNumber) else {
         let error = format!("log_index is {index}: no command has such an index");
@@ -354,7 +364,7 @@ pub async fn get(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn try_get(app: &App, body: Body) -> Answer {
-    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let given: Given = read_json(app, body).await?;
     let key = compat(app, Kind::Get, given)?.key;
     if !app.handle.status().raft.serving {
         return Ok(Done::not_leader(app, Kind::Get).send_short());
@@ -384,8 +394,9 @@ pub async fn cas(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
-    let given: Given = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let given: Given = read_json(app, body).await?;
     let command = command(app, kind, given)?;
+    // A leader whose disk is full refuses it with the reason.
     if !app.handle.status().raft.serving {
         return Ok(Done::not_leader(app, kind).send_short());
     }
@@ -418,21 +429,11 @@ async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
 pub async fn read_json<T: DeserializeOwned + Send + 'static>(
     app: &App,
     body: Body,
-    limit_bytes: usize,
 ) -> Result<T, Response> {
-    let held = app.read_body(body, limit_bytes).await.map_err(|error| match error {
-        BodyError::TooLarge { .. } => refusal(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
-        BodyError::Slow => refusal(StatusCode::REQUEST_TIMEOUT, error.to_string()),
-        BodyError::Broken => refusal(StatusCode::BAD_REQUEST, error.to_string()),
-        BodyError::Busy => busy(&error.to_string()),
-    })?;
-    let first = held.bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    // An array would pass for an object whose fields stand in order.
-    if first != Some(&b'{') {
-        return Err(refusal(StatusCode::BAD_REQUEST, "the body is not a JSON object"));
-    }
-    let (bytes, size) = (held.bytes.clone(), held.bytes.len());
-    let parsed = app.offload(size, move || serde_json::from_slice(&bytes)).await;
+    let body = body::whole(body).await;
+    let size = body.len();
+    let parse = move || serde_json::from_slice(&body).map(|Object(parsed)| parsed);
+    let parsed = app.offload(size, parse).await;
     parsed.ok_or_else(|| refusal(StatusCode::INTERNAL_SERVER_ERROR, "parsing it failed"))?.map_err(
         |error| refusal(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}")),
     )

@@ -11,6 +11,14 @@ use std::time::Duration;
 /// take each other for the leader do not send it round and round.
 pub const FORWARDED: &str = "raft-kv-forwarded";
 
+/// Names the node that answers. It is on every answer, so that a client can tell a node from another
+/// server that happens to listen there.
+pub const NODE: &str = "raft-kv-node";
+
+/// How many milliseconds a write may wait for a leader, if that is less than the node would let it:
+/// a client that gives up before the node does would not learn that nothing was done.
+pub const WAIT_MS: &str = "raft-kv-wait-ms";
+
 /// The answer of the leader, on its way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Bytes>, ForwardError>> + Send>>;
 
@@ -51,6 +59,12 @@ impl Incoming {
     /// Whether another node has passed it on.
     pub fn was_forwarded(&self) -> bool {
         self.headers.contains_key(FORWARDED)
+    }
+
+    /// How long the client wants its write to wait for a leader, if it says so.
+    pub fn wait(&self) -> Option<Duration> {
+        let text = self.headers.get(WAIT_MS)?.to_str().ok()?;
+        text.parse().ok().map(Duration::from_millis)
     }
 
     /// The request, for the node at `address`. `None`: the address is none.

@@ -5,38 +5,27 @@ use super::problem::Problem;
 use crate::metrics;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use driver::{NotReady, StopReason};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use std::sync::Arc;
 
 /// Alive: the process answers, and the node has not failed.
 pub async fn healthz(State(app): State<Arc<App>>) -> Response {
-    match &app.handle.status().stopped {
+    let status = app.handle.status();
+    match &status.stopped {
+        Some(reason) => unready(NotReady::Stopped(reason.clone()).to_string()),
+        None if status.raft.diverged => unready(StopReason::Diverged.to_string()),
         None => "ok\n".into_response(),
-        Some(reason) => unready(reason.to_string()),
     }
 }
 
-/// Safe to send clients to: it follows a leader or leads, and its state is whole.
+/// Safe to send clients to: what [`driver::DriverStatus::ready`] says.
 pub async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let status = app.handle.status();
-    let raft = &status.raft;
-    let why = if let Some(reason) = &status.stopped {
-        reason.to_string()
-    } else if raft.outcast {
-        "this node is no member of the cluster any more".to_owned()
-    } else if raft.lost.is_some() {
-        "part of the log is lost and is being repaired from the other nodes".to_owned()
-    } else if let Some(reason) = &status.read_only {
-        format!("read-only: {reason}")
-    } else if raft.leader.is_none() {
-        "no leader is known".to_owned()
-    } else if raft.leader == Some(app.id) && !raft.serving {
-        "this node was elected and does not serve yet".to_owned()
-    } else {
-        return "ready\n".into_response();
-    };
-    unready(why)
+    match app.handle.status().ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => unready(reason.to_string()),
+    }
 }
 
 fn unready(why: String) -> Response {
@@ -47,7 +36,9 @@ fn unready(why: String) -> Response {
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.handle.status();
     let peers = app.peers.as_ref().map(|read| read()).unwrap_or_default();
-    let text = metrics::render(&status, &app.handle.metrics(), &app.figures, &app.requests, peers);
+    let counters = app.handle.metrics();
+    let places = app.work.places();
+    let text = metrics::render(&status, &counters, &app.figures, &app.requests, places, peers);
     let mut response = text.into_response();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -53,7 +53,7 @@ pub async fn disconnect_all(State(app): State<Arc<App>>) -> Response {
 
 async fn on_peer(app: &App, body: Body, connect: bool) -> Result<Response, Response> {
     let links = links(app)?;
-    let named: Named = read_json(app, body, app.limits.command_json_bytes_max()).await?;
+    let named: Named = read_json(app, body).await?;
     let peer = NodeId(named.peer_id);
     if !app.handle.status().raft.membership.members.contains_key(&peer) {
         return Err(refusal(StatusCode::BAD_REQUEST, format!("node {peer} is no member")));

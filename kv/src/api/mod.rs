@@ -9,7 +9,9 @@ mod batch_json;
 mod body;
 mod cluster;
 mod compat;
+mod conditions;
 mod forward;
+mod head;
 mod health;
 mod links;
 mod offload;
@@ -21,12 +23,15 @@ mod routes;
 mod v1;
 mod write;
 
-pub use forward::{FORWARDED, Forward, ForwardError};
+pub(crate) use body::Source;
+pub use forward::{FORWARDED, Forward, ForwardError, NODE, WAIT_MS};
+pub(crate) use head::HEAD_BYTES_MAX;
 pub use links::Links;
 pub use offload::Offload;
 pub use origin::Hosts;
 pub(crate) use routes::is_short;
 
+use crate::admission::Admission;
 use crate::answers::Answers;
 use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
@@ -34,9 +39,11 @@ use crate::metrics::Requests;
 use axum::Router;
 use axum::routing::{any, get, post, put};
 use driver::{Clock, Handle, Sleep};
+use hyper::header::HeaderValue;
 use raft::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::ClusterId;
 use tokio::sync::Semaphore;
 use transport_http::TransportFigures;
 
@@ -52,6 +59,8 @@ pub struct Parts {
     pub answers: Arc<Answers>,
     /// Which node it is.
     pub id: NodeId,
+    /// Which cluster it belongs to, if that has a name.
+    pub cluster: Option<ClusterId>,
     /// Where the other nodes reach it.
     pub peer_address: String,
     /// The names under which clients may speak to it.
@@ -78,6 +87,9 @@ pub(crate) struct App {
     figures: Arc<Figures>,
     answers: Arc<Answers>,
     id: NodeId,
+    /// The same, as every answer says.
+    node: HeaderValue,
+    cluster: Option<ClusterId>,
     peer_address: String,
     hosts: Hosts,
     limits: Limits,
@@ -86,7 +98,9 @@ pub(crate) struct App {
     links: Option<Arc<dyn Links>>,
     peers: Option<PeerFigures>,
     /// Places for requests that are worked on.
-    work: Semaphore,
+    work: Arc<Admission>,
+    /// Places for batches.
+    batches: Semaphore,
     requests: Requests,
     bodies: Arc<Semaphore>,
     /// Bytes that long replies may keep in memory.
@@ -96,7 +110,8 @@ pub(crate) struct App {
 
 impl App {
     fn new(parts: Parts) -> Self {
-        let work = Semaphore::new(parts.limits.requests_max);
+        let work = Admission::new(parts.limits.requests_max);
+        let batches = Semaphore::new(parts.limits.batches_max);
         let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
         let replies = Arc::new(Semaphore::new(parts.limits.replies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
@@ -106,12 +121,15 @@ impl App {
             figures: parts.figures,
             answers: parts.answers,
             id: parts.id,
+            node: parts.id.0.into(),
+            cluster: parts.cluster,
             peer_address: parts.peer_address,
             hosts: parts.hosts,
             limits: parts.limits,
             forward: parts.forward,
             offload: parts.offload,
             work,
+            batches,
             links: parts.links,
             peers: parts.peers,
             requests: Requests::default(),

@@ -5,7 +5,7 @@
 //! node, which after DNS rebinding is the page's own. An address in digits cannot be rebound.
 
 use hyper::HeaderMap;
-use hyper::header::{HOST, ORIGIN};
+use hyper::header::ORIGIN;
 use raft::Membership;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,18 +26,19 @@ impl Hosts {
         Hosts { any: names.contains("*"), names }
     }
 
-    /// Whether `Host` is absent or one of ours; browsers always send one.
-    pub fn admits_host(&self, headers: &HeaderMap, membership: &Membership) -> bool {
-        match headers.get(HOST) {
-            None => true,
-            Some(host) => host.to_str().is_ok_and(|host| self.knows(host, membership)),
-        }
+    /// Whether the host of a request is absent or one of ours; browsers always send one.
+    pub fn admits_host(&self, host: Option<&str>, membership: &Membership) -> bool {
+        host.is_none_or(|host| self.knows(host, membership))
     }
 
     /// Whether `Origin` is absent, or a page of the very host and port that the request is for.
-    pub fn admits_origin(&self, headers: &HeaderMap, membership: &Membership) -> bool {
+    pub fn admits_origin(
+        &self,
+        host: Option<&str>,
+        headers: &HeaderMap,
+        membership: &Membership,
+    ) -> bool {
         let Some(origin) = headers.get(ORIGIN) else { return true };
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let (Ok(origin), Some(host)) = (origin.to_str(), host) else { return false };
         let page = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         page.is_some_and(|page| page.eq_ignore_ascii_case(host)) && self.knows(host, membership)
@@ -73,11 +74,8 @@ mod tests {
     use super::*;
     use hyper::header::HeaderValue;
 
-    fn headers(host: Option<&'static str>, origin: Option<&'static str>) -> HeaderMap {
+    fn headers(origin: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Some(host) = host {
-            headers.insert(HOST, HeaderValue::from_static(host));
-        }
         if let Some(origin) = origin {
             headers.insert(ORIGIN, HeaderValue::from_static(origin));
         }
@@ -86,9 +84,9 @@ mod tests {
 
     fn admits(host: Option<&'static str>, origin: Option<&'static str>) -> (bool, bool) {
         let hosts = Hosts::of(["node1.example:8080"]);
-        let headers = headers(host, origin);
         let nobody = Membership::default();
-        (hosts.admits_host(&headers, &nobody), hosts.admits_origin(&headers, &nobody))
+        let admits_origin = hosts.admits_origin(host, &headers(origin), &nobody);
+        (hosts.admits_host(host, &nobody), admits_origin)
     }
 
     #[test]
@@ -121,15 +119,13 @@ mod tests {
     #[test]
     fn other_names_can_be_admitted_one_by_one_or_all() {
         let nobody = Membership::default();
-        let admits = |hosts: &[&str], host| {
-            Hosts::of(hosts).admits_host(&headers(Some(host), None), &nobody)
-        };
+        let admits = |hosts: &[&str], host| Hosts::of(hosts).admits_host(Some(host), &nobody);
         assert!(admits(&["store.example"], "store.example:8080"));
         assert!(!admits(&["store.example"], "evil.example"));
         assert!(admits(&["*"], "evil.example"));
         // A page of another site stays outside: only names are admitted.
-        let foreign = headers(Some("localhost:8080"), Some("http://evil.example"));
-        assert!(!Hosts::of(["*"]).admits_origin(&foreign, &nobody));
+        let foreign = headers(Some("http://evil.example"));
+        assert!(!Hosts::of(["*"]).admits_origin(Some("localhost:8080"), &foreign, &nobody));
     }
 
     #[test]

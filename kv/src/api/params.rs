@@ -1,13 +1,12 @@
-//! Query parameters and headers of the v1 API: what is understood, and a refusal of all else.
+//! Query parameters of the v1 API: what is understood, and a refusal of all else.
 //!
 //! A parameter that is not known is an error: a misspelt `consistency` must not quietly read something
 //! else than was asked for.
 
 use super::problem::Problem;
-use crate::command::{Condition, Version};
 use driver::ReadMode;
 use hyper::HeaderMap;
-use hyper::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::CONTENT_RANGE;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -31,6 +30,12 @@ pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem>
         } else {
             unknown(&name)
         });
+    }
+    if headers.contains_key(CONTENT_RANGE) {
+        // The part would otherwise take the place of the whole (RFC 9110, 14.5).
+        return Err(Problem::malformed(
+            "a part of a value (Content-Range) cannot be written, only the whole",
+        ));
     }
     if headers.contains_key("session-id") || headers.contains_key("session-seq") {
         return Err(Problem::not_built("sessions are not available in this version"));
@@ -68,53 +73,6 @@ pub fn unknown(name: &str) -> Problem {
     Problem::malformed(format!("the query parameter {name:?} is not known here"))
 }
 
-/// The condition that `If-Match` and `If-None-Match` make.
-pub fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
-    match (single(headers, IF_MATCH)?, single(headers, IF_NONE_MATCH)?) {
-        (None, None) => Ok(Condition::Always),
-        (Some(tag), None) => Ok(match tag {
-            Tag::Any => Condition::Exists,
-            Tag::Version(version) => Condition::Is(version),
-        }),
-        (None, Some(tag)) => Ok(match tag {
-            Tag::Any => Condition::Absent,
-            Tag::Version(version) => Condition::IsNot(version),
-        }),
-        (Some(_), Some(_)) => {
-            Err(Problem::malformed("If-Match and If-None-Match together are not understood"))
-        }
-    }
-}
-
-/// What stands in `If-Match` or `If-None-Match`.
-enum Tag {
-    Any,
-    Version(Version),
-}
-
-fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<Tag>, Problem> {
-    let mut values = headers.get_all(&name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let tag = match values.next() {
-        None => tag(value),
-        Some(_) => None,
-    };
-    tag.map(Some).ok_or_else(|| {
-        Problem::malformed(format!("{name} has to be * or one version, such as \"7\""))
-    })
-}
-
-fn tag(value: &HeaderValue) -> Option<Tag> {
-    let text = value.to_str().ok()?.trim();
-    if text == "*" {
-        return Some(Tag::Any);
-    }
-    // With the quotes that an ETag has, or as a person types it.
-    let inner = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
-    let digits = !inner.is_empty() && inner.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| inner.parse().ok().map(|version| Tag::Version(Version(version)))).flatten()
-}
-
 /// `2s`, `500ms`, `1m`.
 fn duration(text: &str) -> Result<Duration, Problem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -139,35 +97,7 @@ fn duration(text: &str) -> Result<Duration, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn match_header(name: HeaderName, value: &'static str) -> Result<Condition, Problem> {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, HeaderValue::from_static(value));
-        condition(&headers)
-    }
-
-    #[test]
-    fn a_version_is_understood_with_and_without_quotes() {
-        assert_eq!(match_header(IF_MATCH, "\"7\"").unwrap(), Condition::Is(Version(7)));
-        assert_eq!(match_header(IF_MATCH, "7").unwrap(), Condition::Is(Version(7)));
-        assert_eq!(match_header(IF_NONE_MATCH, "\"7\"").unwrap(), Condition::IsNot(Version(7)));
-        assert_eq!(match_header(IF_MATCH, "*").unwrap(), Condition::Exists);
-        assert_eq!(match_header(IF_NONE_MATCH, "*").unwrap(), Condition::Absent);
-        assert_eq!(condition(&HeaderMap::new()).unwrap(), Condition::Always);
-    }
-
-    #[test]
-    fn a_condition_that_is_not_understood_is_no_condition_that_holds() {
-        for value in
-            ["", "\"", "\"x\"", "W/\"7\"", "\"1\", \"2\"", "-1", "+1", "99999999999999999999"]
-        {
-            assert!(match_header(IF_MATCH, value).is_err(), "{value}");
-        }
-        let mut both = HeaderMap::new();
-        both.insert(IF_MATCH, HeaderValue::from_static("1"));
-        both.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
-        assert!(condition(&both).is_err());
-    }
+    use hyper::header::HeaderValue;
 
     #[test]
     fn a_read_says_how_fresh_it_must_be() {
@@ -199,5 +129,8 @@ mod tests {
         let mut session = HeaderMap::new();
         session.insert("session-id", HeaderValue::from_static("1"));
         assert!(of_write(None, &session).is_err());
+        let mut part = HeaderMap::new();
+        part.insert(CONTENT_RANGE, HeaderValue::from_static("bytes 0-1/3"));
+        assert!(of_write(None, &part).is_err());
     }
 }

@@ -5,6 +5,7 @@
 
 use super::body::BodyError;
 use super::reply::NoRoom;
+use super::routes::refusal;
 use axum::response::{IntoResponse, Response};
 use driver::{ProposeError, ReadError};
 use hyper::StatusCode;
@@ -111,6 +112,21 @@ impl Problem {
         self.outcome(Known::NotDone)
     }
 
+    /// The same, with another status.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same, as an error of the compatible API.
+    pub fn into_compat(self) -> Response {
+        let mut response = refusal(self.status, self.detail);
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
     /// The same, with one more field.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
@@ -151,6 +167,7 @@ fn title(slug: &str) -> &'static str {
         "foreign" => "Foreign host or origin",
         "condition-failed" => "The condition does not hold",
         "too-large" => "Too large",
+        "head-too-large" => "The head is too large",
         "slow" => "The request did not arrive in time",
         "overloaded" => "Overloaded",
         "read-only" => "Read-only",

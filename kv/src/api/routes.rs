@@ -1,13 +1,16 @@
 //! What happens around every request: who may ask, counting, and answers where there is no handler.
 
 use super::App;
+use super::body::Source;
+use super::forward::NODE;
+use super::head;
 use super::problem::{Problem, brief};
 use crate::metrics::Route;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{HeaderMap, StatusCode};
 use std::sync::Arc;
 
 /// Whether a request for this path is answered from published state, shortly and at once: a node keeps
@@ -19,15 +22,41 @@ pub fn is_short(path: &str) -> bool {
 /// Runs around every request.
 pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = Route::of(request.uri().path());
-    let response = match refuse_foreign(&app, route, &request) {
+    let mut response = match refuse(&app, route, &request) {
         Some(refusal) => refusal,
-        None if route.is_work() => match app.work.try_acquire() {
-            Ok(_place) => next.run(request).await,
-            Err(_) => overloaded(route),
-        },
-        None => next.run(request).await,
+        None => work(&app, route, request, next).await,
     };
     app.requests.count(route, response.status());
+    // What the leader has answered names the leader.
+    response.headers_mut().entry(NODE).or_insert_with(|| app.node.clone());
+    response
+}
+
+/// Works on a request, if there is a place for it. A place is taken when the body is there: a client that
+/// sends it slowly costs the others nothing.
+async fn work(app: &App, route: Route, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let held = match app.read_body(body, route.body_bytes_max(&app.limits)).await {
+        Ok(held) => held,
+        Err(error) if route.is_compat() => return Problem::from(error).into_compat(),
+        Err(error) => return Problem::from(error).not_done().into_response(),
+    };
+    let source = parts.extensions.get::<Source>().map(|source| source.0);
+    let request = Request::from_parts(parts, held.bytes.clone().into());
+    if route.is_batch() {
+        return match app.batches.try_acquire() {
+            Ok(_place) => next.run(request).await,
+            Err(_) => overloaded(route),
+        };
+    }
+    if !route.is_work() {
+        return next.run(request).await;
+    }
+    let Some(place) = app.work.enter(source, app.clock.now().monotonic_ns) else {
+        return overloaded(route);
+    };
+    let response = next.run(request).await;
+    place.leave(app.clock.now().monotonic_ns);
     response
 }
 
@@ -42,15 +71,30 @@ fn overloaded(route: Route) -> Response {
     }
 }
 
-fn refuse_foreign(app: &App, route: Route, request: &Request) -> Option<Response> {
-    let headers = request.headers();
+/// The refusal of a request that nobody may send, whatever it is for.
+fn refuse(app: &App, route: Route, request: &Request) -> Option<Response> {
+    let host = head::check_size(request)
+        .and_then(|()| head::host(request.version(), request.uri(), request.headers()));
+    match host {
+        Ok(host) => refuse_foreign(app, route, host, request.headers()),
+        Err(problem) if route.is_compat() => Some(problem.into_compat()),
+        Err(problem) => Some(problem.not_done().into_response()),
+    }
+}
+
+fn refuse_foreign(
+    app: &App,
+    route: Route,
+    host: Option<&str>,
+    headers: &HeaderMap,
+) -> Option<Response> {
     let status = app.handle.status();
     let membership = &status.raft.membership;
     // A probe is told nothing but whether the node is well, and may know it by any name.
-    let detail = if !route.is_probe() && !app.hosts.admits_host(headers, membership) {
+    let detail = if !route.is_probe() && !app.hosts.admits_host(host, membership) {
         "the Host header names none of this cluster's addresses; to admit a name, start the node \
          with --hosts NAME"
-    } else if !app.hosts.admits_origin(headers, membership) {
+    } else if !app.hosts.admits_origin(host, headers, membership) {
         "the Origin header names another site than the Host header, or one that is none of this \
          cluster's addresses; to admit a name, start the node with --hosts NAME"
     } else {

@@ -1,6 +1,8 @@
 //! `PUT`, `GET` and `DELETE` of `/v1/kv/{key}`: raw bytes in and out.
 
 use super::App;
+use super::body;
+use super::conditions::{self, Verdict};
 use super::forward::Incoming;
 use super::params;
 use super::problem::Problem;
@@ -13,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue};
-use hyper::{StatusCode, Uri};
+use hyper::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
 
@@ -31,8 +33,8 @@ pub async fn delete(State(app): State<Arc<App>>, request: Request) -> Response {
 }
 
 /// Reads a value.
-pub async fn get(State(app): State<Arc<App>>, uri: Uri) -> Response {
-    read(&app, &uri).await.unwrap_or_else(IntoResponse::into_response)
+pub async fn get(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
+    read(&app, &uri, &headers).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// A path that ends where the key should begin.
@@ -44,16 +46,12 @@ async fn change(app: &App, request: Request, put: bool) -> Result<Response, Prob
     let (parts, body) = request.into_parts();
     let key = key_of(&parts.uri, app.limits.key_bytes_max)?;
     params::of_write(parts.uri.query(), &parts.headers)?;
-    let condition = params::condition(&parts.headers)?;
-    let held = app.read_body(body, app.limits.value_bytes_max).await?;
-    let change = if put { Change::Put(held.bytes.clone()) } else { Change::Delete };
+    let condition = conditions::of_write(&parts.headers)?;
+    let value = body::whole(body).await;
+    let change = if put { Change::Put(value.clone()) } else { Change::Delete };
     let command = Command::Write(Operation { key, change, condition }).encode();
-    let incoming = Incoming {
-        method: parts.method,
-        uri: parts.uri,
-        headers: parts.headers,
-        body: held.bytes.clone(),
-    };
+    let incoming =
+        Incoming { method: parts.method, uri: parts.uri, headers: parts.headers, body: value };
     Ok(match app.write(command, &incoming).await {
         Written::Here(Reply::Write(outcome)) => answer(outcome)?,
         Written::Here(_) => ignored(),
@@ -64,28 +62,37 @@ async fn change(app: &App, request: Request, put: bool) -> Result<Response, Prob
 fn answer(outcome: Outcome) -> Result<Response, Problem> {
     match outcome {
         Outcome::Written { version } => Ok(tagged(StatusCode::OK, version, Body::empty())),
-        Outcome::Deleted { .. } => Ok(StatusCode::NO_CONTENT.into_response()),
+        Outcome::Deleted { version } => Ok(tagged(StatusCode::NO_CONTENT, version, Body::empty())),
         Outcome::Missing => Err(not_found()),
-        Outcome::Failed { current } => {
-            let detail = match current {
-                Some(version) => format!("the key has version {version}"),
-                None => "the key does not exist".to_owned(),
-            };
-            let status = StatusCode::PRECONDITION_FAILED;
-            Err(Problem::new(status, "condition-failed", detail)
-                .with("version", current.map(|version| version.0)))
-        }
+        Outcome::Failed { current } => Err(failed(current)),
     }
 }
 
-async fn read(app: &App, uri: &Uri) -> Result<Response, Problem> {
+fn failed(current: Option<Version>) -> Problem {
+    let detail = match current {
+        Some(version) => format!("the key has version {version}"),
+        None => "the key does not exist".to_owned(),
+    };
+    Problem::new(StatusCode::PRECONDITION_FAILED, "condition-failed", detail)
+        .with("version", current.map(|version| version.0))
+}
+
+async fn read(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
     let key = key_of(uri, app.limits.key_bytes_max)?;
     let mode = params::of_read(uri.query())?;
+    let conditions = conditions::of_read(headers)?;
     let ticket = app.answers.ticket();
     let query = Query::Value(&key).encode(&ticket);
     let answer = app.handle.read_within(mode, query, app.limits.read_timeout).await?;
     match Received::decode(answer, &ticket) {
         Received::Value(version, value) => {
+            match conditions.verdict(version) {
+                Verdict::Send => {}
+                Verdict::NotModified => {
+                    return Ok(tagged(StatusCode::NOT_MODIFIED, version, Body::empty()));
+                }
+                Verdict::Failed => return Err(failed(Some(version))),
+            }
             let share = app.room(value.len())?;
             let mut response = tagged(StatusCode::OK, version, reply::bytes(value, share));
             let bytes = HeaderValue::from_static("application/octet-stream");

@@ -17,8 +17,6 @@ use hyper::StatusCode;
 use hyper::header::LOCATION;
 use std::time::Duration;
 
-/// How long a write waits for a leader, all in all.
-const LEADER_WAIT: Duration = Duration::from_secs(3);
 /// Between two looks for a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -39,11 +37,15 @@ impl From<Problem> for Written {
 impl App {
     /// Has a command done, by this node or by the leader, which is given `incoming`.
     pub(super) async fn write(&self, command: Bytes, incoming: &Incoming) -> Written {
-        let mut waited = Duration::ZERO;
+        let began_ns = self.clock.now().monotonic_ns;
+        let wait = incoming.wait().unwrap_or(Duration::MAX).min(self.limits.leader_wait);
         loop {
             let status = self.handle.status();
             let leader = status.raft.leader;
-            let refused = if status.raft.serving {
+            let refused = if let (true, Some(reason)) = (status.raft.serving, &status.read_only) {
+                // It steps down soon, and another node may have room.
+                ProposeError::ReadOnly { reason: reason.clone() }.into()
+            } else if status.serving() {
                 match self.propose(command.clone()).await {
                     Err(Retry::Now) => Problem::no_leader(),
                     Err(Retry::Never(problem)) => return problem.into(),
@@ -61,10 +63,11 @@ impl App {
                     None => Problem::no_leader(),
                 }
             };
-            if waited >= LEADER_WAIT {
+            // By the clock: each try takes a time of its own.
+            let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
+            if Duration::from_nanos(passed_ns) + LOOK_EVERY > wait {
                 return refused.not_done().into();
             }
-            waited += LOOK_EVERY;
             self.sleep(LOOK_EVERY).await;
         }
     }
@@ -94,11 +97,12 @@ impl App {
         }
         let Some(forward) = &self.forward else {
             let location = incoming.location(address).and_then(|l| l.parse().ok());
-            let mut response = not_leader(address).not_done().into_response();
-            if let Some(location) = location {
-                *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-                response.headers_mut().insert(LOCATION, location);
-            }
+            let Some(location) = location else { return Err(not_leader(address)) };
+            let mut response = not_leader(address)
+                .status(StatusCode::TEMPORARY_REDIRECT)
+                .not_done()
+                .into_response();
+            response.headers_mut().insert(LOCATION, location);
             return Ok(response);
         };
         let request = incoming.to(address, self.id).ok_or_else(|| not_leader(address))?;

@@ -72,7 +72,7 @@ fn swap(client: &Client, args: &Args, compare: &[u8], value: &[u8]) -> Result<u8
         let written = client.call(&write)?;
         match written.status {
             StatusCode::PRECONDITION_FAILED => continue,
-            status if status.is_success() => return Ok(exit::DONE),
+            _ if client::has_version(&written) => return Ok(exit::DONE),
             _ => return Ok(client::refused(&written)),
         }
     }

@@ -1,9 +1,10 @@
 //! The client of the commands: [`kv::client`], on connections and a clock of the real world.
 
 use super::http::{self, Sockets};
-use super::{exit, input};
+use super::{duration, exit, input};
 use driver::TokioClock;
 use hyper::Method;
+use hyper::header::ETAG;
 pub use kv::client::CallError;
 use kv::client::{Request, Response};
 use std::sync::Arc;
@@ -23,19 +24,9 @@ pub struct ServerArgs {
     )]
     pub servers: Vec<String>,
 
-    /// Give up after so many seconds
-    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
-    timeout: f64,
-}
-
-/// A positive number of seconds that a `Duration` can hold.
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
-    if seconds > 0.0 && seconds <= 86_400.0 {
-        Ok(seconds)
-    } else {
-        Err("expected more than 0 and at most 86400 seconds".to_owned())
-    }
+    /// Give up after this time, such as 10s, 500ms or 2m; a bare number is seconds
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
+    timeout: Duration,
 }
 
 /// Says why there is no answer, and returns the exit code that says the same.
@@ -60,9 +51,8 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| CallError::NotDone(error.to_string()))?;
-        let timeout = Duration::from_secs_f64(args.timeout);
         let clock = Arc::new(TokioClock::new());
-        let client = kv::client::Client::new(args.servers.clone(), timeout, Sockets, clock);
+        let client = kv::client::Client::new(args.servers.clone(), args.timeout, Sockets, clock);
         Ok(Client { client, runtime })
     }
 
@@ -75,6 +65,13 @@ impl Client {
 /// An answer that a command did not expect: refused, and why.
 pub fn refused(response: &Response) -> u8 {
     report(&CallError::NotDone(response.explanation()))
+}
+
+/// Whether a write was done: it has a version then.
+pub fn has_version(response: &Response) -> bool {
+    let tag = response.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
+    let digits = tag.and_then(|tag| tag.strip_prefix('"')?.strip_suffix('"'));
+    response.status.is_success() && digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
 }
 
 /// The request for a key.

@@ -7,12 +7,16 @@ pub const DONE: u8 = 0;
 /// Answered, and the answer is no: there is no such key, or the comparison failed; `bench --check`
 /// found a lost write.
 pub const NO: u8 = 1;
-/// Not done, for certain: nobody could be reached, no node leads, or the request was refused.
+/// Not done, for certain: nobody could be reached, no node leads, or the request was refused. For
+/// `status`: there is no leader.
 pub const NOT_DONE: u8 = 3;
 /// The request was sent and the answer never came: it may have been done or not.
 pub const UNKNOWN: u8 = 4;
 /// A node or a cluster failed while it ran.
 pub const FAILED: u8 = 70;
+/// A node has stopped because its copy of the state differs from those of the others. It has forgotten
+/// its log, and the others repair it when it is started again.
+pub const DIFFERS: u8 = 75;
 /// A node or a cluster refuses to start as it was asked to; starting it again does not help.
 pub const CONFIGURATION: u8 = 78;
 /// Stopped in good order because of a signal that nobody sends who waits for the end: this plus its
@@ -25,9 +29,10 @@ Exit codes:
   0   done
   1   no: key not found, comparison failed, or (bench --check) a write was lost
   2   the command line makes no sense
-  3   not done, for certain: nobody reached, no leader, or refused
+  3   not done, for certain: nobody reached, no leader, or refused; status: no leader
   4   unknown: sent, but no answer came; it may have been done
   70  a node or cluster failed while running
+  75  a node whose copy of the data differed has stopped; started again, it is repaired
   78  a node or cluster cannot start as asked (port, directory, settings)
   129 a node or cluster stopped in good order because its terminal is gone (SIGHUP)";
 

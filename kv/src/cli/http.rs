@@ -7,12 +7,15 @@ use http_body_util::BodyExt;
 use hyper::header::HeaderValue;
 use hyper_util::rt::TokioIo;
 pub use kv::client::{Exchange, Failure, Request, Response};
+use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a connection may take to be made. Longer, and the node counts as down.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may take to be made, to each address of a node. Longer, and it counts as down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the look-up of a name may take. Resolvers try their servers one after another.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests over connections of their own.
 pub struct Sockets;
@@ -40,13 +43,7 @@ pub async fn exchange(
 
     let host = HeaderValue::from_str(address).map_err(|error| not_sent(error.to_string()))?;
     let built = request.build(&host).map_err(not_sent)?;
-    let connect_deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-    let stream = timeout_at(connect_deadline, TcpStream::connect(address))
-        .await
-        .map_err(|_| not_sent("no connection in time".into()))?
-        .map_err(|error| not_sent(error.to_string()))?;
-    // A failure only makes the exchange slower.
-    let _ = stream.set_nodelay(true);
+    let stream = connect(address, deadline).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| not_sent(error.to_string()))?;
@@ -70,6 +67,37 @@ pub async fn exchange(
         .await
         .map_err(|_| lost(format!("no answer within {} ms", timeout.as_millis())))?
         .map_err(|error| lost(format!("connection lost: {error}")))
+}
+
+/// Connects to the node at `address`, one of its addresses after the other.
+pub async fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
+    let not_sent = |what: &str| Failure::NotSent(format!("{address}: {what}"));
+    let nobody = |what: String| Failure::Nobody(format!("{address}: {what}"));
+    let lookup_deadline = deadline.min(Instant::now() + LOOKUP_TIMEOUT);
+    let found = timeout_at(lookup_deadline, tokio::net::lookup_host(address))
+        .await
+        .map_err(|_| not_sent("the name look-up took too long"))?
+        .map_err(|error| nobody(format!("the name look-up failed: {error}")))?;
+    let mut failure = nobody("the name has no address".into());
+    for address in found {
+        let connect_deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+        match timeout_at(connect_deadline, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // A failure only makes the exchange slower.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                // Another of its addresses may only be slow.
+                if matches!(failure, Failure::Nobody(_)) {
+                    failure = nobody("nothing listens there (connection refused)".into());
+                }
+            }
+            Ok(Err(error)) => failure = not_sent(&error.to_string()),
+            Err(_) => failure = not_sent("no connection in time"),
+        }
+    }
+    Err(failure)
 }
 
 /// The `host:port` of a server as people write it: with or without `http://` and a last slash.

@@ -26,7 +26,7 @@ pub fn run(args: &Args) -> u8 {
     };
     let request = client::on_key(Method::PUT, &args.key).body(value);
     match Client::new(&args.server).and_then(|client| client.call(&request)) {
-        Ok(response) if response.status.is_success() => exit::DONE,
+        Ok(response) if client::has_version(&response) => exit::DONE,
         Ok(response) => client::refused(&response),
         Err(error) => client::report(&error),
     }

@@ -4,6 +4,8 @@ use super::exit;
 use super::log;
 use super::settings::{self, Flags, Settings};
 use super::signals::{Stop, StopSignals};
+use driver::StopReason;
+use kv::serve::ServeError;
 use std::io::Read;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -34,8 +36,9 @@ pub fn run(flags: Flags) -> u8 {
         Ended::Told(stop) => stop.exit_code(),
         Ended::Refused(why) => refuse(why),
         Ended::Failed(error) => {
+            let code = failure(&error);
             exit::complain(error);
-            exit::FAILED
+            code
         }
     }
 }
@@ -46,7 +49,15 @@ enum Ended {
     Told(Stop),
     /// It could not start.
     Refused(String),
-    Failed(kv::serve::ServeError),
+    Failed(ServeError),
+}
+
+/// The exit code of a node that has failed.
+fn failure(error: &ServeError) -> u8 {
+    match error {
+        ServeError::Stopped(StopReason::Diverged) => exit::DIFFERS,
+        _ => exit::FAILED,
+    }
 }
 
 fn refuse(why: impl std::fmt::Display) -> u8 {
@@ -115,4 +126,16 @@ async fn abandoned(asked: bool) {
     });
     // The sender is only ever dropped, and that is the news.
     let _ = ended.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_whose_copy_differs_has_an_exit_code_of_its_own() {
+        assert_eq!(failure(&ServeError::Stopped(StopReason::Diverged)), exit::DIFFERS);
+        let failed = StopReason::Store("no disk".into());
+        assert_eq!(failure(&ServeError::Stopped(failed)), exit::FAILED);
+    }
 }

@@ -16,19 +16,20 @@ pub struct Args {
     server: ServerArgs,
 }
 
-/// Prints a table of the members.
+/// Prints a table of the members. Without a leader the cluster serves nobody, and the exit code says so.
 pub fn run(args: &Args) -> u8 {
     let request = Request::new(Method::GET, "/v1/cluster");
     match Client::new(&args.server).and_then(|client| client.call(&request)) {
         Ok(response) if response.status.is_success() => {
+            let cluster = response.json();
             let text = if args.json {
                 String::from_utf8_lossy(&response.body).into_owned()
             } else {
-                describe(&response.json())
+                describe(&cluster)
             };
             // Whoever closed our output knows enough.
             let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-            exit::DONE
+            if cluster["leader"].is_null() { exit::NOT_DONE } else { exit::DONE }
         }
         Ok(response) => client::refused(&response),
         Err(error) => client::report(&error),

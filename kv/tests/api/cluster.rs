@@ -1,7 +1,8 @@
 //! Three nodes: any of them takes any request, and what was acknowledged stays.
 
-use crate::node::{Node, cluster, start, until};
+use crate::node::{Node, ask, cluster, start, until};
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_follower_says_who_leads_and_lists_what_the_leader_acknowledged() {
@@ -34,7 +35,7 @@ fn a_follower_passes_writes_on_and_reads_what_was_written() {
         );
         assert_eq!(nodes[2].get("/v1/kv/a").body, value);
     }
-    let failed = crate::node::ask(nodes[1].address, "PUT", "/v1/kv/a", &["if-match: 1"], "x");
+    let failed = ask(nodes[1].address, "PUT", "/v1/kv/a", &["if-match: 1"], "x");
     assert_eq!((failed.status, &failed.json()["outcome"]), (412, &json!("not_done")));
     let cluster = nodes[2].get("/v1/cluster").json();
     let roles: Vec<_> = cluster["members"].as_array().unwrap().iter().map(|m| &m["role"]).collect();
@@ -53,7 +54,8 @@ fn without_forwarding_a_client_is_sent_to_the_leader() {
     assert_eq!(answer.status, 307);
     let there = format!("http://{}/v1/kv/a%2Fb", nodes[0].address);
     assert_eq!(answer.header("location"), Some(&*there));
-    assert_eq!(answer.json()["outcome"], "not_done");
+    let problem = answer.json();
+    assert_eq!((&problem["status"], &problem["outcome"]), (&json!(307), &json!("not_done")));
 }
 
 #[test]
@@ -117,4 +119,41 @@ fn a_wiped_or_foreign_directory_is_refused_with_the_way_out() {
     config.data_dir = configs[0].data_dir.clone();
     let refusal = Node::try_start(config).err().unwrap();
     assert!(refusal.contains("another process holds"), "{refusal}");
+}
+
+#[test]
+fn a_node_without_a_leader_says_so_everywhere_and_is_not_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut nodes = start(cluster(3, directory.path()));
+    for (n, node) in nodes.iter().enumerate() {
+        until("all are ready", || node.get("/readyz").status == 200);
+        let local = node.get("/v1/cluster?local=true").json();
+        assert_eq!(local["cluster_id"], nodes[0].get("/v1/cluster").json()["cluster_id"], "{n}");
+        assert!(local["cluster_id"].is_string() && local["node"].is_u64(), "{local}");
+    }
+    for member in nodes[0].get("/v1/cluster").json()["members"].as_array().unwrap() {
+        assert!(member["last_heard_ms"].as_u64().unwrap() < 5_000, "{member}");
+        assert_eq!(member["state"], "up", "{member}");
+    }
+    nodes.pop().unwrap().stop();
+    until("the leader tells for how long the other has been silent", || {
+        let cluster = nodes[0].get("/v1/cluster").json();
+        let members = cluster["members"].as_array().unwrap();
+        members.iter().any(|m| m["state"].as_str().unwrap().starts_with("no answer for "))
+    });
+    nodes.remove(0).stop();
+    let node = &nodes[0];
+    until("the last one knows no leader", || node.get("/v1/cluster").json()["leader"].is_null());
+    let answer = node.get("/readyz");
+    assert_eq!(answer.status, 503);
+    assert!(answer.json()["detail"].as_str().unwrap().contains("no leader"), "{answer:?}");
+    assert!(node.get("/metrics").body.contains("\nraft_ready 0\n"));
+    assert_eq!(node.get("/healthz").status, 200);
+    // A write waits as long as its client does, and says that nothing was done.
+    let began = Instant::now();
+    let answer = ask(node.address, "PUT", "/v1/kv/a", &["raft-kv-wait-ms: 700"], "x");
+    let time = began.elapsed();
+    assert_eq!((answer.status, &answer.json()["outcome"]), (503, &json!("not_done")));
+    let expected = Duration::from_millis(500)..Duration::from_secs(5);
+    assert!(expected.contains(&time), "{time:?}");
 }

@@ -3,5 +3,6 @@
 mod bad_input;
 mod cluster;
 mod compat;
+mod heads;
 mod node;
 mod v1;

@@ -146,3 +146,85 @@ fn those_who_watch_over_a_node_learn_how_it_is() {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in:\n{metrics}");
     }
 }
+
+#[test]
+fn a_condition_is_what_rfc_9110_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    // The key has version 2.
+    node.ask("PUT", "/v1/kv/a", "x");
+    node.ask("PUT", "/v1/kv/a", "x");
+    for (header, status) in [
+        ("if-none-match: \"2\"", 304),
+        ("if-none-match: W/\"2\"", 304),
+        ("if-none-match: \"1\", \"2\"", 304),
+        ("if-none-match: *", 304),
+        ("if-none-match: \"1\"", 200),
+        ("if-none-match: \"other\"", 200),
+        ("if-none-match: 2 3", 400),
+        ("if-match: \"1\", \"2\"", 200),
+        ("if-match: *", 200),
+        ("if-match: W/\"2\"", 412),
+        ("if-match: \"1\"", 412),
+    ] {
+        let answer = ask(node.address, "GET", "/v1/kv/a", &[header], "");
+        assert_eq!(answer.status, status, "GET {header}");
+        let etag = matches!(status, 200 | 304).then_some("\"2\"");
+        assert_eq!(answer.header("etag"), etag, "GET {header}");
+        assert!(status != 304 || answer.body.is_empty());
+    }
+    for (header, status) in [
+        ("if-match: \"1\", \"3\"", 412),
+        ("if-match: W/\"2\"", 412),
+        ("if-match: \"other\"", 412),
+        ("if-none-match: \"1\", W/\"2\"", 412),
+        ("if-match: \"1\", \"2\"", 200),
+        ("if-none-match: \"1\", \"2\"", 200),
+        ("if-none-match: \"other\"", 200),
+        ("content-range: bytes 0-0/1", 400),
+    ] {
+        let answer = ask(node.address, "PUT", "/v1/kv/a", &[header], "x");
+        assert_eq!(answer.status, status, "PUT {header}: {answer:?}");
+    }
+    let both = ask(node.address, "PUT", "/v1/kv/a", &["if-match: \"5\"", "if-match: \"4\""], "x");
+    assert_eq!(both.header("etag"), Some("\"6\""), "{both:?}");
+    let deleted = ask(node.address, "DELETE", "/v1/kv/a", &["if-match: \"6\", \"9\""], "");
+    assert_eq!((deleted.status, deleted.header("etag")), (204, Some("\"7\"")));
+}
+
+#[test]
+fn a_batch_is_made_of_objects() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    for body in [
+        r#"{"operations":[["put","a","1",null,null]]}"#,
+        r#"[[{"op":"put","key":"a","value":"1"}]]"#,
+        r#"[{"op":"put","key":"a","value":"1"}]"#,
+        r#"{"operations":[[]]}"#,
+        r#"{"operations":["put"]}"#,
+        r#"{"operations":{"op":"put","key":"a","value":"1"}}"#,
+    ] {
+        let answer = node.post("/v1/batch", body);
+        assert_eq!((answer.status, &answer.json()["outcome"]), (400, &json!("not_done")), "{body}");
+    }
+    assert_eq!(node.get("/v1/kv/a").status, 404);
+}
+
+#[test]
+fn every_answer_names_the_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    for (method, path) in [
+        ("GET", "/is_leader"),
+        ("GET", "/healthz"),
+        ("GET", "/metrics"),
+        ("GET", "/v1/kv/none"),
+        ("PUT", "/v1/kv/a"),
+        ("GET", "/get_commits_since"),
+        ("POST", "/submit"),
+        ("GET", "/nothing"),
+    ] {
+        let answer = node.ask(method, path, "x");
+        assert_eq!(answer.header("raft-kv-node"), Some("0"), "{method} {path}: {answer:?}");
+    }
+}

@@ -86,6 +86,7 @@ impl App for Store {
                 figures,
                 answers,
                 id: node.id,
+                cluster: None,
                 peer_address: String::new(),
                 hosts: Hosts::default(),
                 limits,

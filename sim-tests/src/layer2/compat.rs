@@ -255,7 +255,7 @@ impl User {
         action: Action,
     ) -> Result<(), Violation> {
         let ended = match failure {
-            Failure::NotSent(_) => Ended::NotDone,
+            Failure::NotSent(_) | Failure::Nobody(_) => Ended::NotDone,
             Failure::Lost(_) => Ended::Unknown,
         };
         self.ended(register, begun_us, now_us(), &ended, action, None);

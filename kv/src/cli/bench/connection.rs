@@ -1,14 +1,16 @@
 //! One connection that is kept: the next request goes out on it when the last one is answered.
 
-use crate::cli::http::{CONNECT_TIMEOUT, Failure, Request, Response};
+use crate::cli::http::{self, Failure, Request, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HeaderValue;
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+
+/// How long a connection may take to be made, look-up and all.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// A connection to one node. After a failure it is of no more use.
 pub struct Connection {
@@ -20,11 +22,7 @@ impl Connection {
     /// Connects to the node at `address`.
     pub async fn open(address: &str) -> Result<Self, Failure> {
         let not_sent = |why: String| Failure::NotSent(format!("{address}: {why}"));
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
-            .await
-            .map_err(|_| not_sent("no connection in time".into()))?
-            .map_err(|error| not_sent(error.to_string()))?;
-        stream.set_nodelay(true).map_err(|error| not_sent(error.to_string()))?;
+        let stream = http::connect(address, Instant::now() + CONNECT_TIME).await?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(error.to_string()))?;
         let host = HeaderValue::from_str(address).map_err(|error| not_sent(error.to_string()))?;

@@ -1,7 +1,7 @@
 //! Who leads: found once for all clients, and again when it is gone.
 
 use crate::cli::client::CallError;
-use crate::cli::http::{self, Request};
+use crate::cli::http::{self, Failure, Request};
 use hyper::Method;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -30,7 +30,7 @@ impl Leader {
     pub async fn find(&self, deadline: Instant) -> Option<String> {
         let mut address = self.address.lock().await;
         while address.is_none() && Instant::now() < deadline {
-            *address = ask_all(&self.servers).await;
+            *address = ask_all(&self.servers).await.ok().flatten();
             if address.is_none() {
                 tokio::time::sleep(ASK_EVERY).await;
             }
@@ -38,8 +38,10 @@ impl Leader {
         address.clone()
     }
 
-    /// The same for the first time: that there is none is an error.
+    /// The same for the first time: that there is none is an error, and that nothing listens is one at
+    /// once.
     pub async fn find_within(&self, time: Duration) -> Result<String, CallError> {
+        ask_all(&self.servers).await.map_err(CallError::NotDone)?;
         self.find(Instant::now() + time).await.ok_or_else(|| {
             CallError::NotDone(format!("no leader among {}", self.servers.join(", ")))
         })
@@ -54,23 +56,31 @@ impl Leader {
     }
 }
 
-/// Asks every server whether it leads, all at once, and takes the first that says yes.
-async fn ask_all(servers: &[String]) -> Option<String> {
+/// Asks every server whether it leads, all at once, and takes the first that says yes. An error: nothing
+/// listens at any of them.
+async fn ask_all(servers: &[String]) -> Result<Option<String>, String> {
     let mut asked = JoinSet::new();
     for server in servers {
         let server = server.clone();
         asked.spawn(async move {
             let request = Request::new(Method::GET, "/is_leader");
             let answer = http::exchange(&server, &request, ANSWER_TIMEOUT).await;
-            answer.is_ok_and(|answer| answer.json()["is_leader"] == true).then_some(server)
+            match answer {
+                Ok(answer) => Ok((answer.json()["is_leader"] == true).then_some(server)),
+                Err(Failure::Nobody(why)) => Err(why),
+                Err(_) => Ok(None),
+            }
         });
     }
+    let mut nobody = Vec::new();
     while let Some(answer) = asked.join_next().await {
-        if let Ok(Some(leader)) = answer {
-            return Some(leader);
+        match answer {
+            Ok(Ok(Some(leader))) => return Ok(Some(leader)),
+            Ok(Err(why)) => nobody.push(why),
+            _ => {}
         }
     }
-    None
+    if nobody.len() == servers.len() { Err(nobody.join("; ")) } else { Ok(None) }
 }
 
 /// The client addresses of all members, as one of the servers knows them, and the servers given.

@@ -144,7 +144,8 @@ impl Worker {
                 }
                 Err(failure) => return self.note_failure(&failure),
             }
-            sent = now;
+            // A pause after a refusal is none of the next request's time.
+            sent = Instant::now();
         }
     }
 
@@ -164,6 +165,7 @@ impl Worker {
     fn note_failure(&mut self, failure: &Failure) {
         self.note_error(match failure {
             Failure::NotSent(_) => "cannot connect (not_done)".to_owned(),
+            Failure::Nobody(why) => why.clone(),
             Failure::Lost(why) => format!("{why} (unknown)"),
         });
     }

@@ -1,0 +1,119 @@
+//! What the commands make of servers that are not there, are no nodes, or have no leader.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+mod local;
+
+use local::serve::Members;
+use local::{PROGRAM, complaint, free_ports, scratch};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The exit codes.
+const NOT_DONE: i32 = 3;
+const UNKNOWN: i32 = 4;
+/// What needs no waiting is over by then, on a busy machine too. A command would wait for 20 s.
+const SOON: Duration = Duration::from_secs(8);
+
+fn run(server: &str, arguments: &[&str]) -> (Output, Duration) {
+    let began = Instant::now();
+    let output = Command::new(PROGRAM)
+        .args(arguments)
+        .args(["--server", server])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (output, began.elapsed())
+}
+
+const PUT: &[&str] = &["put", "a", "1", "--timeout", "20s"];
+const GET: &[&str] = &["get", "a", "--timeout", "20s"];
+const CAS: &[&str] = &["cas", "a", "1", "2", "--timeout", "20s"];
+const DELETE: &[&str] = &["delete", "a", "--timeout", "20s"];
+const STATUS: &[&str] = &["status", "--timeout", "20s"];
+const BENCH: &[&str] = &["bench", "--duration", "1s", "--timeout", "20s"];
+
+#[test]
+fn where_nothing_listens_the_commands_say_so_at_once() {
+    // Free ports.
+    let bound =
+        [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+    let addresses: Vec<_> = bound.iter().map(|b| b.local_addr().unwrap().to_string()).collect();
+    drop(bound);
+    for arguments in [PUT, GET, CAS, DELETE, STATUS, BENCH] {
+        let (output, time) = run(&addresses.join(","), arguments);
+        assert_eq!(output.status.code(), Some(NOT_DONE), "{arguments:?}: {output:?}");
+        assert!(complaint(&output).contains("refused"), "{arguments:?}: {output:?}");
+        assert!(time < SOON, "{arguments:?}: {time:?}");
+    }
+    let (output, time) = run("no-such-host.invalid:8080", PUT);
+    assert_eq!(output.status.code(), Some(NOT_DONE), "{output:?}");
+    assert!(complaint(&output).contains("look-up failed") && time < SOON, "{output:?} {time:?}");
+}
+
+#[test]
+fn a_server_that_is_no_node_stores_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // It answers until the test ends.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { break };
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+            );
+        }
+    });
+    for (arguments, code) in
+        [(PUT, UNKNOWN), (DELETE, UNKNOWN), (GET, NOT_DONE), (CAS, NOT_DONE), (STATUS, NOT_DONE)]
+    {
+        let (output, time) = run(&address, arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        assert!(complaint(&output).contains("no raft-kv node"), "{arguments:?}: {output:?}");
+        assert!(output.stdout.is_empty() && time < SOON, "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn without_a_leader_nothing_is_done_and_that_is_certain() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    for id in 0..3 {
+        members.start(id, Stdio::null(), if id == 0 { &["--campaign-at-start"] } else { &[] });
+    }
+    members.wait_for_leader(0);
+    assert_eq!(members.put(0, "a", "1"), 200);
+    members.kill(0);
+    members.kill(1);
+    let server = members.address(2).to_string();
+    for time in ["700ms", "2s", "4"] {
+        for command in
+            [&["put", "a", "2"][..], &["cas", "a", "1", "2"], &["delete", "a"], &["get", "a"]]
+        {
+            let (output, _) = run(&server, &[command, &["--timeout", time]].concat());
+            assert_eq!(output.status.code(), Some(NOT_DONE), "{command:?} {time}: {output:?}");
+        }
+    }
+    let (output, _) = run(&server, STATUS);
+    assert_eq!(output.status.code(), Some(NOT_DONE), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("no leader in term"), "{text}");
+    // One that waits for the others at its first start.
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    members.start(0, Stdio::null(), &[]);
+    let server = members.address(0).to_string();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(&server).is_err() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for command in [&["put", "a", "2"][..], &["get", "a"], &["status"]] {
+        let (output, _) = run(&server, &[command, &["--timeout", "1s"]].concat());
+        assert_eq!(output.status.code(), Some(NOT_DONE), "{command:?}: {output:?}");
+        assert!(complaint(&output).contains("starting"), "{command:?}: {output:?}");
+    }
+}
