@@ -108,6 +108,9 @@ impl Requests {
     }
 }
 
+/// A figure of a peer: its name, its kind, what it says, and how it is read.
+type PeerFigure<'a> = (&'a str, &'a str, &'a str, &'a dyn Fn(&PeerStatus) -> u64);
+
 /// All figures of a node.
 pub fn render(
     status: &DriverStatus,
@@ -195,7 +198,7 @@ fn peers_of(text: &mut String, status: &DriverStatus) {
     let peers = &status.raft.peers;
     let silence = |peer: &PeerStatus| (status.tick * peer.silent_ticks).as_millis() as u64;
     let behind = |peer: &PeerStatus| status.raft.last.index.0.saturating_sub(peer.matched.0);
-    let figures: [(&str, &str, &str, &dyn Fn(&PeerStatus) -> u64); 4] = [
+    let figures: [PeerFigure<'_>; 4] = [
         ("raft_peer_silent_ms", "Since the peer last answered.", "gauge", &silence),
         ("raft_peer_behind_entries", "What the peer has not stored.", "gauge", &behind),
         ("raft_peer_differs", "1 if the copy of the peer differs.", "gauge", &|peer| {
