@@ -1,6 +1,6 @@
 //! The v1 API: raw bytes in and out, HTTP's own words where it has them.
 
-use crate::node::{ask, single};
+use crate::node::{ask, single, until};
 use serde_json::json;
 
 #[test]
@@ -131,7 +131,8 @@ fn those_who_watch_over_a_node_learn_how_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let node = single(directory.path(), |_| ());
     assert_eq!(node.get("/healthz").status, 200);
-    assert_eq!(node.get("/readyz").status, 200);
+    // It leads before it has found out that nothing was committed without it.
+    until("the node is ready", || node.get("/readyz").status == 200);
     node.ask("PUT", "/v1/kv/a", "x");
     let cluster = node.get("/v1/cluster").json();
     assert_eq!((&cluster["leader"], &cluster["members"][0]["role"]), (&json!(0), &json!("leader")));
