@@ -119,12 +119,24 @@ impl ServeConfig {
     }
 }
 
+/// What an operator can do about a listener that could not be made.
+fn listen_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "stop what uses the port, or choose another one",
+        io::ErrorKind::PermissionDenied => "choose a port above 1023, or give the right to use it",
+        io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
+        // No descriptor left, for this process or the whole system (EMFILE, ENFILE).
+        _ if matches!(source.raw_os_error(), Some(23 | 24)) => "raise the limit: ulimit -n 1024",
+        _ => "check the address and the limits of this process",
+    }
+}
+
 /// Why a node could not be started, or had to stop. Each variant says what an operator can do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// It cannot listen there. Stop what uses the port, or choose another one.
-    #[error("cannot listen on {address}: {source}; stop what uses the port, or choose another one")]
+    #[error("cannot listen on {address}: {source}; {}", listen_advice(.source))]
     Listen {
         /// Where.
         address: SocketAddr,

@@ -206,7 +206,8 @@ pub enum FoundError {
     #[error(
         "this data directory is empty, but node {node} is already a member of a cluster, as node \
          {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory. \
-         Restore the directory; or remove node {node} from the cluster and add it again, started \
+         If it is the wrong directory, name the right one. Never put an older copy in its place: \
+         what it acknowledged since would be lost. Otherwise remove node {node} and add it again, started \
          with --join"
     )]
     Wiped {
