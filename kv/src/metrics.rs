@@ -190,12 +190,15 @@ pub fn render(
     text
 }
 
+/// Reads a figure of a peer.
+type Figure<'a> = &'a dyn Fn(&PeerStatus) -> u64;
+
 /// What a leader knows of its peers. Of a node that does not lead there is nothing.
 fn peers_of(text: &mut String, status: &DriverStatus) {
     let peers = &status.raft.peers;
     let silence = |peer: &PeerStatus| (status.tick * peer.silent_ticks).as_millis() as u64;
     let behind = |peer: &PeerStatus| status.raft.last.index.0.saturating_sub(peer.matched.0);
-    let figures: [(&str, &str, &str, &dyn Fn(&PeerStatus) -> u64); 4] = [
+    let figures: [(&str, &str, &str, Figure); 4] = [
         ("raft_peer_silent_ms", "Since the peer last answered.", "gauge", &silence),
         ("raft_peer_behind_entries", "What the peer has not stored.", "gauge", &behind),
         ("raft_peer_differs", "1 if the copy of the peer differs.", "gauge", &|peer| {
