@@ -8,12 +8,12 @@ use std::time::Duration;
 
 /// Sends bytes, closes this side, and reads what the node answers.
 fn half_closed(node: &Node, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(node.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    stream.write_all(bytes).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
+    let mut stream = TcpStream::connect(node.address).expect("the node listens");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+    stream.write_all(bytes).expect("the connection works");
+    stream.shutdown(Shutdown::Write).expect("the connection works");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    stream.read_to_string(&mut answer).expect("the connection works");
     answer
 }
 
