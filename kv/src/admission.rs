@@ -5,9 +5,9 @@
 //! machine, so it is found out. While requests take several times as long as they do on a node with
 //! little to do, places are taken away; while they do not, and all are in use, there are more.
 //!
-//! If more than half of the places are taken, a client address has no more than its share of them. One
-//! that has less than its share finds a place even then if all are taken. Clients on this machine have one
-//! address together.
+//! If more than half of the places are taken, a client address has no more than its share of them.
+//! One that has less than its share finds a place even then if all are taken. Clients on this
+//! machine have one address together.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

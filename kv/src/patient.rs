@@ -3,8 +3,8 @@
 //!
 //! The library answers a head that it cannot read with a status and no body, which is less than the
 //! API promises. It writes such an answer last of all, so it is held back here until the connection
-//! ends, and [`crate::connection`] sends a better one then. What only looks like it, the end of a value
-//! perhaps, goes out as soon as the library reads on.
+//! ends, and [`crate::connection`] sends a better one then. What only looks like it, the end of a
+//! value perhaps, goes out as soon as the library reads on.
 
 use std::future::Future;
 use std::io;

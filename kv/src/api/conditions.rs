@@ -1,8 +1,8 @@
 //! `If-Match` and `If-None-Match` (RFC 9110, 13.1).
 //!
-//! A version between quotes is a tag. `If-Match` takes only strong tags for equal, `If-None-Match` weak
-//! ones (`W/"7"`) too. A tag that is no version is well-formed and equals none. Digits without quotes are
-//! a version, as a person types it.
+//! A version between quotes is a tag. `If-Match` takes only strong tags for equal, `If-None-Match`
+//! weak ones (`W/"7"`) too. A tag that is no version is well-formed and equals none. Digits without
+//! quotes are a version, as a person types it.
 
 use super::problem::Problem;
 use crate::command::{Condition, Version};
@@ -147,8 +147,8 @@ enum Tag {
     Weak(Option<Version>),
 }
 
-/// The next entry of a list, and what comes after it. `None` outside: it is malformed; inside: there is
-/// none.
+/// The next entry of a list, and what comes after it. `None` outside: it is malformed; inside:
+/// there is none.
 fn next(list: &str) -> Option<Option<(Tag, &str)>> {
     let list = list.trim_start_matches([' ', '\t', ',']);
     if list.is_empty() {

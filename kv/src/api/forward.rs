@@ -7,12 +7,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// Marks a request that another node has passed on: it is not passed on again, so that two nodes that
-/// take each other for the leader do not send it round and round.
+/// Marks a request that another node has passed on: it is not passed on again, so that two nodes
+/// that take each other for the leader do not send it round and round.
 pub const FORWARDED: &str = "raft-kv-forwarded";
 
-/// Names the node that answers. It is on every answer, so that a client can tell a node from another
-/// server that happens to listen there.
+/// Names the node that answers. It is on every answer, so that a client can tell a node from
+/// another server that happens to listen there.
 pub const NODE: &str = "raft-kv-node";
 
 /// How many milliseconds a write may wait for a leader, if that is less than the node would let it:

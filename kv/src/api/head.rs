@@ -9,8 +9,8 @@ use hyper::{HeaderMap, StatusCode, Uri, Version};
 
 /// The most bytes of the head of a client's request.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
-/// The most headers of a client's request. The HTTP library takes 100, and passing a request on adds a
-/// few: a request that one node takes must not be too large for the next.
+/// The most headers of a client's request. The HTTP library takes 100, and passing a request on
+/// adds a few: a request that one node takes must not be too large for the next.
 const HEADERS_MAX: usize = 96;
 
 /// For which host a request is: `None` in HTTP/1.0, where it need not be said. An error: it is not
