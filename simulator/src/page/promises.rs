@@ -258,9 +258,25 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "A node that is told to stop closes its log: only then can damage found at the next start be \
              told from a write that was cut off. Its disk does what it is told, and closing failed."
         }
-        "the time of the log leaps no further than it may" => {
-            "The time that entries carry may lead what has passed by no more than clocks were moved. \
-             Otherwise whatever is to last for a while ends too early."
+        "the time of the log runs no faster than a clock" => {
+            "The time that entries carry runs no faster than the fastest clock, whatever a single wall \
+             clock reads. Otherwise a lease ends too early."
+        }
+        "the time of the log runs no slower than a clock" => {
+            "While no node starts anew, the time that entries carry runs no slower than the slowest \
+             clock, through silence and elections. Otherwise a lease outlives its time."
+        }
+        "a leader whose disk is stalled steps down" => {
+            "A leader whose disk does not answer, while the others commit, leaves the lead to them \
+             within a few election timeouts. This one went on."
+        }
+        "a copy that differs is found out" => {
+            "A node that has applied something else than the others is found out and repaired, as long \
+             as most nodes have the right copy. This one goes on with a wrong copy."
+        }
+        "only a copy that differs is given up" => {
+            "A node gives its copy up only if it differs from that of a quorum. The copy of this one was \
+             right."
         }
         "the time of the log does not go back" => {
             "The times that leaders write into the log never fall along it."
