@@ -193,9 +193,6 @@ pub fn render(
     text
 }
 
-/// Reads a figure of a peer.
-type Figure<'a> = &'a dyn Fn(&PeerStatus) -> u64;
-
 /// What a leader knows of its peers. Of a node that does not lead there is nothing.
 fn peers_of(text: &mut String, status: &DriverStatus) {
     let peers = &status.raft.peers;
