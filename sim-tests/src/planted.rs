@@ -32,6 +32,8 @@ const PARTS: &[&str] = &[
     "transport-sim",
     "sim-tests",
     "kv",
+    "chaos",
+    "fuzz",
 ];
 
 /// Runs every planted bug in a folder of `planted/` (empty: itself) whose name contains `only`, and prints
