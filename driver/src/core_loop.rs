@@ -176,6 +176,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                     if !self.calls.is_closed() || !self.calls.is_empty() => {}
                 () = &mut sleep => slept = true,
             }
+            if !slept {
+                self.clock.give_way();
+            }
             count(&self.shared.metrics.turns);
             fill(&mut self.receipts, &mut receipts, RECEIPTS_MAX);
             fill(&mut self.mailbox.messages, &mut messages, MESSAGES_PER_TURN);

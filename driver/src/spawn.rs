@@ -47,6 +47,10 @@ impl Clock for TokioClock {
     fn sleep(&self, duration: Duration) -> Sleep {
         Box::pin(tokio::time::sleep(duration))
     }
+
+    fn give_way(&self) {
+        std::thread::yield_now();
+    }
 }
 
 /// Runs all parts of a node: the core as a task of this runtime, the state machine, the store and the

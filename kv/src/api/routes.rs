@@ -52,7 +52,7 @@ async fn work(app: &App, route: Route, request: Request, next: Next) -> Response
     if !route.is_work() {
         return next.run(request).await;
     }
-    let Some(place) = app.work.enter(source, app.clock.now().monotonic_ns) else {
+    let Some(place) = app.work.enter(source, &*app.clock).await else {
         return overloaded(route);
     };
     let response = next.run(request).await;
