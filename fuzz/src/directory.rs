@@ -5,7 +5,7 @@ use crate::Input;
 use raft::{Incarnation, Index, LogId, Member, Membership, NodeId, Snapshot};
 use std::io::Write;
 use storage::testing::MemDisk;
-use storage::{ClusterId, Identity, Log, LogConfig, Snapshots};
+use storage::{ClusterId, Directory, LogConfig, Snapshots};
 
 const NODE: NodeId = NodeId(1);
 
@@ -16,15 +16,11 @@ fn config() -> LogConfig {
 /// A directory in which a log has begun, with a snapshot or two.
 fn directory() -> MemDisk {
     let disk = MemDisk::new();
-    let (mut log, _) = Log::open(disk.clone(), config()).expect("an empty directory");
-    let identity = Identity {
-        node: NODE,
-        incarnation: Incarnation(7),
-        cluster: Some(ClusterId(1)),
-        peers: vec![NODE, NodeId(2)],
-    };
-    log.identify(identity).expect("it is written");
-    log.begin(Snapshot::initial(membership())).expect("it begins");
+    let (directory, _) = Directory::open(disk.clone(), config()).expect("an empty directory");
+    let Directory::Unclaimed(unclaimed) = directory else { unreachable!("it is empty") };
+    let announced =
+        unclaimed.announce(NODE, Incarnation(7), &[NODE, NodeId(2)]).expect("it is written");
+    let member = announced.join(ClusterId(1), membership()).expect("it begins");
     let snapshots = Snapshots::new(disk.clone()).expect("an empty directory");
     for index in [3, 9] {
         let last = LogId { index: Index(index), ..LogId::new(index, 1) };
@@ -33,7 +29,7 @@ fn directory() -> MemDisk {
         writer.write_all(&[7; 5_000]).expect("there is room");
         writer.finish().expect("there is room");
     }
-    drop(log);
+    drop(member);
     disk.kill();
     disk
 }
@@ -97,10 +93,12 @@ fn damage(disk: &MemDisk, input: &mut Input<'_>) {
 
 /// What a start restores, in words; `None` if it refuses.
 fn start(disk: &MemDisk) -> Option<String> {
-    let (mut log, recovery) = Log::open(disk.clone(), config()).ok()?;
-    let restored = recovery.restored?;
+    let Directory::Member(mut member) = Directory::open(disk.clone(), config()).ok()?.0 else {
+        return None;
+    };
     let snapshots = Snapshots::new(disk.clone()).ok()?;
-    let (restored, _) = log.check_base(&snapshots, NODE, restored).ok()?;
+    member.check_base(&snapshots).ok()?;
+    let restored = member.restored().clone();
     let node = raft::Node::new(raft::Config::new(NODE, Incarnation(7), 1), restored.clone());
     assert!(node.is_ok(), "what is restored is sound: {:?}", node.err());
     Some(format!("{restored:?}"))

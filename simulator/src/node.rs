@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{Fate, MemDisk, Operation, Verdict};
-use storage::{BaseError, Case, ClusterId, Identity, Log, LogConfig, OpenError, Snapshots};
+use storage::{BaseError, Case, ClusterId, Directory, Log, LogConfig, OpenError, Snapshots};
 
 /// A member, up or down.
 pub(crate) struct Host<M> {
@@ -170,17 +170,18 @@ impl<M: StateMachine> Host<M> {
     /// A host with an empty disk, whose log begins with this membership.
     pub fn new(id: u64, swarm: &Swarm, incarnation: Incarnation, membership: Membership) -> Self {
         let disk = MemDisk::new();
-        let (mut log, _) =
-            Log::open(disk.clone(), log_config(swarm)).expect("an empty disk without faults");
-        let identity = Identity {
-            node: NodeId(id),
-            incarnation,
-            cluster: Some(ClusterId(1)),
-            peers: membership.members.keys().copied().collect(),
-        };
-        log.identify(identity).expect("a disk without faults takes it");
-        let restored =
-            log.begin(Snapshot::initial(membership)).expect("a disk without faults takes it");
+        let (directory, _) =
+            Directory::open(disk.clone(), log_config(swarm)).expect("an empty disk without faults");
+        let Directory::Unclaimed(unclaimed) = directory else { unreachable!("it is empty") };
+        let founders: Vec<NodeId> = membership.members.keys().copied().collect();
+        let begun = unclaimed
+            .announce(NodeId(id), incarnation, &founders)
+            .map_err(|error| error.to_string())
+            .and_then(|announced| {
+                announced.join(ClusterId(1), membership).map_err(|error| error.to_string())
+            });
+        let member = begun.expect("a disk without faults takes it");
+        let (log, restored) = member.into_log();
         drop(log);
         disk.kill();
         Host {
@@ -305,8 +306,8 @@ impl<M: StateMachine> Host<M> {
         seed: u64,
         mut machine: M,
     ) -> Result<bool, Violation> {
-        let (mut log, recovery) = match Log::open(self.disk.clone(), log_config(swarm)) {
-            Ok(opened) => opened,
+        let directory = match Directory::open(self.disk.clone(), log_config(swarm)) {
+            Ok((directory, _)) => directory,
             // The disk still fails: whoever starts the node sees why it does not start.
             Err(_) if self.failing || self.full => return Ok(false),
             // Of a damaged disk a node may say that its log is gone. It may not give up over a part.
@@ -316,7 +317,7 @@ impl<M: StateMachine> Host<M> {
             }
             Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
         };
-        let Some(restored) = recovery.restored else {
+        let Directory::Member(mut member) = directory else {
             if self.damaged {
                 self.dead = true;
                 return Ok(false);
@@ -324,15 +325,15 @@ impl<M: StateMachine> Host<M> {
             return violation("recovery is exact", format!("node {id}: nothing is left"));
         };
         let meant = self.shadow.base.last;
-        self.compare(id, &restored)?;
-        self.lost_base |= self.damaged && restored.snapshot.last != meant;
+        self.compare(id, member.restored())?;
+        self.lost_base |= self.damaged && member.restored().snapshot.last != meant;
         let snapshots = match Snapshots::new(self.disk.clone()) {
             Ok(snapshots) => snapshots,
             Err(_) if self.failing => return Ok(false),
             Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
         };
-        let (restored, case) = match log.check_base(&snapshots, NodeId(id), restored) {
-            Ok(checked) => checked,
+        let case = match member.check_base(&snapshots) {
+            Ok(case) => case,
             Err(_) if self.failing || self.full => return Ok(false),
             Err(BaseError::NoPeers(_)) if self.snapshot_rotten => {
                 self.dead = true;
@@ -340,6 +341,7 @@ impl<M: StateMachine> Host<M> {
             }
             Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
         };
+        let (log, restored) = member.into_log();
         self.base_case(id, case, &restored)?;
         let base = restored.snapshot.last;
         if base != LogId::ZERO {

@@ -24,6 +24,7 @@ mod base;
 mod batch;
 mod block;
 pub mod codec;
+mod directory;
 mod disk;
 mod fold;
 mod identity;
@@ -40,6 +41,7 @@ mod store;
 mod tests;
 
 pub use base::BaseError;
+pub use directory::{Announced, ClaimError, Directory, DurableIncarnation, Member, Unclaimed};
 pub use disk::{Disk, DiskFile, LockError};
 pub use identity::{ClusterId, Identity, IdentityError};
 pub use log::{Log, LogConfig, Recovery, Usage};

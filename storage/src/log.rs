@@ -104,6 +104,18 @@ pub struct Log<D: Disk> {
     failed: Option<(io::ErrorKind, String)>,
 }
 
+impl<D: Disk> std::fmt::Debug for Log<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let State { number, base, last, .. } = &self.state;
+        f.debug_struct("Log")
+            .field("identity", &self.identity)
+            .field("batch", number)
+            .field("base", base)
+            .field("last", last)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the latest batch says.
 #[derive(Debug, Default)]
 struct State {
@@ -248,7 +260,7 @@ impl<D: Disk> Log<D> {
     /// # Panics
     ///
     /// If a log has begun and the incarnation is another one: the log would be lost.
-    pub fn identify(&mut self, identity: Identity) -> io::Result<()> {
+    pub(crate) fn identify(&mut self, identity: Identity) -> io::Result<()> {
         let new_seed = seed(Some(&identity));
         assert!(self.state.number == 0 || new_seed == self.seed, "an incarnation is for life");
         identity.write(&self.disk)?;
@@ -264,7 +276,7 @@ impl<D: Disk> Log<D> {
     /// # Panics
     ///
     /// If the directory has no identity yet, or the log has begun already.
-    pub fn begin(&mut self, snapshot: Snapshot) -> io::Result<Restored> {
+    pub(crate) fn begin(&mut self, snapshot: Snapshot) -> io::Result<Restored> {
         assert!(self.identity.is_some(), "the identity comes first");
         assert!(self.state.number == 0, "a log begins once");
         let restored = Restored::initial(snapshot);

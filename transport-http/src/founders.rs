@@ -3,21 +3,35 @@
 use raft::{Incarnation, Membership, NodeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use storage::DurableIncarnation;
 
-/// A founder, as it tells the others of itself.
+/// A founder, as it introduces itself to the others. Its incarnation is durable on its disk: what it is
+/// made from exists only after that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founder {
-    /// Which node it is.
-    pub node: NodeId,
-    /// The life of its disk. Durable there.
-    pub incarnation: Incarnation,
-    /// Where its peers reach it.
-    pub peer_address: String,
-    /// Where its clients reach it.
-    pub client_address: String,
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) peer_address: String,
+    pub(crate) client_address: String,
 }
 
 impl Founder {
+    /// This node, with the addresses where its peers and its clients reach it.
+    pub fn new(who: DurableIncarnation, peer_address: String, client_address: String) -> Self {
+        let (node, incarnation) = (who.node(), who.incarnation());
+        Founder { node, incarnation, peer_address, client_address }
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The incarnation of its disk.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// Its entry in a list of founders.
     pub fn listed(&self) -> Listed {
         Listed {

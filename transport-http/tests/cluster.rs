@@ -168,7 +168,7 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     let slow = found(&desk, &founders[1], &all).await.expect("it is the same founder");
     assert_eq!(slow, first);
 
-    let wiped = Founder { incarnation: Incarnation(999), ..founders[2].clone() };
+    let wiped = founder(2, &servers[2], 999);
     let refused = found(&desk, &wiped, &all).await.expect_err("its disk was wiped");
     assert!(matches!(refused, FoundError::Wiped { node: NodeId(2), .. }), "{refused}");
     assert!(refused.to_string().contains("--join"), "the way out is named: {refused}");

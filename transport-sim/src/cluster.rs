@@ -8,8 +8,9 @@ use crate::store::{self, Slot};
 use crate::time::{now_us, sleep_us};
 use crate::watch::Watch;
 use crate::world::{Limits, Rotting, Up, World, log_config};
-use driver::{Driver, DriverConfig, Seams, StopReason};
+use driver::{DriverConfig, StopReason};
 use madsim::runtime::{Handle as Executor, NodeHandle};
+use quorate::assembly::{Assembled, Parts};
 use raft::{Config, Incarnation, Index, LogId, NodeId, Restored};
 use simulator::checks::{Shadow, Violation, violation};
 use simulator::plan::{Plan, Swarm};
@@ -20,7 +21,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use storage::{Log, OpenError, Snapshots};
+use storage::{Directory, OpenError, Snapshots};
 use tokio::sync::Notify;
 
 /// A node whose disk fails at the start is started again after this long.
@@ -135,17 +136,17 @@ impl<A: App> Cluster<A> {
         let swarm = world.plan.swarm.clone();
         let life = Life::default();
         let disk = SimDisk::new(host.disk.clone(), life.clone());
-        let opened = Log::open(disk.clone(), log_config(&swarm)).and_then(|log| {
-            let failed = |source| OpenError::Io { path: "snapshots".to_owned(), source };
-            let ((mut log, recovery), snapshots) = (log, Snapshots::new(disk).map_err(failed)?);
-            let kept = recovery.restored;
-            let id = NodeId(node as u64);
-            let check = |kept| log.check_base(&snapshots, id, kept);
-            let checked = kept.clone().map(check).transpose();
-            let checked = checked.map_err(|error| failed(std::io::Error::other(error)))?;
-            Ok((log, kept, checked, snapshots))
-        });
-        let (log, kept, checked, snapshots) = match opened {
+        let opened =
+            Directory::open(disk.clone(), log_config(&swarm)).and_then(|(directory, _)| {
+                let failed = |source| OpenError::Io { path: "snapshots".to_owned(), source };
+                let snapshots = Snapshots::new(disk).map_err(failed)?;
+                let Directory::Member(mut member) = directory else { return Ok((None, snapshots)) };
+                let kept = member.restored().clone();
+                let case = member.check_base(&snapshots);
+                let case = case.map_err(|error| failed(std::io::Error::other(error)))?;
+                Ok((Some((member, kept, case)), snapshots))
+            });
+        let (begun, snapshots) = match opened {
             Ok(opened) => opened,
             // The disk still fails: whoever starts the node sees why it does not start.
             Err(_) if host.failing || host.full => {
@@ -169,13 +170,14 @@ impl<A: App> Cluster<A> {
                 return violation("a node starts again", format!("node {node}: {error}"));
             }
         };
-        let (Some(kept), Some((restored, case))) = (kept, checked) else {
+        let Some((member, kept, case)) = begun else {
             if host.damaged {
                 host.dead = true;
                 return Ok(());
             }
             return violation("recovery is exact", format!("node {node}: nothing is left"));
         };
+        let restored = member.restored().clone();
         let meant = host.shadow.base.last;
         world.compare(node, &kept)?;
         let host = &mut world.hosts[node];
@@ -210,29 +212,34 @@ impl<A: App> Cluster<A> {
         world.note(1, node, number);
         drop(guard);
 
-        let snapshots: Arc<dyn driver::SnapshotStore> = Arc::new(snapshots);
-        let (inbox, mailbox) = match swarm.queues_max {
-            0 => driver::inbox(snapshots.clone()),
-            max => driver::inbox_limited(snapshots.clone(), max as usize),
-        };
         let machine = Executor::current().create_node().name(format!("{node}.{number}")).build();
-        let transport = Arc::new(SimTransport::new(
-            self.clone(),
-            node as u64,
-            incarnation,
-            life.clone(),
-            machine.clone(),
-            inbox.clone(),
-        ));
         let raft = config(node as u64, &swarm, incarnation, number, seed ^ number << 8);
         let tick = Duration::from_micros(u64::from(swarm.tick_us));
         let limits = queues(swarm.queues_max);
         let config = DriverConfig { tick, limits, ..DriverConfig::new(raft) };
         let (state, boot) = self.shared.app.boot();
-        let seams = Seams { machine: state, transport, mailbox, snapshots, clock: clock.clone() };
-        let watch = Watch { cluster: self.clone(), node, number };
-        let driver = Driver::inspected(config, restored, seams, watch).map_err(|error| {
-            Violation { check: "a node starts again", detail: error.to_string() }
+        let parts = Parts {
+            machine: state,
+            member,
+            snapshots,
+            clock: clock.clone(),
+            config,
+            messages_max: (swarm.queues_max > 0).then_some(swarm.queues_max as usize),
+            inspect: Watch { cluster: self.clone(), node, number },
+        };
+        let assembled = parts.assemble(|inbox| {
+            Arc::new(SimTransport::new(
+                self.clone(),
+                node as u64,
+                incarnation,
+                life.clone(),
+                machine.clone(),
+                inbox,
+            ))
+        });
+        let Assembled { driver, log, inbox, .. } = assembled.map_err(|error| Violation {
+            check: "a node starts again",
+            detail: error.to_string(),
         })?;
         let slot = Arc::new(Mutex::new(Slot { log: Some(log), out: None }));
         let handle = driver.handle.clone();

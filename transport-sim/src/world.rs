@@ -19,7 +19,7 @@ use simulator::{Timeline, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use storage::testing::MemDisk;
-use storage::{ClusterId, Identity, Log, LogConfig};
+use storage::{ClusterId, Directory, LogConfig};
 use tokio::sync::Notify;
 
 /// The cluster that all nodes belong to.
@@ -304,17 +304,18 @@ impl<A: App> Host<A> {
     pub fn new(id: u64, swarm: &Swarm, incarnation: Incarnation, membership: Membership) -> Self {
         let disk = MemDisk::new();
         let handle = SimDisk::new(disk.clone(), Life::default());
-        let (mut log, _) =
-            Log::open(handle, log_config(swarm)).expect("an empty disk without faults");
-        let identity = Identity {
-            node: NodeId(id),
-            incarnation,
-            cluster: Some(CLUSTER),
-            peers: membership.members.keys().copied().collect(),
-        };
-        log.identify(identity).expect("a disk without faults takes it");
-        let restored =
-            log.begin(raft::Snapshot::initial(membership)).expect("a disk without faults takes it");
+        let (directory, _) =
+            Directory::open(handle, log_config(swarm)).expect("an empty disk without faults");
+        let Directory::Unclaimed(unclaimed) = directory else { unreachable!("it is empty") };
+        let founders: Vec<NodeId> = membership.members.keys().copied().collect();
+        let begun = unclaimed
+            .announce(NodeId(id), incarnation, &founders)
+            .map_err(|error| error.to_string())
+            .and_then(|announced| {
+                announced.join(CLUSTER, membership).map_err(|error| error.to_string())
+            });
+        let member = begun.expect("a disk without faults takes it");
+        let (log, restored) = member.into_log();
         drop(log);
         disk.kill();
         Host {

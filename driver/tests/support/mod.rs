@@ -8,13 +8,13 @@ use driver::{
     At, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError, Seams, StateMachine, TokioClock,
     Transport, inbox, spawn,
 };
-use raft::{Config, Incarnation, Member, Membership, Message, NodeId, Offer, Restored, Snapshot};
+use raft::{Config, Incarnation, Member, Membership, Message, NodeId, Offer, Restored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use storage::testing::MemDisk;
-use storage::{Identity, Log, LogConfig, LogStore, Snapshots};
+use storage::{ClusterId, Directory, Log, LogConfig, LogStore, Snapshots};
 
 /// Adds numbers up, and remembers how many there were.
 #[derive(Default)]
@@ -150,15 +150,18 @@ pub fn membership(nodes: u64) -> Membership {
 
 pub fn open_log(disk: &MemDisk, id: u64, nodes: u64) -> (Log<MemDisk>, Restored) {
     let config = LogConfig { segment_bytes: 64 << 10, background: false, ..LogConfig::default() };
-    let (mut log, recovery) = Log::open(disk.clone(), config).unwrap();
-    if let Some(restored) = recovery.restored {
-        return (log, restored);
-    }
-    let incarnation = Incarnation(100 + id);
-    let peers = (1..=nodes).map(NodeId).collect();
-    log.identify(Identity { node: NodeId(id), incarnation, cluster: None, peers }).unwrap();
-    let restored = log.begin(Snapshot::initial(membership(nodes))).unwrap();
-    (log, restored)
+    let member = match Directory::open(disk.clone(), config).unwrap().0 {
+        Directory::Member(member) => member,
+        Directory::Unclaimed(unclaimed) => {
+            let founders: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+            unclaimed
+                .announce(NodeId(id), Incarnation(100 + id), &founders)
+                .unwrap()
+                .join(ClusterId(1), membership(nodes))
+                .unwrap()
+        }
+    };
+    member.into_log()
 }
 
 /// Starts node `id` of `nodes` on `disk`; `adapt` changes its settings.

@@ -20,7 +20,7 @@ fn rot(disk: &MemDisk, generation: u64, position: u64) {
 
 fn refusal(disk: &MemDisk) -> OpenError {
     disk.kill();
-    Log::open(disk.clone(), config()).err().expect("it is refused")
+    Log::open(disk.clone(), config()).expect_err("it is refused")
 }
 
 /// Batch 1 begins the log; batch n + 1 brings entry n of term 1. One block each, so batch b stands in

@@ -3,15 +3,13 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use bytes::Bytes;
-use driver::{
-    At, Driver, DriverConfig, Frozen, Handle, ReadMode, RestoreError, Seams, StateMachine,
-    TokioClock, inbox,
-};
-use raft::{Config, Incarnation, NodeId, Restored, Snapshot};
+use driver::{At, DriverConfig, Frozen, Handle, ReadMode, RestoreError, StateMachine, TokioClock};
+use quorate::assembly::{Assembled, Parts};
+use raft::{Config, Incarnation, NodeId};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storage::{ClusterId, Identity, Log, LogConfig, RealDisk, Snapshots};
+use storage::{ClusterId, Directory, DurableIncarnation, Log, LogConfig, RealDisk, Snapshots};
 use tempfile::TempDir;
 use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig, found};
 
@@ -58,12 +56,8 @@ pub struct TestNode {
 }
 
 pub fn founder(node: u64, server: &PeerServer, incarnation: u64) -> Founder {
-    Founder {
-        node: NodeId(node),
-        incarnation: Incarnation(incarnation),
-        peer_address: server.local_addr().to_string(),
-        client_address: String::new(),
-    }
+    let who = DurableIncarnation::assumed(NodeId(node), Incarnation(incarnation));
+    Founder::new(who, server.local_addr().to_string(), String::new())
 }
 
 pub async fn servers(count: u64) -> Vec<PeerServer> {
@@ -112,35 +106,32 @@ pub async fn start_at(
     for (server, founder) in servers.into_iter().zip(founders) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let disk = RealDisk::new(directory.path());
-        let (mut log, _) = Log::open(disk.clone(), LogConfig::default()).expect("an empty one");
+        let (opened, _) = Directory::open(disk.clone(), LogConfig::default()).expect("it is empty");
+        let Directory::Unclaimed(unclaimed) = opened else { unreachable!("it is empty") };
+        let announced = unclaimed
+            .announce(founder.node(), founder.incarnation(), &[])
+            .expect("it can be written");
         let founded = founded[0].clone();
-        log.identify(Identity {
-            node: founder.node,
-            incarnation: founder.incarnation,
-            cluster: Some(founded.cluster),
-            peers: Vec::new(),
-        })
-        .expect("it can be written");
-        let snapshot = Snapshot::initial(founded.membership.clone());
-        let restored: Restored = log.begin(snapshot).expect("it can be written");
-        let snapshots = Arc::new(Snapshots::new(disk).expect("it can be written"));
-        let (inbox, mailbox) = inbox(snapshots.clone());
-        let config = TransportConfig::new(founded.cluster, founder.node, founder.incarnation);
-        let transport = Arc::new(HttpTransport::new(config, inbox));
-        server.open(&transport);
-        let mut raft = Config::new(founder.node, founder.incarnation, 1);
+        let cluster = founded.cluster;
+        let member = announced.join(cluster, founded.membership).expect("it can be written");
+        let config = TransportConfig::new(cluster, founder.node(), founder.incarnation());
+        let mut raft = Config::new(founder.node(), founder.incarnation(), 1);
         tune(&mut raft);
-        let seams = Seams {
+        let parts = Parts {
             machine: Sum::default(),
-            transport: transport.clone(),
-            mailbox,
-            snapshots,
+            member,
+            snapshots: Snapshots::new(disk).expect("it can be written"),
             clock: Arc::new(TokioClock::new()),
+            config: DriverConfig::new(raft),
+            messages_max: None,
+            inspect: (),
         };
-        let driver = Driver::new(DriverConfig::new(raft), restored, seams).expect("it is sound");
+        let Assembled { driver, log, transport, .. } = parts
+            .assemble(|inbox| Arc::new(HttpTransport::new(config, inbox)))
+            .expect("it is sound");
+        server.open(&transport);
         let close = |log: Log<RealDisk>| drop(log.close());
         let handle = driver::spawn(driver, log, close).expect("threads can be started");
-        let cluster = founded.cluster;
         nodes.push(TestNode { handle, transport, server, directory, cluster });
     }
     nodes

@@ -1,0 +1,215 @@
+//! The settings of a node.
+
+use crate::{Node, StartError, start};
+use driver::{DriverConfig, StateMachine};
+use raft::NodeId;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+use storage::LogConfig;
+use transport_http::{Listed, PEER_CONNECTIONS_MAX};
+
+/// The election timeout, unless another one is set.
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+/// What an election timeout may be. A shorter one takes an ordinary pause for the end of a leader, a longer
+/// one helps nobody.
+pub const ELECTION_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(60);
+/// An election timeout has at least this many heartbeats: a few may be lost.
+const HEARTBEATS: u32 = 6;
+/// And at least one heartbeat in this many ticks: with it the followers learn what is committed.
+const HEARTBEAT_TICKS_MAX: u32 = 10;
+/// Command forwarding and reads wait for a leader for at least this long.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// And for at least this many election timeouts: the loss of a leader is noticed after one, an election
+/// takes another or two, and some fail.
+const LEADER_WAIT_ELECTIONS: u32 = 10;
+
+/// How a node with an empty data directory begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// Neither was asked for.
+    Refuse,
+    Bootstrap,
+    Join,
+}
+
+/// The settings of a [`Node`]. Made by [`Node::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder<S> {
+    pub(crate) machine: S,
+    pub(crate) id: Option<NodeId>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) members: Vec<Listed>,
+    pub(crate) begin: Begin,
+    pub(crate) campaign_at_start: bool,
+    pub(crate) election_timeout: Duration,
+    pub(crate) insecure: bool,
+    pub(crate) connections_max: usize,
+    pub(crate) timeout: Duration,
+    pub(crate) log: LogConfig,
+}
+
+impl<S: StateMachine> Builder<S> {
+    pub(crate) fn new(machine: S) -> Self {
+        Builder {
+            machine,
+            id: None,
+            data_dir: None,
+            listen: None,
+            members: Vec::new(),
+            begin: Begin::Refuse,
+            campaign_at_start: false,
+            election_timeout: ELECTION_TIMEOUT,
+            insecure: false,
+            connections_max: PEER_CONNECTIONS_MAX,
+            timeout: Duration::from_secs(5),
+            log: LogConfig::default(),
+        }
+    }
+
+    /// The number of this node among the members. It belongs to the data directory for good. Required.
+    #[must_use]
+    pub fn id(mut self, id: u64) -> Self {
+        self.id = Some(NodeId(id));
+        self
+    }
+
+    /// The directory of the log and the snapshots. It is created if it is not there; one process at a time
+    /// can use it. Required.
+    #[must_use]
+    pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(directory.into());
+        self
+    }
+
+    /// Where this node listens for its peers. Port 0 takes a free port. The default is this node's address
+    /// in the list of members, if that is an IP address.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// All members of the cluster, this node included, each with the `host:port` where its peers reach it.
+    /// Read only when a cluster is bootstrapped or joined; afterwards the membership in the log counts.
+    /// Required.
+    #[must_use]
+    pub fn members<A: Into<String>>(mut self, members: impl IntoIterator<Item = (u64, A)>) -> Self {
+        self.members.extend(members.into_iter().map(|(id, peer_address)| Listed {
+            node: NodeId(id),
+            client_address: String::new(),
+            peer_address: peer_address.into(),
+        }));
+        self
+    }
+
+    /// Adds a member, with the address where its clients reach it as well. The cluster keeps that address
+    /// for you, for instance to tell clients where the leader is: see [`crate::Leader`].
+    #[must_use]
+    pub fn member(
+        mut self,
+        id: u64,
+        peer_address: impl Into<String>,
+        client_address: impl Into<String>,
+    ) -> Self {
+        self.members.push(Listed {
+            node: NodeId(id),
+            client_address: client_address.into(),
+            peer_address: peer_address.into(),
+        });
+        self
+    }
+
+    /// If the data directory is empty, create a cluster together with the other members. All of them have
+    /// to be up once, at the same time, with the same list of members. A directory with state goes on
+    /// from that, whether this is set or not, so a service can set it always.
+    #[must_use]
+    pub fn bootstrap(mut self) -> Self {
+        self.begin = Begin::Bootstrap;
+        self
+    }
+
+    /// If the data directory is empty, wait until the node has been added to a cluster that exists. A
+    /// directory with state goes on from that.
+    #[must_use]
+    pub fn join(mut self) -> Self {
+        self.begin = Begin::Join;
+        self
+    }
+
+    /// Campaign at once when the node starts, instead of after an election timeout. A new cluster has a
+    /// leader sooner if one of its nodes does. Off by default.
+    #[must_use]
+    pub fn campaign_at_start(mut self, campaign: bool) -> Self {
+        self.campaign_at_start = campaign;
+        self
+    }
+
+    /// A leader that does not send anything for this long, up to twice as long, is replaced. Set it above
+    /// the pauses that network and disks have, and to the same value on all nodes. The default is
+    /// [`ELECTION_TIMEOUT`], 300 ms; a value outside of [`ELECTION_TIMEOUTS`] counts as the nearest one
+    /// inside.
+    #[must_use]
+    pub fn election_timeout(mut self, timeout: Duration) -> Self {
+        self.election_timeout = timeout.clamp(*ELECTION_TIMEOUTS.start(), *ELECTION_TIMEOUTS.end());
+        self
+    }
+
+    /// Allow to listen on an address that other machines reach. Peers are not authenticated yet: whoever
+    /// reaches the port can change everything. Off by default: only loopback addresses are accepted.
+    #[must_use]
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.insecure = insecure;
+        self
+    }
+
+    /// The most connections of peers at once, for a process with few file descriptors. The default is 128.
+    #[must_use]
+    pub fn peer_connections_max(mut self, connections: usize) -> Self {
+        self.connections_max = connections;
+        self
+    }
+
+    /// How long a command may take from the moment when the leader has appended it, and a read from the
+    /// moment when it is asked. The default is 5 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The settings of the log on the disk.
+    #[must_use]
+    pub fn log(mut self, log: LogConfig) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Starts the node on the current tokio runtime. Returns when it takes part in its cluster: if a cluster
+    /// is being bootstrapped, once all members are up. Dropping the future stops what it has started.
+    pub async fn start(self) -> Result<Node<S>, StartError> {
+        start::start(self).await
+    }
+
+    /// How long a command waits for a leader.
+    pub(crate) fn leader_wait(&self) -> Duration {
+        LEADER_WAIT.max(self.election_timeout * LEADER_WAIT_ELECTIONS)
+    }
+
+    /// The settings of the driver, in ticks.
+    pub(crate) fn driver_config(&self, id: NodeId) -> DriverConfig {
+        // The assembly puts in the incarnation.
+        let raft = raft::Config::new(id, raft::Incarnation(0), rand::random());
+        let mut driver = DriverConfig::new(raft);
+        driver.timeout = self.timeout;
+        let ticks = self.election_timeout.as_millis() / driver.tick.as_millis();
+        driver.raft.election_ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+        driver.raft.heartbeat_ticks =
+            (driver.raft.election_ticks / HEARTBEATS).clamp(1, HEARTBEAT_TICKS_MAX);
+        driver.raft.campaign_at_start = self.campaign_at_start;
+        driver
+    }
+}

@@ -1,0 +1,235 @@
+//! From settings to a node that runs: listener, directory, cluster, assembly, threads.
+//!
+//! The order matters. The listener comes first: whether the port is free is known before anything is
+//! written. The data directory is opened after that; then the node finds its cluster, if it has none yet. A
+//! peer is told nothing about this node before its incarnation is durable (see
+//! [`Directory`](storage::Directory)).
+
+use crate::assembly::{Assembled, Parts};
+use crate::builder::Begin;
+use crate::threads::OwnThread;
+use crate::{Builder, Node, StartError};
+use driver::{StateMachine, TokioClock};
+use raft::{Membership, NodeId};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use storage::{ClaimError, Directory, Log, Member, OpenError, RealDisk, Snapshots, Unclaimed};
+use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig};
+
+pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S>, StartError> {
+    let id = builder.id.ok_or(StartError::Missing("id()"))?;
+    let data_dir = builder.data_dir.clone().ok_or(StartError::Missing("data_dir()"))?;
+    let own = builder.members.iter().find(|listed| listed.node == id).cloned();
+    let own = own.ok_or(StartError::NotAMember(id))?;
+    let listen = listen_address(builder.listen, &own)?;
+    if !builder.insecure && !listen.ip().to_canonical().is_loopback() {
+        return Err(StartError::Insecure(listen));
+    }
+    let core = OwnThread::start("raft-core", true).map_err(StartError::Thread)?;
+    let connections_max = builder.connections_max;
+    let binding = core.runtime().spawn(PeerServer::bind_limited(listen, connections_max));
+    let peers = binding.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+    let peers = peers.map_err(|source| StartError::Listen { address: listen, source })?;
+
+    let starting = Starting { id, data_dir, own, builder: &builder, peers: &peers };
+    let disk = RealDisk::new(&starting.data_dir);
+    let directory = starting.open(disk.clone()).await?;
+    tracing::info!(peers = %peers.local_addr(), "listening for peers");
+    let member = match directory {
+        Directory::Member(member) => starting.resume(member)?,
+        Directory::Unclaimed(unclaimed) => starting.begin(unclaimed).await?,
+    };
+    let cluster = member.cluster();
+    let founder = starting.introduce(member.who());
+    starting.warn_of_other_members(member.membership());
+    peers.desk().belong(founder, cluster, member.membership().clone());
+    let (member, snapshots) = starting.check_base(member, disk).await?;
+
+    let config = builder.driver_config(id);
+    let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
+    // A peer is given as much time on a connection as a leader is.
+    transport_config.silence = transport_config.silence.max(builder.election_timeout);
+    let clock = Arc::new(TokioClock::new());
+    let leader_wait = builder.leader_wait();
+    let parts = Parts {
+        machine: builder.machine,
+        member,
+        snapshots,
+        clock: clock.clone(),
+        config,
+        messages_max: None,
+        inspect: (),
+    };
+    let Assembled { driver, log, transport, .. } = {
+        let _on_core = core.runtime().enter();
+        parts.assemble(|inbox| Arc::new(HttpTransport::new(transport_config, inbox)))?
+    };
+    let spawning = core.runtime().spawn(async move { driver::spawn(driver, log, close) });
+    let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let handle = spawned.map_err(StartError::Thread)?;
+    peers.open(&transport);
+    Ok(Node { id, cluster, handle, clock, transport, peers, core, leader_wait })
+}
+
+fn listen_address(listen: Option<SocketAddr>, own: &Listed) -> Result<SocketAddr, StartError> {
+    match listen {
+        Some(address) => Ok(address),
+        None => own
+            .peer_address
+            .parse()
+            .map_err(|_| StartError::ListenAddress(own.peer_address.clone())),
+    }
+}
+
+fn close(log: Log<RealDisk>) {
+    if let Err(error) = log.close() {
+        tracing::error!(%error, "the log was not closed in good order");
+    }
+}
+
+/// A node on its way.
+struct Starting<'a, S> {
+    id: NodeId,
+    data_dir: PathBuf,
+    own: Listed,
+    builder: &'a Builder<S>,
+    peers: &'a PeerServer,
+}
+
+impl<S: StateMachine> Starting<'_, S> {
+    /// How the node introduces itself.
+    fn introduce(&self, who: storage::DurableIncarnation) -> Founder {
+        Founder::new(who, self.own.peer_address.clone(), self.own.client_address.clone())
+    }
+
+    fn disk_error(&self, source: io::Error) -> StartError {
+        StartError::Disk { directory: self.data_dir.clone(), source }
+    }
+
+    fn claim_error(&self, error: ClaimError) -> StartError {
+        match error {
+            ClaimError::Io(source) => self.disk_error(source),
+            source => StartError::Claim { directory: self.data_dir.clone(), source },
+        }
+    }
+
+    async fn open(&self, disk: RealDisk) -> Result<Directory<RealDisk>, StartError> {
+        let config = self.builder.log.clone();
+        // Reading a long log takes a while; the listeners answer meanwhile.
+        let opened = tokio::task::spawn_blocking(move || Directory::open(disk, config));
+        let opened = opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+        let (directory, cases) = opened.map_err(|error| match error {
+            OpenError::Lock(error) => StartError::Lock(error),
+            source => StartError::Open { directory: self.data_dir.clone(), source },
+        })?;
+        for case in &cases {
+            if case.is_loss() {
+                tracing::error!(directory = %self.data_dir.display(), "{case}");
+            } else {
+                tracing::debug!("{case}");
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Goes on with what the directory has.
+    fn resume(&self, member: Member<RealDisk>) -> Result<Member<RealDisk>, StartError> {
+        let found = member.who().node();
+        match found == self.id {
+            true => Ok(member),
+            false => Err(self.claim_error(ClaimError::OtherNode { found, expected: self.id })),
+        }
+    }
+
+    /// Bootstraps or joins a cluster.
+    async fn begin(&self, unclaimed: Unclaimed<RealDisk>) -> Result<Member<RealDisk>, StartError> {
+        if let Some(found) = unclaimed.node().filter(|found| *found != self.id) {
+            return Err(self.claim_error(ClaimError::OtherNode { found, expected: self.id }));
+        }
+        let list = &self.builder.members;
+        let founders: Vec<NodeId> = match self.builder.begin {
+            Begin::Refuse => {
+                return Err(StartError::NoState { directory: self.data_dir.clone() });
+            }
+            Begin::Bootstrap => list.iter().map(|listed| listed.node).collect(),
+            Begin::Join => Vec::new(),
+        };
+        let incarnation = raft::Incarnation(rand::random());
+        let announced = unclaimed
+            .announce(self.id, incarnation, &founders)
+            .map_err(|error| self.claim_error(error))?;
+        let founder = self.introduce(announced.who());
+        let (cluster, membership) = if self.builder.begin == Begin::Bootstrap {
+            let desk = self.peers.desk();
+            desk.sit(founder.clone(), list.clone());
+            match transport_http::found(desk, &founder, list).await {
+                Ok(founded) => {
+                    tracing::info!(cluster = %founded.cluster, "founded a cluster");
+                    (founded.cluster, founded.membership)
+                }
+                Err(error) => {
+                    if !desk.has_told() {
+                        // No node counts on this one: it may found another cluster.
+                        announced.forget_founders().map_err(|error| self.disk_error(error))?;
+                    }
+                    return Err(error.into());
+                }
+            }
+        } else {
+            let cluster = transport_http::cluster_of(&founder, list).await;
+            tracing::info!(%cluster, "waiting to be added to a cluster");
+            (cluster, Membership::default())
+        };
+        announced.join(cluster, membership).map_err(|error| self.disk_error(error))
+    }
+
+    /// Reads the snapshot that the log begins after. If it is lost, the other nodes repair this one.
+    async fn check_base(
+        &self,
+        mut member: Member<RealDisk>,
+        disk: RealDisk,
+    ) -> Result<(Member<RealDisk>, Snapshots<RealDisk>), StartError> {
+        let snapshots = Snapshots::new(disk).map_err(|error| self.disk_error(error))?;
+        // A large one takes a while; the listeners answer meanwhile.
+        let checking = tokio::task::spawn_blocking(move || {
+            member.check_base(&snapshots).map(|case| (member, snapshots, case))
+        });
+        let checked =
+            checking.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+        let (member, snapshots, case) = checked
+            .map_err(|source| StartError::Base { directory: self.data_dir.clone(), source })?;
+        match case {
+            Some(case) if case.is_loss() => {
+                tracing::error!(directory = %self.data_dir.display(), "{case}");
+            }
+            Some(case) => tracing::warn!(directory = %self.data_dir.display(), "{case}"),
+            None => {}
+        }
+        Ok((member, snapshots))
+    }
+
+    /// The list of members counts only when a cluster is bootstrapped. An operator who changes it later
+    /// should know that nothing follows from it.
+    fn warn_of_other_members(&self, membership: &Membership) {
+        let text = |mut listed: Vec<Listed>| {
+            listed.sort();
+            let listed: Vec<String> = listed.iter().map(Listed::to_string).collect();
+            listed.join(",")
+        };
+        let given = text(self.builder.members.clone());
+        let known = membership.members.iter().map(|(node, member)| Listed {
+            node: *node,
+            client_address: member.client_address.clone(),
+            peer_address: member.peer_address.clone(),
+        });
+        let known = text(known.collect());
+        if !membership.members.is_empty() && given != known {
+            tracing::warn!(
+                "the node was started with members {given}, but the members in the log are {known}: the \
+                 log counts, and the nodes reach one another at the addresses in it"
+            );
+        }
+    }
+}
