@@ -40,8 +40,8 @@ impl Event {
             }
             Event::SteppedDown { term, disk: true } => tracing::warn!(
                 %term,
-                "this node leads no longer: its disk does not answer, and the others can commit \
-                 without it; it does not campaign until the disk answers"
+                "this node leads no longer: its disk is full or does not answer, and the others can \
+                 commit without it; it does not campaign until the disk takes writes"
             ),
             Event::Follows { leader, term } => tracing::info!(%leader, %term, "follows a leader"),
             Event::LostLeader { term } => tracing::info!(%term, "knows no leader"),

@@ -1,6 +1,6 @@
 //! One connection of a client: its requests, and what keeps its place.
 
-use crate::api::{self, FORWARDED, Source, is_short};
+use crate::api::{self, FORWARDED, Pressure, Source, is_short};
 use crate::canned::{self, BadHead};
 use crate::patient::{Left, Patient, Talk};
 use crate::places::{Place, Places, Work};
@@ -36,6 +36,9 @@ const LINGER_BYTES_MAX: usize = 4 << 20;
 /// How long a client in the overflow may take, for its request and for reading the answer.
 const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A connection on which a request is worked on is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Common {
@@ -49,6 +52,8 @@ pub(crate) struct Common {
     pub client_timeout: Duration,
     /// For connections of other nodes to a node that is full.
     pub forwards: Arc<Places>,
+    /// Tells when long replies have to wait for room.
+    pub pressure: Arc<Pressure>,
 }
 
 /// The place of a connection.
@@ -87,8 +92,10 @@ pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, wa
     let (Seat::Full(place) | Seat::Overflow(place)) = seat;
     let source = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
     let talk = Arc::new(Talk::default());
-    let patient = Patient::new(stream, patience, talk.clone());
-    let visit = Arc::new(Visit { place: Arc::new(place), in_overflow, common, talk, source });
+    let place = Arc::new(place);
+    let patient =
+        Patient::new(stream, patience, talk.clone(), place.clone(), common.pressure.clone());
+    let visit = Arc::new(Visit { place, in_overflow, common, talk, source });
     let service = {
         let visit = visit.clone();
         service_fn(move |request| Visit::answer(visit.clone(), request))
@@ -104,6 +111,7 @@ pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, wa
         biased;
         ended = watcher.watch(connection) => ended,
         () = visit.place.lost() => return,
+        () = wake_now_and_then() => return,
     };
     let Some(left) = visit.talk.take_left() else { return };
     let answer = match ended {
@@ -117,6 +125,15 @@ pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, wa
     if !answer.is_empty() {
         // A client that does not read it has the time of the timeout, and no more.
         let _ = tokio::time::timeout(LINGER, tell(left.stream, &answer)).await;
+    }
+}
+
+/// Has the connection polled now and then, so that it notices that the client has closed its side.
+async fn wake_now_and_then() {
+    let mut every = tokio::time::interval(LOOK_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
     }
 }
 

@@ -64,7 +64,7 @@ impl Default for Limits {
             client_timeout: Duration::from_secs(30),
             history_commands_max: 100_000,
             history_bytes_max: 64 << 20,
-            listings_max: 64,
+            listings_max: 16,
         }
     }
 }

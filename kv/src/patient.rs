@@ -6,6 +6,8 @@
 //! ends, and [`crate::connection`] sends a better one then. What only looks like it, the end of a
 //! value perhaps, goes out as soon as the library reads on.
 
+use crate::api::Pressure;
+use crate::places::Place;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -13,12 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 /// The library's own answers are no longer.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
+
+/// A write that makes no progress fails after this time already if there is no room for the long replies of
+/// other clients.
+const PATIENCE_UNDER_PRESSURE: Duration = Duration::from_secs(2);
 
 /// What a connection and the requests on it know of one another.
 #[derive(Debug, Default)]
@@ -62,21 +68,52 @@ impl Talk {
     }
 }
 
+/// A write that waits.
+struct Waiting {
+    since: Instant,
+    /// How often there had been no room for long replies by then.
+    pressure: u64,
+    sleep: Pin<Box<Sleep>>,
+}
+
 /// A connection on which a write that makes no progress for a while fails.
 pub(crate) struct Patient {
     /// `None` only while it is dropped.
     stream: Option<TcpStream>,
     talk: Arc<Talk>,
+    place: Arc<Place>,
+    pressure: Arc<Pressure>,
     patience: Duration,
     /// Runs while a write waits.
-    waiting: Option<Pin<Box<Sleep>>>,
+    waiting: Option<Waiting>,
     /// What may be the library's own answer.
     held: Vec<u8>,
 }
 
 impl Patient {
-    pub fn new(stream: TcpStream, patience: Duration, talk: Arc<Talk>) -> Self {
-        Patient { stream: Some(stream), talk, patience, waiting: None, held: Vec::new() }
+    pub fn new(
+        stream: TcpStream,
+        patience: Duration,
+        talk: Arc<Talk>,
+        place: Arc<Place>,
+        pressure: Arc<Pressure>,
+    ) -> Self {
+        let (stream, held) = (Some(stream), Vec::new());
+        Patient { stream, talk, place, pressure, patience, waiting: None, held }
+    }
+
+    /// Whether the client has closed its side while a request of it is worked on: it may be gone.
+    fn look_for_close(&self, context: &mut Context<'_>) {
+        if !self.talk.is_calling.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(stream) = &self.stream else { return };
+        let ready = std::pin::pin!(stream.ready(Interest::READABLE));
+        if let Poll::Ready(Ok(ready)) = ready.poll(context)
+            && ready.is_read_closed()
+        {
+            self.place.half_closed();
+        }
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -92,13 +129,22 @@ impl Patient {
             self.waiting = None;
             return progress;
         }
-        let deadline = Instant::now() + self.patience;
-        let waiting =
-            self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        match waiting.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        let (pressure, patience) = (self.pressure.times(), self.patience);
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            since: Instant::now(),
+            pressure,
+            sleep: Box::pin(tokio::time::sleep(PATIENCE_UNDER_PRESSURE.min(patience))),
+        });
+        while waiting.sleep.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            let is_wanted = self.pressure.times() > waiting.pressure;
+            if is_wanted || now.duration_since(waiting.since) >= patience {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let next = (now + PATIENCE_UNDER_PRESSURE).min(waiting.since + patience);
+            waiting.sleep.as_mut().reset(next);
         }
+        Poll::Pending
     }
 
     /// Sends what was held back.
@@ -202,6 +248,7 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.look_for_close(context);
         self.stream()?.poll_flush(context)
     }
 

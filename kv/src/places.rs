@@ -1,8 +1,8 @@
 //! The places for client connections.
 //!
 //! A node that is full closes the connection that has been idle the longest for one that comes. If
-//! none is idle, the new one gets a place in a small overflow, on which only short answers are
-//! given.
+//! none is idle, it closes one whose client has closed its own side, and so may be gone. If there is none
+//! either, the new one gets a place in a small overflow, on which only short answers are given.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -36,6 +36,8 @@ struct Seat {
     busy: AtomicUsize,
     idle_since_ms: AtomicU64,
     told_to_close: AtomicBool,
+    /// The client sends nothing more on it.
+    half_closed: AtomicBool,
     close: Notify,
 }
 
@@ -80,7 +82,14 @@ impl Places {
             !seat.told_to_close.load(Ordering::Relaxed) && seat.busy.load(Ordering::Acquire) == 0
         });
         let since = |seat: &&Arc<Seat>| seat.idle_since_ms.load(Ordering::Relaxed);
-        idle.filter(|seat| since(seat) <= until).min_by_key(since).cloned()
+        let idlest = idle.filter(|seat| since(seat) <= until).min_by_key(since);
+        let half_closed = || {
+            taken.seats.values().find(|seat| {
+                !seat.told_to_close.load(Ordering::Relaxed)
+                    && seat.half_closed.load(Ordering::Relaxed)
+            })
+        };
+        idlest.or_else(half_closed).cloned()
     }
 }
 
@@ -93,14 +102,19 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns when the place is to be given up, and the connection is idle.
+    /// Returns when the place is to be given up, and the connection is idle or half closed.
     pub async fn lost(&self) {
         loop {
             self.seat.close.notified().await;
-            if !self.is_busy() {
+            if !self.is_busy() || self.seat.half_closed.load(Ordering::Relaxed) {
                 return;
             }
         }
+    }
+
+    /// The client has closed its side: it sends nothing more, and may be gone.
+    pub fn half_closed(&self) {
+        self.seat.half_closed.store(true, Ordering::Relaxed);
     }
 
     /// Whether the connection has to close when it has answered.
@@ -164,6 +178,18 @@ mod tests {
         assert!(places.take().is_none(), "all are busy");
         drop(work);
         assert!(places.take().is_some());
+    }
+
+    #[test]
+    fn a_busy_connection_whose_client_may_be_gone_makes_room_if_none_is_idle() {
+        let places = Places::new(2, Duration::ZERO);
+        let [first, second] = [0, 1].map(|_| Arc::new(places.take().unwrap()));
+        let _busy = (first.work(), second.work());
+        assert!(places.take().is_none());
+        second.half_closed();
+        let _third = places.take().unwrap();
+        assert!(second.is_lost() && !first.is_lost());
+        assert!(places.take().is_none());
     }
 
     #[test]

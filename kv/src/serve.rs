@@ -345,6 +345,7 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         offload: Some(Arc::new(Heavy::new(tokio::runtime::Handle::current()))),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),
         peers: Some(Box::new(move || transport.figures())),
+        pressure: clients.pressure(),
     }));
     Ok(Running { node, clients })
 }

@@ -4,6 +4,7 @@
 //! alive. A client that is silent in the middle of a request, or does not read its answer, is cut
 //! off: it costs a connection for a limited time, and nothing else.
 
+use crate::api::Pressure;
 use crate::canned;
 use crate::connection::{Common, Seat};
 use crate::descriptors::{self, Share};
@@ -19,7 +20,7 @@ use raft::NodeId;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -33,6 +34,8 @@ const SEAT_PAUSE: Duration = Duration::from_millis(1);
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// How long requests under way may take when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
+/// Connections are accepted again if none has failed for this long.
+const ACCEPT_STEADY: Duration = Duration::from_secs(5);
 /// A pause after a connection could not be accepted, for instance for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,6 +68,7 @@ impl ClientServer {
             peer_address,
             client_timeout: limits.client_timeout,
             forwards: Places::new(share.forwards, IDLE_MIN),
+            pressure: Arc::default(),
         });
         let (stop, stopping) = watch::channel(false);
         let acceptor = Acceptor {
@@ -85,6 +89,11 @@ impl ClientServer {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// What is told when there is no room for long replies.
+    pub fn pressure(&self) -> Arc<Pressure> {
+        self.common.pressure.clone()
     }
 
     /// Serves the whole API from now on.
@@ -122,7 +131,7 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(mut self) {
-        let mut failing = false;
+        let mut failed: Option<Instant> = None;
         let mut stopping = self.stopping.clone();
         loop {
             while self.connections.try_join_next().is_some() {}
@@ -133,14 +142,15 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    if std::mem::replace(&mut failing, false) {
+                    if failed.is_some_and(|failed| failed.elapsed() > ACCEPT_STEADY) {
+                        failed = None;
                         report(|| tracing::info!("accepting clients' connections again"));
                     }
                     self.admit(stream).await;
                 }
                 Err(error) => {
                     // Once, not at each try.
-                    if !std::mem::replace(&mut failing, true) {
+                    if failed.replace(Instant::now()).is_none() {
                         report(|| tracing::warn!(%error, "cannot accept clients' connections"));
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;

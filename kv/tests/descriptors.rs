@@ -90,3 +90,32 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
     }
     assert!(local::get(members.address(0), "/healthz").is_some());
 }
+
+#[test]
+fn clients_that_are_gone_while_their_requests_wait_make_room() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    members.start_limited(0, DESCRIPTORS, &["--campaign-at-start"]);
+    members.start_limited(1, DESCRIPTORS, &[]);
+    members.start_limited(2, DESCRIPTORS, &[]);
+    members.wait_for_leader(0);
+    let leader = members.address(0);
+    let body = "{\"log_index\":1000000}";
+    let mut refused = 0;
+    for _ in 0..DESCRIPTORS {
+        let mut client = TcpStream::connect(leader).unwrap();
+        let length = body.len();
+        // Answered after a minute. The client does not wait for it.
+        let sent = write!(
+            client,
+            "POST /wait_commit HTTP/1.1\r\nHost: {leader}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        refused += u64::from(sent.is_err());
+    }
+    assert!(refused < DESCRIPTORS);
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !ask(leader, "PUT", "/v1/kv/a", b"1").starts_with("HTTP/1.1 200") {
+        assert!(Instant::now() < deadline, "the clients that are gone keep their places");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -7,9 +7,9 @@ mod local;
 use local::serve::{Members, ask};
 use local::{free_ports, scratch};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Escaped, each of these bytes takes six.
 const VALUE_BYTES: usize = 1 << 20;
@@ -70,4 +70,78 @@ fn replies_that_nobody_reads_cost_bounded_memory() {
         }
         assert!(ask(leader, "GET", "/is_leader", b"").contains("true"));
     }
+}
+
+/// Writes a large value, and has it read by clients that read nothing of their replies.
+fn unread(leader: SocketAddr, clients: usize) -> Vec<TcpStream> {
+    let value = "\\u0000".repeat(VALUE_BYTES);
+    let put = format!("{{\"key\":\"z\",\"value\":\"{value}\"}}");
+    assert!(ask(leader, "POST", "/put", put.as_bytes()).contains("\"resp_status\":0"));
+    let ask = |_| {
+        let mut client = TcpStream::connect(leader).unwrap();
+        let body = "{\"key\":\"z\"}";
+        let length = body.len();
+        write!(
+            client,
+            "POST /get HTTP/1.1\r\nHost: {leader}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        client
+    };
+    (0..clients).map(ask).collect()
+}
+
+#[test]
+fn replies_that_nobody_reads_make_room_for_those_that_somebody_waits_for() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
+    members.start(1, Stdio::inherit(), &["--log=warn"]);
+    members.start(2, Stdio::inherit(), &["--log=warn"]);
+    members.wait_for_leader(0);
+    let leader = members.address(0);
+    // More than the budget.
+    let clients = unread(leader, 300);
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    let mut refused = 0;
+    while !ask(leader, "GET", "/v1/kv/z", b"").starts_with("HTTP/1.1 200") {
+        refused += 1;
+        // A client that does not read has 30 s if nobody else needs the room.
+        assert!(began.elapsed() < Duration::from_secs(15));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(refused > 0, "there was room all the time");
+    drop(clients);
+}
+
+#[test]
+fn a_body_takes_memory_when_it_is_there_and_not_when_it_is_announced() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::new(&data, free_ports(3));
+    members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
+    members.start(1, Stdio::inherit(), &["--log=warn"]);
+    members.start(2, Stdio::inherit(), &["--log=warn"]);
+    members.wait_for_leader(0);
+    let address = members.address(0);
+    let before = members.member(0).virtual_bytes();
+    let clients: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut client = TcpStream::connect(address).unwrap();
+            write!(
+                client,
+                "POST /v1/batch HTTP/1.1\r\nHost: {address}\r\nContent-Length: 24000000\r\n\r\n"
+            )
+            .unwrap();
+            for _ in 0..3 {
+                client.write_all(&[b' '; 10_000]).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            client
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let grown = members.member(0).virtual_bytes().saturating_sub(before);
+    assert!(grown < 1 << 30, "{} MiB more", grown >> 20);
+    drop(clients);
 }

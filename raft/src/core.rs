@@ -647,4 +647,6 @@ pub(crate) fn is_sane_offer(offer: &Offer) -> bool {
         && snapshot.last.index.0 <= NUMBER_MAX
         && snapshot.number.0 <= NUMBER_MAX
         && snapshot.time.0 <= NUMBER_MAX
+        // A state comes from a cluster, and a cluster has voters.
+        && !snapshot.membership.members.is_empty()
 }

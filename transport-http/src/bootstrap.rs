@@ -112,6 +112,9 @@ impl Desk {
             }
             Err(_) => return (StatusCode::FORBIDDEN, Vec::new()),
         };
+        if !question.list.iter().all(Listed::is_plain) || !question.from.listed().is_plain() {
+            return (StatusCode::BAD_REQUEST, b"an address is too long or no plain text".to_vec());
+        }
         let Some(own) = state.own.clone() else {
             return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
         };
@@ -126,8 +129,9 @@ impl Desk {
                 Some(known) if known.incarnation == from.incarnation => {
                     (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
                 }
+                // It learns the name of its cluster, and not the incarnations of the others.
                 Some(_) if is_listed && question.joins => {
-                    (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
+                    (StatusCode::OK, seal(&Answer::Member(*cluster, Membership::default())))
                 }
                 Some(_) if is_listed => (StatusCode::CONFLICT, Vec::new()),
                 _ => state.refuse(&own, question),
@@ -161,7 +165,11 @@ impl State {
     /// The lists do not agree. Only a node that knows this one's entry hears in what.
     fn refuse(&mut self, own: &Own, question: Question) -> (StatusCode, Vec<u8>) {
         let node = question.from.node;
-        if !question.joins && self.reported.is_news(&format!("{node} {}", Lists(&question.list))) {
+        let kind = match own.list.iter().any(|listed| listed.node == node) {
+            true => format!("{node} {}", Lists(&question.list)),
+            false => "a node that is not on the list".to_owned(),
+        };
+        if !question.joins && self.reported.is_news(&kind) {
             report(|| {
                 tracing::error!(
                     "node {node} founds a cluster with other --peers than this node's: it has {}; \

@@ -53,6 +53,18 @@ pub struct Listed {
     pub peer_address: String,
 }
 
+/// The most bytes of an address that another node sends.
+const ADDRESS_BYTES_MAX: usize = 300;
+
+impl Listed {
+    /// Whether its addresses can be ones, and may be printed.
+    pub(crate) fn is_plain(&self) -> bool {
+        [&self.client_address, &self.peer_address].iter().all(|address| {
+            address.len() <= ADDRESS_BYTES_MAX && !address.chars().any(char::is_control)
+        })
+    }
+}
+
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}/{}", self.node.0, self.client_address, self.peer_address)

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use raft::NodeId;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -107,20 +107,24 @@ impl Drop for PeerServer {
 }
 
 impl Listener {
-    /// Tells the operator, unless that was told lately.
-    fn report(&self, text: &str) {
-        if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(text) {
+    /// Tells the operator, unless something of this kind was told lately. Kinds are few: what strangers
+    /// send neither fills the log nor what is remembered of it.
+    fn report(&self, kind: &str, text: &str) {
+        if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(kind) {
             report(|| tracing::warn!("{text}"));
         }
     }
 
-    fn is_member(&self, node: NodeId) -> bool {
-        self.transport.get().is_some_and(|shared| shared.address(node).is_some())
+    /// Whether the membership has this node, with this incarnation. A node under the name of a member and
+    /// with another incarnation may not displace the member's own connections.
+    fn is_member(&self, hello: &Hello) -> bool {
+        let shared = self.transport.get();
+        shared.is_some_and(|shared| shared.is_member(hello.from, hello.incarnation))
     }
 
     /// The peer has introduced itself; an error if there is no place for it.
-    fn introduce(&self, place: &Place, node: NodeId) -> Result<(), Denied> {
-        if place.introduce(node, self.is_member(node)) {
+    fn introduce(&self, place: &Place, hello: &Hello) -> Result<(), Denied> {
+        if place.introduce(hello.from, self.is_member(hello)) {
             return Ok(());
         }
         Err((StatusCode::SERVICE_UNAVAILABLE, "too many connections of this node".to_owned()))
@@ -140,7 +144,7 @@ async fn accept(socket: TcpListener, listener: Arc<Listener>) {
             Err(error) => {
                 // Accepting goes on first: a report may take a while.
                 sleep(ACCEPT_PAUSE).await;
-                listener.report(&format!("cannot accept a peer's connection: {error}"));
+                listener.report("accept", &format!("cannot accept a peer's connection: {error}"));
             }
         }
     }
@@ -176,7 +180,8 @@ async fn serve(stream: TcpStream, from: IpAddr, place: Arc<Place>, listener: Arc
         }
         () = place.is_displaced() => {
             if !place.is_known() {
-                listener.report("many connections to the peer port do not introduce themselves");
+                let text = "many connections to the peer port do not introduce themselves";
+                listener.report(text, text);
             }
         }
         () = overdue => {
@@ -205,13 +210,14 @@ async fn answer(
         (&Method::POST, "/raft/v1/snapshot", Some(shared)) => {
             let body = request.into_body();
             let frames = FrameReader::new(body, SNAPSHOT_SILENCE, shared.budget.clone());
-            let introduce = |peer| listener.introduce(place, peer).is_ok();
+            let introduce = |hello: &Hello| listener.introduce(place, hello).is_ok();
             match snapshot::receive(&shared, frames, introduce).await {
                 Ok(()) => text(StatusCode::OK, "durable"),
                 Err((status, why)) => {
                     if status == StatusCode::FORBIDDEN {
                         shared.counters.refused();
-                        listener.report(&format!("refused a snapshot from {from}: {why}"));
+                        let text = format!("refused a snapshot from {from}: {why}");
+                        listener.report("snapshot", &text);
                     }
                     text(status, why)
                 }
@@ -257,10 +263,11 @@ async fn stream(
         return Err((StatusCode::BAD_REQUEST, "no first frame".to_owned()));
     };
     let hello = Hello::check(&first, &shared.hello(shared.config.node)).map_err(|refusal| {
-        listener.report(&format!("refused a peer's stream from {from}: {refusal}"));
+        let text = format!("refused a peer's stream from {from}: {refusal}");
+        listener.report(&format!("stream {:?}", std::mem::discriminant(&refusal)), &text);
         (StatusCode::FORBIDDEN, refusal.to_string())
     })?;
-    listener.introduce(place, hello.from)?;
+    listener.introduce(place, &hello)?;
     let (signs, body) = Channel::new(1);
     let held = place.clone();
     tokio::spawn(async move {

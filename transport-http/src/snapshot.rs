@@ -2,6 +2,7 @@
 
 use crate::body::FrameReader;
 use crate::frame::HEAD_BYTES;
+use crate::hello::Hello;
 use crate::link::passes;
 use crate::transfer::{ChunkWriter, Offload, Refused, receive_snapshot, write_offer};
 use crate::transport::Shared;
@@ -11,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use raft::{NodeId, Offer};
+use raft::Offer;
 use std::io::Read;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
@@ -109,10 +110,10 @@ fn read_chunk(state: &mut dyn Read) -> std::io::Result<Vec<u8>> {
 pub(crate) async fn receive(
     shared: &Shared,
     mut frames: FrameReader,
-    introduce: impl Fn(NodeId) -> bool,
+    introduce: impl Fn(&Hello) -> bool,
 ) -> Result<(), (StatusCode, String)> {
     let own = shared.hello(shared.config.node);
-    let passes = |peer| introduce(peer) && passes(shared, peer);
+    let passes = |hello: &Hello| introduce(hello) && passes(shared, hello.from);
     let received = receive_snapshot(&own, &shared.inbox, &mut frames, &Threads, passes).await;
     received.map_err(|refused| {
         let status = match refused {

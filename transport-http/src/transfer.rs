@@ -8,7 +8,7 @@
 use crate::frame::{FrameError, Frames, write_first, write_frame};
 use crate::hello::{Hello, Refusal};
 use driver::{Inbox, OfferError};
-use raft::{NodeId, Offer};
+use raft::Offer;
 use serde::{Deserialize, Serialize};
 use std::future::Future;
 use storage::codec;
@@ -97,13 +97,13 @@ impl ChunkWriter {
 }
 
 /// Receives a snapshot for the node that `own` describes, and returns once it is durable and handed
-/// over. `passes` tells whether anything of a peer is heard at the moment.
+/// over. `passes` tells whether anything of this sender is let in at the moment.
 pub async fn receive_snapshot(
     own: &Hello,
     inbox: &Inbox,
     frames: &mut impl Frames,
     offload: &impl Offload,
-    passes: impl Fn(NodeId) -> bool,
+    passes: impl Fn(&Hello) -> bool,
 ) -> Result<(), Refused> {
     let bad = |text: &str| Refused::Bad(text.to_owned());
     let next = |frame: Result<_, FrameError>| match frame {
@@ -116,7 +116,7 @@ pub async fn receive_snapshot(
     let hello = Hello::check(&first, own).map_err(Refused::Peer)?;
     let offer: Offer = codec::decode(&next(frames.next().await)?)
         .map_err(|error| Refused::Bad(error.to_string()))?;
-    if offer.from != hello.from || offer.to != own.from || !passes(offer.from) {
+    if offer.from != hello.from || offer.to != own.from || !passes(&hello) {
         return Err(bad("the offer is not for this node"));
     }
     let mut reception = inbox.offer(offer).await.map_err(|error| match error {

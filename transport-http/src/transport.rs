@@ -61,6 +61,7 @@ pub(crate) struct Shared {
     pub config: TransportConfig,
     pub inbox: Inbox,
     addresses: Mutex<BTreeMap<NodeId, String>>,
+    incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
     connected: Mutex<BTreeSet<NodeId>>,
     /// Links that are cut on purpose, to test what is built on this.
     cut: Mutex<BTreeSet<NodeId>>,
@@ -126,6 +127,11 @@ impl Shared {
         lock(&self.addresses).get(&peer).cloned()
     }
 
+    /// Whether a node with this incarnation is a member.
+    pub fn is_member(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        lock(&self.incarnations).get(&node) == Some(&incarnation)
+    }
+
     pub fn hello(&self, to: NodeId) -> Hello {
         Hello {
             cluster: self.config.cluster,
@@ -177,6 +183,7 @@ impl HttpTransport {
             config,
             inbox,
             addresses: Mutex::default(),
+            incarnations: Mutex::default(),
             connected: Mutex::default(),
             cut: Mutex::default(),
             any_cut: AtomicBool::new(false),
@@ -285,6 +292,10 @@ impl Transport for HttpTransport {
         lock(&self.shared.failed).retain(|id, _| peers.contains_key(id));
         self.shared.names.retain(|name| peers.values().any(|address| address == name));
         *lock(&self.shared.addresses) = peers.clone();
+        *lock(&self.shared.incarnations) = (membership.members.iter())
+            .filter(|(id, _)| **id != own)
+            .map(|(id, member)| (*id, member.incarnation))
+            .collect();
         self.shared.members.send_modify(|version| *version += 1);
         for peer in peers.into_keys() {
             queues.entry(peer).or_insert_with(|| {

@@ -95,8 +95,8 @@ impl App {
                     first = frame;
                 } else {
                     if all.is_empty() {
-                        // Never more than is allowed, whatever the header claims.
-                        all.reserve((claimed as usize).min(limit_bytes).max(len));
+                        // Not what the header claims: that is not in the budget before it is there.
+                        all.reserve(len);
                         all.extend_from_slice(&first);
                         first = Bytes::new();
                     }

@@ -272,7 +272,10 @@ async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
     };
     let from = u64::try_from(since.max(-1).saturating_add(1)).unwrap_or(u64::MAX);
     let permit = app.listings.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| busy("too many listings are under way"))?;
+    let permit = permit.map_err(|_| {
+        app.pressure.raise();
+        busy("too many listings are under way")
+    })?;
     let frozen = app.handle.freeze_within(ReadMode::Linearizable, LISTING_TIMEOUT).await;
     let state = frozen.map_err(|error| match error {
         ReadError::Busy => busy(&error.to_string()),

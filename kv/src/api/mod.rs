@@ -29,6 +29,7 @@ pub(crate) use head::HEAD_BYTES_MAX;
 pub use links::Links;
 pub use offload::Offload;
 pub use origin::Hosts;
+pub use reply::Pressure;
 pub(crate) use routes::is_short;
 
 use crate::admission::Admission;
@@ -75,6 +76,8 @@ pub struct Parts {
     pub links: Option<Arc<dyn Links>>,
     /// Reads what the transport has counted; without one, there is nothing.
     pub peers: Option<PeerFigures>,
+    /// Is told when there is no room for a long reply.
+    pub pressure: Arc<Pressure>,
 }
 
 /// Reads what the transport has counted.
@@ -106,6 +109,7 @@ pub(crate) struct App {
     /// Bytes that long replies may keep in memory.
     replies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
+    pressure: Arc<Pressure>,
 }
 
 impl App {
@@ -136,6 +140,7 @@ impl App {
             bodies,
             replies,
             listings,
+            pressure: parts.pressure,
         }
     }
 

@@ -38,10 +38,11 @@ impl Hosts {
         headers: &HeaderMap,
         membership: &Membership,
     ) -> bool {
-        let Some(origin) = headers.get(ORIGIN) else { return true };
-        let (Ok(origin), Some(host)) = (origin.to_str(), host) else { return false };
-        let page = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        page.is_some_and(|page| page.eq_ignore_ascii_case(host)) && self.knows(host, membership)
+        headers.get_all(ORIGIN).iter().all(|origin| {
+            let (Ok(origin), Some(host)) = (origin.to_str(), host) else { return false };
+            let page = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            page.is_some_and(|page| page.eq_ignore_ascii_case(host)) && self.knows(host, membership)
+        })
     }
 
     fn knows(&self, host: &str, membership: &Membership) -> bool {

@@ -15,6 +15,7 @@ use hyper::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -38,6 +39,23 @@ impl Share {
     }
 }
 
+/// How often a long reply was refused or had to wait, since the start. Clients that do not read their
+/// replies have less time to go on while others wait for room: see [`crate::patient`].
+#[derive(Debug, Default)]
+pub struct Pressure(AtomicU64);
+
+impl Pressure {
+    /// There was no room for a long reply.
+    pub fn raise(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was so.
+    pub fn times(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// There is no room for another long reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this node has as many long replies under way as it can hold; try again later")]
@@ -50,7 +68,11 @@ impl App {
             return Ok(Share { _permit: None });
         }
         let permit = self.replies.clone().try_acquire_many_owned(counted(bytes));
-        Ok(Share { _permit: Some(permit.map_err(|_| NoRoom)?) })
+        let permit = permit.map_err(|_| {
+            self.pressure.raise();
+            NoRoom
+        })?;
+        Ok(Share { _permit: Some(permit) })
     }
 
     /// The same, waited for. `None`: there was none in time.

@@ -5,7 +5,7 @@
 //! been done is never repeated.
 
 use super::App;
-use super::forward::{ForwardError, Incoming};
+use super::forward::{ForwardError, Incoming, NOT_LEADER};
 use super::problem::{Known, Problem};
 use super::routes::json;
 use crate::command::Reply;
@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use driver::{Outcome, ProposeError};
 use hyper::StatusCode;
-use hyper::header::LOCATION;
+use hyper::header::{HeaderValue, LOCATION};
 use std::time::Duration;
 
 /// Between two looks for a leader.
@@ -92,8 +92,10 @@ impl App {
     /// Sends the client or its request to the leader. An error: nothing was done, try again.
     async fn elsewhere(&self, address: &str, incoming: &Incoming) -> Result<Response, Problem> {
         if incoming.was_forwarded() {
-            // Whoever passed it on takes us for the leader, and we take another one for it.
-            return Err(not_leader(address));
+            // The node that passed it on looks for the leader again. Waiting here would take a place.
+            let mut response = not_leader(address).not_done().into_response();
+            response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("1"));
+            return Ok(response);
         }
         let Some(forward) = &self.forward else {
             let location = incoming.location(address).and_then(|l| l.parse().ok());
@@ -107,6 +109,7 @@ impl App {
         };
         let request = incoming.to(address, self.id).ok_or_else(|| not_leader(address))?;
         match forward.forward(request, self.limits.request_timeout).await {
+            Ok(answer) if answer.headers().contains_key(NOT_LEADER) => Err(Problem::no_leader()),
             Ok(answer) => Ok(answer.map(Body::from)),
             Err(ForwardError::NotSent) => Err(Problem::no_leader()),
             Err(error @ ForwardError::Busy) => {

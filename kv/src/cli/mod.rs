@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod delete;
 mod duration;
+mod environment;
 mod exit;
 mod get;
 mod http;
@@ -18,7 +19,7 @@ mod settings;
 mod signals;
 mod status;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// A replicated key-value store: durable, and consistent across its nodes.
@@ -53,7 +54,24 @@ enum Command {
 pub fn run() -> ExitCode {
     // Clients use many too, and the nodes of a cluster inherit the limit.
     kv::descriptors::raise_limit();
-    let code = match CommandLine::parse().command {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            let _ = error.print();
+            if let Some(name) = environment::source_of(&error, &CommandLine::command()) {
+                eprintln!("The value comes from {name} in the environment.");
+            }
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    if matches!(command_line.command, Command::Cluster(_) | Command::Serve(_)) {
+        for name in environment::unknown(&CommandLine::command()) {
+            eprintln!(
+                "raft-kv: {name} in the environment is no setting of this program; see --help"
+            );
+        }
+    }
+    let code = match command_line.command {
         Command::Cluster(args) => cluster::run(&args),
         Command::Serve(flags) => serve::run(*flags),
         Command::Put(args) => put::run(&args),

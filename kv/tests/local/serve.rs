@@ -59,9 +59,18 @@ impl Member {
 
     /// The memory that it takes.
     pub fn memory_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The addresses that it has asked for, whether there is memory behind them or not.
+    pub fn virtual_bytes(&self) -> u64 {
+        self.status_bytes("VmSize:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = format!("/proc/{}/status", self.process.id());
         let status = std::fs::read_to_string(status).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 

@@ -81,6 +81,7 @@ impl App for Store {
         let boot = move |node: Started<Store>| {
             let peers = Peers { cluster: node.cluster, own: node.id };
             let router = api::router(api::Parts {
+                pressure: Arc::default(),
                 handle: node.handle,
                 clock: node.clock,
                 figures,

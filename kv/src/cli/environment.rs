@@ -1,0 +1,57 @@
+//! Settings in the environment: which variable a bad value comes from, and variables that mean nothing.
+
+use clap::Command;
+use clap::error::{ContextKind, ContextValue};
+use std::collections::BTreeSet;
+
+const PREFIX: &str = "RAFT_KV_";
+
+/// The names of all variables that some subcommand reads.
+fn known(command: &Command) -> BTreeSet<String> {
+    let own = command.get_arguments().filter_map(|argument| argument.get_env());
+    let own = own.map(|name| name.to_string_lossy().into_owned());
+    own.chain(command.get_subcommands().flat_map(known)).collect()
+}
+
+/// The variable that a bad value was taken from, if it was not a flag.
+pub fn source_of(error: &clap::Error, command: &Command) -> Option<String> {
+    let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else {
+        return None;
+    };
+    if std::env::args().any(|argument| argument.contains(value.as_str())) {
+        return None;
+    }
+    known(command).into_iter().find(|name| {
+        std::env::var(name)
+            .is_ok_and(|set| set.split(',').any(|part| part == value) || set == *value)
+    })
+}
+
+/// Variables that look like settings and are none: misspelt ones, mostly.
+pub fn unknown(command: &Command) -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    unknown_of(names, &known(command))
+}
+
+fn unknown_of(names: impl Iterator<Item = String>, known: &BTreeSet<String>) -> Vec<String> {
+    let mut unknown: Vec<String> = names
+        .filter(|name| name.starts_with(PREFIX) && !known.contains(name))
+        // Kubernetes sets these for a service that has the name of this program.
+        .filter(|name| !name.contains("_SERVICE_") && !name.contains("_PORT"))
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_variable_is_found_and_those_of_kubernetes_are_not() {
+        let known = BTreeSet::from(["RAFT_KV_DATA_DIR".to_owned()]);
+        let names = ["RAFT_KV_DATADIR", "RAFT_KV_DATA_DIR", "HOME", "RAFT_KV_SERVICE_HOST"];
+        let names = names.into_iter().map(str::to_owned);
+        assert_eq!(unknown_of(names, &known), ["RAFT_KV_DATADIR"]);
+    }
+}
