@@ -189,7 +189,7 @@ impl<A: App> Cluster<A> {
                     sleep_us(self.in_proportion(AGAIN_US)).await;
                 }
                 Passage::Lost { reported: false } => {
-                    self.mark("nobody answered who dialled");
+                    self.mark("nobody answered a connection");
                     return std::future::pending().await;
                 }
             }

@@ -29,7 +29,7 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(1);
 /// The incarnation of a node whose disk was never wiped is this and its id.
 pub(crate) const INCARNATION: u64 = 100;
 /// In one run of so many, nodes talk over simulated sockets.
-const SOCKETS_ONE_IN: u64 = 1;
+const SOCKETS_ONE_IN: u64 = 3;
 /// The port for clients in the addresses that the membership has.
 const CLIENT_PORT: u16 = 8080;
 /// Segments that a log keeps for use again.
