@@ -5,13 +5,13 @@
 //! connections share. A stream that finds none left is closed: waiting could block all of them.
 
 use crate::frame::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
+use crate::net::{Deadline, Net};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
 
 /// Bytes of an unfinished frame that belong to the connection: above the usual append.
 pub(crate) const UNFINISHED_OWN_BYTES: usize = 1 << 20;
@@ -63,24 +63,27 @@ impl Share {
 }
 
 /// Takes frames from a body.
-pub(crate) struct FrameReader {
+pub(crate) struct FrameReader<N: Net> {
+    net: N,
+    deadline: Deadline<N>,
     body: Incoming,
     decoder: FrameDecoder,
     share: Share,
     silence: Duration,
 }
 
-impl FrameReader {
+impl<N: Net> FrameReader<N> {
     /// A body that is silent for `silence` ends with an error.
-    pub fn new(body: Incoming, silence: Duration, budget: Budget) -> Self {
+    pub fn new(net: &N, body: Incoming, silence: Duration, budget: Budget) -> Self {
         let share = Share { budget, held: None };
-        FrameReader { body, decoder: FrameDecoder::default(), share, silence }
+        let (net, deadline) = (net.clone(), Deadline::new(net.clone()));
+        FrameReader { net, deadline, body, decoder: FrameDecoder::default(), share, silence }
     }
 
     async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
         // The frame before this one has been worked off.
         self.share.fit(self.decoder.len());
-        let mut begun = (!self.decoder.is_empty()).then(Instant::now);
+        let mut begun = (!self.decoder.is_empty()).then(|| self.net.now());
         loop {
             let taken = match is_first {
                 true => self.decoder.take_first(FIRST_BYTES_MAX)?,
@@ -89,9 +92,9 @@ impl FrameReader {
             if let Some(frame) = taken {
                 return Ok(Some(frame));
             }
-            let silent_at = Instant::now() + self.silence;
+            let silent_at = self.net.now() + self.silence;
             let slow_at = begun.map_or(silent_at, |begun| begun + FRAME_TIMEOUT);
-            let next = timeout_at(silent_at.min(slow_at), self.body.frame()).await;
+            let next = self.deadline.limit(silent_at.min(slow_at), self.body.frame()).await;
             match next {
                 Err(_) if slow_at < silent_at => return Err(FrameError::Slow(FRAME_TIMEOUT)),
                 Err(_) => return Err(FrameError::Silent(self.silence)),
@@ -101,7 +104,7 @@ impl FrameReader {
                         return Err(FrameError::NoRoom);
                     }
                     self.decoder.push(&data);
-                    begun = begun.or_else(|| Some(Instant::now()));
+                    begun = begun.or_else(|| Some(self.net.now()));
                 }
                 Ok(Some(Err(error))) => return Err(FrameError::Broken(error.to_string())),
                 Ok(None) if self.decoder.is_empty() => return Ok(None),
@@ -111,7 +114,7 @@ impl FrameReader {
     }
 }
 
-impl Frames for FrameReader {
+impl<N: Net> Frames for FrameReader<N> {
     async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
         self.next_of(true).await
     }

@@ -12,19 +12,19 @@
 use crate::dial::Names;
 use crate::founders::{Difference, Founder, Listed, Lists, listed};
 use crate::hello::{Refusal, open, seal};
+use crate::net::{Net, TokioNet};
 use crate::repeats::Repeats;
 use crate::server::post;
 use bytes::Bytes;
 use driver::report;
+use futures_util::future::join_all;
 use hyper::StatusCode;
 use raft::{Member, Membership, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::ClusterId;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// The pause between two rounds of questions to the founders that have not answered.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -296,7 +296,17 @@ pub enum FoundError {
 /// `desk` is where they ask this node. Only a wrong answer ends it earlier: it waits as long as it
 /// takes.
 pub async fn found(desk: &Desk, own: &Founder, list: &[Listed]) -> Result<Founded, FoundError> {
-    let asking = Asking::new(own, list, false);
+    found_on(&TokioNet::current(), desk, own, list).await
+}
+
+/// The same, on a machine that is named.
+pub async fn found_on<N: Net>(
+    net: &N,
+    desk: &Desk,
+    own: &Founder,
+    list: &[Listed],
+) -> Result<Founded, FoundError> {
+    let asking = Asking::new(net, own, list, false);
     let mut founders = BTreeMap::from([(own.node, own.clone())]);
     loop {
         let missing = list.iter().filter(|listed| !founders.contains_key(&listed.node));
@@ -312,7 +322,7 @@ pub async fn found(desk: &Desk, own: &Founder, list: &[Listed]) -> Result<Founde
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
                 asked => {
-                    wait_for_list(desk, &peer, &asked).await;
+                    wait_for_list(net, desk, &peer, &asked).await;
                     return Err(asking.refused(desk, peer, asked));
                 }
             }
@@ -325,7 +335,7 @@ pub async fn found(desk: &Desk, own: &Founder, list: &[Listed]) -> Result<Founde
             return Err(asking.other_list(node, Lists(&theirs).to_string()));
         }
         asking.report(&silent, "all founders must be up once, together");
-        tokio::time::sleep(ASK_AGAIN).await;
+        net.sleep(ASK_AGAIN).await;
     }
     let cluster = name(&founders);
     let member = |founder: Founder| Member {
@@ -339,21 +349,26 @@ pub async fn found(desk: &Desk, own: &Founder, list: &[Listed]) -> Result<Founde
 
 /// A founder that has another list asks here too, and shows it. Waiting a moment for that lets each of
 /// the two report both lists, whichever was started first.
-async fn wait_for_list(desk: &Desk, peer: &Listed, asked: &Asked) {
+async fn wait_for_list<N: Net>(net: &N, desk: &Desk, peer: &Listed, asked: &Asked) {
     let shows = match asked {
         Asked::Answer(Answer::Other(difference)) => !difference.of_members(),
         _ => false,
     };
-    let begun = Instant::now();
-    while shows && desk.other_list_of(peer.node).is_none() && begun.elapsed() < SHOWN_WITHIN {
-        tokio::time::sleep(ASK_AGAIN).await;
+    let until = net.now() + SHOWN_WITHIN;
+    while shows && desk.other_list_of(peer.node).is_none() && net.now() < until {
+        net.sleep(ASK_AGAIN).await;
     }
 }
 
 /// The cluster that the nodes on `list` belong to: for a node that is to join it. It waits until it
 /// has been added there, and one of them tells.
 pub async fn cluster_of(own: &Founder, list: &[Listed]) -> ClusterId {
-    let asking = Asking::new(own, list, true);
+    cluster_of_on(&TokioNet::current(), own, list).await
+}
+
+/// The same, on a machine that is named.
+pub async fn cluster_of_on<N: Net>(net: &N, own: &Founder, list: &[Listed]) -> ClusterId {
+    let asking = Asking::new(net, own, list, true);
     let others: Vec<Listed> =
         list.iter().filter(|listed| listed.node != own.node).cloned().collect();
     loop {
@@ -366,7 +381,7 @@ pub async fn cluster_of(own: &Founder, list: &[Listed]) -> ClusterId {
             }
         }
         asking.report(&silent, "a member must know this node");
-        tokio::time::sleep(ASK_AGAIN).await;
+        net.sleep(ASK_AGAIN).await;
     }
 }
 
@@ -394,38 +409,34 @@ enum Asked {
 }
 
 /// Asks founders, round after round.
-struct Asking<'a> {
+struct Asking<'a, N> {
     own: &'a Founder,
     list: &'a [Listed],
     joins: bool,
-    names: Names,
+    names: Names<N>,
     begun: Instant,
     reported: Mutex<Repeats>,
 }
 
-impl<'a> Asking<'a> {
-    fn new(own: &'a Founder, list: &'a [Listed], joins: bool) -> Self {
-        let (names, begun) = (Names::default(), Instant::now());
+impl<'a, N: Net> Asking<'a, N> {
+    fn new(net: &N, own: &'a Founder, list: &'a [Listed], joins: bool) -> Self {
+        let (names, begun) = (Names::new(net.clone()), net.now());
         Asking { own, list, joins, names, begun, reported: Mutex::default() }
     }
 
     /// Asks all of `peers` at once.
     async fn round(&self, peers: &[Listed]) -> Vec<(Listed, Asked)> {
-        let mut questions = JoinSet::new();
-        for peer in peers.iter().cloned() {
+        let ask = async |peer: Listed| {
             let question = Question {
                 from: self.own.clone(),
                 to: peer.node,
                 list: self.list.to_vec(),
                 joins: self.joins,
             };
-            let names = self.names.clone();
-            questions.spawn(async move {
-                let asked = ask(&names, &peer.peer_address, &question).await;
-                (peer, asked)
-            });
-        }
-        let mut asked = questions.join_all().await;
+            let asked = ask(&self.names, &peer.peer_address, &question).await;
+            (peer, asked)
+        };
+        let mut asked = join_all(peers.iter().cloned().map(ask)).await;
         asked.sort_by(|(a, _), (b, _)| a.cmp(b));
         asked
     }
@@ -464,7 +475,7 @@ impl<'a> Asking<'a> {
 
     /// Tells the operator what is waited for: after a while, and then when it changes.
     fn report(&self, silent: &[(Listed, String)], why: &str) {
-        if self.begun.elapsed() < PATIENCE || silent.is_empty() {
+        if self.names.net().now().duration_since(self.begun) < PATIENCE || silent.is_empty() {
             return;
         }
         let text: Vec<String> = (silent.iter())
@@ -477,7 +488,7 @@ impl<'a> Asking<'a> {
     }
 }
 
-async fn ask(names: &Names, peer_address: &str, question: &Question) -> Asked {
+async fn ask<N: Net>(names: &Names<N>, peer_address: &str, question: &Question) -> Asked {
     let question = Bytes::from(seal(question));
     let (status, body) = match post(names, peer_address, "/raft/v1/bootstrap", question).await {
         Ok(answered) => answered,

@@ -8,15 +8,15 @@
 //! The system's look-up blocks a thread and cannot be cancelled. There is never more than one under
 //! way for a name, however often the peer is dialled meanwhile.
 
+use crate::net::{Deadline, Net, Running as _, timeout};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::Notify;
 
 /// How long the look-up of a name may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,36 +64,61 @@ type Addresses = Result<Vec<SocketAddr>, String>;
 
 /// The names that were looked up, and the addresses that worked. Shared by all who dial.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct Names<N> {
+    net: N,
     known: Arc<Mutex<BTreeMap<String, Name>>>,
-    resolve: fn(&str) -> io::Result<Vec<SocketAddr>>,
 }
 
 #[derive(Debug, Default)]
 struct Name {
-    under_way: Option<watch::Receiver<Option<Addresses>>>,
+    under_way: Option<Arc<LookUp>>,
     last_good: Option<SocketAddr>,
 }
 
-impl Default for Names {
-    fn default() -> Self {
-        Names::resolved_by(|name| Ok(name.to_socket_addrs()?.collect()))
+/// A look-up that is under way, or done.
+#[derive(Debug, Default)]
+struct LookUp {
+    found: Mutex<Option<Addresses>>,
+    /// Notified when it is done.
+    done: Notify,
+}
+
+impl LookUp {
+    fn found(&self) -> MutexGuard<'_, Option<Addresses>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_done(&self) -> bool {
+        self.found().is_some()
+    }
+
+    async fn answer(&self) -> Addresses {
+        loop {
+            let done = self.done.notified();
+            if let Some(found) = &*self.found() {
+                return found.clone();
+            }
+            done.await;
+        }
     }
 }
 
-impl Names {
-    fn resolved_by(resolve: fn(&str) -> io::Result<Vec<SocketAddr>>) -> Self {
-        Names { known: Arc::default(), resolve }
+impl<N: Net> Names<N> {
+    pub fn new(net: N) -> Self {
+        Names { net, known: Arc::default() }
+    }
+
+    /// The machine that dials.
+    pub fn net(&self) -> &N {
+        &self.net
     }
 
     /// Connects to `address`, which is `host:port`.
-    pub async fn dial(&self, address: &str) -> Result<TcpStream, DialError> {
+    pub async fn dial(&self, address: &str) -> Result<N::Stream, DialError> {
         let (stream, at) = match address.parse() {
-            Ok(numeric) => connect(numeric).await?,
+            Ok(numeric) => connect(&self.net, numeric).await?,
             Err(_) => self.dial_name(address).await?,
         };
-        // A failure only makes the stream slower.
-        let _ = stream.set_nodelay(true);
         self.with(address, |name| name.last_good = Some(at));
         Ok(stream)
     }
@@ -103,34 +128,33 @@ impl Names {
         self.with(address, |name| name.last_good = None);
     }
 
-    async fn dial_name(&self, address: &str) -> Result<(TcpStream, SocketAddr), DialError> {
+    async fn dial_name(&self, address: &str) -> Result<(N::Stream, SocketAddr), DialError> {
         let mut waiting: VecDeque<SocketAddr> =
             self.with(address, |name| name.last_good).flatten().into_iter().collect();
         let (mut tried, mut error) = (Vec::new(), None);
-        let mut attempts = JoinSet::new();
+        let mut attempts = FuturesUnordered::new();
         let lookup = self.look_up(address);
         tokio::pin!(lookup);
         let mut is_looking_up = true;
-        let mut next_at = Instant::now();
+        let mut next_at = self.net.now();
+        let mut next_address = Deadline::new(self.net.clone());
         loop {
             if let Some(next) = waiting.front().copied()
-                && (attempts.is_empty() || next_at <= Instant::now())
+                && (attempts.is_empty() || next_at <= self.net.now())
             {
                 waiting.pop_front();
                 tried.push(next);
-                attempts.spawn(connect(next));
-                next_at = Instant::now() + NEXT_ADDRESS_AFTER;
+                attempts.push(connect(&self.net, next));
+                next_at = self.net.now() + NEXT_ADDRESS_AFTER;
             }
             if attempts.is_empty() && !is_looking_up {
                 return Err(error.unwrap_or(DialError::Lookup("it has no address".to_owned())));
             }
             tokio::select! {
                 biased;
-                Some(done) = attempts.join_next(), if !attempts.is_empty() => match done {
-                    Ok(Ok(connected)) => return Ok(connected),
-                    Ok(Err(failed)) => error = Some(failed),
-                    // The task neither panics nor is it cancelled.
-                    Err(_) => {}
+                Some(done) = attempts.next(), if !attempts.is_empty() => match done {
+                    Ok(connected) => return Ok(connected),
+                    Err(failed) => error = Some(failed),
                 },
                 found = &mut lookup, if is_looking_up => {
                     is_looking_up = false;
@@ -141,43 +165,38 @@ impl Names {
                         Err(failed) => error = Some(failed),
                     }
                 },
-                () = sleep_until(next_at), if !waiting.is_empty() => {}
+                () = next_address.wait_until(next_at), if !waiting.is_empty() => {}
             }
         }
     }
 
     /// Joins the look-up that is under way, or begins one.
     async fn look_up(&self, address: &str) -> Result<Vec<SocketAddr>, DialError> {
-        let Some(mut answer) = self.begin(address) else {
+        let Some(under_way) = self.begin(address) else {
             return Err(DialError::Lookup("too many names".to_owned()));
         };
-        let found = timeout(LOOKUP_TIMEOUT, answer.wait_for(Option::is_some)).await;
-        match found {
+        match timeout(&self.net, LOOKUP_TIMEOUT, under_way.answer()).await {
             Err(_) => Err(DialError::LookupSlow),
-            Ok(Err(_)) => Err(DialError::Lookup("this node is stopping".to_owned())),
-            Ok(Ok(found)) => match &*found {
-                Some(Ok(addresses)) => Ok(addresses.clone()),
-                Some(Err(why)) => Err(DialError::Lookup(why.clone())),
-                None => Err(DialError::LookupSlow),
-            },
+            Ok(found) => found.map_err(DialError::Lookup),
         }
     }
 
-    fn begin(&self, address: &str) -> Option<watch::Receiver<Option<Addresses>>> {
+    fn begin(&self, address: &str) -> Option<Arc<LookUp>> {
         self.with(address, |name| {
-            let under_way = name.under_way.as_ref().filter(|answer| answer.borrow().is_none());
-            if let Some(answer) = under_way.filter(|answer| answer.has_changed().is_ok()) {
-                return answer.clone();
+            if let Some(under_way) = name.under_way.as_ref().filter(|look_up| !look_up.is_done()) {
+                return under_way.clone();
             }
-            let (tell, answer) = watch::channel(None);
-            let (resolve, address) = (self.resolve, address.to_owned());
-            tokio::task::spawn_blocking(move || {
-                let found = resolve(&address).map_err(|error| error.to_string());
-                // All who asked may have given up.
-                let _ = tell.send(Some(found));
+            let look_up = Arc::<LookUp>::default();
+            let (net, address, asked) = (self.net.clone(), address.to_owned(), look_up.clone());
+            // A task of its own: it goes on if those who wait for it give up.
+            let task = self.net.spawn(async move {
+                let found = net.look_up(&address).await.map_err(|error| error.to_string());
+                *asked.found() = Some(found);
+                asked.done.notify_waiters();
             });
-            name.under_way = Some(answer.clone());
-            answer
+            task.detach();
+            name.under_way = Some(look_up.clone());
+            look_up
         })
     }
 
@@ -197,9 +216,12 @@ impl Names {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<(TcpStream, SocketAddr), DialError> {
+async fn connect<N: Net>(
+    net: &N,
+    address: SocketAddr,
+) -> Result<(N::Stream, SocketAddr), DialError> {
     let failed = |why: String, kind| DialError::Connect { address, why, kind };
-    match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+    match timeout(net, CONNECT_TIMEOUT, net.connect(address)).await {
         Ok(Ok(stream)) => Ok((stream, address)),
         Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::ConnectionRefused => failed("connection refused".into(), error.kind()),
@@ -214,8 +236,10 @@ async fn connect(address: SocketAddr) -> Result<(TcpStream, SocketAddr), DialErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::TokioNet;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
 
     /// The names of the tests are `kind-port`: what they resolve to, and to which port.
     fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
@@ -248,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_look_up_only_delays_and_is_made_once_for_all_who_wait() {
         let (_listener, port) = listener().await;
-        let (names, address) = (Names::resolved_by(resolve), format!("slow-{port}"));
+        let (names, address) = (Names::new(TokioNet::resolved_by(resolve)), format!("slow-{port}"));
         let (one, other) = tokio::join!(names.dial(&address), names.dial(&address));
         assert!(one.is_ok() && other.is_ok());
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
@@ -263,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn a_dead_address_of_several_is_passed_over() {
         let (_listener, port) = listener().await;
-        let names = Names::resolved_by(resolve);
+        let names = Names::new(TokioNet::resolved_by(resolve));
         names.dial(&format!("several-{port}")).await.unwrap();
     }
 
@@ -279,7 +303,7 @@ mod tests {
         }
         assert!(fill.last().is_some_and(Result::is_err), "it hangs");
         let begin = std::time::Instant::now();
-        Names::resolved_by(resolve).dial(&format!("several-{port}")).await.unwrap();
+        Names::new(TokioNet::resolved_by(resolve)).dial(&format!("several-{port}")).await.unwrap();
         assert!(begin.elapsed() < CONNECT_TIMEOUT);
     }
 
@@ -293,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_worked_once_does_not_hide_the_present_one() {
         let (_listener, port) = listener().await;
-        let names = Names::resolved_by(resolve);
+        let names = Names::new(TokioNet::resolved_by(resolve));
         let address = format!("moved-{port}");
         let former = SocketAddr::from(([127, 0, 0, 3], port));
         names.with(&address, |name| name.last_good = Some(former));
@@ -302,7 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_failure_says_what_it_is() {
-        let names = Names::resolved_by(resolve);
+        let names = Names::new(TokioNet::resolved_by(resolve));
         let said = async |address: &str| names.dial(address).await.unwrap_err().to_string();
         assert_eq!(said("unknown-1").await, "name look-up failed: no such host is known");
         assert_eq!(said("empty-1").await, "name look-up failed: it has no address");

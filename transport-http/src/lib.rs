@@ -24,6 +24,7 @@ mod founders;
 mod frame;
 mod hello;
 mod link;
+pub mod net;
 mod places;
 mod repeats;
 mod server;
@@ -32,7 +33,7 @@ mod transfer;
 mod transport;
 pub mod wire;
 
-pub use bootstrap::{Desk, FoundError, Founded, cluster_of, found};
+pub use bootstrap::{Desk, FoundError, Founded, cluster_of, cluster_of_on, found, found_on};
 pub use founders::{Founder, Listed};
 pub use places::PEER_CONNECTIONS_MAX;
 pub use server::PeerServer;

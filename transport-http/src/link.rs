@@ -4,6 +4,7 @@ use crate::body::FrameReader;
 use crate::dial::DialError;
 use crate::frame::{FrameError, Frames, write_first, write_message, write_sign_of_life};
 use crate::hello::Hello;
+use crate::net::{Net, timeout};
 use crate::repeats::Reach;
 use crate::transport::Shared;
 use bytes::Bytes;
@@ -21,7 +22,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 /// Messages that may wait for a peer: more than a leader has under way to one, and its heartbeats.
 pub(crate) const QUEUE_MESSAGES_MAX: usize = 256;
@@ -62,15 +62,21 @@ impl LinkError {
 }
 
 /// Keeps a stream to the peer, until nothing is left that could send.
-pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Receiver<Message>) {
+pub(crate) async fn keep<N: Net>(
+    shared: Arc<Shared<N>>,
+    peer: NodeId,
+    messages: mpsc::Receiver<Message>,
+) {
+    let net = shared.net.clone();
     let mut messages = Some(messages);
     let mut pause = PAUSE_FIRST;
     let mut reach = Reach::new();
     while let Some(queue) = messages.take() {
         let Some(address) = shared.address(peer) else { return };
         let (give_back, back) = tokio::sync::oneshot::channel();
-        let body = Outgoing::new(shared.hello(peer), queue, give_back, shared.config.silence / 4);
-        let started = tokio::time::Instant::now();
+        let sign_every = shared.config.silence / 4;
+        let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, sign_every);
+        let started = net.now();
         let connected = || {
             shared.set_connected(peer, true);
             if let Some(away) = reach.is_back() {
@@ -94,24 +100,25 @@ pub(crate) async fn keep(shared: Arc<Shared>, peer: NodeId, messages: mpsc::Rece
         {
             report(|| tracing::warn!(%peer, %address, "peer cannot be reached: {error}"));
         }
-        if started.elapsed() > PAUSE_LAST {
+        if net.now().duration_since(started) > PAUSE_LAST {
             pause = PAUSE_FIRST;
         }
-        let jitter: f64 = rand::random_range(0.5..1.0);
-        sleep(pause.mul_f64(jitter)).await;
+        // From half of it to the whole.
+        let jitter = net.draw() % (1 + pause.as_micros() as u64 / 2);
+        net.sleep(pause / 2 + Duration::from_micros(jitter)).await;
         pause = (pause * 2).min(PAUSE_LAST);
         messages = Some(queue);
     }
 }
 
-async fn stream(
-    shared: &Shared,
+async fn stream<N: Net>(
+    shared: &Shared<N>,
     peer: NodeId,
     address: &str,
-    body: Outgoing,
+    body: Outgoing<N>,
     connected: impl FnOnce(),
 ) -> Result<(), LinkError> {
-    let silence = shared.config.silence;
+    let (net, silence) = (&shared.net, shared.config.silence);
     let tcp = tokio::select! {
         biased;
         tcp = shared.names.dial(address) => tcp?,
@@ -126,13 +133,14 @@ async fn stream(
         .body(body)
         .map_err(|error| LinkError::Broken(error.to_string()))?;
     let talk = async {
-        let answer = timeout(silence, sender.send_request(request))
+        let answer = timeout(net, silence, sender.send_request(request))
             .await
             .map_err(|_| LinkError::NoAnswer(silence))?
             .map_err(broken)?;
         if answer.status() != StatusCode::OK {
             let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
-            let text = timeout(silence, text).await.map_err(|_| LinkError::NoAnswer(silence))?;
+            let text =
+                timeout(net, silence, text).await.map_err(|_| LinkError::NoAnswer(silence))?;
             let text = text.map(|text| text.to_bytes()).unwrap_or_default();
             return Err(LinkError::Refused(String::from_utf8_lossy(&text).into_owned()));
         }
@@ -140,7 +148,7 @@ async fn stream(
         connected();
         // The answer is signs of life, for as long as the peer lives.
         let budget = shared.budget.clone();
-        let mut signs = FrameReader::new(answer.into_body(), silence, budget);
+        let mut signs = FrameReader::new(net, answer.into_body(), silence, budget);
         loop {
             match signs.next().await {
                 Ok(Some(_)) => {}
@@ -167,34 +175,38 @@ async fn stream(
 
 /// The body of the request: takes messages from the queue, as many as are ready, when hyper can
 /// write. Dropped, it gives the queue back.
-struct Outgoing {
+struct Outgoing<N: Net> {
+    net: N,
     hello: Option<Hello>,
     queue: Option<mpsc::Receiver<Message>>,
     give_back: Option<tokio::sync::oneshot::Sender<mpsc::Receiver<Message>>>,
-    signs: Interval,
+    sign_every: Duration,
+    /// When the next sign of life is due.
+    sign: Pin<Box<N::Sleep>>,
     capacity: usize,
 }
 
-impl Outgoing {
+impl<N: Net> Outgoing<N> {
     fn new(
+        net: &N,
         hello: Hello,
         queue: mpsc::Receiver<Message>,
         give_back: tokio::sync::oneshot::Sender<mpsc::Receiver<Message>>,
         sign_every: Duration,
     ) -> Self {
-        let mut signs = interval(sign_every);
-        signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Outgoing {
+            net: net.clone(),
             hello: Some(hello),
             queue: Some(queue),
             give_back: Some(give_back),
-            signs,
+            sign_every,
+            sign: Box::pin(net.sleep(sign_every)),
             capacity: 1 << 10,
         }
     }
 }
 
-impl Drop for Outgoing {
+impl<N: Net> Drop for Outgoing<N> {
     fn drop(&mut self) {
         if let (Some(queue), Some(give_back)) = (self.queue.take(), self.give_back.take()) {
             let _ = give_back.send(queue);
@@ -202,7 +214,7 @@ impl Drop for Outgoing {
     }
 }
 
-impl Body for Outgoing {
+impl<N: Net> Body for Outgoing<N> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -225,9 +237,9 @@ impl Body for Outgoing {
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
-        if this.signs.poll_tick(context).is_ready() {
-            // The interval wakes this task again only after it has been found pending.
-            let _ = this.signs.poll_tick(context);
+        while this.sign.as_mut().poll(context).is_ready() {
+            // Only a pause that has been found pending wakes this task.
+            this.sign = Box::pin(this.net.sleep(this.sign_every));
             if chunk.is_empty() {
                 write_sign_of_life(&mut chunk);
             }
@@ -241,6 +253,6 @@ impl Body for Outgoing {
 }
 
 /// Whether a message may leave or be taken in: its link is not cut on purpose.
-pub(crate) fn passes(shared: &Shared, peer: NodeId) -> bool {
+pub(crate) fn passes<N: Net>(shared: &Shared<N>, peer: NodeId) -> bool {
     !shared.any_cut.load(Ordering::Relaxed) || !shared.is_cut(peer)
 }

@@ -6,6 +6,7 @@ use crate::dial::Names;
 use crate::frame::{Frames, write_sign_of_life};
 use crate::hello::Hello;
 use crate::link::passes;
+use crate::net::{Net, Running as _, TokioNet, timeout};
 use crate::places::{HELLO_TIMEOUT, PEER_CONNECTIONS_MAX, Place, Places};
 use crate::repeats::Repeats;
 use crate::snapshot;
@@ -18,16 +19,12 @@ use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
 
 /// How long a peer may be silent within a snapshot.
 const SNAPSHOT_SILENCE: Duration = Duration::from_secs(5);
@@ -47,16 +44,18 @@ type Answer = Response<Either<Full<Bytes>, Channel<Bytes, Infallible>>>;
 
 /// Listens for peers. It answers founders from the first moment on, and streams and snapshots once it
 /// is opened for a transport. Dropped, it closes all connections.
-pub struct PeerServer {
+pub struct PeerServer<N: Net = TokioNet> {
     local_addr: SocketAddr,
-    listener: Arc<Listener>,
-    accepting: AbortHandle,
+    listener: Arc<Listener<N>>,
+    /// Dropped with the server, and all connections with it.
+    _accepting: N::Task,
 }
 
 /// What the connections of a listener share.
-struct Listener {
+struct Listener<N> {
+    net: N,
     desk: Desk,
-    transport: OnceLock<Arc<Shared>>,
+    transport: OnceLock<Arc<Shared<N>>>,
     places: Places,
     reported: Mutex<Repeats>,
 }
@@ -72,16 +71,24 @@ impl PeerServer {
         address: SocketAddr,
         connections_max: usize,
     ) -> io::Result<PeerServer> {
-        let socket = TcpListener::bind(address).await?;
-        let local_addr = socket.local_addr()?;
+        PeerServer::bind_on(TokioNet::current(), address, connections_max).await
+    }
+}
+
+impl<N: Net> PeerServer<N> {
+    /// The same, on a machine that is named.
+    pub async fn bind_on(net: N, address: SocketAddr, connections_max: usize) -> io::Result<Self> {
+        let socket = net.bind(address).await?;
+        let local_addr = net.local_addr(&socket)?;
         let listener = Arc::new(Listener {
+            net: net.clone(),
             desk: Desk::new(),
             transport: OnceLock::new(),
             places: Places::new(connections_max),
             reported: Mutex::default(),
         });
-        let accepting = tokio::spawn(accept(socket, listener.clone())).abort_handle();
-        Ok(PeerServer { local_addr, listener, accepting })
+        let accepting = net.spawn(accept(socket, listener.clone()));
+        Ok(PeerServer { local_addr, listener, _accepting: accepting })
     }
 
     /// Where it listens.
@@ -95,18 +102,12 @@ impl PeerServer {
     }
 
     /// Lets streams and snapshots in from now on. Only the first transport counts.
-    pub fn open(&self, transport: &HttpTransport) {
+    pub fn open(&self, transport: &HttpTransport<N>) {
         let _ = self.listener.transport.set(transport.shared());
     }
 }
 
-impl Drop for PeerServer {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-impl Listener {
+impl<N: Net> Listener<N> {
     /// Tells the operator, unless something of this kind was told lately. Kinds are few: what strangers
     /// send neither fills the log nor what is remembered of it.
     fn report(&self, kind: &str, text: &str) {
@@ -131,19 +132,22 @@ impl Listener {
     }
 }
 
-async fn accept(socket: TcpListener, listener: Arc<Listener>) {
-    // Dropped with this task, and all connections with it.
-    let mut connections = JoinSet::new();
+async fn accept<N: Net>(socket: N::Listener, listener: Arc<Listener<N>>) {
+    let net = listener.net.clone();
+    // Dropped with this task, and all connections with it. As many as there are places.
+    let mut connections: Vec<N::Task> = Vec::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        match socket.accept().await {
+        let accepted = net.accept(&socket).await;
+        connections.retain(|connection| !connection.is_finished());
+        match accepted {
             Ok((stream, from)) => {
                 let place = Arc::new(listener.places.take(from.ip()));
-                connections.spawn(serve(stream, from.ip(), place, listener.clone()));
+                let serve = serve(stream, from.ip(), place, listener.clone());
+                connections.push(net.spawn(serve));
             }
             Err(error) => {
                 // Accepting goes on first: a report may take a while.
-                sleep(ACCEPT_PAUSE).await;
+                net.sleep(ACCEPT_PAUSE).await;
                 listener.report("accept", &format!("cannot accept a peer's connection: {error}"));
             }
         }
@@ -151,22 +155,26 @@ async fn accept(socket: TcpListener, listener: Arc<Listener>) {
 }
 
 /// Serves one request of a connection, which has to say soon what it is.
-async fn serve(stream: TcpStream, from: IpAddr, place: Arc<Place>, listener: Arc<Listener>) {
-    // Only slower without it.
-    let _ = stream.set_nodelay(true);
+async fn serve<N: Net>(
+    stream: N::Stream,
+    from: IpAddr,
+    place: Arc<Place>,
+    listener: Arc<Listener<N>>,
+) {
     let service = service_fn(|request| {
         let (listener, place) = (listener.clone(), place.clone());
         async move { Ok::<_, Infallible>(answer(request, from, &place, listener).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HELLO_TIMEOUT)
+        // No peer reads the date, and it would be one more clock.
+        .auto_date_header(false)
         .max_buf_size(BUFFER_BYTES_MAX)
         // A question, a stream and a snapshot have a connection of their own.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
+    // This bounds the reading of the request's head too.
     let overdue = async {
-        sleep(HELLO_TIMEOUT).await;
+        listener.net.sleep(HELLO_TIMEOUT).await;
         if place.is_known() {
             std::future::pending::<()>().await;
         }
@@ -190,16 +198,18 @@ async fn serve(stream: TcpStream, from: IpAddr, place: Arc<Place>, listener: Arc
     }
 }
 
-async fn answer(
+async fn answer<N: Net>(
     request: Request<Incoming>,
     from: IpAddr,
     place: &Arc<Place>,
-    listener: Arc<Listener>,
+    listener: Arc<Listener<N>>,
 ) -> Answer {
     let shared = listener.transport.get().cloned();
     let route = (request.method().clone(), request.uri().path().to_owned());
     match (&route.0, route.1.as_str(), shared) {
-        (&Method::POST, "/raft/v1/bootstrap", _) => bootstrap(request, &listener.desk).await,
+        (&Method::POST, "/raft/v1/bootstrap", _) => {
+            bootstrap(request, &listener.net, &listener.desk).await
+        }
         (&Method::POST, "/raft/v1/stream", Some(shared)) => {
             let answer = stream(request, from, place, &listener, shared.clone()).await;
             answer.unwrap_or_else(|(status, why)| {
@@ -209,7 +219,8 @@ async fn answer(
         }
         (&Method::POST, "/raft/v1/snapshot", Some(shared)) => {
             let body = request.into_body();
-            let frames = FrameReader::new(body, SNAPSHOT_SILENCE, shared.budget.clone());
+            let frames =
+                FrameReader::new(&shared.net, body, SNAPSHOT_SILENCE, shared.budget.clone());
             let introduce = |hello: &Hello| listener.introduce(place, hello).is_ok();
             match snapshot::receive(&shared, frames, introduce).await {
                 Ok(()) => text(StatusCode::OK, "durable"),
@@ -236,9 +247,9 @@ fn text(status: StatusCode, why: impl Into<Bytes>) -> Answer {
     answer
 }
 
-async fn bootstrap(request: Request<Incoming>, desk: &Desk) -> Answer {
+async fn bootstrap<N: Net>(request: Request<Incoming>, net: &N, desk: &Desk) -> Answer {
     let question = Limited::new(request.into_body(), QUESTION_BYTES_MAX).collect();
-    match timeout(HELLO_TIMEOUT, question).await {
+    match timeout(net, HELLO_TIMEOUT, question).await {
         Ok(Ok(question)) => {
             let (status, body) = desk.answer(&question.to_bytes());
             text(status, body)
@@ -250,15 +261,15 @@ async fn bootstrap(request: Request<Incoming>, desk: &Desk) -> Answer {
 
 /// A peer's stream: the first frame is checked before anything is answered; then signs of life go
 /// back for as long as messages come.
-async fn stream(
+async fn stream<N: Net>(
     request: Request<Incoming>,
     from: IpAddr,
     place: &Arc<Place>,
-    listener: &Listener,
-    shared: Arc<Shared>,
+    listener: &Listener<N>,
+    shared: Arc<Shared<N>>,
 ) -> Result<Answer, Denied> {
-    let budget = shared.budget.clone();
-    let mut frames = FrameReader::new(request.into_body(), shared.config.silence, budget);
+    let (net, budget) = (shared.net.clone(), shared.budget.clone());
+    let mut frames = FrameReader::new(&net, request.into_body(), shared.config.silence, budget);
     let Ok(Some(first)) = frames.first().await else {
         return Err((StatusCode::BAD_REQUEST, "no first frame".to_owned()));
     };
@@ -270,7 +281,8 @@ async fn stream(
     listener.introduce(place, &hello)?;
     let (signs, body) = Channel::new(1);
     let held = place.clone();
-    tokio::spawn(async move {
+    // It ends with the connection.
+    let reading = net.spawn(async move {
         let _place = held;
         let passes = |peer| passes(&shared, peer);
         let reading = receive_messages(&shared.inbox, hello, &mut frames, passes);
@@ -282,24 +294,25 @@ async fn stream(
                 }
                 report(|| tracing::debug!(peer = %hello.from, "a stream ended: {ended}"));
             }
-            () = live(signs, shared.config.silence / 4) => {}
+            () = live(&shared.net, signs, shared.config.silence / 4) => {}
         }
     });
+    reading.detach();
     Ok(Response::new(Either::Right(body)))
 }
 
-async fn live(mut signs: Sender<Bytes, Infallible>, every: Duration) {
+async fn live<N: Net>(net: &N, mut signs: Sender<Bytes, Infallible>, every: Duration) {
     let mut sign = Vec::new();
     write_sign_of_life(&mut sign);
     let sign = Bytes::from(sign);
     while signs.send_data(sign.clone()).await.is_ok() {
-        sleep(every).await;
+        net.sleep(every).await;
     }
 }
 
 /// Posts a short question to a peer; the status and the answer, or why there is none.
-pub(crate) async fn post(
-    names: &Names,
+pub(crate) async fn post<N: Net>(
+    names: &Names<N>,
     address: &str,
     path: &str,
     body: Bytes,
@@ -324,7 +337,7 @@ pub(crate) async fn post(
             _ = &mut connection => answer.await,
         }
     };
-    let answered = timeout(ANSWER_TIMEOUT, ask).await;
+    let answered = timeout(names.net(), ANSWER_TIMEOUT, ask).await;
     answered.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_TIMEOUT:?}")))
 }
 

@@ -4,7 +4,8 @@ use crate::body::FrameReader;
 use crate::frame::HEAD_BYTES;
 use crate::hello::Hello;
 use crate::link::passes;
-use crate::transfer::{ChunkWriter, Offload, Refused, receive_snapshot, write_offer};
+use crate::net::{Net, timeout};
+use crate::transfer::{ChunkWriter, Refused, receive_snapshot, write_offer};
 use crate::transport::Shared;
 use bytes::Bytes;
 use http_body_util::channel::Channel;
@@ -15,8 +16,6 @@ use hyper_util::rt::TokioIo;
 use raft::Offer;
 use std::io::Read;
 use std::time::Duration;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 /// Bytes of state in one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -33,15 +32,19 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Unwanted(String);
 
 /// Sends a snapshot; returns when it is durable at the receiver.
-pub(crate) async fn send(
-    shared: &Shared,
+pub(crate) async fn send<N: Net>(
+    shared: &Shared<N>,
     offer: Offer,
     mut state: Box<dyn Read + Send>,
 ) -> Result<(), Failure> {
+    let net = &shared.net;
     let address = shared.address(offer.to).ok_or("it is no member any more")?;
     let tcp = shared.names.dial(&address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
-    let connection = tokio::spawn(connection);
+    // Dropped at the end, with the connection.
+    let _connection = net.spawn(async move {
+        let _ = connection.await;
+    });
     let (mut body, receiver) = Channel::<Bytes, Failure>::new(CHUNKS_MAX);
     let request = Request::builder()
         .method(Method::POST)
@@ -55,7 +58,8 @@ pub(crate) async fn send(
     let feed = async move {
         body.send_data(head.into()).await.map_err(|_| "the receiver closed")?;
         loop {
-            let (chunk, back) = spawn_blocking(move || (read_chunk(state.as_mut()), state)).await?;
+            let read = net.run(move || (read_chunk(state.as_mut()), state)).await;
+            let (chunk, back) = read.ok_or("this node is stopping")?;
             state = back;
             let chunk = chunk?;
             let (last, len) = (chunk.is_empty(), chunk.len() as u64);
@@ -63,14 +67,14 @@ pub(crate) async fn send(
             writer.write(&mut frame, &chunk);
             // A receiver that takes nothing for so long is gone, whatever its connection says: the
             // leader must hear of it, or it would wait for ever.
-            timeout(TIMEOUT, body.send_data(frame.into()))
+            timeout(net, TIMEOUT, body.send_data(frame.into()))
                 .await
                 .map_err(|_| "the receiver takes nothing")?
                 .map_err(|_| "the receiver closed")?;
             if last {
                 return Ok::<(), Failure>(());
             }
-            tokio::time::sleep(Duration::from_nanos(len * 1_000_000_000 / rate)).await;
+            net.sleep(Duration::from_nanos(len * 1_000_000_000 / rate)).await;
         }
     };
     let answer = async {
@@ -86,16 +90,14 @@ pub(crate) async fn send(
         }
     };
     tokio::pin!(answer);
-    let result = tokio::select! {
+    tokio::select! {
         biased;
         early = &mut answer => early,
         fed = feed => match fed {
-            Ok(()) => timeout(TIMEOUT, answer).await.unwrap_or_else(|_| Err("no answer".into())),
+            Ok(()) => timeout(net, TIMEOUT, answer).await.unwrap_or_else(|_| Err("no answer".into())),
             Err(error) => Err(error),
         },
-    };
-    connection.abort();
-    result
+    }
 }
 
 /// Up to `CHUNK_BYTES` of the state; nothing at its end.
@@ -107,14 +109,14 @@ fn read_chunk(state: &mut dyn Read) -> std::io::Result<Vec<u8>> {
 
 /// Receives a snapshot. The text of the answer is for the sender's operator. `introduce` takes a
 /// place for the sender; false: there is none.
-pub(crate) async fn receive(
-    shared: &Shared,
-    mut frames: FrameReader,
+pub(crate) async fn receive<N: Net>(
+    shared: &Shared<N>,
+    mut frames: FrameReader<N>,
     introduce: impl Fn(&Hello) -> bool,
 ) -> Result<(), (StatusCode, String)> {
     let own = shared.hello(shared.config.node);
     let passes = |hello: &Hello| introduce(hello) && passes(shared, hello.from);
-    let received = receive_snapshot(&own, &shared.inbox, &mut frames, &Threads, passes).await;
+    let received = receive_snapshot(&own, &shared.inbox, &mut frames, &shared.net, passes).await;
     received.map_err(|refused| {
         let status = match refused {
             Refused::Peer(_) => StatusCode::FORBIDDEN,
@@ -130,13 +132,4 @@ pub(crate) async fn receive(
         };
         (status, refused.to_string())
     })
-}
-
-/// The threads that tokio keeps for blocking work.
-struct Threads;
-
-impl Offload for Threads {
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        spawn_blocking(work).await.ok()
-    }
 }

@@ -5,6 +5,7 @@ use crate::dial::Names;
 use crate::frame::FrameError;
 use crate::hello::Hello;
 use crate::link::{self, QUEUE_MESSAGES_MAX, passes};
+use crate::net::{Net, Running as _, TokioNet};
 use crate::repeats::Repeats;
 use crate::snapshot;
 use driver::{Inbox, Transport, report};
@@ -15,8 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storage::ClusterId;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 /// The settings of a transport.
 #[derive(Clone, Debug)]
@@ -49,15 +49,16 @@ impl TransportConfig {
 
 /// Carries messages and snapshots to peers over HTTP.
 ///
-/// Made on a tokio runtime, in whose tasks it works. Dropped, its streams end.
-pub struct HttpTransport {
-    shared: Arc<Shared>,
-    runtime: Handle,
+/// Made on a machine, in whose tasks it works: a tokio runtime, unless it is simulated. Dropped, its
+/// streams end.
+pub struct HttpTransport<N: Net = TokioNet> {
+    shared: Arc<Shared<N>>,
     queues: Mutex<BTreeMap<NodeId, mpsc::Sender<Message>>>,
 }
 
 /// What the tasks of a transport share.
-pub(crate) struct Shared {
+pub(crate) struct Shared<N> {
+    pub net: N,
     pub config: TransportConfig,
     pub inbox: Inbox,
     addresses: Mutex<BTreeMap<NodeId, String>>,
@@ -66,13 +67,13 @@ pub(crate) struct Shared {
     /// Links that are cut on purpose, to test what is built on this.
     cut: Mutex<BTreeSet<NodeId>>,
     pub any_cut: AtomicBool,
-    pub names: Names,
+    pub names: Names<N>,
     pub budget: Budget,
     pub counters: Counters,
     /// The snapshots that peers did not take.
     failed: Mutex<BTreeMap<NodeId, Repeats>>,
-    /// Changes whenever the members do.
-    members: watch::Sender<u64>,
+    /// Notified whenever the members change.
+    members_changed: Notify,
 }
 
 /// What a transport counts, since the start.
@@ -122,7 +123,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shared {
+impl<N: Net> Shared<N> {
     pub fn address(&self, peer: NodeId) -> Option<String> {
         lock(&self.addresses).get(&peer).cloned()
     }
@@ -166,12 +167,13 @@ impl Shared {
 
     /// Returns when the peer is no member any more.
     pub async fn forgotten(&self, peer: NodeId) {
-        let mut members = self.members.subscribe();
         let address = self.address(peer);
-        while self.address(peer) == address {
-            if members.changed().await.is_err() {
+        loop {
+            let changed = self.members_changed.notified();
+            if self.address(peer) != address {
                 return;
             }
+            changed.await;
         }
     }
 }
@@ -179,7 +181,16 @@ impl Shared {
 impl HttpTransport {
     /// A transport that hands what comes to `inbox`. To be made on a tokio runtime.
     pub fn new(config: TransportConfig, inbox: Inbox) -> Self {
+        HttpTransport::on(TokioNet::current(), config, inbox)
+    }
+}
+
+impl<N: Net> HttpTransport<N> {
+    /// The same, on a machine that is named.
+    pub fn on(net: N, config: TransportConfig, inbox: Inbox) -> Self {
         let shared = Shared {
+            names: Names::new(net.clone()),
+            net,
             config,
             inbox,
             addresses: Mutex::default(),
@@ -187,20 +198,15 @@ impl HttpTransport {
             connected: Mutex::default(),
             cut: Mutex::default(),
             any_cut: AtomicBool::new(false),
-            names: Names::default(),
             budget: Budget::default(),
             counters: Counters::default(),
             failed: Mutex::default(),
-            members: watch::Sender::new(0),
+            members_changed: Notify::new(),
         };
-        HttpTransport {
-            shared: Arc::new(shared),
-            runtime: Handle::current(),
-            queues: Mutex::default(),
-        }
+        HttpTransport { shared: Arc::new(shared), queues: Mutex::default() }
     }
 
-    pub(crate) fn shared(&self) -> Arc<Shared> {
+    pub(crate) fn shared(&self) -> Arc<Shared<N>> {
         self.shared.clone()
     }
 
@@ -241,7 +247,7 @@ impl HttpTransport {
     }
 }
 
-impl Transport for HttpTransport {
+impl<N: Net> Transport for HttpTransport<N> {
     fn send(&self, message: Message) {
         let peer = message.to;
         if !passes(&self.shared, peer) {
@@ -259,7 +265,7 @@ impl Transport for HttpTransport {
 
     fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
         let shared = self.shared.clone();
-        self.runtime.spawn(async move {
+        let sending = self.shared.net.spawn(async move {
             let (to, snapshot) = (offer.to, offer.snapshot.last);
             let sent = match passes(&shared, to) {
                 true => snapshot::send(&shared, offer, state).await,
@@ -279,6 +285,7 @@ impl Transport for HttpTransport {
                 }
             }
         });
+        sending.detach();
     }
 
     fn set_members(&self, membership: &Membership) {
@@ -296,11 +303,13 @@ impl Transport for HttpTransport {
             .filter(|(id, _)| **id != own)
             .map(|(id, member)| (*id, member.incarnation))
             .collect();
-        self.shared.members.send_modify(|version| *version += 1);
+        self.shared.members_changed.notify_waiters();
         for peer in peers.into_keys() {
             queues.entry(peer).or_insert_with(|| {
                 let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
-                self.runtime.spawn(link::keep(self.shared.clone(), peer, messages));
+                // It ends when its queue does.
+                let keep = link::keep(self.shared.clone(), peer, messages);
+                self.shared.net.spawn(keep).detach();
                 queue
             });
         }

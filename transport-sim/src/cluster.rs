@@ -29,7 +29,7 @@ const START_RETRY_US: u64 = 50_000;
 /// How often the power fails before that.
 const POWER_FAILS_TOO_PPM: u32 = 500_000;
 /// The product's shortest election timeout: 30 ticks of 10 ms.
-const PRODUCT_ELECTION_US: u64 = 300_000;
+pub(crate) const PRODUCT_ELECTION_US: u64 = 300_000;
 /// Clients take it easy when the faults are over.
 const CALM_THINK_US: u64 = 50_000;
 
@@ -233,16 +233,18 @@ impl<A: App> Cluster<A> {
                 node as u64,
                 incarnation,
                 life.clone(),
-                machine.clone(),
+                (machine.clone(), clock.clone()),
                 inbox,
             ))
         });
-        let Assembled { driver, log, inbox, .. } = assembled.map_err(|error| Violation {
+        let Assembled { driver, log, transport, inbox } = assembled.map_err(|error| Violation {
             check: "a node starts again",
             detail: error.to_string(),
         })?;
         let slot = Arc::new(Mutex::new(Slot { log: Some(log), out: None }));
         let handle = driver.handle.clone();
+        transport.listen(handle.clone());
+        drop(transport);
         self.world().hosts[node].up = Some(Up {
             life,
             number,

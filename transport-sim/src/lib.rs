@@ -10,7 +10,7 @@
 //! (a [`Service`], a task of its node), and clients. Whoever has a [`simulator::Workload`] for their
 //! state machine runs that, with [`Calls`].
 //!
-//! What it is not: it runs no sockets, no real files and no threads. It is empty unless it is built
+//! What it is not: it runs no real sockets or files, and no threads. It is empty unless it is built
 //! with `--cfg madsim`.
 #![cfg(madsim)]
 
@@ -24,9 +24,11 @@ mod down;
 mod ending;
 mod faults;
 mod link;
+mod net;
 mod outcomes;
 mod picture;
 mod pipe;
+mod sockets;
 mod store;
 mod time;
 mod transfer;

@@ -1,4 +1,7 @@
-//! The driver's transport on simulated connections.
+//! The driver's transport on a simulated network, in one of two ways.
+//!
+//! In some runs it is the product's own transport, on the simulated sockets of `sockets.rs`. In the
+//! others it is one that is made here, which is faster and can do to messages what no connection does.
 //!
 //! It is a network of our own and not a shim over madsim's `Endpoint`: that one has no settings per
 //! link, no duplicates, is not safe to cancel, and takes a millisecond for each send. Here, as in the
@@ -10,26 +13,30 @@
 //! In both, copies may arrive later, even at a node that has been restarted meanwhile.
 
 use crate::app::App;
+use crate::clock::SimClock;
 use crate::cluster::Cluster;
 use crate::disk::Life;
+use crate::net::{SimNet, peer_address};
 use crate::picture::Heard;
 use crate::pipe::{Piece, pipe};
 use crate::time::{now_us, sleep_us};
 use crate::transfer;
 use crate::world::{CLUSTER, World};
 use bytes::Bytes;
-use driver::{Inbox, Transport};
+use driver::{Handle, Inbox, Transport};
 use madsim::runtime::NodeHandle;
 use raft::{Incarnation, Membership, Message, NodeId, Offer};
 use simulator::network::Passage;
 use simulator::plan::FaultKind;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use transport_http::wire::{
     FRAME_BYTES_MAX, FrameDecoder, Frames, Hello, receive_messages, write_first, write_message,
 };
+use transport_http::{HttpTransport, PEER_CONNECTIONS_MAX, PeerServer, TransportConfig};
 
 /// Messages that may wait for a peer, as in the product.
 const QUEUE_MESSAGES_MAX: usize = 256;
@@ -52,6 +59,8 @@ pub(crate) struct SimTransport<A: App> {
     link: Link<A>,
     machine: NodeHandle,
     queues: Mutex<BTreeMap<NodeId, mpsc::Sender<Message>>>,
+    /// The product's transport, and the machine that it runs on, if this run has it.
+    http: Option<(SimNet<A>, HttpTransport<SimNet<A>>)>,
 }
 
 /// What the tasks of a node's transport share.
@@ -81,11 +90,36 @@ impl<A: App> SimTransport<A> {
         node: u64,
         incarnation: Incarnation,
         life: Life,
-        machine: NodeHandle,
+        (machine, clock): (NodeHandle, Arc<SimClock>),
         inbox: Inbox,
     ) -> Self {
         let link = Link { cluster, node, incarnation, life, inbox };
-        SimTransport { link, machine, queues: Mutex::default() }
+        let has_sockets = link.cluster.world().sockets;
+        let http = has_sockets.then(|| link.clone().http(machine.clone(), clock));
+        SimTransport { link, machine, queues: Mutex::default(), http }
+    }
+
+    /// Listens for peers, until the node has stopped.
+    pub fn listen(self: &Arc<Self>, handle: Handle<A::Machine>) {
+        let Some((net, _)) = &self.http else { return };
+        let (net, transport, node) = (net.clone(), self.clone(), self.link.node);
+        self.machine.spawn(async move {
+            let bound = PeerServer::bind_on(net, peer_address(node), PEER_CONNECTIONS_MAX).await;
+            let server = bound.expect("the life before this one is over");
+            if let Some((_, http)) = &transport.http {
+                server.open(http);
+            }
+            drop(transport);
+            handle.stopped().await;
+        });
+    }
+
+    /// The node crashes right after it has sent something.
+    fn crashes(&self, down_us: Option<u64>) {
+        if let Some(down_us) = down_us {
+            let node = self.link.node as usize;
+            self.link.cluster.crash(node, down_us, "a node crashed at an awkward moment");
+        }
     }
 
     fn queues(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, mpsc::Sender<Message>>> {
@@ -100,18 +134,22 @@ impl<A: App> Transport for SimTransport<A> {
         }
         let crash = self.link.says(&message);
         let peer = message.to;
+        if let Some((_, http)) = &self.http {
+            http.send(message);
+            return self.crashes(crash);
+        }
         let queued = self.queues().get(&peer).map(|queue| queue.try_send(message));
         if let Some(Err(refused)) = queued {
             self.link.leaves(&refused.into_inner(), None);
             self.link.inbox.unreachable(peer);
         }
-        if let Some(down_us) = crash {
-            let node = self.link.node as usize;
-            self.link.cluster.crash(node, down_us, "a node crashed at an awkward moment");
-        }
+        self.crashes(crash);
     }
 
     fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
+        if let Some((_, http)) = &self.http {
+            return http.send_snapshot(offer, state);
+        }
         let link = self.link.clone();
         self.machine.spawn(async move {
             let (to, snapshot) = (offer.to, offer.snapshot.last);
@@ -125,6 +163,9 @@ impl<A: App> Transport for SimTransport<A> {
     }
 
     fn set_members(&self, membership: &Membership) {
+        if let Some((_, http)) = &self.http {
+            return http.set_members(membership);
+        }
         let peers = membership.members.keys().filter(|id| id.0 != self.link.node);
         let peers: Vec<NodeId> = peers.copied().collect();
         let mut queues = self.queues();
@@ -140,6 +181,20 @@ impl<A: App> Transport for SimTransport<A> {
 }
 
 impl<A: App> Link<A> {
+    /// The product's transport, as the product sets it.
+    fn http(
+        self,
+        machine: NodeHandle,
+        clock: Arc<SimClock>,
+    ) -> (SimNet<A>, HttpTransport<SimNet<A>>) {
+        let election_us = self.cluster.plan().election_us();
+        let net = SimNet::new(self.cluster.clone(), self.node, self.life, machine, clock);
+        let mut config = TransportConfig::new(CLUSTER, NodeId(self.node), self.incarnation);
+        config.silence = config.silence.max(Duration::from_micros(election_us));
+        self.cluster.mark("nodes talked over sockets");
+        (net.clone(), HttpTransport::on(net, config, self.inbox))
+    }
+
     pub fn hello(&self, to: NodeId) -> Hello {
         Hello { cluster: CLUSTER, from: NodeId(self.node), incarnation: self.incarnation, to }
     }

@@ -5,6 +5,8 @@ use crate::app::{App, Service};
 use crate::bounds::{Requests, Written};
 use crate::clock::SimClock;
 use crate::disk::{Life, SimDisk};
+use crate::net::peer_address;
+use crate::sockets::Bound;
 use crate::store::Slot;
 use crate::time::now_us;
 use driver::{Clock as _, Handle, Inbox};
@@ -26,12 +28,12 @@ use tokio::sync::Notify;
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
 /// The incarnation of a node whose disk was never wiped is this and its id.
 pub(crate) const INCARNATION: u64 = 100;
+/// In one run of so many, nodes talk over simulated sockets.
+const SOCKETS_ONE_IN: u64 = 3;
 /// The port for clients in the addresses that the membership has.
 const CLIENT_PORT: u16 = 8080;
 /// Segments that a log keeps for use again.
 pub(crate) const RECYCLED_SEGMENTS: u64 = 4;
-/// The port for peers.
-const PEER_PORT: u16 = 9080;
 
 /// The address of a node for clients: `10.0.0.{id + 1}:8080`.
 pub fn client_address(node: u64) -> String {
@@ -76,6 +78,8 @@ pub(crate) struct Host<A: App> {
     /// It is gone for good: it refuses to start.
     pub dead: bool,
     pub paused: u32,
+    /// Who listens for peers, or did last.
+    pub bound: Option<Bound<A>>,
 }
 
 /// Data that will rot, see `simulator`.
@@ -142,6 +146,8 @@ pub(crate) struct World<A: App> {
     pub messages: u64,
     /// Messages go in streams, in order and not lost; else each one its own way.
     pub streams: bool,
+    /// Nodes have the product's transport, on simulated sockets; `streams` counts for nothing then.
+    pub sockets: bool,
     pub calm: bool,
     /// Clients are to stop.
     pub over: bool,
@@ -181,6 +187,7 @@ impl<A: App> World<A> {
             noted_us: 0,
             messages: 0,
             streams: Stream::new(seed, Purpose::Network, 2_002).below(2) == 0,
+            sockets: Stream::new(seed, Purpose::Network, 2_003).below(SOCKETS_ONE_IN) == 0,
             calm: false,
             over: false,
             armed: BTreeMap::new(),
@@ -285,7 +292,7 @@ impl<A: App> World<A> {
 fn member(id: u64) -> Member {
     Member {
         incarnation: Incarnation(INCARNATION + id),
-        peer_address: format!("10.0.0.{}:{PEER_PORT}", id + 1),
+        peer_address: peer_address(id).to_string(),
         client_address: client_address(id),
     }
 }
@@ -338,6 +345,7 @@ impl<A: App> Host<A> {
             slow_until_us: 0,
             dead: false,
             paused: 0,
+            bound: None,
         }
     }
 

@@ -54,6 +54,8 @@ pub const EXPECTED: &[&str] = &[
     "a client followed a redirect",
     "a command was done",
     "a connection broke",
+    "a connection died without a sign",
+    "a connection was refused",
     "a crash met a write",
     "a disk was full",
     "a disk was wiped",
@@ -88,6 +90,8 @@ pub const EXPECTED: &[&str] = &[
     "answer 503",
     "leaders changed",
     "links were cut",
+    "nobody answered a connection",
     "nobody knows of a write",
+    "nodes talked over sockets",
     "the cluster came back",
 ];
