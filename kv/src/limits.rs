@@ -43,6 +43,8 @@ pub struct Limits {
     pub history_bytes_max: usize,
     /// Listings of the history that may be under way at once. Each holds on to a state of the store.
     pub listings_max: usize,
+    /// A listing goes out in parts of about this many bytes.
+    pub listing_part_bytes: usize,
 }
 
 impl Default for Limits {
@@ -65,6 +67,7 @@ impl Default for Limits {
             history_commands_max: 100_000,
             history_bytes_max: 64 << 20,
             listings_max: 16,
+            listing_part_bytes: 64 << 10,
         }
     }
 }

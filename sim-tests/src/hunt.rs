@@ -3,7 +3,8 @@
 //! With several threads it finds the same as with one: seeds are dealt out in order, what they come to
 //! is counted in order, and what lies beyond the first seed that fails is thrown away.
 
-use crate::{Batch, run_registers};
+use crate::limit::{Limit, end_hunt};
+use crate::{Batch, COMMAND, run_registers};
 use simulator::{EXPECTED, Plan, Run};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +23,8 @@ pub struct Hunt {
     pub seeds_max: Option<u64>,
     /// Threads.
     pub jobs: usize,
+    /// A seed that runs for longer is a finding, and ends the process.
+    pub seed_max: Duration,
 }
 
 impl Hunt {
@@ -31,17 +34,21 @@ impl Hunt {
         let next = AtomicU64::new(self.from);
         let is_over = AtomicBool::new(false);
         let jobs = self.jobs.max(1);
+        let seed_max = self.seed_max;
+        let limit = Limit::new(seed_max, None);
+        limit.watch(move |exceeded| end_hunt(exceeded, seed_max, COMMAND));
         // A thread waits when nobody counts what it has found: no heap of results grows.
         let (found, results) = mpsc::sync_channel(jobs);
         let mut batch = Batch::default();
         thread::scope(|scope| {
             for _ in 0..jobs {
                 let (found, next, is_over) = (found.clone(), &next, &is_over);
+                let limit = &limit;
                 scope.spawn(move || {
                     while !is_over.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
                         let plan = Plan::from_seed(seed);
-                        let result = run_registers(&plan);
+                        let result = limit.run(seed, || run_registers(&plan));
                         if found.send((seed, plan, result)).is_err() {
                             break;
                         }
@@ -100,7 +107,9 @@ mod tests {
 
     #[test]
     fn several_threads_find_what_one_finds() {
-        let hunt = |jobs| Hunt { from: 10, events_max: Some(200_000), seeds_max: None, jobs };
+        let seed_max = Duration::MAX;
+        let hunt =
+            |jobs| Hunt { from: 10, events_max: Some(200_000), seeds_max: None, jobs, seed_max };
         let never = AtomicBool::new(false);
         let alone = hunt(1).run(&never, |_| ());
         let many = hunt(3).run(&never, |_| ());
@@ -115,7 +124,8 @@ mod tests {
     #[test]
     fn a_hunt_that_is_stopped_says_what_it_has_seen() {
         let stop = AtomicBool::new(false);
-        let hunt = Hunt { from: 1, events_max: None, seeds_max: None, jobs: 2 };
+        let seed_max = Duration::MAX;
+        let hunt = Hunt { from: 1, events_max: None, seeds_max: None, jobs: 2, seed_max };
         let batch = hunt.run(&stop, |_| stop.store(true, Ordering::Relaxed));
         assert!((1..5).contains(&batch.seeds), "{}", batch.seeds);
     }

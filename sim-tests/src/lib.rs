@@ -3,6 +3,7 @@
 pub mod hunt;
 #[cfg(all(madsim, feature = "layer2"))]
 pub mod layer2;
+pub mod limit;
 pub mod planted;
 pub mod progress;
 pub mod rerun;

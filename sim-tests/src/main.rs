@@ -2,11 +2,13 @@
 
 use clap::{Parser, Subcommand};
 use sim_tests::hunt::{Hunt, line};
+use sim_tests::limit::SEED_SECONDS_MAX;
 use sim_tests::planted;
 use sim_tests::progress::Progress;
 use simulator::{Plan, Run};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(about = "Searches simulated runs for broken promises")]
@@ -34,6 +36,9 @@ enum Command {
         /// Threads, in layer 1. What is found does not depend on it.
         #[arg(long, default_value_t = 1)]
         jobs: usize,
+        /// Seconds that one seed may run. One that runs for longer is a finding and ends the hunt.
+        #[arg(long, default_value_t = SEED_SECONDS_MAX)]
+        seed_seconds: u64,
     },
     /// Draws the run of a plan, whether or not it breaks anything, without making it smaller.
     Draw {
@@ -50,17 +55,31 @@ enum Command {
         #[arg(long, default_value = "run.html")]
         to: PathBuf,
     },
-    /// What the runner of planted bugs runs in each broken copy.
+    /// What the runner of planted bugs runs in each broken copy, for each range.
     #[command(hide = true)]
-    Ranges(planted::Search),
+    Range {
+        #[arg(long)]
+        layer: u8,
+        #[command(flatten)]
+        search: planted::Search,
+    },
     /// Plants each known bug in a copy of the tree, and hunts for it.
     Planted {
-        /// Only those whose name contains this.
-        #[arg(default_value = "")]
-        only: String,
-        /// Those in this folder of `planted/` instead: `further`, or `missed`.
-        #[arg(long = "in", default_value = "")]
+        /// Only those whose name contains one of these.
+        only: Vec<String>,
+        /// The folder: without this, `sim-tests/planted` itself, the bugs of the literature.
+        /// `further` has those that reviewers wrote to get past the simulator and that it finds,
+        /// `missed` those that it does not find.
+        #[arg(long = "in", default_value = "", hide_default_value = true)]
+        #[arg(value_parser = ["", "further", "missed"], hide_possible_values = true)]
+        #[arg(value_name = "further|missed")]
         folder: String,
+        /// Where the copy of the tree goes. It is kept, and built faster the next time.
+        #[arg(long)]
+        copy: Option<PathBuf>,
+        /// Ranges. A bug is found if it is found in all of them but one, and in one at least.
+        #[arg(long, default_value_t = 10)]
+        ranges: u64,
         #[command(flatten)]
         search: planted::Search,
     },
@@ -68,9 +87,13 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Hunt { layer: 2, from, events, seeds, .. } => hunt_layer_2(from, seeds, events),
-        Command::Hunt { from, events, seeds, jobs, .. } => {
-            hunt(Hunt { from, events_max: events, seeds_max: seeds, jobs })
+        Command::Hunt { layer, from, events, seeds, jobs, seed_seconds } => {
+            let seed_max = Duration::from_secs(seed_seconds);
+            let hunted = Hunt { from, events_max: events, seeds_max: seeds, jobs, seed_max };
+            match layer {
+                2 => hunt_layer_2(hunted),
+                _ => hunt(hunted),
+            }
         }
         Command::Draw { layer, plan, seed, to } => {
             let plan = plan.unwrap_or_else(|| Plan::from_seed(seed.unwrap_or_default()));
@@ -79,21 +102,27 @@ fn main() -> ExitCode {
                 _ => draw(sim_tests::drawn(&plan), &to),
             }
         }
-        Command::Ranges(search) => search.run(),
-        Command::Planted { only, folder, search } => match planted::run(&folder, &only, &search) {
-            Ok(0) => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Range { layer, search } => search.run(layer),
+        Command::Planted { only, folder, copy, ranges, search } => {
+            plant(&planted::Which { folder, only, copy }, ranges, &search)
+        }
+    }
+}
+
+fn plant(which: &planted::Which, ranges: u64, search: &planted::Search) -> ExitCode {
+    match planted::run(which, ranges, search) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
 #[cfg(all(madsim, feature = "layer2"))]
-fn hunt_layer_2(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
-    sim_tests::layer2::hunt(from, seeds, events)
+fn hunt_layer_2(hunt: Hunt) -> ExitCode {
+    sim_tests::layer2::hunt(hunt)
 }
 
 #[cfg(all(madsim, feature = "layer2"))]
@@ -102,7 +131,7 @@ fn draw_layer_2(plan: &Plan, to: &Path) -> ExitCode {
 }
 
 #[cfg(not(all(madsim, feature = "layer2")))]
-fn hunt_layer_2(_from: u64, _seeds: Option<u64>, _events: Option<u64>) -> ExitCode {
+fn hunt_layer_2(_hunt: Hunt) -> ExitCode {
     with_layer_2()
 }
 

@@ -3,67 +3,80 @@
 //! Each file in `planted/` and its folders is one small patch that breaks the protocol, the log or the
 //! wiring, with a line above it that says how, and perhaps a line `# layer: 2`. The runner applies each to
 //! a copy of the tree, builds it, searches several ranges of seeds for a broken promise, and prints a line
-//! of the table: found by which check, in how many of the ranges, after how many seeds, or MISSED.
+//! of the table: found by which check, in how many of the ranges, after how many seeds, or MISSED; then
+//! the first seed that shows it and the message. A seed that does not end is a finding of its own kind,
+//! [`crate::limit::TOO_LONG`].
 
 mod search;
 
 pub use search::Search;
 
-use search::{MISSES_MAX, NOTHING};
+use search::{Finding, NOTHING, OUT_OF_TIME};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 use std::{fs, io};
 
 /// The first line of the table.
-pub const HEAD: &str =
-    "| planted bug | layer | found by | ranges | seeds | seconds |\n|---|---|---|---|---|---|";
+pub const HEAD: &str = "| planted bug | layer | found by | ranges | seeds | seconds | first seed \
+                        | what it says |\n|---|---|---|---|---|---|---|---|";
 
-/// What is copied of the tree: all that the search is built from.
-const PARTS: &[&str] = &[
-    "Cargo.toml",
-    "Cargo.lock",
-    ".cargo",
-    "raft",
-    "storage",
-    "driver",
-    "transport-http",
-    "simulator",
-    "transport-sim",
-    "sim-tests",
-    "kv",
-    "chaos",
-    "fuzz",
-];
+/// A planted bug is found only if it is found in all ranges but this many.
+const MISSES_MAX: u64 = 1;
+/// So much of a message stands in the table.
+const DETAIL_CHARS: usize = 160;
+/// Signals that say nothing of the program that they end: SIGHUP, SIGINT, SIGKILL, SIGTERM.
+const SENT_BY_OTHERS: [i32; 4] = [1, 2, 9, 15];
 
-/// Runs every planted bug in a folder of `planted/` (empty: itself) whose name contains `only`, and prints
-/// the table. Returns how many were missed.
-pub fn run(folder: &str, only: &str, search: &Search) -> io::Result<u32> {
+/// What is copied of the tree beside the members of the workspace.
+const PARTS: [&str; 3] = ["Cargo.toml", "Cargo.lock", ".cargo"];
+
+/// Which bugs to plant, and where.
+#[derive(Clone, Debug)]
+pub struct Which {
+    /// The folder of `planted/`; empty: itself.
+    pub folder: String,
+    /// Those whose name contains one of these; all if there are none.
+    pub only: Vec<String>,
+    /// Where the copy of the tree goes. It is kept if it is given.
+    pub copy: Option<PathBuf>,
+}
+
+/// Runs planted bugs, and prints the table. Returns how many were missed.
+pub fn run(which: &Which, ranges: u64, search: &Search) -> io::Result<u32> {
+    let Which { folder, only, copy } = which;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     let mut patches: Vec<PathBuf> = fs::read_dir(root.join("sim-tests/planted").join(folder))?
         .map(|entry| Ok(entry?.path()))
         .collect::<io::Result<_>>()?;
     patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
-    patches.retain(|path| name(path).contains(only));
+    patches.retain(|path| {
+        only.is_empty() || only.iter().any(|part| name(path).contains(part.as_str()))
+    });
     patches.sort();
-    let copy = std::env::temp_dir().join(format!("planted-{}", std::process::id()));
+    let own = std::env::temp_dir().join(format!("planted-{}", std::process::id()));
+    let is_kept = copy.is_some();
+    let copy = copy.clone().unwrap_or(own);
     println!("{HEAD}");
     let mut missed = 0;
     make_copy(&root, &copy)?;
     for patch in patches {
         if !apply(&copy, &patch, &[])? {
-            println!("| {} | | does not apply any more | | | |", name(&patch));
+            println!("| {} | | does not apply any more | | | | | |", name(&patch));
             missed += 1;
             make_copy(&root, &copy)?;
             continue;
         }
-        missed += u32::from(!one(&copy, &patch, search)?);
+        missed += u32::from(!one(&copy, &patch, ranges, search)?);
         // Taken out again, so that only what it touched is built anew.
         if !apply(&copy, &patch, &["--reverse"])? {
             make_copy(&root, &copy)?;
         }
     }
-    fs::remove_dir_all(&copy)?;
+    if !is_kept {
+        fs::remove_dir_all(&copy)?;
+    }
     Ok(missed)
 }
 
@@ -80,7 +93,8 @@ fn apply(copy: &Path, patch: &Path, how: &[&str]) -> io::Result<bool> {
 /// Copies the tree, but keeps what was built in the copy before.
 fn make_copy(root: &Path, copy: &Path) -> io::Result<()> {
     fs::create_dir_all(copy)?;
-    for part in PARTS {
+    let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+    for part in PARTS.into_iter().chain(members(&manifest)) {
         let _ = fs::remove_dir_all(copy.join(part));
         let copied = Command::new("cp").arg("-r").arg(root.join(part)).arg(copy).status()?;
         if !copied.success() {
@@ -90,8 +104,14 @@ fn make_copy(root: &Path, copy: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Hunts the bug that is in the copy. Returns whether it was found.
-fn one(copy: &Path, patch: &Path, search: &Search) -> io::Result<bool> {
+/// The members of the workspace: without any of them it does not build.
+fn members(manifest: &str) -> impl Iterator<Item = &str> {
+    let list = manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']'));
+    list.map_or("", |(list, _)| list).split('"').skip(1).step_by(2)
+}
+
+/// Hunts the bug that is in the copy, and prints its row. Returns whether it was found.
+fn one(copy: &Path, patch: &Path, ranges: u64, search: &Search) -> io::Result<bool> {
     let name = name(patch);
     let layer =
         if fs::read_to_string(patch)?.lines().any(|line| line == "# layer: 2") { 2 } else { 1 };
@@ -105,54 +125,127 @@ fn one(copy: &Path, patch: &Path, search: &Search) -> io::Result<bool> {
     build.env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true").env_remove("RUSTFLAGS");
     let built = build.output()?;
     if !built.status.success() {
-        println!("| {name} | {layer} | does not compile any more | | | |");
+        println!("| {name} | {layer} | does not compile any more | | | | | |");
         return Ok(false);
     }
     let started = Instant::now();
-    let number = |value: u64| value.to_string();
-    let found = Command::new(copy.join("target/release/sim-tests"))
-        .args(["ranges", "--layer", &number(layer), "--from", &number(search.from)])
-        .args(["--seeds", &number(search.seeds), "--ranges", &number(search.ranges)])
-        .current_dir(copy)
-        .env("RUST_BACKTRACE", "0")
-        .output()?;
-    let seconds = started.elapsed().as_secs();
-    let said = String::from_utf8_lossy(&found.stdout).into_owned();
-    let (found, row) = row(&said, search.ranges);
-    println!("| {name} | {layer} | {row} | {seconds} |");
+    let mut findings = Vec::new();
+    for range in 0..ranges {
+        let spent = started.elapsed().as_secs();
+        let search = Search {
+            from: search.from + range * search.seeds,
+            bug_seconds: search.bug_seconds.saturating_sub(spent),
+            ..search.clone()
+        };
+        let finding = in_range(copy, layer, &search)?;
+        let is_over = finding.check == OUT_OF_TIME;
+        findings.push(finding);
+        let misses = findings.iter().filter(|finding| !finding.is_hit()).count();
+        if is_over || misses as u64 > MISSES_MAX {
+            break;
+        }
+    }
+    let (found, row) = row(&findings, ranges, started.elapsed().as_secs());
+    println!("| {name} | {layer} | {row} |");
     Ok(found)
 }
 
-/// What the lines of a search come to.
-fn row(said: &str, ranges: u64) -> (bool, String) {
-    let lines: Vec<(u64, &str)> = said
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(tried, check)| Some((tried.parse().ok()?, check)))
-        .collect();
-    let mut hits: Vec<(u64, &str)> =
-        lines.iter().copied().filter(|(_, check)| *check != NOTHING).collect();
+/// Searches one range, in a process of its own: what is planted may bring it down.
+fn in_range(copy: &Path, layer: u8, search: &Search) -> io::Result<Finding> {
+    let number = |value: u64| value.to_string();
+    let output = Command::new(copy.join("target/release/sim-tests"))
+        .args(["range", "--layer", &layer.to_string(), "--from", &number(search.from)])
+        .args(["--seeds", &number(search.seeds), "--seed-seconds", &number(search.seed_seconds)])
+        .args(["--bug-seconds", &number(search.bug_seconds)])
+        .current_dir(copy)
+        .env("RUST_BACKTRACE", "0")
+        .output()?;
+    if let Some(finding) = Finding::read(&String::from_utf8_lossy(&output.stdout)) {
+        return Ok(finding);
+    }
+    let seed = search.from;
+    match output.status.signal() {
+        // It ended itself: an abort, an overflow of the stack.
+        Some(signal) if !SENT_BY_OTHERS.contains(&signal) => {
+            let detail = output.status.to_string();
+            Ok(Finding { tried: 1, seed, check: "the process ended".to_owned(), detail })
+        }
+        _ => Err(io::Error::other(format!("the search from seed {seed}: {}", output.status))),
+    }
+}
+
+impl Finding {
+    fn is_hit(&self) -> bool {
+        self.check != NOTHING && self.check != OUT_OF_TIME
+    }
+}
+
+/// What the ranges came to: by which checks, in how many, after how many seeds, the first seed that
+/// shows it, and how.
+fn row(findings: &[Finding], ranges: u64, seconds: u64) -> (bool, String) {
+    let mut hits: Vec<&Finding> = findings.iter().filter(|finding| finding.is_hit()).collect();
+    let first = hits.first().map_or(" | ".to_owned(), |first| {
+        let detail: String = first.detail.replace('|', "/").chars().take(DETAIL_CHARS).collect();
+        format!("{} | {}: {detail}", first.seed, first.check)
+    });
     hits.sort_unstable();
-    let mut checks: Vec<&str> = hits.iter().map(|(_, check)| *check).collect();
+    let mut checks: Vec<&str> = hits.iter().map(|hit| hit.check.as_str()).collect();
     checks.sort_unstable();
     checks.dedup();
-    let missed = lines.len() - hits.len();
-    let found = lines.len() as u64 == ranges && missed as u64 <= MISSES_MAX && !hits.is_empty();
-    let median = hits.get(hits.len() / 2).map_or("-".to_owned(), |(tried, _)| tried.to_string());
-    let by = if found { checks.join("; ") } else { "MISSED".to_owned() };
-    (found, format!("{by} | {} of {} | {median}", hits.len(), lines.len()))
+    let missed = findings.len() - hits.len();
+    let is_over = findings.last().is_some_and(|last| last.check == OUT_OF_TIME);
+    let all = findings.len() as u64 == ranges;
+    let found = all && !is_over && missed as u64 <= MISSES_MAX && !hits.is_empty();
+    let median = hits.get(hits.len() / 2).map_or("-".to_owned(), |hit| hit.tried.to_string());
+    let by = match found {
+        true => checks.join("; "),
+        false if is_over => format!("MISSED ({OUT_OF_TIME})"),
+        false => "MISSED".to_owned(),
+    };
+    (found, format!("{by} | {} of {} | {median} | {seconds} | {first}", hits.len(), findings.len()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::TOO_LONG;
+
+    fn found(tried: u64, check: &str) -> Finding {
+        let detail = format!("a|b {tried}");
+        Finding { tried, seed: tried + 100, check: check.to_owned(), detail }
+    }
 
     #[test]
     fn found_is_what_all_ranges_but_one_have_found() {
-        assert_eq!(row("7 a\n9 b\n8 a\n", 3), (true, "a; b | 3 of 3 | 8".to_owned()));
-        assert_eq!(row("7 a\n2000 nothing\n", 2), (true, "a | 1 of 2 | 7".to_owned()));
-        assert!(!row("2000 nothing\n2000 nothing\n", 10).0);
-        assert!(!row("2000 nothing\n", 1).0);
-        assert!(!row("7 a\n", 2).0, "it ended early");
+        let ranges = [found(7, "a"), found(9, "b"), found(8, "a")];
+        let (is_found, said) = row(&ranges, 3, 4);
+        assert!(is_found);
+        assert_eq!(said, "a; b | 3 of 3 | 8 | 4 | 107 | a: a/b 7");
+        let nothing = || found(2_000, NOTHING);
+        assert!(row(&[found(7, "a"), nothing()], 2, 4).0);
+        assert!(!row(&[nothing(), nothing()], 10, 4).0);
+        assert!(!row(&[nothing()], 1, 4).0);
+        assert!(!row(&[found(7, "a")], 2, 4).0, "it ended early");
+    }
+
+    #[test]
+    fn the_members_are_those_of_the_workspace() {
+        let manifest = include_str!("../../Cargo.toml");
+        let members: Vec<&str> = members(manifest).collect();
+        assert!(members.contains(&"raft") && members.contains(&"sim-tests"), "{members:?}");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for member in members {
+            assert!(root.join(member).join("Cargo.toml").is_file(), "{member}");
+        }
+    }
+
+    #[test]
+    fn a_seed_that_does_not_end_is_found_and_a_search_that_does_not_is_not() {
+        let (is_found, said) = row(&[found(7, TOO_LONG)], 1, 4);
+        assert!(is_found);
+        assert_eq!(said, "ran too long | 1 of 1 | 7 | 4 | 107 | ran too long: a/b 7");
+        let (is_found, said) = row(&[found(7, "a"), found(9, OUT_OF_TIME)], 2, 4);
+        assert!(!is_found);
+        assert_eq!(said, "MISSED (out of time) | 1 of 2 | 7 | 4 | 107 | a: a/b 7");
     }
 }

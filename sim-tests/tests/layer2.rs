@@ -88,7 +88,7 @@ mod simulated {
             let runs: Vec<_> = seeds.iter().map(|seed| run(&Plan::from_seed(*seed))).collect();
             let has_sockets = |run: &Run| run.marks.count("nodes talked over sockets") > 0;
             let traces: Vec<String> = runs.iter().map(|run| run.trace.to_string()).collect();
-            (traces.join(" "), runs.iter().filter(|run| has_sockets(run)).count())
+            (traces.join(" "), runs.iter().filter(|run| has_sockets(*run)).count())
         };
         let (own, on_sockets) = traces();
         if std::env::var("SIM_CHILD").is_ok() {

@@ -62,6 +62,8 @@ pub struct Observer<M> {
     leaders: BTreeMap<Term, u64>,
     /// Whom each disk has voted for, by term, as it was said.
     votes: BTreeMap<(NodeId, Incarnation, Term), NodeId>,
+    /// The logs that leaders have announced in their appends, by term.
+    announced: BTreeMap<Term, BTreeMap<Index, LogId>>,
     /// Everything that was ever committed, from index 1 on.
     committed: Vec<Committed>,
     next_number: CommandNumber,
@@ -78,6 +80,7 @@ impl<M: StateMachine> Observer<M> {
             seen: vec![Seen::default(); nodes as usize],
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
+            announced: BTreeMap::new(),
             committed: Vec::new(),
             next_number: CommandNumber(0),
             time: Timekeeping::default(),
@@ -329,10 +332,14 @@ impl<M: StateMachine> Observer<M> {
                 (hard.term == message.term && hard.vote == Some(message.to), "a vote")
             }
             Body::Appended { matched, .. } => {
-                let holds = *matched <= shadow.last().index;
+                let holds = self.holds_the_leaders(message.term, *matched, shadow);
                 (hard.term == message.term && holds, "an acknowledgement")
             }
-            Body::Append { .. } => (hard.term == message.term, "an append"),
+            Body::Append { prev, entries, .. } => {
+                self.announce(message.term, *prev, entries);
+                let voted = hard.vote == Some(message.from);
+                (hard.term == message.term && voted, "an append")
+            }
             _ => return Ok(()),
         };
         if !kept {
@@ -345,7 +352,32 @@ impl<M: StateMachine> Observer<M> {
         }
         Ok(())
     }
+
+    /// A leader tells what its log is. Of terms that have passed nobody acknowledges anything.
+    fn announce(&mut self, term: Term, prev: LogId, entries: &[Entry]) {
+        let log = self.announced.entry(term).or_default();
+        log.extend(entries.iter().map(|entry| (entry.id.index, entry.id)));
+        log.insert(prev.index, prev);
+        while self.announced.len() > ANNOUNCED_TERMS_MAX {
+            self.announced.pop_first();
+        }
+    }
+
+    /// Whether what a node acknowledges to the leader of a term is on its disk: the log as far as it says,
+    /// and at its end the entry that the leader has there. A log of the same length may be another one.
+    fn holds_the_leaders(&self, term: Term, matched: Index, shadow: &Shadow) -> bool {
+        let announced = self.announced.get(&term).and_then(|log| log.get(&matched));
+        // What came by a snapshot was announced by nobody, and is committed.
+        let at = (matched.0 as usize).checked_sub(1);
+        let committed = at.and_then(|at| self.committed.get(at));
+        let committed = committed.filter(|committed| committed.term <= term);
+        let id = announced.copied().or(committed.map(|committed| committed.id));
+        matched <= shadow.last().index && id.is_none_or(|id| shadow.holds(id))
+    }
 }
+
+/// Terms of which the logs of leaders are remembered.
+const ANNOUNCED_TERMS_MAX: usize = 8;
 
 fn hash(entry: &Entry) -> u64 {
     let (kind, bytes): (u64, &[u8]) = match &entry.payload {

@@ -282,12 +282,14 @@ async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
         _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })?;
     let listing = Listing::new(state, CommandNumber(from), limit);
-    let parts = futures_util::stream::unfold((listing, permit), async |(mut listing, permit)| {
-        // Other requests have their turn between two parts.
-        yield_now().await;
-        let part = listing.next_part(reply::PART_BYTES)?;
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit)))
-    });
+    let part_bytes = app.limits.listing_part_bytes;
+    let parts =
+        futures_util::stream::unfold((listing, permit), move |(mut listing, permit)| async move {
+            // Other requests have their turn between two parts.
+            yield_now().await;
+            let part = listing.next_part(part_bytes)?;
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit)))
+        });
     Ok(json(StatusCode::OK, Body::from_stream(parts)))
 }
 

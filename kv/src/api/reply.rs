@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A reply of no more than so many bytes does not count: the number of connections bounds those.
 const UNCOUNTED_BYTES: usize = 64 << 10;
 /// A long reply goes out in parts of about so many bytes.
-pub const PART_BYTES: usize = 64 << 10;
+const PART_BYTES: usize = 64 << 10;
 /// How many parts of a reply are in memory: one in front of the socket, and one on the way there.
 const PARTS_READY: usize = 3;
 

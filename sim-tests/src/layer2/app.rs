@@ -2,6 +2,7 @@
 //! threads, sockets and files.
 
 use super::history::History;
+use super::values::{self, Values};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
@@ -28,6 +29,10 @@ use transport_sim::{
 
 /// One request in so many arrives in two pieces.
 const SPLIT_ONE_IN: u64 = 5;
+/// Values of megabytes are written in one plan in so many.
+const LARGE_ONE_IN: u64 = 12;
+/// More deleted keys than there are keys.
+const DELETED_MAX: usize = 1_000_000;
 /// The least listings that a node allows at once.
 pub(super) const LISTINGS_MAX_LEAST: usize = 2;
 /// The pause between them.
@@ -37,6 +42,9 @@ const PAUSE_US: u64 = 3_000;
 pub struct Store {
     history: Mutex<History>,
     limits: Limits,
+    deleted_max: usize,
+    /// What clients write.
+    pub(super) values: Values,
     /// Whether nodes pass requests on to the leader; otherwise they send the client there.
     forward: bool,
 }
@@ -53,11 +61,30 @@ impl Store {
             read_timeout: Duration::from_millis(draw.pick(&[300, 5_000])),
             ..Limits::default()
         };
-        let complete = limits.history_commands_max >= 100_000;
         let forward = draw.below(4) > 0;
         // So few that one that is never given back is missed.
         limits.listings_max = draw.pick(&[LISTINGS_MAX_LEAST, limits.listings_max]);
-        Store { history: Mutex::new(History::new(complete)), limits, forward }
+        // A border that is only met by much is met by little where it is drawn lower.
+        limits.listing_part_bytes = draw.pick(&[1, 300, 5_000, limits.listing_part_bytes]);
+        let bytes_max = limits.history_bytes_max;
+        limits.history_bytes_max = draw.pick(&[1_000, 30_000, bytes_max, bytes_max]);
+        let deleted_max = draw.pick(&[1, 3, DELETED_MAX, DELETED_MAX]);
+        for bytes_max in [&mut limits.bodies_bytes_max, &mut limits.replies_bytes_max] {
+            *bytes_max = draw.pick(&[8 << 20, *bytes_max]);
+        }
+        // Of a state that is large, snapshots are to be few.
+        let values = Values {
+            padding: u64::from(plan.swarm.padding_bytes),
+            large: draw.below(LARGE_ONE_IN) == 0 && plan.swarm.snapshot_bytes >= 20_000,
+        };
+        if values.large {
+            limits.value_bytes_max = values::LARGE_BYTES_MAX;
+        }
+        let complete =
+            limits.history_commands_max >= 100_000 && limits.history_bytes_max == bytes_max;
+        let forgets = deleted_max < DELETED_MAX;
+        let history = Mutex::new(History::new(complete, forgets));
+        Store { history, limits, deleted_max, values, forward }
     }
 
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
@@ -74,7 +101,7 @@ impl App for Store {
         let machine = Machine::new(Retention {
             commands_max: self.limits.history_commands_max,
             bytes_max: self.limits.history_bytes_max,
-            ..Retention::default()
+            deleted_max: self.deleted_max,
         });
         let (figures, answers) = (machine.figures(), machine.answers());
         let (limits, forward) = (self.limits.clone(), self.forward);

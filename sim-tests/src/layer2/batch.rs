@@ -1,6 +1,8 @@
 //! Batches of runs of layer 2, and what is said of one that fails.
 
-use super::{EXPECTED, failure, run};
+use super::{COMMAND, EXPECTED, Run, failure, run};
+use crate::hunt::Hunt;
+use crate::limit::{Limit, end_hunt};
 use crate::progress::Progress;
 use simulator::{Failed, Marks, Plan};
 use std::process::ExitCode;
@@ -29,13 +31,18 @@ impl Batch {
     pub fn run_seed(&mut self, seed: u64) -> bool {
         let plan = Plan::from_seed(seed);
         let result = run(&plan);
+        self.add(&plan, &result)
+    }
+
+    /// Adds what the run of a plan came to. Returns whether it kept all promises.
+    fn add(&mut self, plan: &Plan, result: &Run) -> bool {
         self.seeds += 1;
         self.messages += result.messages;
         self.events += result.events;
         self.time_us += result.time_us;
         self.marks.add(&result.marks);
         if result.violation.is_some() {
-            self.failure = Some(failure(&plan, &result));
+            self.failure = Some(failure(plan, result));
         }
         self.failure.is_none()
     }
@@ -62,15 +69,24 @@ impl Batch {
 }
 
 /// Runs seed after seed, until it has run so many or traced so much, is stopped, or finds something.
-pub fn hunt(from: u64, seeds: Option<u64>, events: Option<u64>) -> ExitCode {
+/// Layer 2 has one thread.
+pub fn hunt(hunt: Hunt) -> ExitCode {
+    let Hunt { from, events_max, seeds_max, jobs: _, seed_max } = hunt;
+    let limit = Limit::new(seed_max, None);
+    limit.watch(move |exceeded| end_hunt(exceeded, seed_max, COMMAND));
     let mut progress = Progress::begin();
     let stop = progress.stop();
     let mut batch = Batch::default();
     while !stop.load(Ordering::Relaxed)
-        && seeds.is_none_or(|most| batch.seeds < most)
-        && events.is_none_or(|most| batch.events < most)
-        && batch.run_seed(from + batch.seeds)
+        && seeds_max.is_none_or(|most| batch.seeds < most)
+        && events_max.is_none_or(|most| batch.events < most)
     {
+        let seed = from + batch.seeds;
+        let plan = Plan::from_seed(seed);
+        let result = limit.run(seed, || run(&plan));
+        if !batch.add(&plan, &result) {
+            break;
+        }
         progress.show(|passed| batch.line(passed));
     }
     let said = batch.line(progress.passed());

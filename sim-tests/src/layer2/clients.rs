@@ -3,6 +3,7 @@
 
 use super::app::Store;
 use super::conditions::Condition;
+use super::history::FIELDS;
 use super::last::escaped;
 use driver::Clock;
 use hyper::header::{ETAG, HOST, HeaderValue};
@@ -26,7 +27,7 @@ const PATIENCE_US_MAX: u64 = 10_000_000;
 const AWKWARD_ONE_IN: u64 = 6;
 /// The keys of the registers: the first few, and others whose bytes mean something in a path, or whose
 /// path is another one's key.
-const KEYS: &[&str] = &["r0", "r1", "r2", "a b", "a/b", "a%2Fb", "ключ?"];
+pub(super) const KEYS: &[&str] = &["r0", "r1", "r2", "a b", "a/b", "a%2Fb", "ключ?"];
 /// A batch writes at most so many keys; one operation more may remove what is not there.
 const BATCH_MAX: u64 = 4;
 /// A listing in parts is read as far as so many.
@@ -48,11 +49,11 @@ pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
     let wires = Wires { cluster: cluster.clone(), number };
     let clock: Arc<dyn Clock> = Arc::new(SimClock::new());
     let client = Client::new(servers, patience, wires, clock);
-    let (nodes, padding) = (plan.nodes, u64::from(plan.swarm.padding_bytes));
+    let nodes = plan.nodes;
     let reads_ppm = plan.swarm.reads_ppm;
     let leader = number % nodes;
     let mut user =
-        User { store, cluster, client, draw, number, nodes, padding, patience, leader, reads_ppm };
+        User { store, cluster, client, draw, number, nodes, patience, leader, reads_ppm };
     loop {
         if let Err(broken) = user.operation().await {
             user.cluster.broken(Some(broken));
@@ -128,7 +129,6 @@ pub(super) struct User {
     pub draw: Stream,
     pub number: u64,
     pub nodes: u64,
-    pub padding: u64,
     pub patience: Duration,
     /// Whom the calls of the older system are sent to.
     pub leader: u64,
@@ -179,10 +179,10 @@ impl User {
         }
     }
 
-    /// The text of a value, always the same: its number, and something to make it longer.
-    pub fn text(&self, value: u64) -> String {
-        let padding = value.wrapping_mul(7_919) % (self.padding + 1);
-        format!("{value}{}", "x".repeat(padding as usize))
+    /// A value that nobody has written yet, and that is a text.
+    pub fn next_text(&self) -> u64 {
+        let values = self.store.values;
+        self.store.history().next_value_that(|value| !values.is_binary(value))
     }
 
     pub fn mark(&self, ended: &Ended) {
@@ -201,15 +201,18 @@ impl User {
         let request = Request::new(Method::GET, path(register) + how);
         let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
         let ended_us = Some(now_us());
-        let value = match answer.status {
-            StatusCode::OK => Some(number(&answer.body)),
-            StatusCode::NOT_FOUND => None,
+        let (value, version) = match answer.status {
+            StatusCode::OK => {
+                let value = self.store.values.read(&answer.body)?;
+                (Some(value), Some(version_in(&answer)?))
+            }
+            StatusCode::NOT_FOUND => (None, None),
             status => return violation("a read is answered with a value", status.to_string()),
         };
         self.cluster.mark("a read was served");
         let mut history = self.store.history();
         history.record(register, begun_us, ended_us, Action::Read(value));
-        if let (Some(value), Some(version)) = (value, version(&answer)) {
+        if let (Some(value), Some(version)) = (value, version) {
             history.version(version, register, value, None, now_us())?;
         }
         Ok(())
@@ -244,7 +247,8 @@ impl User {
     async fn glance(&mut self, register: u8) -> Option<Condition> {
         let read = Request::new(Method::GET, path(register) + "?consistency=stale");
         let answer = self.client.call(&read).await.ok()?;
-        Some(Condition::Is { version: version(&answer)?, value: number(&answer.body) })
+        let value = self.store.values.read(&answer.body).ok()?;
+        Some(Condition::Is { version: version(&answer)?, value })
     }
 
     /// Reads, and removes what was found if nobody else has written meanwhile.
@@ -253,13 +257,17 @@ impl User {
         let Some(condition @ Condition::Is { value: from, .. }) = found else { return Ok(()) };
         let mut request = Request::new(Method::DELETE, path(register));
         request.headers.extend(condition.header());
-        let begun_us = now_us();
+        let (begun_us, floor) = (now_us(), self.store.history().floor());
         let answer = self.client.call(&request).await;
         let now_us = now_us();
         let (ended, ended_us) = match answer {
-            Ok(answer) if answer.status == StatusCode::NO_CONTENT => (Ended::Done, Some(now_us)),
+            Ok(answer) if answer.status == StatusCode::NO_CONTENT => {
+                let version = version_in(&answer)?;
+                self.store.history().removal(version, register, floor, now_us)?;
+                (Ended::Done, Some(now_us))
+            }
             Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => {
-                let current = answer.json()["version"].as_u64();
+                let current = found_in(&answer.json(), 412)?;
                 let mut history = self.store.history();
                 history.refused(register, (begun_us, now_us), condition, current)?;
                 (Ended::NotDone, None)
@@ -283,7 +291,11 @@ impl User {
 
     async fn write(&mut self, register: u8, condition: Condition) -> Result<(), Violation> {
         let (value, floor) = self.value_and_floor();
-        let mut request = Request::new(Method::PUT, path(register)).body(self.text(value));
+        let body = self.store.values.bytes(value);
+        if self.store.values.is_large(value) {
+            self.cluster.mark("a value of megabytes was sent");
+        }
+        let mut request = Request::new(Method::PUT, path(register)).body(body);
         request.headers.extend(condition.header());
         let begun_us = now_us();
         let answer = self.client.call(&request).await;
@@ -302,12 +314,13 @@ impl User {
         match (ended, answer) {
             (Ended::Done, answer) => {
                 history.record(register, begun_us, Some(ended_us), condition.put(value, true));
-                if let Some(version) = answer.ok().as_ref().and_then(version) {
+                if let Ok(answer) = answer {
+                    let version = version_in(&answer)?;
                     history.version(version, register, value, Some(floor), ended_us)?;
                 }
             }
             (Ended::NotDone, Ok(refused)) => {
-                let current = refused.json()["version"].as_u64();
+                let current = found_in(&refused.json(), 412)?;
                 history.refused(register, (begun_us, ended_us), condition, current)?;
             }
             (Ended::NotDone, Err(_)) => {}
@@ -331,8 +344,10 @@ impl User {
             let (mut operation, to) = match condition {
                 Condition::Is { .. } if removes => (json!({ "op": "delete", "key": key }), None),
                 _ => {
-                    let value = self.store.history().next_value();
-                    let text = self.text(value);
+                    let values = self.store.values;
+                    let is_fit = |value| !values.is_binary(value) && !values.is_large(value);
+                    let value = self.store.history().next_value_that(is_fit);
+                    let text = values.text(value);
                     (json!({ "op": "put", "key": key, "value": text }), Some(value))
                 }
             };
@@ -365,19 +380,25 @@ impl User {
                 for ((register, condition, to), result) in asked.into_iter().zip(results) {
                     let version = result["version"].as_u64();
                     let (at, removes) = ((begun_us, ended_us), to.is_none());
+                    let is_done = matches!(result["status"].as_u64(), Some(200 | 204));
+                    if is_done != (result["outcome"] == "done") || (is_done && version.is_none()) {
+                        return violation(FIELDS, format!("an operation of a batch: {result}"));
+                    }
                     match (result["status"].as_u64(), to, version) {
                         (Some(200), Some(value), Some(version)) => {
                             let action = condition.put(value, true);
                             history.record(register, begun_us, Some(ended_us), action);
                             history.version(version, register, value, Some(floor), ended_us)?;
                         }
-                        (Some(204), None, _) => {
+                        (Some(204), None, Some(version)) => {
                             let Condition::Is { value: from, .. } = condition else { continue };
+                            history.removal(version, register, floor, ended_us)?;
                             let removed = Action::Remove { from };
                             history.record(register, begun_us, Some(ended_us), removed);
                             self.cluster.mark("a batch removed a key");
                         }
-                        (Some(412), _, version) => {
+                        (Some(412), _, _) => {
+                            let version = found_in(result, 412)?;
                             history.refused(register, at, condition, version)?;
                             self.cluster.mark("a batch was refused in part");
                         }
@@ -462,13 +483,26 @@ fn path(register: u8) -> String {
     format!("/v1/kv/{}", escaped(key(register)))
 }
 
-/// The number that a value begins with.
-pub(super) fn number(value: &[u8]) -> u64 {
-    let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
-    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+/// The version in an answer.
+pub(super) fn version(answer: &Response) -> Option<u64> {
+    let tag = answer.headers.get(ETAG)?.to_str().ok()?;
+    tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
 }
 
-/// The version in an answer.
-fn version(answer: &Response) -> Option<u64> {
-    answer.headers.get(ETAG)?.to_str().ok()?.trim_matches('"').parse().ok()
+/// The version in an answer that must have one.
+fn version_in(answer: &Response) -> Result<u64, Violation> {
+    match version(answer) {
+        Some(version) => Ok(version),
+        None => violation(FIELDS, format!("{} without a version", answer.status)),
+    }
+}
+
+/// The version that a refused write has found; `None` if there was nothing. An answer says either.
+fn found_in(refused: &Value, status: u64) -> Result<Option<u64>, Violation> {
+    let version = refused.get("version");
+    let is_whole = version.is_some_and(|version| version.is_null() || version.is_u64());
+    if !is_whole || refused["status"] != status || refused["outcome"] != "not_done" {
+        return violation(FIELDS, format!("refused with {refused}"));
+    }
+    Ok(version.and_then(Value::as_u64))
 }

@@ -1,6 +1,7 @@
 //! The calls of the older system, whose clients find the leader by themselves.
 
-use super::clients::{Ended, User, Wires, key, number};
+use super::clients::{Ended, User, Wires, key};
+use super::history::FIELDS;
 use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Failure, Request, Response};
 use raft::NodeId;
@@ -39,11 +40,9 @@ impl User {
 
     /// What to write, as a command of the older system, and what that does to the register.
     fn command(&mut self, register: u8) -> (Value, Action) {
-        let (value, last_seen) = {
-            let mut history = self.store.history();
-            (history.next_value(), history.last_seen(register))
-        };
-        let text = self.text(value);
+        let (value, last_seen) = (self.next_text(), self.store.history().last_seen(register));
+        let values = self.store.values;
+        let text = values.text(value);
         let key = key(register);
         match self.draw.below(8) {
             0 => {
@@ -58,19 +57,21 @@ impl User {
                 (command, Action::Write(value, None))
             }
             _ => {
-                let compare = self.text(last_seen);
+                let compare = values.text(last_seen);
+                // As a text, a value that is none is another one.
+                let from = if values.is_binary(last_seen) { EMPTY } else { last_seen };
                 let command = json!({
                     "kind": "cas", "key": key, "value": text, "compare_value": compare, "id": value,
                 });
-                (command, Action::Swap { from: last_seen, to: value, before: None })
+                (command, Action::Swap { from, to: value, before: None })
             }
         }
     }
 
     /// A get in the log reads and does nothing else, whatever it says beside the key.
     pub(super) async fn submit_get(&mut self, register: u8) -> Result<(), Violation> {
-        let value = self.store.history().next_value();
-        let (key, text) = (key(register), self.text(value));
+        let value = self.next_text();
+        let (key, text) = (key(register), self.store.values.text(value));
         let command = json!({ "kind": "get", "key": key, "value": text, "id": value });
         self.submit_command(register, command, Action::Read(None)).await
     }
@@ -115,6 +116,9 @@ impl User {
             self.mark(&Ended::NotDone);
             return Ok(());
         };
+        if answered["is_leader"] != true || !answered["term"].is_u64() {
+            return violation(FIELDS, format!("submitted: {answered}"));
+        }
         let with_term = self.draw.below(4) > 0;
         let elsewhere = self.draw.below(4) == 0;
         let at = if elsewhere { self.draw.below(self.nodes) } else { node };
@@ -129,6 +133,11 @@ impl User {
             Ok(waited) if waited.status == StatusCode::OK => {
                 let commit = waited.json();
                 let own = commit["command"] == command;
+                let is_of_term = !with_term || commit["term"] == answered["term"];
+                let (found, value) = (&commit["result"]["found"], &commit["result"]["value"]);
+                if commit["index"] != index || !is_of_term || *found != value.is_string() {
+                    return violation(FIELDS, format!("waited for {index}: {commit}"));
+                }
                 if with_term && !own {
                     let detail = format!("{command} at {index}: {commit}");
                     return violation("wait_commit is of the command that was submitted", detail);
@@ -142,7 +151,11 @@ impl User {
             }
             _ => (Ended::Unknown, Value::Null),
         };
-        let before = commit["result"]["value"].as_str().map(|text| number(text.as_bytes()));
+        // What somebody else's command has found is of another register.
+        let before = match ended {
+            Ended::Done => self.value_in(&commit["result"]["value"])?,
+            _ => None,
+        };
         self.ended(register, begun_us, ended_us, &ended, action, before);
         Ok(())
     }
@@ -168,8 +181,12 @@ impl User {
             Ok(answer) => answer,
             Err(failure) => return self.failed(register, begun_us, &failure, action),
         };
-        self.answered(register, begun_us, now_us(), &answer, action);
-        Ok(())
+        self.answered(register, begun_us, now_us(), &answer, action)
+    }
+
+    /// The value in a field that has one or null.
+    fn value_in(&self, field: &Value) -> Result<Option<u64>, Violation> {
+        field.as_str().map(|text| self.store.values.read_text(text)).transpose()
     }
 
     fn answered(
@@ -179,8 +196,9 @@ impl User {
         ended_us: u64,
         answer: &Response,
         action: Action,
-    ) {
+    ) -> Result<(), Violation> {
         let answered = answer.json();
+        found_is_true(&answered, "prev_value")?;
         let ended = match (answered["resp_status"].as_u64(), answered["outcome"].as_str()) {
             (Some(0), _) => Ended::Done,
             (Some(1), _) => Ended::NotDone,
@@ -192,8 +210,9 @@ impl User {
             // Refused before it was proposed.
             _ => Ended::NotDone,
         };
-        let before = answered["prev_value"].as_str().map(|text| number(text.as_bytes()));
+        let before = self.value_in(&answered["prev_value"])?;
         self.ended(register, begun_us, ended_us, &ended, action, before);
+        Ok(())
     }
 
     /// Several writes at once, each with a connection of its own: of a leader that was cut off, more
@@ -240,7 +259,7 @@ impl User {
         for (at, (answer, ended_us)) in answers {
             let (register, action) = registers[at];
             match answer {
-                Ok(answer) => self.answered(register, begun_us, ended_us, &answer, action),
+                Ok(answer) => self.answered(register, begun_us, ended_us, &answer, action)?,
                 Err(failure) => self.failed(register, begun_us, &failure, action)?,
             }
         }
@@ -293,11 +312,23 @@ impl User {
         let body = json!({ "key": key(register) });
         let Ok(answer) = self.ask(self.leader, "/get", body).await else { return Ok(()) };
         let answered = answer.json();
+        found_is_true(&answered, "value")?;
         if answered["resp_status"] == 0 {
-            let value = answered["value"].as_str().map(|text| number(text.as_bytes()));
+            let value = self.value_in(&answered["value"])?;
             let mut history = self.store.history();
             history.record(register, begun_us, Some(now_us()), Action::Read(value));
         }
         Ok(())
     }
+}
+
+/// Whether an answer of the form in one request says of a key that it was found if it has its value.
+pub(super) fn found_is_true(answered: &Value, name: &str) -> Result<(), Violation> {
+    let value = answered.get(name);
+    let is_whole = value.is_some_and(|value| value.is_string() || value.is_null());
+    let is_answer = answered["resp_status"].is_number();
+    if is_answer && !(is_whole && answered["key_found"] == answered[name].is_string()) {
+        return violation(FIELDS, answered.to_string());
+    }
+    Ok(())
 }

@@ -11,6 +11,11 @@ use simulator::checks::{Violation, violation};
 use simulator::linearizability::{self, Action, Operation, Verdict};
 use std::collections::BTreeMap;
 
+/// The check of fields that nothing else depends on.
+pub(super) const FIELDS: &str = "the fields of an answer are true";
+/// Stands for the value of a version that removed one.
+const REMOVED: u64 = u64::MAX - 2;
+
 /// The history of all clients.
 #[derive(Debug)]
 pub struct History {
@@ -23,6 +28,8 @@ pub struct History {
     answered: BTreeMap<u64, u64>,
     /// Whether the listing leaves nothing out.
     complete: bool,
+    /// Whether old deletions may be missing in a listing: a copy that has not seen them never will.
+    forgets: bool,
     /// Commands by their number, as they were listed or answered first.
     commands: BTreeMap<u64, Value>,
     /// The highest number of a command that somebody knows to be done.
@@ -36,8 +43,8 @@ pub struct History {
 }
 
 impl History {
-    /// Nothing yet. `complete`: every command is retained.
-    pub fn new(complete: bool) -> Self {
+    /// Nothing yet. `complete`: every command is retained; `forgets`: few deletions are.
+    pub fn new(complete: bool, forgets: bool) -> Self {
         History {
             registers: BTreeMap::new(),
             last_seen: BTreeMap::new(),
@@ -45,6 +52,7 @@ impl History {
             versions: BTreeMap::new(),
             answered: BTreeMap::new(),
             complete,
+            forgets: forgets && !complete,
             commands: BTreeMap::new(),
             done: None,
             listed: BTreeMap::new(),
@@ -57,6 +65,16 @@ impl History {
     pub fn next_value(&mut self) -> u64 {
         self.next_value += 1;
         self.next_value
+    }
+
+    /// The next one that is as it is wanted.
+    pub fn next_value_that(&mut self, is_wanted: impl Fn(u64) -> bool) -> u64 {
+        loop {
+            let value = self.next_value();
+            if is_wanted(value) {
+                return value;
+            }
+        }
     }
 
     /// The value that was last seen in a register, or one that nobody has written.
@@ -106,10 +124,27 @@ impl History {
         Ok(())
     }
 
+    /// A removal was answered with this version, which no value ever has. `floor` is that of its beginning.
+    pub fn removal(
+        &mut self,
+        version: u64,
+        register: u8,
+        floor: u64,
+        now_us: u64,
+    ) -> Result<(), Violation> {
+        self.version(version, register, REMOVED, Some(floor), now_us)
+    }
+
+    /// The value of a version, if one of them was answered with it.
+    pub fn value_of(&self, version: u64) -> Option<u64> {
+        self.versions.get(&version).map(|(_, value)| *value)
+    }
+
     /// The latest version of a register that was answered, and its value.
     pub fn last_version(&self, register: u8) -> Option<(u64, u64)> {
         let mut latest = self.versions.iter().rev();
-        let (version, (_, value)) = latest.find(|(_, (of, _))| *of == register)?;
+        let is_of = |(of, value): &(u8, u64)| *of == register && *value != REMOVED;
+        let (version, (_, value)) = latest.find(|(_, found)| is_of(found))?;
         Some((*version, *value))
     }
 
@@ -140,6 +175,11 @@ impl History {
     /// Whether every command is retained.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// Whether old deletions may be missing in a listing.
+    pub fn forgets(&self) -> bool {
+        self.forgets
     }
 
     /// The copy that a client keeps.
@@ -182,12 +222,24 @@ impl History {
         let Some(commits) = listing["commits"].as_array() else {
             return violation("a listing is a listing", listing.to_string());
         };
+        if listing["count"].as_u64() != Some(commits.len() as u64) {
+            let detail = format!("{} commits, count {}", commits.len(), listing["count"]);
+            return violation(FIELDS, detail);
+        }
+        let mut term = 0;
         let mut last = None;
         let mut groups: Vec<(u64, Vec<&Value>)> = Vec::new();
         for commit in commits {
             let Some(number) = commit["index"].as_u64() else {
                 return violation("a listing is a listing", commit.to_string());
             };
+            let (of, command) = (commit["term"].as_u64(), &commit["command"]);
+            let is_whole = command["key"].is_string() && command["id"].is_number();
+            // The log's terms only grow.
+            if !is_whole || of.is_none_or(|of| of < term) {
+                return violation(FIELDS, format!("after one of term {term}: {commit}"));
+            }
+            term = of.unwrap_or(term);
             let expected = last.map_or((since + 1) as u64, |last| last + 1);
             // A batch is shown as the puts it amounts to, which share its number.
             if self.complete && number != expected && Some(number) != last {

@@ -2,15 +2,19 @@
 //! them has what a read finds, and `get_commit` tells the same of each.
 
 use super::app::Store;
+use super::clients::{KEYS, version};
+use super::history::FIELDS;
 use super::replay::Replica;
 use super::served::Asks;
 use hyper::{Method, StatusCode};
 use kv::client::{Request, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use simulator::checks::{Violation, violation};
 use std::collections::BTreeSet;
 use transport_sim::Cluster;
 
+/// Keys that are written, but of which no client reads the value.
+const UNREAD: [&str; 2] = ["empty", "nothing"];
 /// Commits that are asked for one by one.
 const ASKED: usize = 5;
 
@@ -36,8 +40,12 @@ pub async fn words(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violat
     }
     let mut whole = Replica::new();
     whole.take(&commits);
-    reads(&nodes, &whole).await?;
-    replicas(store, &nodes, &whole).await
+    reads(store, &nodes, &whole).await?;
+    let forgets = store.history().forgets();
+    match forgets {
+        true => Ok(()),
+        false => replicas(store, &nodes, &whole).await,
+    }
 }
 
 async fn listing(asks: &Asks, since: i64) -> Result<Response, Violation> {
@@ -107,21 +115,61 @@ async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<()
     Ok(())
 }
 
-/// Every key has the value that a replay of the listing comes to.
-async fn reads(nodes: &[Asks], whole: &Replica) -> Result<(), Violation> {
-    for (key, asks) in whole.keys().zip(nodes.iter().cycle()) {
-        let request = Request::new(Method::GET, format!("/v1/kv/{}", escaped(key)));
-        let known = [StatusCode::OK, StatusCode::NOT_FOUND];
-        let answer = asks.until(&request, |answer| known.contains(&answer.status)).await?;
-        let found = match answer.status {
-            StatusCode::OK => String::from_utf8_lossy(&answer.body).into_owned(),
-            _ => String::new(),
-        };
-        let replayed = whole.value(key);
-        if found != replayed {
-            let detail = format!("{key:?} is {found:?} and {replayed:?} in a replay");
+/// Every key that was ever written, listed or not, has the value that a replay of the listing comes to,
+/// and every node says the same of it, through both APIs.
+async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Violation> {
+    let others = whole.keys().filter(|key| !KEYS.contains(key));
+    for key in KEYS.iter().copied().chain(UNREAD).chain(others) {
+        let mut first: Option<Response> = None;
+        for asks in nodes {
+            let request = Request::new(Method::GET, format!("/v1/kv/{}", escaped(key)));
+            let known = [StatusCode::OK, StatusCode::NOT_FOUND];
+            let answer = asks.until(&request, |answer| known.contains(&answer.status)).await?;
+            let first = first.get_or_insert_with(|| answer.clone());
+            let said = |answer: &Response| (answer.status, version(answer));
+            if said(first) != said(&answer) || first.body != answer.body {
+                let (one, other) = (said(first), said(&answer));
+                let detail = format!("{key:?} is {one:?}, and at node {} {other:?}", asks.node);
+                return violation("every node reads the same", detail);
+            }
+        }
+        let (Some(answer), Some(asks)) = (first, nodes.first()) else { return Ok(()) };
+        let found = (answer.status == StatusCode::OK)
+            .then(|| String::from_utf8_lossy(&answer.body).into_owned());
+        let (read, replayed) = (found.as_deref().unwrap_or_default(), whole.value(key));
+        if read != replayed {
+            let detail = format!("{key:?} is {read:?} and {replayed:?} in a replay");
             return violation("a replay of the listing is the store", detail);
         }
+        fields(store, asks, key, &answer, found.as_deref()).await?;
+    }
+    Ok(())
+}
+
+/// What stands beside the value is true too: the version is one that was answered with this value, and
+/// the older API finds the key if it is there.
+async fn fields(
+    store: &Store,
+    asks: &Asks,
+    key: &str,
+    answer: &Response,
+    found: Option<&str>,
+) -> Result<(), Violation> {
+    let version = version(answer);
+    if version.is_some() != found.is_some() {
+        return violation(FIELDS, format!("{key:?}: {}, version {version:?}", answer.status));
+    }
+    let known = version.and_then(|version| store.history().value_of(version));
+    if known.is_some_and(|known| store.values.bytes(known) != answer.body) {
+        let detail = format!("version {version:?} of {key:?} was answered with value {known:?}");
+        return violation("a version is one value", detail);
+    }
+    let body = json!({ "key": key }).to_string();
+    let get = Request::new(Method::POST, "/get").body(body);
+    let answer = asks.until(&get, |answer| answer.json()["resp_status"] == 0).await?.json();
+    if answer["value"].as_str() != found || answer["key_found"] != found.is_some() {
+        let detail = format!("{key:?} is {found:?}, and through the older API {answer}");
+        return violation(FIELDS, detail);
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod history;
 mod last;
 mod replay;
 mod served;
+mod values;
 
 pub use app::Store;
 pub use batch::{Batch, hunt};

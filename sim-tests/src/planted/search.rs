@@ -1,14 +1,15 @@
-//! The search for a planted bug: in each of several ranges of seeds, the first run that breaks a
-//! promise. Nothing is made smaller and nothing is drawn.
+//! The search for a planted bug in one range of seeds: the first run that breaks a promise, that breaks
+//! an assertion of the code, or that does not end. Nothing is made smaller and nothing is drawn.
 
+use crate::limit::{Exceeded, Limit, SEED_SECONDS_MAX, TOO_LONG};
 use crate::run_registers;
 use clap::Args;
-use simulator::Plan;
-use std::ops::Range;
+use simulator::{Plan, Violation};
+use std::any::Any;
+use std::fmt;
+use std::panic::catch_unwind;
 use std::process::ExitCode;
-
-/// A planted bug is found only if it is found in all ranges but this many.
-pub const MISSES_MAX: u64 = 1;
+use std::time::Duration;
 
 /// Where to search, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -19,65 +20,142 @@ pub struct Search {
     /// Seeds in a range.
     #[arg(long, default_value_t = 2_000)]
     pub seeds: u64,
-    /// Ranges.
-    #[arg(long, default_value_t = 10)]
-    pub ranges: u64,
-    /// 1: the core, the log and a state machine. 2: whole nodes and clients.
-    #[arg(long, default_value_t = 1)]
-    pub layer: u8,
+    /// Seconds that one seed may run. One that runs for longer is a finding.
+    #[arg(long, default_value_t = SEED_SECONDS_MAX)]
+    pub seed_seconds: u64,
+    /// Seconds that the search for one bug may take, in all its ranges.
+    #[arg(long, default_value_t = 1_800)]
+    pub bug_seconds: u64,
+}
+
+/// What a range came to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Finding {
+    /// Seeds run.
+    pub tried: u64,
+    /// The last one of them: the one that broke something, if anything broke.
+    pub seed: u64,
+    /// What broke.
+    pub check: String,
+    /// How that showed.
+    pub detail: String,
 }
 
 /// What the search says of a range in which nothing broke.
 pub(super) const NOTHING: &str = "nothing";
+/// What it says when the time for the bug was over.
+pub(super) const OUT_OF_TIME: &str = "out of time";
+/// What it says of an assertion of the code that broke before a check saw anything.
+const ASSERTION: &str = "an assertion of the code";
 
 impl Search {
-    /// Searches, and prints a line for each range.
-    pub fn run(&self) -> ExitCode {
-        let mut missed = 0;
-        for range in 0..self.ranges {
-            let first = self.from + range * self.seeds;
-            let seeds = first..first + self.seeds;
+    /// Searches the range that begins with `from`, and prints a line of what it came to.
+    pub fn run(&self, layer: u8) -> ExitCode {
+        let limit = Limit::new(
+            Duration::from_secs(self.seed_seconds),
+            Some(Duration::from_secs(self.bug_seconds)),
+        );
+        let search = self.clone();
+        limit.watch(move |exceeded| search.end(exceeded));
+        for seed in self.from..self.from + self.seeds {
             // What is broken may break an assertion of the code before a check sees it.
-            let found = std::panic::catch_unwind(|| match self.layer {
-                1 => first_in_layer_1(seeds),
-                _ => first_in_layer_2(seeds),
-            });
-            let (check, tried) = match found {
-                Ok(Some((seed, check, detail))) => {
-                    eprintln!("seed {seed}: {check}: {detail}");
-                    (check, seed - first + 1)
-                }
-                Ok(None) => (NOTHING, self.seeds),
-                Err(_) => ("an assertion of the code", 1),
+            let run = limit.run(seed, || catch_unwind(|| run(layer, seed)));
+            let (check, detail) = match run {
+                Ok(None) => continue,
+                Ok(Some(broken)) => (broken.check, broken.detail),
+                Err(panic) => (ASSERTION, said(panic.as_ref())),
             };
-            println!("{tried} {check}");
-            missed += u64::from(check == NOTHING);
-            if missed > MISSES_MAX {
-                return ExitCode::FAILURE;
-            }
+            println!("{}", self.finding(seed, check, &detail));
+            return ExitCode::SUCCESS;
         }
-        ExitCode::SUCCESS
+        println!("{}", self.finding(self.from + self.seeds - 1, NOTHING, ""));
+        ExitCode::FAILURE
+    }
+
+    fn finding(&self, seed: u64, check: &str, detail: &str) -> Finding {
+        let tried = seed + 1 - self.from;
+        Finding { tried, seed, check: check.to_owned(), detail: detail.to_owned() }
+    }
+
+    /// Something has run for too long: says so and ends the process.
+    fn end(&self, exceeded: Exceeded) {
+        let finding = match exceeded {
+            Exceeded::Seed(seed) => {
+                let detail = format!("more than {} s", self.seed_seconds);
+                self.finding(seed, TOO_LONG, &detail)
+            }
+            Exceeded::Search(seed) => self.finding(seed.unwrap_or(self.from), OUT_OF_TIME, ""),
+        };
+        println!("{finding}");
+        std::process::exit(0);
     }
 }
 
-type Found = Option<(u64, &'static str, String)>;
+/// As a line between two processes.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Finding { tried, seed, check, detail } = self;
+        let detail = detail.replace(['\n', '\t'], " ");
+        write!(f, "{tried}\t{seed}\t{check}\t{detail}")
+    }
+}
 
-fn first_in_layer_1(mut seeds: Range<u64>) -> Found {
-    seeds.find_map(|seed| {
-        let broken = run_registers(&Plan::from_seed(seed)).violation?;
-        Some((seed, broken.check, broken.detail))
-    })
+impl Finding {
+    /// From the output of a search: its only line of this form.
+    pub fn read(output: &str) -> Option<Finding> {
+        output.lines().find_map(|line| {
+            let mut parts = line.split('\t');
+            let tried = parts.next()?.parse().ok()?;
+            let seed = parts.next()?.parse().ok()?;
+            let (check, detail) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+            Some(Finding { tried, seed, check, detail })
+        })
+    }
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+fn run(layer: u8, seed: u64) -> Option<Violation> {
+    match layer {
+        1 => run_registers(&Plan::from_seed(seed)).violation,
+        _ => run_in_layer_2(seed),
+    }
 }
 
 #[cfg(all(madsim, feature = "layer2"))]
-fn first_in_layer_2(mut seeds: Range<u64>) -> Found {
-    seeds.find_map(|seed| {
-        let broken = crate::layer2::run(&Plan::from_seed(seed)).violation?;
-        Some((seed, broken.check, broken.detail))
-    })
+fn run_in_layer_2(seed: u64) -> Option<Violation> {
+    crate::layer2::run(&Plan::from_seed(seed)).violation
 }
 
 #[cfg(not(all(madsim, feature = "layer2")))]
-fn first_in_layer_2(_seeds: Range<u64>) -> Found {
+fn run_in_layer_2(_seed: u64) -> Option<Violation> {
     panic!("built without layer 2");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_read_as_it_was_written() {
+        let finding = Finding {
+            tried: 3,
+            seed: 2_003,
+            check: "limits are kept".to_owned(),
+            detail: "node 1 sends 7 bytes".to_owned(),
+        };
+        let output = format!("what the code prints\n{finding}\n");
+        assert_eq!(Finding::read(&output), Some(finding));
+        assert_eq!(Finding::read("what the code prints\n"), None);
+    }
+
+    #[test]
+    fn a_detail_of_several_lines_is_one_line() {
+        let search = Search { from: 10, seeds: 5, seed_seconds: 1, bug_seconds: 1 };
+        let line = search.finding(12, NOTHING, "a\nb\tc").to_string();
+        assert_eq!(line, "3\t12\tnothing\ta b c");
+    }
 }

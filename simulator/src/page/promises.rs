@@ -94,6 +94,10 @@ pub fn meaning(check: &str) -> Option<&'static str> {
             "A node enters a term of its own only when a quorum would elect it (§9.6), so that whoever \
              was cut off does not disturb the others. This one did without."
         }
+        "a value is read as it was written" => {
+            "What follows the number of a value depends on the number alone. What was read has the \
+             number and other bytes: some are missing, or were changed on their way."
+        }
         "a version is one value" => {
             "A version names one write to one key. Two answers say of the same version that it is \
              different values."
@@ -288,6 +292,13 @@ pub fn meaning(check: &str) -> Option<&'static str> {
         "what is committed never changes" => {
             "An entry that was committed at an index is there for good, on every node (§3.2, State \
              Machine Safety). A node has committed another one."
+        }
+        "the fields of an answer are true" => {
+            "Each field of an answer says something that another field, or another answer, says too: a \
+             count, a version, whether a key was found. Here the two differ."
+        }
+        "every node reads the same" => {
+            "When all is quiet every node answers a read with the same value and the same version."
         }
         "what is committed never changes for clients" => {
             "Two clients were told of different commands under the same number."
