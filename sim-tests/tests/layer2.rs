@@ -9,7 +9,7 @@
 #[cfg(madsim)]
 mod simulated {
     use sim_tests::layer2::{Batch, failure, run};
-    use simulator::{Plan, Run};
+    use simulator::Plan;
     use std::process::Command;
     use std::time::{Duration, Instant};
 
