@@ -26,6 +26,8 @@ pub const HEAD: &str = "| planted bug | layer | found by | ranges | seeds | seco
 const MISSES_MAX: u64 = 1;
 /// So much of a message stands in the table.
 const DETAIL_CHARS: usize = 160;
+/// What is said of a search whose process ended itself.
+const ENDED: &str = "the process ended";
 /// Signals that say nothing of the program that they end: SIGHUP, SIGINT, SIGKILL, SIGTERM.
 const SENT_BY_OTHERS: [i32; 4] = [1, 2, 9, 15];
 
@@ -168,7 +170,7 @@ fn in_range(copy: &Path, layer: u8, search: &Search) -> io::Result<Finding> {
         // It ended itself: an abort, an overflow of the stack.
         Some(signal) if !SENT_BY_OTHERS.contains(&signal) => {
             let detail = output.status.to_string();
-            Ok(Finding { tried: 1, seed, check: "the process ended".to_owned(), detail })
+            Ok(Finding { tried: 1, seed, check: ENDED.to_owned(), detail })
         }
         _ => Err(io::Error::other(format!("the search from seed {seed}: {}", output.status))),
     }
