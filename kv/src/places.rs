@@ -187,8 +187,9 @@ mod tests {
         let _busy = (first.work(), second.work());
         assert!(places.take().is_none());
         second.half_closed();
-        let _third = places.take().unwrap();
+        let third = Arc::new(places.take().unwrap());
         assert!(second.is_lost() && !first.is_lost());
+        let _also_busy = third.work();
         assert!(places.take().is_none());
     }
 
