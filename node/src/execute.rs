@@ -1,4 +1,4 @@
-//! Getting a command done, wherever the leader is.
+//! Getting a command done on a leader.
 //!
 //! A command that has certainly not been done is proposed again for a while, so that an election is a pause
 //! and not an error. A command that may have been done is never repeated.
@@ -40,7 +40,10 @@ pub(crate) async fn execute<S: StateMachine>(
                 // Another leader took over.
                 Err(Outcome::NotDone) => NotDone::NoLeader,
             },
-            Err(ProposeError::NotLeader { .. }) => NotDone::NoLeader,
+            Err(ProposeError::NotLeader { leader: Some(_) }) => {
+                return Err(not_done(handle, NotDone::NotLeader));
+            }
+            Err(ProposeError::NotLeader { leader: None }) => NotDone::NoLeader,
             // The leader steps down soon, and another node may have room.
             Err(ProposeError::ReadOnly { reason }) => NotDone::ReadOnly { reason },
             Err(ProposeError::TooLarge { limit_bytes }) => {

@@ -14,8 +14,8 @@
 //! - [`TypedMachine`] is the trait to implement first: commands, replies and the state are your own types.
 //!   [`StateMachine`] is the same with bytes, for large states or an encoding of your own.
 //! - [`Builder`] has all settings, with their defaults.
-//! - [`Node::execute`] and [`Node::read`] work on every node of a cluster, and say whether something was
-//!   done, was certainly not done, or is unknown.
+//! - [`Node::read`] works on every node of a cluster, [`Node::execute`] on the leader; elsewhere it says
+//!   where the leader is. Both say whether something was done, was certainly not done, or is unknown.
 //! - [`assembly`] puts a node together from other parts: a simulated disk, network and clock.
 //!
 //! # What it needs
@@ -26,7 +26,8 @@
 //! # What it is not
 //!
 //! It does not authenticate peers and does not encrypt what they send: the peer port belongs on a private
-//! network. The members of a cluster cannot be changed yet.
+//! network. The members of a cluster cannot be changed yet, and a node that does not lead does not pass
+//! commands on to the leader yet.
 
 pub mod assembly;
 mod builder;

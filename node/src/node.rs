@@ -14,8 +14,8 @@ use std::time::Duration;
 use storage::ClusterId;
 use transport_http::{HttpTransport, PeerServer, TransportFigures};
 
-/// A node of a cluster. Dropped, it ends, as if the process had been killed; [`Node::shutdown`] ends it in
-/// good order.
+/// A node of a cluster. Dropped, it ends soon, as if the process had been killed, and gives its address and
+/// its directory back then; [`Node::shutdown`] ends it in good order, and returns when it has ended.
 pub struct Node<S: StateMachine> {
     pub(crate) id: NodeId,
     pub(crate) cluster: ClusterId,
@@ -59,7 +59,9 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Executes a command, and returns the answer of the state machine: then the command is on the disks
-    /// of a majority, and applied here. Waits while there is no leader, for 5 s or ten election timeouts.
+    /// of a majority, and applied here. Waits while there is no leader, for 5 s or ten election timeouts. If
+    /// another node leads, it ends at once with [`NotDone::NotLeader`](crate::NotDone::NotLeader), and says
+    /// where the leader is.
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
         execute::execute(&self.handle, &*self.clock, command.into(), self.leader_wait).await
     }
