@@ -208,19 +208,10 @@ impl<W: Workload> World<'_, W> {
         if let Some((node, _)) = resting {
             return violation("every node is back in the end", format!("node {node} is not"));
         }
-        // A leader whose disk is full may lead on, as long as its writes need no room.
-        let is_sound = |host: &Host<W::Machine>, running: &node::Running<W::Machine>| {
-            !host.gone || host.full && !running.node.status().disk_stalled
-        };
         let leaders: Vec<usize> = self
-            .hosts
-            .iter()
-            .enumerate()
-            .filter(|(id, host)| host.incarnation.0 == INCARNATION + *id as u64)
-            .filter_map(|(id, host)| Some((id, host, host.up.as_ref()?)))
-            .filter(|(_, host, running)| is_sound(host, running))
-            .filter(|(_, _, running)| running.node.status().serving)
-            .map(|(id, _, _)| id)
+            .healthy()
+            .filter(|(_, running)| running.node.status().serving)
+            .map(|(id, _)| id)
             .collect();
         if leaders.len() != 1 {
             let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
