@@ -178,7 +178,12 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         }
         let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
-        if self.now_us >= until_us && !can_be_told {
+        // A leader whose disk is full leads on, rightly, as long as its writes need no room.
+        let full_leads = self.hosts.iter().any(|host| {
+            let leads = |running: &node::Running<W::Machine>| running.node.status().serving;
+            host.gone && host.full && host.up.as_ref().is_some_and(leads)
+        });
+        if self.now_us >= until_us && (full_leads || !can_be_told) {
             self.done = true;
             return Ok(());
         }
