@@ -1,4 +1,5 @@
-//! A counter in three copies: `counter 1`, `counter 2` and `counter 3`, each in a terminal of its own.
+//! A counter in three copies: `counter 1`, `counter 2` and `counter 3`, each in a terminal of its
+//! own.
 
 use quorate::{At, Consistency, TypedMachine, TypedNode};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,10 @@
-//! A lock service in three copies: `locks 1`, `locks 2` and `locks 3`, each in a terminal of its own.
+//! A lock service in three copies: `locks 1`, `locks 2` and `locks 3`, each in a terminal of its
+//! own.
 //!
-//! A lock is granted for a time, and with a fencing token: a number that grows with every grant. Whoever
-//! holds a lock sends its token with everything that the lock protects, and what is protected refuses a
-//! token that is lower than one it has seen. So a holder that has slept for too long does no harm, though it
-//! does not know that its time is over.
+//! A lock is granted for a time, and with a fencing token: a number that grows with every grant. The holder
+//! sends its token with every request to the protected resource, and the resource rejects a token that is
+//! lower than one it has seen. So a holder that has paused for too long does no harm, though it does not know
+//! that its time is over.
 
 use quorate::{At, Consistency, TypedMachine, TypedNode};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ pub struct Grant {
     pub until_ms: u64,
 }
 
-/// What a client wants done.
+/// A command of a client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Take a lock, or go on holding it.
@@ -53,7 +54,7 @@ pub struct Locks {
 
 impl TypedMachine for Locks {
     type Command = Command;
-    /// Who holds the lock afterwards.
+    /// The grant of the lock after the command.
     type Reply = Option<Grant>;
     type Query = String;
     type Answer = Option<Grant>;

@@ -154,7 +154,8 @@ pub enum ExecuteError {
         /// The leader, if one is known.
         leader: Option<Leader>,
     },
-    /// It may have been done, or may be done later. Executed again, it may be done twice: read first.
+    /// It may have been done, or may be done later. Executed again, it may be done twice: read
+    /// first.
     #[error("unknown: the command may have been done, or may still be; read before you repeat it")]
     Unknown {
         /// The leader, if one is known.

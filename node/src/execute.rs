@@ -1,7 +1,7 @@
 //! Getting a command done on a leader.
 //!
-//! A command that has certainly not been done is proposed again for a while, so that an election is a pause
-//! and not an error. A command that may have been done is never repeated.
+//! A command that has certainly not been done is proposed again for a while, so that an election is
+//! a pause and not an error. A command that may have been done is never repeated.
 
 use crate::{ExecuteError, Leader, NotDone};
 use bytes::Bytes;

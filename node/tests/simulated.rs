@@ -1,4 +1,5 @@
-//! The lock service of the examples under simulated faults: crashes, partitions, full and broken disks.
+//! The lock service of the examples under simulated faults: crashes, partitions, full and broken
+//! disks.
 
 #![allow(missing_docs, reason = "the example is compiled into this test")]
 
