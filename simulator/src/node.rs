@@ -49,6 +49,9 @@ pub(crate) struct Host<M> {
     pub damaged: bool,
     /// Damage has taken back the base of the log. Of the snapshot before, nothing need be left.
     lost_base: bool,
+    /// A start ended because the disk failed, while the log began again without its rotten snapshot: the
+    /// loss may be durable already.
+    base_loss_noted: bool,
     /// A bit of the next command that it applies will flip.
     pub flips: bool,
     /// Its copy differs from the others since then: nobody may rely on its answers.
@@ -212,6 +215,7 @@ impl<M: StateMachine> Host<M> {
             failing: false,
             refused: 0,
             lost_base: false,
+            base_loss_noted: false,
             full: false,
             stalled_until_us: 0,
             slow_until_us: 0,
@@ -334,7 +338,10 @@ impl<M: StateMachine> Host<M> {
         };
         let case = match member.check_base(&snapshots) {
             Ok(case) => case,
-            Err(_) if self.failing || self.full => return Ok(false),
+            Err(_) if self.failing || self.full => {
+                self.base_loss_noted |= self.snapshot_rotten || self.lost_base;
+                return Ok(false);
+            }
             Err(BaseError::NoPeers(_)) if self.snapshot_rotten => {
                 self.dead = true;
                 return Ok(false);
@@ -362,6 +369,7 @@ impl<M: StateMachine> Host<M> {
         self.damaged = self.unreadable.is_some();
         // Its base has just been read, and whatever else there is will not be.
         (self.lost_base, self.snapshot_rotten) = (false, false);
+        self.base_loss_noted = false;
         self.maybe = None;
         self.refused = 0;
         // Whatever there is now may be needed until all of it is in a snapshot.
@@ -470,7 +478,8 @@ impl<M: StateMachine> Host<M> {
                 return Ok(());
             }
         }
-        if self.damaged && self.shadow.is_known_loss(restored) {
+        if (self.damaged || self.base_loss_noted) && self.shadow.is_known_loss(restored) {
+            self.rotten |= self.base_loss_noted;
             self.shadow = Shadow::new(restored);
             return Ok(());
         }

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("leader-disk-full", "the leader's disk has no room; the others must go on", true, leader_full),
-    ("leader-disk-hangs", "syncs of the leader's disk hang; others go on", false, leader_hangs),
+    ("leader-disk-hangs", "syncs of the leader's disk hang; others go on", true, leader_hangs),
     ("leader-writes-hang", "writes of the leader's disk hang", false, leader_writes_hang),
     ("follower-disk-hangs", "syncs of a follower's disk hang", false, follower_hangs),
     ("slow-disk", "syncs of the leader take 200 ms, those of a follower 50 ms", false, slow_disk),

@@ -199,7 +199,7 @@ fn crowd(attack: &mut Attack<'_>) -> Step {
         let before = term(round);
         round.timeline.begin(Kind::Fault, None, "2000 clients");
         let (addresses, end) = (round.cluster.addresses(), Instant::now() + CROWD_LASTS);
-        for client in 0..CROWD {
+        let client = |client: usize| {
             let address = addresses[client % addresses.len()];
             round.runtime.spawn(async move {
                 let path = format!("/v1/kv/load-{client}");
@@ -210,12 +210,19 @@ fn crowd(attack: &mut Attack<'_>) -> Step {
                     let _ = connection.ask(Method::PUT, &path, &[], "v", limit).await;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-            });
-        }
+            })
+        };
+        let crowd: Vec<_> = (0..CROWD).map(client).collect();
         round.sleep_ms(CROWD_LASTS.as_millis() as u64 / 2);
         let ids = round.cluster.ids();
         let answered = probes_are_answered(round, &ids);
         round.sleep_ms(CROWD_LASTS.as_millis() as u64 / 2);
+        // Their last writes are done, or given up, before the copies are compared.
+        round.runtime.block_on(async {
+            for client in crowd {
+                let _ = client.await;
+            }
+        });
         round.timeline.end_faults();
         answered?;
         same_term(before, term(round))
