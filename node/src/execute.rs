@@ -5,7 +5,7 @@
 
 use crate::{ExecuteError, Leader, NotDone};
 use bytes::Bytes;
-use driver::{Clock, DriverStatus, Handle, Outcome, ProposeError, StateMachine, StopReason};
+use driver::{Clock, DriverStatus, Handle, ProposeError, StateMachine, StopReason};
 use std::time::Duration;
 
 /// The pause between two looks for a leader.
@@ -31,26 +31,27 @@ pub(crate) async fn execute<S: StateMachine>(
 ) -> Result<Bytes, ExecuteError> {
     let began_ns = clock.now().monotonic_ns;
     loop {
-        let why = match handle.propose(command.clone()).await {
-            Ok(proposal) => match proposal.done.await {
-                Ok(answer) => return Ok(answer),
-                Err(Outcome::Unknown) => {
-                    return Err(ExecuteError::Unknown { leader: leader(&handle.status()) });
-                }
-                // Another leader took over.
-                Err(Outcome::NotDone) => NotDone::NoLeader,
-            },
-            Err(ProposeError::NotLeader { .. }) => NotDone::NoLeader,
+        let refused = match handle.execute(command.clone()).await {
+            Ok(answer) => return Ok(answer),
+            Err(driver::ExecuteError::Unknown) => {
+                return Err(ExecuteError::Unknown { leader: leader(&handle.status()) });
+            }
+            // Another leader took over.
+            Err(driver::ExecuteError::NotDone) => ProposeError::NotLeader { leader: None },
+            Err(driver::ExecuteError::Refused(error)) => error,
+        };
+        let why = match refused {
+            ProposeError::NotLeader { .. } => NotDone::NoLeader,
             // The leader steps down soon, and another node may have room.
-            Err(ProposeError::ReadOnly { reason }) => NotDone::ReadOnly { reason },
-            Err(ProposeError::TooLarge { limit_bytes }) => {
+            ProposeError::ReadOnly { reason } => NotDone::ReadOnly { reason },
+            ProposeError::TooLarge { limit_bytes } => {
                 return Err(not_done(handle, NotDone::TooLarge { limit_bytes }));
             }
-            Err(ProposeError::Stopped) => {
+            ProposeError::Stopped => {
                 let reason = handle.status().stopped.clone().unwrap_or(StopReason::Shutdown);
                 return Err(not_done(handle, NotDone::Stopped(reason)));
             }
-            Err(_) => return Err(not_done(handle, NotDone::Busy)),
+            _ => return Err(not_done(handle, NotDone::Busy)),
         };
         let passed_ns = clock.now().monotonic_ns.saturating_sub(began_ns);
         if Duration::from_nanos(passed_ns) + LOOK_EVERY > wait {

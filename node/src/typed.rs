@@ -41,6 +41,18 @@ pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
 #[derive(Clone, Debug, Default)]
 pub struct Typed<M>(pub M);
 
+impl<M: TypedMachine> Typed<M> {
+    /// The bytes of a command, as [`StateMachine::apply`] takes them: for a simulation, for instance.
+    pub fn encode_command(command: &M::Command) -> Bytes {
+        encode(command)
+    }
+
+    /// The bytes of a query, as [`StateMachine::query`] takes them.
+    pub fn encode_query(query: &M::Query) -> Bytes {
+        encode(query)
+    }
+}
+
 impl<M: TypedMachine> StateMachine for Typed<M> {
     type Frozen = Typed<M>;
 

@@ -1,0 +1,119 @@
+//! Nodes with a state machine of their own types, killed and started again.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use quorate::{
+    At, Consistency, ExecuteError, NotDone, StartError, TypedError, TypedMachine, TypedNode,
+};
+use serde::{Deserialize, Serialize};
+use std::net::TcpListener;
+use std::path::Path;
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Counter(i64);
+
+impl TypedMachine for Counter {
+    type Command = i64;
+    type Reply = i64;
+    type Query = ();
+    type Answer = i64;
+
+    fn apply(&mut self, _at: At, add: i64) -> i64 {
+        self.0 += add;
+        self.0
+    }
+
+    fn query(&self, (): ()) -> i64 {
+        self.0
+    }
+}
+
+/// Addresses of this machine that nobody listened on a moment ago.
+fn addresses(count: u64) -> Vec<(u64, String)> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    (1..).zip(listeners.iter().map(address)).collect()
+}
+
+async fn start(
+    id: u64,
+    members: &[(u64, String)],
+    data: &Path,
+) -> Result<TypedNode<Counter>, StartError> {
+    let builder = TypedNode::builder(Counter::default()).id(id).members(members.to_vec());
+    builder.data_dir(data.join(id.to_string())).bootstrap().start_typed().await
+}
+
+async fn start_all(members: &[(u64, String)], data: &Path) -> Vec<TypedNode<Counter>> {
+    let mut starting = tokio::task::JoinSet::new();
+    for (id, _) in members {
+        let (id, members, data) = (*id, members.to_vec(), data.to_owned());
+        starting.spawn(async move { start(id, &members, &data).await });
+    }
+    let started = starting.join_all().await;
+    let mut nodes: Vec<_> = started.into_iter().map(|node| node.unwrap()).collect();
+    nodes.sort_by_key(|node| node.id());
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_there_after_all_nodes_were_killed() {
+    let data = tempfile::tempdir().unwrap();
+    let members = addresses(3);
+    let nodes = start_all(&members, data.path()).await;
+    // On any node: two of the three pass the command on to the leader.
+    for (add, node) in (1..=9).zip(nodes.iter().cycle()) {
+        assert_eq!(node.execute(&add).await.unwrap(), add * (add + 1) / 2);
+    }
+    // As if the processes had been killed: nothing is said to anybody, nothing is synced.
+    drop(nodes);
+    let nodes = start_all(&members, data.path()).await;
+    for node in &nodes {
+        assert_eq!(node.read(&(), Consistency::Linearizable).await.unwrap(), 45);
+    }
+    let leader = nodes[0].leader().unwrap();
+    assert!(members.contains(&(leader.id.0, leader.peer_address)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_a_command_is_not_said_to_be_done() {
+    let data = tempfile::tempdir().unwrap();
+    let members = addresses(3);
+    let mut nodes = start_all(&members, data.path()).await;
+    nodes[0].execute(&1).await.unwrap();
+    let first = nodes.remove(0);
+    for node in nodes {
+        node.into_inner().shutdown().await;
+    }
+    match first.execute(&1).await.unwrap_err() {
+        TypedError::Node(ExecuteError::NotDone { why: NotDone::NoLeader, .. }) => {}
+        // It led until it noticed, and had appended the command.
+        TypedError::Node(ExecuteError::Unknown { .. }) => {}
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_not_used_for_what_it_is_not() {
+    let data = tempfile::tempdir().unwrap();
+    let members = addresses(3);
+    let nodes = start_all(&members, data.path()).await;
+    // No second node can use it meanwhile.
+    let other = addresses(1).remove(0).1.parse().unwrap();
+    let again = TypedNode::builder(Counter::default()).id(1).members(members.clone()).listen(other);
+    let again = again.data_dir(data.path().join("1")).bootstrap().start().await.unwrap_err();
+    assert!(matches!(again, StartError::Lock(_)), "{again}");
+    for node in nodes {
+        node.into_inner().shutdown().await;
+    }
+    let wrong = TypedNode::builder(Counter::default()).id(2).members(members.clone());
+    let wrong = wrong.data_dir(data.path().join("1")).bootstrap().start().await.unwrap_err();
+    assert!(wrong.to_string().contains("belongs to node 1"), "{wrong}");
+    let empty = TypedNode::builder(Counter::default()).id(1).members(members.clone());
+    let empty = empty.data_dir(data.path().join("new")).start().await.unwrap_err();
+    assert!(matches!(empty, StartError::NoState { .. }), "{empty}");
+    let stranger = TypedNode::builder(Counter::default()).id(7).members(members);
+    let stranger = stranger.data_dir(data.path().join("new")).start().await.unwrap_err();
+    assert!(matches!(stranger, StartError::NotAMember(_)), "{stranger}");
+}
