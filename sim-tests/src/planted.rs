@@ -26,6 +26,8 @@ pub const HEAD: &str = "| planted bug | layer | found by | ranges | seeds | seco
 const MISSES_MAX: u64 = 1;
 /// So much of a message stands in the table.
 const DETAIL_CHARS: usize = 160;
+/// What is said of a search whose process ended itself.
+const ENDED: &str = "the process ended";
 /// Signals that say nothing of the program that they end: SIGHUP, SIGINT, SIGKILL, SIGTERM.
 const SENT_BY_OTHERS: [i32; 4] = [1, 2, 9, 15];
 
@@ -168,7 +170,7 @@ fn in_range(copy: &Path, layer: u8, search: &Search) -> io::Result<Finding> {
         // It ended itself: an abort, an overflow of the stack.
         Some(signal) if !SENT_BY_OTHERS.contains(&signal) => {
             let detail = output.status.to_string();
-            Ok(Finding { tried: 1, seed, check: "the process ended".to_owned(), detail })
+            Ok(Finding { tried: 1, seed, check: ENDED.to_owned(), detail })
         }
         _ => Err(io::Error::other(format!("the search from seed {seed}: {}", output.status))),
     }
@@ -197,10 +199,11 @@ fn row(findings: &[Finding], ranges: u64, seconds: u64) -> (bool, String) {
     let all = findings.len() as u64 == ranges;
     let found = all && !is_over && missed as u64 <= MISSES_MAX && !hits.is_empty();
     let median = hits.get(hits.len() / 2).map_or("-".to_owned(), |hit| hit.tried.to_string());
+    let tried: u64 = findings.iter().map(|finding| finding.tried).sum();
     let by = match found {
         true => checks.join("; "),
-        false if is_over => format!("MISSED ({OUT_OF_TIME})"),
-        false => "MISSED".to_owned(),
+        false if is_over => format!("MISSED in {tried} seeds, {OUT_OF_TIME}"),
+        false => format!("MISSED in {tried} seeds"),
     };
     (found, format!("{by} | {} of {} | {median} | {seconds} | {first}", hits.len(), findings.len()))
 }
@@ -246,6 +249,6 @@ mod tests {
         assert_eq!(said, "ran too long | 1 of 1 | 7 | 4 | 107 | ran too long: a/b 7");
         let (is_found, said) = row(&[found(7, "a"), found(9, OUT_OF_TIME)], 2, 4);
         assert!(!is_found);
-        assert_eq!(said, "MISSED (out of time) | 1 of 2 | 7 | 4 | 107 | a: a/b 7");
+        assert_eq!(said, "MISSED in 16 seeds, out of time | 1 of 2 | 7 | 4 | 107 | a: a/b 7");
     }
 }

@@ -86,11 +86,12 @@ mod simulated {
         let seeds = [2_u64, 3, 8, 15, 31, 42, 44, 59];
         let traces = || -> (String, usize) {
             let runs: Vec<_> = seeds.iter().map(|seed| run(&Plan::from_seed(*seed))).collect();
+            let on_sockets = runs.iter().filter(|run| {
+                let marks = &run.marks;
+                marks.count("nodes talked over sockets") > 0
+            });
             let traces: Vec<String> = runs.iter().map(|run| run.trace.to_string()).collect();
-            (
-                traces.join(" "),
-                runs.iter().filter(|run| run.marks.count("nodes talked over sockets") > 0).count(),
-            )
+            (traces.join(" "), on_sockets.count())
         };
         let (own, on_sockets) = traces();
         if std::env::var("SIM_CHILD").is_ok() {

@@ -15,6 +15,7 @@ const BEFORE: &[&str] = &[
     "check = ",
     "CHECK: &str = ",
     "CONSENT: &str = ",
+    "FIELDS: &str = ",
     "MISSING: &str = ",
     "PANICS: &str = ",
 ];

@@ -224,6 +224,8 @@ pub(crate) struct World<'a, W: Workload> {
     contact: Contact,
     /// The hashes of snapshots of a wrong state.
     wrong_snapshots: BTreeSet<Option<u64>>,
+    /// The last entry that was applied to a copy that differed from the others, whatever became of it.
+    differed_until: Index,
     limits: Limits,
     marks: Marks,
     timeline: Timeline,
@@ -281,6 +283,7 @@ impl<'a, W: Workload> World<'a, W> {
             timeline: Timeline::new(record, plan.nodes),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
             wrong_snapshots: BTreeSet::new(),
+            differed_until: Index(0),
             limits: Limits::new(plan.nodes, &plan.swarm),
             struck: BTreeMap::new(),
             calm: false,

@@ -135,7 +135,10 @@ pub enum LockError {
         directory: PathBuf,
     },
     /// It cannot be made or written to. The cause says what to change.
-    #[error("{}: the data directory cannot be used: {source}", .directory.display())]
+    #[error(
+        "{}: the data directory, or the file LOCK in it, cannot be made or written to: {source}",
+        .directory.display()
+    )]
     Io {
         /// Which directory.
         directory: PathBuf,

@@ -86,8 +86,9 @@ impl Identity {
 pub enum IdentityError {
     /// The file is damaged or foreign. Restore it, or start with an empty directory as a new member.
     #[error(
-        "the file IDENTITY is damaged; restore it from a backup, or remove this member from the \
-         cluster and add it again with an empty directory"
+        "the file IDENTITY is damaged; it never changes, so put it back from a backup. Without it this \
+         member is lost: the cluster goes on while a majority of the members is up, but this \
+         version cannot replace a member"
     )]
     Damaged,
     /// It was written by another version of this software. Run that.

@@ -152,14 +152,17 @@ pub enum OpenError {
     Identity(#[from] IdentityError),
     /// There is a log, but no identity to it.
     #[error(
-        "the directory has a log but no file IDENTITY; restore that file, or remove this member \
-         from the cluster and add it again with an empty directory"
+        "the directory has a log but no file IDENTITY; put that file back. Without it this member is \
+         lost: the cluster goes on while a majority of the other members is up, but this version \
+         cannot replace a member"
     )]
     IdentityMissing,
     /// There was a log, and no batch of it is left.
     #[error(
-        "the log is gone: the directory once had one, and nothing of it can be read; restore it, or \
-         remove this member from the cluster and add it again with an empty directory"
+        "the log is gone: the directory once had one, and nothing of it can be read. Put back the \
+         files themselves if they were moved, never an older copy of them: what was acknowledged \
+         since would be lost. Without them this member is lost: the cluster goes on while a \
+         majority of the other members is up, but this version cannot replace a member"
     )]
     LogGone,
     /// It was written by another version of this software. Run that.

@@ -215,8 +215,9 @@ pub enum FoundError {
         "this data directory is empty, but node {node} is already a member of a cluster, as node \
          {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory. \
          If it is the wrong directory, name the right one. Never put an older copy in its place: \
-         what it acknowledged since would be lost. Otherwise remove node {node} and add it again, started \
-         with --join"
+         what it acknowledged since would be lost. If the disk was wiped, this member is lost: the \
+         cluster goes on while a majority of the members is up. This version cannot remove node {node} \
+         and add it again, started with --join: that is being built"
     )]
     Wiped {
         /// This node.

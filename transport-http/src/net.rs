@@ -230,3 +230,58 @@ impl<N: Net> Deadline<N> {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moves_on_ends_a_wait_when_the_latest_one_has_passed() {
+        let net = TokioNet::current();
+        let mut deadline = Deadline::new(net.clone());
+        let begun = net.now();
+        for second in 1..=10 {
+            let at = net.now() + Duration::from_secs(2);
+            let pause = net.sleep(Duration::from_secs(1));
+            assert_eq!(deadline.limit(at, pause).await, Ok(()), "after {second} s");
+        }
+        let at = net.now() + Duration::from_secs(2);
+        assert_eq!(deadline.limit(at, pending::<()>()).await, Err(Elapsed));
+        let passed = net.now() - begun;
+        assert!(passed >= Duration::from_secs(12) && passed < Duration::from_secs(13));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moves_back_ends_a_wait_at_once() {
+        let net = TokioNet::current();
+        let mut deadline = Deadline::new(net.clone());
+        let begun = net.now();
+        let (soon, late) = (begun + Duration::from_secs(1), begun + Duration::from_secs(60));
+        let pause = net.sleep(Duration::from_millis(10));
+        assert_eq!(deadline.limit(late, pause).await, Ok(()));
+        assert_eq!(deadline.limit(soon, pending::<()>()).await, Err(Elapsed));
+        assert!(net.now() - begun < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn a_task_ends_with_its_owner_unless_it_is_detached() {
+        let net = TokioNet::current();
+        let (tell, mut told) = tokio::sync::mpsc::channel::<()>(1);
+        let (held, other) = (tell.clone(), tell.clone());
+        drop(tell);
+        let task = net.spawn(async move {
+            let _held = held;
+            pending::<()>().await;
+        });
+        assert!(!task.is_finished());
+        net.spawn(async move {
+            let _ = other.send(()).await;
+        })
+        .detach();
+        assert_eq!(told.recv().await, Some(()));
+        drop(task);
+        let gone = timeout(&net, Duration::from_secs(10), told.recv()).await;
+        assert_eq!(gone, Ok(None), "both are gone");
+    }
+}

@@ -96,7 +96,10 @@ async fn node(settings: Settings) -> Ended {
     let outcome = match ended {
         Ok(outcome) => outcome,
         Err(_) => {
-            tracing::info!("stopping");
+            match told {
+                Stop::Asked => tracing::info!("stopping: asked to by a signal or the supervisor"),
+                Stop::Hangup => tracing::info!("stopping: SIGHUP has come (nohup prevents that)"),
+            }
             tokio::select! {
                 biased;
                 stopped = running.stop() => stopped,

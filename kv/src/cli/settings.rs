@@ -241,7 +241,10 @@ pub fn election_timeout(text: &str) -> Result<Duration, String> {
         true => Ok(timeout),
         false => {
             let (least, most) = (ELECTION_TIMEOUTS.start(), ELECTION_TIMEOUTS.end());
-            Err(format!("{text}: an election timeout is at least {least:?} and at most {most:?}"))
+            Err(format!(
+                "{text} is {timeout:?}: an election timeout is at least {least:?} and at most {most:?}; \
+                 a number without a unit counts seconds"
+            ))
         }
     }
 }

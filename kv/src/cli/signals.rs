@@ -9,6 +9,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The number of SIGHUP, on all systems.
 const SIGHUP: u8 = 1;
+/// The number of the signal that a write beyond `ulimit -f` causes, on Linux and macOS.
+const SIGXFSZ: i32 = 25;
 
 /// Why the program is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,9 @@ impl StopSignals {
             true => None,
             false => Some(signal(SignalKind::hangup())?),
         };
+        // A file that may not grow further then fails to be written, which is reported, and does not
+        // end the process without a word.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(StopSignals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,

@@ -60,7 +60,8 @@ impl<W: Workload> World<'_, W> {
         // What is late, stalled or down is so for at most this long.
         let slack_us = 2 * u64::from(self.plan.swarm.tail_us)
             .max(u64::from(self.plan.swarm.stall_us))
-            + 20_000_000;
+            + 20_000_000
+            + self.late_install_us();
         let converge_us = CONVERGE_TIMEOUTS * self.timeout_us() + slack_us;
         let until_us = self.now_us + converge_us;
         self.queue.push(self.now_us + self.timeout_us(), Event::Converged { until_us });
@@ -140,6 +141,17 @@ impl<W: Workload> World<'_, W> {
         self.hosts.len() >= 3 && right.count() > self.hosts.len() / 2
     }
 
+    /// Whether most nodes have applied, rightly, as much as any copy that differed. One of two copies that
+    /// differ may be lost before a third node has come as far: then nobody can tell any more which was
+    /// wrong, and a leader sends no snapshot of its own to a node that needs one (`disputed_at`).
+    fn difference_was_decided(&self) -> bool {
+        let right = self.hosts.iter().filter(|host| {
+            let applied = host.up.as_ref().map(|running| running.machine_at);
+            !host.flipped && applied.is_some_and(|applied| applied >= self.differed_until)
+        });
+        self.differed_until == Index(0) || right.count() > self.hosts.len() / 2
+    }
+
     /// Whether a quorum is there to serve: all but those that are gone for good.
     pub(super) fn is_able(&self) -> bool {
         let able = self
@@ -165,7 +177,8 @@ impl<W: Workload> World<'_, W> {
             self.done = true;
             return Ok(());
         }
-        if self.now_us >= until_us && !self.copies_can_be_told() {
+        let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
+        if self.now_us >= until_us && !can_be_told {
             self.done = true;
             return Ok(());
         }

@@ -4,6 +4,13 @@ use super::*;
 
 /// Within this time a snapshot that arrives is written.
 const RECEIVE_US: u64 = 20_000;
+/// Of the snapshots that are received, one in so many is given up by its sender, who thinks that the
+/// connection has broken.
+const GIVEN_UP_ONE_IN: u64 = 4;
+/// Such a snapshot takes at most so many election timeouts.
+const LATE_INSTALL_ELECTIONS: u64 = 20;
+/// Nobody waits for what became of it.
+const NO_LIFE: u64 = u64::MAX;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn applied(&mut self, node: usize, life: u64) -> Result<(), Violation> {
@@ -62,6 +69,9 @@ impl<W: Workload> World<'_, W> {
             }
         }
         host.flipped_at = flipped_at;
+        if flipped {
+            self.differed_until = self.differed_until.max(latest.index);
+        }
         if flipped && !std::mem::replace(&mut host.flipped, true) {
             self.marks.hit("a bit flipped in what a node applied");
         }
@@ -137,8 +147,36 @@ impl<W: Workload> World<'_, W> {
             _ => return self.transferred(&transfer.0, transfer.2, false),
         };
         let write_us = self.machines[to].below(RECEIVE_US);
+        // Drawn apart, so that what is drawn of the receiver does not depend on it.
+        let mut draw = Stream::new(self.plan.seed, Purpose::Ending, 1 + self.events);
+        if !self.calm && draw.below(GIVEN_UP_ONE_IN) == 0 {
+            return self.given_up(transfer, life, write_us + draw.below(self.late_install_us()));
+        }
         self.queue.push(self.now_us + write_us, Event::Install(transfer, life));
         Ok(())
+    }
+
+    /// The sender takes the connection for broken, and the receiver has all of it or gets it still: it
+    /// finishes much later, perhaps when the sender leads no more.
+    fn given_up(
+        &mut self,
+        mut transfer: Box<Transfer>,
+        life: u64,
+        after_us: u64,
+    ) -> Result<(), Violation> {
+        let Offer { from, to, snapshot, .. } = &transfer.0;
+        let (node, to, snapshot) = (from.0 as usize, *to, snapshot.last);
+        let failed = Event::TransferFailed { node, life: transfer.2, to, snapshot };
+        self.queue.push(self.now_us + 1, failed);
+        transfer.2 = NO_LIFE;
+        self.marks.hit("a snapshot was given up and came late");
+        self.queue.push(self.now_us + after_us, Event::Install(transfer, life));
+        Ok(())
+    }
+
+    /// A snapshot that its sender has given up is installed within this time.
+    pub(super) fn late_install_us(&self) -> u64 {
+        LATE_INSTALL_ELECTIONS * self.plan.election_us()
     }
 
     pub(super) fn install(
