@@ -13,24 +13,41 @@ use std::{error::Error, io::stdin};
 /// A lock that is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
+    /// The client that holds it.
     pub owner: String,
+    /// Its fencing token.
     pub token: u64,
     /// The time of the log when it ends.
     pub until_ms: u64,
 }
 
+/// What a client wants done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Take a lock, or go on holding it.
-    Acquire { lock: String, owner: String, for_ms: u64 },
+    Acquire {
+        /// Its name.
+        lock: String,
+        /// The client.
+        owner: String,
+        /// For how long.
+        for_ms: u64,
+    },
     /// Give it back.
-    Release { lock: String, token: u64 },
+    Release {
+        /// Its name.
+        lock: String,
+        /// The token of the grant.
+        token: u64,
+    },
 }
 
 /// All locks.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Locks {
+    /// The latest token.
     pub tokens: u64,
+    /// The locks that are held, by name.
     pub held: BTreeMap<String, Grant>,
 }
 
