@@ -16,8 +16,8 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Now;
     /// Ends after `duration`.
     fn sleep(&self, duration: Duration) -> Sleep;
-    /// Lets other threads run that are ready to. The core loop calls it when something has arrived, before
-    /// it takes what has arrived: what other threads are about to send then shares the turn, the append
-    /// and the sync. Does nothing unless it is implemented.
+    /// Lets other threads run that are ready to. The core loop calls it when something has arrived,
+    /// before it takes what has arrived: what other threads are about to send then shares the turn,
+    /// the append and the sync. Does nothing unless it is implemented.
     fn give_way(&self) {}
 }

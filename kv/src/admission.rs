@@ -8,8 +8,8 @@
 //! A request without a place waits for one, for a short time, and is refused after that. This keeps
 //! clients that ask again at once from asking more often than the node can refuse. The request that
 //! has waited longest comes first, until one has waited for too long: from then on the newest comes
-//! first. Under an overload that lasts, somebody has to be refused, and this way those that are served
-//! have not waited long.
+//! first. Under an overload that lasts, somebody has to be refused, and this way those that are
+//! served have not waited long.
 //!
 //! If more than half of the places are taken, a client address has no more than its share of them.
 //! One that has less than its share finds a place even then if all are taken. Clients on this
@@ -77,7 +77,7 @@ struct Waiting {
     place: oneshot::Sender<Admitted>,
 }
 
-/// What a request that asks for a place gets.
+/// The outcome of asking for a place.
 #[derive(Debug)]
 enum Asked {
     Admitted(Admitted),
@@ -281,8 +281,8 @@ impl State {
         Some(waiting)
     }
 
-    /// The request that is to have the place that is free, if one is free: one from the address that
-    /// has the fewest.
+    /// The request that is to have the place that is free, if one is free: one from the address
+    /// that has the fewest.
     fn next(&mut self) -> Option<(Option<IpAddr>, Waiting)> {
         let own = |source: &Option<IpAddr>| self.by_source.get(source).copied().unwrap_or(0);
         let source = *self.waiting.keys().min_by_key(|source| own(source))?;

@@ -36,7 +36,8 @@ const LINGER_BYTES_MAX: usize = 4 << 20;
 /// How long a client in the overflow may take, for its request and for reading the answer.
 const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection on which a request is worked on is looked at this often.
+/// The interval at which a connection with a request in progress is checked for a client that has closed
+/// its side.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What all connections share.

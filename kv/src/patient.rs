@@ -22,8 +22,8 @@ use tokio::time::{Instant, Sleep};
 /// The library's own answers are no longer.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
 
-/// A write that makes no progress fails after this time already if there is no room for the long replies of
-/// other clients.
+/// A write that makes no progress fails after this time already if there is no room for the long
+/// replies of other clients.
 const PATIENCE_UNDER_PRESSURE: Duration = Duration::from_secs(2);
 
 /// What a connection and the requests on it know of one another.

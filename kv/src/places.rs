@@ -1,8 +1,9 @@
 //! The places for client connections.
 //!
 //! A node that is full closes the connection that has been idle the longest for one that comes. If
-//! none is idle, it closes one whose client has closed its own side, and so may be gone. If there is none
-//! either, the new one gets a place in a small overflow, on which only short answers are given.
+//! none is idle, it closes one whose client has closed its own side, and so may be gone. If there
+//! is none either, the new one gets a place in a small overflow, on which only short answers are
+//! given.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -187,8 +188,9 @@ mod tests {
         let _busy = (first.work(), second.work());
         assert!(places.take().is_none());
         second.half_closed();
-        let _third = places.take().unwrap();
+        let third = Arc::new(places.take().unwrap());
         assert!(second.is_lost() && !first.is_lost());
+        let _also_busy = third.work();
         assert!(places.take().is_none());
     }
 

@@ -1,6 +1,8 @@
 //! What an old client sees is what the store holds: random commands, retention and snapshots, and a
 //! replay of the listing by the old client's rules.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use crate::command::{Change, Command, Compat, Condition, Kind, Operation, Version};
 use crate::commits::Listing;
 use crate::history::{Lookup, Retention};

@@ -91,7 +91,7 @@ impl ClientServer {
         self.local_addr
     }
 
-    /// What is told when there is no room for long replies.
+    /// The counter that rises when there is no room for a long reply.
     pub fn pressure(&self) -> Arc<Pressure> {
         self.common.pressure.clone()
     }

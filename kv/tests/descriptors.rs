@@ -21,11 +21,7 @@ const VALUE_BYTES: usize = 900_000;
 #[test]
 fn more_idle_clients_than_descriptors_end_no_node_and_no_term() {
     let (_scratch, data) = scratch();
-    let mut members = Members::new(&data, free_ports(3));
-    members.start_limited(0, DESCRIPTORS, &["--campaign-at-start"]);
-    members.start_limited(1, DESCRIPTORS, &[]);
-    members.start_limited(2, DESCRIPTORS, &[]);
-    members.wait_for_leader(0);
+    let mut members = Members::serving_limited(&data, free_ports(3), DESCRIPTORS);
     members.wait_for_followers(0);
     let term = members.metric(0, "raft_term");
 
@@ -94,11 +90,7 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
 #[test]
 fn clients_that_are_gone_while_their_requests_wait_make_room() {
     let (_scratch, data) = scratch();
-    let mut members = Members::new(&data, free_ports(3));
-    members.start_limited(0, DESCRIPTORS, &["--campaign-at-start"]);
-    members.start_limited(1, DESCRIPTORS, &[]);
-    members.start_limited(2, DESCRIPTORS, &[]);
-    members.wait_for_leader(0);
+    let members = Members::serving_limited(&data, free_ports(3), DESCRIPTORS);
     let leader = members.address(0);
     let body = "{\"log_index\":1000000}";
     let mut refused = 0;

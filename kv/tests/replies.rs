@@ -8,7 +8,6 @@ use local::serve::{Members, ask};
 use local::{free_ports, scratch};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Escaped, each of these bytes takes six.
@@ -21,11 +20,7 @@ const MEMORY_BYTES_MAX: u64 = 400 << 20;
 #[test]
 fn replies_that_nobody_reads_cost_bounded_memory() {
     let (_scratch, data) = scratch();
-    let mut members = Members::new(&data, free_ports(3));
-    members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
-    members.start(1, Stdio::inherit(), &["--log=warn"]);
-    members.start(2, Stdio::inherit(), &["--log=warn"]);
-    members.wait_for_leader(0);
+    let members = Members::serving(&data, free_ports(3));
     let leader = members.address(0);
     let value = "\\u0000".repeat(VALUE_BYTES);
     let put = format!("{{\"key\":\"z\",\"value\":\"{value}\"}}");
@@ -94,11 +89,7 @@ fn unread(leader: SocketAddr, clients: usize) -> Vec<TcpStream> {
 #[test]
 fn replies_that_nobody_reads_make_room_for_those_that_somebody_waits_for() {
     let (_scratch, data) = scratch();
-    let mut members = Members::new(&data, free_ports(3));
-    members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
-    members.start(1, Stdio::inherit(), &["--log=warn"]);
-    members.start(2, Stdio::inherit(), &["--log=warn"]);
-    members.wait_for_leader(0);
+    let members = Members::serving(&data, free_ports(3));
     let leader = members.address(0);
     // More than the budget.
     let clients = unread(leader, 300);
@@ -118,11 +109,7 @@ fn replies_that_nobody_reads_make_room_for_those_that_somebody_waits_for() {
 #[test]
 fn a_body_takes_memory_when_it_is_there_and_not_when_it_is_announced() {
     let (_scratch, data) = scratch();
-    let mut members = Members::new(&data, free_ports(3));
-    members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
-    members.start(1, Stdio::inherit(), &["--log=warn"]);
-    members.start(2, Stdio::inherit(), &["--log=warn"]);
-    members.wait_for_leader(0);
+    let members = Members::serving(&data, free_ports(3));
     let address = members.address(0);
     let before = members.member(0).virtual_bytes();
     let clients: Vec<TcpStream> = (0..200)

@@ -1,4 +1,5 @@
-//! A counter in three copies: `counter 1`, `counter 2` and `counter 3`, each in a terminal of its own.
+//! A counter in three copies: `counter 1`, `counter 2` and `counter 3`, each in a terminal of its
+//! own.
 
 use quorate::{At, Consistency, TypedMachine, TypedNode};
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let node = builder.data_dir(format!("counter-{id}")).bootstrap().start_typed().await?;
     println!("it is {}; enter a number to add", node.read(&(), Consistency::Linearizable).await?);
     for line in stdin().lines() {
-        println!("now it is {}", node.execute(&line?.trim().parse()?).await?);
+        match node.execute(&line?.trim().parse()?).await {
+            Ok(sum) => println!("now it is {sum}"),
+            Err(error) => println!("{error}; the leader: {:?}", node.leader()),
+        }
     }
     Ok(())
 }

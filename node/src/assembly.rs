@@ -1,9 +1,10 @@
-//! Puts a node together from parts: the only place in the workspace where a log, snapshots, a transport, a
-//! clock and a state machine become a driver.
+//! Puts a node together from parts: the only place in the workspace where a log, snapshots, a
+//! transport, a clock and a state machine become a driver.
 //!
-//! [`Node`](crate::Node) uses it with a real disk, HTTP and the clock of the operating system; a simulation
-//! with a disk in memory, a simulated network and simulated time. It starts nothing: what it returns are
-//! futures, to be run on tokio ([`driver::spawn`]) or on the executor of a simulation.
+//! [`Node`](crate::Node) uses it with a real disk, HTTP and the clock of the operating system; a
+//! simulation with a disk in memory, a simulated network and simulated time. It starts nothing:
+//! what it returns are futures, to be run on tokio ([`driver::spawn`]) or on the executor of a
+//! simulation.
 
 use driver::{
     Clock, Driver, DriverConfig, Inbox, Inspect, Seams, SnapshotStore, StateMachine, Transport,
@@ -50,7 +51,8 @@ where
     C: Clock,
     I: Inspect<S>,
 {
-    /// Puts the node together. `transport` makes the transport, which hands what peers send to the inbox.
+    /// Puts the node together. `transport` makes the transport, which hands what peers send to the
+    /// inbox.
     pub fn assemble<T: Transport>(
         self,
         transport: impl FnOnce(Inbox) -> Arc<T>,

@@ -12,8 +12,8 @@ use transport_http::{Listed, PEER_CONNECTIONS_MAX};
 
 /// The election timeout, unless another one is set.
 pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
-/// What an election timeout may be. A shorter one takes an ordinary pause for the end of a leader, a longer
-/// one helps nobody.
+/// The range of election timeouts. Below it, an ordinary pause counts as the failure of a leader; above it,
+/// failover takes longer than any cluster needs.
 pub const ELECTION_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(60);
 /// An election timeout has at least this many heartbeats: a few may be lost.
@@ -22,8 +22,8 @@ const HEARTBEATS: u32 = 6;
 const HEARTBEAT_TICKS_MAX: u32 = 10;
 /// Command forwarding and reads wait for a leader for at least this long.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
-/// And for at least this many election timeouts: the loss of a leader is noticed after one, an election
-/// takes another or two, and some fail.
+/// And for at least this many election timeouts: the loss of a leader is noticed after one, an
+/// election takes another or two, and some fail.
 const LEADER_WAIT_ELECTIONS: u32 = 10;
 
 /// How a node with an empty data directory begins.
@@ -70,32 +70,33 @@ impl<S: StateMachine> Builder<S> {
         }
     }
 
-    /// The number of this node among the members. It belongs to the data directory for good. Required.
+    /// The number of this node among the members. It belongs to the data directory for good.
+    /// Required.
     #[must_use]
     pub fn id(mut self, id: u64) -> Self {
         self.id = Some(NodeId(id));
         self
     }
 
-    /// The directory of the log and the snapshots. It is created if it is not there; one process at a time
-    /// can use it. Required.
+    /// The directory of the log and the snapshots. It is created if it is not there; one process at
+    /// a time can use it. Required.
     #[must_use]
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(directory.into());
         self
     }
 
-    /// Where this node listens for its peers. Port 0 takes a free port. The default is this node's address
-    /// in the list of members, if that is an IP address.
+    /// Where this node listens for its peers. Port 0 takes a free port. The default is this node's
+    /// address in the list of members, if that is an IP address.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
         self
     }
 
-    /// All members of the cluster, this node included, each with the `host:port` where its peers reach it.
-    /// Read only when a cluster is bootstrapped or joined; afterwards the membership in the log counts.
-    /// Required.
+    /// All members of the cluster, this node included, each with the `host:port` where its peers
+    /// reach it. Read only when a cluster is bootstrapped or joined; afterwards the membership in
+    /// the log counts. Required.
     #[must_use]
     pub fn members<A: Into<String>>(mut self, members: impl IntoIterator<Item = (u64, A)>) -> Self {
         self.members.extend(members.into_iter().map(|(id, peer_address)| Listed {
@@ -106,8 +107,8 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// Adds a member, with the address where its clients reach it as well. The cluster keeps that address
-    /// for you, for instance to tell clients where the leader is: see [`crate::Leader`].
+    /// Adds a member, with the address where its clients reach it as well. The cluster keeps that
+    /// address for you, for instance to tell clients where the leader is: see [`crate::Leader`].
     #[must_use]
     pub fn member(
         mut self,
@@ -123,58 +124,60 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// If the data directory is empty, create a cluster together with the other members. All of them have
-    /// to be up once, at the same time, with the same list of members. A directory with state goes on
-    /// from that, whether this is set or not, so a service can set it always.
+    /// If the data directory is empty, create a cluster together with the other members. All of
+    /// them have to be up once, at the same time, with the same list of members. A directory with
+    /// state goes on from that, whether this is set or not, so a service can set it always.
     #[must_use]
     pub fn bootstrap(mut self) -> Self {
         self.begin = Begin::Bootstrap;
         self
     }
 
-    /// If the data directory is empty, wait until the node has been added to a cluster that exists. A
-    /// directory with state goes on from that.
+    /// If the data directory is empty, wait until the node has been added to a cluster that exists.
+    /// A directory with state goes on from that.
     #[must_use]
     pub fn join(mut self) -> Self {
         self.begin = Begin::Join;
         self
     }
 
-    /// Campaign at once when the node starts, instead of after an election timeout. A new cluster has a
-    /// leader sooner if one of its nodes does. Off by default.
+    /// Campaign at once when the node starts, instead of after an election timeout. A new cluster
+    /// has a leader sooner if one of its nodes does. Off by default.
     #[must_use]
     pub fn campaign_at_start(mut self, campaign: bool) -> Self {
         self.campaign_at_start = campaign;
         self
     }
 
-    /// A leader that does not send anything for this long, up to twice as long, is replaced. Set it above
-    /// the pauses that network and disks have, and to the same value on all nodes. The default is
-    /// [`ELECTION_TIMEOUT`], 300 ms; a value outside of [`ELECTION_TIMEOUTS`] counts as the nearest one
-    /// inside.
+    /// A leader that does not send anything for this long, up to twice as long, is replaced. Set it
+    /// above the pauses that network and disks have, and to the same value on all nodes. The
+    /// default is [`ELECTION_TIMEOUT`], 300 ms; a value outside of [`ELECTION_TIMEOUTS`] counts as
+    /// the nearest one inside.
     #[must_use]
     pub fn election_timeout(mut self, timeout: Duration) -> Self {
         self.election_timeout = timeout.clamp(*ELECTION_TIMEOUTS.start(), *ELECTION_TIMEOUTS.end());
         self
     }
 
-    /// Allow to listen on an address that other machines reach. Peers are not authenticated yet: whoever
-    /// reaches the port can change everything. Off by default: only loopback addresses are accepted.
+    /// Allow to listen on an address that other machines reach. Peers are not authenticated yet:
+    /// whoever reaches the port can change everything. Off by default: only loopback addresses are
+    /// accepted.
     #[must_use]
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.insecure = insecure;
         self
     }
 
-    /// The most connections of peers at once, for a process with few file descriptors. The default is 128.
+    /// The most connections of peers at once, for a process with few file descriptors. The default
+    /// is 128.
     #[must_use]
     pub fn peer_connections_max(mut self, connections: usize) -> Self {
         self.connections_max = connections;
         self
     }
 
-    /// How long a command may take from the moment when the leader has appended it, and a read from the
-    /// moment when it is asked. The default is 5 s.
+    /// How long a command may take from the moment when the leader has appended it, and a read from
+    /// the moment when it is asked. The default is 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -188,8 +191,9 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// Starts the node on the current tokio runtime. Returns when it takes part in its cluster: if a cluster
-    /// is being bootstrapped, once all members are up. Dropping the future stops what it has started.
+    /// Starts the node on the current tokio runtime. Returns when it takes part in its cluster: if
+    /// a cluster is being bootstrapped, once all members are up. Dropping the future stops what it
+    /// has started.
     pub async fn start(self) -> Result<Node<S>, StartError> {
         start::start(self).await
     }

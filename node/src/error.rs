@@ -117,6 +117,9 @@ impl fmt::Display for Leader {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotDone {
+    /// Another node leads: the error names it. Execute the command there.
+    #[error("another node leads")]
+    NotLeader,
     /// There was no leader that takes it, for as long as the command could wait.
     #[error("no leader was found in time; try again when a majority of the nodes is up")]
     NoLeader,
@@ -151,7 +154,8 @@ pub enum ExecuteError {
         /// The leader, if one is known.
         leader: Option<Leader>,
     },
-    /// It may have been done, or may be done later. Executed again, it may be done twice: read first.
+    /// It may have been done, or may be done later. Executed again, it may be done twice: read
+    /// first.
     #[error("unknown: the command may have been done, or may still be; read before you repeat it")]
     Unknown {
         /// The leader, if one is known.

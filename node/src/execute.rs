@@ -1,7 +1,8 @@
-//! Getting a command done, wherever the leader is.
+//! Getting a command done, on any node.
 //!
-//! A command that has certainly not been done is proposed again for a while, so that an election is a pause
-//! and not an error. A command that may have been done is never repeated.
+//! The driver proposes it if this node leads, and otherwise forwards it to the leader. A command
+//! that has certainly not been done is proposed again for a while, so that an election is
+//! a pause and not an error. A command that may have been done is never repeated.
 
 use crate::{ExecuteError, Leader, NotDone};
 use bytes::Bytes;

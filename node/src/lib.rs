@@ -1,9 +1,9 @@
 //! A replicated state machine in a few lines.
 //!
-//! You write a state machine: what a command changes, and what a query answers. A [`Node`] keeps copies of
-//! it on several machines that agree on the order of all commands (the Raft protocol), survive the crash of
-//! a minority, and lose nothing that was answered: commands are on the disks of a majority before a client
-//! gets its answer.
+//! You write a state machine: what a command changes, and what a query answers. A [`Node`] keeps
+//! copies of it on several machines that agree on the order of all commands (the Raft protocol),
+//! survive the crash of a minority, and lose nothing that was answered: commands are on the disks
+//! of a majority before a client gets its answer.
 //!
 //! ```no_run
 #![doc = include_str!("../examples/counter.rs")]
@@ -11,22 +11,24 @@
 //!
 //! # Where to go from here
 //!
-//! - [`TypedMachine`] is the trait to implement first: commands, replies and the state are your own types.
-//!   [`StateMachine`] is the same with bytes, for large states or an encoding of your own.
+//! - [`TypedMachine`] is the trait to implement first: commands, replies and the state are your own
+//!   types. [`StateMachine`] is the same with bytes, for large states or an encoding of your own.
 //! - [`Builder`] has all settings, with their defaults.
-//! - [`Node::execute`] and [`Node::read`] work on every node of a cluster, and say whether something was
-//!   done, was certainly not done, or is unknown.
+//! - [`Node::read`] works on every node of a cluster, [`Node::execute`] on the leader; elsewhere it
+//!   says where the leader is. Both say whether something was done, was certainly not done, or is
+//!   unknown.
 //! - [`assembly`] puts a node together from other parts: a simulated disk, network and clock.
 //!
 //! # What it needs
 //!
-//! A tokio runtime with more than one thread for your own code. The protocol runs on a thread of its own, so
-//! that your tasks cannot delay it.
+//! A tokio runtime with more than one thread for your own code. The protocol runs on a thread of
+//! its own, so that your tasks cannot delay it.
 //!
 //! # What it is not
 //!
-//! It does not authenticate peers and does not encrypt what they send: the peer port belongs on a private
-//! network. The members of a cluster cannot be changed yet.
+//! It does not authenticate peers and does not encrypt what they send: the peer port belongs on a
+//! private network. The members of a cluster cannot be changed yet, and a node that does not lead
+//! does not pass commands on to the leader yet.
 
 pub mod assembly;
 mod builder;

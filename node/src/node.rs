@@ -14,8 +14,9 @@ use std::time::Duration;
 use storage::ClusterId;
 use transport_http::{HttpTransport, PeerServer, TransportFigures};
 
-/// A node of a cluster. Dropped, it ends, as if the process had been killed; [`Node::shutdown`] ends it in
-/// good order.
+/// A node of a cluster. Dropped, it ends soon, as if the process had been killed, and gives its
+/// address and its directory back then; [`Node::shutdown`] ends it in good order, and returns when
+/// it has ended.
 pub struct Node<S: StateMachine> {
     pub(crate) id: NodeId,
     pub(crate) cluster: ClusterId,
@@ -58,8 +59,10 @@ impl<S: StateMachine> Node<S> {
         self.peers.local_addr()
     }
 
-    /// Executes a command, and returns the answer of the state machine: then the command is on the disks
-    /// of a majority, and applied here. Waits while there is no leader, for 5 s or ten election timeouts.
+    /// Executes a command, and returns the answer of the state machine: then the command is on the
+    /// disks of a majority, and applied here. Waits while there is no leader, for 5 s or ten
+    /// election timeouts. If another node leads, it ends at once with
+    /// [`NotDone::NotLeader`](crate::NotDone::NotLeader), and says where the leader is.
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
         execute::execute(&self.handle, &*self.clock, command.into(), self.leader_wait).await
     }
@@ -73,8 +76,8 @@ impl<S: StateMachine> Node<S> {
         self.handle.read(consistency, query.into()).await
     }
 
-    /// Appends a command to the log, on the leader, and returns without waiting for what becomes of it: for
-    /// clients that send many commands before they wait for an answer.
+    /// Appends a command to the log, on the leader, and returns without waiting for what becomes of
+    /// it: for clients that send many commands before they wait for an answer.
     pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Proposal, ProposeError> {
         self.handle.propose(command.into()).await
     }
@@ -114,9 +117,9 @@ impl<S: StateMachine> Node<S> {
         self.handle.stopped().await
     }
 
-    /// Ends the node in good order: takes no more commands, answers those under way if that takes no longer
-    /// than half a second, syncs the log. Returns the reason why the node has stopped, which is another one
-    /// than [`StopReason::Shutdown`] if it had stopped before.
+    /// Ends the node in good order: takes no more commands, answers those under way if that takes
+    /// no longer than half a second, syncs the log. Returns the reason why the node has stopped,
+    /// which is another one than [`StopReason::Shutdown`] if it had stopped before.
     pub async fn shutdown(self) -> StopReason {
         let Node { handle, peers, core, .. } = self;
         handle.shutdown().await;

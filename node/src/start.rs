@@ -1,8 +1,8 @@
 //! From settings to a node that runs: listener, directory, cluster, assembly, threads.
 //!
-//! The order matters. The listener comes first: whether the port is free is known before anything is
-//! written. The data directory is opened after that; then the node finds its cluster, if it has none yet. A
-//! peer is told nothing about this node before its incarnation is durable (see
+//! The order matters. The listener comes first: whether the port is free is known before anything
+//! is written. The data directory is opened after that; then the node finds its cluster, if it has
+//! none yet. A peer is told nothing about this node before its incarnation is durable (see
 //! [`Directory`](storage::Directory)).
 
 use crate::assembly::{Assembled, Parts};
@@ -185,7 +185,8 @@ impl<S: StateMachine> Starting<'_, S> {
         announced.join(cluster, membership).map_err(|error| self.disk_error(error))
     }
 
-    /// Reads the snapshot that the log begins after. If it is lost, the other nodes repair this one.
+    /// Reads the snapshot that the log begins after. If it is lost, the other nodes repair this
+    /// one.
     async fn check_base(
         &self,
         mut member: Member<RealDisk>,
@@ -210,8 +211,8 @@ impl<S: StateMachine> Starting<'_, S> {
         Ok((member, snapshots))
     }
 
-    /// The list of members counts only when a cluster is bootstrapped. An operator who changes it later
-    /// should know that nothing follows from it.
+    /// The list of members counts only when a cluster is bootstrapped. An operator who changes it
+    /// later should know that nothing follows from it.
     fn warn_of_other_members(&self, membership: &Membership) {
         let text = |mut listed: Vec<Listed>| {
             listed.sort();

@@ -1,9 +1,9 @@
 //! Threads that no request of a client can starve.
 //!
-//! The core loop and the streams of the peers need a little time, soon. On a runtime that they share with
-//! the requests of clients they would wait behind those, and a leader that is late is replaced. So they
-//! have a runtime of one thread of their own, and the operating system divides the processors among
-//! threads fairly.
+//! The core loop and the streams of the peers need a little time, soon. On a runtime that they
+//! share with the requests of clients they would wait behind those, and a leader that is late is
+//! replaced. So they have a runtime of one thread of their own, and the operating system divides
+//! the processors among threads fairly.
 
 use std::io;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! State machines whose commands, replies and state are types of their own.
 //!
-//! [`TypedMachine`] is for services whose state is small enough to be copied when a snapshot is taken.
-//! [`Typed`] makes a [`StateMachine`] of one: it encodes with the workspace's codec. The encoding of a type
-//! changes when its fields do: a service that is upgraded in place has to keep the types of its commands, or
-//! to add variants at the end of an enum.
+//! [`TypedMachine`] is for services whose state is small enough to be copied when a snapshot is
+//! taken. [`Typed`] makes a [`StateMachine`] of one: it encodes with the workspace's codec. The
+//! encoding of a type changes when its fields do: a service that is upgraded in place has to keep
+//! the types of its commands, or to add variants at the end of an enum.
 
 use crate::{Builder, Consistency, ExecuteError, Node, ReadError, StartError};
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use std::io::{self, Read, Write};
 use std::ops::Deref;
 use storage::codec;
 
-/// A deterministic state machine: the same commands in the same order give the same replies and leave the
-/// same state on every node. It may look at its state, the command and `at`, and at nothing else: not at a
-/// clock, a random number or the order of a hash map.
+/// A deterministic state machine: the same commands in the same order give the same replies and
+/// leave the same state on every node. It may look at its state, the command and `at`, and at
+/// nothing else: not at a clock, a random number or the order of a hash map.
 ///
-/// The state itself is what implements it. It is copied when a snapshot is taken; for a state of more than
-/// some megabytes implement [`StateMachine`] instead.
+/// The state itself is what implements it. It is copied when a snapshot is taken; for a state of
+/// more than some megabytes implement [`StateMachine`] instead.
 pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     /// What clients want done.
     type Command: Serialize + DeserializeOwned;
@@ -42,7 +42,8 @@ pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
 pub struct Typed<M>(pub M);
 
 impl<M: TypedMachine> Typed<M> {
-    /// The bytes of a command, as [`StateMachine::apply`] takes them: for a simulation, for instance.
+    /// The bytes of a command, as [`StateMachine::apply`] takes them: for a simulation, for
+    /// instance.
     pub fn encode_command(command: &M::Command) -> Bytes {
         encode(command)
     }
@@ -99,8 +100,8 @@ pub enum TypedError<E> {
     /// There is no answer of the state machine at all.
     #[error(transparent)]
     Node(#[from] E),
-    /// The state machine of another version did not understand the command, or this one its reply. The
-    /// command has changed nothing.
+    /// The state machine of another version did not understand the command, or this one its reply.
+    /// The command has changed nothing.
     #[error("another version of the state machine runs here: it does not understand the request")]
     OtherVersion,
 }
@@ -140,7 +141,8 @@ impl<M: TypedMachine> TypedNode<M> {
 }
 
 impl<M: TypedMachine> Builder<Typed<M>> {
-    /// The same as [`Builder::start`], for a node that takes commands and queries of its machine's types.
+    /// The same as [`Builder::start`], for a node that takes commands and queries of its machine's
+    /// types.
     pub async fn start_typed(self) -> Result<TypedNode<M>, StartError> {
         self.start().await.map(TypedNode)
     }

@@ -1,11 +1,12 @@
-//! The lock service of the examples under simulated faults: crashes, partitions, full and broken disks.
+//! The lock service of the examples under simulated faults: crashes, partitions, full and broken
+//! disks.
 
 #![allow(missing_docs, reason = "the example is compiled into this test")]
 
-#[path = "../examples/locks.rs"]
-mod locks;
+#[path = "../examples/locks/machine.rs"]
+mod machine;
 
-use locks::{Command, Locks};
+use machine::{Command, Locks};
 use quorate::{At, Typed, TypedMachine};
 use serde::{Deserialize, Serialize};
 use simulator::{Request, Simulation};

@@ -1,8 +1,9 @@
 //! A limit of time for one seed, and for a whole search.
 //!
 //! Nothing within a simulation can end a loop that never waits, so a thread of its own looks at the
-//! clock. A run that is stuck cannot be unwound: whoever is told of it reports it and ends the process.
-//! The clock is that of the wall, so the limits are far above what a run takes on a busy machine.
+//! clock. A run that is stuck cannot be unwound: whoever is told of it reports it and ends the
+//! process. The clock is that of the wall, so the limits are far above what a run takes on a busy
+//! machine.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

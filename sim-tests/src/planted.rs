@@ -3,9 +3,9 @@
 //! Each file in `planted/` and its folders is one small patch that breaks the protocol, the log or the
 //! wiring, with a line above it that says how, and perhaps a line `# layer: 2`. The runner applies each to
 //! a copy of the tree, builds it, searches several ranges of seeds for a broken promise, and prints a line
-//! of the table: found by which check, in how many of the ranges, after how many seeds, or MISSED; then
-//! the first seed that shows it and the message. A seed that does not end is a finding of its own kind,
-//! [`crate::limit::TOO_LONG`].
+//! of the table: found by which check, in how many of the ranges, after how many seeds, or MISSED;
+//! then the first seed that shows it and the message. A seed that does not end is a finding of its
+//! own kind, [`crate::limit::TOO_LONG`].
 
 mod search;
 

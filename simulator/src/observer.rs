@@ -363,8 +363,9 @@ impl<M: StateMachine> Observer<M> {
         }
     }
 
-    /// Whether what a node acknowledges to the leader of a term is on its disk: the log as far as it says,
-    /// and at its end the entry that the leader has there. A log of the same length may be another one.
+    /// Whether what a node acknowledges to the leader of a term is on its disk: the log as far as
+    /// it says, and at its end the entry that the leader has there. A log of the same length may be
+    /// another one.
     fn holds_the_leaders(&self, term: Term, matched: Index, shadow: &Shadow) -> bool {
         let announced = self.announced.get(&term).and_then(|log| log.get(&matched));
         // What came by a snapshot was announced by nobody, and is committed.

@@ -224,7 +224,8 @@ pub(crate) struct World<'a, W: Workload> {
     contact: Contact,
     /// The hashes of snapshots of a wrong state.
     wrong_snapshots: BTreeSet<Option<u64>>,
-    /// The last entry that was applied to a copy that differed from the others, whatever became of it.
+    /// The last entry that was applied to a copy that differed from the others, whatever became of
+    /// it.
     differed_until: Index,
     limits: Limits,
     marks: Marks,

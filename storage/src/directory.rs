@@ -9,21 +9,22 @@
 //!
 //! - [`Unclaimed`]: it names no cluster. The node may not send anything to a peer yet.
 //! - [`Announced`]: its incarnation is durable. Only now is there a [`DurableIncarnation`], which
-//!   everything that introduces the node to a peer asks for. A node that announced an incarnation and then
-//!   forgot it would take part twice, with two votes.
+//!   everything that introduces the node to a peer asks for. A node that announced an incarnation
+//!   and then forgot it would take part twice, with two votes.
 //! - [`Member`]: its log has begun, and after that its identity names the cluster. In this order: a
-//!   directory that names a cluster and has no log has lost it, and is refused ([`OpenError::LogGone`]).
+//!   directory that names a cluster and has no log has lost it, and is refused
+//!   ([`OpenError::LogGone`]).
 //!
-//! A wrong order of these steps does not compile. What it is not: it draws no random numbers and talks to
-//! nobody; how founders find one another is the transport's business.
+//! A wrong order of these steps does not compile. What it is not: it draws no random numbers and
+//! talks to nobody; how founders find one another is the transport's business.
 
 use crate::recovery::Case;
 use crate::{BaseError, ClusterId, Disk, Identity, Log, LogConfig, OpenError, Snapshots};
 use raft::{Incarnation, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
 
-/// A node and the incarnation of its disk, which is durable. There is no other way to get one than from
-/// a directory that has it on its disk.
+/// A node and the incarnation of its disk, which is durable. There is no other way to get one than
+/// from a directory that has it on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurableIncarnation {
     node: NodeId,
@@ -120,8 +121,8 @@ impl<D: Disk> Unclaimed<D> {
     }
 
     /// Makes durable that the directory belongs to `node`, and that the node bootstraps a cluster
-    /// together with `founders` (itself included) or, if there are none, joins one. (Founders of an earlier
-    /// start are kept then: they may still count on this node.) `incarnation` is a new
+    /// together with `founders` (itself included) or, if there are none, joins one. (Founders of an
+    /// earlier start are kept then: they may still count on this node.) `incarnation` is a new
     /// random number; it is used unless an earlier start has drawn one.
     pub fn announce(
         mut self,
@@ -166,15 +167,15 @@ impl<D: Disk> Announced<D> {
         DurableIncarnation { node: self.identity.node, incarnation: self.identity.incarnation }
     }
 
-    /// Forgets the founders, durably: no node has been told this node's incarnation, so it is free to
-    /// bootstrap a cluster with other nodes.
+    /// Forgets the founders, durably: no node has been told this node's incarnation, so it is free
+    /// to bootstrap a cluster with other nodes.
     pub fn forget_founders(mut self) -> io::Result<()> {
         self.identity.peers.clear();
         self.log.identify(self.identity)
     }
 
-    /// Makes the directory that of a member: begins the log, with this membership, and then names the
-    /// cluster. If an earlier start began the log, it goes on from that.
+    /// Makes the directory that of a member: begins the log, with this membership, and then names
+    /// the cluster. If an earlier start began the log, it goes on from that.
     pub fn join(mut self, cluster: ClusterId, membership: Membership) -> io::Result<Member<D>> {
         let who = self.who();
         let restored = match self.restored {
@@ -221,8 +222,8 @@ impl<D: Disk> Member<D> {
         latest.unwrap_or(&self.restored.snapshot.membership)
     }
 
-    /// Reads the snapshot that the log begins after, and repairs the log if that is lost. Returns what
-    /// was found, if it was not the snapshot. See [`Log::check_base`]. Blocks.
+    /// Reads the snapshot that the log begins after, and repairs the log if that is lost. Returns
+    /// what was found, if it was not the snapshot. See [`Log::check_base`]. Blocks.
     pub fn check_base(&mut self, snapshots: &Snapshots<D>) -> Result<Option<Case>, BaseError> {
         let restored = self.restored.clone();
         let (restored, case) = self.log.check_base(snapshots, self.who.node, restored)?;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use storage::DurableIncarnation;
 
-/// A founder, as it introduces itself to the others. Its incarnation is durable on its disk: what it is
-/// made from exists only after that.
+/// A founder, as it introduces itself to the others. Its incarnation is durable on its disk: what
+/// it is made from exists only after that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founder {
     pub(crate) node: NodeId,

@@ -1,14 +1,14 @@
 //! The seam between the transport and the machine that it runs on: sockets, time, tasks, threads.
 //!
-//! Everything else in this crate is the same on a real machine and on a simulated one: HTTP, dialling,
-//! silence, places, the founding of a cluster. [`TokioNet`] is the real machine. It costs nothing per
-//! message: the transport is generic over the seam, and no stream, timer or task gets a box that it
-//! would not have otherwise.
+//! Everything else in this crate is the same on a real machine and on a simulated one: HTTP,
+//! dialling, silence, places, the founding of a cluster. [`TokioNet`] is the real machine. It costs
+//! nothing per message: the transport is generic over the seam, and no stream, timer or task gets a
+//! box that it would not have otherwise.
 //!
 //! A simulation needs more than other sockets. tokio's timers, sockets and tasks work only within a
-//! tokio runtime, so no other file of this crate uses `tokio::time`, `tokio::net` or `tokio::spawn`;
-//! `tokio::sync` works everywhere. Nothing in this crate waits for a `watch` channel with several
-//! others or iterates over a hash map: the order would differ from run to run.
+//! tokio runtime, so no other file of this crate uses `tokio::time`, `tokio::net` or
+//! `tokio::spawn`; `tokio::sync` works everywhere. Nothing in this crate waits for a `watch`
+//! channel with several others or iterates over a hash map: the order would differ from run to run.
 
 use crate::transfer::Offload;
 use std::future::Future;
@@ -186,8 +186,8 @@ pub(crate) async fn timeout<N: Net, F: Future>(
 
 /// A limit that moves on again and again, as with a connection that must not be silent.
 ///
-/// One timer is kept and is renewed only when it has run out: so a limit that moves with each message
-/// costs a message no timer.
+/// One timer is kept and is renewed only when it has run out: so a limit that moves with each
+/// message costs a message no timer.
 pub(crate) struct Deadline<N: Net> {
     net: N,
     timer: Option<(Instant, Pin<Box<N::Sleep>>)>,

@@ -108,16 +108,16 @@ impl<N: Net> PeerServer<N> {
 }
 
 impl<N: Net> Listener<N> {
-    /// Tells the operator, unless something of this kind was told lately. Kinds are few: what strangers
-    /// send neither fills the log nor what is remembered of it.
+    /// Tells the operator, unless something of this kind was told lately. Kinds are few: what
+    /// strangers send neither fills the log nor what is remembered of it.
     fn report(&self, kind: &str, text: &str) {
         if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(kind) {
             report(|| tracing::warn!("{text}"));
         }
     }
 
-    /// Whether the membership has this node, with this incarnation. A node under the name of a member and
-    /// with another incarnation may not displace the member's own connections.
+    /// Whether the membership has this node, with this incarnation. A node under the name of a
+    /// member and with another incarnation may not displace the member's own connections.
     fn is_member(&self, hello: &Hello) -> bool {
         let shared = self.transport.get();
         shared.is_some_and(|shared| shared.is_member(hello.from, hello.incarnation))

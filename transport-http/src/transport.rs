@@ -49,8 +49,8 @@ impl TransportConfig {
 
 /// Carries messages and snapshots to peers over HTTP.
 ///
-/// Made on a machine, in whose tasks it works: a tokio runtime, unless it is simulated. Dropped, its
-/// streams end.
+/// Made on a machine, in whose tasks it works: a tokio runtime, unless it is simulated. Dropped,
+/// its streams end.
 pub struct HttpTransport<N: Net = TokioNet> {
     shared: Arc<Shared<N>>,
     queues: Mutex<BTreeMap<NodeId, mpsc::Sender<Message>>>,

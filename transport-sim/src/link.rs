@@ -1,7 +1,8 @@
 //! The driver's transport on a simulated network, in one of two ways.
 //!
 //! In some runs it is the product's own transport, on the simulated sockets of `sockets.rs`. In the
-//! others it is one that is made here, which is faster and can do to messages what no connection does.
+//! others it is one that is made here, which is faster and can do to messages what no connection
+//! does.
 //!
 //! It is a network of our own and not a shim over madsim's `Endpoint`: that one has no settings per
 //! link, no duplicates, is not safe to cancel, and takes a millisecond for each send. Here, as in the

@@ -1,9 +1,9 @@
-//! A simulated machine, as the product's transport uses one: [`transport_http::net::Net`] on simulated
-//! sockets, time and tasks.
+//! A simulated machine, as the product's transport uses one: [`transport_http::net::Net`] on
+//! simulated sockets, time and tasks.
 //!
-//! The transport's limits are those of the product, for elections that take as long as the product's.
-//! Where a plan's elections take less, the clock that its transport is given runs faster in the same
-//! proportion, so that every limit within it is in proportion too.
+//! The transport's limits are those of the product, for elections that take as long as the
+//! product's. Where a plan's elections take less, the clock that its transport is given runs faster
+//! in the same proportion, so that every limit within it is in proportion too.
 
 use crate::app::App;
 use crate::clock::SimClock;

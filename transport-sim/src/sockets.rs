@@ -1,12 +1,12 @@
 //! Simulated sockets: connections that carry bytes in order, or break.
 //!
-//! The plan's network decides, for each piece that is written, what a message of the other links would
-//! meet. A late piece holds up those behind it. A lost piece is sent again and late, or the connection
-//! breaks at some byte of it: both ends learn that (a reset), or neither does, and each keeps an end to
-//! which nothing comes any more. While a link is cut, a connection waits and goes on when the cut is
-//! over, or is dead without a sign. A process that ends resets its connections; a machine whose power
-//! fails says nothing. What is written and not read yet is bounded, as by the buffers of a real
-//! connection: then the writer waits.
+//! The plan's network decides, for each piece that is written, what a message of the other links
+//! would meet. A late piece holds up those behind it. A lost piece is sent again and late, or the
+//! connection breaks at some byte of it: both ends learn that (a reset), or neither does, and each
+//! keeps an end to which nothing comes any more. While a link is cut, a connection waits and goes
+//! on when the cut is over, or is dead without a sign. A process that ends resets its connections;
+//! a machine whose power fails says nothing. What is written and not read yet is bounded, as by the
+//! buffers of a real connection: then the writer waits.
 //!
 //! What it is not: TCP. There are no acknowledgements, so with a cut of one direction only that
 //! direction stands still.
@@ -441,7 +441,8 @@ impl<A: App> SimStream<A> {
         }
     }
 
-    /// After how long the other end hears of something that it is told once. Never, if the link is cut.
+    /// After how long the other end hears of something that it is told once. Never, if the link is
+    /// cut.
     fn news_us(&self) -> Option<u64> {
         match self.cluster.pass(self.link) {
             Passage::Arrives { after_us, .. } => Some(after_us),

@@ -15,8 +15,8 @@ pub const FORWARDED: &str = "raft-kv-forwarded";
 /// another server that happens to listen there.
 pub const NODE: &str = "raft-kv-node";
 
-/// Marks the answer to a request that was passed on to a node that does not lead. Nothing was done; the node
-/// that passed it on looks for the leader again.
+/// Marks the answer to a request that was passed on to a node that does not lead. Nothing was done;
+/// the node that passed it on looks for the leader again.
 pub const NOT_LEADER: &str = "raft-kv-not-leader";
 
 /// How many milliseconds a write may wait for a leader, if that is less than the node would let it:

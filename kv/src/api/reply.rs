@@ -39,8 +39,8 @@ impl Share {
     }
 }
 
-/// How often a long reply was refused or had to wait, since the start. Clients that do not read their
-/// replies have less time to go on while others wait for room: see [`crate::patient`].
+/// How often a long reply was refused or had to wait, since the start. Clients that do not read
+/// their replies have less time to go on while others wait for room: see `patient.rs`.
 #[derive(Debug, Default)]
 pub struct Pressure(AtomicU64);
 

@@ -92,7 +92,8 @@ impl App {
     /// Sends the client or its request to the leader. An error: nothing was done, try again.
     async fn elsewhere(&self, address: &str, incoming: &Incoming) -> Result<Response, Problem> {
         if incoming.was_forwarded() {
-            // The node that passed it on looks for the leader again. Waiting here would take a place.
+            // The node that passed it on looks for the leader again. Waiting here would take a
+            // place.
             let mut response = not_leader(address).not_done().into_response();
             response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("1"));
             return Ok(response);

@@ -1,4 +1,5 @@
-//! Settings in the environment: which variable a bad value comes from, and variables that mean nothing.
+//! Settings in the environment: which variable a bad value comes from, and variables that mean
+//! nothing.
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue};

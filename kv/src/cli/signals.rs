@@ -47,8 +47,8 @@ impl StopSignals {
             true => None,
             false => Some(signal(SignalKind::hangup())?),
         };
-        // A file that may not grow further then fails to be written, which is reported, and does not
-        // end the process without a word.
+        // A file that may not grow further then fails to be written, which is reported, and does
+        // not end the process without a word.
         drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(StopSignals {
             interrupt: signal(SignalKind::interrupt())?,

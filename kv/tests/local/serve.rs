@@ -107,6 +107,26 @@ impl Members {
         Members { data: data.to_owned(), port, members: [None, None, None] }
     }
 
+    /// Three members that run, the first of which leads. They log warnings only.
+    pub fn serving(data: &Path, port: u16) -> Self {
+        let mut members = Members::new(data, port);
+        members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
+        members.start(1, Stdio::inherit(), &["--log=warn"]);
+        members.start(2, Stdio::inherit(), &["--log=warn"]);
+        members.wait_for_leader(0);
+        members
+    }
+
+    /// The same, each with so many file descriptors.
+    pub fn serving_limited(data: &Path, port: u16, descriptors: u64) -> Self {
+        let mut members = Members::new(data, port);
+        members.start_limited(0, descriptors, &["--campaign-at-start"]);
+        members.start_limited(1, descriptors, &[]);
+        members.start_limited(2, descriptors, &[]);
+        members.wait_for_leader(0);
+        members
+    }
+
     /// Starts one.
     pub fn start(&mut self, id: u16, stderr: Stdio, more: &[&str]) {
         let member = Member::spawn(&self.data, self.port, id, stderr, more);

@@ -322,7 +322,8 @@ impl User {
     }
 }
 
-/// Whether an answer of the form in one request says of a key that it was found if it has its value.
+/// Whether an answer of the form in one request says of a key that it was found if it has its
+/// value.
 pub(super) fn found_is_true(answered: &Value, name: &str) -> Result<(), Violation> {
     let value = answered.get(name);
     let is_whole = value.is_some_and(|value| value.is_string() || value.is_null());

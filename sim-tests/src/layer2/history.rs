@@ -124,7 +124,8 @@ impl History {
         Ok(())
     }
 
-    /// A removal was answered with this version, which no value ever has. `floor` is that of its beginning.
+    /// A removal was answered with this version, which no value ever has. `floor` is that of its
+    /// beginning.
     pub fn removal(
         &mut self,
         version: u64,

@@ -115,8 +115,8 @@ async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<()
     Ok(())
 }
 
-/// Every key that was ever written, listed or not, has the value that a replay of the listing comes to,
-/// and every node says the same of it, through both APIs.
+/// Every key that was ever written, listed or not, has the value that a replay of the listing comes
+/// to, and every node says the same of it, through both APIs.
 async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Violation> {
     let others = whole.keys().filter(|key| !KEYS.contains(key));
     for key in KEYS.iter().copied().chain(UNREAD).chain(others) {
@@ -146,8 +146,8 @@ async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Vio
     Ok(())
 }
 
-/// What stands beside the value is true too: the version is one that was answered with this value, and
-/// the older API finds the key if it is there.
+/// What stands beside the value is true too: the version is one that was answered with this value,
+/// and the older API finds the key if it is there.
 async fn fields(
     store: &Store,
     asks: &Asks,

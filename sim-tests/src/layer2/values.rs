@@ -1,8 +1,10 @@
-//! The values that clients write: each is written once, and is known by the number that it begins with.
+//! The values that clients write: each is written once, and is known by the number that it begins
+//! with.
 //!
-//! What follows the number depends on nothing but the number, so that whoever reads a value can tell
-//! whether it is whole. Some are longer than a segment of the log, a few have megabytes, and some are no
-//! UTF-8: those can only be written through v1, and are shown with replacement characters elsewhere.
+//! What follows the number depends on nothing but the number, so that whoever reads a value can
+//! tell whether it is whole. Some are longer than a segment of the log, a few have megabytes, and
+//! some are no UTF-8: those can only be written through v1, and are shown with replacement
+//! characters elsewhere.
 
 use simulator::checks::{Violation, violation};
 
@@ -10,7 +12,8 @@ use simulator::checks::{Violation, violation};
 pub const LARGE_BYTES_MAX: usize = 4 << 20;
 /// The least of those that are large.
 const LARGE_BYTES_MIN: usize = 1 << 20;
-/// The first of the large ones, and how far they are apart; there are few, since all nodes keep them.
+/// The first of the large ones, and how far they are apart; there are few, since all nodes keep
+/// them.
 const LARGE_FIRST: u64 = 20;
 const LARGE_EVERY: u64 = 61;
 const LARGE_COUNT: u64 = 3;

@@ -1,5 +1,6 @@
-//! The search for a planted bug in one range of seeds: the first run that breaks a promise, that breaks
-//! an assertion of the code, or that does not end. Nothing is made smaller and nothing is drawn.
+//! The search for a planted bug in one range of seeds: the first run that breaks a promise, that
+//! breaks an assertion of the code, or that does not end. Nothing is made smaller and nothing is
+//! drawn.
 
 use crate::limit::{Exceeded, Limit, SEED_SECONDS_MAX, TOO_LONG};
 use crate::run_registers;

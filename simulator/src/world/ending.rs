@@ -141,9 +141,10 @@ impl<W: Workload> World<'_, W> {
         self.hosts.len() >= 3 && right.count() > self.hosts.len() / 2
     }
 
-    /// Whether most nodes have applied, rightly, as much as any copy that differed. One of two copies that
-    /// differ may be lost before a third node has come as far: then nobody can tell any more which was
-    /// wrong, and a leader sends no snapshot of its own to a node that needs one (`disputed_at`).
+    /// Whether most nodes have applied, rightly, as much as any copy that differed. One of two
+    /// copies that differ may be lost before a third node has come as far: then nobody can tell any
+    /// more which was wrong, and a leader sends no snapshot of its own to a node that needs one
+    /// (`disputed_at`).
     fn difference_was_decided(&self) -> bool {
         let right = self.hosts.iter().filter(|host| {
             let applied = host.up.as_ref().map(|running| running.machine_at);
@@ -178,7 +179,12 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         }
         let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
-        if self.now_us >= until_us && !can_be_told {
+        // A leader whose disk is full leads on, rightly, as long as its writes need no room.
+        let full_leads = self.hosts.iter().any(|host| {
+            let leads = |running: &node::Running<W::Machine>| running.node.status().serving;
+            host.gone && host.full && host.up.as_ref().is_some_and(leads)
+        });
+        if self.now_us >= until_us && (full_leads || !can_be_told) {
             self.done = true;
             return Ok(());
         }

@@ -4,8 +4,8 @@ use super::*;
 
 /// Within this time a snapshot that arrives is written.
 const RECEIVE_US: u64 = 20_000;
-/// Of the snapshots that are received, one in so many is given up by its sender, who thinks that the
-/// connection has broken.
+/// Of the snapshots that are received, one in so many is given up by its sender, who thinks that
+/// the connection has broken.
 const GIVEN_UP_ONE_IN: u64 = 4;
 /// Such a snapshot takes at most so many election timeouts.
 const LATE_INSTALL_ELECTIONS: u64 = 20;
@@ -156,8 +156,8 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// The sender takes the connection for broken, and the receiver has all of it or gets it still: it
-    /// finishes much later, perhaps when the sender leads no more.
+    /// The sender takes the connection for broken, and the receiver has all of it or gets it still:
+    /// it finishes much later, perhaps when the sender leads no more.
     fn given_up(
         &mut self,
         mut transfer: Box<Transfer>,

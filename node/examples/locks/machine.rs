@@ -1,14 +1,8 @@
-//! A lock service in three copies: `locks 1`, `locks 2` and `locks 3`, each in a terminal of its own.
-//!
-//! A lock is granted for a time, and with a fencing token: a number that grows with every grant. Whoever
-//! holds a lock sends its token with everything that the lock protects, and what is protected refuses a
-//! token that is lower than one it has seen. So a holder that has slept for too long does no harm, though it
-//! does not know that its time is over.
+//! The state machine of the lock service.
 
-use quorate::{At, Consistency, TypedMachine, TypedNode};
+use quorate::{At, TypedMachine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::{error::Error, io::stdin};
 
 /// A lock that is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +15,7 @@ pub struct Grant {
     pub until_ms: u64,
 }
 
-/// What a client wants done.
+/// A command of a client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Take a lock, or go on holding it.
@@ -53,7 +47,7 @@ pub struct Locks {
 
 impl TypedMachine for Locks {
     type Command = Command;
-    /// Who holds the lock afterwards.
+    /// The grant of the lock after the command.
     type Reply = Option<Grant>;
     type Query = String;
     type Answer = Option<Grant>;
@@ -87,39 +81,4 @@ impl TypedMachine for Locks {
     fn query(&self, lock: String) -> Option<Grant> {
         self.held.get(&lock).cloned()
     }
-}
-
-#[tokio::main]
-#[allow(dead_code, reason = "the tests use the state machine alone")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let id: u64 = std::env::args().nth(1).ok_or("which node? 1, 2 or 3")?.parse()?;
-    let members = [(1, "127.0.0.1:9101"), (2, "127.0.0.1:9102"), (3, "127.0.0.1:9103")];
-    let builder = TypedNode::builder(Locks::default()).id(id).members(members);
-    let node = builder.data_dir(format!("locks-{id}")).bootstrap().start_typed().await?;
-    println!("acquire LOCK OWNER SECONDS | release LOCK TOKEN | show LOCK");
-    for line in stdin().lines() {
-        let line = line?;
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let command = match words[..] {
-            ["acquire", lock, owner, seconds] => Command::Acquire {
-                lock: lock.to_owned(),
-                owner: owner.to_owned(),
-                for_ms: seconds.parse::<u64>()?.saturating_mul(1000),
-            },
-            ["release", lock, token] => {
-                Command::Release { lock: lock.to_owned(), token: token.parse()? }
-            }
-            ["show", lock] => {
-                let grant = node.read(&lock.to_owned(), Consistency::Linearizable).await?;
-                println!("{grant:?}");
-                continue;
-            }
-            _ => {
-                println!("not understood");
-                continue;
-            }
-        };
-        println!("{:?}", node.execute(&command).await?);
-    }
-    Ok(())
 }
