@@ -5,21 +5,21 @@
 //! theirs; ticks that were missed are never made up for. Then the core is polled dry.
 
 use crate::cleaning::Cleaning;
-use crate::error::{ProposeError, StopReason};
+use crate::error::{ExecuteError, ProposeError, StopReason};
 use crate::events::Events;
 use crate::inbox::{Mailbox, OfferEvent};
 use crate::machine_task::{Ask, Order, Question};
-use crate::pending::{Pending, Reply};
+use crate::pending::{Pending, Reply, Waiter};
 use crate::readiness::Readiness;
 use crate::report::report;
 use crate::shared::Shared;
 use crate::snapshots::{Job, OpenedLater, SnapshotStore};
 use crate::status::{add, count};
-use crate::{Clock, DriverStatus, Inspect, Load, NotReady, StateMachine, Transport};
+use crate::{Clock, DriverStatus, Inspect, Load, NotReady, Outcome, StateMachine, Transport};
 use bytes::Bytes;
 use raft::{
-    Action, Applied, Durable, LogId, Membership, Message, Node, NodeId, Now, Proposed, ReadId,
-    ReadMode, Rebase, SnapshotDurable, Term, Write,
+    Action, Applied, Durable, Forwarded, Index, LogId, Membership, Message, Node, NodeId, Now,
+    Proposed, ReadId, ReadMode, Rebase, SnapshotDurable, Term, Write,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,8 +51,20 @@ pub(crate) enum Receipt {
 
 /// What a [`Handle`](crate::Handle) asks.
 pub(crate) enum Call<S: StateMachine> {
-    Propose { command: Bytes, taken: oneshot::Sender<Result<Proposed, ProposeError>>, done: Reply },
-    Read { mode: ReadMode, question: Question<S> },
+    Propose {
+        command: Bytes,
+        taken: oneshot::Sender<Result<Proposed, ProposeError>>,
+        done: Reply<Outcome>,
+    },
+    /// The same, by way of the leader if that is another node.
+    Execute {
+        command: Bytes,
+        done: Reply<ExecuteError>,
+    },
+    Read {
+        mode: ReadMode,
+        question: Question<S>,
+    },
     Campaign,
 }
 
@@ -85,6 +97,15 @@ struct Leadership {
     serving_from: Option<LogId>,
 }
 
+fn refused_by_core(error: raft::ProposeError) -> ProposeError {
+    match error {
+        raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { leader },
+        raft::ProposeError::TooLarge { limit_bytes } => ProposeError::TooLarge { limit_bytes },
+        // Whatever else the core may come to refuse, it has not been done.
+        _ => ProposeError::Busy,
+    }
+}
+
 pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub node: Node,
     pub clock: Arc<C>,
@@ -107,6 +128,10 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
 /// What the loop keeps from turn to turn.
 pub(crate) struct State<S: StateMachine> {
     pending: Pending,
+    /// Commands that were forwarded to the leader, by the number that the core gave them.
+    forwarded: BTreeMap<u64, Reply<ExecuteError>>,
+    /// Up to here the state machine has been told to apply, or to restore.
+    ordered: Index,
     reads: BTreeMap<ReadId, ReadBatch<S>>,
     /// Reads of this turn, and reads that were refused and are asked again at the next tick.
     new_reads: ReadBatch<S>,
@@ -127,6 +152,8 @@ impl<S: StateMachine> State<S> {
     pub fn new() -> Self {
         State {
             pending: Pending::default(),
+            forwarded: BTreeMap::new(),
+            ordered: Index(0),
             reads: BTreeMap::new(),
             new_reads: ReadBatch::new(),
             refused_reads: Vec::new(),
@@ -301,15 +328,66 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 match &proposed {
                     Ok(proposed) => {
                         count(&self.shared.metrics.proposals);
-                        self.state.pending.push(proposed.id, done);
+                        self.state.pending.push(proposed.id, Waiter::Propose(done));
                     }
                     Err(_) => count(&self.shared.metrics.proposals_refused),
                 }
                 let _ = taken.send(proposed);
             }
+            Call::Execute { command, done } => self.execute(now, command, done),
             Call::Read { mode, question } => self.state.new_reads.add(mode, question),
             Call::Campaign => self.node.campaign(now),
         }
+    }
+
+    /// Has a command appended, here or by the leader.
+    fn execute(&mut self, now: Now, command: Bytes, done: Reply<ExecuteError>) {
+        let forwards = !self.node.is_leader() && self.state.shutdown_ticks.is_none();
+        let waiting = self.state.pending.len() + self.state.forwarded.len();
+        let refused = if !forwards {
+            match self.propose(now, command) {
+                Ok(proposed) => {
+                    count(&self.shared.metrics.proposals);
+                    return self.state.pending.push(proposed.id, Waiter::Execute(done));
+                }
+                Err(error) => error,
+            }
+        } else if waiting >= self.shared.limits.proposals_max {
+            ProposeError::Busy
+        } else {
+            match self.node.forward(now, command) {
+                Ok(number) => {
+                    count(&self.shared.metrics.proposals);
+                    self.state.forwarded.insert(number, done);
+                    return;
+                }
+                Err(error) => refused_by_core(error),
+            }
+        };
+        count(&self.shared.metrics.proposals_refused);
+        let _ = done.send(Err(ExecuteError::Refused(refused)));
+    }
+
+    /// The leader has answered for a command, or has been lost.
+    fn forwarded(&mut self, number: u64, outcome: Forwarded) {
+        let Some(done) = self.state.forwarded.remove(&number) else { return };
+        let error = match outcome {
+            // It has been applied, or jumped over: the answer is gone.
+            Forwarded::Appended { id, .. } if id.index <= self.state.ordered => {
+                ExecuteError::Unknown
+            }
+            Forwarded::Appended { id, .. } => {
+                return self.state.pending.push(id, Waiter::Execute(done));
+            }
+            Forwarded::NotLeader => ExecuteError::Refused(ProposeError::NotLeader { leader: None }),
+            Forwarded::Busy => ExecuteError::Refused(ProposeError::Busy),
+            Forwarded::TooLarge { limit_bytes } => {
+                let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+                ExecuteError::Refused(ProposeError::TooLarge { limit_bytes })
+            }
+            Forwarded::Lost => ExecuteError::Unknown,
+        };
+        let _ = done.send(Err(error));
     }
 
     fn propose(&mut self, now: Now, command: Bytes) -> Result<Proposed, ProposeError> {
@@ -323,18 +401,14 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         if self.state.pending.len() >= self.shared.limits.proposals_max {
             return Err(ProposeError::Busy);
         }
-        self.node.propose(now, command).map_err(|error| match error {
-            raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { leader },
-            raft::ProposeError::TooLarge { limit_bytes } => ProposeError::TooLarge { limit_bytes },
-            // Whatever else the core may come to refuse, it has not been done.
-            _ => ProposeError::Busy,
-        })
+        self.node.propose(now, command).map_err(refused_by_core)
     }
 
     fn after_tick(&mut self, now: Now) {
         self.clean();
         self.confirm_readiness(now);
         self.state.pending.forget_abandoned();
+        self.state.forwarded.retain(|_, done| !done.is_closed());
         for question in std::mem::take(&mut self.state.refused_reads) {
             if !question.is_abandoned() {
                 self.state.new_reads.add(ReadMode::Linearizable, question);
@@ -389,15 +463,19 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 Action::Apply(apply) => {
                     let last = apply.entries.last().map(|entry| entry.id).unwrap_or_default();
                     let decided = self.state.pending.decided_by(last);
+                    self.state.ordered = self.state.ordered.max(last.index);
                     self.order(Order::Apply { apply, decided });
                 }
                 Action::Restore(restore) => {
-                    let decided = self.state.pending.decided_by(restore.snapshot.last);
+                    let last = restore.snapshot.last;
+                    let decided = self.state.pending.decided_by(last);
+                    self.state.ordered = self.state.ordered.max(last.index);
                     self.state.cleaning.restores();
                     self.order(Order::Restore { restore, decided });
                 }
                 Action::TakeSnapshot(order) => self.order(Order::TakeSnapshot(order)),
                 Action::Serve(id) => self.serve(id),
+                Action::Forwarded { number, outcome } => self.forwarded(number, outcome),
                 Action::Refuse(id) => {
                     if self.state.readiness.answered(id, false) {
                         continue;
@@ -503,7 +581,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         Load {
             calls: self.calls.len(),
             messages: self.mailbox.messages.len(),
-            proposals: pending.len(),
+            proposals: pending.len() + self.state.forwarded.len(),
             reads: asked + new_reads.questions.len() + refused_reads.len(),
             questions: self.asks.max_capacity() - self.asks.capacity(),
             waiters: self.shared.waiters.load(Ordering::Relaxed),
@@ -518,7 +596,10 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     fn is_finished(&self) -> bool {
         match self.state.shutdown_ticks {
             Some(0) => true,
-            Some(_) => self.state.pending.len() == 0 && self.state.reads.is_empty(),
+            Some(_) => {
+                let waiting = self.state.pending.len() + self.state.forwarded.len();
+                waiting == 0 && self.state.reads.is_empty()
+            }
             None => false,
         }
     }

@@ -45,6 +45,29 @@ pub enum Outcome {
     Unknown,
 }
 
+/// What became of a command that is not known to be done: see [`Handle::execute`](crate::Handle::execute).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecuteError {
+    /// It was not taken. It has certainly not been done.
+    #[error(transparent)]
+    Refused(ProposeError),
+    /// It was taken, and has certainly not been done: another leader's entries took its place.
+    #[error("not done: another leader took over")]
+    NotDone,
+    /// It may be done, now or later.
+    #[error("unknown: it may have been done, or may still be")]
+    Unknown,
+}
+
+impl From<Outcome> for ExecuteError {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::NotDone => ExecuteError::NotDone,
+            Outcome::Unknown => ExecuteError::Unknown,
+        }
+    }
+}
+
 /// Why a read was not answered. It can be asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -2,7 +2,7 @@
 
 use crate::clock::Sleep;
 use crate::core_loop::Call;
-use crate::error::{Outcome, ProposeError, ReadError, StopReason, WaitError};
+use crate::error::{ExecuteError, Outcome, ProposeError, ReadError, StopReason, WaitError};
 use crate::machine_task::{Ask, Question};
 use crate::shared::Shared;
 use crate::status::count;
@@ -110,6 +110,26 @@ impl<S: StateMachine> Handle<S> {
         let proposed = proposed.await.map_err(|_| ProposeError::Stopped)??;
         let done = Done { reply, clock: self.clock.clone(), timeout, sleep: None };
         Ok(Proposal { id: proposed.id, number: proposed.number, done })
+    }
+
+    /// Has a command executed, on any node: a follower has the leader append it, and answers when it has
+    /// applied it itself. Once the leader has appended it, its end changes nothing in that. Ends with
+    /// [`ExecuteError::Unknown`] when the time of the configuration is over.
+    pub async fn execute(&self, command: Bytes) -> Result<Bytes, ExecuteError> {
+        let (done, answer) = oneshot::channel();
+        self.calls.try_send(Call::Execute { command, done }).map_err(|error| {
+            ExecuteError::Refused(match error {
+                TrySendError::Full(_) => ProposeError::Busy,
+                TrySendError::Closed(_) => ProposeError::Stopped,
+            })
+        })?;
+        let mut sleep = self.clock.sleep(self.timeout);
+        tokio::select! {
+            biased;
+            // Without an answer: the node has stopped.
+            answer = answer => answer.unwrap_or(Err(ExecuteError::Unknown)),
+            () = &mut sleep => Err(ExecuteError::Unknown),
+        }
     }
 
     /// Asks the state machine.

@@ -41,7 +41,7 @@ mod transport;
 mod waiters;
 
 pub use clock::{Clock, Sleep};
-pub use error::{NotReady, Outcome, ProposeError, ReadError, StopReason, WaitError};
+pub use error::{ExecuteError, NotReady, Outcome, ProposeError, ReadError, StopReason, WaitError};
 pub use handle::{Done, Handle, Proposal, ReadMode};
 pub use inbox::{Inbox, Mailbox, OfferError, Received, Reception, inbox, inbox_limited};
 pub use inspect::Inspect;

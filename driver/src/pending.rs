@@ -4,18 +4,43 @@
 //! once any entry of a later term is applied before it, since terms never fall along the log; and
 //! nobody can tell once a snapshot has jumped over index `i`.
 
-use crate::Outcome;
+use crate::{ExecuteError, Outcome};
 use bytes::Bytes;
 use raft::{Entry, LogId, Snapshot};
 use std::collections::VecDeque;
 use tokio::sync::oneshot;
 
-pub(crate) type Reply = oneshot::Sender<Result<Bytes, Outcome>>;
+pub(crate) type Reply<E> = oneshot::Sender<Result<Bytes, E>>;
 
-/// A proposal and who waits for it.
+/// The caller that waits for what becomes of a proposal.
+pub(crate) enum Waiter {
+    /// It knows already that the proposal was appended.
+    Propose(Reply<Outcome>),
+    /// It has only asked for the command to be executed.
+    Execute(Reply<ExecuteError>),
+}
+
+impl Waiter {
+    fn is_gone(&self) -> bool {
+        match self {
+            Waiter::Propose(reply) => reply.is_closed(),
+            Waiter::Execute(reply) => reply.is_closed(),
+        }
+    }
+
+    fn answer(self, outcome: Result<Bytes, Outcome>) {
+        // The caller may have gone.
+        match self {
+            Waiter::Propose(reply) => drop(reply.send(outcome)),
+            Waiter::Execute(reply) => drop(reply.send(outcome.map_err(ExecuteError::from))),
+        }
+    }
+}
+
+/// A proposal and its caller.
 pub(crate) struct Waiting {
     pub id: LogId,
-    pub reply: Reply,
+    pub reply: Waiter,
 }
 
 impl Waiting {
@@ -26,14 +51,14 @@ impl Waiting {
         told: &impl Fn(LogId, &Result<Bytes, Outcome>),
     ) {
         told(self.id, &outcome);
-        // Whoever waited may have gone.
-        let _ = self.reply.send(outcome);
+        self.reply.answer(outcome);
     }
 }
 
 /// The undecided proposals of this node, in the order in which they were made.
 ///
-/// Invariant: their ids rise (by term, then by index), because a leader appends and terms never fall.
+/// Invariant: their ids rise (by term, then by index). A leader appends, and terms never fall; what a leader
+/// answers for forwarded commands may arrive in another order, and is put where it belongs.
 #[derive(Default)]
 pub(crate) struct Pending {
     waiting: VecDeque<Waiting>,
@@ -44,9 +69,14 @@ impl Pending {
         self.waiting.len()
     }
 
-    pub fn push(&mut self, id: LogId, reply: Reply) {
-        debug_assert!(self.waiting.back().is_none_or(|last| last.id < id));
-        self.waiting.push_back(Waiting { id, reply });
+    pub fn push(&mut self, id: LogId, reply: Waiter) {
+        match self.waiting.back().is_none_or(|last| last.id < id) {
+            true => self.waiting.push_back(Waiting { id, reply }),
+            false => {
+                let at = self.waiting.partition_point(|waiting| waiting.id < id);
+                self.waiting.insert(at, Waiting { id, reply });
+            }
+        }
     }
 
     /// Takes out what is decided once everything up to `last` is applied.
@@ -58,7 +88,7 @@ impl Pending {
 
     /// Forgets those for whom nobody waits any more.
     pub fn forget_abandoned(&mut self) {
-        self.waiting.retain(|waiting| !waiting.reply.is_closed());
+        self.waiting.retain(|waiting| !waiting.reply.is_gone());
     }
 }
 
@@ -104,7 +134,7 @@ mod tests {
 
     fn propose(pending: &mut Pending, index: u64, term: u64) -> Answer {
         let (reply, answer) = oneshot::channel();
-        pending.push(LogId::new(index, term), reply);
+        pending.push(LogId::new(index, term), Waiter::Propose(reply));
         answer
     }
 

@@ -3,9 +3,9 @@
 use crate::Input;
 use bytes::Bytes;
 use raft::{
-    Action, Apply, Body, CommandNumber, Config, Entry, Incarnation, Index, LogId, LogTime, Member,
-    Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode, Reading, Restore,
-    Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
+    Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
+    LogTime, Member, Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode,
+    Reading, Restore, Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
 };
 
 /// One event leads to far fewer.
@@ -125,7 +125,8 @@ impl Driven {
                     Action::Send(_)
                     | Action::SendSnapshot(_)
                     | Action::Serve(_)
-                    | Action::Refuse(_),
+                    | Action::Refuse(_)
+                    | Action::Forwarded { .. },
                 ) => {}
             }
         }
@@ -200,6 +201,16 @@ fn message(input: &mut Input<'_>) -> Message {
         }
         11 => Body::TimeoutNow,
         12 => Body::Diverged { state: state(input) },
+        13 => {
+            let (start, number) = (input.below(3), input.number());
+            Body::Forward { start, number, command: vec![7; input.below(9) as usize].into() }
+        }
+        14 => {
+            let (start, number) = (input.below(3), input.number());
+            let number_of = CommandNumber(input.number());
+            let outcome = Forwarded::Appended { id: log_id(input), number: number_of };
+            Body::ForwardReply { start, number, outcome }
+        }
         _ => {
             let refused = Incarnation(100 + input.below(3));
             Body::Outcast { commit: Index(input.number()), refused }

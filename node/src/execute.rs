@@ -1,11 +1,12 @@
-//! Getting a command done on a leader.
+//! Getting a command done, on any node.
 //!
-//! A command that has certainly not been done is proposed again for a while, so that an election is
+//! The driver proposes it if this node leads, and otherwise forwards it to the leader. A command
+//! that has certainly not been done is proposed again for a while, so that an election is
 //! a pause and not an error. A command that may have been done is never repeated.
 
 use crate::{ExecuteError, Leader, NotDone};
 use bytes::Bytes;
-use driver::{Clock, DriverStatus, Handle, Outcome, ProposeError, StateMachine, StopReason};
+use driver::{Clock, DriverStatus, Handle, ProposeError, StateMachine, StopReason};
 use std::time::Duration;
 
 /// The pause between two looks for a leader.
@@ -31,29 +32,27 @@ pub(crate) async fn execute<S: StateMachine>(
 ) -> Result<Bytes, ExecuteError> {
     let began_ns = clock.now().monotonic_ns;
     loop {
-        let why = match handle.propose(command.clone()).await {
-            Ok(proposal) => match proposal.done.await {
-                Ok(answer) => return Ok(answer),
-                Err(Outcome::Unknown) => {
-                    return Err(ExecuteError::Unknown { leader: leader(&handle.status()) });
-                }
-                // Another leader took over.
-                Err(Outcome::NotDone) => NotDone::NoLeader,
-            },
-            Err(ProposeError::NotLeader { leader: Some(_) }) => {
-                return Err(not_done(handle, NotDone::NotLeader));
+        let refused = match handle.execute(command.clone()).await {
+            Ok(answer) => return Ok(answer),
+            Err(driver::ExecuteError::Unknown) => {
+                return Err(ExecuteError::Unknown { leader: leader(&handle.status()) });
             }
-            Err(ProposeError::NotLeader { leader: None }) => NotDone::NoLeader,
+            // Another leader took over.
+            Err(driver::ExecuteError::NotDone) => ProposeError::NotLeader { leader: None },
+            Err(driver::ExecuteError::Refused(error)) => error,
+        };
+        let why = match refused {
+            ProposeError::NotLeader { .. } => NotDone::NoLeader,
             // The leader steps down soon, and another node may have room.
-            Err(ProposeError::ReadOnly { reason }) => NotDone::ReadOnly { reason },
-            Err(ProposeError::TooLarge { limit_bytes }) => {
+            ProposeError::ReadOnly { reason } => NotDone::ReadOnly { reason },
+            ProposeError::TooLarge { limit_bytes } => {
                 return Err(not_done(handle, NotDone::TooLarge { limit_bytes }));
             }
-            Err(ProposeError::Stopped) => {
+            ProposeError::Stopped => {
                 let reason = handle.status().stopped.clone().unwrap_or(StopReason::Shutdown);
                 return Err(not_done(handle, NotDone::Stopped(reason)));
             }
-            Err(_) => return Err(not_done(handle, NotDone::Busy)),
+            _ => return Err(not_done(handle, NotDone::Busy)),
         };
         let passed_ns = clock.now().monotonic_ns.saturating_sub(began_ns);
         if Duration::from_nanos(passed_ns) + LOOK_EVERY > wait {

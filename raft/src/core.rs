@@ -7,8 +7,8 @@ use crate::log_time::{self, LogClock, Reading};
 use crate::outbox::Outbox;
 use crate::work::Ticket;
 use crate::{
-    Action, Applied, Apply, Body, Config, Counters, Durable, Entry, HardState, Index, LogId,
-    LogTime, Message, NodeId, Now, Offer, Payload, ReadId, Rebase, Restore, Snapshot,
+    Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState, Index,
+    LogId, LogTime, Message, NodeId, Now, Offer, Payload, ReadId, Rebase, Restore, Snapshot,
     SnapshotDurable, StateHash, TakeSnapshot, Term, Write,
 };
 use rand_pcg::Pcg32;
@@ -79,6 +79,8 @@ pub(crate) struct Core {
     /// Bytes of entries applied since a snapshot was last asked for.
     applied_bytes: usize,
     next_read: ReadId,
+    /// The number of the latest command that was forwarded.
+    next_forward: u64,
     /// Reads whose index is confirmed and not applied yet.
     reads: BTreeSet<(Index, ReadId)>,
     /// Reads to serve or to refuse.
@@ -123,6 +125,7 @@ impl Core {
             restore: None,
             applied_bytes: 0,
             // A late answer to a read of an earlier start must not pass for one to a read of this.
+            next_forward: 0,
             next_read: ReadId(config.start_nonce.rotate_left(32)),
             reads: BTreeSet::new(),
             answers: VecDeque::new(),
@@ -280,6 +283,7 @@ impl Core {
             message.body,
             Body::Append { .. }
                 | Body::ReadIndexReply { .. }
+                | Body::ForwardReply { .. }
                 | Body::TimeoutNow
                 | Body::Outcast { .. }
         );
@@ -346,6 +350,19 @@ impl Core {
         self.clock.hear(start, self.now);
     }
 
+    // Commands that are forwarded.
+
+    pub fn new_forward(&mut self) -> u64 {
+        self.next_forward += 1;
+        self.next_forward
+    }
+
+    /// Tells a follower what became of a command that it has forwarded.
+    pub fn answer_forward(&mut self, to: NodeId, start: u64, number: u64, outcome: Forwarded) {
+        let reply = self.message(to, Body::ForwardReply { start, number, outcome });
+        self.outbox.send(reply);
+    }
+
     // Reads.
 
     pub fn new_read(&mut self) -> ReadId {
@@ -360,6 +377,11 @@ impl Core {
         } else {
             self.reads.insert((index, read));
         }
+    }
+
+    /// What became of a command that was forwarded.
+    pub fn forwarded(&mut self, number: u64, outcome: Forwarded) {
+        self.answers.push_back(Action::Forwarded { number, outcome });
     }
 
     pub fn refuse_read(&mut self, read: ReadId) {
@@ -634,7 +656,14 @@ fn is_sane(message: &Message) -> bool {
         Body::ReadIndexReply { index, .. } => index.is_none_or(|index| index.0 <= NUMBER_MAX),
         Body::PreVoteReply { next, .. } => next.0 <= NUMBER_MAX,
         Body::VoteReply { clock, .. } => clock.time().0 <= NUMBER_MAX,
-        Body::ReadIndex { .. } | Body::TimeoutNow => true,
+        Body::ReadIndex { .. } | Body::TimeoutNow | Body::Forward { .. } => true,
+        Body::ForwardReply { outcome, .. } => match outcome {
+            Forwarded::Appended { id, number } => {
+                small(*id) && id.term == message.term && number.0 <= NUMBER_MAX
+            }
+            Forwarded::NotLeader | Forwarded::Busy | Forwarded::TooLarge { .. } => true,
+            Forwarded::Lost => false,
+        },
         Body::Outcast { commit, .. } => commit.0 <= NUMBER_MAX,
     }
 }

@@ -4,7 +4,11 @@
 use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
-use crate::{Body, Entry, Index, LogId, Message, NodeId, OfferDurable, ReadError, ReadId, Round};
+use crate::{
+    Body, Entry, Forwarded, Index, LogId, Message, NodeId, OfferDurable, ProposeError, ReadError,
+    ReadId, Round,
+};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Invariants: `acknowledged ≤ verified`; without a leader there are no reads.
@@ -28,6 +32,8 @@ pub(crate) struct Follower {
     reply_due: bool,
     /// Reads that the leader was asked for, and for how many ticks they have waited.
     reads: BTreeMap<ReadId, u32>,
+    /// Commands that were forwarded to the leader and not answered, and for how many ticks.
+    forwards: BTreeMap<u64, u32>,
 }
 
 impl Follower {
@@ -42,6 +48,7 @@ impl Follower {
             round: Round(0),
             reply_due: false,
             reads: BTreeMap::new(),
+            forwards: BTreeMap::new(),
         }
     }
 
@@ -59,6 +66,7 @@ impl Follower {
     pub fn tick(&mut self, core: &mut Core) -> Next {
         self.elapsed += 1;
         self.tick_reads(core);
+        self.tick_forwards(core);
         if self.elapsed < self.timeout {
             return Next::Stay;
         }
@@ -91,6 +99,16 @@ impl Follower {
             Body::ReadIndex { read } => {
                 let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
                 core.outbox.send(reply);
+            }
+            Body::Forward { start, number, .. } => {
+                core.answer_forward(message.from, start, number, Forwarded::NotLeader);
+            }
+            Body::ForwardReply { start, number, outcome }
+                if start == core.config.start_nonce && self.leader == Some(message.from) =>
+            {
+                if self.forwards.remove(&number).is_some() {
+                    core.forwarded(number, outcome);
+                }
             }
             Body::Diverged { state } if self.leader == Some(message.from) => core.diverge(state),
             Body::TimeoutNow if self.leader == Some(message.from) && core.may_campaign() => {
@@ -260,9 +278,45 @@ impl Follower {
         }
     }
 
+    // Commands of this node's clients, which the leader is asked to append.
+
+    /// Sends a command to the leader. Returns its number; what becomes of it follows.
+    pub fn forward(&mut self, core: &mut Core, command: Bytes) -> Result<u64, ProposeError> {
+        let Some(leader) = self.leader else {
+            return Err(ProposeError::NotLeader { leader: None });
+        };
+        let number = core.new_forward();
+        self.forwards.insert(number, 0);
+        let start = core.config.start_nonce;
+        let message = core.message(leader, Body::Forward { start, number, command });
+        core.outbox.send(message);
+        Ok(number)
+    }
+
+    /// Gives up on commands that the leader has not answered for too long. They may have been done:
+    /// they are never sent again.
+    fn tick_forwards(&mut self, core: &mut Core) {
+        let patience = 2 * core.config.election_ticks;
+        self.forwards.retain(|number, waited| {
+            *waited += 1;
+            if *waited > patience {
+                core.forwarded(*number, Forwarded::Lost);
+            }
+            *waited <= patience
+        });
+    }
+
+    /// Gives up on the commands that the leader has not answered.
+    pub fn lose_forwards(&mut self, core: &mut Core) {
+        for number in std::mem::take(&mut self.forwards).into_keys() {
+            core.forwarded(number, Forwarded::Lost);
+        }
+    }
+
     fn lose_leader(&mut self, core: &mut Core) {
         self.leader = None;
         self.refuse_reads(core);
+        self.lose_forwards(core);
     }
 }
 

@@ -5,9 +5,10 @@ use crate::core::Core;
 use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::{
-    Action, Body, CommandNumber, Index, LogId, Message, NodeId, Offer, Payload, PeerStatus,
-    ProposeError, ReadError, ReadId, Reading, Round, StateHash, Term,
+    Action, Body, CommandNumber, Forwarded, Index, LogId, Message, NodeId, Offer, Payload,
+    PeerStatus, ProposeError, ReadError, ReadId, Reading, Round, StateHash, Term,
 };
+use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
 /// For this many election timeouts a snapshot waits for a peer that could confirm it and is silent.
@@ -35,7 +36,13 @@ pub(crate) struct Leader {
     ticks_since_entry: u32,
     /// While the own disk is stalled: an entry was appended to see whether the others can commit it.
     stall_probed: bool,
+    /// The latest command that each start of each peer has forwarded in this term.
+    forwards: BTreeMap<(NodeId, u64), u64>,
 }
+
+/// Starts of peers whose commands a leader takes in one term. A peer that starts more often forwards
+/// nothing until the next term.
+const FORWARDING_STARTS_MAX: usize = 256;
 
 /// Whose read it is.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +74,7 @@ impl Leader {
             last: term_start,
             ticks_since_entry: 0,
             stall_probed: false,
+            forwards: BTreeMap::new(),
         };
         leader.start_round(core);
         leader.try_commit(core);
@@ -178,6 +186,9 @@ impl Leader {
                 self.rejected(core, from, prev, hint, lost, round);
             }
             Body::ReadIndex { read } => self.peer_read(core, from, read),
+            Body::Forward { start, number, command } => {
+                self.take_forward(core, from, start, number, command);
+            }
             Body::Vote { last, .. } => {
                 core.answer_vote(from, last);
             }
@@ -204,6 +215,38 @@ impl Leader {
         }
         let number = core.log.next_number();
         Ok((self.append(core, payload), number))
+    }
+
+    /// Takes a command that a follower forwards, once: a message may arrive again, and late. What is not
+    /// new is not answered, since it may have been taken.
+    fn take_forward(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        start: u64,
+        number: u64,
+        command: Bytes,
+    ) {
+        let is_full = self.forwards.len() >= FORWARDING_STARTS_MAX;
+        let latest = match self.forwards.get_mut(&(from, start)) {
+            Some(latest) => latest,
+            None if is_full => return,
+            None => self.forwards.entry((from, start)).or_default(),
+        };
+        if number <= *latest {
+            return;
+        }
+        *latest = number;
+        let limit_bytes = core.config.command_bytes_max;
+        let outcome = if command.len() > limit_bytes {
+            Forwarded::TooLarge { limit_bytes: limit_bytes as u64 }
+        } else {
+            match self.propose(core, Payload::Command(command)) {
+                Ok((id, number)) => Forwarded::Appended { id, number },
+                Err(_) => Forwarded::Busy,
+            }
+        };
+        core.answer_forward(from, start, number, outcome);
     }
 
     fn append(&mut self, core: &mut Core, payload: Payload) -> LogId {

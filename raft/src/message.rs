@@ -1,9 +1,10 @@
 //! What peers say to one another.
 
 use crate::{
-    Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Round, Snapshot, StateHash,
-    Term,
+    CommandNumber, Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Round,
+    Snapshot, StateHash, Term,
 };
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// A message from one member to another. It may be lost, repeated, delayed and overtaken.
@@ -107,6 +108,25 @@ pub enum Body {
     },
     /// Campaign at once (§3.10): the sender, a leader, hands over its office.
     TimeoutNow,
+    /// A command for the leader of the message's term, from a follower whose client waits for it. The
+    /// leader of another term ignores it, and a leader takes it once, however often it arrives.
+    Forward {
+        /// The start of the sender.
+        start: u64,
+        /// Its number among those that the sender has forwarded since its start.
+        number: u64,
+        /// The command.
+        command: Bytes,
+    },
+    /// The answer to a `Forward`.
+    ForwardReply {
+        /// What the `Forward` said.
+        start: u64,
+        /// What the `Forward` said.
+        number: u64,
+        /// What became of the command so far.
+        outcome: Forwarded,
+    },
     /// The receiver is not who the sender's membership says: its disk was wiped, or a committed
     /// configuration has removed it. It must stop taking part.
     Outcast {
@@ -133,11 +153,35 @@ pub struct Offer {
     pub snapshot: Snapshot,
 }
 
+/// What became of a command that a follower forwarded to its leader, so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forwarded {
+    /// It is in the leader's log. What becomes of it there, the follower's own log tells.
+    Appended {
+        /// Its place.
+        id: LogId,
+        /// Its number among the client commands.
+        number: CommandNumber,
+    },
+    /// Certainly not done: the receiver does not lead.
+    NotLeader,
+    /// Certainly not done: too much waits to be committed.
+    Busy,
+    /// Certainly not done: the command is larger than this many bytes.
+    TooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// Unknown: the leader did not answer before it was lost, or for too long. It is never sent.
+    Lost,
+}
+
 impl Body {
     /// The number of bytes that the entries in it count as.
     pub fn cost_bytes(&self) -> usize {
         match self {
             Body::Append { entries, .. } => entries.iter().map(Entry::cost_bytes).sum(),
+            Body::Forward { command, .. } => command.len(),
             _ => 0,
         }
     }

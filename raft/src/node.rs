@@ -186,6 +186,21 @@ impl Node {
         proposed
     }
 
+    /// Sends a client's command to the leader, if this node follows one. [`Action::Forwarded`] with the
+    /// number that is returned follows, unless the node stops first. Once it has been appended, this
+    /// node's own log tells what becomes of it, whatever becomes of the leader.
+    pub fn forward(&mut self, now: Now, command: Bytes) -> Result<u64, ProposeError> {
+        self.core.now = now;
+        let limit_bytes = self.core.config.command_bytes_max;
+        if command.len() > limit_bytes {
+            return Err(ProposeError::TooLarge { limit_bytes });
+        }
+        match &mut self.role {
+            Role::Follower(follower) => follower.forward(&mut self.core, command),
+            Role::Candidate(_) | Role::Leader(_) => Err(ProposeError::NotLeader { leader: None }),
+        }
+    }
+
     /// Asks for a read, on any node. [`Action::Serve`] or [`Action::Refuse`] follows, unless the
     /// node stops first.
     pub fn read(&mut self, now: Now, mode: ReadMode) -> Result<ReadId, ReadError> {
@@ -417,7 +432,10 @@ impl Node {
     fn enter(&mut self, mut next: Next) {
         while next != Next::Stay {
             match &mut self.role {
-                Role::Follower(follower) => follower.refuse_reads(&mut self.core),
+                Role::Follower(follower) => {
+                    follower.refuse_reads(&mut self.core);
+                    follower.lose_forwards(&mut self.core);
+                }
                 Role::Leader(leader) => leader.resign(&mut self.core),
                 Role::Candidate(_) => self.core.outbox.forget_requests(),
             }

@@ -7,7 +7,7 @@
 //! | an acknowledgement of entries | the term, and the entries |
 //! | an acknowledgement of a heartbeat | the term |
 //! | entries and heartbeats of a leader | nothing: a leader's term is durable since it asked for votes in it |
-//! | pre-votes, rejections, read indexes, outcasts | nothing: they promise nothing |
+//! | pre-votes, rejections, read indexes, commands that are forwarded and what became of them, outcasts | nothing: they promise nothing |
 //!
 //! The driver never sees a message that is not safe to send. Requests for votes and grants wait here;
 //! acknowledgements need no queue, since they are made from what is durable when they are asked for

@@ -5,7 +5,7 @@
 //! names the node, its start and the number of the order: a foreign or stale one is ignored and
 //! counted.
 
-use crate::{Entry, Index, Message, NodeId, Offer, ReadId, Snapshot, Term};
+use crate::{Entry, Forwarded, Index, Message, NodeId, Offer, ReadId, Snapshot, Term};
 use serde::{Deserialize, Serialize};
 
 /// Something for the driver to do. Every action may be started the moment it is returned, in
@@ -24,6 +24,13 @@ pub enum Action {
     Serve(ReadId),
     /// The read cannot be confirmed: no leader answered for it. It may be asked again.
     Refuse(ReadId),
+    /// What became of a command that [`Node::forward`](crate::Node::forward) has sent to the leader.
+    Forwarded {
+        /// The number that it was given.
+        number: u64,
+        /// What became of it so far.
+        outcome: Forwarded,
+    },
     /// Write a snapshot of the state machine as it is now, then hand [`TakeSnapshot::durable`] to
     /// `compact`.
     TakeSnapshot(TakeSnapshot),

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use raft::{
-    Action, Apply, Body, CommandNumber, Config, Entry, Incarnation, Index, LogId, LogTime, Member,
-    Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode, Reading, Restore,
-    Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
+    Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
+    LogTime, Member, Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode,
+    Reading, Restore, Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
 };
 
 /// What one event can lead to is far less.
@@ -142,6 +142,13 @@ fn body() -> impl Strategy<Value = Body> {
         (read(), prop::option::of(index()))
             .prop_map(|(read, index)| Body::ReadIndexReply { read, index }),
         Just(Body::TimeoutNow),
+        (number(), number(), 0_usize..3000).prop_map(|(start, number, len)| {
+            Body::Forward { start, number, command: vec![7; len].into() }
+        }),
+        (number(), number(), log_id(), number()).prop_map(|(start, number, id, command)| {
+            let outcome = Forwarded::Appended { id, number: CommandNumber(command) };
+            Body::ForwardReply { start, number, outcome }
+        }),
         (index(), number())
             .prop_map(|(commit, refused)| Body::Outcast { commit, refused: Incarnation(refused) }),
     ]
@@ -281,7 +288,7 @@ impl Driven {
                     assert!(self.snapshot.replace(order).is_none(), "one snapshot is out");
                 }
                 Some(Action::Send(_) | Action::SendSnapshot(_)) => {}
-                Some(Action::Serve(_) | Action::Refuse(_)) => {}
+                Some(Action::Serve(_) | Action::Refuse(_) | Action::Forwarded { .. }) => {}
             }
         }
         panic!("poll does not end");

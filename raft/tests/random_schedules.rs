@@ -201,6 +201,7 @@ impl Cluster {
                 Action::Refuse(read) => {
                     self.members[at].reads.remove(&read).expect("a read of ours");
                 }
+                Action::Forwarded { .. } => unreachable!("nothing is forwarded here"),
                 Action::TakeSnapshot(order) => self.members[at].snapshot = Some(order),
                 Action::SendSnapshot(offer) => self.offers.push(offer),
                 Action::Restore(order) => {

@@ -130,6 +130,8 @@ pub(crate) struct Running<M> {
     /// Which operation each proposal and read belongs to.
     pub proposals: BTreeMap<LogId, usize>,
     pub reads: BTreeMap<ReadId, usize>,
+    /// Which operation each command that was forwarded to the leader belongs to.
+    pub forwards: BTreeMap<u64, usize>,
 }
 
 pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
@@ -391,6 +393,7 @@ impl<M: StateMachine> Host<M> {
             ordered: None,
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
+            forwards: BTreeMap::new(),
         });
         Ok(true)
     }

@@ -360,6 +360,9 @@ impl Cluster {
             }
             Action::Serve(read) => format!("n{id} serve {}", print::read(read)),
             Action::Refuse(read) => format!("n{id} refuse {}", print::read(read)),
+            Action::Forwarded { number, outcome } => {
+                format!("n{id} forwarded {number}: {outcome:?}")
+            }
             Action::TakeSnapshot(order) => {
                 let line = format!("n{id} take-snapshot {}", order.snapshot.last);
                 peer.taking = Some(order);

@@ -49,6 +49,12 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
         }
         Body::Diverged { state } => format!("Diverged{term} at={}", state.index),
         Body::TimeoutNow => format!("TimeoutNow{term}"),
+        Body::Forward { number, command, .. } => {
+            format!("Forward{term} {number} {:?}", String::from_utf8_lossy(command))
+        }
+        Body::ForwardReply { number, outcome, .. } => {
+            format!("ForwardReply{term} {number} {outcome:?}")
+        }
         Body::Outcast { commit, refused } => {
             format!("Outcast{term} commit={commit} refused={refused}")
         }

@@ -2,7 +2,7 @@
 
 use super::{KEPT_MAX, Timeline};
 use crate::network::Passage;
-use raft::{Body, LogId, Message, NodeId, Offer, Term};
+use raft::{Body, Forwarded, LogId, Message, NodeId, Offer, Term};
 
 /// A message on its way, or the bytes of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -265,6 +265,14 @@ fn says(body: &Body) -> (FlightKind, Option<(LogId, LogId)>, String) {
         Body::Diverged { .. } => (FlightKind::Other, "your copy is wrong".to_owned()),
         Body::TimeoutNow => (FlightKind::Other, "campaign now".to_owned()),
         Body::Outcast { .. } => (FlightKind::Other, "you are no member".to_owned()),
+        Body::Forward { .. } => (FlightKind::Other, "append this command".to_owned()),
+        Body::ForwardReply { outcome, .. } => {
+            let words = match outcome {
+                Forwarded::Appended { id, .. } => format!("your command is {id}"),
+                outcome => format!("your command: {outcome:?}"),
+            };
+            (FlightKind::Other, words)
+        }
     };
     (kind, None, words)
 }

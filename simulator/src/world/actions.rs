@@ -51,6 +51,7 @@ impl<W: Workload> World<'_, W> {
                 Ok(())
             }
             Action::Serve(read) => self.serve(node, read),
+            Action::Forwarded { number, outcome } => self.forwarded(node, number, outcome),
             Action::Refuse(read) => {
                 let operation =
                     self.hosts[node].up.as_mut().and_then(|running| running.reads.remove(&read));
@@ -168,5 +169,7 @@ pub(super) fn body_number(body: &Body) -> u64 {
         Body::TimeoutNow => 10,
         Body::Diverged { .. } => 12,
         Body::Outcast { .. } => 11,
+        Body::Forward { number, .. } => 13 + (number << 4),
+        Body::ForwardReply { number, .. } => 14 + (number << 4),
     }
 }

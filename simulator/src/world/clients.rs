@@ -1,6 +1,7 @@
 //! Clients: what they ask, whom, and what they may conclude from the answer.
 
 use super::*;
+use raft::Forwarded;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn client(&mut self, client: usize) -> Result<(), Violation> {
@@ -52,6 +53,13 @@ impl<W: Workload> World<'_, W> {
                         running.proposals.insert(proposed.id, operation);
                         true
                     }
+                    // Half of the clients leave it to a follower to find the leader.
+                    Err(raft::ProposeError::NotLeader { leader: Some(_) }) if client % 2 == 1 => {
+                        match running.node.forward(now, command.clone()) {
+                            Ok(number) => running.forwards.insert(number, operation).is_none(),
+                            Err(_) => false,
+                        }
+                    }
                     Err(error) => {
                         if let raft::ProposeError::NotLeader { leader: Some(leader) } = error
                             && self.operations[operation].open
@@ -84,6 +92,31 @@ impl<W: Workload> World<'_, W> {
             self.conclude(operation, None, Outcome::NotDone)?;
         }
         self.poll(node)
+    }
+
+    /// The leader has answered for a command that this node has forwarded, or is lost.
+    pub(super) fn forwarded(
+        &mut self,
+        node: usize,
+        number: u64,
+        outcome: Forwarded,
+    ) -> Result<(), Violation> {
+        let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
+        let Some(operation) = running.forwards.remove(&number) else { return Ok(()) };
+        match outcome {
+            Forwarded::Appended { id, .. } if id.index > running.machine_at => {
+                running.proposals.insert(id, operation);
+                self.marks.hit("a leader appended a command that a follower forwarded");
+                Ok(())
+            }
+            // It has been applied here already: the answer is gone.
+            Forwarded::Appended { .. } | Forwarded::Lost => {
+                self.conclude(operation, None, Outcome::Unknown)
+            }
+            Forwarded::NotLeader | Forwarded::Busy | Forwarded::TooLarge { .. } => {
+                self.conclude(operation, None, Outcome::NotDone)
+            }
+        }
     }
 
     pub(super) fn serve(&mut self, node: usize, read: raft::ReadId) -> Result<(), Violation> {

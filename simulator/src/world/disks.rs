@@ -162,7 +162,8 @@ impl<W: Workload> World<'_, W> {
         host.restore_disk();
         host.losing = None;
         host.tries_again = false;
-        let open: Vec<usize> = running.proposals.into_values().collect();
+        let open = running.proposals.into_values().chain(running.forwards.into_values());
+        let open: Vec<usize> = open.collect();
         let reads: Vec<usize> = running.reads.into_values().collect();
         // A new life begins only with a start, but nothing of the old one goes on.
         host.life += 1;

@@ -256,7 +256,8 @@ impl<W: Workload> World<'_, W> {
                     format!("node {id} ends with {last}, applied {applied} of {committed}");
                 return violation("every node catches up in the end", detail);
             }
-            let (reads, proposals) = (running.reads.len(), running.proposals.len());
+            let reads = running.reads.len();
+            let proposals = running.proposals.len() + running.forwards.len();
             if reads + proposals > 0 {
                 let detail = format!("at node {id} {reads} reads and {proposals} proposals wait");
                 return violation("clients get an answer in the end", detail);
