@@ -379,7 +379,6 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             Forwarded::Appended { id, .. } => {
                 return self.state.pending.push(id, Waiter::Execute(done));
             }
-            Forwarded::NotLeader => ExecuteError::Refused(ProposeError::NotLeader { leader: None }),
             Forwarded::Busy => ExecuteError::Refused(ProposeError::Busy),
             Forwarded::TooLarge { limit_bytes } => {
                 let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);

@@ -117,9 +117,6 @@ impl fmt::Display for Leader {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotDone {
-    /// Another node leads: the error names it. Execute the command there.
-    #[error("another node leads")]
-    NotLeader,
     /// There was no leader that takes it, for as long as the command could wait.
     #[error("no leader was found in time; try again when a majority of the nodes is up")]
     NoLeader,

@@ -14,9 +14,8 @@
 //! - [`TypedMachine`] is the trait to implement first: commands, replies and the state are your own
 //!   types. [`StateMachine`] is the same with bytes, for large states or an encoding of your own.
 //! - [`Builder`] has all settings, with their defaults.
-//! - [`Node::read`] works on every node of a cluster, [`Node::execute`] on the leader; elsewhere it
-//!   says where the leader is. Both say whether something was done, was certainly not done, or is
-//!   unknown.
+//! - [`Node::execute`] and [`Node::read`] work on every node of a cluster. An error of `execute` says
+//!   whether the command was certainly not done, or may have been.
 //! - [`assembly`] puts a node together from other parts: a simulated disk, network and clock.
 //!
 //! # What it needs
@@ -27,8 +26,7 @@
 //! # What it is not
 //!
 //! It does not authenticate peers and does not encrypt what they send: the peer port belongs on a
-//! private network. The members of a cluster cannot be changed yet, and a node that does not lead
-//! does not pass commands on to the leader yet.
+//! private network. The members of a cluster cannot be changed yet.
 
 pub mod assembly;
 mod builder;

@@ -59,10 +59,14 @@ impl<S: StateMachine> Node<S> {
         self.peers.local_addr()
     }
 
-    /// Executes a command, and returns the answer of the state machine: then the command is on the
-    /// disks of a majority, and applied here. Waits while there is no leader, for 5 s or ten
-    /// election timeouts. If another node leads, it ends at once with
-    /// [`NotDone::NotLeader`](crate::NotDone::NotLeader), and says where the leader is.
+    /// Executes a command, on any node of the cluster, and returns the answer of the state machine:
+    /// then the command is on the disks of a majority, and this node has applied it. A node that
+    /// does not lead forwards it to the leader over the peers' connection, and learns from its own
+    /// log what becomes of it, even if the leader fails.
+    ///
+    /// While there is no leader it waits, for 5 s or ten election timeouts, whichever is longer. A
+    /// command that may have been done is never sent again: see
+    /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown).
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
         execute::execute(&self.handle, &*self.clock, command.into(), self.leader_wait).await
     }

@@ -5,7 +5,7 @@
 
 use crate::core::Core;
 use crate::role::Next;
-use crate::{Body, Forwarded, Message, NodeId, Reading};
+use crate::{Body, Message, NodeId, Reading};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
@@ -103,10 +103,6 @@ impl Candidate {
             },
             Body::PreVote { next, last } => {
                 core.answer_pre_vote(message.from, next, last);
-                Next::Stay
-            }
-            Body::Forward { start, number, .. } => {
-                core.answer_forward(message.from, start, number, Forwarded::NotLeader);
                 Next::Stay
             }
             Body::ReadIndex { read } => {

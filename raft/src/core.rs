@@ -661,7 +661,7 @@ fn is_sane(message: &Message) -> bool {
             Forwarded::Appended { id, number } => {
                 small(*id) && id.term == message.term && number.0 <= NUMBER_MAX
             }
-            Forwarded::NotLeader | Forwarded::Busy | Forwarded::TooLarge { .. } => true,
+            Forwarded::Busy | Forwarded::TooLarge { .. } => true,
             Forwarded::Lost => false,
         },
         Body::Outcast { commit, .. } => commit.0 <= NUMBER_MAX,

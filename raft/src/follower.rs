@@ -100,9 +100,6 @@ impl Follower {
                 let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
                 core.outbox.send(reply);
             }
-            Body::Forward { start, number, .. } => {
-                core.answer_forward(message.from, start, number, Forwarded::NotLeader);
-            }
             Body::ForwardReply { start, number, outcome }
                 if start == core.config.start_nonce && self.leader == Some(message.from) =>
             {

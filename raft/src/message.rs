@@ -108,8 +108,9 @@ pub enum Body {
     },
     /// Campaign at once (§3.10): the sender, a leader, hands over its office.
     TimeoutNow,
-    /// A command for the leader of the message's term, from a follower whose client waits for it. The
-    /// leader of another term ignores it, and a leader takes it once, however often it arrives.
+    /// A command for the leader of the message's term, from a follower whose client waits for it. A
+    /// leader takes it once, however often it arrives. Nobody else answers it: a node that led in this
+    /// term and does so no more may have taken it when it arrived before.
     Forward {
         /// The start of the sender.
         start: u64,
@@ -163,8 +164,6 @@ pub enum Forwarded {
         /// Its number among the client commands.
         number: CommandNumber,
     },
-    /// Certainly not done: the receiver does not lead.
-    NotLeader,
     /// Certainly not done: too much waits to be committed.
     Busy,
     /// Certainly not done: the command is larger than this many bytes.

@@ -6,6 +6,7 @@
 //!                           [SETTING=N ..]   compares: nodes report hashes of what they apply
 //! propose N COMMAND ..      several at once are several proposals under one poll
 //! system N COMMAND
+//! forward N COMMAND         N asks its leader to append it; each command has the next number
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
@@ -203,6 +204,13 @@ impl Script {
             "system" => {
                 let (id, text) = (args.id()?, args.words.pop().ok_or("which command?")?);
                 cluster.event(id, |node, now| node.propose_system(now, text.into()).map(|_| ()));
+            }
+            "forward" => {
+                let (id, text) = (args.id()?, args.words.pop().ok_or("which command?")?);
+                let forwarded = cluster.event(id, |node, now| node.forward(now, text.into()));
+                if let Err(error) = forwarded.ok_or("it is down")? {
+                    cluster.say(format!("n{id} refuses: {error}"));
+                }
             }
             "read" => {
                 let id = args.id()?;

@@ -113,7 +113,7 @@ impl<W: Workload> World<'_, W> {
             Forwarded::Appended { .. } | Forwarded::Lost => {
                 self.conclude(operation, None, Outcome::Unknown)
             }
-            Forwarded::NotLeader | Forwarded::Busy | Forwarded::TooLarge { .. } => {
+            Forwarded::Busy | Forwarded::TooLarge { .. } => {
                 self.conclude(operation, None, Outcome::NotDone)
             }
         }
