@@ -116,6 +116,15 @@ impl<S: StateMachine> Handle<S> {
     /// applied it itself. Once the leader has appended it, its end changes nothing in that. Ends with
     /// [`ExecuteError::Unknown`] when the time of the configuration is over.
     pub async fn execute(&self, command: Bytes) -> Result<Bytes, ExecuteError> {
+        self.execute_within(command, self.timeout).await
+    }
+
+    /// The same, with a time of its own.
+    pub async fn execute_within(
+        &self,
+        command: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, ExecuteError> {
         let (done, answer) = oneshot::channel();
         self.calls.try_send(Call::Execute { command, done }).map_err(|error| {
             ExecuteError::Refused(match error {
@@ -123,7 +132,7 @@ impl<S: StateMachine> Handle<S> {
                 TrySendError::Closed(_) => ProposeError::Stopped,
             })
         })?;
-        let mut sleep = self.clock.sleep(self.timeout);
+        let mut sleep = self.clock.sleep(timeout);
         tokio::select! {
             biased;
             // Without an answer: the node has stopped.

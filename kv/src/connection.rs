@@ -1,9 +1,9 @@
 //! One connection of a client: its requests, and what keeps its place.
 
-use crate::api::{self, FORWARDED, Pressure, Source, is_short};
+use crate::api::{self, Pressure, Source, is_short};
 use crate::canned::{self, BadHead};
 use crate::patient::{Left, Patient, Talk};
-use crate::places::{Place, Places, Work};
+use crate::places::{Place, Work};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
@@ -25,8 +25,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The most bytes of the head of a request, and of an answer's that wait in front of the socket. More
-/// than clients may send (`api::HEAD_BYTES_MAX`), for what a node adds that passes a request on.
+/// The most bytes of the head of a request, and of an answer's that wait in front of the socket. A little
+/// more than clients may send (`api::HEAD_BYTES_MAX`), so that one that sends too much is told so.
 const HEAD_BYTES_MAX: usize = api::HEAD_BYTES_MAX + (4 << 10);
 /// What a client sends after a head that was refused is read and thrown away, for at most so long.
 /// Left unread, it would have the answer thrown away.
@@ -51,8 +51,6 @@ pub(crate) struct Common {
     pub peer_address: String,
     /// How long a client may take to send a head, or to go on reading an answer.
     pub client_timeout: Duration,
-    /// For connections of other nodes to a node that is full.
-    pub forwards: Arc<Places>,
     /// Tells when long replies have to wait for room.
     pub pressure: Arc<Pressure>,
 }
@@ -61,7 +59,7 @@ pub(crate) struct Common {
 pub(crate) enum Seat {
     /// It may ask anything.
     Full(Place),
-    /// The node is full: it gets short answers only, unless it is another node's.
+    /// The node is full: it gets short answers only.
     Overflow(Place),
 }
 
@@ -187,12 +185,7 @@ impl Visit {
         if let Some(address) = visit.source {
             request.extensions_mut().insert(Source(address));
         }
-        let mut forwarded = None;
-        let mut is_full = false;
-        if visit.in_overflow && !is_short(request.uri().path()) {
-            forwarded = visit.as_forwarded(&request).map(|place| Arc::new(place).work());
-            is_full = forwarded.is_none();
-        }
+        let is_full = visit.in_overflow && !is_short(request.uri().path());
         let mut response = match visit.common.router.get() {
             _ if is_full => canned::full(&visit.common.node),
             Some(router) => match router.call(request.map(Body::new)).await {
@@ -206,15 +199,7 @@ impl Visit {
         if visit.in_overflow || visit.place.is_lost() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| Held { body, _work: work, _forwarded: forwarded, _turn: turn }))
-    }
-
-    /// A place for a request that another node passes on.
-    fn as_forwarded(&self, request: &Request<Incoming>) -> Option<Place> {
-        match request.headers().contains_key(FORWARDED) {
-            true => self.common.forwards.take(),
-            false => None,
-        }
+        Ok(response.map(|body| Held { body, _work: work, _turn: turn }))
     }
 }
 
@@ -222,7 +207,6 @@ impl Visit {
 pub(crate) struct Held {
     body: Body,
     _work: Work,
-    _forwarded: Option<Work>,
     _turn: Turn,
 }
 

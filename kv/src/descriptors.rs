@@ -12,13 +12,12 @@ const OWN: u64 = 64;
 /// Connections beyond the places of clients, on which a full node answers that it is full, or how
 /// it is.
 pub(crate) const OVERFLOW: u64 = 16;
-/// One part in this many goes to connections of peers, and one to requests that are passed on.
+/// Connections to the leader, to ask it for its view of the cluster.
+pub(crate) const ASKING: usize = 8;
+/// One part in this many goes to connections of peers.
 const PART: u64 = 8;
-/// The least for each of these two.
+/// The least of them.
 const PART_MIN: u64 = 16;
-/// The most connections for requests that other nodes pass on, or that are passed on to another
-/// node.
-const FORWARDS_MAX: u64 = 256;
 /// The least that clients get. A process with fewer descriptors than all this may run out of them.
 const CLIENTS_MIN: u64 = 8;
 
@@ -36,8 +35,6 @@ pub fn raise_limit() {
 pub(crate) struct Share {
     /// Of clients.
     pub clients: usize,
-    /// For requests that are passed on, in each direction.
-    pub forwards: usize,
     /// Of peers to this node.
     pub peers: usize,
 }
@@ -52,12 +49,10 @@ impl Share {
     fn of(descriptors: u64, clients_max: usize) -> Share {
         let part = (descriptors / PART).max(PART_MIN);
         let peers = part.min(transport_http::PEER_CONNECTIONS_MAX as u64);
-        let forwards = part.min(FORWARDS_MAX);
-        let reserve = OWN + OVERFLOW + peers + 2 * forwards;
+        let reserve = OWN + OVERFLOW + ASKING as u64 + peers;
         let clients = descriptors.saturating_sub(reserve).max(CLIENTS_MIN);
         Share {
             clients: usize::try_from(clients).unwrap_or(usize::MAX).min(clients_max),
-            forwards: forwards as usize,
             peers: peers as usize,
         }
     }
@@ -71,7 +66,7 @@ mod tests {
     fn all_shares_together_are_within_the_limit() {
         for descriptors in [160, 256, 1024, 4096, 1 << 20] {
             let share = Share::of(descriptors, usize::MAX);
-            let all = share.clients + 2 * share.forwards + share.peers;
+            let all = share.clients + share.peers + ASKING;
             assert!(all as u64 + OWN + OVERFLOW <= descriptors, "{descriptors}: {share:?}");
             assert!(share.clients >= 8, "{share:?}");
         }

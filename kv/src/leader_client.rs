@@ -1,9 +1,9 @@
-//! Passes requests on to the leader over pooled connections.
+//! Asks the leader for its view of the cluster, over pooled connections.
 
-use crate::api::{Forward, ForwardError};
+use crate::api::AskLeader;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, Response};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -17,13 +17,13 @@ use tokio::sync::Semaphore;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Less than the time after which the other side closes an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// The most bytes of an answer: none of those that are passed on is as large. Values are not.
+/// The most bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Connections to the other nodes' client ports.
 #[derive(Clone, Debug)]
 pub(crate) struct LeaderClient {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpConnector, Empty<Bytes>>,
     /// Requests that may be under way, each on a connection of its own.
     places: Arc<Semaphore>,
 }
@@ -34,8 +34,6 @@ impl LeaderClient {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        // A request that never left on a connection found closed is sent on another one. That is the
-        // only case in which the client sends anything again.
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -45,28 +43,25 @@ impl LeaderClient {
     }
 }
 
-impl Forward for LeaderClient {
-    fn forward(
+impl AskLeader for LeaderClient {
+    fn cluster(
         &self,
-        request: Request<Bytes>,
+        address: String,
         timeout: Duration,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, ForwardError>> + Send>> {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Box::pin(std::future::ready(Err(ForwardError::Busy)));
-        };
-        let answer = self.client.request(request.map(Full::new));
+    ) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send>> {
+        let this = self.clone();
         Box::pin(async move {
-            let _place = place;
+            let _place = this.places.try_acquire().ok()?;
+            let uri: Uri = format!("http://{address}/v1/cluster?local=true").parse().ok()?;
             let exchange = async {
-                let response = answer.await.map_err(|error| {
-                    if error.is_connect() { ForwardError::NotSent } else { ForwardError::Lost }
-                })?;
-                let (parts, body) = response.into_parts();
-                let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-                let body = body.map_err(|_| ForwardError::Lost)?.to_bytes();
-                Ok(Response::from_parts(parts, body))
+                let response = this.client.get(uri).await.ok()?;
+                if response.status() != StatusCode::OK {
+                    return None;
+                }
+                let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+                Some(body.ok()?.to_bytes())
             };
-            tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(ForwardError::Lost))
+            tokio::time::timeout(timeout, exchange).await.ok()?
         })
     }
 }

@@ -1,7 +1,7 @@
 //! One node, put together: data directory, log, snapshots, driver, transport and listeners.
 
-use crate::api::{self, Forward, Hosts, Links};
-use crate::descriptors::Share;
+use crate::api::{self, AskLeader, Hosts, Links};
+use crate::descriptors::{self, Share};
 use crate::heavy::Heavy;
 use crate::history::Retention;
 use crate::leader_client::LeaderClient;
@@ -57,7 +57,7 @@ pub struct ServeConfig {
     pub election_timeout: Duration,
     /// Let clients cut and restore links between nodes.
     pub fault_injection: bool,
-    /// Pass the requests that only a leader can serve on to it; otherwise answer with a redirect.
+    /// Forward writes to the leader; otherwise answer them with a redirect to it.
     pub forward: bool,
     /// Listen on addresses that other machines reach, though neither clients nor peers are
     /// authenticated.
@@ -339,9 +339,8 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
         peer_address: own.peer_address,
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
         limits: config.limits.clone().for_elections(election_timeout(&config)),
-        forward: config
-            .forward
-            .then(|| Arc::new(LeaderClient::new(share.forwards)) as Arc<dyn Forward>),
+        forward: config.forward,
+        leader: Some(Arc::new(LeaderClient::new(descriptors::ASKING)) as Arc<dyn AskLeader>),
         offload: Some(Arc::new(Heavy::new(tokio::runtime::Handle::current()))),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),
         peers: Some(Box::new(move || transport.figures())),

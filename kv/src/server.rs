@@ -67,7 +67,6 @@ impl ClientServer {
             node: node.0.into(),
             peer_address,
             client_timeout: limits.client_timeout,
-            forwards: Places::new(share.forwards, IDLE_MIN),
             pressure: Arc::default(),
         });
         let (stop, stopping) = watch::channel(false);

@@ -14,15 +14,6 @@ const CONNECT_TIMEOUT_US: u64 = 1_000_000;
 /// A connection that is lost without a sign is found to be so after this long.
 const SILENCE_US: u64 = 3_000_000;
 
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// A client, whose way to the nodes no partition of the plan cuts.
-    Client(u64),
-    /// Another node.
-    Node(NodeId),
-}
-
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallError {
@@ -45,30 +36,26 @@ struct Fate {
 }
 
 impl<A: App> Cluster<A> {
-    /// Asks a node. Dropped before it is ready, it closes the connection.
+    /// The request of a client to a node. No partition of the plan cuts its way. Dropped before it is
+    /// ready, it closes the connection.
     pub async fn call(
         &self,
-        from: Caller,
+        client: u64,
         to: NodeId,
         request: A::Request,
     ) -> Result<A::Response, CallError> {
-        let asked = Asked::new(self, from, to, &request);
-        let answer = self.carry(from, to, request).await;
+        let asked = Asked::new(self, client, to, &request);
+        let answer = self.carry(to, request).await;
         if let Some(asked) = asked {
             asked.answered(&answer);
         }
         answer
     }
 
-    async fn carry(
-        &self,
-        from: Caller,
-        to: NodeId,
-        request: A::Request,
-    ) -> Result<A::Response, CallError> {
+    async fn carry(&self, to: NodeId, request: A::Request) -> Result<A::Response, CallError> {
         let fate = self.draw_fate();
         sleep_us(fate.there_us).await;
-        if fate.no_connection || self.is_cut(from, to) {
+        if fate.no_connection {
             sleep_us(self.in_proportion(CONNECT_TIMEOUT_US)).await;
             return Err(CallError::NotSent);
         }
@@ -103,7 +90,7 @@ impl<A: App> Cluster<A> {
             return Err(CallError::Lost);
         };
         sleep_us(fate.back_us).await;
-        if fate.answer_lost || self.is_cut(from, to) {
+        if fate.answer_lost {
             self.mark("an answer was lost");
             sleep_us(self.in_proportion(SILENCE_US)).await;
             return Err(CallError::Lost);
@@ -129,15 +116,5 @@ impl<A: App> Cluster<A> {
         let mut lost = || draw.chance(swarm.loss_ppm / 3) && !calm;
         let (no_connection, request_lost, answer_lost) = (lost(), lost(), lost());
         Fate { there_us, back_us, no_connection, request_lost, answer_lost }
-    }
-
-    fn is_cut(&self, from: Caller, to: NodeId) -> bool {
-        match from {
-            Caller::Client(_) => false,
-            Caller::Node(from) => {
-                let world = self.world();
-                world.network.is_cut(from.0, to.0) || world.network.is_cut(to.0, from.0)
-            }
-        }
     }
 }

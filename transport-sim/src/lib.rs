@@ -37,7 +37,7 @@ mod workload;
 mod world;
 
 pub use app::{App, Boot, Service, Started, Task};
-pub use call::{CallError, Caller};
+pub use call::CallError;
 pub use clock::SimClock;
 pub use cluster::Cluster;
 pub use ending::{Run, simulate, simulate_for};

@@ -4,7 +4,7 @@
 //! What it is not: anything that a run depends on. Nothing here draws or waits.
 
 use crate::app::App;
-use crate::call::{CallError, Caller};
+use crate::call::CallError;
 use crate::cluster::Cluster;
 use crate::link::Link;
 use crate::pipe::PipeReader;
@@ -108,11 +108,10 @@ pub(crate) struct Asked<'a, A: App> {
 impl<'a, A: App> Asked<'a, A> {
     pub fn new(
         cluster: &'a Cluster<A>,
-        from: Caller,
+        client: u64,
         to: NodeId,
         request: &A::Request,
     ) -> Option<Self> {
-        let Caller::Client(client) = from else { return None };
         let mut world = cluster.world();
         let timeline = world.shown()?;
         let words = cluster.shared.app.asks(request);

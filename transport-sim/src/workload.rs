@@ -2,7 +2,6 @@
 //! layers.
 
 use crate::app::{App, Boot, Service, Started, Task};
-use crate::call::Caller;
 use crate::cluster::Cluster;
 use crate::time::{now_us, sleep_us};
 use bytes::Bytes;
@@ -114,7 +113,7 @@ impl<W: Workload + Send + 'static> App for Calls<W> {
                 let to = NodeId(if anywhere { any } else { leader });
                 let reply = tokio::select! {
                     biased;
-                    reply = cluster.call(Caller::Client(number), to, request.clone()) => reply,
+                    reply = cluster.call(number, to, request.clone()) => reply,
                     () = sleep_us(plan.swarm.patience_us.into()) => Ok(Reply::Unknown),
                 };
                 let reply = reply.unwrap_or_else(|error| match error {

@@ -13,7 +13,6 @@
 use super::App;
 use super::batch_json::{self, AskedOperation, Kind, Tag};
 use super::body;
-use super::forward::Incoming;
 use super::params;
 use super::problem::Problem;
 use super::write::{Written, ignored, json_ok};
@@ -34,18 +33,17 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     params::of_write(parts.uri.query(), &parts.headers)?;
     let body = body::whole(body).await;
-    let (bytes, limits) = (body.clone(), app.limits.clone());
-    let parse = move || Ok(Command::Batch(operations(&limits, &bytes)?).encode());
-    let parsed = app.offload(body.len(), parse).await;
+    let (bytes, limits) = (body.len(), app.limits.clone());
+    let parse = move || Ok(Command::Batch(operations(&limits, &body)?).encode());
+    let parsed = app.offload(bytes, parse).await;
     let command = parsed.unwrap_or_else(|| Err(Problem::malformed("parsing the batch failed")))?;
-    let incoming = Incoming { method: parts.method, uri: parts.uri, headers: parts.headers, body };
-    Ok(match app.write(command, &incoming).await {
-        Written::Here(Reply::Batch(outcomes)) => {
+    Ok(match app.write(command, &parts).await {
+        Written::Done(Reply::Batch(outcomes)) => {
             let results: Vec<Value> = outcomes.iter().map(result).collect();
             json_ok(&json!({ "results": results }))
         }
-        Written::Here(_) => ignored(),
-        Written::Elsewhere(response) => response,
+        Written::Done(_) => ignored(),
+        Written::Failed(response) => response,
     })
 }
 

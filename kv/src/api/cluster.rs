@@ -4,17 +4,19 @@
 //! `?local=true` a node answers for itself in any case.
 
 use super::App;
-use super::forward::Incoming;
 use super::params;
 use super::problem::Problem;
+use super::routes;
 use super::write::json_ok;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use driver::DriverStatus;
 use hyper::StatusCode;
 use raft::{NodeId, RoleKind};
 use serde_json::{Value, json};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,27 +40,26 @@ async fn answer(app: &App, request: Request) -> Result<Response, Problem> {
     }
     let status = app.handle.status();
     let leader = status.raft.leader.filter(|leader| *leader != app.id);
-    if !local && let Some(response) = from_leader(app, app.client_address(leader), request).await {
+    if !local && let Some(response) = from_leader(app, app.client_address(leader)).await {
         return Ok(response);
     }
     Ok(json_ok(&describe(app, &status)))
 }
 
-async fn from_leader(app: &App, address: Option<String>, request: Request) -> Option<Response> {
-    let (address, forward) = address.zip(app.forward.as_ref())?;
-    let (parts, _) = request.into_parts();
-    let incoming = Incoming {
-        method: parts.method,
-        uri: parts.uri,
-        headers: parts.headers,
-        body: Default::default(),
-    };
-    if incoming.was_forwarded() {
-        return None;
-    }
-    let request = incoming.to(&address, app.id)?;
-    let answer = forward.forward(request, LEADER_TIMEOUT).await.ok()?;
-    (answer.status() == StatusCode::OK).then(|| answer.map(Body::from))
+/// Asks the leader for its view of the cluster.
+pub trait AskLeader: Send + Sync + 'static {
+    /// The body of the answer of the node at `address` to `GET /v1/cluster?local=true`, if it gives
+    /// one within `timeout`.
+    fn cluster(&self, address: String, timeout: Duration) -> View;
+}
+
+/// The view of a leader, on its way.
+pub type View = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
+
+async fn from_leader(app: &App, address: Option<String>) -> Option<Response> {
+    let (address, leader) = address.zip(app.leader.as_ref())?;
+    let body = leader.cluster(address, LEADER_TIMEOUT).await?;
+    Some(routes::json(StatusCode::OK, body))
 }
 
 fn describe(app: &App, status: &DriverStatus) -> Value {

@@ -1,6 +1,5 @@
 //! What the head of every request must be, whatever it asks for.
 
-use super::forward::FORWARDED;
 use super::problem::Problem;
 use axum::extract::Request;
 use hyper::header::HOST;
@@ -9,8 +8,7 @@ use hyper::{HeaderMap, StatusCode, Uri, Version};
 
 /// The most bytes of the head of a client's request.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
-/// The most headers of a client's request. The HTTP library takes 100, and passing a request on
-/// adds a few: a request that one node takes must not be too large for the next.
+/// The most headers of a client's request. The HTTP library takes 100.
 const HEADERS_MAX: usize = 96;
 
 /// For which host a request is: `None` in HTTP/1.0, where it need not be said. An error: it is not
@@ -41,12 +39,9 @@ pub fn host<'a>(
     text.map(Some).ok_or_else(|| Problem::malformed("the Host header is not host or host:port"))
 }
 
-/// That a head is not too large, of a request that no node has passed on.
+/// That a head is not too large.
 pub fn check_size(request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
-    if headers.contains_key(FORWARDED) {
-        return Ok(());
-    }
     let uri = request.uri();
     let bytes = request.method().as_str().len()
         + uri.path_and_query().map_or(0, |path| path.as_str().len())

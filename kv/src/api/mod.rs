@@ -10,7 +10,6 @@ mod body;
 mod cluster;
 mod compat;
 mod conditions;
-mod forward;
 mod head;
 mod health;
 mod links;
@@ -24,13 +23,14 @@ mod v1;
 mod write;
 
 pub(crate) use body::Source;
-pub use forward::{FORWARDED, Forward, ForwardError, NODE, WAIT_MS};
+pub use cluster::AskLeader;
 pub(crate) use head::HEAD_BYTES_MAX;
 pub use links::Links;
 pub use offload::Offload;
 pub use origin::Hosts;
 pub use reply::Pressure;
 pub(crate) use routes::is_short;
+pub use write::{NODE, WAIT_MS};
 
 use crate::admission::Admission;
 use crate::answers::Answers;
@@ -68,8 +68,10 @@ pub struct Parts {
     pub hosts: Hosts,
     /// The bounds on what clients may ask for.
     pub limits: Limits,
-    /// Passes requests on to the leader; without one, clients are sent there.
-    pub forward: Option<Arc<dyn Forward>>,
+    /// Whether writes are forwarded to the leader; otherwise clients are sent there.
+    pub forward: bool,
+    /// Asks the leader for what only it knows of the cluster; without one, nobody is asked.
+    pub leader: Option<Arc<dyn AskLeader>>,
     /// Does what takes long elsewhere; without one it is done where it is.
     pub offload: Option<Arc<dyn Offload>>,
     /// Cuts and restores links; without one, fault injection is off.
@@ -96,7 +98,8 @@ pub(crate) struct App {
     peer_address: String,
     hosts: Hosts,
     limits: Limits,
-    forward: Option<Arc<dyn Forward>>,
+    forward: bool,
+    leader: Option<Arc<dyn AskLeader>>,
     offload: Option<Arc<dyn Offload>>,
     links: Option<Arc<dyn Links>>,
     peers: Option<PeerFigures>,
@@ -131,6 +134,7 @@ impl App {
             hosts: parts.hosts,
             limits: parts.limits,
             forward: parts.forward,
+            leader: parts.leader,
             offload: parts.offload,
             work,
             batches,

@@ -2,9 +2,9 @@
 
 use super::App;
 use super::body::Source;
-use super::forward::NODE;
 use super::head;
 use super::problem::{Problem, brief};
+use super::write::NODE;
 use crate::metrics::Route;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -27,8 +27,7 @@ pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -
         None => work(&app, route, request, next).await,
     };
     app.requests.count(route, response.status());
-    // What the leader has answered names the leader.
-    response.headers_mut().entry(NODE).or_insert_with(|| app.node.clone());
+    response.headers_mut().insert(NODE, app.node.clone());
     response
 }
 

@@ -3,7 +3,6 @@
 use super::App;
 use super::body;
 use super::conditions::{self, Verdict};
-use super::forward::Incoming;
 use super::params;
 use super::problem::Problem;
 use super::reply;
@@ -48,14 +47,12 @@ async fn change(app: &App, request: Request, put: bool) -> Result<Response, Prob
     params::of_write(parts.uri.query(), &parts.headers)?;
     let condition = conditions::of_write(&parts.headers)?;
     let value = body::whole(body).await;
-    let change = if put { Change::Put(value.clone()) } else { Change::Delete };
+    let change = if put { Change::Put(value) } else { Change::Delete };
     let command = Command::Write(Operation { key, change, condition }).encode();
-    let incoming =
-        Incoming { method: parts.method, uri: parts.uri, headers: parts.headers, body: value };
-    Ok(match app.write(command, &incoming).await {
-        Written::Here(Reply::Write(outcome)) => answer(outcome)?,
-        Written::Here(_) => ignored(),
-        Written::Elsewhere(response) => response,
+    Ok(match app.write(command, &parts).await {
+        Written::Done(Reply::Write(outcome)) => answer(outcome)?,
+        Written::Done(_) => ignored(),
+        Written::Failed(response) => response,
     })
 }
 

@@ -1,134 +1,103 @@
-//! How a write of the v1 API gets done, wherever the leader is.
+//! How a write of the v1 API gets done, wherever the leader is: the library forwards it.
 //!
 //! The client hears one of three: done, certainly not done, or unknown. What has certainly not been
 //! done is tried again here for a while, so that an election is a pause and not an error; what may have
 //! been done is never repeated.
 
 use super::App;
-use super::forward::{ForwardError, Incoming, NOT_LEADER};
 use super::problem::{Known, Problem};
 use super::routes::json;
 use crate::command::Reply;
-use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use driver::{Outcome, ProposeError};
-use hyper::StatusCode;
-use hyper::header::{HeaderValue, LOCATION};
+use driver::{ExecuteError, ProposeError};
+use hyper::header::{HeaderMap, LOCATION};
+use hyper::http::request::Parts;
+use hyper::{StatusCode, Uri};
 use std::time::Duration;
+
+/// Names the node that answers. It is on every answer, so that a client can tell a node from
+/// another server that happens to listen there.
+pub const NODE: &str = "raft-kv-node";
+
+/// How many milliseconds a write may wait for a leader, if that is less than the node would let it:
+/// a client that gives up before the node does would not learn that nothing was done.
+pub const WAIT_MS: &str = "raft-kv-wait-ms";
 
 /// Between two looks for a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What came of a write.
 pub enum Written {
-    /// This node leads; the machine's reply.
-    Here(Reply),
-    /// Another node does, or nobody: the answer is ready.
-    Elsewhere(Response),
+    /// It is done; the machine's reply.
+    Done(Reply),
+    /// It is not, or nobody knows: the answer is ready.
+    Failed(Response),
 }
 
 impl From<Problem> for Written {
     fn from(problem: Problem) -> Self {
-        Written::Elsewhere(problem.into_response())
+        Written::Failed(problem.into_response())
     }
 }
 
 impl App {
-    /// Has a command done, by this node or by the leader, which is given `incoming`.
-    pub(super) async fn write(&self, command: Bytes, incoming: &Incoming) -> Written {
+    /// Has a command done, on this node or by way of the leader. `request` is the head of the client's
+    /// request.
+    pub(super) async fn write(&self, command: Bytes, request: &Parts) -> Written {
         let began_ns = self.clock.now().monotonic_ns;
-        let wait = incoming.wait().unwrap_or(Duration::MAX).min(self.limits.leader_wait);
+        let wait = wait_of(&request.headers).unwrap_or(Duration::MAX).min(self.limits.leader_wait);
+        let timeout = self.limits.request_timeout;
         loop {
-            let status = self.handle.status();
-            let leader = status.raft.leader;
-            let refused = if let (true, Some(reason)) = (status.raft.serving, &status.read_only) {
-                // It steps down soon, and another node may have room.
-                ProposeError::ReadOnly { reason: reason.clone() }.into()
-            } else if status.serving() {
-                match self.propose(command.clone()).await {
-                    Err(Retry::Now) => Problem::no_leader(),
-                    Err(Retry::Never(problem)) => return problem.into(),
-                    Ok(reply) => return Written::Here(reply),
+            if let Some(redirect) = self.redirect(&request.uri) {
+                return Written::Failed(redirect);
+            }
+            let problem = match self.handle.execute_within(command.clone(), timeout).await {
+                Ok(reply) => return Written::Done(Reply::decode(&reply).unwrap_or(Reply::Ignored)),
+                Err(ExecuteError::Unknown) => {
+                    return Problem::time_over("it is not known whether the write was done")
+                        .outcome(Known::Unknown)
+                        .into();
                 }
-            } else {
-                match self.client_address(leader.filter(|leader| *leader != self.id)) {
-                    Some(address) => match self.elsewhere(&address, incoming).await {
-                        Ok(response) => return Written::Elsewhere(response),
-                        Err(problem) => problem,
-                    },
-                    None if status.stopped.is_some() => {
-                        return Problem::stopped().not_done().into();
-                    }
-                    None => Problem::no_leader(),
+                // There is no leader, or another one took over.
+                Err(
+                    ExecuteError::NotDone | ExecuteError::Refused(ProposeError::NotLeader { .. }),
+                ) => Problem::no_leader(),
+                // The leader steps down soon, and another node may have room.
+                Err(ExecuteError::Refused(error @ ProposeError::ReadOnly { .. })) => error.into(),
+                Err(ExecuteError::Refused(error)) => {
+                    return Problem::from(error).not_done().into();
                 }
             };
             // By the clock: each try takes a time of its own.
             let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
             if Duration::from_nanos(passed_ns) + LOOK_EVERY > wait {
-                return refused.not_done().into();
+                return problem.not_done().into();
             }
             self.sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn propose(&self, command: Bytes) -> Result<Reply, Retry> {
-        let timeout = self.limits.request_timeout;
-        let proposal = match self.handle.propose_within(command, timeout).await {
-            Ok(proposal) => proposal,
-            Err(ProposeError::NotLeader { .. }) => return Err(Retry::Now),
-            Err(error) => return Err(Retry::Never(error.into())),
-        };
-        match proposal.done.await {
-            Ok(reply) => Ok(Reply::decode(&reply).unwrap_or(Reply::Ignored)),
-            Err(Outcome::NotDone) => Err(Retry::Now),
-            Err(Outcome::Unknown) => Err(Retry::Never(
-                Problem::time_over("it is not known whether the write was done")
-                    .outcome(Known::Unknown),
-            )),
+    /// Sends the client to the leader, if that is another node and this one forwards nothing.
+    fn redirect(&self, uri: &Uri) -> Option<Response> {
+        if self.forward {
+            return None;
         }
-    }
-
-    /// Sends the client or its request to the leader. An error: nothing was done, try again.
-    async fn elsewhere(&self, address: &str, incoming: &Incoming) -> Result<Response, Problem> {
-        if incoming.was_forwarded() {
-            // The node that passed it on looks for the leader again. Waiting here would take a
-            // place.
-            let mut response = not_leader(address).not_done().into_response();
-            response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("1"));
-            return Ok(response);
-        }
-        let Some(forward) = &self.forward else {
-            let location = incoming.location(address).and_then(|l| l.parse().ok());
-            let Some(location) = location else { return Err(not_leader(address)) };
-            let mut response = not_leader(address)
-                .status(StatusCode::TEMPORARY_REDIRECT)
-                .not_done()
-                .into_response();
-            response.headers_mut().insert(LOCATION, location);
-            return Ok(response);
-        };
-        let request = incoming.to(address, self.id).ok_or_else(|| not_leader(address))?;
-        match forward.forward(request, self.limits.request_timeout).await {
-            Ok(answer) if answer.headers().contains_key(NOT_LEADER) => Err(Problem::no_leader()),
-            Ok(answer) => Ok(answer.map(Body::from)),
-            Err(ForwardError::NotSent) => Err(Problem::no_leader()),
-            Err(error @ ForwardError::Busy) => {
-                Ok(Problem::overloaded(error.to_string()).not_done().into_response())
-            }
-            Err(error @ ForwardError::Lost) => {
-                Ok(Problem::time_over(error.to_string()).outcome(Known::Unknown).into_response())
-            }
-        }
+        let leader = self.handle.status().raft.leader.filter(|leader| *leader != self.id);
+        let address = self.client_address(leader)?;
+        let location = format!("http://{address}{}", uri.path_and_query()?).parse().ok()?;
+        let mut response = not_leader(&address)
+            .status(StatusCode::TEMPORARY_REDIRECT)
+            .not_done()
+            .into_response();
+        response.headers_mut().insert(LOCATION, location);
+        Some(response)
     }
 }
 
-/// Whether a proposal that failed may be made again.
-enum Retry {
-    /// Certainly not done; by another leader it may be.
-    Now,
-    /// The client has to know.
-    Never(Problem),
+/// How long the client wants its write to wait for a leader, if it says so.
+fn wait_of(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(WAIT_MS)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
 
 fn not_leader(address: &str) -> Problem {

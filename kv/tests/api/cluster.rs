@@ -45,18 +45,6 @@ fn a_follower_passes_writes_on_and_reads_what_was_written() {
 }
 
 #[test]
-fn a_request_that_was_passed_on_to_a_follower_takes_no_place_there() {
-    let directory = tempfile::tempdir().unwrap();
-    let nodes = start(cluster(3, directory.path()));
-    let asked = Instant::now();
-    let answer = ask(nodes[1].address, "PUT", "/v1/kv/a", &["raft-kv-forwarded: 0"], "x");
-    assert_eq!((answer.status, &answer.json()["outcome"]), (503, &json!("not_done")));
-    assert_eq!(answer.header("raft-kv-not-leader"), Some("1"));
-    // It would wait for a leader for five seconds.
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
-}
-
-#[test]
 fn without_forwarding_a_client_is_sent_to_the_leader() {
     let directory = tempfile::tempdir().unwrap();
     let mut configs = cluster(3, directory.path());

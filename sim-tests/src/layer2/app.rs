@@ -8,13 +8,11 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
-use hyper::header::HOST;
 use hyper::{Method, Request, Response, StatusCode};
-use kv::api::{self, Forward, ForwardError, Hosts};
+use kv::api::{self, Hosts};
 use kv::history::Retention;
 use kv::limits::Limits;
 use kv::machine::Machine;
-use raft::NodeId;
 use simulator::Plan;
 use simulator::checks::Violation;
 use simulator::random::{Purpose, Stream};
@@ -24,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tower::ServiceExt;
 use transport_sim::{
-    App, Boot, CallError, Caller, Cluster, Service, Started, Task, node_at, now_us, sleep_us,
+    App, Boot, Cluster, Service, Started, Task, now_us, sleep_us,
 };
 
 /// One request in so many arrives in two pieces.
@@ -45,7 +43,7 @@ pub struct Store {
     deleted_max: usize,
     /// What clients write.
     pub(super) values: Values,
-    /// Whether nodes pass requests on to the leader; otherwise they send the client there.
+    /// Whether nodes forward writes to the leader; otherwise they send the client there.
     forward: bool,
 }
 
@@ -106,7 +104,9 @@ impl App for Store {
         let (figures, answers) = (machine.figures(), machine.answers());
         let (limits, forward) = (self.limits.clone(), self.forward);
         let boot = move |node: Started<Store>| {
-            let peers = Peers { cluster: node.cluster, own: node.id };
+            let (status, id, cluster) = (node.handle.clone(), node.id, node.cluster);
+            let follows = move || status.status().raft.leader.is_some_and(|leader| leader != id);
+            let forwarded = move || cluster.mark("a write was forwarded");
             let router = api::router(api::Parts {
                 pressure: Arc::default(),
                 handle: node.handle,
@@ -118,12 +118,13 @@ impl App for Store {
                 peer_address: String::new(),
                 hosts: Hosts::default(),
                 limits,
-                forward: forward.then(|| Arc::new(peers) as Arc<dyn Forward>),
+                forward,
+                leader: None,
                 offload: None,
                 links: None,
                 peers: None,
             });
-            serve(router)
+            serve(router, follows, forwarded)
         };
         (machine, Box::new(boot))
     }
@@ -173,10 +174,18 @@ fn is_read(request: &Request<Bytes>) -> bool {
 }
 
 /// The router as a service. Answers are whole, as a client that has read them has them; one request in
-/// a few arrives in two pieces with a pause between them, so that it may be dropped there too.
-fn serve(router: Router) -> Service<Request<Bytes>, Response<Bytes>> {
-    Arc::new(move |request| {
+/// a few arrives in two pieces with a pause between them, so that it may be dropped there too. Where a node
+/// that `follows` has had a write done, it is `forwarded`.
+fn serve(
+    router: Router,
+    follows: impl Fn() -> bool + Send + Sync + 'static,
+    forwarded: impl Fn() + Send + Sync + 'static,
+) -> Service<Request<Bytes>, Response<Bytes>> {
+    let (follows, forwarded) = (Arc::new(follows), Arc::new(forwarded));
+    Arc::new(move |request: Request<Bytes>| {
         let router = router.clone();
+        let is_v1 = request.uri().path().starts_with("/v1/");
+        let forwarded = (is_v1 && !is_read(&request) && follows()).then(|| forwarded.clone());
         Box::pin(async move {
             let (parts, bytes) = request.into_parts();
             let answer = if bytes.len() > 1 && now_us().is_multiple_of(SPLIT_ONE_IN) {
@@ -195,6 +204,9 @@ fn serve(router: Router) -> Service<Request<Bytes>, Response<Bytes>> {
             };
             let answer = answer.unwrap_or_else(|never| match never {});
             let (parts, body) = answer.into_parts();
+            if let (true, Some(forwarded)) = (parts.status.is_success(), forwarded) {
+                forwarded();
+            }
             match body.collect().await {
                 Ok(body) => Response::from_parts(parts, body.to_bytes()),
                 Err(_) => {
@@ -205,38 +217,4 @@ fn serve(router: Router) -> Service<Request<Bytes>, Response<Bytes>> {
             }
         })
     })
-}
-
-/// Passes requests on to another node.
-struct Peers {
-    cluster: Cluster<Store>,
-    own: NodeId,
-}
-
-impl Forward for Peers {
-    fn forward(
-        &self,
-        mut request: Request<Bytes>,
-        timeout: Duration,
-    ) -> Task<Result<Response<Bytes>, ForwardError>> {
-        let (cluster, own) = (self.cluster.clone(), self.own);
-        let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        if let (Some(path), Ok(host)) = (request.uri().path_and_query(), authority.parse()) {
-            *request.uri_mut() = path.clone().into();
-            request.headers_mut().insert(HOST, host);
-        }
-        Box::pin(async move {
-            let Some(to) = node_at(&authority) else { return Err(ForwardError::NotSent) };
-            cluster.mark("a request was forwarded");
-            let call = cluster.call(Caller::Node(own), to, request);
-            tokio::select! {
-                biased;
-                answer = call => answer.map_err(|error| match error {
-                    CallError::NotSent => ForwardError::NotSent,
-                    CallError::Lost => ForwardError::Lost,
-                }),
-                () = sleep_us(timeout.as_micros() as u64) => Err(ForwardError::Lost),
-            }
-        })
-    }
 }

@@ -16,7 +16,7 @@ use simulator::random::{Purpose, Stream};
 use std::sync::Arc;
 use std::time::Duration;
 use transport_sim::{
-    CallError as Unanswered, Caller, Cluster, SimClock, client_address, node_at, now_us, sleep_us,
+    CallError as Unanswered, Cluster, SimClock, client_address, node_at, now_us, sleep_us,
 };
 
 /// Registers that clients share: few, so that they meet.
@@ -88,7 +88,7 @@ impl Exchange for Wires {
         for (name, value) in &request.headers {
             asked.headers_mut().insert(name.clone(), value.clone());
         }
-        let call = self.cluster.call(Caller::Client(self.number), node, asked);
+        let call = self.cluster.call(self.number, node, asked);
         let answer = tokio::select! {
             biased;
             answer = call => answer,

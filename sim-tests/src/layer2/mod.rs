@@ -74,7 +74,7 @@ pub const EXPECTED: &[&str] = &[
     "a process ended",
     "a read was served",
     "a request was cut off",
-    "a request was forwarded",
+    "a write was forwarded",
     "a request was lost",
     "a snapshot was cut off on its way",
     "a snapshot was delivered",
