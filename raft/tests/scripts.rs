@@ -1,7 +1,7 @@
 //! Runs every golden script in `scripts/`: one story a file, written in the commands that
 //! `harness/script.rs` lists. A script fails when what the nodes do differs from what it says.
 //!
-//! `UPDATE_GOLDENFILES=1 cargo test -p raft --test scripts` writes the new output into the files. It
+//! `UPDATE_GOLDENFILES=1 cargo test -p quorate-core --test scripts` writes the new output into the files. It
 //! is to be read before it is believed: a golden script proves only that somebody looked.
 
 mod harness;

@@ -3,7 +3,7 @@
 //! It counts how often each key was touched, and forgets one of its fields when a snapshot is taken: a
 //! mistake that no test on one node finds, since nobody restores a snapshot there.
 //!
-//! `cargo run --release -p simulator --example broken_counter`
+//! `cargo run --release -p quorate-sim --example broken_counter`
 
 use bytes::Bytes;
 use driver::{At, Frozen, RestoreError, StateMachine};
