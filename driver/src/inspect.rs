@@ -14,7 +14,8 @@ pub trait Inspect<S: StateMachine>: Clone + Send + Sync + 'static {
     /// turn, have been taken; what follows from them has not been handed out yet.
     fn look(&self, _node: &Node) {}
 
-    /// An entry has been applied, with this answer; an empty one if it is no command.
+    /// An entry has been applied, with this answer; an empty one if it is no command. `machine` has
+    /// applied the batch that the entry belongs to.
     fn applied(&self, _entry: &Entry, _answer: &Bytes, _machine: &S) {}
 
     /// Whoever proposed this is told that. It is told to nobody if nobody waits any more.

@@ -14,8 +14,17 @@ pub trait StateMachine: Send + 'static {
     type Frozen: Frozen + Send + 'static;
 
     /// Applies a command. Deterministic: it may look at the state, the command and `at`, and at
-    /// nothing else. The answer goes to whoever proposed the command.
-    fn apply(&mut self, at: At, command: &[u8]) -> Bytes;
+    /// nothing else. The answer goes to the client that proposed the command. The bytes can be kept
+    /// without a copy; they share an allocation with the log while it has the entry.
+    fn apply(&mut self, at: At, command: Bytes) -> Bytes;
+
+    /// Applies several commands, and returns their answers in the same order. Must do the same as
+    /// [`StateMachine::apply`] on each, which is what it does unless it is overridden: for machines that
+    /// have work to do once a batch, such as a commit to a database of their own. The number of commands
+    /// in a batch differs from node to node.
+    fn apply_batch(&mut self, commands: Vec<(At, Bytes)>) -> Vec<Bytes> {
+        commands.into_iter().map(|(at, command)| self.apply(at, command)).collect()
+    }
 
     /// Answers a read; changes nothing.
     fn query(&self, query: &[u8]) -> Bytes;

@@ -11,7 +11,7 @@ use crate::status::{add, count};
 use crate::waiters::{WaitReply, Waiters};
 use crate::{At, Inspect, RestoreError, StateMachine, StopReason};
 use bytes::Bytes;
-use raft::{Apply, CommandNumber, Payload, Restore, Snapshot, TakeSnapshot, Term, entry_hash};
+use raft::{Apply, CommandNumber, Restore, Snapshot, TakeSnapshot, Term, entry_hash};
 use std::collections::VecDeque;
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -158,15 +158,22 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     /// Applies a batch. Returns a hash of each entry with its answer, by which copies are compared.
     fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Waiting>) -> Vec<u64> {
         let mut hashes = Vec::with_capacity(apply.entries.len());
+        let commands: Vec<(At, Bytes)> = apply
+            .entries
+            .iter()
+            .filter_map(|entry| {
+                let at = At { id: entry.id, time: entry.time, number: entry.number };
+                Some((at, entry.payload.command()?.clone()))
+            })
+            .collect();
+        let expected = commands.len();
+        let answers = self.machine.apply_batch(commands);
+        assert_eq!(answers.len(), expected, "apply_batch returns one answer for each command");
+        let mut answers = answers.into_iter();
         for entry in &apply.entries {
-            let result = match &entry.payload {
-                Payload::Command(command) => {
-                    let at = At { id: entry.id, time: entry.time, number: entry.number };
-                    self.machine.apply(at, command)
-                }
-                Payload::Blank | Payload::System(_) | Payload::Membership(_) | Payload::Clock => {
-                    Bytes::new()
-                }
+            let result = match entry.payload.command() {
+                Some(_) => answers.next().unwrap_or_default(),
+                None => Bytes::new(),
             };
             self.inspect.applied(entry, &result, &self.machine);
             hashes.push(entry_hash(entry, &result));

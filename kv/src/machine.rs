@@ -96,6 +96,11 @@ impl Machine {
         self.answers.clone()
     }
 
+    fn apply_one(&mut self, at: driver::At, command: &[u8]) -> Bytes {
+        let place = Place { number: at.number, term: at.id.term };
+        self.state.apply(place, Command::decode(command)).encode()
+    }
+
     fn publish(&self) {
         let (state, figures) = (&self.state, &self.figures);
         figures.keys.store(state.store.items().len() as u64, Ordering::Relaxed);
@@ -109,11 +114,16 @@ impl Machine {
 impl driver::StateMachine for Machine {
     type Frozen = State;
 
-    fn apply(&mut self, at: driver::At, command: &[u8]) -> Bytes {
-        let place = Place { number: at.number, term: at.id.term };
-        let reply = self.state.apply(place, Command::decode(command));
+    fn apply(&mut self, at: driver::At, command: Bytes) -> Bytes {
+        let answer = self.apply_one(at, &command);
         self.publish();
-        reply.encode()
+        answer
+    }
+
+    fn apply_batch(&mut self, commands: Vec<(driver::At, Bytes)>) -> Vec<Bytes> {
+        let answers = commands.iter().map(|(at, command)| self.apply_one(*at, command)).collect();
+        self.publish();
+        answers
     }
 
     fn query(&self, query: &[u8]) -> Bytes {

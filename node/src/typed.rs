@@ -57,9 +57,9 @@ impl<M: TypedMachine> Typed<M> {
 impl<M: TypedMachine> StateMachine for Typed<M> {
     type Frozen = Typed<M>;
 
-    fn apply(&mut self, at: At, command: &[u8]) -> Bytes {
+    fn apply(&mut self, at: At, command: Bytes) -> Bytes {
         // A command that this version does not understand is refused by every node of this version.
-        let reply = codec::decode(command).ok().map(|command| self.0.apply(at, command));
+        let reply = codec::decode(&command).ok().map(|command| self.0.apply(at, command));
         encode(&reply)
     }
 

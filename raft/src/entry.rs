@@ -36,6 +36,16 @@ pub enum Payload {
     Clock,
 }
 
+impl Payload {
+    /// The client's command, if it is one.
+    pub fn command(&self) -> Option<&Bytes> {
+        match self {
+            Payload::Command(command) => Some(command),
+            Payload::Blank | Payload::System(_) | Payload::Membership(_) | Payload::Clock => None,
+        }
+    }
+}
+
 impl Entry {
     /// The number that the first client command after this entry takes.
     pub fn number_after(&self) -> CommandNumber {

@@ -21,7 +21,7 @@ impl StateMachine for Counter {
     type Frozen = Counter;
 
     /// Answers with the key that was touched before.
-    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
         let before = self.latest;
         self.latest = command[0] % 4;
         let touched = &mut self.touched[usize::from(self.latest)];

@@ -44,7 +44,7 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 ///
 /// impl StateMachine for Sum {
 ///     type Frozen = Sum;
-///     fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+///     fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
 ///         self.0 += u64::from(command[0]);
 ///         self.query(&[])
 ///     }

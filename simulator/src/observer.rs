@@ -274,7 +274,7 @@ impl<M: StateMachine> Observer<M> {
         let answer = match &entry.payload {
             Payload::Command(command) => {
                 let at = At { id, time: entry.time, number: entry.number };
-                Some(self.reference.apply(at, command))
+                Some(self.reference.apply(at, command.clone()))
             }
             _ => None,
         };

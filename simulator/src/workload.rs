@@ -193,8 +193,8 @@ fn decode(answer: &[u8]) -> Option<u64> {
 impl StateMachine for Registers {
     type Frozen = Registers;
 
-    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
-        let (key, from, to) = parse(command);
+    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+        let (key, from, to) = parse(&command);
         let before = self.values.get(&key).copied().unwrap_or_default();
         if from == 0 || from == before {
             self.values.insert(key, to);

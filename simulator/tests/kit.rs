@@ -16,7 +16,7 @@ struct Echo<const FORGETS: bool> {
 impl<const FORGETS: bool> StateMachine for Echo<FORGETS> {
     type Frozen = Self;
 
-    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
         self.count += 1;
         Bytes::copy_from_slice(&[std::mem::replace(&mut self.latest, command[0])])
     }
@@ -167,7 +167,7 @@ struct Panics(u64);
 impl StateMachine for Panics {
     type Frozen = Echo<false>;
 
-    fn apply(&mut self, _at: At, _command: &[u8]) -> Bytes {
+    fn apply(&mut self, _at: At, _command: Bytes) -> Bytes {
         self.0 += 1;
         assert!(self.0 < 30, "thirty is too much");
         Bytes::new()

@@ -26,12 +26,12 @@ pub struct Counter {
 impl StateMachine for Counter {
     type Frozen = Counted;
 
-    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
-        assert_ne!(command, b"panic", "the command says so");
-        if command == b"slow" {
+    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+        assert_ne!(&command[..], b"panic", "the command says so");
+        if &command[..] == b"slow" {
             std::thread::sleep(Duration::from_millis(300));
         }
-        let number = std::str::from_utf8(command).ok().and_then(|text| text.parse().ok());
+        let number = std::str::from_utf8(&command).ok().and_then(|text| text.parse().ok());
         self.sum += number.unwrap_or(0u64);
         self.count += 1;
         Bytes::from(self.sum.to_string())

@@ -20,7 +20,7 @@ pub struct Sum(u64);
 impl StateMachine for Sum {
     type Frozen = Sum;
 
-    fn apply(&mut self, _at: At, command: &[u8]) -> Bytes {
+    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
         self.0 += command.len() as u64;
         self.query(&[])
     }
