@@ -26,7 +26,16 @@ pub fn find() -> Result<PathBuf, String> {
     let target_dir = profile_dir.parent().ok_or("this program has no target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "quorate-kv", "--bin", "raft-kv", "--profile", profile])
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "quorate-kv",
+            "--bin",
+            "raft-kv",
+            "--profile",
+            profile,
+        ])
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", target_dir)
         .stdin(Stdio::null())

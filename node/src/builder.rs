@@ -1,5 +1,6 @@
 //! The settings of a node.
 
+use crate::bootstrap::Begin;
 use crate::{Node, StartError, start};
 use driver::{DriverConfig, StateMachine};
 use raft::NodeId;
@@ -26,15 +27,6 @@ const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// election takes another or two, and some fail.
 const LEADER_WAIT_ELECTIONS: u32 = 10;
 
-/// How a node with an empty data directory begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Begin {
-    /// Neither was asked for.
-    Refuse,
-    Bootstrap,
-    Join,
-}
-
 /// The settings of a [`Node`]. Made by [`Node::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder<S> {
@@ -43,7 +35,7 @@ pub struct Builder<S> {
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) members: Vec<Listed>,
-    pub(crate) begin: Begin,
+    pub(crate) begin: Option<Begin>,
     pub(crate) campaign_at_start: bool,
     pub(crate) election_timeout: Duration,
     pub(crate) insecure: bool,
@@ -60,7 +52,7 @@ impl<S: StateMachine> Builder<S> {
             data_dir: None,
             listen: None,
             members: Vec::new(),
-            begin: Begin::Refuse,
+            begin: None,
             campaign_at_start: false,
             election_timeout: ELECTION_TIMEOUT,
             insecure: false,
@@ -129,7 +121,7 @@ impl<S: StateMachine> Builder<S> {
     /// state goes on from that, whether this is set or not, so a service can set it always.
     #[must_use]
     pub fn bootstrap(mut self) -> Self {
-        self.begin = Begin::Bootstrap;
+        self.begin = Some(Begin::Bootstrap);
         self
     }
 
@@ -137,7 +129,7 @@ impl<S: StateMachine> Builder<S> {
     /// A directory with state goes on from that.
     #[must_use]
     pub fn join(mut self) -> Self {
-        self.begin = Begin::Join;
+        self.begin = Some(Begin::Join);
         self
     }
 

@@ -29,6 +29,7 @@
 //! private network. The members of a cluster cannot be changed yet.
 
 pub mod assembly;
+pub mod bootstrap;
 mod builder;
 mod error;
 mod execute;

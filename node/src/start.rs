@@ -6,7 +6,7 @@
 //! [`Directory`](storage::Directory)).
 
 use crate::assembly::{Assembled, Parts};
-use crate::builder::Begin;
+use crate::bootstrap::{self, BeginError};
 use crate::threads::OwnThread;
 use crate::{Builder, Node, StartError};
 use driver::{StateMachine, TokioClock};
@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use storage::{ClaimError, Directory, Log, Member, OpenError, RealDisk, Snapshots, Unclaimed};
+use transport_http::net::TokioNet;
 use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig};
 
 pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S>, StartError> {
@@ -148,41 +149,16 @@ impl<S: StateMachine> Starting<'_, S> {
         if let Some(found) = unclaimed.node().filter(|found| *found != self.id) {
             return Err(self.claim_error(ClaimError::OtherNode { found, expected: self.id }));
         }
+        let refused = || StartError::NoState { directory: self.data_dir.clone() };
+        let how = self.builder.begin.ok_or_else(refused)?;
+        let (net, desk) = (TokioNet::current(), self.peers.desk());
         let list = &self.builder.members;
-        let founders: Vec<NodeId> = match self.builder.begin {
-            Begin::Refuse => {
-                return Err(StartError::NoState { directory: self.data_dir.clone() });
-            }
-            Begin::Bootstrap => list.iter().map(|listed| listed.node).collect(),
-            Begin::Join => Vec::new(),
-        };
-        let incarnation = raft::Incarnation(rand::random());
-        let announced = unclaimed
-            .announce(self.id, incarnation, &founders)
-            .map_err(|error| self.claim_error(error))?;
-        let founder = self.introduce(announced.who());
-        let (cluster, membership) = if self.builder.begin == Begin::Bootstrap {
-            let desk = self.peers.desk();
-            desk.sit(founder.clone(), list.clone());
-            match transport_http::found(desk, &founder, list).await {
-                Ok(founded) => {
-                    tracing::info!(cluster = %founded.cluster, "founded a cluster");
-                    (founded.cluster, founded.membership)
-                }
-                Err(error) => {
-                    if !desk.has_told() {
-                        // No node counts on this one: it may found another cluster.
-                        announced.forget_founders().map_err(|error| self.disk_error(error))?;
-                    }
-                    return Err(error.into());
-                }
-            }
-        } else {
-            let cluster = transport_http::cluster_of(&founder, list).await;
-            tracing::info!(%cluster, "waiting to be added to a cluster");
-            (cluster, Membership::default())
-        };
-        announced.join(cluster, membership).map_err(|error| self.disk_error(error))
+        let begun = bootstrap::begin(&net, desk, unclaimed, &self.own, list, how).await;
+        begun.map_err(|error| match error {
+            BeginError::Claim(error) => self.claim_error(error),
+            BeginError::Bootstrap(error) => error.into(),
+            BeginError::Disk(source) => self.disk_error(source),
+        })
     }
 
     /// Reads the snapshot that the log begins after. If it is lost, the other nodes repair this

@@ -8,8 +8,18 @@ const COLUMNS_MAX: usize = 100;
 
 /// Phrases that comments do without, in lower case.
 const BANNED: [&str; 12] = [
-    "so many", "so long", "is looked", "otherwise than", "manieth", "whoever", "hears of", "is told",
-    "believes", "in good order", "no more than it", "how many so",
+    "so many",
+    "so long",
+    "is looked",
+    "otherwise than",
+    "manieth",
+    "whoever",
+    "hears of",
+    "is told",
+    "believes",
+    "in good order",
+    "no more than it",
+    "how many so",
 ];
 
 /// All Rust files of the workspace.

@@ -4,11 +4,11 @@
 use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
 use crate::shadow::{Change, Shadow};
-use driver::{At, Frozen, StateMachine};
 use bytes::Bytes;
+use driver::{At, Frozen, StateMachine};
 use raft::{
-    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, ReadId, Restored,
-    Snapshot, TakeSnapshot, Write, entry_hash,
+    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, ReadId, Restored, Snapshot,
+    TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};

@@ -669,9 +669,23 @@ where
         match self.append(batch) {
             Ok(()) => Ok(write.durable()),
             Err(AppendError::Full(source)) => {
+                let source = self.named(source);
                 Err(PersistError::Full { write: Box::new(write), source })
             }
-            Err(AppendError::Failed(source)) => Err(PersistError::Failed { source }),
+            Err(AppendError::Failed(source)) => {
+                Err(PersistError::Failed { source: self.named(source) })
+            }
         }
+    }
+}
+
+impl<D: Disk> Log<D> {
+    /// An error of writing, with the file in its text.
+    fn named(&self, error: io::Error) -> io::Error {
+        let file = match &self.current {
+            Some(current) => segment::path(current.segment.generation),
+            None => segment::DIR.to_owned(),
+        };
+        io::Error::new(error.kind(), format!("{}: {error}", self.disk.describe(&file)))
     }
 }

@@ -263,6 +263,10 @@ impl<N: Net> Transport for HttpTransport<N> {
         }
     }
 
+    fn is_connected(&self, peer: NodeId) -> bool {
+        passes(&self.shared, peer) && lock(&self.shared.connected).contains(&peer)
+    }
+
     fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
         let shared = self.shared.clone();
         let sending = self.shared.net.spawn(async move {

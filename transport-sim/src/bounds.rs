@@ -135,7 +135,7 @@ impl<A: App> Cluster<A> {
     }
 
     fn is_empty(&self, node: usize, handle: &Handle<A::Machine>) -> Result<(), Violation> {
-        let waiting = handle.status().load.named().into_iter().filter(|(_, count)| *count > 0);
+        let waiting = handle.status().load.named().into_iter().filter(|(_, _, count)| *count > 0);
         let waiting: Vec<_> = waiting.collect();
         if !waiting.is_empty() {
             return violation("nothing waits in the end", format!("node {node}: {waiting:?}"));

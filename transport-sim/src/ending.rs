@@ -139,13 +139,17 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 
 impl<A: App> Cluster<A> {
     async fn run(self) -> Run {
-        let nodes = self.plan().nodes as usize;
-        (0..nodes).for_each(|node| self.start(node));
-        self.shared.outside.spawn(self.clone().strike_all());
+        let phases = async {
+            self.found().await?;
+            let nodes = self.plan().nodes as usize;
+            (0..nodes).for_each(|node| self.start(node));
+            self.shared.outside.spawn(self.clone().strike_all());
+            self.phases().await
+        };
         let broken = tokio::select! {
             biased;
             () = self.shared.ends.notified() => None,
-            ended = self.phases() => ended.err(),
+            ended = phases => ended.err(),
         };
         self.broken(broken);
         let run = {
@@ -176,7 +180,7 @@ impl<A: App> Cluster<A> {
             let client = self.shared.app.clone().client(self.clone(), number);
             clients.push(self.shared.outside.spawn(client));
         }
-        let until_us = u64::from(plan.swarm.faults_until_us);
+        let until_us = self.world().begun_us + u64::from(plan.swarm.faults_until_us);
         let within = || {
             let world = self.world();
             world.messages < FAULTY_MESSAGES && world.events < FAULTY_EVENTS
@@ -244,7 +248,7 @@ impl<A: App> Cluster<A> {
     fn is_able(&self) -> bool {
         let world = self.world();
         let hosts = world.hosts.iter().enumerate();
-        let able = hosts.filter(|(id, host)| !host.dead && host.is_original(*id)).count();
+        let able = hosts.filter(|(_, host)| !host.dead && !host.is_stranger).count();
         able > world.hosts.len() / 2
     }
 
@@ -260,7 +264,7 @@ impl<A: App> Cluster<A> {
         let world = self.world();
         let hosts = world.hosts.iter().enumerate();
         hosts
-            .filter(|(id, host)| host.is_original(*id))
+            .filter(|(_, host)| !host.is_stranger)
             .filter_map(|(id, host)| host.up.as_ref().map(|up| (id, up.handle.clone())))
             .collect()
     }
@@ -367,7 +371,7 @@ impl<A: App> Cluster<A> {
             let applied: Vec<Index> = {
                 let world = self.world();
                 let hosts = world.hosts.iter().enumerate();
-                let ups = hosts.filter(|(id, host)| host.is_original(*id));
+                let ups = hosts.filter(|(_, host)| !host.is_stranger);
                 ups.filter_map(|(_, host)| host.up.as_ref().map(|up| up.applied)).collect()
             };
             if is_all_committed && applied.iter().all(|index| *index == committed) {

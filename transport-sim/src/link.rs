@@ -22,7 +22,7 @@ use crate::picture::Heard;
 use crate::pipe::{Piece, pipe};
 use crate::time::{now_us, sleep_us};
 use crate::transfer;
-use crate::world::{CLUSTER, World};
+use crate::world::World;
 use bytes::Bytes;
 use driver::{Handle, Inbox, Transport};
 use madsim::runtime::NodeHandle;
@@ -147,6 +147,10 @@ impl<A: App> Transport for SimTransport<A> {
         self.crashes(crash);
     }
 
+    fn is_connected(&self, peer: NodeId) -> bool {
+        self.http.as_ref().is_none_or(|(_, http)| http.is_connected(peer))
+    }
+
     fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
         if let Some((_, http)) = &self.http {
             return http.send_snapshot(offer, state);
@@ -190,14 +194,16 @@ impl<A: App> Link<A> {
     ) -> (SimNet<A>, HttpTransport<SimNet<A>>) {
         let election_us = self.cluster.plan().election_us();
         let net = SimNet::new(self.cluster.clone(), self.node, self.life, machine, clock);
-        let mut config = TransportConfig::new(CLUSTER, NodeId(self.node), self.incarnation);
+        let cluster = self.cluster.world().cluster;
+        let mut config = TransportConfig::new(cluster, NodeId(self.node), self.incarnation);
         config.silence = config.silence.max(Duration::from_micros(election_us));
         self.cluster.mark("nodes talked over sockets");
         (net.clone(), HttpTransport::on(net, config, self.inbox))
     }
 
     pub fn hello(&self, to: NodeId) -> Hello {
-        Hello { cluster: CLUSTER, from: NodeId(self.node), incarnation: self.incarnation, to }
+        let cluster = self.cluster.world().cluster;
+        Hello { cluster, from: NodeId(self.node), incarnation: self.incarnation, to }
     }
 
     /// A message leaves the node: what it promises must be on the disk. Whether the node is to crash
@@ -231,12 +237,13 @@ impl<A: App> Link<A> {
     /// Whether a connection to `peer` can be made at the moment, and to which of its lives.
     pub fn reaches(&self, peer: NodeId) -> Option<(NodeHandle, Inbox, Hello)> {
         let mut world = self.cluster.world();
+        let cluster = world.cluster;
         let cut = world.network.is_cut(self.node, peer.0)
             || (world.streams && world.network.is_cut(peer.0, self.node));
         let host = world.hosts.get_mut(peer.0 as usize)?;
         let up = host.up.as_ref().filter(|_| !cut)?;
         let incarnation = host.incarnation;
-        let own = Hello { cluster: CLUSTER, from: peer, incarnation, to: peer };
+        let own = Hello { cluster, from: peer, incarnation, to: peer };
         Some((up.machine.clone(), up.inbox.clone(), own))
     }
 }
