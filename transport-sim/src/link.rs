@@ -22,7 +22,7 @@ use crate::picture::Heard;
 use crate::pipe::{Piece, pipe};
 use crate::time::{now_us, sleep_us};
 use crate::transfer;
-use crate::world::World;
+use crate::world::{World, client_address};
 use bytes::Bytes;
 use driver::{Handle, Inbox, Transport};
 use madsim::runtime::NodeHandle;
@@ -33,11 +33,12 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use storage::DurableIncarnation;
 use tokio::sync::mpsc;
 use transport_http::wire::{
     FRAME_BYTES_MAX, FrameDecoder, Frames, Hello, receive_messages, write_first, write_message,
 };
-use transport_http::{HttpTransport, PEER_CONNECTIONS_MAX, PeerServer, TransportConfig};
+use transport_http::{Founder, HttpTransport, PEER_CONNECTIONS_MAX, PeerServer, TransportConfig};
 
 /// Messages that may wait for a peer, as in the product.
 const QUEUE_MESSAGES_MAX: usize = 256;
@@ -104,9 +105,15 @@ impl<A: App> SimTransport<A> {
     pub fn listen(self: &Arc<Self>, handle: Handle<A::Machine>) {
         let Some((net, _)) = &self.http else { return };
         let (net, transport, node) = (net.clone(), self.clone(), self.link.node);
+        let who = DurableIncarnation::assumed(NodeId(node), self.link.incarnation);
+        let founder = Founder::new(who, peer_address(node).to_string(), client_address(node));
+        let cluster = self.link.cluster.world().cluster;
+        let membership = handle.status().raft.membership.clone();
         self.machine.spawn(async move {
             let bound = PeerServer::bind_on(net, peer_address(node), PEER_CONNECTIONS_MAX).await;
             let server = bound.expect("the life before this one is over");
+            // A wiped node asks here: see `founding.rs`.
+            server.desk().belong(founder, cluster, membership);
             if let Some((_, http)) = &transport.http {
                 server.open(http);
             }

@@ -161,7 +161,7 @@ impl<A: App> World<A> {
     /// copied, everything unsynced is lost on the copy, and the log is read from it.
     pub fn audit(&self, node: usize) -> Result<(), Violation> {
         let host = &self.hosts[node];
-        if host.damaged || host.rotting.is_some() {
+        if host.damaged || host.rotting.is_some() || host.is_rejoining {
             return Ok(());
         }
         let check = "durable means durable";
