@@ -30,8 +30,8 @@ pub struct Counts {
 }
 
 /// Checks the records against the copies, and the history of each key for linearizability.
-/// `complete` tells whether the copies hold every commit. Appends a text for each kind of violation
-/// in each copy, and for each key that is not linearizable, to `violations`.
+/// `complete` is true if the copies hold every commit. Appends a text for each kind of violation in
+/// each copy, and for each key that is not linearizable, to `violations`.
 pub fn judge(
     records: &[Record],
     copies: &BTreeMap<u64, Vec<Value>>,

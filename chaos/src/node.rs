@@ -95,7 +95,7 @@ impl Process {
         if self.ended().is_none()
             && let Some(pid) = Pid::from_raw(self.child.id() as i32)
         {
-            // It may end just now.
+            // It may have ended meanwhile.
             let _ = kill_process(pid, signal);
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub enum Trouble {
     /// The binary broke a requirement, or the harness failed.
     Violated(String),
-    /// This machine cannot do it; the text says what is missing.
+    /// This machine lacks something that the scenario needs, which the text names.
     Skipped(String),
 }
 

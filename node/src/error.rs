@@ -41,7 +41,7 @@ pub enum StartError {
     /// Another process uses the data directory, or it may not be written to.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The log cannot be opened. The cause says what to do.
+    /// The log cannot be opened. The cause states the next step.
     #[error("{}: {source}", .directory.display())]
     Open {
         /// The data directory.
@@ -49,7 +49,7 @@ pub enum StartError {
         /// The cause.
         source: OpenError,
     },
-    /// The snapshot that the log begins after cannot be used. The cause says what to do.
+    /// The snapshot that the log begins after cannot be used. The cause states the next step.
     #[error("{}: {source}", .directory.display())]
     Base {
         /// The data directory.

@@ -2,9 +2,9 @@
 //!
 //! The look-up and the connection have separate timeouts, because they fail for different reasons.
 //! A name may have several addresses, some of them dead. They are tried one after another,
-//! beginning with the one that worked last, and each attempt starts before the previous one has
-//! timed out. The address that worked last is tried during the look-up, so a slow resolver delays
-//! only the first connection.
+//! beginning with the one that worked last. The next attempt does not wait until the previous one
+//! has timed out. The address that worked last is tried during the look-up, so a slow resolver
+//! delays only the first connection.
 //!
 //! The system's resolver blocks a thread and cannot be cancelled. So at most one look-up of a name
 //! is in flight, however often the peer is dialled in the meantime.

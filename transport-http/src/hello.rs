@@ -79,7 +79,7 @@ pub enum Refusal {
 }
 
 impl Hello {
-    /// Encodes it as a first frame, with magic, version and checksum.
+    /// Encodes it as the content of a first frame, with magic, version and checksum.
     pub fn encode(&self) -> Vec<u8> {
         seal(self)
     }

@@ -67,7 +67,7 @@ pub(crate) async fn send<N: Net>(
             let mut frame = Vec::with_capacity(chunk.len() + HEAD_BYTES + 1);
             writer.write(&mut frame, &chunk);
             // A receiver that accepts nothing for this long counts as gone, even if its connection
-            // is open. The leader must learn of the failure; it would wait forever.
+            // is open. The leader must learn of the failure, or it would wait forever.
             timeout(net, TIMEOUT, body.send_data(frame.into()))
                 .await
                 .map_err(|_| "the receiver takes nothing")?
