@@ -35,7 +35,7 @@ pub(crate) enum Begin {
     Join,
 }
 
-/// The settings of a [`Node`], made by [`Node::builder`].
+/// The settings of a [`Node`]. Made by [`Node::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder<S> {
     pub(crate) machine: S,
