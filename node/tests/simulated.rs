@@ -47,7 +47,7 @@ fn no_token_is_given_twice_whatever_fails() {
         .run();
 }
 
-/// A mistake that no test of one node finds: the number of the last token is not in the snapshot.
+/// A mistake that no test of a single node finds: the snapshot does not contain the last token.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Forgetful {
     #[serde(skip)]

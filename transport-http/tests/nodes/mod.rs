@@ -13,7 +13,7 @@ use storage::{ClusterId, Directory, DurableIncarnation, Log, LogConfig, RealDisk
 use tempfile::TempDir;
 use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig, found};
 
-/// Adds numbers up.
+/// Sums up the lengths of its commands.
 #[derive(Default, Clone)]
 pub struct Sum(u64);
 
@@ -73,12 +73,12 @@ pub fn list(founders: &[Founder]) -> Vec<Listed> {
     founders.iter().map(Founder::listed).collect()
 }
 
-/// Founds a cluster and starts all of it.
+/// Bootstraps a cluster of `count` nodes and starts all of them.
 pub async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
     start_at(count, tune, &[]).await
 }
 
-/// Likewise; some nodes have another address in the membership than their own.
+/// Like [`start`], but the membership has another address for the nodes in `elsewhere`.
 pub async fn start_at(
     count: u64,
     tune: impl Fn(&mut Config),
@@ -137,7 +137,7 @@ pub async fn start_at(
     nodes
 }
 
-/// Proposes on whichever node leads until it is done; returns the sum after it.
+/// Proposes a command of this length on the leader, until one is done. Returns the sum after it.
 pub async fn add(nodes: &[TestNode], bytes: usize) -> u64 {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
