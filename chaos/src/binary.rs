@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 /// The crates whose sources decide whether the binary is up to date.
-const CRATES: [&str; 5] = ["kv", "driver", "transport-http", "storage", "raft"];
+const CRATES: [&str; 6] = ["kv", "node", "driver", "transport-http", "storage", "raft"];
 
 /// The binary of this workspace, built in the profile of the running program. A binary that is
 /// newer than its sources is used as it is: cargo would build it again each time, with the features

@@ -174,7 +174,7 @@ fn entries(input: &mut Input<'_>, prev: LogId) -> Vec<Entry> {
 
 fn message(input: &mut Input<'_>) -> Message {
     let round = |input: &mut Input<'_>| Round(input.number());
-    let body = match input.below(14) {
+    let body = match input.below(16) {
         0 => Body::PreVote { next: Term(input.number()), last: log_id(input) },
         1 => Body::PreVoteReply { next: Term(input.number()), granted: input.below(2) == 0 },
         2 => Body::Vote { last: log_id(input), transfer: input.below(4) == 0 },
