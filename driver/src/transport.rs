@@ -24,6 +24,12 @@ pub trait Transport: Send + Sync + 'static {
         true
     }
 
+    /// The largest message that it carries, in bytes of its encoding. A node whose settings allow
+    /// larger ones is not started.
+    fn message_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// The members there are now, with their addresses.
     fn set_members(&self, membership: &Membership);
 }

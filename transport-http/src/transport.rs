@@ -2,7 +2,7 @@
 
 use crate::body::Budget;
 use crate::dial::Names;
-use crate::frame::FrameError;
+use crate::frame::{FRAME_BYTES_MAX, FrameError};
 use crate::hello::Hello;
 use crate::link::{self, QUEUE_MESSAGES_MAX, passes};
 use crate::net::{Net, Running as _, TokioNet};
@@ -262,6 +262,10 @@ impl<N: Net> Transport for HttpTransport<N> {
         if !sent {
             self.shared.inbox.unreachable(peer);
         }
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        FRAME_BYTES_MAX
     }
 
     fn is_connected(&self, peer: NodeId) -> bool {
