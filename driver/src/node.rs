@@ -119,6 +119,7 @@ impl<S: StateMachine> Driver<S> {
             SnapshotPort::new(jobs_out, snapshots.clone(), receipts.clone(), shared.clone());
         let machine = MachineTask {
             machine,
+            time: base.time,
             waiters: Waiters::new(limits.waiters_max),
             base,
             store: snapshots.clone(),

@@ -7,7 +7,7 @@
 
 use crate::{Builder, Consistency, ExecuteError, Node, ReadError, StartError};
 use bytes::Bytes;
-use driver::{At, Frozen, RestoreError, StateMachine};
+use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
@@ -34,7 +34,7 @@ pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     fn apply(&mut self, at: At, command: Self::Command) -> Self::Reply;
 
     /// Answers a query, without a change to the state.
-    fn query(&self, query: Self::Query) -> Self::Answer;
+    fn query(&self, time: LogTime, query: Self::Query) -> Self::Answer;
 }
 
 /// A [`TypedMachine`] as a [`StateMachine`].
@@ -63,8 +63,8 @@ impl<M: TypedMachine> StateMachine for Typed<M> {
         encode(&reply)
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
-        encode(&codec::decode(query).ok().map(|query| self.0.query(query)))
+    fn query(&self, time: LogTime, query: &[u8]) -> Bytes {
+        encode(&codec::decode(query).ok().map(|query| self.0.query(time, query)))
     }
 
     fn freeze(&self) -> Typed<M> {

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 use quorate::{
-    At, Consistency, ExecuteError, NotDone, StartError, TypedError, TypedMachine, TypedNode,
+    At, Consistency, ExecuteError, LogTime, NotDone, StartError, TypedError, TypedMachine,
+    TypedNode,
 };
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
@@ -23,7 +24,7 @@ impl TypedMachine for Counter {
         self.0
     }
 
-    fn query(&self, (): ()) -> i64 {
+    fn query(&self, _time: LogTime, (): ()) -> i64 {
         self.0
     }
 }

@@ -7,7 +7,7 @@
 mod machine;
 
 use machine::{Command, Locks};
-use quorate::{At, Typed, TypedMachine};
+use quorate::{At, LogTime, Typed, TypedMachine};
 use serde::{Deserialize, Serialize};
 use simulator::{Request, Simulation};
 use std::collections::BTreeSet;
@@ -68,8 +68,8 @@ impl TypedMachine for Forgetful {
         reply
     }
 
-    fn query(&self, lock: String) -> Self::Answer {
-        self.locks.query(lock)
+    fn query(&self, time: LogTime, lock: String) -> Self::Answer {
+        self.locks.query(time, lock)
     }
 }
 

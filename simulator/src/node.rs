@@ -8,8 +8,8 @@ use crate::shadow::{Change, Shadow};
 use bytes::Bytes;
 use driver::{At, Frozen, StateMachine};
 use raft::{
-    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, ReadId, Restored, Snapshot,
-    TakeSnapshot, Write, entry_hash,
+    Apply, Config, Incarnation, Index, LogId, LogTime, Membership, Node, NodeId, ReadId, Restored,
+    Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
@@ -124,6 +124,8 @@ pub(crate) struct Running<M> {
     pub machine: M,
     /// Up to here the machine has applied the log.
     pub machine_at: Index,
+    /// The log time of the last entry that the state machine has applied.
+    pub machine_time: LogTime,
     pub write: Option<Write>,
     pub apply: Option<Apply>,
     pub snapshot: Option<(TakeSnapshot, Vec<u8>)>,
@@ -354,7 +356,7 @@ impl<M: StateMachine> Host<M> {
         };
         let (log, restored) = member.into_log();
         self.base_case(id, case, &restored)?;
-        let base = restored.snapshot.last;
+        let (base, base_time) = (restored.snapshot.last, restored.snapshot.time);
         if base != LogId::ZERO {
             match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
                 Restoration::Done => {}
@@ -389,6 +391,7 @@ impl<M: StateMachine> Host<M> {
             snapshots,
             machine,
             machine_at: base.index,
+            machine_time: base_time,
             write: None,
             apply: None,
             snapshot: None,
@@ -547,6 +550,7 @@ impl<M: StateMachine> Running<M> {
             hashes.push(hash ^ u64::from(flipped == Some(entry.id.index)));
             each(self.machine_at, entry, answer.as_ref(), &self.machine)?;
             self.machine_at = entry.id.index;
+            self.machine_time = entry.time;
         }
         self.node.applied(raft::Now::default(), apply.applied_with(hashes));
         Ok(())

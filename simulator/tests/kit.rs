@@ -1,7 +1,7 @@
 //! What a user of the kit is told of a state machine that is broken on purpose.
 
 use bytes::Bytes;
-use driver::{At, Frozen, RestoreError, StateMachine};
+use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
 use simulator::plan::FaultKind;
 use simulator::{Failed, Request, Simulation, random::Stream};
@@ -23,7 +23,7 @@ impl<const FORGETS: bool> StateMachine for Echo<FORGETS> {
         Bytes::copy_from_slice(&[std::mem::replace(&mut self.latest, command[0])])
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::copy_from_slice(&[self.latest])
     }
 
@@ -176,7 +176,7 @@ impl StateMachine for Counts {
         Bytes::new()
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::from(self.0.to_string())
     }
 
@@ -213,7 +213,7 @@ impl StateMachine for Random {
         Bytes::from(if drawn == 100 { "odd" } else { "" })
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::new()
     }
 
@@ -250,7 +250,7 @@ impl StateMachine for Panics {
         Bytes::new()
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::new()
     }
 

@@ -1,6 +1,6 @@
 //! The state machine of the lock service.
 
-use quorate::{At, TypedMachine};
+use quorate::{At, LogTime, TypedMachine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ impl TypedMachine for Locks {
         }
     }
 
-    fn query(&self, lock: String) -> Option<Grant> {
+    fn query(&self, _time: LogTime, lock: String) -> Option<Grant> {
         self.held.get(&lock).cloned()
     }
 }

@@ -109,6 +109,7 @@ impl<W: Workload> World<'_, W> {
                     return violation(Check::RestoredSnapshotIsCommitted, format!("node {node}"));
                 }
                 running.machine_at = last.index;
+                running.machine_time = order.snapshot.time;
                 // It has the state of another node now, which may not have known that its own is wrong.
                 host.flipped = self.wrong_snapshots.contains(&order.snapshot.hash);
                 host.flipped_at = Index(0);

@@ -130,7 +130,7 @@ impl<W: Workload> World<'_, W> {
         }
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         let Request::Query(query) = request else { return Ok(()) };
-        let answer = driver::StateMachine::query(&running.machine, query);
+        let answer = driver::StateMachine::query(&running.machine, running.machine_time, query);
         let at = running.machine_at;
         self.conclude(operation, Some(at), Outcome::Done(&answer))
     }

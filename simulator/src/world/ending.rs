@@ -338,10 +338,13 @@ impl<W: Workload> World<'_, W> {
                 return violation(Check::SnapshotIsTheState, format!("node {id}: {error}"));
             }
             for query in &queries {
-                let expected = reference.query(query);
+                let expected = reference.query(running.machine_time, query);
                 let answers = [
-                    (running.machine.query(query), ""),
-                    (restored.query(query), ", restored from its own snapshot,"),
+                    (running.machine.query(running.machine_time, query), ""),
+                    (
+                        restored.query(running.machine_time, query),
+                        ", restored from its own snapshot,",
+                    ),
                 ];
                 for (answer, how) in answers {
                     if answer != expected {

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use bytes::Bytes;
-use driver::{At, DriverConfig, Frozen, Handle, ReadMode, RestoreError, StateMachine, TokioClock};
+use driver::{
+    At, DriverConfig, Frozen, Handle, LogTime, ReadMode, RestoreError, StateMachine, TokioClock,
+};
 use quorate::assembly::{Assembled, Parts};
 use raft::{Config, Incarnation, NodeId};
 use std::io::{self, Read, Write};
@@ -20,12 +22,12 @@ pub struct Sum(u64);
 impl StateMachine for Sum {
     type Frozen = Sum;
 
-    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, at: At, command: Bytes) -> Bytes {
         self.0 += command.len() as u64;
-        self.query(&[])
+        self.query(at.time, &[])
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
     }
 
