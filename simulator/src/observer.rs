@@ -8,7 +8,7 @@ use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
 use crate::timeline::shown_within;
 use bytes::Bytes;
-use driver::{At, StateMachine};
+use driver::{ApplyContext, StateMachine};
 use raft::{
     Body, CommandNumber, Entry, Incarnation, Index, LogId, Message, Node, NodeId, Payload, Term,
 };
@@ -281,7 +281,7 @@ impl<M: StateMachine> Observer<M> {
         self.time.committed(id, entry)?;
         let answer = match &entry.payload {
             Payload::Command(command) => {
-                let at = At { id, time: entry.time, number: entry.number };
+                let at = ApplyContext { id, time: entry.time, number: entry.number };
                 Some(self.reference.apply(at, command.clone()))
             }
             _ => None,
@@ -404,7 +404,7 @@ const ANNOUNCED_TERMS_MAX: usize = 8;
 
 fn hash(entry: &Entry) -> u64 {
     let (kind, bytes): (u64, &[u8]) = match &entry.payload {
-        Payload::Blank => (1, &[]),
+        Payload::NoOp => (1, &[]),
         Payload::Command(bytes) => (2, bytes),
         Payload::System(bytes) => (3, bytes),
         Payload::Membership(_) => (4, &[]),
