@@ -1,5 +1,5 @@
-//! The commands of the scripts. Nodes are numbered from 1. After each command the nodes it touched
-//! are polled dry, and what they do is the output.
+//! The commands of the scripts. Nodes are numbered from 1. After each command the affected nodes
+//! are polled until they return no more actions, and those actions are the output.
 //!
 //! ```text
 //! cluster nodes=3 [leader=1] [show=terms,rounds] [hold_machines] [compares]
@@ -53,11 +53,11 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[derive(Default)]
 pub struct Script {
     cluster: Cluster,
-    /// The snapshot that each leader is sending to each peer.
+    /// The snapshots being sent: leader, peer, and last entry.
     sending: Vec<(u64, u64, LogId)>,
 }
 
-/// The arguments of a command, taken one by one.
+/// The arguments of a command, consumed one by one.
 struct Args {
     words: Vec<String>,
     keys: Vec<(String, String)>,
@@ -125,7 +125,7 @@ impl goldenscript::Runner for Script {
         match command.name.as_str() {
             "cluster" => self.start(&mut args)?,
             "propose" => {
-                // `x=1` is a command like any other here.
+                // `x=1` is not a named argument here but a command.
                 let mut texts = command.args.iter().skip(1).map(ToString::to_string);
                 let id = args.id()?;
                 self.propose(id, &mut texts)?;
@@ -174,7 +174,7 @@ impl Script {
             let all: Vec<u64> = (1..=size).collect();
             self.cluster.event(leader, |node, now| node.campaign(now));
             self.cluster.stabilize(&all);
-            // Everybody hears how far the log is committed, and a heartbeat interval begins.
+            // All nodes learn the commit index, and a heartbeat interval begins.
             for _ in 0..2 {
                 self.cluster.event(leader, |node, now| node.tick(now));
                 self.cluster.stabilize(&all);
@@ -197,7 +197,7 @@ impl Script {
         Ok(())
     }
 
-    /// The events that need few words.
+    /// The events that need only a few lines.
     fn event(&mut self, name: &str, args: &mut Args) -> Result<()> {
         let cluster = &mut self.cluster;
         match name {
@@ -214,7 +214,8 @@ impl Script {
             }
             "read" => {
                 let id = args.id()?;
-                // Polled only after the token is known, so the line of the token comes first.
+                // The node is polled after the token is printed, so the line of the token comes
+                // first.
                 let peer = cluster.peer(id);
                 let node = peer.node.as_mut().ok_or("it is down")?;
                 let line = match node.read(peer.now, ReadMode::Linearizable) {
@@ -308,7 +309,8 @@ impl Script {
         Ok(())
     }
 
-    /// The messages that the arguments select, in order, taken off the network unless they `stay`.
+    /// The messages that the arguments select, in order. They are removed from the network unless
+    /// they `stay`.
     fn select(&mut self, args: &mut Args, stay: bool) -> Result<Vec<Message>> {
         if args.words.is_empty() && args.keys.is_empty() {
             let all = self.cluster.network.clone();
@@ -356,7 +358,7 @@ impl Script {
         Ok(())
     }
 
-    /// A message that no node has sent.
+    /// Delivers a message that no node has sent.
     fn inject(&mut self, args: &mut Args) -> Result<()> {
         let (to, from) = (args.id()?, args.number("from")?.ok_or("from whom?")?);
         let term = args.number("term")?.unwrap_or(1);
@@ -510,7 +512,7 @@ impl Script {
         Ok(())
     }
 
-    /// Remembers the snapshots that are being sent, for `sent`.
+    /// Records the snapshots being sent, for the command `sent`.
     fn note_offers(&mut self) {
         for offer in &self.cluster.offers {
             let sending = (offer.from.0, offer.to.0, offer.snapshot.last);
