@@ -34,8 +34,8 @@ const SNAPSHOT_DOUBLINGS_MAX: u32 = 7;
 /// The most entries removed from memory in one tick.
 const TRIM_ENTRIES: usize = 4096;
 
-/// Invariants: `applied ≤ commit ≤ log.last().index`; `hard.term` is at least the log's last term;
-/// `durable` is an earlier or the current value of `hard`.
+/// Invariants: `applied ≤ commit ≤ log.last().index`; `hard.term` is at least the log's last
+/// term; `durable` is an earlier or the current value of `hard`.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub(crate) struct Core {

@@ -44,8 +44,8 @@ pub enum Body {
     Vote {
         /// The last entry of the sender's log. It is durable there.
         last: LogId,
-        /// The election was ordered by the leader (leadership transfer, §3.10). A receiver that has
-        /// a live leader considers the request all the same.
+        /// The election was ordered by the leader (leadership transfer, §3.10). A receiver that
+        /// has a live leader considers the request all the same.
         transfer: bool,
     },
     /// The reply to a `Vote`.

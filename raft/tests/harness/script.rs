@@ -6,33 +6,34 @@
 //!                           [SETTING=N ..]   compares: nodes report hashes of what they apply
 //! propose N COMMAND ..      several at once are several proposals under one poll
 //! system N COMMAND
-//! forward N COMMAND         N asks its leader to append it; each command has the next number
+//! forward N COMMAND         N forwards it to its leader; each command takes the next number
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
-//! elect N [V ..]            N campaigns, and what is about votes is synced and delivered among N and
-//!                           the V (or all), until N leads; what it says as leader stays under way
-//! clock N MS [passed=MS]    the node's wall clock; how far its monotonic clock goes on
-//! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays under way
+//! elect N [V ..]            N campaigns; writes and messages of the election are carried out among N
+//!                           and the V (or all) until N leads; its messages as leader stay in flight
+//! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
+//! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays in flight
 //! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
-//! inflight                  lists what is under way
+//! inflight                  lists the messages in flight
 //! inject TO from=N BODY [term=T] [incarnation=I] [FIELD=VALUE ..]
 //! cut N [M]                 all links of N, or those between N and M; `cut N to=M`: one way
-//! heal                      all links are good again
-//! unreachable N PEER        N's transport says so
-//! sync N [hold]             the write is on disk; hold: the node does not know yet
-//! receipt N                 hands out a receipt that was held
-//! crash [N] [keep]          what is not synced is lost; keep: the write just made it
+//! heal                      all links work again
+//! unreachable N PEER        N's transport reports a loss
+//! sync N [hold]             the write is on disk; hold: its receipt is held
+//! receipt N                 passes a held receipt to the node
+//! crash [N] [keep]          the pending write is lost; keep: it was just synced
 //! restart [N]               without N: every node that is down
 //! wipe N [join]             a new disk under the id; join: one that knows no membership
-//! lose N INDEX [silent]     rot on the disk of a node that is down, from INDEX on; silent: not noticed
-//! flip N                    N's state machine applies something else than the next batch
-//! machine N                 the state machine is done (with hold_machines)
-//! snapshot N [failed]       the snapshot that was asked for is durable
-//! offer N                   the offer reaches N, and its bytes, if N wants them
-//! install N                 the bytes are durable
-//! sent N PEER ok|failed     N's transport is done with a snapshot
-//! stabilize [N ..]          everything happens until nothing is left to happen
+//! lose N INDEX [silent]     damages the disk of a node that is down, from INDEX on;
+//!                           silent: recovery does not notice
+//! flip N                    N's state machine applies something other than the next batch
+//! machine N                 the state machine's order is done (with hold_machines)
+//! snapshot N [failed]       the ordered snapshot is durable, or has failed
+//! offer N                   the offer reaches N, and the bytes too if N accepts it
+//! install N                 the received snapshot is durable
+//! sent N PEER ok|failed     N's transport has finished a snapshot transfer
+//! stabilize [N ..]          syncs, deliveries and snapshots, until nothing is pending
 //! status [N], log N, disk N, counters N
 //! ```
 
