@@ -132,7 +132,7 @@ pub enum Body {
         start: u64,
         /// The number from the `Forward`.
         number: u64,
-        /// What the leader did with the command.
+        /// The leader's decision, or `Lost` if it is not known.
         outcome: Forwarded,
     },
     /// The receiver's incarnation is not the one in the sender's membership: its disk was wiped, or

@@ -5,7 +5,7 @@ use super::disk::Disk;
 use raft::{Body, Entry, Index, Message, Node, NodeId, Term};
 use std::collections::BTreeMap;
 
-/// What the checks have recorded so far.
+/// The leaders and committed entries seen so far.
 #[derive(Default)]
 pub struct Checks {
     leaders: BTreeMap<Term, NodeId>,

@@ -3,7 +3,7 @@
 use raft::{Body, Entry, HardState, Message, Node, Payload, ReadId, Rebase, RoleKind, Write};
 use std::fmt::Write as _;
 
-/// What to print in addition to the default.
+/// The optional parts of the output.
 #[derive(Clone, Copy, Default)]
 pub struct Show {
     /// The term of every message. Without it only vote requests and their replies show theirs.

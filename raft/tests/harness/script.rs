@@ -10,8 +10,8 @@
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
-//! elect N [V ..]            N campaigns; writes and messages of the election are carried out among N
-//!                           and the V (or all) until N leads; its messages as leader stay in flight
+//! elect N [V ..]            N campaigns; the election's writes and messages are carried out among N
+//!                           and the V (or all) until N leads; its later messages stay in flight
 //! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
 //! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays in flight
 //! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
