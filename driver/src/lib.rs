@@ -42,11 +42,12 @@ mod waiters;
 pub use clock::{Clock, Sleep};
 pub use error::{ExecuteError, NotReady, Outcome, ProposeError, ReadError, StopReason, WaitError};
 pub use handle::{Done, Handle, Proposal, ReadMode};
-pub use inbox::{Inbox, Mailbox, OfferError, Received, Reception, inbox, inbox_limited};
+pub use inbox::{Inbox, InboxReceiver, OfferError, Received, Reception, inbox, inbox_limited};
 pub use inspect::Inspect;
 pub use limits::Limits;
-pub use machine::{At, Frozen, RestoreError, StateMachine};
-pub use node::{Driver, DriverConfig, Part, Seams};
+pub use machine::{ApplyContext, Frozen, RestoreError, StateMachine};
+pub use node::{Dependencies, Driver, DriverConfig, Part};
+pub use raft::LogTime;
 pub use report::report;
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
 #[cfg(feature = "tokio")]

@@ -16,18 +16,19 @@ pub trait StateMachine: Send + 'static {
     /// Applies a command. Must be deterministic: it may depend only on the state, the command and
     /// `at`. The answer is returned to the client that proposed the command. The bytes may be kept
     /// without a copy; they share an allocation with the log while the log holds the entry.
-    fn apply(&mut self, at: At, command: Bytes) -> Bytes;
+    fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes;
 
     /// Applies several commands, and returns their answers in the same order. The result must be
     /// the same as that of [`StateMachine::apply`] on each, which is the default. Override it for a
     /// machine with work per batch, such as a commit to its own database. The number of commands in
     /// a batch differs between nodes.
-    fn apply_batch(&mut self, commands: Vec<(At, Bytes)>) -> Vec<Bytes> {
+    fn apply_batch(&mut self, commands: Vec<(ApplyContext, Bytes)>) -> Vec<Bytes> {
         commands.into_iter().map(|(at, command)| self.apply(at, command)).collect()
     }
 
-    /// Answers a read. Changes nothing.
-    fn query(&self, query: &[u8]) -> Bytes;
+    /// Answers a read. Changes nothing. `time` is the log time of the last applied entry: a read
+    /// uses it to decide what has expired, as `apply` uses [`ApplyContext::time`].
+    fn query(&self, time: LogTime, query: &[u8]) -> Bytes;
 
     /// Returns a handle to the current state. The handle is written out on another thread while
     /// commands are applied, so its cost should not depend on the size of the state.
@@ -45,7 +46,7 @@ pub trait Frozen {
 
 /// The position and time of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
+pub struct ApplyContext {
     /// The entry that holds the command.
     pub id: LogId,
     /// The log time: the cluster's own clock, which never goes backwards. See `raft::LogTime`.

@@ -6,7 +6,7 @@ use crate::report::report;
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, Handle, Inspect, Limits, Load, Mailbox, NotReady, SnapshotPort,
+    Clock, DriverStatus, Handle, InboxReceiver, Inspect, Limits, Load, NotReady, SnapshotPort,
     SnapshotStore, StateMachine, StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
@@ -38,13 +38,13 @@ impl DriverConfig {
 }
 
 /// The components that a node is connected to.
-pub struct Seams<S, T, C> {
+pub struct Dependencies<S, T, C> {
     /// The user's state machine, in its initial state.
     pub machine: S,
     /// Carries messages to peers.
     pub transport: Arc<T>,
     /// The driver's end of the inbox whose other end the transport has.
-    pub mailbox: Mailbox,
+    pub inbox_receiver: InboxReceiver,
     /// Stores snapshots.
     pub snapshots: Arc<dyn SnapshotStore>,
     /// Provides the time.
@@ -75,19 +75,20 @@ impl<S: StateMachine> Driver<S> {
     pub fn new<T: Transport, C: Clock>(
         config: DriverConfig,
         restored: Restored,
-        seams: Seams<S, T, C>,
+        dependencies: Dependencies<S, T, C>,
     ) -> Result<Self, ConfigError> {
-        Self::inspected(config, restored, seams, ())
+        Self::inspected(config, restored, dependencies, ())
     }
 
     /// Like [`Driver::new`], with an observer of the core and the state machine, for a simulation.
     pub fn inspected<T: Transport, C: Clock>(
         config: DriverConfig,
         restored: Restored,
-        seams: Seams<S, T, C>,
+        dependencies: Dependencies<S, T, C>,
         inspect: impl Inspect<S>,
     ) -> Result<Self, ConfigError> {
-        let Seams { machine, transport, mailbox, snapshots, clock } = seams;
+        let Dependencies { machine, transport, inbox_receiver, snapshots, clock } = dependencies;
+        fits(&config.raft, transport.message_bytes_max())?;
         let base = restored.snapshot.clone();
         if let Err(error) = snapshots.remove_before(base.last) {
             report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
@@ -118,6 +119,7 @@ impl<S: StateMachine> Driver<S> {
             SnapshotPort::new(jobs_out, snapshots.clone(), receipts.clone(), shared.clone());
         let machine = MachineTask {
             machine,
+            time: base.time,
             waiters: Waiters::new(limits.waiters_max),
             base,
             store: snapshots.clone(),
@@ -144,7 +146,7 @@ impl<S: StateMachine> Driver<S> {
             election_timeout,
             shared: shared.clone(),
             calls: calls_out,
-            mailbox,
+            inbox_receiver,
             receipts: receipts_out,
             writes,
             orders,
@@ -160,5 +162,40 @@ impl<S: StateMachine> Driver<S> {
             store,
             snapshots: writer,
         })
+    }
+}
+
+/// Everything in a message but commands takes less than this, in bytes.
+const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// Whether every message fits into what the transport carries. One that did not would be lost each
+/// time that it is sent, and the log would end there for good.
+fn fits(config: &raft::Config, message_bytes_max: usize) -> Result<(), ConfigError> {
+    let limit_bytes = message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
+    let sizes = [
+        ("command_bytes_max", config.command_bytes_max),
+        ("append_bytes_max", config.append_bytes_max),
+    ];
+    match sizes.into_iter().find(|(_, bytes)| *bytes > limit_bytes) {
+        Some((name, bytes)) => Err(ConfigError::LargerThanMessages { name, bytes, limit_bytes }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{Config, Incarnation, NodeId};
+
+    #[test]
+    fn settings_whose_messages_the_transport_does_not_carry_are_refused() {
+        let mut config = Config::new(NodeId(1), Incarnation(1), 1);
+        assert_eq!(fits(&config, usize::MAX), Ok(()));
+        assert_eq!(fits(&config, 64 << 20), Ok(()));
+        config.command_bytes_max = 64 << 20;
+        let refused = fits(&config, 64 << 20).unwrap_err();
+        assert!(refused.to_string().contains("command_bytes_max is 67108864"), "{refused}");
+        (config.command_bytes_max, config.append_bytes_max) = (1 << 20, 65 << 20);
+        assert!(fits(&config, 64 << 20).is_err());
     }
 }

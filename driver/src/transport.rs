@@ -1,6 +1,6 @@
 //! The interface to the transport, which carries messages between nodes.
 
-use raft::{Membership, Message, NodeId, Offer};
+use raft::{Membership, Message, NodeId, SnapshotOffer};
 use std::io::Read;
 
 /// Carries messages to peers. It passes received messages and reports of lost messages to the
@@ -15,13 +15,19 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends a snapshot to `offer.to`. Its bytes are read from `state`, which blocks: read it off
     /// the async threads. The result is reported with
     /// [`Inbox::snapshot_sent`](crate::Inbox::snapshot_sent), exactly once.
-    fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>);
+    fn send_snapshot(&self, offer: SnapshotOffer, state: Box<dyn Read + Send>);
 
     /// Whether there is a connection to `peer` now, as far as the transport knows. Without one, a
     /// client's command is not forwarded there, and is known not to be done. If a forwarded message
     /// is lost instead, its outcome is unknown.
     fn is_connected(&self, _peer: NodeId) -> bool {
         true
+    }
+
+    /// The largest message that the transport carries, in bytes of its encoding. A node whose
+    /// settings allow larger ones is not started.
+    fn message_bytes_max(&self) -> usize {
+        usize::MAX
     }
 
     /// Takes over the current members and their addresses. Called when the membership changes.

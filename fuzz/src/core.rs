@@ -1,14 +1,15 @@
-//! Sequences of everything that a node can take in, from correct peers, confused ones and its own parts.
+//! Fuzzes the core with sequences of all its inputs: from correct peers, from faulty peers and from
+//! the node's own parts.
 
 use crate::Input;
 use bytes::Bytes;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
-    LogTime, Member, Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode,
-    Reading, Restore, Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
+    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
+    Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
 };
 
-/// One event leads to far fewer.
+/// The most actions after one event. A correct core returns far fewer.
 const ACTIONS_MAX: usize = 20_000;
 
 struct Driven {
@@ -20,7 +21,7 @@ struct Driven {
     snapshot: Option<TakeSnapshot>,
 }
 
-/// Each choice is an event.
+/// Draws events from the bytes until they are used up.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let mut driven = Driven::new(1 + input.below(4));
@@ -159,7 +160,7 @@ fn entries(input: &mut Input<'_>, prev: LogId) -> Vec<Entry> {
         let id = if input.below(20) == 0 { log_id(input) } else { follows };
         before = id;
         let payload = match input.below(6) {
-            0 => Payload::Blank,
+            0 => Payload::NoOp,
             1 => Payload::Clock,
             2 => Payload::System(Bytes::from_static(b"system")),
             3 => Payload::Membership(membership(input.below(5))),
@@ -173,7 +174,7 @@ fn entries(input: &mut Input<'_>, prev: LogId) -> Vec<Entry> {
 
 fn message(input: &mut Input<'_>) -> Message {
     let round = |input: &mut Input<'_>| Round(input.number());
-    let body = match input.below(14) {
+    let body = match input.below(16) {
         0 => Body::PreVote { next: Term(input.number()), last: log_id(input) },
         1 => Body::PreVoteReply { next: Term(input.number()), granted: input.below(2) == 0 },
         2 => Body::Vote { last: log_id(input), transfer: input.below(4) == 0 },
@@ -213,7 +214,7 @@ fn message(input: &mut Input<'_>) -> Message {
         }
         _ => {
             let refused = Incarnation(100 + input.below(3));
-            Body::Outcast { commit: Index(input.number()), refused }
+            Body::NotAMember { commit: Index(input.number()), refused }
         }
     };
     let from = input.below(6);
@@ -227,9 +228,9 @@ fn message(input: &mut Input<'_>) -> Message {
     }
 }
 
-fn offer(input: &mut Input<'_>) -> Offer {
+fn offer(input: &mut Input<'_>) -> SnapshotOffer {
     let from = 1 + input.below(4);
-    Offer {
+    SnapshotOffer {
         from: NodeId(from),
         to: NodeId(0),
         term: Term(input.number()),

@@ -10,7 +10,7 @@ use crate::history::{Base, History, Lookup, Record, Retention};
 use crate::query::{Answer, Query};
 use crate::store::{Executed, Place, Store};
 use bytes::Bytes;
-use raft::CommandNumber;
+use raft::{CommandNumber, LogTime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -96,7 +96,7 @@ impl Machine {
         self.answers.clone()
     }
 
-    fn apply_one(&mut self, at: driver::At, command: &[u8]) -> Bytes {
+    fn apply_one(&mut self, at: driver::ApplyContext, command: &[u8]) -> Bytes {
         let place = Place { number: at.number, term: at.id.term };
         self.state.apply(place, Command::decode(command)).encode()
     }
@@ -114,19 +114,19 @@ impl Machine {
 impl driver::StateMachine for Machine {
     type Frozen = State;
 
-    fn apply(&mut self, at: driver::At, command: Bytes) -> Bytes {
+    fn apply(&mut self, at: driver::ApplyContext, command: Bytes) -> Bytes {
         let answer = self.apply_one(at, &command);
         self.publish();
         answer
     }
 
-    fn apply_batch(&mut self, commands: Vec<(driver::At, Bytes)>) -> Vec<Bytes> {
+    fn apply_batch(&mut self, commands: Vec<(driver::ApplyContext, Bytes)>) -> Vec<Bytes> {
         let answers = commands.iter().map(|(at, command)| self.apply_one(*at, command)).collect();
         self.publish();
         answers
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
         let Some((ticket, query)) = Query::decode(query) else { return Answer::Nothing.encode() };
         let found = match query {
             Query::Value(key) => match self.state.store.item(key) {

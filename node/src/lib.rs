@@ -14,9 +14,9 @@
 //! - [`TypedMachine`] is the trait to implement first: commands, replies and the state are your own
 //!   types. [`StateMachine`] is the same with bytes, for large states or an encoding of your own.
 //! - [`Builder`] has all settings, with their defaults.
-//! - [`Node::execute`] and [`Node::read`] work on every node of a cluster. An error of `execute` says
-//!   whether the command was certainly not done, or may have been.
-//! - [`assembly`] puts a node together from other parts: a simulated disk, network and clock.
+//! - [`Node::execute`] and [`Node::read`] work on every node of a cluster. An error of `execute`
+//!   states whether the command was certainly not done, or may have been done.
+//! - [`assembly`] builds a node from other parts: a simulated disk, network and clock.
 //!
 //! # What it needs
 //!
@@ -41,8 +41,8 @@ mod typed;
 pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
-    At, DriverStatus, Frozen, Handle, NotReady, Proposal, ReadError, ReadMode as Consistency,
-    RestoreError, StateMachine, StopReason, WaitError,
+    ApplyContext, DriverStatus, Frozen, Handle, NotReady, Proposal, ReadError,
+    ReadMode as Consistency, RestoreError, StateMachine, StopReason, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use node::Node;

@@ -1,8 +1,8 @@
-//! From settings to a node that runs: listener, directory, cluster, assembly, threads.
+//! Turns settings into a running node: listener, directory, cluster, assembly, threads.
 //!
-//! The order matters. The listener comes first: whether the port is free is known before anything
-//! is written. The data directory is opened after that; then the node finds its cluster, if it has
-//! none yet. A peer is told nothing about this node before its incarnation is durable (see
+//! The order matters. The listener comes first, so that a port that is in use is detected before
+//! anything is written. Then the data directory is opened. Then the node finds its cluster, if it
+//! has none yet. A node sends nothing about itself to a peer before its incarnation is durable (see
 //! [`Directory`](storage::Directory)).
 
 use crate::assembly::{Assembled, Parts};
@@ -50,7 +50,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
 
     let config = builder.driver_config(id);
     let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
-    // A peer is given as much time on a connection as a leader is.
+    // A peer's connection may be silent for at least as long as a leader.
     transport_config.silence = transport_config.silence.max(builder.election_timeout);
     let clock = Arc::new(TokioClock::new());
     let leader_wait = builder.leader_wait();
@@ -90,7 +90,7 @@ fn close(log: Log<RealDisk>) {
     }
 }
 
-/// A node on its way.
+/// A node that is starting.
 struct Starting<'a, S> {
     id: NodeId,
     data_dir: PathBuf,
@@ -100,7 +100,7 @@ struct Starting<'a, S> {
 }
 
 impl<S: StateMachine> Starting<'_, S> {
-    /// How the node introduces itself.
+    /// The identity that the node sends to founders.
     fn introduce(&self, who: storage::DurableIncarnation) -> Founder {
         Founder::new(who, self.own.peer_address.clone(), self.own.client_address.clone())
     }
@@ -118,7 +118,7 @@ impl<S: StateMachine> Starting<'_, S> {
 
     async fn open(&self, disk: RealDisk) -> Result<Directory<RealDisk>, StartError> {
         let config = self.builder.log.clone();
-        // Reading a long log takes a while; the listeners answer meanwhile.
+        // Reading a long log takes a while. The listener answers meanwhile.
         let opened = tokio::task::spawn_blocking(move || Directory::open(disk, config));
         let opened = opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
         let (directory, cases) = opened.map_err(|error| match error {
@@ -135,7 +135,7 @@ impl<S: StateMachine> Starting<'_, S> {
         Ok(directory)
     }
 
-    /// Goes on with what the directory has.
+    /// Continues with the state in the directory, if it belongs to this node.
     fn resume(&self, member: Member<RealDisk>) -> Result<Member<RealDisk>, StartError> {
         let found = member.who().node();
         match found == self.id {
@@ -169,7 +169,7 @@ impl<S: StateMachine> Starting<'_, S> {
         disk: RealDisk,
     ) -> Result<(Member<RealDisk>, Snapshots<RealDisk>), StartError> {
         let snapshots = Snapshots::new(disk).map_err(|error| self.disk_error(error))?;
-        // A large one takes a while; the listeners answer meanwhile.
+        // A large snapshot takes a while. The listener answers meanwhile.
         let checking = tokio::task::spawn_blocking(move || {
             member.check_base(&snapshots).map(|case| (member, snapshots, case))
         });
@@ -187,8 +187,9 @@ impl<S: StateMachine> Starting<'_, S> {
         Ok((member, snapshots))
     }
 
-    /// The list of members counts only when a cluster is bootstrapped. An operator who changes it
-    /// later should know that nothing follows from it.
+    /// Warns if the list of members differs from the membership in the log. The list has an effect
+    /// only when a cluster is bootstrapped or joined, and an operator who changes it later should
+    /// know that.
     fn warn_of_other_members(&self, membership: &Membership) {
         let text = |mut listed: Vec<Listed>| {
             listed.sort();

@@ -7,7 +7,7 @@
 mod machine;
 
 use machine::{Command, Locks};
-use quorate::{At, Typed, TypedMachine};
+use quorate::{ApplyContext, LogTime, Typed, TypedMachine};
 use serde::{Deserialize, Serialize};
 use simulator::{Request, Simulation};
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ fn no_token_is_given_twice_whatever_fails() {
         .run();
 }
 
-/// A mistake that no test of one node finds: the number of the last token is not in the snapshot.
+/// A mistake that no test of a single node finds: the snapshot does not contain the last token.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Forgetful {
     #[serde(skip)]
@@ -61,15 +61,15 @@ impl TypedMachine for Forgetful {
     type Query = String;
     type Answer = <Locks as TypedMachine>::Answer;
 
-    fn apply(&mut self, at: At, command: Command) -> Self::Reply {
+    fn apply(&mut self, at: ApplyContext, command: Command) -> Self::Reply {
         self.locks.tokens = self.tokens;
         let reply = self.locks.apply(at, command);
         self.tokens = std::mem::take(&mut self.locks.tokens);
         reply
     }
 
-    fn query(&self, lock: String) -> Self::Answer {
-        self.locks.query(lock)
+    fn query(&self, time: LogTime, lock: String) -> Self::Answer {
+        self.locks.query(time, lock)
     }
 }
 

@@ -132,6 +132,18 @@ pub enum ConfigError {
         /// The name of the setting.
         name: &'static str,
     },
+    /// Commands, or appends, may be larger than the transport's messages.
+    #[error(
+        "{name} is {bytes}, and the transport carries messages of at most {limit_bytes} bytes: lower it"
+    )]
+    LargerThanMessages {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        bytes: usize,
+        /// The most that it may be.
+        limit_bytes: usize,
+    },
     /// The entries do not follow the snapshot or each other. The store has a bug.
     #[error("the restored log is not contiguous at index {at}")]
     Gap {

@@ -6,12 +6,13 @@
 //!
 //! One entry may always go, however large: a limit below the size of a command must not stop everything.
 
+use crate::checks::Check;
 use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
 use raft::{Body, Entry, Index, Message, Term};
 use std::collections::VecDeque;
 
-const CHECK: &str = "limits are kept";
+const CHECK: Check = Check::LimitsAreKept;
 
 #[derive(Debug)]
 pub(crate) struct Limits {
@@ -94,7 +95,7 @@ impl Limits {
                 "node {at} sends {} what follows {prev} for the {}th time in {} µs",
                 message.to.0, to.repeated, self.repeat_us
             );
-            return violation("no storm of messages", detail);
+            return violation(Check::NoStormOfMessages, detail);
         }
         // Who begins elsewhere takes what was under way for lost.
         if to.term != message.term || to.last != prev.index {

@@ -3,7 +3,7 @@
 //! Recovery is compared with it, and so is every promise that a node makes: what it says must be in
 //! here first.
 
-use raft::{Entry, HardState, Index, LogId, Rebase, Restored, Snapshot, Write};
+use raft::{Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
 use std::collections::VecDeque;
 
 /// A block of the log, and how much of it is content at least.
@@ -16,7 +16,7 @@ const HEAD_BYTES_MAX: usize = 1_000;
 #[derive(Clone, Debug)]
 pub struct Change {
     hard_state: HardState,
-    rebase: Option<Rebase>,
+    log_start: Option<LogStart>,
     entries: Vec<Entry>,
 }
 
@@ -31,14 +31,14 @@ impl Change {
 
     /// Whether the log begins elsewhere afterwards.
     pub(crate) fn rebases(&self) -> bool {
-        self.rebase.is_some()
+        self.log_start.is_some()
     }
 
     /// What a write changes.
     pub fn of(write: &Write) -> Self {
         Change {
             hard_state: write.hard_state,
-            rebase: write.rebase.clone(),
+            log_start: write.log_start.clone(),
             entries: write.entries.clone(),
         }
     }
@@ -68,14 +68,14 @@ impl Shadow {
     /// A write has become durable.
     pub fn apply(&mut self, change: &Change) {
         self.hard_state = change.hard_state;
-        match &change.rebase {
-            Some(Rebase::Compact(snapshot)) => {
+        match &change.log_start {
+            Some(LogStart::Compact(snapshot)) => {
                 while self.entries.front().is_some_and(|e| e.id.index <= snapshot.last.index) {
                     self.entries.pop_front();
                 }
                 self.base = snapshot.clone();
             }
-            Some(Rebase::Reset(snapshot)) => {
+            Some(LogStart::Reset(snapshot)) => {
                 self.entries.clear();
                 self.base = snapshot.clone();
             }

@@ -15,6 +15,7 @@ mod nodes;
 pub use flights::{Fate, Flight, FlightKind};
 pub use nodes::LastLog;
 
+use crate::checks::Check;
 use crate::plan::Fault;
 use crate::shadow::Shadow;
 use crate::workload::{Outcome, Request};
@@ -91,7 +92,7 @@ pub enum What {
     /// The faults stopped.
     Calm,
     /// A promise was broken.
-    Violation(&'static str),
+    Violation(Check),
 }
 
 impl What {
@@ -319,10 +320,15 @@ impl Timeline {
     }
 }
 
-/// Bytes as text if they are that, and else in hexadecimal; only the first ones.
+/// Bytes as text if they are text, and otherwise in hexadecimal; only the first ones.
 pub fn shown(bytes: &[u8]) -> String {
+    shown_within(bytes, SHOWN_BYTES)
+}
+
+/// The same, with a limit of its own.
+pub(crate) fn shown_within(bytes: &[u8], bytes_max: usize) -> String {
     let is_text = !bytes.is_empty() && bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
-    let few = &bytes[..bytes.len().min(SHOWN_BYTES)];
+    let few = &bytes[..bytes.len().min(bytes_max)];
     let mut text = match is_text {
         true => String::from_utf8_lossy(few).into_owned(),
         false => few.iter().map(|byte| format!("{byte:02x}")).collect(),

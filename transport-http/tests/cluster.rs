@@ -1,4 +1,4 @@
-//! Nodes that found a cluster, replicate, break off and come back.
+//! Nodes that bootstrap a cluster, replicate, lose their connections and come back.
 
 mod nodes;
 
@@ -12,7 +12,8 @@ use storage::{ClusterId, RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use transport_http::{
-    Desk, FoundError, Founder, HttpTransport, Listed, PeerServer, TransportConfig, found,
+    BootstrapError, BootstrapService, Founder, HttpTransport, Listed, PeerServer, TransportConfig,
+    bootstrap,
 };
 
 #[tokio::test]
@@ -67,8 +68,8 @@ async fn a_node_that_is_cut_off_catches_up_by_a_snapshot() {
     stop(nodes).await;
 }
 
-/// Accepts every connection, reads and answers so much that it is taken for a peer, and then does
-/// nothing, without closing. Counts the connections.
+/// Accepts every connection, responds just enough to look like a peer, and then does nothing,
+/// without closing. Counts the connections.
 async fn black_hole() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
@@ -141,7 +142,7 @@ async fn a_stranger_to_the_cluster_is_not_let_in() {
         transport.set_members(&Membership::of_voters([(NodeId(0), member)].into()));
         transport
     };
-    // The one that is let in shows how long that takes.
+    // The second one is accepted, which shows how long that takes.
     let stranger = connected_as(ClusterId(12345)).await;
     let welcome = connected_as(nodes[0].cluster).await;
     eventually("the same cluster, as a new node might come", async || {
@@ -161,22 +162,22 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     for (server, founder) in servers.iter().zip(&founders) {
         server.desk().sit(founder.clone(), all.clone());
     }
-    let desk = Desk::new();
-    let first = found(&desk, &founders[0], &all).await.expect("all are up");
+    let desk = BootstrapService::new();
+    let first = bootstrap(&desk, &founders[0], &all).await.expect("all are up");
     servers[0].desk().belong(founders[0].clone(), first.cluster, first.membership.clone());
 
-    let slow = found(&desk, &founders[1], &all).await.expect("it is the same founder");
+    let slow = bootstrap(&desk, &founders[1], &all).await.expect("it is the same founder");
     assert_eq!(slow, first);
 
     let wiped = founder(2, &servers[2], 999);
-    let refused = found(&desk, &wiped, &all).await.expect_err("its disk was wiped");
-    assert!(matches!(refused, FoundError::Wiped { node: NodeId(2), .. }), "{refused}");
+    let refused = bootstrap(&desk, &wiped, &all).await.expect_err("its disk was wiped");
+    assert!(matches!(refused, BootstrapError::Wiped { node: NodeId(2), .. }), "{refused}");
     assert!(refused.to_string().contains("--join"), "the way out is named: {refused}");
 
     let stranger = founder(9, &servers[2], 5);
     let with_stranger = list(&[founders[0].clone(), stranger.clone()]);
-    let refused = found(&desk, &stranger, &with_stranger).await.expect_err("it is not known");
-    assert!(matches!(refused, FoundError::Stranger { .. }), "{refused}");
+    let refused = bootstrap(&desk, &stranger, &with_stranger).await.expect_err("it is not known");
+    assert!(matches!(refused, BootstrapError::Stranger { .. }), "{refused}");
 }
 
 #[tokio::test]
@@ -188,13 +189,15 @@ async fn founders_with_different_lists_found_nothing_together() {
     servers[0].desk().sit(founders[0].clone(), two.clone());
     servers[1].desk().sit(founders[1].clone(), all.clone());
     servers[2].desk().sit(founders[2].clone(), all.clone());
-    // In each direction both lists are named.
+    // Each of the two nodes reports both lists.
     let (one, other) = tokio::join!(
-        found(servers[0].desk(), &founders[0], &two),
-        found(servers[1].desk(), &founders[1], &all),
+        bootstrap(servers[0].desk(), &founders[0], &two),
+        bootstrap(servers[1].desk(), &founders[1], &all),
     );
     for refused in [one, other] {
-        let Err(refused @ FoundError::OtherList { .. }) = refused else { panic!("{refused:?}") };
+        let Err(refused @ BootstrapError::OtherList { .. }) = refused else {
+            panic!("{refused:?}")
+        };
         let text = refused.to_string();
         let both = [&two, &all].map(|list| {
             let list: Vec<String> = list.iter().map(Listed::to_string).collect();
@@ -203,8 +206,8 @@ async fn founders_with_different_lists_found_nothing_together() {
         assert!(text.contains(&format!("{};", both[0])) || text.contains(&format!("{}.", both[0])));
         assert!(text.contains(&both[1]), "{text}");
     }
-    // The one that is not on the list of another hears which of its entries are right.
-    let refused = found(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
+    // A node that is not on another's list learns which of its entries are right.
+    let refused = bootstrap(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
     assert!(refused.to_string().contains(&format!("not {}", all[2])), "{refused}");
 }
 
@@ -215,10 +218,10 @@ async fn a_founder_on_its_own_refuses_those_that_count_on_it() {
         (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
     let alone = list(&founders[1..]);
     servers[1].desk().sit(founders[1].clone(), alone.clone());
-    let founded = found(servers[1].desk(), &founders[1], &alone).await.expect("it is alone");
-    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
-    assert!(matches!(refused, Err(FoundError::OtherList { .. })), "{refused:?}");
+    let founded = bootstrap(servers[1].desk(), &founders[1], &alone).await.expect("it is alone");
+    let refused = bootstrap(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(BootstrapError::OtherList { .. })), "{refused:?}");
     servers[1].desk().belong(founders[1].clone(), founded.cluster, founded.membership);
-    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
-    assert!(matches!(refused, Err(FoundError::Stranger { .. })), "{refused:?}");
+    let refused = bootstrap(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(BootstrapError::Stranger { .. })), "{refused:?}");
 }

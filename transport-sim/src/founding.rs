@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use madsim::runtime::{Handle as Executor, NodeHandle};
 use quorate::bootstrap::{Begin, BeginError, begin};
 use raft::{Membership, NodeId};
-use simulator::checks::{Shadow, Violation, violation};
+use simulator::checks::{Check, Shadow, Violation, violation};
 use simulator::random::{Purpose, Stream};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{Faults, MemDisk, Verdict};
 use storage::{ClusterId, Directory, DurableIncarnation};
 use tokio::sync::oneshot;
-use transport_http::{FoundError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
+use transport_http::{BootstrapError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
 
 /// A node loses its power at most this often while it founds.
 const FAILURES_MAX: u64 = 4;
@@ -47,7 +47,7 @@ const REFUSED_WITHIN_US: u64 = 10_000_000;
 const LOOK_US: u64 = 1_000;
 
 /// The check that a cluster which does not come about breaks.
-const FOUNDS: &str = "a cluster bootstraps itself";
+const FOUNDS: Check = Check::ClusterBootstrapsItself;
 
 /// What a node is a member of.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +106,7 @@ impl<A: App> Cluster<A> {
             if joined.cluster != first.cluster || joined.membership != first.membership || !is_named
             {
                 let detail = format!("node 0 has {first:?}, node {node} has {joined:?}");
-                return violation("founders agree on one cluster", detail);
+                return violation(Check::FoundersAgreeOnOneCluster, detail);
             }
             let mut world = self.world();
             world.cluster = joined.cluster;
@@ -121,7 +121,7 @@ impl<A: App> Cluster<A> {
                 }
                 other => {
                     let detail = format!("node {node} is a member, and its disk has {other:?}");
-                    return violation("founders agree on one cluster", detail);
+                    return violation(Check::FoundersAgreeOnOneCluster, detail);
                 }
             };
             drop(opened);
@@ -245,12 +245,12 @@ impl<A: App> Cluster<A> {
         life.end();
         Executor::current().kill(machine.id());
         match refused {
-            Some(Ended::Failed(BeginError::Bootstrap(FoundError::Wiped { .. }))) => {
+            Some(Ended::Failed(BeginError::Bootstrap(BootstrapError::Wiped { .. }))) => {
                 self.mark("a wiped founder was refused");
             }
             Some(Ended::Joined(joined)) => {
                 let detail = format!("node {node} is {joined:?} after its disk was wiped");
-                let broken = violation::<()>("a wiped disk is no founder again", detail);
+                let broken = violation::<()>(Check::WipedDiskIsNoFounderAgain, detail);
                 return self.broken(broken.err());
             }
             Some(Ended::Failed(error)) => {
@@ -271,7 +271,7 @@ impl<A: App> Cluster<A> {
             if joined.cluster != world.cluster {
                 let detail = format!("node {node} joined {:?}", joined.cluster);
                 drop(world);
-                return self.broken(violation::<()>("a node joins its own cluster", detail).err());
+                return self.broken(violation::<()>(Check::NodeJoinsItsOwnCluster, detail).err());
             }
             let swarm = world.plan.swarm.clone();
             let host: &mut Host<A> = &mut world.hosts[node];
