@@ -10,7 +10,7 @@
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
-//! elect N [V ..]            N campaigns; the election's writes and messages are carried out among N
+//! elect N [V ..]            N campaigns; its writes and messages are carried out among N
 //!                           and the V (or all) until N leads; its later messages stay in flight
 //! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
 //! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays in flight
