@@ -206,7 +206,7 @@ impl Core {
     }
 
     /// Whether this node may start an election: it is a voter, has lost no log, its disk is not
-    /// stalled, its state is not known to be wrong, and it has not been told that it is no member.
+    /// stalled, its state is not known to be wrong, and no peer has rejected it as a non-member.
     pub fn may_campaign(&self) -> bool {
         self.log.membership().is_voter(self.config.id)
             && self.hard.lost.is_none()

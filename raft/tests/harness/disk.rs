@@ -16,8 +16,8 @@ impl Disk {
         Disk { incarnation, hard_state: HardState::default(), snapshot, entries: Vec::new() }
     }
 
-    /// Applies a write to the disk: its rebase first, then its entries. The first entry may be at
-    /// or below the end of the log.
+    /// Applies a write to the disk: the new start of the log first, then its entries. The first
+    /// entry may be at or below the end of the log.
     pub fn write(&mut self, write: &Write) {
         let (old, new) = (self.hard_state, write.hard_state);
         assert!(new.term >= old.term, "the term on disk falls");
