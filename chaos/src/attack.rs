@@ -1,5 +1,4 @@
-//! One round from its beginning to its end: a cluster, clients, a scenario, the end of all faults,
-//! the judgement.
+//! Runs one round: a cluster, clients, a scenario, the end of all faults, the checks.
 
 use crate::clients::Clients;
 use crate::cluster::Cluster;
@@ -18,13 +17,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
-/// Shared by all rounds.
+/// The resources that all rounds share.
 pub struct Stage {
     /// The binary under attack.
     pub binary: PathBuf,
     /// The library to preload, or why there is none.
     pub shim: Result<PathBuf, String>,
-    /// Directories of failed rounds are kept here.
+    /// Where the directories of failed rounds are kept; `None` keeps none.
     pub out: Option<PathBuf>,
     _scratch: tempfile::TempDir,
 }
@@ -42,29 +41,30 @@ impl Stage {
     }
 }
 
-/// Clients here take more descriptors than many shells give. Where the hard limit is low too, the
-/// scenarios open fewer connections.
+/// Raises the limit of open descriptors to the hard limit: the clients here need more than many
+/// shells allow. If the hard limit is low too, the scenarios open fewer connections.
 fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     // A refusal leaves the limit as it is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// The stage of one scenario in one round.
+/// One scenario in one round, with its environment.
 pub struct Attack<'a> {
-    /// Shared by all rounds.
+    /// The resources that all rounds share.
     pub stage: &'a Stage,
-    /// The seed.
+    /// The seed of the faults and of the clients.
     pub seed: u64,
     /// The directory of the round.
     pub root: PathBuf,
     /// The runtime of the clients.
     pub runtime: Runtime,
-    /// That of the proxies and probes: a client that works for long must not hold up a link.
+    /// The runtime of the proxies and probes. It is separate, so that a busy client cannot delay a
+    /// link.
     pub links: Runtime,
-    /// Takes marks for the report.
+    /// Records the events of the round, for the report.
     pub timeline: Timeline,
-    /// Filled by the end.
+    /// The outcome, which is complete at the end of the round.
     pub outcome: Outcome,
 }
 
@@ -116,7 +116,7 @@ pub fn run(stage: &Stage, scenario: &Scenario, seed: u64) -> Outcome {
     outcome
 }
 
-/// Keeps the logs and data of a failed round.
+/// Moves the logs and data of a failed round to `kept`.
 fn keep(root: &Path, kept: &Path) -> std::io::Result<()> {
     let _ = std::fs::remove_dir_all(kept);
     crate::damage::copy_tree(root, kept)?;
@@ -124,18 +124,18 @@ fn keep(root: &Path, kept: &Path) -> std::io::Result<()> {
 }
 
 impl Attack<'_> {
-    /// Notes a violation.
+    /// Records a violation.
     pub fn violated(&mut self, text: String) {
         self.timeline.mark(Kind::Violation, None, text.clone());
         self.outcome.violations.push(text);
     }
 
-    /// Draws of this round.
+    /// The random numbers for the faults of this round.
     pub fn draw(&self) -> Stream {
         Stream::new(self.seed, Purpose::Faults, 0)
     }
 
-    /// Runs faults against a cluster with clients, then judges.
+    /// Runs `faults` against a cluster with clients, then ends all faults and checks the results.
     pub fn on_cluster(
         &mut self,
         setup: Setup,
@@ -181,7 +181,7 @@ impl Attack<'_> {
         }
     }
 
-    /// A cluster with a leader, and its probes.
+    /// Starts a cluster, waits for a leader, and starts the probes.
     fn begin(&self, mut setup: Setup) -> Result<Round<'_>, Trouble> {
         if setup.shim {
             let shim = self.stage.shim.clone().map_err(Trouble::Skipped)?;

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-/// The crates in the binary.
-const CRATES: [&str; 5] = ["kv", "driver", "transport-http", "storage", "raft"];
+/// The crates whose sources decide whether the binary is up to date.
+const CRATES: [&str; 6] = ["kv", "node", "driver", "transport-http", "storage", "raft"];
 
-/// The binary of this workspace, built in the profile of the program that runs. If it is there and
-/// later than its sources it is taken as it is: cargo would build it again with the features that
-/// it has without the rest of the workspace.
+/// The binary of this workspace, built in the profile of the running program. A binary that is
+/// newer than its sources is used as it is: cargo would build it again each time, with the features
+/// that it has without the rest of the workspace.
 pub fn find() -> Result<PathBuf, String> {
     let profile_dir = profile_dir().ok_or("this program has no path")?;
     let path = profile_dir.join("raft-kv");
@@ -26,7 +26,16 @@ pub fn find() -> Result<PathBuf, String> {
     let target_dir = profile_dir.parent().ok_or("this program has no target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "quorate-kv", "--bin", "raft-kv", "--profile", profile])
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "quorate-kv",
+            "--bin",
+            "raft-kv",
+            "--profile",
+            profile,
+        ])
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", target_dir)
         .stdin(Stdio::null())
@@ -54,7 +63,8 @@ fn is_before(dir: &Path, time: SystemTime) -> bool {
     })
 }
 
-/// `target/debug` or its like: this program is in it, or one level below as a test.
+/// The directory of the profile, such as `target/debug`. This program is in it, or one level below
+/// if it is a test.
 fn profile_dir() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let dir = program.parent()?;

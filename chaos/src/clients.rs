@@ -1,7 +1,8 @@
-//! Clients that work on a cluster through every API and write down what they hear.
+//! Clients that use a cluster through every API, and record the responses.
 //!
-//! Each does one operation after another on a few keys that all share. Values are unique numbers. A
-//! client repeats nothing: an answer that did not come is an operation whose outcome is unknown.
+//! Each client does one operation after another, on a few keys that all clients share. Values are
+//! unique numbers. A client repeats nothing: an operation without a response has an unknown
+//! outcome.
 
 use crate::bounds::REQUEST_TIMEOUT;
 use crate::history::{Heard, History, Record};
@@ -20,7 +21,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// Keys that the clients share: few, so that operations meet.
+/// The number of keys, which all clients share. There are few, so that operations conflict.
 pub const KEYS: u64 = 8;
 
 /// The name of a key.
@@ -28,14 +29,14 @@ pub fn key_name(key: u64) -> String {
     format!("key-{key}")
 }
 
-/// How the clients of a round work.
+/// The load of a round.
 #[derive(Clone, Copy)]
 pub struct Work {
-    /// How many.
+    /// The number of clients.
     pub clients: u64,
     /// The longest pause between two operations of one client.
     pub pause_max: Duration,
-    /// Each value is followed by this many bytes, so that logs and snapshots grow.
+    /// The bytes that follow each value, so that logs and snapshots grow.
     pub padding_bytes: usize,
 }
 
@@ -52,7 +53,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts them.
+    /// Starts the clients.
     pub fn start(
         handle: &Handle,
         addresses: &[SocketAddr],
@@ -78,12 +79,12 @@ impl Clients {
         Clients { stop, tasks }
     }
 
-    /// Lets each end its operation.
+    /// Stops the clients, after each has ended its operation.
     pub fn stop(self, handle: &Handle) {
         self.stop.store(true, Ordering::Relaxed);
         handle.block_on(async {
             for task in self.tasks {
-                // A panic in a client would show as missing operations; it is passed on.
+                // A panic of a client is passed on. It would only show as missing operations.
                 if let Err(error) = task.await
                     && error.is_panic()
                 {
@@ -139,7 +140,7 @@ impl Client {
         let body = body.into();
         let answer = self.nodes[self.node].ask(method, path, headers, body, REQUEST_TIMEOUT).await;
         if answer.is_err() {
-            // Somebody else may answer.
+            // Another node may respond.
             self.node = (self.node + 1) % self.nodes.len();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -179,7 +180,7 @@ impl Client {
         self.add("v1 put", key, node, begun, Action::Write(value, None), heard);
     }
 
-    /// Of a write: what its answer promises.
+    /// The outcome of a write, as its response promises it.
     fn v1_heard(&self, what: &str, answer: Result<Answer, Failed>) -> Heard {
         match answer {
             Err(Failed::NotSent) => Heard::NotDone,
@@ -263,7 +264,8 @@ impl Client {
         }
     }
 
-    /// The outcome in an answer of the compatible API's one-request form.
+    /// The outcome in a response of the compatible API (`/put`, `/get`, `/cas`), and the value that
+    /// it contains.
     fn compat_heard(&mut self, answer: &Result<Answer, Failed>) -> (Heard, Option<u64>) {
         let answer = match answer {
             Err(Failed::NotSent) => return (Heard::NotDone, None),
@@ -350,7 +352,7 @@ impl Client {
         }
     }
 
-    /// A listing is a read of every key: replayed, it must give the values.
+    /// A listing of commits is a read of every key: its replay must give the values.
     async fn listing(&mut self) {
         self.any_node();
         let (node, begun) = (self.node, self.timeline.micros());
@@ -377,19 +379,19 @@ impl Client {
     }
 }
 
-/// The store that a listing of commits amounts to.
+/// The state that the replay of a listing of commits gives.
 #[derive(Default)]
 pub struct Replay {
     /// The value of each key that has one.
     pub values: BTreeMap<String, u64>,
-    /// The last index seen.
+    /// The index of the last commit.
     pub last: Option<u64>,
     /// How often each value was written.
     pub written: BTreeMap<u64, u32>,
 }
 
 impl Replay {
-    /// Takes the next commit.
+    /// Applies the next commit.
     pub fn take(&mut self, commit: &Value) {
         self.last = commit["index"].as_u64().or(self.last);
         let command = &commit["command"];
@@ -409,7 +411,7 @@ impl Replay {
                 *self.written.entry(value).or_default() += 1;
                 self.values.insert(key.to_owned(), value);
             }
-            // A delete is shown as a put of the empty string.
+            // A listing shows a delete as a put of the empty string.
             None if takes_effect => {
                 self.values.remove(key);
             }

@@ -1,4 +1,4 @@
-//! A cluster of nodes on this machine, and what can be asked of it.
+//! A cluster of nodes on this machine, and the requests that scenarios send to it.
 
 use crate::bounds::PATIENCE;
 use crate::http::{Answer, Connection, Failed};
@@ -16,11 +16,11 @@ use tokio::runtime::Handle;
 
 /// All nodes, and the network between them.
 pub struct Cluster {
-    /// By id, from 0 on.
+    /// The nodes. The index of a node is its id.
     pub nodes: Vec<Node>,
     /// The links between them.
     pub network: Network,
-    /// The `--peers` of all.
+    /// The `--peers` argument of all nodes.
     pub peers: String,
     binary: PathBuf,
     handle: Handle,
@@ -68,7 +68,7 @@ impl Cluster {
         self.nodes.iter().map(|node| node.client).collect()
     }
 
-    /// Asks a node once.
+    /// Sends one request to a node, and waits for the response for at most `limit`.
     pub fn ask(
         &self,
         id: u64,
@@ -81,20 +81,20 @@ impl Cluster {
         self.handle.block_on(connection.ask(method, path, &[], body.to_owned(), limit))
     }
 
-    /// `GET path` of a node.
+    /// Sends `GET path` to a node.
     pub fn get(&self, id: u64, path: &str) -> Result<Answer, Failed> {
         self.ask(id, Method::GET, path, "", Duration::from_secs(5))
     }
 
-    /// Writes through a node; true if it is done.
+    /// Writes through a node. Returns whether the write was done.
     pub fn put(&self, id: u64, key: &str, value: &str) -> bool {
         let path = format!("/v1/kv/{key}");
         let answer = self.ask(id, Method::PUT, &path, value, Duration::from_secs(3));
         answer.is_ok_and(|answer| answer.status == 200)
     }
 
-    /// Writes `count` values of `bytes` bytes through a node, a few at a time, to keys that are no
-    /// part of the history. Returns how many were done.
+    /// Writes `count` values of `bytes` bytes through a node, four at a time, to keys that the
+    /// history does not contain. Returns the number of writes that were done.
     pub fn fill(&self, id: u64, count: u64, bytes: usize) -> u64 {
         let address = self.nodes[id as usize].client;
         let value = bytes::Bytes::from(vec![b'v'; bytes]);
@@ -141,18 +141,18 @@ impl Cluster {
         (answer.status == 200).then(|| answer.json())
     }
 
-    /// One number of that status.
+    /// A number in the status that a node reports.
     pub fn position(&self, id: u64, name: &str) -> Option<u64> {
         self.status(id)?.get(name)?.as_u64()
     }
 
-    /// A figure of `/metrics`.
+    /// The value of a metric in `/metrics`.
     pub fn metric(&self, id: u64, name: &str) -> Option<u64> {
         let answer = self.ask(id, Method::GET, "/metrics", "", Duration::from_secs(2)).ok()?;
         figure(&String::from_utf8_lossy(&answer.body), name)
     }
 
-    /// The node that leads, among these.
+    /// The first of these nodes that reports that it leads.
     pub fn leader_among(&self, ids: &[u64]) -> Option<u64> {
         ids.iter().copied().find(|id| {
             let limit = Duration::from_millis(500);
@@ -161,12 +161,12 @@ impl Cluster {
         })
     }
 
-    /// The node that leads, waited for.
+    /// Waits for a leader, for at most [`PATIENCE`].
     pub fn leader(&self) -> Result<u64, Trouble> {
         self.leader_within(&self.ids(), PATIENCE)
     }
 
-    /// A leader among these nodes, waited for.
+    /// Waits for a leader among these nodes.
     pub fn leader_within(&self, ids: &[u64], limit: Duration) -> Result<u64, Trouble> {
         let mut leader = None;
         live::wait_until(limit, || {
@@ -178,7 +178,7 @@ impl Cluster {
         })
     }
 
-    /// A write through one of these nodes, waited for; how long it took.
+    /// Waits until a write through one of these nodes is done. Returns how long that took.
     pub fn served_within(&self, ids: &[u64], limit: Duration) -> Result<Duration, Trouble> {
         let begun = Instant::now();
         let mut turn = 0;
@@ -192,7 +192,8 @@ impl Cluster {
         Err(Trouble::violated(format!("no write through nodes {ids:?} was done within {limit:?}")))
     }
 
-    /// Waits until a node has applied what the leader has committed by now.
+    /// Waits until a node has applied what the leader has committed by now. Returns how long that
+    /// took.
     pub fn caught_up_within(&self, id: u64, limit: Duration) -> Result<Duration, Trouble> {
         let begun = Instant::now();
         let leader = self.leader()?;

@@ -1,4 +1,4 @@
-//! Damage to the files of a node that is down: rot, lost blocks, older copies, lost writes.
+//! Damage to the files of a node that is down: bit rot, lost blocks, older copies, lost writes.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,7 +13,7 @@ const BLOCK_BYTES: usize = 4096;
 pub enum How {
     /// Its bytes are zero: the write never reached the disk.
     Zeroed,
-    /// Some of its bytes are others.
+    /// Some of its bytes are overwritten.
     Rotten,
 }
 
@@ -32,7 +32,7 @@ pub fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The files in a directory whose names end so, in the order of their names.
+/// The files in a directory whose names end with `end`, sorted by name.
 pub fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries
@@ -43,7 +43,7 @@ pub fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Damages the last block of a node's log that holds anything; false if there is none.
+/// Damages the last block of a node's log that is not all zero. Returns false if there is none.
 pub fn last_block(node_dir: &Path, how: How) -> io::Result<bool> {
     for path in files(&node_dir.join("log"), ".seg").iter().rev() {
         let bytes = std::fs::read(path)?;
@@ -61,7 +61,7 @@ pub fn last_block(node_dir: &Path, how: How) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Flips bytes in the middle of a file.
+/// Inverts the byte in the middle of a file.
 pub fn rot(path: &Path) -> io::Result<()> {
     let middle = std::fs::metadata(path)?.len() / 2;
     let file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -71,8 +71,8 @@ pub fn rot(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Undoes every write below `dir` that was not synced, as the preloaded library has noted them in
-/// `flags`. Returns how many.
+/// Undoes every write below `dir` that was not synced, with the undo records that the preloaded
+/// library (`shim.c`) has written to `flags`. Returns the number of writes.
 pub fn undo(dir: &Path, flags: &Path) -> io::Result<u64> {
     let mut undone = 0;
     for entry in std::fs::read_dir(flags)? {
@@ -84,7 +84,7 @@ pub fn undo(dir: &Path, flags: &Path) -> io::Result<u64> {
         let records = records(&std::fs::read(&notes)?);
         if let Some(path) = with_inode(dir, inode)? {
             let file = OpenOptions::new().write(true).open(path)?;
-            // The latest first: each record holds what was there just before.
+            // The latest first: each record holds the bytes that its write has replaced.
             for (offset, size, bytes) in records.iter().rev() {
                 file.write_all_at(bytes, *offset)?;
                 file.set_len(*size)?;
@@ -96,7 +96,8 @@ pub fn undo(dir: &Path, flags: &Path) -> io::Result<u64> {
     Ok(undone)
 }
 
-/// Offset, size of the file before, bytes. The last one may be cut off: that write never began.
+/// Decodes undo records: offset, size of the file before the write, replaced bytes. The last record
+/// may be cut off: its write never began.
 fn records(mut notes: &[u8]) -> Vec<(u64, u64, Vec<u8>)> {
     let mut records = Vec::new();
     while let Some((head, rest)) = notes.split_first_chunk::<24>() {

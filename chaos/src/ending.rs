@@ -1,4 +1,5 @@
-//! The end of a round: no faults any more, equal copies, bounded resources, no process left.
+//! The end of a round: ends all faults, then checks that the copies are equal, that resources are
+//! bounded and that every node exits.
 
 use crate::bounds::{
     HEALTH_P99_MAX, LOG_LINES_PER_CHANGE, LOG_LINES_PER_S_MAX, MESSAGES_PER_S_MAX, RECOVERY_MAX,
@@ -46,7 +47,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// The listing of every node, and a last read of each key through each node.
+    /// Reads the listing of commits of every node. Also reads each key through each node, and adds
+    /// these reads to the history.
     pub(crate) fn copies(
         &self,
         history: &History,
@@ -82,7 +84,7 @@ impl Round<'_> {
         copies
     }
 
-    /// Holds the resources that the nodes used against their bounds.
+    /// Checks the resources that the nodes used against their limits.
     pub(crate) fn resources(&self, outcome: &mut Outcome, violations: &mut Vec<String>) {
         let mut seen = self.probes.seen();
         violations.append(&mut seen.violations);
@@ -123,7 +125,7 @@ impl Round<'_> {
         }
     }
 
-    /// Every node ends when it is told to, and none has panicked.
+    /// Stops every node, and checks that it exits and has not panicked.
     pub(crate) fn end(&mut self, violations: &mut Vec<String>) {
         for id in self.cluster.ids() {
             if let Err(Trouble::Violated(text)) = self.stop(id) {

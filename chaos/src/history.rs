@@ -1,4 +1,4 @@
-//! The operations of clients, and their answers.
+//! The operations of clients, and their outcomes.
 
 use simulator::linearizability::{Action, Operation};
 use std::collections::BTreeMap;
@@ -20,13 +20,13 @@ pub enum Heard {
 pub struct Record {
     /// The number of the key.
     pub key: u64,
-    /// Through which API, for messages.
+    /// The API that was used, for messages.
     pub api: &'static str,
-    /// Through which node.
+    /// The node that was used.
     pub node: u64,
-    /// In microseconds since the start of the round.
+    /// When it began, in microseconds since the start of the round.
     pub begun: u64,
-    /// When the answer came or the client gave up.
+    /// When the response came or the client gave up, in microseconds since the start of the round.
     pub ended: u64,
     /// The operation, with its answer if it is done.
     pub action: Action,
@@ -35,7 +35,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The value that it would write.
+    /// The value that it writes if it takes effect.
     pub fn writes(&self) -> Option<u64> {
         match self.action {
             Action::Write(value, _) => Some(value),
@@ -96,7 +96,7 @@ impl History {
         self.with(|inner| inner.records.push(record));
     }
 
-    /// Notes an answer that breaks the contract of the API. The first few are enough.
+    /// Records a response that breaks the contract of the API. Keeps the first 20.
     pub fn complain(&self, text: String) {
         self.with(|inner| {
             if inner.complaints.len() < 20 && !inner.complaints.contains(&text) {
@@ -110,13 +110,13 @@ impl History {
         self.with(|inner| inner.records.clone())
     }
 
-    /// All broken answers.
+    /// All responses that broke the contract of the API.
     pub fn complaints(&self) -> Vec<String> {
         self.with(|inner| inner.complaints.clone())
     }
 }
 
-/// The operations of each key as the checker takes them: without those that were not done.
+/// The operations of each key in the format of the checker, without those that were not done.
 pub fn by_key(records: &[Record]) -> BTreeMap<u64, Vec<Operation>> {
     let mut keys = BTreeMap::<u64, Vec<Operation>>::new();
     for record in records {

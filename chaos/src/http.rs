@@ -1,6 +1,7 @@
-//! A client of one node that tells what was certainly not sent from what is unknown.
+//! A client of one node. It distinguishes a request that was certainly not sent from one whose
+//! outcome is unknown.
 //!
-//! It repeats nothing: a client that repeats would hide what the histories are about.
+//! It never retries: retries would hide the outcomes that the histories record.
 
 use crate::bounds::ANSWER_BYTES_MAX;
 use bytes::Bytes;
@@ -13,10 +14,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// An answer, whole.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
     /// The version in the `ETag`.
     pub version: Option<String>,
@@ -25,12 +26,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON; null if it is none.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// The body as text, cut for a message.
+    /// The body as text, cut to 200 characters for a message.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).chars().take(200).collect()
     }
@@ -41,23 +42,23 @@ impl Answer {
 pub enum Failed {
     /// There was no connection: the request was certainly not sent.
     NotSent,
-    /// It was sent, at least in part.
+    /// It may have been sent, at least in part.
     Unknown,
 }
 
-/// A kept connection to one node.
+/// A connection to one node, which is kept for further requests.
 pub struct Connection {
     address: SocketAddr,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Connection {
-    /// To this node, from the first request on.
+    /// A connection to this node, which the first request opens.
     pub fn new(address: SocketAddr) -> Self {
         Connection { address, sender: None }
     }
 
-    /// Sends a request and reads the answer within `limit`.
+    /// Sends a request and reads the response, both within `limit`.
     pub async fn ask(
         &mut self,
         method: Method,
@@ -71,7 +72,7 @@ impl Connection {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        // The paths and headers here are constants and digits.
+        // This cannot fail: the paths and headers here are constants and digits.
         let request = request.body(Full::new(body.into())).map_err(|_| Failed::NotSent)?;
         let mut connected = false;
         let asked = tokio::time::timeout(limit, async {
@@ -96,7 +97,7 @@ impl Connection {
         }
     }
 
-    /// `GET path`.
+    /// Sends `GET path`.
     pub async fn get(&mut self, path: &str, limit: Duration) -> Result<Answer, Failed> {
         self.ask(Method::GET, path, &[], Bytes::new(), limit).await
     }
@@ -104,11 +105,11 @@ impl Connection {
 
 async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Failed> {
     let stream = TcpStream::connect(address).await.map_err(|_| Failed::NotSent)?;
-    // Latency is measured here; a refusal changes nothing else.
+    // Latency is measured here. A failure only makes it worse.
     let _ = stream.set_nodelay(true);
     let (sender, connection) =
         handshake(TokioIo::new(stream)).await.map_err(|_| Failed::NotSent)?;
-    // It ends with the connection, which ends when the sender is dropped.
+    // The task ends with the connection, which ends when the sender is dropped.
     tokio::spawn(connection);
     Ok(sender)
 }

@@ -1,4 +1,4 @@
-//! The judgement: the histories of the clients against the copies of all nodes.
+//! Checks the histories of the clients against the copies of all nodes.
 
 use crate::clients::{KEYS, Replay, key_name};
 use crate::history::{Heard, Record, by_key};
@@ -9,28 +9,29 @@ use std::collections::BTreeMap;
 /// The counts of a round.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// Operations with an answer that says done.
+    /// Operations whose response confirms that they were done.
     pub done: u64,
     /// Operations that were certainly not done.
     pub refused: u64,
     /// Operations whose outcome is unknown.
     pub unknown: u64,
-    /// Acknowledged writes that are in no copy, or not in all.
+    /// Acknowledged writes that a copy lacks, counted once for each such copy.
     pub lost: u64,
-    /// Writes that were done more than once.
+    /// Writes that were done more than once, counted once for each copy.
     pub doubled: u64,
-    /// Keys whose history no single register can have.
+    /// Keys whose history is not linearizable.
     pub stale: u64,
-    /// Writes answered "not done" that were done.
+    /// Writes answered "not done" that were done, counted once for each copy.
     pub done_after_all: u64,
     /// Copies that differ from the first.
     pub different: u64,
-    /// Keys on which the checker gave up.
+    /// Keys on which the checker gave up after its limit of steps.
     pub undecided: u64,
 }
 
-/// Judges. `complete` says whether the copies hold every commit. The first text of each kind of
-/// violation goes to `violations`.
+/// Checks the records against the copies, and the history of each key for linearizability.
+/// `complete` is true if the copies hold every commit. Appends a text for each kind of violation in
+/// each copy, and for each key that is not linearizable, to `violations`.
 pub fn judge(
     records: &[Record],
     copies: &BTreeMap<u64, Vec<Value>>,
@@ -45,8 +46,8 @@ pub fn judge(
         ..Counts::default()
     };
     compare(copies, &mut counts, violations);
-    // Where old commits are left out of the listings, they prove nothing of a single write; the
-    // reads of the end still do.
+    // Listings that lack old commits prove nothing about a single write. The reads at the end still
+    // do.
     for (node, commits) in copies.iter().filter(|_| complete) {
         let mut replay = Replay::default();
         commits.iter().for_each(|commit| replay.take(commit));
@@ -69,7 +70,7 @@ pub fn judge(
     counts
 }
 
-/// All copies are the same, commit by commit.
+/// Checks that all copies are the same, commit by commit.
 fn compare(copies: &BTreeMap<u64, Vec<Value>>, counts: &mut Counts, violations: &mut Vec<String>) {
     let Some((first, expected)) = copies.iter().next() else { return };
     for (node, commits) in copies.iter().skip(1) {
@@ -93,7 +94,7 @@ fn compare(copies: &BTreeMap<u64, Vec<Value>>, counts: &mut Counts, violations: 
     }
 }
 
-/// Holds the promise about each write against one copy.
+/// Checks the outcome of each write against one copy.
 fn against_copy(
     records: &[Record],
     node: u64,
@@ -134,7 +135,7 @@ fn against_copy(
     }
 }
 
-/// The longest time without an acknowledged write.
+/// The longest time without an acknowledged write, in microseconds.
 pub fn worst_gap_micros(records: &[Record], end: u64) -> u64 {
     let writes = records.iter().filter(|record| record.has_written().is_some());
     let mut ends: Vec<u64> = writes.map(|record| record.ended).collect();

@@ -1,12 +1,13 @@
 //! Attacks on the shipped `raft-kv` binary.
 //!
-//! The simulator proves the protocol; this crate tests the process around it: real files, sockets,
-//! signals, descriptors and clocks. A *round* starts a cluster in a temporary directory, lets
-//! clients work on it through every API, runs one *scenario* of faults, ends all faults, and judges
-//! the histories of the clients, the copies of all nodes and the resources that the nodes used.
+//! The simulator tests the protocol; this crate tests the process around it: real files, sockets,
+//! signals, descriptors and clocks. A *round* starts a cluster in a temporary directory and runs
+//! clients on it through every API. It runs one *scenario* of faults, then ends all faults. Last,
+//! it checks the histories of the clients, the copies of all nodes and the resources that the nodes
+//! used.
 //!
-//! Nothing of a round outlives it: each process is killed when its handle is dropped, stops when
-//! its standard input ends, and is killed on Ctrl-C.
+//! No process outlives its round: a process is killed when its handle is dropped, stops when its
+//! standard input ends, and is killed on Ctrl-C.
 //!
 //! It is not a benchmark, and it is not deterministic: a seed fixes the faults, not the schedule.
 

@@ -1,4 +1,4 @@
-//! The processes that are alive, so that Ctrl-C ends them, and whether it was pressed.
+//! The processes that run, so that Ctrl-C kills them, and whether it was pressed.
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Notes a process group that has to end with this process.
+/// Adds a process group that has to be killed with this process.
 pub(crate) fn add(group: u32) {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(group as i32);
 }
 
-/// Forgets a process group: its leader has been waited for.
+/// Removes a process group whose leader was waited for.
 pub(crate) fn remove(group: u32) {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner).remove(&(group as i32));
 }
@@ -35,7 +35,7 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// Sleeps, but not on after an interrupt.
+/// Sleeps for this time, or until an interrupt.
 pub(crate) fn sleep(time: Duration) {
     let end = Instant::now() + time;
     while !interrupted() {
@@ -47,7 +47,7 @@ pub(crate) fn sleep(time: Duration) {
     }
 }
 
-/// Waits until `holds`, at most for `limit`.
+/// Waits until `holds` returns true, for at most `limit`. Returns whether it did.
 pub(crate) fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
     loop {

@@ -12,28 +12,28 @@ use std::time::{Duration, Instant};
 #[derive(Parser)]
 #[command(about = "Attacks the raft-kv binary with real processes, files and sockets")]
 struct Args {
-    /// Goes on for this long; every scenario has at least one round [default: one round of each]
+    /// Run for this long; every scenario has at least one round [default: one round of each]
     #[arg(long)]
     minutes: Option<f64>,
-    /// Only these scenarios, with commas
+    /// Only these scenarios, separated by commas
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     scenario: Vec<String>,
     /// Rounds of each scenario
     #[arg(long)]
     rounds: Option<u64>,
-    /// The seed of the first round; each further one has the next
+    /// The seed of the first round; each further round has the next
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The binary to attack [default: that of this workspace, built if needed]
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Where the report goes, and the files of failed rounds
+    /// Directory for the report and the files of failed rounds
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
-    /// Rounds at the same time: more than the machine has room for shows as false alarms
+    /// Rounds that run at the same time; too many for the machine cause false alarms
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Print the scenarios and end
+    /// Print the scenarios and exit
     #[arg(long)]
     list: bool,
 }
@@ -84,7 +84,8 @@ fn attack(args: &Args) -> Result<bool, String> {
     Ok(outcomes.iter().all(|outcome| outcome.violations.is_empty()))
 }
 
-/// Round after round of each scenario, until the time is over, in the order of their seeds.
+/// Runs rounds of each scenario in turn, until the time is over. Returns the outcomes in the order
+/// of their seeds.
 fn rounds_of(
     stage: &Stage,
     chosen: &[Scenario],

@@ -1,9 +1,9 @@
 //! The links between the peers: a proxy in front of each node's peer port.
 //!
-//! The membership names the proxies, so all founders agree on it. A proxy finds out which node has
-//! dialled by the owner of the socket (`/proc`), and so knows nothing of the protocol. Each
-//! direction of a connection is a link of its own: what node a sends to node b follows the rule for
-//! (a, b), on connections of either side.
+//! The membership contains the addresses of the proxies, so all founders agree on it. A proxy finds
+//! the node that dialled it by the owner of the socket (`/proc`), so it does not depend on the
+//! protocol. Each direction of a connection is a link of its own: bytes from node a to node b
+//! follow the rule for (a, b), whichever of the two has dialled.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,26 +16,26 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
 
-/// The way in which a link treats the bytes on it.
+/// How a link treats the bytes on it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
-    /// Bytes are held until the rule changes, connections stay: a partition or a half-open link.
+    /// Holds bytes until the rule changes; connections stay open. A partition or a half-open link.
     Hold,
-    /// Connections are closed, and new ones too.
+    /// Closes connections, new ones included.
     Close,
-    /// Each part is late by this.
+    /// Delays each part by this.
     Delay(Duration),
-    /// At most this many bytes a second pass.
+    /// Passes at most this many bytes per second.
     BytesPerSecond(u64),
-    /// About one bit in this many bytes is flipped.
+    /// Flips about one bit in this many bytes.
     FlipEvery(u64),
 }
 
-/// Bytes that a proxy reads at once.
+/// The most bytes that a proxy reads at once.
 const PART_BYTES: usize = 16 << 10;
-/// Parts that a delayed link holds: beyond that the sender waits.
+/// The most parts that a link buffers. Beyond that the sender waits.
 const PARTS_MAX: usize = 64;
-/// How often a held link looks at its rule.
+/// How often a held link checks its rule.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
@@ -59,12 +59,12 @@ impl Network {
         self.with(|state| state.rules.insert((from, to), rule));
     }
 
-    /// All links pass everything on.
+    /// Removes all rules: all links pass everything on.
     pub fn heal(&self) {
         self.with(|state| state.rules.clear());
     }
 
-    /// Notes the process of a node.
+    /// Records the process of a node.
     pub fn runs(&self, node: u64, pid: u32) {
         self.with(|state| state.pids.insert(node, pid));
     }
@@ -78,14 +78,15 @@ impl Network {
         self.with(|state| state.rules.get(&link).copied())
     }
 
-    /// Listens in front of node `to`, whose peer port is `target`.
+    /// Listens in front of node `to`, whose peer port is `target`. Returns the address of the
+    /// proxy.
     pub fn proxy(&self, handle: &Handle, to: u64, target: SocketAddr) -> SocketAddr {
         let network = self.clone();
         let bound = handle.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
         let listener = bound.expect("127.0.0.1 has a free port");
         let address = listener.local_addr().expect("a listener has an address");
         handle.spawn(async move {
-            // Ends with the runtime of the round, as all tasks here.
+            // The task ends with the runtime of the round, like all tasks here.
             loop {
                 let Ok((stream, dialler)) = listener.accept().await else { continue };
                 tokio::spawn(network.clone().join(stream, dialler, to, target));
@@ -95,7 +96,7 @@ impl Network {
     }
 
     async fn join(self, near: TcpStream, dialler: SocketAddr, to: u64, target: SocketAddr) {
-        // A dialler that is gone already needs no connection.
+        // A dialler that has ended already needs no connection.
         let Some(from) = self.owner(dialler.port()).await else { return };
         if self.rule((from, to)) == Some(Rule::Close) {
             return;
@@ -145,7 +146,8 @@ impl Network {
                             state.flips += 1;
                             state.flips
                         });
-                        // Any bit will do: spread over the part by a multiplicative hash.
+                        // Any bit is suitable. A multiplicative hash spreads the bits over the
+                        // part.
                         let bit = count.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % (read * 8);
                         part[bit / 8] ^= 1 << (bit % 8);
                     }
@@ -171,7 +173,7 @@ impl Network {
                 return;
             }
         }
-        // The end of a stream does not pass a cut link either.
+        // A held link also holds the end of the stream.
         self.held(link).await;
         let _ = to.shutdown().await;
     }
@@ -194,8 +196,8 @@ impl Network {
     }
 }
 
-/// The table of all sockets of this machine. A crowd of clients leaves tens of thousands behind, so
-/// all connections that wait for the table share one reading of it.
+/// The table of all sockets of this machine. A crowd of clients leaves tens of thousands of
+/// sockets, so all connections that wait for the table share one read of it.
 #[derive(Default)]
 struct Sockets(tokio::sync::Mutex<Option<(Instant, HashMap<u16, String>)>>);
 
@@ -218,7 +220,7 @@ fn read_sockets() -> HashMap<u16, String> {
     let socket = |line: &str| {
         let mut fields = line.split_whitespace().skip(1);
         let port = fields.next()?.strip_prefix("0100007F:")?;
-        // A socket that is only waited for has no inode.
+        // A socket that only waits for its end (TIME_WAIT) has no inode.
         let inode = fields.nth(7).filter(|inode| *inode != "0")?;
         Some((u16::from_str_radix(port, 16).ok()?, inode.to_owned()))
     };

@@ -26,7 +26,7 @@ pub enum Stderr {
     Broken,
 }
 
-/// Settings of a node beyond its place in the cluster.
+/// Settings of a node other than its id and addresses.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// Further flags of `serve`.
@@ -37,8 +37,8 @@ pub struct Settings {
     pub descriptors_max: Option<u32>,
     /// Where the log goes.
     pub stderr: Stderr,
-    /// The directory of data and log is a file system of its own, of this size, in a mount
-    /// namespace of its own. It is gone when the node ends.
+    /// If set, the directory of data and log is a separate file system of this size, in its own
+    /// mount namespace. It is gone when the node ends.
     pub disk_bytes: Option<u64>,
 }
 
@@ -48,13 +48,13 @@ pub struct Node {
     pub id: u64,
     /// Where clients reach it.
     pub client: SocketAddr,
-    /// Where its peer port is, behind the proxy.
+    /// The address of its peer port, behind the proxy.
     pub peer: SocketAddr,
-    /// Its data.
+    /// The data directory. With `disk_bytes`, the file system that has data and log on it.
     pub dir: PathBuf,
-    /// Its log.
+    /// The log file.
     pub log: PathBuf,
-    /// The directory of its faults.
+    /// The directory of the files that switch its faults on.
     flags: PathBuf,
     /// The settings of the next start.
     pub settings: Settings,
@@ -85,22 +85,22 @@ impl Process {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Sends a signal to it, if it is still there.
+    /// Sends a signal to it, if it still runs.
     pub fn signal(&mut self, signal: Signal) {
         if self.ended().is_none()
             && let Some(pid) = Pid::from_raw(self.child.id() as i32)
         {
-            // It may end just now.
+            // It may have ended meanwhile.
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// Waits for its end.
+    /// Waits for its end; `None` if it still runs after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let mut status = None;
         live::wait_until(limit, || {
@@ -143,7 +143,7 @@ impl Node {
         Ok(Node { id, client, peer, dir, log, flags, settings, starts, paused, process })
     }
 
-    /// Starts it with this list of peers.
+    /// Starts it with this list of peers. Returns the id of its process.
     pub fn start(&mut self, binary: &Path, peers: &str) -> io::Result<u32> {
         let mut serve = vec![binary.as_os_str().to_owned()];
         for flag in [
@@ -154,7 +154,7 @@ impl Node {
             format!("--peer-listen={}", self.peer),
             format!("--data-dir={}", self.data_dir().display()),
             "--bootstrap".to_owned(),
-            // It stops with this program, however that ends.
+            // The node stops with this program, however this program ends.
             "--stop-on-stdin-eof".to_owned(),
         ] {
             serve.push(flag.into());
@@ -204,14 +204,15 @@ impl Node {
     }
 
     fn data_dir(&self) -> PathBuf {
-        // The root of a file system also holds the log then.
+        // The file system also holds the log then, so the data has its own directory.
         match self.settings.disk_bytes {
             Some(_) => self.dir.join("data"),
             None => self.dir.clone(),
         }
     }
 
-    /// The node's directory as it sees it: in its own mount namespace, if it has one.
+    /// The node's directory, reached through its process: it may have a mount namespace of its own.
+    /// `None` if it does not run.
     pub fn seen_dir(&mut self) -> Option<PathBuf> {
         let pid = self.pid()?;
         let dir = self.dir.strip_prefix("/").ok()?;
@@ -250,35 +251,36 @@ impl Node {
         self.pid().is_some()
     }
 
-    /// How it ended; `None` while it runs or before it was started.
+    /// The exit status; `None` while it runs or before it was started.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.as_mut()?.ended()
     }
 
-    /// kill -9, waited for.
+    /// Kills it (SIGKILL) and waits for its end.
     pub fn kill(&mut self) {
         self.process = None;
         self.paused = false;
     }
 
-    /// Undoes what a node that was killed had written and not synced. Returns how many writes.
+    /// Undoes the writes of a killed node that were not synced, as a loss of power does. Returns
+    /// the number of writes.
     pub fn forget_unsynced(&self) -> io::Result<u64> {
         crate::damage::undo(&self.dir, &self.flags)
     }
 
-    /// SIGSTOP.
+    /// Stops its execution (SIGSTOP).
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
         self.paused = true;
     }
 
-    /// SIGCONT.
+    /// Continues its execution (SIGCONT).
     pub fn resume(&mut self) {
         self.signal(Signal::CONT);
         self.paused = false;
     }
 
-    /// SIGTERM, waited for.
+    /// Sends SIGTERM and waits for its end, for at most `limit`.
     pub fn stop(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.resume();
         self.signal(Signal::TERM);
@@ -298,14 +300,15 @@ impl Node {
         self.process.as_mut()?.wait(limit)
     }
 
-    /// Switches a fault of the preloaded library on.
+    /// Switches a fault of the preloaded library on. `shim.c` defines the names, and the meaning of
+    /// `size`.
     pub fn fault(&self, name: &str, size: i64) -> io::Result<()> {
         let temporary = self.flags.join(format!(".{name}"));
         std::fs::write(&temporary, size.to_string())?;
         std::fs::rename(temporary, self.flags.join(name))
     }
 
-    /// Switches it off.
+    /// Switches a fault off.
     pub fn heal(&self, name: &str) {
         // It may not be on.
         let _ = std::fs::remove_file(self.flags.join(name));
@@ -318,7 +321,7 @@ impl Node {
         }
     }
 
-    /// The log so far.
+    /// The content of the log file; empty if there is none.
     pub fn log_text(&self) -> String {
         let mut bytes = Vec::new();
         if let Ok(mut file) = File::open(&self.log) {

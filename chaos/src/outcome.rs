@@ -8,14 +8,14 @@ use std::time::Duration;
 /// Why a scenario did not end as it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The binary did not do what it must.
+    /// The binary broke a requirement, or the harness failed.
     Violated(String),
-    /// This machine cannot do it; the text says what is missing.
+    /// This machine lacks something that the scenario needs, which the text names.
     Skipped(String),
 }
 
 impl Trouble {
-    /// The binary did not do what it must.
+    /// A [`Trouble::Violated`] with this text.
     pub fn violated(text: impl Into<String>) -> Self {
         Trouble::Violated(text.into())
     }
@@ -27,19 +27,19 @@ impl From<std::io::Error> for Trouble {
     }
 }
 
-/// A step of a scenario.
+/// The result of a step of a scenario.
 pub type Step = Result<(), Trouble>;
 
 /// The result of a round.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// The scenario.
+    /// The name of the scenario.
     pub scenario: &'static str,
     /// The seed of its faults.
     pub seed: u64,
     /// Violations, as texts.
     pub violations: Vec<String>,
-    /// Why it was not run.
+    /// Why the round was skipped, if it was.
     pub skipped: Option<String>,
     /// The counts of the judgement.
     pub counts: Counts,
@@ -47,19 +47,19 @@ pub struct Outcome {
     pub worst_gap: Duration,
     /// The most resident memory of a node, in bytes.
     pub rss_bytes: u64,
-    /// The most descriptors of a node.
+    /// The most open descriptors of a node.
     pub descriptors: u64,
-    /// Log lines a second of a node, without those of starts and changes of leader.
+    /// Log lines of a node per second, without those of starts and changes of leader.
     pub log_lines_per_s: u64,
-    /// The most messages of a node in a second.
+    /// The most messages that a node sent in a second.
     pub messages_per_s: u64,
-    /// 99 of 100 answers to `/healthz` and `/is_leader` came within this.
+    /// The 99th percentile of the response times of `/healthz` and `/is_leader`.
     pub health_p99: Duration,
-    /// How long it took.
+    /// How long the round took.
     pub time: Duration,
-    /// For the report.
+    /// The timeline of the round, for the report.
     pub spans: Vec<Span>,
-    /// For the report: when each write ended, in microseconds, and what was heard.
+    /// When each write ended, in microseconds since the start, and its outcome; for the report.
     pub operations: Vec<(u64, Heard)>,
     /// The number of nodes.
     pub nodes: u64,

@@ -1,4 +1,4 @@
-//! The report: one HTML file without anything from elsewhere.
+//! The report: one HTML file that loads nothing else.
 //!
 //! The table comes first, then each round with a timeline: a lane per node with its faults and its
 //! time as leader, a lane of the clients' writes, and a red line at each violation.
@@ -13,11 +13,11 @@ use std::time::Duration;
 const LEFT: f64 = 70.0;
 const WIDTH: f64 = 1100.0;
 const LANE: f64 = 22.0;
-/// Rounds without a violation that are drawn, the first of each scenario: a page of thousands would
-/// not open.
+/// The most rounds without a violation that are drawn, the first ones of each scenario. A browser
+/// would not open a page of thousands.
 const DRAWN_MAX: usize = 200;
 
-/// Renders a run.
+/// Renders the report of a run.
 pub fn report(outcomes: &[Outcome]) -> String {
     let mut page = String::from("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">");
     page.push_str("<meta name=\"viewport\" content=\"width=device-width\">");
@@ -94,7 +94,7 @@ fn round(page: &mut String, outcome: &Outcome) {
     page.push_str("</details>");
 }
 
-/// Where a time is drawn.
+/// Maps a time to its x coordinate.
 struct Scale {
     micros: f64,
 }
@@ -180,7 +180,7 @@ fn rect(page: &mut String, class: &str, from: f64, to: f64, y: f64, height: f64,
     );
 }
 
-/// One mark per pixel and outcome at most: more would be drawn over one another.
+/// Draws at most one mark per pixel and outcome, since more would cover one another.
 fn operations(page: &mut String, scale: &Scale, outcome: &Outcome, y: f64) {
     let mut drawn = std::collections::BTreeSet::new();
     for (ended, heard) in &outcome.operations {

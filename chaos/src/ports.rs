@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the ports that the system gives to outgoing connections, which could otherwise take the
-/// port of a node while it is down.
+/// The first port. The ports are below those that the system gives to outgoing connections, which
+/// could take the port of a node while it is down.
 const FIRST: u16 = 12_000;
 const COUNT: u16 = 7_000;
 
@@ -23,14 +23,14 @@ pub fn free() -> SocketAddr {
     panic!("no port of 127.0.0.1 from {FIRST} on is free");
 }
 
-/// Rows have ports of their own, because `free` does not know of those 1000 higher.
+/// Rows use a range of their own, because [`free`] does not check the ports 1000 higher.
 const ROWS_FIRST: u16 = 10_000;
 const ROWS_COUNT: u16 = 900;
 
 static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
 
-/// The first of `count` free ports in a row, whose ports 1000 higher are free too: what `raft-kv
-/// cluster` takes. No other call in this process returns any of them soon.
+/// The first of `count` consecutive free ports. The ports 1000 higher are free too, as `raft-kv
+/// cluster` needs. No other call in this process returns any of them soon.
 pub fn free_row(count: u16) -> u16 {
     let start = (std::process::id() % u32::from(ROWS_COUNT)) as u16;
     for _ in 0..ROWS_COUNT {

@@ -1,5 +1,5 @@
-//! Samples of every node while a round lasts: readiness against the truth, the time that probes
-//! take, and what the process uses.
+//! Samples every node during a round: whether it is as ready as it reports, how long probes take,
+//! and which resources the process uses.
 
 use crate::bounds::{FALSE_READY_MAX, READY_LAG_MAX};
 use crate::cluster::figure;
@@ -14,29 +14,29 @@ use tokio::runtime::Handle;
 
 /// How often a node is probed.
 const EVERY: Duration = Duration::from_millis(100);
-/// A probe that took longer was answered by nobody: the node is down, paused or cut off.
+/// How long a probe waits. A node that takes longer is down, paused or cut off.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The samples of a round.
 #[derive(Clone, Default)]
 pub struct Seen {
-    /// Of `/healthz` and `/is_leader`.
+    /// The response times of `/healthz` and `/is_leader`.
     pub latencies: Vec<Duration>,
     /// The most resident memory of a node, in bytes.
     pub rss_bytes: u64,
-    /// The most descriptors of a node.
+    /// The most open descriptors of a node.
     pub descriptors: u64,
     /// The most messages that a node sent in a second.
     pub messages_per_s: u64,
     /// Violations, as texts.
     pub violations: Vec<String>,
-    /// The highest commit index seen, with the time.
+    /// Each new highest commit index, with the time when it was seen.
     commits: Vec<(Instant, u64)>,
     /// The process of each node; none while it is down or paused.
     pids: BTreeMap<u64, u32>,
 }
 
-/// The sampler. Clones share what was seen.
+/// The sampler. Clones share the samples.
 #[derive(Clone, Default)]
 pub struct Probes(Arc<Mutex<Seen>>);
 
@@ -45,7 +45,7 @@ impl Probes {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes that a node runs, or does not.
+    /// Records the process of a node; `None` if it does not run.
     pub fn runs(&self, node: u64, pid: Option<u32>) {
         self.with(|seen| match pid {
             Some(pid) => seen.pids.insert(node, pid),
@@ -92,8 +92,7 @@ impl Probes {
         }
     }
 
-    /// A node that reports ready must serve reads, and must have applied what was
-    /// committed.
+    /// Checks that a node that reports ready serves reads, and has applied what was committed.
     async fn readiness(self, node: u64, address: SocketAddr, timeline: Timeline) {
         let mut connection = Connection::new(address);
         let (mut unserved, mut behind) = (None::<Instant>, None::<Instant>);
@@ -139,7 +138,7 @@ impl Probes {
         }
     }
 
-    /// Notes a commit index; returns the highest that was known some time ago.
+    /// Records a commit index. Returns the highest one that was known [`READY_LAG_MAX`] ago.
     fn due(&self, commit: u64) -> u64 {
         let now = Instant::now();
         self.with(|seen| {
@@ -187,7 +186,7 @@ impl Probes {
     }
 }
 
-/// The resident memory of a process.
+/// The resident memory of a process, in bytes.
 pub fn rss_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -195,12 +194,12 @@ pub fn rss_bytes(pid: u32) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// The descriptors of a process.
+/// The number of open descriptors of a process.
 pub fn descriptors(pid: u32) -> u64 {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count() as u64)
 }
 
-/// Lines of a log file. A node whose log goes elsewhere has none.
+/// The number of lines in a log file; 0 if the log of the node goes elsewhere.
 pub fn log_lines(path: &PathBuf) -> u64 {
     let bytes = std::fs::read(path).unwrap_or_default();
     bytes.iter().filter(|byte| **byte == b'\n').count() as u64

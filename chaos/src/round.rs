@@ -1,4 +1,4 @@
-//! The steps from which scenarios are made.
+//! The steps that scenarios consist of.
 
 use crate::bounds::{DESCRIPTORS_MAX, RSS_BYTES_MAX, STOP_MAX};
 use crate::clients::Work;
@@ -13,26 +13,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// How a round is set up. Scenarios change what they need.
+/// The setup of a round. Scenarios change the fields that they need.
 pub struct Setup {
-    /// How many nodes.
+    /// The number of nodes.
     pub nodes: u64,
     /// The settings of each node.
     pub settings: Settings,
-    /// Preload the library of faults.
+    /// Whether to preload the library of faults.
     pub shim: bool,
-    /// How the clients work.
+    /// The load of the clients.
     pub work: Work,
-    /// The name of node `id` in `--peers`.
+    /// The host name of a node in `--peers`, by its id.
     pub host: fn(u64) -> String,
-    /// The most descriptors of a node.
+    /// The most open descriptors that a node may have.
     pub descriptors_max: u64,
-    /// The most resident memory of a node.
+    /// The most resident memory that a node may have, in bytes.
     pub rss_bytes_max: u64,
-    /// Whether the time of probes and the rate of messages are judged: not if the machine is loaded
-    /// on purpose beyond what it can do.
+    /// Whether the response time of probes and the rate of messages are checked. False in a
+    /// scenario that overloads the machine on purpose.
     pub judge_rates: bool,
-    /// Whether a node may end by itself (with a failed disk, say) and be started again at the end.
+    /// Whether a node may end by itself, for instance with a failed disk. The end of the round
+    /// starts it again.
     pub nodes_may_end: bool,
 }
 
@@ -52,13 +53,13 @@ impl Default for Setup {
     }
 }
 
-/// A round while its faults last.
+/// A round during its faults.
 pub struct Round<'a> {
     /// The nodes.
     pub cluster: Cluster,
-    /// Draws of this scenario.
+    /// The random numbers of this scenario.
     pub draw: Stream,
-    /// Takes marks for the report.
+    /// Records the events of the round, for the report.
     pub timeline: Timeline,
     /// The runtime of the clients.
     pub runtime: &'a Runtime,
@@ -78,14 +79,15 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// kill -9.
+    /// Kills a node (SIGKILL).
     pub fn kill(&mut self, id: u64) {
         self.timeline.begin(Kind::Down, Some(id), "killed");
         self.probes.runs(id, None);
         self.cluster.nodes[id as usize].kill();
     }
 
-    /// The power of these nodes fails: what they had not synced is gone. Their fault "undo" is on.
+    /// Simulates a power failure of these nodes: kills them and undoes the writes that they had not
+    /// synced. Their fault "undo" must be on.
     pub fn lose_power(&mut self, ids: &[u64]) -> Step {
         ids.iter().for_each(|id| self.kill(*id));
         for id in ids {
@@ -95,7 +97,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// SIGTERM, waited for; the node must end in good order.
+    /// Stops a node (SIGTERM) and waits for its end. It must exit successfully.
     pub fn stop(&mut self, id: u64) -> Step {
         self.timeline.begin(Kind::Down, Some(id), "stopped");
         self.probes.runs(id, None);
@@ -107,14 +109,14 @@ impl Round<'_> {
         }
     }
 
-    /// SIGSTOP.
+    /// Stops the execution of a node (SIGSTOP).
     pub fn pause(&mut self, id: u64) {
         self.timeline.begin(Kind::Fault, Some(id), "paused");
         self.probes.runs(id, None);
         self.cluster.nodes[id as usize].pause();
     }
 
-    /// SIGCONT.
+    /// Continues the execution of a node (SIGCONT).
     pub fn resume(&mut self, id: u64) {
         self.cluster.nodes[id as usize].resume();
         let pid = self.cluster.nodes[id as usize].pid();
@@ -128,24 +130,24 @@ impl Round<'_> {
         Ok(self.cluster.nodes[id as usize].fault(name, size)?)
     }
 
-    /// Switches it off.
+    /// Switches a fault off.
     pub fn heal(&mut self, id: u64, name: &str) {
         self.cluster.nodes[id as usize].heal(name);
         self.timeline.end(Kind::Fault, Some(id), name);
     }
 
-    /// Lets time pass.
+    /// Sleeps for this time, or until an interrupt.
     pub fn sleep_ms(&self, ms: u64) {
         live::sleep(Duration::from_millis(ms));
     }
 
-    /// Lets a drawn time pass, in milliseconds.
+    /// Sleeps for a random time between these limits, in milliseconds.
     pub fn sleep_between(&mut self, from: u64, to: u64) {
         let time = self.draw.between(from, to);
         self.sleep_ms(time);
     }
 
-    /// A node, drawn.
+    /// A random node.
     pub fn any(&mut self) -> u64 {
         self.draw.below(self.cluster.nodes.len() as u64)
     }
@@ -155,7 +157,7 @@ impl Round<'_> {
         self.cluster.ids().into_iter().filter(|other| *other != id).collect()
     }
 
-    /// A follower, drawn.
+    /// A random follower.
     pub fn follower(&mut self) -> Result<u64, Trouble> {
         let leader = self.cluster.leader()?;
         let others = self.others(leader);

@@ -1,6 +1,6 @@
-//! The library that is preloaded into nodes, built when it is first needed.
+//! The library that is preloaded into nodes. Each run builds it.
 //!
-//! It is C, because it has to replace functions of the C library, and every machine that links Rust
+//! It is in C, because it has to replace functions of the C library. Every machine that links Rust
 //! programs has a C compiler.
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The table of a run.
+//! The summary table of a run.
 
 use crate::outcome::Outcome;
 use std::collections::BTreeMap;

@@ -12,24 +12,24 @@ pub enum Kind {
     Down,
     /// A node led.
     Leads,
-    /// Something worth a mark.
+    /// A remark about a moment.
     Note,
     /// A violation.
     Violation,
 }
 
-/// A span of time on a lane.
+/// A span of time of a node or of the cluster; a moment if it ends when it begins.
 #[derive(Clone, Debug)]
 pub struct Span {
     /// Its kind.
     pub kind: Kind,
     /// The node, or none for the cluster.
     pub node: Option<u64>,
-    /// Since the start of the round.
+    /// When it began, since the start of the round.
     pub from: Duration,
-    /// `None` while it lasts.
+    /// When it ended, since the start of the round; `None` while it lasts.
     pub to: Option<Duration>,
-    /// For the reader.
+    /// The description that the report shows.
     pub text: String,
 }
 
@@ -41,7 +41,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// An empty one that starts now.
+    /// An empty timeline that starts now.
     pub fn new() -> Self {
         Timeline { start: Instant::now(), spans: Arc::default() }
     }
@@ -66,7 +66,7 @@ impl Timeline {
         self.with(|spans| spans.push(span));
     }
 
-    /// Ends all spans of this kind on this lane that last and whose text begins with `text`.
+    /// Ends all open spans of this kind and node whose text begins with `text`.
     pub fn end(&self, kind: Kind, node: Option<u64>, text: &str) {
         let now = self.now();
         self.with(|spans| {
@@ -79,7 +79,7 @@ impl Timeline {
         });
     }
 
-    /// Ends every fault that lasts.
+    /// Ends every open fault.
     pub fn end_faults(&self) {
         let now = self.now();
         self.with(|spans| {

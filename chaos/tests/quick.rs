@@ -5,7 +5,7 @@
 use chaos::{Stage, binary, run, scenarios, summary};
 use std::time::{Duration, Instant};
 
-/// How long rounds are begun. One round lasts some seconds.
+/// New rounds begin for this long. One round takes some seconds.
 const TIME: Duration = Duration::from_secs(20);
 
 #[test]
@@ -13,7 +13,7 @@ fn the_binary_survives_a_short_attack() {
     let stage = Stage::new(binary::find().unwrap(), None).unwrap();
     let quick: Vec<_> = scenarios::all().into_iter().filter(|scenario| scenario.quick).collect();
     let (begun, mut outcomes) = (Instant::now(), Vec::new());
-    // Another one first in each run, so that over many runs all have their turn.
+    // Each run begins with another scenario, so that over many runs all have their turn.
     let start = std::process::id() as usize;
     for turn in 0..quick.len() {
         if begun.elapsed() > TIME {

@@ -354,6 +354,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             }
         } else if waiting >= self.shared.limits.proposals_max {
             ProposeError::Busy
+        } else if !self.node.leader().is_some_and(|leader| self.transport.is_connected(leader)) {
+            ProposeError::NotLeader { leader: self.node.leader() }
         } else {
             match self.node.forward(now, command) {
                 Ok(number) => {

@@ -48,6 +48,7 @@ pub use inspect::Inspect;
 pub use limits::Limits;
 pub use machine::{At, Frozen, RestoreError, StateMachine};
 pub use node::{Driver, DriverConfig, Part, Seams};
+pub use raft::LogTime;
 pub use report::report;
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
 #[cfg(feature = "tokio")]

@@ -26,8 +26,9 @@ pub trait StateMachine: Send + 'static {
         commands.into_iter().map(|(at, command)| self.apply(at, command)).collect()
     }
 
-    /// Answers a read; changes nothing.
-    fn query(&self, query: &[u8]) -> Bytes;
+    /// Answers a read; changes nothing. `time` is the log time of the last entry that was applied: a
+    /// read can tell by it what has expired, as `apply` can by [`At::time`].
+    fn query(&self, time: LogTime, query: &[u8]) -> Bytes;
 
     /// A handle to the state as it is now. It is written out elsewhere while commands are applied, so
     /// its cost should not depend on the size of the state.

@@ -11,7 +11,7 @@ use crate::status::{add, count};
 use crate::waiters::{WaitReply, Waiters};
 use crate::{At, Inspect, RestoreError, StateMachine, StopReason};
 use bytes::Bytes;
-use raft::{Apply, CommandNumber, Restore, Snapshot, TakeSnapshot, Term, entry_hash};
+use raft::{Apply, CommandNumber, LogTime, Restore, Snapshot, TakeSnapshot, Term, entry_hash};
 use std::collections::VecDeque;
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,9 +61,9 @@ impl<S: StateMachine> Question<S> {
         }
     }
 
-    fn answer(self, machine: &S) {
+    fn answer(self, machine: &S, time: LogTime) {
         match self {
-            Question::Query { query, reply } => drop(reply.send(machine.query(&query))),
+            Question::Query { query, reply } => drop(reply.send(machine.query(time, &query))),
             Question::Freeze { reply } => drop(reply.send(machine.freeze())),
         }
     }
@@ -71,6 +71,8 @@ impl<S: StateMachine> Question<S> {
 
 pub(crate) struct MachineTask<S: StateMachine, I> {
     pub machine: S,
+    /// The log time of the last entry that was applied.
+    pub time: LogTime,
     pub waiters: Waiters,
     /// The snapshot that the state begins with.
     pub base: Snapshot,
@@ -181,6 +183,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
             resolve(&mut decided, entry, result, told);
             self.waiters.applied(entry.id.term, entry.number_after());
         }
+        self.time = apply.entries.last().map_or(self.time, |entry| entry.time);
         add(&self.shared.metrics.applied, apply.entries.len());
         hashes
     }
@@ -191,6 +194,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
             let state = self.store.open(snapshot.last)?;
             self.machine.restore(&mut BufReader::new(state))?;
         }
+        self.time = snapshot.time;
         self.inspect.restored(snapshot, &self.machine);
         self.waiters.jumped(snapshot.last.term, snapshot.number);
         Ok(())
@@ -214,9 +218,11 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
 
     fn answer(&mut self, ask: Ask<S>) {
         match ask {
-            Ask::Read(question) => question.answer(&self.machine),
+            Ask::Read(question) => question.answer(&self.machine, self.time),
             Ask::Reads(questions) => {
-                questions.into_iter().for_each(|question| question.answer(&self.machine));
+                questions
+                    .into_iter()
+                    .for_each(|question| question.answer(&self.machine, self.time));
             }
             Ask::Wait { number, term, reply } => self.waiters.add(number, term, reply),
             Ask::Forget(number) => self.waiters.forget(number),

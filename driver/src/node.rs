@@ -88,6 +88,7 @@ impl<S: StateMachine> Driver<S> {
         inspect: impl Inspect<S>,
     ) -> Result<Self, ConfigError> {
         let Seams { machine, transport, mailbox, snapshots, clock } = seams;
+        fits(&config.raft, transport.message_bytes_max())?;
         let base = restored.snapshot.clone();
         if let Err(error) = snapshots.remove_before(base.last) {
             report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
@@ -118,6 +119,7 @@ impl<S: StateMachine> Driver<S> {
             SnapshotPort::new(jobs_out, snapshots.clone(), receipts.clone(), shared.clone());
         let machine = MachineTask {
             machine,
+            time: base.time,
             waiters: Waiters::new(limits.waiters_max),
             base,
             store: snapshots.clone(),
@@ -160,5 +162,40 @@ impl<S: StateMachine> Driver<S> {
             store,
             snapshots: writer,
         })
+    }
+}
+
+/// Everything in a message but commands takes less than this, in bytes.
+const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// Whether every message fits into what the transport carries. One that did not would be lost each
+/// time that it is sent, and the log would end there for good.
+fn fits(config: &raft::Config, message_bytes_max: usize) -> Result<(), ConfigError> {
+    let limit_bytes = message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
+    let sizes = [
+        ("command_bytes_max", config.command_bytes_max),
+        ("append_bytes_max", config.append_bytes_max),
+    ];
+    match sizes.into_iter().find(|(_, bytes)| *bytes > limit_bytes) {
+        Some((name, bytes)) => Err(ConfigError::LargerThanMessages { name, bytes, limit_bytes }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{Config, Incarnation, NodeId};
+
+    #[test]
+    fn settings_whose_messages_the_transport_does_not_carry_are_refused() {
+        let mut config = Config::new(NodeId(1), Incarnation(1), 1);
+        assert_eq!(fits(&config, usize::MAX), Ok(()));
+        assert_eq!(fits(&config, 64 << 20), Ok(()));
+        config.command_bytes_max = 64 << 20;
+        let refused = fits(&config, 64 << 20).unwrap_err();
+        assert!(refused.to_string().contains("command_bytes_max is 67108864"), "{refused}");
+        (config.command_bytes_max, config.append_bytes_max) = (1 << 20, 65 << 20);
+        assert!(fits(&config, 64 << 20).is_err());
     }
 }

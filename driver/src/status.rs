@@ -59,32 +59,32 @@ pub struct Load {
 }
 
 impl Load {
-    /// All of it with names, in order.
-    pub fn named(&self) -> [(&'static str, usize); 6] {
+    /// Name, description and value of each figure, in order.
+    pub fn named(&self) -> [(&'static str, &'static str, usize); 6] {
         let Load { calls, messages, proposals, reads, questions, waiters } = *self;
         [
-            ("calls", calls),
-            ("messages", messages),
-            ("proposals", proposals),
-            ("reads", reads),
-            ("questions", questions),
-            ("waiters", waiters),
+            ("calls", "Calls that wait for the core loop.", calls),
+            ("messages", "Messages of peers that wait for the core loop.", messages),
+            ("proposals", "Proposals that wait to be applied.", proposals),
+            ("reads", "Reads that wait to be confirmed.", reads),
+            ("questions", "Confirmed reads that wait for the state machine.", questions),
+            ("waiters", "Clients that wait for a command to be applied.", waiters),
         ]
     }
 }
 
 macro_rules! metrics {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// Counters of a node since its start.
         #[derive(Debug, Default)]
         pub struct Metrics {
-            $($(#[$doc])* pub $name: AtomicU64,)*
+            $(#[doc = $doc] pub $name: AtomicU64,)*
         }
 
         /// The [`Metrics`] as they were at one moment.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct MetricsReading {
-            $($(#[$doc])* pub $name: u64,)*
+            $(#[doc = $doc] pub $name: u64,)*
         }
 
         impl Metrics {
@@ -95,9 +95,9 @@ macro_rules! metrics {
         }
 
         impl MetricsReading {
-            /// The counters with their names, in order.
-            pub fn named(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)*]
+            /// Name, description and value of each counter, in order.
+            pub fn named(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), $doc.trim_ascii(), self.$name),)*]
             }
         }
     };

@@ -9,7 +9,7 @@ use driver::{NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, W
 use raft::{CommandNumber, Term};
 use std::io;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use storage::testing::{MemDisk, Verdict};
 use storage::{LogStore, PersistError};
 use support::{Counted, Network, add, eventually, leader, open_log, start, start_with, text};
@@ -148,11 +148,13 @@ async fn a_peer_that_is_gone_slows_nobody() {
     let other = (1..=NODES).find(|other| *other != id).unwrap();
     let third = (1..=NODES).find(|third| ![id, other].contains(third)).unwrap();
     network.isolate(other, &[id, third]);
-    let begin = Instant::now();
-    for _ in 0..200 {
-        add(leading, 1).await;
+    let term = leading.status().raft.term;
+    for sum in 1..=200 {
+        assert_eq!(add(leading, 1).await, sum);
     }
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // A leader that waited for a peer which is gone would not have heard from its quorum in time.
+    assert_eq!(leading.status().raft.term, term);
+    assert!(leading.status().serving());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,7 +254,7 @@ async fn a_panic_of_the_state_machine_stops_the_node_and_hangs_nobody() {
         let node = node.clone();
         tokio::spawn(async move { node.wait_applied(CommandNumber(99), None).await })
     };
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    eventually("somebody waits", || node.status().load.waiters == 1).await;
     let proposal = node.propose(Bytes::from_static(b"panic")).await.unwrap();
     assert_eq!(proposal.done.await, Err(Outcome::Unknown));
     let reason = node.stopped().await;
@@ -341,11 +343,9 @@ async fn overload_is_refused_and_status_does_not_wait() {
         busy += usize::from(matches!(refused, Err(ProposeError::Busy)));
     }
     assert!(busy >= 10, "the limit was reached {busy} times");
+    // It would never return if it waited for the disk.
+    assert!(node.status().raft.serving);
     drop(stuck);
-    let begin = Instant::now();
-    let _ = node.status();
-    // The command takes three times as long.
-    assert!(begin.elapsed() < Duration::from_millis(100));
     slow.done.await.unwrap();
     let too_large = node.propose(Bytes::from(vec![0; 9 << 20])).await.unwrap_err();
     assert!(matches!(too_large, ProposeError::TooLarge { .. }));

@@ -1,14 +1,14 @@
-//! The frames and messages of peers: bytes as they come from a socket, in pieces.
+//! Fuzzes the decoding of peers' frames and messages: bytes arrive in pieces, as from a socket.
 
 use crate::Input;
 use raft::{Message, Offer};
 use storage::codec::decode;
 use transport_http::wire::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, Hello, write_message};
 
-/// A frame keeps its unfinished bytes, and room for some more.
+/// The most bytes that a decoder may keep.
 const KEPT_BYTES_MAX: usize = 4 << 20;
 
-/// The first byte says in what pieces the rest comes.
+/// The first byte of `data` sets the size of the pieces in which the rest arrives.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let piece = 1 + usize::from(input.byte());
@@ -36,7 +36,7 @@ pub fn run(data: &[u8]) {
             "a decoder keeps what it was given"
         );
     }
-    // Without the checksums as well, which no random bytes get past.
+    // Decodes the bytes without the frame's checksums, too, which random bytes do not pass.
     look(rest);
 }
 

@@ -1,4 +1,5 @@
-//! Sequences of everything that a node can take in, from correct peers, confused ones and its own parts.
+//! Fuzzes the core with sequences of all its inputs: from correct peers, from faulty peers and from
+//! the node's own parts.
 
 use crate::Input;
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use raft::{
     Reading, Restore, Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
 };
 
-/// One event leads to far fewer.
+/// The most actions after one event. A correct core returns far fewer.
 const ACTIONS_MAX: usize = 20_000;
 
 struct Driven {
@@ -20,7 +21,7 @@ struct Driven {
     snapshot: Option<TakeSnapshot>,
 }
 
-/// Each choice is an event.
+/// Draws events from the bytes until they are used up.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let mut driven = Driven::new(1 + input.below(4));
@@ -173,7 +174,7 @@ fn entries(input: &mut Input<'_>, prev: LogId) -> Vec<Entry> {
 
 fn message(input: &mut Input<'_>) -> Message {
     let round = |input: &mut Input<'_>| Round(input.number());
-    let body = match input.below(14) {
+    let body = match input.below(16) {
         0 => Body::PreVote { next: Term(input.number()), last: log_id(input) },
         1 => Body::PreVoteReply { next: Term(input.number()), granted: input.below(2) == 0 },
         2 => Body::Vote { last: log_id(input), transfer: input.below(4) == 0 },

@@ -1,5 +1,5 @@
-//! A data directory that is damaged: a start reads it, says what it found, or refuses; and a second start
-//! finds the same.
+//! Fuzzes the start from a damaged data directory. A start reads the directory and reports what it
+//! found, or refuses it. A second start must find the same.
 
 use crate::Input;
 use raft::{Incarnation, Index, LogId, Member, Membership, NodeId, Snapshot};
@@ -13,7 +13,7 @@ fn config() -> LogConfig {
     LogConfig { segment_bytes: 16 << 10, background: false, ..LogConfig::default() }
 }
 
-/// A directory in which a log has begun, with a snapshot or two.
+/// A directory with a new log and snapshots.
 fn directory() -> MemDisk {
     let disk = MemDisk::new();
     let (directory, _) = Directory::open(disk.clone(), config()).expect("an empty directory");
@@ -43,7 +43,8 @@ fn membership() -> Membership {
     Membership::of_voters((1..=2).map(|id| (NodeId(id), member(id))).collect())
 }
 
-/// Each choice damages a file, cuts it off, replaces it or removes it.
+/// Damages files until the bytes are used up: each step overwrites a part of a file, truncates it,
+/// replaces its end or removes it. Then starts twice.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let disk = directory();
@@ -54,7 +55,7 @@ pub fn run(data: &[u8]) {
     disk.kill();
     let second = start(&disk);
     disk.kill();
-    // What the first start has put right stays so; what it refuses, it refuses again.
+    // A repair by the first start lasts. A directory that it refuses is refused again.
     assert_eq!(first.is_some(), second.is_some(), "{first:?}, then {second:?}");
     if let (Some(first), Some(second)) = (first, second) {
         assert_eq!(first, second);
@@ -91,7 +92,7 @@ fn damage(disk: &MemDisk, input: &mut Input<'_>) {
     }
 }
 
-/// What a start restores, in words; `None` if it refuses.
+/// The state that a start restores, as text; `None` if it refuses the directory.
 fn start(disk: &MemDisk) -> Option<String> {
     let Directory::Member(mut member) = Directory::open(disk.clone(), config()).ok()?.0 else {
         return None;

@@ -1,5 +1,5 @@
-//! A client that sends whatever it likes to a real node over a socket. The node answers or closes, within
-//! a bounded time, and goes on serving others.
+//! Fuzzes a real node over a socket: a client sends arbitrary bytes. The node responds or closes
+//! within a bounded time, and continues to serve others.
 
 use crate::Input;
 use kv::serve::{Peer, Running, ServeConfig, run as serve};
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// A node that has not closed a connection by then hangs.
+/// A node that has not closed a connection after this long counts as hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Served {
@@ -44,7 +44,7 @@ fn start() -> Served {
     Served { address, _runtime: runtime, _running: running, _directory: directory }
 }
 
-/// The first byte says in what pieces the rest is sent.
+/// The first byte of `data` sets the size of the pieces in which the rest is sent.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let piece = 16 * (1 + usize::from(input.byte()));
@@ -53,7 +53,7 @@ pub fn run(data: &[u8]) {
     stream.set_read_timeout(Some(ANSWER_TIMEOUT)).expect("a socket has timeouts");
     stream.set_write_timeout(Some(ANSWER_TIMEOUT)).expect("a socket has timeouts");
     for bytes in input.bytes(data.len()).chunks(piece) {
-        // It may have had enough.
+        // The node may have closed the connection.
         if stream.write_all(bytes).is_err() {
             break;
         }

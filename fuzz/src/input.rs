@@ -1,4 +1,4 @@
-//! Reads choices from bytes; where they end, everything is 0.
+//! Reads choices from bytes. After the last byte, all choices are 0.
 
 /// The bytes of one run.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ impl<'a> Input<'a> {
         self.rest.is_empty()
     }
 
-    /// The next byte.
+    /// The next byte; 0 after the last one.
     pub fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.rest.split_first() else { return 0 };
         self.rest = rest;
@@ -29,7 +29,7 @@ impl<'a> Input<'a> {
         u64::from(self.byte()) % limit
     }
 
-    /// A number, small as a rule, at times at an edge.
+    /// A number: usually below 12, at times large or at an edge.
     pub fn number(&mut self) -> u64 {
         match self.byte() {
             small @ 0..=239 => u64::from(small) % 12,
@@ -39,7 +39,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The next bytes, `len` of them or as many as there are.
+    /// The next `len` bytes, or as many as are left.
     pub fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (bytes, rest) = self.rest.split_at(len.min(self.rest.len()));
         self.rest = rest;

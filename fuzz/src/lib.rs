@@ -1,7 +1,8 @@
-//! What no bytes may do, whoever sends them: panic, hang, or make a node keep more than a named limit.
+//! Fuzz targets. No input bytes may make a node panic, hang, or keep more than a named limit.
 //!
-//! Each target is a plain function of bytes. `cargo fuzz` drives them with libFuzzer (see `README.md`); the
-//! ordinary tests replay the corpus and some thousand mutations of it, which need no other compiler.
+//! Each target is a plain function of bytes. `cargo fuzz` runs them with libFuzzer (see
+//! `README.md`). The ordinary tests replay the corpus and some thousand mutations of it, and need
+//! no other compiler.
 
 pub mod codec;
 pub mod core;

@@ -1,6 +1,7 @@
-//! Replays the corpus of each target, and mutations of it: what a fuzzer has found once stays found.
+//! Replays the corpus of each target, and mutations of it, so that a fault that was found once is
+//! found again.
 //!
-//! `FUZZ_RUNS` says how many mutations of each target are run.
+//! `FUZZ_RUNS` sets the number of mutations of each target.
 
 use std::path::Path;
 

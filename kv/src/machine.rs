@@ -10,7 +10,7 @@ use crate::history::{Base, History, Lookup, Record, Retention};
 use crate::query::{Answer, Query};
 use crate::store::{Executed, Place, Store};
 use bytes::Bytes;
-use raft::CommandNumber;
+use raft::{CommandNumber, LogTime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -126,7 +126,7 @@ impl driver::StateMachine for Machine {
         answers
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
         let Some((ticket, query)) = Query::decode(query) else { return Answer::Nothing.encode() };
         let found = match query {
             Query::Value(key) => match self.state.store.item(key) {

@@ -150,28 +150,27 @@ pub fn render(
     ] {
         metric(&mut text, name, help, "gauge", value);
     }
-    for (name, waiting) in status.load.named() {
+    for (name, help, waiting) in status.load.named() {
         let name = format!("driver_waiting_{name}");
-        metric(&mut text, &name, "What waits within the node.", "gauge", waiting as u64);
+        metric(&mut text, &name, help, "gauge", waiting as u64);
     }
     peers_of(&mut text, status);
     let core = &raft.counters;
-    for (name, value) in [
-        ("raft_misaddressed_total", core.misaddressed),
-        ("raft_wrong_incarnation_total", core.wrong_incarnation),
-        ("raft_nonsense_total", core.nonsense),
-        ("raft_stale_receipts_total", core.stale_receipts),
-        ("raft_campaigns_total", core.campaigns),
-        ("raft_elected_total", core.elected),
-        ("raft_stepped_down_total", core.stepped_down),
-        ("raft_disk_stepped_down_total", core.disk_stepped_down),
-        ("raft_states_differ_total", core.states_differ),
+    for (name, help, value) in [
+        ("misaddressed", "Messages for another node.", core.misaddressed),
+        ("wrong_incarnation", "Messages of a node with another disk.", core.wrong_incarnation),
+        ("invalid_messages", "Messages that no correct peer sends.", core.nonsense),
+        ("stale_receipts", "Receipts for work of an earlier term.", core.stale_receipts),
+        ("campaigns", "Times the node campaigned.", core.campaigns),
+        ("elected", "Times the node was elected.", core.elected),
+        ("stepped_down", "Times the node stepped down as leader.", core.stepped_down),
+        ("disk_stepped_down", "Times it did so for its disk.", core.disk_stepped_down),
+        ("states_differ", "Times the copy of a peer differed.", core.states_differ),
     ] {
-        metric(&mut text, name, "Counted by the core since the start.", "counter", value);
+        metric(&mut text, &format!("raft_{name}_total"), help, "counter", value);
     }
-    for (name, value) in counters.named() {
-        let name = format!("driver_{name}_total");
-        metric(&mut text, &name, "Counted by the driver since the start.", "counter", value);
+    for (name, help, value) in counters.named() {
+        metric(&mut text, &format!("driver_{name}_total"), help, "counter", value);
     }
     for (name, help, value) in [
         ("damaged_frames", "Frames of peers whose checksum did not match.", peers.damaged_frames),

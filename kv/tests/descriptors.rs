@@ -76,7 +76,7 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
     }
-    for _ in 0..40 {
+    for _ in 0..60 {
         clients.push(TcpStream::connect(members.address(0)).unwrap());
     }
     let answer = ask(members.address(0), "GET", "/v1/kv/a", b"");

@@ -1,7 +1,7 @@
 //! A counter in three copies: `counter 1`, `counter 2` and `counter 3`, each in a terminal of its
 //! own.
 
-use quorate::{At, Consistency, TypedMachine, TypedNode};
+use quorate::{At, Consistency, LogTime, TypedMachine, TypedNode};
 use serde::{Deserialize, Serialize};
 use std::{error::Error, io::stdin};
 
@@ -19,7 +19,7 @@ impl TypedMachine for Counter {
         self.0
     }
 
-    fn query(&self, (): ()) -> i64 {
+    fn query(&self, _time: LogTime, (): ()) -> i64 {
         self.0
     }
 }

@@ -1,9 +1,9 @@
-//! Puts a node together from parts: the only place in the workspace where a log, snapshots, a
-//! transport, a clock and a state machine become a driver.
+//! Builds a node from its parts. Only here in the workspace do a log, snapshots, a transport, a
+//! clock and a state machine become a driver.
 //!
-//! [`Node`](crate::Node) uses it with a real disk, HTTP and the clock of the operating system; a
-//! simulation with a disk in memory, a simulated network and simulated time. It starts nothing:
-//! what it returns are futures, to be run on tokio ([`driver::spawn`]) or on the executor of a
+//! [`Node`](crate::Node) uses it with a real disk, HTTP and the clock of the operating system. A
+//! simulation uses it with a disk in memory, a simulated network and simulated time. It starts
+//! nothing: it returns futures, which run on tokio ([`driver::spawn`]) or on the executor of a
 //! simulation.
 
 use driver::{
@@ -18,29 +18,30 @@ use storage::{Disk, Log, Member, Snapshots};
 pub struct Parts<S, D: Disk, C, I = ()> {
     /// The state machine, in its initial state.
     pub machine: S,
-    /// The data directory. What its log begins after has been checked: see [`Member::check_base`].
+    /// The data directory. The snapshot that its log begins after must have been checked: see
+    /// [`Member::check_base`].
     pub member: Member<D>,
-    /// The snapshots in it.
+    /// The snapshots in the data directory.
     pub snapshots: Snapshots<D>,
-    /// Tells the time.
+    /// The clock of the driver.
     pub clock: Arc<C>,
-    /// Settings. The node and its incarnation are those of `member`, whatever is set here.
+    /// The settings. The node and incarnation in it are replaced by those of `member`.
     pub config: DriverConfig,
-    /// Messages of peers that may wait for the core; `None` for the usual limit.
+    /// The most messages of peers that may wait for the core; `None` for the default limit.
     pub messages_max: Option<usize>,
-    /// Looks at the node while it runs: for the checks of a simulation.
+    /// Observes the node while it runs, for the checks of a simulation. `()` does nothing.
     pub inspect: I,
 }
 
-/// A node that is put together and does not run yet.
+/// A node that is built and does not run yet.
 pub struct Assembled<S: StateMachine, D: Disk, T> {
-    /// Its parts, to be run.
+    /// The driver, whose parts have to be run.
     pub driver: Driver<S>,
     /// The log, for the part that writes to it.
     pub log: Log<D>,
-    /// The transport that [`Parts::assemble`] has made.
+    /// The transport that the argument of [`Parts::assemble`] has made.
     pub transport: Arc<T>,
-    /// Where that hands over what peers send.
+    /// The inbox to which the transport delivers what peers send.
     pub inbox: Inbox,
 }
 
@@ -51,7 +52,7 @@ where
     C: Clock,
     I: Inspect<S>,
 {
-    /// Puts the node together. `transport` makes the transport, which hands what peers send to the
+    /// Builds the node. `transport` makes the transport, which delivers what peers send to the
     /// inbox.
     pub fn assemble<T: Transport>(
         self,

@@ -1,5 +1,6 @@
 //! The settings of a node.
 
+use crate::bootstrap::Begin;
 use crate::{Node, StartError, start};
 use driver::{DriverConfig, StateMachine};
 use raft::NodeId;
@@ -10,30 +11,21 @@ use std::time::Duration;
 use storage::LogConfig;
 use transport_http::{Listed, PEER_CONNECTIONS_MAX};
 
-/// The election timeout, unless another one is set.
+/// The default election timeout.
 pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
-/// The range of election timeouts. Below it, an ordinary pause counts as the failure of a leader; above it,
-/// failover takes longer than any cluster needs.
+/// The range of election timeouts. Below it, an ordinary pause counts as the failure of a leader.
+/// Above it, failover takes longer than any cluster needs.
 pub const ELECTION_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(60);
-/// An election timeout has at least this many heartbeats: a few may be lost.
+/// An election timeout lasts at least this many heartbeats, since a few may be lost.
 const HEARTBEATS: u32 = 6;
-/// And at least one heartbeat in this many ticks: with it the followers learn what is committed.
+/// The longest time between two heartbeats, in ticks. Followers learn the commit index from them.
 const HEARTBEAT_TICKS_MAX: u32 = 10;
-/// Command forwarding and reads wait for a leader for at least this long.
+/// A command waits for a leader for at least this long.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
-/// And for at least this many election timeouts: the loss of a leader is noticed after one, an
-/// election takes another or two, and some fail.
+/// A command also waits for at least this many election timeouts: the loss of a leader is detected
+/// after one, an election takes another or two, and some elections fail.
 const LEADER_WAIT_ELECTIONS: u32 = 10;
-
-/// How a node with an empty data directory begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Begin {
-    /// Neither was asked for.
-    Refuse,
-    Bootstrap,
-    Join,
-}
 
 /// The settings of a [`Node`]. Made by [`Node::builder`].
 #[derive(Clone, Debug)]
@@ -43,7 +35,7 @@ pub struct Builder<S> {
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) members: Vec<Listed>,
-    pub(crate) begin: Begin,
+    pub(crate) begin: Option<Begin>,
     pub(crate) campaign_at_start: bool,
     pub(crate) election_timeout: Duration,
     pub(crate) insecure: bool,
@@ -60,7 +52,7 @@ impl<S: StateMachine> Builder<S> {
             data_dir: None,
             listen: None,
             members: Vec::new(),
-            begin: Begin::Refuse,
+            begin: None,
             campaign_at_start: false,
             election_timeout: ELECTION_TIMEOUT,
             insecure: false,
@@ -70,7 +62,7 @@ impl<S: StateMachine> Builder<S> {
         }
     }
 
-    /// The number of this node among the members. It belongs to the data directory for good.
+    /// The id of this node among the members. A data directory belongs to one id for good.
     /// Required.
     #[must_use]
     pub fn id(mut self, id: u64) -> Self {
@@ -78,8 +70,8 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// The directory of the log and the snapshots. It is created if it is not there; one process at
-    /// a time can use it. Required.
+    /// The directory of the log and the snapshots. It is created if it does not exist. Only one
+    /// process at a time can use it. Required.
     #[must_use]
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(directory.into());
@@ -129,7 +121,7 @@ impl<S: StateMachine> Builder<S> {
     /// state goes on from that, whether this is set or not, so a service can set it always.
     #[must_use]
     pub fn bootstrap(mut self) -> Self {
-        self.begin = Begin::Bootstrap;
+        self.begin = Some(Begin::Bootstrap);
         self
     }
 
@@ -137,7 +129,7 @@ impl<S: StateMachine> Builder<S> {
     /// A directory with state goes on from that.
     #[must_use]
     pub fn join(mut self) -> Self {
-        self.begin = Begin::Join;
+        self.begin = Some(Begin::Join);
         self
     }
 
@@ -149,51 +141,51 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// A leader that does not send anything for this long, up to twice as long, is replaced. Set it
-    /// above the pauses that network and disks have, and to the same value on all nodes. The
-    /// default is [`ELECTION_TIMEOUT`], 300 ms; a value outside of [`ELECTION_TIMEOUTS`] counts as
-    /// the nearest one inside.
+    /// A leader is replaced after it has sent nothing for this long, or up to twice as long (the
+    /// time is random). Set it above the pauses of network and disks, and to the same value on all
+    /// nodes. The default is [`ELECTION_TIMEOUT`], 300 ms; a value outside of [`ELECTION_TIMEOUTS`]
+    /// counts as the nearest one inside.
     #[must_use]
     pub fn election_timeout(mut self, timeout: Duration) -> Self {
         self.election_timeout = timeout.clamp(*ELECTION_TIMEOUTS.start(), *ELECTION_TIMEOUTS.end());
         self
     }
 
-    /// Allow to listen on an address that other machines reach. Peers are not authenticated yet:
-    /// whoever reaches the port can change everything. Off by default: only loopback addresses are
-    /// accepted.
+    /// Allow a listen address that other machines can reach. Peers are not authenticated yet:
+    /// anyone who can reach the port can change everything. Off by default: only loopback addresses
+    /// are accepted.
     #[must_use]
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.insecure = insecure;
         self
     }
 
-    /// The most connections of peers at once, for a process with few file descriptors. The default
-    /// is 128.
+    /// The most connections from peers at once. Lower it for a process with few file descriptors.
+    /// The default is 128.
     #[must_use]
     pub fn peer_connections_max(mut self, connections: usize) -> Self {
         self.connections_max = connections;
         self
     }
 
-    /// How long a command may take from the moment when the leader has appended it, and a read from
-    /// the moment when it is asked. The default is 5 s.
+    /// How long a command may take after the leader has appended it, and a read after the request.
+    /// The default is 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// The settings of the log on the disk.
+    /// The settings of the log on the disk. The default is [`LogConfig::default`].
     #[must_use]
     pub fn log(mut self, log: LogConfig) -> Self {
         self.log = log;
         self
     }
 
-    /// Starts the node on the current tokio runtime. Returns when it takes part in its cluster: if
-    /// a cluster is being bootstrapped, once all members are up. Dropping the future stops what it
-    /// has started.
+    /// Starts the node on the current tokio runtime. Returns when the node takes part in its
+    /// cluster. If a cluster is being bootstrapped, that is once all members are up. Dropping the
+    /// future stops what it has started.
     pub async fn start(self) -> Result<Node<S>, StartError> {
         start::start(self).await
     }
@@ -203,9 +195,9 @@ impl<S: StateMachine> Builder<S> {
         LEADER_WAIT.max(self.election_timeout * LEADER_WAIT_ELECTIONS)
     }
 
-    /// The settings of the driver, in ticks.
+    /// The settings of the driver, with times converted to ticks.
     pub(crate) fn driver_config(&self, id: NodeId) -> DriverConfig {
-        // The assembly puts in the incarnation.
+        // The assembly sets the incarnation.
         let raft = raft::Config::new(id, raft::Incarnation(0), rand::random());
         let mut driver = DriverConfig::new(raft);
         driver.timeout = self.timeout;

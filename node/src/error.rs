@@ -1,4 +1,4 @@
-//! Errors. Each says what to do next.
+//! The errors of a node. Each text states what to do next.
 
 use driver::StopReason;
 use raft::NodeId;
@@ -14,13 +14,14 @@ use transport_http::FoundError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting is missing.
+    /// A required setting is missing. The text names its builder method.
     #[error("the builder needs {0}")]
     Missing(&'static str),
     /// The node is not in the list of members.
     #[error("node {0} is not in the list of members, which has to name this node too")]
     NotAMember(NodeId),
-    /// The address of this node is a name, and a listener needs an IP address.
+    /// The address of this node in the list of members is a name, and a listener needs an IP
+    /// address.
     #[error("{0} is not an IP address to listen on: set the address with listen()")]
     ListenAddress(String),
     /// The address cannot be listened on.
@@ -40,7 +41,7 @@ pub enum StartError {
     /// Another process uses the data directory, or it may not be written to.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The log cannot be opened. The cause says what to do.
+    /// The log cannot be opened. The cause states the next step.
     #[error("{}: {source}", .directory.display())]
     Open {
         /// The data directory.
@@ -48,7 +49,7 @@ pub enum StartError {
         /// The cause.
         source: OpenError,
     },
-    /// The snapshot that the log begins after cannot be used. The cause says what to do.
+    /// The snapshot that the log begins after cannot be used. The cause states the next step.
     #[error("{}: {source}", .directory.display())]
     Base {
         /// The data directory.
@@ -64,7 +65,7 @@ pub enum StartError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The data directory belongs to another node, or to another cluster that was begun.
+    /// The data directory belongs to another node, or began to bootstrap another cluster.
     #[error("{}: {source}", .directory.display())]
     Claim {
         /// The data directory.
@@ -72,7 +73,7 @@ pub enum StartError {
         /// The cause.
         source: ClaimError,
     },
-    /// The data directory is empty, and the settings do not say how to begin.
+    /// The data directory is empty, and neither `bootstrap()` nor `join()` is set.
     #[error(
         "{}: the data directory is empty: set bootstrap() to create a cluster together with the other \
          members, or join() to be added to one that exists", .directory.display()
@@ -84,7 +85,7 @@ pub enum StartError {
     /// The cluster cannot be bootstrapped.
     #[error(transparent)]
     Bootstrap(#[from] FoundError),
-    /// The settings contradict one another, or what the disk has kept.
+    /// The settings contradict one another, or the state on the disk.
     #[error(transparent)]
     Config(#[from] raft::ConfigError),
     /// A thread cannot be started.
@@ -95,11 +96,11 @@ pub enum StartError {
 /// The leader, as far as this node knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// Its number.
+    /// The id of the leader.
     pub id: NodeId,
-    /// Where its peers reach it.
+    /// The `host:port` where its peers reach it.
     pub peer_address: String,
-    /// Where its clients reach it; empty if the cluster was not told.
+    /// The `host:port` where its clients reach it; empty if the membership has none.
     pub client_address: String,
 }
 
@@ -113,23 +114,23 @@ impl fmt::Display for Leader {
     }
 }
 
-/// Why a command has certainly not been done.
+/// Why a command was certainly not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotDone {
-    /// There was no leader that takes it, for as long as the command could wait.
+    /// No leader accepted the command within the time that a command waits for one.
     #[error("no leader was found in time; try again when a majority of the nodes is up")]
     NoLeader,
-    /// Too many commands are waiting.
+    /// Too many commands are waiting: the queue is full.
     #[error("too many commands are waiting; try again later")]
     Busy,
     /// The command is too large.
     #[error("the command is larger than {limit_bytes} bytes")]
     TooLarge {
-        /// The limit.
+        /// The most bytes of a command.
         limit_bytes: usize,
     },
-    /// The disk of the leader has no room.
+    /// The disk of the leader has no room for it.
     #[error("the disk of the leader has no room: {reason}")]
     ReadOnly {
         /// The error of the disk.
@@ -140,10 +141,10 @@ pub enum NotDone {
     Stopped(StopReason),
 }
 
-/// What became of a command that is not known to be done.
+/// Why a command is not known to be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
-    /// It has certainly not been done, and never will be. It may be executed again.
+    /// The command was certainly not done, and never will be. It may be executed again.
     #[error("not done: {why}")]
     NotDone {
         /// The reason.
@@ -151,8 +152,8 @@ pub enum ExecuteError {
         /// The leader, if one is known.
         leader: Option<Leader>,
     },
-    /// It may have been done, or may be done later. Executed again, it may be done twice: read
-    /// first.
+    /// The command may have been done, or may be done later. If it is executed again, it may be
+    /// done twice: read first.
     #[error("unknown: the command may have been done, or may still be; read before you repeat it")]
     Unknown {
         /// The leader, if one is known.

@@ -1,18 +1,18 @@
-//! Getting a command done, on any node.
+//! Executes a command, on any node.
 //!
 //! The driver proposes it if this node leads, and otherwise forwards it to the leader. A command
-//! that has certainly not been done is proposed again for a while, so that an election is
-//! a pause and not an error. A command that may have been done is never repeated.
+//! that was certainly not done is proposed again for a while, so that an election is a pause and
+//! not an error. A command that may have been done is never repeated.
 
 use crate::{ExecuteError, Leader, NotDone};
 use bytes::Bytes;
 use driver::{Clock, DriverStatus, Handle, ProposeError, StateMachine, StopReason};
 use std::time::Duration;
 
-/// The pause between two looks for a leader.
+/// The pause between two attempts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The leader that the node knows.
+/// The leader that the node knows, if that is a member.
 pub(crate) fn leader(status: &DriverStatus) -> Option<Leader> {
     let id = status.raft.leader?;
     let member = status.raft.membership.members.get(&id)?;
@@ -23,7 +23,7 @@ pub(crate) fn leader(status: &DriverStatus) -> Option<Leader> {
     })
 }
 
-/// Executes a command. Waits for a leader for at most `wait`.
+/// Executes a command. Tries again for at most `wait`, for instance while there is no leader.
 pub(crate) async fn execute<S: StateMachine>(
     handle: &Handle<S>,
     clock: &dyn Clock,
@@ -37,7 +37,7 @@ pub(crate) async fn execute<S: StateMachine>(
             Err(driver::ExecuteError::Unknown) => {
                 return Err(ExecuteError::Unknown { leader: leader(&handle.status()) });
             }
-            // Another leader took over.
+            // Another node has become leader.
             Err(driver::ExecuteError::NotDone) => ProposeError::NotLeader { leader: None },
             Err(driver::ExecuteError::Refused(error)) => error,
         };

@@ -14,9 +14,9 @@
 //! - [`TypedMachine`] is the trait to implement first: commands, replies and the state are your own
 //!   types. [`StateMachine`] is the same with bytes, for large states or an encoding of your own.
 //! - [`Builder`] has all settings, with their defaults.
-//! - [`Node::execute`] and [`Node::read`] work on every node of a cluster. An error of `execute` says
-//!   whether the command was certainly not done, or may have been.
-//! - [`assembly`] puts a node together from other parts: a simulated disk, network and clock.
+//! - [`Node::execute`] and [`Node::read`] work on every node of a cluster. An error of `execute`
+//!   states whether the command was certainly not done, or may have been done.
+//! - [`assembly`] builds a node from other parts: a simulated disk, network and clock.
 //!
 //! # What it needs
 //!
@@ -29,6 +29,7 @@
 //! private network. The members of a cluster cannot be changed yet.
 
 pub mod assembly;
+pub mod bootstrap;
 mod builder;
 mod error;
 mod execute;

@@ -1,4 +1,4 @@
-//! A node that runs.
+//! A running node.
 
 use crate::threads::OwnThread;
 use crate::{Builder, Consistency, ExecuteError, Leader, execute};
@@ -14,9 +14,9 @@ use std::time::Duration;
 use storage::ClusterId;
 use transport_http::{HttpTransport, PeerServer, TransportFigures};
 
-/// A node of a cluster. Dropped, it ends soon, as if the process had been killed, and gives its
-/// address and its directory back then; [`Node::shutdown`] ends it in good order, and returns when
-/// it has ended.
+/// A node of a cluster. [`Node::shutdown`] stops it cleanly and returns when it has stopped.
+/// Dropping it stops it soon, as if the process had been killed, and then frees its address and its
+/// directory.
 pub struct Node<S: StateMachine> {
     pub(crate) id: NodeId,
     pub(crate) cluster: ClusterId,
@@ -44,34 +44,34 @@ impl<S: StateMachine> Node<S> {
         Builder::new(machine)
     }
 
-    /// The number of this node.
+    /// The id of this node.
     pub fn id(&self) -> NodeId {
         self.id
     }
 
-    /// The cluster, by the name that its bootstrap gave it.
+    /// The id of the cluster, which was set when it was bootstrapped.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
     }
 
-    /// Where it listens for its peers.
+    /// The address on which it listens for its peers.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peers.local_addr()
     }
 
-    /// Executes a command, on any node of the cluster, and returns the answer of the state machine:
-    /// then the command is on the disks of a majority, and this node has applied it. A node that
-    /// does not lead forwards it to the leader over the peers' connection, and learns from its own
-    /// log what becomes of it, even if the leader fails.
+    /// Executes a command on any node of the cluster and returns the reply of the state machine. By
+    /// then the command is on the disks of a majority, and this node has applied it. A follower
+    /// forwards the command to the leader over the peers' connection. It learns the outcome from
+    /// its own log, even if the leader fails.
     ///
-    /// While there is no leader it waits, for 5 s or ten election timeouts, whichever is longer. A
-    /// command that may have been done is never sent again: see
+    /// While there is no leader, the command waits, for 5 s or ten election timeouts, whichever is
+    /// longer. A command that may have been done is never sent again: see
     /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown).
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
         execute::execute(&self.handle, &*self.clock, command.into(), self.leader_wait).await
     }
 
-    /// Asks the state machine, on any node. `consistency` says how fresh the state must be.
+    /// Queries the state machine on any node. `consistency` sets how fresh the state must be.
     pub async fn read(
         &self,
         query: impl Into<Bytes>,
@@ -80,8 +80,8 @@ impl<S: StateMachine> Node<S> {
         self.handle.read(consistency, query.into()).await
     }
 
-    /// Appends a command to the log, on the leader, and returns without waiting for what becomes of
-    /// it: for clients that send many commands before they wait for an answer.
+    /// Appends a command to the log and returns without waiting for its outcome. Works only on the
+    /// leader. For clients that send many commands before they wait for a reply.
     pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Proposal, ProposeError> {
         self.handle.propose(command.into()).await
     }
@@ -96,17 +96,17 @@ impl<S: StateMachine> Node<S> {
         self.handle.status()
     }
 
-    /// The handle of the driver: freezing the state, waiting for a command, counters.
+    /// The handle of the driver, which can freeze the state, wait for a command and read counters.
     pub fn handle(&self) -> &Handle<S> {
         &self.handle
     }
 
-    /// What the transport has counted since the start.
+    /// The counters of the transport, since its start.
     pub fn transport_figures(&self) -> TransportFigures {
         self.transport.figures()
     }
 
-    /// The transport, for instance to cut links on purpose in a test.
+    /// The transport. A test can use it to cut links.
     pub fn transport(&self) -> &Arc<HttpTransport> {
         &self.transport
     }
@@ -116,14 +116,14 @@ impl<S: StateMachine> Node<S> {
         self.clock.clone()
     }
 
-    /// Returns when the node has stopped, by itself or because it was told to, with the reason.
+    /// Waits until the node has stopped, by itself or on request, and returns the reason.
     pub async fn stopped(&self) -> StopReason {
         self.handle.stopped().await
     }
 
-    /// Ends the node in good order: takes no more commands, answers those under way if that takes
-    /// no longer than half a second, syncs the log. Returns the reason why the node has stopped,
-    /// which is another one than [`StopReason::Shutdown`] if it had stopped before.
+    /// Stops the node cleanly: accepts no further commands, waits up to half a second for the
+    /// commands in flight, and syncs the log. Returns the reason why the node has stopped. It is
+    /// another one than [`StopReason::Shutdown`] if the node had stopped before.
     pub async fn shutdown(self) -> StopReason {
         let Node { handle, peers, core, .. } = self;
         handle.shutdown().await;

@@ -1,12 +1,12 @@
-//! From settings to a node that runs: listener, directory, cluster, assembly, threads.
+//! Turns settings into a running node: listener, directory, cluster, assembly, threads.
 //!
-//! The order matters. The listener comes first: whether the port is free is known before anything
-//! is written. The data directory is opened after that; then the node finds its cluster, if it has
-//! none yet. A peer is told nothing about this node before its incarnation is durable (see
+//! The order matters. The listener comes first, so that a port that is in use is detected before
+//! anything is written. Then the data directory is opened. Then the node finds its cluster, if it
+//! has none yet. A node sends nothing about itself to a peer before its incarnation is durable (see
 //! [`Directory`](storage::Directory)).
 
 use crate::assembly::{Assembled, Parts};
-use crate::builder::Begin;
+use crate::bootstrap::{self, BeginError};
 use crate::threads::OwnThread;
 use crate::{Builder, Node, StartError};
 use driver::{StateMachine, TokioClock};
@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use storage::{ClaimError, Directory, Log, Member, OpenError, RealDisk, Snapshots, Unclaimed};
+use transport_http::net::TokioNet;
 use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig};
 
 pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S>, StartError> {
@@ -49,7 +50,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
 
     let config = builder.driver_config(id);
     let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
-    // A peer is given as much time on a connection as a leader is.
+    // A peer's connection may be silent for at least as long as a leader.
     transport_config.silence = transport_config.silence.max(builder.election_timeout);
     let clock = Arc::new(TokioClock::new());
     let leader_wait = builder.leader_wait();
@@ -89,7 +90,7 @@ fn close(log: Log<RealDisk>) {
     }
 }
 
-/// A node on its way.
+/// A node that is starting.
 struct Starting<'a, S> {
     id: NodeId,
     data_dir: PathBuf,
@@ -99,7 +100,7 @@ struct Starting<'a, S> {
 }
 
 impl<S: StateMachine> Starting<'_, S> {
-    /// How the node introduces itself.
+    /// The identity that the node sends to founders.
     fn introduce(&self, who: storage::DurableIncarnation) -> Founder {
         Founder::new(who, self.own.peer_address.clone(), self.own.client_address.clone())
     }
@@ -117,7 +118,7 @@ impl<S: StateMachine> Starting<'_, S> {
 
     async fn open(&self, disk: RealDisk) -> Result<Directory<RealDisk>, StartError> {
         let config = self.builder.log.clone();
-        // Reading a long log takes a while; the listeners answer meanwhile.
+        // Reading a long log takes a while. The listener answers meanwhile.
         let opened = tokio::task::spawn_blocking(move || Directory::open(disk, config));
         let opened = opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
         let (directory, cases) = opened.map_err(|error| match error {
@@ -134,7 +135,7 @@ impl<S: StateMachine> Starting<'_, S> {
         Ok(directory)
     }
 
-    /// Goes on with what the directory has.
+    /// Continues with the state in the directory, if it belongs to this node.
     fn resume(&self, member: Member<RealDisk>) -> Result<Member<RealDisk>, StartError> {
         let found = member.who().node();
         match found == self.id {
@@ -148,41 +149,16 @@ impl<S: StateMachine> Starting<'_, S> {
         if let Some(found) = unclaimed.node().filter(|found| *found != self.id) {
             return Err(self.claim_error(ClaimError::OtherNode { found, expected: self.id }));
         }
+        let refused = || StartError::NoState { directory: self.data_dir.clone() };
+        let how = self.builder.begin.ok_or_else(refused)?;
+        let (net, desk) = (TokioNet::current(), self.peers.desk());
         let list = &self.builder.members;
-        let founders: Vec<NodeId> = match self.builder.begin {
-            Begin::Refuse => {
-                return Err(StartError::NoState { directory: self.data_dir.clone() });
-            }
-            Begin::Bootstrap => list.iter().map(|listed| listed.node).collect(),
-            Begin::Join => Vec::new(),
-        };
-        let incarnation = raft::Incarnation(rand::random());
-        let announced = unclaimed
-            .announce(self.id, incarnation, &founders)
-            .map_err(|error| self.claim_error(error))?;
-        let founder = self.introduce(announced.who());
-        let (cluster, membership) = if self.builder.begin == Begin::Bootstrap {
-            let desk = self.peers.desk();
-            desk.sit(founder.clone(), list.clone());
-            match transport_http::found(desk, &founder, list).await {
-                Ok(founded) => {
-                    tracing::info!(cluster = %founded.cluster, "founded a cluster");
-                    (founded.cluster, founded.membership)
-                }
-                Err(error) => {
-                    if !desk.has_told() {
-                        // No node counts on this one: it may found another cluster.
-                        announced.forget_founders().map_err(|error| self.disk_error(error))?;
-                    }
-                    return Err(error.into());
-                }
-            }
-        } else {
-            let cluster = transport_http::cluster_of(&founder, list).await;
-            tracing::info!(%cluster, "waiting to be added to a cluster");
-            (cluster, Membership::default())
-        };
-        announced.join(cluster, membership).map_err(|error| self.disk_error(error))
+        let begun = bootstrap::begin(&net, desk, unclaimed, &self.own, list, how).await;
+        begun.map_err(|error| match error {
+            BeginError::Claim(error) => self.claim_error(error),
+            BeginError::Bootstrap(error) => error.into(),
+            BeginError::Disk(source) => self.disk_error(source),
+        })
     }
 
     /// Reads the snapshot that the log begins after. If it is lost, the other nodes repair this
@@ -193,7 +169,7 @@ impl<S: StateMachine> Starting<'_, S> {
         disk: RealDisk,
     ) -> Result<(Member<RealDisk>, Snapshots<RealDisk>), StartError> {
         let snapshots = Snapshots::new(disk).map_err(|error| self.disk_error(error))?;
-        // A large one takes a while; the listeners answer meanwhile.
+        // A large snapshot takes a while. The listener answers meanwhile.
         let checking = tokio::task::spawn_blocking(move || {
             member.check_base(&snapshots).map(|case| (member, snapshots, case))
         });
@@ -211,8 +187,9 @@ impl<S: StateMachine> Starting<'_, S> {
         Ok((member, snapshots))
     }
 
-    /// The list of members counts only when a cluster is bootstrapped. An operator who changes it
-    /// later should know that nothing follows from it.
+    /// Warns if the list of members differs from the membership in the log. The list has an effect
+    /// only when a cluster is bootstrapped or joined, and an operator who changes it later should
+    /// know that.
     fn warn_of_other_members(&self, membership: &Membership) {
         let text = |mut listed: Vec<Listed>| {
             listed.sort();

@@ -1,31 +1,33 @@
-//! Threads that no request of a client can starve.
+//! Threads that clients' requests cannot starve.
 //!
-//! The core loop and the streams of the peers need a little time, soon. On a runtime that they
-//! share with the requests of clients they would wait behind those, and a leader that is late is
-//! replaced. So they have a runtime of one thread of their own, and the operating system divides
-//! the processors among threads fairly.
+//! The core loop and the streams of the peers need little time, but without delay. On a runtime
+//! that they share with clients' requests they would wait for those, and a leader whose heartbeats
+//! are late is replaced. So they have a runtime of one thread of their own, and the operating
+//! system divides the processors among threads fairly.
 
 use std::io;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// How much more urgent the threads of the core are, where that is permitted (`nice`).
+/// The change of the `nice` value of the core's threads, where the system permits it. A negative
+/// value makes them more urgent.
 const URGENT: i32 = -5;
-/// How long blocking work of a runtime may go on after its end.
+/// How long the shutdown of a runtime waits for its blocking work.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
-/// A thread with a runtime of its own. Dropped, its tasks end soon.
+/// A thread with a tokio runtime of its own. Dropping it ends its tasks soon.
 #[derive(Debug)]
 pub struct OwnThread {
     runtime: Handle,
-    /// Only ever dropped, which ends the thread.
+    /// Never sent: dropping it ends the thread.
     stop: Option<oneshot::Sender<()>>,
     ended: oneshot::Receiver<()>,
 }
 
 impl OwnThread {
-    /// Starts one. The threads that its tasks start are as urgent as it is.
+    /// Starts the thread. If `urgent`, it gets a higher priority, which the threads that its tasks
+    /// start inherit.
     pub fn start(name: &'static str, urgent: bool) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().thread_name(name).build()?;
         let handle = runtime.handle().clone();
@@ -42,22 +44,22 @@ impl OwnThread {
         Ok(OwnThread { runtime: handle, stop: Some(stop), ended })
     }
 
-    /// Where its tasks are spawned.
+    /// The runtime, to spawn tasks on.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
 
-    /// Ends it, and returns when its tasks are gone.
+    /// Stops the thread, and returns when its tasks are gone.
     pub async fn stop(mut self) {
         self.stop = None;
         let _ = self.ended.await;
     }
 }
 
-/// Changes how urgent this thread is. It is only slower, or the others are, if that is not
-/// permitted.
+/// Adds `by` to the `nice` value of this thread; a negative number makes it more urgent. Without
+/// the permission for it, the priority stays as it is.
 pub fn change_priority(by: i32) {
-    // Elsewhere it would be that of the whole process.
+    // On other systems this would change the whole process.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::nice(by);
     #[cfg(not(target_os = "linux"))]

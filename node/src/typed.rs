@@ -1,13 +1,13 @@
 //! State machines whose commands, replies and state are types of their own.
 //!
-//! [`TypedMachine`] is for services whose state is small enough to be copied when a snapshot is
-//! taken. [`Typed`] makes a [`StateMachine`] of one: it encodes with the workspace's codec. The
-//! encoding of a type changes when its fields do: a service that is upgraded in place has to keep
-//! the types of its commands, or to add variants at the end of an enum.
+//! [`TypedMachine`] is for services whose state is small enough to be copied for each snapshot.
+//! [`Typed`] turns it into a [`StateMachine`], with the workspace's codec. The encoding of a type
+//! changes with its fields. A service that is upgraded in place has to keep the types of its
+//! commands, or to add variants at the end of an enum.
 
 use crate::{Builder, Consistency, ExecuteError, Node, ReadError, StartError};
 use bytes::Bytes;
-use driver::{At, Frozen, RestoreError, StateMachine};
+use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
@@ -15,26 +15,26 @@ use std::ops::Deref;
 use storage::codec;
 
 /// A deterministic state machine: the same commands in the same order give the same replies and
-/// leave the same state on every node. It may look at its state, the command and `at`, and at
-/// nothing else: not at a clock, a random number or the order of a hash map.
+/// leave the same state on every node. It may use only its state, the command and `at`: no clock,
+/// no random number, no order of a hash map.
 ///
-/// The state itself is what implements it. It is copied when a snapshot is taken; for a state of
-/// more than some megabytes implement [`StateMachine`] instead.
+/// The state itself implements this trait. It is copied for each snapshot; for a state of more than
+/// some megabytes implement [`StateMachine`] instead.
 pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
-    /// What clients want done.
+    /// A command of a client.
     type Command: Serialize + DeserializeOwned;
     /// The answer to a command.
     type Reply: Serialize + DeserializeOwned;
-    /// What clients ask.
+    /// A query of a client.
     type Query: Serialize + DeserializeOwned;
     /// The answer to a query.
     type Answer: Serialize + DeserializeOwned;
 
-    /// Applies a command. `at` has its place in the log and the time of the log.
+    /// Applies a command. `at` is its position in the log and the time of the log.
     fn apply(&mut self, at: At, command: Self::Command) -> Self::Reply;
 
-    /// Answers a query; changes nothing.
-    fn query(&self, query: Self::Query) -> Self::Answer;
+    /// Answers a query, without a change to the state.
+    fn query(&self, time: LogTime, query: Self::Query) -> Self::Answer;
 }
 
 /// A [`TypedMachine`] as a [`StateMachine`].
@@ -42,7 +42,7 @@ pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
 pub struct Typed<M>(pub M);
 
 impl<M: TypedMachine> Typed<M> {
-    /// The bytes of a command, as [`StateMachine::apply`] takes them: for a simulation, for
+    /// The bytes of a command, as [`StateMachine::apply`] takes them. A simulation needs them, for
     /// instance.
     pub fn encode_command(command: &M::Command) -> Bytes {
         encode(command)
@@ -58,13 +58,13 @@ impl<M: TypedMachine> StateMachine for Typed<M> {
     type Frozen = Typed<M>;
 
     fn apply(&mut self, at: At, command: Bytes) -> Bytes {
-        // A command that this version does not understand is refused by every node of this version.
+        // A command that this version cannot decode is rejected by every node of this version.
         let reply = codec::decode(&command).ok().map(|command| self.0.apply(at, command));
         encode(&reply)
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
-        encode(&codec::decode(query).ok().map(|query| self.0.query(query)))
+    fn query(&self, time: LogTime, query: &[u8]) -> Bytes {
+        encode(&codec::decode(query).ok().map(|query| self.0.query(time, query)))
     }
 
     fn freeze(&self) -> Typed<M> {
@@ -94,19 +94,19 @@ fn encode(value: &impl Serialize) -> Bytes {
     bytes.into()
 }
 
-/// Why there is no reply of a typed machine.
+/// Why a typed machine gave no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TypedError<E> {
-    /// There is no answer of the state machine at all.
+    /// The node returned an error instead of a reply.
     #[error(transparent)]
     Node(#[from] E),
-    /// The state machine of another version did not understand the command, or this one its reply.
-    /// The command has changed nothing.
+    /// The state machine could not decode the command or the query, and has changed nothing. Or
+    /// this version cannot decode the reply to a command that was applied.
     #[error("another version of the state machine runs here: it does not understand the request")]
     OtherVersion,
 }
 
-/// A [`Node`] with a [`TypedMachine`]. Everything else that a node can do, it can do as well.
+/// A [`Node`] with a [`TypedMachine`]. It dereferences to the [`Node`] for everything else.
 #[derive(Debug)]
 pub struct TypedNode<M: TypedMachine>(Node<Typed<M>>);
 
@@ -125,7 +125,7 @@ impl<M: TypedMachine> TypedNode<M> {
         reply(&self.0.execute(encode(command)).await?)
     }
 
-    /// Asks the state machine: see [`Node::read`].
+    /// Queries the state machine: see [`Node::read`].
     pub async fn read(
         &self,
         query: &M::Query,
@@ -141,8 +141,7 @@ impl<M: TypedMachine> TypedNode<M> {
 }
 
 impl<M: TypedMachine> Builder<Typed<M>> {
-    /// The same as [`Builder::start`], for a node that takes commands and queries of its machine's
-    /// types.
+    /// Like [`Builder::start`], for a node that takes commands and queries of its machine's types.
     pub async fn start_typed(self) -> Result<TypedNode<M>, StartError> {
         self.start().await.map(TypedNode)
     }

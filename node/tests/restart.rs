@@ -1,9 +1,10 @@
-//! Nodes with a state machine of their own types, killed and started again.
+//! Nodes with a typed state machine, killed and started again.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 use quorate::{
-    At, Consistency, ExecuteError, NotDone, StartError, TypedError, TypedMachine, TypedNode,
+    At, Consistency, ExecuteError, LogTime, NotDone, StartError, TypedError, TypedMachine,
+    TypedNode,
 };
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
@@ -23,12 +24,12 @@ impl TypedMachine for Counter {
         self.0
     }
 
-    fn query(&self, (): ()) -> i64 {
+    fn query(&self, _time: LogTime, (): ()) -> i64 {
         self.0
     }
 }
 
-/// Addresses of this machine that nobody listened on a moment ago.
+/// Addresses of this machine on which nothing listened a moment ago.
 fn addresses(count: u64) -> Vec<(u64, String)> {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -44,7 +45,7 @@ async fn start(
     loop {
         let builder = TypedNode::builder(Counter::default()).id(id).members(members.to_vec());
         match builder.data_dir(data.join(id.to_string())).bootstrap().start_typed().await {
-            // A node that was dropped a moment ago has its address and its directory still.
+            // A node that was dropped a moment ago may still hold its address and its directory.
             Err(StartError::Listen { .. } | StartError::Lock(_)) => {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
@@ -65,7 +66,7 @@ async fn start_all(members: &[(u64, String)], data: &Path) -> Vec<TypedNode<Coun
     nodes
 }
 
-/// The place of the node that leads and takes commands.
+/// The index of the node that leads and accepts commands.
 async fn leader(nodes: &[TypedNode<Counter>]) -> usize {
     loop {
         if let Some(at) = nodes.iter().position(|node| node.status().serving()) {
@@ -85,7 +86,7 @@ async fn what_was_answered_is_there_after_all_nodes_were_killed() {
         let node = &nodes[add as usize % 3];
         assert_eq!(node.execute(&add).await.unwrap(), add * (add + 1) / 2);
     }
-    // As if the processes had been killed: nothing is said to anybody, nothing is synced.
+    // As if the processes had been killed: no message is sent, nothing is synced.
     drop(nodes);
     let nodes = start_all(&members, data.path()).await;
     for node in &nodes {
@@ -108,7 +109,7 @@ async fn without_a_majority_a_command_is_not_said_to_be_done() {
     }
     match first.execute(&1).await.unwrap_err() {
         TypedError::Node(ExecuteError::NotDone { why: NotDone::NoLeader, .. }) => {}
-        // It led until it noticed, and had appended the command.
+        // It still led, and appended the command.
         TypedError::Node(ExecuteError::Unknown { .. }) => {}
         other => panic!("{other}"),
     }
@@ -119,7 +120,7 @@ async fn a_directory_is_not_used_for_what_it_is_not() {
     let data = tempfile::tempdir().unwrap();
     let members = addresses(3);
     let nodes = start_all(&members, data.path()).await;
-    // No second node can use it meanwhile.
+    // No second node can use the directory meanwhile.
     let other = addresses(1).remove(0).1.parse().unwrap();
     let again = TypedNode::builder(Counter::default()).id(1).members(members.clone()).listen(other);
     let again = again.data_dir(data.path().join("1")).bootstrap().start().await.unwrap_err();

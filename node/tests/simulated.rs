@@ -7,7 +7,7 @@
 mod machine;
 
 use machine::{Command, Locks};
-use quorate::{At, Typed, TypedMachine};
+use quorate::{At, LogTime, Typed, TypedMachine};
 use serde::{Deserialize, Serialize};
 use simulator::{Request, Simulation};
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ fn no_token_is_given_twice_whatever_fails() {
         .run();
 }
 
-/// A mistake that no test of one node finds: the number of the last token is not in the snapshot.
+/// A mistake that no test of a single node finds: the snapshot does not contain the last token.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Forgetful {
     #[serde(skip)]
@@ -68,8 +68,8 @@ impl TypedMachine for Forgetful {
         reply
     }
 
-    fn query(&self, lock: String) -> Self::Answer {
-        self.locks.query(lock)
+    fn query(&self, time: LogTime, lock: String) -> Self::Answer {
+        self.locks.query(time, lock)
     }
 }
 

@@ -1,7 +1,7 @@
-//! A candidate: first asks whether it would be elected (pre-vote, §9.6), which changes nothing
-//! anywhere, and only then enters a new term and asks for votes (§3.4).
+//! A candidate. It first runs a pre-vote (§9.6), which changes no node's state. Only if that
+//! succeeds does it enter a new term and request votes (§3.4).
 //!
-//! Its own vote counts like any other: once it is durable.
+//! Its own vote counts like any other: only once it is durable.
 
 use crate::core::Core;
 use crate::role::Next;
@@ -10,20 +10,20 @@ use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
-    /// It asks only whether it would be elected.
+    /// Whether this is a pre-vote.
     pub pre: bool,
-    /// A leader told it to campaign.
+    /// The leader ordered the election (§3.10).
     transfer: bool,
-    /// Who has answered what, itself included.
+    /// The replies so far, its own vote included: whether each voter grants.
     votes: BTreeMap<NodeId, bool>,
-    /// The clocks of those who have granted their vote.
+    /// The log clocks of the voters that granted their vote.
     readings: BTreeMap<NodeId, Reading>,
     elapsed: u32,
     timeout: u32,
 }
 
 impl Candidate {
-    /// Asks whether it would be elected in the next term.
+    /// Starts a pre-vote for the next term.
     pub fn pre(core: &mut Core) -> Self {
         let votes = BTreeMap::from([(core.id(), true)]);
         let timeout = core.election_timeout();
@@ -34,7 +34,7 @@ impl Candidate {
         candidate
     }
 
-    /// Asks for votes in the term that it has just entered.
+    /// Requests votes in the term that it has just entered.
     pub fn real(core: &mut Core, transfer: bool) -> Self {
         core.counters.campaigns += 1;
         let timeout = core.election_timeout();
@@ -44,7 +44,7 @@ impl Candidate {
         candidate
     }
 
-    /// Asks everybody who has not answered yet.
+    /// Sends the request to all voters that have not replied yet.
     fn ask(&self, core: &mut Core) {
         let membership = core.log.membership();
         let silent: Vec<NodeId> = (membership.members.keys())
@@ -74,7 +74,7 @@ impl Candidate {
                 false => Next::Follower { term: core.term(), leader: None },
             };
         }
-        // A question or its answer may be lost, or a peer may only just have started.
+        // A request or its reply may be lost, or a peer may have just started: request again.
         if self.elapsed.is_multiple_of(core.config.heartbeat_ticks) {
             self.ask(core);
         }
@@ -114,7 +114,8 @@ impl Candidate {
         }
     }
 
-    /// Something became durable: perhaps its own vote, and the log that it advertises with it.
+    /// A write is durable. If it contains the own vote and the log that the requests name, the own
+    /// vote counts from now on.
     pub fn persisted(&mut self, core: &Core) -> Next {
         let durable = core.durable_hard_state();
         let voted = durable.term == core.term()
@@ -133,8 +134,8 @@ impl Candidate {
         &self.readings
     }
 
-    /// What the votes so far lead to. To be asked right after the start as well: a cluster of one
-    /// needs nobody else.
+    /// The transition that follows from the votes so far. A cluster of one needs no reply, so this
+    /// is checked right after the start of a pre-vote too.
     pub fn outcome(&self, core: &Core) -> Next {
         let membership = core.log.membership();
         let answered = |id: NodeId, wanted: bool| self.votes.get(&id) == Some(&wanted);
@@ -150,7 +151,7 @@ impl Candidate {
         Next::Stay
     }
 
-    /// What does not hold, if anything.
+    /// The invariant that does not hold, if any.
     pub fn broken_invariant(&self, core: &Core) -> Option<&'static str> {
         let own = core.hard_state().vote == Some(core.id());
         (!self.pre && !own).then_some("a candidate has not voted for itself")

@@ -1,51 +1,53 @@
-//! What a node is told when it starts: its settings, and what its disk has kept.
+//! The input of a node at start-up: its settings, and what was recovered from its disk.
 
 use crate::{Entry, HardState, Incarnation, NodeId, Snapshot};
 
-/// The settings of a node. Times are in ticks; the driver says how long a tick is.
+/// The settings of a node. Times are in ticks; the driver chooses the length of a tick.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who this node is.
+    /// The id of this node in the membership.
     pub id: NodeId,
-    /// The life of its disk.
+    /// The incarnation of its data directory.
     pub incarnation: Incarnation,
-    /// Differs from start to start of this node, so that receipts of an earlier start are known as
-    /// such. A random number will do.
+    /// Differs between any two starts of this node, so that receipts of an earlier start are
+    /// detected. A random number is enough.
     pub start_nonce: u64,
-    /// Seeds the choice of election timeouts. Nodes of a cluster need different ones.
+    /// The seed for election timeouts. The nodes of a cluster need different ones.
     pub seed: u64,
     /// Ticks between two rounds of heartbeats. At least 1.
     pub heartbeat_ticks: u32,
-    /// The least number of ticks without a leader after which a node campaigns. Each wait is drawn
-    /// from here up to one less than twice this (§3.4). At least 2 × `heartbeat_ticks`.
+    /// The shortest election timeout, in ticks. Each timeout is drawn at random from here up to one
+    /// less than twice this (§3.4). At least 2 × `heartbeat_ticks`.
     pub election_ticks: u32,
-    /// Campaign at once after the start instead of waiting for an election timeout.
+    /// Start an election at the first tick instead of after an election timeout.
     pub campaign_at_start: bool,
-    /// The most bytes of entries in one `Append`; one entry always fits.
+    /// The most bytes of entries in one `Append`. One entry always fits.
     pub append_bytes_max: usize,
-    /// The most `Append`s with entries under way to one peer.
+    /// The most `Append`s with entries in flight to one peer.
     pub inflight_messages_max: usize,
-    /// The most bytes of entries under way to one peer.
+    /// The most bytes of entries in flight to one peer.
     pub inflight_bytes_max: usize,
-    /// The most bytes of entries in one `Write`; one entry always fits.
+    /// The most bytes of entries in one `Write`. One entry always fits.
     pub write_bytes_max: usize,
-    /// The most bytes of entries in one `Apply`; one entry always fits.
+    /// The most bytes of entries in one `Apply`. One entry always fits.
     pub apply_bytes_max: usize,
-    /// The most bytes of entries that a leader takes beyond what is committed; then it is `Busy`.
+    /// The most bytes of uncommitted entries. A leader that has reached it rejects proposals as
+    /// `Busy`.
     pub uncommitted_bytes_max: usize,
-    /// The most bytes that one command may have; a larger one is refused.
+    /// The most bytes of one command. A larger one is rejected.
     pub command_bytes_max: usize,
-    /// The most reads waiting for confirmation at once.
+    /// The most reads that wait at once. Further ones are rejected as `Busy`.
     pub reads_max: usize,
-    /// A snapshot is asked for when the log since the last one has this many bytes.
+    /// A snapshot is ordered once this many bytes of entries have been applied since the last
+    /// order.
     pub snapshot_log_bytes: usize,
-    /// How many bytes of entries that a snapshot already stands for are kept in memory, so that a
-    /// peer slightly behind needs no snapshot.
+    /// How many bytes of entries that the snapshot covers stay in memory, so that a peer slightly
+    /// behind needs no snapshot.
     pub retained_bytes: usize,
-    /// The most bytes of such entries that a leader keeps for a peer that receives a snapshot or is
-    /// behind, and answers: so that it needs no other snapshot after this one.
+    /// The most bytes of such entries that a leader keeps for a peer that is behind and still
+    /// replies, or is receiving a snapshot. They spare the peer another snapshot after this one.
     pub catch_up_bytes_max: usize,
-    /// A leader appends an entry that holds only the time after this many ticks without any other.
+    /// A leader appends a `Clock` entry after this many ticks without any other entry.
     pub clock_ticks: u32,
 }
 
@@ -75,7 +77,7 @@ impl Config {
         }
     }
 
-    /// What is wrong with the settings, if anything.
+    /// The first setting that is out of range, if there is one.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.heartbeat_ticks < 1 || self.election_ticks < 2 * self.heartbeat_ticks {
             return Err(ConfigError::Ticks);
@@ -99,44 +101,56 @@ impl Config {
     }
 }
 
-/// What the disk has kept, as recovery found it.
+/// The state that recovery has read from the disk.
 #[derive(Clone, Debug)]
 pub struct Restored {
-    /// Term, vote and what is known to be lost.
+    /// Term, vote and the end of a lost log, if any.
     pub hard_state: HardState,
-    /// The snapshot that the log begins after. The state machine has its state when the node starts.
+    /// The snapshot that the log begins after. The state machine starts with its state.
     pub snapshot: Snapshot,
-    /// The entries after it, contiguous.
+    /// The entries after the snapshot, contiguous.
     pub entries: Vec<Entry>,
 }
 
 impl Restored {
-    /// What the disk of a node of a new cluster holds.
+    /// The state of a node of a new cluster.
     pub fn initial(snapshot: Snapshot) -> Self {
         Restored { hard_state: HardState::default(), snapshot, entries: Vec::new() }
     }
 }
 
-/// Why a node could not be made.
+/// Why a node cannot be created.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The timeouts contradict one another.
+    /// The tick settings contradict each other.
     #[error("heartbeat_ticks must be at least 1 and election_ticks at least twice as many")]
     Ticks,
-    /// A limit of zero lets nothing through.
+    /// A limit of zero would let nothing through.
     #[error("{name} must not be zero")]
     ZeroLimit {
-        /// The setting.
+        /// The name of the setting.
         name: &'static str,
     },
-    /// The entries do not follow the snapshot, or one another. The store has a bug.
+    /// Commands, or appends, may be larger than the transport's messages.
+    #[error(
+        "{name} is {bytes}, and the transport carries messages of at most {limit_bytes} bytes: lower it"
+    )]
+    LargerThanMessages {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        bytes: usize,
+        /// The most that it may be.
+        limit_bytes: usize,
+    },
+    /// The entries do not follow the snapshot or each other. The store has a bug.
     #[error("the restored log is not contiguous at index {at}")]
     Gap {
-        /// Where it breaks.
+        /// The index of the first entry that does not follow.
         at: crate::Index,
     },
-    /// The log holds a term later than the restored hard state. The store has a bug.
+    /// The log holds an entry of a later term than the hard state. The store has a bug.
     #[error(
         "the restored log has entries of term {log}, later than the restored term {hard_state}"
     )]

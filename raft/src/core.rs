@@ -1,5 +1,5 @@
-//! What all roles share: the log, the hard state, how far things are committed and applied, and the
-//! orders that are out. Roles borrow it; it knows none of them.
+//! The state that all roles share: the log, the hard state, the commit and applied indexes, and the
+//! pending work orders. Roles borrow it; it does not depend on them.
 
 use crate::digest::Hashes;
 use crate::log::Log;
@@ -15,86 +15,86 @@ use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Terms and indexes beyond this come from no correct peer, and are ignored before anything is
-/// computed with them. At a million a second it is reached in 146,000 years.
+/// No correct peer sends larger terms or indexes. Messages with them are ignored before any
+/// arithmetic. At a million entries per second it takes 146,000 years to reach it.
 const NUMBER_MAX: u64 = 1 << 62;
 
-/// A message whose term is later than ours by more than this comes from no correct peer. Terms rise by
-/// one an election, which takes an election timeout: it would take years of nothing but elections. A
-/// later term is durable and spreads, so that one bad message could stop the cluster for good.
+/// No correct peer sends a term that is ahead of ours by more than this. Each election raises the
+/// term by one and takes an election timeout, so this is years of constant elections. A later term
+/// is made durable and spreads: without this limit one bad message could stop the cluster for good.
 const TERM_LEAP_MAX: u64 = 1 << 24;
 
-/// A disk counts as stalled when a write has been out for so many election timeouts.
+/// A disk counts as stalled when a write has been pending for this many election timeouts.
 const STALL_ELECTIONS: u32 = 2;
 
-/// A snapshot that could not be written is tried again after an election timeout, and after twice as
-/// long each time, doubled at most so often.
+/// After a snapshot could not be written, the wait before the next attempt is an election timeout.
+/// It doubles with each failure, at most this many times.
 const SNAPSHOT_DOUBLINGS_MAX: u32 = 7;
 
-/// Entries that are let go of in one tick.
+/// The most entries removed from memory in one tick.
 const TRIM_ENTRIES: usize = 4096;
 
 /// Invariants: `applied ≤ commit ≤ log.last().index`; `hard.term` is at least the log's last term;
-/// what `durable` says was `hard` at some time.
+/// `durable` is an earlier or the current value of `hard`.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub(crate) struct Core {
     pub config: Config,
     pub now: Now,
     pub log: Log,
-    /// Term and vote as they are now; on disk, as `durable` says.
+    /// Term and vote in memory. `durable` is what is on disk.
     hard: HardState,
     durable: HardState,
     pub commit: Index,
     pub applied: Index,
     pub outbox: Outbox,
     pub counters: Counters,
-    /// If set, a peer has refused this life of our disk; its commit index then.
+    /// Set when a peer has rejected our incarnation: that peer's commit index at the time.
     outcast: Option<Index>,
     rng: Pcg32,
-    /// Numbers the work orders.
+    /// The number of the latest work order.
     orders: u64,
-    /// The number of the write that is out, and the hard state that it makes durable.
+    /// The number of the pending write, and the hard state that it makes durable.
     write_out: Option<(u64, HardState)>,
-    /// For how many ticks it has been out.
+    /// Ticks that the write has been pending.
     write_ticks: u32,
     write_buffer: Vec<Entry>,
-    /// A change of where the log begins, to go into the next write.
+    /// A change of the start of the log, to be part of the next write.
     rebase: Option<Rebase>,
     apply_out: Option<u64>,
     apply_buffer: Vec<Entry>,
     snapshot_out: Option<u64>,
-    /// Snapshots that could not be written, one after another, and the ticks until the next attempt.
+    /// Consecutive failures to write a snapshot, and the ticks until the next attempt.
     snapshot_failures: u32,
     snapshot_wait: u32,
     /// The snapshot that the log begins after cannot be read.
     base_unreadable: bool,
-    /// What is applied, in numbers that copies can compare.
+    /// Rolling hashes of the applied entries, for comparison between nodes.
     pub hashes: Hashes,
-    /// This node's copy is wrong, and its log is forgotten.
+    /// This node's state is wrong, and its log has been reset.
     diverged: bool,
     clock: LogClock,
-    /// A snapshot that replaces the state machine's state, once the log on disk begins after it.
+    /// A snapshot to restore into the state machine, once the log on disk begins after it.
     restore: Option<Snapshot>,
-    /// Bytes of entries applied since a snapshot was last asked for.
+    /// Bytes of entries applied since the last snapshot order.
     applied_bytes: usize,
     next_read: ReadId,
-    /// The number of the latest command that was forwarded.
+    /// The number of the latest forwarded command.
     next_forward: u64,
-    /// Reads whose index is confirmed and not applied yet.
+    /// Reads whose index is confirmed but not applied yet.
     reads: BTreeSet<(Index, ReadId)>,
-    /// Reads to serve or to refuse.
+    /// Outcomes of reads and forwarded commands, to be returned by `poll`.
     answers: VecDeque<Action>,
 }
 
 impl Core {
-    /// The caller has checked the settings and what was restored.
+    /// The caller has checked `config`, and that the log and the hard state fit together.
     pub fn new(config: Config, hard: HardState, log: Log) -> Self {
         let base = log.base().last.index;
         let hashes = Hashes::starting(base, log.base().hash);
         let durable = hard;
         let mut hard = hard;
-        // The crash may have come after the repair and before the note of it.
+        // The crash may have come after the repair but before a write that records it.
         if hard.lost.is_some_and(|lost| log.durable_last() >= lost) {
             hard.lost = None;
         }
@@ -124,7 +124,7 @@ impl Core {
             clock: LogClock::default(),
             restore: None,
             applied_bytes: 0,
-            // A late answer to a read of an earlier start must not pass for one to a read of this.
+            // A late reply to a read of an earlier start must not match a read of this start.
             next_forward: 0,
             next_read: ReadId(config.start_nonce.rotate_left(32)),
             reads: BTreeSet::new(),
@@ -173,25 +173,25 @@ impl Core {
         }
     }
 
-    /// Whether a write has been out for so long that this node should not lead: its disk is full, hangs,
+    /// Whether a write has been pending so that this node should not lead: its disk is full, hangs,
     /// or is very slow.
     pub fn is_disk_stalled(&self) -> bool {
         self.write_out.is_some()
             && self.write_ticks >= STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
     }
 
-    /// Whether a message of a correct peer can be of this term.
+    /// Whether a correct peer can have reached this term.
     pub fn is_plausible(&self, term: Term) -> bool {
         term.0 <= self.hard.term.0.saturating_add(TERM_LEAP_MAX)
     }
 
-    /// A wait before an election, drawn anew each time (§3.4).
+    /// An election timeout in ticks, drawn at random each time (§3.4).
     pub fn election_timeout(&mut self) -> u32 {
         let least = self.config.election_ticks;
         least + self.rng.next_u32() % least
     }
 
-    /// Enters a later term, in which nobody has this node's vote yet.
+    /// Enters a later term, in which this node has not voted yet.
     pub fn enter_term(&mut self, term: Term) {
         assert!(term > self.hard.term, "terms only grow");
         self.hard.term = term;
@@ -205,8 +205,8 @@ impl Core {
         self.hard.vote = Some(self.config.id);
     }
 
-    /// Whether this node may ask for votes: it votes itself, has lost nothing, its disk answers, and
-    /// nobody has told it that it is no member.
+    /// Whether this node may start an election: it is a voter, has lost no log, its disk is not
+    /// stalled, its state is not known to be wrong, and it is not an outcast.
     pub fn may_campaign(&self) -> bool {
         self.log.membership().is_voter(self.config.id)
             && self.hard.lost.is_none()
@@ -215,13 +215,13 @@ impl Core {
             && !self.is_outcast()
     }
 
-    /// Whether a candidate whose log ends with `last` may have this node's vote, as far as the logs
-    /// go (§3.6.1). A node that has lost entries that it had acknowledged cannot tell.
+    /// Whether a candidate whose log ends with `last` is up to date enough for this node's vote
+    /// (§3.6.1). A node that has lost acknowledged entries cannot decide that, and never grants.
     fn is_up_to_date(&self, last: LogId) -> bool {
         self.hard.lost.is_none() && last >= self.log.last()
     }
 
-    /// Answers a request for this node's vote in the current term. Returns whether it is granted.
+    /// Replies to a vote request in the current term. Returns whether the vote is granted.
     pub fn answer_vote(&mut self, candidate: NodeId, last: LogId) -> bool {
         let free = self.hard.vote.is_none_or(|vote| vote == candidate);
         let granted = free && self.is_up_to_date(last);
@@ -235,8 +235,8 @@ impl Core {
         granted
     }
 
-    /// Answers whether this node would vote for the candidate in term `next` (§9.6). While its disk is
-    /// stalled it could not.
+    /// Replies to a pre-vote for term `next` (§9.6). It is rejected while the disk is stalled,
+    /// since the vote could not be made durable.
     pub fn answer_pre_vote(&mut self, candidate: NodeId, next: Term, last: LogId) {
         let could = !self.is_disk_stalled();
         let granted = could && next > self.hard.term && self.is_up_to_date(last);
@@ -244,8 +244,8 @@ impl Core {
         self.outbox.send(reply);
     }
 
-    /// Answers a message of an earlier term, so that its sender learns the current one, where it
-    /// would go on in the earlier one otherwise.
+    /// Replies to a message of an earlier term, so that its sender learns the current term.
+    /// Messages whose sender does not depend on a reply get none.
     pub fn correct_stale(&mut self, message: &Message) {
         let body = match message.body {
             Body::Append { ref prev, .. } => Body::Rejected {
@@ -264,8 +264,7 @@ impl Core {
         self.outbox.send(reply);
     }
 
-    /// Whether the message can be meant for this node and come from a correct peer. What does not
-    /// fit is counted.
+    /// Whether the message is for this node and could come from a correct peer. Others are counted.
     pub fn admits(&mut self, message: &Message) -> bool {
         if message.to != self.config.id || message.from == self.config.id {
             self.counters.misaddressed += 1;
@@ -298,28 +297,28 @@ impl Core {
         true
     }
 
-    /// A peer says that this life of our disk is not the member it knows.
+    /// A peer has rejected our incarnation: its membership has no member with it.
     pub fn cast_out(&mut self, commit: Index, refused: crate::Incarnation) {
         if refused == self.config.incarnation {
             self.outcast = Some(commit);
         }
     }
 
-    /// Whether the latest word on our membership, ours or a peer's, is that we are none. A peer with
-    /// a log shorter than what we know to be committed does not have the latest word.
+    /// Whether the latest known membership, ours or a peer's, excludes us. A peer that had
+    /// committed less than we have does not count against a membership that lists us.
     pub fn is_outcast(&self) -> bool {
         let ours = self.log.membership().members.get(&self.config.id);
         let listed = ours.is_some_and(|own| own.incarnation == self.config.incarnation);
         self.outcast.is_some_and(|told_at| !listed || told_at > self.commit)
     }
 
-    /// Raises the commit index. Only what is in the log can be committed here.
+    /// Raises the commit index, at most to the end of the log. It never decreases.
     pub fn commit_to(&mut self, index: Index) {
         let index = index.min(self.log.last().index);
         self.commit = self.commit.max(index);
     }
 
-    /// Puts an entry at the end of the log.
+    /// Appends an entry of the current term to the log.
     pub fn append(&mut self, payload: Payload) -> LogId {
         let id = LogId { term: self.hard.term, index: self.log.last().index.next() };
         let (time, number) = (self.log_time(), self.log.next_number());
@@ -327,37 +326,37 @@ impl Core {
         id
     }
 
-    // The log's time, see `log_time.rs`.
+    // Log time, see `log_time.rs`.
 
-    /// The log's time at this moment, as far as this node can tell: never before its last entry's.
+    /// The log time now, as far as this node knows it. Never before that of the last entry.
     pub fn log_time(&self) -> LogTime {
         self.clock.time(self.now).unwrap_or_default().max(self.log.last_time())
     }
 
-    /// The leader has told its time.
+    /// Takes over the log time from a leader's message.
     pub fn hear_time(&mut self, time: LogTime) {
         self.clock.hear(time, self.now);
     }
 
-    /// This node's clock, for a candidate.
+    /// This node's log clock, for a vote reply.
     pub fn reading(&self) -> Reading {
         self.clock.reading(self.now)
     }
 
-    /// This node leads: the log's time goes on from what the clocks of its voters say.
+    /// Starts the log time of a new leader from its voters' clocks.
     pub fn start_time(&mut self, readings: &BTreeMap<NodeId, Reading>) {
         let start = log_time::start(self.log.membership(), readings, self.log.last_time());
         self.clock.hear(start, self.now);
     }
 
-    // Commands that are forwarded.
+    // Forwarded commands.
 
     pub fn new_forward(&mut self) -> u64 {
         self.next_forward += 1;
         self.next_forward
     }
 
-    /// Tells a follower what became of a command that it has forwarded.
+    /// Replies to a follower with the outcome of a command that it forwarded.
     pub fn answer_forward(&mut self, to: NodeId, start: u64, number: u64, outcome: Forwarded) {
         let reply = self.message(to, Body::ForwardReply { start, number, outcome });
         self.outbox.send(reply);
@@ -370,7 +369,7 @@ impl Core {
         self.next_read
     }
 
-    /// The read may be served once `index` is applied.
+    /// Serves the read once `index` is applied.
     pub fn confirm_read(&mut self, read: ReadId, index: Index) {
         if index <= self.applied {
             self.answers.push_back(Action::Serve(read));
@@ -379,7 +378,7 @@ impl Core {
         }
     }
 
-    /// What became of a command that was forwarded.
+    /// Queues the outcome of a forwarded command for the driver.
     pub fn forwarded(&mut self, number: u64, outcome: Forwarded) {
         self.answers.push_back(Action::Forwarded { number, outcome });
     }
@@ -388,19 +387,19 @@ impl Core {
         self.answers.push_back(Action::Refuse(read));
     }
 
-    /// How many reads wait to be applied or handed out.
+    /// The number of reads that wait for an apply or for `poll`.
     pub fn reads_waiting(&self) -> usize {
         self.reads.len() + self.answers.len()
     }
 
-    // Orders.
+    // Work orders.
 
     fn ticket(&mut self) -> Ticket {
         self.orders += 1;
         Ticket { node: self.config.id, start_nonce: self.config.start_nonce, number: self.orders }
     }
 
-    /// Whether a receipt is for the order that is out.
+    /// Whether a receipt is for the pending order. Others are counted as stale.
     fn is_due(&mut self, ticket: Ticket, out: Option<u64>) -> bool {
         let due = ticket.node == self.config.id
             && ticket.start_nonce == self.config.start_nonce
@@ -416,7 +415,7 @@ impl Core {
         self.write_out.is_some()
     }
 
-    /// The next write, if there is something to write and none is out.
+    /// The next write, if there is anything to write and no write is pending.
     pub fn next_write(&mut self) -> Option<Write> {
         let written = self.hard == self.durable && !self.log.has_unwritten();
         if self.write_out.is_some() || (written && self.rebase.is_none()) {
@@ -430,7 +429,7 @@ impl Core {
         Some(Write { ticket, hard_state: self.hard, rebase: self.rebase.take(), entries })
     }
 
-    /// A write is durable. Returns whether it is one that was out.
+    /// A write is durable. Returns whether it was the pending one.
     pub fn persisted(&mut self, done: Durable) -> bool {
         if !self.is_due(done.ticket, self.write_out.map(|(number, _)| number)) {
             return false;
@@ -445,13 +444,13 @@ impl Core {
         true
     }
 
-    /// The next order for the state machine or for a snapshot of it, if one is due and none is out.
+    /// The next order for the state machine, if one is due and none is pending.
     pub fn next_machine_order(&mut self) -> Option<Action> {
         if self.apply_out.is_some() || self.diverged {
             return None;
         }
         if let Some(snapshot) = &self.restore {
-            // The log on disk must begin after the snapshot before the state machine does.
+            // The log on disk must begin after the snapshot before the state machine's state does.
             if self.log.durable() < snapshot.last.index {
                 return None;
             }
@@ -485,7 +484,7 @@ impl Core {
         self.snapshot_wait = 0;
         let base = self.log.base();
         if self.applied == base.last.index && self.base_unreadable {
-            // The same again, in the place of the one that cannot be read.
+            // Take the same snapshot again: it replaces the unreadable one.
             let snapshot = base.clone();
             let ticket = self.ticket();
             self.snapshot_out = Some(ticket.number);
@@ -507,7 +506,7 @@ impl Core {
         Some(TakeSnapshot { ticket, snapshot })
     }
 
-    /// The state machine has done what it was told.
+    /// The state machine has applied a batch or restored a snapshot.
     pub fn applied(&mut self, done: Applied) {
         if !self.is_due(done.ticket, self.apply_out) {
             return;
@@ -545,7 +544,7 @@ impl Core {
         if snapshot.last == self.log.base().last {
             self.base_unreadable = false;
         }
-        // A snapshot from the leader may have overtaken it.
+        // A snapshot from the leader may have replaced the log meanwhile.
         if snapshot.last.index > self.log.base().last.index && self.log.contains(snapshot.last) {
             self.log.compact(snapshot.clone());
             self.rebase = Some(Rebase::Compact(snapshot));
@@ -553,10 +552,10 @@ impl Core {
         }
     }
 
-    /// This node's copy is wrong: as its log may be, and as a snapshot of it would be. It forgets the log,
-    /// and notes that it has lost it: the others repair it when it starts again.
+    /// This node's state is wrong, and its log and snapshots may be wrong too. It resets its log
+    /// and records the loss in the hard state. Its peers repair it after a restart.
     pub fn diverge(&mut self, state: StateHash) {
-        // A verdict on a copy that was restored since is none on this one.
+        // The state has been restored since the report: the verdict does not apply to it.
         if self.diverged || self.hashes.at(state.index) != Some(state.hash) {
             return;
         }
@@ -577,13 +576,14 @@ impl Core {
         self.diverged
     }
 
-    /// Lets go of entries that a snapshot stands for, some at a time.
+    /// Removes entries that a snapshot covers from memory, a limited number per call.
     pub fn trim(&mut self, needed_after: Option<Index>) {
         let Config { retained_bytes, catch_up_bytes_max, .. } = self.config;
         self.log.trim(retained_bytes, needed_after, catch_up_bytes_max, TRIM_ENTRIES);
     }
 
-    /// The snapshot that the log begins after cannot be read.
+    /// Records that the snapshot that the log begins after is unreadable, and makes another one
+    /// due.
     pub fn base_unreadable(&mut self, snapshot: LogId) {
         if snapshot == self.log.base().last && !self.base_unreadable && snapshot != LogId::ZERO {
             self.base_unreadable = true;
@@ -595,7 +595,7 @@ impl Core {
         self.base_unreadable
     }
 
-    /// Puts a leader's snapshot, which is durable, in the place of the log.
+    /// Replaces the log by a leader's snapshot, which is durable.
     pub fn replace_log(&mut self, snapshot: Snapshot) {
         self.commit = snapshot.last.index;
         self.log.reset(snapshot.clone());
@@ -604,12 +604,12 @@ impl Core {
         self.restore = Some(snapshot);
     }
 
-    /// The next answer to a read.
+    /// The next outcome of a read or of a forwarded command.
     pub fn next_answer(&mut self) -> Option<Action> {
         self.answers.pop_front()
     }
 
-    /// What does not hold, if anything. Checked after every event in debug builds.
+    /// The first invariant that does not hold, if any. Checked after every event in debug builds.
     pub fn broken_invariant(&self) -> Option<&'static str> {
         let rules = [
             ("more is applied than committed", self.applied <= self.commit),
@@ -622,7 +622,7 @@ impl Core {
     }
 }
 
-/// Whether a correct peer could have sent this.
+/// Whether a correct peer could have sent this message.
 fn is_sane(message: &Message) -> bool {
     let small = |id: LogId| id.term.0 <= NUMBER_MAX && id.index.0 <= NUMBER_MAX;
     if message.term.0 > NUMBER_MAX {
@@ -668,7 +668,7 @@ fn is_sane(message: &Message) -> bool {
     }
 }
 
-/// Whether a correct leader could have offered this.
+/// Whether a correct leader could have made this offer.
 pub(crate) fn is_sane_offer(offer: &Offer) -> bool {
     let snapshot = &offer.snapshot;
     offer.term.0 <= NUMBER_MAX
@@ -676,6 +676,6 @@ pub(crate) fn is_sane_offer(offer: &Offer) -> bool {
         && snapshot.last.index.0 <= NUMBER_MAX
         && snapshot.number.0 <= NUMBER_MAX
         && snapshot.time.0 <= NUMBER_MAX
-        // A state comes from a cluster, and a cluster has voters.
+        // A snapshot comes from a running cluster, which has members.
         && !snapshot.membership.members.is_empty()
 }

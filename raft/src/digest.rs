@@ -1,38 +1,38 @@
-//! A rolling hash of what was applied, by which copies that differ find out.
+//! A rolling hash of what was applied. It detects nodes whose state differs.
 //!
-//! All nodes apply the same entries and give the same answers, unless something is broken that no protocol
-//! can rule out: a bit that flipped in memory, a state machine that is not deterministic. Then copies
-//! differ for good, and nobody sees it. So each node folds every entry that it applies, with the answer,
-//! into one number; followers report theirs with each heartbeat, and the leader compares it with its own at
-//! the same index.
+//! All nodes apply the same entries and give the same answers, except for faults that no protocol
+//! can rule out: a bit flipped in memory, or a state machine that is not deterministic. The state
+//! then differs for good, and nothing reveals it. So each node folds every applied entry and its
+//! answer into one hash. Followers report their hash with each heartbeat reply, and the leader
+//! compares it with its own at the same index.
 //!
-//! If a quorum agrees with the leader, whoever differs is wrong; if so many differ that no quorum is left
-//! without them, the leader itself is. A node that is wrong forgets its log, durably, and stops; when it
-//! starts again it has nothing, neither votes nor campaigns, and is repaired by the others like one that
-//! has lost its log. If neither is known (three nodes, of which one is down), the difference is reported and
-//! nothing else.
+//! If a quorum agrees with the leader, the node that differs is wrong. If the nodes that differ
+//! form a quorum, the leader is wrong. A node that is wrong durably resets its log and stops. After
+//! a restart it neither votes nor campaigns until its peers have repaired it, like a node that has
+//! lost its log. If neither side has a quorum (three nodes, one of them down), the difference is
+//! only reported.
 //!
-//! What it is not: a checksum of the state. A state that rots in memory after it was written is found only
-//! when an answer shows it.
+//! This is not a checksum of the state. Damage to state in memory is detected only when an answer
+//! shows it.
 
 use crate::{Entry, Index, LogId, Payload};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// How many of the latest hashes are kept: a peer that has applied less is compared once it has caught up.
+/// The number of hashes kept. A peer that has applied less is compared once it has caught up.
 const HASHES_MAX: usize = 8192;
 
-/// The hash of everything applied up to an index.
+/// The hash of everything that was applied up to an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateHash {
-    /// Up to here.
+    /// The last entry that the hash covers.
     pub index: Index,
-    /// Of all entries up to there, with their answers.
+    /// The rolling hash of all entries up to there, with their answers.
     pub hash: u64,
 }
 
-/// The hash of one entry, and of the answer that applying it gave; an empty one if it is no command. To be
-/// handed to [`Apply::applied_with`](crate::Apply::applied_with).
+/// The hash of one entry and of the answer that applying it gave. The answer is empty if the entry
+/// is not a command. Pass it to [`Apply::applied_with`](crate::Apply::applied_with).
 pub fn entry_hash(entry: &Entry, answer: &[u8]) -> u64 {
     let LogId { term, index } = entry.id;
     let mut hash = mix(mix(mix(SEED, term.0), index.0), entry.time.0);
@@ -67,7 +67,7 @@ fn mix_bytes(mut hash: u64, bytes: &[u8]) -> u64 {
 
 /// The latest hashes of a node.
 ///
-/// Invariant: `hashes` are those of the indexes right up to `index`.
+/// Invariant: `hashes` holds the hashes of consecutive indexes, the last of which is `index`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hashes {
     index: Index,
@@ -75,13 +75,14 @@ pub(crate) struct Hashes {
 }
 
 impl Hashes {
-    /// As of a snapshot. Without a hash nothing is known, and nothing will be compared.
+    /// The hashes of a node that starts from a snapshot. With `None` nothing is known and nothing
+    /// is compared.
     pub fn starting(index: Index, hash: Option<u64>) -> Self {
         Hashes { index, hashes: hash.into_iter().collect() }
     }
 
-    /// Entries up to `to` have been applied, which have these hashes. If there is not one for each, nothing
-    /// is known from here on.
+    /// Adds the hashes of the entries that were applied up to `to`. If there is not one hash for
+    /// each entry, nothing is known from here on.
     pub fn applied(&mut self, to: Index, entries: &[u64]) {
         let complete = self.index.0 + entries.len() as u64 == to.0;
         let Some(mut latest) = self.hashes.back().copied().filter(|_| complete) else {
@@ -97,7 +98,7 @@ impl Hashes {
         self.hashes.drain(..surplus);
     }
 
-    /// The hash of all that is applied, if it is known.
+    /// The hash of everything applied, if it is known.
     pub fn latest(&self) -> Option<StateHash> {
         self.hashes.back().map(|hash| StateHash { index: self.index, hash: *hash })
     }

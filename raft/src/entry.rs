@@ -1,4 +1,4 @@
-//! Entries of the log, and the place where a log begins.
+//! Log entries, and the snapshot that a log begins after.
 
 use crate::{CommandNumber, LogId, LogTime, Membership};
 use bytes::Bytes;
@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Where it stands and who made it.
+    /// Its index, and the term of the leader that made it.
     pub id: LogId,
-    /// The log's time when it was made (see the module `log_time`), never less than that of the entry
-    /// before.
+    /// The log time when it was made (see the module `log_time`). Never less than that of the
+    /// previous entry.
     pub time: LogTime,
-    /// How many client commands stand before this entry: the number of the command, if this is one,
-    /// and otherwise the number that the next command takes.
+    /// The number of client commands before this entry. If the entry is a command, this is its own
+    /// number; otherwise it is the number that the next command takes.
     pub number: CommandNumber,
-    /// What it says.
+    /// Its content.
     pub payload: Payload,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Payload {
-    /// Nothing: the entry with which a term begins, so that the entries of earlier terms can be
+    /// A no-op. A leader begins its term with one, so that entries of earlier terms can be
     /// committed (§3.6.2).
     Blank,
-    /// A client's command, opaque to the protocol. It alone takes a [`CommandNumber`].
+    /// A client's command, opaque to the protocol. Only commands take a [`CommandNumber`].
     Command(Bytes),
-    /// A command of the driver (sessions, clock), opaque to the protocol; it takes no number.
+    /// A command of the driver (sessions, clock), opaque to the protocol. It takes no number.
     System(Bytes),
-    /// The membership from this entry on. It acts as soon as it is in the log (§4.1).
+    /// The membership from this entry on. It is in force as soon as it is in the log (§4.1).
     Membership(Membership),
-    /// Nothing but its time: a leader appends one now and then while nobody proposes, so that the
-    /// state machine's time goes on.
+    /// Holds only its log time. A leader appends one at intervals while there are no proposals, so
+    /// that the state machine's time advances.
     Clock,
 }
 
 impl Payload {
-    /// The client's command, if it is one.
+    /// The client's command, or `None` for every other payload.
     pub fn command(&self) -> Option<&Bytes> {
         match self {
             Payload::Command(command) => Some(command),
@@ -57,8 +57,8 @@ impl Entry {
         }
     }
 
-    /// How many bytes the entry counts as, in every limit that is given in bytes: its payload and
-    /// [`Entry::OVERHEAD_BYTES`].
+    /// The number of bytes that the entry counts for in every limit given in bytes: its payload
+    /// plus [`Entry::OVERHEAD_BYTES`].
     pub fn cost_bytes(&self) -> usize {
         Self::OVERHEAD_BYTES
             + match &self.payload {
@@ -68,19 +68,19 @@ impl Entry {
             }
     }
 
-    /// What an entry costs beside its payload.
+    /// The bytes that an entry counts for in addition to its payload.
     pub const OVERHEAD_BYTES: usize = 40;
 }
 
 /// Describes a snapshot: everything the protocol must know about the log up to `last`, which the
-/// snapshot stands for. The state machine's own bytes are beside it, in the snapshot store.
+/// snapshot replaces. The state machine's own bytes are in the snapshot store.
 ///
 /// A snapshot is identified by `last`: two snapshots of one cluster at the same [`LogId`] hold the
 /// same state. The log of a new cluster begins with a snapshot at [`LogId::ZERO`] that holds the
 /// first membership and no state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The last entry whose effect it contains.
+    /// The last entry that the snapshot contains.
     pub last: LogId,
     /// The log time of that entry.
     pub time: LogTime,
@@ -88,13 +88,13 @@ pub struct Snapshot {
     pub number: CommandNumber,
     /// The membership as of that entry, both halves if it is joint.
     pub membership: Membership,
-    /// The rolling hash of what was applied up to that entry (see [`StateHash`](crate::StateHash)), if
-    /// it is known.
+    /// The rolling hash of what was applied up to that entry (see [`StateHash`](crate::StateHash)).
+    /// `None` if it is not known.
     pub hash: Option<u64>,
 }
 
 impl Snapshot {
-    /// The beginning of a log whose cluster starts with `membership`.
+    /// The snapshot that the log of a new cluster begins after.
     pub fn initial(membership: Membership) -> Self {
         Snapshot {
             last: LogId::ZERO,

@@ -1,13 +1,13 @@
-//! A number that two nodes share when nothing that either does next can differ: for a search that
-//! must know where it has been. Only with the feature `clone-work`.
+//! A fingerprint of a node's state, for a search that must recognise states it has seen. Two nodes
+//! with the same fingerprint behave alike from then on. Only with the feature `clone-work`.
 
 use crate::Node;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hasher};
 
 impl Node {
-    /// Fingerprints what decides this node's answers: not the counters, nor the numbers of orders,
-    /// nor the state of the random generator.
+    /// Fingerprints the state that decides the node's behaviour. Counters, order numbers and the
+    /// state of the random generator are left out.
     pub fn fingerprint(&self) -> u64 {
         let mut sink = Sink(DefaultHasher::new());
         let (core, role) = (self.core(), self.role());

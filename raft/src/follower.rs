@@ -1,5 +1,5 @@
-//! A follower: takes the leader's entries, acknowledges them once they are durable, and passes its
-//! reads on to the leader.
+//! A follower: appends the leader's entries, acknowledges them once they are durable, and sends its
+//! reads and its clients' commands to the leader.
 
 use crate::core::Core;
 use crate::outbox::Outbox;
@@ -11,28 +11,29 @@ use crate::{
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// Invariants: `acknowledged ≤ verified`; without a leader there are no reads.
+/// Invariants: `acknowledged ≤ verified`; reads and forwarded commands wait only while there is a
+/// leader.
 #[derive(Clone, Debug)]
 pub(crate) struct Follower {
-    /// Whom it follows, once it has heard it.
+    /// The leader, once a message from it has arrived.
     pub leader: Option<NodeId>,
-    /// Ticks since it heard the leader, or granted a vote.
+    /// Ticks since the last message from the leader, or the last granted vote.
     elapsed: u32,
-    /// After this many it campaigns.
+    /// The election timeout in ticks.
     timeout: u32,
-    /// Up to here the leader has committed, as far as it has told.
+    /// The leader's commit index, as far as it is known here.
     pub leader_commit: Index,
-    /// Up to here the log is known to agree with the leader's.
+    /// The log is known to agree with the leader's up to here.
     verified: Index,
-    /// Up to here it has told the leader that they agree.
+    /// The follower has acknowledged its log up to here.
     acknowledged: Index,
-    /// The latest round of the leader.
+    /// The latest round received from the leader.
     round: Round,
-    /// The leader is owed an acknowledgement, whether or not there is news in it.
+    /// An acknowledgement is due even if it contains no news.
     reply_due: bool,
-    /// Reads that the leader was asked for, and for how many ticks they have waited.
+    /// Reads sent to the leader, and the ticks they have waited.
     reads: BTreeMap<ReadId, u32>,
-    /// Commands that were forwarded to the leader and not answered, and for how many ticks.
+    /// Commands forwarded to the leader without a reply, and the ticks they have waited.
     forwards: BTreeMap<u64, u32>,
 }
 
@@ -52,13 +53,13 @@ impl Follower {
         }
     }
 
-    /// Whether it has heard its leader within the least election timeout, so that nobody can have
-    /// been elected since by a quorum that it belongs to (§4.2.3).
+    /// Whether a message of the leader arrived within the shortest election timeout. Then no quorum
+    /// that includes this node can have elected another leader since (§4.2.3).
     pub fn hears_a_leader(&self, core: &Core) -> bool {
         self.leader.is_some() && self.elapsed < core.config.election_ticks
     }
 
-    /// The next tick finds it impatient.
+    /// Makes the election timeout expire at the next tick.
     pub fn hurry(&mut self) {
         self.timeout = 0;
     }
@@ -95,7 +96,7 @@ impl Follower {
             Body::ReadIndexReply { read, index } if self.leader == Some(message.from) => {
                 self.read_confirmed(core, read, index);
             }
-            // Whoever asks a follower believes it to lead still.
+            // The sender still takes this node for the leader.
             Body::ReadIndex { read } => {
                 let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
                 core.outbox.send(reply);
@@ -116,7 +117,7 @@ impl Follower {
         Next::Stay
     }
 
-    /// Takes note of a sign of life from `leader`. False if it cannot be the leader of this term.
+    /// Records a message from `leader`. Returns false if it cannot be the leader of this term.
     fn hear(&mut self, core: &mut Core, leader: NodeId) -> bool {
         if self.leader.is_some_and(|known| known != leader) {
             core.counters.nonsense += 1;
@@ -140,7 +141,7 @@ impl Follower {
             self.reply_due = true;
         }
         self.leader_commit = self.leader_commit.max(commit);
-        // Below the commit index any two logs agree, and this one may have let go of the entries.
+        // All logs agree below the commit index, and this one may have trimmed those entries.
         let agrees = prev.index <= core.commit || core.log.contains(prev);
         if !agrees {
             return self.reject(core, prev);
@@ -157,7 +158,7 @@ impl Follower {
             }
             if entry.id.index <= core.log.last().index {
                 if entry.id.index <= self.verified {
-                    // It contradicts what the same leader said before.
+                    // It contradicts an earlier message of the same leader.
                     core.counters.nonsense += 1;
                     return;
                 }
@@ -168,7 +169,7 @@ impl Follower {
         self.verified = self.verified.max(Index(end)).max(core.commit).min(core.log.last().index);
         core.commit_to(commit.min(self.verified));
         if core.log.last() == had && end > prev.index.0 {
-            // The leader sends again what is here: it missed the acknowledgement.
+            // The leader has sent only entries that are here: it missed the acknowledgement.
             self.reply_due = true;
         }
     }
@@ -197,7 +198,7 @@ impl Follower {
         self.reply_due = true;
         if last.index > core.commit {
             if core.log.contains(last) {
-                // All of it is here already, and now known to be committed.
+                // The whole snapshot is here already, and is now known to be committed.
                 core.commit_to(last.index);
             } else {
                 core.replace_log(offer.snapshot);
@@ -206,8 +207,8 @@ impl Follower {
         self.verified = self.verified.max(core.commit);
     }
 
-    /// The acknowledgement that is due, if one may leave. However many appends one sync made
-    /// durable, they are acknowledged at once.
+    /// The acknowledgement that is due, if it may be sent. One acknowledgement covers all the
+    /// appends that a sync made durable.
     pub fn acknowledgement(&mut self, core: &Core) -> Option<Message> {
         let leader = self.leader?;
         if !Outbox::may_acknowledge(core.durable_hard_state(), core.term()) {
@@ -223,7 +224,7 @@ impl Follower {
         Some(core.message(leader, Body::Appended { matched, round: self.round, state }))
     }
 
-    // Reads (§6.4): the leader is asked for the index, the state is this node's own.
+    // Reads (§6.4): the leader provides the read index, and the state is this node's own.
 
     pub fn read(&mut self, core: &mut Core) -> Result<ReadId, ReadError> {
         let Some(leader) = self.leader else { return Err(ReadError::NoLeader) };
@@ -250,7 +251,7 @@ impl Follower {
         }
     }
 
-    /// Asks again for the reads that wait, and gives up on those that have waited too long.
+    /// Repeats the requests for waiting reads, and rejects those that have waited too long.
     fn tick_reads(&mut self, core: &mut Core) {
         let Some(leader) = self.leader else { return };
         let (again, patience) = (core.config.heartbeat_ticks, 2 * core.config.election_ticks);
@@ -268,16 +269,17 @@ impl Follower {
         });
     }
 
-    /// Gives up on the reads that the leader has not answered.
+    /// Rejects the reads that the leader has not confirmed.
     pub fn refuse_reads(&mut self, core: &mut Core) {
         for read in std::mem::take(&mut self.reads).into_keys() {
             core.refuse_read(read);
         }
     }
 
-    // Commands of this node's clients, which the leader is asked to append.
+    // Forwarded commands of this node's clients.
 
-    /// Sends a command to the leader. Returns its number; what becomes of it follows.
+    /// Sends a command to the leader. Returns its number;
+    /// [`Action::Forwarded`](crate::Action::Forwarded) follows.
     pub fn forward(&mut self, core: &mut Core, command: Bytes) -> Result<u64, ProposeError> {
         let Some(leader) = self.leader else {
             return Err(ProposeError::NotLeader { leader: None });
@@ -290,8 +292,8 @@ impl Follower {
         Ok(number)
     }
 
-    /// Gives up on commands that the leader has not answered for too long. They may have been done:
-    /// they are never sent again.
+    /// Reports commands as lost that the leader has not answered for too long. They may have been
+    /// appended, so they are never sent again.
     fn tick_forwards(&mut self, core: &mut Core) {
         let patience = 2 * core.config.election_ticks;
         self.forwards.retain(|number, waited| {
@@ -303,7 +305,7 @@ impl Follower {
         });
     }
 
-    /// Gives up on the commands that the leader has not answered.
+    /// Reports the commands that the leader has not answered as lost.
     pub fn lose_forwards(&mut self, core: &mut Core) {
         for number in std::mem::take(&mut self.forwards).into_keys() {
             core.forwarded(number, Forwarded::Lost);
@@ -317,8 +319,8 @@ impl Follower {
     }
 }
 
-/// Whether an append is at odds with what is committed here, where all logs agree: no leader sends
-/// that, and what it says of the entries above would not fit onto the log.
+/// Whether an append contradicts committed entries, where all logs agree. No correct leader sends
+/// that, and its later entries would not fit onto this log.
 fn contradicts(core: &Core, prev: LogId, entries: &[Entry]) -> bool {
     let said = std::iter::once(prev).chain(entries.iter().map(|entry| entry.id));
     said.take_while(|id| id.index <= core.commit)

@@ -1,4 +1,5 @@
-//! The numbers of the protocol, each a type of its own, so that a term is never taken for an index.
+//! The numbers of the protocol. Each has a type of its own, so that a term cannot be passed as an
+//! index.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,13 +14,13 @@ macro_rules! number {
         pub struct $name(pub u64);
 
         impl $name {
-            /// The number that follows.
+            /// The next number.
             #[must_use]
             pub fn next(self) -> Self {
                 Self(self.0 + 1)
             }
 
-            /// The number before. The caller knows that there is one.
+            /// The previous number. Panics at 0: the caller knows that there is one.
             #[must_use]
             pub fn before(self) -> Self {
                 Self(self.0.checked_sub(1).expect("a number before zero: a bug of the caller"))
@@ -35,8 +36,8 @@ macro_rules! number {
 }
 
 number! {
-    /// A term of office (§3.3): a logical clock in which at most one leader is elected. Terms of
-    /// elections start at 1; term 0 is the term of the empty log.
+    /// A term (§3.3): a logical clock. At most one leader is elected in each. The first election is
+    /// in term 1; term 0 is the term of the empty log.
     Term
 }
 number! {
@@ -44,38 +45,38 @@ number! {
     Index
 }
 number! {
-    /// Names a member of the cluster, for good.
+    /// Identifies a member of the cluster. It is never given to another node.
     NodeId
 }
 number! {
-    /// Tells one life of a member's disk from another: drawn at random when the data directory is
-    /// made. A wiped disk under a known id comes back with another incarnation, and whatever it says
-    /// counts for nothing.
+    /// Distinguishes the data directories that a member has had. It is drawn at random when the
+    /// directory is created. A node whose disk was wiped comes back with another incarnation, and
+    /// its peers ignore it.
     Incarnation
 }
 number! {
-    /// The dense number of a client command: the n-th command of the log has number n - 1, whatever
-    /// other entries stand between.
+    /// The dense number of a client command: the n-th command of the log has number n - 1. Other
+    /// entries take no number.
     CommandNumber
 }
 number! {
-    /// Log time in milliseconds since the Unix epoch: a clock of the cluster's own, see the module
-    /// `log_time`. It never goes backwards along the log.
+    /// Log time in milliseconds since the Unix epoch. It is the cluster's own clock (see the module
+    /// `log_time`) and never goes backwards along the log.
     LogTime
 }
 number! {
-    /// A token for one `read`, made by the library and unique for the life of the node.
+    /// Identifies one read. The node assigns it; it is unique across restarts of the node.
     ReadId
 }
 number! {
-    /// Numbers the rounds of heartbeats of one leader: the answer to round r proves that its sender
-    /// still followed after round r had started.
+    /// The number of a round of heartbeats of one leader. A reply to round r proves that its sender
+    /// still followed the leader after round r had started.
     Round
 }
 
-/// Identifies an entry: the term it was made in and its index. Printed as `7@4`: index 7 of term 4.
+/// Identifies an entry by term and index. Printed as `7@4`: index 7 of term 4.
 ///
-/// The order is that of the up-to-date comparison of §3.6.1: by term, then by index.
+/// Ordered by term, then by index: the up-to-date comparison of §3.6.1.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -87,7 +88,7 @@ pub struct LogId {
 }
 
 impl LogId {
-    /// The place before the first entry.
+    /// The position before the first entry.
     pub const ZERO: LogId = LogId { term: Term(0), index: Index(0) };
 
     /// The entry at `index` made in `term`.
@@ -102,13 +103,13 @@ impl fmt::Display for LogId {
     }
 }
 
-/// The time as the driver sees it when it hands an event in.
+/// The clocks of the node's machine, read by the driver when it passes an event in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
-    /// A monotonic clock in nanoseconds that goes on while the machine is suspended. The log's time
-    /// runs by it.
+    /// A monotonic clock in nanoseconds that keeps running while the machine is suspended. Log time
+    /// advances by it.
     pub monotonic_ns: u64,
-    /// The wall clock in milliseconds since the Unix epoch. It counts only where no node of a quorum
-    /// knows the log's time: when a cluster begins, and after all were down.
+    /// The wall clock in milliseconds since the Unix epoch. It is used only when no node of a
+    /// quorum knows the log time: when a cluster is bootstrapped, and after all nodes were down.
     pub wall_ms: u64,
 }

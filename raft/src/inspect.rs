@@ -1,40 +1,40 @@
-//! Read-only views of a node for tests, simulators and tools: what a check wants to know after each
-//! event, without the cost of a whole [`Status`](crate::Status).
+//! Read-only views of a node for tests, simulators and tools. They serve checks after each event,
+//! without the cost of a whole [`Status`](crate::Status).
 
 use crate::{Entry, HardState, Index, LogId, Node, Snapshot, Term};
 
 impl Node {
-    /// Its term.
+    /// The current term.
     pub fn term(&self) -> Term {
         self.core().term()
     }
 
-    /// Term and vote, whether or not they are on disk yet.
+    /// Term and vote in memory; they may not be durable yet.
     pub fn hard_state(&self) -> &HardState {
         self.core().hard_state()
     }
 
-    /// Term and vote as they are on disk.
+    /// Term and vote on disk.
     pub fn durable_hard_state(&self) -> &HardState {
         self.core().durable_hard_state()
     }
 
-    /// Up to here the log is committed, as far as it knows.
+    /// The commit index, as far as this node knows it.
     pub fn commit(&self) -> Index {
         self.core().commit
     }
 
-    /// Up to here the state machine has applied the log.
+    /// The last entry that the state machine has applied.
     pub fn applied_index(&self) -> Index {
         self.core().applied
     }
 
-    /// Up to here the log is on disk.
+    /// The last entry that is on disk.
     pub fn durable_index(&self) -> Index {
         self.core().log.durable()
     }
 
-    /// The end of the log.
+    /// The last entry of the log.
     pub fn last(&self) -> LogId {
         self.core().log.last()
     }
@@ -49,12 +49,13 @@ impl Node {
         self.core().log.entry(index)
     }
 
-    /// Whether its copy was found to be wrong: see [`Status::diverged`](crate::Status::diverged).
+    /// Whether this node's state was found to be wrong: see
+    /// [`Status::diverged`](crate::Status::diverged).
     pub fn is_diverged(&self) -> bool {
         self.core().is_diverged()
     }
 
-    /// Whether it leads.
+    /// Whether this node is the leader of its term.
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.core().id())
     }

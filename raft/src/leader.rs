@@ -1,5 +1,5 @@
-//! A leader: takes proposals, replicates the log, commits what a quorum has on disk, and confirms
-//! reads by rounds of heartbeats.
+//! A leader: takes proposals, replicates the log, commits entries that a quorum has on disk, and
+//! confirms reads by rounds of heartbeats.
 
 use crate::core::Core;
 use crate::progress::{Progress, State};
@@ -11,40 +11,43 @@ use crate::{
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
-/// For this many election timeouts a snapshot waits for a peer that could confirm it and is silent.
+/// A snapshot is not offered until a peer has confirmed its state. After this many election
+/// timeouts without a reply, a peer is no longer waited for.
 const CONFIRM_ELECTIONS: u32 = 10;
 
-/// Invariants: every member but this node has a progress; rounds in `confirming` never fall; a round
-/// with reads starts only once an entry of this term is committed.
+/// Invariants: every other member has a progress; rounds in `confirming` never decrease; a round
+/// confirms reads only if it starts after an entry of this term is committed.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
     progress: BTreeMap<NodeId, Progress>,
-    /// The entry that the term began with. What is committed is known once it is (§6.4).
+    /// The no-op that began the term. Once it is committed, the leader knows what is committed
+    /// (§6.4).
     term_start: Index,
     /// The latest round of heartbeats.
     round: Round,
     ticks_since_round: u32,
     ticks_since_quorum: u32,
-    /// Reads that wait for a round to start.
+    /// Reads that wait for the next round to start.
     reads: Vec<Asker>,
-    /// Reads whose round is under way, and the index they get when it is confirmed.
+    /// Reads that wait for their round to be confirmed, with their read index.
     confirming: VecDeque<(Round, Index, Asker)>,
-    /// Bytes of the entries that are not committed yet.
+    /// Bytes of this term's uncommitted entries, without the no-op that began it.
     uncommitted_bytes: usize,
-    /// The end of the log when it last grew, and the ticks since.
+    /// The end of the log when it last grew, and the ticks since then.
     last: Index,
     ticks_since_entry: u32,
-    /// While the own disk is stalled: an entry was appended to see whether the others can commit it.
+    /// While this node's disk is stalled: a `Clock` entry was appended to test whether the others
+    /// can commit.
     stall_probed: bool,
-    /// The latest command that each start of each peer has forwarded in this term.
+    /// The number of the latest command forwarded in this term, for each start of each peer.
     forwards: BTreeMap<(NodeId, u64), u64>,
 }
 
-/// Starts of peers whose commands a leader takes in one term. A peer that starts more often forwards
-/// nothing until the next term.
+/// The most starts of peers whose commands a leader takes in one term. Commands of further starts
+/// are ignored until the next term.
 const FORWARDING_STARTS_MAX: usize = 256;
 
-/// Whose read it is.
+/// The origin of a read.
 #[derive(Clone, Copy, Debug)]
 enum Asker {
     Own(ReadId),
@@ -52,9 +55,9 @@ enum Asker {
 }
 
 impl Leader {
-    /// Begins the term with an entry of its own, so that the earlier ones can be committed (§3.6.2).
+    /// Begins the term with a no-op, so that entries of earlier terms can be committed (§3.6.2).
     ///
-    /// `readings` are the clocks of those who voted for it: the log's time goes on from there.
+    /// `readings` are the log clocks of its voters. The log time continues from them.
     pub fn new(core: &mut Core, readings: &BTreeMap<NodeId, Reading>) -> Self {
         core.counters.elected += 1;
         core.start_time(readings);
@@ -108,7 +111,7 @@ impl Leader {
             }
             self.start_round(core);
         }
-        // Followers learn how far the log is committed from the next entries; when none come, now.
+        // Followers learn the commit index from the next entries. If none are due, send it now.
         for progress in self.progress.values_mut() {
             if progress.told_commit < core.commit && progress.state == State::Replicate {
                 progress.commit_due = true;
@@ -117,9 +120,9 @@ impl Leader {
         Next::Stay
     }
 
-    /// Whether this node's disk alone stands between the cluster and its work: a write has been out for
-    /// too long, and a quorum without this node has committed what is in it. If nobody else can commit
-    /// either (a disk that all share, for instance), another leader would be no better.
+    /// Whether this node's disk alone blocks the cluster: its write has been pending for too long,
+    /// and a quorum without this node has committed entries of that write. If nobody else can
+    /// commit either (all share one disk, for instance), another leader would not help.
     fn holds_others_back(&mut self, core: &mut Core) -> bool {
         if !core.is_disk_stalled() {
             self.stall_probed = false;
@@ -127,15 +130,15 @@ impl Leader {
         }
         let alone = self.progress.is_empty();
         if !alone && !self.stall_probed && core.log.durable() == core.log.last().index {
-            // Nothing is under way that the others could commit: no client proposes, or proposals
-            // are refused since the disk is full.
+            // The others have nothing to commit: no client proposes, or proposals are rejected
+            // because the disk is full.
             self.stall_probed = true;
             self.append(core, Payload::Clock);
         }
         core.commit > core.log.durable()
     }
 
-    /// Carries the log's time on while nobody proposes.
+    /// Advances the log time while there are no proposals.
     fn keep_time(&mut self, core: &mut Core) {
         let last = core.log.last().index;
         if last != self.last {
@@ -149,7 +152,7 @@ impl Leader {
         }
     }
 
-    /// Whether a quorum was heard since this was last asked (check-quorum, §6.2).
+    /// Whether a quorum has replied since the previous check (CheckQuorum, §6.2).
     fn has_quorum(&mut self, core: &Core) -> bool {
         let heard =
             |id: NodeId| id == core.id() || self.progress.get(&id).is_some_and(|p| p.active);
@@ -168,7 +171,7 @@ impl Leader {
         }
         match message.body {
             Body::Appended { matched, round, state } => {
-                // A peer that knows what it has applied says so with each new round.
+                // A peer that knows its state hash sends it in the reply to each new round.
                 if let Some(progress) = self.progress.get_mut(&from)
                     && state.is_none()
                     && round > progress.round
@@ -198,7 +201,7 @@ impl Leader {
         Next::Stay
     }
 
-    /// Its own disk has caught up: its copy counts too now.
+    /// A write of this node is durable: its own copies count now.
     pub fn persisted(&mut self, core: &mut Core) {
         self.try_commit(core);
     }
@@ -217,8 +220,8 @@ impl Leader {
         Ok((self.append(core, payload), number))
     }
 
-    /// Takes a command that a follower forwards, once: a message may arrive again, and late. What is not
-    /// new is not answered, since it may have been taken.
+    /// Appends a command that a follower forwards, at most once: the message may be duplicated or
+    /// delayed. A number that is not new gets no reply, since that command may have been appended.
     fn take_forward(
         &mut self,
         core: &mut Core,
@@ -273,8 +276,8 @@ impl Leader {
         self.confirm_reads(core);
     }
 
-    /// Compares what a peer has applied with what this node has at the same index. Returns whether this
-    /// node is the one that is wrong; it has diverged then.
+    /// Compares a peer's state hash with this node's at the same index. If this node is the one
+    /// that is wrong, it diverges and this returns true.
     fn compare(&mut self, core: &mut Core, from: NodeId, state: StateHash) -> bool {
         let (Some(own), Some(progress)) =
             (core.hashes.at(state.index), self.progress.get_mut(&from))
@@ -307,17 +310,19 @@ impl Leader {
         alone
     }
 
-    /// If some copy differs from this node's and it is not known which of the two is wrong: the index at
-    /// which it was first seen. No snapshot is sent then, which may be of the wrong one: a third node that
-    /// needs one waits until somebody with a copy of its own has decided it, or an operator has.
+    /// The lowest index at which a peer's state was first found to differ, while it is not known
+    /// which of the two is wrong. No snapshot is sent during that time, since it may be wrong. A
+    /// third node that needs one waits until a node with a copy of its own, or an operator, has
+    /// decided.
     fn disputed_at(&self, core: &Core) -> Option<Index> {
         let differing = self.progress.values().filter(|p| p.agrees == Some(false));
         let at = differing.map(|p| p.differs_at).min()?;
         (!self.has_agreement(core, at)).then_some(at)
     }
 
-    /// Whether the snapshot that the log begins after may be sent to peers: it can be read, and a peer has
-    /// confirmed that it has applied the same, if there is one that could.
+    /// Whether the snapshot that the log begins after may be offered to peers. It must be readable,
+    /// no difference may be undecided, and a peer must have confirmed the same state, if there is a
+    /// peer that can.
     fn may_offer_base(&self, core: &Core) -> bool {
         let base = core.log.base().last.index;
         let confirms = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= base;
@@ -328,7 +333,7 @@ impl Leader {
         confirmed && !core.is_base_unreadable() && self.disputed_at(core).is_none()
     }
 
-    /// Whether a quorum has applied the same as this node up to `at`, or a later index.
+    /// Whether a quorum, this node included, has reported the same state at `at` or a later index.
     fn has_agreement(&self, core: &Core, at: Index) -> bool {
         let own = core.id();
         core.log.membership().is_quorum(|id| match self.progress.get(&id) {
@@ -351,12 +356,12 @@ impl Leader {
         if round < progress.ignore_before {
             return;
         }
-        // A peer never rejects what it has acknowledged, unless the entries are gone: it says so, or it
-        // was sent after the acknowledgement, since it answers a round that started later.
+        // A peer never rejects what it has acknowledged, unless it has lost the entries. Either it
+        // reports the loss, or its reply is to a round that started after the acknowledgement.
         let proven = lost || round > progress.matched_round;
         if proven && prev <= progress.matched {
-            // Nothing that it sent before this counts any more, not even what is still on its way:
-            // only answers to a round that starts now.
+            // Everything the peer sent before is void, messages in flight included. Only replies to
+            // the round that starts now count.
             progress.forget(latest.next());
             self.start_round(core);
         }
@@ -370,7 +375,7 @@ impl Leader {
             return;
         }
         let agreeing = core.log.last_agreeing(hint.index.min(prev), hint.term);
-        // It has to move, or nothing is learned from the next probe.
+        // The next probe must move back, or it would reveal nothing new.
         let next = agreeing.index.next().min(prev.max(Index(1)));
         progress.probe(next);
     }
@@ -383,9 +388,10 @@ impl Leader {
         }
     }
 
-    /// A snapshot has arrived, or was declined, or was lost on its way. Whichever it was, the peer is
-    /// asked at the next heartbeat whether it has the log up to there: one that declined because it
-    /// has it says so, and would be offered it for ever otherwise; one that has not says what it has.
+    /// The transfer of a snapshot has ended: delivered, declined or lost. In each case the next
+    /// heartbeat probes whether the peer has the log up to there. A peer that declined because it
+    /// already has the log confirms it, and is not offered the snapshot for ever. A peer that does
+    /// not have it reports where its log ends.
     pub fn snapshot_sent(&mut self, core: &Core, to: NodeId, snapshot: LogId, delivered: bool) {
         let Some(progress) = self.progress.get_mut(&to) else { return };
         progress.snapshot_ended(delivered, core.config.election_ticks);
@@ -396,7 +402,7 @@ impl Leader {
         progress.state = State::Probe { asked: true };
     }
 
-    /// Commits what a quorum has on disk, if it is of this term (§3.6.2).
+    /// Commits the entries that a quorum has on disk, if the last of them is of this term (§3.6.2).
     fn try_commit(&mut self, core: &mut Core) {
         let own = core.log.durable();
         let on_disk = |id: NodeId| match self.progress.get(&id) {
@@ -411,7 +417,7 @@ impl Leader {
         }
         let mut index = core.commit.next();
         while index <= reached {
-            // Entries of earlier terms were never counted.
+            // Entries of earlier terms were never added.
             let cost = core.log.entry(index).filter(|_| index > self.term_start);
             let cost_bytes = cost.map_or(0, crate::Entry::cost_bytes);
             self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(cost_bytes);
@@ -420,8 +426,8 @@ impl Leader {
         core.commit_to(reached);
     }
 
-    /// The next message to a peer, if there is room for one. Appends are built here, from how far
-    /// the peer is: a hundred proposals make one message.
+    /// The next message to a peer, if one is due and there is room for it. Appends are built here
+    /// from the peer's progress, so a hundred proposals can become one message.
     pub fn next_message(&mut self, core: &mut Core) -> Option<Action> {
         self.start_read_round(core);
         let round = self.round;
@@ -460,7 +466,7 @@ impl Leader {
 
     // Reads (§6.4).
 
-    /// How many reads are waiting.
+    /// The number of reads that wait in any state.
     fn reads_waiting(&self, core: &Core) -> usize {
         self.reads.len() + self.confirming.len() + core.reads_waiting()
     }
@@ -489,8 +495,8 @@ impl Leader {
         self.reads.push(Asker::Peer(from, read));
     }
 
-    /// Starts a round for the reads that wait, unless one is under way: those that arrive meanwhile
-    /// share the next. A read joins only a round that starts after it has come.
+    /// Starts a round for the waiting reads, unless a round with reads is pending: then they share
+    /// the next one. A read only joins a round that starts after the read arrived.
     fn start_read_round(&mut self, core: &mut Core) {
         let waiting = !self.reads.is_empty() && core.commit >= self.term_start;
         if waiting && self.confirming.is_empty() {
@@ -519,7 +525,8 @@ impl Leader {
         }
     }
 
-    /// It leads no more: whoever waits for a read may ask the next leader.
+    /// This node stops leading. Its own reads are rejected; a follower repeats its reads at the
+    /// next leader.
     pub fn resign(&mut self, core: &mut Core) {
         core.counters.stepped_down += 1;
         let confirming =
@@ -545,14 +552,14 @@ impl Leader {
         self.progress.iter().map(status).collect()
     }
 
-    /// The last entry that every peer which answers, or receives a snapshot, is known to have: what
-    /// follows is still to be sent to one of them.
+    /// The last entry that all peers are known to have, of those that reply or receive a snapshot.
+    /// Later entries have yet to be sent to one of them.
     pub fn needed_after(&self, core: &Core) -> Option<Index> {
         let silent_ticks_max = core.config.election_ticks;
         self.progress.values().filter_map(|p| p.position(silent_ticks_max)).min()
     }
 
-    /// What does not hold, if anything.
+    /// The first invariant that does not hold, if any.
     pub fn broken_invariant(&self, core: &Core) -> Option<&'static str> {
         let last = core.log.last().index;
         let term_start = core.log.id_at(self.term_start).map(|id| id.term);
@@ -572,7 +579,7 @@ impl Leader {
     }
 }
 
-/// The next append to a peer, if it is due something and there is room.
+/// The next append to a peer, if one is due and there is room for it.
 fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
     let last = core.log.last().index;
     let full = || {
@@ -583,8 +590,8 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
         State::Snapshot(_) => None,
         State::Probe { .. } | State::Replicate => core.log.id_at(progress.next.before()),
     };
-    // A peer that needs a snapshot, or has one under way, hears from its leader all the same: that
-    // the logs agree before the first entry is always true.
+    // A peer that needs or receives a snapshot still gets heartbeats. Their `prev` is the position
+    // before the first entry, where all logs agree.
     let Some(prev) = prev else {
         let due = std::mem::take(&mut progress.heartbeat_due);
         let (prev, commit, entries) = (LogId::ZERO, core.commit, Vec::new());

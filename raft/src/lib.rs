@@ -1,9 +1,9 @@
 //! The Raft consensus protocol as a pure function of its inputs.
 //!
-//! A [`Node`] takes events (ticks, messages, proposals, receipts for finished work) and gives out
-//! work orders ([`Action`]) from [`Node::poll`]. It does no I/O, reads no clock, starts no thread,
-//! and the same inputs give the same outputs, bit for bit: that is what lets a simulator drive it
-//! through millions of schedules.
+//! A [`Node`] takes events (ticks, messages, proposals, receipts for finished work) and returns
+//! work orders ([`Action`]) from [`Node::poll`]. It does no I/O, reads no clock and starts no
+//! thread. The same inputs give the same outputs, bit for bit, so a simulator can run it through
+//! millions of schedules.
 //!
 //! Numbers such as §3.4 refer to Diego Ongaro's thesis, *Consensus: Bridging Theory and Practice*.
 

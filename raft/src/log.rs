@@ -1,40 +1,41 @@
-//! The log in memory: the entries since the last compaction, and how much of them is on disk.
+//! The log in memory: the entries since the last compaction, and how many of them are durable.
 //!
-//! The whole log that any decision needs is here; the disk holds the same entries for the time after
-//! a crash, and nobody reads them back while the node runs. A peer that needs entries from before the
-//! first one held here gets a snapshot.
+//! Every decision uses this copy. The disk holds the same entries for recovery after a crash; they
+//! are never read back while the node runs. A peer that needs an entry from before the first one
+//! held here gets a snapshot.
 //!
-//! What it is not: it knows neither roles nor commitment, and it does no I/O. What must be written is
-//! asked for with [`Log::fill_write`], and what has been written is told with [`Log::written`].
+//! The log knows neither roles nor the commit index, and does no I/O. [`Log::fill_write`] returns
+//! what must be written, and [`Log::written`] records that it is durable.
 
 use crate::{CommandNumber, Entry, Index, LogId, LogTime, Membership, Payload, Snapshot, Term};
 use std::collections::VecDeque;
 
-/// Invariants: `entries` are contiguous and follow `before`; their terms never fall;
+/// Invariants: `entries` are contiguous and follow `before`; their terms never decrease;
 /// `before.index ≤ base.last.index ≤ last().index`; `durable ≤ handed ≤ last().index`;
 /// `memberships` is never empty and ordered by index.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     /// The snapshot that the durable log begins after.
     base: Snapshot,
-    /// The entry right before the first one in `entries`. At or below `base.last`: some entries that
-    /// the snapshot stands for are kept for peers that are slightly behind.
+    /// The entry right before the first one in `entries`. It is at or below `base.last`: some
+    /// entries that the snapshot covers are retained for peers that are slightly behind.
     before: LogId,
     entries: VecDeque<Entry>,
-    /// What the entries that the snapshot stands for cost, as far as they are held.
+    /// The cost in bytes of the entries in memory that the snapshot covers.
     covered_bytes: usize,
-    /// The membership as of `base.last`, then every one that the entries after it bring.
+    /// The membership as of `base.last`, then each later one in the log.
     memberships: Vec<(Index, Membership)>,
-    /// Up to here the entries are on disk.
+    /// The entries up to here are on disk.
     durable: Index,
-    /// Up to here the entries are on disk or in the write that is out.
+    /// The entries up to here are on disk or in the pending write.
     handed: Index,
-    /// What the write that is out proves, when its receipt comes. A truncation lowers it.
+    /// The entries up to here are durable once the pending write is done. A truncation lowers it.
+    /// `None` if no write is pending.
     proves: Option<Index>,
 }
 
 impl Log {
-    /// A log whose content is on disk. The caller has checked that `entries` follow `base`.
+    /// A log whose entries are all on disk. The caller has checked that `entries` follow `base`.
     pub fn new(base: Snapshot, entries: Vec<Entry>) -> Self {
         let before = base.last;
         let mut log = Log {
@@ -102,7 +103,7 @@ impl Log {
         self.entries.get(usize::try_from(offset).ok()?)
     }
 
-    /// The id of the entry at `index`, if it is known here.
+    /// The id of the entry at `index`, if that entry or its successor is in memory.
     pub fn id_at(&self, index: Index) -> Option<LogId> {
         if index == self.before.index {
             return Some(self.before);
@@ -110,18 +111,18 @@ impl Log {
         self.entry(index).map(|entry| entry.id)
     }
 
-    /// Whether the log has this very entry.
+    /// Whether the log in memory has exactly this entry.
     pub fn contains(&self, id: LogId) -> bool {
         self.id_at(id.index) == Some(id)
     }
 
-    /// The last entry at or below `index` whose term is not above `term`: the furthest place where
-    /// a log whose entry at `index` has that term can agree with this one (§3.5, fast backtracking).
-    /// `before`, if all of the entries held here are later.
+    /// The last entry at or below `index` whose term is not above `term`. A log whose entry at
+    /// `index` has that term can agree with this one up to there at most (§3.5, fast backtracking).
+    /// Returns `before` if all entries in memory are of later terms.
     pub fn last_agreeing(&self, index: Index, term: Term) -> LogId {
         let index = index.min(self.last().index);
         let known = index.0.saturating_sub(self.before.index.0) as usize;
-        // Terms never fall along the log, so the entries that can agree are a prefix.
+        // Terms never decrease along the log, so the entries that can agree are a prefix.
         let count = self.entries.partition_point(|entry| entry.id.term <= term).min(known);
         match count {
             0 => self.before,
@@ -139,8 +140,8 @@ impl Log {
         self.entries.push_back(entry);
     }
 
-    /// Drops the entry at `index`, which is above the base, and all that follow. A write that is out
-    /// may hold them: from now on its receipt proves only what stands before.
+    /// Removes the entry at `index`, which is above the base, and all later ones. If the pending
+    /// write contains them, its receipt now proves only the entries before `index`.
     pub fn truncate_from(&mut self, index: Index) {
         assert!(index > self.base.last.index, "a snapshot stands for this entry");
         let keep = index.before();
@@ -151,7 +152,8 @@ impl Log {
         self.proves = self.proves.map(|proves| proves.min(keep));
     }
 
-    /// A snapshot stands for the entries up to `snapshot.last`. [`Log::trim`] lets go of them.
+    /// Makes `snapshot` the base: it now covers the entries up to `snapshot.last`. [`Log::trim`]
+    /// removes them from memory.
     pub fn compact(&mut self, snapshot: Snapshot) {
         assert!(self.contains(snapshot.last), "a snapshot of another log");
         let upto = snapshot.last.index;
@@ -164,9 +166,10 @@ impl Log {
         self.base = snapshot;
     }
 
-    /// Lets go of entries that the snapshot stands for, oldest first: those beyond the latest
-    /// `retained_bytes`; but of those after `needed_after`, which a peer is yet to receive, only what
-    /// is beyond `needed_bytes`. At most `entries_max` in one call, so that no call takes long.
+    /// Removes entries that the snapshot covers from memory, oldest first. It keeps the latest
+    /// `retained_bytes` of them. Of those after `needed_after`, which a peer has yet to receive, it
+    /// keeps up to `needed_bytes` if that is more. It removes at most `entries_max` in one call,
+    /// which bounds the time of a call.
     pub fn trim(
         &mut self,
         retained_bytes: usize,
@@ -188,7 +191,8 @@ impl Log {
         }
     }
 
-    /// Begins anew after a snapshot. Nothing of it counts as durable until the write that says so is.
+    /// Replaces the whole log by a snapshot. Nothing is durable until a write that starts after
+    /// this is done.
     pub fn reset(&mut self, snapshot: Snapshot) {
         self.entries.clear();
         self.covered_bytes = 0;
@@ -200,8 +204,8 @@ impl Log {
         self.base = snapshot;
     }
 
-    /// Copies the entries from `from` on into `into`, until they cost more than `bytes_max`, but at
-    /// least one if there is one, and none beyond `to`. Returns what they cost.
+    /// Appends to `into` the entries from `from` up to `to`, as long as they cost at most
+    /// `bytes_max` in total. The first entry is always copied. Returns the total cost in bytes.
     pub fn copy(&self, from: Index, to: Index, bytes_max: usize, into: &mut Vec<Entry>) -> usize {
         let mut bytes = 0;
         let mut index = from;
@@ -218,12 +222,13 @@ impl Log {
         bytes
     }
 
-    /// Whether there are entries that no write has taken yet.
+    /// Whether there are entries that are in no write yet.
     pub fn has_unwritten(&self) -> bool {
         self.handed < self.last().index
     }
 
-    /// Fills a write with what has not been written yet. The caller hands the write out at once.
+    /// Fills a write with entries that are in no write yet. The caller must issue the write at
+    /// once.
     pub fn fill_write(&mut self, bytes_max: usize, into: &mut Vec<Entry>) {
         assert!(self.proves.is_none(), "one write is out at a time");
         self.copy(self.handed.next(), self.last().index, bytes_max, into);
@@ -233,13 +238,13 @@ impl Log {
         self.proves = Some(self.handed);
     }
 
-    /// The write that was out is on disk.
+    /// Records that the pending write is on disk.
     pub fn written(&mut self) {
         let proves = self.proves.take().expect("a write was out");
         self.durable = self.durable.max(proves);
     }
 
-    /// What does not hold, if anything.
+    /// The first invariant that does not hold, if any.
     pub fn broken_invariant(&self) -> Option<&'static str> {
         let rules = [
             ("the log begins after its base", self.before.index <= self.base.last.index),
@@ -270,7 +275,7 @@ mod tests {
         }
     }
 
-    /// A log that is all on disk, with entries of these terms from index 1 on.
+    /// A log that is entirely on disk, with entries of these terms from index 1 on.
     fn log(terms: &[u64]) -> Log {
         let entries = (1..).zip(terms).map(|(index, term)| entry(index, *term)).collect();
         Log::new(Snapshot::initial(Membership::default()), entries)
@@ -283,7 +288,7 @@ mod tests {
     #[test]
     fn backtracking_skips_the_terms_that_cannot_agree() {
         let cases = [
-            // (asked about, the last place that can agree)
+            // (index and term asked for, the last position that can agree)
             (LogId::new(7, 3), LogId::new(7, 3)),
             (LogId::new(7, 2), LogId::new(4, 2)),
             (LogId::new(9, 2), LogId::new(4, 2)),
@@ -360,7 +365,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_is_yet_to_receive_is_kept_within_its_own_limit() {
-        // (what is retained, what a peer has, what is kept for it at most; before what the log begins)
+        // (retained bytes, matched index of a peer, bytes kept for it; `before` after the trim)
         let cases = [
             (0, Some(2), 1_000, 2),
             (0, Some(2), 41, 2),

@@ -1,38 +1,40 @@
-//! The log's time: one clock for the whole cluster, by which sessions, expiry and leases run.
+//! Log time: one clock for the whole cluster. Sessions, expiry and leases run by it.
 //!
-//! No node's wall clock decides it: one that is wrong by an hour would end every lease, or keep it alive.
-//! What it promises, with ρ the drift of a monotonic clock (at most one in a thousand, say):
+//! No single wall clock decides it: a clock that is wrong by an hour would end every lease or keep
+//! it alive. Let ρ be the drift of a monotonic clock (at most one in a thousand, say). Then:
 //!
 //! - It never goes backwards along the log.
-//! - As long as one node of each electing quorum has been running since it last heard a leader, it runs
-//!   no faster than real time by more than ρ, whatever the wall clocks say, and falls behind by no more
-//!   than ρ and the delay of one message an election.
-//! - After all nodes of a quorum were down, it goes on from what the wall clocks of a quorum have
-//!   reached: one wrong clock of three cannot make it leap, and two can. Where they disagree the
-//!   earlier one counts, so that a lease may live on, but does not end early.
+//! - As long as one node of each electing quorum has been running since its last message from a
+//!   leader, log time runs at most ρ faster than real time, whatever the wall clocks show. It falls
+//!   behind by at most ρ and the delay of one message per election.
+//! - After all nodes of a quorum were down, it continues from the time that the wall clocks of a
+//!   quorum have reached. One wrong clock of three cannot make it leap; two can. Where they
+//!   disagree the earlier one counts, so a lease may last longer but does not end early.
 //!
-//! How: a leader's time runs by its monotonic clock from where it began. Every append carries it, so every
-//! follower knows it too, and runs it on by its own monotonic clock; it keeps the latest that it can
-//! tell. A granted vote carries the voter's reading, and a new leader begins with the latest that any of
-//! its voters knows. A node that was just started knows none and reports its wall clock instead.
+//! A leader's log time advances by its monotonic clock from its starting value. Every append
+//! carries the log time. Each follower keeps the latest value and advances it by its own monotonic
+//! clock. A granted vote carries the voter's reading, and a new leader starts from the latest
+//! reading of its voters. A node that was just started has no log time and reports its wall clock
+//! instead.
 //!
-//! What it is not: the time of day. It begins with it, and may drift away from it within a long life.
+//! Log time is not the time of day. It starts from it, and may drift away from it as the cluster
+//! runs.
 
 use crate::{LogTime, Membership, NodeId, Now};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What a voter knows of the time.
+/// A voter's reading of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reading {
-    /// The log's time, heard from a leader and run on since.
+    /// The log time, received from a leader and advanced since.
     Running(LogTime),
-    /// It has heard no leader since its start: its wall clock.
+    /// The voter's wall clock: it has received nothing from a leader since its start.
     Wall(LogTime),
 }
 
 impl Reading {
-    /// The time, wherever it comes from.
+    /// The time of the reading, from either source.
     pub fn time(self) -> LogTime {
         match self {
             Reading::Running(time) | Reading::Wall(time) => time,
@@ -49,12 +51,12 @@ impl Default for Reading {
 /// The log's time as one node knows it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogClock {
-    /// The log's time, and the monotonic clock when it was that.
+    /// The latest known log time, and the monotonic clock in nanoseconds at that moment.
     known: Option<(LogTime, u64)>,
 }
 
 impl LogClock {
-    /// The log's time at this moment; `None` if no leader was heard yet.
+    /// The log time now; `None` if this node has no log time yet.
     pub fn time(&self, now: Now) -> Option<LogTime> {
         self.known.map(|(time, at_ns)| {
             let passed_ms = now.monotonic_ns.saturating_sub(at_ns) / 1_000_000;
@@ -62,8 +64,8 @@ impl LogClock {
         })
     }
 
-    /// A leader, perhaps this node, has this time. What was known before may be later: a message takes
-    /// its time.
+    /// Takes over a leader's log time (perhaps this node's own), unless this node already knows a
+    /// later one. Messages take time to arrive.
     pub fn hear(&mut self, time: LogTime, now: Now) {
         if self.time(now).is_none_or(|known| known < time) {
             self.known = Some((time, now.monotonic_ns));
@@ -78,8 +80,9 @@ impl LogClock {
     }
 }
 
-/// The time that a new leader begins with: the latest that one of its voters knows; if none does, what
-/// the wall clocks of a quorum have reached. Never before `last`, the time of its last entry.
+/// The log time that a new leader starts with: the latest that one of its voters knows. If none
+/// knows it, the time that the wall clocks of a quorum have reached. Never before `last`, the time
+/// of the leader's last entry.
 pub(crate) fn start(
     membership: &Membership,
     readings: &BTreeMap<NodeId, Reading>,
@@ -123,7 +126,7 @@ mod tests {
     fn a_leader_begins_with_what_its_voters_know_and_else_with_what_a_quorum_of_clocks_has_reached()
     {
         let last = LogTime(50);
-        // The readings of nodes 0, 1, 2; the time that the leader begins with.
+        // The readings of nodes 0, 1, 2; the time that the leader starts with.
         let cases: [(&[Option<Reading>; 3], u64); 9] = [
             (&[Some(Running(LogTime(90))), Some(Wall(LogTime(9_999))), None], 90),
             (&[Some(Running(LogTime(90))), Some(Running(LogTime(95))), None], 95),

@@ -1,21 +1,23 @@
-//! Who belongs to the cluster, and what a quorum of it is.
+//! The members of a cluster, and what a quorum of them is.
 //!
-//! Only joint consensus is known here (§4.3): a change goes through a configuration with two halves,
-//! in which every decision needs a quorum of both. Single-step changes are deliberately absent: they
+//! Membership changes use joint consensus only (§4.3): during a change there are two halves, and
+//! every decision needs a quorum of both. Single-server changes are deliberately absent: they have
+//! a published bug and save nothing.
 //! have a published bug and save nothing.
 
 use crate::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is known of one member.
+/// What the cluster knows about one member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// The life of its disk that was admitted. Another one under the same id counts for nothing.
+    /// The incarnation that was admitted. Messages of another incarnation under the same id are
+    /// rejected.
     pub incarnation: Incarnation,
-    /// Where its peers reach it, as `host:port`.
+    /// The address for its peers, as `host:port`.
     pub peer_address: String,
-    /// Where its clients reach it, as `host:port`.
+    /// The address for its clients, as `host:port`.
     pub client_address: String,
 }
 
@@ -25,13 +27,13 @@ pub struct Member {
 /// `outgoing`, where present, is not empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// Every node that takes part, with its addresses.
+    /// All members with their addresses, learners included.
     pub members: BTreeMap<NodeId, Member>,
-    /// Those whose votes and acknowledgements count.
+    /// The members whose votes and acknowledgements count.
     pub voters: BTreeSet<NodeId>,
-    /// While a change is under way: the voters of the configuration that is being left.
+    /// During a change: the voters of the configuration that is being left.
     pub outgoing: Option<BTreeSet<NodeId>>,
-    /// Those that receive the log without counting.
+    /// The members that receive the log without counting for a quorum.
     pub learners: BTreeSet<NodeId>,
 }
 
@@ -42,30 +44,30 @@ impl Membership {
         Membership { members, voters, outgoing: None, learners: BTreeSet::new() }
     }
 
-    /// Whether `node` votes, in either half.
+    /// Whether `node` is a voter in either half.
     pub fn is_voter(&self, node: NodeId) -> bool {
         self.voters.contains(&node)
             || self.outgoing.as_ref().is_some_and(|outgoing| outgoing.contains(&node))
     }
 
-    /// Whether a change is under way.
+    /// Whether a membership change is in progress.
     pub fn is_joint(&self) -> bool {
         self.outgoing.is_some()
     }
 
-    /// Whether those for whom `agrees` holds are a quorum: a majority of each half. Nobody is a
-    /// quorum of an empty configuration.
+    /// Whether the nodes for which `agrees` holds form a quorum: a majority of each half. An empty
+    /// configuration has no quorum.
     pub fn is_quorum(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
         self.halves().all(|half| half.iter().filter(|id| agrees(**id)).count() > half.len() / 2)
     }
 
-    /// Whether a quorum can no longer come together when those for whom `refuses` holds never agree.
+    /// Whether a quorum is impossible, given that the nodes for which `refuses` holds never agree.
     pub fn is_lost(&self, refuses: impl Fn(NodeId) -> bool) -> bool {
         !self.is_quorum(|id| !refuses(id))
     }
 
-    /// The greatest value that a quorum has reached, where `value` says how far each voter is.
-    /// In a joint configuration, the lesser of what the two halves have reached.
+    /// The greatest value that a quorum has reached, where `value` is the value of each voter. In a
+    /// joint configuration: the lesser of the two halves.
     pub fn reached<T: Ord + Default>(&self, value: impl Fn(NodeId) -> T) -> T {
         self.halves()
             .map(|half| {
@@ -77,7 +79,7 @@ impl Membership {
             .unwrap_or_default()
     }
 
-    /// How many bytes it counts as in limits.
+    /// The number of bytes that it counts for in limits.
     pub fn cost_bytes(&self) -> usize {
         self.members
             .values()
@@ -103,7 +105,7 @@ mod tests {
         Membership { voters: ids(voters), outgoing: outgoing.map(ids), ..Membership::default() }
     }
 
-    /// Voters, outgoing voters, those who agree, whether they are a quorum.
+    /// Voters, outgoing voters, nodes that agree, whether they are a quorum.
     type Case<'a> = (&'a [u64], Option<&'a [u64]>, &'a [u64], bool);
 
     #[test]

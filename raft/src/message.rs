@@ -1,4 +1,4 @@
-//! What peers say to one another.
+//! The messages that peers send to each other.
 
 use crate::{
     CommandNumber, Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Round,
@@ -7,176 +7,186 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A message from one member to another. It may be lost, repeated, delayed and overtaken.
+/// A message from one member to another. It may be lost, duplicated, delayed and reordered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who says it.
+    /// The sender.
     pub from: NodeId,
-    /// To whom.
+    /// The receiver. A node ignores and counts messages addressed to another.
     pub to: NodeId,
-    /// The sender's term when it said it.
+    /// The sender's current term.
     pub term: Term,
-    /// The life of the sender's disk. See [`Incarnation`].
+    /// Identifies the sender's data directory. See [`Incarnation`].
     pub incarnation: Incarnation,
-    /// What it says.
+    /// The kind of message, and its content.
     pub body: Body,
 }
 
-/// What a message says.
+/// The content of a message. Each kind carries only the fields that it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
-    /// Would you vote for me, if I asked? (§9.6) Changes nothing at the receiver.
+    /// Asks whether the receiver would grant its vote (pre-vote, §9.6). Changes nothing at the
+    /// receiver.
     PreVote {
-        /// The term that the sender would campaign in.
+        /// The term of the election that the sender would start.
         next: Term,
         /// The last entry of the sender's log.
         last: LogId,
     },
-    /// The answer to a `PreVote`.
+    /// The reply to a `PreVote`.
     PreVoteReply {
-        /// The term that was asked about.
+        /// The term that the `PreVote` named.
         next: Term,
-        /// Whether the sender would vote for the receiver in it.
+        /// Whether the sender would grant the receiver its vote in that term.
         granted: bool,
     },
-    /// Vote for me in the message's term (§3.4).
+    /// Requests the receiver's vote in the message's term (§3.4).
     Vote {
-        /// The last entry of the sender's log, which is durable there.
+        /// The last entry of the sender's log. It is durable there.
         last: LogId,
-        /// The leader told the sender to campaign (§3.10), so whoever hears a leader may grant it.
+        /// The election was ordered by the leader (leadership transfer, §3.10). A receiver that has
+        /// a live leader considers the request all the same.
         transfer: bool,
     },
-    /// The answer to a `Vote`.
+    /// The reply to a `Vote`.
     VoteReply {
-        /// Whether the sender's vote in the message's term is the receiver's. It is durable.
+        /// Whether the sender has voted for the receiver in the message's term. A granted vote is
+        /// durable.
         granted: bool,
-        /// The sender's clock: the next leader carries the log's time on.
+        /// The sender's log clock. The next leader continues the log time from it.
         clock: Reading,
     },
-    /// Entries that follow `prev`, or none: a heartbeat (§3.5).
+    /// Entries that follow `prev`. Without entries it is a heartbeat (§3.5).
     Append {
-        /// The entry that the first of `entries` follows.
+        /// The entry right before `entries`.
         prev: LogId,
-        /// What follows it, in order.
+        /// The entries after `prev`, contiguous. May be empty.
         entries: Vec<Entry>,
-        /// How far the leader has committed.
+        /// The leader's commit index.
         commit: Index,
-        /// The round of heartbeats that this message belongs to; the reply repeats it.
+        /// The round of heartbeats that this message belongs to. The reply repeats it.
         round: Round,
-        /// The log's time when it was sent.
+        /// The log time when it was sent.
         time: LogTime,
     },
-    /// The sender's log agrees with the leader's.
+    /// Acknowledges that the sender's log agrees with the leader's.
     Appended {
-        /// Up to here it agrees and is durable.
+        /// The last index up to which the logs agree and the sender's log is durable.
         matched: Index,
-        /// The latest round seen from this leader.
+        /// The latest round that the sender has received from this leader.
         round: Round,
-        /// What the sender has applied, if it answers a new round.
+        /// The hash of what the sender has applied. Set only in the reply to a new round, if it is
+        /// known.
         state: Option<StateHash>,
     },
-    /// The sender's log has no entry `prev`.
+    /// Reports that the sender's log has no entry `prev`.
     Rejected {
-        /// The index of the `prev` that was not found.
+        /// The index of the `prev` that the sender does not have.
         prev: Index,
         /// The last entry of the sender's log at or below `prev` whose term is not above that of
-        /// `prev`: where the leader may try next. Terms that cannot agree are skipped whole (§3.5).
+        /// `prev`. The leader tries there next, which skips whole terms that cannot agree (§3.5).
         hint: LogId,
-        /// The sender has lost entries that it had acknowledged (rot); whatever it said of its log
-        /// before this message's round counts no longer.
+        /// The sender has lost entries that it had acknowledged (disk damage). Its replies to
+        /// rounds before this message's round are void.
         lost: bool,
-        /// The latest round seen from this leader.
+        /// The latest round that the sender has received from this leader.
         round: Round,
     },
-    /// What is the read index? (§6.4) From a follower that serves a read, to its leader.
+    /// A follower requests the read index for one of its reads from its leader (§6.4).
     ReadIndex {
-        /// The asker's token.
+        /// The follower's token for the read.
         read: ReadId,
     },
-    /// The answer to a `ReadIndex`: whoever has applied up to `index` may serve the read.
+    /// The reply to a `ReadIndex`. The follower may serve the read once it has applied up to
+    /// `index`.
     ReadIndexReply {
-        /// The asker's token.
+        /// The token from the `ReadIndex`.
         read: ReadId,
-        /// The commit index that a quorum has confirmed since the question came; `None` if this
-        /// node cannot tell (it leads no more, or has too many reads waiting).
+        /// The leader's commit index, confirmed by a quorum after the request arrived. `None` if
+        /// the sender is not the leader, or has too many reads waiting.
         index: Option<Index>,
     },
-    /// The receiver has applied something else than a quorum, or given other answers: its copy is wrong.
+    /// The receiver's state differs from that of a quorum: it has applied other entries, or its
+    /// state machine gave other answers. Its copy is wrong.
     Diverged {
-        /// What it reported.
+        /// The hash that the receiver reported.
         state: StateHash,
     },
-    /// Campaign at once (§3.10): the sender, a leader, hands over its office.
+    /// The sender, a leader, orders the receiver to start an election at once (leadership transfer,
+    /// §3.10).
     TimeoutNow,
-    /// A command for the leader of the message's term, from a follower whose client waits for it. A
-    /// leader takes it once, however often it arrives. Nobody else answers it: a node that led in this
-    /// term and does so no more may have taken it when it arrived before.
+    /// A client's command that a follower forwards to the leader of the message's term. The leader
+    /// appends it at most once, even if the message arrives twice. No other node replies: a node
+    /// that led earlier in this term may have appended a previous copy.
     Forward {
-        /// The start of the sender.
+        /// The sender's start nonce.
         start: u64,
-        /// Its number among those that the sender has forwarded since its start.
+        /// Numbers the commands that the sender has forwarded since that start, from 1.
         number: u64,
-        /// The command.
+        /// The command, opaque to the protocol.
         command: Bytes,
     },
-    /// The answer to a `Forward`.
+    /// The reply to a `Forward`.
     ForwardReply {
-        /// What the `Forward` said.
+        /// The start nonce from the `Forward`.
         start: u64,
-        /// What the `Forward` said.
+        /// The number from the `Forward`.
         number: u64,
-        /// What became of the command so far.
+        /// What the leader did with the command.
         outcome: Forwarded,
     },
-    /// The receiver is not who the sender's membership says: its disk was wiped, or a committed
-    /// configuration has removed it. It must stop taking part.
+    /// The receiver's incarnation is not the one in the sender's membership: its disk was wiped, or
+    /// it was removed. The receiver must stop taking part.
     Outcast {
-        /// The sender's commit index, when it knew this.
+        /// The sender's commit index when it sent this.
         commit: Index,
-        /// The incarnation that was refused. Any other life of the receiver ignores the message.
+        /// The incarnation that was rejected. A receiver with another incarnation ignores the
+        /// message.
         refused: Incarnation,
     },
 }
 
-/// A leader's offer of a snapshot to a peer that is further behind than the leader's log reaches
-/// (§5.3). It travels beside the stream of messages, followed by the snapshot's bytes.
+/// A leader's offer of a snapshot to a peer that needs entries from before the start of the
+/// leader's log (§5.3). It travels outside the stream of messages, followed by the snapshot's
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
-    /// The leader.
+    /// The leader that offers the snapshot.
     pub from: NodeId,
-    /// The peer that needs it.
+    /// The peer that needs the snapshot.
     pub to: NodeId,
-    /// The leader's term.
+    /// The leader's term when it made the offer.
     pub term: Term,
-    /// The life of the leader's disk.
+    /// Identifies the leader's data directory. See [`Incarnation`].
     pub incarnation: Incarnation,
-    /// What is offered.
+    /// Describes the snapshot.
     pub snapshot: Snapshot,
 }
 
-/// What became of a command that a follower forwarded to its leader, so far.
+/// The outcome of a command that a follower forwarded to its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Forwarded {
-    /// It is in the leader's log. What becomes of it there, the follower's own log tells.
+    /// The command is in the leader's log. The follower's own log shows whether it is committed.
     Appended {
-        /// Its place.
+        /// The entry that holds it.
         id: LogId,
         /// Its number among the client commands.
         number: CommandNumber,
     },
-    /// Certainly not done: too much waits to be committed.
+    /// Not appended: the leader has too much that is not committed yet.
     Busy,
-    /// Certainly not done: the command is larger than this many bytes.
+    /// Not appended: the command is larger than the limit.
     TooLarge {
-        /// The limit.
+        /// The leader's limit for one command, in bytes.
         limit_bytes: u64,
     },
-    /// Unknown: the leader did not answer before it was lost, or for too long. It is never sent.
+    /// Unknown: the leader did not reply in time, or the follower lost its leader. The command may
+    /// have been appended. Never sent in a message.
     Lost,
 }
 
 impl Body {
-    /// The number of bytes that the entries in it count as.
+    /// The bytes of entries or command that the message carries. Other content counts as 0.
     pub fn cost_bytes(&self) -> usize {
         match self {
             Body::Append { entries, .. } => entries.iter().map(Entry::cost_bytes).sum(),

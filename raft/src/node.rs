@@ -1,4 +1,4 @@
-//! The node: takes events, applies the rules that all roles share, and gives out work.
+//! The node: takes events, applies the rules that all roles share, and returns work orders.
 
 use crate::candidate::Candidate;
 use crate::core::{Core, is_sane_offer};
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 /// A member of a cluster: the protocol's state machine.
 ///
-/// Events go in through its methods. After each event, or after several, [`Node::poll`] is called
-/// until it returns `None`; what it returns may be started at once, in any order and in parallel.
+/// Events are passed to its methods. After one or more events, call [`Node::poll`] until it returns
+/// `None`. The actions that it returns may be started at once, in any order and in parallel.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub struct Node {
@@ -24,34 +24,34 @@ pub struct Node {
     role: Role,
 }
 
-/// What became of a proposal so far: it is in the leader's log. Whether it will be committed is not
-/// known yet. It is, once an entry with this very id is applied; it never will be, once another one
-/// is applied at its index, or any entry of a later term before it.
+/// An accepted proposal: its entry is in the leader's log and may or may not be committed later. It
+/// is committed once an entry with exactly this id is applied. It is lost once another entry is
+/// applied at its index, or an entry of a later term is applied at a lower index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proposed {
-    /// Its place in the log.
+    /// The entry that holds it.
     pub id: LogId,
     /// Its number among the client commands.
     pub number: CommandNumber,
 }
 
-/// Why a proposal was not taken. It has certainly not been done.
+/// Why a proposal was rejected. It was not appended and will never be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposeError {
-    /// Only a leader takes proposals.
+    /// Only a leader takes proposals. Retry at the leader.
     #[error("this node does not lead")]
     NotLeader {
-        /// Who does, if this node knows.
+        /// The leader, if this node knows it.
         leader: Option<NodeId>,
     },
-    /// Too much is waiting to be committed. Try again later.
+    /// The leader has too many bytes of uncommitted entries. Retry later.
     #[error("too much is waiting to be committed")]
     Busy,
-    /// The command is larger than the configuration allows.
+    /// The command is larger than [`Config::command_bytes_max`].
     #[error("the command is larger than {limit_bytes} bytes")]
     TooLarge {
-        /// The limit.
+        /// The limit in bytes.
         limit_bytes: usize,
     },
 }
@@ -59,27 +59,29 @@ pub enum ProposeError {
 /// How a read is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// By a round of heartbeats to a quorum (§6.4): it sees all that was done before it was asked.
+    /// By a round of heartbeats to a quorum (§6.4). The read sees every write that completed before
+    /// it was requested.
     Linearizable,
-    /// By the leader's lease, where there is one (§6.4.1). There is none yet: it is confirmed as a
-    /// linearizable read is.
+    /// By the leader's lease (§6.4.1). Leases are not implemented yet: the read is confirmed like a
+    /// linearizable one.
     Lease,
 }
 
-/// Why a read was not taken.
+/// Why a read was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// There is nobody to confirm it at the moment.
+    /// This node knows no leader that could confirm the read. Retry later or at another node.
     #[error("no leader is known")]
     NoLeader,
-    /// Too many reads are waiting. Try again later.
+    /// [`Config::reads_max`] reads are waiting. Retry later.
     #[error("too many reads are waiting")]
     Busy,
 }
 
 impl Node {
-    /// A node with what its disk has kept. Its state machine has the state of `restored.snapshot`.
+    /// Creates a node from its recovered state. Its state machine must have the state of
+    /// `restored.snapshot`.
     pub fn new(config: Config, restored: Restored) -> Result<Node, ConfigError> {
         config.check()?;
         let mut before = restored.snapshot.last;
@@ -118,25 +120,26 @@ impl Node {
         self.trim();
     }
 
-    /// Takes one message from a peer.
+    /// Handles one message from a peer.
     ///
-    /// The rules that all roles share are applied here, once, so a role only ever sees messages of
-    /// its own term (§3.3). A peer may be stale or confused: it is corrected or ignored, never
+    /// The rules that all roles share are applied here, once, so a role only receives messages of
+    /// its own term (§3.3). A peer may be stale or faulty: it is corrected or ignored, never
     /// trusted.
     pub fn step(&mut self, now: Now, message: Message) {
         self.core.now = now;
-        // Its log is forgotten and its state wrong: it only waits for its end.
+        // The log of a diverged node is reset and its state is wrong: it only waits to be stopped.
         if self.core.is_diverged() || !self.core.admits(&message) {
             return;
         }
         if let Body::Outcast { commit, refused } = message.body {
             return self.core.cast_out(commit, refused);
         }
-        // Whoever hears a leader lets nobody disturb it (§4.2.3); before any term is raised.
+        // Requests for votes are ignored while the leader is live (§4.2.3). This precedes any
+        // change of term.
         if asks_to_disturb(&message.body) && self.hears_a_leader() {
             return;
         }
-        // A pre-vote's grant may come from a node that is behind: it names the term it is about.
+        // A granted pre-vote may come from a node that is behind: it names the term it is about.
         let of_its_own_term = matches!(message.body, Body::PreVoteReply { granted: true, .. });
         if message.term < self.core.term() && !of_its_own_term {
             return self.core.correct_stale(&message);
@@ -155,13 +158,14 @@ impl Node {
         self.enter(next);
     }
 
-    /// Takes a client's command into the log, if this node leads.
+    /// Appends a client's command to the log, if this node leads.
     pub fn propose(&mut self, now: Now, command: Bytes) -> Result<Proposed, ProposeError> {
         self.propose_payload(now, command.len(), Payload::Command(command))
             .map(|(id, number)| Proposed { id, number })
     }
 
-    /// Takes a command of the driver's own into the log, if this node leads. It takes no number.
+    /// Appends a command of the driver to the log, if this node leads. It takes no
+    /// [`CommandNumber`].
     pub fn propose_system(&mut self, now: Now, command: Bytes) -> Result<LogId, ProposeError> {
         self.propose_payload(now, command.len(), Payload::System(command)).map(|(id, _)| id)
     }
@@ -186,9 +190,9 @@ impl Node {
         proposed
     }
 
-    /// Sends a client's command to the leader, if this node follows one. [`Action::Forwarded`] with the
-    /// number that is returned follows, unless the node stops first. Once it has been appended, this
-    /// node's own log tells what becomes of it, whatever becomes of the leader.
+    /// Sends a client's command to the leader, if this node follows one. [`Action::Forwarded`] with
+    /// the returned number follows, unless the node stops first. Once the command is appended, this
+    /// node's own log shows whether it is committed, even if the leader fails.
     pub fn forward(&mut self, now: Now, command: Bytes) -> Result<u64, ProposeError> {
         self.core.now = now;
         let limit_bytes = self.core.config.command_bytes_max;
@@ -201,7 +205,7 @@ impl Node {
         }
     }
 
-    /// Asks for a read, on any node. [`Action::Serve`] or [`Action::Refuse`] follows, unless the
+    /// Requests a read, on any node. [`Action::Serve`] or [`Action::Refuse`] follows, unless the
     /// node stops first.
     pub fn read(&mut self, now: Now, mode: ReadMode) -> Result<ReadId, ReadError> {
         self.core.now = now;
@@ -213,8 +217,8 @@ impl Node {
         }
     }
 
-    /// Campaigns without waiting for an election timeout, unless it leads already. Nobody who hears
-    /// a leader is disturbed by it.
+    /// Starts a pre-vote without waiting for the election timeout, unless this node leads or may
+    /// not campaign. A live leader is not disturbed by it.
     pub fn campaign(&mut self, now: Now) {
         self.core.now = now;
         if !matches!(self.role, Role::Leader(_)) && self.core.may_campaign() {
@@ -222,7 +226,7 @@ impl Node {
         }
     }
 
-    /// A message to this peer was lost, as far as the transport can tell.
+    /// The transport reports that a message to this peer was lost.
     pub fn unreachable(&mut self, peer: NodeId) {
         if let Role::Leader(leader) = &mut self.role {
             leader.unreachable(peer);
@@ -230,7 +234,7 @@ impl Node {
         self.check();
     }
 
-    /// Whether a snapshot with this offer would be of use. To be asked before its bytes are received.
+    /// Whether this node needs the offered snapshot. Check this before receiving its bytes.
     pub fn accepts(&self, offer: &Offer) -> bool {
         is_sane_offer(offer)
             && !self.core.is_diverged()
@@ -244,7 +248,7 @@ impl Node {
 
     // Receipts in.
 
-    /// A write is durable.
+    /// A write is durable. Receipts that are not for the pending write are ignored and counted.
     pub fn persisted(&mut self, now: Now, done: Durable) {
         self.core.now = now;
         if !self.core.persisted(done) {
@@ -261,14 +265,14 @@ impl Node {
         self.enter(next);
     }
 
-    /// The state machine has applied a batch, or has been restored.
+    /// The state machine has applied a batch or restored a snapshot.
     pub fn applied(&mut self, now: Now, done: Applied) {
         self.core.now = now;
         self.core.applied(done);
         self.check();
     }
 
-    /// A snapshot is durable. This alone frees log.
+    /// A snapshot is durable, or could not be written. Only a durable snapshot frees log entries.
     pub fn compact(&mut self, now: Now, done: SnapshotDurable) {
         self.core.now = now;
         self.core.compact(done);
@@ -276,13 +280,13 @@ impl Node {
         self.check();
     }
 
-    /// The snapshot that the log begins after cannot be read on this node: it is damaged or gone. It is
-    /// offered to nobody, and another one is asked for.
+    /// The snapshot that the log begins after is damaged or missing on this node. It is no longer
+    /// offered to peers, and another snapshot is ordered.
     pub fn snapshot_unreadable(&mut self, snapshot: LogId) {
         self.core.base_unreadable(snapshot);
     }
 
-    /// Lets go of entries that are needed no more.
+    /// Removes entries that neither this node nor a peer needs any more.
     fn trim(&mut self) {
         let needed_after = match &self.role {
             Role::Leader(leader) => leader.needed_after(&self.core),
@@ -291,7 +295,7 @@ impl Node {
         self.core.trim(needed_after);
     }
 
-    /// A snapshot from a leader is durable.
+    /// A snapshot received from a leader is durable.
     pub fn install(&mut self, now: Now, done: OfferDurable) {
         self.core.now = now;
         let offer = &done.offer;
@@ -319,8 +323,8 @@ impl Node {
         self.check();
     }
 
-    /// The transport is done with sending a snapshot. Delivered or not, what the peer has now is found
-    /// out by asking it.
+    /// The transport has finished sending a snapshot. Delivered or not, the leader then probes what
+    /// the peer has.
     pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, delivered: bool) {
         if let Role::Leader(leader) = &mut self.role {
             leader.snapshot_sent(&self.core, to, snapshot, delivered);
@@ -330,7 +334,7 @@ impl Node {
 
     // Work out.
 
-    /// The next thing to do, if there is one.
+    /// The next work order, if there is one.
     pub fn poll(&mut self) -> Option<Action> {
         if let Some(write) = self.core.next_write() {
             return Some(Action::Persist(write));
@@ -352,7 +356,7 @@ impl Node {
         self.core.next_answer().or_else(|| self.core.next_machine_order())
     }
 
-    /// Its state at this moment.
+    /// A copy of the node's current status.
     pub fn status(&self) -> Status {
         let core = &self.core;
         let leader_commit = match &self.role {
@@ -392,7 +396,7 @@ impl Node {
         }
     }
 
-    /// Whom it follows; itself, if it leads.
+    /// The leader that this node follows; its own id if it leads.
     pub fn leader(&self) -> Option<NodeId> {
         match &self.role {
             Role::Follower(follower) => follower.leader,
@@ -421,14 +425,14 @@ impl Node {
         }
     }
 
-    /// A leader of this term has spoken: a candidate follows it (§3.4).
+    /// A message of this term's leader has arrived: a candidate becomes its follower (§3.4).
     fn yield_to(&mut self, leader: NodeId) {
         if matches!(self.role, Role::Candidate(_)) {
             self.enter(Next::Follower { term: self.core.term(), leader: Some(leader) });
         }
     }
 
-    /// The one place where roles change.
+    /// Changes the role. This is the only place where the role changes.
     fn enter(&mut self, mut next: Next) {
         while next != Next::Stay {
             match &mut self.role {
@@ -444,7 +448,7 @@ impl Node {
         self.check();
     }
 
-    /// Makes a role, and says what follows from it at once.
+    /// Creates the role for a transition, and returns the transition that follows from it at once.
     fn take_role(&mut self, next: Next) -> (Role, Next) {
         let core = &mut self.core;
         match next {
@@ -474,7 +478,7 @@ impl Node {
         }
     }
 
-    /// What does not hold, if anything: the invariants that stand on the structs.
+    /// The first invariant of the structs that does not hold, if any.
     pub fn broken_invariant(&self) -> Option<&'static str> {
         let of_role = match &self.role {
             Role::Follower(_) => None,
@@ -489,14 +493,14 @@ impl Node {
     }
 }
 
-/// Whether the message would disturb a leader: asks for a vote that the leader itself did not ask for.
+/// Whether the message requests a vote without an order from the leader, and would disturb it.
 fn asks_to_disturb(body: &Body) -> bool {
     matches!(body, Body::PreVote { .. } | Body::Vote { transfer: false, .. })
 }
 
-/// Whether a message of a later term takes its receiver there. A pre-vote only asks; its grant may
-/// come from a node that is behind; a rejection spreads the later term, or a candidate that is
-/// behind would ask for ever.
+/// Whether a message of a later term moves its receiver to that term. A pre-vote changes nothing,
+/// and a granted one may come from a node that is behind. A rejected pre-vote does: otherwise a
+/// candidate that is behind would repeat its pre-vote for ever.
 fn raises_term(body: &Body) -> bool {
     !matches!(body, Body::PreVote { .. } | Body::PreVoteReply { granted: true, .. })
 }

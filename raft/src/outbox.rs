@@ -1,24 +1,28 @@
-//! No promise before it is durable: the one rule that holds messages back.
+//! Messages to send. The outbox holds back every message that promises something until the promise
+//! is durable.
 //!
-//! | what is said | what must be on this node's disk first |
+//! | message | what must be on this node's disk first |
 //! |---|---|
-//! | a request for votes | the term, the vote for itself, and the log that the request advertises |
+//! | a vote request | the term, the vote for itself, and the log that the request names |
 //! | a granted vote | the term and the vote |
 //! | an acknowledgement of entries | the term, and the entries |
 //! | an acknowledgement of a heartbeat | the term |
-//! | entries and heartbeats of a leader | nothing: a leader's term is durable since it asked for votes in it |
-//! | pre-votes, rejections, read indexes, commands that are forwarded and what became of them, outcasts | nothing: they promise nothing |
+//! | entries and heartbeats of a leader | nothing: its term is durable since it requested votes |
+//! | all others (see below) | nothing: they promise nothing |
 //!
-//! The driver never sees a message that is not safe to send. Requests for votes and grants wait here;
-//! acknowledgements need no queue, since they are made from what is durable when they are asked for
-//! (see `Follower::acknowledgement`), under the same rule: [`Outbox::may_acknowledge`].
+//! The others are pre-votes, rejections, read indexes, forwarded commands and their replies, and
+//! outcasts.
+//!
+//! The driver only receives messages that are safe to send. Vote requests and grants wait here.
+//! Acknowledgements need no queue: `Follower::acknowledgement` builds them from what is durable at
+//! that moment, under the same rule ([`Outbox::may_acknowledge`]).
 
 use crate::{Body, HardState, Index, Message, Term};
 use std::collections::VecDeque;
 
-/// The most messages held back. There is at most one to each peer of a term, so only a flood of
-/// requests under made-up ids can reach it; then the newest is dropped, which is as if the network
-/// had lost it.
+/// The most messages held back. At most one is held for each peer and term, so only a flood of
+/// requests under made-up ids can reach the limit. The newest message is then dropped, as if the
+/// network had lost it.
 const HELD_MESSAGES_MAX: usize = 256;
 
 #[derive(Clone, Debug, Default)]
@@ -30,19 +34,19 @@ pub(crate) struct Outbox {
 #[derive(Clone, Debug)]
 struct Held {
     message: Message,
-    /// The log that it advertises ends here.
+    /// The log must be durable up to here before the message may leave.
     log: Index,
 }
 
 impl Outbox {
-    /// Sends what promises nothing.
+    /// Queues a message that promises nothing.
     pub fn send(&mut self, message: Message) {
         debug_assert!(!promises(&message.body), "a promise must be held: {message:?}");
         self.ready.push_back(message);
     }
 
-    /// Sends a request for votes or a grant once the hard state that it rests on is durable, and the
-    /// log up to `log`.
+    /// Holds a vote request or a grant until the hard state that it rests on is durable, and the
+    /// log up to `log`. It replaces a held message of the same kind to the same peer.
     pub fn hold(&mut self, message: Message, log: Index) {
         let same = |held: &Held| {
             held.message.to == message.to
@@ -55,7 +59,7 @@ impl Outbox {
         }
     }
 
-    /// Whether an acknowledgement in `term` may leave: the term is durable.
+    /// Whether an acknowledgement in `term` may leave: it may once the term is durable.
     pub fn may_acknowledge(durable: &HardState, term: Term) -> bool {
         durable.term == term
     }
@@ -65,7 +69,7 @@ impl Outbox {
         if let Some(message) = self.ready.pop_front() {
             return Some(message);
         }
-        // Of an earlier term than the durable one, nobody cares any more.
+        // Messages of a term earlier than the durable one are obsolete.
         self.held.retain(|held| held.message.term >= durable.term);
         let at = self.held.iter().position(|held| {
             let vote = match held.message.body {
@@ -77,13 +81,13 @@ impl Outbox {
         Some(self.held.remove(at).message)
     }
 
-    /// Drops the requests for votes that are held back: this node campaigns no more. Its log may
-    /// change now, and the requests advertise the log as it was.
+    /// Drops held vote requests: this node is no longer a candidate. Its log may change from now
+    /// on, and the requests name the log as it was.
     pub fn forget_requests(&mut self) {
         self.held.retain(|held| !matches!(held.message.body, Body::Vote { .. }));
     }
 
-    /// Drops what was held back: the term it was said in is over.
+    /// Drops all held messages: their term is over.
     pub fn forget_held(&mut self) {
         self.held.clear();
     }
@@ -119,7 +123,7 @@ mod tests {
         let last = LogId::new(5, 2);
         let request = || message(PEER, 3, Body::Vote { last, transfer: false });
         let cases = [
-            // what is said, the log it rests on; what is durable; whether it leaves
+            // Message and the log it rests on; what is durable; whether it leaves.
             (grant(), 0, hard(3, Some(PEER)), 0, true),
             (grant(), 0, hard(3, None), 0, false),
             (grant(), 0, hard(3, Some(ME)), 0, false),

@@ -1,72 +1,72 @@
-//! What a leader knows of one peer, and what it may send to it (§3.5, §10.2.1).
+//! The leader's view of one peer, and what it may send to that peer (§3.5, §10.2.1).
 //!
-//! Appends are not queued: from this the next one is built whenever there is room for it.
+//! Appends are not queued: the next one is built from this state when there is room for it.
 
 use crate::{Index, LogId, Round};
 use std::collections::VecDeque;
 
-/// Invariants: `matched < next`; what is in flight lies above `matched`.
+/// Invariants: `matched < next`; everything in flight is above `matched`.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
-    /// Up to here the peer's durable log is known to agree with the leader's.
+    /// The peer's durable log is known to agree with the leader's up to here.
     pub matched: Index,
     /// The next entry to send.
     pub next: Index,
-    /// How entries are sent.
+    /// Whether the leader probes, replicates or sends a snapshot.
     pub state: State,
     /// The latest round that the peer has acknowledged.
     pub round: Round,
     /// The leader's latest round when `matched` was last raised. A reply to a later round was sent
-    /// after the acknowledgement.
+    /// after that acknowledgement.
     pub matched_round: Round,
-    /// Replies to earlier rounds count no longer: the peer has lost entries since it sent them.
+    /// Replies to earlier rounds are void: the peer has lost entries since it sent them.
     pub ignore_before: Round,
     /// How many times the peer has lost entries that it had acknowledged.
     pub losses: u64,
-    /// Whether what the peer has applied is what the leader has, as of its last report.
+    /// Whether the peer's state agrees with the leader's, as of its last report.
     pub agrees: Option<bool>,
-    /// The peer does not know what it has applied: it cannot be compared.
+    /// The peer reports no state hash, so it cannot be compared.
     pub incomparable: bool,
-    /// The latest index at which it did, and the one at which it differs now.
+    /// The latest index at which it agreed, and the index at which it was first found to differ.
     pub agreed_at: Index,
     pub differs_at: Index,
     /// Ticks since the peer last answered.
     pub silent_ticks: u32,
-    /// The peer was heard since the leader last looked whether it has a quorum.
+    /// The peer has replied since the leader last checked for a quorum.
     pub active: bool,
-    /// The peer is to be sent something in this round, be it empty.
+    /// An append is due to the peer in this round, even an empty one.
     pub heartbeat_due: bool,
-    /// The peer is to be told how far the log is committed, though there are no entries to send.
+    /// The peer must receive the commit index even if there are no entries to send.
     pub commit_due: bool,
-    /// The commit index that the peer was told last.
+    /// The commit index that was last sent to the peer.
     pub told_commit: Index,
-    /// What is under way.
+    /// The appends with entries that are in flight.
     pub inflight: Inflight,
-    /// Transfers of a snapshot that failed, one after another.
+    /// Consecutive snapshot transfers that failed.
     snapshot_failures: u32,
     /// Ticks until a snapshot may be offered again.
     snapshot_wait: u32,
 }
 
-/// After this many failures the pause between two transfers of a snapshot no longer doubles.
+/// After this many failures the pause between two snapshot transfers stops doubling.
 const SNAPSHOT_DOUBLINGS_MAX: u32 = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It is not known where the logs agree: one append at a time, and the next one after a reply or
-    /// a heartbeat interval.
+    /// It is not known where the logs agree. One append is sent at a time; the next one follows a
+    /// reply or a heartbeat interval.
     Probe {
-        /// The one append is under way.
+        /// The append is in flight.
         asked: bool,
     },
-    /// The logs agree below `next`: appends follow one another without waiting.
+    /// The logs agree below `next`. Appends follow each other without waiting for replies.
     Replicate,
-    /// The peer needs entries that are gone; this snapshot is under way.
+    /// The peer needs entries that are no longer in the log. This snapshot is being sent.
     Snapshot(LogId),
 }
 
 impl Progress {
-    /// Nothing is known; the first guess is that the peer has all.
+    /// A peer about which nothing is known. The first guess is that its log is complete.
     pub fn new(next: Index) -> Self {
         Progress {
             matched: Index(0),
@@ -97,11 +97,11 @@ impl Progress {
         self.snapshot_wait = self.snapshot_wait.saturating_sub(1);
     }
 
-    /// Back to probing from `next`, or from what is known to agree, whichever is later.
+    /// Returns to probing from `next`, or from right after `matched` if that is later.
     ///
-    /// A probe from another place goes out at once. The same question again would get the same answer,
-    /// so it waits for the next heartbeat: otherwise a peer that rejects what it has acknowledged
-    /// would be asked as fast as it answers.
+    /// A probe at another position is sent at once. A repeated probe would get the same reply, so
+    /// it waits for the next heartbeat. Otherwise a peer that rejects what it has acknowledged
+    /// would be probed as fast as it replies.
     pub fn probe(&mut self, next: Index) {
         let next = next.max(self.matched.next());
         let again = matches!(self.state, State::Probe { .. }) && next == self.next;
@@ -110,8 +110,8 @@ impl Progress {
         self.inflight.clear();
     }
 
-    /// The peer has lost entries that it had acknowledged. Nothing that it sent before `round` counts
-    /// any more.
+    /// The peer has lost entries that it had acknowledged. Its replies to rounds before `round` are
+    /// void.
     pub fn forget(&mut self, round: Round) {
         self.matched = Index(0);
         self.matched_round = round;
@@ -119,15 +119,16 @@ impl Progress {
         self.losses += 1;
     }
 
-    /// Whether the peer answers, and needs an entry that is gone: one at or below `before`. After a
-    /// snapshot that did not arrive it does so only from the next heartbeat on.
+    /// Whether the peer replies and needs an entry that is no longer in the log: one at or below
+    /// `before`. False until the pause after a failed transfer is over.
     pub fn wants_snapshot(&self, before: Index) -> bool {
         let idle = matches!(self.state, State::Probe { asked: false } | State::Replicate);
         idle && self.active && self.next <= before && self.snapshot_wait == 0
     }
 
-    /// A transfer of a snapshot has ended. After each failure in a row the next one waits twice as
-    /// long, from `pause_ticks` on: a receiver with a full disk is not offered it all the time.
+    /// A snapshot transfer has ended. The pause before the next one starts at `pause_ticks` and
+    /// doubles with each consecutive failure. So a receiver with a full disk is not offered a
+    /// snapshot all the time.
     pub fn snapshot_ended(&mut self, delivered: bool, pause_ticks: u32) {
         if delivered {
             self.snapshot_failures = 0;
@@ -139,9 +140,9 @@ impl Progress {
         self.snapshot_failures = self.snapshot_failures.saturating_add(1);
     }
 
-    /// The last entry that this peer is known to have or is receiving: what follows should stay in
-    /// the leader's log, or the peer needs another snapshot. `None` if nothing is known, or if the
-    /// peer has not answered for `silent_ticks_max`.
+    /// The last entry that this peer is known to have or is receiving. The entries after it should
+    /// stay in the leader's log, or the peer needs another snapshot. `None` if nothing is known, or
+    /// if the peer has not replied for more than `silent_ticks_max`.
     pub fn position(&self, silent_ticks_max: u32) -> Option<Index> {
         match self.state {
             State::Snapshot(snapshot) => Some(snapshot.index),
@@ -150,13 +151,13 @@ impl Progress {
         }
     }
 
-    /// What the peer needs is gone: it is to be sent this snapshot.
+    /// The entries that the peer needs are no longer in the log: this snapshot is being sent to it.
     pub fn await_snapshot(&mut self, snapshot: LogId) {
         self.inflight.clear();
         self.state = State::Snapshot(snapshot);
     }
 
-    /// The peer acknowledged its log up to `matched`. `latest` is the leader's latest round.
+    /// The peer has acknowledged its log up to `matched`. `latest` is the leader's latest round.
     pub fn acknowledge(&mut self, matched: Index, latest: Round) {
         if matched > self.matched {
             self.matched = matched;
@@ -165,12 +166,12 @@ impl Progress {
         self.next = self.next.max(self.matched.next());
         self.inflight.free(self.matched);
         match self.state {
-            // What the peer has on disk ends before the place that it was asked about: the answer is
-            // an old one, or its disk is behind. To go back for it would send what it has again.
+            // The peer's durable log ends before the probed position: the reply is old, or its disk
+            // is behind. Moving back would send entries again that it already has.
             State::Probe { .. } if self.matched.next() < self.next => {}
             State::Probe { .. } => self.state = State::Replicate,
             State::Replicate => {}
-            // Whatever it has now, by the snapshot or otherwise, is where to go on.
+            // The peer has caught up, through the snapshot or through entries: continue from there.
             State::Snapshot(snapshot) if self.matched >= snapshot.index => {
                 self.state = State::Replicate;
                 self.next = self.matched.next();
@@ -179,15 +180,15 @@ impl Progress {
         }
     }
 
-    /// An append up to `last` is under way.
+    /// An append up to `last` is in flight.
     pub fn sent(&mut self, last: Index, bytes: usize) {
         self.next = last.next();
         self.inflight.add(last, bytes);
     }
 }
 
-/// The appends with entries that are under way to a peer: their last index, and their bytes. Bounded
-/// by `inflight_messages_max` and `inflight_bytes_max`.
+/// The appends with entries that are in flight to a peer: the last index and the bytes of each.
+/// Bounded by `inflight_messages_max` and `inflight_bytes_max`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inflight {
     appends: VecDeque<(Index, usize)>,

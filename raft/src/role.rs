@@ -1,4 +1,4 @@
-//! Which role a node has, and which one it takes next.
+//! The role of a node, and the transition that an event leads to.
 
 use crate::candidate::Candidate;
 use crate::follower::Follower;
@@ -9,23 +9,23 @@ use crate::{NodeId, Term};
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub(crate) enum Role {
     Follower(Follower),
-    /// Pre-candidates too.
+    /// Pre-candidates too: see `Candidate::pre`.
     Candidate(Candidate),
     Leader(Leader),
 }
 
-/// What a role's turn leads to. Roles do not know one another: they say what comes next, and
-/// `Node::enter` makes it so.
+/// The transition that follows from an event. Roles do not know one another: each returns a `Next`,
+/// and `Node::enter` carries it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// The role goes on.
+    /// The role does not change.
     Stay,
     /// Follow `leader`, or wait for one, in this term or a later one.
     Follower { term: Term, leader: Option<NodeId> },
-    /// Ask who would vote for this node.
+    /// Start a pre-vote (§9.6).
     PreCandidate,
-    /// Enter the next term and ask for votes.
+    /// Enter the next term and request votes (§3.4).
     Candidate { transfer: bool },
-    /// The votes are there.
+    /// A quorum has granted its vote: become leader.
     Leader,
 }

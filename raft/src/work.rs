@@ -1,47 +1,49 @@
-//! The work that the core asks for, and the receipts for it.
+//! Work orders of the core, and the receipts for them.
 //!
-//! A work order is its own receipt: it is moved out by `poll`, and turned into the receipt once the
-//! work is done, so that nothing can be reported that was not ordered, and nothing twice. A receipt
-//! names the node, its start and the number of the order: a foreign or stale one is ignored and
-//! counted.
+//! A work order is also its receipt. `poll` returns it by value, and it is converted into the
+//! receipt when the work is done. So a driver cannot report work that was not ordered, or report it
+//! twice. A receipt carries the node, its start nonce and the order's number: a foreign or stale
+//! receipt is ignored and counted.
 
 use crate::{Entry, Forwarded, Index, Message, NodeId, Offer, ReadId, Snapshot, Term};
 use serde::{Deserialize, Serialize};
 
-/// Something for the driver to do. Every action may be started the moment it is returned, in
-/// parallel with all others.
+/// A work order for the driver. Each may be started as soon as it is returned, in parallel with all
+/// others.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]
 pub enum Action {
-    /// Make this durable, then hand [`Write::durable`] to `persisted`.
+    /// Make this write durable, then pass [`Write::durable`] to `persisted`.
     Persist(Write),
-    /// Send this; it may be lost.
+    /// Send this message. It may be lost.
     Send(Message),
-    /// Apply these to the state machine in order, then hand [`Apply::applied`] to `applied`.
+    /// Apply these entries to the state machine in order, then pass [`Apply::applied`] to
+    /// `applied`.
     Apply(Apply),
-    /// The read may be answered now, from the state as applied so far.
+    /// Serve the read now, from the state as applied so far.
     Serve(ReadId),
-    /// The read cannot be confirmed: no leader answered for it. It may be asked again.
+    /// Reject the read: no leader could confirm it. The client may retry.
     Refuse(ReadId),
-    /// What became of a command that [`Node::forward`](crate::Node::forward) has sent to the leader.
+    /// The outcome of a command that [`Node::forward`](crate::Node::forward) has sent to the
+    /// leader.
     Forwarded {
-        /// The number that it was given.
+        /// The number that `forward` returned.
         number: u64,
-        /// What became of it so far.
+        /// The outcome as far as this node knows it.
         outcome: Forwarded,
     },
-    /// Write a snapshot of the state machine as it is now, then hand [`TakeSnapshot::durable`] to
+    /// Write a snapshot of the state machine as it is now, then pass [`TakeSnapshot::durable`] to
     /// `compact`.
     TakeSnapshot(TakeSnapshot),
     /// Send the snapshot `offer.snapshot` with its offer, then call `snapshot_sent`.
     SendSnapshot(Offer),
-    /// Replace the state machine's state by this snapshot's, which is durable, then hand
+    /// Replace the state of the state machine by that of this snapshot, which is durable. Then pass
     /// [`Restore::restored`] to `applied`.
     Restore(Restore),
 }
 
-/// Which order this is: of which node, of which start of it, and the how manieth of its kind.
+/// Identifies a work order: node, start nonce, sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) node: NodeId,
@@ -49,26 +51,26 @@ pub(crate) struct Ticket {
     pub(crate) number: u64,
 }
 
-/// The part of a node's state that is not in the log but as binding (§3.8).
+/// The durable state outside the log (§3.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HardState {
-    /// The latest term this node has seen.
+    /// The latest term that this node has seen.
     pub term: Term,
-    /// Whom it voted for in that term.
+    /// The candidate that it voted for in that term.
     pub vote: Option<NodeId>,
-    /// If set, the node once had on its disk, and may have acknowledged, a log that ended here, and
-    /// has lost part of it to a damaged disk. Until its log is as up to date again it takes no part
-    /// in elections.
+    /// Set after disk damage: part of the log was lost, and the node may have acknowledged it. The
+    /// value is the last entry of the log before the loss. The node neither votes nor campaigns
+    /// until its log is as up to date again.
     pub lost: Option<crate::LogId>,
 }
 
 /// How a write changes where the log begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rebase {
-    /// The snapshot is durable and stands for the entries up to its `last`; they may be freed. Those
-    /// after it remain.
+    /// The snapshot is durable and replaces the entries up to its `last`, which may be freed. Later
+    /// entries remain.
     Compact(Snapshot),
-    /// The snapshot, which is durable, replaces the whole log: no entry before this write remains.
+    /// The snapshot is durable and replaces the whole log. No entry from before this write remains.
     Reset(Snapshot),
 }
 
@@ -81,25 +83,27 @@ impl Rebase {
     }
 }
 
-/// One ordered, atomic change of the durable state. On disk it is there whole or not at all.
+/// One atomic change of the durable state. After a crash, either all of it is on disk or none.
 ///
-/// The order within: `rebase`, then `entries`. The first of `entries` may stand at or below the end
-/// of the log: it and what follows replace everything from its index on. Entries are contiguous.
+/// `rebase` takes effect before `entries`. The entries are contiguous. The first one may be at or
+/// below the end of the log: it replaces everything from its index on.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]
 pub struct Write {
     pub(crate) ticket: Ticket,
-    /// Term and vote after this write; always given, so that any one write restores them.
+    /// Term and vote after this write. Always present, so that the latest write alone restores
+    /// them.
     pub hard_state: HardState,
-    /// Where the log begins, if that changes.
+    /// How the start of the log changes, if it does.
     pub rebase: Option<Rebase>,
-    /// What is appended.
+    /// The entries to append. May be empty.
     pub entries: Vec<Entry>,
 }
 
 impl Write {
-    /// The receipt. To be called right after the sync that made the write durable, and only then.
+    /// Converts the order into its receipt. Call it only after the sync that made the write
+    /// durable.
     pub fn durable(self) -> Durable {
         let mut buffer = self.entries;
         buffer.clear();
@@ -112,30 +116,31 @@ impl Write {
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub struct Durable {
     pub(crate) ticket: Ticket,
-    /// The write's buffer, emptied, for the next one.
+    /// The write's buffer, emptied, for reuse in the next write.
     pub(crate) buffer: Vec<Entry>,
 }
 
-/// Committed entries to apply, in order. Not only commands: the state machine's owner sees every
-/// entry, and skips what it need not know.
+/// Committed entries to apply, in order. All kinds of entries are included, not only commands; the
+/// state machine's owner skips those that it does not need.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]
 pub struct Apply {
     pub(crate) ticket: Ticket,
-    /// What to apply: contiguous, beginning right after what was applied before.
+    /// The entries to apply: contiguous, starting right after those applied before.
     pub entries: Vec<Entry>,
 }
 
 impl Apply {
-    /// The receipt, once all of it is applied, from whoever does not compare copies. See
-    /// [`Apply::applied_with`].
+    /// Converts the order into its receipt once all entries are applied, without hashes. Use
+    /// [`Apply::applied_with`] to compare copies.
     pub fn applied(self) -> Applied {
         self.applied_with(Vec::new())
     }
 
-    /// The receipt, once all of it is applied, with an [`entry_hash`](crate::entry_hash) for each entry:
-    /// copies that differ are found by these.
+    /// Converts the order into its receipt once all entries are applied. `hashes` has one
+    /// [`entry_hash`](crate::entry_hash) for each entry; nodes whose state differs are detected by
+    /// them.
     pub fn applied_with(self, hashes: Vec<u64>) -> Applied {
         let to = self.entries.last().map(|entry| entry.id.index).unwrap_or_default();
         let mut buffer = self.entries;
@@ -154,24 +159,24 @@ pub struct Applied {
     pub(crate) buffer: Vec<Entry>,
 }
 
-/// An order for a snapshot of the state machine.
+/// An order to take a snapshot of the state machine.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]
 pub struct TakeSnapshot {
     pub(crate) ticket: Ticket,
-    /// What the snapshot is to contain: the state as applied up to `snapshot.last`.
+    /// Describes the snapshot to take: the state as applied up to `snapshot.last`.
     pub snapshot: Snapshot,
 }
 
 impl TakeSnapshot {
-    /// The receipt, once the snapshot would survive a power failure (its file and its directory are
-    /// synced).
+    /// Converts the order into its receipt. Call it once the snapshot survives a power failure: its
+    /// file and its directory are synced.
     pub fn durable(self) -> SnapshotDurable {
         SnapshotDurable { ticket: self.ticket, snapshot: Some(self.snapshot) }
     }
 
-    /// The snapshot could not be written. The core asks again later.
+    /// Reports that the snapshot could not be written. The core orders another one later.
     pub fn failed(self) -> SnapshotDurable {
         SnapshotDurable { ticket: self.ticket, snapshot: None }
     }
@@ -186,31 +191,32 @@ pub struct SnapshotDurable {
 }
 
 impl Offer {
-    /// The receipt for a snapshot received from a leader, once it would survive a power failure.
+    /// Converts the offer into its receipt. Call it once the received snapshot survives a power
+    /// failure.
     pub fn durable(self) -> OfferDurable {
         OfferDurable { offer: self }
     }
 }
 
-/// The receipt for a received snapshot, see [`Offer`].
+/// The receipt for a snapshot received from a leader. See [`Offer`].
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub struct OfferDurable {
     pub(crate) offer: Offer,
 }
 
-/// An order to replace the state machine's state by a snapshot's.
+/// An order to replace the state of the state machine by that of a snapshot.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]
 pub struct Restore {
     pub(crate) ticket: Ticket,
-    /// Which snapshot.
+    /// Describes the snapshot to restore.
     pub snapshot: Snapshot,
 }
 
 impl Restore {
-    /// The receipt, once the state machine's state is the snapshot's.
+    /// Converts the order into its receipt once the state machine has the snapshot's state.
     pub fn restored(self) -> Applied {
         let to = self.snapshot.last.index;
         Applied { ticket: self.ticket, to, hashes: Vec::new(), buffer: Vec::new() }

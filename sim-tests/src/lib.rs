@@ -46,7 +46,7 @@ pub fn failure(plan: &Plan, broken: &Run) -> Failed {
 
 /// How a failure is told: the page is named after the check and the seed.
 fn told(plan: &Plan, broken: Option<&Violation>, command: &str, regressions: &str) -> Told {
-    let check = broken.map_or("nothing", |violation| violation.check);
+    let check = broken.map_or("nothing", |violation| violation.check.name());
     let name = format!("{}-{}.html", check.replace(' ', "-"), plan.seed);
     Told {
         command: command.to_owned(),
@@ -102,7 +102,7 @@ mod tests {
         let plan = Plan::from_seed(2);
         let mut broken = run_registers_for(&plan, false, 400);
         let detail = "node 1 did it".to_owned();
-        broken.violation = Some(Violation { check: "a promise of this test", detail });
+        broken.violation = Some(Violation { check: simulator::Check::PromiseOfThisTest, detail });
         let failed = failure(&plan, &broken);
         let said = failed.to_string();
         for part in [

@@ -6,7 +6,7 @@
 //! `cargo run --release -p quorate-sim --example broken_counter`
 
 use bytes::Bytes;
-use driver::{At, Frozen, RestoreError, StateMachine};
+use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::{Request, Simulation};
 use std::io::{self, Read, Write};
 
@@ -29,7 +29,7 @@ impl StateMachine for Counter {
         Bytes::copy_from_slice(&[before])
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::copy_from_slice(&self.touched)
     }
 

@@ -13,12 +13,13 @@
 //! - A read is served only when a quorum has received an append that a leader sent after the read
 //!   was requested: earlier messages do not prove which node leads now (§6.4).
 
+use crate::checks::Check;
 use crate::observer::{Violation, violation};
 use crate::shadow::Shadow;
 use raft::{Body, Message, Node, NodeId, Term};
 use std::collections::BTreeSet;
 
-const CONSENT: &str = "nobody consents to an election while it hears a leader";
+const CONSENT: Check = Check::NobodyConsentsToAnElectionWhileItHearsALeader;
 
 #[derive(Debug)]
 pub(crate) struct Contact {
@@ -111,7 +112,7 @@ impl Contact {
             return Ok(());
         }
         let detail = format!("node {at} in term {}: asked for at event {asked_at}", node.term());
-        violation("a read is confirmed since it was asked for", detail)
+        violation(Check::ReadIsConfirmedSinceItWasAskedFor, detail)
     }
 
     /// Checks a message that a node sends, given the contents of its disk.
@@ -128,7 +129,7 @@ impl Contact {
             && disk.last() < lost
         {
             let detail = format!("node {at}, which lacks {lost}: {:?}", message.body);
-            return violation("who has lost what it acknowledged has no say", detail);
+            return violation(Check::WhoHasLostWhatItAcknowledgedHasNoSay, detail);
         }
         if matches!(message.body, Body::PreVoteReply { granted: true, .. })
             && let Some(ago) = self.hears_a_leader_of(at, message.term)
@@ -166,7 +167,7 @@ impl Contact {
             && node.term() < due
         {
             let detail = format!("node {at} was told of term {due} and stays in {}", node.term());
-            return violation("a later term is entered when it is heard of", detail);
+            return violation(Check::LaterTermIsEnteredWhenItIsHeardOf, detail);
         }
         ear.asked = false;
         let own = node.hard_state().vote == Some(NodeId(at as u64));
@@ -177,7 +178,7 @@ impl Contact {
             if !node.base().membership.is_quorum(consented) {
                 let detail =
                     format!("node {at} enters term {} with {consents:?} for {next}", node.term());
-                return violation("a term is entered with the consent of a quorum", detail);
+                return violation(Check::TermIsEnteredWithTheConsentOfAQuorum, detail);
             }
         }
         ear.term = node.term();
@@ -203,7 +204,7 @@ impl Contact {
         };
         if !node.base().membership.is_quorum(heard) {
             let detail = format!("node {at} in term {}, for {patience} ticks", node.term());
-            return violation("a leader hears a quorum or leads no more", detail);
+            return violation(Check::LeaderHearsAQuorumOrLeadsNoMore, detail);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What is said of a run that broke a promise: all that is needed to see it again, a smaller plan, and
 //! a page with its picture.
 
+use crate::checks::Check;
 use crate::observer::Violation;
 use crate::plan::Plan;
 use crate::shrink::{Broken, Shrunk, shrink};
@@ -71,24 +72,34 @@ impl Failed {
         told: Told,
         run: impl Fn(&Plan, bool, u64) -> Run,
     ) -> Self {
-        let violation = broken.violation.clone().unwrap_or(Violation {
-            check: "nothing",
-            detail: "this run kept every promise".to_owned(),
-        });
         let (event, time_us) = (broken.events, broken.time_us);
-        let shrunk = shrink(plan, Broken { event, time_us }, |smaller, events_max| {
-            let run = run(smaller, false, events_max);
-            let is_same = run.violation.is_some_and(|found| found.check == violation.check);
-            is_same.then_some(Broken { event: run.events, time_us: run.time_us })
-        });
+        let repeated = run(plan, false, event);
+        let is_repeated = repeated.violation == broken.violation && repeated.trace == broken.trace;
+        let violation = match &broken.violation {
+            Some(violation) if is_repeated => violation.clone(),
+            violation => differs(violation.as_ref(), repeated.violation.as_ref()),
+        };
+        let shrunk = if !is_repeated {
+            let broken = Broken { event, time_us };
+            Shrunk { plan: plan.clone(), broken, runs: 1, is_smallest: false }
+        } else {
+            shrink(plan, Broken { event, time_us }, |smaller, events_max| {
+                let run = run(smaller, false, events_max);
+                let is_same = run.violation.is_some_and(|found| found.check == violation.check);
+                is_same.then_some(Broken { event: run.events, time_us: run.time_us })
+            })
+        };
         let with_plan = |plan: &Plan| format!("SIM_PLAN='{plan}' {}", told.command);
         let whole = match told.seed {
             Some(seed) => format!("SIM_SEED={seed} {}", told.command),
             None => with_plan(plan),
         };
         let again = [whole, with_plan(&shrunk.plan)];
-        let drawn =
-            page::page(&shrunk.plan, &run(&shrunk.plan, true, shrunk.broken.event), &again[1..]);
+        let mut shown = run(&shrunk.plan, true, shrunk.broken.event);
+        if !is_repeated {
+            shown.violation = Some(violation.clone());
+        }
+        let drawn = page::page(&shrunk.plan, &shown, &again[1..]);
         let written = write(&told.page, &drawn);
         let timeline = match written {
             Ok(()) => Ok(told.page),
@@ -100,6 +111,21 @@ impl Failed {
         };
         Failed { violation, event, time_us, plan: plan.clone(), shrunk, again, kept, timeline }
     }
+}
+
+/// What is said of a plan that did not run in the same way twice.
+fn differs(first: Option<&Violation>, second: Option<&Violation>) -> Violation {
+    let text = |violation: Option<&Violation>| match violation {
+        Some(Violation { check, detail }) => format!("\"{check}\" was broken ({detail})"),
+        None => "no promise was broken".to_owned(),
+    };
+    let detail = format!(
+        "the first time, {}; the second time, {}: a clock, a random number or the order of a hash map \
+         decides something in the state machine or in a client",
+        text(first),
+        text(second)
+    );
+    Violation { check: Check::RunRepeats, detail }
 }
 
 impl fmt::Display for Failed {

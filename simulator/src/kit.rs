@@ -35,7 +35,7 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 ///
 /// ```
 /// use bytes::Bytes;
-/// use driver::{At, Frozen, RestoreError, StateMachine};
+/// use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
 /// use simulator::{Request, Simulation};
 /// use std::io::{self, Read, Write};
 ///
@@ -45,11 +45,11 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 ///
 /// impl StateMachine for Sum {
 ///     type Frozen = Sum;
-///     fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+///     fn apply(&mut self, at: At, command: Bytes) -> Bytes {
 ///         self.0 += u64::from(command[0]);
-///         self.query(&[])
+///         self.query(at.time, &[])
 ///     }
-///     fn query(&self, _query: &[u8]) -> Bytes {
+///     fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
 ///         Bytes::copy_from_slice(&self.0.to_le_bytes())
 ///     }
 ///     fn freeze(&self) -> Sum {

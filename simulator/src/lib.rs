@@ -30,6 +30,7 @@ pub mod timeline;
 mod workload;
 mod world;
 
+pub use checks::Check;
 pub use failure::Failed;
 pub use kit::{Passed, Simulation, SimulationError};
 pub use marks::{EXPECTED, Marks};

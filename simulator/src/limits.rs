@@ -8,12 +8,13 @@
 //! A single entry is always allowed, whatever its size: a limit below the size of a command must
 //! not block progress.
 
+use crate::checks::Check;
 use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
 use raft::{Body, Entry, Index, Message, Term};
 use std::collections::VecDeque;
 
-const CHECK: &str = "limits are kept";
+const CHECK: Check = Check::LimitsAreKept;
 
 #[derive(Debug)]
 pub(crate) struct Limits {
@@ -97,7 +98,7 @@ impl Limits {
                 "node {at} sends {} what follows {prev} for the {}th time in {} µs",
                 message.to.0, to.repeated, self.repeat_us
             );
-            return violation("no storm of messages", detail);
+            return violation(Check::NoStormOfMessages, detail);
         }
         // A sender that continues from another index treats the appends in flight as lost.
         if to.term != message.term || to.last != prev.index {

@@ -1,13 +1,14 @@
 //! A simulated node: the real core, the real log and snapshots on a simulated disk, and a state
 //! machine.
 
+use crate::checks::Check;
 use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
 use crate::shadow::{Change, Shadow};
-use driver::{At, Frozen, StateMachine};
 use bytes::Bytes;
+use driver::{At, Frozen, StateMachine};
 use raft::{
-    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, ReadId, Restored,
+    Apply, Config, Incarnation, Index, LogId, LogTime, Membership, Node, NodeId, ReadId, Restored,
     Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -126,6 +127,8 @@ pub(crate) struct Running<M> {
     pub machine: M,
     /// The last index that the state machine has applied.
     pub machine_at: Index,
+    /// The log time of the last entry that the state machine has applied.
+    pub machine_time: LogTime,
     pub write: Option<Write>,
     pub apply: Option<Apply>,
     pub snapshot: Option<(TakeSnapshot, Vec<u8>)>,
@@ -328,14 +331,14 @@ impl<M: StateMachine> Host<M> {
                 self.dead = true;
                 return Ok(false);
             }
-            Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
+            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
         };
         let Directory::Member(mut member) = directory else {
             if self.damaged {
                 self.dead = true;
                 return Ok(false);
             }
-            return violation("recovery is exact", format!("node {id}: nothing is left"));
+            return violation(Check::RecoveryIsExact, format!("node {id}: nothing is left"));
         };
         let meant = self.shadow.base.last;
         self.compare(id, member.restored())?;
@@ -343,7 +346,7 @@ impl<M: StateMachine> Host<M> {
         let snapshots = match Snapshots::new(self.disk.clone()) {
             Ok(snapshots) => snapshots,
             Err(_) if self.failing => return Ok(false),
-            Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
+            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
         };
         let case = match member.check_base(&snapshots) {
             Ok(case) => case,
@@ -355,11 +358,11 @@ impl<M: StateMachine> Host<M> {
                 self.dead = true;
                 return Ok(false);
             }
-            Err(error) => return violation("a node starts again", format!("node {id}: {error}")),
+            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
         };
         let (log, restored) = member.into_log();
         self.base_case(id, case, &restored)?;
-        let base = restored.snapshot.last;
+        let (base, base_time) = (restored.snapshot.last, restored.snapshot.time);
         if base != LogId::ZERO {
             match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
                 Restoration::Done => {}
@@ -386,7 +389,7 @@ impl<M: StateMachine> Host<M> {
         self.needed = [(log.usage().bytes, self.shadow.last().index)].into();
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
         let node = Node::new(config, restored).map_err(|error| Violation {
-            check: "a node starts again",
+            check: Check::NodeStartsAgain,
             detail: error.to_string(),
         })?;
         self.up = Some(Running {
@@ -395,6 +398,7 @@ impl<M: StateMachine> Host<M> {
             snapshots,
             machine,
             machine_at: base.index,
+            machine_time: base_time,
             write: None,
             apply: None,
             snapshot: None,
@@ -418,7 +422,7 @@ impl<M: StateMachine> Host<M> {
         let left = match Log::open(copy.clone(), log_config(swarm)) {
             Ok((_, recovery)) => recovery.restored,
             Err(error) => {
-                return violation("durable means durable", format!("node {id}: {error}"));
+                return violation(Check::DurableMeansDurable, format!("node {id}: {error}"));
             }
         };
         let difference = match &left {
@@ -426,7 +430,7 @@ impl<M: StateMachine> Host<M> {
             None => Some("nothing is left".to_owned()),
         };
         if let Some(difference) = difference {
-            return violation("durable means durable", format!("node {id}: {difference}"));
+            return violation(Check::DurableMeansDurable, format!("node {id}: {difference}"));
         }
         let base = self.shadow.base.last;
         if base == LogId::ZERO {
@@ -435,7 +439,7 @@ impl<M: StateMachine> Host<M> {
         let state = Snapshots::new(copy).map_err(|error| error.to_string());
         match state.and_then(|snapshots| read(&snapshots, base)) {
             Ok(_) => Ok(()),
-            Err(detail) => violation("durable means durable", format!("node {id}: {detail}")),
+            Err(detail) => violation(Check::DurableMeansDurable, format!("node {id}: {detail}")),
         }
     }
 
@@ -466,7 +470,7 @@ impl<M: StateMachine> Host<M> {
         let known = restored.hard_state.lost.is_some_and(|lost| lost >= self.shadow.last());
         if last < self.shadow.last() && !known {
             let detail = format!("node {id}: {case}; ends with {last}");
-            return violation("recovery is exact", detail);
+            return violation(Check::RecoveryIsExact, detail);
         }
         if last < self.shadow.last() {
             self.rotten = true;
@@ -503,7 +507,7 @@ impl<M: StateMachine> Host<M> {
             range(restored.snapshot.last, last),
             range(self.shadow.base.last, self.shadow.last()),
         );
-        violation("recovery is exact", detail)
+        violation(Check::RecoveryIsExact, detail)
     }
 }
 
@@ -540,7 +544,7 @@ impl<M: StateMachine> Running<M> {
             answers = self.machine.apply_batch(commands);
             if answers.len() != expected {
                 let detail = format!("{} answers to {expected} commands", answers.len());
-                return violation("a batch has an answer for each command", detail);
+                return violation(Check::BatchHasAnAnswerForEachCommand, detail);
             }
         }
         let mut answers = answers.into_iter();
@@ -555,6 +559,7 @@ impl<M: StateMachine> Running<M> {
             hashes.push(hash ^ u64::from(flipped == Some(entry.id.index)));
             each(self.machine_at, entry, answer.as_ref(), &self.machine)?;
             self.machine_at = entry.id.index;
+            self.machine_time = entry.time;
         }
         self.node.applied(raft::Now::default(), apply.applied_with(hashes));
         Ok(())
@@ -569,7 +574,7 @@ impl<M: StateMachine> Running<M> {
 }
 
 /// The check that fails if a needed snapshot cannot be read.
-pub(crate) const MISSING: &str = "the snapshot that the log begins after is there";
+pub(crate) const MISSING: Check = Check::SnapshotThatTheLogBeginsAfterIsThere;
 
 /// The result of restoring a state machine.
 pub(crate) enum Restoration {
@@ -590,13 +595,13 @@ pub(crate) fn restore<M: StateMachine>(
         Err(detail) => return Ok(Restoration::Unreadable(format!("node {id}: {detail}"))),
     };
     if let Err(error) = machine.restore(&mut state.as_slice()) {
-        return violation("a snapshot is restored", format!("node {id}: {error}"));
+        return violation(Check::SnapshotIsRestored, format!("node {id}: {error}"));
     }
     let mut again = Vec::new();
     machine.freeze().write(&mut again).expect("memory takes it");
     if again != state {
         let detail = format!("node {id}: the state restored from {} differs", snapshot.last);
-        return violation("a snapshot is the state", detail);
+        return violation(Check::SnapshotIsTheState, detail);
     }
     Ok(Restoration::Done)
 }

@@ -3,6 +3,7 @@
 //!
 //! The cost of a check is in proportion to what changed: a run has hundreds of thousands of events.
 
+use crate::checks::Check;
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
 use bytes::Bytes;
@@ -16,13 +17,13 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The name of the check.
-    pub check: &'static str,
+    pub check: Check,
     /// What the check saw: nodes, entries and terms, in words.
     pub detail: String,
 }
 
 /// Returns a [`Violation`] as an error.
-pub fn violation<T>(check: &'static str, detail: String) -> Result<T, Violation> {
+pub fn violation<T>(check: Check, detail: String) -> Result<T, Violation> {
     Err(Violation { check, detail })
 }
 
@@ -139,28 +140,31 @@ impl<M: StateMachine> Observer<M> {
         };
         self.seen[at] = now;
         if let Some(broken) = node.broken_invariant() {
-            return violation("invariant", format!("node {at}: {broken}"));
+            return violation(Check::Invariant, format!("node {at}: {broken}"));
         }
         if node.is_diverged() {
             // It has dropped its log and stops.
             return Ok(false);
         }
         if now.term < before.term {
-            return violation("term grows", format!("node {at}: {} → {}", before.term, now.term));
+            return violation(
+                Check::TermGrows,
+                format!("node {at}: {} → {}", before.term, now.term),
+            );
         }
         if now.commit < before.commit {
             let detail = format!("node {at}: {} → {}", before.commit, now.commit);
-            return violation("commit grows", detail);
+            return violation(Check::CommitGrows, detail);
         }
         if before.leads && now.leads && now.term == before.term && now.last < before.last {
             let detail = format!("node {at}: {} → {}", before.last, now.last);
-            return violation("a leader only appends", detail);
+            return violation(Check::LeaderOnlyAppends, detail);
         }
         if now.leads && now.last.index > before.last.index {
             self.time.made(now.term, before.last.index, now.last.index);
         }
         if *node.durable_hard_state() != disks[at].shadow.hard_state {
-            return violation("what is durable is on the disk", format!("node {at}"));
+            return violation(Check::WhatIsDurableIsOnTheDisk, format!("node {at}"));
         }
         let elected = now.leads && (!before.leads || now.term > before.term);
         if elected {
@@ -176,7 +180,7 @@ impl<M: StateMachine> Observer<M> {
         let known = *self.leaders.entry(node.term()).or_insert(at as u64);
         if known != at as u64 {
             let detail = format!("nodes {known} and {at} in term {}", node.term());
-            return violation("one leader a term", detail);
+            return violation(Check::OneLeaderATerm, detail);
         }
         // A voter may have entered a later term since.
         let voted = |id: NodeId| {
@@ -188,7 +192,7 @@ impl<M: StateMachine> Observer<M> {
         };
         if !node.base().membership.is_quorum(voted) {
             let detail = format!("node {at} in term {}", node.term());
-            return violation("a leader has a quorum of durable votes", detail);
+            return violation(Check::LeaderHasAQuorumOfDurableVotes, detail);
         }
         let first = node.base().last.index;
         for committed in self.committed.iter().skip(first.0 as usize) {
@@ -199,7 +203,7 @@ impl<M: StateMachine> Observer<M> {
             if has != Some(committed.id) && committed.term < node.term() {
                 let detail =
                     format!("node {at} leads term {} without {}", node.term(), committed.id);
-                return violation("leader completeness", detail);
+                return violation(Check::LeaderCompleteness, detail);
             }
         }
         Ok(())
@@ -223,7 +227,7 @@ impl<M: StateMachine> Observer<M> {
                 let known = self.id_at(index);
                 if known != Some(node.base().last) {
                     let detail = format!("node {at}: {} is {known:?}", node.base().last);
-                    return violation("a snapshot holds what was committed", detail);
+                    return violation(Check::SnapshotHoldsWhatWasCommitted, detail);
                 }
             }
             index = index.next();
@@ -232,7 +236,7 @@ impl<M: StateMachine> Observer<M> {
             let term = node.entry(commit).map(|entry| entry.id.term);
             if term.is_some_and(|term| term != node.term()) {
                 let detail = format!("node {at} commits {commit} of {term:?} in {}", node.term());
-                return violation("a leader commits by an entry of its term", detail);
+                return violation(Check::LeaderCommitsByAnEntryOfItsTerm, detail);
             }
         }
         Ok(())
@@ -249,17 +253,17 @@ impl<M: StateMachine> Observer<M> {
         if let Some(known) = self.committed.get(id.index.0 as usize - 1) {
             if known.id != id || known.hash != hash {
                 let detail = format!("node {at} has {id} where {} was committed", known.id);
-                return violation("what is committed never changes", detail);
+                return violation(Check::WhatIsCommittedNeverChanges, detail);
             }
             return Ok(());
         }
         if id.index != self.committed_index().next() {
             let detail = format!("node {at}: {id} after {}", self.committed_index());
-            return violation("commits follow one another", detail);
+            return violation(Check::CommitsFollowOneAnother, detail);
         }
         if !node.is_leader() {
             let detail = format!("node {at} knew first that {id} is committed");
-            return violation("a leader commits first", detail);
+            return violation(Check::LeaderCommitsFirst, detail);
         }
         let membership = &node.base().membership;
         let on_disk = |id_: NodeId| {
@@ -267,11 +271,11 @@ impl<M: StateMachine> Observer<M> {
         };
         if !membership.is_quorum(on_disk) {
             let detail = format!("{id} is committed without being on the disks of a quorum");
-            return violation("a commit is durable on a quorum", detail);
+            return violation(Check::CommitIsDurableOnAQuorum, detail);
         }
         if entry.number != self.next_number {
             let detail = format!("{id} has {} where {} is due", entry.number, self.next_number);
-            return violation("commands are numbered densely", detail);
+            return violation(Check::CommandsAreNumberedDensely, detail);
         }
         self.next_number = entry.number_after();
         self.time.committed(id, entry)?;
@@ -286,6 +290,11 @@ impl<M: StateMachine> Observer<M> {
         Ok(())
     }
 
+    /// The machine that has applied every committed entry, once and in order.
+    pub fn reference(&self) -> &M {
+        &self.reference
+    }
+
     /// Checks an entry that a node applies: it must be the next one, committed, and its answer must
     /// be that of the reference machine.
     pub fn applied(
@@ -297,16 +306,16 @@ impl<M: StateMachine> Observer<M> {
     ) -> Result<(), Violation> {
         if entry.id.index != before.next() {
             let detail = format!("node {at} applies {} after {before}", entry.id);
-            return violation("applied once and in order", detail);
+            return violation(Check::AppliedOnceAndInOrder, detail);
         }
         let known = self.committed.get(entry.id.index.0 as usize - 1);
         if known.is_none_or(|known| known.id != entry.id || known.hash != hash(entry)) {
             let detail = format!("node {at} applies {}, which is not committed", entry.id);
-            return violation("only what is committed is applied", detail);
+            return violation(Check::OnlyWhatIsCommittedIsApplied, detail);
         }
         if known.is_some_and(|known| known.answer.as_ref() != answer) {
             let detail = format!("node {at} answers {} otherwise than the others", entry.id);
-            return violation("the state machine is deterministic", detail);
+            return violation(Check::StateMachineIsDeterministic, detail);
         }
         Ok(())
     }
@@ -324,7 +333,7 @@ impl<M: StateMachine> Observer<M> {
             let known = *self.votes.entry(voter).or_insert(vote);
             if known != vote {
                 let detail = format!("node {at} in {}: for {known} and {vote}", message.term);
-                return violation("one vote a term", detail);
+                return violation(Check::OneVoteATerm, detail);
             }
         }
         let hard = &shadow.hard_state;
@@ -353,7 +362,7 @@ impl<M: StateMachine> Observer<M> {
                 shadow.last(),
                 message.body
             );
-            return violation("durability before speech", detail);
+            return violation(Check::DurabilityBeforeSpeech, detail);
         }
         Ok(())
     }

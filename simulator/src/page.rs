@@ -19,13 +19,11 @@ mod logs;
 mod messages;
 mod names;
 mod overview;
-mod promises;
 mod scale;
 mod story;
 mod strikes;
 mod words;
 
-pub use promises::meaning;
 pub use words::{summary, swarm};
 
 use crate::plan::Plan;
@@ -85,7 +83,8 @@ pub fn page(plan: &Plan, run: &Run, again: &[String]) -> String {
     let picture = Picture { plan, run, timeline, story, first, end_us };
     let mut page =
         String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
-    let title = run.violation.as_ref().map_or("no promise was broken", |broken| broken.check);
+    let title =
+        run.violation.as_ref().map_or("no promise was broken", |broken| broken.check.name());
     let _ = write!(page, "<title>{}</title>", scale::escape(title));
     let _ = write!(page, "<style>{}</style></head>\n<body>", include_str!("page/page.css"));
     picture.write_head(&mut page, again);

@@ -15,6 +15,7 @@ mod nodes;
 pub use flights::{Fate, Flight, FlightKind};
 pub use nodes::LastLog;
 
+use crate::checks::Check;
 use crate::plan::Fault;
 use crate::shadow::Shadow;
 use crate::workload::{Outcome, Request};
@@ -91,7 +92,7 @@ pub enum What {
     /// The faults stopped.
     Calm,
     /// A promise was broken.
-    Violation(&'static str),
+    Violation(Check),
 }
 
 impl What {

@@ -3,7 +3,7 @@
 use crate::linearizability::{self, Operation, Verdict};
 use crate::random::Stream;
 use bytes::Bytes;
-use driver::{At, Frozen, RestoreError, StateMachine};
+use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
@@ -202,7 +202,7 @@ impl StateMachine for Registers {
         Bytes::copy_from_slice(&before.to_le_bytes())
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
         let value = self.values.get(&query[0]).copied().unwrap_or_default();
         Bytes::copy_from_slice(&value.to_le_bytes())
     }

@@ -11,6 +11,7 @@ mod ending;
 mod faults;
 mod machines;
 
+use crate::checks::Check;
 use crate::contact::Contact;
 use crate::limits::Limits;
 use crate::marks::Marks;
@@ -326,7 +327,7 @@ impl<'a, W: Workload> World<'a, W> {
             broken = happened.unwrap_or_else(|payload| panicked(&*payload)).err();
             if self.events > EVENTS_MAX {
                 let detail = format!("{} events in {} µs", self.events, self.now_us);
-                broken = violation::<()>("no storm of messages", detail).err();
+                broken = violation::<()>(Check::NoStormOfMessages, detail).err();
             }
         }
         // What is under way when the run ends may have taken effect.
@@ -336,7 +337,7 @@ impl<'a, W: Workload> World<'a, W> {
         if broken.is_none()
             && let Err(detail) = self.workload.verdict()
         {
-            broken = violation::<()>("the history", detail).err();
+            broken = violation::<()>(Check::History, detail).err();
         }
         for (node, host) in self.hosts.iter().enumerate() {
             if let Some(running) = &host.up {
@@ -562,7 +563,7 @@ impl<'a, W: Workload> World<'a, W> {
             return Ok(());
         }
         let detail = format!("node {node}, whose write is out for {} ticks", host.write_ticks);
-        violation("a leader whose disk is stalled steps down", detail)
+        violation(Check::LeaderWhoseDiskIsStalledStepsDown, detail)
     }
 
     fn deliver(&mut self, message: Message, sent_at: u64) -> Result<(), Violation> {
@@ -626,7 +627,7 @@ impl<'a, W: Workload> World<'a, W> {
         if diverged {
             if !self.hosts[node].flipped && self.copies_can_be_told() {
                 let detail = format!("node {node} takes its copy for wrong");
-                return violation("only a copy that differs is given up", detail);
+                return violation(Check::OnlyACopyThatDiffersIsGivenUp, detail);
             }
             self.marks.hit("a node with a wrong copy stopped");
             self.hosts[node].rotten = true;
@@ -666,7 +667,7 @@ impl<'a, W: Workload> World<'a, W> {
 fn panicked(payload: &(dyn Any + Send)) -> Result<(), Violation> {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    violation("nothing panics", text.unwrap_or_else(|| "without a message".to_owned()))
+    violation(Check::NothingPanics, text.unwrap_or_else(|| "without a message".to_owned()))
 }
 
 fn host_last(shadow: &Shadow) -> u64 {

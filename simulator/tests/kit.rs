@@ -1,10 +1,12 @@
 //! What a user of the kit is told of a state machine that is broken on purpose.
 
 use bytes::Bytes;
-use driver::{At, Frozen, RestoreError, StateMachine};
+use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
+use simulator::checks::Check;
 use simulator::plan::FaultKind;
 use simulator::{Failed, Request, Simulation, random::Stream};
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Answers each command with the one before it. `FORGETS`: that one is not in its snapshots.
 #[derive(Clone, Default)]
@@ -21,7 +23,7 @@ impl<const FORGETS: bool> StateMachine for Echo<FORGETS> {
         Bytes::copy_from_slice(&[std::mem::replace(&mut self.latest, command[0])])
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::copy_from_slice(&[self.latest])
     }
 
@@ -77,7 +79,9 @@ fn a_field_missing_from_snapshots_is_found_shrunk_drawn_and_kept() {
     assert!(said.contains(&format!("SIM_PLAN='{}'", failed.shrunk.plan)), "{said}");
 
     let drawn = std::fs::read_to_string(&page).expect("there is a page");
-    for part in ["<svg", failed.violation.check, "leader in term", "here the promise was broken"] {
+    for part in
+        ["<svg", failed.violation.check.name(), "leader in term", "here the promise was broken"]
+    {
         assert!(drawn.contains(part), "the page lacks {part}");
     }
     assert!(!drawn.contains("http"), "the page needs nothing from elsewhere");
@@ -113,7 +117,7 @@ fn an_invariant_of_the_user_is_checked_without_any_fault_too() {
         .timeline(&page)
         .invariant(|echo| if echo.count < 20 { Ok(()) } else { Err("it counts to 20".to_owned()) });
     let failed = broken(&simulation);
-    assert_eq!(failed.violation.check, "the invariant of the state machine");
+    assert_eq!(failed.violation.check, Check::InvariantOfTheStateMachine);
     assert!(failed.violation.detail.contains("it counts to 20"));
     assert!(failed.shrunk.plan.faults.is_empty());
     let _ = std::fs::remove_file(page);
@@ -160,6 +164,79 @@ fn nodes_clients_and_the_swarm_are_as_chosen() {
     assert_eq!(passed.marks.count("a snapshot was taken"), 0);
 }
 
+/// Counts commands, and forgets in its snapshots how many there were. Only queries show that.
+#[derive(Clone, Default)]
+struct Counts(u64);
+
+impl StateMachine for Counts {
+    type Frozen = Echo<false>;
+
+    fn apply(&mut self, _at: At, _command: Bytes) -> Bytes {
+        self.0 += 1;
+        Bytes::new()
+    }
+
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
+        Bytes::from(self.0.to_string())
+    }
+
+    fn freeze(&self) -> Echo<false> {
+        Echo::default()
+    }
+
+    fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_missing_from_a_snapshot_and_shows_only_in_queries_is_found() {
+    let page = path("counts.html");
+    let simulation = Simulation::new(Counts::default, request).seeds(0..20).timeline(&page);
+    let failed = broken(&simulation);
+    assert_eq!(failed.violation.check, Check::QueriesAreAnsweredAlike, "{failed}");
+    let _ = std::fs::remove_file(page);
+}
+
+/// One of its answers, in the first run of the process, is another one.
+#[derive(Clone, Default)]
+struct Random(u64);
+
+static DRAWN: AtomicU64 = AtomicU64::new(0);
+
+impl StateMachine for Random {
+    type Frozen = Echo<false>;
+
+    fn apply(&mut self, _at: At, _command: Bytes) -> Bytes {
+        self.0 += 1;
+        let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
+        Bytes::from(if drawn == 100 { "odd" } else { "" })
+    }
+
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
+        Bytes::new()
+    }
+
+    fn freeze(&self) -> Echo<false> {
+        Echo::default()
+    }
+
+    fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_machine_that_does_not_repeat_is_told_from_a_broken_promise() {
+    let page = path("random.html");
+    let simulation = Simulation::new(Random::default, request).seeds(0..3).timeline(&page);
+    let failed = broken(&simulation);
+    assert_eq!(failed.violation.check, Check::RunRepeats, "{failed}");
+    let drawn = std::fs::read_to_string(&page).expect("there is a page");
+    assert!(drawn.contains("a run repeats") && !drawn.contains("No promise was broken"));
+    std::fs::remove_file(page).expect("it was made above");
+}
+
 /// A state machine that fails an assertion after a while.
 #[derive(Clone, Default)]
 struct Panics(u64);
@@ -173,7 +250,7 @@ impl StateMachine for Panics {
         Bytes::new()
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::new()
     }
 
@@ -191,7 +268,7 @@ fn a_panic_is_found_and_told_like_every_other_failure() {
     let page = path("panic.html");
     let simulation = Simulation::new(Panics::default, request).seeds(0..3).timeline(&page);
     let failed = broken(&simulation);
-    assert_eq!(failed.violation.check, "nothing panics");
+    assert_eq!(failed.violation.check, Check::NothingPanics);
     assert!(failed.violation.detail.contains("thirty is too much"), "{failed}");
     let drawn = std::fs::read_to_string(&page).expect("there is a page");
     assert!(drawn.contains("nothing panics"));

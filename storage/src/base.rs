@@ -1,19 +1,21 @@
-//! The snapshot that the log begins after: whether it is there and whole, and what follows if it is not.
+//! The check of the snapshot that the log begins after (the base), and the repair if it is lost.
 //!
-//! The log names it, and the state machine is restored from it, so a log without it is of no use. It may be
-//! gone or damaged all the same: a disk rots; or the batch with which the log began after a later snapshot
-//! has rotted, and the one before was removed by then.
+//! The log refers to its base, and the state machine is restored from it, so a log without it is
+//! useless. It can be missing or damaged: by damage to the disk, or because the batch that made a
+//! later snapshot the base was damaged after the earlier snapshot had been removed.
 //!
-//! | what is found | what follows |
+//! | finding | result |
 //! |---|---|
-//! | the snapshot is whole | nothing |
-//! | it is lost, and a later one is whole | the log begins after that one: [`Case::NewerSnapshot`] |
-//! | it is lost, and so are all later ones | the log begins anew, without any entry, and `hard_state.lost` says how far it went: [`Case::SnapshotLost`] |
-//! | the same, and this node is the only voter | refused: nobody could repair it |
-//! | it cannot be read at the moment (no descriptor left, no permission) | refused; nothing is changed |
-//! | it was written by another version of this software | refused; nothing is changed |
+//! | the base is intact | nothing |
+//! | it is lost, and a later snapshot is intact | [`Case::NewerSnapshot`] |
+//! | it is lost, and so are all later ones | [`Case::SnapshotLost`] |
+//! | the same, and this node is the only member | error [`BaseError::NoPeers`] |
+//! | it cannot be read at the moment (no file descriptor, no permission) | error, nothing is changed |
+//! | it was written by another version of this software | error, nothing is changed |
 //!
-//! Whatever follows is made durable before the node starts, so that no later start knows less.
+//! After `NewerSnapshot` the log begins after the later snapshot. After `SnapshotLost` the log is
+//! empty, and `hard_state.lost` records how far it went. The change is durable before the node
+//! starts, so no later start knows less.
 
 use crate::log::BatchRef;
 use crate::recovery::Case;
@@ -21,28 +23,28 @@ use crate::{Disk, Log, SnapshotError, Snapshots, is_damage};
 use raft::{HardState, LogId, Membership, NodeId, Payload, Rebase, Restored, Snapshot};
 use std::io;
 
-/// Why a log cannot be used though it is whole.
+/// Why an intact log cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BaseError {
-    /// The snapshot is lost, and no other node could send it.
+    /// The base is lost, and no other node could send it. Restore it from a backup.
     #[error(
         "{0}; this node is the only voter, so no other node can repair it: restore the snapshot, or \
          the whole directory, from a backup"
     )]
     NoPeers(SnapshotError),
-    /// It is there and cannot be read: see the cause.
+    /// The base exists but cannot be read. See the cause.
     #[error("{0}")]
     Unreadable(SnapshotError),
-    /// What follows from the loss could not be made durable.
+    /// The repaired state could not be made durable.
     #[error("the loss of a snapshot cannot be noted: {0}")]
     Io(#[from] io::Error),
 }
 
 impl<D: Disk> Log<D> {
-    /// Reads the snapshot that the log begins after, all of it, and puts the log right if it is lost.
-    /// `restored` is what the log has kept. Returns what a start is to begin with, and what was found if
-    /// it was not the snapshot.
+    /// Reads the whole snapshot that the log begins after, and repairs the log if that snapshot is
+    /// lost. `restored` is the state that the log has kept. Returns the state to start with, and
+    /// the case of the table if the snapshot was lost.
     pub fn check_base(
         &mut self,
         snapshots: &Snapshots<D>,
@@ -70,12 +72,12 @@ impl<D: Disk> Log<D> {
         Ok((self.begin_empty(membership, restored)?, Some(case)))
     }
 
-    /// The log begins after `snapshot`, which is whole and later than the one that is lost.
+    /// Makes the log begin after `snapshot`, which is intact and later than the lost one.
     fn begin_after(&mut self, snapshot: Snapshot, restored: Restored) -> io::Result<Restored> {
         let Restored { mut hard_state, mut entries, .. } = restored;
         let last = snapshot.last;
-        // What a snapshot stands for is committed. A log without its last entry ends before it, or is
-        // another one.
+        // The content of a snapshot is committed. A log without its last entry either ends before
+        // it or diverges from it.
         let rebase = match entries.iter().position(|entry| entry.id == last) {
             Some(at) => {
                 entries.drain(..=at);
@@ -93,7 +95,7 @@ impl<D: Disk> Log<D> {
         Ok(Restored { hard_state, snapshot, entries })
     }
 
-    /// The log begins anew, and is repaired by the other members.
+    /// Resets the log to empty. The other members repair it.
     fn begin_empty(&mut self, membership: Membership, restored: Restored) -> io::Result<Restored> {
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         let mut hard_state = restored.hard_state;
@@ -109,7 +111,7 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// The latest snapshot after `base` that is whole.
+/// The latest intact snapshot after `base`.
 fn later<D: Disk>(snapshots: &Snapshots<D>, base: LogId) -> Result<Option<Snapshot>, BaseError> {
     let mut ids = snapshots.list()?;
     ids.sort_unstable_by_key(|id| std::cmp::Reverse(id.index));

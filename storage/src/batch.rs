@@ -1,9 +1,9 @@
-//! Batches: what one write becomes on disk.
+//! Batches: the on-disk form of one write.
 //!
-//! A batch takes whole blocks. It says everything about the node's durable state but the entries of
-//! earlier batches: hard state, where the log begins, where it ends. So the latest intact batch is
-//! enough for all but the entries, whatever has become of those before it, and old segments may go
-//! without anything having to be copied out of them.
+//! A batch occupies whole blocks. It holds the complete durable state except the entries of earlier
+//! batches: hard state, start of the log, end of the log. So recovery needs only the latest intact
+//! batch for everything but entries, even if earlier batches are damaged. Old segments can be
+//! removed without copying anything out of them.
 //!
 //! ```text
 //!  0  blocks: u32
@@ -20,9 +20,9 @@
 //!     entries, each: term: u64, time: u64, number: u64, kind: u8, length: u32, payload
 //! ```
 //!
-//! The checksum of a batch is that of its first block, which covers `rest` and so all of it. Entries
-//! are written by hand rather than by the codec: the log is the one thing that must outlive an encoder,
-//! and so a payload is read back as a slice of the batch's one buffer, without a copy of its own.
+//! The checksum of a batch is that of its first block, which covers `rest` and so the whole batch.
+//! Entries do not use the codec: the log must remain readable if the encoder is replaced. Also, a
+//! payload is then a slice of the batch's buffer, without a copy.
 
 use crate::block::{self, BLOCK_BYTES, Block, BlockWriter, CONTENT_BYTES, Place, u32_at, u64_at};
 use crate::codec;
@@ -33,30 +33,30 @@ use raft::{
 
 const HEAD_BYTES: usize = 85;
 const ENTRY_HEAD_BYTES: usize = 29;
-/// The most bytes of a batch. The core's limits keep writes far below it.
+/// The most bytes of a batch. The core's limits keep writes far below it; a larger one panics.
 const BATCH_BYTES_MAX: usize = 1 << 30;
 
 const RESET: u8 = 1;
 const VOTE: u8 = 4;
 const LOST: u8 = 8;
 
-/// What a batch says, to be written.
+/// The content of a batch to write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Draft<'a> {
-    /// No entry of an earlier batch remains.
+    /// Whether the batch discards all entries of earlier batches.
     pub reset: bool,
-    /// It says again what so many batches right before it said, and stands in for each of them that
-    /// is damaged. More than one: a repetition was itself repeated.
+    /// The number of preceding batches that this one repeats. It replaces any of them that is
+    /// damaged. More than 1: a repetition was itself repeated.
     pub repeats: u32,
     pub previous: u32,
     pub hard_state: HardState,
-    /// The snapshot that the log begins after, as the codec encodes it.
+    /// The snapshot that the log begins after, encoded by the codec.
     pub base: &'a [u8],
     pub last: LogId,
     pub entries: &'a [Entry],
 }
 
-/// A batch that was read back whole.
+/// A batch that was read back, completely and with correct checksums.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
     pub number: u64,
@@ -72,7 +72,7 @@ pub(crate) struct Batch {
 }
 
 impl Draft<'_> {
-    /// Puts the batch into `into`; it still has to be sealed.
+    /// Encodes the batch into `into`. It must be sealed before it is written.
     pub fn encode(&self, into: &mut BlockWriter) {
         into.clear();
         let hard = self.hard_state;
@@ -114,7 +114,7 @@ impl Draft<'_> {
     }
 }
 
-/// Gives an encoded batch its place. Returns its checksum, and the bytes to write there.
+/// Sets the position of an encoded batch. Returns its checksum, and the bytes to write there.
 pub(crate) fn seal(batch: &mut BlockWriter, seed: u32, place: Place) -> (u32, &[u8]) {
     let rest = batch.seal_rest(seed, place);
     batch.patch(4, &rest.to_le_bytes());
@@ -143,8 +143,8 @@ fn put_entry(entry: &Entry, into: &mut BlockWriter) {
     into.put(payload);
 }
 
-/// Reads the batch that begins with the first of `blocks`, which stands at `position`. `None` if no
-/// batch begins there, or not all of it is intact.
+/// Reads the batch whose first block is the first of `blocks`, at `position`. `None` if no batch
+/// begins there or part of it is damaged.
 pub(crate) fn read(blocks: &[u8], seed: u32, generation: u64, position: u32) -> Option<Batch> {
     let first = blocks.get(..BLOCK_BYTES)?;
     let Block::Ours { batch: number, index: 0, checksum } =
@@ -178,7 +178,7 @@ pub(crate) fn read(blocks: &[u8], seed: u32, generation: u64, position: u32) -> 
     decode(content.freeze(), number, checksum, count)
 }
 
-/// `None` cannot happen to what [`Draft::encode`] made: the checksums are right already.
+/// `None` is impossible for the output of [`Draft::encode`]: the checksums have been checked.
 fn decode(content: Bytes, number: u64, checksum: u32, blocks: u32) -> Option<Batch> {
     let head = content.get(..HEAD_BYTES)?;
     let flags = head[16];
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(first.len(), 3 * BLOCK_BYTES);
         assert!(read(&first, SEED, PLACE.generation, PLACE.position).is_some());
         assert!(read(&second, SEED, PLACE.generation, PLACE.position).is_some());
-        // Each block is intact, and says that it is the second of batch 9.
+        // Each block is intact and claims to be the second of batch 9.
         first[BLOCK_BYTES..2 * BLOCK_BYTES].copy_from_slice(&second[BLOCK_BYTES..2 * BLOCK_BYTES]);
         assert!(read(&first, SEED, PLACE.generation, PLACE.position).is_none());
     }

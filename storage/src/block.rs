@@ -1,9 +1,9 @@
-//! Blocks: what segments are made of.
+//! Blocks: the units that segments consist of.
 //!
-//! A segment is a row of blocks of 4 KiB. Each has a head of its own, with a checksum, the segment's
-//! generation, the batch it belongs to, and where it stands. So any block can be told by itself: it
-//! is ours, or left over from the segment's earlier use, or damaged; and no payload, whatever a client
-//! puts into it, ever stands where a head is looked for.
+//! A segment is a sequence of 4 KiB blocks. Each has its own head, with a checksum, the segment's
+//! generation, the block's batch, and its position. So every block can be classified on its own: it
+//! is part of this segment, left over from an earlier use of the segment, or damaged. A head is
+//! only read at a block boundary, where no payload can be, so clients cannot forge one.
 //!
 //! ```text
 //!  0  checksum: u32      of all that follows, begun with the log's seed
@@ -15,29 +15,29 @@
 //! 32  content
 //! ```
 //!
-//! The checksum begins with a seed made from the directory's incarnation, so that a block of another
-//! node's log is as good as damaged. The first eight bytes keep their place and meaning in every later
-//! version.
+//! The checksum starts from a seed derived from the directory's incarnation, so a block of another
+//! node's log counts as damaged. Every later version keeps the position and meaning of the first
+//! eight bytes.
 
-/// What is written at once begins and ends at multiples of this.
+/// Writes begin and end at multiples of this.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 const HEAD_BYTES: usize = 32;
-/// How much of a batch one block holds.
+/// The bytes of a batch that one block holds.
 pub(crate) const CONTENT_BYTES: usize = BLOCK_BYTES - HEAD_BYTES;
 const MAGIC: &[u8; 3] = b"RfL";
-/// The version of the format of segments.
+/// The format version of segments.
 pub(crate) const VERSION: u8 = 2;
 
-/// Where the blocks of a batch stand.
+/// The position of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub generation: u64,
     pub batch: u64,
-    /// Of its first block.
+    /// The position of its first block in the segment.
     pub position: u32,
 }
 
-/// What a block turns out to be.
+/// The classification of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Block {
     /// Never written, or erased.
@@ -46,13 +46,13 @@ pub(crate) enum Block {
     Stale,
     /// Part of a batch of this segment.
     Ours { batch: u64, index: u32, checksum: u32 },
-    /// Written by another version.
+    /// Written in another format version.
     OtherVersion { version: u8 },
-    /// Anything else.
+    /// Everything else.
     Damaged,
 }
 
-/// Tells what the block at `position` of a segment is.
+/// Classifies the block at `position` of a segment.
 pub(crate) fn classify(block: &[u8], seed: u32, generation: u64, position: u32) -> Block {
     if block.len() < BLOCK_BYTES {
         return Block::Damaged;
@@ -75,36 +75,36 @@ pub(crate) fn classify(block: &[u8], seed: u32, generation: u64, position: u32) 
     }
 }
 
-/// The content of a block.
+/// The content of a block, without its head.
 pub(crate) fn content(block: &[u8]) -> &[u8] {
     &block[HEAD_BYTES..BLOCK_BYTES]
 }
 
-/// Puts bytes behind one another into blocks, in a buffer that is used again and again.
+/// Splits a byte stream into blocks, in a reusable buffer.
 #[derive(Debug, Default)]
 pub(crate) struct BlockWriter {
     buffer: Vec<u8>,
-    /// Bytes put in so far.
+    /// The number of content bytes so far, without heads.
     len: usize,
 }
 
 impl BlockWriter {
-    /// A buffer that a huge batch has made larger than this is not kept.
+    /// A buffer that has grown beyond this is shrunk to it on reuse.
     const KEPT_BYTES_MAX: usize = 4 << 20;
 
-    /// Begins anew.
+    /// Empties the buffer for the next batch.
     pub fn clear(&mut self) {
         self.buffer.clear();
         self.buffer.shrink_to(Self::KEPT_BYTES_MAX);
         self.len = 0;
     }
 
-    /// How many bytes were put in.
+    /// The number of content bytes so far.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// How many blocks they take.
+    /// The number of blocks that the content takes.
     pub fn blocks(&self) -> usize {
         self.len.div_ceil(CONTENT_BYTES)
     }
@@ -123,17 +123,17 @@ impl BlockWriter {
         }
     }
 
-    /// Fills the last block up with zeros.
+    /// Fills the last block with zeros.
     pub fn pad(&mut self) {
         self.buffer.resize(self.buffer.len().next_multiple_of(BLOCK_BYTES), 0);
     }
 
-    /// Overwrites bytes that were put in, all of them in the first block.
+    /// Overwrites content bytes, all of which must be in the first block.
     pub fn patch(&mut self, at: usize, bytes: &[u8]) {
         self.buffer[HEAD_BYTES + at..HEAD_BYTES + at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Writes the heads of all blocks but the first. Returns the checksum of their checksums.
+    /// Writes the heads of all blocks except the first. Returns the checksum of their checksums.
     pub fn seal_rest(&mut self, seed: u32, place: Place) -> u32 {
         let mut rest = 0;
         for index in 1..self.buffer.len() / BLOCK_BYTES {
@@ -142,7 +142,7 @@ impl BlockWriter {
         rest
     }
 
-    /// Writes the head of the first block. Returns its checksum, and the finished blocks.
+    /// Writes the head of the first block. Returns its checksum and the finished blocks.
     pub fn seal_first(&mut self, seed: u32, place: Place) -> (u32, &[u8]) {
         (self.seal(0, seed, place), &self.buffer)
     }

@@ -1,19 +1,19 @@
-//! How values become bytes, between nodes and in small records on disk.
+//! The encoding of values, between nodes and in small records on disk.
 //!
-//! This is the one file that knows the encoder, bincode 2.0.1, whose project has ended
-//! (RUSTSEC-2025-0141): another can take its place here and touch nothing else. Whoever stores or
-//! sends what [`encode`] made puts [`VERSION`] beside it, and refuses a later one.
+//! Only this file uses the encoder, bincode 2.0.1, whose development has ended (RUSTSEC-2025-0141).
+//! It can be replaced here without a change elsewhere. Code that stores or sends the output of
+//! [`encode`] must add [`VERSION`], and reject another version.
 //!
-//! Decoding trusts nobody: it allocates no more than [`DECODED_BYTES_MAX`], whatever the input claims,
-//! and bytes that are left over are an error.
+//! Decoding does not trust its input: it allocates at most [`DECODED_BYTES_MAX`], whatever the
+//! input claims, and left-over bytes are an error.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version of the encoding. It changes whenever the same value would have other bytes.
+/// The version of the encoding. Raise it whenever the same value is encoded differently.
 pub const VERSION: u8 = 2;
 
-/// The most bytes that decoding one value may take up.
+/// The most bytes that decoding one value may allocate.
 pub const DECODED_BYTES_MAX: usize = 256 << 20;
 
 const CONFIG: bincode::config::Configuration<
@@ -22,30 +22,30 @@ const CONFIG: bincode::config::Configuration<
     bincode::config::Limit<DECODED_BYTES_MAX>,
 > = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
 
-/// Why bytes are no value of the type that was asked for. The sender or the disk is at fault.
+/// Why bytes could not be decoded. The sender or the disk is at fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// They encode something else, or nothing.
+    /// The bytes do not encode a value of the requested type.
     #[error("cannot be decoded: {0}")]
     Malformed(String),
-    /// A value, and then more.
+    /// The value is followed by more bytes.
     #[error("{0} bytes left over after the value")]
     LeftOver(usize),
 }
 
-/// Appends the bytes of `value` to `into`.
+/// Appends the encoding of `value` to `into`.
 ///
 /// # Panics
 ///
-/// If the type cannot be encoded at all (a sequence of unknown length): a bug of the caller. None of
-/// the types of this workspace is of that kind.
+/// If the type cannot be encoded (a sequence of unknown length): a bug of the caller. No type of
+/// this workspace is of that kind.
 pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) {
     bincode::serde::encode_into_std_write(value, into, CONFIG)
         .expect("writing into memory does not fail, and the type can be encoded");
 }
 
-/// The value whose bytes these are, all of them.
+/// Decodes a value from all of `bytes`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, read) = bincode::serde::decode_from_slice(bytes, CONFIG)
         .map_err(|error| DecodeError::Malformed(error.to_string()))?;
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_value_are_fixed() {
-        // If this fails, nodes of two versions cannot talk: raise VERSION.
+        // If this fails, nodes of two versions cannot communicate: raise VERSION.
         let mut bytes = Vec::new();
         encode(&entry(), &mut bytes);
         assert_eq!(bytes, b"\x04\x07\xfd\x00\x68\xe5\xcf\x8b\x01\x00\x00\x05\x01\x03x=1");
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_claimed_length_is_not_believed() {
-        // A string of 2^62 bytes, it says.
+        // It claims to be a string of 2^62 bytes.
         let bytes = [253, 0, 0, 0, 0, 0, 0, 0, 0x40, b'x'];
         assert!(decode::<String>(&bytes).is_err());
         assert!(decode::<Vec<u64>>(&bytes).is_err());

@@ -1,30 +1,30 @@
-//! The life of a data directory, as types.
+//! The states of a data directory, as types.
 //!
-//! A directory goes through three states, and each step makes durable what the next one relies on:
+//! A directory passes through three states. Each step makes durable what the next one relies on:
 //!
 //! ```text
 //! Directory::open ─┬─▶ Unclaimed ──announce──▶ Announced ──join──▶ Member
 //!                  └────────────────────────────────────────────▶ Member
 //! ```
 //!
-//! - [`Unclaimed`]: it names no cluster. The node may not send anything to a peer yet.
-//! - [`Announced`]: its incarnation is durable. Only now is there a [`DurableIncarnation`], which
-//!   everything that introduces the node to a peer asks for. A node that announced an incarnation
-//!   and then forgot it would take part twice, with two votes.
-//! - [`Member`]: its log has begun, and after that its identity names the cluster. In this order: a
-//!   directory that names a cluster and has no log has lost it, and is refused
+//! - [`Unclaimed`]: it names no cluster. The node must not send anything to a peer yet.
+//! - [`Announced`]: its incarnation is durable. This state provides the [`DurableIncarnation`],
+//!   which every function that introduces the node to a peer requires. A node that announced an
+//!   incarnation and then lost it could take part twice, with two votes.
+//! - [`Member`]: its log has begun, and after that its identity names the cluster. The order
+//!   matters: a directory that names a cluster and has no log has lost its log, and is rejected
 //!   ([`OpenError::LogGone`]).
 //!
-//! A wrong order of these steps does not compile. What it is not: it draws no random numbers and
-//! talks to nobody; how founders find one another is the transport's business.
+//! A wrong order of these steps does not compile. This module draws no random numbers and sends
+//! nothing; founders find each other through the transport.
 
 use crate::recovery::Case;
 use crate::{BaseError, ClusterId, Disk, Identity, Log, LogConfig, OpenError, Snapshots};
 use raft::{Incarnation, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
 
-/// A node and the incarnation of its disk, which is durable. There is no other way to get one than
-/// from a directory that has it on its disk.
+/// A node and its incarnation, which is durable. It can only be obtained from a directory that has
+/// the incarnation on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurableIncarnation {
     node: NodeId,
@@ -32,17 +32,17 @@ pub struct DurableIncarnation {
 }
 
 impl DurableIncarnation {
-    /// The node.
+    /// The id of the node.
     pub fn node(self) -> NodeId {
         self.node
     }
 
-    /// The incarnation of its disk.
+    /// The incarnation of its data directory.
     pub fn incarnation(self) -> Incarnation {
         self.incarnation
     }
 
-    /// Claims that it is durable, for a test without a disk.
+    /// Creates one without a disk, for tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn assumed(node: NodeId, incarnation: Incarnation) -> Self {
         DurableIncarnation { node, incarnation }
@@ -52,15 +52,15 @@ impl DurableIncarnation {
 /// A data directory that has been opened and locked.
 #[derive(Debug)]
 pub enum Directory<D: Disk> {
-    /// It names no cluster.
+    /// It names no cluster yet.
     Unclaimed(Unclaimed<D>),
     /// It belongs to a member of a cluster.
     Member(Member<D>),
 }
 
 impl<D: Disk> Directory<D> {
-    /// Locks a directory and reads what it holds. Returns which cases of the decision table of
-    /// [`Case`] were found, too. Blocks for as long as reading the log takes.
+    /// Locks a directory and reads its content. Also returns the cases of the decision table
+    /// ([`Case`]) that apply. Blocks while it reads the log.
     pub fn open(disk: D, config: LogConfig) -> Result<(Self, Vec<Case>), OpenError> {
         let (log, recovery) = Log::open(disk, config)?;
         let directory = match (recovery.identity, recovery.restored) {
@@ -73,7 +73,7 @@ impl<D: Disk> Directory<D> {
         Ok((directory, recovery.cases))
     }
 
-    /// The node that the directory belongs to, if it has one.
+    /// The node that the directory belongs to, if it belongs to one.
     pub fn node(&self) -> Option<NodeId> {
         match self {
             Directory::Unclaimed(unclaimed) => unclaimed.node(),
@@ -82,8 +82,8 @@ impl<D: Disk> Directory<D> {
     }
 }
 
-/// A directory that names no cluster: it is new, or an earlier start did not come to the end of
-/// bootstrapping or joining one.
+/// A directory that names no cluster. It is new, or an earlier start did not finish bootstrapping
+/// or joining a cluster.
 #[derive(Debug)]
 pub struct Unclaimed<D: Disk> {
     log: Log<D>,
@@ -91,22 +91,23 @@ pub struct Unclaimed<D: Disk> {
     restored: Option<Restored>,
 }
 
-/// Why a directory cannot be used as it was asked to.
+/// Why a directory cannot be used as requested.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
-    /// It belongs to another node.
+    /// It belongs to another node. Check the id and the directory.
     #[error("the directory belongs to node {found}, not to node {expected}")]
     OtherNode {
         /// The node that it belongs to.
         found: NodeId,
-        /// The node that asked for it.
+        /// The node that was requested.
         expected: NodeId,
     },
-    /// An earlier start began to bootstrap a cluster of other nodes, which may count on this one.
+    /// An earlier start began to bootstrap a cluster with other founders, which may count on this
+    /// node.
     #[error("the directory began to bootstrap a cluster of other nodes")]
     OtherFounders {
-        /// The nodes that it began with.
+        /// The founders of that cluster.
         began: Vec<NodeId>,
     },
     /// The claim could not be made durable.
@@ -120,10 +121,10 @@ impl<D: Disk> Unclaimed<D> {
         self.identity.as_ref().map(|identity| identity.node)
     }
 
-    /// Makes durable that the directory belongs to `node`, and that the node bootstraps a cluster
-    /// together with `founders` (itself included) or, if there are none, joins one. (Founders of an
-    /// earlier start are kept then: they may still count on this node.) `incarnation` is a new
-    /// random number; it is used unless an earlier start has drawn one.
+    /// Makes durable that the directory belongs to `node`. With `founders` (itself included), the
+    /// node bootstraps a cluster together with them; without, it joins one. If there are none, the
+    /// founders of an earlier start are kept, since they may still count on this node.
+    /// `incarnation` is a new random number; it is used unless an earlier start has drawn one.
     pub fn announce(
         mut self,
         node: NodeId,
@@ -162,20 +163,20 @@ pub struct Announced<D: Disk> {
 }
 
 impl<D: Disk> Announced<D> {
-    /// What peers may be told.
+    /// The node and its incarnation, to introduce it to peers.
     pub fn who(&self) -> DurableIncarnation {
         DurableIncarnation { node: self.identity.node, incarnation: self.identity.incarnation }
     }
 
-    /// Forgets the founders, durably: no node has been told this node's incarnation, so it is free
-    /// to bootstrap a cluster with other nodes.
+    /// Forgets the founders, durably. Only valid if no node has received this node's incarnation:
+    /// then it may bootstrap a cluster with other founders.
     pub fn forget_founders(mut self) -> io::Result<()> {
         self.identity.peers.clear();
         self.log.identify(self.identity)
     }
 
-    /// Makes the directory that of a member: begins the log, with this membership, and then names
-    /// the cluster. If an earlier start began the log, it goes on from that.
+    /// Makes this the directory of a member. It begins the log with this membership, and then names
+    /// the cluster. If an earlier start has begun the log, that log is kept.
     pub fn join(mut self, cluster: ClusterId, membership: Membership) -> io::Result<Member<D>> {
         let who = self.who();
         let restored = match self.restored {
@@ -198,22 +199,22 @@ pub struct Member<D: Disk> {
 }
 
 impl<D: Disk> Member<D> {
-    /// The node, and the incarnation of its disk.
+    /// The node and its incarnation.
     pub fn who(&self) -> DurableIncarnation {
         self.who
     }
 
-    /// The cluster that it is a member of.
+    /// The cluster that the node is a member of.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
     }
 
-    /// What the log has kept.
+    /// The state that the log has kept.
     pub fn restored(&self) -> &Restored {
         &self.restored
     }
 
-    /// The latest membership that the log has kept.
+    /// The latest membership in the log, committed or not.
     pub fn membership(&self) -> &Membership {
         let latest = self.restored.entries.iter().rev().find_map(|entry| match &entry.payload {
             Payload::Membership(membership) => Some(membership),
@@ -222,8 +223,8 @@ impl<D: Disk> Member<D> {
         latest.unwrap_or(&self.restored.snapshot.membership)
     }
 
-    /// Reads the snapshot that the log begins after, and repairs the log if that is lost. Returns
-    /// what was found, if it was not the snapshot. See [`Log::check_base`]. Blocks.
+    /// Reads the snapshot that the log begins after, and repairs the log if it is lost. Returns the
+    /// case that applies if it is. See [`Log::check_base`]. Blocks.
     pub fn check_base(&mut self, snapshots: &Snapshots<D>) -> Result<Option<Case>, BaseError> {
         let restored = self.restored.clone();
         let (restored, case) = self.log.check_base(snapshots, self.who.node, restored)?;
@@ -231,7 +232,7 @@ impl<D: Disk> Member<D> {
         Ok(case)
     }
 
-    /// The log, for the store of a driver, and what it has kept, for its core.
+    /// The log, for the driver's store, and the restored state, for its core.
     pub fn into_log(self) -> (Log<D>, Restored) {
         (self.log, self.restored)
     }

@@ -39,6 +39,11 @@ pub trait Disk: Clone + Send + 'static {
 
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// What an operator calls this file or directory: for error messages.
+    fn describe(&self, path: &str) -> String {
+        path.to_owned()
+    }
 }
 
 /// An open file.

@@ -1,19 +1,19 @@
-//! Folds the batches of a log, oldest first, into the state they leave behind, where some are missing.
+//! Folds the batches of a log, oldest first, into the resulting state. Batches may be missing.
 //!
-//! The front of a log is missing whenever old segments have gone, and rot makes holes anywhere. Both
-//! are treated alike: after a hole the entries before it are set aside, and those that follow are
-//! gathered on their own. What is gathered is *complete* when it reaches from the base, which every
-//! batch carries, to the end of the log, which every batch carries too. So a hole is harmless exactly
-//! if everything that was in it is no longer needed.
+//! The oldest batches are missing after segments were freed, and damage makes holes anywhere. Both
+//! are treated alike: at a hole the entries so far are set aside, and the later ones are gathered
+//! separately. The gathered entries are *complete* if they reach from the base to the end of the
+//! log, both of which every batch carries. So a hole is harmless exactly if nothing in it is needed
+//! any more.
 //!
-//! A batch is applied when the one after it is known: the next one tells which checksum its
-//! predecessor had, and so a batch that is intact, but not the one that stood there last (a write that
-//! the disk has lost), counts as a hole.
+//! A batch is applied only when the next one is known, which records the checksum of its
+//! predecessor. An intact batch with another checksum is an outdated one, left there by a lost
+//! write. It counts as a hole.
 
 use crate::batch::Batch;
 use raft::{Entry, HardState, Index, LogId, Snapshot};
 
-/// The log as of some batch.
+/// The log after some batch.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub hard_state: HardState,
@@ -28,20 +28,20 @@ pub(crate) struct Latest {
     pub number: u64,
     pub checksum: u32,
     pub reset: bool,
-    /// How many batches right before it say the same.
+    /// The number of preceding batches that it repeats.
     pub repeats: u32,
-    /// How many entries it brought: the last ones of the state.
+    /// The number of its entries. They are the last ones of the state.
     pub entries: usize,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Fold {
     state: Option<State>,
-    /// The complete state before the latest hole after which nothing was complete again.
+    /// The last complete state before a hole after which no state was complete.
     before_hole: Option<State>,
     /// The first hole since the state was last complete.
     hole: Option<u64>,
-    /// The latest batch is followed by a hole.
+    /// Batches after the latest one are missing.
     ended_in_hole: bool,
     pending: Option<(Batch, usize)>,
     latest: Option<Latest>,
@@ -49,33 +49,33 @@ pub(crate) struct Fold {
     highest: Vec<Index>,
     /// Batches applied.
     pub batches: u64,
-    /// Holes of which nothing is missing, by the number of the batch.
+    /// Holes in which nothing needed is missing, by batch number.
     pub harmless: Vec<u64>,
-    /// Damaged batches that a later one repeats.
+    /// Damaged batches that a later one repeats, by batch number.
     pub repeated: Vec<u64>,
 }
 
-/// What all batches together leave behind.
+/// The result of folding all batches.
 #[derive(Debug)]
 pub(crate) struct Folded {
     pub state: State,
     pub latest: Latest,
-    /// If set, the state is one of an earlier time: that of just before this batch, which is missing.
-    /// 0 stands for the front of the log.
+    /// If set, entries are lost: the state has those from before this missing batch. 0 means that
+    /// the oldest batches are missing.
     pub hole: Option<u64>,
-    /// The end of the log after the latest batch.
+    /// The end of the log after the latest batch, lost entries included.
     pub last: LogId,
     pub highest: Vec<Index>,
 }
 
 impl Fold {
-    /// The number of the latest batch so far; 0, if there is none.
+    /// The number of the latest batch so far; 0 if there is none.
     pub fn number(&self) -> u64 {
         self.pending.as_ref().map_or(0, |(batch, _)| batch.number)
     }
 
-    /// Takes the next batch, from the segment that is the `segment`-th. The caller has checked that
-    /// its number is greater than that of the one before.
+    /// Adds the next batch, from the segment with index `segment`. The caller has checked that its
+    /// number is greater than that of the previous one.
     pub fn push(&mut self, batch: Batch, segment: usize) {
         self.highest.resize(segment + 1, Index(0));
         let Some((before, its_segment)) = self.pending.take() else {
@@ -98,14 +98,15 @@ impl Fold {
         self.pending = Some((batch, segment));
     }
 
-    /// The highest batches are missing: nothing after the latest one is known.
+    /// The highest batches are missing: nothing is known after the latest one.
     pub fn end_in_hole(&mut self) {
         self.apply_pending();
         self.open_hole(self.first_missing());
         self.ended_in_hole = true;
     }
 
-    /// What the batches leave behind; `None`, if there was none.
+    /// The resulting state, or `None` if there were no batches; then the harmless holes and the
+    /// repeated batches.
     pub fn finish(mut self) -> (Option<Folded>, Vec<u64>, Vec<u64>) {
         self.apply_pending();
         let (Some(state), Some(latest)) = (self.state.take(), self.latest) else {
@@ -117,16 +118,16 @@ impl Fold {
             let folded = Folded { state, latest, hole: None, last, highest: self.highest };
             return (Some(folded), self.harmless, self.repeated);
         }
-        // Hard state and base are the latest ones; the entries are those of before the hole, as far
-        // as they still follow the base, and as far as they can have been in the log that ended with
-        // `last`: terms never fall along it, and what is of a later term was overwritten in the hole.
+        // Hard state and base are the latest ones. The entries are those from before the hole that
+        // still follow the base and can have been in the log that ended with `last`. Terms never
+        // decrease along that log, so entries of a later term were overwritten in the hole.
         let mut entries = self.before_hole.take().map(|before| before.entries).unwrap_or_default();
         let kept = |entry: &Entry| entry.id.index <= last.index && entry.id.term <= last.term;
         entries.truncate(entries.partition_point(kept));
         let mut earlier = State { entries, ..state };
         earlier.rebase();
         earlier.last = earlier.entries.last().map_or(earlier.base.last, |entry| entry.id);
-        // Without a hole between, it is the front that is missing.
+        // If there was no hole in between, the oldest batches are missing.
         let hole = self.hole.or(Some(0));
         let folded = Folded { state: earlier, latest, hole, last, highest: self.highest };
         (Some(folded), self.harmless, self.repeated)
@@ -172,7 +173,7 @@ impl Fold {
         }
     }
 
-    /// The number after that of the latest batch that was applied.
+    /// The number after that of the latest applied batch.
     fn first_missing(&self) -> u64 {
         self.latest.map_or(1, |latest| latest.number + 1)
     }
@@ -207,7 +208,7 @@ impl State {
         if follows {
             let kept = (first.0 - self.entries[0].id.index.0) as usize;
             if kept > self.entries.len() {
-                // Something between is missing.
+                // Entries in between are missing.
                 self.entries.clear();
             }
             self.entries.truncate(kept);
@@ -217,8 +218,8 @@ impl State {
         self.entries.extend(batch.entries);
     }
 
-    /// Lets go of the entries that the base stands for; of all of them, if they are not the ones that
-    /// lead up to it.
+    /// Removes the entries that the base covers. If they do not lead up to the base, removes all
+    /// entries.
     fn rebase(&mut self) {
         let base = self.base.last;
         let Some(first) = self.entries.first().map(|entry| entry.id.index) else { return };

@@ -1,8 +1,8 @@
-//! Which node of which cluster a data directory belongs to.
+//! The identity of a data directory: its node, incarnation and cluster.
 //!
-//! An empty directory never becomes a voter by itself. First an intent is made durable (a node, a
-//! random incarnation, and the peers that are to be asked); once all peers have told theirs, the
-//! cluster is known and written down too. Both are this one small file, replaced whole.
+//! An empty directory never becomes a voter by itself. First an intent is made durable: the node, a
+//! random incarnation, and the founders to contact. Once all founders have announced theirs, the
+//! cluster is known and is written too. Both are in this small file, which is replaced atomically.
 
 use crate::disk::{read_file, replace_file};
 use crate::{Disk, codec};
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 
-/// The name of the file.
+/// The name of the identity file.
 const FILE: &str = "IDENTITY";
 const MAGIC: &[u8; 8] = b"raft-id\n";
-/// The most bytes the file may have.
+/// The most bytes of the file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Magic, version, checksum.
 const HEAD_BYTES: usize = 8 + 1 + 4;
 
-/// Names a cluster, for good.
+/// Identifies a cluster permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(pub u64);
@@ -30,22 +30,21 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// What a data directory is.
+/// The content of the identity file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The node it belongs to.
+    /// The node that the directory belongs to.
     pub node: NodeId,
-    /// This life of the directory: random, drawn when it was made, and never changed.
+    /// The incarnation of the directory: drawn at random when it is created, and never changed.
     pub incarnation: Incarnation,
-    /// The cluster; `None` as long as only the intent to bootstrap one, or to join one, is known.
+    /// The cluster; `None` until a cluster has been bootstrapped or joined.
     pub cluster: Option<ClusterId>,
-    /// The members that the bootstrap was asked to begin with, this one included. Empty for a node
-    /// that joins.
+    /// The founders of the cluster to bootstrap, this node included. Empty for a node that joins.
     pub peers: Vec<NodeId>,
 }
 
 impl Identity {
-    /// Reads the identity of the directory; `None` if it has none yet.
+    /// Reads the identity of a directory; `None` if it has none yet.
     pub fn read(disk: &impl Disk) -> Result<Option<Identity>, IdentityError> {
         let file = match disk.open(FILE) {
             Ok(file) => file,
@@ -67,7 +66,7 @@ impl Identity {
         codec::decode(body).map(Some).map_err(|_| IdentityError::Damaged)
     }
 
-    /// Makes this the identity of the directory, durably.
+    /// Makes this the identity of a directory, durably.
     pub fn write(&self, disk: &impl Disk) -> io::Result<()> {
         let mut body = Vec::new();
         codec::encode(self, &mut body);
@@ -80,27 +79,28 @@ impl Identity {
     }
 }
 
-/// Why the identity of a directory cannot be told.
+/// Why the identity of a directory cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// The file is damaged or foreign. Restore it, or start with an empty directory as a new member.
+    /// The file is damaged or foreign. Restore it, or start with an empty directory as a new
+    /// member.
     #[error(
         "the file IDENTITY is damaged; it never changes, so put it back from a backup. Without it this \
          member is lost: the cluster goes on while a majority of the members is up, but this \
          version cannot replace a member"
     )]
     Damaged,
-    /// It was written by another version of this software. Run that.
+    /// The file was written by another version of this software. Run that version.
     #[error(
         "the file IDENTITY has format {version}, and this version of the software reads format \
          {ours} only; run the version that wrote it", ours = codec::VERSION
     )]
     OtherVersion {
-        /// Its format.
+        /// The format version of the file.
         version: u8,
     },
-    /// It cannot be read.
+    /// The file cannot be read. See the cause.
     #[error("the file IDENTITY cannot be read: {0}")]
     Io(io::Error),
 }

@@ -1,11 +1,15 @@
-//! The durable log, snapshots, and the seam below them.
+//! The durable log, snapshots, and the disk interface below them.
 //!
-//! A promise of the protocol is worth what the disk under it is worth. This crate keeps the promises:
-//! a [`Log`] that turns every [`raft::Write`] into one batch on disk with one data sync, recovers
-//! exactly what was acknowledged, and says so when it cannot; a store of [`Snapshots`]; and the
-//! [`Identity`] of a data directory. All of it reaches the disk through the [`Disk`] trait, so that the
-//! same code runs on a real disk ([`RealDisk`]) and on a simulated one that fails as it is told
-//! (`testing::MemDisk`, with the feature `testing`).
+//! The protocol's promises depend on the disk. This crate provides:
+//!
+//! - a [`Log`] that makes every [`raft::Write`] one batch on disk with one data sync, recovers
+//!   exactly what was acknowledged, and reports it when it cannot;
+//! - a store of [`Snapshots`];
+//! - the [`Identity`] of a data directory.
+//!
+//! All of it uses the disk through the [`Disk`] trait, so the same code runs on a real disk
+//! ([`RealDisk`]) and on a simulated one with faults (`testing::MemDisk`, with the feature
+//! `testing`).
 //!
 //! The layout of a data directory:
 //!
@@ -17,8 +21,9 @@
 //! snapshots/<index>-<term>.snap
 //! ```
 //!
-//! What it is not: it knows nothing of the protocol, runs no event loop and no async code. A
-//! [`Log::persist`](LogStore::persist) blocks until the disk has it; the driver gives it a thread.
+//! This crate contains no protocol logic, event loop or async code.
+//! [`Log::persist`](LogStore::persist) blocks until the write is durable; the driver runs it in a
+//! thread of its own.
 
 mod base;
 mod batch;

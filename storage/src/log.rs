@@ -1,15 +1,15 @@
 //! The write-ahead log.
 //!
-//! Each write is one batch, on blocks that nothing acknowledged stands on, with one `write_at` and one
-//! `sync_data`. The log holds no entries in memory: the core does. What it remembers is where it
-//! stands, and which segments hold something that is still needed.
+//! Each write is one batch, with one `write_at` and one `sync_data`, on blocks that hold nothing
+//! acknowledged. The log keeps no entries in memory; the core does. It only knows its position, and
+//! which segments hold something that is still needed.
 //!
-//! Segments are freed oldest first, once all they hold is entries that the base stands for, or that
-//! later batches have replaced. Nothing else has to survive in them, since every batch carries hard
-//! state and base; and nothing is noted when they are freed: a start finds the same again.
+//! Segments are freed oldest first, once the base covers all their entries or later batches have
+//! replaced them. Nothing else in them is needed, since every batch carries hard state and base.
+//! Freeing is not recorded: a start comes to the same result.
 //!
-//! A sync that failed is final (and so is a write that failed for another reason than want of room):
-//! the log is of no more use, and says so for ever.
+//! A failed sync is final, and so is a failed write unless the disk is full. All later writes fail
+//! too.
 
 use crate::batch::{self, Draft};
 use crate::block::{BLOCK_BYTES, BlockWriter, Place};
@@ -25,22 +25,23 @@ use std::io;
 
 /// The mark is written after this many batches.
 const MARK_BATCHES: u32 = 64;
-/// Entries that are written again after a loss go in batches of about this many bytes.
+/// The size in bytes of a batch when entries are rewritten after a loss.
 const REWRITE_BYTES: usize = 1 << 20;
 
 /// Settings of a log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// The size of a segment. A multiple of 4 KiB. A write that needs more gets a larger one.
+    /// The size of a segment in bytes, 16 MiB by default. A multiple of 4 KiB. A batch that needs
+    /// more gets a larger segment.
     pub segment_bytes: u64,
-    /// The most bytes that all segments may take on disk, those kept for use again included. A write
-    /// that would need more is refused as [`PersistError::Full`]. With small writes a log takes up to
-    /// 4 KiB for each, whatever it says, until it is compacted.
+    /// The most bytes of all segments on disk, spare ones included; 16 GiB by default. A write that
+    /// needs more is rejected as [`PersistError::Full`]. A small write takes up to 4 KiB until the
+    /// log is compacted.
     pub bytes_max: u64,
-    /// The most bytes of segments that are kept for use again.
+    /// The most bytes of spare segments kept for reuse, 256 MiB by default.
     pub recycled_bytes_max: u64,
-    /// Prepare segments ahead in a thread. Where threads must not be, the one write in many that needs
-    /// a new segment does it.
+    /// Prepare segments in a background thread (the default). Without it, the write that needs a
+    /// new segment prepares it.
     pub background: bool,
 }
 
@@ -55,25 +56,25 @@ impl Default for LogConfig {
     }
 }
 
-/// What a start has found.
+/// The result of opening a log.
 #[derive(Clone, Debug)]
 pub struct Recovery {
-    /// Whose directory it is; `None`, if it is empty.
+    /// The identity of the directory; `None` if it is empty.
     pub identity: Option<Identity>,
-    /// The state of the node; `None`, if its log was never begun.
+    /// The state of the node; `None` if its log was never begun.
     pub restored: Option<Restored>,
-    /// Which cases of the decision table hold.
+    /// The cases of the decision table that apply.
     pub cases: Vec<Case>,
-    /// How many batches were read.
+    /// The number of batches that were read.
     pub batches: u64,
 }
 
-/// How much room a log takes.
+/// The disk space that a log takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of all segments.
+    /// The bytes of all segments, spare ones included.
     pub bytes: u64,
-    /// The bound on them.
+    /// The limit, see [`LogConfig::bytes_max`].
     pub bytes_max: u64,
 }
 
@@ -82,13 +83,13 @@ pub struct Log<D: Disk> {
     disk: D,
     config: LogConfig,
     identity: Option<Identity>,
-    /// What checksums begin with; made from the incarnation.
+    /// The seed of all checksums, derived from the incarnation.
     seed: u32,
-    /// Where the next batch goes; `None` before the first.
+    /// The segment of the next batch; `None` before the first.
     current: Option<Current<D::File>>,
     /// Full segments, oldest first.
     full: VecDeque<Full>,
-    /// The generations of segments that are needed no more, oldest first. They have the standard size.
+    /// The generations of spare segments, oldest first. They have the standard size.
     spares: VecDeque<u64>,
     /// The generation of the next segment.
     next_generation: u64,
@@ -96,11 +97,11 @@ pub struct Log<D: Disk> {
     mark: Option<MarkFile<D::File>>,
     batches_since_mark: u32,
     state: State,
-    /// The batch that is being written.
+    /// The batch being written.
     writer: BlockWriter,
-    /// The encoded base of the batch that is being written.
+    /// The encoded base of the batch being written.
     new_base: Vec<u8>,
-    /// If set, the disk has failed, and how.
+    /// The error with which the disk has failed, if it has.
     failed: Option<(io::ErrorKind, String)>,
 }
 
@@ -116,15 +117,15 @@ impl<D: Disk> std::fmt::Debug for Log<D> {
     }
 }
 
-/// What the latest batch says.
+/// The content of the latest batch.
 #[derive(Debug, Default)]
 struct State {
-    /// Its number; 0, if there is none.
+    /// The number of the batch; 0 if there is none.
     number: u64,
     checksum: u32,
     hard_state: HardState,
     base: LogId,
-    /// The snapshot `base` is the last entry of, encoded.
+    /// The encoded snapshot whose last entry is `base`.
     encoded_base: Vec<u8>,
     last: LogId,
 }
@@ -132,7 +133,7 @@ struct State {
 #[derive(Debug)]
 struct Current<F> {
     segment: Segment<F>,
-    /// Up to here it is in use.
+    /// The bytes in use, from the start of the segment.
     used: u64,
     highest: Index,
 }
@@ -174,8 +175,8 @@ impl AppendError {
         }
     }
 
-    /// The same, of an error in preparing a new segment. Nothing acknowledged is in it, so want of
-    /// descriptors or memory says nothing about the disk.
+    /// Like `of`, for an error in preparing a new segment. The segment holds nothing acknowledged,
+    /// so a lack of file descriptors or memory is not a failure of the disk.
     pub(crate) fn of_preparing(error: io::Error) -> Self {
         match disk::is_want_of_resources(&error) {
             true => AppendError::Full(error),
@@ -185,7 +186,7 @@ impl AppendError {
 }
 
 impl<D: Disk> Log<D> {
-    /// Takes hold of a directory and reads what it holds. See [`Case`] for what may be found.
+    /// Locks a directory and reads its content. See [`Case`] for the possible findings.
     pub fn open(disk: D, config: LogConfig) -> Result<(Log<D>, Recovery), OpenError> {
         assert!(
             config.segment_bytes > 0 && config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
@@ -241,7 +242,7 @@ impl<D: Disk> Log<D> {
         }
         let mut scanned = scan.finish(mark, identity.node)?;
         if scanned.folded.is_none() && identity.cluster.is_some() {
-            // It took part in its cluster: what it promised there is gone.
+            // The node was a member of its cluster: its promises are lost.
             return Err(OpenError::LogGone);
         }
         cases.append(&mut scanned.cases);
@@ -250,16 +251,16 @@ impl<D: Disk> Log<D> {
         Ok((log, Recovery { identity: Some(identity), restored, cases, batches }))
     }
 
-    /// Whose directory it is.
+    /// The identity of the directory; `None` if it has none yet.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 
-    /// Makes `identity` that of the directory, durably.
+    /// Writes the identity of the directory, durably.
     ///
     /// # Panics
     ///
-    /// If a log has begun and the incarnation is another one: the log would be lost.
+    /// If a log has begun and the incarnation is another one: its checksums would no longer match.
     pub(crate) fn identify(&mut self, identity: Identity) -> io::Result<()> {
         let new_seed = seed(Some(&identity));
         assert!(self.state.number == 0 || new_seed == self.seed, "an incarnation is for life");
@@ -269,9 +270,9 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Begins the log of a new node, durably. It returns what a restart would restore. The node takes
-    /// part in its cluster, and its identity says so, only after this: a directory that names its
-    /// cluster and has no log has lost it.
+    /// Begins the log of a new node, durably, and returns what a restart would restore. Only after
+    /// this may the identity name the cluster: a directory that names its cluster and has no log
+    /// has lost the log.
     ///
     /// # Panics
     ///
@@ -292,7 +293,7 @@ impl<D: Disk> Log<D> {
         Ok(restored)
     }
 
-    /// How much room it takes.
+    /// The disk space that it takes, and the limit.
     pub fn usage(&self) -> Usage {
         let standard = self.config.segment_bytes;
         let ahead = self.spares.len() as u64 + u64::from(self.preparer.is_ordered());
@@ -301,8 +302,8 @@ impl<D: Disk> Log<D> {
         Usage { bytes: ahead * standard + current + full, bytes_max: self.config.bytes_max }
     }
 
-    /// Ends it in good order: marks everything as synced, so that damage found at the next start can
-    /// be told from a write that was cut off.
+    /// Closes the log. It marks all batches as synced, so that the next start can tell damage from
+    /// a write that was cut off.
     pub fn close(mut self) -> io::Result<()> {
         if self.failed.is_some() || self.state.number == 0 {
             return Ok(());
@@ -313,7 +314,7 @@ impl<D: Disk> Log<D> {
         mark.sync()
     }
 
-    /// Makes a change durable.
+    /// Writes one batch and makes it durable.
     pub(crate) fn append(&mut self, batch: BatchRef<'_>) -> Result<(), AppendError> {
         assert!(self.state.number > 0, "the log has not begun");
         self.commit(Change {
@@ -325,7 +326,8 @@ impl<D: Disk> Log<D> {
         })?;
         self.batches_since_mark += 1;
         if self.batches_since_mark >= MARK_BATCHES && self.write_mark().is_err() {
-            // It is of use only after a disaster, and the file is not the log's.
+            // The mark matters only after damage, and its file is separate from the log: go on
+            // without it.
             self.mark = None;
         }
         Ok(())
@@ -340,7 +342,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Makes the file of the mark, if there is none, and a first mark in it.
+    /// Creates the file of the mark if there is none, with a first mark.
     fn open_mark(&mut self) -> io::Result<()> {
         if self.mark.is_none() {
             self.mark = Some(MarkFile::open(&self.disk, self.seed)?.0);
@@ -353,7 +355,7 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// The generations of the segments there are, and files that are none.
+/// The generations of the segments in the directory, and the files that are not segments.
 fn list(disk: &impl Disk) -> io::Result<(Vec<u64>, Vec<Case>)> {
     let (mut generations, mut cases) = (Vec::new(), Vec::new());
     for name in disk.list(segment::DIR)? {
@@ -372,22 +374,22 @@ fn seed(identity: Option<&Identity>) -> u32 {
     identity.map_or(0, |identity| crc32c::crc32c(&identity.incarnation.0.to_le_bytes()))
 }
 
-/// What is to become durable.
+/// The content of the next batch.
 #[derive(Clone, Copy, Debug)]
 struct Change<'a> {
     hard_state: HardState,
     /// The new base, if it changes.
     base: Option<&'a Snapshot>,
     reset: bool,
-    /// How many batches right before it say the same.
+    /// The number of preceding batches that this one repeats.
     repeats: u32,
     entries: &'a [Entry],
 }
 
 // Writing.
 impl<D: Disk> Log<D> {
-    /// Writes one batch and syncs it. After an error, nothing has changed but what the disk holds
-    /// behind the end of the log.
+    /// Writes one batch and syncs it. After an error the state of the log is unchanged, apart from
+    /// blocks on disk beyond its end.
     fn commit(&mut self, change: Change<'_>) -> Result<(), AppendError> {
         if let Some((kind, message)) = &self.failed {
             return Err(AppendError::Failed(io::Error::new(*kind, message.clone())));
@@ -450,10 +452,10 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Sees to it that the next `bytes` can be written to the current segment.
+    /// Ensures that the next `bytes` can be written to the current segment.
     fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
         if let Some(current) = &self.current {
-            // A batch that fits into no segment makes the one it begins larger.
+            // A batch larger than a segment extends the segment that it begins.
             if current.used == 0 || current.used + bytes <= current.segment.len {
                 return Ok(());
             }
@@ -470,12 +472,12 @@ impl<D: Disk> Log<D> {
                 highest: current.highest,
             });
         }
-        // If there is no room for it now, there may be when it is needed.
+        // If the disk is full now, it may have room when the segment is needed.
         let _ = self.order_next();
         Ok(())
     }
 
-    /// Has the next segment prepared.
+    /// Orders the next segment.
     fn order_next(&mut self) -> io::Result<()> {
         let Usage { bytes, bytes_max } = self.usage();
         let standard = self.config.segment_bytes;
@@ -490,7 +492,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Keeps account of which segment holds what.
+    /// Updates the highest needed index of each segment.
     fn note_entries(&mut self, change: &Change<'_>) {
         let Some(current) = &mut self.current else { return };
         if change.reset {
@@ -506,7 +508,7 @@ impl<D: Disk> Log<D> {
         current.highest = last.id.index;
     }
 
-    /// Frees the segments that hold nothing any more.
+    /// Frees the segments that hold nothing needed, oldest first.
     fn free(&mut self, reset: bool) {
         while let Some(full) = self.full.front().copied() {
             if !reset && full.highest > self.state.base.index {
@@ -517,11 +519,11 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Keeps a segment for use again; there is room for some. The oldest ones go first, so that what
-    /// a start finds has no gaps.
+    /// Keeps a segment for reuse, within the limit. The oldest are removed first, so that the
+    /// segments found by a start have no gaps.
     fn retire(&mut self, generation: u64, len: u64) {
         let standard = self.config.segment_bytes;
-        // If a file cannot be removed, the next start finds it, and tries again.
+        // A file that cannot be removed is found by the next start.
         if len != standard {
             let _ = self.disk.remove(&segment::path(generation));
             return;
@@ -536,7 +538,8 @@ impl<D: Disk> Log<D> {
 
 // Starting.
 impl<D: Disk> Log<D> {
-    /// Takes over what the scan has found: erases what is to be erased, and notes what is to be noted.
+    /// Takes over the result of a scan: erases remains, and rewrites or repeats what must be
+    /// durable.
     fn take_over(&mut self, scanned: Scanned, mark: Option<Mark>) -> io::Result<Option<Restored>> {
         let Scanned { folded, segments, end, remains, highest_number, .. } = scanned;
         let Some(folded) = folded else {
@@ -589,9 +592,9 @@ impl<D: Disk> Log<D> {
             let count = folded.latest.entries.min(restored.entries.len());
             self.repeat(&restored, folded.latest, count)?;
         }
-        // Only now: what makes a segment useless is the latest batch, and it is certain to be on the
-        // disk since it was repeated. Until then it may be lost, and what stands before it is all
-        // there is.
+        // Only the latest batch makes a segment useless, and only its repetition makes that batch
+        // certain to be on disk. Before that the batch may be lost, and the earlier ones are all
+        // that is left.
         for generation in useless {
             self.disk.remove(&segment::path(generation))?;
         }
@@ -603,17 +606,17 @@ impl<D: Disk> Log<D> {
         Ok(Some(restored))
     }
 
-    /// The repetition is certain now. With a mark that says so the next start repeats it no more: a node
-    /// that ends again and again before it has written anything else does not fill its disk.
+    /// The repetition is durable now. With a mark that covers it, the next start does not repeat
+    /// it. Otherwise a node that restarts often without writing would fill its disk.
     fn sync_mark(&mut self) -> io::Result<()> {
         self.mark.as_mut().map_or(Ok(()), MarkFile::sync)
     }
 
-    /// Writes the latest batch once more, behind itself. It was read, which does not prove that it is
-    /// on the disk: its write may have been waiting in the system's cache when the process ended, or
-    /// its sync may have failed, after which a page that never reached the disk counts as written.
-    /// What is written anew is written indeed. It stands in for all that it repeats: the latest batch
-    /// may be such a repetition itself, whose sync has failed.
+    /// Writes the latest batch again, right after itself. Reading it does not prove that it is on
+    /// disk. When the process ended it may have been in the system's cache only. Or its sync may
+    /// have failed, after which the cache counts pages as written that never reached the disk. Only
+    /// a new write is certain. `repeats` adds up: the latest batch may itself be a repetition whose
+    /// sync failed.
     fn repeat(&mut self, restored: &Restored, latest: Latest, count: usize) -> io::Result<()> {
         let (reset, repeats) = (latest.reset, latest.repeats.saturating_add(1));
         let entries = &restored.entries[restored.entries.len() - count..];
@@ -622,7 +625,7 @@ impl<D: Disk> Log<D> {
         self.commit(change).map_err(AppendError::into_io)
     }
 
-    /// Begins the log anew in new segments, with what is left of it.
+    /// Writes what is left of the log to new segments.
     fn rewrite(&mut self, restored: &Restored) -> io::Result<()> {
         let mut rest = restored.entries.as_slice();
         let mut reset = true;
@@ -642,8 +645,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Erases blocks that were never acknowledged, so that nothing of them can ever pass for a part of
-    /// what is written over them.
+    /// Erases blocks that were never acknowledged, so that they cannot pass for part of a later
+    /// batch.
     fn erase(&mut self, remains: &[crate::recovery::Remains]) -> io::Result<()> {
         for of_segment in remains.chunk_by(|a, b| a.generation == b.generation) {
             let mut file = self.disk.open(&segment::path(of_segment[0].generation))?;
@@ -669,9 +672,23 @@ where
         match self.append(batch) {
             Ok(()) => Ok(write.durable()),
             Err(AppendError::Full(source)) => {
+                let source = self.named(source);
                 Err(PersistError::Full { write: Box::new(write), source })
             }
-            Err(AppendError::Failed(source)) => Err(PersistError::Failed { source }),
+            Err(AppendError::Failed(source)) => {
+                Err(PersistError::Failed { source: self.named(source) })
+            }
         }
+    }
+}
+
+impl<D: Disk> Log<D> {
+    /// An error of writing, with the file in its text.
+    fn named(&self, error: io::Error) -> io::Error {
+        let file = match &self.current {
+            Some(current) => segment::path(current.segment.generation),
+            None => segment::DIR.to_owned(),
+        };
+        io::Error::new(error.kind(), format!("{}: {error}", self.disk.describe(&file)))
     }
 }

@@ -1,11 +1,13 @@
-//! The durable mark: how far the log was known to be synced, some time ago.
+//! The durable mark: a recent lower bound of the batches that are synced.
 //!
-//! Damage in the highest batch looks the same whether its write was cut off or the batch was synced,
-//! acknowledged, and rotted later. The mark tells them apart, for the batches it covers. It is written
-//! after a batch is synced, now and then, and never waited for; it is synced only when the log is
-//! closed. A mark that is missing, damaged or old covers less, and nothing else follows from it.
+//! Damage in the highest batch looks the same in two cases: its write was cut off, or it was
+//! synced, acknowledged and damaged later. The mark tells them apart for the batches it covers. It
+//! is written after a sync, once every few batches, without waiting for the disk. It is synced when
+//! the log is closed, and when a start has begun or repeated the log. A missing, damaged or old
+//! mark covers fewer batches and has no other effect.
 //!
-//! The file has two slots that are written in turn, so that a torn write leaves the mark before it.
+//! The file has two slots that are written in turn, so a torn write leaves the previous mark
+//! intact.
 
 use crate::block::{u32_at, u64_at};
 use crate::disk::read_exact_at;
@@ -18,18 +20,18 @@ const SLOT_BYTES: usize = 4096;
 const MARK_BYTES: usize = 40;
 const MAGIC: &[u8; 4] = b"RfM\x01";
 
-/// What was synced.
+/// A statement about which batches are synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// The batches up to this number.
+    /// All batches up to this number are synced.
     pub batch: u64,
-    /// The term that the last of them says.
+    /// The term in the last of them.
     pub term: Term,
     /// The end of the log after it.
     pub last: LogId,
 }
 
-/// The file it is in.
+/// The open file `MARK`.
 #[derive(Debug)]
 pub(crate) struct MarkFile<F> {
     file: F,
@@ -37,13 +39,13 @@ pub(crate) struct MarkFile<F> {
     seed: u32,
 }
 
-/// Whether there is a mark, whatever it says.
+/// Whether there is a file for the mark, even a damaged one.
 pub(crate) fn exists(disk: &impl Disk) -> io::Result<bool> {
     Ok(disk.list("")?.iter().any(|name| name == FILE))
 }
 
 impl<F: DiskFile> MarkFile<F> {
-    /// Opens the file, or makes it. Returns the latest mark in it.
+    /// Opens the file, or creates it. Returns the latest mark in it.
     pub fn open<D: Disk<File = F>>(disk: &D, seed: u32) -> io::Result<(Self, Option<Mark>)> {
         let mut file = match disk.open(FILE) {
             Ok(file) => file,
@@ -57,12 +59,12 @@ impl<F: DiskFile> MarkFile<F> {
             file.sync_data()?;
             disk.sync_dir("")?;
         }
-        // The slot of the latest mark is the last to be overwritten.
+        // The slot that does not hold the latest mark is overwritten first.
         let slot = u64::from(latest.is_some() && latest == first);
         Ok((MarkFile { file, slot, seed }, latest))
     }
 
-    /// Writes a mark for batches that are synced. Does not wait for the disk.
+    /// Writes a mark for synced batches. Does not wait for the disk.
     pub fn write(&mut self, mark: Mark) -> io::Result<()> {
         let mut bytes = [0; MARK_BYTES];
         bytes[4..8].copy_from_slice(MAGIC);

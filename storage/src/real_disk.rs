@@ -73,7 +73,13 @@ impl Disk for RealDisk {
         if lock.is_some() {
             return Ok(());
         }
-        fs::create_dir_all(directory).map_err(io)?;
+        fs::create_dir_all(directory).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                let message = "it, or a part of its path, is a file; a directory is needed";
+                io(io::Error::new(io::ErrorKind::NotADirectory, message))
+            }
+            _ => io(error),
+        })?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         let file = options.open(self.path(LOCK)).map_err(io)?;
@@ -127,6 +133,10 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         patiently(|| File::open(self.path(dir)))?.sync_all()
+    }
+
+    fn describe(&self, path: &str) -> String {
+        self.path(path).display().to_string()
     }
 }
 

@@ -1,35 +1,42 @@
-//! What a directory holds, and what follows from it: the decision table of a start.
+//! Recovery: the decision table for what a start finds in a directory.
 //!
-//! | what is found | what follows |
+//! | finding | result |
 //! |---|---|
 //! | no identity, no log | [`Case::Empty`]: nothing is restored |
-//! | no identity, but a log | refused: [`OpenError::IdentityMissing`] |
-//! | a damaged identity, or one of another version | refused: [`OpenError::Identity`] |
+//! | no identity, but a log | error [`OpenError::IdentityMissing`] |
+//! | a damaged identity, or one of another version | error [`OpenError::Identity`] |
 //! | an identity, and no batch was ever begun | [`Case::NotBegun`] |
-//! | an identity, and only the remains of the very first batch | [`Case::NotBegun`]; they are erased |
-//! | an identity, no intact batch, and proof that there were some | refused: [`OpenError::LogGone`] |
-//! | an identity that names its cluster, and no log at all | refused: [`OpenError::LogGone`] |
-//! | a block of a later version | refused: [`OpenError::OtherVersion`] |
+//! | an identity, and only remains of the very first batch | [`Case::NotBegun`]; they are erased |
+//! | an identity, no intact batch, and proof that there were some | error [`OpenError::LogGone`] |
+//! | an identity that names its cluster, and no log at all | error [`OpenError::LogGone`] |
+//! | a block of another version | error [`OpenError::OtherVersion`] |
 //! | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
-//! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`]; they say who they are |
-//! | damage after the highest intact batch, and no proof that it was synced | [`Case::TornTail`]: it was never acknowledged; it is erased |
-//! | damage or a gap below an intact batch, in what is no longer needed | [`Case::HarmlessDamage`] |
+//! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`] |
+//! | damage after the highest intact batch, without proof of a sync | [`Case::TornTail`]; it is erased |
+//! | damage or a gap below an intact batch, no longer needed | [`Case::HarmlessDamage`] |
 //! | damage or a gap in batches that a later one repeats | [`Case::Repeated`] |
-//! | damage or a gap below an intact batch, in what is still needed | [`Case::Rotten`] |
-//! | an intact batch whose successor says that another one stood there | as if it were damaged |
-//! | damage after the highest intact batch, which the mark covers | [`Case::RottenEnd`] |
-//! | damage after the highest intact batch, and a block of the batch after it | [`Case::RottenEnd`]: that batch was begun after the sync of the damaged one |
-//! | a file in `log/` that is no segment | [`Case::ForeignFile`]: left alone |
+//! | damage or a gap below an intact batch, still needed | [`Case::Rotten`] |
+//! | an intact batch that does not match its successor | as if it were damaged |
+//! | damage after the highest intact batch, covered by the mark | [`Case::RottenEnd`] |
+//! | damage after the highest intact batch, and a block of batch N + 2 | [`Case::RottenEnd`] |
+//! | a file in `log/` that is not a segment | [`Case::ForeignFile`]: left alone |
 //!
-//! After `Rotten` and `RottenEnd` the node has lost something that it may have acknowledged. What is
-//! restored is the log just before the damage, without what cannot have been in the log that was damaged
-//! (it was overwritten in there, and its end would look later), and `hard_state.lost` says how far it once
-//! went; this is written at once, as a log that begins anew, so that no later start knows less. After
-//! `RottenEnd` the latest vote is in doubt, so the node counts as having voted for itself.
+//! N is the number of the highest intact batch. A batch is begun only after the sync of the one
+//! before. So a block of batch N + 2 proves that batch N + 1 was synced. Without such proof, batch
+//! N + 1 was never acknowledged. A batch does not match its successor if the successor has recorded
+//! another checksum for it.
 //!
-//! The remaining window: damage in the highest batch, synced after the last mark, looks torn. Batches
-//! that a power failure cuts off and batches that rot before the next one is written, while no mark
-//! covers them, cannot be told apart by any log that is synced once a batch.
+//! After `Rotten` and `RottenEnd` the node may have lost acknowledged entries. The restored log is
+//! that from just before the damage. It omits entries that cannot have been in the damaged log:
+//! those were overwritten there, and would make the end of the log look later. `hard_state.lost`
+//! records how far the log went. All of this is written at once as a new log, so no later start
+//! knows less. After `RottenEnd` the latest vote is unknown, so the node counts as having voted for
+//! itself.
+//!
+//! One window remains: damage in the highest batch looks like a torn write if the batch was synced
+//! after the last mark. A batch that a power failure cuts off cannot be distinguished from one that
+//! is damaged before the next is written, while no mark covers it. No log with one sync per batch
+//! can distinguish them.
 
 use crate::batch;
 use crate::block::{self, BLOCK_BYTES, Block};
@@ -40,57 +47,57 @@ use raft::{LogId, NodeId};
 use std::fmt;
 use std::io;
 
-/// What a start found. More than one case may hold.
+/// A finding of a start. More than one may apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Case {
-    /// Nothing at all.
+    /// The directory has neither an identity nor a log.
     Empty,
-    /// An identity, and a log that was never begun.
+    /// There is an identity, and a log that was never begun.
     NotBegun,
-    /// Everything is there.
+    /// The log is complete.
     Clean,
-    /// The remains of this batch, whose write was cut off, are erased. It was never acknowledged.
+    /// The write of this batch was cut off, and its remains are erased. It was never acknowledged.
     TornTail {
-        /// Its number.
+        /// The number of the batch.
         batch: u64,
     },
-    /// This batch is damaged or missing, and nothing in it is needed any more. A segment larger than
-    /// usual that was removed when it was needed no more leaves such a gap.
+    /// This batch is damaged or missing, and its content is no longer needed. Such a gap also
+    /// results when a segment larger than usual is removed because it is no longer needed.
     HarmlessDamage {
-        /// Its number.
+        /// The number of the batch.
         batch: u64,
     },
-    /// This batch is damaged or missing, and the next one says the same again.
+    /// This batch is damaged or missing, and a later one repeats it.
     Repeated {
-        /// Its number.
+        /// The number of the batch.
         batch: u64,
     },
-    /// This batch is damaged or missing, later ones are intact, and entries are lost with it.
+    /// This batch is damaged or missing, later ones are intact, and entries are lost.
     Rotten {
-        /// Its number; 0, if the oldest segments are missing.
+        /// The number of the batch; 0 if the oldest segments are missing.
         batch: u64,
     },
-    /// This batch, the highest or one of the highest, was synced, and is damaged or missing.
+    /// This batch was synced and is damaged or missing. No later batch is intact.
     RottenEnd {
-        /// Its number.
+        /// The number of the batch.
         batch: u64,
     },
-    /// The snapshot that the log began after is lost. The log begins after a later one.
+    /// The snapshot that the log began after is lost. The log now begins after a later snapshot.
     NewerSnapshot {
-        /// The one that is lost.
+        /// The last entry of the lost snapshot.
         lost: LogId,
-        /// The one that is there.
+        /// The last entry of the later snapshot.
         snapshot: LogId,
     },
-    /// The snapshot that the log began after is lost, and with it what the log builds upon.
+    /// The snapshot that the log began after is lost, and the log is unusable without it.
     SnapshotLost {
-        /// Which one.
+        /// The last entry of the lost snapshot.
         snapshot: LogId,
     },
-    /// This file does not belong here. It is left alone.
+    /// A file in `log/` that is not a segment. It is left alone.
     ForeignFile {
-        /// Its name.
+        /// The name of the file.
         name: String,
     },
 }
@@ -140,24 +147,24 @@ impl fmt::Display for Case {
     }
 }
 
-/// Why a log cannot be opened. Each variant says what an operator can do.
+/// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another process has the directory, or it cannot be used.
+    /// Another process holds the directory, or the directory cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The identity cannot be told.
+    /// The identity cannot be read.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// There is a log, but no identity to it.
+    /// There is a log but no identity. Restore the file.
     #[error(
         "the directory has a log but no file IDENTITY; put that file back. Without it this member is \
          lost: the cluster goes on while a majority of the other members is up, but this version \
          cannot replace a member"
     )]
     IdentityMissing,
-    /// There was a log, and no batch of it is left.
+    /// The directory once had a log, and no batch of it can be read.
     #[error(
         "the log is gone: the directory once had one, and nothing of it can be read. Put back the \
          files themselves if they were moved, never an older copy of them: what was acknowledged \
@@ -165,37 +172,38 @@ pub enum OpenError {
          majority of the other members is up, but this version cannot replace a member"
     )]
     LogGone,
-    /// It was written by another version of this software. Run that.
+    /// The log was written by another version of this software. Run that version.
     #[error(
         "{path} has format {version}, and this version of the software reads format {ours} only; \
          run the version that wrote it", ours = crate::block::VERSION
     )]
     OtherVersion {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Its format.
+        /// The format version of the file.
         version: u8,
     },
-    /// The disk failed.
+    /// An operation on the disk failed.
     #[error("{path}: {source}")]
     Io {
-        /// Which file or directory.
+        /// The path of the file or directory.
         path: String,
-        /// What the disk said.
+        /// The error of the disk.
         source: io::Error,
     },
 }
 
-/// Reads the segments of a log, oldest first.
+/// Reads the segments of a log, oldest first, and decides what to restore.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     fold: Fold,
     segments: Vec<ScannedSegment>,
-    /// Where the latest intact batch ends: which segment, and at which block.
+    /// The end of the latest intact batch: the index of its segment, and the position of the next
+    /// block.
     end: Option<(usize, u32)>,
-    /// What stands behind it and says nothing.
+    /// Damaged or incomplete blocks after it.
     remains: Vec<Remains>,
-    /// The highest number of a batch of which there is an intact block.
+    /// The highest batch number in any intact block.
     highest_seen: u64,
 }
 
@@ -203,25 +211,25 @@ pub(crate) struct Scan {
 pub(crate) struct ScannedSegment {
     pub generation: u64,
     pub len: u64,
-    /// It has blocks that cannot be read as what they were.
+    /// Some of its blocks are damaged, or belong to no intact batch.
     pub damaged: bool,
 }
 
-/// A block to be erased.
+/// The position of a block to be erased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remains {
     pub generation: u64,
     pub position: u32,
 }
 
-/// What the segments say, and what is to be done about it.
+/// The result of a scan.
 #[derive(Debug)]
 pub(crate) struct Scanned {
-    /// `None`, if the log was never begun.
+    /// The state that the batches result in. `None` if the log was never begun.
     pub folded: Option<Folded>,
     pub segments: Vec<ScannedSegment>,
     pub end: Option<(usize, u32)>,
-    /// To be erased before anything is written, unless the log begins anew.
+    /// Blocks to erase before anything is written, unless the log is rewritten.
     pub remains: Vec<Remains>,
     /// The highest number that any batch may have had.
     pub highest_number: u64,
@@ -230,7 +238,8 @@ pub(crate) struct Scanned {
 }
 
 impl Scan {
-    /// Reads a segment. Its generation is greater than that of the one before.
+    /// Reads a segment. Its generation is greater than that of the previous one. The error is the
+    /// version of a block of another version.
     pub fn segment(&mut self, content: &[u8], seed: u32, generation: u64) -> Result<(), u8> {
         let at = self.segments.len();
         let mut damaged = !content.len().is_multiple_of(BLOCK_BYTES);
@@ -270,7 +279,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Decides. `node` is who the directory belongs to.
+    /// Decides what to restore. `node` is the owner of the directory.
     pub fn finish(mut self, mark: Option<Mark>, node: NodeId) -> Result<Scanned, OpenError> {
         let number = self.fold.number();
         let marked = mark.filter(|mark| mark.batch > number);
@@ -314,8 +323,8 @@ impl Scan {
     }
 }
 
-/// Notes in the hard state how far the log once went. If `abstain` is given, the latest hard state is
-/// lost too: that node counts as having voted for itself, so that it votes for nobody in that term.
+/// Records in the hard state how far the log went. If `abstain` is given, the latest hard state is
+/// lost too: that node counts as having voted for itself, so it grants no vote in that term.
 fn note_loss(folded: &mut Folded, mark: Option<Mark>, abstain: Option<NodeId>) {
     let hard = &mut folded.state.hard_state;
     let known = [Some(folded.last), hard.lost, mark.map(|mark| mark.last)];

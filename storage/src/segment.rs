@@ -1,11 +1,12 @@
-//! The files that the log is in.
+//! Segments: the files of the log.
 //!
-//! A segment is zero-filled before it is used, and used again when what it holds is needed no more: a
-//! data sync of space that was written before needs no journal, which makes it about half as dear. The
-//! next segment is prepared ahead, by a thread of its own, so that no write waits for that; where no
-//! thread may be (in a simulation), it is prepared when it is needed.
+//! A segment is filled with zeros before its first use, and is reused when its content is no longer
+//! needed. A data sync of space that was written before needs no journal commit, which about halves
+//! its cost. A background thread prepares the next segment, so no write waits for that. Where
+//! threads are not allowed (in a simulation), it is prepared on demand.
 //!
-//! A file has its final name, durably, before anything is written to it. Its name is its generation.
+//! A file has its final name, durably, before any batch is written to it. The name is its
+//! generation.
 
 use crate::block::BLOCK_BYTES;
 use crate::{Disk, DiskFile};
@@ -14,11 +15,11 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 pub(crate) const DIR: &str = "log";
-/// Where a segment is filled with zeros.
+/// The name of a new segment while it is filled with zeros.
 const TEMPORARY: &str = "log/next.tmp";
-/// How many zeros are written at once.
+/// The size of one write of zeros.
 const FILL_BYTES: usize = 1 << 20;
-/// What is read at once.
+/// The size of one read.
 const READ_BYTES: usize = 1 << 20;
 
 pub(crate) fn path(generation: u64) -> String {
@@ -34,7 +35,7 @@ pub(crate) fn parse(name: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok().filter(|generation| format!("{generation:016x}") == digits)
 }
 
-/// Whether the name in [`DIR`] is that of a file that was being prepared.
+/// Whether a name in [`DIR`] is that of a segment whose preparation did not finish.
 pub(crate) fn is_temporary(name: &str) -> bool {
     TEMPORARY.strip_prefix(DIR).and_then(|rest| rest.strip_prefix('/')) == Some(name)
 }
@@ -47,19 +48,19 @@ pub(crate) struct Segment<F> {
     pub len: u64,
 }
 
-/// What is to be prepared.
+/// An order to prepare a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
     pub generation: u64,
     pub bytes: u64,
-    /// A segment that is needed no more, to be used again.
+    /// A segment that is no longer needed, to be reused.
     pub recycled: Option<u64>,
 }
 
 /// Prepares the next segment.
 pub(crate) struct Preparer<D: Disk> {
     disk: D,
-    /// What is being prepared.
+    /// The order that is pending.
     ordered: Option<Order>,
     worker: Option<Worker<D>>,
 }
@@ -71,7 +72,7 @@ struct Worker<D: Disk> {
 }
 
 impl<D: Disk> Preparer<D> {
-    /// One that works in a thread of its own, or one that works when it is asked for the result.
+    /// A preparer with a thread of its own, or one that prepares when the result is taken.
     pub fn new(disk: D, background: bool) -> io::Result<Self> {
         let worker = if background { Some(Worker::start(disk.clone())?) } else { None };
         Ok(Preparer { disk, ordered: None, worker })
@@ -81,7 +82,7 @@ impl<D: Disk> Preparer<D> {
         self.ordered.is_some()
     }
 
-    /// Orders the next segment. There must be no other order.
+    /// Orders the next segment. No other order may be pending.
     pub fn order(&mut self, order: Order) {
         assert!(self.ordered.is_none(), "one segment is prepared at a time");
         self.ordered = Some(order);
@@ -90,7 +91,7 @@ impl<D: Disk> Preparer<D> {
         }
     }
 
-    /// What was ordered, once it is there.
+    /// Waits for the ordered segment.
     pub fn take(&mut self) -> io::Result<Segment<D::File>> {
         let order = self.ordered.take().expect("the caller has ordered it");
         match &self.worker {
@@ -116,18 +117,18 @@ impl<D: Disk> Worker<D> {
 
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
-            // Where the thread has ended, taking the result will say so.
+            // If the thread has ended, `take` reports it.
             let _ = orders.send(order);
         }
     }
 }
 
 impl<D: Disk> Drop for Worker<D> {
-    /// Nothing touches the directory once the log is dropped.
+    /// Waits for the thread: nothing uses the directory after the log is dropped.
     fn drop(&mut self) {
         self.orders = None;
         if let Some(thread) = self.thread.take() {
-            // A panic in there has nowhere to go from a destructor.
+            // A destructor cannot propagate a panic of the thread.
             let _ = thread.join();
         }
     }
@@ -136,8 +137,8 @@ impl<D: Disk> Drop for Worker<D> {
 fn prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
     let prepared = try_prepare(disk, order);
     if prepared.is_err() {
-        // It is not used, and another generation is prepared in its place. Nothing is in it but zeros,
-        // or what is needed no more. If it cannot be removed, the next start finds it.
+        // The segment is not used; another generation is prepared instead. It holds only zeros or
+        // content that is no longer needed. If it cannot be removed, the next start finds it.
         let _ = disk.remove(&path(order.generation));
     }
     prepared
@@ -151,7 +152,7 @@ fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> 
             disk.open(&name)?
         }
         None => {
-            // An earlier attempt may have been unable to remove it.
+            // An earlier attempt may have failed to remove it.
             match disk.remove(TEMPORARY) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -159,7 +160,8 @@ fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> 
             let mut file = disk.create(TEMPORARY)?;
             if let Err(error) = fill(&mut file, order.bytes) {
                 drop(file);
-                // The space it took may be what is missing. If this fails, the next start does it.
+                // The disk may be full because of this file. If this fails, the next start removes
+                // it.
                 let _ = disk.remove(TEMPORARY);
                 return Err(error);
             }
@@ -182,8 +184,8 @@ fn fill(file: &mut impl DiskFile, bytes: u64) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Reads a whole segment. A block that the disk cannot read back is returned as one that is damaged,
-/// and no error: that is what it is.
+/// Reads a whole segment. A block that the disk cannot read is returned as a damaged block, not as
+/// an error.
 pub(crate) fn read(file: &impl DiskFile) -> io::Result<Vec<u8>> {
     let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
     let mut content = vec![0; len];

@@ -1,9 +1,8 @@
-//! The store of snapshots: one file each, named after the last entry it stands for.
+//! The snapshot store. Each snapshot is one file, named after the last entry it contains.
 //!
-//! A file is written under a temporary name and gets its own by a rename once it is synced, so that a
-//! file with a proper name is whole. It is verified all the same when it is read: the bytes of a chunk
-//! are given out only after the chunk's checksum is found right, and the end of the state is reported
-//! only where the file says that it ends.
+//! A file is written under a temporary name, synced, and then renamed, so a file with a final name
+//! is complete. A reader verifies it all the same. It returns bytes only after the checksum of
+//! their chunk is correct, and reports the end of the state only where the trailer confirms it.
 //!
 //! ```text
 //! "raft-snp", version: u8, length: u32, raft::Snapshot (codec), checksum: u32
@@ -12,9 +11,9 @@
 //! trailer: 0: u32, checksum: u32, bytes of state: u64
 //! ```
 //!
-//! What it is not: it does not know which snapshots are needed. The one that the durable log begins
-//! after is, and whoever has made a later one durable, in the log too, calls
-//! [`Snapshots::remove_before`]. One that comes meanwhile is later, and stays.
+//! The store does not know which snapshots are needed. The caller keeps the one that the durable
+//! log begins after. When the log durably begins after a later snapshot, the caller calls
+//! [`Snapshots::remove_before`]. Snapshots later than that remain.
 
 use crate::disk::read_exact_at;
 use crate::{Disk, DiskFile, codec};
@@ -25,27 +24,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const DIR: &str = "snapshots";
 const MAGIC: &[u8; 8] = b"raft-snp";
-/// Magic, version, length of what follows.
+/// Magic, version, and length of the description.
 const HEAD_BYTES: usize = 8 + 1 + 4;
 /// Length and checksum of a chunk.
 const CHUNK_HEAD_BYTES: usize = 8;
 const TRAILER_BYTES: usize = 16;
 /// The most bytes of state in a chunk.
 const CHUNK_BYTES: usize = 64 << 10;
-/// The most bytes that the description of a snapshot may have.
+/// The most bytes of an encoded description ([`Snapshot`]).
 const DESCRIPTION_BYTES_MAX: u32 = 16 << 20;
 
 /// The snapshots of a data directory. A clone is another handle to them.
 #[derive(Clone, Debug)]
 pub struct Snapshots<D> {
     disk: D,
-    /// Numbers the temporary files.
+    /// The number of the next temporary file.
     temporaries: Arc<AtomicU64>,
 }
 
 impl<D: Disk> Snapshots<D> {
-    /// The snapshots in `disk`, which the caller has locked. What an earlier process did not finish is
-    /// removed.
+    /// Opens the snapshots in `disk`, which the caller has locked. Removes unfinished files of an
+    /// earlier process.
     pub fn new(disk: D) -> io::Result<Self> {
         disk.create_dir(DIR)?;
         disk.sync_dir("")?;
@@ -55,8 +54,8 @@ impl<D: Disk> Snapshots<D> {
         Ok(Snapshots { disk, temporaries: Arc::default() })
     }
 
-    /// Begins a snapshot. The state goes into the writer, which is an [`io::Write`]; nothing of it is
-    /// there before [`SnapshotWriter::finish`] says so.
+    /// Begins a snapshot. Write the state to the returned writer, an [`io::Write`]. The snapshot
+    /// exists only after [`SnapshotWriter::finish`].
     pub fn create(&self, snapshot: &Snapshot) -> io::Result<SnapshotWriter<D>> {
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
         let temporary = format!("{DIR}/{number}.tmp");
@@ -84,7 +83,7 @@ impl<D: Disk> Snapshots<D> {
         Ok(writer)
     }
 
-    /// Opens a snapshot to read its state.
+    /// Opens a snapshot to read its state. Chunks are verified as they are read.
     pub fn open(&self, id: LogId) -> Result<SnapshotReader<D::File>, SnapshotError> {
         let file = match self.disk.open(&path(id)) {
             Ok(file) => file,
@@ -96,7 +95,7 @@ impl<D: Disk> Snapshots<D> {
         SnapshotReader::open(id, file)
     }
 
-    /// Reads a snapshot to its end. Returns what it stands for.
+    /// Reads and verifies a whole snapshot. Returns its description.
     pub fn verify(&self, id: LogId) -> Result<Snapshot, SnapshotError> {
         let mut reader = self.open(id)?;
         while !reader.ended {
@@ -105,13 +104,13 @@ impl<D: Disk> Snapshots<D> {
         Ok(reader.snapshot)
     }
 
-    /// The snapshots there are, by the index of their last entry.
+    /// The finished snapshots, ordered by the index of their last entry.
     pub fn list(&self) -> io::Result<Vec<LogId>> {
         Ok(self.disk.list(DIR)?.iter().filter_map(|name| parse(name)).collect())
     }
 
-    /// Removes what is of no use once the durable log begins after `base`: all but that and later ones,
-    /// which may be under way into the log.
+    /// Removes the snapshots that are not needed once the durable log begins after `base`. It keeps
+    /// `base` and later ones, which the log may be about to begin after.
     pub fn remove_before(&self, base: LogId) -> io::Result<()> {
         for id in self.list()? {
             if id != base && id.index <= base.index {
@@ -135,29 +134,29 @@ fn parse(name: &str) -> Option<LogId> {
     Some(LogId::new(number(index)?, number(term)?))
 }
 
-/// Takes the state of a snapshot. Dropped before it is finished, it leaves nothing behind.
+/// Writes the state of a snapshot. If it is dropped before `finish`, the file is removed.
 pub struct SnapshotWriter<D: Disk> {
     disk: D,
     /// `None` once it is finished.
     file: Option<D::File>,
     temporary: String,
     id: LogId,
-    /// The chunk that is being filled, its head first.
+    /// The chunk being filled, after space for its head.
     buffer: Vec<u8>,
-    /// Where the buffer goes.
+    /// The offset of the buffer in the file.
     offset: u64,
-    /// Of all before the buffer.
+    /// The running checksum of everything before the buffer.
     checksum: u32,
     state_bytes: u64,
 }
 
 impl<D: Disk> SnapshotWriter<D> {
-    /// How many bytes of state it has taken.
+    /// The bytes of state written so far.
     pub fn state_bytes(&self) -> u64 {
         self.state_bytes
     }
 
-    /// Makes the snapshot durable: it survives a power failure once this returns.
+    /// Makes the snapshot durable: after this returns it survives a power failure.
     pub fn finish(mut self) -> io::Result<()> {
         self.end_chunk()?;
         self.buffer.clear();
@@ -226,20 +225,20 @@ impl<D: Disk> Drop for SnapshotWriter<D> {
     }
 }
 
-/// Gives out the state of a snapshot, as an [`io::Read`]. What it gives out is verified.
+/// Reads the state of a snapshot, as an [`io::Read`]. All bytes that it returns are verified.
 #[derive(Debug)]
 pub struct SnapshotReader<F> {
     file: F,
     id: LogId,
     snapshot: Snapshot,
-    /// The chunk that is being given out, and how much of it is.
+    /// The current chunk, and how many of its bytes were returned.
     chunk: Vec<u8>,
     given: usize,
-    /// Where the next chunk begins.
+    /// The offset of the next chunk.
     offset: u64,
-    /// Of all before the next chunk.
+    /// The running checksum of everything before the next chunk.
     checksum: u32,
-    /// How much state is behind us, and how much there is.
+    /// The bytes of state read so far, and their total according to the trailer.
     read_bytes: u64,
     state_bytes: u64,
     ended: bool,
@@ -268,7 +267,8 @@ impl<F: DiskFile> SnapshotReader<F> {
         if checksum != crc32c::crc32c(&head[..end]) {
             return Err(damaged("its head"));
         }
-        // Only now: the version may be what is damaged. Every version has such a head and checksum.
+        // Checked after the checksum: the version byte itself may be damaged. Every version has
+        // this head and checksum.
         let version = head[8];
         if version != codec::VERSION {
             return Err(SnapshotError::OtherVersion { id, version });
@@ -296,12 +296,13 @@ impl<F: DiskFile> SnapshotReader<F> {
         })
     }
 
-    /// What it stands for.
+    /// The description of the snapshot.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
-    /// How many bytes of state there are. It is verified only when all of them are read.
+    /// The bytes of state according to the trailer. Verified only when the whole state has been
+    /// read.
     pub fn state_bytes(&self) -> u64 {
         self.state_bytes
     }
@@ -348,7 +349,7 @@ impl<F: DiskFile> Read for SnapshotReader<F> {
             && !self.ended
             && let Err(error) = self.next_chunk()
         {
-            // Nothing of an unverified chunk is given out, now or later.
+            // No byte of an unverified chunk is ever returned.
             self.chunk.clear();
             self.given = 0;
             return Err(error.into());
@@ -377,44 +378,44 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// There is none of this name.
+    /// There is no such snapshot.
     #[error("there is no snapshot {id}")]
     Missing {
-        /// Which one.
+        /// The last entry of the snapshot.
         id: LogId,
     },
-    /// It is not what was written. Take another one, from a peer.
+    /// The file is not as it was written. Get the snapshot from a peer.
     #[error("the snapshot {id} is damaged: {what}")]
     Damaged {
-        /// Which one.
+        /// The last entry of the snapshot.
         id: LogId,
-        /// In which way.
+        /// The part that is damaged.
         what: &'static str,
     },
-    /// It was written by another version of this software. Run that.
+    /// The snapshot was written by another version of this software. Run that version.
     #[error(
         "the snapshot {id} has format {version}, and this version of the software reads format \
          {ours} only; run the version that wrote it", ours = codec::VERSION
     )]
     OtherVersion {
-        /// Which one.
+        /// The last entry of the snapshot.
         id: LogId,
-        /// Its format.
+        /// The format version of the file.
         version: u8,
     },
-    /// The disk failed.
+    /// An operation on the disk failed.
     #[error("the snapshot {id} cannot be read: {source}")]
     Io {
-        /// Which one.
+        /// The last entry of the snapshot.
         id: LogId,
-        /// What the disk said.
+        /// The error of the disk.
         source: io::Error,
     },
 }
 
 impl From<SnapshotError> for io::Error {
-    /// Keeps the kind, by which [`is_damage`] tells a snapshot that is lost from one that cannot be
-    /// read at the moment.
+    /// Keeps the error kind. [`is_damage`] uses it to distinguish a lost snapshot from one that
+    /// cannot be read at the moment.
     fn from(error: SnapshotError) -> Self {
         let kind = match &error {
             SnapshotError::Missing { .. } => io::ErrorKind::NotFound,
@@ -427,12 +428,12 @@ impl From<SnapshotError> for io::Error {
     }
 }
 
-/// The operating system's number for a medium that cannot be read.
+/// The operating system's error number for an unreadable medium.
 const EIO: i32 = 5;
 
-/// Whether an error of reading a snapshot means that the snapshot is lost: it is gone, damaged, or lies on
-/// a part of the medium that cannot be read. Otherwise (no descriptor or no memory left, no permission) it
-/// may be there at the next attempt.
+/// Whether an error in reading a snapshot means that it is lost: it is missing, damaged, or on an
+/// unreadable part of the medium. After any other error (no file descriptor, memory or permission)
+/// it may be readable at the next attempt.
 pub fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
         || error.raw_os_error() == Some(EIO)

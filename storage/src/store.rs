@@ -1,11 +1,12 @@
-//! The seam between the driver and whatever keeps the log.
+//! The interface between the driver and the storage of the log.
 
 use std::io;
 
-/// Keeps the durable state of a node: its hard state, where its log begins, and its entries.
+/// Stores the durable state of a node: its hard state, the start of its log, and its entries.
 ///
-/// Whoever writes another one: a write is durable whole or not at all, and [`raft::Write::durable`] is
-/// called right after the sync that made it so. Everything hangs on that.
+/// An implementation must make each write durable completely or not at all, and call
+/// [`raft::Write::durable`] only after the sync that made it durable. The safety of the protocol
+/// depends on both.
 pub trait LogStore: Send {
     /// Makes a write durable. Blocks until it is.
     fn persist(&mut self, write: raft::Write) -> Result<raft::Durable, PersistError>;
@@ -15,20 +16,20 @@ pub trait LogStore: Send {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PersistError {
-    /// There is no room. Nothing of it counts as written: the same write may be tried again, and
-    /// succeeds when there is room.
+    /// The disk is full or the log has reached its limit. Nothing of the write counts as written.
+    /// The same write may be retried, and succeeds once there is room.
     #[error("no room for the log: {source}; free some disk space, or raise the bound")]
     Full {
-        /// The write, to be tried again.
+        /// The write, for a retry.
         write: Box<raft::Write>,
-        /// What the disk said.
+        /// The error of the disk.
         source: io::Error,
     },
-    /// The disk has failed, in this call or an earlier one. Nobody knows what it holds: the node must
-    /// stop, and every later write fails likewise.
+    /// The disk has failed, in this call or an earlier one. Its content is unknown: the node must
+    /// stop. Every later write fails too.
     #[error("the disk failed: {source}; the node must stop")]
     Failed {
-        /// What the disk said when it failed.
+        /// The error with which the disk failed.
         source: io::Error,
     },
 }

@@ -1,8 +1,9 @@
-//! Frames out of the body of a request or an answer, within bounds of time and memory.
+//! Reads frames from the body of a request or a response, within limits of time and memory.
 //!
-//! A frame that is not complete holds memory that a peer chose the size of. A little belongs to each
-//! connection, enough for what peers usually send; what is beyond comes out of a budget that all
-//! connections share. A stream that finds none left is closed: waiting could block all of them.
+//! A frame that is not complete holds memory, and the peer chooses how much. Each connection has an
+//! allowance of its own, enough for the usual frames. Anything beyond it comes out of a budget that
+//! all connections share. If the budget is used up, the stream that needs more is closed. Waiting
+//! for memory instead could block all streams.
 
 use crate::frame::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
 use crate::net::{Deadline, Net};
@@ -13,14 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of an unfinished frame that belong to the connection: above the usual append.
+/// Unfinished bytes that each connection may hold without the shared budget. Larger than the usual
+/// append.
 pub(crate) const UNFINISHED_OWN_BYTES: usize = 1 << 20;
-/// Bytes of unfinished frames beyond that, of all connections together.
+/// Unfinished bytes beyond [`UNFINISHED_OWN_BYTES`], for all connections together.
 pub(crate) const UNFINISHED_SHARED_BYTES: usize = 128 << 20;
-/// How long a frame may take from its first byte to its last, however it comes.
+/// The most time from the first byte of a frame to its last, even if bytes keep arriving.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The bytes that unfinished frames may hold, all connections together.
+/// The shared budget for unfinished frames: [`UNFINISHED_SHARED_BYTES`] at the start.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget(Arc<Semaphore>);
 
@@ -30,7 +32,7 @@ impl Default for Budget {
     }
 }
 
-/// The share of one connection. Dropped, it is given back.
+/// One connection's share of the budget. Dropping it returns the bytes.
 #[derive(Debug)]
 struct Share {
     budget: Budget,
@@ -38,7 +40,8 @@ struct Share {
 }
 
 impl Share {
-    /// Holds as much as a connection with `bytes` buffered needs. False: there is no room.
+    /// Grows or shrinks the share to what a connection with `bytes` buffered needs. Returns false
+    /// if the budget is used up.
     fn fit(&mut self, bytes: usize) -> bool {
         let needed = bytes.saturating_sub(UNFINISHED_OWN_BYTES);
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -62,7 +65,7 @@ impl Share {
     }
 }
 
-/// Takes frames from a body.
+/// Reads frames from a body.
 pub(crate) struct FrameReader<N: Net> {
     net: N,
     deadline: Deadline<N>,
@@ -73,7 +76,7 @@ pub(crate) struct FrameReader<N: Net> {
 }
 
 impl<N: Net> FrameReader<N> {
-    /// A body that is silent for `silence` ends with an error.
+    /// If no byte arrives for `silence`, reading ends with [`FrameError::Silent`].
     pub fn new(net: &N, body: Incoming, silence: Duration, budget: Budget) -> Self {
         let share = Share { budget, held: None };
         let (net, deadline) = (net.clone(), Deadline::new(net.clone()));
@@ -81,7 +84,7 @@ impl<N: Net> FrameReader<N> {
     }
 
     async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
-        // The frame before this one has been worked off.
+        // The caller is done with the previous frame, so only buffered bytes count.
         self.share.fit(self.decoder.len());
         let mut begun = (!self.decoder.is_empty()).then(|| self.net.now());
         loop {

@@ -1,13 +1,15 @@
-//! How a cluster is founded: the founders tell one another who they are until each knows all.
+//! Bootstraps a cluster: its founders exchange their identities until each of them knows all
+//! others.
 //!
-//! A founder makes its own incarnation durable before it tells the others. So the first membership is
-//! the same everywhere, and a founder whose disk was wiped later meets peers that know another
-//! incarnation of it: it is refused, and cannot vote a second time. All founders must be up once,
-//! together.
+//! A founder makes its incarnation durable before it sends it to the others. So all founders agree
+//! on the first membership. If the disk of a founder is wiped later, its peers know another
+//! incarnation of it. They reject it, so it cannot vote a second time. All founders must be up
+//! once, at the same time.
 //!
-//! All founders must have been given the same list of founders, or there could be two clusters. Each
-//! question carries the list of the one that asks, and is answered only if the lists agree. A node
-//! that is not on the list learns nothing but which of the entries that it sends are right.
+//! All founders must be given the same list of founders; with different lists there could be two
+//! clusters. Each question carries the sender's list, and a founder sends its identity only if the
+//! lists agree. A node with another list learns at most which of the entries that it sent are
+//! right, and how many entries it does not have.
 
 use crate::dial::Names;
 use crate::founders::{Difference, Founder, Listed, Lists, listed};
@@ -28,43 +30,47 @@ use storage::ClusterId;
 
 /// The pause between two rounds of questions to the founders that have not answered.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// How long a founder that refuses this node may take to ask here.
+/// How long to wait for a question from a founder that has rejected this node. The question carries
+/// that founder's list, which the error message then shows.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
-/// Founders that do not answer for this long are reported.
+/// Missing founders are reported once this much time has passed since the first question.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A founder, or a node that is to join, asks.
+/// The request of a founder, or of a node that waits to join a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Question {
     from: Founder,
     to: NodeId,
-    /// The founders, as it was told.
+    /// The list of founders that the sender was given.
     list: Vec<Listed>,
-    /// It does not found: it joins a cluster that exists.
+    /// Whether the sender joins an existing cluster instead of bootstrapping one.
     joins: bool,
 }
 
-/// The answer to a founder.
+/// The response to a [`Question`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Answer {
-    /// This node founds too.
+    /// The responder bootstraps, too: its identity.
     Founder(Founder),
-    /// This node belongs to a cluster, and so does the other.
+    /// The responder belongs to a cluster of which the sender is a member. The membership is empty
+    /// for a node that joins and whose incarnation is not in it yet.
     Member(ClusterId, Membership),
-    /// This node has another list, or its cluster has other members.
+    /// The responder has another list of founders, or is in a cluster with other members.
     Other(Difference),
 }
 
-/// What a node answers founders. Shared with the [`PeerServer`](crate::PeerServer).
+/// Answers the bootstrap requests of other nodes. The [`PeerServer`](crate::PeerServer) serves it
+/// on the peer port.
 #[derive(Debug, Default)]
 pub struct Desk(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     own: Option<Own>,
-    /// A founder has been told this node's incarnation.
+    /// Whether this node's incarnation was sent to a founder.
     has_told: bool,
-    /// The lists of founders that have another one. Bounded by this node's list.
+    /// The lists of the founders whose list differs from this node's. At most one for each entry of
+    /// this node's list.
     others: BTreeMap<NodeId, Vec<Listed>>,
     reported: Repeats,
 }
@@ -77,29 +83,31 @@ struct Own {
 }
 
 impl Desk {
-    /// A desk that answers nothing yet.
+    /// A desk without an identity. It answers questions with status 503 until [`Desk::sit`] or
+    /// [`Desk::belong`] is called.
     pub fn new() -> Self {
         Desk::default()
     }
 
-    /// This node founds a cluster together with all on `list`, itself included. What it says of
-    /// itself is durable.
+    /// Starts to answer as a founder of a cluster of all nodes on `list`, which includes this node.
+    /// The incarnation in `founder` is durable already (see [`Founder`]).
     pub fn sit(&self, founder: Founder, list: Vec<Listed>) {
         self.lock().own = Some(Own { founder, list: sorted(list), cluster: None });
     }
 
-    /// This node belongs to a cluster with this membership.
+    /// Starts to answer as a member of `cluster` with this membership.
     pub fn belong(&self, founder: Founder, cluster: ClusterId, membership: Membership) {
         let list = listed(&membership);
         self.lock().own = Some(Own { founder, list, cluster: Some((cluster, membership)) });
     }
 
-    /// Whether a founder has been told this node's incarnation: it may be part of a cluster by now.
+    /// Whether this node's incarnation was sent to a founder. If so, this node may be part of a
+    /// cluster already.
     pub fn has_told(&self) -> bool {
         self.lock().has_told
     }
 
-    /// The status and the body of the answer to a question.
+    /// Returns the status and the body of the response to an encoded question.
     pub(crate) fn answer(&self, question: &[u8]) -> (StatusCode, Vec<u8>) {
         let mut state = self.lock();
         let question: Question = match open(question) {
@@ -129,7 +137,7 @@ impl Desk {
                 Some(known) if known.incarnation == from.incarnation => {
                     (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
                 }
-                // It learns the name of its cluster, and not the incarnations of the others.
+                // It learns the id of its cluster, but not the incarnations of the other members.
                 Some(_) if is_listed && question.joins => {
                     (StatusCode::OK, seal(&Answer::Member(*cluster, Membership::default())))
                 }
@@ -147,7 +155,7 @@ impl Desk {
         (StatusCode::OK, seal(&Answer::Founder(own.founder)))
     }
 
-    /// The list of a founder that has another one than this node.
+    /// A founder with another list than this node, and that list.
     fn other_list(&self) -> Option<(NodeId, Vec<Listed>)> {
         self.lock().others.first_key_value().map(|(node, list)| (*node, list.clone()))
     }
@@ -162,7 +170,8 @@ impl Desk {
 }
 
 impl State {
-    /// The lists do not agree. Only a node that knows this one's entry hears in what.
+    /// Rejects a question: the lists differ, or the sender is not a member. The response contains
+    /// the difference only if the sender's list has this node's exact entry.
     fn refuse(&mut self, own: &Own, question: Question) -> (StatusCode, Vec<u8>) {
         let node = question.from.node;
         let kind = match own.list.iter().any(|listed| listed.node == node) {
@@ -197,20 +206,21 @@ fn sorted(mut list: Vec<Listed>) -> Vec<Listed> {
     list
 }
 
-/// The cluster that was founded.
+/// A cluster that was bootstrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Founded {
-    /// Its name.
+    /// Its id, derived from the ids and incarnations of the founders.
     pub cluster: ClusterId,
-    /// Its first membership.
+    /// Its membership: all founders as voters, or what a peer reports that is a member already.
     pub membership: Membership,
 }
 
-/// Why no cluster could be founded.
+/// Why a cluster could not be bootstrapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FoundError {
-    /// A peer knows another life of this node: its disk was wiped, or this is the wrong directory.
+    /// A peer knows this node with another incarnation: its disk was wiped, or this is the wrong
+    /// directory.
     #[error(
         "this data directory is empty, but node {node} is already a member of a cluster, as node \
          {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory. \
@@ -222,12 +232,12 @@ pub enum FoundError {
     Wiped {
         /// This node.
         node: NodeId,
-        /// The peer that knows it.
+        /// The peer that knows the other incarnation.
         peer: NodeId,
-        /// Where that is.
+        /// The `host:port` of that peer.
         peer_address: String,
     },
-    /// The cluster of a peer does not know this node.
+    /// A peer belongs to a cluster of which this node is not a member.
     #[error(
         "node {peer} at {peer_address} belongs to a cluster of which node {node} is no member: this \
          node has --peers {ours}; the members are {theirs}. Add this node there, started with --join \
@@ -238,11 +248,11 @@ pub enum FoundError {
         node: NodeId,
         /// The peer that belongs to that cluster.
         peer: NodeId,
-        /// Where that is.
+        /// The `host:port` of that peer.
         peer_address: String,
-        /// This node's list.
+        /// This node's list of founders, in the format of `--peers`.
         ours: String,
-        /// The members, as far as the peer tells.
+        /// The members, as far as the peer discloses them.
         theirs: String,
     },
     /// The founders were given different lists.
@@ -251,56 +261,58 @@ pub enum FoundError {
          {peer} has {theirs}. Give all founders the same --peers"
     )]
     OtherList {
-        /// The one with the other list.
+        /// The founder with the other list.
         peer: NodeId,
-        /// Where that is.
+        /// The `host:port` of that peer.
         peer_address: String,
-        /// This node's list.
+        /// This node's list of founders, in the format of `--peers`.
         ours: String,
-        /// The other list, as far as the peer tells.
+        /// The other list, as far as the peer discloses it.
         theirs: String,
     },
-    /// A peer refuses this node and does not say more, as this node does not know its addresses.
+    /// A peer rejects this node without details, usually because this node's list has another
+    /// address for that peer.
     #[error(
         "node {peer} at {peer_address} does not know this node as a founder: this node has --peers \
          {ours}; the log of node {peer} shows both lists. Give all founders the same --peers"
     )]
     NotAFounder {
-        /// The one that refuses.
+        /// The peer that rejects this node.
         peer: NodeId,
-        /// Where that is.
+        /// The `host:port` of that peer.
         peer_address: String,
-        /// This node's list.
+        /// This node's list of founders, in the format of `--peers`.
         ours: String,
     },
     /// Another node answers where a peer should be.
     #[error("another node than {peer} answers at {peer_address}; check --peers")]
     WrongNode {
-        /// The node that should be there.
+        /// The node that was expected there.
         peer: NodeId,
-        /// Where.
+        /// The `host:port` that was dialled.
         peer_address: String,
     },
-    /// The versions of two founders differ.
+    /// A peer has another version of the protocol, or rejects the question as invalid.
     #[error("node {peer} at {peer_address} refuses this node: {why}")]
     OtherVersion {
-        /// The one of another version.
+        /// The peer that rejects the question.
         peer: NodeId,
-        /// Where that is.
+        /// The `host:port` of that peer.
         peer_address: String,
-        /// Which versions.
+        /// The peer's reason, such as the two versions.
         why: String,
     },
 }
 
-/// Asks all founders who they are, until all have answered. `list` is all of them, `own` included;
-/// `desk` is where they ask this node. Only a wrong answer ends it earlier: it waits as long as it
-/// takes.
+/// Bootstraps a cluster: asks all founders for their identity until all have answered. `list`
+/// contains all founders, `own` included; `desk` answers the founders that ask this node. If a
+/// founder is a member of a cluster already, returns that cluster. Waits without a limit: only a
+/// rejection, or a founder with another list, ends it with an error.
 pub async fn found(desk: &Desk, own: &Founder, list: &[Listed]) -> Result<Founded, FoundError> {
     found_on(&TokioNet::current(), desk, own, list).await
 }
 
-/// The same, on a machine that is named.
+/// Like [`found`], with a given [`Net`].
 pub async fn found_on<N: Net>(
     net: &N,
     desk: &Desk,
@@ -331,7 +343,7 @@ pub async fn found_on<N: Net>(
         if founders.len() == list.len() {
             break;
         }
-        // A founder with another list has asked here: there will be no cluster with it.
+        // A founder with another list has sent a question: a cluster with it is impossible.
         if let Some((node, theirs)) = desk.other_list() {
             return Err(asking.other_list(node, Lists(&theirs).to_string()));
         }
@@ -348,8 +360,8 @@ pub async fn found_on<N: Net>(
     Ok(Founded { cluster, membership: Membership::of_voters(members) })
 }
 
-/// A founder that has another list asks here too, and shows it. Waiting a moment for that lets each of
-/// the two report both lists, whichever was started first.
+/// Waits a moment for the question of a founder with another list, because it carries that list. So
+/// both founders can report both lists, whichever of them started first.
 async fn wait_for_list<N: Net>(net: &N, desk: &Desk, peer: &Listed, asked: &Asked) {
     let shows = match asked {
         Asked::Answer(Answer::Other(difference)) => !difference.of_members(),
@@ -361,13 +373,13 @@ async fn wait_for_list<N: Net>(net: &N, desk: &Desk, peer: &Listed, asked: &Aske
     }
 }
 
-/// The cluster that the nodes on `list` belong to: for a node that is to join it. It waits until it
-/// has been added there, and one of them tells.
+/// Returns the cluster of the nodes on `list`, for a node that joins it. Waits without a limit
+/// until this node was added to the cluster and one of those nodes reports it.
 pub async fn cluster_of(own: &Founder, list: &[Listed]) -> ClusterId {
     cluster_of_on(&TokioNet::current(), own, list).await
 }
 
-/// The same, on a machine that is named.
+/// Like [`cluster_of`], with a given [`Net`].
 pub async fn cluster_of_on<N: Net>(net: &N, own: &Founder, list: &[Listed]) -> ClusterId {
     let asking = Asking::new(net, own, list, true);
     let others: Vec<Listed> =
@@ -386,7 +398,8 @@ pub async fn cluster_of_on<N: Net>(net: &N, own: &Founder, list: &[Listed]) -> C
     }
 }
 
-/// A cluster is named after its founders, so that all of them give it the same name.
+/// The cluster's id is a hash (FNV-1a) of the ids and incarnations of its founders, so all founders
+/// compute the same one.
 fn name(founders: &BTreeMap<NodeId, Founder>) -> ClusterId {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for founder in founders.values() {
@@ -397,7 +410,7 @@ fn name(founders: &BTreeMap<NodeId, Founder>) -> ClusterId {
     ClusterId(hash)
 }
 
-/// What came of a question.
+/// The outcome of a question.
 #[derive(Debug)]
 enum Asked {
     Answer(Answer),
@@ -405,11 +418,11 @@ enum Asked {
     Wiped,
     Misdirected,
     OtherVersion(String),
-    /// No answer, for now.
+    /// No usable answer yet, and why.
     Nothing(String),
 }
 
-/// Asks founders, round after round.
+/// Sends questions to founders, one round after the other.
 struct Asking<'a, N> {
     own: &'a Founder,
     list: &'a [Listed],
@@ -425,7 +438,7 @@ impl<'a, N: Net> Asking<'a, N> {
         Asking { own, list, joins, names, begun, reported: Mutex::default() }
     }
 
-    /// Asks all of `peers` at once.
+    /// Sends a question to each of `peers`, all at the same time.
     async fn round(&self, peers: &[Listed]) -> Vec<(Listed, Asked)> {
         let ask = async |peer: Listed| {
             let question = Question {
@@ -474,7 +487,8 @@ impl<'a, N: Net> Asking<'a, N> {
         FoundError::OtherList { peer, peer_address, ours: Lists(self.list).to_string(), theirs }
     }
 
-    /// Tells the operator what is waited for: after a while, and then when it changes.
+    /// Logs which peers have not answered: first after [`PATIENCE`], then when the list or a reason
+    /// changes.
     fn report(&self, silent: &[(Listed, String)], why: &str) {
         if self.names.net().now().duration_since(self.begun) < PATIENCE || silent.is_empty() {
             return;
@@ -554,7 +568,7 @@ mod tests {
     #[test]
     fn nobody_else_is_told_anything() {
         let desk = sitting(&[0, 1, 2]);
-        // Not on the list, a list without this node's entry, another address, a node that joins.
+        // Senders that are not on the list, lists without this node's entry, and an empty list.
         for (from, nodes) in [(9, &[0, 1, 2][..]), (9, &[9]), (1, &[1, 2]), (2, &[])] {
             let (status, answer) = asked(&desk, founder(from), nodes, false);
             assert_eq!((status, answer), (403, None), "{from} {nodes:?}");

@@ -1,12 +1,13 @@
-//! Dialling a peer by its address: the look-up of its name, then connecting.
+//! Dials a peer by its address: looks up its name, then connects.
 //!
-//! The two have limits of their own, as they fail for reasons of their own. A name may have several
-//! addresses, some of them dead: they are tried one after another without waiting for the end of each,
-//! beginning with the one that worked last. That one is tried while the name is looked up, so a slow
-//! resolver delays only the first connection.
+//! The look-up and the connection have separate timeouts, because they fail for different reasons.
+//! A name may have several addresses, some of them dead. They are tried one after another,
+//! beginning with the one that worked last. The next attempt does not wait until the previous one
+//! has timed out. The address that worked last is tried during the look-up, so a slow resolver
+//! delays only the first connection.
 //!
-//! The system's look-up blocks a thread and cannot be cancelled. There is never more than one under
-//! way for a name, however often the peer is dialled meanwhile.
+//! The system's resolver blocks a thread and cannot be cancelled. So at most one look-up of a name
+//! is in flight, however often the peer is dialled in the meantime.
 
 use crate::net::{Deadline, Net, Running as _, timeout};
 use futures_util::StreamExt as _;
@@ -24,34 +25,34 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The next address is tried when the one before has not answered for this long.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(100);
-/// Addresses of one name that are tried.
+/// The most addresses from one look-up that are tried.
 const ADDRESSES_MAX: usize = 16;
-/// Names that are remembered: more than there are members.
+/// The most names that are remembered: more than a cluster has members.
 const NAMES_MAX: usize = 256;
 
 /// Why a peer could not be dialled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum DialError {
-    /// The resolver answers with an error, or with no address.
+    /// The resolver failed or returned no address, or too many names are remembered.
     #[error("name look-up failed: {0}")]
     Lookup(String),
-    /// The resolver is slow.
+    /// The resolver did not answer within [`LOOKUP_TIMEOUT`].
     #[error("name look-up failed: no answer within {LOOKUP_TIMEOUT:?}")]
     LookupSlow,
-    /// No address takes the connection; this is what the last of them said.
+    /// No address accepted the connection. The fields describe the last failed attempt.
     #[error("cannot connect to {address}: {why}")]
     Connect {
-        /// Where.
+        /// The address of the attempt.
         address: SocketAddr,
-        /// Why.
+        /// The error, as text.
         why: String,
-        /// For comparison.
+        /// The kind of the error, for [`DialError::kind`].
         kind: io::ErrorKind,
     },
 }
 
 impl DialError {
-    /// The same for all errors of a kind.
+    /// A key that is equal for errors of the same kind, so that each kind is reported once.
     pub fn kind(&self) -> String {
         match self {
             DialError::Lookup(_) | DialError::LookupSlow => "look-up".to_owned(),
@@ -62,7 +63,7 @@ impl DialError {
 
 type Addresses = Result<Vec<SocketAddr>, String>;
 
-/// The names that were looked up, and the addresses that worked. Shared by all who dial.
+/// The look-ups in flight, and for each name the address that worked last. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Names<N> {
     net: N,
@@ -75,7 +76,7 @@ struct Name {
     last_good: Option<SocketAddr>,
 }
 
-/// A look-up that is under way, or done.
+/// A look-up, in flight or done.
 #[derive(Debug, Default)]
 struct LookUp {
     found: Mutex<Option<Addresses>>,
@@ -108,7 +109,7 @@ impl<N: Net> Names<N> {
         Names { net, known: Arc::default() }
     }
 
-    /// The machine that dials.
+    /// The [`Net`] that it dials on.
     pub fn net(&self) -> &N {
         &self.net
     }
@@ -123,7 +124,8 @@ impl<N: Net> Names<N> {
         Ok(stream)
     }
 
-    /// What answered at `address` is not the peer: the name may mean another address by now.
+    /// Forgets the address that worked last: the peer there rejected the stream or did not answer,
+    /// and the name may resolve to another address by now.
     pub fn distrust(&self, address: &str) {
         self.with(address, |name| name.last_good = None);
     }
@@ -170,7 +172,7 @@ impl<N: Net> Names<N> {
         }
     }
 
-    /// Joins the look-up that is under way, or begins one.
+    /// Waits for the look-up in flight, or starts one.
     async fn look_up(&self, address: &str) -> Result<Vec<SocketAddr>, DialError> {
         let Some(under_way) = self.begin(address) else {
             return Err(DialError::Lookup("too many names".to_owned()));
@@ -188,7 +190,7 @@ impl<N: Net> Names<N> {
             }
             let look_up = Arc::<LookUp>::default();
             let (net, address, asked) = (self.net.clone(), address.to_owned(), look_up.clone());
-            // A task of its own: it goes on if those who wait for it give up.
+            // A separate task: the look-up continues when the callers that wait for it time out.
             let task = self.net.spawn(async move {
                 let found = net.look_up(&address).await.map_err(|error| error.to_string());
                 *asked.found() = Some(found);
@@ -200,7 +202,8 @@ impl<N: Net> Names<N> {
         })
     }
 
-    /// Works on what is known of a name; `None` if there are too many names.
+    /// Runs `work` on the entry of a name, which it adds if needed. `None` if there are too many
+    /// names.
     fn with<T>(&self, address: &str, work: impl FnOnce(&mut Name) -> T) -> Option<T> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= NAMES_MAX && !known.contains_key(address) {
@@ -241,12 +244,13 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
 
-    /// The names of the tests are `kind-port`: what they resolve to, and to which port.
+    /// Resolves the test names, `kind-port`: the kind selects the result, the port is the port of
+    /// the address.
     fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
         let (kind, port) = name.split_once('-').expect("a test's name");
         let port: u16 = port.parse().expect("a port");
         let live = SocketAddr::from(([127, 0, 0, 1], port));
-        // Nobody listens there.
+        // Nothing listens there.
         let dead = SocketAddr::from(([127, 0, 0, 2], port));
         match kind {
             "slow" => {
@@ -294,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_hangs_does_not_hold_up_the_next() {
         let (_live, port) = listener().await;
-        // Its queue of connections is full after a few: the next ones hang.
+        // After a few connections its listen queue is full, and further ones hang.
         let hung = socket_that_hangs(port);
         let mut fill = Vec::new();
         for _ in 0..8 {

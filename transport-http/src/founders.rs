@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use storage::DurableIncarnation;
 
-/// A founder, as it introduces itself to the others. Its incarnation is durable on its disk: what
-/// it is made from exists only after that.
+/// The identity that a founder sends to the others. Its incarnation is durable: it comes from a
+/// [`DurableIncarnation`], which exists only after the write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founder {
     pub(crate) node: NodeId,
@@ -22,12 +22,12 @@ impl Founder {
         Founder { node, incarnation, peer_address, client_address }
     }
 
-    /// The node.
+    /// The id of the node.
     pub fn node(&self) -> NodeId {
         self.node
     }
 
-    /// The incarnation of its disk.
+    /// The incarnation of its data directory.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
@@ -42,22 +42,23 @@ impl Founder {
     }
 }
 
-/// A founder, as the operator lists it.
+/// A founder's entry in the operator's list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Listed {
-    /// Which node.
+    /// The id of the node.
     pub node: NodeId,
-    /// Where its clients reach it.
+    /// The `host:port` where its clients reach it; may be empty.
     pub client_address: String,
-    /// Where its peers reach it.
+    /// The `host:port` where its peers reach it.
     pub peer_address: String,
 }
 
-/// The most bytes of an address that another node sends.
+/// The longest address that is accepted from another node, in bytes.
 const ADDRESS_BYTES_MAX: usize = 300;
 
 impl Listed {
-    /// Whether its addresses can be ones, and may be printed.
+    /// Whether both addresses are short enough and free of control characters, so that they may be
+    /// printed.
     pub(crate) fn is_plain(&self) -> bool {
         [&self.client_address, &self.peer_address].iter().all(|address| {
             address.len() <= ADDRESS_BYTES_MAX && !address.chars().any(char::is_control)
@@ -93,15 +94,15 @@ pub(crate) fn listed(membership: &Membership) -> Vec<Listed> {
     listed.collect()
 }
 
-/// How a list differs from one that somebody else has sent. It tells the other nothing but which of
-/// its own entries are right.
+/// How this node's list differs from one that another node has sent. It discloses only which of the
+/// sent entries are right, and how many entries are missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Difference {
     /// For each entry that was sent: whether this node has it too.
     agrees: Vec<bool>,
-    /// The entries that only this node has.
+    /// The number of entries that only this node has.
     more: usize,
-    /// The list is of the members of a cluster that exists.
+    /// Whether this node's list consists of the members of an existing cluster.
     of_members: bool,
 }
 
@@ -116,7 +117,7 @@ impl Difference {
         self.of_members
     }
 
-    /// The other list, as far as it is known to whoever has sent `sent`.
+    /// Describes the other list, as far as the sender of `sent` may know it.
     pub fn describe(&self, sent: &[Listed]) -> String {
         let part = |agrees: bool| -> Vec<Listed> {
             let entries = sent.iter().zip(&self.agrees);

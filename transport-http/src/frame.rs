@@ -1,15 +1,17 @@
-//! Frames: what a stream between peers consists of.
+//! The framing of a stream between peers.
 //!
-//! A frame is a head of twelve bytes and then its content. The head holds, little-endian: the length
-//! of the content, the checksum of the content, and the checksum of these two. Both are CRC-32C. So
-//! one flipped bit, wherever it is, is found before anything is made of the frame; and a damaged
-//! length is found at once, not after bytes that never come. A frame of length 0 is a sign of life.
+//! A frame is a head of twelve bytes, followed by the content. The head holds three little-endian
+//! numbers: the length of the content, the CRC-32C of the content, and the CRC-32C of these two. So
+//! a flipped bit, wherever it is, is detected before the frame is used. A damaged length is
+//! detected as soon as the head has arrived, before the decoder waits for bytes that never come. A
+//! frame of length 0 is a keep-alive.
 //!
-//! The first frame of a stream is different: four bytes of length, then a [`Hello`](crate::hello).
-//! That never changes, so that nodes of two versions understand at least why they do not talk.
+//! The first frame of a stream has another format: four bytes of length, then a
+//! [`Hello`](crate::hello). This format never changes, so nodes of different versions can at least
+//! report why they do not communicate.
 //!
-//! Nothing here knows where the bytes come from: over HTTP they are a body (`body.rs`), in the
-//! simulation a simulated connection.
+//! This module does not depend on the source of the bytes. Over HTTP it is a body (`body.rs`), in
+//! the simulation a simulated connection.
 
 use bytes::{Buf, Bytes, BytesMut};
 use raft::Message;
@@ -17,62 +19,63 @@ use std::future::Future;
 use std::time::Duration;
 use storage::codec;
 
-/// The most bytes of the content of one frame. The core bounds an append by bytes, but one entry
-/// always fits; this is above the largest command that a node may be configured to take.
+/// The most bytes in the content of one frame. The core limits the size of an append, but one entry
+/// always fits into it. This limit is above the largest command that a node may be configured to
+/// accept.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
-/// The most bytes of a first frame: the sender is not known yet.
+/// The most bytes of a first frame. It is small because the sender is not known yet.
 pub const FIRST_BYTES_MAX: usize = 4 << 10;
 
-/// The bytes before the content of a frame.
+/// The size of the head of a frame.
 pub const HEAD_BYTES: usize = 12;
 
-/// The bytes before a first frame.
+/// The size of the length that precedes a first frame.
 const LENGTH_BYTES: usize = 4;
 
-/// A larger buffer is given back once its frame has been taken out.
+/// A decoder frees its buffer after a frame that is larger than this.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// Why a stream of frames ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The connection is gone.
+    /// The stream ended in the middle of a frame.
     #[error("the stream ended within a frame")]
     Cut,
-    /// The bytes are not those that were sent.
+    /// A checksum does not match.
     #[error("a damaged frame: the checksum of its {part} does not match")]
     Damaged {
-        /// Its head or its content.
+        /// The damaged part: `head` or `content`.
         part: &'static str,
     },
-    /// No peer sends so large a frame.
+    /// The frame claims to be larger than any frame of a peer.
     #[error("a frame of {bytes} bytes, more than {limit}")]
     TooLarge {
-        /// How large it claims to be.
+        /// The claimed size.
         bytes: usize,
-        /// How large it may be.
+        /// The limit.
         limit: usize,
     },
-    /// The peer is gone, or the network.
+    /// No byte arrived for this long: the peer or the network is down.
     #[error("no bytes came within {0:?}")]
     Silent(Duration),
-    /// The peer sends a frame so slowly that it would hold its memory for too long.
+    /// A frame was not complete after this long, and would hold its memory for too long.
     #[error("a frame was not complete within {0:?}")]
     Slow(Duration),
-    /// Other connections hold all the memory that there is for unfinished frames.
+    /// Other connections hold all of the memory for unfinished frames.
     #[error("no room for unfinished frames: other connections hold all of it")]
     NoRoom,
-    /// The connection that carries the bytes has failed.
+    /// The underlying connection has failed, with this error.
     #[error("{0}")]
     Broken(String),
 }
 
-/// Where frames come from.
+/// A source of frames.
 pub trait Frames: Send {
-    /// The first frame, which must be a short one.
+    /// Reads the first frame, of at most [`FIRST_BYTES_MAX`] bytes; `None` if there is none.
     fn first(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
-    /// The next frame, signs of life included; `None` at the end.
+    /// Reads the next frame, keep-alives included; `None` at the end of the stream.
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
 }
 
@@ -99,7 +102,7 @@ pub fn write_message(into: &mut Vec<u8>, message: &Message) {
     write_frame(into, |into| codec::encode(message, into));
 }
 
-/// Appends the frame without content.
+/// Appends a keep-alive: a frame without content.
 pub fn write_sign_of_life(into: &mut Vec<u8>) {
     write_frame(into, |_| {});
 }
@@ -108,30 +111,31 @@ fn length_of(bytes: usize) -> [u8; LENGTH_BYTES] {
     u32::try_from(bytes).expect("messages are bounded by the core").to_le_bytes()
 }
 
-/// Takes frames out of bytes that come in pieces of any size. It keeps what has come and no more,
-/// whatever length a frame claims to have.
+/// Extracts frames from bytes that arrive in pieces of any size. It stores only the bytes that have
+/// arrived, whatever length a frame claims to have.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: BytesMut,
 }
 
 impl FrameDecoder {
-    /// Adds what has come.
+    /// Adds bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether the bytes that have come end with a frame.
+    /// Whether all bytes that have arrived were taken out as frames.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// The bytes of the frame that is not complete, or not taken yet.
+    /// The number of buffered bytes: of an unfinished frame, or of frames not taken out yet.
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// The first frame of a stream, of at most `limit` bytes; `None` until it has come whole.
+    /// Takes out the first frame of a stream, of at most `limit` bytes; `None` until it is
+    /// complete.
     pub fn take_first(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
         let Some(head) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;
@@ -141,7 +145,8 @@ impl FrameDecoder {
         Ok(self.split(LENGTH_BYTES, len))
     }
 
-    /// The content of the next frame, of at most `limit` bytes; `None` until it has come whole.
+    /// Takes out the content of the next frame, of at most `limit` bytes; `None` until it is
+    /// complete.
     pub fn take(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
         let Some(head) = self.buffer.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
         let field =
@@ -160,7 +165,8 @@ impl FrameDecoder {
         Ok(Some(frame))
     }
 
-    /// Takes `len` bytes out, after a head; `None` until all have come.
+    /// Removes a head of `head` bytes and returns the `len` bytes after it; `None` until all of
+    /// them have arrived.
     fn split(&mut self, head: usize, len: usize) -> Option<Bytes> {
         if self.buffer.len() < head + len {
             return None;
@@ -168,7 +174,7 @@ impl FrameDecoder {
         self.buffer.advance(head);
         let frame = self.buffer.split_to(len).freeze();
         if len > KEPT_BUFFER_BYTES {
-            // The large allocation goes with the frame.
+            // The frame owns the large allocation, which is freed with it.
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
         Some(frame)

@@ -1,90 +1,91 @@
-//! The first frame of a stream: who speaks to whom.
+//! The first frame of a stream: it names the sender and the receiver.
 
 use raft::{Incarnation, NodeId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use storage::{ClusterId, codec};
 
-/// The version of what is said between peers. It changes with the frames, the messages and their
-/// encoding.
+/// The version of the peer protocol. It changes with the frames, the messages and their encoding.
 pub const PROTOCOL_VERSION: u16 = 2;
 
-/// Begins the first frame, so that a stray client is told from a peer of a later version.
+/// The first bytes of a stream. They distinguish a stray client from a peer of another version.
 const MAGIC: &[u8; 4] = b"raft";
 
-/// The first frame: the magic, the version in two bytes, this, and a checksum of all that. Magic and
-/// version never move: another version is recognised whatever follows.
+/// The content of the first frame. In the frame, the magic and the version (two bytes,
+/// little-endian) precede it, and a CRC-32C of all bytes before follows. Magic and version never
+/// move, so another version is recognised whatever follows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The cluster of the one who speaks.
+    /// The cluster of the sender.
     pub cluster: ClusterId,
-    /// Who speaks.
+    /// The id of the sender.
     pub from: NodeId,
-    /// The life of its disk.
+    /// The incarnation of the sender's data directory: a random number, drawn for each new one.
     pub incarnation: Incarnation,
-    /// To whom.
+    /// The node that the sender dials.
     pub to: NodeId,
 }
 
-/// Why a stream is refused. The text goes to the other side, whose operator reads it.
+/// Why a stream is rejected. The text is sent to the peer, for its operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Something else than a peer has dialled.
+    /// The bytes do not begin with a hello: the client is not a raft peer.
     #[error("this is not a raft peer's stream")]
     NoHello,
-    /// This node has to be upgraded.
+    /// The peer has a newer version: this node has to be upgraded.
     #[error(
         "this node speaks version {ours} of the peer protocol and you version {theirs}; \
          upgrade this node"
     )]
     NewerVersion {
-        /// What this node speaks.
+        /// The version of this node.
         ours: u16,
-        /// What the peer speaks.
+        /// The version of the peer.
         theirs: u16,
     },
-    /// The peer has to be upgraded.
+    /// The peer has an older version: the peer has to be upgraded.
     #[error(
         "this node speaks version {ours} of the peer protocol and you version {theirs}; \
          upgrade your node"
     )]
     OlderVersion {
-        /// What this node speaks.
+        /// The version of this node.
         ours: u16,
-        /// What the peer speaks.
+        /// The version of the peer.
         theirs: u16,
     },
-    /// The bytes are not those that were sent.
+    /// The checksum of the first frame does not match.
     #[error("the first frame is damaged: its checksum does not match")]
     Damaged,
-    /// An address is wrong, or a directory.
+    /// The peer belongs to another cluster: an address or a data directory is wrong.
     #[error(
         "this node belongs to cluster {ours} and you to cluster {theirs}; check the addresses of the peers"
     )]
     OtherCluster {
-        /// This node's.
+        /// The cluster of this node.
         ours: ClusterId,
-        /// The peer's.
+        /// The cluster of the peer.
         theirs: ClusterId,
     },
-    /// An address is wrong.
+    /// The peer has dialled another node: an address is wrong.
     #[error("this is node {ours} and you dialled node {theirs}; check the addresses of the peers")]
     OtherNode {
         /// This node.
         ours: NodeId,
-        /// Whom the peer has dialled.
+        /// The node that the peer has dialled.
         theirs: NodeId,
     },
 }
 
 impl Hello {
-    /// As it stands in the first frame.
+    /// Encodes it as the content of a first frame, with magic, version and checksum.
     pub fn encode(&self) -> Vec<u8> {
         seal(self)
     }
 
-    /// Reads what a dialler says, and refuses it if it is not for the node that `own` describes.
+    /// Decodes a peer's first frame. Rejects it unless it is of the cluster of `own` and for the
+    /// node `own.from`.
     pub fn check(bytes: &[u8], own: &Hello) -> Result<Hello, Refusal> {
         let hello: Hello = open(bytes)?;
         if hello.cluster != own.cluster {
@@ -97,7 +98,7 @@ impl Hello {
     }
 }
 
-/// The magic, the version, `value`, and a checksum of all that.
+/// Encodes the magic, the version and `value`, and appends a checksum of all of them.
 pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(PROTOCOL_VERSION.to_le_bytes());
@@ -107,7 +108,7 @@ pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// What [`seal`] made, on a node of the same version.
+/// Decodes what [`seal`] has encoded on a node of the same version.
 pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(Refusal::NoHello)?;
     let (version, rest) = rest.split_first_chunk::<2>().ok_or(Refusal::NoHello)?;

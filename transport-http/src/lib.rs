@@ -1,21 +1,24 @@
-//! Peers talk over HTTP.
+//! The HTTP transport: carries Raft messages and snapshots between peers.
 //!
-//! Each node keeps one long-lived streaming `POST /raft/v1/stream` to each peer: length-framed
-//! messages, as many as are ready in one write, so that a message costs no request. Answers come by
-//! the peer's own stream. Snapshots go over requests of their own (`POST /raft/v1/snapshot`), and
-//! before there is a cluster its founders exchange who they are (`POST /raft/v1/bootstrap`).
+//! Each node keeps one long-lived streaming `POST /raft/v1/stream` to each peer. Its body is a
+//! sequence of length-prefixed frames, one per message. All messages that are ready go out in one
+//! write, so a message does not cost a request. Replies to Raft messages arrive on the peer's own
+//! stream. Snapshots use requests of their own (`POST /raft/v1/snapshot`). Before a cluster exists,
+//! its founders exchange their identities (`POST /raft/v1/bootstrap`).
 //!
-//! A stream opens with a frame that names the sender and the receiver: cluster, node, incarnation and
-//! version. A stranger is refused with a clear error. Every frame has a checksum; a damaged one closes
-//! the stream. Both ends send signs of life all the time; a stream that is silent is closed and
-//! dialled anew, with a growing pause. Connections, and the memory of unfinished frames, are bounded.
+//! A stream opens with a frame that names the protocol version, the cluster, the sender, the
+//! sender's incarnation and the receiver. A stream of another version, of another cluster or for
+//! another node is rejected with a clear error. Every frame has a checksum; a damaged frame closes
+//! the stream. Both ends send keep-alive frames. A stream that is silent for too long is closed and
+//! dialled again, with backoff. The number of connections and the memory of unfinished frames are
+//! bounded.
 //!
-//! Messages may be lost: a queue per peer is bounded, and what does not fit is dropped and reported,
-//! so a blocked or dead peer slows nobody else.
+//! Messages may be lost. The queue to each peer is bounded; a message that does not fit is dropped
+//! and reported to the driver. So a blocked or dead peer slows down no other peer.
 //!
-//! What it is not: it encrypts nothing and authenticates nobody. The bounds are against faults and
-//! strangers who flood the port; a stranger who knows the protocol and the cluster's name can still
-//! forge messages. The peer port belongs behind a firewall.
+//! This transport does not encrypt and does not authenticate. Its limits protect against faults and
+//! against strangers that flood the port. A stranger that knows the protocol and the cluster's id
+//! can still forge messages. The peer port belongs behind a firewall.
 
 mod body;
 mod bootstrap;

@@ -1,4 +1,4 @@
-//! The stream to one peer: dialled, kept alive, and dialled anew when it is lost.
+//! The stream to one peer: dialled, kept alive, and dialled again when it is lost.
 
 use crate::body::FrameReader;
 use crate::dial::DialError;
@@ -23,15 +23,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Messages that may wait for a peer: more than a leader has under way to one, and its heartbeats.
+/// The most messages that may wait for a peer: more than a leader has in flight to one, and its
+/// heartbeats.
 pub(crate) const QUEUE_MESSAGES_MAX: usize = 256;
-/// About so many bytes of messages go out in one write.
+/// A write takes no further messages once it has this many bytes.
 const CHUNK_BYTES: usize = 256 << 10;
-/// The first pause before a peer is dialled again; it doubles up to the last.
+/// The first backoff before a peer is dialled again. It doubles up to [`PAUSE_LAST`].
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
-/// The longest pause.
+/// The longest backoff. A stream that has lasted longer than this resets the backoff.
 const PAUSE_LAST: Duration = Duration::from_secs(1);
-/// The most bytes of the text of a refusal.
+/// The most bytes that are read from the text of a rejection.
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
 
 /// Why a stream ended.
@@ -50,7 +51,7 @@ pub(crate) enum LinkError {
 }
 
 impl LinkError {
-    /// The same for all errors of which an operator needs to see one.
+    /// A key that is equal for errors of the same kind, so that an operator sees each kind once.
     fn kind(&self) -> String {
         match self {
             LinkError::Dial(error) => error.kind(),
@@ -61,7 +62,8 @@ impl LinkError {
     }
 }
 
-/// Keeps a stream to the peer, until nothing is left that could send.
+/// Keeps a stream to the peer open, until the peer is no longer a member or the queue is closed and
+/// empty.
 pub(crate) async fn keep<N: Net>(
     shared: Arc<Shared<N>>,
     peer: NodeId,
@@ -92,7 +94,7 @@ pub(crate) async fn keep<N: Net>(
         if queue.is_closed() && queue.is_empty() {
             return;
         }
-        // What is left in it is old by the time the peer is back.
+        // Messages left in the queue are stale by the time the peer is back.
         while queue.try_recv().is_ok() {}
         shared.inbox.unreachable(peer);
         if let Err(error) = result
@@ -103,7 +105,7 @@ pub(crate) async fn keep<N: Net>(
         if net.now().duration_since(started) > PAUSE_LAST {
             pause = PAUSE_FIRST;
         }
-        // From half of it to the whole.
+        // The pause is between half of the backoff and all of it.
         let jitter = net.draw() % (1 + pause.as_micros() as u64 / 2);
         net.sleep(pause / 2 + Duration::from_micros(jitter)).await;
         pause = (pause * 2).min(PAUSE_LAST);
@@ -146,7 +148,7 @@ async fn stream<N: Net>(
         }
         report(|| tracing::debug!(%peer, address, "connected"));
         connected();
-        // The answer is signs of life, for as long as the peer lives.
+        // The response body consists of keep-alives, for as long as the peer is up.
         let budget = shared.budget.clone();
         let mut signs = FrameReader::new(net, answer.into_body(), silence, budget);
         loop {
@@ -173,15 +175,15 @@ async fn stream<N: Net>(
     ended
 }
 
-/// The body of the request: takes messages from the queue, as many as are ready, when hyper can
-/// write. Dropped, it gives the queue back.
+/// The body of the request. When hyper can write, it takes all messages that are ready from the
+/// queue, up to about [`CHUNK_BYTES`]. Dropping it gives the queue back.
 struct Outgoing<N: Net> {
     net: N,
     hello: Option<Hello>,
     queue: Option<mpsc::Receiver<Message>>,
     give_back: Option<tokio::sync::oneshot::Sender<mpsc::Receiver<Message>>>,
     sign_every: Duration,
-    /// When the next sign of life is due.
+    /// Ready when the next keep-alive is due.
     sign: Pin<Box<N::Sleep>>,
     capacity: usize,
 }
@@ -238,7 +240,7 @@ impl<N: Net> Body for Outgoing<N> {
             }
         }
         while this.sign.as_mut().poll(context).is_ready() {
-            // Only a pause that has been found pending wakes this task.
+            // The new timer must be polled, too: only a pending timer wakes this task.
             this.sign = Box::pin(this.net.sleep(this.sign_every));
             if chunk.is_empty() {
                 write_sign_of_life(&mut chunk);
@@ -252,7 +254,7 @@ impl<N: Net> Body for Outgoing<N> {
     }
 }
 
-/// Whether a message may leave or be taken in: its link is not cut on purpose.
+/// Whether messages to and from a peer pass: false if a test has cut the link.
 pub(crate) fn passes<N: Net>(shared: &Shared<N>, peer: NodeId) -> bool {
     !shared.any_cut.load(Ordering::Relaxed) || !shared.is_cut(peer)
 }

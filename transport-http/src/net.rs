@@ -1,14 +1,15 @@
-//! The seam between the transport and the machine that it runs on: sockets, time, tasks, threads.
+//! The interface between the transport and its host: sockets, time, tasks and threads.
 //!
-//! Everything else in this crate is the same on a real machine and on a simulated one: HTTP,
-//! dialling, silence, places, the founding of a cluster. [`TokioNet`] is the real machine. It costs
-//! nothing per message: the transport is generic over the seam, and no stream, timer or task gets a
-//! box that it would not have otherwise.
+//! All other code of this crate is the same on a real host and on a simulated one: HTTP, dialling,
+//! timeouts, connection slots, bootstrap. [`TokioNet`] is the real host. The interface costs
+//! nothing per message. The transport is generic over it, and it adds no box to a stream, timer or
+//! task.
 //!
-//! A simulation needs more than other sockets. tokio's timers, sockets and tasks work only within a
-//! tokio runtime, so no other file of this crate uses `tokio::time`, `tokio::net` or
-//! `tokio::spawn`; `tokio::sync` works everywhere. Nothing in this crate waits for a `watch`
-//! channel with several others or iterates over a hash map: the order would differ from run to run.
+//! tokio's timers, sockets and tasks work only within a tokio runtime. So, outside of tests, no
+//! other file of this crate uses the timers of `tokio::time`, `tokio::net` or `tokio::spawn`;
+//! `tokio::sync` works everywhere. (`repeats.rs` reads the time of `tokio::time`, for log lines
+//! only.) No code in this crate waits on a `watch` channel that others wait on, too, or iterates
+//! over a hash map: the order would differ from run to run.
 
 use crate::transfer::Offload;
 use std::future::Future;
@@ -19,50 +20,50 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A machine: what a transport uses of the operating system and its runtime. A clone is the same
-/// machine.
+/// A host: the parts of the operating system and of the runtime that a transport uses. Clones stand
+/// for the same host.
 pub trait Net: Offload + Clone + Send + Sync + Unpin + 'static {
-    /// A connection. Dropped, it is closed.
+    /// A connection. Dropping it closes it.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// A bound address. Dropped, it is free again.
+    /// A listener. Dropping it frees its address.
     type Listener: Send + Sync + 'static;
-    /// A pause.
+    /// The future of [`Net::sleep`].
     type Sleep: Future<Output = ()> + Send + 'static;
-    /// A running task. Dropped, the task is dropped, at the point where it waits.
+    /// The handle of a task. Dropping it cancels the task at the await point that it has reached.
     type Task: Running;
 
-    /// Looks up a name, `host:port`, without a limit on the time that it takes.
+    /// Looks up a name, `host:port`, without a timeout.
     fn look_up(&self, name: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
-    /// Connects, without a limit on the time that it takes.
+    /// Connects, without a timeout.
     fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
     /// Binds an address, and begins to queue connections.
     fn bind(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>> + Send;
     /// The address that a listener is bound to.
     fn local_addr(&self, listener: &Self::Listener) -> io::Result<SocketAddr>;
-    /// The next connection, and the address that it comes from.
+    /// Waits for the next connection, and returns it with the address that it comes from.
     fn accept(
         &self,
         listener: &Self::Listener,
     ) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
-    /// The monotonic clock.
+    /// The time of the monotonic clock.
     fn now(&self) -> Instant;
-    /// Waits.
+    /// Returns a future that is ready after `duration`.
     fn sleep(&self, duration: Duration) -> Self::Sleep;
-    /// Runs a task, from any thread.
+    /// Starts a task. May be called from any thread.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Self::Task;
     /// A random number.
     fn draw(&self) -> u64;
 }
 
-/// A task that runs.
+/// The handle of a task.
 pub trait Running: Send + Sync + 'static {
     /// Whether it has ended.
     fn is_finished(&self) -> bool;
-    /// Lets it run until it ends by itself.
+    /// Lets the task run until it ends by itself.
     fn detach(self);
 }
 
-/// The machine that the process runs on, under tokio.
+/// The real host of the process, with tokio.
 #[derive(Clone, Debug)]
 pub struct TokioNet {
     runtime: tokio::runtime::Handle,
@@ -70,12 +71,12 @@ pub struct TokioNet {
 }
 
 impl TokioNet {
-    /// The runtime that this is called on. Panics outside of one, as a mistake of the program.
+    /// Uses the runtime of the caller. Panics if there is none, which is a mistake in the program.
     pub fn current() -> Self {
         TokioNet { runtime: tokio::runtime::Handle::current(), resolve: look_up }
     }
 
-    /// The same, with another resolver.
+    /// Like [`TokioNet::current`], with another resolver.
     #[cfg(test)]
     pub fn resolved_by(resolve: fn(&str) -> io::Result<Vec<SocketAddr>>) -> Self {
         TokioNet { resolve, ..TokioNet::current() }
@@ -116,7 +117,7 @@ impl Net for TokioNet {
     }
 
     fn now(&self) -> Instant {
-        // Tokio's, which its tests can stop.
+        // The clock of tokio, which tests can pause.
         tokio::time::Instant::now().into_std()
     }
 
@@ -139,7 +140,7 @@ impl Offload for TokioNet {
     }
 }
 
-/// A task on tokio.
+/// The handle of a tokio task. Dropping it aborts the task.
 #[derive(Debug)]
 pub struct TokioTask(Option<tokio::task::JoinHandle<()>>);
 
@@ -161,16 +162,16 @@ impl Drop for TokioTask {
     }
 }
 
-/// How the system looks up a name: it blocks.
+/// The resolver of the operating system. It blocks.
 fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(name.to_socket_addrs()?.collect())
 }
 
-/// The work was not done in time.
+/// The time limit has passed before the work was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Elapsed;
 
-/// Does the work, for at most this long.
+/// Runs `work` for at most `limit`.
 pub(crate) async fn timeout<N: Net, F: Future>(
     net: &N,
     limit: Duration,
@@ -184,10 +185,10 @@ pub(crate) async fn timeout<N: Net, F: Future>(
     .await
 }
 
-/// A limit that moves on again and again, as with a connection that must not be silent.
+/// A deadline that moves often, such as that of a connection that must not be silent.
 ///
-/// One timer is kept and is renewed only when it has run out: so a limit that moves with each
-/// message costs a message no timer.
+/// It keeps one timer. It replaces the timer only after it has fired, or if the deadline moves to
+/// an earlier time. So a deadline that moves with each message needs no timer per message.
 pub(crate) struct Deadline<N: Net> {
     net: N,
     timer: Option<(Instant, Pin<Box<N::Sleep>>)>,
@@ -198,7 +199,7 @@ impl<N: Net> Deadline<N> {
         Deadline { net, timer: None }
     }
 
-    /// Ready once it is `at`. The task is woken by then at the latest.
+    /// Ready at the time `at`. If it is pending, it wakes the task by then at the latest.
     pub fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.net.now();
@@ -215,12 +216,12 @@ impl<N: Net> Deadline<N> {
         }
     }
 
-    /// Waits until it is `at`.
+    /// Waits until the time `at`.
     pub async fn wait_until(&mut self, at: Instant) {
         std::future::poll_fn(|context| self.poll(at, context)).await;
     }
 
-    /// Does the work until it is `at`.
+    /// Runs `work` until the time `at` at the latest.
     pub async fn limit<F: Future>(&mut self, at: Instant, work: F) -> Result<F::Output, Elapsed> {
         let mut work = pin!(work);
         std::future::poll_fn(|context| match work.as_mut().poll(context) {

@@ -1,9 +1,9 @@
-//! Who may hold a connection to the peer port, and for how long without saying who it is.
+//! Limits the connections to the peer port, and the time that each has to introduce itself.
 //!
-//! Strangers can connect too. So places are of two kinds: a few for connections that have not
-//! introduced themselves, each for a short time, and the others for peers. When the first kind is
-//! used up, a new connection takes the place of the oldest one from the address that has most of
-//! them: a peer introduces itself within milliseconds, so a flood of idle connections displaces
+//! Strangers can connect, too. So the slots ("places") are of two kinds: a few for connections that
+//! have not introduced themselves, each for a short time, and the others for peers. When the first
+//! kind is used up, a new connection displaces the oldest one from the address that has most of
+//! them. A peer introduces itself within milliseconds. So a flood of idle connections displaces
 //! itself, and not the peers.
 
 use raft::NodeId;
@@ -13,21 +13,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Connections to the peer port, all together, unless another limit is set.
+/// The default limit on all connections to the peer port together.
 pub const PEER_CONNECTIONS_MAX: usize = 128;
-/// Of these, a fourth, and at most this many, may be of connections that have not introduced
+/// A quarter of the slots, but at most this many, is for connections that have not introduced
 /// themselves.
 const UNKNOWN_MAX: usize = 32;
-/// An eighth, and at most this many, may be of nodes that are not members as far as this node knows:
-/// its membership may be old.
+/// An eighth of the slots, but at most this many, is for nodes that are not members as far as this
+/// node knows. Its membership may be old.
 const STRANGERS_MAX: usize = 16;
-/// Connections of one member: its stream, a snapshot, and those that are dead without that being known
-/// yet. A further one takes the place of the oldest.
+/// The most connections of one member: its stream, a snapshot, and dead ones that are not known to
+/// be dead yet. A further one displaces the oldest.
 pub(crate) const MEMBER_MAX: usize = 8;
-/// How long a connection may take to introduce itself, or to ask its question.
+/// How long a connection may take to introduce itself, or to send its bootstrap request.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The places on a listener.
+/// The connection slots of a listener. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Places(Arc<Mutex<Taken>>);
 
@@ -38,7 +38,7 @@ struct Taken {
     members_max: usize,
     next: u64,
     unknown: BTreeMap<u64, Unknown>,
-    /// Those of each member, the oldest first.
+    /// The connections of each member, the oldest first.
     known: BTreeMap<NodeId, VecDeque<(u64, Arc<Notify>)>>,
     members: usize,
     strangers: usize,
@@ -47,11 +47,11 @@ struct Taken {
 #[derive(Debug)]
 struct Unknown {
     from: IpAddr,
-    /// Ends the connection.
+    /// Notified to end the connection.
     end: Arc<Notify>,
 }
 
-/// A connection's place. Dropped, it is free again.
+/// The slot of a connection. Dropping it frees the slot.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Places,
@@ -72,7 +72,7 @@ impl Places {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Places for at most `connections_max` connections (a few at least).
+    /// Slots for at most `connections_max` connections, but never fewer than four.
     pub fn new(connections_max: usize) -> Self {
         let unknown_max = (connections_max / 4).clamp(1, UNKNOWN_MAX);
         let strangers_max = (connections_max / 8).clamp(1, STRANGERS_MAX);
@@ -89,7 +89,8 @@ impl Places {
         })))
     }
 
-    /// A place for a connection that has just come; another one may lose its place for it.
+    /// Takes a slot for a new connection. If none is free, another connection that has not
+    /// introduced itself loses its slot.
     pub fn take(&self, from: IpAddr) -> Place {
         let mut taken = self.lock();
         if taken.unknown.len() >= taken.unknown_max {
@@ -103,7 +104,8 @@ impl Places {
 }
 
 impl Taken {
-    /// Ends the oldest connection from the address that has most.
+    /// Ends the oldest connection that has not introduced itself, from the address that has most of
+    /// them.
     fn displace(&mut self) {
         let mut counts = BTreeMap::<IpAddr, usize>::new();
         for unknown in self.unknown.values() {
@@ -129,7 +131,7 @@ impl Taken {
         }
     }
 
-    /// A connection of a member is gone; nothing if it was displaced before.
+    /// Removes a connection of a member. Does nothing if it was displaced before.
     fn leave(&mut self, node: NodeId, number: u64) {
         let Some(places) = self.known.get_mut(&node) else { return };
         let before = places.len();
@@ -142,7 +144,8 @@ impl Taken {
 }
 
 impl Place {
-    /// The connection says that it is of `node`. False: there is no place for one more of these.
+    /// Records that the connection belongs to `node`. False if no slot is free for it, or if the
+    /// connection belongs to another node already.
     pub fn introduce(&self, node: NodeId, is_member: bool) -> bool {
         let mut kind = self.kind.lock().unwrap_or_else(PoisonError::into_inner);
         if *kind != Kind::Unknown {
@@ -150,7 +153,8 @@ impl Place {
         }
         let mut taken = self.places.lock();
         if is_member {
-            // A node that was hung finds many connections of a peer, of which the newest is alive.
+            // After this node has hung, it finds many connections of a peer, and only the newest is
+            // alive.
             if taken.known.get(&node).is_some_and(|places| places.len() >= MEMBER_MAX) {
                 taken.displace_member(node);
             }
@@ -171,12 +175,12 @@ impl Place {
         true
     }
 
-    /// Whether it has introduced itself.
+    /// Whether the connection has introduced itself.
     pub fn is_known(&self) -> bool {
         *self.kind.lock().unwrap_or_else(PoisonError::into_inner) != Kind::Unknown
     }
 
-    /// Resolves when another connection takes the place.
+    /// Resolves when another connection displaces this one.
     pub async fn is_displaced(&self) {
         self.end.notified().await;
     }
@@ -194,7 +198,7 @@ impl Drop for Place {
     }
 }
 
-/// The network that counts as one address: of IPv6 a host has as many addresses as it likes.
+/// The network that counts as one address: for IPv6 a /64, since a host may use any address in it.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

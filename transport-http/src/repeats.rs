@@ -1,21 +1,23 @@
-//! What an operator is told: news, and seldom the same thing again. A fault that lasts for hours is a
-//! line at its beginning, one at its end, and now and then a reminder.
+//! Limits repeated log lines. A fault that lasts for hours is logged when it begins and when it
+//! ends, with a reminder from time to time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A fault that lasts is reported again after this.
+/// A fault that lasts is reported again after this time.
 pub(crate) const REMIND_AFTER: Duration = Duration::from_secs(600);
-/// Different reports that are remembered. Beyond, none is made until one has become old.
+/// The most reports that are remembered. At this limit, a new report is suppressed until an old one
+/// expires.
 const REPORTS_MAX: usize = 32;
 
-/// Reports that have been made lately.
+/// The reports of the last [`REMIND_AFTER`].
 #[derive(Debug, Default)]
 pub(crate) struct Repeats(BTreeMap<String, Instant>);
 
 impl Repeats {
-    /// Whether `what` has not been reported lately. It counts as reported from now on.
+    /// Whether `what` has not been reported lately, and may be now. If so, it counts as reported
+    /// from now on.
     pub fn is_news(&mut self, what: &str) -> bool {
         let now = Instant::now();
         self.0.retain(|_, reported| now.duration_since(*reported) < REMIND_AFTER);
@@ -26,7 +28,7 @@ impl Repeats {
         true
     }
 
-    /// Forgets all: whatever comes next is news. Whether there was anything.
+    /// Forgets all reports, so that each next one is news. Returns whether there were any.
     pub fn clear(&mut self) -> bool {
         let any = !self.0.is_empty();
         self.0.clear();
@@ -34,30 +36,31 @@ impl Repeats {
     }
 }
 
-/// A peer that cannot be reached for less than this after the start is not reported: nodes of a
-/// cluster start one after another.
+/// A peer that is unreachable is not reported for this long after the start: the nodes of a cluster
+/// start one after another.
 const START_GRACE: Duration = Duration::from_secs(5);
-/// A peer that breaks off again sooner counts as not having been back.
+/// A peer that was back for a shorter time than this counts as never back.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// Whether a peer can be reached, as the operator is told.
+/// Whether a peer is reachable, and which of its changes are reported to the operator.
 #[derive(Debug)]
 pub(crate) struct Reach {
     made: Instant,
-    /// Since when it cannot be reached.
+    /// When it became unreachable.
     away: Option<Instant>,
-    /// Since when it can.
+    /// When it became reachable again.
     back: Option<Instant>,
     reported: Repeats,
 }
 
 impl Reach {
-    /// A peer that has not been tried yet.
+    /// A peer that was not dialled yet.
     pub fn new() -> Self {
         Reach { made: Instant::now(), away: None, back: None, reported: Repeats::default() }
     }
 
-    /// It cannot be reached, for a reason of this kind. Whether that is to be reported.
+    /// Records that the peer is unreachable, for a reason of this kind. Returns whether to report
+    /// it.
     pub fn is_away(&mut self, kind: &str) -> bool {
         let now = Instant::now();
         if self.back.take().is_some_and(|back| now.duration_since(back) > STEADY) {
@@ -68,12 +71,13 @@ impl Reach {
         now.duration_since(self.made) >= START_GRACE && self.reported.is_news(kind)
     }
 
-    /// It can be reached. How long it could not, if that was reported.
+    /// Records that the peer is reachable. Returns how long it was not, if the end of an outage is
+    /// to be reported.
     pub fn is_back(&mut self) -> Option<Duration> {
         let now = Instant::now();
         self.back = Some(now);
         let away = now.duration_since(self.away?);
-        // The end of what was reported is reported once, and not each time a link flaps.
+        // The end of an outage is reported once, and not each time that a link flaps.
         let is_reported = !self.reported.0.is_empty() && self.reported.is_news("back");
         is_reported.then_some(away)
     }

@@ -26,32 +26,32 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// How long a peer may be silent within a snapshot.
+/// How long a sender may be silent during a snapshot transfer.
 const SNAPSHOT_SILENCE: Duration = Duration::from_secs(5);
-/// How long the answer to a short question may take.
+/// How long a peer may take to respond to a bootstrap request, once it is connected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The most bytes of a question, and of its answer.
+/// The most bytes of a bootstrap request, and of its response.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
-/// What hyper may buffer of a connection.
+/// The most bytes that hyper may buffer for a connection.
 const BUFFER_BYTES_MAX: usize = 256 << 10;
-/// A pause after a connection could not be accepted, for instance for lack of file descriptors.
+/// The pause after a failed accept, for instance for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why a stream is not let in, and the status that says so.
+/// The status and the reason with which a stream is rejected.
 type Denied = (StatusCode, String);
 
 type Answer = Response<Either<Full<Bytes>, Channel<Bytes, Infallible>>>;
 
-/// Listens for peers. It answers founders from the first moment on, and streams and snapshots once it
-/// is opened for a transport. Dropped, it closes all connections.
+/// Listens for peers. It answers bootstrap requests from the start, and accepts streams and
+/// snapshots after [`PeerServer::open`]. Dropping it closes all connections.
 pub struct PeerServer<N: Net = TokioNet> {
     local_addr: SocketAddr,
     listener: Arc<Listener<N>>,
-    /// Dropped with the server, and all connections with it.
+    /// The accept loop, which owns the tasks of all connections.
     _accepting: N::Task,
 }
 
-/// What the connections of a listener share.
+/// The state that the connections of a listener share.
 struct Listener<N> {
     net: N,
     desk: Desk,
@@ -66,7 +66,8 @@ impl PeerServer {
         PeerServer::bind_limited(address, PEER_CONNECTIONS_MAX).await
     }
 
-    /// The same, with another limit on connections, for a process with few file descriptors.
+    /// Like [`PeerServer::bind`], with another limit on connections, for a process with few file
+    /// descriptors.
     pub async fn bind_limited(
         address: SocketAddr,
         connections_max: usize,
@@ -76,7 +77,7 @@ impl PeerServer {
 }
 
 impl<N: Net> PeerServer<N> {
-    /// The same, on a machine that is named.
+    /// Like [`PeerServer::bind_limited`], with a given [`Net`].
     pub async fn bind_on(net: N, address: SocketAddr, connections_max: usize) -> io::Result<Self> {
         let socket = net.bind(address).await?;
         let local_addr = net.local_addr(&socket)?;
@@ -91,39 +92,40 @@ impl<N: Net> PeerServer<N> {
         Ok(PeerServer { local_addr, listener, _accepting: accepting })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// What it answers founders.
+    /// Answers the bootstrap requests that arrive here.
     pub fn desk(&self) -> &Desk {
         &self.listener.desk
     }
 
-    /// Lets streams and snapshots in from now on. Only the first transport counts.
+    /// Accepts streams and snapshots for `transport` from now on. Has no effect after the first
+    /// call.
     pub fn open(&self, transport: &HttpTransport<N>) {
         let _ = self.listener.transport.set(transport.shared());
     }
 }
 
 impl<N: Net> Listener<N> {
-    /// Tells the operator, unless something of this kind was told lately. Kinds are few: what
-    /// strangers send neither fills the log nor what is remembered of it.
+    /// Logs a warning, unless one of this kind was logged lately. There are few kinds, so strangers
+    /// can fill neither the log nor the memory of past reports.
     fn report(&self, kind: &str, text: &str) {
         if self.reported.lock().unwrap_or_else(PoisonError::into_inner).is_news(kind) {
             report(|| tracing::warn!("{text}"));
         }
     }
 
-    /// Whether the membership has this node, with this incarnation. A node under the name of a
-    /// member and with another incarnation may not displace the member's own connections.
+    /// Whether the sender is a member, with this incarnation. A node with the id of a member and
+    /// another incarnation may not displace the member's connections.
     fn is_member(&self, hello: &Hello) -> bool {
         let shared = self.transport.get();
         shared.is_some_and(|shared| shared.is_member(hello.from, hello.incarnation))
     }
 
-    /// The peer has introduced itself; an error if there is no place for it.
+    /// Records that the peer has introduced itself. An error if there is no slot for it.
     fn introduce(&self, place: &Place, hello: &Hello) -> Result<(), Denied> {
         if place.introduce(hello.from, self.is_member(hello)) {
             return Ok(());
@@ -134,7 +136,8 @@ impl<N: Net> Listener<N> {
 
 async fn accept<N: Net>(socket: N::Listener, listener: Arc<Listener<N>>) {
     let net = listener.net.clone();
-    // Dropped with this task, and all connections with it. As many as there are places.
+    // Dropping this task drops these, and closes all connections. There are at most as many as
+    // slots.
     let mut connections: Vec<N::Task> = Vec::new();
     loop {
         let accepted = net.accept(&socket).await;
@@ -146,7 +149,7 @@ async fn accept<N: Net>(socket: N::Listener, listener: Arc<Listener<N>>) {
                 connections.push(net.spawn(serve));
             }
             Err(error) => {
-                // Accepting goes on first: a report may take a while.
+                // The pause comes before the report, which may block.
                 net.sleep(ACCEPT_PAUSE).await;
                 listener.report("accept", &format!("cannot accept a peer's connection: {error}"));
             }
@@ -154,7 +157,7 @@ async fn accept<N: Net>(socket: N::Listener, listener: Arc<Listener<N>>) {
     }
 }
 
-/// Serves one request of a connection, which has to say soon what it is.
+/// Serves the one request of a connection, which has to introduce itself within [`HELLO_TIMEOUT`].
 async fn serve<N: Net>(
     stream: N::Stream,
     from: IpAddr,
@@ -166,13 +169,13 @@ async fn serve<N: Net>(
         async move { Ok::<_, Infallible>(answer(request, from, &place, listener).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
-        // No peer reads the date, and it would be one more clock.
+        // No peer reads the date header, and it would need another clock.
         .auto_date_header(false)
         .max_buf_size(BUFFER_BYTES_MAX)
-        // A question, a stream and a snapshot have a connection of their own.
+        // A bootstrap request, a stream and a snapshot have a connection each.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // This bounds the reading of the request's head too.
+    // This limits the time to read the head of the request, too.
     let overdue = async {
         listener.net.sleep(HELLO_TIMEOUT).await;
         if place.is_known() {
@@ -259,8 +262,8 @@ async fn bootstrap<N: Net>(request: Request<Incoming>, net: &N, desk: &Desk) -> 
     }
 }
 
-/// A peer's stream: the first frame is checked before anything is answered; then signs of life go
-/// back for as long as messages come.
+/// Serves a peer's stream. The first frame is checked before the response begins. The response
+/// consists of keep-alives, for as long as messages are received.
 async fn stream<N: Net>(
     request: Request<Incoming>,
     from: IpAddr,
@@ -281,7 +284,7 @@ async fn stream<N: Net>(
     listener.introduce(place, &hello)?;
     let (signs, body) = Channel::new(1);
     let held = place.clone();
-    // It ends with the connection.
+    // The task ends with the connection.
     let reading = net.spawn(async move {
         let _place = held;
         let passes = |peer| passes(&shared, peer);
@@ -310,7 +313,8 @@ async fn live<N: Net>(net: &N, mut signs: Sender<Bytes, Infallible>, every: Dura
     }
 }
 
-/// Posts a short question to a peer; the status and the answer, or why there is none.
+/// Posts a bootstrap request to a peer. Returns the status and the body of the response, or why
+/// there is none.
 pub(crate) async fn post<N: Net>(
     names: &Names<N>,
     address: &str,
@@ -333,7 +337,7 @@ pub(crate) async fn post<N: Net>(
         tokio::select! {
             biased;
             answer = &mut answer => answer,
-            // The connection ended first: the rest of the answer is in it already.
+            // The connection ended first: the rest of the response is buffered already.
             _ = &mut connection => answer.await,
         }
     };

@@ -1,4 +1,5 @@
-//! Sends and receives snapshots over HTTP: a request for each, with a body as in `transfer.rs`.
+//! Sends and receives snapshots over HTTP: one request per snapshot, whose body `transfer.rs`
+//! defines.
 
 use crate::body::FrameReader;
 use crate::frame::HEAD_BYTES;
@@ -17,21 +18,21 @@ use raft::Offer;
 use std::io::Read;
 use std::time::Duration;
 
-/// Bytes of state in one chunk.
+/// The bytes of state in one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Chunks that may wait for the network.
+/// The most chunks that may wait for the network.
 const CHUNKS_MAX: usize = 4;
-/// How long the receiver may take with any one chunk, and its disk at the end.
+/// How long the receiver may take to accept a chunk, and to respond after the last one.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The receiver has no use for the snapshot: it has the entries.
+/// The receiver does not need the snapshot: it has the entries.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unwanted(String);
 
-/// Sends a snapshot; returns when it is durable at the receiver.
+/// Sends a snapshot. Returns when it is durable at the receiver.
 pub(crate) async fn send<N: Net>(
     shared: &Shared<N>,
     offer: Offer,
@@ -41,7 +42,7 @@ pub(crate) async fn send<N: Net>(
     let address = shared.address(offer.to).ok_or("it is no member any more")?;
     let tcp = shared.names.dial(&address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
-    // Dropped at the end, with the connection.
+    // Dropped at the end of this function, which closes the connection.
     let _connection = net.spawn(async move {
         let _ = connection.await;
     });
@@ -65,8 +66,8 @@ pub(crate) async fn send<N: Net>(
             let (last, len) = (chunk.is_empty(), chunk.len() as u64);
             let mut frame = Vec::with_capacity(chunk.len() + HEAD_BYTES + 1);
             writer.write(&mut frame, &chunk);
-            // A receiver that takes nothing for so long is gone, whatever its connection says: the
-            // leader must hear of it, or it would wait for ever.
+            // A receiver that accepts nothing for this long counts as gone, even if its connection
+            // is open. The leader must learn of the failure, or it would wait forever.
             timeout(net, TIMEOUT, body.send_data(frame.into()))
                 .await
                 .map_err(|_| "the receiver takes nothing")?
@@ -100,15 +101,15 @@ pub(crate) async fn send<N: Net>(
     }
 }
 
-/// Up to `CHUNK_BYTES` of the state; nothing at its end.
+/// Reads up to `CHUNK_BYTES` of the state; empty at its end.
 fn read_chunk(state: &mut dyn Read) -> std::io::Result<Vec<u8>> {
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     state.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
     Ok(chunk)
 }
 
-/// Receives a snapshot. The text of the answer is for the sender's operator. `introduce` takes a
-/// place for the sender; false: there is none.
+/// Receives a snapshot. On failure, returns the status and a text for the sender's operator.
+/// `introduce` takes a connection slot for the sender, and returns false if none is free.
 pub(crate) async fn receive<N: Net>(
     shared: &Shared<N>,
     mut frames: FrameReader<N>,

@@ -1,9 +1,9 @@
-//! A snapshot on its way: an offer, then its bytes in chunks, then a trailer with the length and the
-//! checksum of the whole. It is handed over only if both match, and counts as delivered once it is
-//! durable at the receiver. Each frame has a checksum of its own; the trailer finds chunks that were
-//! lost, doubled or put in another order.
+//! The transfer of a snapshot: an offer, the state in chunks, and a trailer with the length and the
+//! checksum of the state. The receiver installs the snapshot only if both match. The transfer
+//! succeeds once the snapshot is durable at the receiver. Each frame has a checksum of its own; the
+//! trailer detects chunks that were lost, duplicated or reordered.
 //!
-//! A transfer that breaks is begun anew; it is not resumed.
+//! A transfer that breaks starts again from the beginning; it is not resumed.
 
 use crate::frame::{FrameError, Frames, write_first, write_frame};
 use crate::hello::{Hello, Refusal};
@@ -13,44 +13,45 @@ use serde::{Deserialize, Serialize};
 use std::future::Future;
 use storage::codec;
 
-/// Where blocking work is done.
+/// Runs blocking work outside of the async tasks.
 pub trait Offload: Sync {
-    /// Does it; `None` if whoever should do it is gone.
+    /// Runs `work` and returns its result; `None` if the work did not finish, for instance because
+    /// the node is stopping.
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Option<T>> + Send;
 }
 
-/// Why a snapshot was not taken. The text is for the sender's operator.
+/// Why a snapshot was rejected. The text is for the sender's operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The sender belongs to another cluster, speaks another version, or means another node.
+    /// The sender belongs to another cluster, has another version, or dialled another node.
     #[error("{0}")]
     Peer(Refusal),
-    /// Bytes were damaged on their way.
+    /// A frame was damaged in transit.
     #[error("{0}")]
     Damaged(String),
-    /// It is cut off, incomplete, or not for this node.
+    /// The snapshot is cut off, incomplete, or not for this node.
     #[error("{0}")]
     Bad(String),
-    /// It is of no use.
+    /// The receiver does not need the snapshot.
     #[error("{0}")]
     Unwanted(String),
-    /// Not now.
+    /// The receiver cannot take the snapshot now. The sender may try again later.
     #[error("{0}")]
     Unavailable(String),
-    /// The disk does not take it.
+    /// The disk failed to store the snapshot.
     #[error("{0}")]
     Disk(String),
-    /// The node is going down.
+    /// The node is stopping.
     #[error("a task ended")]
     Gone,
 }
 
-/// The first byte of a frame with a part of the state.
+/// The first byte of a frame that holds a chunk of the state.
 const CHUNK: u8 = 0;
-/// The first byte of the last frame.
+/// The first byte of the trailer, which is the last frame.
 const TRAILER: u8 = 1;
 
 /// The length and the checksum of all bytes so far.
@@ -80,7 +81,7 @@ pub struct ChunkWriter {
 }
 
 impl ChunkWriter {
-    /// Appends a part of the state; an empty one ends it, with the trailer.
+    /// Appends a chunk of the state. An empty chunk appends the trailer, which ends the transfer.
     pub fn write(&mut self, into: &mut Vec<u8>, chunk: &[u8]) {
         self.totals.add(chunk);
         write_frame(into, |into| match chunk {
@@ -96,8 +97,8 @@ impl ChunkWriter {
     }
 }
 
-/// Receives a snapshot for the node that `own` describes, and returns once it is durable and handed
-/// over. `passes` tells whether anything of this sender is let in at the moment.
+/// Receives a snapshot for the node that `own` describes. Returns once the snapshot is durable and
+/// handed to `inbox`. `passes` decides whether this sender is accepted at the moment.
 pub async fn receive_snapshot(
     own: &Hello,
     inbox: &Inbox,

@@ -1,8 +1,8 @@
-//! The transport, as the driver sees it.
+//! The transport that the driver uses.
 
 use crate::body::Budget;
 use crate::dial::Names;
-use crate::frame::FrameError;
+use crate::frame::{FRAME_BYTES_MAX, FrameError};
 use crate::hello::Hello;
 use crate::link::{self, QUEUE_MESSAGES_MAX, passes};
 use crate::net::{Net, Running as _, TokioNet};
@@ -21,21 +21,21 @@ use tokio::sync::{Notify, mpsc};
 /// The settings of a transport.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
-    /// The cluster.
+    /// The cluster of this node. Streams of other clusters are rejected.
     pub cluster: ClusterId,
-    /// This node.
+    /// The id of this node.
     pub node: NodeId,
-    /// The life of its disk.
+    /// The incarnation of this node's data directory, sent at the start of each stream.
     pub incarnation: Incarnation,
-    /// A stream on which no byte comes for this long is closed. Signs of life are sent four times
-    /// as often.
+    /// A stream on which no byte arrives for this long is closed. Keep-alives are sent every
+    /// quarter of it. Default: 1 s.
     pub silence: Duration,
-    /// Snapshots are sent at no more than this many bytes a second.
+    /// The most bytes per second at which a snapshot is sent. Default: 64 MiB/s.
     pub snapshot_bytes_per_second: u64,
 }
 
 impl TransportConfig {
-    /// The usual settings: 1 s of silence, 64 MiB/s.
+    /// The default settings: 1 s of silence, 64 MiB/s.
     pub fn new(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> Self {
         TransportConfig {
             cluster,
@@ -49,14 +49,14 @@ impl TransportConfig {
 
 /// Carries messages and snapshots to peers over HTTP.
 ///
-/// Made on a machine, in whose tasks it works: a tokio runtime, unless it is simulated. Dropped,
-/// its streams end.
+/// It works in tasks of its [`Net`], which is a tokio runtime unless it is simulated. Dropping it
+/// ends its streams.
 pub struct HttpTransport<N: Net = TokioNet> {
     shared: Arc<Shared<N>>,
     queues: Mutex<BTreeMap<NodeId, mpsc::Sender<Message>>>,
 }
 
-/// What the tasks of a transport share.
+/// The state that the tasks of a transport share.
 pub(crate) struct Shared<N> {
     pub net: N,
     pub config: TransportConfig,
@@ -64,19 +64,19 @@ pub(crate) struct Shared<N> {
     addresses: Mutex<BTreeMap<NodeId, String>>,
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
     connected: Mutex<BTreeSet<NodeId>>,
-    /// Links that are cut on purpose, to test what is built on this.
+    /// Links that a test has cut.
     cut: Mutex<BTreeSet<NodeId>>,
     pub any_cut: AtomicBool,
     pub names: Names<N>,
     pub budget: Budget,
     pub counters: Counters,
-    /// The snapshots that peers did not take.
+    /// The recent reports of failed snapshot transfers, per peer.
     failed: Mutex<BTreeMap<NodeId, Repeats>>,
     /// Notified whenever the members change.
     members_changed: Notify,
 }
 
-/// What a transport counts, since the start.
+/// The counters of a transport, since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     damaged: AtomicU64,
@@ -85,7 +85,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// A stream ended because of its frames.
+    /// Counts a stream that ended with this error.
     pub fn count(&self, error: &FrameError) {
         match error {
             FrameError::Damaged { .. } => self.damaged(),
@@ -96,26 +96,27 @@ impl Counters {
         }
     }
 
-    /// Bytes were damaged on their way.
+    /// Counts a damaged frame.
     pub fn damaged(&self) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A stream was refused.
+    /// Counts a rejected stream or snapshot.
     pub fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What a transport has counted since its start.
+/// The counters of a transport, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportFigures {
-    /// Frames whose checksum did not match. The stream was closed each time.
+    /// Frames whose checksum did not match. Each of them closed its stream.
     pub damaged_frames: u64,
-    /// Streams closed because unfinished frames held all the memory there is for them.
+    /// Streams closed because the shared memory for unfinished frames was used up.
     pub frames_without_room: u64,
-    /// Streams and snapshots refused: another cluster, another version, another node, no place.
+    /// Streams and snapshots rejected: another cluster, another version or another node; for
+    /// streams also if no connection slot was free.
     pub refused_streams: u64,
 }
 
@@ -155,7 +156,7 @@ impl<N: Net> Shared<N> {
         lock(&self.cut).contains(&peer)
     }
 
-    /// A peer did not take a snapshot. The core offers it again, with growing pauses.
+    /// Logs that a peer did not accept a snapshot. The core offers it again, with backoff.
     fn report_failed_snapshot(&self, to: NodeId, snapshot: LogId, error: &str) {
         let is_news = lock(&self.failed).entry(to).or_default().is_news(error);
         if is_news {
@@ -165,7 +166,7 @@ impl<N: Net> Shared<N> {
         }
     }
 
-    /// Returns when the peer is no member any more.
+    /// Returns when the peer is no longer a member, or has another address.
     pub async fn forgotten(&self, peer: NodeId) {
         let address = self.address(peer);
         loop {
@@ -179,14 +180,14 @@ impl<N: Net> Shared<N> {
 }
 
 impl HttpTransport {
-    /// A transport that hands what comes to `inbox`. To be made on a tokio runtime.
+    /// A transport that delivers received messages to `inbox`. Must be called on a tokio runtime.
     pub fn new(config: TransportConfig, inbox: Inbox) -> Self {
         HttpTransport::on(TokioNet::current(), config, inbox)
     }
 }
 
 impl<N: Net> HttpTransport<N> {
-    /// The same, on a machine that is named.
+    /// Like [`HttpTransport::new`], with a given [`Net`].
     pub fn on(net: N, config: TransportConfig, inbox: Inbox) -> Self {
         let shared = Shared {
             names: Names::new(net.clone()),
@@ -210,7 +211,7 @@ impl<N: Net> HttpTransport<N> {
         self.shared.clone()
     }
 
-    /// What has been counted since the start.
+    /// The counters since the start.
     pub fn figures(&self) -> TransportFigures {
         let counters = &self.shared.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -221,13 +222,12 @@ impl<N: Net> HttpTransport<N> {
         }
     }
 
-    /// The peers that a stream leads to at the moment.
+    /// The peers to which a stream is open at the moment.
     pub fn connected(&self) -> BTreeSet<NodeId> {
         lock(&self.shared.connected).clone()
     }
 
-    /// Cuts the link to a peer, both ways, as far as this node's traffic goes: to test what is built
-    /// on this.
+    /// Cuts the link to a peer in both directions, for the traffic of this node. For tests.
     pub fn disconnect(&self, peer: NodeId) {
         lock(&self.shared.cut).insert(peer);
         self.shared.any_cut.store(true, Ordering::Relaxed);
@@ -255,12 +255,21 @@ impl<N: Net> Transport for HttpTransport<N> {
         }
         let sent = match lock(&self.queues).get(&peer) {
             Some(queue) => queue.try_send(message).is_ok(),
-            // Not a member: an answer to a stranger, who gets it once it is one.
+            // The receiver is not a member: a reply to a stranger is dropped. A stranger is
+            // answered once it is a member.
             None => return,
         };
         if !sent {
             self.shared.inbox.unreachable(peer);
         }
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        FRAME_BYTES_MAX
+    }
+
+    fn is_connected(&self, peer: NodeId) -> bool {
+        passes(&self.shared, peer) && lock(&self.shared.connected).contains(&peer)
     }
 
     fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
@@ -307,7 +316,7 @@ impl<N: Net> Transport for HttpTransport<N> {
         for peer in peers.into_keys() {
             queues.entry(peer).or_insert_with(|| {
                 let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
-                // It ends when its queue does.
+                // The task ends when its queue is closed.
                 let keep = link::keep(self.shared.clone(), peer, messages);
                 self.shared.net.spawn(keep).detach();
                 queue

@@ -1,5 +1,6 @@
-//! The messages between peers, and how a node takes them in: all of the transport that does not
-//! depend on what carries the bytes. A simulation carries them in its own way and runs this code.
+//! The wire protocol between peers: frames, messages, and how a node receives them. It does not
+//! depend on the connection that carries the bytes. A simulation has connections of its own and
+//! runs this code.
 
 pub use crate::frame::{
     FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames, HEAD_BYTES, write_first,
@@ -18,22 +19,22 @@ pub enum Ended {
     /// The peer closed it.
     #[error("closed by the peer")]
     Closed,
-    /// The bytes are no frames.
+    /// Reading a frame failed.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A frame is no message.
+    /// The content of a frame is not a message.
     #[error("not a message: {0}")]
     Malformed(storage::codec::DecodeError),
-    /// A message of another node than the stream's.
+    /// A message whose sender is not the node that the stream's hello names.
     #[error("a message of node {0} on it")]
     Foreign(NodeId),
-    /// This node takes no more messages.
+    /// This node is stopping.
     #[error("this node is stopping")]
     Stopping,
 }
 
-/// Hands a peer's messages to the node, until the stream ends. Returns why it ended. `passes` tells
-/// whether the link to a peer is open at the moment.
+/// Delivers a peer's messages to `inbox` until the stream ends, and returns why it ended. Messages
+/// are dropped while `passes` returns false for the peer.
 pub async fn receive_messages(
     inbox: &Inbox,
     hello: Hello,

@@ -1,4 +1,4 @@
-//! Nodes that found a cluster, replicate, break off and come back.
+//! Nodes that bootstrap a cluster, replicate, lose their connections and come back.
 
 mod nodes;
 
@@ -67,8 +67,8 @@ async fn a_node_that_is_cut_off_catches_up_by_a_snapshot() {
     stop(nodes).await;
 }
 
-/// Accepts every connection, reads and answers so much that it is taken for a peer, and then does
-/// nothing, without closing. Counts the connections.
+/// Accepts every connection, responds just enough to look like a peer, and then does nothing,
+/// without closing. Counts the connections.
 async fn black_hole() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
@@ -141,7 +141,7 @@ async fn a_stranger_to_the_cluster_is_not_let_in() {
         transport.set_members(&Membership::of_voters([(NodeId(0), member)].into()));
         transport
     };
-    // The one that is let in shows how long that takes.
+    // The second one is accepted, which shows how long that takes.
     let stranger = connected_as(ClusterId(12345)).await;
     let welcome = connected_as(nodes[0].cluster).await;
     eventually("the same cluster, as a new node might come", async || {
@@ -188,7 +188,7 @@ async fn founders_with_different_lists_found_nothing_together() {
     servers[0].desk().sit(founders[0].clone(), two.clone());
     servers[1].desk().sit(founders[1].clone(), all.clone());
     servers[2].desk().sit(founders[2].clone(), all.clone());
-    // In each direction both lists are named.
+    // Each of the two nodes reports both lists.
     let (one, other) = tokio::join!(
         found(servers[0].desk(), &founders[0], &two),
         found(servers[1].desk(), &founders[1], &all),
@@ -203,7 +203,7 @@ async fn founders_with_different_lists_found_nothing_together() {
         assert!(text.contains(&format!("{};", both[0])) || text.contains(&format!("{}.", both[0])));
         assert!(text.contains(&both[1]), "{text}");
     }
-    // The one that is not on the list of another hears which of its entries are right.
+    // A node that is not on another's list learns which of its entries are right.
     let refused = found(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
     assert!(refused.to_string().contains(&format!("not {}", all[2])), "{refused}");
 }

@@ -1,4 +1,4 @@
-//! What strangers, broken networks and broken peers can do to the peer port: nothing lasting.
+//! Strangers, broken networks and broken peers do no lasting harm to the peer port.
 
 mod nodes;
 
@@ -37,14 +37,14 @@ async fn junk_on_the_peer_port_harms_nobody() {
         let _ = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut answer)).await;
         assert!(!answer.starts_with(b"HTTP/1.1 2") || junk.starts_with(b"POST /raft/v1/boot"));
     }
-    // Half a request, and then silence.
+    // Half of a request, and then silence.
     let mut half = TcpStream::connect(address).await.expect("it listens");
     half.write_all(b"POST /raft/v1/str").await.expect("it reads");
     assert_eq!(add(&nodes, 1).await, 2);
     stop(nodes).await;
 }
 
-/// Sends the beginning of a request and goes on holding the connection.
+/// Sends the beginning of a request and keeps the connection open.
 async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     stream.write_all(bytes).await.expect("it reads");
@@ -61,7 +61,7 @@ async fn a_flood_of_idle_connections_keeps_no_member_out() {
         let head = b"POST /raft/v1/stream HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n";
         flood.push(send(address, if n % 2 == 0 { b"POST /raft" } else { &head[..] }).await);
     }
-    // A member whose stream breaks has to find a place in spite of them.
+    // A member whose stream breaks must still find a connection slot.
     let (inbox, _mailbox) = {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let disk = RealDisk::new(directory.path());
@@ -86,7 +86,7 @@ async fn a_flood_of_idle_connections_keeps_no_member_out() {
     stop(nodes).await;
 }
 
-/// A stream of node 1 to node 0, opened by hand, up to its hello.
+/// Opens a stream from node 1 to node 0 by hand: sends the hello, and expects status 200.
 async fn stream_by_hand(node: &TestNode) -> TcpStream {
     let hello = Hello {
         cluster: node.cluster,
@@ -105,7 +105,7 @@ async fn stream_by_hand(node: &TestNode) -> TcpStream {
     stream
 }
 
-/// Whether the other side closes the stream, reading its signs of life until then.
+/// Whether the other side closes the stream within this time. Reads its keep-alives until then.
 async fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
     let reading = async {
         let mut bytes = [0; 1024];
@@ -167,7 +167,7 @@ async fn unfinished_frames_do_not_hold_more_than_their_budget() {
             let (frame, stream) = (frame.clone(), stream_by_hand(&nodes[0]));
             async move {
                 let mut stream = stream.await;
-                // All but the end. The other side may close it.
+                // All but the last byte. The other side may close the connection.
                 let _ = stream.write_all(&frame[..frame.len() - 1]).await;
                 stream
             }
@@ -176,9 +176,6 @@ async fn unfinished_frames_do_not_hold_more_than_their_budget() {
     let mut open = Vec::new();
     for sending in sending {
         open.push(sending.await);
-        let mut held = open.iter_mut();
-        // Those before it are kept from being silent: what counts is the memory.
-        let _ = held.next();
     }
     eventually("one found no room", async || nodes[0].transport.figures().frames_without_room > 0)
         .await;
@@ -186,7 +183,8 @@ async fn unfinished_frames_do_not_hold_more_than_their_budget() {
     stop(nodes).await;
 }
 
-/// Sends a snapshot to node 0 as node 1, its frames put together by `body`; the status of the answer.
+/// Sends a snapshot to node 0 as node 1, with the frames that `body` puts together. Returns the
+/// status of the response.
 async fn offer_by_hand(
     node: &TestNode,
     body: impl FnOnce(Vec<u8>, [Vec<u8>; 3], Vec<u8>) -> Vec<Vec<u8>>,
@@ -212,7 +210,7 @@ async fn offer_by_hand(
         writer.write(&mut frame, bytes);
         frame
     };
-    // The state of the machine is one number.
+    // The state of the state machine is one number of eight bytes.
     let chunks = [frame(&[7, 0, 0]), frame(&[0, 0]), frame(&[0, 0, 0])];
     let trailer = frame(&[]);
     let content: Vec<u8> = body(head, chunks, trailer).concat();
@@ -221,7 +219,7 @@ async fn offer_by_hand(
         content.len()
     );
     let mut stream = send(node.server.local_addr(), request.as_bytes()).await;
-    // It may be refused before all of it is read.
+    // The node may reject it before it has read all of it.
     let _ = stream.write_all(&content).await;
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.expect("an answer");
@@ -230,7 +228,7 @@ async fn offer_by_hand(
 
 #[tokio::test]
 async fn a_snapshot_that_is_not_whole_is_not_taken() {
-    // Only node 0 is left: it follows whoever offers.
+    // Only node 0 is left, and it follows any node that offers a snapshot of a higher term.
     let mut nodes = start(3, |_| {}).await;
     add(&nodes, 1).await;
     let others = nodes.split_off(1);

@@ -12,7 +12,7 @@ use crate::time::{now_us, sleep_us};
 use crate::world::{Host, RECYCLED_SEGMENTS};
 use driver::Handle;
 use raft::{Entry, Index, Write};
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 use simulator::plan::Swarm;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl<A: App> Cluster<A> {
             let load = handle.status().load;
             if load.proposals.max(load.reads).max(load.waiters) > most {
                 let detail = format!("node {node}, of {most} requests at most: {load:?}");
-                return violation("what waits is what clients ask for", detail);
+                return violation(Check::WhatWaitsIsWhatClientsAskFor, detail);
             }
         }
         Ok(())
@@ -135,33 +135,33 @@ impl<A: App> Cluster<A> {
     }
 
     fn is_empty(&self, node: usize, handle: &Handle<A::Machine>) -> Result<(), Violation> {
-        let waiting = handle.status().load.named().into_iter().filter(|(_, count)| *count > 0);
+        let waiting = handle.status().load.named().into_iter().filter(|(_, _, count)| *count > 0);
         let waiting: Vec<_> = waiting.collect();
         if !waiting.is_empty() {
-            return violation("nothing waits in the end", format!("node {node}: {waiting:?}"));
+            return violation(Check::NothingWaitsInTheEnd, format!("node {node}: {waiting:?}"));
         }
         let world = self.world();
         let (host, swarm) = (&world.hosts[node], &world.plan.swarm);
         let requests = host.up.as_ref().map_or(0, |up| up.requests.count());
         if requests > 0 {
             let detail = format!("node {node}: {requests} requests");
-            return violation("nothing waits in the end", detail);
+            return violation(Check::NothingWaitsInTheEnd, detail);
         }
         let failed = handle.metrics().snapshots_failed;
         let (bytes, bytes_max) = host.entry_bytes(swarm, failed);
         if bytes > bytes_max {
             let detail = format!("node {node}: entries of {bytes} bytes, of {bytes_max} at most");
-            return violation("snapshots keep the log short", detail);
+            return violation(Check::SnapshotsKeepTheLogShort, detail);
         }
         let (bytes, bytes_max) = host.log_bytes(swarm);
         if bytes > bytes_max {
             let detail = format!("node {node}: a log of {bytes} bytes, of {bytes_max} at most");
-            return violation("the log takes no more room than it needs", detail);
+            return violation(Check::LogTakesNoMoreRoomThanItNeeds, detail);
         }
         let files = host.snapshot_files();
         if files > SNAPSHOTS_MAX {
             let detail = format!("node {node}: {files} snapshots");
-            return violation("old snapshots are removed", detail);
+            return violation(Check::OldSnapshotsAreRemoved, detail);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use driver::{DriverConfig, StopReason};
 use madsim::runtime::{Handle as Executor, NodeHandle};
 use quorate::assembly::{Assembled, Parts};
 use raft::{Config, Incarnation, Index, LogId, NodeId, Restored};
-use simulator::checks::{Shadow, Violation, violation};
+use simulator::checks::{Check, Shadow, Violation, violation};
 use simulator::plan::{Plan, Swarm};
 use simulator::random::{Purpose, Stream};
 use std::future::Future;
@@ -167,7 +167,7 @@ impl<A: App> Cluster<A> {
                 return Ok(());
             }
             Err(error) => {
-                return violation("a node starts again", format!("node {node}: {error}"));
+                return violation(Check::NodeStartsAgain, format!("node {node}: {error}"));
             }
         };
         let Some((member, kept, case)) = begun else {
@@ -175,7 +175,7 @@ impl<A: App> Cluster<A> {
                 host.dead = true;
                 return Ok(());
             }
-            return violation("recovery is exact", format!("node {node}: nothing is left"));
+            return violation(Check::RecoveryIsExact, format!("node {node}: nothing is left"));
         };
         let restored = member.restored().clone();
         let meant = host.shadow.base.last;
@@ -186,7 +186,7 @@ impl<A: App> Cluster<A> {
             // Damage has taken back the base: the snapshot of the one before is gone.
             if !lost_base {
                 return violation(
-                    "the snapshot that the log begins after is there",
+                    Check::SnapshotThatTheLogBeginsAfterIsThere,
                     format!("node {node}: {case}"),
                 );
             }
@@ -238,7 +238,7 @@ impl<A: App> Cluster<A> {
             ))
         });
         let Assembled { driver, log, transport, inbox } = assembled.map_err(|error| Violation {
-            check: "a node starts again",
+            check: Check::NodeStartsAgain,
             detail: error.to_string(),
         })?;
         let slot = Arc::new(Mutex::new(Slot { log: Some(log), out: None }));
@@ -304,7 +304,7 @@ impl<A: App> Cluster<A> {
             reason => {
                 let detail = format!("node {node}: {reason}");
                 drop(world);
-                self.broken(violation::<()>("a node goes on", detail).err());
+                self.broken(violation::<()>(Check::NodeGoesOn, detail).err());
                 return;
             }
         }
@@ -376,7 +376,7 @@ impl<A: App> World<A> {
         }
         let detail =
             format!("node {node}{}: {difference}", if host.damaged { " (damaged)" } else { "" });
-        violation("recovery is exact", detail)
+        violation(Check::RecoveryIsExact, detail)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::time::{now_us, sleep_us};
 use crate::world::World;
 use madsim::runtime::Handle as Executor;
 use simulator::What;
-use simulator::checks::{Change, violation};
+use simulator::checks::{Change, Check, violation};
 use storage::LogStore;
 use storage::testing::{Fate, Operation, Verdict};
 
@@ -103,7 +103,7 @@ impl<A: App> Cluster<A> {
                 }
                 if awake_us > STOP_US {
                     let detail = format!("node {node}, told {} µs ago", now_us() - told_us);
-                    let broken = violation::<()>("a node ends when it is told to", detail).err();
+                    let broken = violation::<()>(Check::NodeEndsWhenItIsToldTo, detail).err();
                     return cluster.broken(broken);
                 }
             }

@@ -9,7 +9,7 @@ use crate::world::{Limits, World};
 use driver::{Handle, ReadMode};
 use madsim::runtime::Handle as Executor;
 use raft::{Index, NodeId};
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 use simulator::plan::Plan;
 use simulator::{Marks, Timeline, What};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +45,7 @@ const SHUTDOWN_US: u64 = 10_000_000;
 const LINGER_US: u64 = 70_000_000;
 
 /// The check that a panic breaks.
-const PANICS: &str = "nothing panics";
+const PANICS: Check = Check::NothingPanics;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default)]
@@ -139,13 +139,17 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 
 impl<A: App> Cluster<A> {
     async fn run(self) -> Run {
-        let nodes = self.plan().nodes as usize;
-        (0..nodes).for_each(|node| self.start(node));
-        self.shared.outside.spawn(self.clone().strike_all());
+        let phases = async {
+            self.found().await?;
+            let nodes = self.plan().nodes as usize;
+            (0..nodes).for_each(|node| self.start(node));
+            self.shared.outside.spawn(self.clone().strike_all());
+            self.phases().await
+        };
         let broken = tokio::select! {
             biased;
             () = self.shared.ends.notified() => None,
-            ended = self.phases() => ended.err(),
+            ended = phases => ended.err(),
         };
         self.broken(broken);
         let run = {
@@ -176,7 +180,7 @@ impl<A: App> Cluster<A> {
             let client = self.shared.app.clone().client(self.clone(), number);
             clients.push(self.shared.outside.spawn(client));
         }
-        let until_us = u64::from(plan.swarm.faults_until_us);
+        let until_us = self.world().begun_us + u64::from(plan.swarm.faults_until_us);
         let within = || {
             let world = self.world();
             world.messages < FAULTY_MESSAGES && world.events < FAULTY_EVENTS
@@ -197,7 +201,7 @@ impl<A: App> Cluster<A> {
                 () = sleep_us(CLIENTS_END_US) => false,
             };
             if !ended {
-                return violation("clients get an answer in the end", "one waits still".to_owned());
+                return violation(Check::ClientsGetAnAnswerInTheEnd, "one waits still".to_owned());
             }
         }
         if able {
@@ -244,7 +248,7 @@ impl<A: App> Cluster<A> {
     fn is_able(&self) -> bool {
         let world = self.world();
         let hosts = world.hosts.iter().enumerate();
-        let able = hosts.filter(|(id, host)| !host.dead && host.is_original(*id)).count();
+        let able = hosts.filter(|(_, host)| !host.dead && !host.is_stranger).count();
         able > world.hosts.len() / 2
     }
 
@@ -260,7 +264,7 @@ impl<A: App> Cluster<A> {
         let world = self.world();
         let hosts = world.hosts.iter().enumerate();
         hosts
-            .filter(|(id, host)| host.is_original(*id))
+            .filter(|(_, host)| !host.is_stranger)
             .filter_map(|(id, host)| host.up.as_ref().map(|up| (id, up.handle.clone())))
             .collect()
     }
@@ -298,7 +302,7 @@ impl<A: App> Cluster<A> {
         let round_us = u64::from(plan.swarm.tick_us) * u64::from(plan.swarm.heartbeat_ticks);
         let heartbeats = now_us() / round_us.max(1) * plan.nodes;
         match messages > MESSAGES_MAX + 4 * heartbeats {
-            true => violation("no storm of messages", format!("{messages} messages")),
+            true => violation(Check::NoStormOfMessages, format!("{messages} messages")),
             false => Ok(()),
         }
     }
@@ -310,19 +314,19 @@ impl<A: App> Cluster<A> {
             healthy.iter().filter(|(_, handle)| serves(handle)).map(|(id, _)| *id).collect();
         if leaders.len() != 1 {
             let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
-            return violation::<()>("one leader serves in the end", detail).err();
+            return violation::<()>(Check::OneLeaderServesInTheEnd, detail).err();
         }
         let committed = self.world().observer.committed_index();
         for (id, handle) in healthy {
             let status = handle.status();
             if status.raft.lost.is_some() {
                 let detail = format!("node {id}");
-                return violation::<()>("what was lost is repaired in the end", detail).err();
+                return violation::<()>(Check::WhatWasLostIsRepairedInTheEnd, detail).err();
             }
             let behind = committed.0.saturating_sub(status.raft.applied.0);
             if behind > 200 {
                 let detail = format!("node {id} is {behind} entries behind");
-                return violation::<()>("every node catches up in the end", detail).err();
+                return violation::<()>(Check::EveryNodeCatchesUpInTheEnd, detail).err();
             }
         }
         None
@@ -338,7 +342,7 @@ impl<A: App> Cluster<A> {
             let now = self.world().observer.latest_leader();
             if now != leader {
                 let detail = format!("{leader:?}, then {now:?}");
-                return violation("no leader changes without a fault", detail);
+                return violation(Check::NoLeaderChangesWithoutAFault, detail);
             }
         }
         if self.world().observer.elections() > 3 {
@@ -367,7 +371,7 @@ impl<A: App> Cluster<A> {
             let applied: Vec<Index> = {
                 let world = self.world();
                 let hosts = world.hosts.iter().enumerate();
-                let ups = hosts.filter(|(id, host)| host.is_original(*id));
+                let ups = hosts.filter(|(_, host)| !host.is_stranger);
                 ups.filter_map(|(_, host)| host.up.as_ref().map(|up| up.applied)).collect()
             };
             if is_all_committed && applied.iter().all(|index| *index == committed) {
@@ -375,7 +379,7 @@ impl<A: App> Cluster<A> {
             }
             if now_us() >= until_us {
                 let detail = format!("{applied:?} of {committed}");
-                return violation("every node catches up in the end", detail);
+                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
             }
         }
         let mut states = Vec::new();
@@ -384,16 +388,13 @@ impl<A: App> Cluster<A> {
             match handle.freeze(mode).await {
                 Ok(frozen) => states.push((id, bytes_of(&frozen))),
                 Err(error) => {
-                    return violation(
-                        "every node can be read in the end",
-                        format!("{id}: {error}"),
-                    );
+                    return violation(Check::EveryNodeCanBeReadInTheEnd, format!("{id}: {error}"));
                 }
             }
         }
         if let Some(pair) = states.windows(2).find(|pair| pair[0].1 != pair[1].1) {
             let detail = format!("nodes {} and {}", pair[0].0, pair[1].0);
-            return violation("equal logs make equal states", detail);
+            return violation(Check::EqualLogsMakeEqualStates, detail);
         }
         self.world().not_done_stays_so()
     }
@@ -412,7 +413,7 @@ impl<A: App> Cluster<A> {
                 () = sleep_us(SHUTDOWN_US) => false,
             };
             if !ended {
-                return violation("a node ends when it is told to", format!("node {id}"));
+                return violation(Check::NodeEndsWhenItIsToldTo, format!("node {id}"));
             }
         }
         let names: Vec<String> = {
@@ -437,7 +438,7 @@ impl<A: App> Cluster<A> {
                 break;
             }
             if now_us() >= until_us {
-                return violation("nothing is left of a node", format!("tasks: {left:?}"));
+                return violation(Check::NothingIsLeftOfANode, format!("tasks: {left:?}"));
             }
             sleep_us(LOOK_US * 10).await;
         }

@@ -9,7 +9,7 @@ use raft::{Incarnation, Membership};
 use simulator::What;
 use simulator::plan::{Fault, FaultKind};
 use std::io::ErrorKind;
-use storage::testing::{Operation, Verdict};
+use storage::testing::{MemDisk, Operation, Verdict};
 
 /// How far a wall clock jumps at most, in milliseconds.
 const JUMP_MS: u64 = 3_600_000;
@@ -21,7 +21,8 @@ impl<A: App> Cluster<A> {
         let mut faults = plan.faults.clone();
         faults.sort_by_key(|fault| fault.at_us);
         for fault in faults {
-            let wait_us = fault.at_us.saturating_sub(now_us());
+            let at_us = self.world().begun_us + fault.at_us;
+            let wait_us = at_us.saturating_sub(now_us());
             if wait_us > 0 {
                 sleep_us(wait_us).await;
             }
@@ -183,12 +184,26 @@ impl<A: App> Cluster<A> {
         let mut world = self.world();
         let swarm = world.plan.swarm.clone();
         let host = &mut world.hosts[node];
-        let incarnation = Incarnation(host.incarnation.0 + 1_000);
+        let rejoins = host.is_rejoining;
+        if rejoins {
+            return;
+        }
+        let incarnation = Incarnation(host.incarnation.0.wrapping_add(1_000));
         let mut fresh = Host::new(node as u64, &swarm, incarnation, Membership::default());
         fresh.lives = host.lives;
         fresh.clock = host.clock.clone();
         fresh.rotten = true;
+        fresh.is_stranger = true;
         *host = fresh;
         world.marks.hit("a disk was wiped");
+        if !world.sockets {
+            return;
+        }
+        // It becomes a member by itself, and starts then.
+        let host = &mut world.hosts[node];
+        host.disk = MemDisk::new();
+        (host.dead, host.is_rejoining) = (true, true);
+        drop(world);
+        self.shared.outside.spawn(self.clone().rejoin(node));
     }
 }

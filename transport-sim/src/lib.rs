@@ -23,6 +23,7 @@ mod disk;
 mod down;
 mod ending;
 mod faults;
+mod founding;
 mod link;
 mod net;
 mod outcomes;

@@ -22,7 +22,7 @@ use crate::picture::Heard;
 use crate::pipe::{Piece, pipe};
 use crate::time::{now_us, sleep_us};
 use crate::transfer;
-use crate::world::{CLUSTER, World};
+use crate::world::{World, client_address};
 use bytes::Bytes;
 use driver::{Handle, Inbox, Transport};
 use madsim::runtime::NodeHandle;
@@ -33,11 +33,12 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use storage::DurableIncarnation;
 use tokio::sync::mpsc;
 use transport_http::wire::{
     FRAME_BYTES_MAX, FrameDecoder, Frames, Hello, receive_messages, write_first, write_message,
 };
-use transport_http::{HttpTransport, PEER_CONNECTIONS_MAX, PeerServer, TransportConfig};
+use transport_http::{Founder, HttpTransport, PEER_CONNECTIONS_MAX, PeerServer, TransportConfig};
 
 /// Messages that may wait for a peer, as in the product.
 const QUEUE_MESSAGES_MAX: usize = 256;
@@ -104,9 +105,15 @@ impl<A: App> SimTransport<A> {
     pub fn listen(self: &Arc<Self>, handle: Handle<A::Machine>) {
         let Some((net, _)) = &self.http else { return };
         let (net, transport, node) = (net.clone(), self.clone(), self.link.node);
+        let who = DurableIncarnation::assumed(NodeId(node), self.link.incarnation);
+        let founder = Founder::new(who, peer_address(node).to_string(), client_address(node));
+        let cluster = self.link.cluster.world().cluster;
+        let membership = handle.status().raft.membership.clone();
         self.machine.spawn(async move {
             let bound = PeerServer::bind_on(net, peer_address(node), PEER_CONNECTIONS_MAX).await;
             let server = bound.expect("the life before this one is over");
+            // A wiped node asks here: see `founding.rs`.
+            server.desk().belong(founder, cluster, membership);
             if let Some((_, http)) = &transport.http {
                 server.open(http);
             }
@@ -145,6 +152,10 @@ impl<A: App> Transport for SimTransport<A> {
             self.link.inbox.unreachable(peer);
         }
         self.crashes(crash);
+    }
+
+    fn is_connected(&self, peer: NodeId) -> bool {
+        self.http.as_ref().is_none_or(|(_, http)| http.is_connected(peer))
     }
 
     fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
@@ -190,14 +201,16 @@ impl<A: App> Link<A> {
     ) -> (SimNet<A>, HttpTransport<SimNet<A>>) {
         let election_us = self.cluster.plan().election_us();
         let net = SimNet::new(self.cluster.clone(), self.node, self.life, machine, clock);
-        let mut config = TransportConfig::new(CLUSTER, NodeId(self.node), self.incarnation);
+        let cluster = self.cluster.world().cluster;
+        let mut config = TransportConfig::new(cluster, NodeId(self.node), self.incarnation);
         config.silence = config.silence.max(Duration::from_micros(election_us));
         self.cluster.mark("nodes talked over sockets");
         (net.clone(), HttpTransport::on(net, config, self.inbox))
     }
 
     pub fn hello(&self, to: NodeId) -> Hello {
-        Hello { cluster: CLUSTER, from: NodeId(self.node), incarnation: self.incarnation, to }
+        let cluster = self.cluster.world().cluster;
+        Hello { cluster, from: NodeId(self.node), incarnation: self.incarnation, to }
     }
 
     /// A message leaves the node: what it promises must be on the disk. Whether the node is to crash
@@ -231,12 +244,13 @@ impl<A: App> Link<A> {
     /// Whether a connection to `peer` can be made at the moment, and to which of its lives.
     pub fn reaches(&self, peer: NodeId) -> Option<(NodeHandle, Inbox, Hello)> {
         let mut world = self.cluster.world();
+        let cluster = world.cluster;
         let cut = world.network.is_cut(self.node, peer.0)
             || (world.streams && world.network.is_cut(peer.0, self.node));
         let host = world.hosts.get_mut(peer.0 as usize)?;
         let up = host.up.as_ref().filter(|_| !cut)?;
         let incarnation = host.incarnation;
-        let own = Hello { cluster: CLUSTER, from: peer, incarnation, to: peer };
+        let own = Hello { cluster, from: peer, incarnation, to: peer };
         Some((up.machine.clone(), up.inbox.clone(), own))
     }
 }

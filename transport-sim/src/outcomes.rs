@@ -9,9 +9,9 @@ use crate::world::World;
 use bytes::Bytes;
 use driver::Outcome;
 use raft::LogId;
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 
-const CHECK: &str = "a proposal is answered with what became of it";
+const CHECK: Check = Check::ProposalIsAnsweredWithWhatBecameOfIt;
 
 impl<A: App> World<A> {
     /// A node tells the proposer of `id` its outcome.

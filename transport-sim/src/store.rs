@@ -8,7 +8,7 @@ use crate::time::{now_us, sleep_us};
 use crate::world::{World, log_config};
 use driver::StorePort;
 use raft::{Durable, Write};
-use simulator::checks::{Change, Violation, violation};
+use simulator::checks::{Change, Check, Violation, violation};
 use simulator::plan::FaultKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::testing::Fate;
@@ -83,7 +83,7 @@ pub(crate) async fn run<A: App>(
         drop(world);
         if !excused {
             let detail = format!("node {node}: {error}");
-            cluster.broken(violation::<()>("a node stops in good order", detail).err());
+            cluster.broken(violation::<()>(Check::NodeStopsInGoodOrder, detail).err());
         }
     }
 }
@@ -138,7 +138,7 @@ impl<A: App> LogStore for Checked<'_, A> {
                 let mut broken = None;
                 if taken_back {
                     let detail = format!("node {}", self.node);
-                    broken = violation::<()>("one vote a term", detail).err();
+                    broken = violation::<()>(Check::OneVoteATerm, detail).err();
                 }
                 if audit {
                     broken = broken.or(world.audit(self.node).err());
@@ -161,10 +161,10 @@ impl<A: App> World<A> {
     /// copied, everything unsynced is lost on the copy, and the log is read from it.
     pub fn audit(&self, node: usize) -> Result<(), Violation> {
         let host = &self.hosts[node];
-        if host.damaged || host.rotting.is_some() {
+        if host.damaged || host.rotting.is_some() || host.is_rejoining {
             return Ok(());
         }
-        let check = "durable means durable";
+        let check = Check::DurableMeansDurable;
         let copy = host.disk.fork();
         copy.set_capacity(None);
         copy.crash(|_| Fate::Lost);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use driver::{Frozen, Inspect, Outcome, StateMachine};
 use raft::{Entry, Index, LogId, Node, Snapshot};
 use simulator::What;
+use simulator::checks::Check;
 use simulator::checks::violation;
 
 pub(crate) struct Watch<A: App> {
@@ -42,7 +43,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
 
     fn applied(&self, entry: &Entry, answer: &Bytes, machine: &A::Machine) {
         if let Err(detail) = self.cluster.shared.app.invariant(machine) {
-            let check = "the invariant of the state machine";
+            let check = Check::InvariantOfTheStateMachine;
             self.cluster.broken(violation::<()>(check, detail).err());
         }
         let mut world = self.cluster.world();
@@ -89,7 +90,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         let mut broken = None;
         if id != Some(last) {
             let detail = format!("node {}: {last}", self.node);
-            broken = violation::<()>("a restored snapshot is committed", detail).err();
+            broken = violation::<()>(Check::RestoredSnapshotIsCommitted, detail).err();
         }
         drop(world);
         self.cluster.broken(broken.or_else(|| self.compare(snapshot, machine)));
@@ -110,7 +111,7 @@ impl<A: App> Watch<A> {
         }
         let detail =
             format!("node {}: the state restored from {} differs", self.node, snapshot.last);
-        violation::<()>("a snapshot is the state", detail).err()
+        violation::<()>(Check::SnapshotIsTheState, detail).err()
     }
 }
 

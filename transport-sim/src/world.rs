@@ -24,9 +24,9 @@ use storage::testing::MemDisk;
 use storage::{ClusterId, Directory, LogConfig};
 use tokio::sync::Notify;
 
-/// The cluster that all nodes belong to.
+/// The cluster that all nodes belong to, where it does not bootstrap itself.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
-/// The incarnation of a node whose disk was never wiped is this and its id.
+/// The incarnation of a node is this and its id, where the cluster does not bootstrap itself.
 pub(crate) const INCARNATION: u64 = 100;
 /// In one run of so many, nodes talk over simulated sockets.
 const SOCKETS_ONE_IN: u64 = 3;
@@ -56,6 +56,10 @@ pub(crate) struct Host<A: App> {
     /// What the files of its log hold that is needed.
     pub written: Written,
     pub incarnation: Incarnation,
+    /// Its disk was wiped: it is no member any more.
+    pub is_stranger: bool,
+    /// It becomes a member again.
+    pub is_rejoining: bool,
     /// How many times it has started.
     pub lives: u64,
     pub up: Option<Up<A>>,
@@ -118,6 +122,10 @@ pub struct Limits {
 /// Everything, behind one lock.
 pub(crate) struct World<A: App> {
     pub plan: Plan,
+    /// The cluster that the nodes belong to.
+    pub cluster: ClusterId,
+    /// When the plan's time began, in simulated time: after the bootstrap.
+    pub begun_us: u64,
     pub hosts: Vec<Host<A>>,
     pub network: Network,
     pub observer: Observer<A::Machine>,
@@ -165,6 +173,8 @@ impl<A: App> World<A> {
             Host::new(id, &plan.swarm, incarnation, membership.clone())
         };
         World {
+            cluster: CLUSTER,
+            begun_us: 0,
             hosts: (0..nodes).map(host).collect(),
             network: Network::new(seed, nodes),
             observer: Observer::new(nodes, reference),
@@ -332,6 +342,8 @@ impl<A: App> Host<A> {
             maybe: None,
             written: Written::default(),
             incarnation,
+            is_stranger: false,
+            is_rejoining: false,
             lives: 0,
             up: None,
             writes: 0,
@@ -347,10 +359,5 @@ impl<A: App> Host<A> {
             paused: 0,
             bound: None,
         }
-    }
-
-    /// Whether its disk was never wiped.
-    pub fn is_original(&self, id: usize) -> bool {
-        self.incarnation.0 == INCARNATION + id as u64
     }
 }

@@ -1,6 +1,7 @@
 //! What is recorded of a run: it changes nothing, shows what happened, and is there after a panic too.
 #![cfg(madsim)]
 
+use simulator::checks::Check;
 use simulator::random::Stream;
 use simulator::timeline::{Fate, FlightKind};
 use simulator::{Plan, RegisterWorkload, Registers, Request, Timeline, What, Workload, page};
@@ -79,12 +80,12 @@ fn what_led_to_a_panic_is_drawn() {
     let plan = Plan::from_seed(SEED);
     let run = simulate_for(&plan, workload(), Limits { record: true, events_max: u64::MAX });
     let violation = run.violation.clone().expect("it panicked");
-    assert_eq!(violation.check, "nothing panics");
+    assert_eq!(violation.check, Check::NothingPanics);
     assert!(violation.detail.contains("a hundred is too much"), "{}", violation.detail);
     assert!(run.events > 100 && run.time_us > 0, "{} {}", run.events, run.time_us);
     assert!(matches!(
         run.timeline.moments.last().map(|moment| &moment.what),
-        Some(What::Violation("nothing panics"))
+        Some(What::Violation(Check::NothingPanics))
     ));
     let drawn = page::page(&plan, &run.into(), &[]);
     assert!(drawn.contains("An assertion failed") && drawn.contains("broken: nothing panics"));

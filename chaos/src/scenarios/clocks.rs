@@ -1,4 +1,4 @@
-//! Wall clocks that jump, and clusters in which nobody asks anything for a while.
+//! Wall clocks that jump, and clusters without requests for a while.
 
 use super::Entry;
 use crate::attack::Attack;

@@ -1,7 +1,7 @@
 //! Disks that are full, hang, are slow or fail, under one node or a quorum.
 //!
-//! A leader whose disk alone is sick must step down within a few election timeouts: two healthy
-//! disks are there. A node says that it is not ready while it cannot write.
+//! A leader with the only faulty disk must step down within a few election timeouts, since two
+//! healthy disks are left. A node reports that it is not ready while it cannot write.
 
 use super::Entry;
 use crate::attack::Attack;
@@ -35,7 +35,7 @@ fn shimmed() -> Setup {
     Setup { shim: true, ..Setup::default() }
 }
 
-/// The leader's disk is sick; the others must replace it.
+/// The leader's disk is faulty; the others must replace the leader.
 fn sick_leader(attack: &mut Attack<'_>, setup: Setup, fault: &'static str) -> Step {
     attack.on_cluster(setup, |round| {
         let leader = round.cluster.leader()?;
@@ -90,7 +90,7 @@ fn slow_disk(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// A node whose disk fails must end, and serve nothing meanwhile.
+/// The disk of a node fails: the others must go on, and the node must end if `must_end`.
 fn failed(attack: &mut Attack<'_>, fault: &'static str, must_end: bool) -> Step {
     let setup = Setup { nodes_may_end: true, ..shimmed() };
     attack.on_cluster(setup, |round| {
@@ -139,8 +139,8 @@ fn power_loss(attack: &mut Attack<'_>) -> Step {
     lose_power_of_all(attack, false)
 }
 
-/// With disks that lie, acknowledged writes are lost whatever the binary does: the judgement must
-/// find that.
+/// All nodes lose power. If their disks are `lying`, acknowledged writes are lost whatever the
+/// binary does, and the checks must find that.
 pub(super) fn lose_power_of_all(attack: &mut Attack<'_>, lying: bool) -> Step {
     attack.on_cluster(shimmed(), |round| {
         let ids = round.cluster.ids();
@@ -177,7 +177,7 @@ fn power_loss_one(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// The size of the file system of each node: room for the log as it is preallocated, and some.
+/// The size of each node's file system: room for the preallocated log, and some more.
 const DISK_BYTES: u64 = 96 << 20;
 
 /// A cluster in which each node has a file system of its own.
@@ -202,7 +202,7 @@ fn full_tmpfs(attack: &mut Attack<'_>) -> Step {
         let filler = fill_disk(round, node)?;
         round.timeline.begin(Kind::Fault, Some(node), "no room");
         let others = round.others(node);
-        // More than what is left of the log's segments, so that the full disk is met.
+        // More than what is left of the log's segments, so that a write reaches the full disk.
         round.cluster.fill(others[0], 40, 1 << 20);
         let served = round.cluster.served_within(&others, FAILOVER_MAX);
         round.sleep_between(500, 1500);
@@ -214,7 +214,7 @@ fn full_tmpfs(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// All disks are full, under data and logs: every node refuses writes, and goes on by itself when
+/// All disks are full, for data and logs. Every node rejects writes, and continues by itself when
 /// there is room again.
 fn full_tmpfs_all(attack: &mut Attack<'_>) -> Step {
     attack.on_cluster(small_disks()?, |round| {
@@ -224,12 +224,12 @@ fn full_tmpfs_all(attack: &mut Attack<'_>) -> Step {
             fillers.push(fill_disk(round, *id)?);
             round.timeline.begin(Kind::Fault, Some(*id), "no room");
         }
-        // Until what was reserved for the log is used up too.
+        // Until the preallocated space of the log is used up too.
         if (0..16).all(|_| round.cluster.fill(0, 8, 1 << 20) == 8) {
             return Err(Trouble::violated("128 MiB were written to full disks"));
         }
         round.timeline.mark(Kind::Note, None, "a write was refused");
-        // A line of the log that cannot be written.
+        // This makes the nodes log lines that cannot be written.
         let leader = round.cluster.leader_among(&ids).unwrap_or(0);
         round.pause(leader);
         round.sleep_ms(1500);

@@ -1,4 +1,4 @@
-//! Files that are damaged, lost or old while a node is down. Its peers must repair it.
+//! Files that are damaged, lost or old while a node is down. Its peers must repair the node.
 
 use super::Entry;
 use crate::attack::Attack;
@@ -25,11 +25,13 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("late-return", "a follower was down for long and needs only the log", true, late_return),
 ];
 
-/// Entries written to make a snapshot of: more bytes than a log keeps before its first one.
+/// The entries that are written to trigger a snapshot: more bytes than a log keeps before its first
+/// one.
 const FILL_COUNT: u64 = 80;
 const FILL_BYTES: usize = 1 << 20;
 
-/// After a repair nothing may be said again and again.
+/// Waits until a node has caught up, and checks that the leader then does not send the same
+/// messages in a loop.
 fn is_quiet(round: &mut Round<'_>, node: u64) -> Step {
     round.cluster.caught_up_within(node, PATIENCE)?;
     let leader = round.cluster.leader()?;
@@ -43,7 +45,7 @@ fn is_quiet(round: &mut Round<'_>, node: u64) -> Step {
     Ok(())
 }
 
-/// A follower, killed; a write that it acknowledged is damaged; the same leader goes on.
+/// Kills a follower and damages a write that it has acknowledged. The same leader goes on.
 fn damaged_block(attack: &mut Attack<'_>, how: How) -> Step {
     attack.on_cluster(Setup::default(), |round| {
         let follower = round.follower()?;
@@ -84,7 +86,7 @@ fn older_copy(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// Waits until a node has written a snapshot.
+/// Writes until a node has a snapshot. Returns the files of its snapshots.
 fn with_snapshot(round: &mut Round<'_>, node: u64) -> Result<Vec<PathBuf>, Trouble> {
     let leader = round.cluster.leader()?;
     let dir = round.cluster.nodes[node as usize].dir.join("snapshots");
@@ -103,7 +105,7 @@ fn large() -> Setup {
     Setup { rss_bytes_max: 2 << 30, judge_rates: false, ..Setup::default() }
 }
 
-/// A follower whose snapshots are damaged by `how` must come back.
+/// A follower whose snapshots were damaged by `how` must catch up.
 fn bad_snapshot(attack: &mut Attack<'_>, how: fn(&PathBuf) -> std::io::Result<()>) -> Step {
     attack.on_cluster(large(), |round| {
         let follower = round.follower()?;
@@ -169,8 +171,8 @@ fn late_return(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// All nodes go back to an older state at once, which no binary survives: the judgement must find
-/// what was acknowledged since.
+/// All nodes go back to an older state at once, which no binary can survive. The checks must find
+/// the loss of what was acknowledged since.
 pub(super) fn all_forget(attack: &mut Attack<'_>) -> Step {
     attack.on_cluster(Setup::default(), |round| {
         let ids = round.cluster.ids();

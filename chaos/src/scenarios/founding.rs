@@ -1,4 +1,4 @@
-//! Clusters that are founded or supervised wrongly.
+//! Clusters that are bootstrapped or supervised incorrectly.
 
 use super::Entry;
 use crate::attack::Attack;
@@ -26,8 +26,9 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("supervisor-file", "`raft-kv cluster` with a file where a directory should be", false, file),
 ];
 
-/// Two nodes found a cluster of three, three nodes one of five with one node in both. At most one
-/// of the two may take writes, and a node that refuses names the other list.
+/// Two nodes get a list of three founders, and the other three nodes a list of all five. At most
+/// one of the two clusters may accept writes. A node that refuses to start must report the other
+/// list, or how it differs.
 fn disagree(attack: &mut Attack<'_>) -> Step {
     attack.outcome.nodes = 5;
     let handle = attack.links.handle().clone();
@@ -79,7 +80,7 @@ fn put(attack: &Attack<'_>, address: SocketAddr) -> bool {
     attack.runtime.block_on(asked).is_ok_and(|answer| answer.status == 200)
 }
 
-/// A supervised cluster of three on these ports.
+/// A supervised cluster of three nodes on consecutive ports.
 struct Supervised {
     port: u16,
     data: PathBuf,
@@ -118,8 +119,9 @@ fn stop(mut process: Process) -> Step {
     }
 }
 
-/// A healthy quorum serves whatever the third member does; where it can come back it does so by
-/// itself. `damage` returns what undoes it, if anything does.
+/// A healthy quorum must serve whatever happens to the third member. If the member can recover, it
+/// must come back by itself. `damage` returns a function that undoes the damage, or `None` if that
+/// is not possible.
 fn supervised(
     attack: &mut Attack<'_>,
     damage: fn(&Supervised) -> std::io::Result<Option<Undo>>,
@@ -141,7 +143,7 @@ fn supervised(
     }
     if let Some(undo) = undo {
         undo(&cluster)?;
-        // The pauses between its starts grow to 30 s.
+        // The supervisor's backoff between two starts grows to 30 s.
         if !live::wait_until(Duration::from_secs(45), || put(attack, cluster.address(2))) {
             return Err(Trouble::violated("the member is not started again when it can be"));
         }
@@ -170,7 +172,8 @@ fn damaged(attack: &mut Attack<'_>) -> Step {
 fn port_taken(attack: &mut Attack<'_>) -> Step {
     supervised(attack, |cluster| {
         let address = cluster.address(2);
-        // Taken after the supervisor has checked its ports: the member meets it.
+        // The port is taken after the supervisor has checked its ports, so the member finds it in
+        // use.
         let holder = std::thread::spawn(move || {
             live::sleep(Duration::from_millis(300));
             let held = TcpListener::bind(address);

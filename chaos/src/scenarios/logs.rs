@@ -1,4 +1,4 @@
-//! Log lines that cannot be written, or are too many. No line may cost a node anything.
+//! Log lines that cannot be written, or are too many. No log line may stop or delay a node.
 
 use super::Entry;
 use crate::attack::Attack;
@@ -20,7 +20,7 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ),
 ];
 
-/// The same faults as for any node: a leader that dies, followers that come back.
+/// Ordinary faults: a follower and a leader are killed and come back.
 fn with_stderr(attack: &mut Attack<'_>, stderr: Stderr, lines: bool) -> Step {
     let mut setup = Setup::default();
     setup.settings.stderr = stderr;
@@ -71,7 +71,8 @@ fn hung_peer(attack: &mut Attack<'_>) -> Step {
             others.iter().map(|id| log_lines(&round.cluster.nodes[*id as usize].log)).sum()
         };
         round.pause(follower);
-        // The core notices at once, the links when their streams have been silent for seconds.
+        // The core notices at once, the links only after their streams have been silent for a
+        // while.
         round.sleep_ms(7000);
         let before = lines(round);
         round.sleep_ms(4000);

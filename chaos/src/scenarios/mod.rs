@@ -28,7 +28,7 @@ pub struct Scenario {
 /// An entry of a file's table: name, what happens, whether it is quick, and how.
 type Entry = (&'static str, &'static str, bool, fn(&mut Attack<'_>) -> Step);
 
-/// All of them, in the order of the table.
+/// All scenarios, in the order of the table.
 pub fn all() -> Vec<Scenario> {
     let tables = [
         processes::SCENARIOS,
@@ -49,7 +49,8 @@ pub fn all() -> Vec<Scenario> {
     entries.map(scenario).collect()
 }
 
-/// Those in which acknowledged writes are lost whatever the binary does, to test the tester.
+/// The scenarios that lose acknowledged writes whatever the binary does. They test that the checks
+/// find the loss.
 pub fn must_be_found() -> [Scenario; 2] {
     let older = "all nodes go back to an older copy of their directories";
     let lies = "all nodes lose power, and their disks keep nothing that was synced";
@@ -60,7 +61,7 @@ pub fn must_be_found() -> [Scenario; 2] {
     ]
 }
 
-/// No leader was lost, where none may be.
+/// Checks that the term has not changed, so that no leader was lost.
 fn same_term(before: Option<u64>, after: Option<u64>) -> Step {
     if before.is_some() && before == after {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Links between peers that are cut, slow, deaf on one side, or change what they carry.
+//! Links between peers that are cut, slow, cut in one direction, or change what they carry.
 
 use super::Entry;
 use crate::attack::Attack;
@@ -45,7 +45,7 @@ fn partition_leader(attack: &mut Attack<'_>) -> Step {
         let others = round.others(leader);
         round.cluster.leader_within(&others, FAILOVER_MAX)?;
         round.cluster.served_within(&others, FAILOVER_MAX)?;
-        // It may lead for an election timeout longer than it is heard.
+        // It may lead for about an election timeout after it is cut off.
         let leads = || round.cluster.leader_among(&[leader]).is_some();
         if !live::wait_until(FAILOVER_MAX, || !leads()) {
             return Err(Trouble::violated(format!("node {leader} leads though it is cut off")));
@@ -95,7 +95,7 @@ fn half_open(attack: &mut Attack<'_>) -> Step {
         let other = round.follower()?;
         round.timeline.begin(Kind::Fault, Some(other), "hears nothing of the leader");
         round.cluster.network.set(leader, other, Rule::Hold);
-        // The other follower is enough.
+        // The leader and the other follower are a quorum.
         round.cluster.served_within(&[leader], FAILOVER_MAX)?;
         round.sleep_between(1000, 3000);
         round.cluster.served_within(&[leader], FAILOVER_MAX)?;
@@ -130,7 +130,7 @@ fn flipped_bits(attack: &mut Attack<'_>) -> Step {
             .filter_map(|id| round.cluster.metric(*id, "peer_damaged_frames_total"))
             .sum();
         let flips = round.cluster.network.flips();
-        // A flip in the framing of HTTP ends the stream without being counted.
+        // A flipped bit in the framing of HTTP ends the stream and is not counted.
         if flips > 20 && damaged == 0 {
             return Err(Trouble::violated(format!(
                 "{flips} flipped bits, no damaged frame counted"

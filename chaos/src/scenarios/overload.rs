@@ -1,5 +1,5 @@
-//! Clients that ask for more than a node has: descriptors, memory, time. They cannot cost the
-//! leadership, and probes are answered.
+//! Clients that demand more descriptors, memory or time than a node has. The leader must stay the
+//! leader, and the nodes must respond to probes.
 
 use super::{Entry, same_term};
 use crate::attack::Attack;
@@ -25,9 +25,9 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("many-clients", "80 clients without a pause, on the same few keys", false, many_clients),
 ];
 
-/// The faults here last this long.
+/// How long the faults here last.
 const LASTS: Duration = Duration::from_secs(4);
-/// The clients of a crowd, and how long it lasts.
+/// The clients of a crowd, which lasts for [`CROWD_LASTS`].
 const CROWD: usize = 2000;
 const CROWD_LASTS: Duration = Duration::from_secs(10);
 
@@ -40,7 +40,7 @@ fn term(round: &Round<'_>) -> Option<u64> {
     round.cluster.metric(leader, "raft_term")
 }
 
-/// Probes on connections of their own are answered while a fault lasts.
+/// Checks that the nodes respond to probes on new connections.
 fn probes_are_answered(round: &Round<'_>, ids: &[u64]) -> Step {
     for id in ids {
         let answer = round.cluster.ask(*id, Method::GET, "/healthz", "", Duration::from_secs(2));
@@ -51,7 +51,7 @@ fn probes_are_answered(round: &Round<'_>, ids: &[u64]) -> Step {
     Ok(())
 }
 
-/// As many connections as can be opened, up to this many.
+/// Opens connections, at most `count`, until one fails.
 fn connections(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let open = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();
     (0..count).map_while(|_| open()).collect()
@@ -70,7 +70,7 @@ fn descriptors(attack: &mut Attack<'_>) -> Step {
         let answered = probes_are_answered(round, &ids);
         drop(idle);
         round.timeline.end_faults();
-        // New segments have to be opened: 16 MiB each.
+        // These writes need new segments, which are 16 MiB each.
         let leader = round.cluster.leader()?;
         round.cluster.fill(leader, 40, 1 << 20);
         answered?;
@@ -95,7 +95,7 @@ fn unread_replies(attack: &mut Attack<'_>) -> Step {
         let mut waiting = connections(address, 200);
         for stream in &mut waiting {
             let path = format!("/get_commit?index={index}");
-            // A node that refuses has closed it.
+            // A node that rejects a connection has closed it.
             let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
         }
         round.sleep_ms(LASTS.as_millis() as u64);
@@ -107,7 +107,7 @@ fn unread_replies(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// Clients that send the same request again and again until the time is over.
+/// Starts clients that send the same request in a loop until the time is over.
 fn in_loops(round: &Round<'_>, clients: u64, node: u64, path: &'static str, body: Bytes) {
     let address = round.cluster.nodes[node as usize].client;
     let method = if body.is_empty() { Method::GET } else { Method::POST };
@@ -118,7 +118,7 @@ fn in_loops(round: &Round<'_>, clients: u64, node: u64, path: &'static str, body
             let mut connection = Connection::new(address);
             while Instant::now() < end {
                 let limit = Duration::from_secs(10);
-                // Refusals are expected; the pause keeps this from being a busy loop.
+                // Rejections are expected. The pause keeps this from being a busy loop.
                 let _ = connection.ask(method.clone(), path, &[], body.clone(), limit).await;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -191,7 +191,8 @@ fn many_clients(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// Far more clients than there are descriptors: most are refused; no node ends, no leader changes.
+/// Far more clients than descriptors. Most are rejected, but no node may end, and the leader must
+/// not change.
 fn crowd(attack: &mut Attack<'_>) -> Step {
     let mut setup = Setup { descriptors_max: 256, ..overloaded() };
     setup.settings.descriptors_max = Some(256);
@@ -206,7 +207,7 @@ fn crowd(attack: &mut Attack<'_>) -> Step {
                 let mut connection = Connection::new(address);
                 while Instant::now() < end {
                     let limit = Duration::from_secs(2);
-                    // Refusals are expected.
+                    // Rejections are expected.
                     let _ = connection.ask(Method::PUT, &path, &[], "v", limit).await;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -217,7 +218,7 @@ fn crowd(attack: &mut Attack<'_>) -> Step {
         let ids = round.cluster.ids();
         let answered = probes_are_answered(round, &ids);
         round.sleep_ms(CROWD_LASTS.as_millis() as u64 / 2);
-        // Their last writes are done, or given up, before the copies are compared.
+        // Their last writes must have ended before the copies are compared.
         round.runtime.block_on(async {
             for client in crowd {
                 let _ = client.await;

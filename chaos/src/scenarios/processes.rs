@@ -12,7 +12,7 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("kill-all", "kill -9 of all nodes at once; started again in any order", true, kill_all),
 ];
 
-/// The leader in half of the draws.
+/// The leader in half of the cases, or else any node.
 fn victim(round: &mut crate::round::Round<'_>) -> u64 {
     match round.draw.below(2) {
         0 => round.cluster.leader_among(&round.cluster.ids()).unwrap_or_else(|| round.any()),

@@ -117,7 +117,7 @@ def test_one_request_operations_tell_their_outcome(node):
         error = client_failure(node, (status, {"error": "no room"}))
         assert error.outcome == "not_done" and "no room" in str(error)
     assert client_failure(node, (500, {"error": "broken"})).outcome == "unknown"
-    told = {"type": "urn:raft-kv:problem:time-over", "detail": "late", "outcome": "not_done"}
+    told = {"type": "urn:raft-kv:problem:timeout", "detail": "late", "outcome": "not_done"}
     assert client_failure(node, (504, told)).outcome == "not_done"
     lost = client_failure(node, None)
     assert lost.is_unknown and isinstance(lost, requests.RequestException)

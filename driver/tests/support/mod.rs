@@ -8,7 +8,7 @@ use driver::{
     At, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError, Seams, StateMachine, TokioClock,
     Transport, inbox, spawn,
 };
-use raft::{Config, Incarnation, Member, Membership, Message, NodeId, Offer, Restored};
+use raft::{Config, Incarnation, LogTime, Member, Membership, Message, NodeId, Offer, Restored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -37,7 +37,7 @@ impl StateMachine for Counter {
         Bytes::from(self.sum.to_string())
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
         assert!(query.is_empty() || query == b"count");
         let answer = if query.is_empty() { self.sum } else { self.count };
         Bytes::from(answer.to_string())

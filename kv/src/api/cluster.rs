@@ -71,7 +71,8 @@ fn describe(app: &App, status: &DriverStatus) -> Value {
         .map(|(id, member)| {
             let peer = raft.peers.iter().find(|peer| peer.id == *id);
             let matched = match peer {
-                Some(peer) => Some(peer.matched),
+                // A leader that was just elected does not know yet.
+                Some(peer) => Some(peer.matched).filter(|matched| matched.0 > 0),
                 None => (*id == app.id).then_some(raft.durable),
             };
             // What a leader that has just been elected has not heard yet it cannot know.
@@ -148,6 +149,9 @@ fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
     }
     if peer.in_snapshot {
         return "receiving a snapshot".to_owned();
+    }
+    if peer.matched.0 == 0 {
+        return "unknown yet".to_owned();
     }
     match raft.commit.0.saturating_sub(peer.matched.0) {
         0 => "up".to_owned(),

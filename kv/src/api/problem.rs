@@ -97,8 +97,8 @@ impl Problem {
     }
 
     /// The time is over.
-    pub fn time_over(detail: impl Into<String>) -> Self {
-        Problem::new(StatusCode::GATEWAY_TIMEOUT, "time-over", detail)
+    pub fn timeout(detail: impl Into<String>) -> Self {
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail)
     }
 
     /// The same, of a write of which this is known.
@@ -174,7 +174,7 @@ fn title(slug: &str) -> &'static str {
         "no-leader" => "No leader",
         "not-leader" => "Not the leader",
         "stopped" => "Stopping",
-        "time-over" => "Time over",
+        "timeout" => "Timeout",
         "not-ready" => "Not ready",
         "not-understood" => "Not understood",
         _ => "Error",
@@ -222,7 +222,7 @@ impl From<ReadError> for Problem {
         match error {
             ReadError::NoLeader => Problem::no_leader(),
             ReadError::Busy => Problem::overloaded(detail),
-            ReadError::Timeout => Problem::time_over(detail),
+            ReadError::Timeout => Problem::timeout(detail),
             _ => Problem::stopped(),
         }
     }

@@ -55,7 +55,7 @@ impl App {
             let problem = match self.handle.execute_within(command.clone(), timeout).await {
                 Ok(reply) => return Written::Done(Reply::decode(&reply).unwrap_or(Reply::Ignored)),
                 Err(ExecuteError::Unknown) => {
-                    return Problem::time_over("it is not known whether the write was done")
+                    return Problem::timeout("it is not known whether the write was done")
                         .outcome(Known::Unknown)
                         .into();
                 }
@@ -86,10 +86,8 @@ impl App {
         let leader = self.handle.status().raft.leader.filter(|leader| *leader != self.id);
         let address = self.client_address(leader)?;
         let location = format!("http://{address}{}", uri.path_and_query()?).parse().ok()?;
-        let mut response = not_leader(&address)
-            .status(StatusCode::TEMPORARY_REDIRECT)
-            .not_done()
-            .into_response();
+        let mut response =
+            not_leader(&address).status(StatusCode::TEMPORARY_REDIRECT).not_done().into_response();
         response.headers_mut().insert(LOCATION, location);
         Some(response)
     }

@@ -1,6 +1,6 @@
 //! The state machine of the lock service.
 
-use quorate::{At, TypedMachine};
+use quorate::{At, LogTime, TypedMachine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -11,25 +11,25 @@ pub struct Grant {
     pub owner: String,
     /// Its fencing token.
     pub token: u64,
-    /// The time of the log when it ends.
+    /// When it expires, in the time of the log.
     pub until_ms: u64,
 }
 
 /// A command of a client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Take a lock, or go on holding it.
+    /// Take a lock, or extend the time of a held one.
     Acquire {
-        /// Its name.
+        /// The name of the lock.
         lock: String,
         /// The client.
         owner: String,
-        /// For how long.
+        /// For how long, in milliseconds.
         for_ms: u64,
     },
-    /// Give it back.
+    /// Release a lock.
     Release {
-        /// Its name.
+        /// The name of the lock.
         lock: String,
         /// The token of the grant.
         token: u64,
@@ -39,7 +39,7 @@ pub enum Command {
 /// All locks.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Locks {
-    /// The latest token.
+    /// The last token that was granted.
     pub tokens: u64,
     /// The locks that are held, by name.
     pub held: BTreeMap<String, Grant>,
@@ -78,7 +78,7 @@ impl TypedMachine for Locks {
         }
     }
 
-    fn query(&self, lock: String) -> Option<Grant> {
+    fn query(&self, _time: LogTime, lock: String) -> Option<Grant> {
         self.held.get(&lock).cloned()
     }
 }

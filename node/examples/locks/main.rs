@@ -1,10 +1,10 @@
 //! A lock service in three copies: `locks 1`, `locks 2` and `locks 3`, each in a terminal of its
 //! own.
 //!
-//! A lock is granted for a time, and with a fencing token: a number that grows with every grant. The holder
-//! sends its token with every request to the protected resource, and the resource rejects a token that is
-//! lower than one it has seen. So a holder that has paused for too long does no harm, though it does not know
-//! that its time is over.
+//! A lock is granted for a time, and with a fencing token: a number that grows with every grant.
+//! The holder sends its token with every request to the protected resource. The resource rejects a
+//! token that is lower than one it has seen. So a holder that has paused for too long does no harm,
+//! though it does not know that its time is over.
 
 mod machine;
 

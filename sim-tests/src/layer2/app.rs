@@ -21,9 +21,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tower::ServiceExt;
-use transport_sim::{
-    App, Boot, Cluster, Service, Started, Task, now_us, sleep_us,
-};
+use transport_sim::{App, Boot, Cluster, Service, Started, Task, now_us, sleep_us};
 
 /// One request in so many arrives in two pieces.
 const SPLIT_ONE_IN: u64 = 5;

@@ -10,7 +10,7 @@ use hyper::header::{ETAG, HOST, HeaderValue};
 use hyper::{Method, StatusCode};
 use kv::client::{CallError, Client, Exchange, Failure, Request, Response};
 use serde_json::{Value, json};
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 use simulator::linearizability::Action;
 use simulator::random::{Purpose, Stream};
 use std::sync::Arc;
@@ -207,7 +207,7 @@ impl User {
                 (Some(value), Some(version_in(&answer)?))
             }
             StatusCode::NOT_FOUND => (None, None),
-            status => return violation("a read is answered with a value", status.to_string()),
+            status => return violation(Check::ReadIsAnsweredWithAValue, status.to_string()),
         };
         self.cluster.mark("a read was served");
         let mut history = self.store.history();
@@ -273,7 +273,7 @@ impl User {
                 (Ended::NotDone, None)
             }
             Ok(answer) => {
-                return violation("a removal is answered so or so", answer.explanation());
+                return violation(Check::RemovalIsAnsweredSoOrSo, answer.explanation());
             }
             Err(CallError::NotDone(_)) => (Ended::NotDone, None),
             Err(CallError::Unknown(_)) => (Ended::Unknown, None),
@@ -304,7 +304,7 @@ impl User {
             Ok(answer) if answer.status == StatusCode::OK => Ended::Done,
             Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => Ended::NotDone,
             Ok(answer) => {
-                return violation("a write is answered so or so", answer.status.to_string());
+                return violation(Check::WriteIsAnsweredSoOrSo, answer.status.to_string());
             }
             Err(CallError::NotDone(_)) => Ended::NotDone,
             Err(CallError::Unknown(_)) => Ended::Unknown,
@@ -364,7 +364,7 @@ impl User {
         let (ended, answered) = match answer {
             Ok(answer) if answer.status == StatusCode::OK => (Ended::Done, answer.json()),
             Ok(answer) => {
-                return violation("a batch is answered so or so", answer.explanation());
+                return violation(Check::BatchIsAnsweredSoOrSo, answer.explanation());
             }
             Err(CallError::NotDone(_)) => (Ended::NotDone, Value::Null),
             Err(CallError::Unknown(_)) => (Ended::Unknown, Value::Null),
@@ -375,7 +375,7 @@ impl User {
             Ended::Done => {
                 let results = answered["results"].as_array().map_or(&[][..], Vec::as_slice);
                 if results.len() != operations.len() || results[asked.len()]["status"] != 404 {
-                    return violation("a batch is answered so or so", answered.to_string());
+                    return violation(Check::BatchIsAnsweredSoOrSo, answered.to_string());
                 }
                 for ((register, condition, to), result) in asked.into_iter().zip(results) {
                     let version = result["version"].as_u64();
@@ -404,7 +404,7 @@ impl User {
                         }
                         _ => {
                             let detail = format!("{result}, removes: {removes}");
-                            return violation("a batch is answered so or so", detail);
+                            return violation(Check::BatchIsAnsweredSoOrSo, detail);
                         }
                     }
                 }
@@ -451,7 +451,7 @@ impl User {
                 break;
             };
             if answer.status != StatusCode::OK {
-                return violation("a listing is answered so or so", answer.explanation());
+                return violation(Check::ListingIsAnsweredSoOrSo, answer.explanation());
             }
             self.cluster.mark("a listing was read");
             let listing = answer.json();

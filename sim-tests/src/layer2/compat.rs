@@ -6,7 +6,7 @@ use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Failure, Request, Response};
 use raft::NodeId;
 use serde_json::{Value, json};
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 use simulator::linearizability::Action;
 use transport_sim::{client_address, node_at, now_us};
 
@@ -140,7 +140,7 @@ impl User {
                 }
                 if with_term && !own {
                     let detail = format!("{command} at {index}: {commit}");
-                    return violation("wait_commit is of the command that was submitted", detail);
+                    return violation(Check::WaitCommitIsOfTheCommandThatWasSubmitted, detail);
                 }
                 self.store.history().commit(index, &commit["command"])?;
                 (if own { Ended::Done } else { Ended::NotDone }, commit)
@@ -166,7 +166,7 @@ impl User {
         let wait = json!({ "log_index": NEVER, "timeout_ms": timeout_ms });
         match self.ask(self.leader, "/wait_commit", wait).await {
             Ok(answer) if answer.status == StatusCode::OK => {
-                violation("wait_commit is of the command that was submitted", answer.explanation())
+                violation(Check::WaitCommitIsOfTheCommandThatWasSubmitted, answer.explanation())
             }
             _ => Ok(()),
         }

@@ -7,12 +7,12 @@
 use super::conditions::Condition;
 use super::replay::Replica;
 use serde_json::Value;
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 use simulator::linearizability::{self, Action, Operation, Verdict};
 use std::collections::BTreeMap;
 
 /// The check of fields that nothing else depends on.
-pub(super) const FIELDS: &str = "the fields of an answer are true";
+pub(super) const FIELDS: Check = Check::FieldsOfAnAnswerAreTrue;
 /// Stands for the value of a version that removed one.
 const REMOVED: u64 = u64::MAX - 2;
 
@@ -113,12 +113,12 @@ impl History {
     ) -> Result<(), Violation> {
         if floor.is_some_and(|floor| version <= floor) {
             let detail = format!("version {version} after {floor:?} was answered");
-            return violation("later writes have higher versions", detail);
+            return violation(Check::LaterWritesHaveHigherVersions, detail);
         }
         let known = *self.versions.entry(version).or_insert((register, value));
         if known != (register, value) {
             let detail = format!("version {version} is {known:?} and {:?}", (register, value));
-            return violation("a version is one value", detail);
+            return violation(Check::VersionIsOneValue, detail);
         }
         self.answered.insert(version, now_us);
         Ok(())
@@ -159,7 +159,7 @@ impl History {
     ) -> Result<(), Violation> {
         if !condition.refuses(current) {
             let detail = format!("{condition:?} of register {register} is met by {current:?}");
-            return violation("a write is refused only if its condition is not met", detail);
+            return violation(Check::WriteIsRefusedOnlyIfItsConditionIsNotMet, detail);
         }
         match current {
             Some(version) => self.glimpses.push((register, (begun_us, ended_us), version)),
@@ -208,7 +208,7 @@ impl History {
         let known = self.commands.entry(number).or_insert_with(|| command.clone());
         if known != command {
             let detail = format!("command {number} is {known} and {command}");
-            return violation("what is committed never changes for clients", detail);
+            return violation(Check::WhatIsCommittedNeverChangesForClients, detail);
         }
         Ok(())
     }
@@ -221,7 +221,7 @@ impl History {
         floor: Option<u64>,
     ) -> Result<(), Violation> {
         let Some(commits) = listing["commits"].as_array() else {
-            return violation("a listing is a listing", listing.to_string());
+            return violation(Check::ListingIsAListing, listing.to_string());
         };
         if listing["count"].as_u64() != Some(commits.len() as u64) {
             let detail = format!("{} commits, count {}", commits.len(), listing["count"]);
@@ -232,7 +232,7 @@ impl History {
         let mut groups: Vec<(u64, Vec<&Value>)> = Vec::new();
         for commit in commits {
             let Some(number) = commit["index"].as_u64() else {
-                return violation("a listing is a listing", commit.to_string());
+                return violation(Check::ListingIsAListing, commit.to_string());
             };
             let (of, command) = (commit["term"].as_u64(), &commit["command"]);
             let is_whole = command["key"].is_string() && command["id"].is_number();
@@ -245,10 +245,10 @@ impl History {
             // A batch is shown as the puts it amounts to, which share its number.
             if self.complete && number != expected && Some(number) != last {
                 let detail = format!("{number} where {expected} is due");
-                return violation("a listing has no gaps", detail);
+                return violation(Check::ListingHasNoGaps, detail);
             }
             if last.is_some_and(|last| number < last) {
-                return violation("a listing is in order", format!("{number} after {last:?}"));
+                return violation(Check::ListingIsInOrder, format!("{number} after {last:?}"));
             }
             let repeated = Some(number) == last;
             last = Some(number);
@@ -269,12 +269,12 @@ impl History {
             let known = known.or_insert_with(|| commits.iter().copied().cloned().collect());
             if !known.iter().eq(commits.iter().copied()) {
                 let detail = format!("number {number} is {known:?} and {commits:?}");
-                return violation("what is committed never changes for clients", detail);
+                return violation(Check::WhatIsCommittedNeverChangesForClients, detail);
             }
         }
         if last.map_or(since, |last| last as i64) < floor.map_or(-1, |floor| floor as i64) {
             let detail = format!("ends with {last:?}, though {floor:?} was done");
-            return violation("a listing is fresh", detail);
+            return violation(Check::ListingIsFresh, detail);
         }
         self.done = self.done.max(last);
         Ok(())
@@ -288,7 +288,7 @@ impl History {
             let Some((of, value)) = self.versions.get(version) else { continue };
             if of != register {
                 let detail = format!("version {version} of register {register} is one of {of}");
-                return violation("a version is one value", detail);
+                return violation(Check::VersionIsOneValue, detail);
             }
             let action = Action::Read(Some(*value));
             let read = Operation { begun: *begun, ended: Some(*ended), action };
@@ -300,7 +300,7 @@ impl History {
                 for operation in linearizability::explain(history) {
                     text += &format!("\n    {operation}");
                 }
-                return violation("the history", text);
+                return violation(Check::History, text);
             }
         }
         Ok(())

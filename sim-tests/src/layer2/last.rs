@@ -9,7 +9,7 @@ use super::served::Asks;
 use hyper::{Method, StatusCode};
 use kv::client::{Request, Response};
 use serde_json::{Value, json};
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 use std::collections::BTreeSet;
 use transport_sim::Cluster;
 
@@ -28,7 +28,10 @@ pub async fn words(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violat
         store.history().listing(&answer.json(), -1, floor)?;
         let known = first.get_or_insert_with(|| answer.clone());
         if known.body != answer.body {
-            return violation("every node lists the same", differ(&nodes[0], known, asks, &answer));
+            return violation(
+                Check::EveryNodeListsTheSame,
+                differ(&nodes[0], known, asks, &answer),
+            );
         }
     }
     let Some(listed) = first else { return Ok(()) };
@@ -81,7 +84,7 @@ async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<()
             "node {}, number {index}: {} {:?}, and listed is {listed}",
             asks.node, answer.status, answer.body
         );
-        violation("get_commit says what the listing says", detail)
+        violation(Check::GetCommitSaysWhatTheListingSays, detail)
     };
     let beyond = ask(last + 1).await?;
     if beyond.status != StatusCode::NOT_FOUND {
@@ -130,7 +133,7 @@ async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Vio
             if said(first) != said(&answer) || first.body != answer.body {
                 let (one, other) = (said(first), said(&answer));
                 let detail = format!("{key:?} is {one:?}, and at node {} {other:?}", asks.node);
-                return violation("every node reads the same", detail);
+                return violation(Check::EveryNodeReadsTheSame, detail);
             }
         }
         let (Some(answer), Some(asks)) = (first, nodes.first()) else { return Ok(()) };
@@ -139,7 +142,7 @@ async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Vio
         let (read, replayed) = (found.as_deref().unwrap_or_default(), whole.value(key));
         if read != replayed {
             let detail = format!("{key:?} is {read:?} and {replayed:?} in a replay");
-            return violation("a replay of the listing is the store", detail);
+            return violation(Check::ReplayOfTheListingIsTheStore, detail);
         }
         fields(store, asks, key, &answer, found.as_deref()).await?;
     }
@@ -162,7 +165,7 @@ async fn fields(
     let known = version.and_then(|version| store.history().value_of(version));
     if known.is_some_and(|known| store.values.bytes(known) != answer.body) {
         let detail = format!("version {version:?} of {key:?} was answered with value {known:?}");
-        return violation("a version is one value", detail);
+        return violation(Check::VersionIsOneValue, detail);
     }
     let body = json!({ "key": key }).to_string();
     let get = Request::new(Method::POST, "/get").body(body);
@@ -187,7 +190,7 @@ async fn replicas(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), 
                 "{key:?} is {own:?} for client {client}, who has listed what came after {since} now, \
                  and {other:?} for who lists all"
             );
-            return violation("a replay of the listing is the store", detail);
+            return violation(Check::ReplayOfTheListingIsTheStore, detail);
         }
     }
     Ok(())

@@ -67,6 +67,7 @@ pub const EXPECTED: &[&str] = &[
     "a message arrived twice",
     "a message for an earlier life arrived",
     "a node crashed",
+    "a cluster bootstrapped itself",
     "a node crashed at an awkward moment",
     "a node restarted from a snapshot",
     "a node was paused",
@@ -81,6 +82,8 @@ pub const EXPECTED: &[&str] = &[
     "a snapshot was installed",
     "a stream was cut off within a frame",
     "a sync failed and the node stopped",
+    "a wiped founder was refused",
+    "a wiped node joined",
     "a write was certainly not done",
     "a write was torn",
     "an answer was lost",
@@ -95,4 +98,5 @@ pub const EXPECTED: &[&str] = &[
     "nobody knows of a write",
     "nodes talked over sockets",
     "the cluster came back",
+    "the power of a founder failed",
 ];

@@ -10,7 +10,7 @@ use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Request, Response};
 use raft::NodeId;
 use serde_json::json;
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 use std::time::Duration;
 use transport_sim::{Cluster, client_address, node_at, now_us, sleep_us};
 
@@ -83,7 +83,7 @@ impl Asks {
             if now_us() >= until_us {
                 let (node, Request { method, path, .. }) = (self.node, request);
                 let detail = format!("node {node}, {method} {path}: {said}");
-                return violation("every node serves in the end", detail);
+                return violation(Check::EveryNodeServesInTheEnd, detail);
             }
             sleep_us(PAUSE_US).await;
         }

@@ -6,7 +6,7 @@
 //! some are no UTF-8: those can only be written through v1, and are shown with replacement
 //! characters elsewhere.
 
-use simulator::checks::{Violation, violation};
+use simulator::checks::{Check, Violation, violation};
 
 /// The largest: as large as a value may be in these plans.
 pub const LARGE_BYTES_MAX: usize = 4 << 20;
@@ -95,7 +95,7 @@ fn broken(value: u64, read: &[u8], written: &[u8]) -> Result<u64, Violation> {
     let same = read.iter().zip(written).take_while(|(a, b)| a == b).count();
     let (read, written) = (read.len(), written.len());
     let detail = format!("value {value}: {read} bytes of {written}, the same up to {same}");
-    violation("a value is read as it was written", detail)
+    violation(Check::ValueIsReadAsItWasWritten, detail)
 }
 
 /// The number that a value begins with.

@@ -63,7 +63,7 @@ impl Search {
             let run = limit.run(seed, || catch_unwind(|| run(layer, seed)));
             let (check, detail) = match run {
                 Ok(None) => continue,
-                Ok(Some(broken)) => (broken.check, broken.detail),
+                Ok(Some(broken)) => (broken.check.name(), broken.detail),
                 Err(panic) => (ASSERTION, said(panic.as_ref())),
             };
             println!("{}", self.finding(seed, check, &detail));

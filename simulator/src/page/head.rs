@@ -1,7 +1,6 @@
 //! The top of the page: what was broken, what that means, when, under which conditions, how to see it
 //! again; and what led to it.
 
-use super::promises::meaning;
 use super::scale::{before, count, escape, time};
 use super::{Picture, words};
 use std::fmt::Write as _;
@@ -11,10 +10,9 @@ impl Picture<'_> {
         let run = self.run;
         match &run.violation {
             Some(broken) => {
-                let _ = write!(page, "<h1>✕ {}</h1>", escape(broken.check));
-                if let Some(meaning) = meaning(broken.check) {
-                    let _ = write!(page, "<p class=\"meaning\">{}</p>", escape(meaning));
-                }
+                let _ = write!(page, "<h1>✕ {}</h1>", escape(broken.check.name()));
+                let meaning = escape(broken.check.meaning());
+                let _ = write!(page, "<p class=\"meaning\">{meaning}</p>");
                 let _ = write!(page, "<pre class=\"detail\">{}</pre>", escape(&broken.detail));
                 let _ = write!(
                     page,

@@ -303,7 +303,8 @@ mod tests {
     fn a_history_is_shown_where_its_operations_are() {
         let mut broken = run(&Plan::from_seed(2), RegisterWorkload::new(4, 0), true);
         let detail = "not linearizable:\n    40-70 µs: write 5, found 4\n    60-? µs: write 6";
-        broken.violation = Some(Violation { check: "the history", detail: detail.to_owned() });
+        broken.violation =
+            Some(Violation { check: crate::checks::Check::History, detail: detail.to_owned() });
         let story = Story::of(&broken);
         assert_eq!(story.operations_us, Some((40, 70)));
         let texts: Vec<&str> = story.items.iter().map(|item| item.text.as_str()).collect();

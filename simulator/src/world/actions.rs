@@ -1,6 +1,7 @@
 //! What a node gives out, carried out: writes, messages, work for the state machine, answers.
 
 use super::*;
+use crate::checks::Check;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn act(&mut self, node: usize, action: Action) -> Result<(), Violation> {
@@ -26,7 +27,7 @@ impl<W: Workload> World<'_, W> {
                 }
                 if let Some(running) = &mut self.hosts[node].up {
                     if running.write.is_some() {
-                        return violation("one write is out at a time", format!("node {node}"));
+                        return violation(Check::OneWriteIsOutAtATime, format!("node {node}"));
                     }
                     running.write = Some(write);
                 }
@@ -66,7 +67,7 @@ impl<W: Workload> World<'_, W> {
                 if let Some(running) = &mut self.hosts[node].up {
                     if order.snapshot.last.index != running.machine_at {
                         let detail = format!("node {node}: {}", order.snapshot.last);
-                        return violation("a snapshot is of what is applied", detail);
+                        return violation(Check::SnapshotIsOfWhatIsApplied, detail);
                     }
                     if self.hosts[node].flipped {
                         self.wrong_snapshots.insert(order.snapshot.hash);
@@ -91,7 +92,7 @@ impl<W: Workload> World<'_, W> {
                 let last = order.snapshot.last;
                 if host.shadow.base.last != last {
                     let detail = format!("node {node}: {last} and {}", host.shadow.base.last);
-                    return violation("the log begins after what is restored", detail);
+                    return violation(Check::LogBeginsAfterWhatIsRestored, detail);
                 }
                 let (id, snapshots) = (node as u64, &running.snapshots);
                 match node::restore(id, snapshots, &order.snapshot, &mut running.machine)? {
@@ -105,9 +106,10 @@ impl<W: Workload> World<'_, W> {
                 }
                 self.timeline.add(node, What::Installed(last));
                 if self.observer.id_at(last.index) != Some(last) || running.apply.is_some() {
-                    return violation("a restored snapshot is committed", format!("node {node}"));
+                    return violation(Check::RestoredSnapshotIsCommitted, format!("node {node}"));
                 }
                 running.machine_at = last.index;
+                running.machine_time = order.snapshot.time;
                 // It has the state of another node now, which may not have known that its own is wrong.
                 host.flipped = self.wrong_snapshots.contains(&order.snapshot.hash);
                 host.flipped_at = Index(0);

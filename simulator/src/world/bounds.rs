@@ -7,10 +7,11 @@
 //! While a run goes on: what clients wait for, at each node.
 
 use super::*;
+use crate::checks::Check;
 use crate::node::Running;
 use raft::Entry;
 
-const CHECK: &str = "memory and log stay bounded";
+const CHECK: Check = Check::MemoryAndLogStayBounded;
 
 /// How many commands may come while one batch is applied, when clients ask seldom.
 const MEANWHILE: u64 = 100;

@@ -1,6 +1,7 @@
 //! Clients: what they ask, whom, and what they may conclude from the answer.
 
 use super::*;
+use crate::checks::Check;
 use raft::Forwarded;
 
 impl<W: Workload> World<'_, W> {
@@ -129,7 +130,7 @@ impl<W: Workload> World<'_, W> {
         }
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         let Request::Query(query) = request else { return Ok(()) };
-        let answer = driver::StateMachine::query(&running.machine, query);
+        let answer = driver::StateMachine::query(&running.machine, running.machine_time, query);
         let at = running.machine_at;
         self.conclude(operation, Some(at), Outcome::Done(&answer))
     }
@@ -151,14 +152,14 @@ impl<W: Workload> World<'_, W> {
             match &known.request {
                 Request::Command(_) if at <= known.floor => {
                     let detail = format!("a command has index {at}, below {}", known.floor);
-                    return violation("later commands come later", detail);
+                    return violation(Check::LaterCommandsComeLater, detail);
                 }
                 Request::Command(_) if self.observer.answer(at).is_none_or(|a| a != answer) => {
-                    return violation("clients hear what was done", format!("at {at}"));
+                    return violation(Check::ClientsHearWhatWasDone, format!("at {at}"));
                 }
                 Request::Query(_) if at < known.floor => {
                     let detail = format!("a read of {at}, though {} was committed", known.floor);
-                    return violation("reads are fresh", detail);
+                    return violation(Check::ReadsAreFresh, detail);
                 }
                 _ => {}
             }

@@ -1,6 +1,7 @@
 //! Disks: when a write becomes durable, and what is left when a node goes down.
 
 use super::*;
+use crate::checks::Check;
 use storage::Log;
 use storage::testing::MemDisk;
 
@@ -17,7 +18,7 @@ impl<W: Workload> World<'_, W> {
         match running.log.persist(write) {
             Ok(done) => {
                 if host.shadow.is_taken_back(&change) && !host.rotten {
-                    return violation("one vote a term", format!("node {node}"));
+                    return violation(Check::OneVoteATerm, format!("node {node}"));
                 }
                 host.shadow.apply(&change);
                 running.node.persisted(now, done);
@@ -54,7 +55,7 @@ impl<W: Workload> World<'_, W> {
             }
             Err(error) => {
                 if !host.failing {
-                    return violation("a node goes on", format!("node {node}: {error}"));
+                    return violation(Check::NodeGoesOn, format!("node {node}: {error}"));
                 }
                 self.marks.hit("a sync failed and the node stopped");
                 host.maybe = Some(change);
@@ -126,7 +127,7 @@ impl<W: Workload> World<'_, W> {
         host.closed = closed.is_ok();
         host.disk.kill();
         self.marks.hit("a node stopped in good order");
-        closed.or_else(|error| violation("a node stops in good order", error.to_string()))
+        closed.or_else(|error| violation(Check::NodeStopsInGoodOrder, error.to_string()))
     }
 
     /// What is not synced is lost, kept or torn, sector by sector.

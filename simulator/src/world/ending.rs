@@ -1,6 +1,13 @@
 //! The end of a run: the faults stop, and everything must work again.
 
 use super::*;
+use crate::checks::Check;
+use crate::timeline::shown;
+use bytes::Bytes;
+use driver::StateMachine;
+
+/// Queries by which copies are compared in the end.
+const QUERIES_MAX: usize = 64;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn timeout_us(&self) -> u64 {
@@ -212,7 +219,7 @@ impl<W: Workload> World<'_, W> {
             away && !host.dead && !host.gone && !stranger
         });
         if let Some((node, _)) = resting {
-            return violation("every node is back in the end", format!("node {node} is not"));
+            return violation(Check::EveryNodeIsBackInTheEnd, format!("node {node} is not"));
         }
         let leaders: Vec<usize> = self
             .healthy()
@@ -221,7 +228,7 @@ impl<W: Workload> World<'_, W> {
             .collect();
         if leaders.len() != 1 {
             let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
-            return violation("one leader serves in the end", detail);
+            return violation(Check::OneLeaderServesInTheEnd, detail);
         }
         let committed = self.observer.committed_index();
         for (id, running) in self.healthy() {
@@ -229,20 +236,20 @@ impl<W: Workload> World<'_, W> {
             let behind = committed.0.saturating_sub(running.machine_at.0);
             if behind > BEHIND_MAX {
                 let detail = format!("node {id} is {behind} entries behind");
-                return violation("every node catches up in the end", detail);
+                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
             }
             // Of two copies that differ nobody can tell which is wrong.
             if self.hosts[id].flipped {
                 let detail = format!("node {id} goes on with a copy that differs");
-                return violation("a copy that differs is found out", detail);
+                return violation(Check::CopyThatDiffersIsFoundOut, detail);
             }
             if running.node.hard_state().lost.is_some() {
-                return violation("what was lost is repaired in the end", format!("node {id}"));
+                return violation(Check::WhatWasLostIsRepairedInTheEnd, format!("node {id}"));
             }
         }
         if self.served != self.asked {
             let detail = format!("asked for {:?}, served {:?}", self.asked, self.served);
-            return violation("clients are served in the end", detail);
+            return violation(Check::ClientsAreServedInTheEnd, detail);
         }
         Ok(())
     }
@@ -254,13 +261,13 @@ impl<W: Workload> World<'_, W> {
             if applied != committed || last != committed {
                 let detail =
                     format!("node {id} ends with {last}, applied {applied} of {committed}");
-                return violation("every node catches up in the end", detail);
+                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
             }
             let reads = running.reads.len();
             let proposals = running.proposals.len() + running.forwards.len();
             if reads + proposals > 0 {
                 let detail = format!("at node {id} {reads} reads and {proposals} proposals wait");
-                return violation("clients get an answer in the end", detail);
+                return violation(Check::ClientsGetAnAnswerInTheEnd, detail);
             }
         }
         Ok(())
@@ -269,7 +276,7 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn quiet(&mut self, leader: Option<(Term, u64)>) -> Result<(), Violation> {
         if self.observer.latest_leader() != leader {
             let detail = format!("{leader:?}, then {:?}", self.observer.latest_leader());
-            return violation("no leader changes without a fault", detail);
+            return violation(Check::NoLeaderChangesWithoutAFault, detail);
         }
         let until_us = self.now_us + SETTLE_TIMEOUTS * self.timeout_us();
         self.settled(until_us)
@@ -299,13 +306,59 @@ impl<W: Workload> World<'_, W> {
             }
         }
         if let Some(detail) = differing {
-            return violation("equal logs make equal states", detail);
+            return violation(Check::EqualLogsMakeEqualStates, detail);
         }
+        self.queries_agree()?;
         self.bounds()?;
         if self.observer.elections() > 3 {
             self.marks.hit("leaders changed");
         }
         self.done = true;
+        Ok(())
+    }
+
+    /// Whether all copies answer the queries that clients have sent as the reference does, and so does
+    /// a machine that is restored from the state of one: what is missing from a snapshot may show in
+    /// nothing but an answer.
+    fn queries_agree(&self) -> Result<(), Violation> {
+        let mut queries: Vec<&Bytes> = Vec::new();
+        for operation in &self.operations {
+            if let Request::Query(query) = &operation.request
+                && queries.len() < QUERIES_MAX
+                && !queries.contains(&query)
+            {
+                queries.push(query);
+            }
+        }
+        let reference = self.observer.reference();
+        let committed = self.observer.committed_index();
+        for (id, running) in self.healthy().filter(|(_, up)| up.machine_at == committed) {
+            let mut restored = self.workload.machine();
+            if let Err(error) = restored.restore(&mut running.state().as_slice()) {
+                return violation(Check::SnapshotIsTheState, format!("node {id}: {error}"));
+            }
+            for query in &queries {
+                let expected = reference.query(running.machine_time, query);
+                let answers = [
+                    (running.machine.query(running.machine_time, query), ""),
+                    (
+                        restored.query(running.machine_time, query),
+                        ", restored from its own snapshot,",
+                    ),
+                ];
+                for (answer, how) in answers {
+                    if answer != expected {
+                        let (query, answer) = (shown(query), shown(&answer));
+                        let detail = format!(
+                            "node {id}{how} answers {query} with {answer}; the reference machine \
+                             answers {}",
+                            shown(&expected)
+                        );
+                        return violation(Check::QueriesAreAnsweredAlike, detail);
+                    }
+                }
+            }
+        }
         Ok(())
     }
 }

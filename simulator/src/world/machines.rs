@@ -1,6 +1,7 @@
 //! State machines: applying, taking snapshots, and snapshots on their way to a peer.
 
 use super::*;
+use crate::checks::Check;
 
 /// Within this time a snapshot that arrives is written.
 const RECEIVE_US: u64 = 20_000;
@@ -39,7 +40,7 @@ impl<W: Workload> World<'_, W> {
             }
             observer.applied(node, before, entry, answer)?;
             if let Err(detail) = workload.invariant(machine) {
-                return violation("the invariant of the state machine", detail);
+                return violation(Check::InvariantOfTheStateMachine, detail);
             }
             latest = entry.id;
             if let Some(answer) = answer {

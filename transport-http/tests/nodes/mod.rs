@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use bytes::Bytes;
-use driver::{At, DriverConfig, Frozen, Handle, ReadMode, RestoreError, StateMachine, TokioClock};
+use driver::{
+    At, DriverConfig, Frozen, Handle, LogTime, ReadMode, RestoreError, StateMachine, TokioClock,
+};
 use quorate::assembly::{Assembled, Parts};
 use raft::{Config, Incarnation, NodeId};
 use std::io::{self, Read, Write};
@@ -13,19 +15,19 @@ use storage::{ClusterId, Directory, DurableIncarnation, Log, LogConfig, RealDisk
 use tempfile::TempDir;
 use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig, found};
 
-/// Adds numbers up.
+/// Sums up the lengths of its commands.
 #[derive(Default, Clone)]
 pub struct Sum(u64);
 
 impl StateMachine for Sum {
     type Frozen = Sum;
 
-    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, at: At, command: Bytes) -> Bytes {
         self.0 += command.len() as u64;
-        self.query(&[])
+        self.query(at.time, &[])
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
     }
 
@@ -73,12 +75,12 @@ pub fn list(founders: &[Founder]) -> Vec<Listed> {
     founders.iter().map(Founder::listed).collect()
 }
 
-/// Founds a cluster and starts all of it.
+/// Bootstraps a cluster of `count` nodes and starts all of them.
 pub async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
     start_at(count, tune, &[]).await
 }
 
-/// Likewise; some nodes have another address in the membership than their own.
+/// Like [`start`], but the membership has another address for the nodes in `elsewhere`.
 pub async fn start_at(
     count: u64,
     tune: impl Fn(&mut Config),
@@ -137,7 +139,7 @@ pub async fn start_at(
     nodes
 }
 
-/// Proposes on whichever node leads until it is done; returns the sum after it.
+/// Proposes a command of this length on the leader, until one is done. Returns the sum after it.
 pub async fn add(nodes: &[TestNode], bytes: usize) -> u64 {
     let until = Instant::now() + Duration::from_secs(20);
     loop {

@@ -1,0 +1,82 @@
+//! How a node whose data directory is empty becomes a member of a cluster.
+//!
+//! [`Builder::start`](crate::Builder::start) uses it on the real machine, a simulation on simulated
+//! disks and sockets: whatever fails in between, the founders of a cluster agree on one first
+//! membership, and a node whose disk was wiped is refused.
+//!
+//! What it is not: the exchange between founders, which is the transport's
+//! ([`transport_http::found_on`]), and the order of what becomes durable
+//! ([`storage::Directory`]).
+
+use raft::{Incarnation, Membership, NodeId};
+use std::io;
+use storage::{ClaimError, Disk, Member, Unclaimed};
+use transport_http::net::Net;
+use transport_http::{Desk, FoundError, Founder, Listed};
+
+/// How a node with an empty data directory begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It bootstraps a cluster, together with all nodes on the list.
+    Bootstrap,
+    /// It waits until it has been added to the cluster of the nodes on the list.
+    Join,
+}
+
+/// Why a node did not become a member.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BeginError {
+    /// The directory is another node's, or began with other founders, or cannot be written to.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The founders do not agree, or this node is refused.
+    #[error(transparent)]
+    Bootstrap(#[from] FoundError),
+    /// The directory cannot be written to.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
+
+/// Bootstraps or joins a cluster. `own` is the entry of this node in `list`; `desk` answers the
+/// other founders, on this node's listener for peers. Waits for the other nodes without a limit.
+pub async fn begin<D: Disk, N: Net>(
+    net: &N,
+    desk: &Desk,
+    unclaimed: Unclaimed<D>,
+    own: &Listed,
+    list: &[Listed],
+    how: Begin,
+) -> Result<Member<D>, BeginError> {
+    let founders: Vec<NodeId> = match how {
+        Begin::Bootstrap => list.iter().map(|listed| listed.node).collect(),
+        Begin::Join => Vec::new(),
+    };
+    let announced = unclaimed.announce(own.node, Incarnation(net.draw()), &founders)?;
+    let founder =
+        Founder::new(announced.who(), own.peer_address.clone(), own.client_address.clone());
+    let (cluster, membership) = match how {
+        Begin::Join => {
+            let cluster = transport_http::cluster_of_on(net, &founder, list).await;
+            tracing::info!(%cluster, "waiting to be added to a cluster");
+            (cluster, Membership::default())
+        }
+        Begin::Bootstrap => {
+            desk.sit(founder.clone(), list.to_vec());
+            match transport_http::found_on(net, desk, &founder, list).await {
+                Ok(founded) => {
+                    tracing::info!(cluster = %founded.cluster, "bootstrapped a cluster");
+                    (founded.cluster, founded.membership)
+                }
+                Err(error) => {
+                    if !desk.has_told() {
+                        // No node counts on this one: it may found another cluster.
+                        announced.forget_founders()?;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+    };
+    Ok(announced.join(cluster, membership)?)
+}

@@ -1,0 +1,307 @@
+//! A cluster bootstraps itself before the faults of the plan begin: the code with which a node of the
+//! product becomes a member ([`quorate::bootstrap`]), over simulated sockets, on disks that are empty
+//! at first.
+//!
+//! Each node loses its power a few times meanwhile, after a number of operations of its disk or at any
+//! other moment, and starts again. In the end all must be members of one cluster with one membership,
+//! which names the incarnations that are on their disks.
+//!
+//! A disk that is wiped later goes the same way: it may not bootstrap again, and it joins.
+
+use crate::app::App;
+use crate::cluster::Cluster;
+use crate::disk::{Life, SimDisk};
+use crate::net::{SimNet, peer_address};
+use crate::time::{now_us, sleep_us};
+use crate::world::{Host, client_address, log_config};
+use futures_util::future::join_all;
+use madsim::runtime::{Handle as Executor, NodeHandle};
+use quorate::bootstrap::{Begin, BeginError, begin};
+use raft::{Membership, NodeId};
+use simulator::checks::{Check, Shadow, Violation, violation};
+use simulator::random::{Purpose, Stream};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use storage::testing::{Faults, MemDisk, Verdict};
+use storage::{ClusterId, Directory, DurableIncarnation};
+use tokio::sync::oneshot;
+use transport_http::{FoundError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
+
+/// A node loses its power at most this often while it founds.
+const FAILURES_MAX: u64 = 4;
+/// One power failure in this many comes after a number of operations of the disk; the others come at
+/// any time.
+const AFTER_OPERATIONS_ONE_IN: u64 = 2;
+/// Becoming a member takes about this many operations of the disk.
+const OPERATIONS: u64 = 40;
+/// And about this long, in proportion to the run's election timeout.
+const TAKES_US: u64 = 1_500_000;
+/// A node whose power has failed is down for at most this long, in proportion.
+const DOWN_US: u64 = 500_000;
+/// All are members within this time, in proportion, after the last power failure.
+const FOUNDED_WITHIN_US: u64 = 120_000_000;
+/// A wiped node gives up being a founder after this long, in proportion, if nobody has refused it.
+const REFUSED_WITHIN_US: u64 = 10_000_000;
+/// The interval at which a node is looked after.
+const LOOK_US: u64 = 1_000;
+
+/// The check that a cluster which does not come about breaks.
+const FOUNDS: Check = Check::ClusterBootstrapsItself;
+
+/// What a node is a member of.
+#[derive(Clone, Debug, PartialEq)]
+struct Joined {
+    cluster: ClusterId,
+    membership: Membership,
+    who: DurableIncarnation,
+}
+
+/// How one life of a node that founds or joins ended.
+enum Ended {
+    /// It is a member. It answers others until its machine is killed.
+    Joined(Joined),
+    /// It could not, for this reason.
+    Failed(BeginError),
+    /// Its directory could not be opened.
+    NotOpened(storage::OpenError),
+}
+
+fn list(nodes: u64) -> Vec<Listed> {
+    let listed = |node| Listed {
+        node: NodeId(node),
+        client_address: client_address(node),
+        peer_address: peer_address(node).to_string(),
+    };
+    (0..nodes).map(listed).collect()
+}
+
+impl<A: App> Cluster<A> {
+    /// Bootstraps the cluster, if this run does so, and leaves each node down with its disk.
+    pub(crate) async fn found(&self) -> Result<(), Violation> {
+        if !self.world().sockets {
+            return Ok(());
+        }
+        let nodes = self.plan().nodes;
+        for host in &mut self.world().hosts {
+            host.disk = MemDisk::new();
+        }
+        let founding: Vec<_> = (0..nodes).map(|node| self.founder(node)).collect();
+        let mut joined: Vec<Joined> = Vec::new();
+        let mut machines = Vec::new();
+        for founder in join_all(founding).await {
+            let (joining, life, machine) = founder?;
+            joined.push(joining);
+            machines.push((life, machine));
+        }
+        for (life, machine) in machines {
+            life.end();
+            Executor::current().kill(machine.id());
+        }
+        self.mark("a cluster bootstrapped itself");
+        let first = joined[0].clone();
+        for (node, joined) in joined.iter().enumerate() {
+            let named = joined.membership.members.get(&NodeId(node as u64));
+            let is_named = named.is_some_and(|m| m.incarnation == joined.who.incarnation());
+            if joined.cluster != first.cluster || joined.membership != first.membership || !is_named
+            {
+                let detail = format!("node 0 has {first:?}, node {node} has {joined:?}");
+                return violation(Check::FoundersAgreeOnOneCluster, detail);
+            }
+            let mut world = self.world();
+            world.cluster = joined.cluster;
+            let swarm = world.plan.swarm.clone();
+            let host = &mut world.hosts[node];
+            host.disk.kill();
+            let disk = SimDisk::new(host.disk.clone(), Life::default());
+            let opened = Directory::open(disk, log_config(&swarm));
+            let restored = match &opened {
+                Ok((Directory::Member(member), _)) if member.who() == joined.who => {
+                    member.restored().clone()
+                }
+                other => {
+                    let detail = format!("node {node} is a member, and its disk has {other:?}");
+                    return violation(Check::FoundersAgreeOnOneCluster, detail);
+                }
+            };
+            drop(opened);
+            host.disk.kill();
+            (host.shadow, host.incarnation) = (Shadow::new(&restored), joined.who.incarnation());
+            world.note(12, node, joined.who.incarnation().0);
+        }
+        self.world().begun_us = now_us();
+        Ok(())
+    }
+
+    /// A founder: it is started again whenever its power has failed, until it is a member for good.
+    async fn founder(&self, node: u64) -> Result<(Joined, Life, NodeHandle), Violation> {
+        let at = node as usize;
+        let mut draw = Stream::new(self.plan().seed, Purpose::Node, 5_000 + node);
+        let mut failures = draw.below(FAILURES_MAX + 1);
+        loop {
+            let failed = Arc::new(AtomicBool::new(false));
+            let until_us = now_us() + self.in_proportion(1 + draw.below(2 * TAKES_US));
+            let is_counted = draw.below(AFTER_OPERATIONS_ONE_IN) == 0;
+            if failures > 0 && is_counted {
+                self.world().hosts[at].disk.set_faults(fails_after(&mut draw, failed.clone()));
+            }
+            let within_us = now_us() + self.in_proportion(FOUNDED_WITHIN_US);
+            let life = Life::default();
+            let (machine, mut ended) = self.begins(node, &life, Begin::Bootstrap);
+            let mut joined = None;
+            // It is a member, and its power may fail once more.
+            while failures > 0 || joined.is_none() {
+                sleep_us(LOOK_US).await;
+                match ended.try_recv() {
+                    Ok(Ended::Joined(joining)) => joined = Some(joining),
+                    Ok(Ended::Failed(_) | Ended::NotOpened(_))
+                        if failed.load(Ordering::Relaxed) => {}
+                    Ok(Ended::Failed(error)) => {
+                        return violation(FOUNDS, format!("node {node}: {error}"));
+                    }
+                    Ok(Ended::NotOpened(error)) => {
+                        return violation(FOUNDS, format!("node {node}: {error}"));
+                    }
+                    Err(_) => {}
+                }
+                let fails = failed.load(Ordering::Relaxed) || now_us() >= until_us;
+                if failures > 0 && fails {
+                    break;
+                }
+                if failures == 0 && now_us() >= within_us {
+                    let detail = format!("node {node} is no member after a long time");
+                    return violation(FOUNDS, detail);
+                }
+            }
+            self.world().hosts[at].disk.clear_faults();
+            if let (0, Some(joined)) = (failures, joined) {
+                return Ok((joined, life, machine));
+            }
+            failures -= 1;
+            life.end();
+            Executor::current().kill(machine.id());
+            self.world().lose_unsynced(at);
+            self.mark("the power of a founder failed");
+            sleep_us(self.in_proportion(1 + draw.below(DOWN_US))).await;
+        }
+    }
+
+    /// Starts a node that is to become a member. Returns how that ends; the machine answers founders
+    /// until it is killed.
+    fn begins(&self, node: u64, life: &Life, how: Begin) -> (NodeHandle, oneshot::Receiver<Ended>) {
+        let machine = Executor::current().create_node().name(format!("{node} founds")).build();
+        let (disk, clock, swarm, nodes) = {
+            let world = self.world();
+            let host = &world.hosts[node as usize];
+            let disk = SimDisk::new(host.disk.clone(), life.clone());
+            (disk, host.clock.clone(), world.plan.swarm.clone(), world.plan.nodes)
+        };
+        let net = SimNet::new(self.clone(), node, life.clone(), machine.clone(), clock);
+        let (tell, ended) = oneshot::channel();
+        machine.spawn(async move {
+            let bound =
+                PeerServer::bind_on(net.clone(), peer_address(node), PEER_CONNECTIONS_MAX).await;
+            let server = bound.expect("the life before this one is over");
+            let list = list(nodes);
+            let own = list[node as usize].clone();
+            let member = match Directory::open(disk, log_config(&swarm)) {
+                Err(error) => return drop(tell.send(Ended::NotOpened(error))),
+                Ok((Directory::Member(member), _)) => Ok(member),
+                Ok((Directory::Unclaimed(unclaimed), _)) => {
+                    begin(&net, server.desk(), unclaimed, &own, &list, how).await
+                }
+            };
+            let member = match member {
+                Ok(member) => member,
+                Err(error) => return drop(tell.send(Ended::Failed(error))),
+            };
+            let joined = Joined {
+                cluster: member.cluster(),
+                membership: member.membership().clone(),
+                who: member.who(),
+            };
+            let Listed { peer_address, client_address, .. } = own;
+            let founder = Founder::new(joined.who, peer_address, client_address);
+            server.desk().belong(founder, joined.cluster, joined.membership.clone());
+            drop(member);
+            let _ = tell.send(Ended::Joined(joined));
+            // Others may still ask.
+            std::future::pending().await
+        });
+        (machine, ended)
+    }
+
+    /// The disk of a node was replaced by an empty one. The node tries to bootstrap, as it may have
+    /// been told to, and must be refused; then it joins its cluster, and starts.
+    pub(crate) async fn rejoin(self, node: usize) {
+        let id = node as u64;
+        let life = Life::default();
+        let (machine, ended) = self.begins(id, &life, Begin::Bootstrap);
+        let refused = tokio::select! {
+            biased;
+            ended = ended => ended.ok(),
+            () = sleep_us(self.in_proportion(REFUSED_WITHIN_US)) => None,
+        };
+        life.end();
+        Executor::current().kill(machine.id());
+        match refused {
+            Some(Ended::Failed(BeginError::Bootstrap(FoundError::Wiped { .. }))) => {
+                self.mark("a wiped founder was refused");
+            }
+            Some(Ended::Joined(joined)) => {
+                let detail = format!("node {node} is {joined:?} after its disk was wiped");
+                let broken = violation::<()>(Check::WipedDiskIsNoFounderAgain, detail);
+                return self.broken(broken.err());
+            }
+            Some(Ended::Failed(error)) => {
+                let detail = format!("node {node}, wiped: {error}");
+                return self.broken(violation::<()>(FOUNDS, detail).err());
+            }
+            Some(Ended::NotOpened(_)) | None => {}
+        }
+        self.world().hosts[node].disk.kill();
+        let life = Life::default();
+        let (machine, ended) = self.begins(id, &life, Begin::Join);
+        let ended = ended.await;
+        life.end();
+        Executor::current().kill(machine.id());
+        let Ok(Ended::Joined(joined)) = ended else { return };
+        {
+            let mut world = self.world();
+            if joined.cluster != world.cluster {
+                let detail = format!("node {node} joined {:?}", joined.cluster);
+                drop(world);
+                return self.broken(violation::<()>(Check::NodeJoinsItsOwnCluster, detail).err());
+            }
+            let swarm = world.plan.swarm.clone();
+            let host: &mut Host<A> = &mut world.hosts[node];
+            host.disk.kill();
+            let disk = SimDisk::new(host.disk.clone(), Life::default());
+            let Ok((Directory::Member(member), _)) = Directory::open(disk, log_config(&swarm))
+            else {
+                return;
+            };
+            host.shadow = Shadow::new(member.restored());
+            host.incarnation = member.who().incarnation();
+            drop(member);
+            host.disk.kill();
+            (host.dead, host.is_rejoining) = (false, false);
+            world.marks.hit("a wiped node joined");
+        }
+        self.start(node);
+    }
+}
+
+/// The power fails at one of the next operations of a disk: from then on all of them fail.
+fn fails_after(draw: &mut Stream, failed: Arc<AtomicBool>) -> Faults {
+    let mut left = draw.below(OPERATIONS);
+    let done_bytes = draw.below(5_000) as usize;
+    Box::new(move |_| {
+        left = left.saturating_sub(1);
+        if left > 0 {
+            return Verdict::Done;
+        }
+        failed.store(true, Ordering::Relaxed);
+        Verdict::Fails { kind: ErrorKind::Other, done_bytes }
+    })
+}
