@@ -7,7 +7,7 @@
 use crate::cleaning::Cleaning;
 use crate::error::{ExecuteError, ProposeError, StopReason};
 use crate::events::Events;
-use crate::inbox::{Mailbox, OfferEvent};
+use crate::inbox::{InboxReceiver, OfferEvent};
 use crate::machine_task::{Ask, Order, Question};
 use crate::pending::{Pending, Reply, Waiter};
 use crate::readiness::Readiness;
@@ -18,8 +18,8 @@ use crate::status::{add, count};
 use crate::{Clock, DriverStatus, Inspect, Load, NotReady, Outcome, StateMachine, Transport};
 use bytes::Bytes;
 use raft::{
-    Action, Applied, Durable, Forwarded, Index, LogId, Membership, Message, Node, NodeId, Now,
-    Proposed, ReadId, ReadMode, Rebase, SnapshotDurable, Term, Write,
+    Action, Applied, Durable, Forwarded, Index, LogId, LogStart, Membership, Message, Node, NodeId,
+    Now, Proposed, ReadId, ReadMode, SnapshotDurable, Term, Write,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub election_timeout: Duration,
     pub shared: Arc<Shared>,
     pub calls: mpsc::Receiver<Call<S>>,
-    pub mailbox: Mailbox,
+    pub inbox_receiver: InboxReceiver,
     pub receipts: mpsc::Receiver<Receipt>,
     pub writes: mpsc::Sender<Write>,
     pub orders: mpsc::Sender<Order>,
@@ -195,10 +195,10 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 // The senders are held by the other parts; without them there is nothing to go on for,
                 // and their guards have stopped the node.
                 _ = self.receipts.recv_many(&mut receipts, RECEIPTS_MAX) => {}
-                _ = self.mailbox.messages.recv_many(&mut messages, MESSAGES_PER_TURN),
-                    if !self.mailbox.messages.is_closed() || !self.mailbox.messages.is_empty() => {}
-                () = self.mailbox.reports.notify.notified() => {}
-                Some(offer) = self.mailbox.offers.recv() => offers.push(offer),
+                _ = self.inbox_receiver.messages.recv_many(&mut messages, MESSAGES_PER_TURN),
+                    if !self.inbox_receiver.messages.is_closed() || !self.inbox_receiver.messages.is_empty() => {}
+                () = self.inbox_receiver.reports.notify.notified() => {}
+                Some(offer) = self.inbox_receiver.offers.recv() => offers.push(offer),
                 _ = self.calls.recv_many(&mut calls, CALLS_PER_TURN),
                     if !self.calls.is_closed() || !self.calls.is_empty() => {}
                 () = &mut sleep => slept = true,
@@ -208,7 +208,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             }
             count(&self.shared.metrics.turns);
             fill(&mut self.receipts, &mut receipts, RECEIPTS_MAX);
-            fill(&mut self.mailbox.messages, &mut messages, MESSAGES_PER_TURN);
+            fill(&mut self.inbox_receiver.messages, &mut messages, MESSAGES_PER_TURN);
             fill(&mut self.calls, &mut calls, CALLS_PER_TURN);
 
             let now = self.clock.now();
@@ -298,7 +298,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     fn take_reports(&mut self) {
-        let reports = self.mailbox.reports.take();
+        let reports = self.inbox_receiver.reports.take();
         for peer in reports.unreachable {
             count(&self.shared.metrics.peers_unreachable);
             self.node.unreachable(peer);
@@ -488,7 +488,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 Action::SendSnapshot(offer) => {
                     count(&self.shared.metrics.snapshots_sent);
                     let id = offer.snapshot.last;
-                    let (store, reports) = (self.store.clone(), self.mailbox.reports.clone());
+                    let (store, reports) =
+                        (self.store.clone(), self.inbox_receiver.reports.clone());
                     let state = OpenedLater { store, id, reader: None, reports };
                     self.transport.send_snapshot(offer, Box::new(state));
                 }
@@ -497,8 +498,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     fn persist(&mut self, write: Write) {
-        if let Some(rebase) = write.rebase.as_ref().map(Rebase::snapshot) {
-            self.state.cleaning.moves(rebase.last);
+        if let Some(log_start) = write.log_start.as_ref().map(LogStart::snapshot) {
+            self.state.cleaning.moves(log_start.last);
         }
         match self.writes.try_send(write) {
             // If the store is gone, its guard has stopped the node.
@@ -581,7 +582,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let asked: usize = reads.values().map(|batch| batch.questions.len()).sum();
         Load {
             calls: self.calls.len(),
-            messages: self.mailbox.messages.len(),
+            messages: self.inbox_receiver.messages.len(),
             proposals: pending.len() + self.state.forwarded.len(),
             reads: asked + new_reads.questions.len() + refused_reads.len(),
             questions: self.asks.max_capacity() - self.asks.capacity(),

@@ -97,10 +97,10 @@ pub(crate) struct Events {
     disk_stepped_down: u64,
     disk_stalled: bool,
     lost: Option<LogId>,
-    outcast: bool,
+    not_a_member: bool,
     diverged: bool,
     base_unreadable: bool,
-    nonsense: u64,
+    invalid_messages: u64,
     peers: BTreeMap<NodeId, Peer>,
 }
 
@@ -168,18 +168,18 @@ impl Events {
             events.push(Event::Diverged);
         }
         self.diverged = status.diverged;
-        if status.outcast && !self.outcast {
+        if status.not_a_member && !self.not_a_member {
             events.push(Event::NotAMember);
         }
         if status.base_unreadable && !self.base_unreadable {
             events.push(Event::SnapshotUnreadable { snapshot: status.snapshot.last });
         }
-        if self.nonsense == 0 && status.counters.nonsense > 0 {
-            events.push(Event::Refused { messages: status.counters.nonsense });
+        if self.invalid_messages == 0 && status.counters.invalid_messages > 0 {
+            events.push(Event::Refused { messages: status.counters.invalid_messages });
         }
         (self.disk_stalled, self.lost) = (status.disk_stalled, status.lost);
-        (self.outcast, self.base_unreadable) = (status.outcast, status.base_unreadable);
-        self.nonsense = status.counters.nonsense;
+        (self.not_a_member, self.base_unreadable) = (status.not_a_member, status.base_unreadable);
+        self.invalid_messages = status.counters.invalid_messages;
     }
 }
 

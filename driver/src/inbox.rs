@@ -2,7 +2,7 @@
 
 use crate::limits::in_range;
 use crate::{SnapshotSink, SnapshotStore};
-use raft::{LogId, Message, NodeId, Offer, OfferDurable};
+use raft::{LogId, Message, NodeId, SnapshotOffer, SnapshotOfferDurable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,19 +16,19 @@ const OFFERS_MAX: usize = 8;
 
 /// Makes the inbox of a node, before its driver: the transport is given the one end, the driver the
 /// other. Received snapshots go into `store`.
-pub fn inbox(store: Arc<dyn SnapshotStore>) -> (Inbox, Mailbox) {
+pub fn inbox(store: Arc<dyn SnapshotStore>) -> (Inbox, InboxReceiver) {
     inbox_limited(store, MESSAGES_MAX)
 }
 
 /// The same, with another limit than the usual 256 for the messages that wait (0 counts as 1). A
 /// transport that waits in [`Inbox::message`] stops reading from its peer.
-pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inbox, Mailbox) {
+pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inbox, InboxReceiver) {
     let (messages, messages_out) = mpsc::channel(in_range(messages_max));
     let (offers, offers_out) = mpsc::channel(OFFERS_MAX);
     let reports = Arc::new(Reports::default());
     let inbox =
         Inbox { messages, offers, reports: reports.clone(), store, receiving: Arc::default() };
-    (inbox, Mailbox { messages: messages_out, offers: offers_out, reports })
+    (inbox, InboxReceiver { messages: messages_out, offers: offers_out, reports })
 }
 
 /// Where a transport hands over what comes from peers. A clone is another handle to it.
@@ -43,7 +43,7 @@ pub struct Inbox {
 }
 
 /// The driver's end of an [`Inbox`].
-pub struct Mailbox {
+pub struct InboxReceiver {
     pub(crate) messages: mpsc::Receiver<Message>,
     pub(crate) offers: mpsc::Receiver<OfferEvent>,
     pub(crate) reports: Arc<Reports>,
@@ -51,9 +51,9 @@ pub struct Mailbox {
 
 pub(crate) enum OfferEvent {
     /// Would it be of use?
-    Made { offer: Box<Offer>, reply: oneshot::Sender<bool> },
+    Made { offer: Box<SnapshotOffer>, reply: oneshot::Sender<bool> },
     /// Its snapshot is durable.
-    Received(Box<OfferDurable>),
+    Received(Box<SnapshotOfferDurable>),
 }
 
 /// Reports that must not be lost and may not wait: bounded by the number of peers.
@@ -133,7 +133,7 @@ impl Inbox {
     }
 
     /// Asks whether an offered snapshot would be of use, and takes its bytes if so.
-    pub async fn offer(&self, offer: Offer) -> Result<Reception, OfferError> {
+    pub async fn offer(&self, offer: SnapshotOffer) -> Result<Reception, OfferError> {
         let (reply, answer) = oneshot::channel();
         let event = OfferEvent::Made { offer: Box::new(offer.clone()), reply };
         self.offers.send(event).await.map_err(|_| OfferError::Stopped)?;
@@ -162,7 +162,7 @@ impl Inbox {
 /// A snapshot that is being received. Writing blocks. Dropped before it is finished, it leaves
 /// nothing behind.
 pub struct Reception {
-    offer: Offer,
+    offer: SnapshotOffer,
     store: Arc<dyn SnapshotStore>,
     /// Opened by the first write, which may block.
     sink: Option<Box<dyn SnapshotSink>>,
@@ -179,7 +179,7 @@ impl Drop for Turn {
 }
 
 /// A snapshot that has been received and is durable, for [`Inbox::install`].
-pub struct Received(OfferDurable);
+pub struct Received(SnapshotOfferDurable);
 
 impl Reception {
     fn sink(&mut self) -> io::Result<&mut Box<dyn SnapshotSink>> {

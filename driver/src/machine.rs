@@ -16,18 +16,18 @@ pub trait StateMachine: Send + 'static {
     /// Applies a command. Deterministic: it may look at the state, the command and `at`, and at
     /// nothing else. The answer goes to the client that proposed the command. The bytes can be kept
     /// without a copy; they share an allocation with the log while it has the entry.
-    fn apply(&mut self, at: At, command: Bytes) -> Bytes;
+    fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes;
 
     /// Applies several commands, and returns their answers in the same order. Must do the same as
     /// [`StateMachine::apply`] on each, which is what it does unless it is overridden: for machines that
     /// have work to do once a batch, such as a commit to a database of their own. The number of commands
     /// in a batch differs from node to node.
-    fn apply_batch(&mut self, commands: Vec<(At, Bytes)>) -> Vec<Bytes> {
+    fn apply_batch(&mut self, commands: Vec<(ApplyContext, Bytes)>) -> Vec<Bytes> {
         commands.into_iter().map(|(at, command)| self.apply(at, command)).collect()
     }
 
     /// Answers a read; changes nothing. `time` is the log time of the last entry that was applied: a
-    /// read can tell by it what has expired, as `apply` can by [`At::time`].
+    /// read can tell by it what has expired, as `apply` can by [`ApplyContext::time`].
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes;
 
     /// A handle to the state as it is now. It is written out elsewhere while commands are applied, so
@@ -46,7 +46,7 @@ pub trait Frozen {
 
 /// Where a command stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
+pub struct ApplyContext {
     /// Its place in the log.
     pub id: LogId,
     /// The log time: the leader's clock, which never goes backwards and steps forward by no more than

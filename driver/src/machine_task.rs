@@ -9,7 +9,7 @@ use crate::shared::{Shared, panic_message};
 use crate::snapshots::{Job, SnapshotStore};
 use crate::status::{add, count};
 use crate::waiters::{WaitReply, Waiters};
-use crate::{At, Inspect, RestoreError, StateMachine, StopReason};
+use crate::{ApplyContext, Inspect, RestoreError, StateMachine, StopReason};
 use bytes::Bytes;
 use raft::{Apply, CommandNumber, LogTime, Restore, Snapshot, TakeSnapshot, Term, entry_hash};
 use std::collections::VecDeque;
@@ -160,11 +160,11 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     /// Applies a batch. Returns a hash of each entry with its answer, by which copies are compared.
     fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Waiting>) -> Vec<u64> {
         let mut hashes = Vec::with_capacity(apply.entries.len());
-        let commands: Vec<(At, Bytes)> = apply
+        let commands: Vec<(ApplyContext, Bytes)> = apply
             .entries
             .iter()
             .filter_map(|entry| {
-                let at = At { id: entry.id, time: entry.time, number: entry.number };
+                let at = ApplyContext { id: entry.id, time: entry.time, number: entry.number };
                 Some((at, entry.payload.command()?.clone()))
             })
             .collect();

@@ -6,7 +6,7 @@ use crate::report::report;
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, Handle, Inspect, Limits, Load, Mailbox, NotReady, SnapshotPort,
+    Clock, DriverStatus, Handle, InboxReceiver, Inspect, Limits, Load, NotReady, SnapshotPort,
     SnapshotStore, StateMachine, StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
@@ -38,13 +38,13 @@ impl DriverConfig {
 }
 
 /// What a node is joined to.
-pub struct Seams<S, T, C> {
+pub struct Dependencies<S, T, C> {
     /// The user's state machine, in its initial state.
     pub machine: S,
     /// Carries messages to peers.
     pub transport: Arc<T>,
     /// The driver's end of the inbox that the transport was given.
-    pub mailbox: Mailbox,
+    pub inbox_receiver: InboxReceiver,
     /// Keeps snapshots.
     pub snapshots: Arc<dyn SnapshotStore>,
     /// Tells the time.
@@ -75,19 +75,19 @@ impl<S: StateMachine> Driver<S> {
     pub fn new<T: Transport, C: Clock>(
         config: DriverConfig,
         restored: Restored,
-        seams: Seams<S, T, C>,
+        dependencies: Dependencies<S, T, C>,
     ) -> Result<Self, ConfigError> {
-        Self::inspected(config, restored, seams, ())
+        Self::inspected(config, restored, dependencies, ())
     }
 
     /// The same, with somebody who looks at the core all the time: for a simulation.
     pub fn inspected<T: Transport, C: Clock>(
         config: DriverConfig,
         restored: Restored,
-        seams: Seams<S, T, C>,
+        dependencies: Dependencies<S, T, C>,
         inspect: impl Inspect<S>,
     ) -> Result<Self, ConfigError> {
-        let Seams { machine, transport, mailbox, snapshots, clock } = seams;
+        let Dependencies { machine, transport, inbox_receiver, snapshots, clock } = dependencies;
         fits(&config.raft, transport.message_bytes_max())?;
         let base = restored.snapshot.clone();
         if let Err(error) = snapshots.remove_before(base.last) {
@@ -146,7 +146,7 @@ impl<S: StateMachine> Driver<S> {
             election_timeout,
             shared: shared.clone(),
             calls: calls_out,
-            mailbox,
+            inbox_receiver,
             receipts: receipts_out,
             writes,
             orders,

@@ -143,7 +143,7 @@ mod tests {
             id: LogId::new(index, term),
             time: LogTime(0),
             number: CommandNumber(0),
-            payload: Payload::Blank,
+            payload: Payload::NoOp,
         }
     }
 

@@ -74,7 +74,7 @@ impl Readiness {
         if status.diverged {
             return Some(NotReady::Stopped(StopReason::Diverged));
         }
-        if status.outcast {
+        if status.not_a_member {
             return Some(NotReady::NotAMember);
         }
         if let Some(reason) = read_only {

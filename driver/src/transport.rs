@@ -1,6 +1,6 @@
 //! The seam to whatever carries messages between nodes.
 
-use raft::{Membership, Message, NodeId, Offer};
+use raft::{Membership, Message, NodeId, SnapshotOffer};
 use std::io::Read;
 
 /// Carries messages to peers. What arrives goes to the [`Inbox`](crate::Inbox), and so do reports of
@@ -15,7 +15,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends a snapshot to `offer.to`, whose bytes `state` gives (it blocks: read it off the async
     /// threads). Whatever becomes of it is reported with
     /// [`Inbox::snapshot_sent`](crate::Inbox::snapshot_sent), once.
-    fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>);
+    fn send_snapshot(&self, offer: SnapshotOffer, state: Box<dyn Read + Send>);
 
     /// Whether there is a connection to `peer` at this moment, as far as the transport knows. Without
     /// one, a client's command is not forwarded there: it is certainly not done then, where a message

@@ -1,7 +1,7 @@
 //! Fuzzes the decoding of peers' frames and messages: bytes arrive in pieces, as from a socket.
 
 use crate::Input;
-use raft::{Message, Offer};
+use raft::{Message, SnapshotOffer};
 use storage::codec::decode;
 use transport_http::wire::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, Hello, write_message};
 
@@ -48,7 +48,7 @@ fn look(bytes: &[u8]) {
         to: raft::NodeId(2),
     };
     let _ = Hello::check(bytes, &own);
-    let _ = decode::<Offer>(bytes);
+    let _ = decode::<SnapshotOffer>(bytes);
     if let Ok(message) = decode::<Message>(bytes) {
         let mut encoded = Vec::new();
         write_message(&mut encoded, &message);

@@ -5,8 +5,8 @@ use crate::Input;
 use bytes::Bytes;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
-    LogTime, Member, Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode,
-    Reading, Restore, Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
+    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
+    Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
 };
 
 /// The most actions after one event. A correct core returns far fewer.
@@ -160,7 +160,7 @@ fn entries(input: &mut Input<'_>, prev: LogId) -> Vec<Entry> {
         let id = if input.below(20) == 0 { log_id(input) } else { follows };
         before = id;
         let payload = match input.below(6) {
-            0 => Payload::Blank,
+            0 => Payload::NoOp,
             1 => Payload::Clock,
             2 => Payload::System(Bytes::from_static(b"system")),
             3 => Payload::Membership(membership(input.below(5))),
@@ -214,7 +214,7 @@ fn message(input: &mut Input<'_>) -> Message {
         }
         _ => {
             let refused = Incarnation(100 + input.below(3));
-            Body::Outcast { commit: Index(input.number()), refused }
+            Body::NotAMember { commit: Index(input.number()), refused }
         }
     };
     let from = input.below(6);
@@ -228,9 +228,9 @@ fn message(input: &mut Input<'_>) -> Message {
     }
 }
 
-fn offer(input: &mut Input<'_>) -> Offer {
+fn offer(input: &mut Input<'_>) -> SnapshotOffer {
     let from = 1 + input.below(4);
-    Offer {
+    SnapshotOffer {
         from: NodeId(from),
         to: NodeId(0),
         term: Term(input.number()),

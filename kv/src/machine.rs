@@ -96,7 +96,7 @@ impl Machine {
         self.answers.clone()
     }
 
-    fn apply_one(&mut self, at: driver::At, command: &[u8]) -> Bytes {
+    fn apply_one(&mut self, at: driver::ApplyContext, command: &[u8]) -> Bytes {
         let place = Place { number: at.number, term: at.id.term };
         self.state.apply(place, Command::decode(command)).encode()
     }
@@ -114,13 +114,13 @@ impl Machine {
 impl driver::StateMachine for Machine {
     type Frozen = State;
 
-    fn apply(&mut self, at: driver::At, command: Bytes) -> Bytes {
+    fn apply(&mut self, at: driver::ApplyContext, command: Bytes) -> Bytes {
         let answer = self.apply_one(at, &command);
         self.publish();
         answer
     }
 
-    fn apply_batch(&mut self, commands: Vec<(driver::At, Bytes)>) -> Vec<Bytes> {
+    fn apply_batch(&mut self, commands: Vec<(driver::ApplyContext, Bytes)>) -> Vec<Bytes> {
         let answers = commands.iter().map(|(at, command)| self.apply_one(*at, command)).collect();
         self.publish();
         answers

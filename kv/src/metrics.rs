@@ -139,7 +139,7 @@ pub fn render(
         ("raft_disk_stalled", "1 if a write has not returned.", u64::from(raft.disk_stalled)),
         ("raft_ready", "1 if it is ready to serve.", u64::from(status.ready().is_ok())),
         ("raft_diverged", "1 if its copy differs.", u64::from(raft.diverged)),
-        ("raft_outcast", "1 if it is no member any more.", u64::from(raft.outcast)),
+        ("raft_not_a_member", "1 if it is no member any more.", u64::from(raft.not_a_member)),
         ("kv_http_places", "Requests that may be worked on at once now.", places as u64),
         ("kv_http_places_taken", "Requests that are worked on.", taken as u64),
         ("kv_keys", "Keys in the store.", read(&figures.keys)),
@@ -159,7 +159,7 @@ pub fn render(
     for (name, help, value) in [
         ("misaddressed", "Messages for another node.", core.misaddressed),
         ("wrong_incarnation", "Messages of a node with another disk.", core.wrong_incarnation),
-        ("invalid_messages", "Messages that no correct peer sends.", core.nonsense),
+        ("invalid_messages", "Messages that no correct peer sends.", core.invalid_messages),
         ("stale_receipts", "Receipts for work of an earlier term.", core.stale_receipts),
         ("campaigns", "Times the node campaigned.", core.campaigns),
         ("elected", "Times the node was elected.", core.elected),

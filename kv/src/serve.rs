@@ -203,7 +203,7 @@ pub enum ServeError {
     NotAPeer(NodeId),
     /// The cluster cannot be founded.
     #[error(transparent)]
-    Found(transport_http::FoundError),
+    Found(transport_http::BootstrapError),
     /// The node cannot be started for another reason, which the cause says.
     #[error(transparent)]
     Start(StartError),

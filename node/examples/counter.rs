@@ -1,7 +1,7 @@
 //! A counter in three copies: `counter 1`, `counter 2` and `counter 3`, each in a terminal of its
 //! own.
 
-use quorate::{At, Consistency, LogTime, TypedMachine, TypedNode};
+use quorate::{ApplyContext, Consistency, LogTime, TypedMachine, TypedNode};
 use serde::{Deserialize, Serialize};
 use std::{error::Error, io::stdin};
 
@@ -14,7 +14,7 @@ impl TypedMachine for Counter {
     type Query = ();
     type Answer = i64;
 
-    fn apply(&mut self, _at: At, add: i64) -> i64 {
+    fn apply(&mut self, _at: ApplyContext, add: i64) -> i64 {
         self.0 += add;
         self.0
     }

@@ -7,7 +7,8 @@
 //! simulation.
 
 use driver::{
-    Clock, Driver, DriverConfig, Inbox, Inspect, Seams, SnapshotStore, StateMachine, Transport,
+    Clock, Dependencies, Driver, DriverConfig, Inbox, Inspect, SnapshotStore, StateMachine,
+    Transport,
 };
 use raft::ConfigError;
 use std::sync::Arc;
@@ -62,14 +63,20 @@ where
         config.raft.id = member.who().node();
         config.raft.incarnation = member.who().incarnation();
         let snapshots: Arc<dyn SnapshotStore> = Arc::new(snapshots);
-        let (inbox, mailbox) = match messages_max {
+        let (inbox, inbox_receiver) = match messages_max {
             None => driver::inbox(snapshots.clone()),
             Some(max) => driver::inbox_limited(snapshots.clone(), max),
         };
         let transport = transport(inbox.clone());
         let (log, restored) = member.into_log();
-        let seams = Seams { machine, transport: transport.clone(), mailbox, snapshots, clock };
-        let driver = Driver::inspected(config, restored, seams, inspect)?;
+        let dependencies = Dependencies {
+            machine,
+            transport: transport.clone(),
+            inbox_receiver,
+            snapshots,
+            clock,
+        };
+        let driver = Driver::inspected(config, restored, dependencies, inspect)?;
         Ok(Assembled { driver, log, transport, inbox })
     }
 }

@@ -5,14 +5,14 @@
 //! membership, and a node whose disk was wiped is refused.
 //!
 //! What it is not: the exchange between founders, which is the transport's
-//! ([`transport_http::found_on`]), and the order of what becomes durable
+//! ([`transport_http::bootstrap_on`]), and the order of what becomes durable
 //! ([`storage::Directory`]).
 
 use raft::{Incarnation, Membership, NodeId};
 use std::io;
 use storage::{ClaimError, Disk, Member, Unclaimed};
 use transport_http::net::Net;
-use transport_http::{Desk, FoundError, Founder, Listed};
+use transport_http::{BootstrapError, BootstrapService, Founder, Listed};
 
 /// How a node with an empty data directory begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum BeginError {
     Claim(#[from] ClaimError),
     /// The founders do not agree, or this node is refused.
     #[error(transparent)]
-    Bootstrap(#[from] FoundError),
+    Bootstrap(#[from] BootstrapError),
     /// The directory cannot be written to.
     #[error(transparent)]
     Disk(#[from] io::Error),
@@ -42,7 +42,7 @@ pub enum BeginError {
 /// other founders, on this node's listener for peers. Waits for the other nodes without a limit.
 pub async fn begin<D: Disk, N: Net>(
     net: &N,
-    desk: &Desk,
+    desk: &BootstrapService,
     unclaimed: Unclaimed<D>,
     own: &Listed,
     list: &[Listed],
@@ -63,7 +63,7 @@ pub async fn begin<D: Disk, N: Net>(
         }
         Begin::Bootstrap => {
             desk.sit(founder.clone(), list.to_vec());
-            match transport_http::found_on(net, desk, &founder, list).await {
+            match transport_http::bootstrap_on(net, desk, &founder, list).await {
                 Ok(founded) => {
                     tracing::info!(cluster = %founded.cluster, "bootstrapped a cluster");
                     (founded.cluster, founded.membership)

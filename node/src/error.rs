@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use storage::{BaseError, ClaimError, LockError, OpenError};
-use transport_http::FoundError;
+use transport_http::BootstrapError;
 
 /// Why a node could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,7 @@ pub enum StartError {
     },
     /// The cluster cannot be bootstrapped.
     #[error(transparent)]
-    Bootstrap(#[from] FoundError),
+    Bootstrap(#[from] BootstrapError),
     /// The settings contradict one another, or the state on the disk.
     #[error(transparent)]
     Config(#[from] raft::ConfigError),

@@ -41,8 +41,8 @@ mod typed;
 pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
-    At, DriverStatus, Frozen, Handle, NotReady, Proposal, ReadError, ReadMode as Consistency,
-    RestoreError, StateMachine, StopReason, WaitError,
+    ApplyContext, DriverStatus, Frozen, Handle, NotReady, Proposal, ReadError,
+    ReadMode as Consistency, RestoreError, StateMachine, StopReason, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use node::Node;

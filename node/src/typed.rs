@@ -7,7 +7,7 @@
 
 use crate::{Builder, Consistency, ExecuteError, Node, ReadError, StartError};
 use bytes::Bytes;
-use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
+use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
@@ -31,7 +31,7 @@ pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     type Answer: Serialize + DeserializeOwned;
 
     /// Applies a command. `at` is its position in the log and the time of the log.
-    fn apply(&mut self, at: At, command: Self::Command) -> Self::Reply;
+    fn apply(&mut self, at: ApplyContext, command: Self::Command) -> Self::Reply;
 
     /// Answers a query, without a change to the state.
     fn query(&self, time: LogTime, query: Self::Query) -> Self::Answer;
@@ -57,7 +57,7 @@ impl<M: TypedMachine> Typed<M> {
 impl<M: TypedMachine> StateMachine for Typed<M> {
     type Frozen = Typed<M>;
 
-    fn apply(&mut self, at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes {
         // A command that this version cannot decode is rejected by every node of this version.
         let reply = codec::decode(&command).ok().map(|command| self.0.apply(at, command));
         encode(&reply)

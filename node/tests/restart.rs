@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 use quorate::{
-    At, Consistency, ExecuteError, LogTime, NotDone, StartError, TypedError, TypedMachine,
-    TypedNode,
+    ApplyContext, Consistency, ExecuteError, LogTime, NotDone, StartError, TypedError,
+    TypedMachine, TypedNode,
 };
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
@@ -19,7 +19,7 @@ impl TypedMachine for Counter {
     type Query = ();
     type Answer = i64;
 
-    fn apply(&mut self, _at: At, add: i64) -> i64 {
+    fn apply(&mut self, _at: ApplyContext, add: i64) -> i64 {
         self.0 += add;
         self.0
     }

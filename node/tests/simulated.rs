@@ -7,7 +7,7 @@
 mod machine;
 
 use machine::{Command, Locks};
-use quorate::{At, LogTime, Typed, TypedMachine};
+use quorate::{ApplyContext, LogTime, Typed, TypedMachine};
 use serde::{Deserialize, Serialize};
 use simulator::{Request, Simulation};
 use std::collections::BTreeSet;
@@ -61,7 +61,7 @@ impl TypedMachine for Forgetful {
     type Query = String;
     type Answer = <Locks as TypedMachine>::Answer;
 
-    fn apply(&mut self, at: At, command: Command) -> Self::Reply {
+    fn apply(&mut self, at: ApplyContext, command: Command) -> Self::Reply {
         self.locks.tokens = self.tokens;
         let reply = self.locks.apply(at, command);
         self.tokens = std::mem::take(&mut self.locks.tokens);

@@ -8,8 +8,8 @@ use crate::outbox::Outbox;
 use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState, Index,
-    LogId, LogTime, Message, NodeId, Now, Offer, Payload, ReadId, Rebase, Restore, Snapshot,
-    SnapshotDurable, StateHash, TakeSnapshot, Term, Write,
+    LogId, LogStart, LogTime, Message, NodeId, Now, Payload, ReadId, Restore, Snapshot,
+    SnapshotDurable, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
 };
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
@@ -50,7 +50,7 @@ pub(crate) struct Core {
     pub outbox: Outbox,
     pub counters: Counters,
     /// Set when a peer has rejected our incarnation: that peer's commit index at the time.
-    outcast: Option<Index>,
+    not_a_member: Option<Index>,
     rng: Pcg32,
     /// The number of the latest work order.
     orders: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Core {
     write_ticks: u32,
     write_buffer: Vec<Entry>,
     /// A change of the start of the log, to be part of the next write.
-    rebase: Option<Rebase>,
+    log_start: Option<LogStart>,
     apply_out: Option<u64>,
     apply_buffer: Vec<Entry>,
     snapshot_out: Option<u64>,
@@ -107,12 +107,12 @@ impl Core {
             applied: base,
             outbox: Outbox::default(),
             counters: Counters::default(),
-            outcast: None,
+            not_a_member: None,
             orders: 0,
             write_out: None,
             write_ticks: 0,
             write_buffer: Vec::new(),
-            rebase: None,
+            log_start: None,
             apply_out: None,
             apply_buffer: Vec::new(),
             snapshot_out: None,
@@ -206,13 +206,13 @@ impl Core {
     }
 
     /// Whether this node may start an election: it is a voter, has lost no log, its disk is not
-    /// stalled, its state is not known to be wrong, and it is not an outcast.
+    /// stalled, its state is not known to be wrong, and it has not been told that it is no member.
     pub fn may_campaign(&self) -> bool {
         self.log.membership().is_voter(self.config.id)
             && self.hard.lost.is_none()
             && !self.is_disk_stalled()
             && !self.diverged
-            && !self.is_outcast()
+            && !self.is_not_a_member()
     }
 
     /// Whether a candidate whose log ends with `last` is up to date enough for this node's vote
@@ -275,7 +275,7 @@ impl Core {
             _ => message.term,
         };
         if !is_sane(message) || !self.is_plausible(next.max(message.term)) {
-            self.counters.nonsense += 1;
+            self.counters.invalid_messages += 1;
             return false;
         }
         let counts = !matches!(
@@ -284,12 +284,12 @@ impl Core {
                 | Body::ReadIndexReply { .. }
                 | Body::ForwardReply { .. }
                 | Body::TimeoutNow
-                | Body::Outcast { .. }
+                | Body::NotAMember { .. }
         );
         let member = self.log.membership().members.get(&message.from);
         if counts && member.is_some_and(|member| member.incarnation != message.incarnation) {
             self.counters.wrong_incarnation += 1;
-            let body = Body::Outcast { commit: self.commit, refused: message.incarnation };
+            let body = Body::NotAMember { commit: self.commit, refused: message.incarnation };
             let reply = self.message(message.from, body);
             self.outbox.send(reply);
             return false;
@@ -298,18 +298,18 @@ impl Core {
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
-    pub fn cast_out(&mut self, commit: Index, refused: crate::Incarnation) {
+    pub fn leave_the_membership(&mut self, commit: Index, refused: crate::Incarnation) {
         if refused == self.config.incarnation {
-            self.outcast = Some(commit);
+            self.not_a_member = Some(commit);
         }
     }
 
     /// Whether the latest known membership, ours or a peer's, excludes us. A peer that had
     /// committed less than we have does not count against a membership that lists us.
-    pub fn is_outcast(&self) -> bool {
+    pub fn is_not_a_member(&self) -> bool {
         let ours = self.log.membership().members.get(&self.config.id);
         let listed = ours.is_some_and(|own| own.incarnation == self.config.incarnation);
-        self.outcast.is_some_and(|told_at| !listed || told_at > self.commit)
+        self.not_a_member.is_some_and(|told_at| !listed || told_at > self.commit)
     }
 
     /// Raises the commit index, at most to the end of the log. It never decreases.
@@ -418,7 +418,7 @@ impl Core {
     /// The next write, if there is anything to write and no write is pending.
     pub fn next_write(&mut self) -> Option<Write> {
         let written = self.hard == self.durable && !self.log.has_unwritten();
-        if self.write_out.is_some() || (written && self.rebase.is_none()) {
+        if self.write_out.is_some() || (written && self.log_start.is_none()) {
             return None;
         }
         let ticket = self.ticket();
@@ -426,7 +426,7 @@ impl Core {
         self.log.fill_write(self.config.write_bytes_max, &mut entries);
         self.write_out = Some((ticket.number, self.hard));
         self.write_ticks = 0;
-        Some(Write { ticket, hard_state: self.hard, rebase: self.rebase.take(), entries })
+        Some(Write { ticket, hard_state: self.hard, log_start: self.log_start.take(), entries })
     }
 
     /// A write is durable. Returns whether it was the pending one.
@@ -547,7 +547,7 @@ impl Core {
         // A snapshot from the leader may have replaced the log meanwhile.
         if snapshot.last.index > self.log.base().last.index && self.log.contains(snapshot.last) {
             self.log.compact(snapshot.clone());
-            self.rebase = Some(Rebase::Compact(snapshot));
+            self.log_start = Some(LogStart::Compact(snapshot));
             self.base_unreadable = false;
         }
     }
@@ -564,7 +564,7 @@ impl Core {
         let initial = Snapshot::initial(self.log.membership().clone());
         self.log.reset(initial.clone());
         (self.commit, self.applied) = (Index(0), Index(0));
-        self.rebase = Some(Rebase::Reset(initial));
+        self.log_start = Some(LogStart::Reset(initial));
         (self.apply_out, self.snapshot_out, self.restore) = (None, None, None);
         self.outbox.forget_held();
         for (_, read) in std::mem::take(&mut self.reads) {
@@ -600,7 +600,7 @@ impl Core {
         self.commit = snapshot.last.index;
         self.log.reset(snapshot.clone());
         self.base_unreadable = false;
-        self.rebase = Some(Rebase::Reset(snapshot.clone()));
+        self.log_start = Some(LogStart::Reset(snapshot.clone()));
         self.restore = Some(snapshot);
     }
 
@@ -664,12 +664,12 @@ fn is_sane(message: &Message) -> bool {
             Forwarded::Busy | Forwarded::TooLarge { .. } => true,
             Forwarded::Lost => false,
         },
-        Body::Outcast { commit, .. } => commit.0 <= NUMBER_MAX,
+        Body::NotAMember { commit, .. } => commit.0 <= NUMBER_MAX,
     }
 }
 
 /// Whether a correct leader could have made this offer.
-pub(crate) fn is_sane_offer(offer: &Offer) -> bool {
+pub(crate) fn is_sane_offer(offer: &SnapshotOffer) -> bool {
     let snapshot = &offer.snapshot;
     offer.term.0 <= NUMBER_MAX
         && snapshot.last.term <= offer.term

@@ -37,7 +37,7 @@ pub fn entry_hash(entry: &Entry, answer: &[u8]) -> u64 {
     let LogId { term, index } = entry.id;
     let mut hash = mix(mix(mix(SEED, term.0), index.0), entry.time.0);
     hash = match &entry.payload {
-        Payload::Blank => mix(hash, 1),
+        Payload::NoOp => mix(hash, 1),
         Payload::Command(bytes) => mix_bytes(mix(hash, 2), bytes),
         Payload::System(bytes) => mix_bytes(mix(hash, 3), bytes),
         Payload::Membership(membership) => mix(mix(hash, 4), membership.members.len() as u64),

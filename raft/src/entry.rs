@@ -24,7 +24,7 @@ pub struct Entry {
 pub enum Payload {
     /// A no-op. A leader begins its term with one, so that entries of earlier terms can be
     /// committed (§3.6.2).
-    Blank,
+    NoOp,
     /// A client's command, opaque to the protocol. Only commands take a [`CommandNumber`].
     Command(Bytes),
     /// A command of the driver (sessions, clock), opaque to the protocol. It takes no number.
@@ -41,7 +41,7 @@ impl Payload {
     pub fn command(&self) -> Option<&Bytes> {
         match self {
             Payload::Command(command) => Some(command),
-            Payload::Blank | Payload::System(_) | Payload::Membership(_) | Payload::Clock => None,
+            Payload::NoOp | Payload::System(_) | Payload::Membership(_) | Payload::Clock => None,
         }
     }
 }
@@ -51,7 +51,7 @@ impl Entry {
     pub fn number_after(&self) -> CommandNumber {
         match self.payload {
             Payload::Command(_) => self.number.next(),
-            Payload::Blank | Payload::System(_) | Payload::Membership(_) | Payload::Clock => {
+            Payload::NoOp | Payload::System(_) | Payload::Membership(_) | Payload::Clock => {
                 self.number
             }
         }
@@ -62,7 +62,7 @@ impl Entry {
     pub fn cost_bytes(&self) -> usize {
         Self::OVERHEAD_BYTES
             + match &self.payload {
-                Payload::Blank | Payload::Clock => 0,
+                Payload::NoOp | Payload::Clock => 0,
                 Payload::Command(bytes) | Payload::System(bytes) => bytes.len(),
                 Payload::Membership(membership) => membership.cost_bytes(),
             }

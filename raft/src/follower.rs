@@ -5,8 +5,8 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
-    Body, Entry, Forwarded, Index, LogId, Message, NodeId, OfferDurable, ProposeError, ReadError,
-    ReadId, Round,
+    Body, Entry, Forwarded, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, Round,
+    SnapshotOfferDurable,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -120,7 +120,7 @@ impl Follower {
     /// Records a message from `leader`. Returns false if it cannot be the leader of this term.
     fn hear(&mut self, core: &mut Core, leader: NodeId) -> bool {
         if self.leader.is_some_and(|known| known != leader) {
-            core.counters.nonsense += 1;
+            core.counters.invalid_messages += 1;
             return false;
         }
         self.leader = Some(leader);
@@ -147,7 +147,7 @@ impl Follower {
             return self.reject(core, prev);
         }
         if contradicts(core, prev, &entries) {
-            core.counters.nonsense += 1;
+            core.counters.invalid_messages += 1;
             return;
         }
         let had = core.log.last();
@@ -159,7 +159,7 @@ impl Follower {
             if entry.id.index <= core.log.last().index {
                 if entry.id.index <= self.verified {
                     // It contradicts an earlier message of the same leader.
-                    core.counters.nonsense += 1;
+                    core.counters.invalid_messages += 1;
                     return;
                 }
                 core.log.truncate_from(entry.id.index);
@@ -189,7 +189,7 @@ impl Follower {
     }
 
     /// A snapshot from the leader is durable.
-    pub fn install(&mut self, core: &mut Core, done: OfferDurable) {
+    pub fn install(&mut self, core: &mut Core, done: SnapshotOfferDurable) {
         let offer = done.offer;
         if !self.hear(core, offer.from) {
             return;

@@ -5,8 +5,8 @@ use crate::core::Core;
 use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::{
-    Action, Body, CommandNumber, Forwarded, Index, LogId, Message, NodeId, Offer, Payload,
-    PeerStatus, ProposeError, ReadError, ReadId, Reading, Round, StateHash, Term,
+    Action, Body, CommandNumber, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus,
+    ProposeError, ReadError, ReadId, Reading, Round, SnapshotOffer, StateHash, Term,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -64,7 +64,7 @@ impl Leader {
         let next = core.log.last().index.next();
         let others = core.log.membership().members.keys().filter(|id| **id != core.id());
         let progress = others.map(|id| (*id, Progress::new(next))).collect();
-        let term_start = core.append(Payload::Blank).index;
+        let term_start = core.append(Payload::NoOp).index;
         let mut leader = Leader {
             progress,
             term_start,
@@ -195,7 +195,7 @@ impl Leader {
             Body::Vote { last, .. } => {
                 core.answer_vote(from, last);
             }
-            Body::Append { .. } => core.counters.nonsense += 1,
+            Body::Append { .. } => core.counters.invalid_messages += 1,
             _ => {}
         }
         Next::Stay
@@ -264,7 +264,7 @@ impl Leader {
         let last = core.log.last().index;
         let Some(progress) = self.progress.get_mut(&from) else { return };
         if matched > last || round > self.round {
-            core.counters.nonsense += 1;
+            core.counters.invalid_messages += 1;
             return;
         }
         if round < progress.ignore_before {
@@ -436,7 +436,7 @@ impl Leader {
             if may_offer && progress.wants_snapshot(core.log.before().index) {
                 let snapshot = core.log.base().clone();
                 progress.await_snapshot(snapshot.last);
-                return Some(Action::SendSnapshot(Offer {
+                return Some(Action::SendSnapshot(SnapshotOffer {
                     from: core.id(),
                     to: *id,
                     term: core.term(),

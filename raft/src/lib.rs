@@ -35,10 +35,10 @@ pub use entry::{Entry, Payload, Snapshot};
 pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, ReadId, Round, Term};
 pub use log_time::Reading;
 pub use membership::{Member, Membership};
-pub use message::{Body, Forwarded, Message, Offer};
+pub use message::{Body, Forwarded, Message, SnapshotOffer};
 pub use node::{Node, ProposeError, Proposed, ReadError, ReadMode};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
 pub use work::{
-    Action, Applied, Apply, Durable, HardState, OfferDurable, Rebase, Restore, SnapshotDurable,
-    TakeSnapshot, Write,
+    Action, Applied, Apply, Durable, HardState, LogStart, Restore, SnapshotDurable,
+    SnapshotOfferDurable, TakeSnapshot, Write,
 };

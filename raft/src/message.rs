@@ -137,7 +137,7 @@ pub enum Body {
     },
     /// The receiver's incarnation is not the one in the sender's membership: its disk was wiped, or
     /// it was removed. The receiver must stop taking part.
-    Outcast {
+    NotAMember {
         /// The sender's commit index when it sent this.
         commit: Index,
         /// The incarnation that was rejected. A receiver with another incarnation ignores the
@@ -150,7 +150,7 @@ pub enum Body {
 /// leader's log (§5.3). It travels outside the stream of messages, followed by the snapshot's
 /// bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offer {
+pub struct SnapshotOffer {
     /// The leader that offers the snapshot.
     pub from: NodeId,
     /// The peer that needs the snapshot.

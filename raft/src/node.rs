@@ -8,7 +8,8 @@ use crate::log::Log;
 use crate::role::{Next, Role};
 use crate::{
     Action, Applied, Body, CommandNumber, Config, ConfigError, Durable, LogId, Message, NodeId,
-    Now, Offer, OfferDurable, Payload, ReadId, Restored, RoleKind, SnapshotDurable, Status,
+    Now, Payload, ReadId, Restored, RoleKind, SnapshotDurable, SnapshotOffer, SnapshotOfferDurable,
+    Status,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -131,8 +132,8 @@ impl Node {
         if self.core.is_diverged() || !self.core.admits(&message) {
             return;
         }
-        if let Body::Outcast { commit, refused } = message.body {
-            return self.core.cast_out(commit, refused);
+        if let Body::NotAMember { commit, refused } = message.body {
+            return self.core.leave_the_membership(commit, refused);
         }
         // Requests for votes are ignored while the leader is live (§4.2.3). This precedes any
         // change of term.
@@ -235,7 +236,7 @@ impl Node {
     }
 
     /// Whether this node needs the offered snapshot. Check this before receiving its bytes.
-    pub fn accepts(&self, offer: &Offer) -> bool {
+    pub fn accepts(&self, offer: &SnapshotOffer) -> bool {
         is_sane_offer(offer)
             && !self.core.is_diverged()
             && offer.to == self.core.id()
@@ -296,7 +297,7 @@ impl Node {
     }
 
     /// A snapshot received from a leader is durable.
-    pub fn install(&mut self, now: Now, done: OfferDurable) {
+    pub fn install(&mut self, now: Now, done: SnapshotOfferDurable) {
         self.core.now = now;
         let offer = &done.offer;
         if offer.to != self.core.id() || offer.from == self.core.id() {
@@ -304,7 +305,7 @@ impl Node {
             return;
         }
         if !is_sane_offer(offer) {
-            self.core.counters.nonsense += 1;
+            self.core.counters.invalid_messages += 1;
             return;
         }
         if self.core.is_diverged()
@@ -390,7 +391,7 @@ impl Node {
             disk_stalled: core.is_disk_stalled(),
             diverged: core.is_diverged(),
             base_unreadable: core.is_base_unreadable(),
-            outcast: core.is_outcast(),
+            not_a_member: core.is_not_a_member(),
             peers,
             counters: core.counters,
         }

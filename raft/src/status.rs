@@ -58,7 +58,7 @@ pub struct Status {
     /// taken.
     pub base_unreadable: bool,
     /// A peer has rejected this node as a non-member: its disk was wiped, or it was removed.
-    pub outcast: bool,
+    pub not_a_member: bool,
     /// The replication progress of each peer. Empty unless this node leads.
     pub peers: Vec<PeerStatus>,
     /// Messages and receipts that were ignored, and elections.
@@ -97,7 +97,7 @@ pub struct Counters {
     /// Messages with another incarnation than the member's (a wiped disk).
     pub wrong_incarnation: u64,
     /// Messages that no correct peer sends.
-    pub nonsense: u64,
+    pub invalid_messages: u64,
     /// Receipts of another node, of an earlier start, or for an order that is not pending.
     pub stale_receipts: u64,
     /// Elections started.

@@ -5,7 +5,7 @@
 //! twice. A receipt carries the node, its start nonce and the order's number: a foreign or stale
 //! receipt is ignored and counted.
 
-use crate::{Entry, Forwarded, Index, Message, NodeId, Offer, ReadId, Snapshot, Term};
+use crate::{Entry, Forwarded, Index, Message, NodeId, ReadId, Snapshot, SnapshotOffer, Term};
 use serde::{Deserialize, Serialize};
 
 /// A work order for the driver. Each may be started as soon as it is returned, in parallel with all
@@ -37,7 +37,7 @@ pub enum Action {
     /// `compact`.
     TakeSnapshot(TakeSnapshot),
     /// Send the snapshot `offer.snapshot` with its offer, then call `snapshot_sent`.
-    SendSnapshot(Offer),
+    SendSnapshot(SnapshotOffer),
     /// Replace the state of the state machine by that of this snapshot, which is durable. Then pass
     /// [`Restore::restored`] to `applied`.
     Restore(Restore),
@@ -66,7 +66,7 @@ pub struct HardState {
 
 /// How a write changes where the log begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rebase {
+pub enum LogStart {
     /// The snapshot is durable and replaces the entries up to its `last`, which may be freed. Later
     /// entries remain.
     Compact(Snapshot),
@@ -74,18 +74,18 @@ pub enum Rebase {
     Reset(Snapshot),
 }
 
-impl Rebase {
+impl LogStart {
     /// The snapshot that the log begins after.
     pub fn snapshot(&self) -> &Snapshot {
         match self {
-            Rebase::Compact(snapshot) | Rebase::Reset(snapshot) => snapshot,
+            LogStart::Compact(snapshot) | LogStart::Reset(snapshot) => snapshot,
         }
     }
 }
 
 /// One atomic change of the durable state. After a crash, either all of it is on disk or none.
 ///
-/// `rebase` takes effect before `entries`. The entries are contiguous. The first one may be at or
+/// `log_start` takes effect before `entries`. The entries are contiguous. The first one may be at or
 /// below the end of the log: it replaces everything from its index on.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
@@ -96,7 +96,7 @@ pub struct Write {
     /// them.
     pub hard_state: HardState,
     /// How the start of the log changes, if it does.
-    pub rebase: Option<Rebase>,
+    pub log_start: Option<LogStart>,
     /// The entries to append. May be empty.
     pub entries: Vec<Entry>,
 }
@@ -190,19 +190,19 @@ pub struct SnapshotDurable {
     pub(crate) snapshot: Option<Snapshot>,
 }
 
-impl Offer {
+impl SnapshotOffer {
     /// Converts the offer into its receipt. Call it once the received snapshot survives a power
     /// failure.
-    pub fn durable(self) -> OfferDurable {
-        OfferDurable { offer: self }
+    pub fn durable(self) -> SnapshotOfferDurable {
+        SnapshotOfferDurable { offer: self }
     }
 }
 
-/// The receipt for a snapshot received from a leader. See [`Offer`].
+/// The receipt for a snapshot received from a leader. See [`SnapshotOffer`].
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
-pub struct OfferDurable {
-    pub(crate) offer: Offer,
+pub struct SnapshotOfferDurable {
+    pub(crate) offer: SnapshotOffer,
 }
 
 /// An order to replace the state of the state machine by that of a snapshot.

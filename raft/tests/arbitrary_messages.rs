@@ -6,8 +6,8 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
-    LogTime, Member, Membership, Message, Node, NodeId, Now, Offer, Payload, ReadId, ReadMode,
-    Reading, Restore, Restored, Round, Snapshot, StateHash, TakeSnapshot, Term, Write,
+    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
+    Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
 };
 
 /// What one event can lead to is far less.
@@ -16,7 +16,7 @@ const ACTIONS_MAX: usize = 5_000;
 #[derive(Clone, Debug)]
 enum Event {
     Message(Message),
-    Install(Offer),
+    Install(SnapshotOffer),
     Tick(u8),
     Propose(u8),
     Read,
@@ -78,7 +78,7 @@ fn member(id: NodeId) -> Member {
 
 fn payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
-        4 => Just(Payload::Blank),
+        4 => Just(Payload::NoOp),
         1 => Just(Payload::Clock),
         4 => Just(Payload::Command(Bytes::from_static(b"junk"))),
         1 => membership().prop_map(Payload::Membership),
@@ -149,8 +149,10 @@ fn body() -> impl Strategy<Value = Body> {
             let outcome = Forwarded::Appended { id, number: CommandNumber(command) };
             Body::ForwardReply { start, number, outcome }
         }),
-        (index(), number())
-            .prop_map(|(commit, refused)| Body::Outcast { commit, refused: Incarnation(refused) }),
+        (index(), number()).prop_map(|(commit, refused)| Body::NotAMember {
+            commit,
+            refused: Incarnation(refused)
+        }),
     ]
 }
 
@@ -166,9 +168,9 @@ fn message() -> impl Strategy<Value = Message> {
     })
 }
 
-fn offer() -> impl Strategy<Value = Offer> {
+fn offer() -> impl Strategy<Value = SnapshotOffer> {
     (node_id(), term(), log_id(), number(), number(), membership()).prop_map(
-        |(from, term, last, time, number, membership)| Offer {
+        |(from, term, last, time, number, membership)| SnapshotOffer {
             from,
             to: NodeId(0),
             term,

@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use raft::{
-    Action, Applied, Config, Entry, HardState, Incarnation, Index, LogId, Member, Membership,
-    Message, Node, NodeId, Now, Offer, Payload, ReadMode, Rebase, Restored, Snapshot, TakeSnapshot,
-    Write,
+    Action, Applied, Config, Entry, HardState, Incarnation, Index, LogId, LogStart, Member,
+    Membership, Message, Node, NodeId, Now, Payload, ReadMode, Restored, Snapshot, SnapshotOffer,
+    TakeSnapshot, Write,
 };
 use std::collections::BTreeMap;
 
@@ -20,12 +20,12 @@ struct Disk {
 impl Disk {
     fn write(&mut self, write: &Write) {
         self.hard_state = write.hard_state;
-        match &write.rebase {
-            Some(Rebase::Compact(snapshot)) => {
+        match &write.log_start {
+            Some(LogStart::Compact(snapshot)) => {
                 self.entries.retain(|entry| entry.id.index > snapshot.last.index);
                 self.snapshot = snapshot.clone();
             }
-            Some(Rebase::Reset(snapshot)) => {
+            Some(LogStart::Reset(snapshot)) => {
                 self.entries.clear();
                 self.snapshot = snapshot.clone();
             }
@@ -50,7 +50,7 @@ struct Peer {
 struct Cluster {
     members: Vec<Peer>,
     network: Vec<Message>,
-    offers: Vec<Offer>,
+    offers: Vec<SnapshotOffer>,
     committed: BTreeMap<Index, Entry>,
     leaders: BTreeMap<raft::Term, NodeId>,
     random: u64,

@@ -6,7 +6,7 @@
 //! `cargo run --release -p quorate-sim --example broken_counter`
 
 use bytes::Bytes;
-use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
+use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::{Request, Simulation};
 use std::io::{self, Read, Write};
 
@@ -21,7 +21,7 @@ impl StateMachine for Counter {
     type Frozen = Counter;
 
     /// Answers with the key that was touched before.
-    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, _at: ApplyContext, command: Bytes) -> Bytes {
         let before = self.latest;
         self.latest = command[0] % 4;
         let touched = &mut self.touched[usize::from(self.latest)];

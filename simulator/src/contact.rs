@@ -219,7 +219,7 @@ fn spread_term(node: &Node, message: &Message) -> Option<Term> {
         Body::PreVote { .. }
             | Body::PreVoteReply { granted: true, .. }
             | Body::Vote { .. }
-            | Body::Outcast { .. }
+            | Body::NotAMember { .. }
     );
     let member = node.base().membership.members.get(&message.from);
     let known = member.is_some_and(|member| member.incarnation == message.incarnation);

@@ -6,7 +6,7 @@ use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
 use crate::shadow::{Change, Shadow};
 use bytes::Bytes;
-use driver::{At, Frozen, StateMachine};
+use driver::{ApplyContext, Frozen, StateMachine};
 use raft::{
     Apply, Config, Incarnation, Index, LogId, LogTime, Membership, Node, NodeId, ReadId, Restored,
     Snapshot, TakeSnapshot, Write, entry_hash,
@@ -525,7 +525,7 @@ impl<M: StateMachine> Running<M> {
         let mut commands = Vec::new();
         for entry in &apply.entries {
             let Some(command) = entry.payload.command() else { continue };
-            let at = At { id: entry.id, time: entry.time, number: entry.number };
+            let at = ApplyContext { id: entry.id, time: entry.time, number: entry.number };
             let mut command = command.to_vec();
             if let Some(byte) = command.first_mut().filter(|_| std::mem::take(flips)) {
                 *byte ^= 1;

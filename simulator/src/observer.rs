@@ -6,12 +6,16 @@
 use crate::checks::Check;
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
+use crate::timeline::shown_within;
 use bytes::Bytes;
-use driver::{At, StateMachine};
+use driver::{ApplyContext, StateMachine};
 use raft::{
     Body, CommandNumber, Entry, Incarnation, Index, LogId, Message, Node, NodeId, Payload, Term,
 };
 use std::collections::BTreeMap;
+
+/// The most bytes of a command or an answer in the words of a check.
+const TOLD_BYTES: usize = 256;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,7 +285,7 @@ impl<M: StateMachine> Observer<M> {
         self.time.committed(id, entry)?;
         let answer = match &entry.payload {
             Payload::Command(command) => {
-                let at = At { id, time: entry.time, number: entry.number };
+                let at = ApplyContext { id, time: entry.time, number: entry.number };
                 Some(self.reference.apply(at, command.clone()))
             }
             _ => None,
@@ -313,8 +317,17 @@ impl<M: StateMachine> Observer<M> {
             let detail = format!("node {at} applies {}, which is not committed", entry.id);
             return violation(Check::OnlyWhatIsCommittedIsApplied, detail);
         }
-        if known.is_some_and(|known| known.answer.as_ref() != answer) {
-            let detail = format!("node {at} answers {} otherwise than the others", entry.id);
+        if let Some(known) = known
+            && known.answer.as_ref() != answer
+        {
+            let text = |bytes: Option<&Bytes>| shown_within(bytes.map_or(b"", |b| b), TOLD_BYTES);
+            let detail = format!(
+                "node {at} answers {} with {}; the reference machine answered {}; the command: {}",
+                entry.id,
+                text(answer),
+                text(known.answer.as_ref()),
+                text(entry.payload.command()),
+            );
             return violation(Check::StateMachineIsDeterministic, detail);
         }
         Ok(())
@@ -397,7 +410,7 @@ const ANNOUNCED_TERMS_MAX: usize = 8;
 
 fn hash(entry: &Entry) -> u64 {
     let (kind, bytes): (u64, &[u8]) = match &entry.payload {
-        Payload::Blank => (1, &[]),
+        Payload::NoOp => (1, &[]),
         Payload::Command(bytes) => (2, bytes),
         Payload::System(bytes) => (3, bytes),
         Payload::Membership(_) => (4, &[]),

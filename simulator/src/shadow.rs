@@ -4,7 +4,7 @@
 //! Recovery is compared with it, and so is every promise in a message that a node sends: what the
 //! node promises must be in here first.
 
-use raft::{Entry, HardState, Index, LogId, Rebase, Restored, Snapshot, Write};
+use raft::{Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
 use std::collections::VecDeque;
 
 /// Size of a block of the log, and the least number of content bytes in it.
@@ -17,7 +17,7 @@ const HEAD_BYTES_MAX: usize = 1_000;
 #[derive(Clone, Debug)]
 pub struct Change {
     hard_state: HardState,
-    rebase: Option<Rebase>,
+    log_start: Option<LogStart>,
     entries: Vec<Entry>,
 }
 
@@ -33,14 +33,14 @@ impl Change {
 
     /// Whether it moves the base of the log.
     pub(crate) fn rebases(&self) -> bool {
-        self.rebase.is_some()
+        self.log_start.is_some()
     }
 
     /// The changes that `write` makes.
     pub fn of(write: &Write) -> Self {
         Change {
             hard_state: write.hard_state,
-            rebase: write.rebase.clone(),
+            log_start: write.log_start.clone(),
             entries: write.entries.clone(),
         }
     }
@@ -70,14 +70,14 @@ impl Shadow {
     /// Applies a write that has become durable.
     pub fn apply(&mut self, change: &Change) {
         self.hard_state = change.hard_state;
-        match &change.rebase {
-            Some(Rebase::Compact(snapshot)) => {
+        match &change.log_start {
+            Some(LogStart::Compact(snapshot)) => {
                 while self.entries.front().is_some_and(|e| e.id.index <= snapshot.last.index) {
                     self.entries.pop_front();
                 }
                 self.base = snapshot.clone();
             }
-            Some(Rebase::Reset(snapshot)) => {
+            Some(LogStart::Reset(snapshot)) => {
                 self.entries.clear();
                 self.base = snapshot.clone();
             }

@@ -322,10 +322,15 @@ impl Timeline {
     }
 }
 
-/// Bytes as text if they are that, and else in hexadecimal; only the first ones.
+/// The first bytes, as text if all are printable ASCII, and otherwise in hexadecimal.
 pub fn shown(bytes: &[u8]) -> String {
+    shown_within(bytes, SHOWN_BYTES)
+}
+
+/// Like [`shown`], with a given number of bytes.
+pub(crate) fn shown_within(bytes: &[u8], bytes_max: usize) -> String {
     let is_text = !bytes.is_empty() && bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
-    let few = &bytes[..bytes.len().min(SHOWN_BYTES)];
+    let few = &bytes[..bytes.len().min(bytes_max)];
     let mut text = match is_text {
         true => String::from_utf8_lossy(few).into_owned(),
         false => few.iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -4,7 +4,7 @@
 use crate::linearizability::{self, Operation, Verdict};
 use crate::random::Stream;
 use bytes::Bytes;
-use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
+use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
@@ -194,7 +194,7 @@ fn decode(answer: &[u8]) -> Option<u64> {
 impl StateMachine for Registers {
     type Frozen = Registers;
 
-    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, _at: ApplyContext, command: Bytes) -> Bytes {
         let (key, from, to) = parse(&command);
         let before = self.values.get(&key).copied().unwrap_or_default();
         if from == 0 || from == before {

@@ -26,8 +26,8 @@ use crate::timeline::{Timeline, What};
 use crate::workload::{Answered, Outcome, Request, Workload};
 use actions::body_number;
 use raft::{
-    Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, Offer,
-    ReadMode, Term,
+    Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadMode,
+    SnapshotOffer, Term,
 };
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,7 +173,7 @@ enum Event {
 }
 
 /// A snapshot in transfer: the offer, the state, and the life of the sender.
-type Transfer = (Offer, Vec<u8>, u64);
+type Transfer = (SnapshotOffer, Vec<u8>, u64);
 
 struct Operation_ {
     client: usize,
@@ -606,7 +606,7 @@ impl<'a, W: Workload> World<'a, W> {
         match &message.body {
             Body::Rejected { lost: true, .. } => self.marks.hit("a leader heard of lost entries"),
             Body::Rejected { .. } => self.marks.hit("a probe was rejected"),
-            Body::Outcast { .. } => self.marks.hit("a wiped node was told so"),
+            Body::NotAMember { .. } => self.marks.hit("a wiped node was told so"),
             Body::ReadIndexReply { index: Some(_), .. } => {
                 self.marks.hit("a follower got a read index");
             }

@@ -1,7 +1,7 @@
 //! The report that a user of the kit gets for a state machine that is broken on purpose.
 
 use bytes::Bytes;
-use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
+use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
 use simulator::plan::FaultKind;
 use simulator::{Failed, Request, Simulation, random::Stream};
@@ -18,7 +18,7 @@ struct Echo<const FORGETS: bool> {
 impl<const FORGETS: bool> StateMachine for Echo<FORGETS> {
     type Frozen = Self;
 
-    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, _at: ApplyContext, command: Bytes) -> Bytes {
         self.count += 1;
         Bytes::copy_from_slice(&[std::mem::replace(&mut self.latest, command[0])])
     }
@@ -171,7 +171,7 @@ struct Counts(u64);
 impl StateMachine for Counts {
     type Frozen = Echo<false>;
 
-    fn apply(&mut self, _at: At, _command: Bytes) -> Bytes {
+    fn apply(&mut self, _at: ApplyContext, _command: Bytes) -> Bytes {
         self.0 += 1;
         Bytes::new()
     }
@@ -207,7 +207,7 @@ static DRAWN: AtomicU64 = AtomicU64::new(0);
 impl StateMachine for Random {
     type Frozen = Echo<false>;
 
-    fn apply(&mut self, _at: At, _command: Bytes) -> Bytes {
+    fn apply(&mut self, _at: ApplyContext, _command: Bytes) -> Bytes {
         self.0 += 1;
         let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
         Bytes::from(if drawn == 100 { "odd" } else { "" })
@@ -244,7 +244,7 @@ struct Panics(u64);
 impl StateMachine for Panics {
     type Frozen = Echo<false>;
 
-    fn apply(&mut self, _at: At, _command: Bytes) -> Bytes {
+    fn apply(&mut self, _at: ApplyContext, _command: Bytes) -> Bytes {
         self.0 += 1;
         assert!(self.0 < 30, "thirty is too much");
         Bytes::new()

@@ -20,7 +20,7 @@
 use crate::log::BatchRef;
 use crate::recovery::Case;
 use crate::{Disk, Log, SnapshotError, Snapshots, is_damage};
-use raft::{HardState, LogId, Membership, NodeId, Payload, Rebase, Restored, Snapshot};
+use raft::{HardState, LogId, LogStart, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
 
 /// Why an intact log cannot be used.
@@ -78,20 +78,20 @@ impl<D: Disk> Log<D> {
         let last = snapshot.last;
         // The content of a snapshot is committed. A log without its last entry either ends before
         // it or diverges from it.
-        let rebase = match entries.iter().position(|entry| entry.id == last) {
+        let log_start = match entries.iter().position(|entry| entry.id == last) {
             Some(at) => {
                 entries.drain(..=at);
-                Rebase::Compact(snapshot.clone())
+                LogStart::Compact(snapshot.clone())
             }
             None => {
                 entries.clear();
-                Rebase::Reset(snapshot.clone())
+                LogStart::Reset(snapshot.clone())
             }
         };
         if hard_state.term < last.term {
             hard_state = HardState { term: last.term, vote: None, ..hard_state };
         }
-        self.note(hard_state, &rebase)?;
+        self.note(hard_state, &log_start)?;
         Ok(Restored { hard_state, snapshot, entries })
     }
 
@@ -101,12 +101,12 @@ impl<D: Disk> Log<D> {
         let mut hard_state = restored.hard_state;
         hard_state.lost = hard_state.lost.max(Some(last));
         let snapshot = Snapshot::initial(membership);
-        self.note(hard_state, &Rebase::Reset(snapshot.clone()))?;
+        self.note(hard_state, &LogStart::Reset(snapshot.clone()))?;
         Ok(Restored { hard_state, snapshot, entries: Vec::new() })
     }
 
-    fn note(&mut self, hard_state: HardState, rebase: &Rebase) -> io::Result<()> {
-        let batch = BatchRef { hard_state, rebase: Some(rebase), entries: &[] };
+    fn note(&mut self, hard_state: HardState, log_start: &LogStart) -> io::Result<()> {
+        let batch = BatchRef { hard_state, log_start: Some(log_start), entries: &[] };
         self.append(batch).map_err(crate::log::AppendError::into_io)
     }
 }

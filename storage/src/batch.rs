@@ -124,7 +124,7 @@ pub(crate) fn seal(batch: &mut BlockWriter, seed: u32, place: Place) -> (u32, &[
 fn put_entry(entry: &Entry, into: &mut BlockWriter) {
     let mut encoded = Vec::new();
     let (kind, payload): (u8, &[u8]) = match &entry.payload {
-        Payload::Blank => (0, &[]),
+        Payload::NoOp => (0, &[]),
         Payload::Command(bytes) => (1, bytes),
         Payload::System(bytes) => (2, bytes),
         Payload::Membership(membership) => {
@@ -227,7 +227,7 @@ fn take_entry(rest: &mut Bytes, index: Index) -> Option<Entry> {
         time: LogTime(u64_at(&head, 8)),
         number: CommandNumber(u64_at(&head, 16)),
         payload: match head[24] {
-            0 if length == 0 => Payload::Blank,
+            0 if length == 0 => Payload::NoOp,
             1 => Payload::Command(payload),
             2 => Payload::System(payload),
             3 => Payload::Membership(codec::decode(&payload).ok()?),

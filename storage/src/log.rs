@@ -14,12 +14,12 @@
 use crate::batch::{self, Draft};
 use crate::block::{BLOCK_BYTES, BlockWriter, Place};
 use crate::disk::{self, Disk};
-use crate::fold::Latest;
 use crate::mark::{self, Mark, MarkFile};
 use crate::recovery::{Case, OpenError, Scan, Scanned};
+use crate::replay::Latest;
 use crate::segment::{self, Order, Preparer, Segment};
 use crate::{DiskFile, Identity, LogStore, PersistError, codec};
-use raft::{Durable, Entry, HardState, Index, LogId, Rebase, Restored, Snapshot, Write};
+use raft::{Durable, Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
 use std::collections::VecDeque;
 use std::io;
 
@@ -150,7 +150,7 @@ struct Full {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchRef<'a> {
     pub hard_state: HardState,
-    pub rebase: Option<&'a Rebase>,
+    pub log_start: Option<&'a LogStart>,
     pub entries: &'a [Entry],
 }
 
@@ -241,7 +241,7 @@ impl<D: Disk> Log<D> {
                 .map_err(|version| OpenError::OtherVersion { path, version })?;
         }
         let mut scanned = scan.finish(mark, identity.node)?;
-        if scanned.folded.is_none() && identity.cluster.is_some() {
+        if scanned.replayed.is_none() && identity.cluster.is_some() {
             // The node was a member of its cluster: its promises are lost.
             return Err(OpenError::LogGone);
         }
@@ -319,8 +319,8 @@ impl<D: Disk> Log<D> {
         assert!(self.state.number > 0, "the log has not begun");
         self.commit(Change {
             hard_state: batch.hard_state,
-            base: batch.rebase.map(Rebase::snapshot),
-            reset: matches!(batch.rebase, Some(Rebase::Reset(_))),
+            base: batch.log_start.map(LogStart::snapshot),
+            reset: matches!(batch.log_start, Some(LogStart::Reset(_))),
             repeats: 0,
             entries: batch.entries,
         })?;
@@ -541,23 +541,23 @@ impl<D: Disk> Log<D> {
     /// Takes over the result of a scan: erases remains, and rewrites or repeats what must be
     /// durable.
     fn take_over(&mut self, scanned: Scanned, mark: Option<Mark>) -> io::Result<Option<Restored>> {
-        let Scanned { folded, segments, end, remains, highest_number, .. } = scanned;
-        let Some(folded) = folded else {
+        let Scanned { replayed, segments, end, remains, highest_number, .. } = scanned;
+        let Some(replayed) = replayed else {
             self.erase(&remains)?;
             for found in segments {
                 self.retire(found.generation, found.len);
             }
             return Ok(None);
         };
-        let state = folded.state;
+        let state = replayed.state;
         let restored =
             Restored { hard_state: state.hard_state, snapshot: state.base, entries: state.entries };
         self.state.hard_state = restored.hard_state;
         self.state.base = restored.snapshot.last;
         codec::encode(&restored.snapshot, &mut self.state.encoded_base);
         self.state.last = restored.entries.last().map_or(self.state.base, |entry| entry.id);
-        self.state.checksum = folded.latest.checksum;
-        if folded.hole.is_some() {
+        self.state.checksum = replayed.latest.checksum;
+        if replayed.hole.is_some() {
             self.state.number = highest_number;
             self.rewrite(&restored)?;
             for found in &segments {
@@ -567,13 +567,13 @@ impl<D: Disk> Log<D> {
             self.open_mark()?;
             return Ok(Some(restored));
         }
-        self.state.number = folded.latest.number;
+        self.state.number = replayed.latest.number;
         self.erase(&remains)?;
         let (last_segment, position) = end.expect("there is an intact batch");
         let mut useless = Vec::new();
         for (at, found) in segments.iter().enumerate() {
             let (generation, len) = (found.generation, found.len);
-            let highest = folded.highest.get(at).copied().unwrap_or_default();
+            let highest = replayed.highest.get(at).copied().unwrap_or_default();
             if at > last_segment {
                 self.retire(generation, len);
             } else if at == last_segment {
@@ -589,8 +589,8 @@ impl<D: Disk> Log<D> {
         }
         let repeats = mark.is_none_or(|mark| mark.batch < self.state.number);
         if repeats {
-            let count = folded.latest.entries.min(restored.entries.len());
-            self.repeat(&restored, folded.latest, count)?;
+            let count = replayed.latest.entries.min(restored.entries.len());
+            self.repeat(&restored, replayed.latest, count)?;
         }
         // Only the latest batch makes a segment useless, and only its repetition makes that batch
         // certain to be on disk. Before that the batch may be lost, and the earlier ones are all
@@ -666,7 +666,7 @@ where
     fn persist(&mut self, write: Write) -> Result<Durable, PersistError> {
         let batch = BatchRef {
             hard_state: write.hard_state,
-            rebase: write.rebase.as_ref(),
+            log_start: write.log_start.as_ref(),
             entries: &write.entries,
         };
         match self.append(batch) {

@@ -40,8 +40,8 @@
 
 use crate::batch;
 use crate::block::{self, BLOCK_BYTES, Block};
-use crate::fold::{Fold, Folded};
 use crate::mark::Mark;
+use crate::replay::{Replay, Replayed};
 use crate::{IdentityError, LockError};
 use raft::{LogId, NodeId};
 use std::fmt;
@@ -196,7 +196,7 @@ pub enum OpenError {
 /// Reads the segments of a log, oldest first, and decides what to restore.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    fold: Fold,
+    fold: Replay,
     segments: Vec<ScannedSegment>,
     /// The end of the latest intact batch: the index of its segment, and the position of the next
     /// block.
@@ -226,7 +226,7 @@ pub(crate) struct Remains {
 #[derive(Debug)]
 pub(crate) struct Scanned {
     /// The state that the batches result in. `None` if the log was never begun.
-    pub folded: Option<Folded>,
+    pub replayed: Option<Replayed>,
     pub segments: Vec<ScannedSegment>,
     pub end: Option<(usize, u32)>,
     /// Blocks to erase before anything is written, unless the log is rewritten.
@@ -250,7 +250,7 @@ impl Scan {
             }
             match block::classify(&rest[..BLOCK_BYTES], seed, generation, position) {
                 Block::OtherVersion { version } => return Err(version),
-                Block::Blank | Block::Stale => {}
+                Block::NoOp | Block::Stale => {}
                 Block::Damaged => {
                     damaged = true;
                     self.remains.push(Remains { generation, position });
@@ -294,25 +294,25 @@ impl Scan {
         }
         let mut cases = Vec::new();
         let batches = self.fold.batches + u64::from(number > 0 && !synced);
-        let (mut folded, harmless, repeated) = self.fold.finish();
+        let (mut replayed, harmless, repeated) = self.fold.finish();
         cases.extend(harmless.into_iter().map(|batch| Case::HarmlessDamage { batch }));
         cases.extend(repeated.into_iter().map(|batch| Case::Repeated { batch }));
-        match &mut folded {
+        match &mut replayed {
             None => cases.push(Case::NotBegun),
-            Some(Folded { hole: Some(_), .. }) if synced => {
+            Some(Replayed { hole: Some(_), .. }) if synced => {
                 cases.push(Case::RottenEnd { batch: number + 1 });
             }
-            Some(Folded { hole: Some(hole), .. }) => cases.push(Case::Rotten { batch: *hole }),
+            Some(Replayed { hole: Some(hole), .. }) => cases.push(Case::Rotten { batch: *hole }),
             Some(_) if !self.remains.is_empty() => {
                 cases.push(Case::TornTail { batch: number + 1 });
             }
             Some(_) => cases.push(Case::Clean),
         }
-        if let Some(folded) = folded.as_mut().filter(|folded| folded.hole.is_some()) {
-            note_loss(folded, mark.filter(|mark| mark.batch >= number), synced.then_some(node));
+        if let Some(replayed) = replayed.as_mut().filter(|replayed| replayed.hole.is_some()) {
+            note_loss(replayed, mark.filter(|mark| mark.batch >= number), synced.then_some(node));
         }
         Ok(Scanned {
-            folded,
+            replayed,
             segments: self.segments,
             end: self.end,
             remains: self.remains,
@@ -325,9 +325,9 @@ impl Scan {
 
 /// Records in the hard state how far the log went. If `abstain` is given, the latest hard state is
 /// lost too: that node counts as having voted for itself, so it grants no vote in that term.
-fn note_loss(folded: &mut Folded, mark: Option<Mark>, abstain: Option<NodeId>) {
-    let hard = &mut folded.state.hard_state;
-    let known = [Some(folded.last), hard.lost, mark.map(|mark| mark.last)];
+fn note_loss(replayed: &mut Replayed, mark: Option<Mark>, abstain: Option<NodeId>) {
+    let hard = &mut replayed.state.hard_state;
+    let known = [Some(replayed.last), hard.lost, mark.map(|mark| mark.last)];
     hard.lost = known.into_iter().flatten().max();
     let Some(node) = abstain else { return };
     if let Some(mark) = mark.filter(|mark| mark.term > hard.term) {

@@ -62,7 +62,7 @@ enum Answer {
 /// Answers the bootstrap requests of other nodes. The [`PeerServer`](crate::PeerServer) serves it
 /// on the peer port.
 #[derive(Debug, Default)]
-pub struct Desk(Mutex<State>);
+pub struct BootstrapService(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -82,11 +82,11 @@ struct Own {
     cluster: Option<(ClusterId, Membership)>,
 }
 
-impl Desk {
-    /// A desk without an identity. It answers questions with status 503 until [`Desk::sit`] or
-    /// [`Desk::belong`] is called.
+impl BootstrapService {
+    /// A desk without an identity. It answers questions with status 503 until [`BootstrapService::sit`] or
+    /// [`BootstrapService::belong`] is called.
     pub fn new() -> Self {
-        Desk::default()
+        BootstrapService::default()
     }
 
     /// Starts to answer as a founder of a cluster of all nodes on `list`, which includes this node.
@@ -208,7 +208,7 @@ fn sorted(mut list: Vec<Listed>) -> Vec<Listed> {
 
 /// A cluster that was bootstrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Founded {
+pub struct Bootstrapped {
     /// Its id, derived from the ids and incarnations of the founders.
     pub cluster: ClusterId,
     /// Its membership: all founders as voters, or what a peer reports that is a member already.
@@ -218,7 +218,7 @@ pub struct Founded {
 /// Why a cluster could not be bootstrapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum FoundError {
+pub enum BootstrapError {
     /// A peer knows this node with another incarnation: its disk was wiped, or this is the wrong
     /// directory.
     #[error(
@@ -308,17 +308,21 @@ pub enum FoundError {
 /// contains all founders, `own` included; `desk` answers the founders that ask this node. If a
 /// founder is a member of a cluster already, returns that cluster. Waits without a limit: only a
 /// rejection, or a founder with another list, ends it with an error.
-pub async fn found(desk: &Desk, own: &Founder, list: &[Listed]) -> Result<Founded, FoundError> {
-    found_on(&TokioNet::current(), desk, own, list).await
-}
-
-/// Like [`found`], with a given [`Net`].
-pub async fn found_on<N: Net>(
-    net: &N,
-    desk: &Desk,
+pub async fn bootstrap(
+    desk: &BootstrapService,
     own: &Founder,
     list: &[Listed],
-) -> Result<Founded, FoundError> {
+) -> Result<Bootstrapped, BootstrapError> {
+    bootstrap_on(&TokioNet::current(), desk, own, list).await
+}
+
+/// Like [`bootstrap`], with a given [`Net`].
+pub async fn bootstrap_on<N: Net>(
+    net: &N,
+    desk: &BootstrapService,
+    own: &Founder,
+    list: &[Listed],
+) -> Result<Bootstrapped, BootstrapError> {
     let asking = Asking::new(net, own, list, false);
     let mut founders = BTreeMap::from([(own.node, own.clone())]);
     loop {
@@ -331,7 +335,7 @@ pub async fn found_on<N: Net>(
                     founders.insert(peer.node, founder);
                 }
                 Asked::Answer(Answer::Member(cluster, membership)) => {
-                    return Ok(Founded { cluster, membership });
+                    return Ok(Bootstrapped { cluster, membership });
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
                 asked => {
@@ -357,12 +361,12 @@ pub async fn found_on<N: Net>(
         client_address: founder.client_address,
     };
     let members = founders.into_iter().map(|(node, founder)| (node, member(founder))).collect();
-    Ok(Founded { cluster, membership: Membership::of_voters(members) })
+    Ok(Bootstrapped { cluster, membership: Membership::of_voters(members) })
 }
 
 /// Waits a moment for the question of a founder with another list, because it carries that list. So
 /// both founders can report both lists, whichever of them started first.
-async fn wait_for_list<N: Net>(net: &N, desk: &Desk, peer: &Listed, asked: &Asked) {
+async fn wait_for_list<N: Net>(net: &N, desk: &BootstrapService, peer: &Listed, asked: &Asked) {
     let shows = match asked {
         Asked::Answer(Answer::Other(difference)) => !difference.of_members(),
         _ => false,
@@ -455,36 +459,36 @@ impl<'a, N: Net> Asking<'a, N> {
         asked
     }
 
-    fn refused(&self, desk: &Desk, peer: Listed, asked: Asked) -> FoundError {
+    fn refused(&self, desk: &BootstrapService, peer: Listed, asked: Asked) -> BootstrapError {
         let ours = Lists(self.list).to_string();
         let (node, Listed { node: peer, peer_address, .. }) = (self.own.node, peer);
         match asked {
-            Asked::Wiped => FoundError::Wiped { node, peer, peer_address },
-            Asked::OtherVersion(why) => FoundError::OtherVersion { peer, peer_address, why },
+            Asked::Wiped => BootstrapError::Wiped { node, peer, peer_address },
+            Asked::OtherVersion(why) => BootstrapError::OtherVersion { peer, peer_address, why },
             Asked::Answer(Answer::Other(difference)) => {
                 let theirs = match desk.other_list_of(peer) {
                     Some(list) => Lists(&list).to_string(),
                     None => difference.describe(self.list),
                 };
                 match difference.of_members() {
-                    true => FoundError::Stranger { node, peer, peer_address, ours, theirs },
-                    false => FoundError::OtherList { peer, peer_address, ours, theirs },
+                    true => BootstrapError::Stranger { node, peer, peer_address, ours, theirs },
+                    false => BootstrapError::OtherList { peer, peer_address, ours, theirs },
                 }
             }
             Asked::Refused => match desk.other_list_of(peer) {
                 Some(list) => self.other_list(peer, Lists(&list).to_string()),
-                None => FoundError::NotAFounder { peer, peer_address, ours },
+                None => BootstrapError::NotAFounder { peer, peer_address, ours },
             },
             Asked::Misdirected | Asked::Answer(_) | Asked::Nothing(_) => {
-                FoundError::WrongNode { peer, peer_address }
+                BootstrapError::WrongNode { peer, peer_address }
             }
         }
     }
 
-    fn other_list(&self, peer: NodeId, theirs: String) -> FoundError {
+    fn other_list(&self, peer: NodeId, theirs: String) -> BootstrapError {
         let listed = self.list.iter().find(|listed| listed.node == peer);
         let peer_address = listed.map(|listed| listed.peer_address.clone()).unwrap_or_default();
-        FoundError::OtherList { peer, peer_address, ours: Lists(self.list).to_string(), theirs }
+        BootstrapError::OtherList { peer, peer_address, ours: Lists(self.list).to_string(), theirs }
     }
 
     /// Logs which peers have not answered: first after [`PATIENCE`], then when the list or a reason
@@ -544,14 +548,19 @@ mod tests {
         nodes.iter().map(|node| founder(*node).listed()).collect()
     }
 
-    fn asked(desk: &Desk, from: Founder, nodes: &[u64], joins: bool) -> (u16, Option<Answer>) {
+    fn asked(
+        desk: &BootstrapService,
+        from: Founder,
+        nodes: &[u64],
+        joins: bool,
+    ) -> (u16, Option<Answer>) {
         let question = Question { from, to: NodeId(0), list: list(nodes), joins };
         let (status, body) = desk.answer(&seal(&question));
         (status.as_u16(), open(&body).ok())
     }
 
-    fn sitting(nodes: &[u64]) -> Desk {
-        let desk = Desk::new();
+    fn sitting(nodes: &[u64]) -> BootstrapService {
+        let desk = BootstrapService::new();
         desk.sit(founder(0), list(nodes));
         desk
     }
@@ -602,7 +611,7 @@ mod tests {
 
     #[test]
     fn a_member_tells_its_cluster_to_members_only() {
-        let desk = Desk::new();
+        let desk = BootstrapService::new();
         let members: BTreeMap<NodeId, Founder> =
             [0, 1].map(|node| (NodeId(node), founder(node))).into();
         let cluster = name(&members);

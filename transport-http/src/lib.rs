@@ -36,7 +36,10 @@ mod transfer;
 mod transport;
 pub mod wire;
 
-pub use bootstrap::{Desk, FoundError, Founded, cluster_of, cluster_of_on, found, found_on};
+pub use bootstrap::{
+    BootstrapError, BootstrapService, Bootstrapped, bootstrap, bootstrap_on, cluster_of,
+    cluster_of_on,
+};
 pub use founders::{Founder, Listed};
 pub use places::PEER_CONNECTIONS_MAX;
 pub use server::PeerServer;

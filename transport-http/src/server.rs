@@ -1,7 +1,7 @@
 //! The listener for peers.
 
 use crate::body::FrameReader;
-use crate::bootstrap::Desk;
+use crate::bootstrap::BootstrapService;
 use crate::dial::Names;
 use crate::frame::{Frames, write_sign_of_life};
 use crate::hello::Hello;
@@ -54,7 +54,7 @@ pub struct PeerServer<N: Net = TokioNet> {
 /// The state that the connections of a listener share.
 struct Listener<N> {
     net: N,
-    desk: Desk,
+    desk: BootstrapService,
     transport: OnceLock<Arc<Shared<N>>>,
     places: Places,
     reported: Mutex<Repeats>,
@@ -83,7 +83,7 @@ impl<N: Net> PeerServer<N> {
         let local_addr = net.local_addr(&socket)?;
         let listener = Arc::new(Listener {
             net: net.clone(),
-            desk: Desk::new(),
+            desk: BootstrapService::new(),
             transport: OnceLock::new(),
             places: Places::new(connections_max),
             reported: Mutex::default(),
@@ -98,7 +98,7 @@ impl<N: Net> PeerServer<N> {
     }
 
     /// Answers the bootstrap requests that arrive here.
-    pub fn desk(&self) -> &Desk {
+    pub fn desk(&self) -> &BootstrapService {
         &self.listener.desk
     }
 
@@ -250,7 +250,7 @@ fn text(status: StatusCode, why: impl Into<Bytes>) -> Answer {
     answer
 }
 
-async fn bootstrap<N: Net>(request: Request<Incoming>, net: &N, desk: &Desk) -> Answer {
+async fn bootstrap<N: Net>(request: Request<Incoming>, net: &N, desk: &BootstrapService) -> Answer {
     let question = Limited::new(request.into_body(), QUESTION_BYTES_MAX).collect();
     match timeout(net, HELLO_TIMEOUT, question).await {
         Ok(Ok(question)) => {

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use raft::Offer;
+use raft::SnapshotOffer;
 use std::io::Read;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(crate) struct Unwanted(String);
 /// Sends a snapshot. Returns when it is durable at the receiver.
 pub(crate) async fn send<N: Net>(
     shared: &Shared<N>,
-    offer: Offer,
+    offer: SnapshotOffer,
     mut state: Box<dyn Read + Send>,
 ) -> Result<(), Failure> {
     let net = &shared.net;

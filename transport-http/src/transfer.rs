@@ -8,7 +8,7 @@
 use crate::frame::{FrameError, Frames, write_first, write_frame};
 use crate::hello::{Hello, Refusal};
 use driver::{Inbox, OfferError};
-use raft::Offer;
+use raft::SnapshotOffer;
 use serde::{Deserialize, Serialize};
 use std::future::Future;
 use storage::codec;
@@ -69,7 +69,7 @@ impl Totals {
 }
 
 /// Appends the beginning of a transfer: the sender, and the offer.
-pub fn write_offer(into: &mut Vec<u8>, hello: &Hello, offer: &Offer) {
+pub fn write_offer(into: &mut Vec<u8>, hello: &Hello, offer: &SnapshotOffer) {
     write_first(into, &hello.encode());
     write_frame(into, |into| codec::encode(offer, into));
 }
@@ -115,7 +115,7 @@ pub async fn receive_snapshot(
     };
     let first = next(frames.first().await)?;
     let hello = Hello::check(&first, own).map_err(Refused::Peer)?;
-    let offer: Offer = codec::decode(&next(frames.next().await)?)
+    let offer: SnapshotOffer = codec::decode(&next(frames.next().await)?)
         .map_err(|error| Refused::Bad(error.to_string()))?;
     if offer.from != hello.from || offer.to != own.from || !passes(&hello) {
         return Err(bad("the offer is not for this node"));

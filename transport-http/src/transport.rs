@@ -9,7 +9,7 @@ use crate::net::{Net, Running as _, TokioNet};
 use crate::repeats::Repeats;
 use crate::snapshot;
 use driver::{Inbox, Transport, report};
-use raft::{Incarnation, LogId, Membership, Message, NodeId, Offer};
+use raft::{Incarnation, LogId, Membership, Message, NodeId, SnapshotOffer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -272,7 +272,7 @@ impl<N: Net> Transport for HttpTransport<N> {
         passes(&self.shared, peer) && lock(&self.shared.connected).contains(&peer)
     }
 
-    fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
+    fn send_snapshot(&self, offer: SnapshotOffer, state: Box<dyn Read + Send>) {
         let shared = self.shared.clone();
         let sending = self.shared.net.spawn(async move {
             let (to, snapshot) = (offer.to, offer.snapshot.last);

@@ -12,7 +12,8 @@ use storage::{ClusterId, RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use transport_http::{
-    Desk, FoundError, Founder, HttpTransport, Listed, PeerServer, TransportConfig, found,
+    BootstrapError, BootstrapService, Founder, HttpTransport, Listed, PeerServer, TransportConfig,
+    bootstrap,
 };
 
 #[tokio::test]
@@ -161,22 +162,22 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     for (server, founder) in servers.iter().zip(&founders) {
         server.desk().sit(founder.clone(), all.clone());
     }
-    let desk = Desk::new();
-    let first = found(&desk, &founders[0], &all).await.expect("all are up");
+    let desk = BootstrapService::new();
+    let first = bootstrap(&desk, &founders[0], &all).await.expect("all are up");
     servers[0].desk().belong(founders[0].clone(), first.cluster, first.membership.clone());
 
-    let slow = found(&desk, &founders[1], &all).await.expect("it is the same founder");
+    let slow = bootstrap(&desk, &founders[1], &all).await.expect("it is the same founder");
     assert_eq!(slow, first);
 
     let wiped = founder(2, &servers[2], 999);
-    let refused = found(&desk, &wiped, &all).await.expect_err("its disk was wiped");
-    assert!(matches!(refused, FoundError::Wiped { node: NodeId(2), .. }), "{refused}");
+    let refused = bootstrap(&desk, &wiped, &all).await.expect_err("its disk was wiped");
+    assert!(matches!(refused, BootstrapError::Wiped { node: NodeId(2), .. }), "{refused}");
     assert!(refused.to_string().contains("--join"), "the way out is named: {refused}");
 
     let stranger = founder(9, &servers[2], 5);
     let with_stranger = list(&[founders[0].clone(), stranger.clone()]);
-    let refused = found(&desk, &stranger, &with_stranger).await.expect_err("it is not known");
-    assert!(matches!(refused, FoundError::Stranger { .. }), "{refused}");
+    let refused = bootstrap(&desk, &stranger, &with_stranger).await.expect_err("it is not known");
+    assert!(matches!(refused, BootstrapError::Stranger { .. }), "{refused}");
 }
 
 #[tokio::test]
@@ -190,11 +191,13 @@ async fn founders_with_different_lists_found_nothing_together() {
     servers[2].desk().sit(founders[2].clone(), all.clone());
     // Each of the two nodes reports both lists.
     let (one, other) = tokio::join!(
-        found(servers[0].desk(), &founders[0], &two),
-        found(servers[1].desk(), &founders[1], &all),
+        bootstrap(servers[0].desk(), &founders[0], &two),
+        bootstrap(servers[1].desk(), &founders[1], &all),
     );
     for refused in [one, other] {
-        let Err(refused @ FoundError::OtherList { .. }) = refused else { panic!("{refused:?}") };
+        let Err(refused @ BootstrapError::OtherList { .. }) = refused else {
+            panic!("{refused:?}")
+        };
         let text = refused.to_string();
         let both = [&two, &all].map(|list| {
             let list: Vec<String> = list.iter().map(Listed::to_string).collect();
@@ -204,7 +207,7 @@ async fn founders_with_different_lists_found_nothing_together() {
         assert!(text.contains(&both[1]), "{text}");
     }
     // A node that is not on another's list learns which of its entries are right.
-    let refused = found(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
+    let refused = bootstrap(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
     assert!(refused.to_string().contains(&format!("not {}", all[2])), "{refused}");
 }
 
@@ -215,10 +218,10 @@ async fn a_founder_on_its_own_refuses_those_that_count_on_it() {
         (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
     let alone = list(&founders[1..]);
     servers[1].desk().sit(founders[1].clone(), alone.clone());
-    let founded = found(servers[1].desk(), &founders[1], &alone).await.expect("it is alone");
-    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
-    assert!(matches!(refused, Err(FoundError::OtherList { .. })), "{refused:?}");
+    let founded = bootstrap(servers[1].desk(), &founders[1], &alone).await.expect("it is alone");
+    let refused = bootstrap(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(BootstrapError::OtherList { .. })), "{refused:?}");
     servers[1].desk().belong(founders[1].clone(), founded.cluster, founded.membership);
-    let refused = found(servers[0].desk(), &founders[0], &list(&founders)).await;
-    assert!(matches!(refused, Err(FoundError::Stranger { .. })), "{refused:?}");
+    let refused = bootstrap(servers[0].desk(), &founders[0], &list(&founders)).await;
+    assert!(matches!(refused, Err(BootstrapError::Stranger { .. })), "{refused:?}");
 }

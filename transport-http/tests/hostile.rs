@@ -5,7 +5,9 @@ mod nodes;
 use bytes::Bytes;
 use driver::{Transport, inbox};
 use nodes::{TestNode, add, eventually, start, stop};
-use raft::{Body, Incarnation, LogId, Member, Membership, Message, NodeId, Offer, Snapshot, Term};
+use raft::{
+    Body, Incarnation, LogId, Member, Membership, Message, NodeId, Snapshot, SnapshotOffer, Term,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -203,7 +205,7 @@ async fn offer_by_hand(
     };
     let (from, to, incarnation) = (NodeId(1), NodeId(0), Incarnation(101));
     let mut head = Vec::new();
-    write_offer(&mut head, &hello, &Offer { from, to, term, incarnation, snapshot });
+    write_offer(&mut head, &hello, &SnapshotOffer { from, to, term, incarnation, snapshot });
     let mut writer = ChunkWriter::default();
     let mut frame = |bytes: &[u8]| {
         let mut frame = Vec::new();

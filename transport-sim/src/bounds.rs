@@ -50,8 +50,8 @@ impl Written {
         let content = FRAME_BYTES + entries.sum::<u64>();
         let last = write.entries.last().map_or(Index(0), |entry| entry.id.index);
         self.push(last, content.div_ceil(BLOCK_CONTENT_BYTES) * BLOCK_BYTES);
-        if let Some(rebase) = &write.rebase {
-            self.begins_after(rebase.snapshot().last.index);
+        if let Some(log_start) = &write.log_start {
+            self.begins_after(log_start.snapshot().last.index);
         }
     }
 

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{Faults, MemDisk, Verdict};
 use storage::{ClusterId, Directory, DurableIncarnation};
 use tokio::sync::oneshot;
-use transport_http::{FoundError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
+use transport_http::{BootstrapError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
 
 /// A node loses its power at most this often while it founds.
 const FAILURES_MAX: u64 = 4;
@@ -245,7 +245,7 @@ impl<A: App> Cluster<A> {
         life.end();
         Executor::current().kill(machine.id());
         match refused {
-            Some(Ended::Failed(BeginError::Bootstrap(FoundError::Wiped { .. }))) => {
+            Some(Ended::Failed(BeginError::Bootstrap(BootstrapError::Wiped { .. }))) => {
                 self.mark("a wiped founder was refused");
             }
             Some(Ended::Joined(joined)) => {

@@ -26,7 +26,7 @@ use crate::world::{World, client_address};
 use bytes::Bytes;
 use driver::{Handle, Inbox, Transport};
 use madsim::runtime::NodeHandle;
-use raft::{Incarnation, Membership, Message, NodeId, Offer};
+use raft::{Incarnation, Membership, Message, NodeId, SnapshotOffer};
 use simulator::network::Passage;
 use simulator::plan::FaultKind;
 use std::collections::BTreeMap;
@@ -158,7 +158,7 @@ impl<A: App> Transport for SimTransport<A> {
         self.http.as_ref().is_none_or(|(_, http)| http.is_connected(peer))
     }
 
-    fn send_snapshot(&self, offer: Offer, state: Box<dyn Read + Send>) {
+    fn send_snapshot(&self, offer: SnapshotOffer, state: Box<dyn Read + Send>) {
         if let Some((_, http)) = &self.http {
             return http.send_snapshot(offer, state);
         }

@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::link::Link;
 use crate::pipe::PipeReader;
 use bytes::Bytes;
-use raft::{LogId, Message, NodeId, Offer, Term};
+use raft::{LogId, Message, NodeId, SnapshotOffer, Term};
 use simulator::network::Passage;
 use transport_http::wire::{FrameError, Frames};
 
@@ -59,7 +59,7 @@ impl<A: App> Link<A> {
     }
 
     /// A snapshot leaves.
-    pub fn offers(&self, offer: &Offer, after_us: Option<u64>) {
+    pub fn offers(&self, offer: &SnapshotOffer, after_us: Option<u64>) {
         let mut world = self.cluster.world();
         if world.shown().is_some() {
             let is_cut = world.network.is_cut(offer.from.0, offer.to.0);
@@ -68,7 +68,7 @@ impl<A: App> Link<A> {
     }
 
     /// Nobody waits any more for a snapshot to be taken.
-    pub fn gives_up(&self, offer: &Offer) {
+    pub fn gives_up(&self, offer: &SnapshotOffer) {
         if let Some(timeline) = self.cluster.world().shown() {
             timeline.snapshot_lost(offer);
         }

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::link::{Link, after_us};
 use crate::pipe::{Piece, SILENCE, pipe};
 use crate::time::{now_us, sleep_us};
-use raft::Offer;
+use raft::SnapshotOffer;
 use simulator::network::Passage;
 use std::io::Read;
 use tokio::sync::{mpsc, oneshot};
@@ -28,7 +28,7 @@ impl Offload for Inline {
 /// Sends a snapshot; whether it is durable at the receiver.
 pub(crate) async fn send<A: App>(
     link: &Link<A>,
-    offer: Offer,
+    offer: SnapshotOffer,
     mut state: Box<dyn Read + Send>,
 ) -> bool {
     let peer = offer.to;

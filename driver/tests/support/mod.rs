@@ -5,10 +5,12 @@
 
 use bytes::Bytes;
 use driver::{
-    At, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError, Seams, StateMachine, TokioClock,
-    Transport, inbox, spawn,
+    ApplyContext, Dependencies, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError,
+    StateMachine, TokioClock, Transport, inbox, spawn,
 };
-use raft::{Config, Incarnation, LogTime, Member, Membership, Message, NodeId, Offer, Restored};
+use raft::{
+    Config, Incarnation, LogTime, Member, Membership, Message, NodeId, Restored, SnapshotOffer,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -26,7 +28,7 @@ pub struct Counter {
 impl StateMachine for Counter {
     type Frozen = Counted;
 
-    fn apply(&mut self, _at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, _at: ApplyContext, command: Bytes) -> Bytes {
         assert_ne!(&command[..], b"panic", "the command says so");
         if &command[..] == b"slow" {
             std::thread::sleep(Duration::from_millis(300));
@@ -113,7 +115,7 @@ impl Transport for ChannelTransport {
         }
     }
 
-    fn send_snapshot(&self, offer: Offer, mut state: Box<dyn Read + Send>) {
+    fn send_snapshot(&self, offer: SnapshotOffer, mut state: Box<dyn Read + Send>) {
         let (own, peer) = (self.own.clone(), self.network.inbox(offer.from, offer.to));
         tokio::spawn(async move {
             let (to, id) = (offer.to, offer.snapshot.last);
@@ -187,7 +189,7 @@ pub fn start_with<L: LogStore + 'static>(
     close: impl FnOnce(L) + Send + 'static,
 ) -> Handle<Counter> {
     let snapshots = Arc::new(Snapshots::new(disk.clone()).unwrap());
-    let (inbox, mailbox) = inbox(snapshots.clone());
+    let (inbox, inbox_receiver) = inbox(snapshots.clone());
     network.0.lock().unwrap().inboxes.insert(NodeId(id), inbox.clone());
     let transport = Arc::new(ChannelTransport { network: network.clone(), own: inbox });
     let nonce = Instant::now().elapsed().as_nanos() as u64 + id;
@@ -198,8 +200,8 @@ pub fn start_with<L: LogStore + 'static>(
     adapt(&mut config);
     let clock = Arc::new(TokioClock::new());
     let machine = Counter::default();
-    let seams = Seams { machine, transport, mailbox, snapshots, clock };
-    spawn(Driver::new(config, restored, seams).unwrap(), log, close).unwrap()
+    let dependencies = Dependencies { machine, transport, inbox_receiver, snapshots, clock };
+    spawn(Driver::new(config, restored, dependencies).unwrap(), log, close).unwrap()
 }
 
 /// Waits until `condition` holds; panics after half a minute.

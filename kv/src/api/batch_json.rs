@@ -165,11 +165,12 @@ mod tests {
     fn what_is_too_much_is_not_read_to_its_end() {
         let operation = r#"{"op":"put","key":"a","value":"1"}"#;
         let limits = Limits { batch_operations_max: 2, ..Limits::default() };
-        let body = format!("{{\"operations\":[{operation},{operation},{operation},nonsense");
+        let body =
+            format!("{{\"operations\":[{operation},{operation},{operation},invalid_messages");
         let error = parse(body.as_bytes(), &limits).err().unwrap();
         assert!(format!("{error:?}").contains("more than 2 operations"), "{error:?}");
         let limits = Limits { batch_bytes_max: 3, ..limits };
-        let body = format!("{{\"operations\":[{operation},{operation},nonsense");
+        let body = format!("{{\"operations\":[{operation},{operation},invalid_messages");
         let error = parse(body.as_bytes(), &limits).err().unwrap();
         assert!(format!("{error:?}").contains("more than 3 bytes"), "{error:?}");
         let body = format!("{{\"operations\":[{operation}]}} and more");

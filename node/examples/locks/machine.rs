@@ -1,6 +1,6 @@
 //! The state machine of the lock service.
 
-use quorate::{At, LogTime, TypedMachine};
+use quorate::{ApplyContext, LogTime, TypedMachine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ impl TypedMachine for Locks {
     type Query = String;
     type Answer = Option<Grant>;
 
-    fn apply(&mut self, at: At, command: Command) -> Option<Grant> {
+    fn apply(&mut self, at: ApplyContext, command: Command) -> Option<Grant> {
         // The time of the log is the same on all nodes.
         self.held.retain(|_, grant| grant.until_ms > at.time.0);
         match command {

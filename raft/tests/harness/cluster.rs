@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::print::{self, Show};
 use raft::{
     Action, Apply, Body, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message,
-    Node, NodeId, Now, Offer, Restore, RoleKind, Snapshot, TakeSnapshot, Write, entry_hash,
+    Node, NodeId, Now, Restore, RoleKind, Snapshot, SnapshotOffer, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ pub struct Peer {
     pub applied: Index,
     pub taking: Option<TakeSnapshot>,
     /// Offers whose bytes have been received, and are not installed yet.
-    pub received: Vec<Offer>,
+    pub received: Vec<SnapshotOffer>,
     pub starts: u64,
     pub now: Now,
     /// The state machine will apply something else than what is in the next batch.
@@ -44,7 +44,7 @@ pub struct Cluster {
     /// Messages under way, in the order in which they were sent.
     pub network: Vec<Message>,
     /// Snapshots under way.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<SnapshotOffer>,
     /// Links that lose everything, from and to.
     pub cut: BTreeSet<(u64, u64)>,
     /// State machines wait to be told that they are done.
@@ -286,7 +286,7 @@ impl Cluster {
     }
 
     /// A snapshot reaches its receiver whole, if it wants it.
-    fn transfer(&mut self, offer: Offer) {
+    fn transfer(&mut self, offer: SnapshotOffer) {
         let (from, to, snapshot) = (offer.from.0, offer.to.0, offer.snapshot.last);
         let accepted = self.accepts(&offer);
         if accepted {
@@ -295,7 +295,7 @@ impl Cluster {
         self.sent(from, to, snapshot, accepted);
     }
 
-    pub fn accepts(&mut self, offer: &Offer) -> bool {
+    pub fn accepts(&mut self, offer: &SnapshotOffer) -> bool {
         let (to, last) = (offer.to.0, offer.snapshot.last);
         let accepts = self.peer(to).node.as_ref().is_some_and(|node| node.accepts(offer));
         self.say(format!("n{to} {} {last}", if accepts { "accepts" } else { "declines" }));

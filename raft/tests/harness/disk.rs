@@ -1,6 +1,6 @@
 //! What a node's disk would still hold after a power failure.
 
-use raft::{Entry, HardState, Incarnation, Index, LogId, Rebase, Restored, Snapshot, Write};
+use raft::{Entry, HardState, Incarnation, Index, LogId, LogStart, Restored, Snapshot, Write};
 
 /// Changed only when a script syncs a write; a restarted node starts with it.
 #[derive(Clone)]
@@ -26,13 +26,13 @@ impl Disk {
             "a vote changes"
         );
         self.hard_state = new;
-        match &write.rebase {
-            Some(Rebase::Compact(snapshot)) => {
+        match &write.log_start {
+            Some(LogStart::Compact(snapshot)) => {
                 assert_eq!(self.id_at(snapshot.last.index), Some(snapshot.last), "not a prefix");
                 self.entries.retain(|entry| entry.id.index > snapshot.last.index);
                 self.snapshot = snapshot.clone();
             }
-            Some(Rebase::Reset(snapshot)) => {
+            Some(LogStart::Reset(snapshot)) => {
                 self.entries.clear();
                 self.snapshot = snapshot.clone();
             }

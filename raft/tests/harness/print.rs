@@ -1,6 +1,6 @@
 //! How messages, orders and nodes are written in the scripts: a line each, ids as `7@4`.
 
-use raft::{Body, Entry, HardState, Message, Node, Payload, ReadId, Rebase, RoleKind, Write};
+use raft::{Body, Entry, HardState, LogStart, Message, Node, Payload, ReadId, RoleKind, Write};
 use std::fmt::Write as _;
 
 /// What is shown beside the usual.
@@ -55,8 +55,8 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
         Body::ForwardReply { number, outcome, .. } => {
             format!("ForwardReply{term} {number} {outcome:?}")
         }
-        Body::Outcast { commit, refused } => {
-            format!("Outcast{term} commit={commit} refused={refused}")
+        Body::NotAMember { commit, refused } => {
+            format!("NotAMember{term} commit={commit} refused={refused}")
         }
     };
     format!("n{} {arrow} n{} {body}", message.from, message.to)
@@ -65,9 +65,9 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
 /// What a write changes, seen from what the disk has now.
 pub fn write(write: &Write, disk: &HardState) -> String {
     let mut line = String::new();
-    match &write.rebase {
-        Some(Rebase::Compact(snapshot)) => line += &format!(" compact={}", snapshot.last),
-        Some(Rebase::Reset(snapshot)) => line += &format!(" reset={}", snapshot.last),
+    match &write.log_start {
+        Some(LogStart::Compact(snapshot)) => line += &format!(" compact={}", snapshot.last),
+        Some(LogStart::Reset(snapshot)) => line += &format!(" reset={}", snapshot.last),
         None => {}
     }
     if !write.entries.is_empty() {
@@ -110,7 +110,7 @@ pub fn status(node: &Node) -> String {
         "n{} {role} term={} leader={leader} last={} durable={} commit={} applied={}",
         status.id, status.term, status.last, status.durable, status.commit, status.applied
     );
-    let flags = [("serving", status.serving), ("outcast", status.outcast)];
+    let flags = [("serving", status.serving), ("not_a_member", status.not_a_member)];
     for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
         text += &format!(" {name}");
     }
@@ -134,7 +134,7 @@ pub fn log(node: &Node) -> String {
     let mut index = first.unwrap_or_default();
     while let Some(entry) = node.entry(index) {
         let what = match &entry.payload {
-            Payload::Blank => "blank".to_string(),
+            Payload::NoOp => "blank".to_string(),
             Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             Payload::System(bytes) => format!("system:{}", String::from_utf8_lossy(bytes)),
             Payload::Membership(_) => "membership".to_string(),

@@ -413,7 +413,7 @@ impl Script {
                 Body::ReadIndexReply { read: read(args)?, index: args.number("index")?.map(Index) }
             }
             "TimeoutNow" => Body::TimeoutNow,
-            "Outcast" => Body::Outcast {
+            "NotAMember" => Body::NotAMember {
                 commit: Index(args.number("commit")?.unwrap_or_default()),
                 refused: Incarnation(args.number("refused")?.unwrap_or_default()),
             },
@@ -547,7 +547,7 @@ impl Script {
                     let named = [
                         ("misaddressed", counters.misaddressed),
                         ("wrong_incarnation", counters.wrong_incarnation),
-                        ("nonsense", counters.nonsense),
+                        ("invalid_messages", counters.invalid_messages),
                         ("disk_stepped_down", counters.disk_stepped_down),
                         ("states_differ", counters.states_differ),
                         ("stale_receipts", counters.stale_receipts),

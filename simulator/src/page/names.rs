@@ -92,7 +92,9 @@ mod tests {
         let none = || (vec![], vec![], vec![], vec![]);
         assert_eq!(names("nodes 0 and 3 in term 7"), (vec![0, 3], vec![], vec![7], vec![]),);
         assert_eq!(
-            names("node 2 answers 977@1 otherwise than the others"),
+            names(
+                "node 2 answers 977@1 with 01; the reference machine answered 03; the command: 02"
+            ),
             (vec![2], vec!["977@1".to_owned()], vec![], vec![977]),
         );
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use super::{KEPT_MAX, Timeline};
 use crate::network::Passage;
-use raft::{Body, Forwarded, LogId, Message, NodeId, Offer, Term};
+use raft::{Body, Forwarded, LogId, Message, NodeId, SnapshotOffer, Term};
 
 /// A message on its way, or the bytes of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Flight {
     pub due_us: u64,
     /// When and at which event it arrived.
     pub arrived: Option<(u64, u64)>,
-    /// What became of it.
+    /// The fate of the message.
     pub fate: Fate,
     /// The sender.
     pub from: u64,
@@ -103,7 +103,7 @@ impl Timeline {
     }
 
     /// Records that a snapshot leaves.
-    pub fn snapshot_sent(&mut self, offer: &Offer, passage: Passage, is_cut: bool) {
+    pub fn snapshot_sent(&mut self, offer: &SnapshotOffer, passage: Passage, is_cut: bool) {
         if !self.on {
             return;
         }
@@ -191,7 +191,7 @@ impl Timeline {
     }
 
     /// Records that a snapshot is lost in flight, unless its fate is already known.
-    pub fn snapshot_lost(&mut self, offer: &Offer) {
+    pub fn snapshot_lost(&mut self, offer: &SnapshotOffer) {
         let says = snapshot_words(offer.snapshot.last);
         let is_it = |flight: &Flight| flight.term == offer.term && flight.says == says;
         self.lose(offer.from.0, offer.to.0, is_it);
@@ -265,7 +265,7 @@ fn says(body: &Body) -> (FlightKind, Option<(LogId, LogId)>, String) {
         Body::ReadIndexReply { index: None, .. } => (FlightKind::Read, "no read index".to_owned()),
         Body::Diverged { .. } => (FlightKind::Other, "your copy is wrong".to_owned()),
         Body::TimeoutNow => (FlightKind::Other, "campaign now".to_owned()),
-        Body::Outcast { .. } => (FlightKind::Other, "you are no member".to_owned()),
+        Body::NotAMember { .. } => (FlightKind::Other, "you are no member".to_owned()),
         Body::Forward { .. } => (FlightKind::Other, "append this command".to_owned()),
         Body::ForwardReply { outcome, .. } => {
             let words = match outcome {

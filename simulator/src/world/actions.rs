@@ -170,7 +170,7 @@ pub(super) fn body_number(body: &Body) -> u64 {
         Body::ReadIndexReply { .. } => 9,
         Body::TimeoutNow => 10,
         Body::Diverged { .. } => 12,
-        Body::Outcast { .. } => 11,
+        Body::NotAMember { .. } => 11,
         Body::Forward { number, .. } => 13 + (number << 4),
         Body::ForwardReply { number, .. } => 14 + (number << 4),
     }

@@ -117,7 +117,7 @@ impl<W: Workload> World<'_, W> {
         self.poll(node)
     }
 
-    pub(super) fn send_snapshot(&mut self, node: usize, offer: Offer) {
+    pub(super) fn send_snapshot(&mut self, node: usize, offer: SnapshotOffer) {
         let (life, to, snapshot) = (self.hosts[node].life, offer.to, offer.snapshot.last);
         let failed = Event::TransferFailed { node, life, to, snapshot };
         let host = &mut self.hosts[node];
@@ -165,7 +165,7 @@ impl<W: Workload> World<'_, W> {
         life: u64,
         after_us: u64,
     ) -> Result<(), Violation> {
-        let Offer { from, to, snapshot, .. } = &transfer.0;
+        let SnapshotOffer { from, to, snapshot, .. } = &transfer.0;
         let (node, to, snapshot) = (from.0 as usize, *to, snapshot.last);
         let failed = Event::TransferFailed { node, life: transfer.2, to, snapshot };
         self.queue.push(self.now_us + 1, failed);
@@ -204,7 +204,12 @@ impl<W: Workload> World<'_, W> {
         self.transferred(&offer, sender_life, delivered)
     }
 
-    fn transferred(&mut self, offer: &Offer, life: u64, delivered: bool) -> Result<(), Violation> {
+    fn transferred(
+        &mut self,
+        offer: &SnapshotOffer,
+        life: u64,
+        delivered: bool,
+    ) -> Result<(), Violation> {
         let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
         let (snapshot, link, term) = (offer.snapshot.last, (offer.from, offer.to), offer.term);
         self.timeline.snapshot_arrived(link, term, snapshot, delivered);

@@ -27,7 +27,7 @@ fn begun_after(saved: &[LogId], last: u64) -> MemDisk {
     saved.iter().for_each(|id| save(&disk, *id));
     let mut log = begun(&disk);
     write(&mut log, hard(1, Some(2)), &entries(1, 3, 1));
-    rebase(&mut log, hard(2, None), &Rebase::Compact(snapshot(OLD)), &entries(4, last, 2));
+    log_start(&mut log, hard(2, None), &LogStart::Compact(snapshot(OLD)), &entries(4, last, 2));
     disk
 }
 
@@ -125,7 +125,7 @@ fn the_only_voter_is_told_that_nobody_can_repair_it() {
     alone.membership.members.retain(|id, _| *id == NODE);
     alone.membership.voters.retain(|id| *id == NODE);
     write(&mut log, hard(1, None), &entries(1, 3, 1));
-    rebase(&mut log, hard(1, None), &Rebase::Compact(alone), &[]);
+    log_start(&mut log, hard(1, None), &LogStart::Compact(alone), &[]);
     assert!(matches!(check(&disk), Err(BaseError::NoPeers(_))));
 }
 

@@ -179,8 +179,8 @@ fn a_whole_log_is_clean() {
 fn blocks_left_over_in_a_recycled_segment_say_who_they_are() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 9);
-    let compact = Rebase::Compact(snapshot(LogId::new(9, 1)));
-    rebase(&mut log, hard(1, Some(2)), &compact, &[]);
+    let compact = LogStart::Compact(snapshot(LogId::new(9, 1)));
+    log_start(&mut log, hard(1, Some(2)), &compact, &[]);
     for index in 10..=15 {
         write(&mut log, hard(1, Some(2)), &entries(index, index, 1));
     }
@@ -201,7 +201,7 @@ fn a_torn_tail_is_dropped_and_never_comes_back() {
     // A batch of two blocks whose second one did not reach the disk.
     fail_syncs_of(&disk, &path(1));
     let large = [entry(2, 1, 5000)];
-    let batch = BatchRef { hard_state: hard(1, Some(2)), rebase: None, entries: &large };
+    let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &large };
     assert!(log.append(batch).is_err());
     disk.clear_faults();
     let second_block =
@@ -228,7 +228,7 @@ fn the_remains_of_a_torn_tail_are_erased() {
     let mut log = begun(&disk);
     fail_syncs_of(&disk, &path(1));
     let large = [entry(1, 1, 9000)]; // Three blocks.
-    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &large };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &large };
     assert!(log.append(batch).is_err());
     disk.clear_faults();
     rot(&disk, 1, 2);
@@ -258,7 +258,7 @@ fn a_directory_that_names_its_cluster_and_has_no_log_has_lost_it() {
 fn damage_in_what_the_base_stands_for_is_harmless() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 5);
-    rebase(&mut log, hard(1, Some(2)), &Rebase::Compact(snapshot(LogId::new(4, 1))), &[]);
+    log_start(&mut log, hard(1, Some(2)), &LogStart::Compact(snapshot(LogId::new(4, 1))), &[]);
     rot(&disk, 1, 2);
     let (_, found) = reopen(&disk);
     let restored = found.restored.unwrap();
@@ -313,7 +313,7 @@ fn a_tail_that_cannot_have_been_in_the_log_that_is_lost_is_not_restored() {
 fn rot_takes_hard_state_and_base_from_the_latest_intact_batch() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 6);
-    rebase(&mut log, hard(4, Some(3)), &Rebase::Compact(snapshot(LogId::new(2, 1))), &[]);
+    log_start(&mut log, hard(4, Some(3)), &LogStart::Compact(snapshot(LogId::new(2, 1))), &[]);
     rot(&disk, 2, 1); // Batch 6, entry 5.
     let restored = reopen(&disk).1.restored.unwrap();
     assert_eq!(restored.snapshot.last, LogId::new(2, 1));
@@ -326,7 +326,7 @@ fn rot_takes_hard_state_and_base_from_the_latest_intact_batch() {
 fn rot_in_what_a_later_base_builds_upon_leaves_the_base_alone() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 6);
-    rebase(&mut log, hard(1, None), &Rebase::Compact(snapshot(LogId::new(5, 1))), &[]);
+    log_start(&mut log, hard(1, None), &LogStart::Compact(snapshot(LogId::new(5, 1))), &[]);
     rot(&disk, 1, 2); // Batch 3, entry 2: below the base.
     rot(&disk, 2, 2); // Batch 7, entry 6: above it.
     let (_, found) = reopen(&disk);
@@ -366,7 +366,7 @@ fn a_missing_first_segment_is_rot() {
 fn a_reset_needs_nothing_of_what_was_before() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 2);
-    rebase(&mut log, hard(3, None), &Rebase::Reset(snapshot(LogId::new(20, 2))), &[]);
+    log_start(&mut log, hard(3, None), &LogStart::Reset(snapshot(LogId::new(20, 2))), &[]);
     (0..3).for_each(|position| rot(&disk, 1, position));
     let restored = reopen(&disk).1.restored.unwrap();
     assert_eq!(restored.snapshot.last, LogId::new(20, 2));

@@ -210,7 +210,7 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
         Operation::Sync { .. } => Verdict::FailsAndForgets,
         _ => Verdict::Done,
     }));
-    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &entries(2, 2, 1) };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &entries(2, 2, 1) };
     assert!(log.append(batch).is_err());
     disk.clear_faults();
     // The process starts again, reads the batch from the system's cache, and goes on.
@@ -279,9 +279,9 @@ fn a_start_frees_nothing_on_the_word_of_a_batch_that_may_yet_be_lost() {
         // The next write is not synced: all of it is in the cache when the process ends. (The sync
         // before it is of the new segment.)
         fail_syncs_after(&disk, 1);
-        let base = Rebase::Compact(snapshot(LogId::new(1, 1)));
-        let rebase = compacts.then_some(&base);
-        let change = BatchRef { hard_state: hard(2, None), rebase, entries: &[] };
+        let base = LogStart::Compact(snapshot(LogId::new(1, 1)));
+        let log_start = compacts.then_some(&base);
+        let change = BatchRef { hard_state: hard(2, None), log_start, entries: &[] };
         log.append(change).expect_err("its sync fails");
         drop(log);
 

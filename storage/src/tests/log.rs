@@ -56,7 +56,7 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
     let mut written = 0;
     let refused = loop {
         let next = entries(written + 1, written + 1, 1);
-        let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
         match log.append(batch) {
             Ok(()) => written += 1,
             Err(AppendError::Full(_)) => break next,
@@ -64,7 +64,7 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
         }
     };
     assert_eq!(written, 3, "what was reserved can be used");
-    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &refused };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &refused };
     assert!(matches!(log.append(batch), Err(AppendError::Full(_))));
     // A restart finds everything acknowledged, but it has no room to start: it says so.
     let full = disk.fork();
@@ -85,7 +85,7 @@ fn a_write_cut_short_for_want_of_room_is_tried_again_at_the_same_place() {
     let mut log = begun(&disk);
     // Larger than a segment, so it has to grow the file.
     let large = [entry(1, 1, 40_000)];
-    let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &large };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &large };
     disk.set_capacity(Some(disk.used_bytes() + config().segment_bytes + 5_000));
     assert!(matches!(log.append(batch), Err(AppendError::Full(_))));
     disk.set_capacity(None);
@@ -102,7 +102,7 @@ fn the_bound_on_disk_use_holds() {
     log.begin(snapshot(LogId::ZERO)).unwrap();
     for index in 1.. {
         let next = entries(index, index, 1);
-        let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
         match log.append(batch) {
             Ok(()) => assert!(log.usage().bytes <= log.usage().bytes_max),
             Err(AppendError::Full(error)) => {
@@ -128,7 +128,7 @@ fn a_disk_that_has_failed_is_never_trusted_again() {
             _ => Verdict::Done,
         }));
         let next = entries(1, 1, 1);
-        let batch = BatchRef { hard_state: hard(1, None), rebase: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
         assert!(matches!(log.append(batch), Err(AppendError::Failed(_))));
         disk.clear_faults();
         for _ in 0..3 {
@@ -163,7 +163,7 @@ fn every_kind_of_entry_comes_back_as_it_went() {
     let disk = MemDisk::new();
     let mut log = begun(&disk);
     let payloads = [
-        Payload::Blank,
+        Payload::NoOp,
         Payload::Command(Bytes::new()),
         Payload::System(Bytes::from_static(b"clock")),
         Payload::Membership(membership()),

@@ -13,8 +13,8 @@ use crate::testing::MemDisk;
 use crate::{Disk, Identity, Log, LogConfig, Recovery};
 use bytes::Bytes;
 use raft::{
-    CommandNumber, Entry, HardState, Incarnation, LogId, LogTime, Member, Membership, NodeId,
-    Payload, Rebase, Restored, Snapshot, Term,
+    CommandNumber, Entry, HardState, Incarnation, LogId, LogStart, LogTime, Member, Membership,
+    NodeId, Payload, Restored, Snapshot, Term,
 };
 use std::collections::BTreeMap;
 
@@ -86,11 +86,16 @@ fn begun(disk: &MemDisk) -> Log<MemDisk> {
 }
 
 fn write<D: Disk>(log: &mut Log<D>, hard_state: HardState, entries: &[Entry]) {
-    log.append(BatchRef { hard_state, rebase: None, entries }).unwrap();
+    log.append(BatchRef { hard_state, log_start: None, entries }).unwrap();
 }
 
-fn rebase<D: Disk>(log: &mut Log<D>, hard_state: HardState, rebase: &Rebase, entries: &[Entry]) {
-    log.append(BatchRef { hard_state, rebase: Some(rebase), entries }).unwrap();
+fn log_start<D: Disk>(
+    log: &mut Log<D>,
+    hard_state: HardState,
+    log_start: &LogStart,
+    entries: &[Entry],
+) {
+    log.append(BatchRef { hard_state, log_start: Some(log_start), entries }).unwrap();
 }
 
 fn ids(restored: &Restored) -> Vec<String> {

@@ -28,7 +28,7 @@ pub(super) enum Op {
 #[derive(Debug)]
 pub(super) struct Planned {
     hard_state: HardState,
-    rebase: Option<Rebase>,
+    log_start: Option<LogStart>,
     entries: Vec<Entry>,
 }
 
@@ -36,7 +36,7 @@ impl Planned {
     pub fn batch(&self) -> BatchRef<'_> {
         BatchRef {
             hard_state: self.hard_state,
-            rebase: self.rebase.as_ref(),
+            log_start: self.log_start.as_ref(),
             entries: &self.entries,
         }
     }
@@ -58,7 +58,7 @@ impl Model {
 
     pub fn plan(&self, op: &Op) -> Planned {
         let mut hard_state = self.hard_state;
-        let (mut rebase, mut entries) = (None, Vec::new());
+        let (mut log_start, mut entries) = (None, Vec::new());
         let mut append = |from: u64, count: u64, term: u64, len: usize| {
             entries = (from..from + count).map(|index| entry(index, term, len)).collect();
         };
@@ -74,7 +74,7 @@ impl Model {
             Op::Vote { vote } => hard_state = hard(hard_state.term.0 + 1, vote),
             Op::Compact { kept, count } => {
                 if let Some(at) = self.entries.len().checked_sub(kept as usize + 1) {
-                    rebase = Some(Rebase::Compact(snapshot(self.entries[at].id)));
+                    log_start = Some(LogStart::Compact(snapshot(self.entries[at].id)));
                 }
                 hard_state.term = hard_state.term.max(Term(1));
                 append(last + 1, count, hard_state.term.0, 100);
@@ -82,20 +82,22 @@ impl Model {
             Op::Reset { ahead, count } => {
                 hard_state = hard(hard_state.term.0 + 1, None);
                 let to = last + 1 + ahead;
-                rebase = Some(Rebase::Reset(snapshot(LogId::new(to, hard_state.term.0))));
+                log_start = Some(LogStart::Reset(snapshot(LogId::new(to, hard_state.term.0))));
                 append(to + 1, count, hard_state.term.0, 100);
             }
         }
-        Planned { hard_state, rebase, entries }
+        Planned { hard_state, log_start, entries }
     }
 
     pub fn apply(&mut self, planned: &Planned) {
         self.hard_state = planned.hard_state;
-        if let Some(rebase) = &planned.rebase {
-            self.snapshot = rebase.snapshot().clone();
-            match rebase {
-                Rebase::Compact(to) => self.entries.retain(|entry| entry.id.index > to.last.index),
-                Rebase::Reset(_) => self.entries.clear(),
+        if let Some(log_start) = &planned.log_start {
+            self.snapshot = log_start.snapshot().clone();
+            match log_start {
+                LogStart::Compact(to) => {
+                    self.entries.retain(|entry| entry.id.index > to.last.index)
+                }
+                LogStart::Reset(_) => self.entries.clear(),
             }
         }
         if let Some(first) = planned.entries.first() {

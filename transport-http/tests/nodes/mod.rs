@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use driver::{
-    At, DriverConfig, Frozen, Handle, LogTime, ReadMode, RestoreError, StateMachine, TokioClock,
+    ApplyContext, DriverConfig, Frozen, Handle, LogTime, ReadMode, RestoreError, StateMachine,
+    TokioClock,
 };
 use quorate::assembly::{Assembled, Parts};
 use raft::{Config, Incarnation, NodeId};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::{ClusterId, Directory, DurableIncarnation, Log, LogConfig, RealDisk, Snapshots};
 use tempfile::TempDir;
-use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig, found};
+use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig, bootstrap};
 
 /// Sums up the lengths of its commands.
 #[derive(Default, Clone)]
@@ -22,7 +23,7 @@ pub struct Sum(u64);
 impl StateMachine for Sum {
     type Frozen = Sum;
 
-    fn apply(&mut self, at: At, command: Bytes) -> Bytes {
+    fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes {
         self.0 += command.len() as u64;
         self.query(at.time, &[])
     }
@@ -95,7 +96,7 @@ pub async fn start_at(
     }
     let mut founded = Vec::new();
     for (server, founder) in servers.iter().zip(&founders) {
-        founded.push(found(server.desk(), founder, &list).await.expect("all are up"));
+        founded.push(bootstrap(server.desk(), founder, &list).await.expect("all are up"));
     }
     for (id, address) in elsewhere {
         for one in &mut founded {

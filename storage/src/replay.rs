@@ -35,7 +35,7 @@ pub(crate) struct Latest {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Fold {
+pub(crate) struct Replay {
     state: Option<State>,
     /// The last complete state before a hole after which no state was complete.
     before_hole: Option<State>,
@@ -55,9 +55,9 @@ pub(crate) struct Fold {
     pub repeated: Vec<u64>,
 }
 
-/// The result of folding all batches.
+/// The result of replaying all batches.
 #[derive(Debug)]
-pub(crate) struct Folded {
+pub(crate) struct Replayed {
     pub state: State,
     pub latest: Latest,
     /// If set, entries are lost: the state has those from before this missing batch. 0 means that
@@ -68,7 +68,7 @@ pub(crate) struct Folded {
     pub highest: Vec<Index>,
 }
 
-impl Fold {
+impl Replay {
     /// The number of the latest batch so far; 0 if there is none.
     pub fn number(&self) -> u64 {
         self.pending.as_ref().map_or(0, |(batch, _)| batch.number)
@@ -107,7 +107,7 @@ impl Fold {
 
     /// The resulting state, or `None` if there were no batches; then the harmless holes and the
     /// repeated batches.
-    pub fn finish(mut self) -> (Option<Folded>, Vec<u64>, Vec<u64>) {
+    pub fn finish(mut self) -> (Option<Replayed>, Vec<u64>, Vec<u64>) {
         self.apply_pending();
         let (Some(state), Some(latest)) = (self.state.take(), self.latest) else {
             return (None, self.harmless, self.repeated);
@@ -115,8 +115,8 @@ impl Fold {
         let last = state.last;
         if state.is_complete() && !self.ended_in_hole {
             self.harmless.extend(self.hole);
-            let folded = Folded { state, latest, hole: None, last, highest: self.highest };
-            return (Some(folded), self.harmless, self.repeated);
+            let replayed = Replayed { state, latest, hole: None, last, highest: self.highest };
+            return (Some(replayed), self.harmless, self.repeated);
         }
         // Hard state and base are the latest ones. The entries are those from before the hole that
         // still follow the base and can have been in the log that ended with `last`. Terms never
@@ -125,12 +125,12 @@ impl Fold {
         let kept = |entry: &Entry| entry.id.index <= last.index && entry.id.term <= last.term;
         entries.truncate(entries.partition_point(kept));
         let mut earlier = State { entries, ..state };
-        earlier.rebase();
+        earlier.log_start();
         earlier.last = earlier.entries.last().map_or(earlier.base.last, |entry| entry.id);
         // If there was no hole in between, the oldest batches are missing.
         let hole = self.hole.or(Some(0));
-        let folded = Folded { state: earlier, latest, hole, last, highest: self.highest };
-        (Some(folded), self.harmless, self.repeated)
+        let replayed = Replayed { state: earlier, latest, hole, last, highest: self.highest };
+        (Some(replayed), self.harmless, self.repeated)
     }
 
     fn apply_pending(&mut self) {
@@ -201,7 +201,7 @@ impl State {
         if batch.reset {
             self.entries.clear();
         }
-        self.rebase();
+        self.log_start();
         let Some(first) = batch.entries.first() else { return };
         let first = first.id.index;
         let follows = (self.entries.first()).is_some_and(|entry| entry.id.index < first);
@@ -220,7 +220,7 @@ impl State {
 
     /// Removes the entries that the base covers. If they do not lead up to the base, removes all
     /// entries.
-    fn rebase(&mut self) {
+    fn log_start(&mut self) {
         let base = self.base.last;
         let Some(first) = self.entries.first().map(|entry| entry.id.index) else { return };
         if first > base.index {
