@@ -1,54 +1,54 @@
-//! When old snapshots may be removed: once the log on disk begins after a later one, and nobody is
-//! about to read what goes.
+//! Decides when old snapshots may be removed: when the log on disk begins after a later one, and no
+//! restore is about to read an older one.
 //!
-//! While the state machine is yet to restore one snapshot, the one that it begins with among them, another
-//! may be installed over it. The first is then older than all that the log needs, and still has to be
-//! there: a state machine that finds it gone stops its node. So nothing is removed while a restore is
-//! out. What is sent to peers is not waited for: a transfer whose snapshot is gone ends, and the peer is
-//! sent the later one.
+//! While the state machine is yet to restore a snapshot (the first one after a start included), a
+//! later one may be installed. The earlier one is then older than everything the log needs, but
+//! must still exist: a state machine that cannot read its snapshot stops the node. So nothing is
+//! removed while a restore is pending. Transfers to peers are not waited for: a transfer fails if
+//! its snapshot is removed, and the peer is sent the later one.
 
 use raft::LogId;
 
 pub(crate) struct Cleaning {
-    /// Once the write that is out is durable, the log on disk begins after this.
+    /// The log on disk begins after this once the pending write is durable.
     moving: Option<LogId>,
-    /// The log on disk begins after this, and what is older has not been removed.
+    /// The log on disk begins after this, and older snapshots have not been removed yet.
     due: Option<LogId>,
     restoring: bool,
 }
 
 impl Cleaning {
-    /// The state machine begins with restoring what the log begins after.
+    /// The state machine starts by restoring the snapshot that the log begins after.
     pub fn new() -> Self {
         Cleaning { moving: None, due: None, restoring: true }
     }
 
-    /// A write is out that lets the log begin after `base`.
+    /// A write is pending that makes the log begin after `base`.
     pub fn moves(&mut self, base: LogId) {
         self.moving = Some(base);
     }
 
-    /// The write that was out is durable.
+    /// The pending write is durable.
     pub fn moved(&mut self) {
         self.due = self.moving.take().or(self.due);
     }
 
-    /// The state machine has been told to restore a snapshot.
+    /// The state machine has been ordered to restore a snapshot.
     pub fn restores(&mut self) {
         self.restoring = true;
     }
 
-    /// The state machine has done what it was told, and all that it was told before.
+    /// The state machine has carried out its last order and all earlier ones.
     pub fn restored(&mut self) {
         self.restoring = false;
     }
 
-    /// There was no room for the order to remove what is older than `base`.
+    /// The queue had no room for the order to remove snapshots older than `base`.
     pub fn put_off(&mut self, base: LogId) {
         self.due = self.due.or(Some(base));
     }
 
-    /// All that is older than this can be removed now. Says so once.
+    /// Snapshots older than the returned one may be removed now. Each is returned once.
     pub fn take(&mut self) -> Option<LogId> {
         match self.restoring {
             true => None,

@@ -1,23 +1,23 @@
-//! Time, as the driver is given it.
+//! The time source of the driver.
 //!
-//! The driver reads no clock and sets no timer of its own: a simulation hands in simulated time.
+//! The driver reads no clock and sets no timer itself, so a simulation can provide simulated time.
 
 use raft::Now;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// A pause; it ends when the time is over.
+/// A future that ends after some time.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Tells the time and waits.
+/// Provides the time and timers.
 pub trait Clock: Send + Sync + 'static {
-    /// The time at this moment.
+    /// The current time.
     fn now(&self) -> Now;
-    /// Ends after `duration`.
+    /// A future that ends after `duration`.
     fn sleep(&self, duration: Duration) -> Sleep;
-    /// Lets other threads run that are ready to. The core loop calls it when something has arrived,
-    /// before it takes what has arrived: what other threads are about to send then shares the turn,
-    /// the append and the sync. Does nothing unless it is implemented.
+    /// Lets other ready threads run. The core loop calls it after something has arrived, before it
+    /// takes the input. Input that other threads are about to send then shares the turn, the append
+    /// and the sync. Does nothing by default.
     fn give_way(&self) {}
 }

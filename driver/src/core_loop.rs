@@ -1,8 +1,9 @@
-//! The loop that owns the core: takes what has come in, lets the core think, hands out the work.
+//! The loop that owns the core: takes input, passes it to the core, and carries out its actions.
 //!
-//! One turn: everything that is ready is drained, within limits; receipts and messages go into the
-//! core before a tick does, so that a node that was held up does not take its peers' silence for
-//! theirs; ticks that were missed are never made up for. Then the core is polled dry.
+//! One turn drains everything that is ready, within limits. Receipts and messages are passed to the
+//! core before a tick. So a node that was stalled itself does not mistake the delay for silence of
+//! its peers. Missed ticks are not made up for. Then the core is polled until it returns no more
+//! actions.
 
 use crate::cleaning::Cleaning;
 use crate::error::{ExecuteError, ProposeError, StopReason};
@@ -28,19 +29,19 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-/// Receipts that may wait: one Write, one Apply or Restore and one snapshot are out at most, and the
-/// store reports failure beside them.
+/// Receipts that may wait. At most one Write, one Apply or Restore, and one snapshot are pending,
+/// and the store may report a failure too.
 pub(crate) const RECEIPTS_MAX: usize = 16;
-/// Client calls taken in one turn.
+/// The most client calls taken in one turn.
 const CALLS_PER_TURN: usize = 1024;
-/// Messages taken in one turn.
+/// The most messages taken in one turn.
 const MESSAGES_PER_TURN: usize = 256;
-/// A write for which there was no room is tried again after this many ticks.
+/// A write for which the disk has no room is retried after this many ticks.
 const FULL_RETRY_TICKS: u32 = 20;
-/// A node that shuts down waits at most so long for what is under way.
+/// The most ticks for which a node that shuts down waits for pending calls.
 const SHUTDOWN_GRACE_TICKS: u32 = 50;
 
-/// What the parts report to the core loop.
+/// Reports of the other parts to the core loop.
 pub(crate) enum Receipt {
     Durable(Durable),
     StoreFull { write: Box<Write>, reason: Arc<str> },
@@ -49,14 +50,14 @@ pub(crate) enum Receipt {
     Snapshot(SnapshotDurable),
 }
 
-/// What a [`Handle`](crate::Handle) asks.
+/// Calls of a [`Handle`](crate::Handle).
 pub(crate) enum Call<S: StateMachine> {
     Propose {
         command: Bytes,
         taken: oneshot::Sender<Result<Proposed, ProposeError>>,
         done: Reply<Outcome>,
     },
-    /// The same, by way of the leader if that is another node.
+    /// Like `Propose`, but forwarded to the leader if that is another node.
     Execute {
         command: Bytes,
         done: Reply<ExecuteError>,
@@ -68,7 +69,7 @@ pub(crate) enum Call<S: StateMachine> {
     Campaign,
 }
 
-/// Reads that share one round of the core.
+/// Reads that are confirmed together, by one read of the core.
 struct ReadBatch<S: StateMachine> {
     mode: ReadMode,
     asked_ns: u64,
@@ -81,7 +82,7 @@ impl<S: StateMachine> ReadBatch<S> {
     }
 
     fn add(&mut self, mode: ReadMode, question: Question<S>) {
-        // The strictest of them decides.
+        // The strictest mode of the batch applies.
         if mode == ReadMode::Linearizable {
             self.mode = mode;
         }
@@ -89,7 +90,7 @@ impl<S: StateMachine> ReadBatch<S> {
     }
 }
 
-/// What the published status depends on between ticks.
+/// The part of the published status that may change between ticks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Leadership {
     term: Term,
@@ -101,7 +102,7 @@ fn refused_by_core(error: raft::ProposeError) -> ProposeError {
     match error {
         raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { leader },
         raft::ProposeError::TooLarge { limit_bytes } => ProposeError::TooLarge { limit_bytes },
-        // Whatever else the core may come to refuse, it has not been done.
+        // Any further variant also means that the command was not appended.
         _ => ProposeError::Busy,
     }
 }
@@ -125,19 +126,19 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub inspect: I,
 }
 
-/// What the loop keeps from turn to turn.
+/// The state that the loop keeps between turns.
 pub(crate) struct State<S: StateMachine> {
     pending: Pending,
-    /// Commands that were forwarded to the leader, by the number that the core gave them.
+    /// Callers of commands that were forwarded to the leader, by the number from the core.
     forwarded: BTreeMap<u64, Reply<ExecuteError>>,
-    /// Up to here the state machine has been told to apply, or to restore.
+    /// The last index that the state machine has been ordered to apply or restore.
     ordered: Index,
     reads: BTreeMap<ReadId, ReadBatch<S>>,
-    /// Reads of this turn, and reads that were refused and are asked again at the next tick.
+    /// The reads of this turn, and reads that were refused and are retried at the next tick.
     new_reads: ReadBatch<S>,
     refused_reads: Vec<Question<S>>,
     cleaning: Cleaning,
-    /// A write for which there was no room, and in how many ticks it is tried again.
+    /// A write for which the disk had no room, and the ticks until its retry.
     full: Option<(Box<Write>, u32)>,
     read_only: Option<Arc<str>>,
     membership: Membership,
@@ -192,8 +193,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 () = &mut shutdown, if self.state.shutdown_ticks.is_none() => {
                     self.state.shutdown_ticks = Some(SHUTDOWN_GRACE_TICKS);
                 }
-                // The senders are held by the other parts; without them there is nothing to go on for,
-                // and their guards have stopped the node.
+                // The other parts hold the senders. When those are dropped, the node has been
+                // stopped by the parts' guards.
                 _ = self.receipts.recv_many(&mut receipts, RECEIPTS_MAX) => {}
                 _ = self.inbox_receiver.messages.recv_many(&mut messages, MESSAGES_PER_TURN),
                     if !self.inbox_receiver.messages.is_closed() || !self.inbox_receiver.messages.is_empty() => {}
@@ -224,7 +225,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             calls.drain(..).for_each(|call| self.take_call(now, call));
             let tick = now.monotonic_ns >= next_tick_ns;
             if slept && !tick {
-                // The clock was set back or slowed down meanwhile, or the pause was a bit short.
+                // The sleep was slightly short, or the clock was set back or slowed down.
                 let left_ns = next_tick_ns - now.monotonic_ns;
                 sleep = self.clock.sleep(Duration::from_nanos(left_ns));
             }
@@ -252,7 +253,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    // What comes in.
+    // Input.
 
     fn take_receipt(&mut self, now: Now, receipt: Receipt) {
         match receipt {
@@ -340,7 +341,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    /// Has a command appended, here or by the leader.
+    /// Gets a command appended: by this node if it leads, else by the leader.
     fn execute(&mut self, now: Now, command: Bytes, done: Reply<ExecuteError>) {
         let forwards = !self.node.is_leader() && self.state.shutdown_ticks.is_none();
         let waiting = self.state.pending.len() + self.state.forwarded.len();
@@ -370,11 +371,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let _ = done.send(Err(ExecuteError::Refused(refused)));
     }
 
-    /// The leader has answered for a command, or has been lost.
+    /// The leader has replied to a forwarded command, or has been lost.
     fn forwarded(&mut self, number: u64, outcome: Forwarded) {
         let Some(done) = self.state.forwarded.remove(&number) else { return };
         let error = match outcome {
-            // It has been applied, or jumped over: the answer is gone.
+            // It has been applied or skipped by a snapshot already: the answer is lost.
             Forwarded::Appended { id, .. } if id.index <= self.state.ordered => {
                 ExecuteError::Unknown
             }
@@ -395,7 +396,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         if self.state.shutdown_ticks.is_some() {
             return Err(ProposeError::Stopped);
         }
-        // Elsewhere it is the leader that takes it, whose disk may have room.
+        // A follower forwards the command to the leader, whose disk may have room.
         if let Some(reason) = self.state.read_only.as_ref().filter(|_| self.node.is_leader()) {
             return Err(ProposeError::ReadOnly { reason: reason.clone() });
         }
@@ -427,7 +428,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    /// After the start, asks how far the log is committed until a quorum has confirmed it.
+    /// After the start, reads the commit index until a quorum has confirmed it.
     fn confirm_readiness(&mut self, now: Now) {
         if self.state.readiness.wants_confirmation()
             && let Ok(read) = self.node.read(now, ReadMode::Linearizable)
@@ -436,7 +437,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    /// Asks the core once for all reads of this turn.
+    /// Requests one read of the core for all reads of this turn.
     fn ask_reads(&mut self, now: Now) {
         if self.state.new_reads.questions.is_empty() {
             return;
@@ -446,12 +447,12 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         count(&self.shared.metrics.read_rounds);
         match self.node.read(now, batch.mode) {
             Ok(id) => drop(self.state.reads.insert(id, batch)),
-            // Until their time is over, they are asked again at each tick.
+            // They are retried at each tick until their callers time out.
             Err(_) => self.state.refused_reads.append(&mut batch.questions),
         }
     }
 
-    // What goes out.
+    // Output.
 
     fn hand_out(&mut self) {
         while let Some(action) = self.node.poll() {
@@ -526,18 +527,18 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         match self.asks.try_send(Ask::Reads(batch.questions)) {
             Ok(()) => self.shared.fresh_at_ns.store(batch.asked_ns, Ordering::Relaxed),
             Err(TrySendError::Full(Ask::Reads(mut questions))) => {
-                // The state machine is far behind: they are asked again.
+                // The state machine is far behind: the reads are retried.
                 self.state.refused_reads.append(&mut questions);
             }
             Err(_) => {}
         }
     }
 
-    // Status and the end.
+    // Status and shutdown.
 
     fn leadership_changed(&mut self) -> bool {
         let leads = self.node.is_leader();
-        // A leader begins to serve when it applies the first entry of its term.
+        // A leader begins to serve when it has applied the first entry of its term.
         let applied = if leads && !self.state.was_serving {
             Some(LogId { term: self.node.term(), index: self.node.applied_index() })
         } else {
@@ -573,7 +574,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let tick = self.tick;
         let status = DriverStatus { raft, read_only, load, stopped: None, not_ready, tick };
         self.shared.publish(status);
-        // What others wait for comes first: a log line may take its time.
+        // Publishing comes first: a log line may take time.
         events.into_iter().for_each(|event| report(|| event.log()));
     }
 
@@ -590,7 +591,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    /// Whether this node's copy was found to be wrong, and its disk says so.
+    /// Whether this node's state was found to be wrong, and its disk records that.
     fn is_diverged(&self) -> bool {
         self.node.is_diverged() && self.node.durable_hard_state() == self.node.hard_state()
     }
@@ -607,7 +608,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 }
 
-/// Takes what else is ready, up to `max` in all.
+/// Takes further items that are ready, until `into` has `max` items.
 fn fill<M>(from: &mut mpsc::Receiver<M>, into: &mut Vec<M>, max: usize) {
     while into.len() < max {
         let Ok(next) = from.try_recv() else { return };

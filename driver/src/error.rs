@@ -1,32 +1,32 @@
-//! Why a call did not succeed, and what is known of it then.
+//! Errors of calls. Each tells whether the command may have been done.
 
 use raft::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a proposal was not taken. It has certainly not been done, and never will be.
+/// Why a proposal was rejected. It has not been done and never will be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposeError {
-    /// Only a leader takes proposals.
+    /// Only a leader takes proposals. Retry at the leader.
     #[error("this node does not lead")]
     NotLeader {
-        /// Who does, if this node knows. Ask there.
+        /// The leader, if this node knows it.
         leader: Option<NodeId>,
     },
-    /// Too much is waiting. Try again later.
+    /// The queue is full. Retry later.
     #[error("too much is waiting on this node; try again later")]
     Busy,
-    /// The command is larger than the configuration allows.
+    /// The command is larger than `command_bytes_max` of the core's configuration.
     #[error("the command is larger than {limit_bytes} bytes")]
     TooLarge {
-        /// The limit.
+        /// The limit in bytes.
         limit_bytes: usize,
     },
-    /// The disk has no room, so nothing more is taken until it has.
+    /// The disk is full. Proposals are rejected until it has room.
     #[error("this node is read-only: {reason}")]
     ReadOnly {
-        /// What the store said.
+        /// The error of the store.
         reason: Arc<str>,
     },
     /// The node is stopping or has stopped.
@@ -34,27 +34,29 @@ pub enum ProposeError {
     Stopped,
 }
 
-/// What is known of a proposal that was taken but is not known to be done.
+/// The outcome of a proposal that was accepted but is not known to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Outcome {
-    /// It has certainly not been done, and never will be: another leader's entries took its place.
+    /// It has not been done and never will be: another leader's entry took its place.
     #[error("not done: another leader took over")]
     NotDone,
-    /// It may be done, now or later.
+    /// It may have been done, or may still be done.
     #[error("unknown: it may have been done, or may still be")]
     Unknown,
 }
 
-/// What became of a command that is not known to be done: see [`Handle::execute`](crate::Handle::execute).
+/// The outcome of a command that is not known to be done. See
+/// [`Handle::execute`](crate::Handle::execute).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
-    /// It was not taken. It has certainly not been done.
+    /// It was rejected. It has not been done and never will be.
     #[error(transparent)]
     Refused(ProposeError),
-    /// It was taken, and has certainly not been done: another leader's entries took its place.
+    /// It was appended, but has not been done and never will be: another leader's entry took its
+    /// place.
     #[error("not done: another leader took over")]
     NotDone,
-    /// It may be done, now or later.
+    /// It may have been done, or may still be done.
     #[error("unknown: it may have been done, or may still be")]
     Unknown,
 }
@@ -68,17 +70,17 @@ impl From<Outcome> for ExecuteError {
     }
 }
 
-/// Why a read was not answered. It can be asked again.
+/// Why a read was not answered. It may be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// There was no leader to confirm it within the time given.
+    /// No leader was known when the time was over.
     #[error("no leader is known")]
     NoLeader,
-    /// Too many reads are waiting. Try again later.
+    /// The queue is full. Retry later.
     #[error("too many reads are waiting on this node; try again later")]
     Busy,
-    /// The leader did not confirm it within the time given, or the state machine is behind.
+    /// The leader did not confirm the read in time, or the state machine is behind.
     #[error("the read was not confirmed in time")]
     Timeout,
     /// The node is stopping or has stopped.
@@ -86,14 +88,14 @@ pub enum ReadError {
     Stopped,
 }
 
-/// Why waiting for a command to be applied ended without it.
+/// Why a wait ended before the command was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
-    /// The command of this number and term will never be applied: a later term has taken over.
+    /// The command with this number and term will never be applied: a later term has begun.
     #[error("superseded: a later leader took over before the command was applied")]
     Superseded,
-    /// Too many are waiting. Try again later.
+    /// Too many callers are waiting. Retry later.
     #[error("too many are waiting on this node; try again later")]
     Busy,
     /// The node is stopping or has stopped.
@@ -101,41 +103,41 @@ pub enum WaitError {
     Stopped,
 }
 
-/// Why a node is not ready to serve, though it may be about to.
+/// Why a node is not ready to serve. Most of these pass by themselves.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotReady {
-    /// It has just been started.
+    /// The node has just been started.
     #[error("the node is starting")]
     Starting,
-    /// It has stopped, or is stopping.
+    /// The node is stopping or has stopped.
     #[error("the node has stopped: {0}")]
     Stopped(StopReason),
-    /// A peer has told it that it is not a member: its disk was wiped, or it was removed.
+    /// A peer has rejected the node as a non-member: its disk was wiped, or it was removed.
     #[error("the node is not a member of the cluster any more")]
     NotAMember,
-    /// Its disk has no room for the log.
+    /// The disk has no room for the log.
     #[error("the disk has no room: {reason}")]
     DiskFull {
         /// The error of the disk.
         reason: Arc<str>,
     },
-    /// A write to its disk has not returned for two election timeouts or longer.
+    /// A write has been pending for two election timeouts or longer.
     #[error("the disk does not answer")]
     DiskStalled,
-    /// It has lost entries that it had acknowledged, and is being repaired by its peers.
+    /// The node has lost entries that it had acknowledged, and its peers are repairing it.
     #[error("the log was damaged and is being repaired by the other nodes")]
     Repairing,
-    /// It knows no leader.
+    /// The node knows no leader.
     #[error("no leader is known")]
     NoLeader,
-    /// Since its start, its state has not reached a commit index that a quorum has confirmed.
+    /// Since its start the node has not applied up to a commit index that a quorum has confirmed.
     #[error("the node is catching up after its start")]
     CatchingUp,
-    /// Its state is too old.
+    /// The node's state is too far behind the leader's.
     #[error("the node is {behind:?} behind the leader")]
     Behind {
-        /// How old.
+        /// The lag.
         behind: Duration,
     },
 }
@@ -144,38 +146,38 @@ pub enum NotReady {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// It was told to.
+    /// The node was shut down by a call of [`Handle::shutdown`](crate::Handle::shutdown).
     #[error("it was shut down")]
     Shutdown,
-    /// The store failed. Nobody knows what the disk holds; look at the disk, then start again.
+    /// The store failed, and the content of the disk is unknown. Check the disk, then restart.
     #[error("the store failed: {0}")]
     Store(Arc<str>),
-    /// What this node has applied, or the answers of its state machine, differ from those of a quorum. It
-    /// has forgotten its log. Start it again: it is repaired by the others. If it happens again, the
-    /// state machine is not deterministic, or the machine has bad memory.
+    /// This node's state differs from that of a quorum: it has applied other entries, or its state
+    /// machine gave other answers. It has reset its log. Restart it: its peers repair it. If it
+    /// happens again, the state machine is not deterministic, or the hardware has bad memory.
     #[error(
         "this node's copy of the state differs from those of the other nodes; it has forgotten its \
          log and is repaired by them when it is started again"
     )]
     Diverged,
-    /// The state could not be restored from a snapshot.
+    /// The state machine could not be restored from a snapshot.
     #[error("the state could not be restored: {0}")]
     Restore(Arc<str>),
-    /// The state machine has panicked. That is a bug of it, and would happen again.
+    /// The state machine has panicked. This is a bug in it, and would happen again.
     #[error("the state machine panicked: {0}")]
     StateMachine(Arc<str>),
-    /// A part of the node has panicked. That is a bug of this library.
+    /// A part of the node has panicked. This is a bug in this library.
     #[error("the {part} panicked: {message}")]
     Panic {
-        /// Which part.
+        /// The name of the part.
         part: &'static str,
-        /// What it said.
+        /// The message of the panic.
         message: Arc<str>,
     },
-    /// A part of the node was dropped while the others were running.
+    /// A part of the node was dropped while others were running.
     #[error("the {part} was dropped")]
     Dropped {
-        /// Which part.
+        /// The name of the part.
         part: &'static str,
     },
 }

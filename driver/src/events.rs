@@ -1,7 +1,7 @@
-//! What an operator wants to read in the log: changes of state, each of them once.
+//! The state changes that a node logs for its operator, each of them once.
 //!
-//! Found by comparing one published status with the next, so that nothing on the way of a message or a
-//! proposal writes log lines.
+//! They are found by comparing each published status with the previous one. So the path of a
+//! message or proposal writes no log lines.
 
 use raft::{Index, LogId, NodeId, PeerStatus, RoleKind, Status, Term};
 use std::collections::BTreeMap;
@@ -88,7 +88,7 @@ impl Event {
     }
 }
 
-/// What was reported last.
+/// The state that was reported last.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     term: Term,
@@ -113,7 +113,7 @@ struct Peer {
 }
 
 impl Events {
-    /// What has changed since the last call.
+    /// The changes since the last call.
     pub fn since(
         &mut self,
         status: &Status,

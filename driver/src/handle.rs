@@ -1,4 +1,4 @@
-//! What a client of a node holds.
+//! The handle through which clients use a node.
 
 use crate::clock::Sleep;
 use crate::core_loop::Call;
@@ -21,20 +21,22 @@ use tokio::sync::{mpsc, oneshot};
 /// How fresh the state that answers a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// It contains all that was done before the read was asked, confirmed by a quorum (§6.4).
+    /// The state contains everything that was done before the read was requested, confirmed by a
+    /// quorum (§6.4).
     Linearizable,
-    /// Likewise, confirmed by the leader's lease where there is one, and otherwise by a quorum.
+    /// Like `Linearizable`, but confirmed by the leader's lease where there is one.
     Lease,
-    /// It contains all that was done up to `max_age` ago. A node that knows that its state is so
-    /// fresh answers at once; otherwise the read becomes a linearizable one. With `Duration::MAX` it
-    /// is answered from whatever is there.
+    /// The state contains everything that was done up to `max_age` ago. A node that knows that its
+    /// state is that fresh answers at once; otherwise the read becomes a linearizable one. With
+    /// `Duration::MAX` any state is fresh enough.
     Stale {
-        /// How old the state may be.
+        /// The greatest age of the state.
         max_age: Duration,
     },
 }
 
-/// A client's handle to a node; a clone is another one. Any node takes any call.
+/// A client's handle to a node. A clone is another handle to the same node. Every call may be made
+/// on any node, but a proposal succeeds only on the leader.
 pub struct Handle<S: StateMachine> {
     pub(crate) calls: mpsc::Sender<Call<S>>,
     pub(crate) asks: mpsc::Sender<Ask<S>>,
@@ -46,17 +48,16 @@ pub struct Handle<S: StateMachine> {
 /// A proposal that the leader has appended to its log.
 #[derive(Debug)]
 pub struct Proposal {
-    /// Its place in the log.
+    /// The entry that holds it.
     pub id: LogId,
     /// Its number among the commands.
     pub number: CommandNumber,
-    /// What becomes of it.
+    /// Its outcome.
     pub done: Done,
 }
 
-/// What becomes of a proposal: the state machine's answer once it is applied, or what is known
-/// otherwise. It ends when the time given is over, with [`Outcome::Unknown`]; the time begins when it
-/// is first polled.
+/// The outcome of a proposal: the state machine's answer once it is applied, or an [`Outcome`]. It
+/// ends with [`Outcome::Unknown`] when the timeout is over; the timeout starts at the first poll.
 pub struct Done {
     reply: oneshot::Receiver<Result<Bytes, Outcome>>,
     clock: Arc<dyn Clock>,
@@ -75,7 +76,7 @@ impl Future for Done {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(reply) = Pin::new(&mut self.reply).poll(context) {
-            // Without a reply: the node has stopped.
+            // The sender was dropped: the node has stopped.
             return Poll::Ready(reply.unwrap_or(Err(Outcome::Unknown)));
         }
         let this = &mut *self;
@@ -85,13 +86,13 @@ impl Future for Done {
 }
 
 impl<S: StateMachine> Handle<S> {
-    /// Proposes a command. Returns as soon as the leader has appended it; [`Proposal::done`] tells
-    /// what becomes of it, within the time of the configuration.
+    /// Proposes a command, on the leader. Returns as soon as the leader has appended it.
+    /// [`Proposal::done`] returns the outcome, within the default timeout.
     pub async fn propose(&self, command: Bytes) -> Result<Proposal, ProposeError> {
         self.propose_within(command, self.timeout).await
     }
 
-    /// Proposes a command, and gives it `timeout` to be applied.
+    /// Like [`Handle::propose`], with a timeout for the outcome.
     pub async fn propose_within(
         &self,
         command: Bytes,
@@ -105,21 +106,22 @@ impl<S: StateMachine> Handle<S> {
                 TrySendError::Closed(_) => ProposeError::Stopped,
             },
         )?;
-        // The core loop takes the call in its next turn, in which it waits for nothing. If it ends
-        // before, the command has not been proposed.
+        // The core loop takes the call in its next turn, which never blocks. If the loop ends
+        // before that, the command has not been proposed.
         let proposed = proposed.await.map_err(|_| ProposeError::Stopped)??;
         let done = Done { reply, clock: self.clock.clone(), timeout, sleep: None };
         Ok(Proposal { id: proposed.id, number: proposed.number, done })
     }
 
-    /// Has a command executed, on any node: a follower has the leader append it, and answers when it has
-    /// applied it itself. Once the leader has appended it, its end changes nothing in that. Ends with
-    /// [`ExecuteError::Unknown`] when the time of the configuration is over.
+    /// Executes a command, on any node. A follower gets the leader to append it, and returns the
+    /// answer when it has applied the command itself. Once the command is appended, a failure of
+    /// the leader does not matter to this call. Ends with [`ExecuteError::Unknown`] after the
+    /// default timeout.
     pub async fn execute(&self, command: Bytes) -> Result<Bytes, ExecuteError> {
         self.execute_within(command, self.timeout).await
     }
 
-    /// The same, with a time of its own.
+    /// Like [`Handle::execute`], with a timeout.
     pub async fn execute_within(
         &self,
         command: Bytes,
@@ -135,19 +137,19 @@ impl<S: StateMachine> Handle<S> {
         let mut sleep = self.clock.sleep(timeout);
         tokio::select! {
             biased;
-            // Without an answer: the node has stopped.
+            // The sender was dropped: the node has stopped.
             answer = answer => answer.unwrap_or(Err(ExecuteError::Unknown)),
             () = &mut sleep => Err(ExecuteError::Unknown),
         }
     }
 
-    /// Asks the state machine.
+    /// Reads from the state machine, with the default timeout.
     pub async fn read(&self, mode: ReadMode, query: Bytes) -> Result<Bytes, ReadError> {
         self.read_within(mode, query, self.timeout).await
     }
 
-    /// Asks the state machine, and gives up after `timeout`. Until then a read that no leader confirms
-    /// is tried again.
+    /// Reads from the state machine, with a timeout. Until then a read that no leader confirms is
+    /// retried.
     pub async fn read_within(
         &self,
         mode: ReadMode,
@@ -158,12 +160,12 @@ impl<S: StateMachine> Handle<S> {
         self.ask(mode, Question::Query { query, reply }, answer, timeout).await
     }
 
-    /// A handle to the whole state as of one moment.
+    /// Returns a handle to the whole state at one moment, with the default timeout.
     pub async fn freeze(&self, mode: ReadMode) -> Result<S::Frozen, ReadError> {
         self.freeze_within(mode, self.timeout).await
     }
 
-    /// A handle to the whole state as of one moment; gives up after `timeout`.
+    /// Like [`Handle::freeze`], with a timeout.
     pub async fn freeze_within(
         &self,
         mode: ReadMode,
@@ -223,11 +225,12 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    /// Waits until the command of this number is applied on this node. With a term: until the command
-    /// that was made in this term is, or is known never to be. A number that was applied earlier is
-    /// there, whatever its term: the caller compares it with what the state machine has kept.
+    /// Waits until the command with this number is applied on this node. With a term, only a
+    /// command made in that term counts: the wait also ends when it is known that it never will be
+    /// applied. A number that was applied before the call counts in any term; the caller compares
+    /// it with the state machine's history.
     ///
-    /// The caller sets a limit to the time by dropping the future.
+    /// To limit the time, drop the future.
     pub async fn wait_applied(
         &self,
         number: CommandNumber,
@@ -244,13 +247,13 @@ impl<S: StateMachine> Handle<S> {
         answer.map_err(|_| WaitError::Stopped)?
     }
 
-    /// Campaigns at once, instead of waiting for an election timeout. Disturbs no leader that others
-    /// hear. False: the node is too busy, or has stopped.
+    /// Starts a pre-vote at once instead of after an election timeout. A live leader is not
+    /// disturbed. Returns false if the queue is full or the node has stopped.
     pub fn campaign(&self) -> bool {
         self.calls.try_send(Call::Campaign).is_ok()
     }
 
-    /// The state of the node as last published. Waits for nothing.
+    /// The status as last published. Never blocks.
     pub fn status(&self) -> Arc<DriverStatus> {
         self.shared.status.load_full()
     }
@@ -260,14 +263,14 @@ impl<S: StateMachine> Handle<S> {
         self.shared.metrics.read()
     }
 
-    /// Stops the node: nothing more is taken, what is under way is finished if that is possible within
-    /// half a second or so, and all parts end. Returns when they have.
+    /// Shuts the node down. No more calls are taken. Pending ones may finish for up to 50 ticks
+    /// (half a second by default), and then all parts end. Returns when they have ended.
     pub async fn shutdown(&self) {
         self.shared.ask_shutdown();
         self.shared.ended().await;
     }
 
-    /// Waits until the node stops, and says why.
+    /// Waits until the node stops. Returns the reason.
     pub async fn stopped(&self) -> StopReason {
         self.shared.stopped().await
     }
@@ -292,7 +295,7 @@ fn refused<M>(error: TrySendError<M>) -> ReadError {
     }
 }
 
-/// Has a wait forgotten that is given up: the command may never come.
+/// Removes the waiter if its caller stops waiting: the command may never be applied.
 struct Forget<'a, S: StateMachine> {
     handle: &'a Handle<S>,
     number: Option<CommandNumber>,
@@ -307,7 +310,7 @@ impl<S: StateMachine> Drop for Forget<'_, S> {
     }
 }
 
-/// Counts a read as waiting.
+/// Counts a read as waiting until it is dropped.
 struct ReadWaiting<'a>(&'a Shared);
 
 impl Drop for ReadWaiting<'_> {

@@ -1,4 +1,4 @@
-//! What comes in from peers: where a transport hands over messages, reports and snapshots.
+//! The inbox: a transport passes messages, reports and snapshots from peers to the node here.
 
 use crate::limits::in_range;
 use crate::{SnapshotSink, SnapshotStore};
@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// Messages that may wait for the core.
+/// The most messages that wait for the core, by default.
 const MESSAGES_MAX: usize = 256;
-/// Offers, and snapshots received, that may wait for the core.
+/// The most offers and received snapshots that wait for the core.
 const OFFERS_MAX: usize = 8;
 
-/// Makes the inbox of a node, before its driver: the transport is given the one end, the driver the
-/// other. Received snapshots go into `store`.
+/// Creates the inbox of a node, before its driver. The transport gets the [`Inbox`], the driver the
+/// [`InboxReceiver`]. Received snapshots are written to `store`.
 pub fn inbox(store: Arc<dyn SnapshotStore>) -> (Inbox, InboxReceiver) {
     inbox_limited(store, MESSAGES_MAX)
 }
 
-/// The same, with another limit than the usual 256 for the messages that wait (0 counts as 1). A
+/// Like [`inbox`], with another limit than 256 for the messages that wait (0 counts as 1). A
 /// transport that waits in [`Inbox::message`] stops reading from its peer.
 pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inbox, InboxReceiver) {
     let (messages, messages_out) = mpsc::channel(in_range(messages_max));
@@ -31,14 +31,14 @@ pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inb
     (inbox, InboxReceiver { messages: messages_out, offers: offers_out, reports })
 }
 
-/// Where a transport hands over what comes from peers. A clone is another handle to it.
+/// The transport's end of the inbox. A clone is another handle to it.
 #[derive(Clone)]
 pub struct Inbox {
     messages: mpsc::Sender<Message>,
     offers: mpsc::Sender<OfferEvent>,
     reports: Arc<Reports>,
     store: Arc<dyn SnapshotStore>,
-    /// A snapshot is being received; one at a time.
+    /// Whether a snapshot is being received. Only one is received at a time.
     receiving: Arc<AtomicBool>,
 }
 
@@ -50,13 +50,13 @@ pub struct InboxReceiver {
 }
 
 pub(crate) enum OfferEvent {
-    /// Would it be of use?
+    /// A peer offers a snapshot: is it needed?
     Made { offer: Box<SnapshotOffer>, reply: oneshot::Sender<bool> },
-    /// Its snapshot is durable.
+    /// The snapshot of an offer is durable here.
     Received(Box<SnapshotOfferDurable>),
 }
 
-/// Reports that must not be lost and may not wait: bounded by the number of peers.
+/// Reports that must not be lost and must not wait. Bounded by the number of peers.
 #[derive(Default)]
 pub(crate) struct Reports {
     inner: Mutex<ReportsInner>,
@@ -67,7 +67,7 @@ pub(crate) struct Reports {
 pub(crate) struct ReportsInner {
     pub unreachable: BTreeSet<NodeId>,
     pub snapshots_sent: BTreeMap<(NodeId, LogId), bool>,
-    /// Snapshots of this node that were to be sent and cannot be read.
+    /// Snapshots of this node that could not be read for sending.
     pub unreadable: BTreeSet<LogId>,
 }
 
@@ -76,7 +76,7 @@ impl Reports {
         std::mem::take(&mut *self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reports that a snapshot of this node cannot be read.
+    /// Reports that a snapshot of this node is missing or damaged.
     pub fn unreadable(&self, snapshot: LogId) {
         self.add(|reports| {
             reports.unreadable.insert(snapshot);
@@ -89,17 +89,17 @@ impl Reports {
     }
 }
 
-/// Why a snapshot is not taken.
+/// Why a snapshot is rejected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OfferError {
-    /// It is of no use here. The sender should stop offering it.
+    /// This node does not need it. Stop offering it.
     #[error("the snapshot is of no use here")]
     Unwanted,
-    /// Another one is being received. Try again later.
+    /// Another snapshot is being received. Retry later.
     #[error("another snapshot is being received")]
     Busy,
-    /// It cannot be stored.
+    /// The snapshot could not be stored. See the cause.
     #[error("the snapshot cannot be stored: {0}")]
     Io(io::Error),
     /// The node is stopping or has stopped.
@@ -108,12 +108,14 @@ pub enum OfferError {
 }
 
 impl Inbox {
-    /// Hands over a message; waits while too many are waiting. False: the node has stopped.
+    /// Passes a message to the core, and waits while the queue is full. Returns false if the node
+    /// has stopped.
     pub async fn message(&self, message: Message) -> bool {
         self.messages.send(message).await.is_ok()
     }
 
-    /// Hands over a message, or drops it if too many are waiting. False: dropped.
+    /// Passes a message to the core, or drops it if the queue is full. Returns whether it was
+    /// passed.
     pub fn try_message(&self, message: Message) -> bool {
         self.messages.try_send(message).is_ok()
     }
@@ -125,14 +127,15 @@ impl Inbox {
         });
     }
 
-    /// Reports that the transport is done with a snapshot: it is durable at the peer, or it failed.
+    /// Reports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
+    /// the peer.
     pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, delivered: bool) {
         self.reports.add(|reports| {
             reports.snapshots_sent.insert((to, snapshot), delivered);
         });
     }
 
-    /// Asks whether an offered snapshot would be of use, and takes its bytes if so.
+    /// Offers a snapshot. If this node needs it, write its bytes to the returned [`Reception`].
     pub async fn offer(&self, offer: SnapshotOffer) -> Result<Reception, OfferError> {
         let (reply, answer) = oneshot::channel();
         let event = OfferEvent::Made { offer: Box::new(offer.clone()), reply };
@@ -147,7 +150,7 @@ impl Inbox {
         Ok(Reception { offer, store: self.store.clone(), sink: None, _turn: turn })
     }
 
-    /// Hands over a snapshot that has been received. False: the node has stopped.
+    /// Passes a received snapshot to the core. Returns false if the node has stopped.
     pub async fn install(&self, received: Received) -> bool {
         let event = OfferEvent::Received(Box::new(received.0));
         self.offers.send(event).await.is_ok()
@@ -159,17 +162,17 @@ impl Inbox {
     }
 }
 
-/// A snapshot that is being received. Writing blocks. Dropped before it is finished, it leaves
-/// nothing behind.
+/// A snapshot that is being received. Writing blocks. If it is dropped before `finish`, nothing
+/// remains of it.
 pub struct Reception {
     offer: SnapshotOffer,
     store: Arc<dyn SnapshotStore>,
-    /// Opened by the first write, which may block.
+    /// Opened at the first write, since opening may block.
     sink: Option<Box<dyn SnapshotSink>>,
     _turn: Turn,
 }
 
-/// The right to receive a snapshot.
+/// The right to receive a snapshot, which only one reception has at a time.
 struct Turn(Arc<AtomicBool>);
 
 impl Drop for Turn {
@@ -190,13 +193,13 @@ impl Reception {
         Ok(self.sink.insert(sink))
     }
 
-    /// Takes the next bytes of the state. Blocks.
+    /// Writes the next bytes of the state. Blocks.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.sink()?.write_all(bytes)
     }
 
-    /// Makes the snapshot durable, all of whose bytes have been written, and reads it back: the log is
-    /// reset for it next, so it must be whole. Blocks.
+    /// Makes the snapshot durable after all its bytes were written, and reads it back to verify it:
+    /// the log is reset to it next. Blocks.
     pub fn finish(mut self) -> io::Result<Received> {
         self.sink()?;
         if let Some(sink) = self.sink.take() {

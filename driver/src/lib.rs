@@ -1,4 +1,4 @@
-//! The event loop of a node: joins the core, the store, the transport and a user's state machine.
+//! The event loop of a node. It connects the core, the store, the transport and the state machine.
 //!
 //! ```text
 //!            Handle ──proposals, reads──▶ core loop ──writes──▶ store (a thread)
@@ -7,14 +7,13 @@
 //!              └────── machine task ◀──────┘  └─receipts── machine, snapshots (a thread)
 //! ```
 //!
-//! One task owns the core, one owns the state machine, one thread owns the store and one writes
-//! snapshots out. [`Driver::new`] makes these parts and starts nothing: time comes in through the
-//! [`Clock`] trait and the parts are plain futures, so that the same code runs on tokio
-//! ([`spawn`]) and in a simulation. Every queue is bounded, and what does not fit is refused with
-//! `Busy`.
+//! One task owns the core and one owns the state machine. One thread owns the store and one writes
+//! snapshots. [`Driver::new`] creates these parts and starts nothing. Time comes from the [`Clock`]
+//! trait, and the parts are plain futures, so the same code runs on tokio ([`spawn`]) and in a
+//! simulation. Every queue is bounded; calls that do not fit are rejected as `Busy`.
 //!
-//! What it is not: it holds no rule of the protocol (that is `raft`), and moves no bytes between
-//! nodes (that is a [`Transport`]).
+//! The driver has no protocol rules (those are in `raft`), and moves no bytes between nodes (a
+//! [`Transport`] does).
 
 mod cleaning;
 mod clock;

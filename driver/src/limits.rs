@@ -1,27 +1,30 @@
-//! How much may wait at once in the queues of a node.
+//! The limits of a node's queues.
 //!
-//! They bound a node's memory, and decide when a caller is refused with `Busy`. Not among them: the
-//! queues between the node's parts (receipts, orders), which hold what the core has out at once, and what
-//! comes from peers, see [`inbox_limited`](crate::inbox_limited).
+//! They bound a node's memory, and determine when a call is rejected as `Busy`. They do not include
+//! the queues between the node's parts (receipts, orders), whose length the core bounds. For
+//! messages from peers see [`inbox_limited`](crate::inbox_limited).
 
 use tokio::sync::Semaphore;
 
-/// The limits of a node's queues. 0 counts as 1, and more than a queue can hold as that.
+/// The limits of a node's queues. Values are clamped to the range from 1 to the longest possible
+/// queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls of clients (proposals and reads) that may wait for the core; beyond it they are refused.
+    /// The most client calls (proposals and reads) that wait for the core. Further ones are
+    /// rejected.
     pub calls_max: usize,
-    /// Questions to the state machine (reads, batches of confirmed reads, and waits) that may wait
-    /// for it. Beyond it calls are refused; a batch of confirmed reads is asked again.
+    /// The most questions (reads, batches of confirmed reads, and waits) that wait for the state
+    /// machine. Further calls are rejected; a batch of confirmed reads is retried.
     pub asks_max: usize,
-    /// Jobs that may wait for the part that writes snapshots. The core has at most one snapshot out;
-    /// the others are orders to clean up. A snapshot that does not fit has failed.
+    /// The most jobs that wait for the part that writes snapshots. At most one is a snapshot; the
+    /// others are orders to clean up. A snapshot that does not fit counts as failed and is ordered
+    /// again.
     pub jobs_max: usize,
-    /// Reads that may be unanswered; beyond it they are refused.
+    /// The most unanswered reads. Further ones are rejected.
     pub reads_max: usize,
-    /// Proposals that may be undecided; beyond it they are refused.
+    /// The most undecided proposals. Further ones are rejected.
     pub proposals_max: usize,
-    /// Those who may wait for a command to be applied; beyond it they are refused.
+    /// The most callers that wait for a command to be applied. Further ones are rejected.
     pub waiters_max: usize,
 }
 
@@ -39,7 +42,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same, as far as queues can be made: one without room would refuse everything for ever.
+    /// The limits with each clamped: a queue without room would reject everything.
     pub(crate) fn in_range(self) -> Self {
         Limits {
             calls_max: in_range(self.calls_max),
@@ -52,7 +55,7 @@ impl Limits {
     }
 }
 
-/// The length nearest to this that a queue can have.
+/// The nearest length that a queue can have.
 pub(crate) fn in_range(max: usize) -> usize {
     max.clamp(1, Semaphore::MAX_PERMITS)
 }

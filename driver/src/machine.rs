@@ -1,58 +1,57 @@
-//! What a user of the library writes: a state machine.
+//! The trait that a user of the library implements: a state machine.
 
 use bytes::Bytes;
 use raft::{CommandNumber, LogId, LogTime};
 use std::io::{self, Read, Write};
 
-/// A deterministic state machine: the same commands in the same order leave the same state on every
-/// node.
+/// A deterministic state machine: the same commands in the same order result in the same state on
+/// every node.
 ///
-/// A panic in any of its methods stops the node: it would happen again on every node, and a state
-/// that is half changed must not be served.
+/// A panic in any of its methods stops the node. It would happen again on every node, and a state
+/// that is only partly changed must not be served.
 pub trait StateMachine: Send + 'static {
     /// The state at one moment, see [`StateMachine::freeze`].
     type Frozen: Frozen + Send + 'static;
 
-    /// Applies a command. Deterministic: it may look at the state, the command and `at`, and at
-    /// nothing else. The answer goes to the client that proposed the command. The bytes can be kept
-    /// without a copy; they share an allocation with the log while it has the entry.
+    /// Applies a command. Must be deterministic: it may depend only on the state, the command and
+    /// `at`. The answer is returned to the client that proposed the command. The bytes may be kept
+    /// without a copy; they share an allocation with the log while the log holds the entry.
     fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes;
 
-    /// Applies several commands, and returns their answers in the same order. Must do the same as
-    /// [`StateMachine::apply`] on each, which is what it does unless it is overridden: for machines that
-    /// have work to do once a batch, such as a commit to a database of their own. The number of commands
-    /// in a batch differs from node to node.
+    /// Applies several commands, and returns their answers in the same order. The result must be
+    /// the same as that of [`StateMachine::apply`] on each, which is the default. Override it for a
+    /// machine with work per batch, such as a commit to its own database. The number of commands in
+    /// a batch differs between nodes.
     fn apply_batch(&mut self, commands: Vec<(ApplyContext, Bytes)>) -> Vec<Bytes> {
         commands.into_iter().map(|(at, command)| self.apply(at, command)).collect()
     }
 
-    /// Answers a read; changes nothing. `time` is the log time of the last entry that was applied: a
-    /// read can tell by it what has expired, as `apply` can by [`ApplyContext::time`].
+    /// Answers a read. Changes nothing. `time` is the log time of the last applied entry: a read
+    /// uses it to decide what has expired, as `apply` uses [`ApplyContext::time`].
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes;
 
-    /// A handle to the state as it is now. It is written out elsewhere while commands are applied, so
-    /// its cost should not depend on the size of the state.
+    /// Returns a handle to the current state. The handle is written out on another thread while
+    /// commands are applied, so its cost should not depend on the size of the state.
     fn freeze(&self) -> Self::Frozen;
 
-    /// Replaces the state by one that [`Frozen::write`] wrote: all or nothing.
+    /// Replaces the whole state by one that [`Frozen::write`] has written.
     fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError>;
 }
 
 /// The state of a state machine at one moment.
 pub trait Frozen {
-    /// Writes all of it, for [`StateMachine::restore`] to read.
+    /// Writes the whole state, in the format that [`StateMachine::restore`] reads.
     fn write(&self, to: &mut dyn Write) -> io::Result<()>;
 }
 
-/// Where a command stands.
+/// The position and time of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApplyContext {
-    /// Its place in the log.
+    /// The entry that holds the command.
     pub id: LogId,
-    /// The log time: the leader's clock, which never goes backwards and steps forward by no more than
-    /// a bound.
+    /// The log time: the cluster's own clock, which never goes backwards. See `raft::LogTime`.
     pub time: LogTime,
-    /// Its number among the commands, without gaps.
+    /// The dense number of the command.
     pub number: CommandNumber,
 }
 
@@ -60,10 +59,10 @@ pub struct ApplyContext {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// It could not be read.
+    /// The snapshot could not be read.
     #[error("the snapshot cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// It is no state of this machine, or of a later version of it.
+    /// The bytes are not a state of this machine, or of a later version of it.
     #[error("the snapshot is not understood: {0}")]
     Malformed(String),
 }

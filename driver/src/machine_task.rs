@@ -1,7 +1,7 @@
-//! The task that owns the state machine: applies, answers reads, freezes and restores.
+//! The task that owns the state machine: it applies, answers reads, freezes and restores.
 //!
-//! Results go straight from here to those who wait for them. A panic of the user's code stops the
-//! node: the callers' channels close, so nobody is left waiting.
+//! It sends results directly to the waiting callers. A panic of the user's code stops the node; the
+//! callers' channels close, so no caller waits for ever.
 
 use crate::core_loop::Receipt;
 use crate::pending::{Waiting, jump, resolve};
@@ -19,30 +19,30 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
 
-/// Orders of the core that may wait: it has at most one `Apply` or `Restore` out, and one
-/// `TakeSnapshot`.
+/// Orders of the core that may wait. At most one `Apply` or `Restore` and one `TakeSnapshot` are
+/// pending.
 pub(crate) const ORDERS_MAX: usize = 4;
-/// Questions that are taken at once, before orders are looked at again.
+/// The most questions taken in one turn, before the next order.
 const ASKS_PER_TURN: usize = 256;
 
-/// What the core loop orders, to be done in this order.
+/// Orders from the core loop, carried out in the order in which they arrive.
 pub(crate) enum Order {
     Apply { apply: Apply, decided: VecDeque<Waiting> },
     Restore { restore: Restore, decided: VecDeque<Waiting> },
     TakeSnapshot(TakeSnapshot),
 }
 
-/// What is asked of the state as it is.
+/// Questions about the current state.
 pub(crate) enum Ask<S: StateMachine> {
     Read(Question<S>),
-    /// Reads that one round of the core has confirmed.
+    /// Reads that one read of the core has confirmed.
     Reads(Vec<Question<S>>),
     Wait {
         number: CommandNumber,
         term: Option<Term>,
         reply: WaitReply,
     },
-    /// Somebody waits no more for the command of this number.
+    /// A caller has stopped waiting for the command with this number.
     Forget(CommandNumber),
 }
 
@@ -53,7 +53,7 @@ pub(crate) enum Question<S: StateMachine> {
 }
 
 impl<S: StateMachine> Question<S> {
-    /// Whether nobody waits for the answer any more.
+    /// Whether the caller has stopped waiting.
     pub fn is_abandoned(&self) -> bool {
         match self {
             Question::Query { reply, .. } => reply.is_closed(),
@@ -74,7 +74,7 @@ pub(crate) struct MachineTask<S: StateMachine, I> {
     /// The log time of the last entry that was applied.
     pub time: LogTime,
     pub waiters: Waiters,
-    /// The snapshot that the state begins with.
+    /// The snapshot that the state starts with.
     pub base: Snapshot,
     pub store: Arc<dyn SnapshotStore>,
     pub orders: mpsc::Receiver<Order>,
@@ -97,7 +97,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
             tokio::select! {
                 biased;
                 order = self.orders.recv() => {
-                    // The core loop has ended: so does this task, which drops whoever still waits.
+                    // The core loop has ended. This task ends too, which drops all waiters.
                     let Some(order) = order else { return };
                     let mut receipt = None;
                     if !self.guarded(|task| {
@@ -130,7 +130,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         }
     }
 
-    /// Runs what calls the user's code. False: the node has been stopped because of it.
+    /// Runs a function that calls the user's code. Returns false if that has stopped the node.
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), RestoreError>) -> bool {
         let reason = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return true,
@@ -157,7 +157,8 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         }
     }
 
-    /// Applies a batch. Returns a hash of each entry with its answer, by which copies are compared.
+    /// Applies a batch. Returns the hash of each entry with its answer, for comparison between
+    /// nodes.
     fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Waiting>) -> Vec<u64> {
         let mut hashes = Vec::with_capacity(apply.entries.len());
         let commands: Vec<(ApplyContext, Bytes)> = apply
@@ -189,7 +190,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
-        // A log that begins at zero has no state behind it.
+        // A log that begins at index zero has no snapshot.
         if snapshot.last.index.0 > 0 {
             let state = self.store.open(snapshot.last)?;
             self.machine.restore(&mut BufReader::new(state))?;
@@ -200,7 +201,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         Ok(())
     }
 
-    /// Freezes the state and has it written out. A receipt at once only if that is impossible.
+    /// Freezes the state and queues it for writing. Returns a receipt only if it cannot be queued.
     fn freeze(&mut self, order: TakeSnapshot) -> Option<Receipt> {
         let frozen = self.machine.freeze();
         match self.jobs.try_send(Job::Write { order, frozen }) {

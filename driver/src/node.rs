@@ -1,4 +1,4 @@
-//! A node, put together: the parts, and the channels between them.
+//! A node: its parts, and the channels between them.
 
 use crate::core_loop::{CoreLoop, RECEIPTS_MAX, State};
 use crate::machine_task::{MachineTask, ORDERS_MAX};
@@ -16,46 +16,46 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// The settings of a node.
+/// The settings of a node and its driver.
 #[derive(Clone, Debug)]
 pub struct DriverConfig {
     /// The settings of the protocol.
     pub raft: Config,
-    /// How long a tick is.
+    /// The length of a tick, 10 ms by default.
     pub tick: Duration,
-    /// How long a call may take whose caller does not say.
+    /// The timeout of calls that specify none, 5 s by default.
     pub timeout: Duration,
-    /// How much may wait at once.
+    /// The limits of the node's queues.
     pub limits: Limits,
 }
 
 impl DriverConfig {
-    /// Ticks of 10 ms, 5 s for a call, and the usual limits.
+    /// Ticks of 10 ms, a timeout of 5 s, and the default limits.
     pub fn new(raft: Config) -> Self {
         let (tick, timeout) = (Duration::from_millis(10), Duration::from_secs(5));
         DriverConfig { raft, tick, timeout, limits: Limits::default() }
     }
 }
 
-/// What a node is joined to.
+/// The components that a node is connected to.
 pub struct Dependencies<S, T, C> {
     /// The user's state machine, in its initial state.
     pub machine: S,
     /// Carries messages to peers.
     pub transport: Arc<T>,
-    /// The driver's end of the inbox that the transport was given.
+    /// The driver's end of the inbox whose other end the transport has.
     pub inbox_receiver: InboxReceiver,
-    /// Keeps snapshots.
+    /// Stores snapshots.
     pub snapshots: Arc<dyn SnapshotStore>,
-    /// Tells the time.
+    /// Provides the time.
     pub clock: Arc<C>,
 }
 
 /// A part of a node, to be run as a task.
 pub type Part = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A node that is put together and not running yet. All of its parts must be run; a part that is
-/// dropped stops the node.
+/// A node that is assembled but not running. All of its parts must be run: dropping one stops the
+/// node.
 pub struct Driver<S: StateMachine> {
     /// For clients of the node.
     pub handle: Handle<S>,
@@ -63,15 +63,15 @@ pub struct Driver<S: StateMachine> {
     pub core: Part,
     /// The task that owns the state machine.
     pub machine: Part,
-    /// Where writes become durable.
+    /// Makes writes durable. Run it on a thread of its own.
     pub store: StorePort,
-    /// Where snapshots are written.
+    /// Writes snapshots. Run it on a thread of its own.
     pub snapshots: SnapshotPort<S::Frozen>,
 }
 
 impl<S: StateMachine> Driver<S> {
-    /// Puts a node together. `restored` is what its log has kept; the state machine is restored from
-    /// the snapshot that it begins after once the machine part runs.
+    /// Assembles a node. `restored` is the state that its log has kept. The machine part restores
+    /// the state machine from the snapshot that the log begins after when it starts.
     pub fn new<T: Transport, C: Clock>(
         config: DriverConfig,
         restored: Restored,
@@ -80,7 +80,7 @@ impl<S: StateMachine> Driver<S> {
         Self::inspected(config, restored, dependencies, ())
     }
 
-    /// The same, with somebody who looks at the core all the time: for a simulation.
+    /// Like [`Driver::new`], with an observer of the core and the state machine, for a simulation.
     pub fn inspected<T: Transport, C: Clock>(
         config: DriverConfig,
         restored: Restored,

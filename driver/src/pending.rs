@@ -1,8 +1,8 @@
-//! Proposals that have been taken and are not decided yet.
+//! Accepted proposals whose outcome is not known yet.
 //!
-//! A proposal `i@t` is done once the entry with that very id is applied; it is certainly not done
-//! once any entry of a later term is applied before it, since terms never fall along the log; and
-//! nobody can tell once a snapshot has jumped over index `i`.
+//! A proposal `i@t` is done once the entry with exactly that id is applied. It is not done once an
+//! entry of a later term is applied at or before index `i`, since terms never decrease along the
+//! log. Its outcome is unknown once a snapshot has skipped index `i`.
 
 use crate::{ExecuteError, Outcome};
 use bytes::Bytes;
@@ -12,11 +12,11 @@ use tokio::sync::oneshot;
 
 pub(crate) type Reply<E> = oneshot::Sender<Result<Bytes, E>>;
 
-/// The caller that waits for what becomes of a proposal.
+/// The caller that waits for the outcome of a proposal.
 pub(crate) enum Waiter {
-    /// It knows already that the proposal was appended.
+    /// A caller of `propose`. It has already received the id of the proposal.
     Propose(Reply<Outcome>),
-    /// It has only asked for the command to be executed.
+    /// A caller of `execute`.
     Execute(Reply<ExecuteError>),
 }
 
@@ -29,7 +29,7 @@ impl Waiter {
     }
 
     fn answer(self, outcome: Result<Bytes, Outcome>) {
-        // The caller may have gone.
+        // The caller may have stopped waiting.
         match self {
             Waiter::Propose(reply) => drop(reply.send(outcome)),
             Waiter::Execute(reply) => drop(reply.send(outcome.map_err(ExecuteError::from))),
@@ -44,7 +44,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Answers it, and tells what it is told.
+    /// Passes the outcome to `told`, and then to the caller.
     fn answer(
         self,
         outcome: Result<Bytes, Outcome>,
@@ -55,10 +55,11 @@ impl Waiting {
     }
 }
 
-/// The undecided proposals of this node, in the order in which they were made.
+/// The undecided proposals of this node.
 ///
-/// Invariant: their ids rise (by term, then by index). A leader appends, and terms never fall; what a leader
-/// answers for forwarded commands may arrive in another order, and is put where it belongs.
+/// Invariant: sorted by id (term, then index). Proposals of this node arrive in that order: a
+/// leader only appends, and terms never decrease. Replies for forwarded commands may arrive out of
+/// order and are inserted at their place.
 #[derive(Default)]
 pub(crate) struct Pending {
     waiting: VecDeque<Waiting>,
@@ -79,21 +80,21 @@ impl Pending {
         }
     }
 
-    /// Takes out what is decided once everything up to `last` is applied.
+    /// Removes and returns the proposals that are decided once everything up to `last` is applied.
     pub fn decided_by(&mut self, last: LogId) -> VecDeque<Waiting> {
         let decided = self.waiting.partition_point(|waiting| waiting.id <= last);
         let undecided = self.waiting.split_off(decided);
         std::mem::replace(&mut self.waiting, undecided)
     }
 
-    /// Forgets those for whom nobody waits any more.
+    /// Removes the proposals whose caller has stopped waiting.
     pub fn forget_abandoned(&mut self) {
         self.waiting.retain(|waiting| !waiting.reply.is_gone());
     }
 }
 
-/// Answers the proposals that applying `entry` decides, `result` being what applying it yielded, and
-/// tells what each is `told`.
+/// Answers the proposals that are decided by applying `entry`. `result` is the state machine's
+/// answer to it. Each outcome is also passed to `told`.
 pub(crate) fn resolve(
     decided: &mut VecDeque<Waiting>,
     entry: &Entry,
@@ -106,13 +107,13 @@ pub(crate) fn resolve(
             waiting.answer(Ok(result), &told);
             return;
         }
-        // An entry of a later term stands at or before its place.
+        // An entry of a later term is at or before its index.
         waiting.answer(Err(Outcome::NotDone), &told);
     }
 }
 
-/// Answers the proposals that are decided by replacing the state with that of `snapshot`, and tells what
-/// each is `told`.
+/// Answers the proposals that are decided by restoring `snapshot`. Each outcome is also passed to
+/// `told`.
 pub(crate) fn jump(
     decided: VecDeque<Waiting>,
     snapshot: &Snapshot,

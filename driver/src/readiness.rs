@@ -1,46 +1,46 @@
-//! Whether a node is ready to serve: what a load balancer asks before it sends requests there.
+//! Whether a node is ready to serve. A load balancer checks this before it sends requests there.
 //!
-//! Ready means that a request sent to this node has a good chance, and that what it reads is fresh: the
-//! node runs, its disk answers, it knows a leader, it has applied everything up to a commit index that a
-//! quorum confirmed since this node started, and since then it has never been further behind the leader
-//! than [`BEHIND_MAX`].
+//! Ready means that a request to this node is likely to succeed and that its reads are fresh. The
+//! node runs, its disk responds, and it knows a leader. It has applied everything up to a commit
+//! index that a quorum confirmed after the node's start. And it is at most [`BEHIND_MAX`] behind
+//! the leader.
 //!
-//! How far it is behind is measured in time: now and then the leader's commit index is noted, and how long
-//! it takes until that is applied here. A count of entries says nothing without their rate.
+//! The lag is measured in time. Samples of the leader's commit index are taken, and the time until
+//! that index is applied here is measured. A number of entries means nothing without their rate.
 
 use crate::{NotReady, StopReason};
 use raft::{Index, Now, ReadId, Status};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A node that is further behind its leader than this is not ready.
+/// A node whose lag is greater than this is not ready.
 pub(crate) const BEHIND_MAX: Duration = Duration::from_secs(2);
 
-/// What is noted between ticks.
+/// The state that is kept between ticks.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
-    /// The state contains what a quorum had committed at some time since the start.
+    /// The state contains everything that was committed at some time after the start.
     confirmed: bool,
-    /// The read that is to confirm it.
+    /// The pending read that will confirm it.
     confirming: Option<ReadId>,
-    /// What the leader had committed at this time, and is not applied here yet.
+    /// A commit index of the leader that is not applied here yet, and its time in nanoseconds.
     sample: Option<(Index, u64)>,
-    /// What the leader had committed by then is applied here.
+    /// Everything that the leader had committed at this time is applied here.
     fresh_at_ns: u64,
 }
 
 impl Readiness {
-    /// Whether a read is to be asked of the core, to confirm how far the log is committed.
+    /// Whether a read should be requested to confirm the commit index.
     pub fn wants_confirmation(&self) -> bool {
         !self.confirmed && self.confirming.is_none()
     }
 
-    /// That read is under way.
+    /// That read is pending.
     pub fn asked(&mut self, read: ReadId) {
         self.confirming = Some(read);
     }
 
-    /// The core serves a read, or refuses it. Returns whether it is the one asked for here.
+    /// The core has served or refused a read. Returns whether it was the read for confirmation.
     pub fn answered(&mut self, read: ReadId, served: bool) -> bool {
         if self.confirming != Some(read) {
             return false;
@@ -50,7 +50,7 @@ impl Readiness {
         true
     }
 
-    /// One tick has passed.
+    /// A tick has passed: measures the lag.
     pub fn tick(&mut self, status: &Status, now: Now) {
         let (at, now_ns) = self.sample.unwrap_or((status.leader_commit, now.monotonic_ns));
         if status.leader.is_none() {

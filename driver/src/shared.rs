@@ -1,4 +1,5 @@
-//! What the parts of a node share: the published status, the counters, and the end of it all.
+//! The state that the parts of a node share: the published status, the counters, and the stop
+//! signal.
 
 use crate::report::report;
 use crate::{DriverStatus, Limits, Metrics, StopReason};
@@ -18,15 +19,15 @@ pub(crate) struct Shared {
     pub limits: Limits,
     /// Reads that have not been answered.
     pub reads_waiting: AtomicUsize,
-    /// Those who wait for a command to be applied.
+    /// Callers that wait for a command to be applied.
     pub waiters: AtomicUsize,
     /// The state machine's state is at least as new as the log was at this time (monotonic, in
-    /// nanoseconds); 0 as long as nothing is known.
+    /// nanoseconds). 0 while that is not known.
     pub fresh_at_ns: AtomicU64,
     shutdown_notify: Notify,
-    /// Somebody waits no more, and found no room to say for what.
+    /// A caller has stopped waiting, and the queue had no room for `Ask::Forget`.
     given_up: Notify,
-    /// Why the node has stopped. (A `watch` would wake those who wait in an order drawn at random.)
+    /// Why the node has stopped. (A `watch` would wake its waiters in a random order.)
     stop: OnceLock<StopReason>,
     stop_notify: Notify,
     parts_alive: AtomicUsize,
@@ -51,7 +52,7 @@ impl Shared {
         })
     }
 
-    /// Asks the core loop to finish.
+    /// Requests the core loop to finish.
     pub fn ask_shutdown(&self) {
         self.shutdown_notify.notify_one();
     }
@@ -60,7 +61,7 @@ impl Shared {
         self.shutdown_notify.notified().await;
     }
 
-    /// Has the machine task look for those who wait no more.
+    /// Makes the machine task remove all abandoned waiters.
     pub fn give_up(&self) {
         self.given_up.notify_one();
     }
@@ -69,7 +70,7 @@ impl Shared {
         self.given_up.notified().await;
     }
 
-    /// Stops the node. The first reason stands.
+    /// Stops the node. Only the first reason counts.
     pub fn stop(&self, reason: StopReason) {
         if self.stop.set(reason.clone()).is_err() {
             return;
@@ -78,7 +79,7 @@ impl Shared {
         let status = DriverStatus { stopped, ..(**self.status.load()).clone() };
         self.status.store(Arc::new(status));
         self.stop_notify.notify_waiters();
-        // Last: whoever waits must not wait for the log.
+        // Logged last: waiters must not wait for the log.
         report(|| match &reason {
             StopReason::Shutdown => tracing::info!("the node has shut down"),
             reason => tracing::error!(%reason, "the node stops"),
@@ -89,7 +90,7 @@ impl Shared {
     pub fn publish(&self, status: DriverStatus) {
         let status = DriverStatus { stopped: self.stop.get().cloned(), ..status };
         self.status.store(Arc::new(status));
-        // The node may have been stopped between the two.
+        // The node may have been stopped between the load and the store.
         if let Some(reason) = self.stop.get() {
             let status = (**self.status.load()).clone();
             self.status.store(Arc::new(DriverStatus { stopped: Some(reason.clone()), ..status }));
@@ -99,7 +100,7 @@ impl Shared {
     /// Waits until the node stops.
     pub async fn stopped(&self) -> StopReason {
         loop {
-            // Whoever waits is registered before it is looked, or the notice could be missed.
+            // Register before the check, or the notification could be missed.
             let notified = self.stop_notify.notified();
             if let Some(reason) = self.stop.get() {
                 return reason.clone();
@@ -119,15 +120,15 @@ impl Shared {
         }
     }
 
-    /// Counts a part as running, until the guard is dropped.
+    /// Counts a part as running until the guard is dropped.
     pub fn part(self: &Arc<Self>, part: &'static str) -> PartGuard {
         self.parts_alive.fetch_add(1, Ordering::AcqRel);
         PartGuard { part, shared: self.clone() }
     }
 }
 
-/// Lives as long as its part. A part that is dropped before the node has stopped stops it: no caller
-/// may wait for a part that is gone.
+/// Held by a part as long as it runs. Dropping it before the node has stopped stops the node: no
+/// caller may wait for a part that is gone.
 pub(crate) struct PartGuard {
     part: &'static str,
     shared: Arc<Shared>,
@@ -142,7 +143,7 @@ impl Drop for PartGuard {
     }
 }
 
-/// Runs a part; a panic in it stops the node instead of leaving the others waiting.
+/// Runs a part. A panic in it stops the node instead of leaving the other parts waiting.
 pub(crate) struct Supervised<F> {
     part: Option<Pin<Box<F>>>,
     guard: Option<PartGuard>,
@@ -174,7 +175,7 @@ impl<F: Future<Output = ()>> Future for Supervised<F> {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Arc<str> {
     if let Some(message) = panic.downcast_ref::<&str>() {
         Arc::from(*message)
@@ -191,7 +192,7 @@ mod tests {
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Event, Metadata, Subscriber};
 
-    /// What tracing's own subscriber does when standard error cannot be written.
+    /// Behaves like tracing's own subscriber when it cannot write to standard error.
     struct Panics;
 
     impl Subscriber for Panics {

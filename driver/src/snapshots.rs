@@ -1,7 +1,7 @@
-//! Snapshots: the seam to their store, and the part that writes them out.
+//! Snapshots: the interface to their store, and the part that writes them.
 //!
-//! The state machine is frozen in the machine task, in order with the commands; writing the frozen
-//! state out takes long and happens here, on a thread of its own in production.
+//! The machine task freezes the state, in order with the commands. Writing the frozen state takes
+//! long, so it happens here, on a thread of its own in production.
 
 use crate::core_loop::Receipt;
 use crate::inbox::Reports;
@@ -16,24 +16,24 @@ use std::sync::Arc;
 use storage::Disk;
 use tokio::sync::mpsc;
 
-/// A frozen state is written in pieces of at least so many bytes.
+/// A frozen state is written in pieces of at least this many bytes.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 
-/// Keeps snapshots. `storage::Snapshots` is one.
+/// Stores snapshots. Implemented by `storage::Snapshots`.
 pub trait SnapshotStore: Send + Sync + 'static {
     /// Begins a snapshot. Blocks.
     fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>>;
-    /// Opens a snapshot: its verified state. Where the snapshot is not there, the error's kind is
-    /// `NotFound`; where it is damaged, `InvalidData`, here or from a later read. Blocks.
+    /// Opens a snapshot to read its verified state. If the snapshot is missing, the error's kind is
+    /// `NotFound`. If it is damaged, the kind is `InvalidData`, here or in a later read. Blocks.
     fn open(&self, id: LogId) -> io::Result<Box<dyn Read + Send>>;
-    /// Removes what is of no use once the durable log begins after `base`: all but that and those of a
-    /// higher index. One that is finished meanwhile must stay. Blocks.
+    /// Removes the snapshots that are not needed once the durable log begins after `base`: all
+    /// except `base` and those of a higher index. One that is finished meanwhile must stay. Blocks.
     fn remove_before(&self, base: LogId) -> io::Result<()>;
 }
 
-/// Takes the state of a snapshot. Dropped unfinished, it leaves nothing.
+/// Receives the state of a snapshot. If it is dropped before `finish`, nothing remains of it.
 pub trait SnapshotSink: Write + Send {
-    /// Makes it durable: it survives a power failure once this returns.
+    /// Makes the snapshot durable: after this returns it survives a power failure.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
@@ -58,15 +58,15 @@ impl<D: Disk> SnapshotSink for storage::SnapshotWriter<D> {
     }
 }
 
-/// What the part that writes snapshots is to do.
+/// Work for the part that writes snapshots.
 pub(crate) enum Job<F> {
-    /// Write this state out.
+    /// Write this state to the store.
     Write { order: TakeSnapshot, frozen: F },
-    /// The durable log begins after `base`: what is older is of no use.
+    /// The durable log begins after `base`: remove older snapshots.
     Clean { base: LogId },
 }
 
-/// The end of the channel at which snapshots are written. Production gives it a thread
+/// The receiving end of the snapshot jobs. Production runs it on a thread
 /// ([`SnapshotPort::run_blocking`]); a simulation runs it inline ([`SnapshotPort::run`]).
 pub struct SnapshotPort<F> {
     jobs: mpsc::Receiver<Job<F>>,
@@ -91,7 +91,7 @@ impl<F: Frozen> SnapshotPort<F> {
         SnapshotPort { jobs, writer: Writer { store, receipts, shared, _guard: guard } }
     }
 
-    /// Works until the node ends. Blocks: to be called on a thread of its own.
+    /// Works until the node ends. Blocks: call it on a thread of its own.
     pub fn run_blocking(mut self) {
         while let Some(job) = self.jobs.blocking_recv() {
             if let Some(receipt) = self.writer.work(job) {
@@ -100,8 +100,8 @@ impl<F: Frozen> SnapshotPort<F> {
         }
     }
 
-    /// Works until the node ends, blocking the task that it runs in: for a simulation. Each job takes
-    /// as long as `pause` says.
+    /// Works until the node ends, and blocks the task that it runs in: for a simulation. It waits
+    /// for the future from `pause` before each job.
     pub async fn run(mut self, mut pause: impl FnMut() -> Sleep) {
         while let Some(job) = self.jobs.recv().await {
             pause().await;
@@ -152,13 +152,13 @@ impl Writer {
     }
 }
 
-/// Opens a snapshot when it is first read, so that the core loop, which hands it out, waits for no
-/// disk.
+/// Opens a snapshot at the first read, so that the core loop, which creates it, does not wait for
+/// the disk.
 pub(crate) struct OpenedLater {
     pub store: Arc<dyn SnapshotStore>,
     pub id: LogId,
     pub reader: Option<Box<dyn Read + Send>>,
-    /// Where to report that the snapshot cannot be read.
+    /// Receives a report if the snapshot is missing or damaged.
     pub reports: Arc<Reports>,
 }
 

@@ -1,4 +1,4 @@
-//! Runs a node on tokio: the only file that knows the runtime.
+//! Runs a node on tokio. Only this file depends on the runtime.
 
 use crate::{Clock, Driver, Handle, Sleep, StateMachine};
 use raft::Now;
@@ -7,16 +7,16 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use storage::LogStore;
 
-/// The clock of the operating system, and the timers of the tokio runtime that it is used in.
+/// The clock of the operating system, and the timers of the current tokio runtime.
 #[derive(Clone, Debug)]
 pub struct TokioClock {
     start_ns: u64,
 }
 
-/// Nanoseconds of a monotonic clock that goes on while the machine is suspended, as the log's time
-/// demands.
+/// Nanoseconds of a monotonic clock that keeps running while the machine is suspended, as log time
+/// requires.
 fn monotonic_ns() -> u64 {
-    // The clock of macOS goes on by itself under this name.
+    // On macOS the clock of this name keeps running anyway.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = rustix::time::ClockId::Boottime;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -35,7 +35,7 @@ impl TokioClock {
 
 impl Clock for TokioClock {
     fn now(&self) -> Now {
-        // A wall clock before 1970 is as good as none.
+        // A wall clock before 1970 counts as 1970.
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now {
             // Never 0, which would mean that no time is known.
@@ -53,9 +53,10 @@ impl Clock for TokioClock {
     }
 }
 
-/// Runs all parts of a node: the core as a task of this runtime, the state machine, the store and the
-/// snapshot writer on threads of their own, so that the core waits for none of them. When the node ends, `close` is given the store back,
-/// on its thread, and [`Handle::shutdown`] returns after that.
+/// Runs all parts of a node. The core runs as a task of this runtime. The state machine, the store
+/// and the snapshot writer run on threads of their own, so the core waits for none of them. When
+/// the node ends, `close` is called with the store, on the store's thread. [`Handle::shutdown`]
+/// returns after that.
 pub fn spawn<S: StateMachine, L: LogStore + 'static>(
     driver: Driver<S>,
     store: L,

@@ -1,25 +1,26 @@
-//! What a node tells about itself: a status that is published, and counters.
+//! The published status and the counters of a node.
 
 use crate::{NotReady, StopReason};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The state of a node as last published: at every change of leadership and every tick. Reading it
-/// waits for nothing, whatever the disk does.
+/// The state of a node as last published: at every tick and at every change of leadership. Reading
+/// it never blocks.
 #[derive(Clone, Debug)]
 pub struct DriverStatus {
-    /// The core's own state. `raft.serving` says whether this node leads and takes proposals.
+    /// The status of the core. `raft.serving` is true if the node leads and has applied the no-op
+    /// of its term.
     pub raft: raft::Status,
-    /// Why the node takes no proposals although it may lead: the disk has no room.
+    /// Set while the disk has no room: the node rejects proposals even if it leads.
     pub read_only: Option<Arc<str>>,
-    /// What waits within it.
+    /// The lengths of the node's queues.
     pub load: Load,
     /// Why the node has stopped, if it has.
     pub stopped: Option<StopReason>,
     /// Why the node is not ready to serve, if it is not. See [`DriverStatus::ready`].
     pub not_ready: Option<NotReady>,
-    /// How long a tick is: the unit of `raft.peers[..].silent_ticks`.
+    /// The length of a tick, the unit of `raft.peers[..].silent_ticks`.
     pub tick: Duration,
 }
 
@@ -29,9 +30,9 @@ impl DriverStatus {
         self.raft.serving && self.read_only.is_none() && self.stopped.is_none()
     }
 
-    /// Whether the node is ready to serve requests, and else why not: its disk answers, it knows a
-    /// leader, its state has reached a commit index that was confirmed since the start, and is at most
-    /// two seconds behind the leader.
+    /// Whether the node is ready to serve requests, or why it is not. It is ready if its disk
+    /// responds and it knows a leader, its state has reached a commit index that was confirmed
+    /// since the start, and it is at most two seconds behind the leader.
     pub fn ready(&self) -> Result<(), NotReady> {
         match (&self.stopped, &self.not_ready) {
             (Some(reason), _) => Err(NotReady::Stopped(reason.clone())),
@@ -41,20 +42,20 @@ impl DriverStatus {
     }
 }
 
-/// What waits within a node. Where nobody asks for anything, nothing does.
+/// The lengths of the queues within a node. All are 0 when there are no requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Calls of clients that the core has not taken.
+    /// Client calls that wait for the core.
     pub calls: usize,
-    /// Messages from peers that it has not taken.
+    /// Messages from peers that wait for the core.
     pub messages: usize,
-    /// Proposals that are not decided.
+    /// Proposals whose outcome is not known yet.
     pub proposals: usize,
-    /// Reads that wait for a leader to confirm them.
+    /// Reads that wait to be confirmed by the leader.
     pub reads: usize,
-    /// Questions that the state machine has not taken.
+    /// Questions that wait for the state machine.
     pub questions: usize,
-    /// Those who wait for a command to be applied.
+    /// Callers that wait for a command to be applied.
     pub waiters: usize,
 }
 

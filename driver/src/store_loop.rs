@@ -1,4 +1,4 @@
-//! Where writes become durable: the seam between the core loop and a blocking store.
+//! The part that makes writes durable: the connection between the core loop and a blocking store.
 
 use crate::StopReason;
 use crate::core_loop::Receipt;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use storage::{LogStore, PersistError};
 use tokio::sync::mpsc;
 
-/// The end of the channel at which writes are made durable. Production gives it a thread
-/// ([`StorePort::run_blocking`]); a simulation runs it inline ([`StorePort::run`]), or takes writes
-/// with [`StorePort::next`] and lets time pass before it hands them to [`StorePort::persist`].
+/// The receiving end of the writes. Production runs it on a thread ([`StorePort::run_blocking`]); a
+/// simulation runs it inline ([`StorePort::run`]). A simulation may also take a write with
+/// [`StorePort::next`], let time pass, and pass it to [`StorePort::persist`].
 pub struct StorePort {
     writes: mpsc::Receiver<Write>,
     receipts: mpsc::Sender<Receipt>,
@@ -30,8 +30,8 @@ impl StorePort {
         StorePort { writes, receipts, shared, _guard: guard }
     }
 
-    /// Persists until the node ends or the store has failed, and gives the store back to be closed.
-    /// Blocks: to be called on a thread of its own.
+    /// Persists writes until the node ends or the store fails, then returns the store to be closed.
+    /// Blocks: call it on a thread of its own.
     pub fn run_blocking<L: LogStore>(mut self, mut store: L) -> L {
         while let Some(write) = self.writes.blocking_recv() {
             let receipt = self.attempt(&mut store, write);
@@ -43,8 +43,8 @@ impl StorePort {
         store
     }
 
-    /// Persists until the node ends or the store has failed, blocking the task that it runs in: for a
-    /// simulation.
+    /// Persists writes until the node ends or the store fails. Blocks the task that it runs in: for
+    /// a simulation.
     pub async fn run<L: LogStore>(mut self, mut store: L) -> L {
         while let Some(write) = self.next().await {
             if !self.persist(&mut store, write).await {
@@ -54,12 +54,13 @@ impl StorePort {
         store
     }
 
-    /// The next write; `None` once the node ends.
+    /// The next write; `None` once the node has ended.
     pub async fn next(&mut self) -> Option<Write> {
         self.writes.recv().await
     }
 
-    /// Persists a write and reports it. False: the node has ended, or the store has failed.
+    /// Persists a write and reports the result. Returns false if the node has ended or the store
+    /// has failed.
     pub async fn persist<L: LogStore>(&self, store: &mut L, write: Write) -> bool {
         let receipt = self.attempt(store, write);
         let failed = matches!(receipt, Receipt::StoreFailed(_));
@@ -89,7 +90,7 @@ impl StorePort {
     }
 
     fn failed(&self, reason: StopReason) -> Receipt {
-        // At once, not when the core loop comes to it: callers should not wait.
+        // Stops the node now, before the core loop takes the receipt: callers should not wait.
         self.shared.stop(reason.clone());
         Receipt::StoreFailed(reason)
     }

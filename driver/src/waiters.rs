@@ -1,4 +1,4 @@
-//! Those who wait until a command of a certain number is applied here.
+//! Callers that wait until a command with a certain number is applied on this node.
 
 use crate::WaitError;
 use raft::{CommandNumber, Term};
@@ -12,34 +12,35 @@ struct Waiter {
     reply: WaitReply,
 }
 
-/// The waiters, by the number they wait for, and how far the state machine is.
+/// The waiters by command number, and how far the state machine has applied.
 pub(crate) struct Waiters {
     by_number: BTreeMap<CommandNumber, Vec<Waiter>>,
     count: usize,
-    /// The most that may wait at once.
+    /// The most waiters at once.
     count_max: usize,
-    /// The number that the next command to be applied has.
+    /// The number of the next command to be applied.
     next: CommandNumber,
-    /// The term of the last entry that was applied.
+    /// The term of the last applied entry.
     term: Term,
 }
 
 impl Waiters {
-    /// Nobody waits; at most `count_max` may.
+    /// No waiters yet, and at most `count_max`.
     pub fn new(count_max: usize) -> Self {
         let (next, term) = (CommandNumber::default(), Term::default());
         Waiters { by_number: BTreeMap::new(), count: 0, count_max, next, term }
     }
 
-    /// How many wait.
+    /// The number of waiters.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Adds one that waits for the command `number`; if `term` is given, for one made in that term.
+    /// Adds a waiter for the command `number`. With `term`, only a command made in that term
+    /// counts.
     pub fn add(&mut self, number: CommandNumber, term: Option<Term>, reply: WaitReply) {
         if number < self.next {
-            // Whose command it was is in the state machine's history, if anywhere.
+            // The term of that command is not known here. The state machine's history may have it.
             let _ = reply.send(Ok(()));
             return;
         }
@@ -61,8 +62,7 @@ impl Waiters {
         self.by_number.entry(number).or_default().push(Waiter { term, reply });
     }
 
-    /// A command, or another entry, of `term` has been applied; `number_after` is the number of the
-    /// command that comes next.
+    /// An entry of `term` has been applied. `number_after` is the number of the next command.
     pub fn applied(&mut self, term: Term, number_after: CommandNumber) {
         let new_term = term > self.term;
         self.term = term;
@@ -82,7 +82,7 @@ impl Waiters {
         }
     }
 
-    /// A snapshot has been restored, whose last entry has `term`.
+    /// A snapshot has been restored whose last entry is of `term`.
     pub fn jumped(&mut self, term: Term, number_after: CommandNumber) {
         self.term = term;
         self.next = number_after;
@@ -94,7 +94,7 @@ impl Waiters {
         self.supersede(term);
     }
 
-    /// Commands of terms before `term` that are not applied by now never will be.
+    /// Commands of earlier terms than `term` that are not applied yet never will be.
     fn supersede(&mut self, term: Term) {
         self.retain(
             |waiter| waiter.term.is_none_or(|expected| expected >= term),
@@ -104,7 +104,7 @@ impl Waiters {
         );
     }
 
-    /// Forgets those for whom nobody waits any more, of those who wait for the command `number`.
+    /// Removes the waiters for the command `number` whose caller has stopped waiting.
     pub fn forget(&mut self, number: CommandNumber) {
         let Some(waiters) = self.by_number.get_mut(&number) else { return };
         let before = waiters.len();
@@ -115,7 +115,7 @@ impl Waiters {
         }
     }
 
-    /// Forgets all for whom nobody waits any more.
+    /// Removes all waiters whose caller has stopped waiting.
     pub fn forget_abandoned(&mut self) {
         self.retain(|waiter| !waiter.reply.is_closed(), drop);
     }

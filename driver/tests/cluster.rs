@@ -1,4 +1,4 @@
-//! Whole nodes in one process: what clients of a cluster see.
+//! Whole nodes in one process, tested through the calls of their clients.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -94,7 +94,7 @@ async fn the_death_of_the_leader_loses_nothing_that_was_acknowledged() {
     nodes.retain(|node| node.status().raft.id != dead);
     let next = leader(&nodes.iter().collect::<Vec<_>>()).await;
     assert_eq!(add(next, 1).await, 51);
-    // It comes back with its disk, and has everything.
+    // It restarts from its disk, and has everything.
     let disk = &disks[dead.0 as usize - 1];
     disk.kill();
     let back = start(&network, disk, dead.0, NODES, |config| config.raft.campaign_at_start = false);
@@ -123,7 +123,7 @@ async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
     assert_eq!(short.done.await, Err(Outcome::Unknown), "nobody can tell yet");
     let read = old.read_within(ReadMode::Linearizable, Bytes::new(), Duration::from_millis(50));
     assert!(matches!(read.await, Err(ReadError::Timeout | ReadError::NoLeader)));
-    // What it knows to be old it still tells, if that is what is asked for.
+    // It still answers from old state if the read permits that.
     let stale = ReadMode::Stale { max_age: Duration::MAX };
     assert_eq!(text(&old.read(stale, Bytes::new()).await.unwrap()), 1);
 
@@ -152,7 +152,8 @@ async fn a_peer_that_is_gone_slows_nobody() {
     for sum in 1..=200 {
         assert_eq!(add(leading, 1).await, sum);
     }
-    // A leader that waited for a peer which is gone would not have heard from its quorum in time.
+    // A leader that waited for the lost peer would not have received replies from its quorum in
+    // time.
     assert_eq!(leading.status().raft.term, term);
     assert!(leading.status().serving());
 }
@@ -189,7 +190,7 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
     for disk in &disks {
         let kept = disk.paths().iter().filter(|path| path.ends_with(".snap")).count();
         assert!((1..=2).contains(&kept), "old snapshots are removed: {:?}", disk.paths());
-        // The process that held it is gone.
+        // The process that held the lock is gone.
         disk.kill();
     }
     let nodes: Vec<_> =
@@ -203,7 +204,7 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
     let (network, disks) = (Network::default(), disks());
-    // Alone of three, it has no leader: whoever is taken waits until his time is up.
+    // One of three nodes has no leader, so every accepted call waits until its timeout.
     let node = start(&network, &disks[0], 1, NODES, |config| {
         config.timeout = Duration::from_millis(200);
         config.limits.reads_max = 1;
@@ -232,7 +233,7 @@ async fn a_wait_given_up_while_there_is_no_room_to_say_so_is_forgotten() {
     let for_ms = |ms, wait| tokio::time::timeout(Duration::from_millis(ms), wait);
     let first = for_ms(150, node.wait_applied(far, None));
     let second = async {
-        // Once the first is taken, the state machine is busy, and this one stays in the queue.
+        // Once the first is taken, the state machine is busy, and the second stays in the queue.
         eventually("the first waits", || node.status().load.waiters == 1).await;
         let slow = node.propose(Bytes::from_static(b"slow")).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -267,7 +268,7 @@ async fn a_panic_of_the_state_machine_stops_the_node_and_hangs_nobody() {
     node.shutdown().await;
 }
 
-/// A store that fails, or has no room, once it is told.
+/// A store that fails, or is full, on command.
 struct Broken<L> {
     log: L,
     breaks: tokio::sync::watch::Receiver<Option<&'static str>>,
@@ -330,7 +331,7 @@ async fn overload_is_refused_and_status_does_not_wait() {
         config.raft.uncommitted_bytes_max = 4_000;
     });
     leader(&[&node]).await;
-    // Nothing becomes durable as long as the sender is there.
+    // Nothing becomes durable while the sender exists.
     let (stuck, until_dropped) = mpsc::channel::<()>();
     disk.set_faults(Box::new(move |_| {
         let _ = until_dropped.recv();
@@ -343,7 +344,7 @@ async fn overload_is_refused_and_status_does_not_wait() {
         busy += usize::from(matches!(refused, Err(ProposeError::Busy)));
     }
     assert!(busy >= 10, "the limit was reached {busy} times");
-    // It would never return if it waited for the disk.
+    // The call would never return if it waited for the disk.
     assert!(node.status().raft.serving);
     drop(stuck);
     slow.done.await.unwrap();

@@ -34,8 +34,8 @@ const SNAPSHOT_DOUBLINGS_MAX: u32 = 7;
 /// The most entries removed from memory in one tick.
 const TRIM_ENTRIES: usize = 4096;
 
-/// Invariants: `applied ≤ commit ≤ log.last().index`; `hard.term` is at least the log's last term;
-/// `durable` is an earlier or the current value of `hard`.
+/// Invariants: `applied ≤ commit ≤ log.last().index`; `hard.term` is at least the log's last
+/// term; `durable` is an earlier or the current value of `hard`.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub(crate) struct Core {
@@ -206,7 +206,7 @@ impl Core {
     }
 
     /// Whether this node may start an election: it is a voter, has lost no log, its disk is not
-    /// stalled, its state is not known to be wrong, and it has not been told that it is no member.
+    /// stalled, its state is not known to be wrong, and no peer has rejected it as a non-member.
     pub fn may_campaign(&self) -> bool {
         self.log.membership().is_voter(self.config.id)
             && self.hard.lost.is_none()

@@ -36,8 +36,8 @@ macro_rules! number {
 }
 
 number! {
-    /// A term (§3.3): a logical clock. At most one leader is elected in each. The first election is
-    /// in term 1; term 0 is the term of the empty log.
+    /// A term (§3.3): a logical clock. At most one leader is elected in each. The first election
+    /// is in term 1; term 0 is the term of the empty log.
     Term
 }
 number! {

@@ -402,7 +402,8 @@ impl Leader {
         progress.state = State::Probe { asked: true };
     }
 
-    /// Commits the entries that a quorum has on disk, if the last of them is of this term (§3.6.2).
+    /// Commits the entries that a quorum has on disk, if the last of them is of this term
+    /// (§3.6.2).
     fn try_commit(&mut self, core: &mut Core) {
         let own = core.log.durable();
         let on_disk = |id: NodeId| match self.progress.get(&id) {

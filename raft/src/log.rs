@@ -117,8 +117,8 @@ impl Log {
     }
 
     /// The last entry at or below `index` whose term is not above `term`. A log whose entry at
-    /// `index` has that term can agree with this one up to there at most (§3.5, fast backtracking).
-    /// Returns `before` if all entries in memory are of later terms.
+    /// `index` has that term can agree with this one up to there at most (§3.5, fast
+    /// backtracking). Returns `before` if all entries in memory are of later terms.
     pub fn last_agreeing(&self, index: Index, term: Term) -> LogId {
         let index = index.min(self.last().index);
         let known = index.0.saturating_sub(self.before.index.0) as usize;

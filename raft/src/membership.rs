@@ -9,7 +9,7 @@ use crate::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the cluster knows about one member.
+/// The incarnation and addresses of one member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// The incarnation that was admitted. Messages of another incarnation under the same id are

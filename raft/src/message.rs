@@ -44,8 +44,8 @@ pub enum Body {
     Vote {
         /// The last entry of the sender's log. It is durable there.
         last: LogId,
-        /// The election was ordered by the leader (leadership transfer, §3.10). A receiver that has
-        /// a live leader considers the request all the same.
+        /// The election was ordered by the leader (leadership transfer, §3.10). A receiver that
+        /// has a live leader considers the request all the same.
         transfer: bool,
     },
     /// The reply to a `Vote`.
@@ -132,7 +132,7 @@ pub enum Body {
         start: u64,
         /// The number from the `Forward`.
         number: u64,
-        /// What the leader did with the command.
+        /// The leader's decision, or `Lost` if it is not known.
         outcome: Forwarded,
     },
     /// The receiver's incarnation is not the one in the sender's membership: its disk was wiped, or

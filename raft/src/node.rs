@@ -60,11 +60,11 @@ pub enum ProposeError {
 /// How a read is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// By a round of heartbeats to a quorum (§6.4). The read sees every write that completed before
-    /// it was requested.
+    /// By a round of heartbeats to a quorum (§6.4). The read sees every write that completed
+    /// before it was requested.
     Linearizable,
-    /// By the leader's lease (§6.4.1). Leases are not implemented yet: the read is confirmed like a
-    /// linearizable one.
+    /// By the leader's lease (§6.4.1). Leases are not implemented yet: the read is confirmed like
+    /// a linearizable one.
     Lease,
 }
 

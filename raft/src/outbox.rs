@@ -11,7 +11,7 @@
 //! | all others (see below) | nothing: they promise nothing |
 //!
 //! The others are pre-votes, rejections, read indexes, forwarded commands and their replies, and
-//! messages that refuse a node which is not a member.
+//! messages that reject a node as a non-member.
 //!
 //! The driver only receives messages that are safe to send. Vote requests and grants wait here.
 //! Acknowledgements need no queue: `Follower::acknowledgement` builds them from what is durable at

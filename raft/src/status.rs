@@ -65,7 +65,7 @@ pub struct Status {
     pub counters: Counters,
 }
 
-/// What a leader knows about a peer.
+/// The replication progress of a peer, as its leader knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
     /// The id of the peer.

@@ -1,5 +1,6 @@
-//! Peers are never trusted: whatever arrives, in whatever role, with whatever numbers, the node neither
-//! panics (its own invariants are asserted in debug builds) nor finds work for ever.
+//! Peers are never trusted. Arbitrary messages, with arbitrary numbers, reach a node in any role.
+//! It must not panic (its invariants are asserted in debug builds), and its work must come to an
+//! end.
 
 use bytes::Bytes;
 use proptest::collection::{btree_set, vec};
@@ -10,7 +11,7 @@ use raft::{
     Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
 };
 
-/// What one event can lead to is far less.
+/// Far more actions than one event can cause.
 const ACTIONS_MAX: usize = 5_000;
 
 #[derive(Clone, Debug)]
@@ -21,17 +22,17 @@ enum Event {
     Propose(u8),
     Read,
     Campaign,
-    /// The write that is out is done.
+    /// The pending write is done.
     Sync,
-    /// The state machine's order is done.
+    /// The pending order of the state machine is done.
     Machine,
-    /// The snapshot that was asked for is done.
+    /// The pending snapshot is done.
     Snapshot,
     Unreachable(NodeId),
     SnapshotSent(NodeId, LogId, bool),
 }
 
-/// Mostly small, so that it fits what is there; sometimes absurd.
+/// Mostly small, so that it fits the node's log; sometimes absurd.
 fn number() -> impl Strategy<Value = u64> {
     let edge = 1u64 << 62;
     prop_oneof![
@@ -85,7 +86,7 @@ fn payload() -> impl Strategy<Value = Payload> {
     ]
 }
 
-/// Entries that mostly follow `prev` and one another.
+/// Entries that mostly follow `prev` and each other.
 fn entries() -> impl Strategy<Value = (LogId, Vec<Entry>)> {
     let entry = (payload(), number(), number(), prop::option::weighted(0.05, log_id()), 0..2u64);
     (log_id(), vec(entry, 0..5)).prop_map(|(prev, drawn)| {
@@ -203,7 +204,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A node with the orders that it has given out.
+/// A node with its pending orders.
 struct Driven {
     node: Node,
     write: Option<Write>,
@@ -296,7 +297,7 @@ impl Driven {
         panic!("poll does not end");
     }
 
-    /// Elects it with the votes of its peers, or makes it a follower of node 1, or neither.
+    /// Makes it leader with the votes of its peers, or a follower of node 1, or neither.
     fn take_role(&mut self, role: u8) {
         let say = |body, term| {
             Event::Message(Message {

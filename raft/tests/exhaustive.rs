@@ -1,11 +1,17 @@
-//! Every schedule of three real cores within a bound: no seed, no luck.
+//! An exhaustive search of all schedules of three real cores within a bound. It needs no seed and
+//! no luck.
 //!
-//! The bound is on deviations. By itself a world runs in order: messages arrive and writes become
-//! durable in the order in which they were begun. A deviation is anything else: what is next is put
-//! off until after everything that is pending, a message is lost or arrives twice, a node crashes and
-//! starts again with what its disk has, a node campaigns (nobody has heard a leader for long), a
-//! client proposes. Every way to place so many deviations in a run is tried, from several beginnings;
-//! states seen before are not searched again. Few deviations reach far: two leaders of one term, or a
+//! The bound limits deviations. Without a deviation a world runs in order: messages arrive and
+//! writes become durable in the order in which they were begun. A deviation is one of these:
+//!
+//! - the next event is postponed until after everything that is pending,
+//! - a message is lost or arrives twice,
+//! - a node crashes and restarts from its disk,
+//! - a node campaigns (it has received nothing from a leader for long),
+//! - a client proposes.
+//!
+//! Every way to place this number of deviations in a run is tried, from several beginnings. States
+//! seen before are not searched again. A few deviations are enough: two leaders in one term, or a
 //! lost entry, need two or three.
 //!
 //! `SIM_DEVIATIONS` raises the bound of the ordinary tests.
@@ -18,10 +24,10 @@ use raft::{
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Deviations in the ordinary tests; takes seconds.
+/// The bound of the ordinary tests, which then take seconds.
 const DEVIATIONS: u8 = 2;
 
-/// Steps after which a run ends, whatever is pending: some runs would go on for ever.
+/// Steps after which a run ends even if events are pending: some runs would never end.
 const STEPS_MAX: usize = 80;
 
 /// Ticks without a leader after which its followers would elect another.
@@ -36,7 +42,7 @@ struct Peer {
     starts: u64,
 }
 
-/// What will happen by itself.
+/// A pending event, which happens without a deviation.
 #[derive(Clone, Debug, PartialEq)]
 enum Pending {
     Arrives(Message),
@@ -45,7 +51,7 @@ enum Pending {
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// What is next happens: the only event that is no deviation.
+    /// The next pending event happens: the only event that is no deviation.
     Next,
     PutOff,
     Lose,
@@ -60,11 +66,11 @@ struct World {
     peers: Vec<Peer>,
     pending: VecDeque<Pending>,
     deviations: u8,
-    /// Whose disk is slow: its writes become durable only when nothing else is pending.
+    /// The node with a slow disk: its writes become durable only when nothing else is pending.
     slow: Option<usize>,
     leaders: BTreeMap<Term, NodeId>,
     committed: BTreeMap<Index, LogId>,
-    /// What led here, for the message of a failure.
+    /// The events that led here, for the message of a failure.
     path: Vec<Event>,
 }
 
@@ -105,7 +111,7 @@ impl World {
         }
     }
 
-    /// A beginning: these events, and after each as many of what is pending as is said.
+    /// A beginning: each event, followed by the given number of pending events.
     fn begun_with(events: &[(Event, usize)]) -> Self {
         let mut world = World::new();
         for (event, steps) in events {
@@ -164,7 +170,7 @@ impl World {
             }
             Event::Repeat => world.pending.extend(world.pending.front().cloned()),
             Event::Campaign(at) => {
-                // It has been so long that nobody hears a leader any more.
+                // Enough time has passed for every node to miss the leader.
                 for other in 0..world.peers.len() {
                     let node = &mut world.peers[other].node;
                     if !node.is_leader() {
@@ -232,7 +238,7 @@ impl World {
         self.check(at);
     }
 
-    /// The promises of the protocol, on what the event at this node may have changed.
+    /// Checks the promises of the protocol that the event at this node may affect.
     fn check(&mut self, at: usize) {
         let Peer { node, hard_state, entries, .. } = &self.peers[at];
         assert_eq!(node.broken_invariant(), None, "after {:?}", self.path);
@@ -244,7 +250,7 @@ impl World {
                 assert!(has || id.term > node.term(), "a leader lacks {id}, after {:?}", self.path);
             }
         }
-        // A node's own word is on its disk before anybody can rest on it.
+        // The node counts only what is on its disk as durable.
         assert_eq!(hard_state, node.durable_hard_state(), "after {:?}", self.path);
         assert!(entries.len() as u64 >= node.durable_index().0, "after {:?}", self.path);
         let mut index = Index(1);
@@ -272,7 +278,7 @@ impl World {
     }
 }
 
-/// What a search has seen.
+/// The results of a search.
 #[derive(Default)]
 struct Seen {
     states: HashSet<u64>,
@@ -307,13 +313,13 @@ fn no_schedule_within_the_bound_breaks_a_promise() {
     let beginnings = [
         // Two candidates at once.
         World::begun_with(&[(Event::Campaign(0), 0), (Event::Campaign(1), 0)]),
-        // A leader everybody follows, and a command under way.
+        // A leader that all nodes follow, and a command in flight.
         led.clone(),
-        // The same, and the leader's disk is slow; a follower's is.
+        // The same with a slow disk at the leader, or at a follower.
         World { slow: Some(0), ..led.clone() },
         World { slow: Some(1), ..led },
-        // A leader has a command that only its own disk has, and another is about to be elected
-        // (the beginning of Figure 3.7 of the thesis).
+        // Only the leader's own disk has the command, and another node is about to be elected (the
+        // beginning of Figure 3.7 of the thesis).
         World::begun_with(&[
             (Event::Campaign(0), 200),
             (Event::Propose(0), 0),

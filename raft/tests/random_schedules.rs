@@ -1,5 +1,5 @@
-//! A few thousand random schedules of a small cluster, with the whole protocol and an ideal disk: the
-//! quickest answer to "did I break it?". The simulator does this in earnest.
+//! A few thousand random schedules of a small cluster, with the whole protocol and an ideal disk.
+//! This is the fastest check after a change; the simulator searches much further.
 
 use bytes::Bytes;
 use raft::{
@@ -9,7 +9,7 @@ use raft::{
 };
 use std::collections::BTreeMap;
 
-/// What a node's disk holds.
+/// The content of a node's disk.
 #[derive(Clone)]
 struct Disk {
     hard_state: HardState,
@@ -54,7 +54,7 @@ struct Cluster {
     committed: BTreeMap<Index, Entry>,
     leaders: BTreeMap<raft::Term, NodeId>,
     random: u64,
-    /// Whom no message reaches for now.
+    /// The node that no message reaches for now.
     cut: Option<NodeId>,
     served: u64,
     restored: u64,

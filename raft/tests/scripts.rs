@@ -1,8 +1,9 @@
-//! Runs every golden script in `scripts/`: one story a file, written in the commands that
-//! `harness/script.rs` lists. A script fails when what the nodes do differs from what it says.
+//! Runs every golden script in `scripts/`: one story per file, in the commands listed in
+//! `harness/script.rs`. A script fails if the nodes' output differs from the expected one.
 //!
-//! `UPDATE_GOLDENFILES=1 cargo test -p quorate-core --test scripts` writes the new output into the files. It
-//! is to be read before it is believed: a golden script proves only that somebody looked.
+//! To write the new output into the files, run `UPDATE_GOLDENFILES=1 cargo test -p quorate-core
+//! --test scripts`. Review it before you commit it: a golden script only proves that somebody has
+//! checked it.
 
 mod harness;
 

@@ -10,7 +10,7 @@
 //! | it is lost, and a later snapshot is intact | [`Case::NewerSnapshot`] |
 //! | it is lost, and so are all later ones | [`Case::SnapshotLost`] |
 //! | the same, and this node is the only member | error [`BaseError::NoPeers`] |
-//! | it cannot be read at the moment (no file descriptor, no permission) | error, nothing is changed |
+//! | it cannot be read now (no file descriptor, no permission) | error, nothing is changed |
 //! | it was written by another version of this software | error, nothing is changed |
 //!
 //! After `NewerSnapshot` the log begins after the later snapshot. After `SnapshotLost` the log is

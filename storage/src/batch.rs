@@ -15,7 +15,7 @@
 //! 49  last: (term: u64, index: u64)      the end of the log after this batch
 //! 65  first: u64         the index of the first entry
 //! 73  entries: u32, base length: u32
-//! 81  repeats: u32       how many batches right before this one say the same
+//! 81  repeats: u32       the number of preceding batches that it repeats
 //! 85  base: raft::Snapshot (codec)
 //!     entries, each: term: u64, time: u64, number: u64, kind: u8, length: u32, payload
 //! ```

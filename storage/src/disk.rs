@@ -1,10 +1,11 @@
-//! The seam between this crate and the disk.
+//! The interface between this crate and the disk.
 //!
-//! A [`Disk`] is one data directory. The methods are those that durability hangs on, and no more: what
-//! is not synced may be lost, in any part and any order; a name that was made, changed or removed may
-//! be as before until its directory is synced. Code above the seam relies on nothing else.
+//! A [`Disk`] is one data directory. It has only the operations that durability depends on. Content
+//! that is not synced may be lost, in any part and any order. A name that was created, changed or
+//! removed may revert until its directory is synced. Code above this interface relies on nothing
+//! else.
 //!
-//! Paths are relative, with `/` between their parts: `log/0000000000000001.seg`. The directory itself
+//! Paths are relative, with `/` as the separator: `log/0000000000000001.seg`. The directory itself
 //! is `""`.
 
 use std::io;
@@ -12,35 +13,35 @@ use std::path::PathBuf;
 
 /// A data directory. A clone is another handle to the same directory.
 pub trait Disk: Clone + Send + 'static {
-    /// A file of it.
+    /// An open file of the directory.
     type File: DiskFile;
 
-    /// Makes the directory if it is missing, and takes hold of it for this process, until the last
-    /// clone of this handle is dropped.
+    /// Creates the directory if it is missing, and locks it for this process until the last clone
+    /// of this handle is dropped.
     fn lock(&self) -> Result<(), LockError>;
 
-    /// Makes the directory `dir` if it is missing.
+    /// Creates the subdirectory `dir` if it is missing.
     fn create_dir(&self, dir: &str) -> io::Result<()>;
 
     /// The names of the files in `dir`, sorted.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
 
-    /// Makes an empty file. It is an error if the name exists.
+    /// Creates an empty file, open for reading and writing. Fails if the name exists.
     fn create(&self, path: &str) -> io::Result<Self::File>;
 
-    /// Opens a file that exists, to read and to write.
+    /// Opens an existing file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Self::File>;
 
-    /// Gives a file another name, in the place of the file that has it, if there is one.
+    /// Renames a file. It replaces the file `to`, if there is one.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
     fn remove(&self, path: &str) -> io::Result<()>;
 
-    /// Makes the names in `dir` durable.
+    /// Makes the names in `dir` durable: files created, renamed and removed.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
-    /// What an operator calls this file or directory: for error messages.
+    /// The name of this file or directory for an operator, for error messages.
     fn describe(&self, path: &str) -> String {
         path.to_owned()
     }
@@ -48,30 +49,30 @@ pub trait Disk: Clone + Send + 'static {
 
 /// An open file.
 pub trait DiskFile: Send + 'static {
-    /// How many bytes it has.
+    /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether it has none.
+    /// Whether the length is 0.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Reads from `offset` on; returns how many bytes, 0 at the end and beyond it.
+    /// Reads from `offset` on. Returns the number of bytes read: 0 at or beyond the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
     /// Writes all of `data` at `offset`. After an error any part of it may have been written.
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// Makes the content durable, and the length as far as the content needs it. After an error
-    /// nobody knows what the disk holds: a second call that succeeds proves nothing.
+    /// Makes the content durable, and the length as far as the content needs it. After an error the
+    /// content of the disk is unknown: a second call that succeeds proves nothing.
     fn sync_data(&mut self) -> io::Result<()>;
 
-    /// Cuts the file, or extends it with zeros.
+    /// Truncates the file, or extends it with zeros.
     fn set_len(&mut self, len: u64) -> io::Result<()>;
 }
 
-/// Whether a file could not be opened or made for want of file descriptors or memory. That passes, and
-/// says nothing about the disk.
+/// Whether a file could not be opened or created because file descriptors or memory ran out. That
+/// is temporary, and not a failure of the disk.
 pub(crate) fn is_want_of_resources(error: &io::Error) -> bool {
     // These three numbers are the same on Linux and macOS; `io::ErrorKind` has no names for all.
     const ENOMEM: i32 = 12;
@@ -80,7 +81,7 @@ pub(crate) fn is_want_of_resources(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE))
 }
 
-/// Reads from `offset` until `buf` is full; an early end of the file is an error.
+/// Reads from `offset` until `buf` is full. An early end of the file is an error.
 pub(crate) fn read_exact_at(
     file: &impl DiskFile,
     mut offset: u64,
@@ -97,7 +98,7 @@ pub(crate) fn read_exact_at(
     Ok(())
 }
 
-/// Reads a whole file that is at most `bytes_max` long.
+/// Reads a whole file. A file longer than `bytes_max` is an error.
 pub(crate) fn read_file(file: &impl DiskFile, bytes_max: u64) -> io::Result<Vec<u8>> {
     let len = file.len()?;
     if len > bytes_max {
@@ -108,8 +109,8 @@ pub(crate) fn read_file(file: &impl DiskFile, bytes_max: u64) -> io::Result<Vec<
     Ok(content)
 }
 
-/// Writes a small file so that after a crash it is there whole, or its predecessor is: a temporary
-/// file, a sync, a rename, a sync of the directory.
+/// Replaces a small file atomically: after a crash either the new or the old content is there. It
+/// writes and syncs a temporary file, renames it, and syncs the directory.
 pub(crate) fn replace_file(
     disk: &impl Disk,
     dir: &str,
@@ -129,25 +130,25 @@ pub(crate) fn replace_file(
     disk.sync_dir(dir)
 }
 
-/// Why a data directory could not be taken hold of.
+/// Why a data directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process uses it. Stop that process, or name another directory.
+    /// Another process uses the directory. Stop that process, or use another directory.
     #[error("{}: another process holds this data directory; stop it first", .directory.display())]
     Held {
-        /// Which directory.
+        /// The path of the directory.
         directory: PathBuf,
     },
-    /// It cannot be made or written to. The cause says what to change.
+    /// The directory cannot be created or written to. The cause says what to change.
     #[error(
         "{}: the data directory, or the file LOCK in it, cannot be made or written to: {source}",
         .directory.display()
     )]
     Io {
-        /// Which directory.
+        /// The path of the directory.
         directory: PathBuf,
-        /// The operating system's words.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

@@ -55,7 +55,7 @@ pub use recovery::{Case, OpenError};
 pub use snapshots::{SnapshotError, SnapshotReader, SnapshotWriter, Snapshots, is_damage};
 pub use store::{LogStore, PersistError};
 
-/// A disk in memory that fails as it is told.
+/// A disk in memory with injected faults and power failures, for tests.
 #[cfg(any(test, feature = "testing"))]
 pub mod testing {
     pub use crate::mem_disk::{

@@ -1,10 +1,10 @@
 //! The durable mark: a recent lower bound of the batches that are synced.
 //!
 //! Damage in the highest batch looks the same in two cases: its write was cut off, or it was
-//! synced, acknowledged and damaged later. The mark tells them apart for the batches it covers. It
-//! is written after a sync, once every few batches, without waiting for the disk. It is synced when
-//! the log is closed, and when a start has begun or repeated the log. A missing, damaged or old
-//! mark covers fewer batches and has no other effect.
+//! synced, acknowledged and damaged later. The mark distinguishes them, for the batches it covers.
+//! It is written every 64 batches, after a sync, and nothing waits for it. It is synced only when
+//! it is created, when a start has repeated the latest batch, and when the log is closed. A
+//! missing, damaged or old mark covers fewer batches and has no other effect.
 //!
 //! The file has two slots that are written in turn, so a torn write leaves the previous mark
 //! intact.

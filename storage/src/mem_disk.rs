@@ -1,11 +1,11 @@
-//! A disk in memory that keeps, loses and breaks what it is told to.
+//! A disk in memory with injected faults and power failures.
 //!
-//! It tells what programs see (the volatile image) from what a power failure leaves (the durable
-//! image). A write is volatile until its file is synced; a name that is made, changed or removed is
-//! volatile until its directory is synced. [`MemDisk::crash`] asks its caller about everything that is
-//! volatile, sector by sector and name by name, in a fixed order: the disk itself draws nothing, so
-//! the same answers give the same disk. What a running program meets is decided by a hook that sees
-//! every operation before it is done ([`MemDisk::set_faults`]).
+//! It keeps two images: the volatile one, which programs see, and the durable one, which a power
+//! failure leaves. A write is volatile until its file is synced. A created, changed or removed name
+//! is volatile until its directory is synced. At [`MemDisk::crash`] a callback decides about
+//! everything volatile, sector by sector and name by name, in a fixed order. The disk itself draws
+//! no random numbers, so the same decisions result in the same disk. A hook decides about faults
+//! before each operation ([`MemDisk::set_faults`]).
 //!
 //! A clone is another handle to the same disk.
 
@@ -15,10 +15,10 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a disk writes whole or not at all, in bytes.
+/// The size in bytes of a sector, which the disk writes completely or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
-/// The disk.
+/// A disk in memory with injected faults.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
     shared: Arc<Mutex<Shared>>,
@@ -28,21 +28,21 @@ pub struct MemDisk {
 struct Shared {
     files: BTreeMap<u64, Content>,
     next_file: u64,
-    /// What programs see: paths to files.
+    /// The volatile names: paths to files.
     names: BTreeMap<String, u64>,
-    /// What a power failure leaves.
+    /// The durable names: paths to files.
     durable_names: BTreeMap<String, u64>,
     /// Changes of names that are not synced, oldest first.
     pending_names: Vec<NameChange>,
-    /// Goes up with every crash, so that files opened before are known as such.
+    /// Increased at every crash, so that files opened earlier become invalid.
     life: u64,
     locked: bool,
-    /// The most bytes that all files may have together.
+    /// The most bytes of all files together.
     capacity_bytes: Option<u64>,
     faults: Option<Faults>,
 }
 
-/// Decides what becomes of each operation.
+/// Decides the result of each operation.
 pub type Faults = Box<dyn FnMut(Operation<'_>) -> Verdict + Send>;
 
 impl fmt::Debug for Shared {
@@ -51,14 +51,14 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A file's two images.
+/// The two images of a file.
 #[derive(Clone, Debug, Default)]
 struct Content {
-    /// The name that programs know it by now, or last knew it by.
+    /// The latest volatile name of the file.
     path: String,
     volatile: Vec<u8>,
     durable: Vec<u8>,
-    /// The sectors whose images may differ: ranges, oldest first, perhaps overlapping.
+    /// Sectors whose images may differ: ranges, oldest first, possibly overlapping.
     unsynced: Vec<(u64, u64)>,
 }
 
@@ -74,7 +74,8 @@ impl Content {
         }
     }
 
-    /// Puts one sector of the volatile image, or `content` instead, into the durable one.
+    /// Copies one sector from the volatile image to the durable one, with one byte changed by
+    /// `flip`.
     fn keep(&mut self, sector: u64, flip: Option<(usize, u8)>) {
         let from = sector as usize * SECTOR_BYTES;
         let to = (from + SECTOR_BYTES).min(self.volatile.len());
@@ -91,7 +92,7 @@ impl Content {
     }
 }
 
-/// A change of the names, not yet synced.
+/// A change of names that is not synced yet.
 #[derive(Clone, Debug)]
 enum NameChange {
     Set { path: String, file: u64 },
@@ -128,108 +129,107 @@ fn dir_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
-/// An operation that is about to be done.
+/// An operation that is about to be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation<'a> {
-    /// Of bytes from a file.
+    /// Bytes are read from a file.
     Read {
-        /// Which file.
+        /// The path of the file.
         path: &'a str,
-        /// From where.
+        /// The offset in the file.
         offset: u64,
-        /// How many.
+        /// The number of bytes.
         len: usize,
     },
-    /// Of bytes to a file.
+    /// Bytes are written to a file.
     Write {
-        /// Which file.
+        /// The path of the file.
         path: &'a str,
-        /// To where.
+        /// The offset in the file.
         offset: u64,
-        /// How many.
+        /// The number of bytes.
         len: usize,
     },
-    /// Of a file.
+    /// A file is synced.
     Sync {
-        /// Which file.
+        /// The path of the file.
         path: &'a str,
     },
-    /// Of the names in a directory.
+    /// The names in a directory are synced.
     SyncDir {
-        /// Which directory.
+        /// The path of the directory.
         dir: &'a str,
     },
-    /// A name is made.
+    /// A file is created.
     Create {
-        /// Which name.
+        /// The path of the file.
         path: &'a str,
     },
-    /// A name is changed.
+    /// A file is renamed.
     Rename {
-        /// Which name.
+        /// The old path.
         from: &'a str,
-        /// Into what.
+        /// The new path.
         to: &'a str,
     },
-    /// A name is removed.
+    /// A file is removed.
     Remove {
-        /// Which name.
+        /// The path of the file.
         path: &'a str,
     },
 }
 
-/// What becomes of an operation.
+/// The result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It is done.
+    /// The operation succeeds.
     Done,
-    /// It fails. Of a write, the first `done_bytes` have been done all the same; of anything else,
-    /// nothing.
+    /// The operation fails. Of a write, the first `done_bytes` are written all the same.
     Fails {
-        /// The error that the program sees.
+        /// The error that the program receives.
         kind: io::ErrorKind,
-        /// How much of a write is done.
+        /// The bytes of a write that are written.
         done_bytes: usize,
     },
-    /// Of a sync: it fails, and what it should have written counts as clean from now on. Programs
-    /// still see it, the next sync succeeds without writing it, and a power failure loses it.
+    /// A sync fails, and the unsynced content counts as clean from then on. Programs still see that
+    /// content, the next sync succeeds without writing it, and a power failure loses it.
     FailsAndForgets,
 }
 
-/// Something that a power failure may take.
+/// Something volatile that a power failure may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsynced<'a> {
-    /// Of the changes of names made since the last sync of a directory, the next one, oldest first.
-    /// Once one is lost, the later ones of all directories are lost too, as in a journal.
+    /// The oldest change of names that is not synced. Once one is lost, all later ones in all
+    /// directories are lost too, as in a journal.
     Name {
-        /// The name it gives or takes.
+        /// The path that is created, renamed to, or removed.
         path: &'a str,
     },
-    /// A sector of a file that was written.
+    /// A sector of a file that was written and not synced.
     Sector {
-        /// The file, by a name that survives.
+        /// The file, by its name after the crash.
         path: &'a str,
-        /// Which sector of it, counted from 0.
+        /// The number of the sector, from 0.
         sector: u64,
     },
 }
 
-/// What a power failure does to something unsynced.
+/// The effect of a power failure on something volatile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {
-    /// It is as before it was written.
+    /// The write or the change is lost.
     Lost,
-    /// It is as written.
+    /// The write or the change survives.
     Kept,
-    /// Of a sector: it is as written, but one byte of it is changed by `mask`. Of a name: kept.
+    /// A sector survives with one byte changed by `mask`. A name survives unchanged.
     Flipped {
-        /// Which byte of the sector; taken modulo its length.
+        /// The byte of the sector, modulo its length.
         at: usize,
-        /// What it is combined with, by exclusive or.
+        /// The bits of the byte to flip.
         mask: u8,
     },
 }
@@ -240,29 +240,29 @@ impl MemDisk {
         Self::default()
     }
 
-    /// From now on `faults` decides what becomes of each operation.
+    /// Sets the hook that decides the result of each operation.
     pub fn set_faults(&self, faults: Faults) {
         self.shared().faults = Some(faults);
     }
 
-    /// From now on every operation is done.
+    /// Removes the hook: from now on every operation succeeds.
     pub fn clear_faults(&self) {
         self.shared().faults = None;
     }
 
-    /// From now on writes that would make all files together longer than this fail for want of room.
+    /// Limits the total length of all files. Writes beyond it fail for lack of space.
     pub fn set_capacity(&self, capacity_bytes: Option<u64>) {
         self.shared().capacity_bytes = capacity_bytes;
     }
 
-    /// How many bytes all files have together.
+    /// The total length of all files in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.shared().used_bytes()
     }
 
-    /// A power failure. `fate` is asked about everything unsynced: first the changes of names, oldest
-    /// first, then the sectors, by path and number. Files that are open are of no use afterwards; the
-    /// lock is free.
+    /// A power failure. `fate` decides about everything volatile: first the changes of names,
+    /// oldest first, then the sectors, by path and number. Open files become invalid, and the lock
+    /// is released.
     pub fn crash(&self, mut fate: impl FnMut(Unsynced<'_>) -> Fate) {
         let mut shared = self.shared();
         let shared = &mut *shared;
@@ -301,16 +301,15 @@ impl MemDisk {
         shared.locked = false;
     }
 
-    /// The process ends and the machine runs on: nothing is lost, the lock is free, and files that
-    /// are open are of no use.
+    /// The process is killed and the machine keeps running. Nothing is lost, the lock is released,
+    /// and open files become invalid.
     pub fn kill(&self) {
         let mut shared = self.shared();
         shared.life += 1;
         shared.locked = false;
     }
 
-    /// A copy of the disk as it is, both images, that goes its own way. It is not locked, and has no
-    /// faults.
+    /// An independent copy of the disk, with both images. It is not locked and has no faults.
     #[must_use]
     pub fn fork(&self) -> MemDisk {
         let shared = self.shared();
@@ -333,15 +332,15 @@ impl MemDisk {
         self.shared().names.keys().cloned().collect()
     }
 
-    /// What programs see in a file.
+    /// The volatile content of a file.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         let shared = self.shared();
         let file = shared.names.get(path)?;
         Some(shared.files.get(file)?.volatile.clone())
     }
 
-    /// Rot, or a misdirected write: changes bytes of a file in both images. Bytes beyond its end are
-    /// left out.
+    /// Damages a file, like rot or a misdirected write: overwrites bytes in both images. Bytes
+    /// beyond the end are ignored.
     pub fn damage(&self, path: &str, offset: u64, bytes: &[u8]) {
         let mut shared = self.shared();
         let Some(file) = shared.names.get(path).copied() else { return };
@@ -353,7 +352,7 @@ impl MemDisk {
         }
     }
 
-    /// Puts a file there, durably, whatever was there before.
+    /// Creates or replaces a file, durably.
     pub fn install(&self, path: &str, content: &[u8]) {
         let mut shared = self.shared();
         let shared = &mut *shared;
@@ -370,7 +369,7 @@ impl MemDisk {
         shared.durable_names.insert(path.to_owned(), file);
     }
 
-    /// Takes a file away, durably.
+    /// Removes a file, durably.
     pub fn lose(&self, path: &str) {
         let mut shared = self.shared();
         shared.names.remove(path);
@@ -402,7 +401,7 @@ impl Shared {
         }
     }
 
-    /// Forgets files that have no name any more, in either image.
+    /// Drops the files that have no name in either image.
     fn collect(&mut self) {
         let named: BTreeSet<u64> = (self.names.values().chain(self.durable_names.values()))
             .copied()
@@ -427,7 +426,7 @@ impl Disk for MemDisk {
         Ok(())
     }
 
-    /// Directories are there because paths name them; making one is nothing to be synced.
+    /// Directories are implicit in paths, so there is nothing to create or sync.
     fn create_dir(&self, _dir: &str) -> io::Result<()> {
         Ok(())
     }
@@ -511,12 +510,13 @@ pub struct MemFile {
 }
 
 impl MemFile {
-    /// The file's images, if it was opened in this life of the machine.
+    /// The file's images, unless the machine has crashed since it was opened.
     fn content<'a>(&self, shared: &'a mut Shared) -> io::Result<&'a mut Content> {
         if self.life != shared.life {
             return Err(io::Error::other("the machine has crashed since the file was opened"));
         }
-        // A file whose last name is gone lives on for those who have it open; here, as an empty one.
+        // An open file whose last name was removed should live on. Here it does so as an empty
+        // file.
         Ok(shared.files.entry(self.file).or_default())
     }
 }
@@ -564,7 +564,7 @@ impl DiskFile for MemFile {
                 content.volatile.resize(from + len, 0);
             }
             content.volatile[from..from + len].copy_from_slice(&data[..len]);
-            // A write beyond the end makes the hole before it, too.
+            // A write beyond the end also creates the hole before it.
             let first = offset.min(old_len) / SECTOR_BYTES as u64;
             let end = (from + len).div_ceil(SECTOR_BYTES) as u64;
             content.unsynced.push((first, end));
@@ -590,7 +590,7 @@ impl DiskFile for MemFile {
         }
     }
 
-    /// Cutting a file is durable at once: nothing here cuts a file whose content counts.
+    /// Truncation is durable at once: no code here truncates a file whose content matters.
     fn set_len(&mut self, len: u64) -> io::Result<()> {
         let mut shared = self.disk.shared();
         if let Some(capacity) = shared.capacity_bytes {

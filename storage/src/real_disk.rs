@@ -1,8 +1,8 @@
-//! A data directory of the operating system.
+//! A data directory in the file system.
 //!
-//! A data sync is `fdatasync` on Linux; on macOS the standard library's `sync_data` is `F_FULLFSYNC`,
-//! the only call there that reaches the medium. The lock is the operating system's (`flock`), so it
-//! vanishes with the process, however that ends. Only Unix is supported.
+//! A data sync is `fdatasync` on Linux. On macOS the standard library's `sync_data` is
+//! `F_FULLFSYNC`, the only call there that reaches the medium. The lock is the operating system's
+//! (`flock`), so it is released when the process ends in any way. Only Unix is supported.
 
 use crate::disk::is_want_of_resources;
 use crate::{Disk, DiskFile, LockError};
@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often opening a file is tried when the process or the system is out of descriptors or memory.
+/// Attempts to open a file while the process or the system is out of file descriptors or memory.
 const OPEN_TRIES: u32 = 20;
-/// The pause between two tries.
+/// The pause between two attempts.
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
-/// The name of the file that is locked.
+/// The name of the lock file.
 const LOCK: &str = "LOCK";
 
-/// Opens something, again and again for a second if there are no descriptors: a client's connection may
-/// hold the last one for a moment.
+/// Retries an open for a second while there are no file descriptors: a client's connection may hold
+/// the last one for a moment.
 fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..OPEN_TRIES {
         match open() {
@@ -33,7 +33,7 @@ fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     open()
 }
 
-/// A directory on a real disk.
+/// A data directory on a real disk. A clone is another handle to it.
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     shared: Arc<Shared>,
@@ -42,18 +42,18 @@ pub struct RealDisk {
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
-    /// The locked file, once it is locked.
+    /// The lock file, once it is locked.
     lock: Mutex<Option<File>>,
 }
 
 impl RealDisk {
-    /// The directory at `directory`. Nothing is touched before [`Disk::lock`].
+    /// The directory at `directory`. It is not accessed before [`Disk::lock`].
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         let shared = Shared { directory: directory.into(), lock: Mutex::new(None) };
         RealDisk { shared: Arc::new(shared) }
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub fn directory(&self) -> &Path {
         &self.shared.directory
     }
@@ -99,7 +99,7 @@ impl Disk for RealDisk {
         let mut names = Vec::new();
         for entry in patiently(|| fs::read_dir(self.path(dir)))? {
             let entry = entry?;
-            // A name that is no UTF-8 is none of ours.
+            // Our names are all UTF-8.
             if let (true, Ok(name)) =
                 (entry.file_type()?.is_file(), entry.file_name().into_string())
             {

@@ -12,7 +12,7 @@
 //! | a block of another version | error [`OpenError::OtherVersion`] |
 //! | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
 //! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`] |
-//! | damage after the highest intact batch, without proof of a sync | [`Case::TornTail`]; it is erased |
+//! | damage after the highest intact batch, no proof of a sync | [`Case::TornTail`]; it is erased |
 //! | damage or a gap below an intact batch, no longer needed | [`Case::HarmlessDamage`] |
 //! | damage or a gap in batches that a later one repeats | [`Case::Repeated`] |
 //! | damage or a gap below an intact batch, still needed | [`Case::Rotten`] |

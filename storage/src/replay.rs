@@ -1,4 +1,4 @@
-//! Folds the batches of a log, oldest first, into the resulting state. Batches may be missing.
+//! Replays the batches of a log, oldest first, into the resulting state. Batches may be missing.
 //!
 //! The oldest batches are missing after segments were freed, and damage makes holes anywhere. Both
 //! are treated alike: at a hole the entries so far are set aside, and the later ones are gathered

@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! "raft-snp", version: u8, length: u32, raft::Snapshot (codec), checksum: u32
-//! chunk:   length: u32, checksum: u32, bytes            the checksum goes on from the one before, so
-//! ...                                                   that chunks can neither change places nor miss
+//! chunk:   length: u32, checksum: u32, bytes    the checksum continues the previous one, so chunks
+//! ...                                           can be neither reordered nor omitted
 //! trailer: 0: u32, checksum: u32, bytes of state: u64
 //! ```
 //!

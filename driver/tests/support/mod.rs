@@ -1,5 +1,5 @@
 //! A cluster in this process: real drivers and logs on disks in memory, and a transport of channels
-//! that can be cut.
+//! with links that can be cut.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use storage::testing::MemDisk;
 use storage::{ClusterId, Directory, Log, LogConfig, LogStore, Snapshots};
 
-/// Adds numbers up, and remembers how many there were.
+/// Sums numbers, and counts them.
 #[derive(Default)]
 pub struct Counter {
     pub sum: u64,
@@ -58,7 +58,7 @@ impl StateMachine for Counter {
     }
 }
 
-/// A [`Counter`] at one moment: its sum and its count.
+/// The state of a [`Counter`] at one moment: its sum and its count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted(pub u64, pub u64);
 
@@ -68,14 +68,14 @@ impl Frozen for Counted {
     }
 }
 
-/// Connects the inboxes of the nodes of one process.
+/// Connects the inboxes of the nodes in one process.
 #[derive(Clone, Default)]
 pub struct Network(Arc<Mutex<NetworkState>>);
 
 #[derive(Default)]
 struct NetworkState {
     inboxes: BTreeMap<NodeId, Inbox>,
-    /// Links that lose everything, in this direction.
+    /// Links that lose every message, in this direction.
     cut: BTreeSet<(NodeId, NodeId)>,
 }
 
@@ -166,7 +166,7 @@ pub fn open_log(disk: &MemDisk, id: u64, nodes: u64) -> (Log<MemDisk>, Restored)
     member.into_log()
 }
 
-/// Starts node `id` of `nodes` on `disk`; `adapt` changes its settings.
+/// Starts node `id` of `nodes` on `disk`. `adapt` changes its settings.
 pub fn start(
     network: &Network,
     disk: &MemDisk,
@@ -178,7 +178,7 @@ pub fn start(
     start_with(network, disk, id, restored, log, adapt, |log| log.close().unwrap())
 }
 
-/// Starts node `id` with any store.
+/// Starts node `id` with the given store.
 pub fn start_with<L: LogStore + 'static>(
     network: &Network,
     disk: &MemDisk,
@@ -195,7 +195,7 @@ pub fn start_with<L: LogStore + 'static>(
     let nonce = Instant::now().elapsed().as_nanos() as u64 + id;
     let mut config = DriverConfig::new(Config::new(NodeId(id), Incarnation(100 + id), nonce));
     config.raft.campaign_at_start = id == 1;
-    // On a busy machine a leader may be held up, and few tests are about that.
+    // On a busy machine a leader may be delayed, and few tests are about that.
     config.raft.election_ticks = 60;
     adapt(&mut config);
     let clock = Arc::new(TokioClock::new());
@@ -204,7 +204,7 @@ pub fn start_with<L: LogStore + 'static>(
     spawn(Driver::new(config, restored, dependencies).unwrap(), log, close).unwrap()
 }
 
-/// Waits until `condition` holds; panics after half a minute.
+/// Waits until `condition` holds. Panics after half a minute.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {

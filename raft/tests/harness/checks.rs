@@ -1,11 +1,11 @@
-//! What must hold whatever a script does. Checked after every step of every node.
+//! Invariants of every script. Checked after every step of every node.
 
 use super::cluster::Peer;
 use super::disk::Disk;
 use raft::{Body, Entry, Index, Message, Node, NodeId, Term};
 use std::collections::BTreeMap;
 
-/// What has been seen so far.
+/// The leaders and committed entries seen so far.
 #[derive(Default)]
 pub struct Checks {
     leaders: BTreeMap<Term, NodeId>,
@@ -13,7 +13,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// After a step of `node`, the `id`th of `peers`.
+    /// Checks the state after a step of `node`, which has the number `id` in `peers`.
     pub fn node(&mut self, id: u64, node: &Node, peers: &BTreeMap<u64, Peer>) {
         assert_eq!(node.broken_invariant(), None, "n{id}");
         if node.is_leader() {
@@ -25,7 +25,7 @@ impl Checks {
             match self.committed.get(&entry.id.index) {
                 Some(known) => assert_eq!(known, entry, "what is committed changes"),
                 None => {
-                    // A member that has lost what it had acknowledged takes no part in elections.
+                    // A member that has lost acknowledged entries takes no part in elections.
                     let has = |disk: &Disk| {
                         disk.has(entry.id) || disk.hard_state.lost.is_some_and(|l| l >= entry.id)
                     };
@@ -37,7 +37,7 @@ impl Checks {
         }
     }
 
-    /// No promise before it is durable: what `message` says stands on its sender's disk.
+    /// No promise before it is durable: what `message` promises is on its sender's disk.
     pub fn promise(message: &Message, node: &Node, disk: &Disk) {
         let hard = &disk.hard_state;
         match message.body {

@@ -1,4 +1,4 @@
-//! The cluster: nodes, the messages under way, and the orders that wait to be carried out.
+//! The cluster: its nodes, the messages in flight, and the work orders that are pending.
 
 use super::checks::Checks;
 use super::disk::Disk;
@@ -9,30 +9,30 @@ use raft::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// More actions than any event can lead to: `poll` must have an end.
+/// More actions than any event can cause: `poll` must come to an end.
 const ACTIONS_MAX: usize = 10_000;
 
 pub struct Peer {
     pub disk: Disk,
-    /// Its disk is not the one that the cluster admitted.
+    /// Its disk does not have the incarnation that the cluster admitted.
     pub wiped: bool,
-    /// `None` while it is down.
+    /// `None` while the node is down.
     pub node: Option<Node>,
     pub write: Option<Write>,
-    /// Receipts for writes that are on disk, which the node has not got yet.
+    /// Receipts for writes that are on disk, not passed to the node yet.
     pub receipts: Vec<Durable>,
     pub machine: Option<Machine>,
     pub applied: Index,
     pub taking: Option<TakeSnapshot>,
-    /// Offers whose bytes have been received, and are not installed yet.
+    /// Offers whose bytes have been received, not installed yet.
     pub received: Vec<SnapshotOffer>,
     pub starts: u64,
     pub now: Now,
-    /// The state machine will apply something else than what is in the next batch.
+    /// The state machine will apply something other than the next batch.
     pub flipped: bool,
 }
 
-/// What the state machine was told to do.
+/// A pending order for the state machine.
 pub enum Machine {
     Apply(Apply),
     Restore(Restore),
@@ -41,21 +41,21 @@ pub enum Machine {
 #[derive(Default)]
 pub struct Cluster {
     pub peers: BTreeMap<u64, Peer>,
-    /// Messages under way, in the order in which they were sent.
+    /// Messages in flight, in the order in which they were sent.
     pub network: Vec<Message>,
     /// Snapshots under way.
     pub offers: Vec<SnapshotOffer>,
     /// Links that lose everything, from and to.
     pub cut: BTreeSet<(u64, u64)>,
-    /// State machines wait to be told that they are done.
+    /// Orders of state machines are finished only by the command `machine`.
     pub hold_machines: bool,
-    /// State machines report hashes of what they apply.
+    /// State machines report hashes of the entries that they apply.
     pub compares: bool,
     pub show: Show,
     pub settings: Vec<(String, u64)>,
     pub checks: Checks,
     pub initial: Option<Snapshot>,
-    /// What has happened since this was last taken.
+    /// The output since it was last taken.
     pub output: String,
 }
 
@@ -97,7 +97,7 @@ impl Cluster {
         config.seed = id;
         config.heartbeat_ticks = 2;
         config.election_ticks = 10;
-        // Few ticks pass in a script, so that every peer counts as one that answers.
+        // Few ticks pass in a script, so every peer counts as replying.
         config.catch_up_bytes_max = 0;
         for (name, value) in &self.settings {
             let size = *value as usize;
@@ -120,7 +120,7 @@ impl Cluster {
         config
     }
 
-    /// Starts a node with what its disk holds.
+    /// Starts a node from its disk.
     pub fn boot(&mut self, id: u64) {
         let peer = &self.peers[&id];
         assert!(peer.node.is_none(), "n{id} is up");
@@ -132,7 +132,7 @@ impl Cluster {
         self.poll(id);
     }
 
-    /// Power failure. The write that is out is lost, or just made it.
+    /// A power failure. The pending write is lost, or is kept if it was just done.
     pub fn crash(&mut self, id: u64, keep: bool) {
         let peer = self.peer(id);
         peer.node = None;
@@ -146,7 +146,7 @@ impl Cluster {
         self.offers.retain(|offer| offer.from.0 != id && offer.to.0 != id);
     }
 
-    /// Does something to a node, if it is up, and carries out what follows.
+    /// Passes an event to a node, if it is up, and carries out the resulting actions.
     pub fn event<T>(&mut self, id: u64, event: impl FnOnce(&mut Node, Now) -> T) -> Option<T> {
         let peer = self.peer(id);
         let now = peer.now;
@@ -164,7 +164,7 @@ impl Cluster {
         }
     }
 
-    /// The write that is out reaches the disk. The receipt follows at once, or waits.
+    /// The pending write reaches the disk. The receipt follows at once, or is held.
     pub fn sync(&mut self, id: u64, hold: bool) -> bool {
         let peer = self.peer(id);
         let Some(write) = peer.write.take() else { return false };
@@ -186,7 +186,7 @@ impl Cluster {
         true
     }
 
-    /// The state machine has done what it was told.
+    /// The state machine has carried out its order.
     pub fn machine_done(&mut self, id: u64) -> bool {
         let compares = self.compares;
         let Some(order) = self.peer(id).machine.take() else { return false };
@@ -215,7 +215,7 @@ impl Cluster {
         true
     }
 
-    /// Syncs, deliveries, snapshots: all that is under way, until nothing is.
+    /// Carries out syncs, deliveries and snapshots until nothing is pending.
     pub fn stabilize(&mut self, among: &[u64]) {
         for _ in 0..1_000 {
             let mut quiet = true;
@@ -228,7 +228,7 @@ impl Cluster {
             }
             let inside = |id: NodeId| among.contains(&id.0);
             let at = self.network.iter().position(|m| inside(m.from) && inside(m.to));
-            // A message at a time, so that links stay in order, but all of this turn.
+            // One message at a time, so links stay in order, but all messages of this round.
             let turn = self.network.iter().filter(|m| inside(m.from) && inside(m.to)).count();
             if at.is_some() {
                 quiet = false;
@@ -251,12 +251,12 @@ impl Cluster {
         panic!("the cluster does not come to rest");
     }
 
-    /// Carries out what an election needs, and no more.
+    /// Carries out only what an election needs.
     pub fn elect(&mut self, id: u64, among: &[u64]) -> Result<(), String> {
         self.event(id, |node, now| node.campaign(now));
         for _ in 0..10 {
             for voter in among {
-                // The leader's own first entry is not part of it.
+                // The leader's first entry is not part of the election.
                 if !self.leads(id) {
                     self.sync(*voter, false);
                 }
@@ -274,7 +274,7 @@ impl Cluster {
             }
             let role = self.peers[&id].node.as_ref().map(|node| node.status().role);
             if role == Some(RoleKind::Follower) {
-                // Refused, but now it knows the term.
+                // The pre-vote was rejected, but now the node knows the term.
                 self.event(id, |node, now| node.campaign(now));
             }
         }

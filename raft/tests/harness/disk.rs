@@ -1,8 +1,8 @@
-//! What a node's disk would still hold after a power failure.
+//! The content of a node's disk after a power failure.
 
 use raft::{Entry, HardState, Incarnation, Index, LogId, LogStart, Restored, Snapshot, Write};
 
-/// Changed only when a script syncs a write; a restarted node starts with it.
+/// Changed only when a script syncs a write. A restarted node starts from it.
 #[derive(Clone)]
 pub struct Disk {
     pub incarnation: Incarnation,
@@ -16,8 +16,8 @@ impl Disk {
         Disk { incarnation, hard_state: HardState::default(), snapshot, entries: Vec::new() }
     }
 
-    /// What a write does to the disk: its rebase first, then its entries, of which the first may
-    /// stand at or below the end of the log.
+    /// Applies a write to the disk: the new start of the log first, then its entries. The first
+    /// entry may be at or below the end of the log.
     pub fn write(&mut self, write: &Write) {
         let (old, new) = (self.hard_state, write.hard_state);
         assert!(new.term >= old.term, "the term on disk falls");
@@ -47,11 +47,11 @@ impl Disk {
         }
     }
 
-    /// Rot: the entries from `index` on can no longer be read. Recovery notes what was there.
+    /// Damage: the entries from `index` on are unreadable. Recovery records the loss.
     pub fn lose_from(&mut self, index: Index, silent: bool) {
         let end = self.last().max(self.hard_state.lost.unwrap_or(LogId::ZERO));
         self.entries.retain(|entry| entry.id.index < index);
-        // What looks like a write that was cut off is not noticed.
+        // A loss that looks like a torn write is not recorded.
         if !silent {
             self.hard_state.lost = Some(end);
         }
@@ -61,7 +61,7 @@ impl Disk {
         self.entries.last().map_or(self.snapshot.last, |entry| entry.id)
     }
 
-    /// The id of the entry at `index`, if the disk still tells.
+    /// The id of the entry at `index`, if it is still known.
     pub fn id_at(&self, index: Index) -> Option<LogId> {
         if index == self.snapshot.last.index {
             return Some(self.snapshot.last);
@@ -69,7 +69,7 @@ impl Disk {
         self.entries.iter().map(|entry| entry.id).find(|id| id.index == index)
     }
 
-    /// Whether the disk has this committed entry, itself or in its snapshot.
+    /// Whether this committed entry is on the disk, or in its snapshot.
     pub fn has(&self, id: LogId) -> bool {
         id.index < self.snapshot.last.index || self.id_at(id.index) == Some(id)
     }

@@ -1,5 +1,5 @@
-//! A cluster of real nodes whose network, disks, state machines and clocks do only what a script
-//! tells them. Nothing here is random: what happens is what the script says, in its order.
+//! A cluster of real nodes under the control of a script. Network, disks, state machines and clocks
+//! do only what the script commands, in its order. Nothing is random.
 
 mod checks;
 mod cluster;

@@ -1,12 +1,12 @@
-//! How messages, orders and nodes are written in the scripts: a line each, ids as `7@4`.
+//! The text form of messages, orders and nodes in the scripts: one line each, ids as `7@4`.
 
 use raft::{Body, Entry, HardState, LogStart, Message, Node, Payload, ReadId, RoleKind, Write};
 use std::fmt::Write as _;
 
-/// What is shown beside the usual.
+/// The optional parts of the output.
 #[derive(Clone, Copy, Default)]
 pub struct Show {
-    /// The term of every message. Without it only requests for votes and their answers tell.
+    /// The term of every message. Without it only vote requests and their replies show theirs.
     pub terms: bool,
     /// The rounds of heartbeats.
     pub rounds: bool,
@@ -62,7 +62,7 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
     format!("n{} {arrow} n{} {body}", message.from, message.to)
 }
 
-/// What a write changes, seen from what the disk has now.
+/// The changes of a write, compared with the disk's current state.
 pub fn write(write: &Write, disk: &HardState) -> String {
     let mut line = String::new();
     match &write.log_start {
@@ -91,12 +91,12 @@ pub fn entries(entries: &[Entry]) -> String {
     format!("[{}]", ids.join(" "))
 }
 
-/// Tokens count up within a start; a prime stands for every restart.
+/// Tokens count from 1 within a start; each restart adds a prime.
 pub fn read(read: ReadId) -> String {
     format!("r{}{}", read.0 & 0xffff_ffff, "'".repeat((read.0 >> 32) as usize))
 }
 
-/// One line for the node, and one for each peer that a leader keeps track of.
+/// One line for the node, and one for each peer of a leader.
 pub fn status(node: &Node) -> String {
     let status = node.status();
     let role = match status.role {
@@ -124,7 +124,7 @@ pub fn status(node: &Node) -> String {
     text
 }
 
-/// The log in memory, with the dense number that each entry carries, and its time if it has one.
+/// The log in memory, with the command number of each entry, and its time if it is set.
 pub fn log(node: &Node) -> String {
     let base = node.base();
     let mut text = format!("n{} log base={} #{}", node.status().id, base.last, base.number);

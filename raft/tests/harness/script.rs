@@ -1,38 +1,39 @@
-//! The commands of the scripts. Nodes are numbered from 1. After each command the nodes it touched
-//! are polled dry, and what they do is the output.
+//! The commands of the scripts. Nodes are numbered from 1. After each command the affected nodes
+//! are polled until they return no more actions, and those actions are the output.
 //!
 //! ```text
 //! cluster nodes=3 [leader=1] [show=terms,rounds] [hold_machines] [compares]
 //!                           [SETTING=N ..]   compares: nodes report hashes of what they apply
 //! propose N COMMAND ..      several at once are several proposals under one poll
 //! system N COMMAND
-//! forward N COMMAND         N asks its leader to append it; each command has the next number
+//! forward N COMMAND         N forwards it to its leader; each command takes the next number
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
-//! elect N [V ..]            N campaigns, and what is about votes is synced and delivered among N and
-//!                           the V (or all), until N leads; what it says as leader stays under way
-//! clock N MS [passed=MS]    the node's wall clock; how far its monotonic clock goes on
-//! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays under way
+//! elect N [V ..]            N campaigns; its writes and messages are carried out among N
+//!                           and the V (or all) until N leads; its later messages stay in flight
+//! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
+//! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays in flight
 //! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
-//! inflight                  lists what is under way
+//! inflight                  lists the messages in flight
 //! inject TO from=N BODY [term=T] [incarnation=I] [FIELD=VALUE ..]
 //! cut N [M]                 all links of N, or those between N and M; `cut N to=M`: one way
-//! heal                      all links are good again
-//! unreachable N PEER        N's transport says so
-//! sync N [hold]             the write is on disk; hold: the node does not know yet
-//! receipt N                 hands out a receipt that was held
-//! crash [N] [keep]          what is not synced is lost; keep: the write just made it
+//! heal                      all links work again
+//! unreachable N PEER        N's transport reports a loss
+//! sync N [hold]             the write is on disk; hold: its receipt is held
+//! receipt N                 passes a held receipt to the node
+//! crash [N] [keep]          the pending write is lost; keep: it was just synced
 //! restart [N]               without N: every node that is down
 //! wipe N [join]             a new disk under the id; join: one that knows no membership
-//! lose N INDEX [silent]     rot on the disk of a node that is down, from INDEX on; silent: not noticed
-//! flip N                    N's state machine applies something else than the next batch
-//! machine N                 the state machine is done (with hold_machines)
-//! snapshot N [failed]       the snapshot that was asked for is durable
-//! offer N                   the offer reaches N, and its bytes, if N wants them
-//! install N                 the bytes are durable
-//! sent N PEER ok|failed     N's transport is done with a snapshot
-//! stabilize [N ..]          everything happens until nothing is left to happen
+//! lose N INDEX [silent]     damages the disk of a node that is down, from INDEX on;
+//!                           silent: recovery does not notice
+//! flip N                    N's state machine applies something other than the next batch
+//! machine N                 the state machine's order is done (with hold_machines)
+//! snapshot N [failed]       the ordered snapshot is durable, or has failed
+//! offer N                   the offer reaches N, and the bytes too if N accepts it
+//! install N                 the received snapshot is durable
+//! sent N PEER ok|failed     N's transport has finished a snapshot transfer
+//! stabilize [N ..]          syncs, deliveries and snapshots, until nothing is pending
 //! status [N], log N, disk N, counters N
 //! ```
 
@@ -53,11 +54,11 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[derive(Default)]
 pub struct Script {
     cluster: Cluster,
-    /// The snapshot that each leader is sending to each peer.
+    /// The snapshots being sent: leader, peer, and last entry.
     sending: Vec<(u64, u64, LogId)>,
 }
 
-/// The arguments of a command, taken one by one.
+/// The arguments of a command, consumed one by one.
 struct Args {
     words: Vec<String>,
     keys: Vec<(String, String)>,
@@ -125,7 +126,7 @@ impl goldenscript::Runner for Script {
         match command.name.as_str() {
             "cluster" => self.start(&mut args)?,
             "propose" => {
-                // `x=1` is a command like any other here.
+                // `x=1` is not a named argument here but a command.
                 let mut texts = command.args.iter().skip(1).map(ToString::to_string);
                 let id = args.id()?;
                 self.propose(id, &mut texts)?;
@@ -174,7 +175,7 @@ impl Script {
             let all: Vec<u64> = (1..=size).collect();
             self.cluster.event(leader, |node, now| node.campaign(now));
             self.cluster.stabilize(&all);
-            // Everybody hears how far the log is committed, and a heartbeat interval begins.
+            // All nodes learn the commit index, and a heartbeat interval begins.
             for _ in 0..2 {
                 self.cluster.event(leader, |node, now| node.tick(now));
                 self.cluster.stabilize(&all);
@@ -197,7 +198,7 @@ impl Script {
         Ok(())
     }
 
-    /// The events that need few words.
+    /// The events that need only a few lines.
     fn event(&mut self, name: &str, args: &mut Args) -> Result<()> {
         let cluster = &mut self.cluster;
         match name {
@@ -214,7 +215,8 @@ impl Script {
             }
             "read" => {
                 let id = args.id()?;
-                // Polled only after the token is known, so the line of the token comes first.
+                // The node is polled after the token is printed, so the line of the token comes
+                // first.
                 let peer = cluster.peer(id);
                 let node = peer.node.as_mut().ok_or("it is down")?;
                 let line = match node.read(peer.now, ReadMode::Linearizable) {
@@ -308,7 +310,8 @@ impl Script {
         Ok(())
     }
 
-    /// The messages that the arguments select, in order, taken off the network unless they `stay`.
+    /// The messages that the arguments select, in order. They are removed from the network unless
+    /// they `stay`.
     fn select(&mut self, args: &mut Args, stay: bool) -> Result<Vec<Message>> {
         if args.words.is_empty() && args.keys.is_empty() {
             let all = self.cluster.network.clone();
@@ -356,7 +359,7 @@ impl Script {
         Ok(())
     }
 
-    /// A message that no node has sent.
+    /// Delivers a message that no node has sent.
     fn inject(&mut self, args: &mut Args) -> Result<()> {
         let (to, from) = (args.id()?, args.number("from")?.ok_or("from whom?")?);
         let term = args.number("term")?.unwrap_or(1);
@@ -510,7 +513,7 @@ impl Script {
         Ok(())
     }
 
-    /// Remembers the snapshots that are being sent, for `sent`.
+    /// Records the snapshots being sent, for the command `sent`.
     fn note_offers(&mut self) {
         for offer in &self.cluster.offers {
             let sending = (offer.from.0, offer.to.0, offer.snapshot.last);

@@ -1,5 +1,5 @@
-//! What follows when the snapshot that the log begins after is lost: one test for each line of the table
-//! in `base.rs`.
+//! The loss of the snapshot that the log begins after: one test for each line of the table in
+//! `base.rs`.
 
 use super::*;
 use crate::recovery::Case;
@@ -20,8 +20,8 @@ fn save(disk: &MemDisk, id: LogId) {
     writer.finish().unwrap();
 }
 
-/// A log that begins after the snapshot `OLD` and ends with `last` of term 2, in a directory that has
-/// `saved` snapshots.
+/// A log that begins after the snapshot `OLD` and ends with `last` of term 2. The directory has the
+/// snapshots `saved`.
 fn begun_after(saved: &[LogId], last: u64) -> MemDisk {
     let disk = MemDisk::new();
     saved.iter().for_each(|id| save(&disk, *id));
@@ -39,7 +39,7 @@ fn check(disk: &MemDisk) -> Checked {
     log.check_base(&snapshots, NODE, found.restored.unwrap())
 }
 
-/// The next starts find what this one has left, and find nothing wrong with it.
+/// Later starts restore the same state, and report nothing.
 fn assert_settled(disk: &MemDisk, expected: &Restored) {
     for _ in 0..3 {
         disk.crash(|_| Fate::Lost);
@@ -61,7 +61,7 @@ fn a_whole_snapshot_changes_nothing() {
 
 #[test]
 fn a_later_snapshot_takes_the_place_of_one_that_is_lost() {
-    // Whether the log ends after the later one, with it, or before it.
+    // The log ends after the later snapshot, with it, or before it.
     for (last, left) in [(8, 2), (6, 0), (5, 0)] {
         for damaged in [true, false] {
             let disk = begun_after(if damaged { &[OLD, NEW] } else { &[NEW] }, last);

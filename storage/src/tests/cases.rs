@@ -1,4 +1,4 @@
-//! One test for each line of the decision table, on bytes made for it.
+//! One test for each line of the decision table, on directories made for it.
 
 use super::*;
 use crate::recovery::Case;
@@ -8,12 +8,12 @@ use crate::{ClusterId, IdentityError, OpenError};
 
 const BLOCK: u64 = 4096;
 
-/// The path of the n-th segment.
+/// The path of the segment with this generation.
 fn path(generation: u64) -> String {
     segment::path(generation)
 }
 
-/// Rots the block at `position` of a segment.
+/// Damages the block at `position` of a segment.
 fn rot(disk: &MemDisk, generation: u64, position: u64) {
     disk.damage(&path(generation), position * BLOCK + 100, &[0xee; 7]);
 }
@@ -23,8 +23,8 @@ fn refusal(disk: &MemDisk) -> OpenError {
     Log::open(disk.clone(), config()).expect_err("it is refused")
 }
 
-/// Batch 1 begins the log; batch n + 1 brings entry n of term 1. One block each, so batch b stands in
-/// block (b - 1) % 4 of segment 1 + (b - 1) / 4.
+/// Batch 1 begins the log; batch n + 1 holds entry n of term 1. Each takes one block, so batch b is
+/// in block (b - 1) % 4 of segment 1 + (b - 1) / 4.
 fn of_single_entries(disk: &MemDisk, count: u64) -> Log<MemDisk> {
     let mut log = begun(disk);
     for index in 1..=count {
@@ -33,8 +33,7 @@ fn of_single_entries(disk: &MemDisk, count: u64) -> Log<MemDisk> {
     log
 }
 
-/// Whoever starts after a loss, any number of times, and after a power failure each time, finds the
-/// same.
+/// After a loss, repeated starts restore the same state, with a power failure before each.
 fn assert_settled(disk: &MemDisk, expected: &Restored) {
     for _ in 0..3 {
         disk.crash(|_| Fate::Lost);
@@ -96,7 +95,7 @@ fn a_log_without_an_identity_is_refused() {
     of_single_entries(&disk, 2);
     disk.lose("IDENTITY");
     assert!(matches!(refusal(&disk), OpenError::IdentityMissing));
-    // The mark alone tells that there was a log.
+    // Only the mark proves that there was a log.
     disk.lose(&path(1));
     assert!(matches!(refusal(&disk), OpenError::IdentityMissing));
 }
@@ -133,7 +132,7 @@ fn a_log_that_is_gone_is_refused() {
     disk.lose(&path(1));
     let error = refusal(&disk);
     assert!(matches!(error, OpenError::LogGone), "{error}");
-    // Likewise if the file is there and nothing in it can be read.
+    // The same if the file exists and nothing in it can be read.
     let disk = MemDisk::new();
     of_single_entries(&disk, 2);
     (0..4).for_each(|position| rot(&disk, 1, position));
@@ -160,7 +159,7 @@ fn a_block_of_another_version_is_refused() {
 }
 
 fn refused_for_its_checksum(disk: &MemDisk) {
-    // A version that the checksum does not vouch for is no version, but damage.
+    // A version without a correct checksum is damage.
     rot(disk, 1, 2);
     disk.kill();
     assert!(Log::open(disk.clone(), config()).is_ok());
@@ -184,7 +183,7 @@ fn blocks_left_over_in_a_recycled_segment_say_who_they_are() {
     for index in 10..=15 {
         write(&mut log, hard(1, Some(2)), &entries(index, index, 1));
     }
-    // Segment 1 has become segment 5: one new batch, then three batches of its earlier use.
+    // Segment 1 was recycled as segment 5: one new batch, then three batches of its earlier use.
     assert!(disk.read(&path(1)).is_none());
     assert!(disk.read(&path(5)).unwrap()[BLOCK as usize..].iter().any(|byte| *byte != 0));
     let (_, found) = reopen(&disk);
@@ -198,7 +197,7 @@ fn blocks_left_over_in_a_recycled_segment_say_who_they_are() {
 fn a_torn_tail_is_dropped_and_never_comes_back() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 1);
-    // A batch of two blocks whose second one did not reach the disk.
+    // A batch of two blocks whose second block did not reach the disk.
     fail_syncs_of(&disk, &path(1));
     let large = [entry(2, 1, 5000)];
     let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &large };
@@ -211,8 +210,8 @@ fn a_torn_tail_is_dropped_and_never_comes_back() {
     let (_, found) = reopen(&disk);
     assert_eq!(found.restored.unwrap().entries, entries(1, 1, 1));
     assert_eq!(found.cases, [Case::TornTail { batch: 3 }]);
-    // The latest batch is repeated where the torn one began. Even if the missing block turns up again,
-    // it belongs to nothing.
+    // The latest batch is repeated where the torn one began. Even if the missing block turns up
+    // again, it belongs to no batch.
     disk.damage(&path(1), 3 * BLOCK, &second_block);
     let (_, found) = reopen(&disk);
     assert_eq!(found.restored.unwrap().entries, entries(1, 1, 1));
@@ -297,14 +296,15 @@ fn a_tail_that_cannot_have_been_in_the_log_that_is_lost_is_not_restored() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 2);
     write(&mut log, hard(2, None), &entries(3, 4, 2)); // Batch 4.
-    // A leader of term 3 has other entries there, of term 1.
+    // A leader of term 3 replaces the entries from 5 on with entries of term 1.
     write(&mut log, hard(3, None), &entries(3, 5, 1)); // Batch 5.
     write(&mut log, hard(3, None), &entries(6, 6, 1));
     rot(&disk, 2, 0); // Batch 5.
     let (_, found) = reopen(&disk);
     let restored = found.restored.unwrap();
     assert_eq!(ids(&restored), ["1@1", "2@1"]);
-    // With 4@2 at its end, which is later than 6@1, the node would believe that it has everything again.
+    // If the log ended with 4@2, which is later than 6@1, the node would conclude that it is
+    // repaired.
     assert_eq!(restored.hard_state.lost, Some(LogId::new(6, 1)));
     assert_settled(&disk, &restored);
 }
@@ -382,7 +382,7 @@ fn a_write_that_the_disk_has_lost_counts_as_rot() {
     let mut log = reopen(&disk).0;
     write(&mut log, hard(2, None), &entries(2, 2, 2));
     write(&mut log, hard(2, None), &entries(3, 3, 2));
-    // On another disk the same place took another batch of the same number.
+    // On another disk, another batch of the same number was written to the same place.
     let mut log = reopen(&image).0;
     write(&mut log, hard(5, None), &entries(2, 2, 5));
     let imposter = image.read(&path(1)).unwrap()[3 * BLOCK as usize..].to_vec();
@@ -399,7 +399,7 @@ fn a_misdirected_write_counts_as_damage() {
     let disk = MemDisk::new();
     of_single_entries(&disk, 9);
     let content = disk.read(&path(1)).unwrap();
-    // Batch 2 again, where batch 6 stands.
+    // Batch 2 again, at the position of batch 6.
     disk.damage(&path(2), BLOCK, &content[BLOCK as usize..2 * BLOCK as usize]);
     let (_, found) = reopen(&disk);
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1", "4@1"]);
@@ -434,7 +434,7 @@ fn a_marked_batch_that_is_damaged_is_no_torn_tail() {
     let (_, found) = reopen(&disk);
     let restored = found.restored.unwrap();
     assert_eq!(restored.entries, entries(1, 5, 1));
-    // Whom it voted for in term 2 is not known: for itself, so that it votes for nobody.
+    // The vote in term 2 is unknown. It counts as one for itself, so the node grants no vote.
     let lost = HardState { lost: Some(LogId::new(5, 1)), ..hard(2, Some(NODE.0)) };
     assert_eq!(restored.hard_state, lost);
     assert_eq!(found.cases, [Case::RottenEnd { batch: 7 }]);
@@ -479,7 +479,7 @@ fn a_loss_is_remembered_until_the_core_says_that_it_is_repaired() {
     let (mut log, found) = reopen(&disk);
     let hard_state = found.restored.unwrap().hard_state;
     write(&mut log, hard_state, &entries(4, 4, 1));
-    // Half repaired, and the disk rots once more.
+    // The log is half repaired, and the disk is damaged again.
     let generation = segment::parse(disk.paths().last().unwrap().rsplit('/').next().unwrap());
     let (mut log, found) = reopen(&disk);
     assert_eq!(found.restored.unwrap().hard_state.lost, Some(LogId::new(9, 1)));
@@ -520,7 +520,7 @@ fn a_log_of_another_node_is_no_log() {
     assert!(error, "the blocks of another life count for nothing");
 }
 
-/// Whether no state comes out of the directory.
+/// Whether no state is restored from the directory.
 fn refusal_or_nothing(disk: &MemDisk) -> bool {
     disk.kill();
     match Log::open(disk.clone(), config()) {

@@ -1,9 +1,9 @@
-//! Power failures at every operation of the disk, with every prefix and many subsets of what was not
-//! synced surviving, some of it changed.
+//! Power failures at every operation of the disk. Every prefix and many subsets of the unsynced
+//! writes survive, some of them with changed bytes.
 //!
-//! After each: everything acknowledged is there, exactly; nothing else is, but perhaps the whole of the
-//! one write that was under way; a second start finds the same; and what is written afterwards is not
-//! mixed up with what was dropped.
+//! After each failure everything acknowledged is there, exactly. In addition there may only be the
+//! whole write that was in progress. A second start restores the same state. Later writes are not
+//! mixed up with content that was dropped.
 
 use super::model::{Model, Op};
 use super::*;
@@ -12,7 +12,7 @@ use crate::testing::{Fate, Operation, Unsynced, Verdict};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A stream of numbers, the same for the same seed (splitmix64).
+/// A sequence of numbers determined by its seed (splitmix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -29,8 +29,8 @@ impl Numbers {
     }
 }
 
-/// From the operation with this number on, everything that changes the disk fails. Returns a counter
-/// of operations.
+/// From the operation with this number on, everything that changes the disk fails. Returns the
+/// counter of operations.
 fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&count);
@@ -39,8 +39,8 @@ fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
             return Verdict::Done;
         }
         let fails = counter.fetch_add(1, Ordering::Relaxed) >= number;
-        // A write that is cut off has been handed to the disk in full: which of its sectors survive
-        // is for the crash to say.
+        // A write that is cut off is passed to the disk completely. The crash decides which of its
+        // sectors survive.
         let done_bytes = if counter.load(Ordering::Relaxed) == number + 1 { usize::MAX } else { 0 };
         if fails {
             Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes }
@@ -51,7 +51,7 @@ fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
     count
 }
 
-/// The ways in which what is not synced survives: all of it, nothing, each prefix of it, and subsets.
+/// All cases of which unsynced writes survive: all, none, each prefix, and some subsets.
 fn crashes(disk: &MemDisk, numbers: &mut Numbers) -> Vec<MemDisk> {
     let mut unsynced = 0;
     disk.fork().crash(|_| {
@@ -96,7 +96,7 @@ fn story(numbers: &mut Numbers, steps: usize) -> Vec<Op> {
     (0..steps).map(op).collect()
 }
 
-/// Checks a disk that has crashed in the middle of `under_way`.
+/// Checks a disk that crashed during the write from `acknowledged` to `under_way`.
 fn check(disk: &MemDisk, acknowledged: &Model, under_way: &Model, numbers: &mut Numbers) {
     let (_, found) = reopen(disk);
     assert!(!found.cases.iter().any(Case::is_loss), "nothing synced is lost: {:?}", found.cases);
@@ -108,7 +108,7 @@ fn check(disk: &MemDisk, acknowledged: &Model, under_way: &Model, numbers: &mut 
             under_way.clone()
         }
     };
-    // A second start, after a failure of power at some operation of the first.
+    // A second start, after a power failure at some operation of the first.
     let second = disk.fork();
     fail_from(&second, numbers.below(6));
     drop(Log::open(second.clone(), config()));
@@ -118,7 +118,7 @@ fn check(disk: &MemDisk, acknowledged: &Model, under_way: &Model, numbers: &mut 
         let (mut log, found) = reopen(&disk);
         assert_eq!(model.differs_from(&found.restored.unwrap()), None, "{:?}", found.cases);
         assert!(!found.cases.iter().any(Case::is_loss), "{:?}", found.cases);
-        // What is written now is shorter than what may have been dropped.
+        // The next write is shorter than the content that may have been dropped.
         let before = model.clone();
         for op in [Op::Vote { vote: None }, Op::Write { replaced: 1, count: 1, len: 10 }] {
             let planned = model.plan(&op);
@@ -213,11 +213,11 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
     let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &entries(2, 2, 1) };
     assert!(log.append(batch).is_err());
     disk.clear_faults();
-    // The process starts again, reads the batch from the system's cache, and goes on.
+    // The process restarts, reads the batch from the system's cache, and continues.
     let (mut log, found) = reopen(&disk);
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1"]);
     write(&mut log, hard(1, None), &entries(3, 3, 1));
-    // Only now does it show that the batch had never reached the disk.
+    // Only now does it show that the batch never reached the disk.
     disk.crash(|_| Fate::Lost);
     let (_, found) = reopen(&disk);
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1"]);
@@ -227,7 +227,7 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
 #[test]
 fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
     let disk = MemDisk::new();
-    // One segment holds all of it: nothing here is about segments.
+    // One segment holds everything: this test is not about segments.
     let config = || LogConfig { segment_bytes: 64 * 4096, ..config() };
     let open = || Log::open(disk.clone(), config());
     let (mut log, _) = open().unwrap();
@@ -237,7 +237,7 @@ fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
     write(&mut log, hard(1, None), &entries(2, 2, 1));
     drop(log);
     disk.kill();
-    // Twice the node starts on a disk that fails, and so does not start.
+    // Two starts fail, because the disk fails.
     for _ in 0..2 {
         disk.set_faults(Box::new(|operation| match operation {
             Operation::Sync { .. } => Verdict::FailsAndForgets,
@@ -256,13 +256,14 @@ fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
     assert_eq!(restored.hard_state.lost, None, "nothing is missing");
 }
 
-/// The process ends while a write is in the system's cache only; at the next start the sync fails, or
-/// the power does. Whatever the start has tidied up, what was acknowledged before is still there.
+/// The process ends while a write is only in the system's cache. At the next start the sync fails,
+/// or the power does. Everything acknowledged before is still there, whatever that start has
+/// removed.
 #[test]
 fn a_start_frees_nothing_on_the_word_of_a_batch_that_may_yet_be_lost() {
     let config = || LogConfig { segment_bytes: 4096, ..config() };
     let at = |disk: &MemDisk| Log::open(disk.clone(), config());
-    // A segment holds one block, so that every write begins another one.
+    // A segment holds one block, so every write begins a new segment.
     for (count, compacts, good_syncs) in
         [(0, false, 0), (0, false, 1), (1, false, 0), (1, false, 1), (1, true, 0), (1, true, 1)]
     {
@@ -285,7 +286,7 @@ fn a_start_frees_nothing_on_the_word_of_a_batch_that_may_yet_be_lost() {
         log.append(change).expect_err("its sync fails");
         drop(log);
 
-        // Some starts repeat it, and the sync of that fails too.
+        // Some starts repeat it, and the sync of the repetition fails too.
         for _ in 0..3 {
             disk.kill();
             fail_syncs_after(&disk, good_syncs);
@@ -301,7 +302,7 @@ fn a_start_frees_nothing_on_the_word_of_a_batch_that_may_yet_be_lost() {
     }
 }
 
-/// After so many syncs of files, every sync fails, and what it should have written is forgotten.
+/// After `good` syncs of files, every sync fails, and the unsynced content counts as clean.
 fn fail_syncs_after(disk: &MemDisk, good: u32) {
     let mut syncs = 0;
     disk.set_faults(Box::new(move |operation| match operation {

@@ -1,4 +1,4 @@
-//! What the log does while nothing breaks, and what it does when the disk says that it does.
+//! The log without faults, and with errors that the disk reports.
 
 use super::*;
 use crate::log::AppendError;
@@ -66,13 +66,13 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
     assert_eq!(written, 3, "what was reserved can be used");
     let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &refused };
     assert!(matches!(log.append(batch), Err(AppendError::Full(_))));
-    // A restart finds everything acknowledged, but it has no room to start: it says so.
+    // A restart finds everything acknowledged but has no room to start: it reports that.
     let full = disk.fork();
     let message = Log::open(full.clone(), config()).err().unwrap().to_string();
     assert!(message.contains("no storage space") || message.contains("storage"), "{message}");
     full.set_capacity(None);
     assert_eq!(reopen(&full).1.restored.unwrap().entries, entries(1, 3, 1));
-    // Here the space comes back while it runs.
+    // Here the disk gets room while the log is open.
     disk.set_capacity(None);
     log.append(batch).unwrap();
     write(&mut log, hard(1, None), &entries(5, 5, 1));
@@ -83,7 +83,7 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
 fn a_write_cut_short_for_want_of_room_is_tried_again_at_the_same_place() {
     let disk = MemDisk::new();
     let mut log = begun(&disk);
-    // Larger than a segment, so it has to grow the file.
+    // Larger than a segment, so the write extends the file.
     let large = [entry(1, 1, 40_000)];
     let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &large };
     disk.set_capacity(Some(disk.used_bytes() + config().segment_bytes + 5_000));
@@ -182,7 +182,7 @@ fn a_payload_that_looks_like_a_batch_is_none() {
     let disk = MemDisk::new();
     let mut log = begun(&disk);
     write(&mut log, hard(1, None), &entries(1, 1, 1));
-    // A client sends the very bytes of the segment, over and over, at every offset.
+    // A client proposes exactly the bytes of the segment, repeatedly, at every offset.
     let image = disk.read("log/0000000000000001.seg").unwrap()[..2 * 4096].to_vec();
     for shift in (0..4096).step_by(61) {
         let command = [vec![0; shift], image.clone()].concat();
@@ -199,13 +199,13 @@ fn a_payload_that_looks_like_a_batch_is_none() {
 fn a_node_that_ends_again_and_again_does_not_fill_its_disk() {
     let disk = MemDisk::new();
     let mut log = begun(&disk);
-    // What is repeated stands behind an entry that is needed, so that nothing before it can be freed.
+    // The repeated batch follows an entry that is needed, so no earlier segment can be freed.
     write(&mut log, hard(1, None), &entries(1, 1, 1));
     write(&mut log, hard(1, None), &[entry(2, 1, 3 * 4096)]);
     drop(log);
     let mut taken = Vec::new();
     for _ in 0..20 {
-        // Each start is one after a kill, and finds nothing new.
+        // Each start follows a kill, and finds nothing new.
         let (log, found) = reopen(&disk);
         assert_eq!(found.restored.unwrap().entries.len(), 2);
         taken.push(log.usage().bytes);
@@ -218,7 +218,7 @@ fn want_of_descriptors_in_preparing_a_segment_is_no_failure_of_the_disk() {
     for (error, is_full) in [(12, true), (23, true), (24, true), (5, false)] {
         let of = AppendError::of_preparing(std::io::Error::from_raw_os_error(error));
         assert_eq!(matches!(of, AppendError::Full(_)), is_full, "{of:?}");
-        // Of a write to the log it is one: nobody knows how much of it was done.
+        // For a write to the log it is a failure: an unknown part of it was written.
         let of = AppendError::of(std::io::Error::from_raw_os_error(error));
         assert!(matches!(of, AppendError::Failed(_)), "{of:?}");
     }

@@ -1,5 +1,5 @@
-//! Tests that need the inside of the log: receipts are made by the core alone, so they drive the log
-//! below [`crate::LogStore`].
+//! Tests that need the internals of the log. Only the core creates receipts, so these tests use the
+//! log below [`crate::LogStore`].
 
 mod base;
 mod cases;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 const NODE: NodeId = NodeId(1);
 
-/// Segments of four blocks.
+/// Segments of four blocks, without background threads.
 fn config() -> LogConfig {
     LogConfig {
         segment_bytes: 4 * 4096,
@@ -51,7 +51,7 @@ fn hard(term: u64, vote: Option<u64>) -> HardState {
     HardState { term: Term(term), vote: vote.map(NodeId), lost: None }
 }
 
-/// A command of `len` bytes that tells its entry from all others.
+/// A command of `len` bytes that is unique to its entry.
 fn entry(index: u64, term: u64, len: usize) -> Entry {
     let id = LogId::new(index, term);
     let payload = format!("{id}/").into_bytes().into_iter().cycle().take(len);
@@ -71,13 +71,13 @@ fn open(disk: &MemDisk) -> (Log<MemDisk>, Recovery) {
     Log::open(disk.clone(), config()).unwrap_or_else(|error| panic!("cannot be opened: {error}"))
 }
 
-/// The process ends, and another one starts.
+/// Kills the process, and opens the log in another one.
 fn reopen(disk: &MemDisk) -> (Log<MemDisk>, Recovery) {
     disk.kill();
     open(disk)
 }
 
-/// A log that has begun.
+/// A log that has begun, on this disk.
 fn begun(disk: &MemDisk) -> Log<MemDisk> {
     let (mut log, _) = open(disk);
     log.identify(identity()).unwrap();

@@ -1,9 +1,9 @@
-//! The log against a plain model of it: a base, a Vec of entries, a hard state.
+//! The log compared with a simple model: a base, a Vec of entries, a hard state.
 
 use super::*;
 use proptest::prelude::*;
 
-/// What the log is to be.
+/// The expected state of the log.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     pub hard_state: HardState,
@@ -11,20 +11,20 @@ pub(super) struct Model {
     pub entries: Vec<Entry>,
 }
 
-/// Something done to the log. Numbers are taken as far as they make sense.
+/// An operation on the log. Numbers that are too large are reduced.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    /// Replaces the last `replaced` entries by `count` of `len` bytes.
+    /// Replaces the last `replaced` entries by `count` entries of `len` bytes.
     Write { replaced: u64, count: u64, len: usize },
-    /// A vote in the next term.
+    /// Enters the next term, with this vote.
     Vote { vote: Option<u64> },
-    /// A snapshot stands for all but the last `kept` entries.
+    /// Takes a snapshot that covers all but the last `kept` entries.
     Compact { kept: u64, count: u64 },
-    /// A snapshot `ahead` of the end replaces the log.
+    /// Replaces the log by a snapshot that is `ahead` of its end.
     Reset { ahead: u64, count: u64 },
 }
 
-/// One write, as the core would ask for it.
+/// One write, as the core would order it.
 #[derive(Debug)]
 pub(super) struct Planned {
     hard_state: HardState,
@@ -134,7 +134,7 @@ pub(super) fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// How a process ends.
+/// The way in which a process ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Close,
@@ -198,7 +198,7 @@ fn segments_go_round_and_the_log_stays_small() {
         step(Op::Write { replaced: 0, count: 3, len: 2000 });
         step(Op::Compact { kept: 1, count: 0 });
     }
-    // From here on no file is made and none removed: segments take new names.
+    // From here on no file is created or removed: segments are only renamed.
     disk.set_faults(Box::new(|operation| match operation {
         crate::testing::Operation::Create { .. } | crate::testing::Operation::Remove { .. } => {
             panic!("{operation:?}")

@@ -1,4 +1,4 @@
-//! The store of snapshots.
+//! Tests of the snapshot store.
 
 use super::*;
 use crate::testing::{Fate, Operation, Verdict};
@@ -46,7 +46,7 @@ fn an_unfinished_snapshot_leaves_nothing_behind() {
     writer.write_all(&state(100_000)).unwrap();
     drop(writer);
     assert_eq!(disk.paths(), [""; 0]);
-    // Neither does one that a power failure has cut off.
+    // Neither does a snapshot whose writing was cut off by a power failure.
     let mut writer = store(&disk).create(&snapshot(LogId::new(7, 4))).unwrap();
     writer.write_all(&state(100_000)).unwrap();
     disk.crash(|_| Fate::Kept);
@@ -159,7 +159,7 @@ fn a_snapshot_that_is_finished_while_older_ones_are_removed_stays() {
             let mut writer = snapshots.create(&snapshot(id)).unwrap();
             writer.write_all(&state(10)).unwrap();
             writer.finish().unwrap();
-            // The cleaning knows of it only now, and may be under way.
+            // The removal may be running now, with an older base.
             assert!(snapshots.verify(id).is_ok(), "snapshot {id} was removed");
             latest.store(index, Ordering::Release);
         }
