@@ -28,7 +28,7 @@ pub struct Operation {
     pub action: Action,
 }
 
-/// What an operation does. Values are unique, `None` is "no value".
+/// The effect of an operation, and its answer. Values are unique, `None` is "no value".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Reads the value; the answer was this.

@@ -79,7 +79,7 @@ swarm! {
     apply_us,
     /// Share of unsynced sectors that survive a crash.
     keep_ppm,
-    /// Unsynced sectors that a crash leaves torn or flipped.
+    /// Share of the surviving unsynced sectors in which a crash flips a bit.
     tear_ppm,
     /// Duration of a tick.
     tick_us,

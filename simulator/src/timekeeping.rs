@@ -18,7 +18,7 @@ const ROUNDING_MS: u64 = 10;
 /// dropped.
 const UNCOMMITTED_MAX: usize = 4096;
 
-/// What is known of the clocks and of the log's time.
+/// The state of the checks: the clocks, and the log's time.
 #[derive(Debug, Default)]
 pub struct Timekeeping {
     clocks: Vec<Now>,

@@ -44,7 +44,7 @@ pub struct Moment {
     pub what: What,
 }
 
-/// What happened.
+/// A change or event that a timeline records. "It" is the node of the [`Moment`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// The node started from its disk.

@@ -135,7 +135,7 @@ struct Teller<'a> {
     timeline: &'a Timeline,
     names: &'a Names,
     items: Vec<Item>,
-    /// What the story already has about each entry, by node.
+    /// The moments that the story already has about each entry, by node.
     told: BTreeSet<(LogId, u64, &'static str)>,
     /// Where the log of each node ends.
     ends: BTreeMap<u64, LogId>,

@@ -4,7 +4,7 @@ use super::{KEPT_MAX, Timeline};
 use crate::network::Passage;
 use raft::{Body, Forwarded, LogId, Message, NodeId, SnapshotOffer, Term};
 
-/// A message on its way, or the bytes of a snapshot.
+/// A message in flight, or the transfer of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flight {
     /// At which event it was sent.
