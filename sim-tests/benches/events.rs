@@ -1,21 +1,21 @@
 //! How fast layer 1 is: `cargo bench -p sim-tests`.
 //!
-//! Runs a fixed range of seeds in one thread and prints what they came to. What counts is the time for
-//! which the thread ran, where the system tells it: a busy machine makes nothing slower then. Nothing
-//! is asserted: how fast a machine is says nothing about the code. The bar is 500,000 events/s.
+//! Runs a fixed range of seeds in one thread and prints the results. It measures the CPU time of
+//! the thread where the system provides it, so that a busy machine does not affect the result.
+//! Nothing is asserted, since the speed depends on the machine. The target is 500,000 events/s.
 
 use sim_tests::run_registers;
 use simulator::Plan;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Enough for some seconds, and the same plans every time.
+/// The measured seeds: enough for some seconds, and the same plans every time.
 const SEEDS: std::ops::Range<u64> = 0..200;
 
-/// Before the clock runs: caches and the allocator are warm.
+/// Seeds that run before the measurement, to warm up caches and the allocator.
 const WARM_UP: std::ops::Range<u64> = 0..10;
 
-/// So many of the slowest seeds are named.
+/// The number of slowest seeds that are printed.
 const SLOWEST: usize = 5;
 
 struct Timed {
@@ -66,7 +66,7 @@ fn time(seed: u64) -> Timed {
     Timed { seed, events: run.events, simulated_us: run.time_us, took }
 }
 
-/// For how long this thread has had a core, on Linux.
+/// The CPU time of this thread, on Linux.
 fn ran() -> Option<Duration> {
     let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;

@@ -1,7 +1,7 @@
-//! A hunt: seed after seed until something breaks, a budget is used up, or somebody stops it.
+//! A hunt: runs seed after seed until a promise is broken, a budget is used up, or it is stopped.
 //!
-//! With several threads it finds the same as with one: seeds are dealt out in order, what they come to
-//! is counted in order, and what lies beyond the first seed that fails is thrown away.
+//! With several threads it finds the same as with one: seeds are assigned in order, results are
+//! counted in order, and those beyond the first failing seed are discarded.
 
 use crate::limit::{Limit, end_hunt};
 use crate::{Batch, COMMAND, run_registers};
@@ -12,23 +12,23 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// What to hunt.
+/// The settings of a hunt.
 #[derive(Clone, Copy, Debug)]
 pub struct Hunt {
     /// The first seed.
     pub from: u64,
-    /// Ends after the seed with which so many events are reached.
+    /// Ends after the seed with which this many events are reached.
     pub events_max: Option<u64>,
-    /// Ends after so many seeds.
+    /// Ends after this many seeds.
     pub seeds_max: Option<u64>,
-    /// Threads.
+    /// Number of threads.
     pub jobs: usize,
     /// A seed that runs for longer is a finding, and ends the process.
     pub seed_max: Duration,
 }
 
 impl Hunt {
-    /// Hunts until something is found, the events are used up, or `stop` is set. `progress` is told
+    /// Hunts until a promise is broken, a budget is used up, or `stop` is set. Calls `progress`
     /// after each seed.
     pub fn run(&self, stop: &AtomicBool, mut progress: impl FnMut(&Batch)) -> Batch {
         let next = AtomicU64::new(self.from);
@@ -37,7 +37,7 @@ impl Hunt {
         let seed_max = self.seed_max;
         let limit = Limit::new(seed_max, None);
         limit.watch(move |exceeded| end_hunt(exceeded, seed_max, COMMAND));
-        // A thread waits when nobody counts what it has found: no heap of results grows.
+        // A thread waits until its result is taken, so that results do not pile up.
         let (found, results) = mpsc::sync_channel(jobs);
         let mut batch = Batch::default();
         thread::scope(|scope| {
@@ -62,7 +62,7 @@ impl Hunt {
         batch
     }
 
-    /// Counts results in the order of their seeds. Threads end when nobody counts any more.
+    /// Counts results in the order of their seeds. The threads end when this returns.
     fn count(
         &self,
         results: mpsc::Receiver<(u64, Plan, Run)>,

@@ -1,4 +1,4 @@
-//! Batches of simulated runs, and what is said of one that fails.
+//! Batches of simulated runs, and the report of one that fails.
 
 pub mod hunt;
 #[cfg(all(madsim, feature = "layer2"))]
@@ -12,13 +12,13 @@ use simulator::failure::{Failed, Keep, Told, pages_folder};
 use simulator::page::page;
 use simulator::{Marks, Plan, RegisterWorkload, Run, Violation, run_for};
 
-/// Registers that clients share: few, so that they meet.
+/// Number of registers that clients share: few, so that operations conflict.
 const REGISTERS: u8 = 4;
 
-/// Runs the tests again, with a variable before it.
+/// The command that repeats the tests; `SIM_SEED` or `SIM_PLAN` is set before it.
 const COMMAND: &str = "cargo test -p sim-tests";
 
-/// Where plans that once broke a promise are kept.
+/// The regressions file: plans that once broke a promise.
 const REGRESSIONS: &str = "sim-tests/regressions/layer1.txt";
 
 /// Runs a plan with clients on a few registers.
@@ -38,13 +38,13 @@ pub fn drawn(plan: &Plan) -> (Run, String) {
     (run, page)
 }
 
-/// What is said of a plan whose run came to `broken`: with a smaller plan, and a page with its picture.
+/// The report of a plan whose run `broken` broke a promise, with a smaller plan and a page.
 pub fn failure(plan: &Plan, broken: &Run) -> Failed {
     let told = told(plan, broken.violation.as_ref(), COMMAND, REGRESSIONS);
     Failed::new(plan, broken, told, run_registers_for)
 }
 
-/// How a failure is told: the page is named after the check and the seed.
+/// The settings of a report. The page is named after the check and the seed.
 fn told(plan: &Plan, broken: Option<&Violation>, command: &str, regressions: &str) -> Told {
     let check = broken.map_or("nothing", |violation| violation.check.name());
     let name = format!("{}-{}.html", check.replace(' ', "-"), plan.seed);
@@ -56,30 +56,30 @@ fn told(plan: &Plan, broken: Option<&Violation>, command: &str, regressions: &st
     }
 }
 
-/// What a batch of seeds came to.
+/// The result of a batch of seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Seeds run.
+    /// Number of seeds that were run.
     pub seeds: u64,
-    /// Events in them.
+    /// Events processed in all of these runs.
     pub events: u64,
-    /// Simulated time, in microseconds.
+    /// Simulated time of all runs together, in microseconds.
     pub time_us: u64,
-    /// What happened in them.
+    /// How often each noteworthy event happened in these runs.
     pub marks: Marks,
     /// The first run that broke a promise.
     pub failure: Option<Failed>,
 }
 
 impl Batch {
-    /// Runs one seed more, unless one has failed. Returns whether to go on.
+    /// Runs one more seed. Returns false when a seed has failed.
     pub fn run_seed(&mut self, seed: u64) -> bool {
         let plan = Plan::from_seed(seed);
         let result = run_registers(&plan);
         self.add(&plan, &result)
     }
 
-    /// Adds what the run of a plan came to. Returns whether to go on.
+    /// Adds the result of a plan's run. Returns false when it has failed.
     fn add(&mut self, plan: &Plan, result: &Run) -> bool {
         self.seeds += 1;
         self.events += result.events;
@@ -96,7 +96,7 @@ impl Batch {
 mod tests {
     use super::*;
 
-    /// No promise is broken here, so one is made up: what matters is what is said.
+    /// No promise is broken here, so the test makes one up: it is about the report.
     #[test]
     fn a_failure_says_what_broke_and_how_to_see_it_again_and_keep_it() {
         let plan = Plan::from_seed(2);

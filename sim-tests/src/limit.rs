@@ -1,9 +1,8 @@
 //! A limit of time for one seed, and for a whole search.
 //!
-//! Nothing within a simulation can end a loop that never waits, so a thread of its own looks at the
-//! clock. A run that is stuck cannot be unwound: whoever is told of it reports it and ends the
-//! process. The clock is that of the wall, so the limits are far above what a run takes on a busy
-//! machine.
+//! Nothing within a simulation can end a loop that never waits, so a separate thread checks the
+//! clock. A stuck run cannot be unwound: the callback reports it and ends the process. The limits
+//! are in real time, so they are far above what a run takes on a busy machine.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,17 +11,17 @@ use std::time::{Duration, Instant};
 
 /// The name of the finding: no promise was broken, but the run did not end.
 pub const TOO_LONG: &str = "ran too long";
-/// How long one seed may run.
+/// The default limit of one seed.
 pub const SEED_SECONDS_MAX: u64 = 120;
-/// How often the clock is looked at.
+/// The interval at which the clock is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Why a search must end.
+/// The limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exceeded {
-    /// This seed has run for longer than a seed may.
+    /// This seed has run for longer than the limit of a seed.
     Seed(u64),
-    /// The whole search has run for longer than it may. This is the first seed that still runs.
+    /// The search has run for longer than its limit. The first seed that still runs, if any.
     Search(Option<u64>),
 }
 
@@ -36,12 +35,12 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Seeds may run for this long each, and the search for this long in all.
+    /// Sets the limit of each seed, and that of the whole search.
     pub fn new(seed_max: Duration, search_max: Option<Duration>) -> Self {
         Limit { running: Arc::default(), begun: Instant::now(), seed_max, search_max }
     }
 
-    /// Calls `end` when something has run for too long; `end` ends the process.
+    /// Calls `end` when a limit is exceeded; `end` must end the process.
     pub fn watch(&self, end: impl Fn(Exceeded) + Send + 'static) {
         let limit = self.clone();
         thread::spawn(move || {
@@ -78,7 +77,8 @@ impl Limit {
     }
 }
 
-/// Ends the process with what a hunt says of a seed that ran too long. `again` runs the seed again.
+/// Reports a seed of a hunt that ran too long, and ends the process. `again` is the command that
+/// repeats the seed.
 pub fn end_hunt(exceeded: Exceeded, seed_max: Duration, again: &str) {
     if let Exceeded::Seed(seed) = exceeded {
         println!("broken: {TOO_LONG}: seed {seed} has run for more than {} s", seed_max.as_secs());

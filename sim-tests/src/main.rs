@@ -24,16 +24,16 @@ enum Command {
         /// 1: the core, the log and a state machine. 2: whole nodes and clients.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
         layer: u8,
-        /// Stop after so many seeds.
+        /// Stop after this many seeds.
         #[arg(long)]
         seeds: Option<u64>,
         /// The first seed.
         #[arg(long, default_value_t = 1_000_000)]
         from: u64,
-        /// Stop after so many events.
+        /// Stop after this many events.
         #[arg(long)]
         events: Option<u64>,
-        /// Threads, in layer 1. What is found does not depend on it.
+        /// Threads, in layer 1. The findings do not depend on it.
         #[arg(long, default_value_t = 1)]
         jobs: usize,
         /// Seconds that one seed may run. One that runs for longer is a finding and ends the hunt.
@@ -48,14 +48,14 @@ enum Command {
         /// The plan, as a failure prints it.
         #[arg(long, conflicts_with = "seed", required_unless_present = "seed")]
         plan: Option<Plan>,
-        /// The seed, for the plan that it stands for.
+        /// The seed from which to derive the plan.
         #[arg(long)]
         seed: Option<u64>,
-        /// Where the page goes.
+        /// Path of the page.
         #[arg(long, default_value = "run.html")]
         to: PathBuf,
     },
-    /// What the runner of planted bugs runs in each broken copy, for each range.
+    /// Searches one range of seeds. The runner of planted bugs calls this in each broken copy.
     #[command(hide = true)]
     Range {
         #[arg(long)]
@@ -74,10 +74,11 @@ enum Command {
         #[arg(value_parser = ["", "further", "missed"], hide_possible_values = true)]
         #[arg(value_name = "further|missed")]
         folder: String,
-        /// Where the copy of the tree goes. It is kept, and built faster the next time.
+        /// Folder for the copy of the tree. It is kept, so that the next build is faster.
         #[arg(long)]
         copy: Option<PathBuf>,
-        /// Ranges. A bug is found if it is found in all of them but one, and in one at least.
+        /// Number of ranges. A bug counts as found if at most one range misses it and at least one
+        /// finds it.
         #[arg(long, default_value_t = 10)]
         ranges: u64,
         #[command(flatten)]
@@ -140,7 +141,7 @@ fn draw_layer_2(_plan: &Plan, _to: &Path) -> ExitCode {
     with_layer_2()
 }
 
-/// The flag was lost: the whole program is built and run again with it.
+/// The flag was lost: builds and runs the whole program again with it.
 #[cfg(not(all(madsim, feature = "layer2")))]
 fn with_layer_2() -> ExitCode {
     eprintln!("built without --cfg madsim, which layer 2 takes: building again with it");

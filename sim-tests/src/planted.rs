@@ -1,11 +1,11 @@
-//! Planted bugs: a tester is only believed for what it finds.
+//! Planted bugs: they measure what the simulator finds.
 //!
-//! Each file in `planted/` and its folders is one small patch that breaks the protocol, the log or the
-//! wiring, with a line above it that says how, and perhaps a line `# layer: 2`. The runner applies each to
-//! a copy of the tree, builds it, searches several ranges of seeds for a broken promise, and prints a line
-//! of the table: found by which check, in how many of the ranges, after how many seeds, or MISSED;
-//! then the first seed that shows it and the message. A seed that does not end is a finding of its
-//! own kind, [`crate::limit::TOO_LONG`].
+//! Each file in `planted/` and its folders is one small patch that breaks the protocol, the log or
+//! the wiring, with a line above it that says how, and perhaps a line `# layer: 2`. The runner
+//! applies each to a copy of the tree, builds it, searches several ranges of seeds for a broken
+//! promise, and prints a line of the table: found by which check, in how many of the ranges, after
+//! how many seeds, or MISSED; then the first seed that shows it and the message. A seed that does
+//! not end is a finding too: [`crate::limit::TOO_LONG`].
 
 mod search;
 
@@ -22,16 +22,16 @@ use std::{fs, io};
 pub const HEAD: &str = "| planted bug | layer | found by | ranges | seeds | seconds | first seed \
                         | what it says |\n|---|---|---|---|---|---|---|---|";
 
-/// A planted bug is found only if it is found in all ranges but this many.
+/// A planted bug counts as found if at most this many ranges miss it.
 const MISSES_MAX: u64 = 1;
-/// So much of a message stands in the table.
+/// The most characters of a message in the table.
 const DETAIL_CHARS: usize = 160;
-/// What is said of a search whose process ended itself.
+/// The finding if the process of a search ended by a signal of its own.
 const ENDED: &str = "the process ended";
-/// Signals that say nothing of the program that they end: SIGHUP, SIGINT, SIGKILL, SIGTERM.
+/// Signals that come from outside, and so are no finding: SIGHUP, SIGINT, SIGKILL, SIGTERM.
 const SENT_BY_OTHERS: [i32; 4] = [1, 2, 9, 15];
 
-/// What is copied of the tree beside the members of the workspace.
+/// The parts of the tree that are copied in addition to the members of the workspace.
 const PARTS: [&str; 3] = ["Cargo.toml", "Cargo.lock", ".cargo"];
 
 /// Which bugs to plant, and where.
@@ -39,9 +39,9 @@ const PARTS: [&str; 3] = ["Cargo.toml", "Cargo.lock", ".cargo"];
 pub struct Which {
     /// The folder of `planted/`; empty: itself.
     pub folder: String,
-    /// Those whose name contains one of these; all if there are none.
+    /// Only bugs whose name contains one of these; all if the list is empty.
     pub only: Vec<String>,
-    /// Where the copy of the tree goes. It is kept if it is given.
+    /// Folder for the copy of the tree. If it is given, the copy is kept.
     pub copy: Option<PathBuf>,
 }
 
@@ -71,7 +71,7 @@ pub fn run(which: &Which, ranges: u64, search: &Search) -> io::Result<u32> {
             continue;
         }
         missed += u32::from(!one(&copy, &patch, ranges, search)?);
-        // Taken out again, so that only what it touched is built anew.
+        // Reverses the patch, so that only the files that it touched are rebuilt.
         if !apply(&copy, &patch, &["--reverse"])? {
             make_copy(&root, &copy)?;
         }
@@ -92,7 +92,7 @@ fn apply(copy: &Path, patch: &Path, how: &[&str]) -> io::Result<bool> {
     Ok(command.status()?.success())
 }
 
-/// Copies the tree, but keeps what was built in the copy before.
+/// Copies the tree, but keeps the build output of an earlier copy.
 fn make_copy(root: &Path, copy: &Path) -> io::Result<()> {
     fs::create_dir_all(copy)?;
     let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
@@ -106,7 +106,7 @@ fn make_copy(root: &Path, copy: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The members of the workspace: without any of them it does not build.
+/// The members of the workspace: it does not build if one is missing.
 fn members(manifest: &str) -> impl Iterator<Item = &str> {
     let list = manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']'));
     list.map_or("", |(list, _)| list).split('"').skip(1).step_by(2)
@@ -122,7 +122,7 @@ fn one(copy: &Path, patch: &Path, ranges: u64, search: &Search) -> io::Result<bo
     if layer == 1 {
         build.arg("--no-default-features");
     }
-    // Of a hunt of seconds, building slowly would be the longer part. The copy has its own flags.
+    // A hunt may take only seconds, so the build must be fast. The copy has its own flags.
     build.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_TARGET_DIR", copy.join("target"));
     build.env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true").env_remove("RUSTFLAGS");
     let built = build.output()?;
@@ -152,7 +152,7 @@ fn one(copy: &Path, patch: &Path, ranges: u64, search: &Search) -> io::Result<bo
     Ok(found)
 }
 
-/// Searches one range, in a process of its own: what is planted may bring it down.
+/// Searches one range, in a process of its own: a planted bug may crash it.
 fn in_range(copy: &Path, layer: u8, search: &Search) -> io::Result<Finding> {
     let number = |value: u64| value.to_string();
     let output = Command::new(copy.join("target/release/sim-tests"))
@@ -167,7 +167,7 @@ fn in_range(copy: &Path, layer: u8, search: &Search) -> io::Result<Finding> {
     }
     let seed = search.from;
     match output.status.signal() {
-        // It ended itself: an abort, an overflow of the stack.
+        // A signal of the program itself: an abort, a stack overflow.
         Some(signal) if !SENT_BY_OTHERS.contains(&signal) => {
             let detail = output.status.to_string();
             Ok(Finding { tried: 1, seed, check: ENDED.to_owned(), detail })
@@ -182,8 +182,8 @@ impl Finding {
     }
 }
 
-/// What the ranges came to: by which checks, in how many, after how many seeds, the first seed that
-/// shows it, and how.
+/// The row of the table: the checks that found the bug, in how many ranges, after how many seeds,
+/// the first seed that shows it, and the message.
 fn row(findings: &[Finding], ranges: u64, seconds: u64) -> (bool, String) {
     let mut hits: Vec<&Finding> = findings.iter().filter(|finding| finding.is_hit()).collect();
     let first = hits.first().map_or(" | ".to_owned(), |first| {

@@ -1,5 +1,4 @@
-//! What whoever hunts sees of it: a line that tells how far it has come, and in the end, after Ctrl-C
-//! too, what it came to.
+//! The output of a hunt: a line of progress, and at the end, also after Ctrl-C, the result.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::{Failed, Marks};
@@ -8,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often a line is printed where nobody watches a terminal.
+/// The interval between lines if the output is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// The line of a hunt.
+/// The progress line of a hunt.
 #[derive(Debug)]
 pub struct Progress {
     started: Instant,
@@ -21,8 +20,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A hunt begins. From here on Ctrl-C asks it to stop, and ends it at once the second time: a
-    /// failing plan may be being shrunk.
+    /// Begins a hunt. From here on the first Ctrl-C requests a stop. The second ends the process at
+    /// once, even while a failing plan is being shrunk.
     pub fn begin() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
@@ -42,17 +41,17 @@ impl Progress {
         Progress { started, printed: started, bar, stop }
     }
 
-    /// Set when the hunt is to stop.
+    /// The flag that is set when the hunt must stop.
     pub fn stop(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
 
-    /// How long it has gone on.
+    /// The time since the beginning of the hunt.
     pub fn passed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Shows how far it has come.
+    /// Shows a line of progress.
     pub fn show(&mut self, line: impl FnOnce(Duration) -> String) {
         if !self.bar.is_hidden() {
             self.bar.set_message(line(self.passed()));
@@ -62,7 +61,7 @@ impl Progress {
         }
     }
 
-    /// The hunt is over: says what happened in it, what never did, and what was found.
+    /// Ends the hunt: prints the marks, those that were missed, and the failure if there is one.
     pub fn end(
         self,
         line: &str,

@@ -1,13 +1,13 @@
-//! Runs cargo again on this crate with `--cfg madsim` added, where the flag was lost.
+//! Runs cargo again on this crate with `--cfg madsim` added, if the flag was lost.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Set for the second cargo, so that it starts no third.
+/// Set for the second cargo, so that it does not start a third.
 const GUARD: &str = "SIM_RERUN";
 
-/// A cargo command on this crate with the flag added, in a target directory of its own: the other one
-/// would be built anew with every change of the flags.
+/// A cargo command on this crate with the flag added, in a target directory of its own. A shared
+/// one would be rebuilt with every change of the flags.
 ///
 /// # Panics
 /// If this is the second cargo already, and the flag is lost again.

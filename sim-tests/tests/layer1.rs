@@ -14,7 +14,7 @@ use simulator::Plan;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Seeds in the ordinary tests; takes some twenty seconds.
+/// Number of seeds in the ordinary tests; they take about twenty seconds.
 const SEEDS: u64 = 200;
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -95,8 +95,8 @@ fn the_same_seed_is_the_same_run_in_another_process() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
-    /// The same plans every time: a search belongs to the hunt, not to the ordinary tests.
-    /// Any plan at all, not only those that seeds stand for: faults are taken out, moved and doubled.
+    /// The plans are the same every time: a random search belongs to the hunt. They need not be
+    /// plans of seeds: faults are removed, moved and doubled.
     #[test]
     fn no_plan_breaks_a_promise(
         seed in 0..100_000_u64,

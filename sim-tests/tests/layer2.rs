@@ -2,9 +2,9 @@
 //!
 //! The variables are those of layer 1; `SIM_LAYER` chooses one of the two.
 //!
-//! It takes `--cfg madsim`, which the workspace's `.cargo/config.toml` sets. A `RUSTFLAGS` variable
-//! replaces that, and cargo does not see it from another directory: then the tests are run again here
-//! with the flag added. They never pass without having run.
+//! It needs `--cfg madsim`, which the workspace's `.cargo/config.toml` sets. A `RUSTFLAGS` variable
+//! replaces that setting, and cargo does not read the file from another directory. In both cases
+//! the tests run themselves again with the flag added. They never pass without having run.
 
 #[cfg(madsim)]
 mod simulated {
@@ -13,7 +13,7 @@ mod simulated {
     use std::process::Command;
     use std::time::{Duration, Instant};
 
-    /// Seeds in the ordinary tests; takes some forty seconds.
+    /// Number of seeds in the ordinary tests; they take about forty seconds.
     const SEEDS: u64 = 200;
 
     fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -24,7 +24,7 @@ mod simulated {
         }
     }
 
-    /// Whether only the other layer was asked for.
+    /// Whether `SIM_LAYER` selects only the other layer.
     fn is_left_out() -> bool {
         let layer: Option<u32> = variable("SIM_LAYER");
         assert!(layer.is_none_or(|layer| (1..=2).contains(&layer)), "SIM_LAYER is 1 or 2");

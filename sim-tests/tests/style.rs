@@ -1,12 +1,12 @@
-//! Checks what a machine can check of the house rules for text: no line is longer than 100 columns,
-//! and no comment uses a phrase that readers stumbled over.
+//! Checks some house rules for comments: no comment line is longer than 100 columns, and no comment
+//! uses a phrase that readers found hard to understand.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const COLUMNS_MAX: usize = 100;
 
-/// Phrases that comments do without, in lower case.
+/// Phrases that comments must not contain, in lower case.
 const BANNED: [&str; 12] = [
     "so many",
     "so long",

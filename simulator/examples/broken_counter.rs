@@ -1,7 +1,7 @@
-//! A state machine that is broken on purpose, and what the simulator says of it.
+//! A state machine that is broken on purpose, and the simulator's report of it.
 //!
-//! It counts how often each key was touched, and forgets one of its fields when a snapshot is taken: a
-//! mistake that no test on one node finds, since nobody restores a snapshot there.
+//! It counts how often each key was touched, and leaves one of its fields out of its snapshots. A
+//! test on one node does not find that, since it never restores a snapshot.
 //!
 //! `cargo run --release -p quorate-sim --example broken_counter`
 

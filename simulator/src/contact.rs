@@ -1,11 +1,17 @@
-//! Who has heard whom, and when, in ticks of the one who hears: what elections rest on.
+//! Checks of elections, leadership and reads, based on which node has received a message from which
+//! other node, and when. Times are in ticks of the receiver.
 //!
-//! These promises are checked. Nobody consents to an election while it hears a leader (§4.2.3, §9.6).
-//! A node enters a term of its own only with the consent of a quorum, given since it last heard a
-//! leader; so a node that is cut off does not disturb the others when it comes back. A node that hears
-//! of a later term enters it (§3.3). A leader that hears no quorum leads no longer than two election
-//! timeouts (§6.2). And a read is served only when a quorum has heard a leader since it was asked: what
-//! was said before proves nothing about who leads now (§6.4).
+//! The promises:
+//!
+//! - A node grants no pre-vote, and joins no election, while it is in contact with a leader
+//!   (§4.2.3, §9.6).
+//! - A node enters a term of its own only with the pre-votes of a quorum, granted since it last
+//!   received an append from a leader. So a partitioned node does not disturb the others when it
+//!   comes back.
+//! - A node that receives a later term enters it (§3.3).
+//! - A leader that receives nothing from a quorum steps down within two election timeouts (§6.2).
+//! - A read is served only when a quorum has received an append that a leader sent after the read
+//!   was requested: earlier messages do not prove which node leads now (§6.4).
 
 use crate::checks::Check;
 use crate::observer::{Violation, violation};
@@ -19,28 +25,28 @@ const CONSENT: Check = Check::NobodyConsentsToAnElectionWhileItHearsALeader;
 pub(crate) struct Contact {
     election_ticks: u64,
     nodes: Vec<Ear>,
-    /// For each node, when each leader said what the node heard from it last, counted in events. A
-    /// restart does not undo that.
+    /// For each node and each leader: the event at which the leader sent the latest append that the
+    /// node has received. A restart does not reset it.
     led: Vec<Vec<u64>>,
 }
 
-/// What one node has heard since it started.
+/// The messages that one node has received since it started.
 #[derive(Clone, Debug, Default)]
 struct Ear {
     ticks: u64,
     term: Term,
     leads: bool,
-    /// When it last heard the leader of this term.
+    /// The latest tick at which it received an append from the leader of this term.
     leader: Option<(Term, u64)>,
-    /// Who consents to its election in this term.
+    /// The nodes that have granted it a pre-vote for this term.
     consents: (Term, BTreeSet<NodeId>),
-    /// A leader has told it to campaign.
+    /// It has received `TimeoutNow` from a leader.
     told: bool,
-    /// It was just asked for its vote by somebody whom no leader told to ask.
+    /// The message just received is a request for its vote, not for a leadership transfer.
     asked: bool,
-    /// It was just told of this later term by another member.
+    /// The later term that the message just received makes it enter.
     due: Option<Term>,
-    /// When it last heard each node, for a leader.
+    /// For a leader: the tick at which it last received a message from each node.
     peers: Vec<u64>,
 }
 
@@ -60,7 +66,7 @@ impl Contact {
         self.nodes[at] = Ear { term: node.term(), peers, ..Ear::default() };
     }
 
-    /// A message that was sent at this event is about to be given to a node.
+    /// A node is about to receive a message that was sent at event `sent_at`.
     pub fn arrives(&mut self, at: usize, node: &Node, message: &Message, sent_at: u64) {
         if matches!(message.body, Body::Append { .. }) && message.term >= node.term() {
             let led = &mut self.led[at][message.from.0 as usize];
@@ -72,7 +78,7 @@ impl Contact {
             *heard = ear.ticks;
         }
         match &message.body {
-            // Late ones, of a life before its disk was wiped even, are about other terms.
+            // Late replies, even from before its disk was wiped, are for other terms.
             Body::PreVoteReply { next, granted: true } if *next == ear.term.next() => {
                 if ear.consents.0 != *next {
                     ear.consents = (*next, BTreeSet::new());
@@ -85,14 +91,15 @@ impl Contact {
         ear.asked = matches!(message.body, Body::Vote { transfer: false, .. });
     }
 
-    /// A node has taken a message, and follows its sender.
+    /// A node has processed an append and follows its sender.
     pub fn heard_leader(&mut self, at: usize, node: &Node) {
         let ear = &mut self.nodes[at];
         ear.leader = Some((node.term(), ear.ticks));
         ear.consents.1.clear();
     }
 
-    /// A read is served that was asked for at this event: it must have been confirmed since.
+    /// Checks a read that is served: it must have been confirmed since event `asked_at`, when it
+    /// was requested.
     pub fn served(&self, at: usize, node: &Node, asked_at: u64) -> Result<(), Violation> {
         let confirms = |leader: usize| {
             let heard = |id: NodeId| {
@@ -108,7 +115,7 @@ impl Contact {
         violation(Check::ReadIsConfirmedSinceItWasAskedFor, detail)
     }
 
-    /// A message leaves a node, whose disk holds this.
+    /// Checks a message that a node sends, given the contents of its disk.
     pub fn said(&self, at: usize, message: &Message, disk: &Shadow) -> Result<(), Violation> {
         let has_a_say = matches!(
             message.body,
@@ -133,17 +140,18 @@ impl Contact {
         Ok(())
     }
 
-    /// How many ticks ago it heard the leader of this term, if that is less than any election takes.
+    /// How many ticks ago it received an append from the leader of this term, if that is less than
+    /// the shortest election timeout.
     fn hears_a_leader_of(&self, at: usize, term: Term) -> Option<u64> {
         let ear = &self.nodes[at];
         let (_, heard) = ear.leader.filter(|(of, _)| *of == term)?;
         Some(ear.ticks - heard).filter(|ago| *ago < self.election_ticks)
     }
 
-    /// Looks at a node after an event.
+    /// Checks a node after an event.
     pub fn look(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
         if node.is_diverged() {
-            // It takes nothing in any more, and stops.
+            // It processes nothing any more, and stops.
             return Ok(());
         }
         let before = self.nodes[at].term;
@@ -182,7 +190,7 @@ impl Contact {
         Ok(())
     }
 
-    /// A node has ticked.
+    /// Checks a node after a tick.
     pub fn ticked(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
         let ear = &mut self.nodes[at];
         ear.ticks += 1;
@@ -202,8 +210,9 @@ impl Contact {
     }
 }
 
-/// The later term that a message tells this node of, if it has to enter it. Who asks for votes is not
-/// heard while there is a leader, and a pre-vote changes nothing. Only what members say is looked at.
+/// The term of a message, if it is later than that of the node and the node must enter it. Requests
+/// for votes are ignored while there is a leader, and a pre-vote changes no term. Only messages
+/// from members count.
 fn spread_term(node: &Node, message: &Message) -> Option<Term> {
     let spreads = !matches!(
         message.body,

@@ -1,5 +1,5 @@
-//! What is said of a run that broke a promise: all that is needed to see it again, a smaller plan, and
-//! a page with its picture.
+//! The report of a run that broke a promise: how to repeat the run, a smaller plan, and a page with
+//! its picture.
 
 use crate::checks::Check;
 use crate::observer::Violation;
@@ -14,58 +14,58 @@ use std::{env, fs, io};
 /// The folder of the pages, below cargo's target directory.
 const FOLDER: &str = "sim-failures";
 
-/// How a failure is told to whoever finds it.
+/// The settings of a report.
 #[derive(Clone, Debug)]
 pub struct Told {
     /// The command that runs the same test again; `SIM_PLAN` or `SIM_SEED` is set before it.
     pub command: String,
-    /// The seed, if the plan is what it stands for in that test.
+    /// The seed, if the test derives the plan from it.
     pub seed: Option<u64>,
-    /// Where the page goes.
+    /// Path of the page.
     pub page: PathBuf,
-    /// How the smaller plan is kept for good.
+    /// How the smaller plan is kept as a regression.
     pub keep: Keep,
 }
 
-/// How a plan is kept for good, so that it is run first from now on.
+/// How a plan is kept as a regression, which runs first from now on.
 #[derive(Clone, Debug)]
 pub enum Keep {
-    /// In this file: added to it if the plan is `new`.
+    /// In a file. The plan is added if it is `new`.
     In {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The plan is not from there.
+        /// Whether the plan did not come from this file.
         new: bool,
     },
-    /// As whoever reads it is told.
+    /// By hand: the report contains this advice.
     Advised(String),
 }
 
 /// A run that broke a promise.
 #[derive(Clone, Debug)]
 pub struct Failed {
-    /// Which promise was broken, and how that showed.
+    /// The promise that was broken, and what the check saw.
     pub violation: Violation,
-    /// At which event.
+    /// Number of the event at which it was broken.
     pub event: u64,
-    /// At which simulated time, in microseconds.
+    /// Simulated time at which it was broken, in microseconds.
     pub time_us: u64,
     /// The plan that was run.
     pub plan: Plan,
-    /// A smaller one that breaks the same promise.
+    /// A smaller plan that breaks the same promise.
     pub shrunk: Shrunk,
-    /// Commands that run it again: the plan itself, and the smaller one.
+    /// Commands that repeat the run: of the plan itself, and of the smaller one.
     pub again: [String; 2],
-    /// What became of the smaller plan, or how to keep it.
+    /// Where the smaller plan was saved, or how to save it.
     pub kept: String,
-    /// Where the picture of the smaller one is; or why there is none.
+    /// Path of the page of the smaller plan, or why it could not be written.
     pub timeline: Result<PathBuf, String>,
 }
 
 impl Failed {
-    /// Of a plan whose run came to `broken`, which broke a promise: makes the plan smaller, draws the
-    /// run of the smaller one, and keeps it. `run` runs a plan for so many events at most, and records
-    /// it if told to.
+    /// Reports on a plan whose run `broken` broke a promise: shrinks the plan, draws the run of the
+    /// smaller plan, and keeps that plan. `run` takes a plan, whether to record the run, and the
+    /// maximum number of events.
     pub fn new(
         plan: &Plan,
         broken: &Run,
@@ -113,7 +113,7 @@ impl Failed {
     }
 }
 
-/// What is said of a plan that did not run in the same way twice.
+/// The report of a plan that did not run in the same way twice.
 fn differs(first: Option<&Violation>, second: Option<&Violation>) -> Violation {
     let text = |violation: Option<&Violation>| match violation {
         Some(Violation { check, detail }) => format!("\"{check}\" was broken ({detail})"),
@@ -167,8 +167,8 @@ fn write(path: &Path, page: &str) -> io::Result<()> {
     fs::write(path, page)
 }
 
-/// Where pages of failures go: a folder below the target directory that the running program was built
-/// in, or the temporary directory if that is not known.
+/// The folder for pages of failures: below the target directory of the running program, or below
+/// the temporary directory if there is none.
 pub fn pages_folder() -> PathBuf {
     let program = env::current_exe().unwrap_or_default();
     // Cargo marks its target directory with this file.

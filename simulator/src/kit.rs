@@ -1,11 +1,11 @@
-//! The kit for users: a state machine of one's own, tested under every fault in about twenty lines.
+//! The kit for users: tests your own state machine under every fault, in about twenty lines.
 //!
-//! A [`Simulation`] runs seed after seed. What fails is told in full: what broke, at which event and
-//! simulated time, the plan in one line, the command that runs it again, a smaller plan that breaks the
-//! same promise, and a page with a picture of the run.
+//! A [`Simulation`] runs one seed after the other. The report of a failure has everything: the
+//! broken promise, the event and simulated time, the plan in one line, the command that repeats the
+//! run, a smaller plan that breaks the same promise, and a page with a picture of the run.
 //!
-//! What it is not: a place for rules. What is checked is in `observer` and `world`, for every user
-//! alike; a user adds an invariant of the state.
+//! It contains no checks. Those are in `observer` and `world` and are the same for every user; a
+//! user adds an invariant of the state.
 
 use crate::Marks;
 use crate::failure::{Failed, Keep, Told, pages_folder};
@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs, io};
 
-/// Seeds that are run unless the user says otherwise.
+/// The default range of seeds.
 const SEEDS: Range<u64> = 0..50;
 
 type Requests = Box<dyn Fn(u64, &mut Stream) -> Request>;
@@ -28,9 +28,10 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 
 /// A test of a state machine under simulated faults.
 ///
-/// Beside the user's invariant it checks what the library promises: every node gives every command
-/// the same answer, a snapshot is the state it was taken of, equal logs make equal states, reads are
-/// fresh, clients hear the truth, and when the faults stop everything is served again.
+/// Apart from the user's invariant it checks the library's promises: every node gives every command
+/// the same answer, a snapshot equals the state it was taken of, equal logs produce equal states,
+/// reads are fresh, clients receive true answers, and after the faults stop every request is served
+/// again.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -90,16 +91,16 @@ pub struct Simulation<M> {
     timeline: Option<PathBuf>,
 }
 
-/// What a simulation without a failure came to.
+/// Totals of a simulation in which no promise was broken.
 #[derive(Clone, Debug, Default)]
 pub struct Passed {
-    /// Plans run.
+    /// Number of plans that were run.
     pub runs: u64,
-    /// Events in them.
+    /// Events processed in all of these runs.
     pub events: u64,
-    /// Simulated time, in microseconds.
+    /// Simulated time of all runs together, in microseconds.
     pub time_us: u64,
-    /// What happened in them.
+    /// How often each noteworthy event happened in these runs.
     pub marks: Marks,
 }
 
@@ -107,33 +108,33 @@ pub struct Passed {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SimulationError {
-    /// A promise was broken. It is told in full.
+    /// A promise was broken; [`Failed`] is the full report.
     Broken(Box<Failed>),
-    /// The file of plans has a line that is no plan. Correct it or remove it.
+    /// The regressions file has a line that does not parse as a plan. Correct or remove it.
     BadLine {
-        /// The file.
+        /// Path of the regressions file.
         path: PathBuf,
-        /// The line.
+        /// The line, with its number and the word that does not parse.
         line: BadLine,
     },
-    /// The file of plans is there and cannot be read.
+    /// The regressions file exists but cannot be read.
     Unreadable {
-        /// The file.
+        /// Path of the regressions file.
         path: PathBuf,
-        /// Why not.
+        /// The I/O error.
         error: io::Error,
     },
-    /// The variable is set to what is no plan or seed. Correct it or unset it.
+    /// An environment variable (`SIM_PLAN` or `SIM_SEED`) does not parse. Correct or unset it.
     BadVariable {
-        /// Its name.
+        /// Name of the variable.
         name: &'static str,
-        /// What is wrong with it.
+        /// The parse error, and the value of the variable.
         why: String,
     },
 }
 
 impl SimulationError {
-    /// What was found, if it is that.
+    /// The report, if the error is [`SimulationError::Broken`].
     pub fn failed(self) -> Option<Failed> {
         match self {
             SimulationError::Broken(failed) => Some(*failed),
@@ -158,8 +159,9 @@ impl fmt::Display for SimulationError {
 impl std::error::Error for SimulationError {}
 
 impl<M: StateMachine> Simulation<M> {
-    /// A test of the state machine that `machine` makes. `requests` says what a client, given by its
-    /// number, asks next; it draws from the stream it is given and from nothing else.
+    /// Creates a test of the state machine that `machine` constructs. `requests` returns the next
+    /// request of the client with the given number. It must take all randomness from the given
+    /// stream, so that a run can be repeated.
     pub fn new(
         machine: fn() -> M,
         requests: impl Fn(u64, &mut Stream) -> Request + 'static,
@@ -179,73 +181,74 @@ impl<M: StateMachine> Simulation<M> {
         }
     }
 
-    /// Which seeds to run.
+    /// The seeds to run; by default the first 50.
     pub fn seeds(mut self, seeds: Range<u64>) -> Self {
         self.seeds = seeds;
         self
     }
 
-    /// How many nodes the cluster has; without this, the seed decides.
+    /// Number of nodes in the cluster; by default each seed draws its own.
     ///
     /// # Panics
     ///
-    /// If there cannot be so many: see [`NODES`](crate::plan::NODES).
+    /// If the number is outside of [`NODES`](crate::plan::NODES).
     pub fn nodes(mut self, nodes: u64) -> Self {
         assert!(NODES.contains(&nodes), "a run has {NODES:?} nodes, not {nodes}");
         self.nodes = Some(nodes);
         self
     }
 
-    /// How many clients there are; without this, the seed decides.
+    /// Number of clients, at least 1; by default each seed draws its own.
     pub fn clients(mut self, clients: u32) -> Self {
         self.clients = Some(clients.max(1));
         self
     }
 
-    /// Which kinds of faults may strike; without this, [all](FaultKind::ALL). Of those, each seed draws
-    /// about half. Lost, late and repeated messages and slow disks are no faults of a plan but belong
-    /// to its swarm: see [`swarm`](Simulation::swarm).
+    /// The kinds of faults that may strike; by default [all](FaultKind::ALL). Each seed draws a
+    /// subset of them. Lost, late and repeated messages and slow syncs are not faults of a plan but
+    /// parameters of its swarm: see [`swarm`](Simulation::swarm).
     pub fn faults(mut self, kinds: &[FaultKind]) -> Self {
         self.faults = kinds.to_vec();
         self
     }
 
-    /// Changes what each seed has drawn for the network, the disks and the sizes of things, for
-    /// instance to switch the loss of messages off: `.swarm(|swarm| swarm.loss_ppm = 0)`.
+    /// Changes the swarm parameters that each seed has drawn (network, disks, sizes), for instance
+    /// to switch off message loss: `.swarm(|swarm| swarm.loss_ppm = 0)`.
     pub fn swarm(mut self, choose: impl Fn(&mut Swarm) + 'static) -> Self {
         self.swarm = Box::new(choose);
         self
     }
 
-    /// What must hold of the state after every command, on every node.
+    /// An invariant of the state, checked on every node after it applies an entry or a batch.
     pub fn invariant(mut self, holds: impl Fn(&M) -> Result<(), String> + 'static) -> Self {
         self.invariant = Box::new(holds);
         self
     }
 
-    /// Runs this plan alone. The variable `SIM_PLAN` does the same, and `SIM_SEED` runs one seed.
+    /// Runs only this plan. The variable `SIM_PLAN` does the same, and `SIM_SEED` runs one seed.
     pub fn plan(mut self, plan: Plan) -> Self {
         self.plan = Some(plan);
         self
     }
 
-    /// A file of plans, one a line, that are run first; a plan that fails is added to it.
+    /// A file of plans, one per line, that run before the seeds. When a seed fails, its shrunk plan
+    /// is added to the file.
     pub fn regressions(mut self, path: impl AsRef<Path>) -> Self {
         self.regressions = Some(path.as_ref().to_owned());
         self
     }
 
-    /// Where the picture of a failure is written; without this, below cargo's target directory.
+    /// Path of the page that is written for a failure; by default below cargo's target directory.
     pub fn timeline(mut self, path: impl AsRef<Path>) -> Self {
         self.timeline = Some(path.as_ref().to_owned());
         self
     }
 
-    /// Runs everything.
+    /// Runs the plans of the regressions file, then the seeds.
     ///
     /// # Panics
     ///
-    /// If a promise is broken, with all that is known of it. That makes it a test.
+    /// On any [`SimulationError`]; for a broken promise the message is the full report.
     pub fn run(&self) -> Passed {
         match self.check() {
             Ok(passed) => passed,
@@ -253,7 +256,8 @@ impl<M: StateMachine> Simulation<M> {
         }
     }
 
-    /// Runs everything until a promise is broken: the plans that are kept, then the seeds.
+    /// Runs the plans of the regressions file, then the seeds, and stops at the first broken
+    /// promise.
     pub fn check(&self) -> Result<Passed, SimulationError> {
         let mut passed = Passed::default();
         if let Some(plan) = variable::<Plan>("SIM_PLAN")?.as_ref().or(self.plan.as_ref()) {
@@ -274,7 +278,7 @@ impl<M: StateMachine> Simulation<M> {
         Ok(passed)
     }
 
-    /// The plans of the file, if there is one.
+    /// The plans of the regressions file; none if it does not exist.
     fn kept(&self) -> Result<Vec<Plan>, SimulationError> {
         let Some(path) = &self.regressions else { return Ok(Vec::new()) };
         match fs::read_to_string(path) {
@@ -339,8 +343,8 @@ impl<M: StateMachine> Simulation<M> {
     }
 }
 
-/// A name for the test that runs, and the command that runs it. The threads of tests bear their names;
-/// what runs in the main thread is a program.
+/// The name of the running test, and the command that runs it. The test harness names each thread
+/// after its test; on the main thread it is a program, named after its file.
 fn test() -> (String, String) {
     let thread = std::thread::current();
     if let Some(name) = thread.name().filter(|name| *name != "main") {
@@ -351,7 +355,7 @@ fn test() -> (String, String) {
     (name.clone().into_owned(), name.into_owned())
 }
 
-/// A variable of the environment.
+/// Parses an environment variable; `None` if it is not set.
 fn variable<T>(name: &'static str) -> Result<Option<T>, SimulationError>
 where
     T: std::str::FromStr<Err: fmt::Display>,

@@ -1,12 +1,12 @@
 //! A deterministic fault simulator for Raft clusters and for the state machines on them.
 //!
-//! The real core, the real log and the real snapshot code run on a simulated network, disk and clock,
-//! in one thread, without a runtime. A seed stands for a whole run: who is cut off when, which sector
-//! of which write survives a crash, what each client asks. After every event an observer that sees
-//! all nodes at once checks what the protocol promises.
+//! The real core, the real log and the real snapshot code run on a simulated network, disk and
+//! clock, in one thread, without a runtime. A seed determines a whole run: which node is
+//! partitioned when, which sector of which write survives a crash, what each client requests. After
+//! every event an observer that sees all nodes checks the promises of the protocol.
 //!
-//! What it is not: it does not run the driver, sockets or real files; it finds what is wrong with the
-//! protocol, the log and a state machine, not with the wiring.
+//! It does not run the driver, sockets or real files. It finds bugs in the protocol, the log and a
+//! state machine, not in the code that connects them.
 
 pub mod checks;
 mod contact;

@@ -1,10 +1,12 @@
-//! Limits: what a node gives out at once, and what it has under way, is no more than it was configured
-//! to. Counted where it leaves the node, in the unit of all limits ([`Entry::cost_bytes`]).
+//! Checks of limits: each append, write and applied batch, and the appends in flight to each peer,
+//! stay within the node's configuration. They are counted where they leave the node, in the unit of
+//! all limits ([`Entry::cost_bytes`]).
 //!
-//! A rejection, and any acknowledgement, frees what is under way here even where the node itself ignores
-//! it: a node that frees too much is not noticed.
+//! A rejection or an acknowledgement always frees appends in flight here, even if the node itself
+//! ignores it. So these checks do not notice a node that frees too much.
 //!
-//! One entry may always go, however large: a limit below the size of a command must not stop everything.
+//! A single entry is always allowed, whatever its size: a limit below the size of a command must
+//! not block progress.
 
 use crate::checks::Check;
 use crate::observer::{Violation, violation};
@@ -22,28 +24,29 @@ pub(crate) struct Limits {
     inflight_messages: usize,
     /// 0: the default, which no run reaches.
     inflight_bytes: u64,
-    /// The same append to the same peer may be sent this often in [`Limits::repeat_us`].
+    /// How often the same append may be sent to the same peer within [`Limits::repeat_us`].
     repeats: u64,
     repeat_us: u64,
-    /// By sender and receiver.
+    /// Indexed by sender, then by receiver.
     under_way: Vec<Vec<UnderWay>>,
 }
 
-/// Repetitions are counted for so many election timeouts.
+/// The period in which repetitions are counted, in election timeouts.
 const REPEAT_ELECTIONS: u64 = 4;
-/// The fastest clock of a node, per one of simulated time.
+/// The rate of the fastest clock of a node, relative to simulated time.
 const CLOCK_RATE_MAX: u64 = 5;
-/// Repetitions for other reasons than a heartbeat.
+/// Repetitions that are allowed in addition to one per heartbeat.
 const REPEATS_BESIDES: u64 = 16;
 
-/// The appends with entries that one node has sent another, one after another, and that are not
+/// The consecutive appends with entries that one node has sent to another and that are not
 /// acknowledged.
 #[derive(Clone, Debug, Default)]
 struct UnderWay {
     term: Term,
     last: Index,
     appends: VecDeque<(Index, u64)>,
-    /// What was sent last begins after this entry, how often that was since when.
+    /// The latest append begins after this entry; `repeated` counts how often it was sent since
+    /// `since_us`.
     prev: Index,
     repeated: u64,
     since_us: u64,
@@ -67,24 +70,24 @@ impl Limits {
         }
     }
 
-    /// A node hands out a write.
+    /// Checks a write that a node hands out.
     pub fn writes(&self, at: usize, entries: &[Entry]) -> Result<(), Violation> {
         is_within(at, "a write", entries, self.write_bytes)
     }
 
-    /// A node hands out work for its state machine.
+    /// Checks a batch that a node hands to its state machine.
     pub fn applies(&self, at: usize, entries: &[Entry]) -> Result<(), Violation> {
         is_within(at, "what is applied at once", entries, self.apply_bytes)
     }
 
-    /// A message leaves a node.
+    /// Checks a message that a node sends.
     pub fn said(&mut self, at: usize, message: &Message, now_us: u64) -> Result<(), Violation> {
         let Body::Append { prev, entries, .. } = &message.body else { return Ok(()) };
         let Some(last) = entries.last() else { return Ok(()) };
         is_within(at, "an append", entries, self.append_bytes)?;
         let Some(to) = self.under_way[at].get_mut(message.to.0 as usize) else { return Ok(()) };
-        // A peer that has lost what it acknowledged, or rejects for another reason what it is sent, is
-        // asked again with the heartbeat, not as fast as it answers.
+        // A peer that lost acknowledged entries, or rejects appends for another reason, gets the
+        // same append again with the next heartbeat, not immediately after each of its replies.
         let elapsed = now_us - to.since_us > self.repeat_us;
         if to.term != message.term || to.prev != prev.index || elapsed {
             (to.prev, to.repeated, to.since_us) = (prev.index, 0, now_us);
@@ -97,7 +100,7 @@ impl Limits {
             );
             return violation(Check::NoStormOfMessages, detail);
         }
-        // Who begins elsewhere takes what was under way for lost.
+        // A sender that continues from another index treats the appends in flight as lost.
         if to.term != message.term || to.last != prev.index {
             to.appends.clear();
         }
@@ -119,19 +122,21 @@ impl Limits {
         Ok(())
     }
 
-    /// A message is about to be given to a node.
+    /// A node is about to receive a message.
     pub fn arrives(&mut self, at: usize, message: &Message) {
         let from = self.under_way[at].get_mut(message.from.0 as usize);
         let Some(from) = from.filter(|from| from.term == message.term) else { return };
         match message.body {
             Body::Appended { matched, .. } => from.appends.retain(|(last, _)| *last > matched),
-            // It says where to go on: what was sent before that has come, and the rest is lost.
+            // A rejection tells the leader where to continue: earlier appends have arrived, and the
+            // rest are lost.
             Body::Rejected { .. } => from.appends.clear(),
             _ => {}
         }
     }
 
-    /// A node is told that what it sent a peer is lost: it sends that again.
+    /// The transport reports to a node that a peer is unreachable: the node sends its last append
+    /// again.
     pub fn lost(&mut self, at: usize, to: usize) {
         if let Some(to) = self.under_way[at].get_mut(to) {
             to.repeated = 0;

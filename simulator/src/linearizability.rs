@@ -1,47 +1,53 @@
-//! Is there an order of the operations that a single register could have executed, and that respects
-//! who finished before whom began?
+//! Checks linearizability: is there an order of the operations that a single register could have
+//! executed, in which each operation precedes those that began after it had ended?
 //!
-//! The search is that of Wing and Gong with Lowe's memo: configurations (which operations are in the
-//! order already, and the value after them) that were seen are not tried again, and an operation that
-//! fits and changes nothing is put into the order as soon as it may be; no value is left while somebody
-//! is still to find it, since values are unique (but for "no value", where values are removed). Keys are
-//! independent, so each is checked alone. Operations whose outcome is unknown are settled before the search: values
-//! are unique, so either somebody saw that they took effect, or it is as if they never had.
+//! The search is that of Wing and Gong with Lowe's memoization: a configuration (the set of
+//! operations in the order so far, and the value after them) is tried only once. Two rules prune
+//! it:
 //!
-//! The search is bounded by a number of steps, and says so when it gives up: [`Verdict::Unknown`].
+//! - An operation that fits now and does not change the value is placed at once.
+//! - A value is not replaced before every operation that observed it is placed, since values are
+//!   unique. "No value" is exempt if the history removes values.
+//!
+//! Keys are independent, so each is checked alone. Operations with an unknown outcome are resolved
+//! before the search where possible: values are unique, so either an operation observed the effect,
+//! or the operation can be taken as not executed.
+//!
+//! The search is limited to [`STEPS_MAX`] steps; beyond that it returns [`Verdict::Unknown`].
 
 use std::collections::{HashMap, HashSet};
 
 /// An operation on one register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// When it was asked.
+    /// When the client sent the request, in microseconds.
     pub begun: u64,
-    /// When the answer came; `None` if none came, or one that left it open.
+    /// When the answer arrived; `None` if none arrived, or the answer left the outcome unknown.
     pub ended: Option<u64>,
-    /// What was asked and answered.
+    /// The request and its answer.
     pub action: Action,
 }
 
-/// What an operation does. Values are unique, `None` is "no value".
+/// The effect of an operation, and its answer. Values are unique, `None` is "no value".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Reads; the answer was this.
+    /// Reads the value; the answer was this.
     Read(Option<u64>),
-    /// Writes the value; the answer is the value before, if it was heard.
+    /// Writes the value; the answer is the previous value, if it is known.
     Write(u64, Option<Option<u64>>),
-    /// Writes `to` if the value is `from`; the answer is the value before, if it was heard.
+    /// Writes `to` if the value is `from`; the answer is the previous value, if it is known.
     Swap {
-        /// What the value must be.
+        /// The value that must be there.
         from: u64,
-        /// What is written then.
+        /// The value that is written then.
         to: u64,
-        /// The value before, if the answer was heard.
+        /// The previous value, if it is known.
         before: Option<Option<u64>>,
     },
-    /// Removes the value if it is `from`. One that did not find it is no operation.
+    /// Removes the value if it is `from`. A removal that did not find it must be left out of the
+    /// history.
     Remove {
-        /// What the value must be.
+        /// The value that must be there.
         from: u64,
     },
 }
@@ -71,18 +77,18 @@ impl std::fmt::Display for Operation {
     }
 }
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// There is such an order.
+    /// A valid order exists.
     Linearizable,
-    /// There is none.
+    /// No valid order exists.
     Violated,
-    /// The search was given up after its number of steps.
+    /// The search reached [`STEPS_MAX`].
     Unknown,
 }
 
-/// Steps after which a search is given up.
+/// Number of steps after which a search gives up.
 pub const STEPS_MAX: u64 = 2_000_000;
 
 /// Checks the operations on one register.
@@ -102,12 +108,12 @@ pub fn check(operations: &[Operation]) -> Verdict {
     Search { operations: &operations, observers, removes, seen: HashSet::new(), steps: 0 }.run()
 }
 
-/// Of a history that is not linearizable: the operations around the first answer that cannot be, in
-/// the order in which they were asked.
+/// For a history that is not linearizable: the operations around the first impossible answer, in
+/// the order in which they began.
 pub fn explain(operations: &[Operation]) -> Vec<Operation> {
     let mut ends: Vec<u64> = operations.iter().filter_map(|operation| operation.ended).collect();
     ends.sort_unstable();
-    // As it was known at some time: what ended later had no answer yet.
+    // The history as known at `time`: operations that ended later have no answer yet.
     let known_at = |time: u64| -> Vec<Operation> {
         let begun = operations.iter().filter(|operation| operation.begun <= time);
         begun
@@ -133,15 +139,15 @@ pub fn explain(operations: &[Operation]) -> Vec<Operation> {
     around
 }
 
-/// Settles what has no answer. Values are unique: if anybody saw the value, the operation took effect
-/// before the first who saw it had ended; if nobody did, it may as well never have happened, for
-/// whoever ended saw the value before. A read without an answer says nothing.
+/// Resolves operations without an answer. Values are unique. If an operation observed the value,
+/// the write took effect before the first such operation ended. If none did, the write can be taken
+/// as never executed. A read without an answer is dropped.
 fn resolve(operations: &[Operation]) -> Vec<Operation> {
     let mut first_seen: HashMap<u64, u64> = HashMap::new();
     let mut unsettled: HashSet<u64> = HashSet::new();
     for operation in operations {
         let Some(ended) = operation.ended else {
-            // It may have found its value, and nobody saw it afterwards.
+            // It may have removed the value before any other operation observed it.
             if let Action::Remove { from } = operation.action {
                 unsettled.insert(from);
             }
@@ -152,7 +158,7 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
             Action::Write(_, before) => before.flatten(),
             Action::Swap { from, before, .. } => {
                 if before.is_none() {
-                    // It may have found its value, or not.
+                    // It may or may not have found its value.
                     unsettled.insert(from);
                 }
                 before.flatten()
@@ -171,7 +177,7 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
             _ => None,
         })
         .collect();
-    // A swap that took effect has seen its value in turn.
+    // A swap that took effect has observed the value that it replaced.
     loop {
         let mut settled = true;
         for (from, to) in &swaps {
@@ -180,7 +186,7 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
             settled &= *first <= end;
             *first = end.min(*first);
         }
-        // And one of which that is not known may have.
+        // A swap that may have taken effect may have observed it.
         for (from, to) in &swaps {
             settled &= !unsettled.contains(to) || !unsettled.insert(*from);
         }
@@ -205,7 +211,7 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
         match first_seen.get(&value) {
             Some(end) => resolved.push(Operation {
                 begun: operation.begun,
-                // If it was seen before it began, that must show.
+                // If the value was observed before this began, the search must fail.
                 ended: Some((*end).max(operation.begun)),
                 action,
             }),
@@ -216,14 +222,15 @@ fn resolve(operations: &[Operation]) -> Vec<Operation> {
     resolved
 }
 
-/// Which operations are in the order: all below `low`, and those above it whose bit is set.
+/// The operations that are in the order: all below the first number, and those from there on whose
+/// bit is set.
 type Placed = (usize, Vec<u64>);
 
 struct Search<'a> {
     operations: &'a [Operation],
-    /// Who has found a value.
+    /// The operations that observed each value.
     observers: HashMap<Option<u64>, Vec<usize>>,
-    /// Values are removed: there may be none more than once.
+    /// The history removes values: "no value" may occur more than once.
     removes: bool,
     seen: HashSet<(Placed, Option<u64>)>,
     steps: u64,
@@ -241,8 +248,8 @@ impl Search<'_> {
                 return Verdict::Linearizable;
             }
             let mut candidates = self.candidates(&placed);
-            // What changes nothing and fits now can as well come now: whatever order there is, it stays
-            // one if this is moved to its front.
+            // An operation that fits now and changes nothing can be placed now: a valid order
+            // remains valid if the operation is moved to its front.
             if let Some(idle) =
                 candidates.iter().position(|at| is_idle(value, &self.operations[*at]))
             {
@@ -262,8 +269,8 @@ impl Search<'_> {
         Verdict::Violated
     }
 
-    /// Whether anybody else finds this value, and has no place yet. Values are unique: once it has
-    /// changed, it never comes back.
+    /// Whether another operation observed this value and is not placed yet. Values are unique: a
+    /// replaced value never comes back.
     fn is_still_seen(&self, placed: &Placed, value: Option<u64>, next: usize) -> bool {
         if value.is_none() && self.removes {
             return false;
@@ -272,13 +279,13 @@ impl Search<'_> {
         observers.copied().any(|at| at != next && !is_placed(placed, at))
     }
 
-    /// Whether all that must be in the order is. What never ended may be left out.
+    /// Whether every operation that must be placed is placed. One that never ended may be left out.
     fn is_complete(&self, placed: &Placed) -> bool {
         (placed.0..self.operations.len())
             .all(|at| is_placed(placed, at) || self.operations[at].ended.is_none())
     }
 
-    /// Those that may come next: begun before any that is not in the order yet has ended.
+    /// The operations that may come next: those that began before any unplaced one ended.
     fn candidates(&self, placed: &Placed) -> Vec<usize> {
         let open = (placed.0..self.operations.len()).filter(|at| !is_placed(placed, *at));
         let mut first_end = u64::MAX;
@@ -302,7 +309,7 @@ impl Search<'_> {
             bits.resize(offset / 64 + 1, 0);
         }
         bits[offset / 64] |= 1 << (offset % 64);
-        // Whole words that are full move the window on.
+        // Full words at the front move the window forward.
         while bits.first() == Some(&u64::MAX) {
             bits.remove(0);
             low += 64;
@@ -319,7 +326,7 @@ fn is_placed(placed: &Placed, at: usize) -> bool {
     placed.1.get(offset / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1)
 }
 
-/// The value that the operation has found, if that is known.
+/// The value that the operation observed, if it is known.
 fn found(operation: &Operation) -> Option<Option<u64>> {
     match operation.action {
         Action::Read(value) => Some(value),
@@ -328,7 +335,7 @@ fn found(operation: &Operation) -> Option<Option<u64>> {
     }
 }
 
-/// Whether the operation fits the value and leaves it.
+/// Whether the operation fits the value and does not change it.
 fn is_idle(value: Option<u64>, operation: &Operation) -> bool {
     match operation.action {
         Action::Read(answer) => answer == value,

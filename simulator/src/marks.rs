@@ -1,15 +1,15 @@
-//! What happened at least once: a batch of runs in which nothing went wrong says little if nothing
-//! happened either.
+//! Counts of noteworthy events. A batch of runs without a failure proves little if the interesting
+//! events never happened.
 
 use std::collections::BTreeMap;
 
-/// Counts of what happened.
+/// How often each noteworthy event happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     hits: BTreeMap<&'static str, u64>,
 }
 
-/// What a large enough batch of runs must have seen.
+/// The events that a large enough batch of runs must have seen.
 pub const EXPECTED: &[&str] = &[
     "a bit flipped in what a node applied",
     "a command was done",
@@ -50,29 +50,29 @@ pub const EXPECTED: &[&str] = &[
 ];
 
 impl Marks {
-    /// It happened.
+    /// Counts an event.
     pub fn hit(&mut self, name: &'static str) {
         *self.hits.entry(name).or_default() += 1;
     }
 
-    /// How often it happened.
+    /// How often an event happened.
     pub fn count(&self, name: &str) -> u64 {
         self.hits.get(name).copied().unwrap_or_default()
     }
 
-    /// Adds those of another run.
+    /// Adds the counts of another run.
     pub fn add(&mut self, other: &Marks) {
         for (name, hits) in &other.hits {
             *self.hits.entry(name).or_default() += hits;
         }
     }
 
-    /// What was expected and never happened.
+    /// The expected events that never happened.
     pub fn missed(&self) -> Vec<&'static str> {
         EXPECTED.iter().copied().filter(|name| self.count(name) == 0).collect()
     }
 
-    /// All of them, in order of their names.
+    /// All counts, ordered by name.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.hits.iter().map(|(name, hits)| (*name, *hits))
     }

@@ -1,21 +1,21 @@
-//! The network: what it does to a message on its way, per link and direction.
+//! The network: the fate of each message, per link and direction.
 
 use crate::plan::{Fault, FaultKind, Swarm};
 use crate::random::{Purpose, Stream};
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
-    /// It arrives after so many microseconds, and perhaps a second time.
+    /// It arrives, once or twice.
     Arrives {
-        /// When it arrives.
+        /// Delay until it arrives, in microseconds.
         after_us: u64,
-        /// When it arrives once more.
+        /// Delay until its copy arrives, in microseconds, if there is one.
         again_after_us: Option<u64>,
     },
-    /// It is lost; perhaps the transport notices.
+    /// It is lost.
     Lost {
-        /// Whether the transport notices.
+        /// Whether the transport reports the loss to the sender.
         reported: bool,
     },
 }
@@ -32,7 +32,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// The links between so many nodes.
+    /// Creates the links between this number of nodes.
     pub fn new(seed: u64, nodes: u64) -> Self {
         let links = (0..nodes * nodes).map(|link| Stream::new(seed, Purpose::Network, link));
         Network {
@@ -47,12 +47,13 @@ impl Network {
         (from * self.nodes + to) as usize
     }
 
-    /// Whether nothing passes from one node to the other.
+    /// Whether a cut blocks all messages from one node to the other.
     pub fn is_cut(&self, from: u64, to: u64) -> bool {
         self.cut[self.link(from, to)] > 0
     }
 
-    /// Draws what becomes of a message. When the faults are over, it arrives soon.
+    /// Draws the fate of a message. If `calm`, when the faults are over, it arrives soon unless the
+    /// link is still cut.
     pub fn pass(
         &mut self,
         now_us: u64,
@@ -86,7 +87,7 @@ impl Network {
         }
     }
 
-    /// Holds up everything to and from a node.
+    /// Holds back all messages to and from a node until a time.
     pub fn clog(&mut self, node: u64, until_us: u64) {
         for peer in 0..self.nodes {
             for link in [self.link(node, peer), self.link(peer, node)] {
@@ -109,7 +110,7 @@ impl Network {
         }
     }
 
-    /// Lifts all cuts.
+    /// Lifts all cuts and clogs.
     pub fn lift_all(&mut self) {
         self.cut.fill(0);
         self.clogged_until_us.fill(0);
@@ -118,7 +119,7 @@ impl Network {
     fn cuts(&self, fault: &Fault, from: u64, to: u64) -> bool {
         // A plan may have been drawn for more nodes than it is run with.
         let node = fault.node % self.nodes;
-        // The halves of a bridge are what lies on either side of it in a circle.
+        // With the nodes in a circle, the halves are the nodes on either side of the bridge.
         let side = |id: u64| (id + self.nodes - node) % self.nodes <= self.nodes / 2;
         let inside = |id: u64| fault.node >> id & 1 == 1;
         match fault.kind {

@@ -18,101 +18,104 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{Fate, MemDisk, Operation, Verdict};
 use storage::{BaseError, Case, ClusterId, Directory, Log, LogConfig, OpenError, Snapshots};
 
-/// A member, up or down.
+/// A member of the cluster, running or down.
 pub(crate) struct Host<M> {
     pub disk: MemDisk,
     pub shadow: Shadow,
-    /// The write that was out when it went down: it may be on the disk or not.
+    /// The write that was outstanding when it went down. It may or may not be on the disk.
     pub maybe: Option<Change>,
     pub incarnation: Incarnation,
-    /// How many times it has started. What was meant for an earlier start is void.
+    /// Incremented at every start and every stop. Events for an earlier life are ignored.
     pub life: u64,
     pub up: Option<Running<M>>,
-    /// Nothing happens there until then.
+    /// The node processes no event before this time.
     pub paused_until_us: u64,
     pub clock_per_mille: u64,
-    /// When its clock last changed its rate, in simulated time, and what it read then.
+    /// Simulated time at which the clock last changed its rate, and the clock's reading then.
     clock_since_us: u64,
     clock_us: u64,
-    /// How far its wall clock is off.
+    /// Offset of its wall clock from its monotonic clock, which `WallJump` changes.
     pub wall_offset_ms: i64,
-    /// Writes that became durable.
+    /// Number of durable writes.
     pub writes: u64,
-    /// What they took at most, and the last entry in them, from the first one that is needed on.
+    /// For each durable write from the first that is still needed: the most bytes that it takes on
+    /// the disk, and the index of its last entry.
     needed: VecDeque<(u64, Index)>,
-    /// What has been written by now will rot: found when so many writes are durable.
+    /// Planned damage to the log. It takes effect once [`Rotting::at_write`] writes are durable.
     pub rotting: Option<Rotting>,
-    /// Its next write will be lost.
+    /// Set if its next write will be lost after it was reported durable.
     pub losing: Option<Losing>,
-    /// Its log has been damaged: it may know less than it did, if it says so.
+    /// Its data has been damaged at some time: it may know less than before, if it reports the
+    /// loss.
     pub rotten: bool,
-    /// Its log has been damaged since it started last: until it has found out, nothing more is known of
-    /// what it has.
+    /// Its log has been damaged since its last start. Until it has recovered, the contents of its
+    /// log are uncertain.
     pub damaged: bool,
-    /// Damage has taken back the base of the log. Of the snapshot before, nothing need be left.
+    /// Damage has undone a move of the log's base. The snapshot at the previous base may be gone.
     lost_base: bool,
-    /// A start ended because the disk failed, while the log began again without its rotten snapshot: the
-    /// loss may be durable already.
+    /// A start failed on a disk error while the log was restarted without its damaged snapshot. The
+    /// record of the loss may be durable already.
     base_loss_noted: bool,
     /// A bit of the next command that it applies will flip.
     pub flips: bool,
-    /// Its copy differs from the others since then: nobody may rely on its answers.
+    /// Its state differs from that of the others after a bit flip: its answers are not used.
     pub flipped: bool,
-    /// The entry that it has applied wrongly. Its later snapshots are wrong too.
+    /// The entry that it applied wrongly. Snapshots that it takes later are wrong too.
     pub flipped_at: Index,
-    /// What it has found of the snapshot that its log begins after, if that was lost.
+    /// How it recovered, if the snapshot that its log begins after was lost.
     pub found_base_lost: Option<Case>,
-    /// A snapshot of it has been damaged.
+    /// One of its snapshots has been damaged since its last start.
     pub snapshot_rotten: bool,
-    /// In this file, at this offset, its disk can be read no more.
+    /// File and offset that its disk cannot read any more.
     pub unreadable: Option<(String, u64)>,
-    /// It has stopped in good order, and runs no more since.
+    /// It was shut down cleanly and has not started since.
     pub closed: bool,
-    /// Its disk fails.
+    /// Its disk returns errors.
     pub failing: bool,
-    /// So many operations of it were to fail since the node started.
+    /// Number of disk operations that were made to fail since the last start.
     pub refused: u64,
     /// Its disk is full.
     pub full: bool,
-    /// Its disk does not answer until then, and is slow until then.
+    /// Its disk completes no write before the first of these times, and is slow until the second.
     pub stalled_until_us: u64,
     pub slow_until_us: u64,
-    /// For how many ticks its latest write has been out.
+    /// For how many ticks in a row its outstanding write has been behind the commit index.
     pub write_ticks: u64,
-    /// A write that the full disk refused is to be tried again.
+    /// The full disk refused a write, which will be retried.
     pub tries_again: bool,
     /// Set once the power has failed within an operation of the disk.
     dark: Option<Arc<AtomicBool>>,
-    /// When the faults stop, it goes on without the others, or not at all.
+    /// A lasting fault keeps it down, cut off or with a failed disk after the other faults stop.
     pub gone: bool,
-    /// It is gone for good: it refuses to start, or is a stranger under its old id.
+    /// It never starts again: damage made it refuse to start, or a lasting fault keeps it down.
     pub dead: bool,
 }
 
-/// Data that will rot. It lies below what is written later, so that the damage can be told from a
-/// write that was torn: of the very last write nobody can tell.
+/// Damage that will be done to the log. It waits for later writes, so that recovery can distinguish
+/// it from a torn write. In the very last write it cannot.
 pub(crate) struct Rotting {
-    /// The node's power fails once so many writes are durable.
+    /// Number of durable writes at which the node's power fails and the damage is done.
     pub at_write: u64,
-    /// For how long.
+    /// How long the node is down then.
     pub down_us: u64,
-    /// The file.
+    /// The file to damage.
     pub path: String,
-    /// What it will have where.
+    /// Offsets in the file, and the bytes that replace those there.
     pub damage: Vec<(u64, Vec<u8>)>,
-    /// Where it will not be readable.
+    /// The offset that becomes unreadable.
     pub unreadable: Option<u64>,
-    /// What the file begins with. If it does not any more, it is used for something else.
+    /// The beginning of the file when the damage was planned. If the file begins with something
+    /// else by then, it was freed or recycled, and no damage is done.
     pub found: Vec<u8>,
-    /// How it is remarked, see [`crate::Marks`].
+    /// The mark that is counted, see [`crate::Marks`].
     pub mark: &'static str,
 }
 
 /// The log as it was before a write that will be lost.
 pub(crate) struct Losing {
-    /// For how long the node is down then.
+    /// How long the node is down when the loss takes effect.
     pub down_us: u64,
-    /// Its files.
+    /// The files of the log, by path.
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -122,19 +125,19 @@ pub(crate) struct Running<M> {
     pub log: Log<MemDisk>,
     pub snapshots: Snapshots<MemDisk>,
     pub machine: M,
-    /// Up to here the machine has applied the log.
+    /// The last index that the state machine has applied.
     pub machine_at: Index,
     /// The log time of the last entry that the state machine has applied.
     pub machine_time: LogTime,
     pub write: Option<Write>,
     pub apply: Option<Apply>,
     pub snapshot: Option<(TakeSnapshot, Vec<u8>)>,
-    /// Up to where the latest snapshot was ordered, if it is not there yet, or could not be written.
+    /// The index of the latest ordered snapshot, if it is not written yet or could not be written.
     pub ordered: Option<Index>,
-    /// Which operation each proposal and read belongs to.
+    /// The client operation that each proposal and read belongs to.
     pub proposals: BTreeMap<LogId, usize>,
     pub reads: BTreeMap<ReadId, usize>,
-    /// Which operation each command that was forwarded to the leader belongs to.
+    /// The client operation that each command forwarded to the leader belongs to.
     pub forwards: BTreeMap<u64, usize>,
 }
 
@@ -233,20 +236,21 @@ impl<M: StateMachine> Host<M> {
         }
     }
 
-    /// What its monotonic clock reads at this simulated time. It never goes back, whatever its rate.
+    /// The reading of its monotonic clock at this simulated time. It never goes back, whatever its
+    /// rate.
     pub fn clock_us(&self, now_us: u64) -> u64 {
         self.clock_us + (now_us - self.clock_since_us) * self.clock_per_mille / 1_000
     }
 
-    /// From now on its clock runs at so many per mille.
+    /// Sets the rate of its clock from now on, in per mille of simulated time.
     pub fn set_clock_rate(&mut self, now_us: u64, per_mille: u64) {
         self.clock_us = self.clock_us(now_us);
         self.clock_since_us = now_us;
         self.clock_per_mille = per_mille;
     }
 
-    /// The power fails within this operation of the disk, counted from now; of a write, so many bytes
-    /// are done.
+    /// Makes the power fail within this operation of the disk, counted from now without reads. Of a
+    /// write, `done_bytes` bytes are done.
     pub fn darken_at(&mut self, mut operations: u64, done_bytes: usize) {
         let dark = Arc::new(AtomicBool::new(false));
         self.dark = Some(dark.clone());
@@ -270,18 +274,18 @@ impl<M: StateMachine> Host<M> {
         self.writes += 1;
         self.needed.push_back(change.footprint());
         let base = self.shadow.base.last.index;
-        // Segments are freed when the log begins later than before.
+        // Segments are freed only when the base of the log moves.
         while change.rebases() && self.needed.front().is_some_and(|(_, last)| *last <= base) {
             self.needed.pop_front();
         }
     }
 
-    /// What the writes that are needed take on the disk, at most.
+    /// The most bytes that the needed writes take on the disk.
     pub fn needed_bytes(&self) -> u64 {
         self.needed.iter().map(|(bytes, _)| bytes).sum()
     }
 
-    /// Whether no damage of it waits to be found.
+    /// Whether no damage is planned.
     pub fn is_whole(&self) -> bool {
         self.rotting.is_none() && self.losing.is_none()
     }
@@ -291,7 +295,7 @@ impl<M: StateMachine> Host<M> {
         self.dark.as_ref().is_some_and(|dark| dark.load(Ordering::Relaxed))
     }
 
-    /// The disk does again what it is told, as far as it can.
+    /// Ends the faults of the disk, except that an unreadable sector stays unreadable.
     pub fn restore_disk(&mut self) {
         self.dark = None;
         self.failing = false;
@@ -307,8 +311,9 @@ impl<M: StateMachine> Host<M> {
         }));
     }
 
-    /// Starts the node from its disk. What is recovered must be what was reported durable, or that
-    /// and the write that was out; anything less only where the disk was damaged, and then said.
+    /// Starts the node from its disk. It must recover exactly what was reported durable, with or
+    /// without the write that was outstanding. It may recover less only if the disk was damaged,
+    /// and must then report the loss. Returns whether the node runs.
     pub fn start(
         &mut self,
         id: u64,
@@ -318,9 +323,10 @@ impl<M: StateMachine> Host<M> {
     ) -> Result<bool, Violation> {
         let directory = match Directory::open(self.disk.clone(), log_config(swarm)) {
             Ok((directory, _)) => directory,
-            // The disk still fails: whoever starts the node sees why it does not start.
+            // The disk still fails: the operator sees the error and starts the node again.
             Err(_) if self.failing || self.full => return Ok(false),
-            // Of a damaged disk a node may say that its log is gone. It may not give up over a part.
+            // After damage the only start-up error allowed is `LogGone`. Damage to a part of the
+            // log must not prevent a start.
             Err(OpenError::LogGone) if self.damaged => {
                 self.dead = true;
                 return Ok(false);
@@ -369,16 +375,17 @@ impl<M: StateMachine> Host<M> {
         }
         self.life += 1;
         self.closed = false;
-        // A sector that cannot be read stays so, whatever is written there.
+        // An unreadable sector stays unreadable, whatever is written there, until its file is
+        // removed.
         let paths = self.disk.paths();
         self.unreadable.take_if(|(file, _)| !paths.contains(file));
         self.damaged = self.unreadable.is_some();
-        // Its base has just been read, and whatever else there is will not be.
+        // The snapshot at the base has just been read, and no other one will be.
         (self.lost_base, self.snapshot_rotten) = (false, false);
         self.base_loss_noted = false;
         self.maybe = None;
         self.refused = 0;
-        // Whatever there is now may be needed until all of it is in a snapshot.
+        // Everything in the log may be needed until a snapshot covers it.
         self.needed = [(log.usage().bytes, self.shadow.last().index)].into();
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
         let node = Node::new(config, restored).map_err(|error| Violation {
@@ -403,8 +410,8 @@ impl<M: StateMachine> Host<M> {
         Ok(true)
     }
 
-    /// Whether a power failure at this moment would leave all that was reported durable: the disk is
-    /// copied, everything unsynced is lost on the copy, and the log is read from it.
+    /// Checks that a power failure at this moment would leave everything that was reported durable.
+    /// Copies the disk, drops everything unsynced from the copy, and reads the log from it.
     pub fn audit(&self, id: u64, swarm: &Swarm) -> Result<(), Violation> {
         if self.damaged || self.rotting.is_some() || self.snapshot_rotten || self.is_dark() {
             return Ok(());
@@ -436,7 +443,7 @@ impl<M: StateMachine> Host<M> {
         }
     }
 
-    /// Whether its log would be what it is if this had happened to the disk.
+    /// Whether the log would still be recovered in full after this damage to the disk.
     pub fn is_whole_with(&self, swarm: &Swarm, damage: impl FnOnce(&MemDisk)) -> bool {
         let copy = self.disk.fork();
         damage(&copy);
@@ -445,8 +452,9 @@ impl<M: StateMachine> Host<M> {
         restored.is_some_and(|restored| self.shadow.difference(&restored).is_none())
     }
 
-    /// Whether the node was right to find that the snapshot which its log begins after is lost. What it
-    /// begins with then is what its disk must hold from now on.
+    /// Checks a node that reports the snapshot at its base as lost: there must have been damage,
+    /// and the log must not lose more than is reported. Its disk must hold the recovered state from
+    /// now on.
     fn base_case(
         &mut self,
         id: u64,
@@ -458,7 +466,7 @@ impl<M: StateMachine> Host<M> {
             return violation(MISSING, format!("node {id}: {case}"));
         }
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
-        // A later snapshot stands for all that the log before it held.
+        // A later snapshot covers everything that the log before it held.
         let known = restored.hard_state.lost.is_some_and(|lost| lost >= self.shadow.last());
         if last < self.shadow.last() && !known {
             let detail = format!("node {id}: {case}; ends with {last}");
@@ -504,8 +512,8 @@ impl<M: StateMachine> Host<M> {
 }
 
 impl<M: StateMachine> Running<M> {
-    /// Applies the batch that is out, and calls `each` for every entry. If `flips` is set, a bit of the
-    /// first command flips before, and it is cleared.
+    /// Applies the outstanding batch and calls `each` for every entry. If `flips` is set, clears it
+    /// and flips a bit of the first command before that.
     pub fn apply(
         &mut self,
         flips: &mut bool,
@@ -525,7 +533,8 @@ impl<M: StateMachine> Running<M> {
             }
             commands.push((at, Bytes::from(command)));
         }
-        // A machine may apply a batch at once. One by one, its invariants are looked at more often.
+        // Some batches go to the machine at once. One by one, its invariants are checked more
+        // often.
         let at_once = self.machine_at.0.is_multiple_of(2);
         let mut commands = commands.into_iter();
         let mut answers = Vec::new();
@@ -546,7 +555,7 @@ impl<M: StateMachine> Running<M> {
                 None => None,
             };
             let hash = entry_hash(entry, answer.as_deref().unwrap_or_default());
-            // A machine need not show in its answer what it was told.
+            // A machine's answer need not depend on the flipped bit, so the hash must.
             hashes.push(hash ^ u64::from(flipped == Some(entry.id.index)));
             each(self.machine_at, entry, answer.as_ref(), &self.machine)?;
             self.machine_at = entry.id.index;
@@ -556,7 +565,7 @@ impl<M: StateMachine> Running<M> {
         Ok(())
     }
 
-    /// The state, as a snapshot of it has it.
+    /// The state, as encoded in a snapshot.
     pub fn state(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.machine.freeze().write(&mut bytes).expect("memory takes it");
@@ -564,10 +573,10 @@ impl<M: StateMachine> Running<M> {
     }
 }
 
-/// The check that fails where a snapshot that is needed cannot be read.
+/// The check that fails if a needed snapshot cannot be read.
 pub(crate) const MISSING: Check = Check::SnapshotThatTheLogBeginsAfterIsThere;
 
-/// What became of restoring a state machine.
+/// The result of restoring a state machine.
 pub(crate) enum Restoration {
     Done,
     /// The snapshot cannot be read.

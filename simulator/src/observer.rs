@@ -1,7 +1,7 @@
-//! The observer sees every node at once, and what was ever committed. After each event it looks at
-//! what the event may have changed, and says which promise is broken.
+//! The observer sees every node at once, and everything that was ever committed. After each event
+//! it checks what the event may have changed, and reports which promise is broken.
 //!
-//! Each check costs no more than what changed: a run has hundreds of thousands of events.
+//! The cost of a check is in proportion to what changed: a run has hundreds of thousands of events.
 
 use crate::checks::Check;
 use crate::shadow::Shadow;
@@ -22,16 +22,16 @@ const TOLD_BYTES: usize = 256;
 pub struct Violation {
     /// The name of the check.
     pub check: Check,
-    /// What was seen.
+    /// What the check saw: nodes, entries and terms, in words.
     pub detail: String,
 }
 
-/// Says so, as an error.
+/// Returns a [`Violation`] as an error.
 pub fn violation<T>(check: Check, detail: String) -> Result<T, Violation> {
     Err(Violation { check, detail })
 }
 
-/// What the observer saw of a node last.
+/// The state of a node when the observer last checked it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     term: Term,
@@ -40,11 +40,11 @@ struct Seen {
     last: LogId,
 }
 
-/// What was committed at one index.
+/// The entry that was committed at one index.
 #[derive(Debug)]
 struct Committed {
     id: LogId,
-    /// Of the leader that committed it; its own may be an earlier one.
+    /// The term of the leader that committed it; that of the entry may be earlier.
     term: Term,
     hash: u64,
     /// The answer of the reference machine, if it is a command.
@@ -54,9 +54,9 @@ struct Committed {
 /// The disk of a node, as the observer knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed<'a> {
-    /// What it must hold.
+    /// The contents that it must have.
     pub shadow: &'a Shadow,
-    /// It once held more, and may have said so.
+    /// Whether it has lost data that it may have acknowledged.
     pub forgot: bool,
 }
 
@@ -65,21 +65,22 @@ pub struct Observed<'a> {
 pub struct Observer<M> {
     seen: Vec<Seen>,
     leaders: BTreeMap<Term, u64>,
-    /// Whom each disk has voted for, by term, as it was said.
+    /// The vote of each disk in each term, as sent in messages.
     votes: BTreeMap<(NodeId, Incarnation, Term), NodeId>,
     /// The logs that leaders have announced in their appends, by term.
     announced: BTreeMap<Term, BTreeMap<Index, LogId>>,
     /// Everything that was ever committed, from index 1 on.
     committed: Vec<Committed>,
     next_number: CommandNumber,
-    /// The log's time, and the clocks that it runs by.
+    /// The checks of the log's time against the clocks of the nodes.
     pub time: Timekeeping,
     /// Applies the committed log, once and in order.
     reference: M,
 }
 
 impl<M: StateMachine> Observer<M> {
-    /// Of so many nodes; `reference` is a state machine as a new node has it.
+    /// Creates an observer of this number of nodes; `reference` is a state machine in its initial
+    /// state.
     pub fn new(nodes: u64, reference: M) -> Self {
         Observer {
             seen: vec![Seen::default(); nodes as usize],
@@ -93,40 +94,41 @@ impl<M: StateMachine> Observer<M> {
         }
     }
 
-    /// Up to here everything is committed.
+    /// The highest index that any node has committed.
     pub fn committed_index(&self) -> Index {
         Index(self.committed.len() as u64)
     }
 
-    /// Terms that had a leader.
+    /// Number of terms that had a leader.
     pub fn elections(&self) -> usize {
         self.leaders.len()
     }
 
-    /// The latest of them, and who led in it.
+    /// The latest term that had a leader, and the leader's id.
     pub fn latest_leader(&self) -> Option<(Term, u64)> {
         self.leaders.last_key_value().map(|(term, node)| (*term, *node))
     }
 
-    /// The answer of the command at `index`.
+    /// The reference machine's answer to the command at `index`, if a command is committed there.
     pub fn answer(&self, index: Index) -> Option<&Bytes> {
         self.committed.get(index.0 as usize - 1)?.answer.as_ref()
     }
 
-    /// What is committed at `index`.
+    /// The id of the entry that is committed at `index`.
     pub fn id_at(&self, index: Index) -> Option<LogId> {
         let at = (index.0 as usize).checked_sub(1)?;
         self.committed.get(at).map(|committed| committed.id)
     }
 
-    /// A node has started: what it knew and had not on its disk is forgotten.
+    /// A node has started: it has lost what it had only in memory.
     pub fn started(&mut self, at: usize, node: &Node) {
         self.time.started();
         self.seen[at] =
             Seen { term: node.term(), commit: node.commit(), leads: false, last: node.last() };
     }
 
-    /// Looks at a node after an event. `disks` are the disks of all. Whether it was elected just now.
+    /// Checks a node after an event. `disks` are the disks of all nodes. Returns whether the node
+    /// was just elected.
     pub fn look(
         &mut self,
         at: usize,
@@ -145,7 +147,7 @@ impl<M: StateMachine> Observer<M> {
             return violation(Check::Invariant, format!("node {at}: {broken}"));
         }
         if node.is_diverged() {
-            // It has forgotten its log and stops.
+            // It has dropped its log and stops.
             return Ok(false);
         }
         if now.term < before.term {
@@ -184,7 +186,7 @@ impl<M: StateMachine> Observer<M> {
             let detail = format!("nodes {known} and {at} in term {}", node.term());
             return violation(Check::OneLeaderATerm, detail);
         }
-        // A voter may have gone on to a later term since.
+        // A voter may have entered a later term since.
         let voted = |id: NodeId| {
             disks.get(id.0 as usize).is_some_and(|disk| {
                 let hard = &disk.shadow.hard_state;
@@ -199,8 +201,9 @@ impl<M: StateMachine> Observer<M> {
         let first = node.base().last.index;
         for committed in self.committed.iter().skip(first.0 as usize) {
             let has = node.entry(committed.id.index).map(|entry| entry.id);
-            // §3.6.3: of what was committed in earlier terms. Who was paused may be elected late, in a term
-            // after which others have committed, entries of earlier terms among them.
+            // §3.6.3 is about entries committed in earlier terms. A node that was paused may be
+            // elected late, in a term after which others have committed entries, among them entries
+            // of earlier terms.
             if has != Some(committed.id) && committed.term < node.term() {
                 let detail =
                     format!("node {at} leads term {} without {}", node.term(), committed.id);
@@ -220,7 +223,8 @@ impl<M: StateMachine> Observer<M> {
         let commit = node.commit();
         let mut index = from.next();
         while index <= commit {
-            // What a snapshot stands for was committed before, or the snapshot's own check fails.
+            // Entries that a snapshot covers were committed before, or the check of the snapshot
+            // fails.
             if let Some(entry) = node.entry(index) {
                 self.committed_entry(at, node, entry, disks)?;
             } else if index == node.base().last.index {
@@ -295,7 +299,8 @@ impl<M: StateMachine> Observer<M> {
         &self.reference
     }
 
-    /// A node applies an entry: the next one, and with the answer that everybody gives.
+    /// Checks an entry that a node applies: it must be the next one, committed, and its answer must
+    /// be that of the reference machine.
     pub fn applied(
         &self,
         at: usize,
@@ -328,9 +333,9 @@ impl<M: StateMachine> Observer<M> {
         Ok(())
     }
 
-    /// A message leaves a node: what it promises must be on its disk.
+    /// Checks a message that a node sends: what the message promises must be on the node's disk.
     pub fn said(&mut self, at: usize, message: &Message, shadow: &Shadow) -> Result<(), Violation> {
-        // Whatever its disk has forgotten since.
+        // This must hold even if the disk has lost its vote since.
         let vote = match message.body {
             Body::Vote { .. } => Some(message.from),
             Body::VoteReply { granted: true, .. } => Some(message.to),
@@ -375,7 +380,8 @@ impl<M: StateMachine> Observer<M> {
         Ok(())
     }
 
-    /// A leader tells what its log is. Of terms that have passed nobody acknowledges anything.
+    /// Records the log that a leader announces in an append. Old terms are dropped: no node
+    /// acknowledges anything in them.
     fn announce(&mut self, term: Term, prev: LogId, entries: &[Entry]) {
         let log = self.announced.entry(term).or_default();
         log.extend(entries.iter().map(|entry| (entry.id.index, entry.id)));
@@ -385,12 +391,12 @@ impl<M: StateMachine> Observer<M> {
         }
     }
 
-    /// Whether what a node acknowledges to the leader of a term is on its disk: the log as far as
-    /// it says, and at its end the entry that the leader has there. A log of the same length may be
-    /// another one.
+    /// Whether a node's disk holds what it acknowledges to the leader of a term: a log up to the
+    /// acknowledged index, and at that index the leader's entry. A log of the same length may be a
+    /// different one.
     fn holds_the_leaders(&self, term: Term, matched: Index, shadow: &Shadow) -> bool {
         let announced = self.announced.get(&term).and_then(|log| log.get(&matched));
-        // What came by a snapshot was announced by nobody, and is committed.
+        // Entries that arrived in a snapshot were never announced in an append, and are committed.
         let at = (matched.0 as usize).checked_sub(1);
         let committed = at.and_then(|at| self.committed.get(at));
         let committed = committed.filter(|committed| committed.term <= term);
@@ -399,7 +405,7 @@ impl<M: StateMachine> Observer<M> {
     }
 }
 
-/// Terms of which the logs of leaders are remembered.
+/// Number of latest terms of which the leaders' logs are kept.
 const ANNOUNCED_TERMS_MAX: usize = 8;
 
 fn hash(entry: &Entry) -> u64 {

@@ -1,15 +1,22 @@
-//! A picture of a run: one self-contained page, HTML and SVG, without anything from elsewhere.
+//! A picture of a run: one self-contained page of HTML and SVG, without external resources.
 //!
-//! It is read from the top: which promise was broken and what that means; what led to it, a numbered
-//! list of the moments that concern the nodes, entries and terms which the check names; the whole run
-//! in a strip; the last moments in detail, with the numbers of the list in it; the logs of all nodes
-//! side by side; the last events as text. Time goes from left to right, and red is where it broke.
+//! From the top it shows:
 //!
-//! Everything that is drawn is drawn here, for the window of time that is shown first, so that the page
-//! can be read without scripts and printed. What lies outside of the window is there and hidden; the
-//! script only moves, hides and shows.
+//! - the promise that was broken, and its meaning;
+//! - the story: a numbered list of the moments that concern the nodes, entries and terms that the
+//!   check names;
+//! - the whole run in a strip;
+//! - the last moments in detail, with the numbers of the story;
+//! - the logs of all nodes side by side;
+//! - the last events as text.
 //!
-//! What it is not: no check, and no log viewer. It shows one run, and ends where the run ended.
+//! Time goes from left to right. Red marks the place where the promise was broken.
+//!
+//! All elements are drawn here, for the initial window of time, so that the page can be read
+//! without scripts and printed. Elements outside of the window are present and hidden; the script
+//! only moves, hides and shows them.
+//!
+//! It is neither a check nor a log viewer. It shows one run, up to its end.
 
 mod detail;
 mod head;
@@ -33,22 +40,22 @@ use scale::Scale;
 use std::fmt::Write as _;
 use story::Story;
 
-/// A page is never larger: some browsers get slow, and mails get lost.
+/// Maximum size of a page: larger ones slow browsers down and get lost in mail.
 pub const PAGE_BYTES_MAX: usize = 5_000_000;
 
-/// Of that, so much is for messages that say something.
+/// The part of that for all messages except heartbeats, acknowledgements and reads.
 const TELLING_BYTES: usize = 2_200_000;
 
-/// So much for heartbeats and acknowledgements.
+/// The part for heartbeats, acknowledgements and reads.
 const FAINT_BYTES: usize = 1_200_000;
 
-/// So much for each other kind of thing that is drawn: syncs, steps of the logs, operations.
+/// The part for each other kind of element: syncs, steps of the logs, operations.
 const PART_BYTES: usize = 400_000;
 
-/// The window that is shown first has so many messages, if it can.
+/// Number of messages in the initial window, if possible.
 const FIRST_MESSAGES: usize = 160;
 
-/// The picture is so wide. Nothing is stretched: a browser scales it as a whole.
+/// Width of the picture. A browser scales it as a whole.
 const WIDTH: f64 = 1_560.0;
 
 /// Room for the names of the lanes.
@@ -57,18 +64,18 @@ const LEFT: f64 = 150.0;
 /// Room beyond the end of the run.
 const RIGHT: f64 = 30.0;
 
-/// Everything that the parts of a page are drawn from.
+/// The input of all parts of a page.
 struct Picture<'a> {
     plan: &'a Plan,
     run: &'a Run,
     timeline: &'a Timeline,
     story: Story,
-    /// The window that is shown first.
+    /// The initial window.
     first: Scale,
     end_us: u64,
 }
 
-/// The page of a run that was recorded. `again` are commands that run it again.
+/// Draws the page of a recorded run. `again` are the commands that repeat it.
 pub fn page(plan: &Plan, run: &Run, again: &[String]) -> String {
     let timeline = &run.timeline;
     let story = Story::of(run);
@@ -77,7 +84,7 @@ pub fn page(plan: &Plan, run: &Run, again: &[String]) -> String {
         Some((from_us, to_us)) => (from_us, to_us.min(end_us)),
         None => (first_window(timeline, &story, end_us), end_us),
     };
-    // A little room, so that what happens last is not on the edge.
+    // A margin, so that the last moment is not on the edge.
     let to_us = to_us + to_us.saturating_sub(from_us) / 40 + 1;
     let first = Scale::new(from_us, to_us, LEFT, WIDTH - RIGHT);
     let picture = Picture { plan, run, timeline, story, first, end_us };
@@ -98,8 +105,8 @@ pub fn page(plan: &Plan, run: &Run, again: &[String]) -> String {
     page
 }
 
-/// From where the end of the run is shown first: so that what led to it is in it, as far as the
-/// messages between are few enough to be told apart.
+/// The start of the initial window. It includes the story, unless the messages in between are too
+/// many to be told apart.
 fn first_window(timeline: &Timeline, story: &Story, end_us: u64) -> u64 {
     let ends = |flight: &crate::timeline::Flight| flight.arrived.map_or(flight.sent_us, |at| at.0);
     let mut times: Vec<u64> = timeline.flights.iter().map(ends).collect();
@@ -108,6 +115,6 @@ fn first_window(timeline: &Timeline, story: &Story, end_us: u64) -> u64 {
     let (widest, narrowest) = (nth_last(FIRST_MESSAGES), nth_last(FIRST_MESSAGES / 4));
     let told = story.items.iter().map(|item| item.at_us).filter(|at_us| *at_us >= widest).min();
     let from_us = told.unwrap_or(narrowest).min(narrowest);
-    // Not on the very edge, either.
+    // A margin here too.
     from_us.saturating_sub((end_us - from_us.min(end_us)) / 20).min(end_us - 1)
 }

@@ -1,8 +1,8 @@
-//! A plan: everything that a run depends on, drawn from a seed, and small enough to be read.
+//! A plan: everything that a run depends on. It is drawn from a seed and small enough to read.
 //!
-//! The swarm (how lossy, how slow, which sizes) is drawn parameter by parameter, "off" included: no
-//! single distribution finds every bug. Faults are a list, each with its time, so that a plan that
-//! fails can be made smaller by taking faults out. A plan prints as one line and is read back from it.
+//! The swarm (loss, delays, sizes) is drawn parameter by parameter, and most parameters can be
+//! "off": no single distribution finds every bug. Faults are a list, each with its time, so a
+//! failing plan can be shrunk by removing faults. A plan prints as one line and parses from it.
 
 use crate::random::{Purpose, Stream};
 use std::fmt;
@@ -14,11 +14,11 @@ use std::str::FromStr;
 pub struct Plan {
     /// Seeds every stream of draws.
     pub seed: u64,
-    /// Nodes of the cluster.
+    /// Number of nodes in the cluster, within [`NODES`].
     pub nodes: u64,
     /// The run's parameters.
     pub swarm: Swarm,
-    /// What goes wrong, by time.
+    /// The faults, ordered by time.
     pub faults: Vec<Fault>,
 }
 
@@ -49,98 +49,98 @@ macro_rules! swarm {
 swarm! {
     /// Faults stop at this time.
     faults_until_us,
-    /// Clients.
+    /// Number of clients.
     clients,
     /// The pause of a client between two operations.
     think_us,
-    /// After this long a client gives an operation up.
+    /// A client gives up an operation after this time.
     patience_us,
-    /// How many of its operations are reads.
+    /// Share of operations that are reads.
     reads_ppm,
-    /// Messages lost.
+    /// Share of messages that are lost.
     loss_ppm,
-    /// Lost messages that the transport reports.
+    /// Share of lost messages that the transport reports to the sender.
     report_ppm,
-    /// Messages that arrive twice.
+    /// Share of messages that arrive twice.
     duplicate_ppm,
-    /// The delay of a message.
+    /// Mean delay of a message.
     delay_us,
-    /// Messages that are late.
+    /// Share of messages that are late.
     tail_ppm,
-    /// How late at most.
+    /// Maximum additional delay of a late message.
     tail_us,
-    /// How long a sync takes.
+    /// Mean duration of a sync.
     sync_us,
-    /// Syncs that stall.
+    /// Share of syncs that stall.
     stall_ppm,
-    /// How long at most.
+    /// Maximum additional duration of a stalled sync.
     stall_us,
-    /// How long a batch takes to be applied.
+    /// Mean time to apply a batch.
     apply_us,
-    /// Unsynced sectors that a crash keeps.
+    /// Share of unsynced sectors that survive a crash.
     keep_ppm,
-    /// Unsynced sectors that a crash leaves torn or flipped.
+    /// Share of the surviving unsynced sectors in which a crash flips a bit.
     tear_ppm,
-    /// A tick.
+    /// Duration of a tick.
     tick_us,
-    /// See `raft::Config`.
+    /// `heartbeat_ticks` of [`raft::Config`].
     heartbeat_ticks,
-    /// See `raft::Config`.
+    /// `election_ticks` of [`raft::Config`].
     election_ticks,
-    /// See `raft::Config`.
+    /// `append_bytes_max` of [`raft::Config`].
     append_bytes,
-    /// See `raft::Config`.
+    /// `write_bytes_max` of [`raft::Config`].
     write_bytes,
-    /// See `raft::Config`.
+    /// `apply_bytes_max` of [`raft::Config`].
     apply_bytes,
-    /// See `raft::Config`.
+    /// `inflight_messages_max` of [`raft::Config`].
     inflight,
-    /// See `raft::Config`; 0: as it is by default.
+    /// `inflight_bytes_max` of [`raft::Config`]; 0: the default.
     inflight_bytes,
-    /// See `raft::Config`.
+    /// `snapshot_log_bytes` of [`raft::Config`].
     snapshot_bytes,
-    /// See `raft::Config`.
+    /// `retained_bytes` of [`raft::Config`].
     retained_bytes,
-    /// See `raft::Config::uncommitted_bytes_max`; 0: as it is by default.
+    /// `uncommitted_bytes_max` of [`raft::Config`]; 0: the default.
     uncommitted_bytes,
-    /// See `raft::Config`; 0: as it is by default.
+    /// `reads_max` of [`raft::Config`]; 0: the default.
     reads_max,
-    /// How much may wait in each queue of a node's driver; 0: as it is by default. Layer 2 only.
+    /// Capacity of each queue of a node's driver; 0: the default. Layer 2 only.
     queues_max,
     /// The size of a segment of the log.
     segment_bytes,
-    /// Segments that are kept to be used again. Layer 1 only.
+    /// Number of freed segments that the log keeps for reuse. Layer 1 only.
     recycled_segments,
-    /// Bytes by which commands are made larger, at most.
+    /// Maximum number of bytes of padding that are added to a command.
     padding_bytes,
-    /// What does not heal when the faults stop: 0: nothing; 1: a minority stays down; 2: is cut off;
-    /// 3: hears nothing; 4: is heard by nobody; 5: the disk of the one that leads is full for good;
-    /// 6: it does not answer for good.
+    /// The faults that remain when the others stop. 0: none; 1: a minority stays down; 2: a
+    /// minority stays isolated; 3: a minority receives nothing; 4: nothing that a minority sends
+    /// arrives; 5: the leader's disk stays full; 6: the leader's disk stays stalled.
     lasting,
-    /// See `raft::Config::catch_up_bytes_max`; 0: nothing is kept for a peer that is behind.
+    /// `catch_up_bytes_max` of [`raft::Config`]; 0: a leader keeps nothing for a lagging peer.
     catch_up_bytes,
-    /// See `raft::Config::clock_ticks`; 0: as it is by default.
+    /// `clock_ticks` of [`raft::Config`]; 0: the default.
     clock_ticks,
 }
 
-/// As the node of a fault: whoever leads when it strikes.
+/// As the node of a fault: the node that leads when the fault strikes.
 pub const LEADER: u64 = u64::MAX;
 
-/// Something that goes wrong.
+/// A fault: one thing that goes wrong at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// When, in microseconds of simulated time.
+    /// When it strikes, in microseconds of simulated time.
     pub at_us: u64,
-    /// Which node, or which nodes as the bits of a number, or [`LEADER`].
+    /// The node, or [`LEADER`]; for [`FaultKind::Split`] a bit mask of nodes.
     pub node: u64,
-    /// For how long, or how much.
+    /// A duration in microseconds or another quantity: see the kind.
     pub amount: u64,
-    /// What.
+    /// The kind of fault; it defines the meaning of `node` and `amount`.
     pub kind: FaultKind,
 }
 
 impl Fault {
-    /// The fault as it strikes while `leader` leads.
+    /// The fault with [`LEADER`] replaced by `leader`, or by an arbitrary node if there is none.
     #[must_use]
     pub fn resolved(self, leader: Option<u64>) -> Fault {
         match self.node {
@@ -152,17 +152,17 @@ impl Fault {
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $word:literal),* $(,)?) => {
-        /// What goes wrong. `node` and `amount` are the fault's.
+        /// The kind of a fault. `node` and `amount` are the fields of [`Fault`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum FaultKind {
             $($(#[$doc])* $variant,)*
         }
 
         impl FaultKind {
-            /// All of them.
+            /// Every kind, in the order of declaration.
             pub const ALL: &'static [FaultKind] = &[$(FaultKind::$variant),*];
 
-            /// Whether the node's disk forgets what it once held.
+            /// Whether the node loses or damages data that it once held: log, snapshots or state.
             pub fn forgets(self) -> bool {
                 use FaultKind::*;
                 matches!(
@@ -171,20 +171,19 @@ macro_rules! kinds {
                 )
             }
 
-            /// Whether a leader that it strikes, alone or with others, may lead no more when it is over, and
-            /// lives.
+            /// Whether a leader may lose its leadership to the fault without going down.
             fn deposes(self) -> bool {
                 use FaultKind::*;
                 matches!(self, Pause | Isolate | Deaf | Mute | Split)
             }
 
-            /// Whether it takes its amount as a time.
+            /// Whether `amount` is a duration.
             fn lasts(self) -> bool {
                 use FaultKind::*;
                 !matches!(self, Clock | WallJump | IoError | CrashAt)
             }
 
-            /// Its word in a printed plan.
+            /// The word for the kind in a printed plan.
             pub fn word(self) -> &'static str {
                 match self { $(FaultKind::$variant => $word,)* }
             }
@@ -195,85 +194,91 @@ macro_rules! kinds {
 kinds! {
     /// The node's power fails, and comes back after `amount` µs.
     Crash = "crash",
-    /// The process ends and the power stays: what was written and not synced is there still. It starts
-    /// again after `amount` µs.
+    /// The process ends but the power stays on: unsynced writes survive. It restarts after `amount`
+    /// µs.
     Kill = "kill",
-    /// The node is told to stop, and does so in good order. It starts again after `amount` µs.
+    /// The node shuts down cleanly. It restarts after `amount` µs.
     Stop = "stop",
-    /// The node's power fails at the next moment when a write is out.
+    /// The node's power fails the next time a write is outstanding. It comes back after `amount`
+    /// µs.
     CrashWriting = "crashw",
-    /// The same, at the next moment right after the node has sent a message.
+    /// The node's power fails right after the node sends its next message. It comes back after
+    /// `amount` µs.
     CrashSending = "crashs",
-    /// The node hears and says nothing for `amount` µs, and then goes on as if nothing were.
+    /// The process is suspended for `amount` µs and then continues.
     Pause = "pause",
     /// No link to or from the node carries anything for `amount` µs.
     Isolate = "isolate",
-    /// Nothing reaches the node for `amount` µs.
+    /// The node receives no message for `amount` µs.
     Deaf = "deaf",
-    /// Nothing from the node reaches anybody for `amount` µs.
+    /// No message that the node sends arrives for `amount` µs.
     Mute = "mute",
-    /// The nodes whose bits are set are cut off from the others for `amount` µs.
+    /// The nodes whose bits are set are partitioned from the others for `amount` µs.
     Split = "split",
-    /// The node alone connects two halves for `amount` µs.
+    /// Only the node connects two halves of the cluster for `amount` µs.
     Bridge = "bridge",
-    /// Each node reaches its two neighbours only, for `amount` µs.
+    /// Each node reaches only its two neighbours for `amount` µs.
     Ring = "ring",
-    /// What is on its way to or from the node is held up for `amount` µs, and then comes at once.
+    /// Messages to and from the node are held back for `amount` µs and then arrive together.
     Clog = "clog",
-    /// The node's clock runs at `amount` per mille.
+    /// The node's clock runs at `amount` per mille of simulated time from now on.
     Clock = "clock",
-    /// The node's wall clock jumps by `amount` ms: backwards, if it is odd.
+    /// The node's wall clock jumps by `amount` ms: forwards if that is even, backwards if it is
+    /// odd.
     WallJump = "wall",
-    /// The node's next sync fails, and the unsynced data is gone; it must stop. It starts again a little
-    /// later.
+    /// The node's next sync fails and its unsynced data is discarded. The node must stop. It
+    /// restarts a little later.
     SyncError = "syncerr",
     /// The node's disk is full for `amount` µs.
     Full = "full",
-    /// The node's disk does not answer for `amount` µs.
+    /// The node's disk completes no write for `amount` µs.
     Stall = "stall",
     /// Each write of the node takes up to an election timeout longer, for `amount` µs.
     Slow = "slow",
-    /// The node's disk refuses its `amount mod 32`-th operation from now; of a write, a part is done.
+    /// The `amount mod 32`-th operation of the node's disk from now fails; of a write, a part is
+    /// done.
     IoError = "ioerr",
     /// The node's power fails within its `amount mod 32`-th disk operation from now.
     CrashAt = "crashat",
-    /// The node's power fails, and a byte of its synced log has rotted.
+    /// The node's power fails, and a byte of its synced log is damaged.
     Rot = "rot",
-    /// The node stops in good order, and what it wrote last has rotted when it comes back: no later write
-    /// tells that it was there.
+    /// The node shuts down cleanly, and the end of its log is damaged when it restarts: no later
+    /// write proves that the damaged one existed.
     RotEnd = "rotend",
-    /// The node's power fails, and a block that was written lies where another one was.
+    /// The node's power fails, and a block of its log was written over another block instead of to
+    /// its own place.
     Misdirect = "misdirect",
-    /// The node's power fails, and a write that was reported durable is not there: what was there before
-    /// still is.
+    /// The node's power fails, and a write that was reported durable is missing: the disk still has
+    /// the data from before it.
     LostWrite = "lostw",
-    /// The node's power fails, and a sector of its log can be read no more.
+    /// The node's power fails, and a sector of its log cannot be read any more.
     Unreadable = "unreadable",
-    /// A byte of a snapshot of the node has rotted. The node's power fails for `amount` µs, if `amount` is
-    /// odd.
+    /// A byte of one of the node's snapshots is damaged. If `amount` is odd, the node's power fails
+    /// too, for `amount` µs.
     SnapshotRot = "snaprot",
-    /// The node's state machine applies a command of which a bit has flipped in memory.
+    /// The node's state machine applies a command in which a bit has flipped in memory.
     Flip = "flip",
-    /// The node's disk is wiped. It comes back after `amount` µs as a stranger under its old id.
+    /// The node's disk is wiped. It comes back after `amount` µs under its old id, with a new
+    /// incarnation.
     Wipe = "wipe",
 }
 
-/// How many nodes a run can have.
+/// The number of nodes that a run can have.
 pub const NODES: RangeInclusive<u64> = 1..=15;
 
-/// Faults that a seed stands for, at most.
+/// Maximum number of faults in a drawn plan.
 const FAULTS_MAX: u64 = 100;
 
-/// A fault that deposes leaders is drawn so many times as often as another.
+/// A fault that deposes leaders is this many times as likely as another.
 const OFTEN: usize = 3;
 
 impl Plan {
-    /// The plan that a seed stands for.
+    /// The plan of a seed, with a drawn number of nodes and every kind of fault.
     pub fn from_seed(seed: u64) -> Plan {
         Plan::drawn(seed, None, FaultKind::ALL)
     }
 
-    /// The same with a number of nodes that is given, and with faults of these kinds only.
+    /// The plan of a seed, with this number of nodes if given, and with faults of these kinds only.
     pub fn drawn(seed: u64, nodes: Option<u64>, among: &[FaultKind]) -> Plan {
         let mut draw = Stream::new(seed, Purpose::Swarm, 0);
         let drawn = draw.pick(&[3, 3, 3, 5, 5, 1, 2, 4]);
@@ -285,16 +290,16 @@ impl Plan {
             _ => draw.pick(values),
         };
         let (delay_us, sync_us) = (draw.pick(&[100, 500, 5_000]), draw.pick(&[10, 200, 10_000]));
-        // The paper's one demand on time: a round trip, syncs included, is short beside an election
+        // Raft's timing requirement: a round trip, syncs included, is much shorter than an election
         // timeout (§3.9).
         let round_us = 4 * (delay_us + sync_us);
         let least = (round_us * 2 / tick_us + 1).max(3 * heartbeat_ticks);
         let election_ticks = least * draw.pick(&[1, 2, 4]);
-        // As long as so many elections, whatever the sizes.
+        // A number of election timeouts, independent of the drawn delays.
         let faults_until_us = election_ticks * tick_us * draw.pick(&[20, 60, 150]);
         let clients = draw.pick(&[1, 3, 6, 20]);
-        // In most runs clients ask so seldom that there is time for all faults before the events that a
-        // run may have are used up.
+        // In most runs clients send requests so rarely that all faults strike before the run
+        // reaches its limit of events.
         let operations = draw.pick(&[500, 2_000, 1 << 20]);
         let think_us = draw.pick(&[0, 1_000, 20_000]);
         let swarm = Swarm {
@@ -330,7 +335,7 @@ impl Plan {
             queues_max: off_or(&mut draw, &[1, 4, 32]),
             segment_bytes: draw.pick(&[8 << 10, 32 << 10, 256 << 10]),
             recycled_segments: draw.pick(&[0, 1, 2]),
-            // The largest are larger than the smallest segments.
+            // The largest values exceed the smallest segment.
             padding_bytes: off_or(&mut draw, &[100, 5_000, 20_000]),
             lasting: draw.pick(&[0, 0, 1, 2, 3, 4, 5, 6]),
             catch_up_bytes: off_or(&mut draw, &[500, 5_000, 100_000]),
@@ -348,26 +353,26 @@ impl Plan {
 
     fn draw_faults(&mut self, among: &[FaultKind]) {
         let mut draw = Stream::new(self.seed, Purpose::Faults, 0);
-        // Which kinds there are in this run at all.
+        // The kinds that occur in this run.
         let one_in = draw.pick(&[2, 2, 6]);
         let mut kinds: Vec<FaultKind> =
             among.iter().copied().filter(|_| draw.below(one_in) == 0).collect();
-        // What makes leaders change is what the protocol is about.
+        // Changes of leader exercise most of the protocol, so faults that cause them are more
+        // likely.
         let often: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.deposes()).collect();
         (1..OFTEN).for_each(|_| kinds.extend(&often));
         let election_us = self.election_us();
         let elections = u64::from(self.swarm.faults_until_us) / election_us.max(1);
-        // None, or so many in an election timeout: where they are too many, nothing works long enough
-        // to be broken.
+        // Zero, or a number in proportion to the run's election timeouts. With too many faults the
+        // cluster never makes enough progress to break a promise.
         let count = elections * draw.pick(&[0, 125, 250, 250, 500, 700]) / 1_000;
         let count = count.min(FAULTS_MAX);
-        // Faults that come one after another, with time to get over each, find other bugs than those
-        // that pile up until nothing works any more.
+        // Faults with time to recover in between find other bugs than faults that overlap.
         let paced = draw.below(2) == 0;
         let pause = draw.pick(&[2, 4, 8]);
         let mut free_us = 0;
         let at_leader_ppm = draw.pick(&[0, 300_000, 700_000, 900_000]);
-        // Only one node's disk may forget: of what it had, the others have copies.
+        // Only one node may lose data: the others have copies of it.
         let victim = draw.below(self.nodes);
         let alone = self.nodes < 3;
         for n in 0..count {
@@ -409,7 +414,7 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seed={} nodes={}", self.seed, self.nodes)?;
-        // What is not named is 0 when the line is read: a small plan is a short line.
+        // Parameters that are 0 are left out and parse as 0: a small plan is a short line.
         for (name, value) in self.swarm.fields().into_iter().filter(|(_, value)| *value != 0) {
             write!(f, " {name}={value}")?;
         }
@@ -423,7 +428,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Why a line is no plan.
+/// The word for which a line does not parse as a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoPlan(String);
 

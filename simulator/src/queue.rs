@@ -1,9 +1,10 @@
-//! What will happen, by time; at the same time, in the order in which it was decided.
+//! The queue of future events, ordered by time. Events of the same time keep the order in which
+//! they were pushed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// The heap holds small keys; what they stand for lies still in `slots`, which are used again.
+/// The heap holds small keys. The events stay in place in `slots`, which are reused.
 #[derive(Debug)]
 pub(crate) struct Queue<E> {
     heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
@@ -32,7 +33,7 @@ impl<E> Queue<E> {
         self.heap.push(Reverse((at_us, self.pushed, slot)));
     }
 
-    /// Takes out what `drop` says of what is to come after `after_us`.
+    /// Removes and returns the events after `after_us` for which `drop` returns true.
     pub fn take_out(&mut self, after_us: u64, drop: impl Fn(&E) -> bool) -> Vec<E> {
         let mut taken = Vec::new();
         let heap = std::mem::take(&mut self.heap);

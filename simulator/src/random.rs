@@ -1,10 +1,10 @@
 //! Randomness by name: every draw is a pure function of (seed, purpose, entity, counter).
 //!
-//! A stream does not know of the others. When a fault is taken out of a plan, the draws of all that
-//! is left stay as they were, so that a failing plan still fails when it is made smaller: a shared
-//! generator would deal a new hand to everybody.
+//! Streams are independent. When a fault is removed from a plan, all other draws stay as they were,
+//! so a failing plan still fails when it is shrunk. With a shared generator, every later draw would
+//! change.
 
-/// What a draw is for. Part of its name: two purposes never share a stream.
+/// The purpose of a draw. It is part of the stream's name: two purposes never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
@@ -12,17 +12,17 @@ pub enum Purpose {
     Swarm = 1,
     /// When and where faults strike.
     Faults,
-    /// What the network does to a message.
+    /// The fate of a message in the network.
     Network,
-    /// What a disk does, and what is left of it after a crash.
+    /// Delays and faults of a disk, and what a crash leaves of it.
     Disk,
     /// How long a state machine takes.
     Machine,
-    /// What clients do.
+    /// The behaviour of clients.
     Client,
     /// Seeds of the nodes.
     Node,
-    /// What does not heal in the end.
+    /// The faults that remain when the others stop, and transfers that are given up.
     Ending,
 }
 
@@ -55,12 +55,12 @@ impl Stream {
         from + self.below(to - from + 1)
     }
 
-    /// True so many times in a million.
+    /// Returns true with a probability of `per_million` millionths.
     pub fn chance(&mut self, per_million: u32) -> bool {
         self.below(1_000_000) < u64::from(per_million)
     }
 
-    /// One of these.
+    /// Picks one of these, all with the same probability.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }

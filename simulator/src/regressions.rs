@@ -1,20 +1,21 @@
-//! Plans that once broke a promise, in a file: one a line, with comments that begin with `#`.
+//! The regressions file: plans that once broke a promise, one per line, with comments that begin
+//! with `#`.
 //!
-//! A line that is no plan is an error and not passed over: a regression that is not run any more is
-//! worse than none, since everybody believes in it.
+//! A line that does not parse is an error and is not skipped: a regression that silently does not
+//! run is worse than none.
 
 use crate::plan::{NoPlan, Plan};
 use std::path::Path;
 use std::{fmt, fs, io};
 
-/// A line of a file of plans that is no plan.
+/// A line of a regressions file that does not parse as a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
-    /// Which line, from 1 on.
+    /// Number of the line, from 1.
     pub number: usize,
-    /// What stands there.
+    /// The text of the line.
     pub line: String,
-    /// What is not understood.
+    /// The word that is not understood.
     pub error: NoPlan,
 }
 
@@ -30,7 +31,7 @@ impl fmt::Display for BadLine {
 
 impl std::error::Error for BadLine {}
 
-/// The plans in the text of such a file.
+/// Parses the text of a regressions file.
 pub fn plans(text: &str) -> Result<Vec<Plan>, BadLine> {
     let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
     lines
@@ -42,7 +43,7 @@ pub fn plans(text: &str) -> Result<Vec<Plan>, BadLine> {
         .collect()
 }
 
-/// Adds a plan to a file if it is `new`, unless it is there. Says what became of it.
+/// Adds a `new` plan to a file, unless it is there already. Returns a sentence for the report.
 pub(crate) fn keep(path: &Path, plan: &Plan, new: bool) -> String {
     let shown = path.display();
     if !new {

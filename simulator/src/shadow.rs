@@ -1,18 +1,19 @@
-//! What a node's disk must hold: every write that was reported durable, applied to an ideal disk.
+//! The required contents of a node's disk: every write that was reported durable, applied to an
+//! ideal disk.
 //!
-//! Recovery is compared with it, and so is every promise that a node makes: what it says must be in
-//! here first.
+//! Recovery is compared with it, and so is every promise in a message that a node sends: what the
+//! node promises must be in here first.
 
 use raft::{Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
 use std::collections::VecDeque;
 
-/// A block of the log, and how much of it is content at least.
+/// Size of a block of the log, and the least number of content bytes in it.
 const BLOCK_BYTES: u64 = 4_096;
 const CONTENT_BYTES: u64 = 4_000;
-/// What a batch of the log has beside entries, in a cluster of a few members.
+/// The most bytes in a batch of the log apart from its entries, in a cluster of a few members.
 const HEAD_BYTES_MAX: usize = 1_000;
 
-/// A write, as far as it changes the disk.
+/// The changes that a write makes to the disk.
 #[derive(Clone, Debug)]
 pub struct Change {
     hard_state: HardState,
@@ -21,7 +22,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// The bytes that it takes on a disk at most, in blocks, and its last entry; 0, if it has none.
+    /// The most bytes that it takes on a disk, in whole blocks, and the index of its last entry; 0
+    /// if it has no entries.
     pub(crate) fn footprint(&self) -> (u64, Index) {
         let entries: usize = self.entries.iter().map(Entry::cost_bytes).sum();
         let blocks = (entries + HEAD_BYTES_MAX) as u64 / CONTENT_BYTES + 1;
@@ -29,12 +31,12 @@ impl Change {
         (blocks * BLOCK_BYTES, last)
     }
 
-    /// Whether the log begins elsewhere afterwards.
+    /// Whether it moves the base of the log.
     pub(crate) fn rebases(&self) -> bool {
         self.log_start.is_some()
     }
 
-    /// What a write changes.
+    /// The changes that `write` makes.
     pub fn of(write: &Write) -> Self {
         Change {
             hard_state: write.hard_state,
@@ -56,7 +58,7 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// The disk that this was read from.
+    /// The disk from which `restored` was read.
     pub fn new(restored: &Restored) -> Self {
         Shadow {
             hard_state: restored.hard_state,
@@ -65,7 +67,7 @@ impl Shadow {
         }
     }
 
-    /// A write has become durable.
+    /// Applies a write that has become durable.
     pub fn apply(&mut self, change: &Change) {
         self.hard_state = change.hard_state;
         match &change.log_start {
@@ -89,7 +91,7 @@ impl Shadow {
         }
     }
 
-    /// Whether the change takes back a vote of the same term, or the term itself.
+    /// Whether the change reverts the term, or a vote of the same term.
     pub fn is_taken_back(&self, change: &Change) -> bool {
         let (before, after) = (&self.hard_state, &change.hard_state);
         after.term < before.term
@@ -101,7 +103,7 @@ impl Shadow {
         self.entries.back().map_or(self.base.last, |entry| entry.id)
     }
 
-    /// The id at `index`; `None` if it is not there, or stood for by the snapshot.
+    /// The id at `index`; `None` beyond the end of the log or before the end of the snapshot.
     pub fn id_at(&self, index: Index) -> Option<LogId> {
         if index == self.base.last.index {
             return Some(self.base.last);
@@ -110,12 +112,12 @@ impl Shadow {
         self.entries.get(offset as usize).map(|entry| entry.id)
     }
 
-    /// Whether it holds this entry, itself or within its snapshot.
+    /// Whether it holds this entry, in the log or covered by the snapshot.
     pub fn holds(&self, id: LogId) -> bool {
         id.index < self.base.last.index || self.id_at(id.index) == Some(id)
     }
 
-    /// How what was recovered differs from this, if it does.
+    /// The first difference between this disk and what was recovered, if any.
     pub fn difference(&self, restored: &Restored) -> Option<String> {
         if restored.hard_state != self.hard_state {
             return Some(format!(
@@ -136,12 +138,13 @@ impl Shadow {
         None
     }
 
-    /// Whether what was recovered is less than this, and says so. Its tail may be one that the damaged
-    /// writes had overwritten: then it is a log that a follower may have, and short of what is lost.
+    /// Whether what was recovered is less than this and records the loss. Its tail may be one that
+    /// the damaged writes had overwritten: then it is a log that a follower may have, and does not
+    /// reach beyond the entries recorded as lost.
     pub fn is_known_loss(&self, restored: &Restored) -> bool {
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         let lost = restored.hard_state.lost;
-        // The write that is lost may have been the one with which the log began later, or anew.
+        // The lost write may be the one that moved the base of the log, or restarted the log.
         let anew = self.base.last == LogId::ZERO && self.hard_state.lost.is_some();
         (anew || restored.snapshot == self.base || restored.snapshot.last < self.base.last)
             && lost.is_some_and(|lost| lost >= self.last() && last <= lost)

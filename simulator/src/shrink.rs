@@ -1,25 +1,25 @@
-//! Makes a failing plan smaller: faults are taken out, in halves and then one by one; then the swarm is
-//! made calm, first all at once and then parameter by parameter; then there are fewer clients and fewer
-//! nodes; and last, what makes it break sooner is tried. Since every draw has a name of its own, what is
-//! left goes on as before.
+//! Shrinks a failing plan. It removes faults, in halves and then one by one; sets the swarm to
+//! harmless values, first all at once and then parameter by parameter; and reduces clients and
+//! nodes. Then it shortens faults and tries changes that make the run fail sooner. Every draw has a
+//! name of its own, so the rest of the run stays as before.
 //!
-//! A run that breaks nothing would cost the most. So a candidate is run only for so long as it may be
-//! worth something: not much longer than the smallest plan takes to fail.
+//! A run that breaks nothing would take the longest. So a candidate runs for at most `LONGER` times
+//! the events after which the smallest plan so far fails.
 //!
-//! What it is not: exact. It ends when nothing that it tries makes the plan smaller, or when its time
-//! is over.
+//! The result is not a true minimum. The search ends when no attempt makes the plan smaller, or at
+//! a limit of runs or time.
 
 use crate::plan::{FaultKind, Plan};
 use std::time::{Duration, Instant};
 
-/// Runs after which it is small enough.
+/// Number of runs after which the search ends.
 const RUNS_MAX: u32 = 1_000;
 
-/// The time after which it is small enough.
+/// Real time after which the search ends.
 const TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Parameters and the value at which they disturb least: most faults of a swarm are off at 0, and sizes
-/// are best when nothing is ever split.
+/// Parameters and their most harmless values: most faults of a swarm are off at 0, and sizes are
+/// large enough that nothing is split.
 const CALM: &[(&str, u32)] = &[
     ("loss_ppm", 0),
     ("report_ppm", 0),
@@ -44,13 +44,14 @@ const CALM: &[(&str, u32)] = &[
     ("reads_ppm", 0),
 ];
 
-/// Parameters and values at which things happen sooner. Taken only if they do so by far.
+/// Parameters and values that may make the run fail sooner. They are accepted only if it fails
+/// within half the events.
 const SOONER: &[(&str, u32)] = &[("snapshot_bytes", 600), ("retained_bytes", 0), ("think_us", 0)];
 
 /// Other seeds that are tried, for the same reason.
 const SEEDS: std::ops::Range<u64> = 0..12;
 
-/// A fault that lasts longer is tried with this.
+/// A longer fault is tried with this duration.
 const SHORT_US: u64 = 1_000;
 
 /// A candidate may fail after this many times the events of the smallest plan so far.
@@ -59,9 +60,9 @@ const LONGER: u64 = 2;
 /// Where a run broke a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// At which event.
+    /// Number of the event.
     pub event: u64,
-    /// At which simulated time, in microseconds.
+    /// Simulated time, in microseconds.
     pub time_us: u64,
 }
 
@@ -72,14 +73,14 @@ pub struct Shrunk {
     pub plan: Plan,
     /// Where it breaks.
     pub broken: Broken,
-    /// Runs that it took to find it.
+    /// Number of runs that the search took.
     pub runs: u32,
-    /// Nothing that was tried makes it smaller; otherwise the time was over.
+    /// Whether the search ended because no attempt made the plan smaller; if not, a limit ended it.
     pub is_smallest: bool,
 }
 
-/// The smallest plan found that breaks the same promise as `plan`, which is `broken` there. `breaks`
-/// says whether a plan breaks that promise within a number of events, and where.
+/// Returns the smallest plan found that breaks the same promise as `plan`, which fails at `broken`.
+/// `breaks` runs a plan for at most a number of events and returns where it breaks that promise.
 pub fn shrink(
     plan: &Plan,
     broken: Broken,
@@ -118,7 +119,7 @@ impl<F: FnMut(&Plan, u64) -> Option<Broken>> Shrinking<F> {
         self.runs >= RUNS_MAX || Instant::now() >= self.until
     }
 
-    /// Takes the candidate if it breaks the same promise.
+    /// Accepts the candidate if it breaks the same promise.
     fn attempt(&mut self, candidate: Plan) -> bool {
         self.attempt_within(candidate, self.broken.event.saturating_mul(LONGER))
     }
@@ -135,7 +136,7 @@ impl<F: FnMut(&Plan, u64) -> Option<Broken>> Shrinking<F> {
         found.is_some()
     }
 
-    /// Nothing after the violation matters.
+    /// Ends the faults at the violation: later ones do not matter.
     fn cut_short(&mut self) {
         let mut candidate = self.smallest.clone();
         let until_us = u32::try_from(self.broken.time_us + 1).unwrap_or(u32::MAX);
@@ -174,7 +175,7 @@ impl<F: FnMut(&Plan, u64) -> Option<Broken>> Shrinking<F> {
         }
     }
 
-    /// Fewer of them, the fewest first.
+    /// Reduces the number of clients or nodes, the smallest number first.
     fn take_away(&mut self, of: &str) {
         let with = |plan: &Plan, count: u64| {
             let mut candidate = plan.clone();
@@ -196,7 +197,8 @@ impl<F: FnMut(&Plan, u64) -> Option<Broken>> Shrinking<F> {
         }
     }
 
-    /// What breaks within half the events is easier to look through.
+    /// Tries values and seeds with which the plan fails within half the events: a shorter run is
+    /// easier to read.
     fn hurry(&mut self) {
         let sooner = |plan: &Plan, few: &[(&str, u32)]| {
             let mut candidate = plan.clone();
@@ -220,7 +222,7 @@ impl<F: FnMut(&Plan, u64) -> Option<Broken>> Shrinking<F> {
         for at in 0..self.smallest.faults.len() {
             let mut candidate = self.smallest.clone();
             let fault = &mut candidate.faults[at];
-            // The amount of this one is a speed.
+            // The amount of this one is a clock rate.
             if fault.kind != FaultKind::Clock {
                 fault.amount = fault.amount.min(SHORT_US);
                 self.attempt(candidate);

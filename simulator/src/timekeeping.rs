@@ -1,45 +1,48 @@
-//! Whether the log's time keeps its promises (see the module `log_time` of `raft`), whatever the clocks
+//! Checks the promises of the log's time (see the module `log_time` of `raft`), whatever the clocks
 //! of single nodes do.
 //!
-//! - It runs no faster than the fastest monotonic clock, or it is what the wall clocks of a quorum have
-//!   reached: so no lease ends early because one wall clock is wrong.
-//! - While no node starts anew, it runs no slower than the slowest: so no lease outlives its time because
-//!   nobody proposed, or because the leader changed.
+//! - It runs no faster than the fastest monotonic clock, except up to the time that the wall clocks
+//!   of a quorum have reached. So no lease ends early because one wall clock is wrong.
+//! - While no node restarts, it runs no slower than the slowest monotonic clock. So no lease lasts
+//!   too long because no command was proposed, or because the leader changed.
 
 use crate::checks::Check;
 use crate::observer::{Violation, violation};
 use raft::{Entry, Index, LogId, LogTime, Now, Term};
 use std::collections::BTreeMap;
 
-/// Each change of leader may round down to a millisecond, and so may each reading.
+/// Tolerance: each change of leader and each reading may round down to a millisecond.
 const ROUNDING_MS: u64 = 10;
 
-/// More entries than this that were made and never committed are not remembered.
+/// Limit of tracked uncommitted entries. Beyond it, those that cannot be committed any more are
+/// dropped.
 const UNCOMMITTED_MAX: usize = 4096;
 
-/// What is known of the clocks and of the log's time.
+/// The state of the checks: the clocks, and the log's time.
 #[derive(Debug, Default)]
 pub struct Timekeeping {
     clocks: Vec<Now>,
-    /// The wall clocks, the latest first. Kept for its buffer.
+    /// The wall clocks, the latest first. A field so that its buffer is reused.
     walls: Vec<u64>,
-    /// How long it has been, by the fastest clock in each interval, and by the slowest.
+    /// Elapsed time by the fastest clock in each interval, and by the slowest.
     fast_ns: u64,
     slow_ns: u64,
     /// The latest time that a quorum of wall clocks has ever reached.
     reached_ms: u64,
     /// The time of the latest committed entry.
     latest: Option<LogTime>,
-    /// By how many milliseconds the log's time has led `fast_ns` at most, when an entry was made.
+    /// The largest lead of the log's time over `fast_ns` when an entry was made, in milliseconds.
     lead_ms: i64,
-    /// The same, and `slow_ns` when it was found to be committed, if no node has started since.
+    /// The time of the latest committed entry, and `slow_ns` when it was committed. `None` if a
+    /// node has started since.
     unbroken: Option<(LogTime, u64)>,
-    /// `fast_ns` and `slow_ns` when a leader made the entry that is not yet committed.
+    /// `fast_ns` and `slow_ns` when a leader made each entry that is not yet committed.
     made: BTreeMap<LogId, (u64, u64)>,
 }
 
 impl Timekeeping {
-    /// Time has passed, or a clock is about to be changed, or has been: these are the clocks of all nodes.
+    /// Takes the readings of all clocks: whenever time has passed, and before and after a change of
+    /// a clock.
     pub fn pass(&mut self, clocks: &[Now]) {
         let passed = || {
             let since =
@@ -53,28 +56,28 @@ impl Timekeeping {
         self.clocks.extend_from_slice(clocks);
         self.walls.clear();
         self.walls.extend(clocks.iter().map(|now| now.wall_ms));
-        // A majority has reached what the one in the middle has.
+        // A majority has reached the reading of the clock in the middle.
         self.walls.sort_unstable_by(|a, b| b.cmp(a));
         let reached_ms = self.walls.get(clocks.len() / 2).copied().unwrap_or(0);
         self.reached_ms = self.reached_ms.max(reached_ms);
     }
 
-    /// A node has started: it may be the last one that knew the time.
+    /// A node has started. It may have been the only one that knew the latest time.
     pub fn started(&mut self) {
         self.unbroken = None;
     }
 
-    /// A leader has made the entries after `from` up to `to`.
+    /// A leader has appended the entries after `from` up to `to`.
     pub fn made(&mut self, term: Term, from: Index, to: Index) {
         for index in (from.0 + 1..=to.0).map(Index) {
             self.made.insert(LogId { term, index }, (self.fast_ns, self.slow_ns));
         }
     }
 
-    /// An entry is committed, the next one.
+    /// Checks the time of the next committed entry.
     pub fn committed(&mut self, id: LogId, entry: &Entry) -> Result<(), Violation> {
         let time = entry.time;
-        // A leader that steps down at once is not seen making it.
+        // A leader that steps down in the same event is not observed appending the entry.
         let made = self.made.remove(&id);
         let made_fast_ns = made.map_or(self.fast_ns, |(fast_ns, _)| fast_ns);
         if self.made.len() > UNCOMMITTED_MAX {

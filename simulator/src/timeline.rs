@@ -1,13 +1,14 @@
-//! What a run looked like: recorded only when asked for, since it costs more than the run.
+//! The recording of a run for its page. It is made only on request, since it costs more than the
+//! run.
 //!
-//! The world says what it does (a fault strikes, a message leaves); what follows from that inside a node
-//! is seen by comparing the node with what it was: its role, its vote, its log, its commit index. So the
-//! world need not know what a picture wants to show.
+//! The world reports what it does: a fault strikes, a message leaves. The effects inside a node are
+//! found by comparing its role, vote, log and commit index with their previous values. So the world
+//! need not know what a page shows.
 //!
-//! Simulations that are driven otherwise than by this crate's own world fill one in the same way: they
-//! say when it is, what happens, and let it look at nodes.
+//! Simulations outside of this crate's world fill a timeline in the same way: they set the time,
+//! report what happens, and let the timeline compare nodes.
 //!
-//! What it is not: no check rests on it, and no draw. A recorded run is the same run.
+//! No check and no draw depends on it: a recorded run is the same run.
 
 mod flights;
 mod nodes;
@@ -23,11 +24,11 @@ use nodes::Seen;
 use raft::{Index, LogId, Node, NodeId, RoleKind, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The most moments and the most messages that are kept: the last ones. Above twice as many the
-/// earlier half goes.
+/// How many moments and how many messages are kept. At twice this number, the frequent ones of the
+/// earlier half are dropped.
 const KEPT_MAX: usize = 200_000;
 
-/// Of a request, so many bytes are shown.
+/// How many bytes of a request are shown.
 const SHOWN_BYTES: usize = 24;
 
 /// Something that happened at a node, or to all.
@@ -35,18 +36,18 @@ const SHOWN_BYTES: usize = 24;
 pub struct Moment {
     /// When, in microseconds of simulated time.
     pub at_us: u64,
-    /// At which event of the run.
+    /// Number of the event in the run.
     pub event: u64,
-    /// Where; `None` if it concerns all.
+    /// The node; `None` if it concerns all nodes.
     pub node: Option<u64>,
-    /// What.
+    /// What happened there.
     pub what: What,
 }
 
-/// What happened.
+/// A change or event that a timeline records. "It" is the node of the [`Moment`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// It started with what it found on its disk.
+    /// The node started from its disk.
     Start {
         /// Its term.
         term: Term,
@@ -55,7 +56,7 @@ pub enum What {
         /// The end of its log.
         last: LogId,
     },
-    /// It runs no more: its power failed, or its process ended.
+    /// The node went down: its power failed, or its process ended.
     Down,
     /// A fault struck.
     Fault(Fault),
@@ -67,9 +68,9 @@ pub enum What {
     Vote(NodeId, Term),
     /// Its log changed.
     Log {
-        /// What was cut off its end, from the first to the last.
+        /// The first and the last of the entries that were truncated.
         cut: Option<(LogId, LogId)>,
-        /// What was appended, a pair of first and last for each term.
+        /// The first and the last of the appended entries, a pair for each term.
         grown: Vec<(LogId, LogId)>,
     },
     /// A write is durable.
@@ -81,13 +82,13 @@ pub enum What {
         /// The vote on the disk.
         vote: Option<NodeId>,
     },
-    /// It knows that the log is committed up to here.
+    /// Its commit index rose to this.
     Commit(Index),
-    /// Its state machine has applied the log up to here.
+    /// Its state machine has applied the log up to this index.
     Applied(Index),
     /// Its log begins after this snapshot now.
     Compacted(LogId),
-    /// Its state is that of a snapshot which a leader sent.
+    /// It restored its state from this snapshot of a leader.
     Installed(LogId),
     /// The faults stopped.
     Calm,
@@ -96,7 +97,7 @@ pub enum What {
 }
 
 impl What {
-    /// Whether it happens many times a second: of those, only the last ones are kept.
+    /// Whether it happens many times a second: only the latest of these are kept.
     pub fn is_frequent(&self) -> bool {
         matches!(self, What::Log { .. } | What::Durable { .. } | What::Commit(_) | What::Applied(_))
     }
@@ -105,23 +106,23 @@ impl What {
 /// An operation of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// When it was asked.
+    /// When the client sent the request, in microseconds.
     pub begun_us: u64,
-    /// When it ended.
+    /// When it ended, in microseconds.
     pub ended_us: u64,
-    /// At which event.
+    /// Number of the event at which it ended.
     pub event: u64,
-    /// Who asked.
+    /// Number of the client.
     pub client: usize,
-    /// Which node.
+    /// The node that the request went to.
     pub node: usize,
-    /// What was asked.
+    /// The request, as text.
     pub request: String,
     /// Done, not done, or unknown.
     pub outcome: &'static str,
-    /// The index of the command, or up to which the read had been applied.
+    /// The index of the command; for a read, the last index that the node had applied.
     pub index: Option<Index>,
-    /// The answer.
+    /// The answer, as text; empty if there is none.
     pub answer: String,
 }
 
@@ -131,7 +132,7 @@ pub struct Timeline {
     on: bool,
     now_us: u64,
     event: u64,
-    /// How many nodes there are.
+    /// Number of nodes.
     pub nodes: u64,
     /// Moments, by time.
     pub moments: Vec<Moment>,
@@ -141,40 +142,40 @@ pub struct Timeline {
     pub spans: Vec<Span>,
     /// The logs of all nodes when the run ended.
     pub logs: Vec<LastLog>,
-    /// Moments and messages that were too many.
+    /// Number of moments and messages that were dropped as too many.
     pub left_out: u64,
     seen: Vec<Option<Seen>>,
-    /// From and to which node, when it is due, and which of the messages it is.
+    /// Messages in flight: sender, receiver, due time, and position in `flights`.
     under_way: BTreeSet<(u64, u64, u64, usize)>,
-    /// Operations that have not ended, by the number that whoever began them was given.
+    /// Operations that have not ended, by the number that [`Timeline::asked`] returned.
     open: BTreeMap<u64, Span>,
     begun: u64,
 }
 
 impl Timeline {
-    /// Nothing yet. Unless it is `on`, nothing is ever added.
+    /// Creates an empty timeline. Unless it is `on`, nothing is ever added.
     pub fn new(on: bool, nodes: u64) -> Self {
         Timeline { on, nodes, seen: vec![None; nodes as usize], ..Timeline::default() }
     }
 
-    /// Whether anything is added. Not before it is made so, and not after its end.
+    /// Whether it records: only if it was created `on`, and until [`Timeline::finish`].
     pub fn is_on(&self) -> bool {
         self.on
     }
 
-    /// From here on it is this time, and this event.
+    /// Sets the current time and the number of the current event.
     pub fn at(&mut self, now_us: u64, event: u64) {
         (self.now_us, self.event) = (now_us, event);
     }
 
-    /// Something happened at a node.
+    /// Records something that happened at a node.
     pub fn add(&mut self, node: usize, what: What) {
         if self.on {
             self.push(Some(node as u64), what);
         }
     }
 
-    /// Something happened to all.
+    /// Records something that happened to all nodes.
     pub fn add_to_all(&mut self, what: What) {
         if self.on {
             self.push(None, what);
@@ -194,7 +195,8 @@ impl Timeline {
         self.moments.push(Moment { at_us: self.now_us, event: self.event, node, what });
     }
 
-    /// Compares a node with what it was. Its state machine has applied the log up to `applied`.
+    /// Records what has changed at a node since it was last compared. Its state machine has applied
+    /// the log up to `applied`.
     pub fn look(&mut self, node: usize, core: &Node, applied: Index) {
         if !self.on {
             return;
@@ -206,7 +208,7 @@ impl Timeline {
         self.seen[node] = Some(seen);
     }
 
-    /// A node has started. What is new from here on is compared with what it starts with.
+    /// Records that a node has started. Later changes are relative to its state at the start.
     pub fn started(&mut self, node: usize, core: &Node, applied: Index) {
         if !self.on {
             return;
@@ -214,14 +216,14 @@ impl Timeline {
         let (term, base, last) = (core.term(), core.base().last, core.last());
         self.push(Some(node as u64), What::Start { term, base, last });
         let mut seen = Seen::default();
-        // What was on the disk is no news; the role is.
+        // The contents of the disk are not recorded as changes; the role is.
         let _ = seen.changes(core, applied);
         seen.role = None;
         self.seen[node] = Some(seen);
     }
 
-    /// The state machine of a node has applied the log up to here; a [`look`](Timeline::look) at the
-    /// node comes later.
+    /// Records that the state machine of a node has applied the log up to this index, before the
+    /// next [`look`](Timeline::look) at the node.
     pub fn applied(&mut self, node: usize, applied: Index) {
         if self.on
             && let Some(seen) = &mut self.seen[node]
@@ -231,8 +233,8 @@ impl Timeline {
         }
     }
 
-    /// The run is over. For each node, what must be on its disk, and whether it runs: then it is as it
-    /// was looked at last.
+    /// Ends the recording. Takes the required contents of each node's disk, and whether the node
+    /// runs. A running node has its log from the last [`look`](Timeline::look).
     pub fn finish<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a Shadow, bool)>) {
         if !std::mem::take(&mut self.on) {
             return;
@@ -245,7 +247,7 @@ impl Timeline {
         self.spans.extend(open.map(|span| Span { ended_us, event, ..span }));
     }
 
-    /// A write is durable.
+    /// Records that a write is durable.
     pub fn durable(&mut self, node: usize, disk: &Shadow) {
         if self.on {
             let hard = &disk.hard_state;
@@ -254,8 +256,8 @@ impl Timeline {
         }
     }
 
-    /// A client asks a node for something. It is open, and its outcome unknown, until it is
-    /// [`answered`](Timeline::answered) under the number that is returned.
+    /// Records that a client sends a request to a node. The operation is open, and its outcome
+    /// unknown, until [`answered`](Timeline::answered) is called with the returned number.
     pub fn asked(&mut self, client: usize, node: usize, request: String) -> u64 {
         self.begun += 1;
         let (begun_us, event) = (self.now_us, self.event);
@@ -276,7 +278,7 @@ impl Timeline {
         self.begun
     }
 
-    /// What was asked under this number has ended.
+    /// Records the end of the operation with this number.
     pub fn answered(&mut self, number: u64, outcome: &'static str, answer: String) {
         if let Some(span) = self.open.remove(&number) {
             let (ended_us, event) = (self.now_us, self.event);
@@ -284,7 +286,7 @@ impl Timeline {
         }
     }
 
-    /// A client's operation has ended.
+    /// Records an operation of a client that has ended.
     pub(crate) fn operation(
         &mut self,
         begun_us: u64,
@@ -320,12 +322,12 @@ impl Timeline {
     }
 }
 
-/// Bytes as text if they are text, and otherwise in hexadecimal; only the first ones.
+/// The first bytes, as text if all are printable ASCII, and otherwise in hexadecimal.
 pub fn shown(bytes: &[u8]) -> String {
     shown_within(bytes, SHOWN_BYTES)
 }
 
-/// The same, with a limit of its own.
+/// Like [`shown`], with a given number of bytes.
 pub(crate) fn shown_within(bytes: &[u8], bytes_max: usize) -> String {
     let is_text = !bytes.is_empty() && bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
     let few = &bytes[..bytes.len().min(bytes_max)];

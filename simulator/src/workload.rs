@@ -1,4 +1,5 @@
-//! What clients ask for, and the state machine that answers: the user's part of a simulation.
+//! The workload: the requests of clients and the state machine that answers them. It is the user's
+//! part of a simulation.
 
 use crate::linearizability::{self, Operation, Verdict};
 use crate::random::Stream;
@@ -12,27 +13,27 @@ pub trait Workload {
     /// The state machine.
     type Machine: StateMachine;
 
-    /// A state machine as a new node has it.
+    /// Creates a state machine in its initial state.
     fn machine(&self) -> Self::Machine;
 
-    /// The next request of a client.
+    /// Returns the next request of a client. It must take all randomness from `draw`.
     fn request(&mut self, client: u64, draw: &mut Stream) -> Request;
 
-    /// What became of a request.
+    /// Reports the outcome of a request.
     fn answered(&mut self, _answered: &Answered<'_>) {}
 
-    /// What must hold of the state after every command, on every node.
+    /// An invariant of the state, checked on every node after it applies an entry or a batch.
     fn invariant(&self, _machine: &Self::Machine) -> Result<(), String> {
         Ok(())
     }
 
-    /// What the history comes to, when the run is over.
+    /// Checks the history of all requests when the run is over.
     fn verdict(&mut self) -> Result<(), String> {
         Ok(())
     }
 }
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A command for the log.
@@ -41,18 +42,18 @@ pub enum Request {
     Query(Bytes),
 }
 
-/// What became of a request. Times in microseconds of simulated time.
+/// A request and its outcome. Times are in microseconds of simulated time.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered<'a> {
-    /// Who asked.
+    /// Number of the client.
     pub client: u64,
-    /// What.
+    /// The request.
     pub request: &'a Request,
-    /// When.
+    /// When the client sent it.
     pub begun_us: u64,
-    /// When it ended, or was given up.
+    /// When the answer arrived, or the client gave up.
     pub ended_us: u64,
-    /// How.
+    /// How the request ended.
     pub outcome: Outcome<'a>,
 }
 
@@ -63,11 +64,11 @@ pub enum Outcome<'a> {
     Done(&'a [u8]),
     /// Certainly not done, now or later.
     NotDone,
-    /// Done or not, now or later: nobody can tell.
+    /// It may have been done, or may still be done later.
     Unknown,
 }
 
-/// The workload in the box: clients read, write and compare-and-swap a few registers with unique
+/// The built-in workload: clients read, write and compare-and-swap a few registers with unique
 /// values, and the history is checked for linearizability.
 #[derive(Debug)]
 pub struct RegisterWorkload {
@@ -80,7 +81,7 @@ pub struct RegisterWorkload {
 }
 
 impl RegisterWorkload {
-    /// So many registers; commands are made larger by up to so many bytes.
+    /// Creates a workload of `keys` registers. Commands get up to `padding_bytes` bytes of padding.
     pub fn new(keys: u8, padding_bytes: u32) -> Self {
         RegisterWorkload {
             keys,
@@ -92,7 +93,7 @@ impl RegisterWorkload {
         }
     }
 
-    /// So many of a million operations are reads; without this, a third.
+    /// Sets the share of reads, in millionths; by default it is a third.
     #[must_use]
     pub fn with_reads(mut self, reads_ppm: u32) -> Self {
         self.reads_ppm = reads_ppm;
@@ -168,13 +169,13 @@ impl Workload for RegisterWorkload {
     }
 }
 
-/// A few registers.
+/// The state machine of [`RegisterWorkload`]: values by key.
 #[derive(Clone, Debug, Default)]
 pub struct Registers {
     values: BTreeMap<u8, u64>,
 }
 
-/// A command: which register, what it must hold (0: anything), what it holds then.
+/// Decodes a command: the register, the expected value (0: any), and the new value.
 fn parse(command: &[u8]) -> (u8, u64, u64) {
     let number = |at: usize| {
         let mut bytes = [0; 8];

@@ -1,7 +1,7 @@
-//! The world: one queue of events, in which nodes, network, disks, clocks and clients meet.
+//! The world: one queue of events for nodes, network, disks, clocks and clients.
 //!
-//! Single-threaded, without a runtime: what happens next is the first event of the queue, and what
-//! each event leads to is drawn from named streams. The same plan gives the same run.
+//! Single-threaded, without a runtime: the next step is always the first event of the queue, and
+//! the effects of an event are drawn from named streams. The same plan gives the same run.
 
 mod actions;
 mod bounds;
@@ -36,79 +36,82 @@ use std::panic::{self, AssertUnwindSafe};
 use storage::testing::{Fate, Operation, Verdict};
 use storage::{LogStore, PersistError};
 
-/// Events after which a run is ended and called overrun: a storm of messages is a bug too.
+/// Number of events after which a run fails: a message storm is a bug too.
 pub const EVENTS_MAX: u64 = 2_000_000;
 
-/// Events after which the faults stop, though it is not time yet.
+/// Number of events after which the faults stop, even before `faults_until_us`.
 const FAULTY_EVENTS: u64 = 50_000;
 
-/// After the faults, this many of the longest election timeouts may pass until everything is served.
+/// The time limit for the cluster to recover after the faults, in longest election timeouts.
 const CONVERGE_TIMEOUTS: u64 = 40;
 
-/// Then no leader may change for this many.
+/// After recovery the leader must not change for this many of the longest election timeouts.
 const QUIET_TIMEOUTS: u64 = 10;
 
-/// For the last of them, clients ask no more.
+/// For the last of those, clients send no new requests.
 const REST_TIMEOUTS: u64 = 3;
 
-/// After those, this many may pass until nobody waits for anything.
+/// The time limit after those for all nodes to catch up and for all requests to end.
 const SETTLE_TIMEOUTS: u64 = 40;
 
-/// What is on its way for longer than this when the faults stop is lost.
+/// When the faults stop, messages that would arrive later than this are dropped.
 const LATE_US: u64 = 1_000;
 
-/// How far a node may be behind in the end: clients go on.
+/// How many entries a node may be behind after recovery, since clients continue.
 const BEHIND_MAX: u64 = 100;
 
-/// Clients take it easy then: all together ask once in this time.
+/// After the faults, the mean time between two requests of all clients together, and the least time
+/// that a client waits for an answer.
 const CALM_THINK_US: u64 = 50_000;
 const CALM_PATIENCE_US: u64 = 1_000_000;
 
-/// A client that is not served waits this long, and twice as long each time, up to a bound: nobody
-/// hammers a cluster that cannot serve, or is slow.
+/// The backoff of a client. It doubles with each unknown outcome, up to the maximum, so that
+/// clients do not overload a cluster that is slow or cannot serve.
 const BACKOFF_US: u64 = 5_000;
 const BACKOFF_MAX_US: u64 = 2_000_000;
 
-/// A node that goes on after a pause takes what has come meanwhile within this time.
+/// A node that resumes after a pause receives the messages that came meanwhile within this time.
 const RESUME_US: u64 = 500;
 
-/// A leader may be held up by its disk for this many election timeouts, while others commit.
+/// A leader whose own disk lags behind the commit index must step down within this many election
+/// timeouts.
 const SICK_ELECTIONS: u64 = 4;
 
-/// A full disk is tried again after this long.
+/// Delay before a write to a full disk is retried.
 const FULL_RETRY_US: u64 = 10_000;
 
-/// A node whose disk fails at the start is started again after this long.
+/// Delay before a node is started again whose disk failed at the start.
 const START_RETRY_US: u64 = 50_000;
 
-/// How often the power fails where a process would end.
+/// The chance that the power fails too when a process ends on a disk error.
 const POWER_FAILS_TOO_PPM: u32 = 500_000;
 
-/// After one write in so many it is looked what a power failure at that moment would leave.
+/// One write in this many is followed by an audit of what a power failure at that moment would
+/// leave.
 const AUDIT_ONE_IN: u64 = 251;
-/// And after one in so many of those with which the log begins later, for they free what was before.
+/// The same for writes that move the base of the log, since they free earlier segments.
 const AUDIT_REBASED_ONE_IN: u64 = 7;
 
-/// A rotten byte is found after so many further writes.
+/// Planned damage takes effect after this many further writes.
 const ROT_WRITES: u64 = 2;
 
-/// The incarnation of a node whose disk was never wiped is this and its id.
+/// The incarnation of a node whose disk was never wiped is this plus its id.
 const INCARNATION: u64 = 100;
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The promise that was broken, if one was.
     pub violation: Option<Violation>,
-    /// Events.
+    /// Number of events.
     pub events: u64,
-    /// Simulated time.
+    /// Simulated time, in microseconds.
     pub time_us: u64,
-    /// A hash of everything that happened, in order.
+    /// A hash of all events in order: equal in two runs of the same plan.
     pub trace: u64,
-    /// What happened at least once.
+    /// How often each noteworthy event happened.
     pub marks: Marks,
-    /// What is shown of it, if that was asked for.
+    /// The recording for the page; empty unless it was requested.
     pub timeline: Timeline,
 }
 
@@ -117,7 +120,7 @@ enum Event {
         node: usize,
         life: u64,
     },
-    /// A message arrives that was sent at this event.
+    /// A message arrives. The number is the event at which it was sent.
     Deliver(Box<Message>, u64),
     Unreachable {
         node: usize,
@@ -136,7 +139,7 @@ enum Event {
         life: u64,
     },
     Transfer(Box<Transfer>),
-    /// What has been transferred is written by now, if the node has not started again since.
+    /// The receiver has written a transferred snapshot, unless it has restarted since.
     Install(Box<Transfer>, u64),
     TransferFailed {
         node: usize,
@@ -169,7 +172,7 @@ enum Event {
     },
 }
 
-/// A snapshot under way: the offer, the state, and in which of its lives the sender sent it.
+/// A snapshot in transfer: the offer, the state, and the life of the sender.
 type Transfer = (SnapshotOffer, Vec<u8>, u64);
 
 struct Operation_ {
@@ -177,9 +180,9 @@ struct Operation_ {
     node: usize,
     request: Request,
     begun_us: u64,
-    /// What was committed when it was asked.
+    /// The highest committed index when the client sent the request.
     floor: Index,
-    /// At which event it came to a node.
+    /// The event at which it reached a node.
     came_at: u64,
     open: bool,
 }
@@ -204,7 +207,7 @@ struct Client {
     draw: Stream,
     leader: u64,
     operation: Option<usize>,
-    /// How long it waits after an operation that was not done: longer each time.
+    /// The backoff after an operation whose outcome is unknown; it doubles each time.
     backoff_us: u64,
 }
 
@@ -223,25 +226,24 @@ pub(crate) struct World<'a, W: Workload> {
     operations: Vec<Operation_>,
     observer: Observer<W::Machine>,
     contact: Contact,
-    /// The hashes of snapshots of a wrong state.
+    /// The hashes of snapshots that were taken of a diverged state.
     wrong_snapshots: BTreeSet<Option<u64>>,
-    /// The last entry that was applied to a copy that differed from the others, whatever became of
-    /// it.
+    /// The last entry that was applied to a diverged copy, even if that copy is gone.
     differed_until: Index,
     limits: Limits,
     marks: Marks,
     timeline: Timeline,
-    /// Faults that are in force, by their place in the plan, as they struck.
+    /// Faults in force, by their position in the plan, with the struck node resolved.
     struck: BTreeMap<usize, Fault>,
     /// The faults are over.
     calm: bool,
-    /// What clients have asked for since, and what of it was served.
+    /// The kinds of requests that clients have sent since then, and the kinds that were served.
     asked: Served,
     served: Served,
-    /// Clients ask no more.
+    /// Clients send no new requests.
     at_rest: bool,
     done: bool,
-    /// Nodes that crash at the next moment of a kind, and for how long.
+    /// Nodes that crash at their next write or message, and how long they stay down.
     armed: BTreeMap<(usize, FaultKind), u64>,
 }
 
@@ -250,7 +252,7 @@ pub fn run<W: Workload>(plan: &Plan, workload: W, record: bool) -> Run {
     run_for(plan, workload, record, u64::MAX)
 }
 
-/// The same, but for so many events at most: whoever looks for a shorter run needs no longer one.
+/// Runs a plan for at most `events_max` events. Shrinking needs no longer runs.
 pub fn run_for<W: Workload>(plan: &Plan, workload: W, record: bool, events_max: u64) -> Run {
     World::new(plan, workload, record).run(events_max)
 }
@@ -322,7 +324,7 @@ impl<'a, W: Workload> World<'a, W> {
             if self.events == FAULTY_EVENTS && !self.calm {
                 self.queue.push(self.now_us, Event::Calm);
             }
-            // A failed assertion is found like every other broken promise, and drawn like it.
+            // A panic is reported and drawn like every other broken promise.
             let happened = panic::catch_unwind(AssertUnwindSafe(|| self.event(event)));
             broken = happened.unwrap_or_else(|payload| panicked(&*payload)).err();
             if self.events > EVENTS_MAX {
@@ -330,7 +332,7 @@ impl<'a, W: Workload> World<'a, W> {
                 broken = violation::<()>(Check::NoStormOfMessages, detail).err();
             }
         }
-        // What is under way when the run ends may have taken effect.
+        // An operation that is open when the run ends may have taken effect.
         for operation in 0..self.operations.len() {
             let _ = self.conclude(operation, None, Outcome::Unknown);
         }
@@ -360,12 +362,12 @@ impl<'a, W: Workload> World<'a, W> {
     }
 
     fn happens(&mut self, event: Event) -> Result<(), Violation> {
-        // A paused node does what is due when it goes on.
+        // A paused node processes the event when it resumes.
         if let Some(node) = self.place(&event)
             && self.hosts[node].paused_until_us > self.now_us
         {
             let until = self.hosts[node].paused_until_us;
-            // What has come meanwhile is read from many sockets, in any order.
+            // Messages that arrived meanwhile are read from many sockets, in any order.
             let after_us = match event {
                 Event::Deliver(..) | Event::Ask { .. } => self.machines[node].below(RESUME_US),
                 _ => 0,
@@ -416,7 +418,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
     }
 
-    /// Something happens at a node, and its power may fail within that.
+    /// Processes an event. The power of its node may fail within it.
     fn event(&mut self, event: Event) -> Result<(), Violation> {
         let place = self.place(&event);
         self.happens(event)?;
@@ -448,7 +450,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
     }
 
-    /// Everything that happened, in order, in one number.
+    /// Adds an event to the hash of the run.
     fn note(&mut self, what: u64, node: usize, detail: u64) {
         let word = what ^ (node as u64) << 8 ^ detail << 16 ^ self.now_us << 32;
         self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -461,14 +463,14 @@ impl<'a, W: Workload> World<'a, W> {
         Now { monotonic_ns: clock_us * 1_000, wall_ms: wall_ms as u64 }
     }
 
-    /// Tells the observer what all clocks read: whenever a node is looked at, and before a clock is
-    /// changed.
+    /// Passes the readings of all clocks to the observer: whenever a node is checked, and before a
+    /// clock is changed.
     fn pass_time(&mut self) {
         let clocks: Vec<Now> = (0..self.hosts.len()).map(|node| self.now(node)).collect();
         self.observer.time.pass(&clocks);
     }
 
-    /// Does something to a running node, and everything that follows from it at once.
+    /// Calls a running node, and performs the actions that result at once.
     fn on(
         &mut self,
         node: usize,
@@ -497,7 +499,8 @@ impl<'a, W: Workload> World<'a, W> {
                 self.marks.hit("a node did not start from a failing disk");
                 let dark = host.is_dark();
                 host.restore_disk();
-                // The power may have failed meanwhile, and what the start has written with it.
+                // The power may have failed meanwhile; then the unsynced writes of the start are
+                // lost.
                 match dark || self.disks[node].chance(POWER_FAILS_TOO_PPM) {
                     true => self.lose_unsynced(node),
                     false => self.hosts[node].disk.kill(),
@@ -521,8 +524,8 @@ impl<'a, W: Workload> World<'a, W> {
             None => {}
         }
         let life = host.life;
-        // Its state is that of its snapshot and log again, and they are right, unless the snapshot is of
-        // the wrong state.
+        // Its state is rebuilt from its snapshot and log. Both are right, unless the snapshot was
+        // taken of a diverged state.
         let host = &mut self.hosts[node];
         host.flipped = self.wrong_snapshots.contains(&host.shadow.base.hash);
         host.flipped_at = if host.flipped { Index(0) } else { host.flipped_at };
@@ -551,7 +554,8 @@ impl<'a, W: Workload> World<'a, W> {
         }
     }
 
-    /// A leader whose disk holds the others back steps down within a few election timeouts.
+    /// Checks that a leader whose own disk lags behind the commit index steps down within a few
+    /// election timeouts.
     fn no_sick_leader(&mut self, node: usize) -> Result<(), Violation> {
         let host = &mut self.hosts[node];
         let Some(running) = &host.up else { return Ok(()) };
@@ -610,7 +614,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
     }
 
-    /// Takes what a node gives out, until it has nothing more, and looks at it.
+    /// Performs the actions of a node until there are none, then checks the node.
     fn poll(&mut self, node: usize) -> Result<(), Violation> {
         let mut sent = false;
         loop {

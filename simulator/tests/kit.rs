@@ -1,4 +1,4 @@
-//! What a user of the kit is told of a state machine that is broken on purpose.
+//! The report that a user of the kit gets for a state machine that is broken on purpose.
 
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
@@ -54,7 +54,7 @@ fn request(_client: u64, draw: &mut Stream) -> Request {
     }
 }
 
-/// What is found by a simulation that must find something.
+/// The failure that a simulation of a broken state machine must find.
 fn broken<M: StateMachine>(simulation: &Simulation<M>) -> Failed {
     simulation.check().expect_err("it is broken").failed().expect("a promise is")
 }
@@ -198,7 +198,7 @@ fn what_is_missing_from_a_snapshot_and_shows_only_in_queries_is_found() {
     let _ = std::fs::remove_file(page);
 }
 
-/// One of its answers, in the first run of the process, is another one.
+/// In the first run of the process, one of its answers differs.
 #[derive(Clone, Default)]
 struct Random(u64);
 

@@ -9,7 +9,7 @@ fn drawn(plan: &Plan) -> (Run, String) {
     (run, page)
 }
 
-/// The first seed from `from` on with faults of at least so many kinds.
+/// The first seed from `from` on with at least `least` kinds of faults.
 fn seed_with_faults(from: u64, least: usize) -> Plan {
     let kinds = |plan: &Plan| {
         let kinds: std::collections::BTreeSet<_> = plan.faults.iter().map(|f| f.kind).collect();
@@ -46,7 +46,7 @@ fn unbalanced(page: &str) -> Option<String> {
         if !tag.ends_with('/') && !VOID.contains(&name) {
             open.push(name);
         }
-        // What is in these is no markup.
+        // The contents of these are not markup.
         if name == "script" || name == "style" {
             rest = &rest[rest.find(&format!("</{name}>"))?..];
         }

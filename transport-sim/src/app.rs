@@ -1,4 +1,4 @@
-//! What a user brings: a state machine, what answers requests in front of it, and clients.
+//! The user's part of a simulation: a state machine, a service in front of it, and clients.
 
 use crate::{Cluster, SimClock};
 use driver::Handle;
@@ -11,63 +11,64 @@ use std::sync::Arc;
 /// A future on the heap.
 pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Answers the requests that reach a node. Each answer is a task of the node: it ends with the node,
-/// and it is dropped wherever it waits when whoever asked has gone away.
+/// Answers the requests that reach a node. Each request is a task of the node and ends with the
+/// node. When its client gives up, the task is dropped at whichever await point it has reached.
 pub type Service<Q, R> = Arc<dyn Fn(Q) -> Task<R> + Send + Sync>;
 
 /// A node that has started.
 pub struct Started<A: App> {
-    /// Which node.
+    /// The id of the node.
     pub id: NodeId,
-    /// For calls to it.
+    /// The handle for calls to the node.
     pub handle: Handle<A::Machine>,
     /// Its clock.
     pub clock: Arc<SimClock>,
-    /// The cluster that it is one of.
+    /// The cluster that the node belongs to.
     pub cluster: Cluster<A>,
 }
 
-/// Makes what answers the requests to a node that has started.
+/// Creates the service of a node that has started.
 pub type Boot<A> =
     Box<dyn FnOnce(Started<A>) -> Service<<A as App>::Request, <A as App>::Response> + Send>;
 
-/// What is simulated.
+/// A state machine, its service and its clients, to be simulated.
 pub trait App: Send + Sync + Sized + 'static {
     /// The state machine.
     type Machine: driver::StateMachine;
-    /// What is asked of a node.
+    /// A request to a node.
     type Request: Send + 'static;
-    /// What it answers.
+    /// The answer of a node.
     type Response: Send + 'static;
 
-    /// A node is about to start: its state machine, as a new node has it, and what will answer its
-    /// requests.
+    /// Called when a node is about to start. Returns a state machine in its initial state, and the
+    /// constructor of the service.
     fn boot(&self) -> (Self::Machine, Boot<Self>);
 
-    /// A request in a few words, for whoever looks at a picture of the run: `read …` or `command …`.
+    /// A request in a few words, for the page of the run: `read …` or `command …`.
     fn asks(&self, _request: &Self::Request) -> String {
         String::new()
     }
 
-    /// Whether an answer says `done`, `not done` or `unknown`, and the answer in a few words.
+    /// The outcome that an answer reports (`done`, `not done` or `unknown`), and the answer in a
+    /// few words.
     fn answers(&self, _response: &Self::Response) -> (&'static str, String) {
         ("done", String::new())
     }
 
-    /// What a client does, until [`Cluster::think`] says that it is over.
+    /// Runs a client until [`Cluster::think`] returns false.
     fn client(self: Arc<Self>, cluster: Cluster<Self>, number: u64) -> Task<()>;
 
-    /// The most requests that a client has at once.
+    /// The maximum number of requests that a client has open at once.
     fn requests_at_once(&self) -> usize {
         1
     }
 
-    /// What must hold of the state after every command, on every node.
+    /// An invariant of the state, checked on every node after it applies commands.
     fn invariant(&self, _machine: &Self::Machine) -> Result<(), String> {
         Ok(())
     }
 
-    /// Checks what the clients have seen, when all is quiet and every node is up.
+    /// Checks the observations of the clients, when all is quiet and every node is up.
     fn verdict(self: Arc<Self>, _cluster: Cluster<Self>) -> Task<Result<(), Violation>> {
         Box::pin(std::future::ready(Ok(())))
     }

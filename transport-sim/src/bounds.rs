@@ -1,10 +1,10 @@
-//! What is bounded and what is left: a node that goes on for long must need no more memory and no more
-//! disk than what it works on, and when nobody asks for anything, nothing waits in it.
+//! Bounds and leaks: however long a node runs, its memory and disk usage must be bounded by its
+//! current work. When no client sends requests, nothing may wait in it.
 //!
-//! While the faults last little can be said of that: whoever is cut off has calls that wait, and a disk
-//! that was full has snapshots that failed. So it is looked when they are over.
+//! During the faults little can be checked: a partitioned node has calls that wait, and a full disk
+//! makes snapshots fail. So the checks run after the faults.
 //!
-//! What it is not: a check of the limits that queues have by their making.
+//! The capacities of the queues themselves are not checked here.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -18,33 +18,33 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// All that waited for something has ended so long after the last request: the longest is a call that
-/// is given up when a connection has been silent.
+/// All waits must have ended this long after the last request. The longest is a call that ends when
+/// its connection has been silent.
 const EMPTY_US: u64 = 10_000_000;
-/// How often it is looked.
+/// The interval between two checks.
 const LOOK_US: u64 = 20_000;
 /// The log writes in blocks of this size, and each write begins a new one.
 const BLOCK_BYTES: u64 = 4_096;
-/// What a block holds beside what frames it.
+/// The content bytes of a block, without its framing.
 const BLOCK_CONTENT_BYTES: u64 = 4_064;
-/// What frames a write, at most, and each entry of it.
+/// The most bytes that frame a write, and each of its entries.
 const FRAME_BYTES: u64 = 128;
-/// Snapshots that are kept: the one that the log begins after, and the one before it, until the log on
-/// the disk begins after the later.
+/// The most snapshots that a node keeps: the one that the log begins after, and the one before it
+/// until the move of the base is durable.
 const SNAPSHOTS_MAX: usize = 2;
 
-/// The writes that the segments of a log hold, as far as something in or before them is still needed.
+/// The writes in the segments of a log, from the first that is still needed.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// The last entry of each, and the bytes that it took.
+    /// For each write, the highest entry up to there, and the bytes that the write took.
     writes: VecDeque<(Index, u64)>,
     bytes: u64,
-    /// The highest entry so far: a segment is needed until the base stands for all that is in it.
+    /// The highest entry so far: a segment is needed until the base covers everything in it.
     highest: Index,
 }
 
 impl Written {
-    /// A write became durable.
+    /// Adds a write that became durable.
     pub fn add(&mut self, write: &Write) {
         let entries = write.entries.iter().map(|entry| entry.cost_bytes() as u64 + FRAME_BYTES);
         let content = FRAME_BYTES + entries.sum::<u64>();
@@ -55,7 +55,8 @@ impl Written {
         }
     }
 
-    /// A start may leave a segment half full, and write what it finds once more.
+    /// Accounts for a start, which may leave a segment partly empty and write the recovered log
+    /// once more.
     pub fn starts(&mut self, log: u64, segment_bytes: u64) {
         self.push(Index(0), segment_bytes + log + 2 * BLOCK_BYTES);
     }
@@ -66,7 +67,7 @@ impl Written {
         self.bytes += bytes;
     }
 
-    /// The log begins after this now.
+    /// The log now begins after `base`: drops the writes that it covers.
     fn begins_after(&mut self, base: Index) {
         while let Some((last, bytes)) = self.writes.front().copied()
             && last <= base
@@ -78,9 +79,13 @@ impl Written {
 }
 
 impl<A: App> Host<A> {
-    /// Bytes of the files of its log, and the most that there may be: what the writes took, twice, since
-    /// a write that does not fit leaves the rest of a segment unused; the segments that are kept for use
-    /// again; one that is prepared, one that is begun and one that is not yet free; and two small files.
+    /// Bytes of the files of its log, and the most that are allowed:
+    ///
+    /// - twice what the writes took, since a write that does not fit leaves the rest of a segment
+    ///   unused;
+    /// - the segments that are kept for reuse;
+    /// - one segment that is prepared, one that is begun and one that is not yet free;
+    /// - two small files.
     fn log_bytes(&self, swarm: &Swarm) -> (u64, u64) {
         let files = self.disk.paths().into_iter().filter(|path| path.starts_with("log/"));
         let bytes = files.filter_map(|path| self.disk.read(&path)).map(|file| file.len() as u64);
@@ -88,9 +93,9 @@ impl<A: App> Host<A> {
         (bytes.sum(), 2 * self.written.bytes + spare + 8 * BLOCK_BYTES)
     }
 
-    /// What the entries cost that its log holds, and the most that may be: a snapshot is due when so
-    /// many bytes are applied, and is of all that is applied then. If one fails, it is due again after
-    /// as many, whatever was applied at once with the last of them.
+    /// The cost of the entries in its log, and the most that is allowed. A snapshot is due when
+    /// `snapshot_bytes` are applied, and covers everything applied by then. If one fails, the next
+    /// is due after as many bytes again, plus the batch that was applied with the last of them.
     fn entry_bytes(&self, swarm: &Swarm, failed: u64) -> (u64, u64) {
         let costs = self.shadow.entries.iter().map(Entry::cost_bytes);
         let largest = costs.clone().max().unwrap_or_default() as u64;
@@ -99,14 +104,15 @@ impl<A: App> Host<A> {
         (costs.sum::<usize>() as u64, most)
     }
 
-    /// Files of snapshots, finished or not.
+    /// Number of snapshot files, finished or not.
     fn snapshot_files(&self) -> usize {
         self.disk.paths().iter().filter(|path| path.starts_with("snap")).count()
     }
 }
 
 impl<A: App> Cluster<A> {
-    /// Faults are over and clients go on: no more waits than they have asked for.
+    /// Checks, after the faults and while clients continue, that no more requests wait than the
+    /// clients have open.
     pub(crate) fn few_wait(&self) -> Result<(), Violation> {
         let clients = u64::from(self.world().plan.swarm.clients) as usize;
         let most = clients * self.shared.app.requests_at_once();
@@ -120,7 +126,7 @@ impl<A: App> Cluster<A> {
         Ok(())
     }
 
-    /// Nobody asks any more: nothing waits, and nothing is kept that is not needed.
+    /// Checks, after the last request, that nothing waits and that nothing unneeded is kept.
     pub(crate) async fn nothing_is_left(&self) -> Result<(), Violation> {
         let until_us = now_us() + EMPTY_US;
         for (node, handle) in self.healthy() {
@@ -172,7 +178,7 @@ impl<A: App> Cluster<A> {
 pub(crate) struct Requests(Arc<AtomicUsize>);
 
 impl Requests {
-    /// One more, until what is returned is dropped.
+    /// Counts one more request, until the returned guard is dropped.
     pub fn begin(&self) -> Request {
         self.0.fetch_add(1, Ordering::Relaxed);
         Request(self.clone())
@@ -183,7 +189,7 @@ impl Requests {
     }
 }
 
-/// One of them.
+/// A guard for one request that a node works on.
 pub(crate) struct Request(Requests);
 
 impl Drop for Request {

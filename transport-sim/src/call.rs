@@ -1,6 +1,6 @@
-//! Requests to a node and their answers, as connections carry them: a request that was never sent was
-//! not executed, of one that was sent and not answered nobody knows, and who gives up waiting closes
-//! the connection, which drops the work on it wherever it stands.
+//! Requests to a node and their answers, as connections carry them. A request that was never sent
+//! was not executed. If it was sent and not answered, its outcome is unknown. When a client gives
+//! up, its connection closes and the work is dropped at whichever await point it has reached.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -9,35 +9,35 @@ use crate::time::sleep_us;
 use raft::NodeId;
 use tokio::sync::oneshot;
 
-/// After so long without a connection whoever dials gives up.
+/// The timeout of a client that connects.
 const CONNECT_TIMEOUT_US: u64 = 1_000_000;
-/// A connection that is lost without a sign is found to be so after this long.
+/// A client detects a connection that died silently after this time.
 const SILENCE_US: u64 = 3_000_000;
 
-/// Why there is no answer.
+/// The reason why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallError {
-    /// The request never left.
+    /// The request was never sent: it was not executed.
     NotSent,
-    /// It may have been executed.
+    /// The request was sent: it may have been executed.
     Lost,
 }
 
-/// What becomes of a request and its answer.
+/// The fate of a request and its answer.
 struct Fate {
     there_us: u64,
     back_us: u64,
-    /// The node is not reached although it is there.
+    /// The connection fails although the node is up.
     no_connection: bool,
-    /// Lost before it arrives.
+    /// The request is lost before it arrives.
     request_lost: bool,
-    /// Lost afterwards.
+    /// The answer is lost.
     answer_lost: bool,
 }
 
 impl<A: App> Cluster<A> {
-    /// The request of a client to a node. No partition of the plan cuts its way. Dropped before it is
-    /// ready, it closes the connection.
+    /// Sends a client's request to a node and waits for the answer. Partitions of the plan do not
+    /// apply. Dropping the future closes the connection.
     pub async fn call(
         &self,
         client: u64,

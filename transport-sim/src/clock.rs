@@ -9,7 +9,7 @@ use std::time::Duration;
 /// The wall clock at the start, in milliseconds since 1970.
 const WALL_MS: u64 = 1_700_000_000_000;
 
-/// The clock of one machine. It goes on when the node on it ends.
+/// The clock of one machine. It keeps running when the node on it ends.
 #[derive(Debug)]
 pub struct SimClock {
     state: Mutex<State>,
@@ -18,7 +18,7 @@ pub struct SimClock {
 #[derive(Debug)]
 struct State {
     per_mille: u64,
-    /// When the rate was last changed, in simulated time and in this clock's.
+    /// The time of the last change of the rate, in simulated time and by this clock.
     since_ns: u64,
     local_ns: u64,
     wall_offset_ms: i64,
@@ -44,7 +44,7 @@ impl SimClock {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on it runs at so many per mille of simulated time.
+    /// Sets the rate from now on, in per mille of simulated time.
     pub(crate) fn set_rate(&self, per_mille: u64) {
         let mut state = self.state();
         state.local_ns = state.local_ns();
@@ -52,7 +52,7 @@ impl SimClock {
         state.per_mille = per_mille.max(1);
     }
 
-    /// Its wall clock jumps.
+    /// Makes the wall clock jump.
     pub(crate) fn jump(&self, by_ms: i64) {
         self.state().wall_offset_ms += by_ms;
     }

@@ -1,4 +1,4 @@
-//! A simulated cluster: what clients and the nodes' services are given of it, and how it runs.
+//! A simulated cluster: the handle for clients and services, and how nodes start and stop.
 
 use crate::app::{App, Started};
 use crate::bounds::Requests;
@@ -24,13 +24,13 @@ use std::time::Duration;
 use storage::{Directory, OpenError, Snapshots};
 use tokio::sync::Notify;
 
-/// A node whose disk fails at the start is started again after this long.
+/// Delay before a node is started again whose disk failed at the start.
 const START_RETRY_US: u64 = 50_000;
-/// How often the power fails before that.
+/// The chance that the power fails before that.
 const POWER_FAILS_TOO_PPM: u32 = 500_000;
 /// The product's shortest election timeout: 30 ticks of 10 ms.
 pub(crate) const PRODUCT_ELECTION_US: u64 = 300_000;
-/// Clients take it easy when the faults are over.
+/// After the faults, the mean time between two operations of all clients together.
 const CALM_THINK_US: u64 = 50_000;
 
 /// A simulated cluster; a clone is another handle to it.
@@ -41,9 +41,9 @@ pub struct Cluster<A: App> {
 pub(crate) struct Shared<A: App> {
     pub app: Arc<A>,
     world: Mutex<World<A>>,
-    /// Notified when the run is to end before its time.
+    /// Notified when the run must end early.
     pub ends: Arc<Notify>,
-    /// Where everything runs that belongs to no node.
+    /// The executor node for all tasks that belong to no node.
     pub outside: NodeHandle,
 }
 
@@ -68,14 +68,14 @@ impl<A: App> Cluster<A> {
         self.shared.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The plan that is run.
+    /// A copy of the plan of this run.
     pub fn plan(&self) -> Plan {
         self.world().plan.clone()
     }
 
-    /// How long a wait is that in the product takes `product_us`, beside an election timeout of
-    /// [`PRODUCT_ELECTION_US`]: where elections take less, so does all that goes with them. A node that
-    /// takes many elections to connect again would mostly be alone.
+    /// Scales a wait of the product, which goes with an election timeout of
+    /// [`PRODUCT_ELECTION_US`]. With shorter elections all other waits are shorter too. Otherwise a
+    /// node that needs many election timeouts to reconnect would mostly be alone.
     pub(crate) fn in_proportion(&self, product_us: u64) -> u64 {
         let election_us = self.world().plan.election_us().min(PRODUCT_ELECTION_US);
         (product_us * election_us / PRODUCT_ELECTION_US).max(1)
@@ -86,7 +86,7 @@ impl<A: App> Cluster<A> {
         self.world().calm
     }
 
-    /// A pause between two operations of a client. False: it is over.
+    /// A pause between two operations of a client. Returns false when the client must stop.
     pub async fn think(&self) -> bool {
         let think_us = {
             let world = self.world();
@@ -98,18 +98,18 @@ impl<A: App> Cluster<A> {
         !self.world().over
     }
 
-    /// Remarks that something has happened, see [`simulator::Marks`].
+    /// Counts a noteworthy event, see [`simulator::Marks`].
     pub fn mark(&self, name: &'static str) {
         self.world().marks.hit(name);
     }
 
-    /// Puts something into the trace: a number of what happened, who, and a number that tells it from
-    /// others.
+    /// Adds an event to the hash of the run: a number for the kind, the node or client, and a
+    /// detail.
     pub fn note(&self, what: u64, who: u64, detail: u64) {
         self.world().note(64 + what, who as usize, detail);
     }
 
-    /// A promise was broken, if one was. The first one ends the run.
+    /// Reports a broken promise, if there is one. The first one ends the run.
     pub fn broken(&self, violation: Option<Violation>) {
         if let Some(violation) = violation {
             self.world().breaks(violation);
@@ -118,7 +118,7 @@ impl<A: App> Cluster<A> {
 
     // Starting a node.
 
-    /// Starts a node from its disk, unless it runs or is gone for good.
+    /// Starts a node from its disk, unless it runs or is dead.
     pub(crate) fn start(&self, node: usize) {
         match self.try_start(node) {
             Ok(()) => {}
@@ -148,7 +148,7 @@ impl<A: App> Cluster<A> {
             });
         let (begun, snapshots) = match opened {
             Ok(opened) => opened,
-            // The disk still fails: whoever starts the node sees why it does not start.
+            // The disk still fails: the operator sees the error and starts the node again.
             Err(_) if host.failing || host.full => {
                 world.marks.hit("a node did not start from a failing disk");
                 host.disk.clear_faults();
@@ -160,7 +160,8 @@ impl<A: App> Cluster<A> {
                 self.start_after(node, START_RETRY_US);
                 return Ok(());
             }
-            // Of a damaged disk a node may say that its log is gone. It may not give up over a part.
+            // After damage the only start-up error allowed is `LogGone`. Damage to a part of the
+            // log must not prevent a start.
             Err(OpenError::LogGone) if host.damaged => {
                 host.dead = true;
                 world.marks.hit("a node noticed a damaged disk and stopped");
@@ -183,7 +184,7 @@ impl<A: App> Cluster<A> {
         let host = &mut world.hosts[node];
         let lost_base = host.damaged && kept.snapshot.last != meant;
         if let Some(case) = case {
-            // Damage has taken back the base: the snapshot of the one before is gone.
+            // Damage has undone a move of the base: the snapshot at the previous base is gone.
             if !lost_base {
                 return violation(
                     Check::SnapshotThatTheLogBeginsAfterIsThere,
@@ -267,7 +268,7 @@ impl<A: App> Cluster<A> {
         let cluster = self.clone();
         machine.spawn(driver.snapshots.run(move || cluster.writing_a_snapshot(node)));
         let cluster = self.clone();
-        // Outside, so that it lives longer than the node.
+        // Runs outside of the node's machine, so that it outlives the node.
         self.shared.outside.spawn(async move {
             let reason = handle.stopped().await;
             cluster.has_stopped(node, number, &reason);
@@ -292,7 +293,7 @@ impl<A: App> Cluster<A> {
         });
     }
 
-    /// A node has stopped by itself, or was told to.
+    /// A node has stopped, by itself or on request.
     fn has_stopped(&self, node: usize, number: u64, reason: &StopReason) {
         let mut world = self.world();
         if world.runs(node, number).is_none() {
@@ -308,13 +309,13 @@ impl<A: App> Cluster<A> {
                 return;
             }
         }
-        // Whoever runs it starts it again, and often enough the machine as well.
+        // The operator restarts the node, and here the machine as well.
         let down_us = 1_000 + world.disks[node].below(200_000);
         drop(world);
         self.power_fails(node, down_us);
     }
 
-    /// What a snapshot holds, if it is there.
+    /// The state in a snapshot; `None` if the snapshot cannot be read.
     pub(crate) fn snapshot_bytes(&self, node: usize, id: LogId) -> Option<Vec<u8>> {
         let disk = SimDisk::new(self.world().hosts[node].disk.fork(), Life::default());
         let mut state = Vec::new();
@@ -323,7 +324,7 @@ impl<A: App> Cluster<A> {
         Some(state)
     }
 
-    /// Begins what is needed for a byte of the log to rot.
+    /// Plans damage to a byte of the log.
     pub(crate) fn arm_rot(&self, node: usize, down_us: u64) {
         let mut guard = self.world();
         let world = &mut *guard;
@@ -346,15 +347,16 @@ impl<A: App> Cluster<A> {
         host.rotting = Some(Rotting { at_write, down_us, path, offset, mask, found });
     }
 
-    /// Says when it is.
+    /// The simulated time, in microseconds.
     pub fn now_us(&self) -> u64 {
         now_us()
     }
 }
 
 impl<A: App> World<A> {
-    /// What was recovered must be what was reported durable, or that and the write that was out;
-    /// anything less only where the disk was damaged, and then said.
+    /// Checks recovery: the node must recover exactly what was reported durable, with or without
+    /// the write that was outstanding. It may recover less only if the disk was damaged, and must
+    /// then report the loss.
     fn compare(&mut self, node: usize, restored: &Restored) -> Result<(), Violation> {
         let host = &mut self.hosts[node];
         let Some(difference) = host.shadow.difference(restored) else { return Ok(()) };
@@ -401,7 +403,7 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config
 }
 
-/// How much may wait in the queues of a node; 0: as much as by default.
+/// The capacities of a node's queues; 0: the defaults.
 fn queues(queues_max: u32) -> driver::Limits {
     let max = queues_max as usize;
     match max {
@@ -417,7 +419,7 @@ fn queues(queues_max: u32) -> driver::Limits {
     }
 }
 
-/// A part that is slow: whenever it could go on, it takes a while until it does.
+/// A slow part of a node: each time it becomes ready, it waits before it runs.
 struct Slow<A: App> {
     cluster: Cluster<A>,
     node: usize,

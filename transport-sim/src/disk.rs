@@ -1,8 +1,8 @@
-//! The disk of a simulated machine, as one life of the node on it sees it.
+//! The disk of a simulated machine, as used by one life of the node on it.
 //!
-//! The futures of a node that has been killed are dropped some time later, when the next one may run
-//! already. What is dropped with them cleans up; a process that is gone would not. So each life has a
-//! handle of its own to the disk, which is good for nothing once it is over.
+//! The futures of a killed node are dropped some time later, when its next life may already run.
+//! Their destructors clean up, which a real process could not do any more. So each life has its own
+//! handle to the disk, which stops working when the life is over.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{MemDisk, MemFile};
 use storage::{Disk, LockError};
 
-/// Whether a life of a node goes on.
+/// The state of one life of a node: going on or over.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Life {
     over: Arc<AtomicBool>,
@@ -47,7 +47,7 @@ impl SimDisk {
 }
 
 impl Disk for SimDisk {
-    /// A file that is open knows by itself that the process or the machine has gone down since.
+    /// An open file fails by itself once the process or the machine has gone down.
     type File = MemFile;
 
     fn lock(&self) -> Result<(), LockError> {

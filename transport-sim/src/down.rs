@@ -1,4 +1,4 @@
-//! How a node goes down, and what is left on its disk.
+//! How a node goes down, and what survives on its disk.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -11,23 +11,22 @@ use simulator::checks::{Change, Check, violation};
 use storage::LogStore;
 use storage::testing::{Fate, Operation, Verdict};
 
-/// Of the crashes that meet a write, so many find it written and not yet synced.
+/// The share of crashes during a write that find it written but not yet synced.
 const BEGUN_PPM: u32 = 700_000;
-/// A node that is told to stop does so within this time, stalls of its disk included, if it is not
-/// paused.
+/// The time limit for a clean shutdown, stalls of the disk included, for a node that is not paused.
 const STOP_US: u64 = 30_000_000;
-/// How often it is looked whether it has.
+/// The interval at which that is checked.
 const LOOK_US: u64 = 1_000;
 
 impl<A: App> Cluster<A> {
-    /// Power fails. A write that is out may be on the disk, in part or whole.
+    /// The power fails. An outstanding write may be on the disk, in part or whole.
     pub(crate) fn crash(&self, node: usize, down_us: u64, mark: &'static str) {
         self.world().marks.hit(mark);
         self.cut_off(node);
         self.power_fails(node, down_us);
     }
 
-    /// A write that is out is written and not synced, or not begun.
+    /// Interrupts an outstanding write: it is written and not synced, or not begun.
     pub(crate) fn cut_off(&self, node: usize) {
         let mut world = self.world();
         let begun = world.disks[node].chance(BEGUN_PPM);
@@ -67,8 +66,8 @@ impl<A: App> Cluster<A> {
         }
     }
 
-    /// It is told to stop, while clients ask and whatever else is under way. It does so in good order,
-    /// unless something meets it meanwhile.
+    /// Requests a clean shutdown while clients send requests and other work goes on. It succeeds
+    /// unless another fault strikes the node meanwhile.
     pub(crate) fn stops(&self, node: usize, down_us: u64) {
         let (handle, number, slot) = {
             let world = self.world();
@@ -111,13 +110,13 @@ impl<A: App> Cluster<A> {
         });
     }
 
-    /// The power fails, and a byte of the log has rotted when it comes back.
+    /// The power fails, and a byte of the log is damaged when the node comes back.
     pub(crate) fn rots(&self, node: usize, down_us: u64) {
         let Some(rotting) = self.world().hosts[node].rotting.take() else { return };
         self.crash(node, down_us, "a node crashed");
         let mut world = self.world();
         let host = &mut world.hosts[node];
-        // The file may have been freed or used again meanwhile.
+        // The file may have been freed or recycled meanwhile.
         let content = host.disk.read(&rotting.path).unwrap_or_default();
         if content.starts_with(&rotting.found) {
             let byte = content[rotting.offset as usize] ^ rotting.mask;
@@ -127,7 +126,8 @@ impl<A: App> Cluster<A> {
         }
     }
 
-    /// A node runs no more: whatever it waits for, it is dropped there. Returns whether it ran.
+    /// Takes a node down: its tasks are dropped at whichever await point they have reached. Returns
+    /// whether it was running.
     fn goes_down(&self, node: usize, down_us: u64) -> bool {
         let mut world = self.world();
         let host = &mut world.hosts[node];
@@ -141,7 +141,7 @@ impl<A: App> Cluster<A> {
         world.show(node, What::Down);
         drop(world);
         Executor::current().kill(up.machine.id());
-        // Not under the lock: what is dropped may have something to say.
+        // Not under the lock: destructors may take it.
         drop((log, up));
         self.start_after(node, down_us);
         true
@@ -149,7 +149,7 @@ impl<A: App> Cluster<A> {
 }
 
 impl<A: App> World<A> {
-    /// What is not synced is lost, kept or torn, sector by sector.
+    /// Each unsynced sector is lost, kept or torn.
     pub(crate) fn lose_unsynced(&mut self, node: usize) {
         let swarm = &self.plan.swarm;
         let draw = &mut self.disks[node];

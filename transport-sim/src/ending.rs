@@ -1,5 +1,5 @@
-//! A run from its beginning to its end: when the faults stop everything must work again, stay so, agree
-//! and leave nothing behind.
+//! The phases of a run. When the faults stop, the cluster must recover and stay healthy, the copies
+//! must agree, and nothing may be left behind.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -15,54 +15,55 @@ use simulator::{Marks, Timeline, What};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Whatever was traced, after so much of it the faults stop too: one node alone sends no messages.
+/// Number of events after which the faults stop, for runs with few messages: a single node sends
+/// none.
 const FAULTY_EVENTS: u64 = 50_000;
-/// Messages after which the faults stop, though it is not time yet.
+/// Number of messages after which the faults stop, even before `faults_until_us`.
 const FAULTY_MESSAGES: u64 = 15_000;
-/// Messages after which a run is ended and called a storm.
+/// Number of messages after which a run fails as a message storm.
 const MESSAGES_MAX: u64 = 1_000_000;
-/// How often it is looked whether a phase is over.
+/// The interval at which the end of a phase is checked.
 const LOOK_US: u64 = 20_000;
-/// After the faults, this many of the longest election timeouts may pass until everything is served.
+/// The time limit for the cluster to recover after the faults, in longest election timeouts.
 const CONVERGE_TIMEOUTS: u64 = 40;
 
-/// What a slow disk has not written yet when the faults stop takes at most this long.
+/// The longest time that a slow disk needs for its backlog when the faults stop.
 const BACKLOG_US: u64 = 20_000_000;
-/// A connection that was lost without a sign is found to be so, and made again, within this time.
+/// The longest time until a connection that died silently is detected and made again.
 const DIALLING_US: u64 = 2_500_000;
-/// Then no leader may change for this many.
+/// After recovery the leader must not change for this many of the longest election timeouts.
 const QUIET_TIMEOUTS: u64 = 10;
-/// Clients finish what they have begun within this time.
+/// The time limit for clients to finish their open operations.
 const CLIENTS_END_US: u64 = 120_000_000;
-/// All nodes have applied everything this long after the last commit.
+/// The time limit, after the last commit, for all nodes to apply everything.
 const SETTLE_US: u64 = 10_000_000;
-/// And however long the last commits take.
+/// The limit in all, even if entries are still being committed.
 const SETTLE_MOST_US: u64 = 600_000_000;
-/// A node ends within this time when it is told to.
+/// The time limit for a node to shut down.
 const SHUTDOWN_US: u64 = 10_000_000;
-/// The longest that a task of a node that has ended may linger: a transfer of a snapshot that nobody
-/// answers.
+/// The longest time that a task may outlive its node: a snapshot transfer to a peer that does not
+/// answer.
 const LINGER_US: u64 = 70_000_000;
 
 /// The check that a panic breaks.
 const PANICS: Check = Check::NothingPanics;
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     /// The promise that was broken, if one was.
     pub violation: Option<Violation>,
-    /// Messages between nodes.
+    /// Number of messages between nodes.
     pub messages: u64,
-    /// Everything that was traced.
+    /// Number of events.
     pub events: u64,
-    /// Simulated time.
+    /// Simulated time, in microseconds.
     pub time_us: u64,
-    /// A hash of everything that happened, in order.
+    /// A hash of all events in order: equal in two runs of the same plan.
     pub trace: u64,
-    /// What happened at least once.
+    /// How often each noteworthy event happened.
     pub marks: Marks,
-    /// What is shown of it, if that was asked for.
+    /// The recording for the page; empty unless it was requested.
     pub timeline: Timeline,
 }
 
@@ -71,8 +72,8 @@ pub fn simulate<A: App>(plan: &Plan, app: A) -> Run {
     simulate_for(plan, app, Limits { record: false, events_max: u64::MAX })
 }
 
-/// The same, recorded if that is wanted, and for so many events at most. What is recorded changes
-/// nothing.
+/// Runs a plan with options: whether to record it, and the maximum number of events. Recording does
+/// not change the run.
 pub fn simulate_for<A: App>(plan: &Plan, app: A, limits: Limits) -> Run {
     let (plan, seed) = (plan.clone(), plan.seed);
     let running = Arc::new(Mutex::new(None));
@@ -92,7 +93,8 @@ pub fn simulate_for<A: App>(plan: &Plan, app: A, limits: Limits) -> Run {
             running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let run = left.map(|cluster| {
             let run = cluster.world().panicked();
-            // What waits for one another in it cannot be taken apart without the runtime, which is gone.
+            // Its tasks refer to one another and cannot be dropped without the runtime, which is
+            // gone.
             std::mem::forget(cluster);
             run
         });
@@ -102,7 +104,7 @@ pub fn simulate_for<A: App>(plan: &Plan, app: A, limits: Limits) -> Run {
 }
 
 impl<A: App> World<A> {
-    /// What the run came to, which ends here at the latest.
+    /// Ends the run if it has not ended, and returns its result.
     fn comes_to(&mut self) -> Run {
         let (events, time_us) = self.ended.unwrap_or_default();
         Run {
@@ -116,8 +118,8 @@ impl<A: App> World<A> {
         }
     }
 
-    /// The same when something has panicked: then nobody knows the time any more, but for when
-    /// something was noted last.
+    /// The result after a panic. The runtime is gone then, so the run ends at the time of the
+    /// latest event.
     fn panicked(&mut self) -> Run {
         self.timeline.add_to_all(What::Violation(PANICS));
         self.ends_at(self.noted_us);
@@ -161,14 +163,14 @@ impl<A: App> Cluster<A> {
         run
     }
 
-    /// Ends whatever still runs. What waits for one another, through the clock, would be kept for as
-    /// long as the process lives, and a process runs thousands of seeds.
+    /// Ends everything that still runs. Tasks that refer to one another through the clock would
+    /// otherwise stay in memory, and a process runs thousands of seeds.
     async fn let_go(&self) {
         let executor = Executor::current();
         executor.kill(self.shared.outside.id());
         let ups: Vec<_> = self.world().hosts.iter_mut().filter_map(|host| host.up.take()).collect();
         ups.iter().for_each(|up| executor.kill(up.machine.id()));
-        // Not under the lock: what is dropped may have something to say.
+        // Not under the lock: destructors may take it.
         drop(ups);
         sleep_us(1).await;
     }
@@ -244,7 +246,7 @@ impl<A: App> Cluster<A> {
         }
     }
 
-    /// Whether a quorum is there to serve: all but those that are gone for good.
+    /// Whether a quorum can serve: nodes that are dead or wiped do not count.
     fn is_able(&self) -> bool {
         let world = self.world();
         let hosts = world.hosts.iter().enumerate();
@@ -252,7 +254,7 @@ impl<A: App> Cluster<A> {
         able > world.hosts.len() / 2
     }
 
-    /// Nodes that must serve whatever they are asked when all is quiet: none where too few are left.
+    /// The nodes that must serve every request when all is quiet: none if no quorum is left.
     pub fn must_serve(&self) -> Vec<NodeId> {
         match self.is_able() {
             true => self.healthy().into_iter().map(|(id, _)| NodeId(id as u64)).collect(),
@@ -269,9 +271,9 @@ impl<A: App> Cluster<A> {
             .collect()
     }
 
-    /// Waits until one leader serves and everybody follows it. Whether there are enough for that.
+    /// Waits until one leader serves and all nodes follow it. Returns whether there is a quorum.
     async fn converge(&self, plan: &Plan) -> Result<bool, Violation> {
-        // What is late or down is so for at most this long. Stalls have ended.
+        // The longest time that anything is still late or down. Stalls have ended.
         let late_us = DIALLING_US + u64::from(plan.swarm.tail_us);
         let least_us = now_us() + late_us + 2 * self.timeout_us();
         let most_us = now_us() + CONVERGE_TIMEOUTS * self.timeout_us() + 2 * late_us + BACKLOG_US;
@@ -298,7 +300,7 @@ impl<A: App> Cluster<A> {
     fn no_storm(&self) -> Result<(), Violation> {
         let world = self.world();
         let (messages, plan) = (world.messages, &world.plan);
-        // A long run of short ticks has many heartbeats, and as many answers.
+        // A long run with short ticks has many heartbeats, and as many replies.
         let round_us = u64::from(plan.swarm.tick_us) * u64::from(plan.swarm.heartbeat_ticks);
         let heartbeats = now_us() / round_us.max(1) * plan.nodes;
         match messages > MESSAGES_MAX + 4 * heartbeats {
@@ -351,7 +353,7 @@ impl<A: App> Cluster<A> {
         Ok(())
     }
 
-    /// Nobody asks any more: all nodes come to the same state.
+    /// Waits, after the last request, until all nodes have the same state.
     async fn settle(&self) -> Result<(), Violation> {
         let mut until_us = now_us() + SETTLE_US;
         let last_us = now_us() + SETTLE_MOST_US;
@@ -360,8 +362,8 @@ impl<A: App> Cluster<A> {
             sleep_us(LOOK_US).await;
             self.no_storm()?;
             let committed = self.world().observer.committed_index();
-            // What nobody waits for any more may still be on its way into the log, for as long as a
-            // slow disk takes.
+            // Commands of clients that gave up may still enter the log, as long as a slow disk
+            // takes.
             if committed > before {
                 (before, until_us) = (committed, last_us.min(now_us() + SETTLE_US));
             }
@@ -399,7 +401,7 @@ impl<A: App> Cluster<A> {
         self.world().not_done_stays_so()
     }
 
-    /// Every node ends when it is told to, and nothing of it is left.
+    /// Checks that every node shuts down on request and leaves no task behind.
     async fn shut_down(&self) -> Result<(), Violation> {
         let ups: Vec<_> = {
             let world = self.world();
@@ -419,7 +421,7 @@ impl<A: App> Cluster<A> {
         let names: Vec<String> = {
             let mut world = self.world();
             let numbers: Vec<u64> = world.hosts.iter().map(|host| host.lives).collect();
-            // Whatever it keeps is let go.
+            // Drops everything that the node holds.
             for node in 0..numbers.len() {
                 if world.hosts[node].up.take().is_some() {
                     world.show(node, What::Down);

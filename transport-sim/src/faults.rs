@@ -1,4 +1,4 @@
-//! Faults: what the plan says goes wrong, struck and lifted.
+//! Faults of the plan: how they strike and are lifted.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -11,11 +11,11 @@ use simulator::plan::{Fault, FaultKind};
 use std::io::ErrorKind;
 use storage::testing::{MemDisk, Operation, Verdict};
 
-/// How far a wall clock jumps at most, in milliseconds.
+/// The largest jump of a wall clock, in milliseconds.
 const JUMP_MS: u64 = 3_600_000;
 
 impl<A: App> Cluster<A> {
-    /// Strikes with all faults of the plan, each at its time.
+    /// Makes all faults of the plan strike, each at its time.
     pub(crate) async fn strike_all(self) {
         let plan = self.plan();
         let mut faults = plan.faults.clone();
@@ -47,8 +47,8 @@ impl<A: App> Cluster<A> {
             FaultKind::Kill => self.process_ends(node, down_us),
             FaultKind::Stop => self.stops(node, down_us),
             FaultKind::CrashAt => {
-                // The log and the snapshots are written by layer 1 in the same way, and operation by
-                // operation; here it is the write that counts.
+                // Layer 1 writes log and snapshots in the same way and covers single operations.
+                // Here the fault strikes a whole write.
                 self.world().armed.insert((node, FaultKind::CrashWriting), down_us);
             }
             FaultKind::CrashWriting | FaultKind::CrashSending => {
@@ -115,14 +115,15 @@ impl<A: App> Cluster<A> {
                 self.world().hosts[node].stalled_until_us = now_us() + down_us;
             }
             FaultKind::Slow => self.world().hosts[node].slow_until_us = now_us() + down_us,
-            // What a disk can do to a log, layer 1 does in full.
+            // Layer 1 covers all kinds of damage to a log. Here each kind is damage to one byte.
             FaultKind::Rot
             | FaultKind::RotEnd
             | FaultKind::Misdirect
             | FaultKind::LostWrite
             | FaultKind::Unreadable
             | FaultKind::SnapshotRot => self.arm_rot(node, down_us),
-            // The state machine is the user's there, and no part of the simulation.
+            // The state machine on a node belongs to the user, and the simulation cannot flip a bit
+            // in it.
             FaultKind::Flip => {}
             FaultKind::Wipe => self.wipe(node, down_us),
         }
@@ -147,7 +148,7 @@ impl<A: App> Cluster<A> {
         });
     }
 
-    /// Nothing happens on a node for a while; then it goes on as if nothing were.
+    /// Suspends a node for a while; then it continues.
     fn pause(&self, node: usize, for_us: u64) {
         let mut world = self.world();
         let Some(up) = &world.hosts[node].up else { return };
@@ -175,7 +176,7 @@ impl<A: App> Cluster<A> {
         }
     }
 
-    /// The disk is replaced by an empty one. The node comes back under its id, as a stranger.
+    /// Replaces the disk by an empty one. The node comes back under its id, but is not a member.
     fn wipe(&self, node: usize, down_us: u64) {
         let ran = self.world().hosts[node].up.is_some();
         if ran {
@@ -199,7 +200,7 @@ impl<A: App> Cluster<A> {
         if !world.sockets {
             return;
         }
-        // It becomes a member by itself, and starts then.
+        // The node becomes a member again by itself, and then starts.
         let host = &mut world.hosts[node];
         host.disk = MemDisk::new();
         (host.dead, host.is_rejoining) = (true, true);

@@ -1,12 +1,11 @@
-//! A cluster bootstraps itself before the faults of the plan begin: the code with which a node of the
-//! product becomes a member ([`quorate::bootstrap`]), over simulated sockets, on disks that are empty
-//! at first.
+//! Bootstrap: before the faults of the plan begin, the cluster bootstraps itself with the product's
+//! code ([`quorate::bootstrap`]), over simulated sockets, on disks that are empty at first.
 //!
-//! Each node loses its power a few times meanwhile, after a number of operations of its disk or at any
-//! other moment, and starts again. In the end all must be members of one cluster with one membership,
-//! which names the incarnations that are on their disks.
+//! Each node may lose its power a few times meanwhile, after a number of disk operations or at any
+//! other moment, and restarts. In the end all must be members of one cluster with one membership,
+//! which has the incarnations that are on their disks.
 //!
-//! A disk that is wiped later goes the same way: it may not bootstrap again, and it joins.
+//! A node whose disk is wiped later runs the same code: it must not bootstrap again, and joins.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -28,28 +27,29 @@ use storage::{ClusterId, Directory, DurableIncarnation};
 use tokio::sync::oneshot;
 use transport_http::{BootstrapError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
 
-/// A node loses its power at most this often while it founds.
+/// The most power failures of a node during the bootstrap.
 const FAILURES_MAX: u64 = 4;
-/// One power failure in this many comes after a number of operations of the disk; the others come at
+/// One power failure in this many strikes after a number of disk operations; the others strike at
 /// any time.
 const AFTER_OPERATIONS_ONE_IN: u64 = 2;
-/// Becoming a member takes about this many operations of the disk.
+/// About the number of disk operations that a node needs to become a member.
 const OPERATIONS: u64 = 40;
-/// And about this long, in proportion to the run's election timeout.
+/// About the time that a node needs to become a member, in proportion to the run's election
+/// timeout.
 const TAKES_US: u64 = 1_500_000;
-/// A node whose power has failed is down for at most this long, in proportion.
+/// The longest time that a node is down after a power failure, in proportion.
 const DOWN_US: u64 = 500_000;
-/// All are members within this time, in proportion, after the last power failure.
+/// The time limit for all nodes to become members after the last power failure, in proportion.
 const FOUNDED_WITHIN_US: u64 = 120_000_000;
-/// A wiped node gives up being a founder after this long, in proportion, if nobody has refused it.
+/// The time after which a wiped node stops its bootstrap if no node has refused it, in proportion.
 const REFUSED_WITHIN_US: u64 = 10_000_000;
-/// The interval at which a node is looked after.
+/// The interval at which the state of a node is checked.
 const LOOK_US: u64 = 1_000;
 
-/// The check that a cluster which does not come about breaks.
+/// The check that fails if the cluster does not come into being.
 const FOUNDS: Check = Check::ClusterBootstrapsItself;
 
-/// What a node is a member of.
+/// The cluster and membership that a node has joined.
 #[derive(Clone, Debug, PartialEq)]
 struct Joined {
     cluster: ClusterId,
@@ -57,11 +57,11 @@ struct Joined {
     who: DurableIncarnation,
 }
 
-/// How one life of a node that founds or joins ended.
+/// The result of one life of a node that bootstraps or joins.
 enum Ended {
-    /// It is a member. It answers others until its machine is killed.
+    /// It is a member. It answers other founders until its machine is killed.
     Joined(Joined),
-    /// It could not, for this reason.
+    /// It could not become a member, for this reason.
     Failed(BeginError),
     /// Its directory could not be opened.
     NotOpened(storage::OpenError),
@@ -133,7 +133,8 @@ impl<A: App> Cluster<A> {
         Ok(())
     }
 
-    /// A founder: it is started again whenever its power has failed, until it is a member for good.
+    /// Runs a founder. Restarts it after each power failure, until it is a member and has no
+    /// failure left.
     async fn founder(&self, node: u64) -> Result<(Joined, Life, NodeHandle), Violation> {
         let at = node as usize;
         let mut draw = Stream::new(self.plan().seed, Purpose::Node, 5_000 + node);
@@ -149,7 +150,7 @@ impl<A: App> Cluster<A> {
             let life = Life::default();
             let (machine, mut ended) = self.begins(node, &life, Begin::Bootstrap);
             let mut joined = None;
-            // It is a member, and its power may fail once more.
+            // Even after it has become a member, its power may fail.
             while failures > 0 || joined.is_none() {
                 sleep_us(LOOK_US).await;
                 match ended.try_recv() {
@@ -186,8 +187,8 @@ impl<A: App> Cluster<A> {
         }
     }
 
-    /// Starts a node that is to become a member. Returns how that ends; the machine answers founders
-    /// until it is killed.
+    /// Starts a node that must become a member. Returns its machine, which answers founders until
+    /// it is killed, and the result.
     fn begins(&self, node: u64, life: &Life, how: Begin) -> (NodeHandle, oneshot::Receiver<Ended>) {
         let machine = Executor::current().create_node().name(format!("{node} founds")).build();
         let (disk, clock, swarm, nodes) = {
@@ -225,14 +226,14 @@ impl<A: App> Cluster<A> {
             server.desk().belong(founder, joined.cluster, joined.membership.clone());
             drop(member);
             let _ = tell.send(Ended::Joined(joined));
-            // Others may still ask.
+            // Other founders may still send requests.
             std::future::pending().await
         });
         (machine, ended)
     }
 
-    /// The disk of a node was replaced by an empty one. The node tries to bootstrap, as it may have
-    /// been told to, and must be refused; then it joins its cluster, and starts.
+    /// Runs a node whose disk was wiped. It tries to bootstrap, as an operator may configure it,
+    /// and must be refused. Then it joins its cluster and starts.
     pub(crate) async fn rejoin(self, node: usize) {
         let id = node as u64;
         let life = Life::default();
@@ -292,7 +293,7 @@ impl<A: App> Cluster<A> {
     }
 }
 
-/// The power fails at one of the next operations of a disk: from then on all of them fail.
+/// Makes the power fail at one of the next operations of a disk. From then on all operations fail.
 fn fails_after(draw: &mut Stream, failed: Arc<AtomicBool>) -> Faults {
     let mut left = draw.below(OPERATIONS);
     let done_bytes = draw.below(5_000) as usize;

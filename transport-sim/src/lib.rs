@@ -1,17 +1,17 @@
-//! Runs the real driver of a Raft node, with the user's state machine and the real log, on simulated
-//! time, network and disk, under the fault plans and the checks of the `simulator` crate.
+//! Runs the real driver of a Raft node, with the user's state machine and the real log, on
+//! simulated time, network and disk, under the fault plans and the checks of the `simulator` crate.
 //!
-//! The `simulator` crate drives the core alone, and much faster. What it cannot reach is here: races
-//! between the parts of a node, work that is dropped at any point where it waits, queues that are
-//! full, timers, framing, and a node that starts again while the remains of its last life are still
-//! there. One seed decides everything, the order in which tasks run included.
+//! The `simulator` crate drives only the core, and much faster. This crate covers what that one
+//! cannot reach: races between the parts of a node, tasks that are dropped at any await point, full
+//! queues, timers, framing, and a node that restarts while remains of its last life still exist.
+//! One seed decides everything, including the order in which tasks run.
 //!
-//! [`simulate`] takes a plan and an [`App`]: a state machine, what answers requests in front of it
-//! (a [`Service`], a task of its node), and clients. Whoever has a [`simulator::Workload`] for their
-//! state machine runs that, with [`Calls`].
+//! [`simulate`] takes a plan and an [`App`]: a state machine, a [`Service`] that answers requests
+//! in front of it (as a task of its node), and clients. A [`simulator::Workload`] runs here too,
+//! with [`Calls`].
 //!
-//! What it is not: it runs no real sockets or files, and no threads. It is empty unless it is built
-//! with `--cfg madsim`.
+//! It runs no real sockets, files or threads. The crate is empty unless it is built with
+//! `--cfg madsim`.
 #![cfg(madsim)]
 
 mod app;

@@ -1,17 +1,19 @@
 //! The driver's transport on a simulated network, in one of two ways.
 //!
 //! In some runs it is the product's own transport, on the simulated sockets of `sockets.rs`. In the
-//! others it is one that is made here, which is faster and can do to messages what no connection
-//! does.
+//! others it is a transport of this file, which is faster and can also reorder and duplicate
+//! messages.
 //!
-//! It is a network of our own and not a shim over madsim's `Endpoint`: that one has no settings per
-//! link, no duplicates, is not safe to cancel, and takes a millisecond for each send. Here, as in the
-//! product, a task keeps a stream to each peer, dials it anew when it breaks, and encodes what is ready
-//! with the product's framing; what the plan's network does to a message is drawn by
-//! `simulator::network`, the same as in layer 1. In half of all runs messages go in streams: late
-//! bytes hold up those behind them, and a loss is a connection that breaks in the middle of a frame,
-//! which the sender may learn late. In the others every message goes its own way and may overtake.
-//! In both, copies may arrive later, even at a node that has been restarted meanwhile.
+//! The network is our own and not a shim over madsim's `Endpoint`. That one has no settings per
+//! link and no duplicates, is not safe to cancel, and takes a millisecond for each send. Here, as
+//! in the product, a task keeps a stream to each peer, reconnects when it breaks, and encodes ready
+//! messages with the product's framing. `simulator::network` draws the fate of messages, as in
+//! layer 1.
+//!
+//! In half of these runs messages go in streams. Late bytes delay those behind them, and a loss
+//! breaks the connection in the middle of a frame, which the sender may learn late. In the others
+//! every message is delivered on its own and may overtake. In both, copies may arrive later, even
+//! at a node that has restarted meanwhile.
 
 use crate::app::App;
 use crate::clock::SimClock;
@@ -40,20 +42,20 @@ use transport_http::wire::{
 };
 use transport_http::{Founder, HttpTransport, PEER_CONNECTIONS_MAX, PeerServer, TransportConfig};
 
-/// Messages that may wait for a peer, as in the product.
+/// Capacity of the queue of messages to a peer, as in the product.
 const QUEUE_MESSAGES_MAX: usize = 256;
-/// Messages that go out at once.
+/// The most messages that are sent at once.
 const BATCH_MESSAGES: usize = 64;
-/// How long dialling takes if nobody answers. This and what follows are the product's, and taken in
-/// proportion to the run's election timeout.
+/// The timeout of a connection attempt. This and the following are the product's values, which are
+/// scaled to the run's election timeout.
 const DIAL_TIMEOUT_US: u64 = 500_000;
-/// The first pause before a peer is dialled again; it doubles up to the last.
+/// The first backoff before reconnecting; it doubles up to the last.
 const PAUSE_FIRST_US: u64 = 20_000;
-/// The longest pause.
+/// The longest backoff.
 const PAUSE_LAST_US: u64 = 1_000_000;
-/// If nothing tells the sender that a connection is broken, it finds out after so long.
+/// The time after which a sender detects a broken connection of which it was not notified.
 const SILENCE_US: u64 = 1_000_000;
-/// If something tells it, it knows after so long.
+/// The time after which a sender is notified of a broken connection.
 const TOLD_US: u64 = 1_000;
 
 /// A node's transport.
@@ -61,11 +63,11 @@ pub(crate) struct SimTransport<A: App> {
     link: Link<A>,
     machine: NodeHandle,
     queues: Mutex<BTreeMap<NodeId, mpsc::Sender<Message>>>,
-    /// The product's transport, and the machine that it runs on, if this run has it.
+    /// The product's transport and its machine, if this run uses it.
     http: Option<(SimNet<A>, HttpTransport<SimNet<A>>)>,
 }
 
-/// What the tasks of a node's transport share.
+/// The state that the tasks of a node's transport share.
 pub(crate) struct Link<A: App> {
     pub cluster: Cluster<A>,
     pub node: u64,
@@ -112,7 +114,7 @@ impl<A: App> SimTransport<A> {
         self.machine.spawn(async move {
             let bound = PeerServer::bind_on(net, peer_address(node), PEER_CONNECTIONS_MAX).await;
             let server = bound.expect("the life before this one is over");
-            // A wiped node asks here: see `founding.rs`.
+            // A wiped node sends its requests here: see `founding.rs`.
             server.desk().belong(founder, cluster, membership);
             if let Some((_, http)) = &transport.http {
                 server.open(http);
@@ -193,7 +195,7 @@ impl<A: App> Transport for SimTransport<A> {
 }
 
 impl<A: App> Link<A> {
-    /// The product's transport, as the product sets it.
+    /// The product's transport, with the product's settings.
     fn http(
         self,
         machine: NodeHandle,
@@ -213,8 +215,8 @@ impl<A: App> Link<A> {
         Hello { cluster, from: NodeId(self.node), incarnation: self.incarnation, to }
     }
 
-    /// A message leaves the node: what it promises must be on the disk. Whether the node is to crash
-    /// right after it, and for how long.
+    /// Checks a message that the node sends: what it promises must be on the disk. Returns how long
+    /// the node must go down right after it, if it must crash.
     fn says(&self, message: &Message) -> Option<u64> {
         let node = self.node as usize;
         let mut world = self.cluster.world();
@@ -228,7 +230,7 @@ impl<A: App> Link<A> {
         crash
     }
 
-    /// What becomes of a message or a piece of a stream to `peer`.
+    /// Draws the fate of a message or a piece of a stream to `peer`.
     pub fn pass(&self, peer: NodeId) -> Passage {
         let mut world = self.cluster.world();
         let world = &mut *world;
@@ -236,12 +238,12 @@ impl<A: App> Link<A> {
         world.network.pass(now_us(), link, &world.plan.swarm, world.calm)
     }
 
-    /// A draw below `below` that belongs to the link to `peer`.
+    /// Draws a number below `below` from the stream of the link to `peer`.
     pub fn draw(&self, peer: NodeId, below: u64) -> u64 {
         self.cluster.world().link(self.node, peer.0).below(below)
     }
 
-    /// Whether a connection to `peer` can be made at the moment, and to which of its lives.
+    /// The current life of `peer`, if a connection to it can be made at the moment.
     pub fn reaches(&self, peer: NodeId) -> Option<(NodeHandle, Inbox, Hello)> {
         let mut world = self.cluster.world();
         let cluster = world.cluster;
@@ -255,7 +257,7 @@ impl<A: App> Link<A> {
     }
 }
 
-/// Keeps a stream to the peer, until there is nobody left who could send.
+/// Keeps a stream to the peer, until the queue is closed.
 async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Message>) {
     let first_us = link.cluster.in_proportion(PAUSE_FIRST_US);
     let last_us = link.cluster.in_proportion(PAUSE_LAST_US);
@@ -280,7 +282,7 @@ async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Mes
             }
             link.cluster.mark("a connection broke");
         }
-        // What is left in it is old by the time the peer is back.
+        // Drops the rest of the queue: it is stale by the time the peer is back.
         while let Ok(message) = queue.try_recv() {
             link.leaves(&message, None);
         }
@@ -293,7 +295,7 @@ async fn keep<A: App>(link: Link<A>, peer: NodeId, mut queue: mpsc::Receiver<Mes
     }
 }
 
-/// Connects to the peer: there, a task takes in what comes.
+/// Connects to the peer, and starts a task there that receives.
 fn dial<A: App>(link: &Link<A>, peer: NodeId) -> Option<mpsc::Sender<Piece>> {
     let (machine, inbox, own) = link.reaches(peer)?;
     let (sender, frames) = pipe();
@@ -312,13 +314,13 @@ fn dial<A: App>(link: &Link<A>, peer: NodeId) -> Option<mpsc::Sender<Piece>> {
     Some(sender)
 }
 
-/// After how long a sender knows that nothing gets through: soon if it is told, else when it has heard
-/// nothing for `silence_us`.
+/// The time after which a sender knows that a connection is broken: soon if it is notified, and
+/// otherwise after `silence_us` of silence.
 fn noticed_us(told: bool, silence_us: u64) -> u64 {
     if told { TOLD_US.min(silence_us) } else { silence_us }
 }
 
-/// After how long it arrives for the first time, unless it is lost.
+/// The delay until it arrives for the first time; `None` if it is lost.
 pub(crate) fn after_us(passage: Passage) -> Option<u64> {
     match passage {
         Passage::Arrives { after_us, .. } => Some(after_us),
@@ -326,7 +328,7 @@ pub(crate) fn after_us(passage: Passage) -> Option<u64> {
     }
 }
 
-/// Sends what comes out of the queue, until the connection is known to be broken.
+/// Sends the messages of the queue, until the connection is known to be broken.
 async fn talk<A: App>(
     link: &Link<A>,
     peer: NodeId,
@@ -343,7 +345,7 @@ async fn talk<A: App>(
     loop {
         let taken = tokio::select! {
             biased;
-            // The other end is gone. Whether that is known at once is another matter.
+            // The other end is gone. The sender may learn that only later.
             () = pipe.closed() => {
                 let told = link.draw(peer, 2) == 0;
                 link.is_lost(peer);
@@ -376,7 +378,7 @@ async fn talk<A: App>(
         batch.iter().for_each(|message| write_message(&mut bytes, message));
         let bytes = Bytes::from(bytes);
         let passage = link.pass(peer);
-        // In a stream it waits for what is before it.
+        // In a stream it waits for the bytes before it.
         let due_us = after_us(passage).map(|after_us| last_us.max(now_us() + after_us));
         for message in batch.drain(..) {
             link.leaves(&message, due_us.map(|due_us| due_us - now_us()));
@@ -399,7 +401,7 @@ async fn talk<A: App>(
     }
 }
 
-/// Sends bytes in two pieces, cut anywhere.
+/// Sends bytes in two pieces, split at a random place.
 async fn send<A: App>(
     link: &Link<A>,
     peer: NodeId,
@@ -416,7 +418,8 @@ async fn send<A: App>(
     }
 }
 
-/// For so long nobody knows that the connection is broken, and what is sent is lost.
+/// The connection is broken, but the sender does not know for this time: all messages that it sends
+/// are lost.
 async fn lost<A: App>(link: &Link<A>, queue: &mut mpsc::Receiver<Message>, for_us: u64) {
     let mut over = sleep_us(for_us);
     loop {
@@ -431,7 +434,7 @@ async fn lost<A: App>(link: &Link<A>, queue: &mut mpsc::Receiver<Message>, for_u
     }
 }
 
-/// The same bytes arrive again, later, at whoever has the address by then.
+/// The same bytes arrive again later, at the life of the peer that is running by then.
 fn late_copy<A: App>(link: &Link<A>, peer: NodeId, bytes: &Bytes, after_us: Option<u64>) {
     let Some(after_us) = after_us else { return };
     let (cluster, bytes) = (link.cluster.clone(), bytes.clone());

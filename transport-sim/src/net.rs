@@ -1,9 +1,9 @@
-//! A simulated machine, as the product's transport uses one: [`transport_http::net::Net`] on
-//! simulated sockets, time and tasks.
+//! A simulated machine for the product's transport: [`transport_http::net::Net`] on simulated
+//! sockets, time and tasks.
 //!
-//! The transport's limits are those of the product, for elections that take as long as the
-//! product's. Where a plan's elections take less, the clock that its transport is given runs faster
-//! in the same proportion, so that every limit within it is in proportion too.
+//! The transport has the timeouts of the product, which suit the product's election timeout. If a
+//! plan's election timeout is shorter, the clock of the transport runs faster in the same
+//! proportion, and so all its timeouts are scaled.
 
 use crate::app::App;
 use crate::clock::SimClock;
@@ -30,14 +30,14 @@ pub(crate) fn peer_address(node: u64) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, node as u8 + 1], PEER_PORT))
 }
 
-/// The machine of a node, for one life of it.
+/// The machine of a node, for one life of the node.
 pub(crate) struct SimNet<A: App> {
     cluster: Cluster<A>,
     node: u64,
     life: Life,
     machine: NodeHandle,
     clock: Arc<SimClock>,
-    /// Its clock reads so much when its time begins.
+    /// The origin of its time.
     begun: Instant,
     /// The run's election timeout, at most the product's.
     election_us: u64,
@@ -64,7 +64,7 @@ impl<A: App> SimNet<A> {
         clock: Arc<SimClock>,
     ) -> Self {
         let election_us = cluster.in_proportion(PRODUCT_ELECTION_US);
-        // Only differences to it count.
+        // Only differences to it matter.
         let begun = Instant::now();
         SimNet { cluster, node, life, machine, clock, begun, election_us }
     }
@@ -108,7 +108,7 @@ impl<A: App> Net for SimNet<A> {
     fn sleep(&self, duration: Duration) -> driver::Sleep {
         let ns = duration.as_nanos() * u128::from(self.election_us);
         let ns = u64::try_from(ns / u128::from(PRODUCT_ELECTION_US)).unwrap_or(u64::MAX);
-        // In whole microseconds, and never none.
+        // In whole microseconds, at least one.
         self.clock.sleep(Duration::from_micros(ns.div_ceil(1_000).max(1)))
     }
 
@@ -122,7 +122,7 @@ impl<A: App> Net for SimNet<A> {
 }
 
 impl<A: App> Offload for SimNet<A> {
-    /// Blocking work is done at once.
+    /// Does blocking work at once.
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         Some(work())
     }

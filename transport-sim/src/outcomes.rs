@@ -1,8 +1,8 @@
-//! What proposers are told, held against what became of their proposals.
+//! Checks the outcomes that proposers receive against the fate of their proposals.
 //!
-//! A driver says of each proposal that it was done, with its result, that it was certainly not done, or
-//! that nobody can tell. Whether that is so is checked where it is said, for the ears of no client: a
-//! client may have gone, or see nothing wrong for long.
+//! A driver reports each proposal as done with its result, certainly not done, or unknown. The
+//! report is checked where the driver makes it, even if no client receives it: the client may be
+//! gone, or may not notice an error for a long time.
 
 use crate::app::App;
 use crate::world::World;
@@ -14,7 +14,7 @@ use simulator::checks::{Check, Violation, violation};
 const CHECK: Check = Check::ProposalIsAnsweredWithWhatBecameOfIt;
 
 impl<A: App> World<A> {
-    /// A node tells the proposer of `id` its outcome.
+    /// Checks the outcome that a node reports to the proposer of `id`.
     pub fn decided(
         &mut self,
         node: usize,
@@ -47,7 +47,7 @@ impl<A: App> World<A> {
         Ok(())
     }
 
-    /// What was not done has not been done later.
+    /// Checks that proposals that were reported as not done have not been committed later.
     pub fn not_done_stays_so(&self) -> Result<(), Violation> {
         let done = |id: &&LogId| self.observer.id_at(id.index) == Some(**id);
         match self.not_done.iter().find(done) {

@@ -1,7 +1,7 @@
-//! What a picture of a run shows of messages, snapshots and requests: told to its timeline where they
-//! leave and arrive, if the run is recorded. What happens within nodes is told where it is checked.
+//! Records messages, snapshots and requests in the timeline where they leave and arrive, if the run
+//! is recorded. Events inside nodes are recorded where the node is checked.
 //!
-//! What it is not: anything that a run depends on. Nothing here draws or waits.
+//! The run does not depend on it: nothing here draws or waits.
 
 use crate::app::App;
 use crate::call::CallError;
@@ -13,7 +13,7 @@ use raft::{LogId, Message, NodeId, SnapshotOffer, Term};
 use simulator::network::Passage;
 use transport_http::wire::{FrameError, Frames};
 
-/// The frames of a stream, of which is told when they arrive.
+/// The frames of a stream. The arrival of each is recorded.
 pub(crate) struct Heard<A: App> {
     frames: PipeReader,
     cluster: Cluster<A>,
@@ -42,7 +42,7 @@ impl<A: App> Frames for Heard<A> {
 }
 
 impl<A: App> Link<A> {
-    /// A message leaves, to arrive after so long, or to be lost.
+    /// Records that a message leaves. It arrives after `after_us`, or is lost.
     pub fn leaves(&self, message: &Message, after_us: Option<u64>) {
         let mut world = self.cluster.world();
         if world.shown().is_some() {
@@ -51,14 +51,14 @@ impl<A: App> Link<A> {
         }
     }
 
-    /// The connection to a peer is lost, and what is on its way.
+    /// Records that the connection to a peer is lost, with all messages in flight.
     pub fn is_lost(&self, peer: NodeId) {
         if let Some(timeline) = self.cluster.world().shown() {
             timeline.connection_lost(self.node, peer.0);
         }
     }
 
-    /// A snapshot leaves.
+    /// Records that a snapshot leaves.
     pub fn offers(&self, offer: &SnapshotOffer, after_us: Option<u64>) {
         let mut world = self.cluster.world();
         if world.shown().is_some() {
@@ -67,7 +67,7 @@ impl<A: App> Link<A> {
         }
     }
 
-    /// Nobody waits any more for a snapshot to be taken.
+    /// Records that the sender has given up a snapshot.
     pub fn gives_up(&self, offer: &SnapshotOffer) {
         if let Some(timeline) = self.cluster.world().shown() {
             timeline.snapshot_lost(offer);
@@ -75,7 +75,7 @@ impl<A: App> Link<A> {
     }
 }
 
-/// Copies are told of when they arrive.
+/// The passage of a message. Copies are recorded when they arrive.
 fn passage(after_us: Option<u64>) -> Passage {
     match after_us {
         Some(after_us) => Passage::Arrives { after_us, again_after_us: None },
@@ -84,14 +84,14 @@ fn passage(after_us: Option<u64>) -> Passage {
 }
 
 impl<A: App> Cluster<A> {
-    /// A copy of a message arrives.
+    /// Records that a copy of a message arrives.
     pub(crate) fn arrives_again(&self, message: &Message, sent_us: u64) {
         if let Some(timeline) = self.world().shown() {
             timeline.arrived_again(message, sent_us);
         }
     }
 
-    /// A snapshot is stored by whom it was sent to, or not taken.
+    /// Records that the receiver has stored a snapshot, or not accepted it.
     pub(crate) fn receives(&self, way: (NodeId, NodeId), id: (Term, LogId), is_taken: bool) {
         if let Some(timeline) = self.world().shown() {
             timeline.snapshot_arrived(way, id.0, id.1, is_taken);
@@ -99,7 +99,7 @@ impl<A: App> Cluster<A> {
     }
 }
 
-/// A request of a client in a run that is recorded. Dropped, it was given up.
+/// A request of a client in a recorded run. If it is dropped, the client has given up.
 pub(crate) struct Asked<'a, A: App> {
     cluster: &'a Cluster<A>,
     number: u64,
@@ -137,7 +137,7 @@ impl<'a, A: App> Asked<'a, A> {
 
 impl<A: App> Drop for Asked<'_, A> {
     fn drop(&mut self) {
-        // After a panic there is no time any more.
+        // After a panic there is no runtime, and so no time.
         if !std::thread::panicking() {
             self.ends("unknown", "given up".to_owned());
         }

@@ -1,8 +1,8 @@
 //! A simulated connection, in one direction: pieces of bytes, each with the time when it arrives.
 //!
-//! In a stream, pieces arrive in order and the last one may be the end in the middle of a frame. Where
-//! messages go each their own way, a piece holds whole frames and may overtake others. Either way the
-//! reader is the product's: the frames are put together and decoded by `transport_http::wire`.
+//! In a stream, pieces arrive in order, and the stream may end in the middle of a frame. Without
+//! streams, a piece holds whole frames and may overtake others. In both cases the product's
+//! `transport_http::wire` assembles and decodes the frames.
 
 use crate::time::{Pause, now_us, sleep_us};
 use bytes::Bytes;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use transport_http::wire::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
 
-/// Pieces that may be on their way; then the sender waits.
+/// The most pieces in flight; beyond that the sender waits.
 const PIECES_MAX: usize = 512;
-/// A stream over which nothing is heard for so long is given up.
+/// A stream is given up after this time without data.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
-/// Bytes on their way, or the end of them.
+/// Bytes in flight, or the break of the connection.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub due_us: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Piece {
     pub bytes: Option<Bytes>,
 }
 
-/// Makes a connection.
+/// Creates a connection.
 pub(crate) fn pipe() -> (mpsc::Sender<Piece>, PipeReader) {
     let (sender, pieces) = mpsc::channel(PIECES_MAX);
     let reader = PipeReader {
@@ -43,7 +43,7 @@ pub(crate) fn pipe() -> (mpsc::Sender<Piece>, PipeReader) {
 pub(crate) struct PipeReader {
     pieces: mpsc::Receiver<Piece>,
     closed: bool,
-    /// What is on its way, by the time when it arrives.
+    /// Pieces in flight, by arrival time.
     coming: BTreeMap<(u64, u64), Option<Bytes>>,
     taken: u64,
     timer: Option<(u64, Pause)>,

@@ -1,15 +1,15 @@
 //! Simulated sockets: connections that carry bytes in order, or break.
 //!
-//! The plan's network decides, for each piece that is written, what a message of the other links
-//! would meet. A late piece holds up those behind it. A lost piece is sent again and late, or the
-//! connection breaks at some byte of it: both ends learn that (a reset), or neither does, and each
-//! keeps an end to which nothing comes any more. While a link is cut, a connection waits and goes
-//! on when the cut is over, or is dead without a sign. A process that ends resets its connections;
-//! a machine whose power fails says nothing. What is written and not read yet is bounded, as by the
-//! buffers of a real connection: then the writer waits.
+//! The plan's network decides the fate of each piece that is written, as it does for messages on
+//! the other kind of links. A late piece delays those behind it. After a loss, the piece is sent
+//! again late, or the connection breaks at some byte of it: both ends are notified (a reset), or
+//! neither is, and each keeps an end that receives nothing any more. While a link is cut, a
+//! connection waits and continues after the cut, or dies silently. A process that ends resets its
+//! connections; a machine whose power fails does not. As with the buffers of a real connection, the
+//! bytes that are written and not yet read are limited: then the writer waits.
 //!
-//! What it is not: TCP. There are no acknowledgements, so with a cut of one direction only that
-//! direction stands still.
+//! This is not TCP. There are no acknowledgements, so a cut of one direction stops only that
+//! direction.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -27,49 +27,50 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
-/// What a connection holds of bytes that are written and not read: one of these.
+/// Sizes of a connection's window, the bytes that are written and not read; each connection draws
+/// one.
 const WINDOW_BYTES: [usize; 3] = [2_000, 64 << 10, 256 << 10];
-/// Connections that wait to be accepted; a further one is not answered.
+/// The most connections that wait to be accepted; a further one gets no answer.
 const BACKLOG: usize = 128;
-/// A lost piece is sent again after this, in proportion to the run's election timeout.
+/// Delay until a lost piece is sent again, in proportion to the run's election timeout.
 const AGAIN_US: u64 = 50_000;
-/// Of the pieces that are lost on a link that is not cut, one in so many breaks its connection.
+/// One in this many losses on a link that is not cut breaks the connection.
 const BREAKS_ONE_IN: u64 = 4;
-/// One write in so many takes only a part.
+/// One write in this many accepts only a part of the bytes.
 const PART_ONE_IN: u64 = 4;
-/// If something tells an end that the connection is gone, it knows after this long.
+/// Delay until an end is notified of a broken connection, if it is notified at all.
 const TOLD_US: u64 = 1_000;
 
-/// A connection, as both ends see it.
+/// A connection, shared by both ends.
 struct Connection {
-    /// What end 0 writes, then what end 1 writes.
+    /// The direction in which end 0 writes, then that of end 1.
     ways: [Way; 2],
     window_bytes: usize,
 }
 
-/// One direction of a connection, and what its writer knows.
+/// One direction of a connection, and the state of its writer.
 #[derive(Default)]
 struct Way {
     pieces: VecDeque<Piece>,
-    /// Of all pieces.
+    /// Total size of all pieces.
     bytes: usize,
     /// When the last piece arrives.
     last_us: u64,
-    /// The writer closes; this arrives after all pieces.
+    /// The writer has closed: the end arrives at this time, after all pieces.
     end_us: Option<u64>,
-    /// Nothing that is written from now on arrives.
+    /// The connection is dead in this direction: bytes written from now on do not arrive.
     silent: bool,
-    /// The end that writes here knows that the connection is broken, from then on.
+    /// From this time on, the writing end knows that the connection is broken.
     broken_us: Option<u64>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// What becomes of bytes.
+/// The fate of bytes that are written.
 enum Fate {
-    /// They arrive, and if they are held, not before the link is whole again.
+    /// They arrive; if `held`, not before the link is not cut any more.
     Arrives { after_us: u64, held: bool },
-    /// The connection breaks after some of them; both ends are told, or neither.
+    /// The connection breaks after `left` of them. Both ends are notified, or neither is.
     Breaks { left: usize, told: bool },
 }
 
@@ -99,7 +100,7 @@ impl Connection {
         }
     }
 
-    /// An end learns that the connection is broken.
+    /// Notifies an end at this time that the connection is broken.
     fn breaks(&mut self, end: usize, at_us: u64) {
         let broken_us = &mut self.ways[end].broken_us;
         *broken_us = Some(broken_us.map_or(at_us, |before_us| before_us.min(at_us)));
@@ -110,7 +111,7 @@ impl Connection {
 pub(crate) struct SimStream<A: App> {
     cluster: Cluster<A>,
     life: Life,
-    /// This end's node, and the other's.
+    /// The node of this end, and that of the other.
     link: (u64, u64),
     end: usize,
     connection: Arc<Mutex<Connection>>,
@@ -125,7 +126,7 @@ pub(crate) struct SimListener<A: App> {
     connections: Mutex<mpsc::Receiver<(SimStream<A>, SocketAddr)>>,
 }
 
-/// Where those who dial put their connections.
+/// The queue to which dialling nodes add their connections.
 pub(crate) struct Bound<A: App> {
     life: Life,
     connections: mpsc::Sender<(SimStream<A>, SocketAddr)>,
@@ -166,7 +167,7 @@ impl<A: App> Cluster<A> {
         Ok(SimListener { address, connections: Mutex::new(connections) })
     }
 
-    /// Connects. It takes for ever where nobody answers: whoever dials has a limit.
+    /// Connects. The future never completes if there is no answer: the caller needs a timeout.
     pub(crate) async fn connect(
         &self,
         life: &Life,
@@ -184,7 +185,7 @@ impl<A: App> Cluster<A> {
                     self.mark("a connection was refused");
                     return Err(io::ErrorKind::ConnectionRefused.into());
                 }
-                // It is asked again, unless the link is cut.
+                // The request to connect is sent again, unless the link is cut.
                 Passage::Lost { reported: false } if !self.is_link_cut(link) => {
                     sleep_us(self.in_proportion(AGAIN_US)).await;
                 }
@@ -202,7 +203,7 @@ impl<A: App> Cluster<A> {
                 .map(|bound| (bound.life.clone(), bound.connections.clone()))
         };
         let Some((their_life, connections)) = target else {
-            // The machine is up and no process listens, or it is down.
+            // Either the machine is up and no process listens, or it is down.
             if self.draw((from, to), 2) == 0 {
                 return std::future::pending().await;
             }
@@ -251,7 +252,7 @@ impl<A: App> SimStream<A> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What becomes of bytes that are written now.
+    /// Draws the fate of bytes that are written now.
     fn fate(&self, bytes: usize) -> Fate {
         let cluster = &self.cluster;
         let again_us = cluster.in_proportion(AGAIN_US);
@@ -416,14 +417,14 @@ fn wait(timer: &mut Option<(u64, Pause)>, wake_us: Option<u64>, context: &mut Co
     if let Some((_, pause)) = timer
         && Pin::new(pause).poll(context).is_ready()
     {
-        // It is time already: the task looks again.
+        // The time has already come: the task polls again.
         *timer = None;
         context.waker().wake_by_ref();
     }
 }
 
 impl<A: App> SimStream<A> {
-    /// Writes no more: the other end reads what is on its way, and then the end.
+    /// Closes for writing: the other end reads the bytes in flight, and then the end.
     fn close(&mut self) {
         if self.is_closed {
             return;
@@ -441,7 +442,7 @@ impl<A: App> SimStream<A> {
         }
     }
 
-    /// After how long the other end hears of something that it is told once. Never, if the link is
+    /// The delay until the other end is notified once; `None`, which means never, if the link is
     /// cut.
     fn news_us(&self) -> Option<u64> {
         match self.cluster.pass(self.link) {
@@ -454,7 +455,7 @@ impl<A: App> SimStream<A> {
 
 impl<A: App> Drop for SimStream<A> {
     fn drop(&mut self) {
-        // After a panic, and after the run, there is no time any more.
+        // After a panic, and after the run, there is no runtime, and so no time.
         if std::thread::panicking() || madsim::time::TimeHandle::try_current().is_none() {
             return;
         }
@@ -470,7 +471,7 @@ impl<A: App> Drop for SimStream<A> {
             return connection.wake_all();
         }
         self.close();
-        // Who writes to an end that is gone hears so.
+        // The other end is notified if it writes to this end, which is gone.
         let news_us = self.news_us();
         let mut connection = self.lock();
         let heard = !connection.ways[self.end].silent;

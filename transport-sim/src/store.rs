@@ -1,5 +1,5 @@
-//! Where the writes of a node become durable: time passes, the real log writes, and what the disk must
-//! hold is kept beside it.
+//! The store of a node, where its writes become durable: time passes, the real log writes, and the
+//! shadow of the disk is updated.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::testing::Fate;
 use storage::{Log, LogStore, PersistError, Snapshots};
 
-/// After one write in so many it is looked what a power failure at that moment would leave.
+/// One write in this many is followed by an audit of what a power failure at that moment would
+/// leave.
 const AUDIT_ONE_IN: u64 = 61;
 
-/// The log of a node that runs, and the write that is under way. Whoever makes the node crash takes
-/// both.
+/// The log of a running node, and the outstanding write. A crash takes both out.
 pub(crate) struct Slot {
     pub log: Option<Log<SimDisk>>,
     pub out: Option<Write>,
@@ -28,7 +28,7 @@ pub(crate) fn lock(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How often a write that stalls looks whether it may go on.
+/// The interval at which a stalled write checks whether the faults are over.
 const STALL_STEP_US: u64 = 20_000;
 
 /// Makes writes durable until the node ends.
@@ -88,7 +88,7 @@ pub(crate) async fn run<A: App>(
     }
 }
 
-/// A write stalls, until the faults are over at most.
+/// Stalls a write for a time, at most until the faults are over.
 async fn stall<A: App>(cluster: &Cluster<A>, mut for_us: u64) {
     while for_us > 0 && !cluster.is_calm() {
         let step_us = for_us.min(STALL_STEP_US);
@@ -97,7 +97,7 @@ async fn stall<A: App>(cluster: &Cluster<A>, mut for_us: u64) {
     }
 }
 
-/// The log, with an ideal disk beside it.
+/// The log, checked against a shadow of the disk.
 struct Checked<'a, A: App> {
     cluster: &'a Cluster<A>,
     node: usize,
@@ -157,8 +157,8 @@ impl<A: App> LogStore for Checked<'_, A> {
 }
 
 impl<A: App> World<A> {
-    /// Whether a power failure at this moment would leave all that was reported durable: the disk is
-    /// copied, everything unsynced is lost on the copy, and the log is read from it.
+    /// Checks that a power failure at this moment would leave everything that was reported durable.
+    /// Copies the disk, drops everything unsynced from the copy, and reads the log from it.
     pub fn audit(&self, node: usize) -> Result<(), Violation> {
         let host = &self.hosts[node];
         if host.damaged || host.rotting.is_some() || host.is_rejoining {

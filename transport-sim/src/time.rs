@@ -1,20 +1,20 @@
 //! Simulated time, on madsim's executor.
 //!
-//! madsim lets nobody sleep for less than a millisecond, and a network or a disk is faster than that.
-//! So one microsecond of the simulation is one millisecond of madsim's: only this file knows, and
-//! nothing else may ask madsim (or anybody else) for the time.
+//! madsim does not sleep for less than a millisecond, and a network or a disk is faster than that.
+//! So one microsecond of the simulation is one millisecond of madsim's. Only this file knows that,
+//! and no other code may read the time from madsim or from the system.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// One microsecond of the simulation.
+/// One microsecond of the simulation, in madsim's time.
 const MICROSECOND: Duration = Duration::from_millis(1);
 
-/// Runs a simulation on a thread of its own, so that nothing that a thread keeps (a seed of hash maps,
-/// a generator) is left from an earlier one. `seed` decides the order in which tasks that are ready
-/// run. Panics where the simulation does.
+/// Runs a simulation on a thread of its own, so that no thread-local state (the seed of hash maps,
+/// a generator) remains from an earlier one. `seed` decides the order in which ready tasks run.
+/// Panics if the simulation does.
 pub fn run<T: Send + 'static, F: Future<Output = T>>(
     seed: u64,
     simulation: impl FnOnce() -> F + Send + 'static,
@@ -36,13 +36,13 @@ pub fn now_us() -> u64 {
     now_ns() / 1_000
 }
 
-/// The same in nanoseconds.
+/// The simulated time, in nanoseconds since the start. Only within [`run`].
 pub(crate) fn now_ns() -> u64 {
     let elapsed = madsim::time::TimeHandle::current().elapsed();
     (elapsed.as_nanos() / 1_000) as u64
 }
 
-/// Waits for so many microseconds of simulated time, at least for one.
+/// Waits for a number of microseconds of simulated time, at least for one.
 pub fn sleep_us(duration_us: u64) -> Pause {
     let micros = u32::try_from(duration_us).unwrap_or(u32::MAX);
     Pause { inner: madsim::time::sleep(MICROSECOND * micros), waker: None }
@@ -53,8 +53,8 @@ pub fn sleep_us(duration_us: u64) -> Pause {
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Pause {
     inner: madsim::time::Sleep,
-    /// Who will be woken. madsim sets one more timer whenever a sleep is polled, and a loop that looks
-    /// at its timer in each turn would drown in them.
+    /// The task that will be woken. madsim adds a timer whenever a sleep is polled, and a loop that
+    /// polls its timer in each turn would accumulate them without limit.
     waker: Option<Waker>,
 }
 

@@ -1,5 +1,5 @@
-//! Snapshots on their way, over a connection of their own: the product's frames and the product's
-//! receiver, with a sender that is as patient as the product's.
+//! Transfers of snapshots, each over its own connection: the product's frames and receiver, with a
+//! sender that has the product's timeout.
 
 use crate::app::App;
 use crate::link::{Link, after_us};
@@ -11,12 +11,12 @@ use std::io::Read;
 use tokio::sync::{mpsc, oneshot};
 use transport_http::wire::{ChunkWriter, HEAD_BYTES, Offload, receive_snapshot, write_offer};
 
-/// Sizes of chunks, one of them for each transfer: states are small here.
+/// Sizes of chunks; each transfer draws one. They include small ones, since states are small here.
 const CHUNK_BYTES: [usize; 3] = [200, 4_000, 256 << 10];
-/// Of the losses that hit a chunk, one in so many breaks the connection; the others make it late.
+/// One in this many losses of a chunk breaks the connection; the others delay the chunk.
 const BREAKS_ONE_IN: u64 = 4;
 
-/// Blocking work is done at once.
+/// Does blocking work at once.
 struct Inline;
 
 impl Offload for Inline {
@@ -25,7 +25,7 @@ impl Offload for Inline {
     }
 }
 
-/// Sends a snapshot; whether it is durable at the receiver.
+/// Sends a snapshot. Returns whether it is durable at the receiver.
 pub(crate) async fn send<A: App>(
     link: &Link<A>,
     offer: SnapshotOffer,
@@ -59,7 +59,7 @@ pub(crate) async fn send<A: App>(
     let feed = feed(link, peer, pipe, head, state.as_mut(), chunk_bytes);
     let patience = sleep_us(SILENCE.as_micros() as u64);
     let result = async {
-        // A receiver that wants no more says so before it has read all.
+        // A receiver may answer before it has read everything, if it rejects the snapshot.
         let ((), answer) = tokio::join!(biased; feed, answer);
         answer.unwrap_or(false)
     };
@@ -69,7 +69,7 @@ pub(crate) async fn send<A: App>(
         () = patience => false,
     };
     link.gives_up(&offer);
-    // The answer takes its way too, and may get lost on it.
+    // The answer is delayed too, and may get lost.
     match link.pass(peer) {
         Passage::Arrives { after_us, .. } => sleep_us(after_us).await,
         Passage::Lost { .. } if link.draw(peer, BREAKS_ONE_IN) == 0 => return false,
@@ -78,7 +78,7 @@ pub(crate) async fn send<A: App>(
     delivered
 }
 
-/// Sends all of it, unless the connection breaks.
+/// Sends the whole snapshot, unless the connection breaks.
 async fn feed<A: App>(
     link: &Link<A>,
     peer: raft::NodeId,

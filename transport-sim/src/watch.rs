@@ -1,5 +1,5 @@
-//! Looks at a node while it works: the observer's checks after everything that its core takes in and
-//! its state machine applies.
+//! Watches a node while it works: runs the observer's checks after each input to its core and each
+//! entry that its state machine applies.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -98,7 +98,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
 }
 
 impl<A: App> Watch<A> {
-    /// A snapshot of the restored state is the same again.
+    /// Checks that a snapshot of the restored state equals the one it was restored from.
     fn compare(
         &self,
         snapshot: &Snapshot,
@@ -115,7 +115,7 @@ impl<A: App> Watch<A> {
     }
 }
 
-/// A state, as a snapshot has it.
+/// A state, as encoded in a snapshot.
 pub(crate) fn bytes_of(frozen: &impl Frozen) -> Vec<u8> {
     let mut bytes = Vec::new();
     frozen.write(&mut bytes).expect("memory takes it");

@@ -1,5 +1,4 @@
-//! Workloads of the `simulator` crate on whole nodes: whoever has one for their state machine has both
-//! layers.
+//! Workloads of the `simulator` crate on whole nodes: one workload serves for both layers.
 
 use crate::app::{App, Boot, Service, Started, Task};
 use crate::cluster::Cluster;
@@ -27,22 +26,22 @@ pub struct Calls<W> {
     workload: Mutex<W>,
 }
 
-/// What a node answers.
+/// The answer of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Done, with this answer.
     Done(Bytes),
-    /// Certainly not done; whom to ask instead, if that is known.
+    /// Certainly not done.
     NotDone {
-        /// Who leads.
+        /// The leader, if the node knows it.
         leader: Option<NodeId>,
     },
-    /// Nobody can tell.
+    /// Perhaps done, now or later.
     Unknown,
 }
 
 impl<W: Workload> Calls<W> {
-    /// Runs this workload.
+    /// Wraps a workload for [`simulate`](crate::simulate).
     pub fn new(workload: W) -> Self {
         Calls { workload: Mutex::new(workload) }
     }
@@ -139,7 +138,7 @@ impl<W: Workload + Send + 'static> App for Calls<W> {
                 });
                 cluster.note(0, number, u64::from(matches!(reply, Reply::Done(_))));
                 if !matches!(reply, Reply::Done(_)) {
-                    // Nobody hammers a cluster that cannot serve.
+                    // Backoff, so that clients do not overload a cluster that cannot serve.
                     sleep_us(5_000).await;
                 }
             }

@@ -1,5 +1,5 @@
-//! The state of a simulated cluster: hosts, network, what was seen of them, and the first promise that
-//! was broken. One lock, one thread: nobody holds it while waiting.
+//! The state of a simulated cluster: hosts, network, observations, and the first promise that was
+//! broken. One lock and one thread: no task holds the lock across an await.
 
 use crate::app::{App, Service};
 use crate::bounds::{Requests, Written};
@@ -24,15 +24,15 @@ use storage::testing::MemDisk;
 use storage::{ClusterId, Directory, LogConfig};
 use tokio::sync::Notify;
 
-/// The cluster that all nodes belong to, where it does not bootstrap itself.
+/// The id of the cluster, if the cluster does not bootstrap itself.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
-/// The incarnation of a node is this and its id, where the cluster does not bootstrap itself.
+/// The incarnation of a node is this plus its id, if the cluster does not bootstrap itself.
 pub(crate) const INCARNATION: u64 = 100;
-/// In one run of so many, nodes talk over simulated sockets.
+/// One run in this many uses simulated sockets between nodes.
 const SOCKETS_ONE_IN: u64 = 3;
-/// The port for clients in the addresses that the membership has.
+/// The port for clients, in the addresses of the membership.
 const CLIENT_PORT: u16 = 8080;
-/// Segments that a log keeps for use again.
+/// Number of freed segments that a log keeps for reuse.
 pub(crate) const RECYCLED_SEGMENTS: u64 = 4;
 
 /// The address of a node for clients: `10.0.0.{id + 1}:8080`.
@@ -40,53 +40,54 @@ pub fn client_address(node: u64) -> String {
     format!("10.0.0.{}:{CLIENT_PORT}", node + 1)
 }
 
-/// Which node has this address for clients.
+/// The node with this address for clients.
 pub fn node_at(address: &str) -> Option<NodeId> {
     let host = address.strip_prefix("10.0.0.")?.strip_suffix(":8080")?;
     host.parse::<u64>().ok()?.checked_sub(1).map(NodeId)
 }
 
-/// A machine, and the node on it, up or down.
+/// A machine, and the node on it, running or down.
 pub(crate) struct Host<A: App> {
     pub disk: MemDisk,
     pub clock: Arc<SimClock>,
     pub shadow: Shadow,
-    /// The write that was out when it went down: it may be on the disk or not.
+    /// The write that was outstanding when it went down. It may or may not be on the disk.
     pub maybe: Option<Change>,
-    /// What the files of its log hold that is needed.
+    /// The writes in the files of its log that are still needed.
     pub written: Written,
     pub incarnation: Incarnation,
-    /// Its disk was wiped: it is no member any more.
+    /// Its disk was wiped: it is not a member any more.
     pub is_stranger: bool,
-    /// It becomes a member again.
+    /// After a wipe, it is becoming a member again.
     pub is_rejoining: bool,
     /// How many times it has started.
     pub lives: u64,
     pub up: Option<Up<A>>,
-    /// Writes that became durable.
+    /// Number of durable writes.
     pub writes: u64,
     pub rotting: Option<Rotting>,
-    /// Its power fails right after the write that is under way.
+    /// Its power fails right after the outstanding write, and stays off for this time.
     pub crash_due_us: Option<u64>,
-    /// Its log has been damaged: it may know less than it did, if it says so.
+    /// Its data has been damaged at some time: it may know less than before, if it reports the
+    /// loss.
     pub rotten: bool,
-    /// Its log has been damaged since it started last.
+    /// Its log has been damaged since its last start.
     pub damaged: bool,
-    /// Its disk fails.
+    /// Its disk returns errors.
     pub failing: bool,
     /// Its disk is full.
     pub full: bool,
-    /// Its disk does not answer until then, and is slow until then.
+    /// Its disk completes no write before the first of these times, and is slow until the second.
     pub stalled_until_us: u64,
     pub slow_until_us: u64,
-    /// It is gone for good: it refuses to start.
+    /// It never starts again: it refuses to start.
     pub dead: bool,
     pub paused: u32,
-    /// Who listens for peers, or did last.
+    /// The listener for peers of its current or last life.
     pub bound: Option<Bound<A>>,
 }
 
-/// Data that will rot, see `simulator`.
+/// Planned damage to the log, as in `simulator`.
 pub(crate) struct Rotting {
     pub at_write: u64,
     pub down_us: u64,
@@ -96,7 +97,7 @@ pub(crate) struct Rotting {
     pub found: Vec<u8>,
 }
 
-/// A node that runs.
+/// A running node.
 pub(crate) struct Up<A: App> {
     pub life: Life,
     pub number: u64,
@@ -106,23 +107,23 @@ pub(crate) struct Up<A: App> {
     pub slot: Arc<Mutex<Slot>>,
     pub service: Option<Service<A::Request, A::Response>>,
     pub requests: Requests,
-    /// Up to here the state machine has applied the log.
+    /// The last index that the state machine has applied.
     pub applied: Index,
 }
 
-/// How much is wanted of a run.
+/// Options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Whether a timeline is recorded.
     pub record: bool,
-    /// It ends after so many events, if not before.
+    /// The run ends after at most this many events.
     pub events_max: u64,
 }
 
-/// Everything, behind one lock.
+/// The whole state of a run, behind one lock.
 pub(crate) struct World<A: App> {
     pub plan: Plan,
-    /// The cluster that the nodes belong to.
+    /// The id of the cluster that the nodes belong to.
     pub cluster: ClusterId,
     /// When the plan's time began, in simulated time: after the bootstrap.
     pub begun_us: u64,
@@ -131,33 +132,34 @@ pub(crate) struct World<A: App> {
     pub observer: Observer<A::Machine>,
     pub disks: Vec<Stream>,
     pub machines: Vec<Stream>,
-    /// What the network does beyond losing and delaying: per link, and one for what clients send.
+    /// Draws for the network apart from loss and delay, per link.
     pub links: Vec<Stream>,
     pub calls: Stream,
     pub clocks: Stream,
     pub marks: Marks,
     pub violation: Option<Violation>,
-    /// Proposals of which somebody was told that they were certainly not done.
+    /// Proposals that were reported as certainly not done.
     pub not_done: BTreeSet<LogId>,
-    /// What is shown of the run, if that was asked for.
+    /// The recording for the page; empty unless it was requested.
     pub timeline: Timeline,
-    /// Notified when the run is to end before its time.
+    /// Notified when the run must end early.
     pub ends: Arc<Notify>,
-    /// After which event, and when, it ended.
+    /// The last event of the run, and its time, once it has ended.
     pub ended: Option<(u64, u64)>,
-    /// It ends after so many events.
+    /// The run ends after this many events.
     pub events_max: u64,
     pub trace: u64,
     pub events: u64,
-    /// When something was noted last.
+    /// The time of the latest event.
     pub noted_us: u64,
     pub messages: u64,
-    /// Messages go in streams, in order and not lost; else each one its own way.
+    /// Messages go in streams, in order and without loss. Otherwise each one is delivered on its
+    /// own.
     pub streams: bool,
-    /// Nodes have the product's transport, on simulated sockets; `streams` counts for nothing then.
+    /// Nodes use the product's transport on simulated sockets; `streams` has no effect then.
     pub sockets: bool,
     pub calm: bool,
-    /// Clients are to stop.
+    /// Clients must stop.
     pub over: bool,
     pub armed: BTreeMap<(usize, FaultKind), u64>,
 }
@@ -205,7 +207,7 @@ impl<A: App> World<A> {
         }
     }
 
-    /// Everything that happened, in order, in one number.
+    /// Adds an event to the hash of the run.
     pub fn note(&mut self, what: u64, node: usize, detail: u64) {
         let word = what ^ (node as u64) << 8 ^ detail << 16 ^ now_us() << 32;
         self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -216,7 +218,7 @@ impl<A: App> World<A> {
         }
     }
 
-    /// What is shown, if anything is, from here on at this time.
+    /// The timeline, set to the current time, if the run is recorded.
     pub fn shown(&mut self) -> Option<&mut Timeline> {
         if !self.timeline.is_on() {
             return None;
@@ -225,21 +227,21 @@ impl<A: App> World<A> {
         Some(&mut self.timeline)
     }
 
-    /// Something happened at a node.
+    /// Records something that happened at a node.
     pub fn show(&mut self, node: usize, what: What) {
         if let Some(timeline) = self.shown() {
             timeline.add(node, what);
         }
     }
 
-    /// Something happened to all.
+    /// Records something that happened to all nodes.
     pub fn show_to_all(&mut self, what: What) {
         if let Some(timeline) = self.shown() {
             timeline.add_to_all(what);
         }
     }
 
-    /// A promise was broken. The first one ends the run.
+    /// Reports a broken promise. The first one ends the run.
     pub fn breaks(&mut self, violation: Violation) {
         if self.violation.is_none() {
             self.show_to_all(What::Violation(violation.check));
@@ -248,7 +250,7 @@ impl<A: App> World<A> {
         }
     }
 
-    /// The run ends here: what happens until everything has stopped counts no more.
+    /// Ends the run. Events between now and the actual stop do not count.
     pub fn ends(&mut self) {
         self.ends_at(now_us());
     }
@@ -262,7 +264,7 @@ impl<A: App> World<A> {
         }
     }
 
-    /// Looks at a node's core, whose life is still going on.
+    /// Checks the core of a node whose life has not ended.
     pub fn look(&mut self, at: usize, node: &raft::Node) -> Result<(), Violation> {
         let applied = self.hosts[at].up.as_ref().map_or(Index(0), |up| up.applied);
         if let Some(timeline) = self.shown() {
@@ -281,14 +283,14 @@ impl<A: App> World<A> {
         Ok(())
     }
 
-    /// Tells the observer what all clocks read: whenever a node is looked at, and before a wall clock
-    /// is changed.
+    /// Passes the readings of all clocks to the observer: whenever a node is checked, and before a
+    /// wall clock is changed.
     pub fn pass_time(&mut self) {
         let clocks: Vec<raft::Now> = self.hosts.iter().map(|host| host.clock.now()).collect();
         self.observer.time.pass(&clocks);
     }
 
-    /// Whether this life of the node is the one that runs.
+    /// The running node, if it is in this life.
     pub fn runs(&mut self, node: usize, number: u64) -> Option<&mut Up<A>> {
         self.hosts[node].up.as_mut().filter(|up| up.number == number)
     }
@@ -317,7 +319,7 @@ pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
 }
 
 impl<A: App> Host<A> {
-    /// A machine with an empty disk, on which a log begins with this membership.
+    /// A machine whose disk has an empty log with this membership.
     pub fn new(id: u64, swarm: &Swarm, incarnation: Incarnation, membership: Membership) -> Self {
         let disk = MemDisk::new();
         let handle = SimDisk::new(disk.clone(), Life::default());

@@ -1,4 +1,4 @@
-//! What is recorded of a run: it changes nothing, shows what happened, and is there after a panic too.
+//! The recording of a run does not change the run, shows what happened, and survives a panic.
 #![cfg(madsim)]
 
 use simulator::checks::Check;
@@ -56,8 +56,8 @@ fn a_run_is_ended_after_so_many_events() {
     assert_eq!((short.events, short.violation), (501, None));
 }
 
-/// Its clients panic when they are to ask for the hundredth time. What panics within a node is caught by
-/// its driver, which stops it.
+/// Its clients panic at their hundredth request. A panic inside a node would be caught by its
+/// driver, which stops the node.
 struct Panics(RegisterWorkload, u32);
 
 impl Workload for Panics {

@@ -17,8 +17,7 @@ fn registers_stay_linearizable_on_whole_nodes() {
     }
 }
 
-/// Registers that tell whether they are still there, and claim after some answers that a promise was
-/// broken.
+/// Registers that show whether they still exist, and report a broken promise after some answers.
 struct Held {
     registers: RegisterWorkload,
     answers_left: u64,

@@ -1,5 +1,5 @@
-//! A node of the store, put together as `kv::serve` does it, with the simulation in the place of
-//! threads, sockets and files.
+//! A node of the store, assembled as in `kv::serve`, with the simulation in place of threads,
+//! sockets and files.
 
 use super::history::History;
 use super::values::{self, Values};
@@ -23,33 +23,33 @@ use std::time::Duration;
 use tower::ServiceExt;
 use transport_sim::{App, Boot, Cluster, Service, Started, Task, now_us, sleep_us};
 
-/// One request in so many arrives in two pieces.
+/// One request in this many arrives in two pieces.
 const SPLIT_ONE_IN: u64 = 5;
-/// Values of megabytes are written in one plan in so many.
+/// One plan in this many writes values of megabytes.
 const LARGE_ONE_IN: u64 = 12;
-/// More deleted keys than there are keys.
+/// More deleted keys than there are keys: no limit in effect.
 const DELETED_MAX: usize = 1_000_000;
-/// The least listings that a node allows at once.
+/// The lowest limit of concurrent listings on a node.
 pub(super) const LISTINGS_MAX_LEAST: usize = 2;
-/// The pause between them.
+/// The pause between two pieces of a request.
 const PAUSE_US: u64 = 3_000;
 
-/// The store, and what its clients have seen.
+/// The store, and the observations of its clients.
 pub struct Store {
     history: Mutex<History>,
     limits: Limits,
     deleted_max: usize,
-    /// What clients write.
+    /// The values that clients write.
     pub(super) values: Values,
-    /// Whether nodes forward writes to the leader; otherwise they send the client there.
+    /// Whether nodes forward writes to the leader. If not, they redirect the client.
     forward: bool,
 }
 
 impl Store {
-    /// For a plan, from whose seed the settings of the store are drawn.
+    /// Creates the store for a plan, whose seed decides the settings of the store.
     pub fn new(plan: &Plan) -> Self {
         let mut draw = Stream::new(plan.seed, Purpose::Client, 1_000);
-        // Some have time for an election or two, and some have not.
+        // Some timeouts are longer than an election or two, and some are shorter.
         let elections_ms = 20 * plan.election_us() / 1_000;
         let mut limits = Limits {
             history_commands_max: draw.pick(&[5, 50, 100_000, 100_000]),
@@ -58,9 +58,9 @@ impl Store {
             ..Limits::default()
         };
         let forward = draw.below(4) > 0;
-        // So few that one that is never given back is missed.
+        // So low that a leaked listing is noticed.
         limits.listings_max = draw.pick(&[LISTINGS_MAX_LEAST, limits.listings_max]);
-        // A border that is only met by much is met by little where it is drawn lower.
+        // With lower limits, small requests reach them too.
         limits.listing_part_bytes = draw.pick(&[1, 300, 5_000, limits.listing_part_bytes]);
         let bytes_max = limits.history_bytes_max;
         limits.history_bytes_max = draw.pick(&[1_000, 30_000, bytes_max, bytes_max]);
@@ -68,7 +68,7 @@ impl Store {
         for bytes_max in [&mut limits.bodies_bytes_max, &mut limits.replies_bytes_max] {
             *bytes_max = draw.pick(&[8 << 20, *bytes_max]);
         }
-        // Of a state that is large, snapshots are to be few.
+        // A large state must not be written to snapshots often.
         let values = Values {
             padding: u64::from(plan.swarm.padding_bytes),
             large: draw.below(LARGE_ONE_IN) == 0 && plan.swarm.snapshot_bytes >= 20_000,
@@ -166,14 +166,14 @@ impl App for Store {
     }
 }
 
-/// Whether nothing changes by it.
+/// Whether the request changes nothing.
 fn is_read(request: &Request<Bytes>) -> bool {
     request.method() == Method::GET || matches!(request.uri().path(), "/get" | "/wait_commit")
 }
 
-/// The router as a service. Answers are whole, as a client that has read them has them; one request in
-/// a few arrives in two pieces with a pause between them, so that it may be dropped there too. Where a node
-/// that `follows` has had a write done, it is `forwarded`.
+/// The router as a service. It collects whole answers. Some requests arrive in two pieces with a
+/// pause between them, so that they may be dropped there too. If a node that `follows` answers a
+/// write as done, it calls `forwarded`.
 fn serve(
     router: Router,
     follows: impl Fn() -> bool + Send + Sync + 'static,
@@ -190,7 +190,7 @@ fn serve(
                 let (mut feed, body) = Channel::<Bytes, Infallible>::new(1);
                 let cut = now_us() as usize % bytes.len();
                 let feed = async move {
-                    // Whoever answers before it has read all wants no more.
+                    // A handler that answers before it has read everything closes the body.
                     let _ = feed.send_data(bytes.slice(..cut)).await;
                     sleep_us(PAUSE_US).await;
                     let _ = feed.send_data(bytes.slice(cut..)).await;

@@ -1,4 +1,4 @@
-//! Batches of runs of layer 2, and what is said of one that fails.
+//! Batches of runs of layer 2, and the report of one that fails.
 
 use super::{COMMAND, EXPECTED, Run, failure, run};
 use crate::hunt::Hunt;
@@ -9,32 +9,32 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What a batch of seeds came to.
+/// The result of a batch of seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Seeds run.
+    /// Number of seeds that were run.
     pub seeds: u64,
-    /// Messages between nodes in them.
+    /// Messages between nodes in all of these runs.
     pub messages: u64,
-    /// All that was traced in them.
+    /// Events in all of these runs.
     pub events: u64,
-    /// Simulated time, in microseconds.
+    /// Simulated time of all runs together, in microseconds.
     pub time_us: u64,
-    /// What happened in them.
+    /// How often each noteworthy event happened in these runs.
     pub marks: Marks,
     /// The first run that broke a promise.
     pub failure: Option<Failed>,
 }
 
 impl Batch {
-    /// Runs one seed more. Returns whether it kept all promises.
+    /// Runs one more seed. Returns whether it kept all promises.
     pub fn run_seed(&mut self, seed: u64) -> bool {
         let plan = Plan::from_seed(seed);
         let result = run(&plan);
         self.add(&plan, &result)
     }
 
-    /// Adds what the run of a plan came to. Returns whether it kept all promises.
+    /// Adds the result of a plan's run. Returns whether it kept all promises.
     fn add(&mut self, plan: &Plan, result: &Run) -> bool {
         self.seeds += 1;
         self.messages += result.messages;
@@ -47,12 +47,12 @@ impl Batch {
         self.failure.is_none()
     }
 
-    /// What was expected and never happened.
+    /// The expected events that never happened.
     pub fn missed(&self) -> Vec<&'static str> {
         EXPECTED.iter().copied().filter(|name| self.marks.count(name) == 0).collect()
     }
 
-    /// In one line.
+    /// The batch so far, in one line of progress.
     pub fn line(&self, passed: Duration) -> String {
         let seconds = passed.as_secs_f64();
         format!(
@@ -68,8 +68,8 @@ impl Batch {
     }
 }
 
-/// Runs seed after seed, until it has run so many or traced so much, is stopped, or finds something.
-/// Layer 2 has one thread.
+/// Runs seed after seed, until a limit of seeds or events is reached, it is stopped, or a promise
+/// is broken. Layer 2 has one thread.
 pub fn hunt(hunt: Hunt) -> ExitCode {
     let Hunt { from, events_max, seeds_max, jobs: _, seed_max } = hunt;
     let limit = Limit::new(seed_max, None);

@@ -1,5 +1,5 @@
-//! Clients of the store: some operations through the compatible API, some through v1, following leaders
-//! as the product's own client does.
+//! Clients of the store: some operations through the compatible API, some through v1, following
+//! leaders as the product's own client does.
 
 use super::app::Store;
 use super::conditions::Condition;
@@ -19,27 +19,28 @@ use transport_sim::{
     CallError as Unanswered, Cluster, SimClock, client_address, node_at, now_us, sleep_us,
 };
 
-/// Registers that clients share: few, so that they meet.
+/// Number of registers that clients share: few, so that operations conflict.
 pub(super) const REGISTERS: u64 = 3;
 /// The longest that a client waits for one operation.
 const PATIENCE_US_MAX: u64 = 10_000_000;
-/// One operation in so many is on one of the others.
+/// One operation in this many is on one of the other keys.
 const AWKWARD_ONE_IN: u64 = 6;
-/// The keys of the registers: the first few, and others whose bytes mean something in a path, or whose
-/// path is another one's key.
+/// The keys of the registers: the shared ones, and others whose bytes have a meaning in a path, or
+/// whose escaped form is another key.
 pub(super) const KEYS: &[&str] = &["r0", "r1", "r2", "a b", "a/b", "a%2Fb", "ключ?"];
-/// A batch writes at most so many keys; one operation more may remove what is not there.
+/// The most keys that a batch writes. One more operation may remove a key that does not exist.
 const BATCH_MAX: u64 = 4;
-/// A listing in parts is read as far as so many.
+/// The most parts of a listing that a client reads.
 const PARTS_MAX: usize = 4;
-/// The most that a part is asked to have.
+/// The largest size of a part that a client requests.
 const PART_COMMITS_MAX: u64 = 6;
 
-/// Does what a client does, until it is over.
+/// Runs a client until the end of the run.
 pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
     let plan = cluster.plan();
     let mut draw = Stream::new(plan.seed, Purpose::Client, number);
-    // Who waits long hears from a leader that was cut off what became of the write in the end.
+    // A client with a long timeout learns the outcome of its write even from a leader that was
+    // partitioned.
     let patience_us = u64::from(plan.swarm.patience_us) * draw.pick(&[1, 10, 40]);
     let patience_us = patience_us.max(plan.election_us() * draw.pick(&[0, 12]));
     let patience_us = patience_us.min(PATIENCE_US_MAX);
@@ -65,7 +66,7 @@ pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
     }
 }
 
-/// Carries requests over the simulated network.
+/// Sends the requests of a client over the simulated network.
 pub(super) struct Wires {
     pub cluster: Cluster<Store>,
     pub number: u64,
@@ -130,7 +131,7 @@ pub(super) struct User {
     pub number: u64,
     pub nodes: u64,
     pub patience: Duration,
-    /// Whom the calls of the older system are sent to.
+    /// The node to which the calls of the older API are sent.
     pub leader: u64,
     pub reads_ppm: u32,
 }
@@ -170,7 +171,7 @@ impl User {
         }
     }
 
-    /// Which register: mostly one of the few.
+    /// Picks a register: mostly one of the shared ones.
     pub fn register(&mut self) -> u8 {
         let others = KEYS.len() as u64 - REGISTERS;
         match self.draw.below(AWKWARD_ONE_IN) {
@@ -179,7 +180,7 @@ impl User {
         }
     }
 
-    /// A value that nobody has written yet, and that is a text.
+    /// A value that no client has written yet, and that is UTF-8.
     pub fn next_text(&self) -> u64 {
         let values = self.store.values;
         self.store.history().next_value_that(|value| !values.is_binary(value))
@@ -223,7 +224,7 @@ impl User {
         self.write(register, condition).await
     }
 
-    /// Some condition: none, most of the time.
+    /// Picks a condition: none, most of the time.
     fn condition(&mut self, register: u8) -> Condition {
         let last = self.store.history().last_version(register);
         match (self.draw.below(10), last) {
@@ -235,7 +236,7 @@ impl User {
         }
     }
 
-    /// Reads, and writes if nobody else has meanwhile.
+    /// Reads, and writes if no other client has written meanwhile.
     async fn swap(&mut self, register: u8) -> Result<(), Violation> {
         match self.glance(register).await {
             Some(condition) => self.write(register, condition).await,
@@ -243,7 +244,7 @@ impl User {
         }
     }
 
-    /// Reads whatever a node has, which must be there for what is done next.
+    /// A stale read of a register. Returns the condition that the register still has what was read.
     async fn glance(&mut self, register: u8) -> Option<Condition> {
         let read = Request::new(Method::GET, path(register) + "?consistency=stale");
         let answer = self.client.call(&read).await.ok()?;
@@ -251,7 +252,7 @@ impl User {
         Some(Condition::Is { version: version(&answer)?, value })
     }
 
-    /// Reads, and removes what was found if nobody else has written meanwhile.
+    /// Reads, and removes the value if no other client has written meanwhile.
     async fn remove(&mut self, register: u8) -> Result<(), Violation> {
         let found = self.glance(register).await;
         let Some(condition @ Condition::Is { value: from, .. }) = found else { return Ok(()) };
@@ -331,7 +332,7 @@ impl User {
         Ok(())
     }
 
-    /// Several operations at once. What they are is independent: each has its own condition.
+    /// Several operations at once. They are independent: each has its own condition.
     async fn batch(&mut self) -> Result<(), Violation> {
         let begun_us = now_us();
         let mut asked = Vec::new();
@@ -435,14 +436,14 @@ impl User {
             let done = history.done();
             (done, done.map_or(-1, |done| done as i64), history.replica(self.number))
         };
-        // All of it seldom: it grows, and clients ask often.
+        // Lists everything rarely: the listing grows, and clients request it often.
         let is_own = self.draw.below(3) == 0;
         let mut since = match self.draw.below(16) {
             _ if is_own => replica.since,
             0 => -1,
             _ => (done - self.draw.below(12) as i64).max(-1),
         };
-        // All at once, or in parts that must join.
+        // In one part, or in several that must join without a gap.
         let limit = (self.draw.below(3) == 0).then(|| 1 + self.draw.below(PART_COMMITS_MAX));
         for _ in 0..PARTS_MAX {
             let path = format!("/get_commits_since?since_index={since}");
@@ -458,7 +459,7 @@ impl User {
             let commits = listing["commits"].as_array().map_or(&[][..], Vec::as_slice);
             let is_last = limit.is_none_or(|limit| (commits.len() as u64) < limit);
             let mut history = self.store.history();
-            // Only the last part must come as far as what was done.
+            // Only the last part must reach the floor.
             history.listing(&listing, since, floor.filter(|_| is_last))?;
             if is_own {
                 replica.take(commits);
@@ -478,7 +479,7 @@ pub(super) fn key(register: u8) -> &'static str {
     KEYS[usize::from(register)]
 }
 
-/// Where it is.
+/// The path of a register in the v1 API.
 fn path(register: u8) -> String {
     format!("/v1/kv/{}", escaped(key(register)))
 }
@@ -497,7 +498,8 @@ fn version_in(answer: &Response) -> Result<u64, Violation> {
     }
 }
 
-/// The version that a refused write has found; `None` if there was nothing. An answer says either.
+/// The version that a refused write has found; `None` if there was no value. The answer must have
+/// either.
 fn found_in(refused: &Value, status: u64) -> Result<Option<u64>, Violation> {
     let version = refused.get("version");
     let is_whole = version.is_some_and(|version| version.is_null() || version.is_u64());

@@ -1,4 +1,4 @@
-//! The calls of the older system, whose clients find the leader by themselves.
+//! The API of the older system, whose clients find the leader by themselves.
 
 use super::clients::{Ended, User, Wires, key};
 use super::history::FIELDS;
@@ -10,11 +10,11 @@ use simulator::checks::{Check, Violation, violation};
 use simulator::linearizability::Action;
 use transport_sim::{client_address, node_at, now_us};
 
-/// The number of a command that no run comes to.
+/// A command number that no run reaches.
 const NEVER: u64 = 1 << 40;
 /// Stands for the empty text, which no register ever has.
 const EMPTY: u64 = u64::MAX - 1;
-/// Writes that are sent at once.
+/// Number of writes that are sent at once.
 pub(super) const BURST: usize = 4;
 
 impl User {
@@ -22,7 +22,8 @@ impl User {
         let request = Request::new(Method::POST, path).body(body.to_string());
         let wires = Wires { cluster: self.cluster.clone(), number: self.number };
         let answer = wires.exchange(&client_address(node), &request, self.patience).await;
-        // Who does not lead says who does, or nothing; then the next one is asked.
+        // A node that does not lead names the leader if it knows it. If not, the next request goes
+        // to the next node.
         let leader = match &answer {
             Ok(answer) => {
                 let answer = answer.json();
@@ -38,7 +39,7 @@ impl User {
         answer
     }
 
-    /// What to write, as a command of the older system, and what that does to the register.
+    /// Picks a write, as a command of the older system, and its effect on the register.
     fn command(&mut self, register: u8) -> (Value, Action) {
         let (value, last_seen) = (self.next_text(), self.store.history().last_seen(register));
         let values = self.store.values;
@@ -46,7 +47,7 @@ impl User {
         let key = key(register);
         match self.draw.below(8) {
             0 => {
-                // Nothing is ever the empty text here, and what is not there is not it either.
+                // No value is ever the empty text, and a missing value does not equal it either.
                 let command = json!({
                     "kind": "cas", "key": key, "value": text, "compare_value": "", "id": value,
                 });
@@ -58,7 +59,7 @@ impl User {
             }
             _ => {
                 let compare = values.text(last_seen);
-                // As a text, a value that is none is another one.
+                // A value that is not UTF-8 has another text, so the comparison fails.
                 let from = if values.is_binary(last_seen) { EMPTY } else { last_seen };
                 let command = json!({
                     "kind": "cas", "key": key, "value": text, "compare_value": compare, "id": value,
@@ -68,7 +69,7 @@ impl User {
         }
     }
 
-    /// A get in the log reads and does nothing else, whatever it says beside the key.
+    /// A get in the log only reads, whatever its other fields are.
     pub(super) async fn submit_get(&mut self, register: u8) -> Result<(), Violation> {
         let value = self.next_text();
         let (key, text) = (key(register), self.store.values.text(value));
@@ -76,8 +77,8 @@ impl User {
         self.submit_command(register, command, Action::Read(None)).await
     }
 
-    /// Empty texts, as values and as what is expected: these are on a key of their own, since only a
-    /// replay can tell what came of values that are not unique.
+    /// Empty texts, as values and as expected values. They have a key of their own: their values
+    /// are not unique, so only a replay can check them.
     pub(super) async fn old_empty(&mut self) -> Result<(), Violation> {
         let kind = self.draw.pick(&["put", "cas", "cas"]);
         let (value, expected) = (self.draw.pick(&["", "x"]), self.draw.pick(&["", "", "x"]));
@@ -86,7 +87,7 @@ impl User {
         if kind == "cas" {
             command["compare_value"] = json!(expected);
         }
-        // What becomes of it is in the listing.
+        // The listing shows its effect.
         let _ = self.ask(self.leader, &format!("/{kind}"), command).await;
         Ok(())
     }
@@ -151,7 +152,7 @@ impl User {
             }
             _ => (Ended::Unknown, Value::Null),
         };
-        // What somebody else's command has found is of another register.
+        // If the command was superseded, the value found is that of another command and register.
         let before = match ended {
             Ended::Done => self.value_in(&commit["result"]["value"])?,
             _ => None,
@@ -160,7 +161,7 @@ impl User {
         Ok(())
     }
 
-    /// Waits for a command that never comes, for as long as the node allows or until it loses patience.
+    /// Waits for a command that never comes, until the timeout of the node or of the client.
     pub(super) async fn wait_in_vain(&mut self) -> Result<(), Violation> {
         let timeout_ms = self.draw.below(2 * self.patience.as_millis() as u64) + 1;
         let wait = json!({ "log_index": NEVER, "timeout_ms": timeout_ms });
@@ -172,7 +173,7 @@ impl User {
         }
     }
 
-    /// The form in one request.
+    /// A write as one request that waits for the commit.
     pub(super) async fn old_write(&mut self, register: u8) -> Result<(), Violation> {
         let (command, action) = self.command(register);
         let path = if command["kind"] == "put" { "/put" } else { "/cas" };
@@ -207,7 +208,7 @@ impl User {
                 Ended::NotDone
             }
             (Some(2), _) => Ended::Unknown,
-            // Refused before it was proposed.
+            // The write was refused before it was proposed.
             _ => Ended::NotDone,
         };
         let before = self.value_in(&answered["prev_value"])?;
@@ -215,8 +216,8 @@ impl User {
         Ok(())
     }
 
-    /// Several writes at once, each with a connection of its own: of a leader that was cut off, more
-    /// than one hears what became of it.
+    /// Several writes at once, each with its own connection. If the leader was partitioned, several
+    /// writes are resolved at once.
     pub(super) async fn burst(&mut self) -> Result<(), Violation> {
         let begun_us = now_us();
         let (to, patience) = (client_address(self.leader), self.patience);
@@ -240,7 +241,7 @@ impl User {
             .map(|(register, action, answer)| ((register, action), answer))
             .unzip();
         let mut calls: Vec<_> = calls.into_iter().map(Some).collect();
-        // All of them are polled, in order, whoever is ready.
+        // Polls all of them in order, to be deterministic.
         std::future::poll_fn(|context| {
             for (at, slot) in calls.iter_mut().enumerate() {
                 if let Some(call) = slot
@@ -322,7 +323,7 @@ impl User {
     }
 }
 
-/// Whether an answer of the form in one request says of a key that it was found if it has its
+/// Checks that the answer to a one-request write reports the key as found exactly if it has the
 /// value.
 pub(super) fn found_is_true(answered: &Value, name: &str) -> Result<(), Violation> {
     let value = answered.get(name);

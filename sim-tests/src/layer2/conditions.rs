@@ -1,31 +1,31 @@
-//! Conditions of writes: how they are asked, and what an answer to them says of the register.
+//! Conditions of writes: how they are sent, and the conclusions from an answer.
 
 use hyper::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use serde_json::{Value, json};
 use simulator::linearizability::Action;
 
-/// What must be so for a write to be done.
+/// The condition under which a write is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Whatever is there.
+    /// No condition.
     Always,
-    /// There is nothing.
+    /// The key has no value.
     Absent,
-    /// There is something.
+    /// The key has a value.
     Exists,
-    /// There is this.
+    /// The key has this version.
     Is {
         /// Its version.
         version: u64,
-        /// Its value, which every version has one of.
+        /// The value of that version; each version has exactly one.
         value: u64,
     },
-    /// There is nothing, or something else than this version.
+    /// The key has no value or another version.
     IsNot(u64),
 }
 
 impl Condition {
-    /// As a header.
+    /// The condition as a header; `None` for no condition.
     pub fn header(self) -> Option<(HeaderName, HeaderValue)> {
         let tag = |version: u64| HeaderValue::from_str(&format!("\"{version}\"")).ok();
         let any = || HeaderValue::from_static("*");
@@ -38,7 +38,7 @@ impl Condition {
         }
     }
 
-    /// As a field of an operation of a batch.
+    /// Adds the condition to an operation of a batch.
     pub fn set(self, operation: &mut Value) {
         let (name, tag) = match self {
             Condition::Always => return,
@@ -50,7 +50,7 @@ impl Condition {
         operation[name] = tag;
     }
 
-    /// Whether a write may be refused because this version was found, or none.
+    /// Whether a write must be refused if this version was found, or no value.
     pub fn refuses(self, found: Option<u64>) -> bool {
         match self {
             Condition::Always => false,
@@ -61,11 +61,11 @@ impl Condition {
         }
     }
 
-    /// What writing a value on this condition does, if it is or may be done.
+    /// The effect of writing a value on this condition, if the write is or may be done.
     pub fn put(self, to: u64, is_done: bool) -> Action {
         match self {
             Condition::Always | Condition::Exists | Condition::IsNot(_) => Action::Write(to, None),
-            // If it was done it has found nothing, whether anybody heard of it or not.
+            // If it was done it has found no value, even if the client has no answer.
             Condition::Absent => Action::Write(to, Some(None)),
             Condition::Is { value: from, .. } => {
                 Action::Swap { from, to, before: is_done.then_some(Some(from)) }

@@ -1,8 +1,12 @@
-//! What clients have seen of the store, and whether it can be true.
+//! The history of what clients have observed of the store, and the checks of it.
 //!
-//! Three witnesses. Each register's history must be linearizable. Every write that is answered has a
-//! version, which only grows: what ended before something else began has the smaller one. And the log
-//! of commands is the same for everybody, has no gaps, and holds what was said to be done.
+//! There are three checks:
+//!
+//! - The history of each register must be linearizable.
+//! - Every answered write has a version, and versions grow: a write that ended before another began
+//!   has the lower version.
+//! - The log of commands is the same for all clients, has no gaps, and contains every command that
+//!   was reported as done.
 
 use super::conditions::Condition;
 use super::replay::Replica;
@@ -11,9 +15,9 @@ use simulator::checks::{Check, Violation, violation};
 use simulator::linearizability::{self, Action, Operation, Verdict};
 use std::collections::BTreeMap;
 
-/// The check of fields that nothing else depends on.
+/// The check of fields that no other check uses.
 pub(super) const FIELDS: Check = Check::FieldsOfAnAnswerAreTrue;
-/// Stands for the value of a version that removed one.
+/// Stands for the value of a version that is a removal.
 const REMOVED: u64 = u64::MAX - 2;
 
 /// The history of all clients.
@@ -22,28 +26,30 @@ pub struct History {
     registers: BTreeMap<u8, Vec<Operation>>,
     last_seen: BTreeMap<u8, u64>,
     next_value: u64,
-    /// Which value each version wrote to which register.
+    /// The register and the value that each version wrote.
     versions: BTreeMap<u64, (u8, u64)>,
-    /// Versions that were answered: when, and the highest of them so far.
+    /// The versions in answers, with the time of the latest answer that had each.
     answered: BTreeMap<u64, u64>,
-    /// Whether the listing leaves nothing out.
+    /// Whether the listing has every command.
     complete: bool,
-    /// Whether old deletions may be missing in a listing: a copy that has not seen them never will.
+    /// Whether old deletions may be missing in a listing. A copy that has missed them never gets
+    /// them.
     forgets: bool,
-    /// Commands by their number, as they were listed or answered first.
+    /// Commands by number, as in the first listing or answer that had them.
     commands: BTreeMap<u64, Value>,
-    /// The highest number of a command that somebody knows to be done.
+    /// The highest number of a command that a client knows to be done.
     done: Option<u64>,
-    /// The commits of every number, as they were listed first.
+    /// The commits of each number, as in the first listing that had them.
     listed: BTreeMap<u64, Vec<Value>>,
-    /// What was seen of registers by those who were refused: between when and when, and which version.
+    /// The observations of refused writes: register, begin and end, and the version that was there.
     glimpses: Vec<(u8, (u64, u64), u64)>,
     /// The copies of the store that clients keep.
     replicas: BTreeMap<u64, Replica>,
 }
 
 impl History {
-    /// Nothing yet. `complete`: every command is retained; `forgets`: few deletions are.
+    /// Creates an empty history. `complete`: nodes retain every command; `forgets`: they retain few
+    /// deletions.
     pub fn new(complete: bool, forgets: bool) -> Self {
         History {
             registers: BTreeMap::new(),
@@ -61,13 +67,13 @@ impl History {
         }
     }
 
-    /// A value that nobody has written yet.
+    /// A value that no client has written yet.
     pub fn next_value(&mut self) -> u64 {
         self.next_value += 1;
         self.next_value
     }
 
-    /// The next one that is as it is wanted.
+    /// The next value for which `is_wanted` returns true.
     pub fn next_value_that(&mut self, is_wanted: impl Fn(u64) -> bool) -> u64 {
         loop {
             let value = self.next_value();
@@ -77,12 +83,12 @@ impl History {
         }
     }
 
-    /// The value that was last seen in a register, or one that nobody has written.
+    /// The value that was last observed in a register, or one that no client has written.
     pub fn last_seen(&self, register: u8) -> u64 {
         self.last_seen.get(&register).copied().unwrap_or(u64::MAX)
     }
 
-    /// An operation on a register; `ended_us` if it was answered.
+    /// Records an operation on a register; `ended_us` is `None` if it has no answer.
     pub fn record(&mut self, register: u8, begun_us: u64, ended_us: Option<u64>, action: Action) {
         let seen = match action {
             Action::Read(value) => value,
@@ -96,13 +102,14 @@ impl History {
         self.registers.entry(register).or_default().push(operation);
     }
 
-    /// The highest version that has been answered by now: what begins now gets a higher one.
+    /// The highest version that has been answered by now. A write that begins now must get a higher
+    /// one.
     pub fn floor(&self) -> u64 {
         self.answered.last_key_value().map_or(0, |(version, _)| *version)
     }
 
-    /// A write or a read was answered with this version of this value. `floor` is that of its
-    /// beginning, for a write.
+    /// Checks the version and value in the answer to a write or a read. For a write, `floor` is
+    /// [`History::floor`] when it began.
     pub fn version(
         &mut self,
         version: u64,
@@ -124,8 +131,8 @@ impl History {
         Ok(())
     }
 
-    /// A removal was answered with this version, which no value ever has. `floor` is that of its
-    /// beginning.
+    /// Checks the version in the answer to a removal, which no value may have. `floor` is
+    /// [`History::floor`] when it began.
     pub fn removal(
         &mut self,
         version: u64,
@@ -136,12 +143,12 @@ impl History {
         self.version(version, register, REMOVED, Some(floor), now_us)
     }
 
-    /// The value of a version, if one of them was answered with it.
+    /// The value of a version, if an answer has named it.
     pub fn value_of(&self, version: u64) -> Option<u64> {
         self.versions.get(&version).map(|(_, value)| *value)
     }
 
-    /// The latest version of a register that was answered, and its value.
+    /// The latest version of a register in an answer, and its value.
     pub fn last_version(&self, register: u8) -> Option<(u64, u64)> {
         let mut latest = self.versions.iter().rev();
         let is_of = |(of, value): &(u8, u64)| *of == register && *value != REMOVED;
@@ -149,7 +156,8 @@ impl History {
         Some((*version, *value))
     }
 
-    /// A write was refused because its condition was not met by `current`, the version that was there.
+    /// Checks the refusal of a write. `current` is the version that was there, which must not meet
+    /// the condition.
     pub fn refused(
         &mut self,
         register: u8,
@@ -173,7 +181,7 @@ impl History {
         self.done
     }
 
-    /// Whether every command is retained.
+    /// Whether nodes retain every command.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
@@ -183,22 +191,22 @@ impl History {
         self.forgets
     }
 
-    /// The copy that a client keeps.
+    /// The copy of the store that a client keeps.
     pub fn replica(&self, client: u64) -> Replica {
         self.replicas.get(&client).cloned().unwrap_or_else(Replica::new)
     }
 
-    /// A client keeps this copy.
+    /// Stores the copy of a client.
     pub fn keep(&mut self, client: u64, replica: Replica) {
         self.replicas.insert(client, replica);
     }
 
-    /// All copies.
+    /// The copies of all clients.
     pub fn replicas(&self) -> BTreeMap<u64, Replica> {
         self.replicas.clone()
     }
 
-    /// Somebody was told that this command is done, as `wait_commit` says it.
+    /// Checks a command that `wait_commit` has reported to a client as done.
     pub fn commit(&mut self, number: u64, command: &Value) -> Result<(), Violation> {
         self.done = self.done.max(Some(number));
         self.same_command(number, command)
@@ -213,7 +221,8 @@ impl History {
         Ok(())
     }
 
-    /// A listing that was asked for when `floor` was known to be done, of the commands after `since`.
+    /// Checks a listing of the commands after `since`. When it was requested, `floor` was known to
+    /// be done.
     pub fn listing(
         &mut self,
         listing: &Value,
@@ -236,13 +245,13 @@ impl History {
             };
             let (of, command) = (commit["term"].as_u64(), &commit["command"]);
             let is_whole = command["key"].is_string() && command["id"].is_number();
-            // The log's terms only grow.
+            // The terms of the log never decrease.
             if !is_whole || of.is_none_or(|of| of < term) {
                 return violation(FIELDS, format!("after one of term {term}: {commit}"));
             }
             term = of.unwrap_or(term);
             let expected = last.map_or((since + 1) as u64, |last| last + 1);
-            // A batch is shown as the puts it amounts to, which share its number.
+            // A batch is listed as the puts that it amounts to, which share its number.
             if self.complete && number != expected && Some(number) != last {
                 let detail = format!("{number} where {expected} is due");
                 return violation(Check::ListingHasNoGaps, detail);
@@ -256,14 +265,14 @@ impl History {
                 groups.push((number, Vec::new()));
             }
             groups.last_mut().expect("one was pushed for the first").1.push(commit);
-            // Old commands may be shown by what is left of them, and those that changed nothing as a get.
+            // An old command may be listed by its remaining effect, and one without any as a get.
             let is_compat = commit["command"].get("id").is_some_and(|id| *id != 0)
                 && commit["command"]["kind"] != "get";
             if self.complete && is_compat && !repeated {
                 self.same_command(number, &commit["command"])?;
             }
         }
-        // What is left of old commands depends on how many came later.
+        // The remaining effect of an old command depends on later ones.
         for (number, commits) in groups.into_iter().filter(|_| self.complete) {
             let known = self.listed.entry(number);
             let known = known.or_insert_with(|| commits.iter().copied().cloned().collect());
@@ -280,11 +289,11 @@ impl History {
         Ok(())
     }
 
-    /// Whether it can be true.
+    /// Checks that the history is linearizable.
     pub fn verdict(&self) -> Result<(), Violation> {
         let mut registers = self.registers.clone();
         for (register, (begun, ended), version) in &self.glimpses {
-            // Of a version that nobody knows, nobody knows the value.
+            // The value of a version is unknown if no answer has named it.
             let Some((of, value)) = self.versions.get(version) else { continue };
             if of != register {
                 let detail = format!("version {version} of register {register} is one of {of}");

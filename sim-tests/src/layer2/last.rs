@@ -1,5 +1,5 @@
-//! What the store says of itself when all is quiet: every node lists the same commits, whoever replays
-//! them has what a read finds, and `get_commit` tells the same of each.
+//! The final checks, when all is quiet: every node lists the same commits, a replay of them gives
+//! the values that reads return, and `get_commit` returns the same for each.
 
 use super::app::Store;
 use super::clients::{KEYS, version};
@@ -13,12 +13,12 @@ use simulator::checks::{Check, Violation, violation};
 use std::collections::BTreeSet;
 use transport_sim::Cluster;
 
-/// Keys that are written, but of which no client reads the value.
+/// Keys that clients write but never read.
 const UNREAD: [&str; 2] = ["empty", "nothing"];
-/// Commits that are asked for one by one.
+/// Number of commits that are fetched one by one.
 const ASKED: usize = 5;
 
-/// Compares what the nodes say.
+/// Compares the answers of all nodes.
 pub async fn words(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violation> {
     let nodes = Asks::everybody(cluster);
     let floor = store.history().done();
@@ -69,7 +69,7 @@ fn differ(one: &Asks, known: &Response, other: &Asks, answer: &Response) -> Stri
     format!("after {same} bytes node {one} has {known:?} and node {other} has {answer:?}")
 }
 
-/// Some commits by their number are what the listing says.
+/// Checks that some commits, fetched by their number, are those of the listing.
 async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<(), Violation> {
     let Some(last) = commits.last().and_then(|commit| commit["index"].as_u64()) else {
         return Ok(());
@@ -99,12 +99,12 @@ async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<()
         let (command, shown) = (&said["command"], &listed["command"]);
         let as_listed = match answer.status {
             StatusCode::OK => {
-                // What changed nothing may be listed as a get of its key.
+                // A command that changed nothing may be listed as a get of its key.
                 let alike = command == shown || shown["kind"] == "get";
                 let same = said["index"] == index && said["term"] == listed["term"];
                 same && alike && command["key"] == shown["key"]
             }
-            // Never the latest.
+            // The latest commit is never gone.
             StatusCode::GONE => {
                 let first = said["first_index"].as_u64();
                 !complete && first.is_some_and(|first| index < first && first <= last)
@@ -118,8 +118,8 @@ async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<()
     Ok(())
 }
 
-/// Every key that was ever written, listed or not, has the value that a replay of the listing comes
-/// to, and every node says the same of it, through both APIs.
+/// Checks that every key that was ever written, listed or not, has the value that a replay of the
+/// listing gives, on every node and through both APIs.
 async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Violation> {
     let others = whole.keys().filter(|key| !KEYS.contains(key));
     for key in KEYS.iter().copied().chain(UNREAD).chain(others) {
@@ -149,8 +149,8 @@ async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Vio
     Ok(())
 }
 
-/// What stands beside the value is true too: the version is one that was answered with this value,
-/// and the older API finds the key if it is there.
+/// Checks the other fields: the version is one that was answered with this value, and the older API
+/// finds the key if it exists.
 async fn fields(
     store: &Store,
     asks: &Asks,
@@ -177,7 +177,8 @@ async fn fields(
     Ok(())
 }
 
-/// Every copy that a client has kept comes to the same when it takes in what it has not seen.
+/// Checks that every copy of a client equals the store once it has replayed the commits that it
+/// lacks.
 async fn replicas(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Violation> {
     let replicas = store.history().replicas();
     for ((client, mut replica), asks) in replicas.into_iter().zip(nodes.iter().cycle()) {
@@ -196,7 +197,7 @@ async fn replicas(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), 
     Ok(())
 }
 
-/// A key as it stands in a path.
+/// A key as it is escaped in a path.
 pub(super) fn escaped(key: &str) -> String {
     let one = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),

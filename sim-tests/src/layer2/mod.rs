@@ -1,4 +1,4 @@
-//! Layer 2: the key-value store's whole node but for its sockets, and clients that use both of its
+//! Layer 2: whole nodes of the key-value store, except for their sockets, and clients that use both
 //! APIs, on simulated time, network and disk.
 
 mod app;
@@ -20,10 +20,10 @@ use simulator::page::page;
 use simulator::{Failed, Plan};
 use transport_sim::{Limits, simulate_for};
 
-/// Runs the tests of this layer again, with a variable before it.
+/// The command that repeats the tests of this layer; `SIM_SEED` or `SIM_PLAN` is set before it.
 const COMMAND: &str = "SIM_LAYER=2 cargo test -p sim-tests";
 
-/// Where plans that once broke a promise are kept.
+/// The regressions file: plans that once broke a promise.
 const REGRESSIONS: &str = "sim-tests/regressions/layer2.txt";
 
 /// Runs a plan.
@@ -42,7 +42,7 @@ pub fn drawn(plan: &Plan) -> (simulator::Run, String) {
     (run, page)
 }
 
-/// What is said of a plan whose run came to `broken`: with a smaller plan, and a page with its picture.
+/// The report of a plan whose run `broken` broke a promise, with a smaller plan and a page.
 pub fn failure(plan: &Plan, broken: &Run) -> Failed {
     let told = crate::told(plan, broken.violation.as_ref(), COMMAND, REGRESSIONS);
     Failed::new(plan, &broken.clone().into(), told, |plan, record, events_max| {
@@ -50,7 +50,8 @@ pub fn failure(plan: &Plan, broken: &Run) -> Failed {
     })
 }
 
-/// What a batch of two hundred runs must have seen; what one run in a hundred sees is left out.
+/// The events that a batch of two hundred runs must have seen. Those that only one run in a hundred
+/// sees are left out.
 pub const EXPECTED: &[&str] = &[
     "a client followed a redirect",
     "a command was done",

@@ -1,12 +1,13 @@
-//! A client of the older system: it keeps a copy of the store by replaying the commits it has not seen,
-//! and reads its own copy.
+//! A client of the older system. It keeps a copy of the store by replaying new commits, and reads
+//! from its copy.
 //!
-//! It knows only the old vocabulary, in which a removed key is an empty text: the two are one here.
+//! It knows only the old commands, in which a removed key is an empty text. Here the two are the
+//! same.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The copy.
+/// A client's copy of the store.
 #[derive(Clone, Debug)]
 pub struct Replica {
     /// The number of the last commit in it; -1 for none.
@@ -15,12 +16,12 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A copy of nothing.
+    /// Creates an empty copy.
     pub fn new() -> Self {
         Replica { since: -1, values: BTreeMap::new() }
     }
 
-    /// Takes in the commits of a listing of what comes after `since`.
+    /// Replays the commits of a listing that begins after `since`.
     pub fn take(&mut self, commits: &[Value]) {
         for commit in commits {
             let command = &commit["command"];
@@ -28,7 +29,7 @@ impl Replica {
             let key = text("key");
             match command["kind"].as_str() {
                 Some("put") => drop(self.values.insert(key, text("value"))),
-                // A key that is not there has no value that could be the one expected.
+                // A missing key has no value that could equal the expected one.
                 Some("cas") if self.values.get(&key) == Some(&text("compare_value")) => {
                     self.values.insert(key, text("value"));
                 }
@@ -40,7 +41,7 @@ impl Replica {
         }
     }
 
-    /// The keys that it has heard of.
+    /// The keys of all replayed commits.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
@@ -50,7 +51,7 @@ impl Replica {
         self.values.get(key).map_or("", String::as_str)
     }
 
-    /// A key whose value is another one there.
+    /// A key whose values in the two copies differ, if there is one.
     pub fn difference<'a>(&'a self, other: &'a Replica) -> Option<&'a str> {
         self.keys().chain(other.keys()).find(|key| self.value(key) != other.value(key))
     }

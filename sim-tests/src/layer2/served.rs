@@ -1,7 +1,8 @@
-//! In the end every node serves: whoever has patience is answered what it asks, however often.
+//! Checks that in the end every node serves: a patient client gets an answer to every request,
+//! however often it sends one.
 //!
-//! Clients forgive: what fails is tried elsewhere or given up. So a node that refuses for ever, because
-//! something that it hands out was never given back, is noticed by none of them.
+//! The other clients are tolerant: they retry a failed request elsewhere, or give up. So none of
+//! them notices a node that always refuses because it has leaked a limited resource.
 
 use super::app::{LISTINGS_MAX_LEAST, Store};
 use super::clients::Wires;
@@ -14,22 +15,22 @@ use simulator::checks::{Check, Violation, violation};
 use std::time::Duration;
 use transport_sim::{Cluster, client_address, node_at, now_us, sleep_us};
 
-/// How often each node is asked everything: more than there is of the least of its limits.
+/// How often each node gets each request: more often than its lowest limit allows.
 const ROUNDS: usize = LISTINGS_MAX_LEAST + 1;
 /// The longest that one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// After so long in vain a node does not serve.
+/// A node that has not answered after this time does not serve.
 const PATIENCE_US: u64 = 60_000_000;
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE_US: u64 = 100_000;
-/// How often an answer may say that another node leads: the leader does not change any more.
+/// The most redirects to another leader: the leader does not change any more.
 const REDIRECTS_MAX: usize = 2;
 
-/// Asks every healthy node to read, to write and to list.
+/// Sends reads, writes and listings to every healthy node.
 pub async fn every_node(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violation> {
     for asks in Asks::everybody(cluster) {
         let node = asks.node;
-        // Its own key, which takes some escaping.
+        // A key of its own, which needs escaping.
         let (key, path) = (format!("the last/{node}%"), format!("/v1/kv/the%20last%2F{node}%25"));
         for round in 0..ROUNDS {
             let value = round.to_string();
@@ -51,23 +52,23 @@ pub async fn every_node(store: &Store, cluster: &Cluster<Store>) -> Result<(), V
     Ok(())
 }
 
-/// Whoever asks one node until it answers.
+/// A client that sends requests to one node until it answers.
 pub(super) struct Asks {
     wires: Wires,
-    /// Which node.
+    /// The id of the node.
     pub node: NodeId,
 }
 
 impl Asks {
-    /// One for every healthy node.
+    /// A client for every healthy node.
     pub fn everybody(cluster: &Cluster<Store>) -> Vec<Asks> {
-        // One more than the clients.
+        // A client number that no other client has.
         let number = u64::from(cluster.plan().swarm.clients);
         let nodes = cluster.must_serve().into_iter();
         nodes.map(|node| Asks { wires: Wires { cluster: cluster.clone(), number }, node }).collect()
     }
 
-    /// Asks again and again, until an answer is right.
+    /// Repeats a request until an answer is right.
     pub async fn until(
         &self,
         request: &Request,
@@ -89,7 +90,7 @@ impl Asks {
         }
     }
 
-    /// Asks once, and whoever leads if the node says so.
+    /// Sends a request once, and follows redirects to the leader.
     async fn ask(&self, request: &Request) -> Result<Response, String> {
         let (mut node, mut request) = (self.node, request.clone());
         for _ in 0..REDIRECTS_MAX {

@@ -1,38 +1,38 @@
-//! The values that clients write: each is written once, and is known by the number that it begins
-//! with.
+//! The values that clients write. Each is written once, and is identified by the number at its
+//! start.
 //!
-//! What follows the number depends on nothing but the number, so that whoever reads a value can
-//! tell whether it is whole. Some are longer than a segment of the log, a few have megabytes, and
-//! some are no UTF-8: those can only be written through v1, and are shown with replacement
-//! characters elsewhere.
+//! The bytes after the number depend only on the number, so that a reader can check that a value is
+//! whole. Some values are longer than a segment of the log, a few have megabytes, and some are not
+//! UTF-8. Those can be written only through v1, and the other API shows them with replacement
+//! characters.
 
 use simulator::checks::{Check, Violation, violation};
 
-/// The largest: as large as a value may be in these plans.
+/// Size of the largest value: the limit in these plans.
 pub const LARGE_BYTES_MAX: usize = 4 << 20;
-/// The least of those that are large.
+/// Size of the smallest large value.
 const LARGE_BYTES_MIN: usize = 1 << 20;
-/// The first of the large ones, and how far they are apart; there are few, since all nodes keep
-/// them.
+/// The number of the first large value, the distance between two, and their count. There are few,
+/// since all nodes keep them.
 const LARGE_FIRST: u64 = 20;
 const LARGE_EVERY: u64 = 61;
 const LARGE_COUNT: u64 = 3;
-/// One value in so many is no UTF-8.
+/// One value in this many is not UTF-8.
 const BINARY_EVERY: u64 = 13;
-/// The end of one that is not: a byte that is never in UTF-8, a sequence that breaks off, a zero.
+/// The end of a value that is not UTF-8: an invalid byte, an incomplete sequence, a zero.
 const BINARY: &[u8] = b"\xff\xc3(\0";
 
-/// What clients write.
+/// The values that clients write in a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Values {
-    /// Bytes by which values are made longer, at most.
+    /// The most bytes of padding in a value.
     pub padding: u64,
-    /// Some have megabytes.
+    /// Whether some values have megabytes.
     pub large: bool,
 }
 
 impl Values {
-    /// Whether the value is no UTF-8.
+    /// Whether the value is not UTF-8.
     pub fn is_binary(self, value: u64) -> bool {
         value.is_multiple_of(BINARY_EVERY)
     }
@@ -67,12 +67,12 @@ impl Values {
         bytes
     }
 
-    /// As what cannot say bytes shows it.
+    /// The value as an API without bytes shows it.
     pub fn text(self, value: u64) -> String {
         String::from_utf8_lossy(&self.bytes(value)).into_owned()
     }
 
-    /// Which value this is, read as bytes.
+    /// Parses a value that was read as bytes, and checks that it is whole.
     pub fn read(self, bytes: &[u8]) -> Result<u64, Violation> {
         let value = number(bytes);
         match self.bytes(value) == bytes {
@@ -81,7 +81,7 @@ impl Values {
         }
     }
 
-    /// Which value this is, read as text.
+    /// Parses a value that was read as text, and checks that it is whole.
     pub fn read_text(self, text: &str) -> Result<u64, Violation> {
         let value = number(text.as_bytes());
         match self.text(value) == text {

@@ -1,6 +1,5 @@
 //! The search for a planted bug in one range of seeds: the first run that breaks a promise, that
-//! breaks an assertion of the code, or that does not end. Nothing is made smaller and nothing is
-//! drawn.
+//! fails an assertion of the code, or that does not end. It does not shrink plans or draw pages.
 
 use crate::limit::{Exceeded, Limit, SEED_SECONDS_MAX, TOO_LONG};
 use crate::run_registers;
@@ -12,7 +11,7 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Where to search, and for how long.
+/// The range of a search, and its limits of time.
 #[derive(Args, Clone, Debug)]
 pub struct Search {
     /// The first seed.
@@ -29,28 +28,28 @@ pub struct Search {
     pub bug_seconds: u64,
 }
 
-/// What a range came to.
+/// The result of a range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Finding {
-    /// Seeds run.
+    /// Number of seeds that were run.
     pub tried: u64,
-    /// The last one of them: the one that broke something, if anything broke.
+    /// The last of these seeds: the one that broke a promise, if one did.
     pub seed: u64,
-    /// What broke.
+    /// The check that failed, or one of the words below.
     pub check: String,
-    /// How that showed.
+    /// The detail of the failure.
     pub detail: String,
 }
 
-/// What the search says of a range in which nothing broke.
+/// The result of a range in which nothing broke.
 pub(super) const NOTHING: &str = "nothing";
-/// What it says when the time for the bug was over.
+/// The result when the time for the bug was over.
 pub(super) const OUT_OF_TIME: &str = "out of time";
-/// What it says of an assertion of the code that broke before a check saw anything.
+/// The result when an assertion of the code failed before a check did.
 const ASSERTION: &str = "an assertion of the code";
 
 impl Search {
-    /// Searches the range that begins with `from`, and prints a line of what it came to.
+    /// Searches the range that begins with `from`, and prints its result as a line.
     pub fn run(&self, layer: u8) -> ExitCode {
         let limit = Limit::new(
             Duration::from_secs(self.seed_seconds),
@@ -59,7 +58,7 @@ impl Search {
         let search = self.clone();
         limit.watch(move |exceeded| search.end(exceeded));
         for seed in self.from..self.from + self.seeds {
-            // What is broken may break an assertion of the code before a check sees it.
+            // A planted bug may fail an assertion of the code before a check sees it.
             let run = limit.run(seed, || catch_unwind(|| run(layer, seed)));
             let (check, detail) = match run {
                 Ok(None) => continue,
@@ -78,7 +77,7 @@ impl Search {
         Finding { tried, seed, check: check.to_owned(), detail: detail.to_owned() }
     }
 
-    /// Something has run for too long: says so and ends the process.
+    /// A limit was exceeded: prints the result and ends the process.
     fn end(&self, exceeded: Exceeded) {
         let finding = match exceeded {
             Exceeded::Seed(seed) => {
@@ -92,7 +91,7 @@ impl Search {
     }
 }
 
-/// As a line between two processes.
+/// The line that one process passes to the other.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Finding { tried, seed, check, detail } = self;
@@ -102,7 +101,7 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
-    /// From the output of a search: its only line of this form.
+    /// Reads the result from the output of a search: its only line of this form.
     pub fn read(output: &str) -> Option<Finding> {
         output.lines().find_map(|line| {
             let mut parts = line.split('\t');

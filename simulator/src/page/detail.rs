@@ -1,5 +1,5 @@
-//! The detailed picture: a lane for each node, faults above, clients below. What is outside of the
-//! window that is shown first is in it too, and hidden.
+//! The detailed picture: a lane for each node, faults above, clients below. Elements outside of the
+//! initial window are present and hidden.
 
 use super::lanes::{BAR, LANE};
 use super::scale::{Scale, Svg, before, count, escape, lasting, time};
@@ -11,7 +11,7 @@ const AXIS: f64 = 34.0;
 const FAULT: f64 = 17.0;
 const CLIENT: f64 = 13.0;
 
-/// What is drawn, one upon the other, and what was left out of it.
+/// The layers of the picture, one upon the other, and notes on what was left out.
 struct Layers {
     first: Scale,
     notes: Vec<String>,

@@ -1,5 +1,5 @@
-//! The top of the page: what was broken, what that means, when, under which conditions, how to see it
-//! again; and what led to it.
+//! The top of the page: the broken promise and its meaning, the time, the conditions, the commands
+//! that repeat the run, and the story.
 
 use super::scale::{before, count, escape, time};
 use super::{Picture, words};

@@ -1,4 +1,5 @@
-//! Lanes: a node's roles and terms, its syncs, crashes and snapshots, and how its indexes go on.
+//! Lanes: a node's roles and terms, its syncs, crashes and snapshots, and the progress of its
+//! indexes.
 
 use super::scale::{Svg, escape, time};
 use super::{PART_BYTES, Picture, words};
@@ -32,7 +33,7 @@ impl RoleSpan {
     }
 }
 
-/// How the indexes of a node go on: when, the end of its log, its commit index, and what is applied.
+/// The progress of a node's indexes: time, end of the log, commit index, applied index.
 pub(super) type Steps = Vec<(u64, u64, u64, u64)>;
 
 impl Picture<'_> {
@@ -85,7 +86,7 @@ impl Picture<'_> {
         steps
     }
 
-    /// The name of a lane, and how its node was in the end.
+    /// The name of a lane, and the state of its node at the end.
     pub(super) fn write_name(&self, page: &mut String, node: u64, y: f64) {
         let _ =
             write!(page, "<text class=\"name\" x=\"4\" y=\"{:.0}\">node {node}</text>", y + 14.0);
@@ -151,7 +152,7 @@ impl Picture<'_> {
         self.draw_steps(svg, node, y);
     }
 
-    /// The three lines of a node's indexes: the end of its log, its commit index, what is applied.
+    /// Draws the three lines of a node's indexes: end of the log, commit index, applied index.
     fn draw_steps(&self, svg: &mut Svg, node: u64, y: f64) {
         let range = self.index_range();
         let steps = self.steps(node);
@@ -183,7 +184,7 @@ impl Picture<'_> {
         }
     }
 
-    /// Which indexes there are in the window that is shown first.
+    /// The range of indexes in the initial window.
     fn index_range(&self) -> (u64, u64) {
         let mut range = (u64::MAX, 0);
         for node in 0..self.plan.nodes {
@@ -199,7 +200,7 @@ impl Picture<'_> {
         (range.0.min(range.1), range.1)
     }
 
-    /// The script draws the lines of the indexes again for another window.
+    /// Writes the data from which the script redraws the lines for another window.
     pub(super) fn write_steps_for_script(&self, page: &mut String, lane: &dyn Fn(u64) -> f64) {
         page.push_str("<script type=\"application/json\" id=\"steps\">[");
         for node in 0..self.plan.nodes {

@@ -5,7 +5,7 @@ use super::{Picture, words};
 use crate::timeline::{Fate, What};
 use std::fmt::Write as _;
 
-/// So many of them.
+/// Number of moments and messages in the list.
 const LINES: usize = 200;
 
 struct Line {

@@ -18,7 +18,7 @@ impl LastLog {
         self.entries.last().map_or(self.base, |entry| *entry).index
     }
 
-    /// The term of what it has at an index; `None` in the place of a term if a snapshot stands for it.
+    /// The term of the entry at an index, if there is one; `Some(None)` if a snapshot covers it.
     fn at(&self, index: Index) -> Option<Option<Term>> {
         if index < self.base.index {
             return Some(None);
@@ -81,8 +81,8 @@ impl Picture<'_> {
         page.push_str("</table></div>");
     }
 
-    /// The indexes worth showing: those that are named or differ, the ends of logs and of what is
-    /// committed, and some about each; of too many, the latest.
+    /// The indexes to show: those that are named or differ, the ends of logs, commit indexes, and
+    /// some around each. If these are too many, the latest.
     fn columns(&self, logs: &[LastLog]) -> Vec<Index> {
         let most = logs.iter().map(LastLog::last).max().unwrap_or(Index(0));
         let least = logs.iter().map(|log| log.base.index).min().unwrap_or(Index(0));
@@ -102,7 +102,7 @@ impl Picture<'_> {
         }
         let mut columns: Vec<Index> = columns.into_iter().collect();
         if columns.len() > COLUMNS_MAX {
-            // What is named stays; of the rest, the latest.
+            // Named indexes stay; of the rest, the latest.
             let names = &self.story.names.indexes;
             let near = |index: &Index| names.iter().any(|name| name.0.abs_diff(index.0) <= ABOUT);
             let (mut kept, rest): (Vec<Index>, Vec<Index>) = columns.into_iter().partition(near);

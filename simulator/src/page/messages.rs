@@ -1,5 +1,5 @@
-//! Messages: an arrow each, from the lane of the sender to that of the receiver. What is lost ends in
-//! a cross on its way.
+//! Messages: an arrow each, from the lane of the sender to that of the receiver. The arrow of a
+//! lost message ends early, in a cross.
 
 use super::lanes::BAR;
 use super::scale::{Svg, escape, lasting, time};
@@ -7,10 +7,10 @@ use super::{FAINT_BYTES, Picture, TELLING_BYTES, words};
 use crate::timeline::{Fate, Flight, FlightKind};
 use std::fmt::Write as _;
 
-/// Of an arrow that is far longer than the window, so much is drawn.
+/// The size of the part that is drawn of an arrow far longer than the window.
 const STUB: (f64, f64) = (12.0, 24.0);
 
-/// Where an arrow is.
+/// The position of an arrow.
 struct Line {
     x: (f64, f64),
     y: (f64, f64),
@@ -18,14 +18,14 @@ struct Line {
     leaves: bool,
 }
 
-/// The arrows, and how many found no room.
+/// The arrows, and how many did not fit.
 pub(super) struct Messages {
     pub out: String,
     pub left_out: u64,
 }
 
 impl Picture<'_> {
-    /// The faint ones first: they lie below the others.
+    /// Draws the faint messages first, so that they lie below the others.
     pub(super) fn messages(&self, lane: &dyn Fn(u64) -> f64) -> Messages {
         let mut out = String::from("<g id=\"messages\">");
         let mut left_out = 0;
@@ -59,7 +59,7 @@ impl Picture<'_> {
             true => (lane(from) + BAR, lane(to)),
             false => (lane(from), lane(to) + BAR),
         };
-        // What is lost on its way ends early: nobody saw it arrive.
+        // A lost message ends early: it never arrived.
         let end = match flight.fate {
             Fate::Lost | Fate::Cut => begin + (end - begin).clamp(-34.0, 34.0),
             _ => end,
@@ -113,9 +113,9 @@ impl Picture<'_> {
         );
     }
 
-    /// Where an arrow is in the window that is shown first; `None` if it is not. Of one that is under
-    /// way for long, and not in the window whole, only the end that is in it is drawn: the rest would
-    /// cross out the picture. The script does the same for other windows.
+    /// The position of an arrow in the initial window; `None` if it is outside. Of a long flight
+    /// that is only partly in the window, only the end inside is drawn: the whole arrow would cross
+    /// the picture. The script does the same for other windows.
     fn line(&self, (t, u): (u64, u64), (begin, end): (f64, f64)) -> Option<Line> {
         let first = &self.first;
         let (from, to) = (first.from_us, first.to_us);
@@ -165,7 +165,7 @@ impl Picture<'_> {
 }
 
 impl FlightKind {
-    /// Most messages are of these kinds, and say that all is well.
+    /// The kinds of most messages, which are routine.
     fn is_faint(self) -> bool {
         matches!(self, FlightKind::Heartbeat | FlightKind::Matched | FlightKind::Read)
     }

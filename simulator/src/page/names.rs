@@ -1,7 +1,7 @@
-//! What a check names: the nodes, entries, terms and indexes in its words.
+//! The names in the detail of a check: nodes, entries, terms and indexes.
 //!
-//! A check says what it saw in a sentence. What the sentence names is what the picture should show
-//! first, whatever the check.
+//! A check describes what it saw in a sentence. The picture should show first what that sentence
+//! names, whatever the check.
 
 use raft::{Index, LogId, Term};
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Those in a text, for a cluster of so many nodes.
+    /// The names in a text, for a cluster of this number of nodes.
     pub fn of(text: &str, nodes: u64) -> Self {
         let mut names = Names::default();
         let apart = |c: char| !c.is_alphanumeric() && c != '@';
@@ -60,8 +60,8 @@ impl Names {
         names
     }
 
-    /// The entry in a range of one term that is named; or one at an index that is named, which may
-    /// stand in the place of the one that is.
+    /// The named entry in a range of one term; or else an entry at a named index, which may be
+    /// there instead of the named one.
     pub fn within(&self, first: LogId, last: LogId) -> Option<LogId> {
         let covers = |index: Index| first.index <= index && index <= last.index;
         let known = self.ids.iter().find(|id| covers(id.index) && last.term == id.term);

@@ -1,4 +1,4 @@
-//! The whole run in a strip: faults, roles, elections, what clients were told. It shows where in the
+//! The whole run in a strip: faults, roles, elections, outcomes of requests. It shows where in the
 //! run the window of the detailed picture is.
 
 use super::scale::{Scale, count, escape, time};
@@ -11,11 +11,11 @@ use std::fmt::Write as _;
 const LANE: f64 = 12.0;
 const FAULT: f64 = 7.0;
 const TOP: f64 = 30.0;
-/// How tall the share of the clients is.
+/// Height of the part for the clients.
 const CLIENTS: f64 = 26.0;
-/// Time is cut into so many pieces, of which each shows what its operations came to.
+/// Number of pieces of time, each of which shows the outcomes of its operations.
 const PIECES: usize = 240;
-/// What is narrower than this is not drawn, unless it is a leader's time.
+/// Bars narrower than this are not drawn, except those of leaders.
 const NARROWEST: f64 = 0.4;
 
 impl Picture<'_> {
@@ -113,7 +113,7 @@ impl Picture<'_> {
         }
     }
 
-    /// Who was elected when, as far as there is room to say it.
+    /// Names elected leaders, as far as there is space.
     fn write_elections(&self, page: &mut String, scale: &Scale) {
         let mut free_from = 0.0;
         for moment in &self.timeline.moments {
@@ -128,7 +128,7 @@ impl Picture<'_> {
         }
     }
 
-    /// What clients were told, and how many messages there were, piece by piece.
+    /// The outcomes of requests and the number of messages, for each piece.
     fn write_outcomes(&self, page: &mut String, scale: &Scale, y: f64) {
         let piece = |at_us: u64| {
             let at = at_us as u128 * PIECES as u128 / u128::from(scale.to_us);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// Where a moment is, from left to right.
+/// Maps a time to a horizontal position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     pub from_us: u64,
@@ -16,7 +16,7 @@ impl Scale {
         Scale { from_us, to_us: to_us.max(from_us + 1), left, right }
     }
 
-    /// Where it is; beyond the edges it is on the edge.
+    /// The position of a time, clamped to the edges.
     pub fn x(&self, at_us: u64) -> f64 {
         let part = (at_us.clamp(self.from_us, self.to_us) - self.from_us) as f64;
         self.left + part / (self.to_us - self.from_us) as f64 * (self.right - self.left)
@@ -26,8 +26,8 @@ impl Scale {
         from_us <= self.to_us && to_us >= self.from_us
     }
 
-    /// What is shown comes first, and then the rest; the latest first in both: if there is no room for
-    /// all, it is the earliest beyond the edges that is missing.
+    /// Items inside the window come first, then the others, each from the latest to the earliest.
+    /// If not all fit, the earliest outside of the window are missing.
     pub fn shown_first<'a, T>(
         &self,
         items: &'a [T],
@@ -41,7 +41,7 @@ impl Scale {
         shown.into_iter().chain(beyond)
     }
 
-    /// Round moments, about ten.
+    /// About ten round times in the window.
     pub fn ticks(&self) -> impl Iterator<Item = u64> + use<> {
         let about = (self.to_us - self.from_us) / 10;
         let steps = (0..).flat_map(|power| [1, 2, 5].map(|step| step * 10_u64.pow(power)));
@@ -51,12 +51,12 @@ impl Scale {
     }
 }
 
-/// Elements that keep their time beside their place, so that the script can move them.
+/// Elements that keep their time in addition to their position, so that the script can move them.
 pub(super) struct Svg {
     pub out: String,
     scale: Scale,
     bytes_max: usize,
-    /// Elements for which there was no room.
+    /// Number of elements that did not fit.
     pub left_out: u64,
 }
 
@@ -72,7 +72,7 @@ impl Svg {
         has
     }
 
-    /// The class of an element, and whether it is seen at first.
+    /// The class of an element, with `out` added if it is outside of the initial window.
     pub fn class(&self, class: &str, from_us: u64, to_us: u64) -> String {
         match self.scale.shows(from_us, to_us) {
             true => format!("class=\"{class}\""),
@@ -80,7 +80,7 @@ impl Svg {
         }
     }
 
-    /// A bar that lasts.
+    /// A bar from one time to another.
     pub fn bar(&mut self, class: &str, (t, u): (u64, u64), (y, height): (f64, f64), title: &str) {
         let (x, seen) = (self.scale.x(t), self.class(class, t, u));
         let width = (self.scale.x(u) - x).max(1.0);
@@ -92,7 +92,7 @@ impl Svg {
         );
     }
 
-    /// Words at the beginning of what lasts from `t` to `u`, if they fit in there.
+    /// A text at the beginning of the time from `t` to `u`, shown if it fits.
     pub fn label(&mut self, class: &str, (t, u): (u64, u64), y: f64, text: &str) {
         let x = self.scale.x(t) + 4.0;
         let fits = self.scale.x(u) - x > width_of(text);
@@ -107,7 +107,7 @@ impl Svg {
         );
     }
 
-    /// A stroke across at one moment.
+    /// A vertical stroke at one time.
     pub fn stroke(&mut self, class: &str, t: u64, (y1, y2): (f64, f64), title: &str) {
         let (x, seen) = (self.scale.x(t), self.class(class, t, t));
         let _ = write!(
@@ -118,7 +118,7 @@ impl Svg {
         );
     }
 
-    /// A sign at one moment: its middle is there.
+    /// A sign centred at one time.
     pub fn sign(&mut self, class: &str, t: u64, y: f64, text: &str, title: &str) {
         let (x, seen) = (self.scale.x(t), self.class(&format!("sign {class}"), t, t));
         let _ = write!(
@@ -130,17 +130,17 @@ impl Svg {
     }
 }
 
-/// About how wide a text is.
+/// Estimates the width of a text.
 fn width_of(text: &str) -> f64 {
     6.2 * text.chars().count() as f64
 }
 
-/// A time, in the unit that suits it.
+/// A time in seconds, to the microsecond.
 pub(super) fn time(at_us: u64) -> String {
     format!("{}.{:06} s", at_us / 1_000_000, at_us % 1_000_000)
 }
 
-/// How long something lasts.
+/// A duration, in the unit that suits it.
 pub(super) fn lasting(us: u64) -> String {
     let short = |value: f64, unit: &str| {
         let text = format!("{value:.3}");
@@ -153,7 +153,7 @@ pub(super) fn lasting(us: u64) -> String {
     }
 }
 
-/// How long before the end.
+/// The time before the end of the run.
 pub(super) fn before(at_us: u64, end_us: u64) -> String {
     match end_us.checked_sub(at_us) {
         Some(0) | None => "0".to_owned(),

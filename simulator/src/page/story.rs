@@ -1,7 +1,7 @@
-//! What led to it: of everything that happened, what concerns the nodes, entries and terms that the
-//! check names, and what everybody wants to know beside: elections and faults.
+//! The story of a violation: the moments that concern the nodes, entries and terms that the check
+//! names, and also elections and faults.
 //!
-//! A guess, and a good one in most cases: whoever debugs looks for the same.
+//! It is a guess, but usually shows what a person who debugs the run looks for.
 
 use super::names::Names;
 use super::scale::lasting;
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Moments in the story, at most.
 const ITEMS_MAX: usize = 28;
 
-/// Of the last of each kind of moment at a node that is named, so many.
+/// How many of the latest moments of each kind are shown for a named node.
 const LATEST_OF_A_KIND: usize = 2;
 
 /// A moment of the story.
@@ -24,7 +24,7 @@ pub(super) struct Item {
     pub event: u64,
     pub node: Option<u64>,
     pub text: String,
-    /// How little it matters: the last to be left out has 0.
+    /// Low weights matter most: items with 0 are left out last.
     weight: u32,
 }
 
@@ -33,13 +33,13 @@ pub(super) struct Story {
     pub names: Names,
     /// By time. The last one is the violation, if there is one.
     pub items: Vec<Item>,
-    /// From when to when the clients' operations lasted which the check names, if it names some: then
-    /// nothing of what it is about happened at the end of the run.
+    /// The time span of the clients' operations that the check names, if it names any. Then the
+    /// cause is not at the end of the run.
     pub operations_us: Option<(u64, u64)>,
 }
 
-/// An operation in the words of a check: `12-34 µs: write 5, found 4`, or `12-? µs: …` if it was never
-/// answered.
+/// An operation in the words of a check: `12-34 µs: write 5, found 4`, or `12-? µs: …` if it
+/// was never answered.
 struct Operation<'a> {
     begun_us: u64,
     ended_us: Option<u64>,
@@ -118,8 +118,8 @@ impl Story {
     }
 }
 
-/// A check that names no node means the one where it happened, and one that names neither a term nor
-/// an entry means the term of its nodes.
+/// Completes the names: without a node, the node of the last moment; without a term or an entry,
+/// the terms of the nodes.
 fn complete(names: &mut Names, timeline: &Timeline) {
     if names.nodes.is_empty() {
         let last = timeline.moments.iter().rev().find_map(|moment| moment.node);
@@ -135,7 +135,7 @@ struct Teller<'a> {
     timeline: &'a Timeline,
     names: &'a Names,
     items: Vec<Item>,
-    /// What was told of each entry already, by node.
+    /// The moments that the story already has about each entry, by node.
     told: BTreeSet<(LogId, u64, &'static str)>,
     /// Where the log of each node ends.
     ends: BTreeMap<u64, LogId>,
@@ -201,7 +201,7 @@ impl Teller<'_> {
             What::Violation(_) => self.add(moment, 0, text()),
             What::Fault(_) => self.add(moment, 3, text()),
             What::Calm => self.add(moment, 5, text()),
-            // Whose log ends where decides who may win.
+            // The ends of the logs decide which candidate may win.
             What::Vote(_, term) if named_term(term) => {
                 self.add(moment, 1, text() + &self.log_end(moment));
             }
@@ -218,8 +218,8 @@ impl Teller<'_> {
         }
     }
 
-    /// What a moment means for the entries that are named, and for others in their place. `have` is
-    /// which of them the node has.
+    /// Adds what a moment means for the named entries, and for others at their indexes. `have` is
+    /// the list of those that the node has.
     fn tell_entries(&mut self, moment: &Moment, node: u64, have: &mut Vec<LogId>) {
         let named = self.names.nodes.contains(&node);
         match &moment.what {

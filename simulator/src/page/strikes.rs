@@ -4,7 +4,7 @@ use super::words;
 use crate::plan::{Fault, FaultKind};
 use crate::timeline::{Timeline, What};
 
-/// Rows of faults; whatever finds no place shares the last one.
+/// Maximum number of rows. Faults that fit nowhere share the last row.
 const ROWS_MAX: usize = 6;
 
 pub(super) struct Strike {
@@ -15,7 +15,8 @@ pub(super) struct Strike {
     pub text: String,
 }
 
-/// The faults of a run, by time. `apart_us` is kept between two in a row, so that their names fit.
+/// The faults of a run, by time. Two faults in a row are at least `apart_us` apart, so that their
+/// names fit.
 pub(super) fn strikes(timeline: &Timeline, end_us: u64, apart_us: u64) -> Vec<Strike> {
     let is_calm = |what: &What| matches!(what, What::Calm);
     let calm_us = timeline.moments.iter().find(|moment| is_calm(&moment.what));
@@ -34,7 +35,7 @@ pub(super) fn strikes(timeline: &Timeline, end_us: u64, apart_us: u64) -> Vec<St
             | FaultKind::SnapshotRot => 0,
             _ => fault.amount,
         };
-        // What is down or paused when the faults stop still is so for a while; cuts are lifted.
+        // A pause may last beyond the end of the faults; all others end there.
         let latest_us = match fault.kind {
             FaultKind::Pause => end_us,
             _ => calm_us.max(from_us),

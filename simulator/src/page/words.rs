@@ -6,7 +6,7 @@ use crate::timeline::{Fate, Flight, LastLog, What};
 use crate::world::Run;
 use raft::RoleKind;
 
-/// The swarm of a plan in one line: what is switched off is not mentioned.
+/// The swarm of a plan in one line, without the parameters that are off.
 pub fn swarm(plan: &Plan) -> String {
     let s = &plan.swarm;
     let share = |ppm: u32| format!("{} %", f64::from(ppm) / 10_000.0);
@@ -46,7 +46,7 @@ pub fn swarm(plan: &Plan) -> String {
     )
 }
 
-/// What a run came to, in one line.
+/// The result of a run, in one line.
 pub fn summary(run: &Run) -> String {
     let at = super::scale::time(run.time_us);
     match &run.violation {
@@ -55,7 +55,7 @@ pub fn summary(run: &Run) -> String {
     }
 }
 
-/// A fault, for so many nodes.
+/// Describes a fault in a cluster of this number of nodes.
 pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
     let node = match fault.node {
         LEADER => "whoever leads".to_owned(),
@@ -125,7 +125,7 @@ pub(super) fn role(role: RoleKind) -> &'static str {
     }
 }
 
-/// What happened, in a cluster of so many nodes.
+/// Describes what happened, in a cluster of this number of nodes.
 pub(super) fn what(what: &What, nodes: u64) -> String {
     match what {
         What::Start { term, base, last } => {
@@ -159,7 +159,7 @@ pub(super) fn what(what: &What, nodes: u64) -> String {
     }
 }
 
-/// What became of a message.
+/// Describes the fate of a message.
 pub(super) fn fate(flight: &Flight) -> &'static str {
     match flight.fate {
         Fate::UnderWay => "still under way",
@@ -171,7 +171,7 @@ pub(super) fn fate(flight: &Flight) -> &'static str {
     }
 }
 
-/// A node at the end.
+/// Describes a node at the end of the run, in a few lines.
 pub(super) fn node(log: &LastLog) -> Vec<String> {
     let what = log.role.map_or("down", role);
     let vote = log.vote.map_or(String::new(), |vote| format!(", vote {vote}"));

@@ -4,7 +4,7 @@ use super::{KEPT_MAX, Timeline};
 use crate::network::Passage;
 use raft::{Body, Forwarded, LogId, Message, NodeId, SnapshotOffer, Term};
 
-/// A message on its way, or the bytes of a snapshot.
+/// A message in flight, or the transfer of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flight {
     /// At which event it was sent.
@@ -15,23 +15,23 @@ pub struct Flight {
     pub due_us: u64,
     /// When and at which event it arrived.
     pub arrived: Option<(u64, u64)>,
-    /// What became of it.
+    /// The fate of the message.
     pub fate: Fate,
-    /// From which node.
+    /// The sender.
     pub from: u64,
-    /// To which.
+    /// The receiver.
     pub to: u64,
     /// The sender's term.
     pub term: Term,
-    /// Of which kind it is.
+    /// The kind of the message.
     pub kind: FlightKind,
     /// The first and the last of the entries in it.
     pub entries: Option<(LogId, LogId)>,
-    /// What it says, in a few words.
+    /// The contents of the message, in a few words.
     pub says: String,
 }
 
-/// What became of a message.
+/// The fate of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The run ended before it arrived.
@@ -40,7 +40,7 @@ pub enum Fate {
     Arrived,
     /// It was lost by chance.
     Lost,
-    /// It was lost since the link was cut.
+    /// It was lost because the link was cut.
     Cut,
     /// It reached a node that did not run.
     Down,
@@ -48,33 +48,34 @@ pub enum Fate {
     Refused,
 }
 
-/// Kinds of messages, as a reader tells them apart.
+/// Kinds of messages that a page distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FlightKind {
     /// An append without entries.
     Heartbeat,
     /// An append with entries.
     Entries,
-    /// The log agrees.
+    /// An acknowledgement of an append.
     Matched,
-    /// The log does not agree.
+    /// A rejection of an append.
     Rejected,
-    /// Asking whether one would be elected, and the answer.
+    /// A request for a pre-vote, or a reply to one.
     PreVote,
-    /// Asking for a vote, and a refusal.
+    /// A request for a vote, or a refusal.
     Vote,
-    /// A vote.
+    /// A granted vote.
     Granted,
-    /// A follower's question for a read index, and the answer.
+    /// A follower's request for a read index, or the reply.
     Read,
     /// A snapshot.
     Snapshot,
-    /// Leadership is handed over, or a stranger is told that it is one.
+    /// Any other message: leadership transfer, forwarded commands, notices that a node is no member
+    /// or has diverged.
     Other,
 }
 
 impl Timeline {
-    /// A message leaves.
+    /// Records that a message leaves.
     pub fn sent(&mut self, message: &Message, passage: Passage, is_cut: bool) {
         if !self.on {
             return;
@@ -83,7 +84,7 @@ impl Timeline {
         self.depart(flight, passage, is_cut);
     }
 
-    /// A message that leaves now.
+    /// The flight of a message that leaves now.
     fn flight(&self, message: &Message) -> Flight {
         let (kind, entries, says) = says(&message.body);
         Flight {
@@ -101,7 +102,7 @@ impl Timeline {
         }
     }
 
-    /// A snapshot leaves.
+    /// Records that a snapshot leaves.
     pub fn snapshot_sent(&mut self, offer: &SnapshotOffer, passage: Passage, is_cut: bool) {
         if !self.on {
             return;
@@ -146,7 +147,7 @@ impl Timeline {
         }
     }
 
-    /// A message has arrived; or would have, at a node that does not run.
+    /// Records that a message has arrived, at a node that is running or down.
     pub fn arrived(&mut self, message: &Message, is_up: bool) {
         if self.on {
             let (_, _, says) = says(&message.body);
@@ -155,7 +156,7 @@ impl Timeline {
         }
     }
 
-    /// A snapshot has arrived, and was taken or not.
+    /// Records that a snapshot has arrived, and was accepted or not.
     pub fn snapshot_arrived(
         &mut self,
         (from, to): (NodeId, NodeId),
@@ -169,7 +170,7 @@ impl Timeline {
         }
     }
 
-    /// A message that left at `sent_us` arrives once more, beside the one that was told of.
+    /// Records that a second copy of a message that left at `sent_us` arrives.
     pub fn arrived_again(&mut self, message: &Message, sent_us: u64) {
         if !self.on {
             return;
@@ -183,13 +184,13 @@ impl Timeline {
         });
     }
 
-    /// What is on its way on a connection is lost with it, but for snapshots, which have one of their
-    /// own.
+    /// Records that a connection is lost with all messages in flight on it, except snapshots, which
+    /// have their own connection.
     pub fn connection_lost(&mut self, from: u64, to: u64) {
         self.lose(from, to, |flight| flight.kind != FlightKind::Snapshot);
     }
 
-    /// A snapshot is lost on its way, unless it is known already what became of it.
+    /// Records that a snapshot is lost in flight, unless its fate is already known.
     pub fn snapshot_lost(&mut self, offer: &SnapshotOffer) {
         let says = snapshot_words(offer.snapshot.last);
         let is_it = |flight: &Flight| flight.term == offer.term && flight.says == says;
@@ -205,10 +206,10 @@ impl Timeline {
         }
     }
 
-    /// Which of the messages under way it is: the earliest due that says the same. If two are alike,
-    /// it does not matter which.
+    /// Ends the flight of a message: the earliest due one with the same contents. Between two equal
+    /// ones the choice does not matter.
     fn land(&mut self, from: u64, to: u64, term: Term, says: &str, fate: Fate) {
-        // Few are due: in a storm of messages there may be many thousands under way.
+        // Only those that are due are searched: in a message storm many thousands may be in flight.
         let due = (from, to, 0, 0)..=(from, to, self.now_us, usize::MAX);
         let found = self.under_way.range(due).find(|(_, _, _, at)| {
             let flight = &self.flights[*at];
@@ -226,7 +227,7 @@ fn snapshot_words(last: LogId) -> String {
     format!("snapshot up to {last}")
 }
 
-/// What a message says: its kind, the entries in it, and the words.
+/// Describes a message: its kind, its entries, and its contents in words.
 fn says(body: &Body) -> (FlightKind, Option<(LogId, LogId)>, String) {
     let (kind, words) = match body {
         Body::PreVote { next, last } => {

@@ -1,4 +1,4 @@
-//! Nodes as they were seen last, and what has changed since.
+//! The last known state of each node, and what has changed since.
 
 use super::What;
 use crate::shadow::Shadow;
@@ -22,14 +22,14 @@ pub struct LastLog {
     pub entries: Vec<LogId>,
     /// The end of the log on its disk.
     pub durable: LogId,
-    /// Up to here it knew the log to be committed, if it ran.
+    /// Its commit index, if it ran.
     pub commit: Option<Index>,
-    /// Up to here its state machine had applied it, if it ran.
+    /// The last index that its state machine had applied, if it ran.
     pub applied: Option<Index>,
 }
 
 impl LastLog {
-    /// Of a node that runs, as it was seen last; of one that does not, as its disk must be.
+    /// The last known log of a running node, or the log on the disk of one that is down.
     pub(super) fn of(disk: &Shadow, seen: Option<&Seen>, is_up: bool) -> Self {
         let Some(seen) = seen.filter(|_| is_up) else {
             return LastLog {
@@ -59,7 +59,7 @@ impl LastLog {
     }
 }
 
-/// What was seen of a running node last.
+/// The last known state of a running node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub role: Option<(RoleKind, Term)>,
@@ -74,7 +74,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// What has changed since; remembers what is.
+    /// Returns what has changed since the last call, and remembers the current state.
     pub fn changes(&mut self, node: &Node, applied: Index) -> Vec<What> {
         let mut changes = Vec::new();
         let status = node.status();
@@ -105,7 +105,7 @@ impl Seen {
 
     fn log_change(&mut self, node: &Node) -> Vec<What> {
         let (base, last) = (node.base().last, node.last());
-        // From the end back to where the log is as it was.
+        // From the end back to the first entry that has not changed.
         let mut news = Vec::new();
         let mut index = last.index;
         while let Some(entry) = node.entry(index) {

@@ -1,4 +1,4 @@
-//! What a node gives out, carried out: writes, messages, work for the state machine, answers.
+//! Performs the actions of a node: writes, messages, work for the state machine, answers.
 
 use super::*;
 use crate::checks::Check;
@@ -19,7 +19,7 @@ impl<W: Workload> World<'_, W> {
                     after_us += draw.below(self.plan.election_us() + 1);
                 }
                 host.write_ticks = 0;
-                // A disk that never answers again is none to wait for.
+                // A disk that is stalled for good never completes the write.
                 let stalled_us = host.stalled_until_us.saturating_sub(self.now_us);
                 if host.stalled_until_us < u64::MAX {
                     let at_us = self.now_us + stalled_us + after_us;
@@ -110,11 +110,11 @@ impl<W: Workload> World<'_, W> {
                 }
                 running.machine_at = last.index;
                 running.machine_time = order.snapshot.time;
-                // It has the state of another node now, which may not have known that its own is wrong.
+                // It now has the state of another node, which may have diverged unnoticed.
                 host.flipped = self.wrong_snapshots.contains(&order.snapshot.hash);
                 host.flipped_at = Index(0);
                 running.node.applied(now, order.restored());
-                // What it jumps over was done or not: nobody here can tell.
+                // Proposals that the snapshot skips were done or not: this node cannot tell.
                 let jumped: Vec<LogId> =
                     running.proposals.keys().copied().filter(|id| id.index <= last.index).collect();
                 let operations: Vec<usize> =
@@ -156,7 +156,7 @@ impl<W: Workload> World<'_, W> {
     }
 }
 
-/// A message in a number, for the trace.
+/// Encodes a message as a number, for the hash of the run.
 pub(super) fn body_number(body: &Body) -> u64 {
     match body {
         Body::PreVote { .. } => 1,

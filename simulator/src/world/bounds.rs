@@ -1,10 +1,12 @@
-//! Bounds: what a node keeps follows from the sizes that it was told, however long it has run.
+//! Bounds: the configured sizes limit the memory and disk usage of a node, however long it has run.
 //!
-//! Looked at in the end, when no fault can be the reason for more, the files of the log meanwhile too. In
-//! memory: entries that no snapshot
-//! stands for, and those that are kept for peers that are behind. On the disk: segments that hold
-//! something of use, a few to be used next, the latest snapshots, and nothing that was begun and left.
-//! While a run goes on: what clients wait for, at each node.
+//! Checked at the end, when no fault can be the reason for more:
+//!
+//! - In memory: entries that no snapshot covers, and entries that are kept for lagging peers.
+//! - On the disk: segments that are needed, a few that are kept for reuse, the latest snapshots,
+//!   and no unfinished files.
+//!
+//! Checked during the run too: the files of the log, and the requests that wait at each node.
 
 use super::*;
 use crate::checks::Check;
@@ -13,18 +15,19 @@ use raft::Entry;
 
 const CHECK: Check = Check::MemoryAndLogStayBounded;
 
-/// How many commands may come while one batch is applied, when clients ask seldom.
+/// How many commands may arrive while one batch is applied, at the low request rate after the
+/// faults.
 const MEANWHILE: u64 = 100;
 
-/// Segments that are in use though not full: where the log begins, where it ends, and the next one.
+/// Segments that are in use without being full: the first, the last and the next one.
 const BEGUN_SEGMENTS: u64 = 3;
 
-/// One snapshot that the log on the disk begins after, one that a write which is out makes it begin
-/// after, and one for the write after that.
+/// The snapshot that the log on the disk begins after, the one of an outstanding write that moves
+/// the base, and the one for the write after that.
 const SNAPSHOTS_MAX: u64 = 3;
 
 impl<W: Workload> World<'_, W> {
-    /// Looks at what healthy nodes keep, when all is quiet.
+    /// Checks the memory and disk usage of healthy nodes, when all is quiet.
     pub(super) fn bounds(&self) -> Result<(), Violation> {
         let swarm = &self.plan.swarm;
         for (id, running) in self.healthy() {
@@ -32,14 +35,14 @@ impl<W: Workload> World<'_, W> {
                 let detail = format!("node {id}: {what}: {bytes} bytes, at most {most}");
                 violation(CHECK, detail)
             };
-            // The next snapshot is ordered when so much has been applied since the last order, whatever
-            // became of that.
+            // The next snapshot is ordered `snapshot_bytes` after the last order, even if that one
+            // failed.
             let (live, largest) = live_bytes(running);
             let most = u64::from(swarm.snapshot_bytes) + MEANWHILE * largest;
             if live > most {
                 return broken("entries that no snapshot stands for", live, most);
             }
-            // A leader keeps more for a peer that is behind, and lets go of it some time later.
+            // A leader keeps more for a lagging peer, and drops it some time later.
             let most = u64::from(swarm.retained_bytes.max(swarm.catch_up_bytes));
             let kept = retained_bytes(running);
             if kept > most {
@@ -48,7 +51,7 @@ impl<W: Workload> World<'_, W> {
             self.log_bounds(id, running)?;
             let paths = self.hosts[id].disk.paths();
             let snapshots: Vec<_> = paths.iter().filter(|p| p.starts_with("snapshots/")).collect();
-            // What a failing disk refused to remove is removed when the node starts again.
+            // Files that a failing disk did not remove are removed at the next start.
             let left = self.hosts[id].refused;
             let begun = snapshots.iter().filter(|path| path.ends_with(".tmp")).count() as u64;
             if snapshots.len() as u64 > SNAPSHOTS_MAX + left || begun > left {
@@ -58,8 +61,8 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// Looks at the files of a node's log. Whatever happens, they follow from what it has written and
-    /// still needs.
+    /// Checks the files of a node's log. In every situation their size is bounded by the writes
+    /// that are still needed.
     pub(super) fn log_bounds(
         &self,
         id: usize,
@@ -67,7 +70,8 @@ impl<W: Workload> World<'_, W> {
     ) -> Result<(), Violation> {
         let (host, swarm) = (&self.hosts[id], &self.plan.swarm);
         let segment_bytes = u64::from(swarm.segment_bytes);
-        // What does not fit into the rest of a segment leaves it empty, and is longer than it.
+        // A write that does not fit into the rest of a segment leaves the rest unused, and is
+        // longer than it. This at most doubles the size.
         let most = 2 * host.needed_bytes()
             + (BEGUN_SEGMENTS + u64::from(swarm.recycled_segments)) * segment_bytes;
         let used = running.log.usage().bytes;
@@ -79,7 +83,7 @@ impl<W: Workload> World<'_, W> {
             .filter_map(|path| host.disk.read(&path).map(|content| content.len()))
             .collect();
         let bytes = files.iter().sum::<usize>() as u64;
-        // Of each that a failing disk refused to remove, nothing is known.
+        // The sizes of files that a failing disk did not remove are unknown.
         if used > most || (host.refused == 0 && bytes > most) {
             let detail = format!("node {id}: {used} bytes of log in {bytes}, at most {most}");
             return violation(CHECK, detail);
@@ -93,7 +97,7 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// A node has taken a request: what waits there is bounded too.
+    /// Checks the requests that wait at a node after it has accepted one.
     pub(super) fn waiting(&self, at: usize) -> Result<(), Violation> {
         let Some(running) = &self.hosts[at].up else { return Ok(()) };
         let swarm = &self.plan.swarm;
@@ -111,7 +115,7 @@ impl<W: Workload> World<'_, W> {
             ids.filter(|id| id.term == running.node.term())
                 .filter_map(|id| running.node.entry(id.index))
         };
-        // The last one may pass the bound, for there is room as long as it is not reached.
+        // The last one may exceed the bound, since a node accepts one until the bound is reached.
         let last = waiting().last().map_or(0, cost_bytes);
         let bytes = waiting().map(cost_bytes).sum::<u64>() - last;
         if bytes >= most && last > 0 {
@@ -127,7 +131,7 @@ fn cost_bytes(entry: &Entry) -> u64 {
     entry.cost_bytes() as u64
 }
 
-/// What a node has in memory after the latest snapshot that was ordered, and the largest entry of it.
+/// Bytes of the entries in memory after the latest ordered snapshot, and of the largest of them.
 fn live_bytes<M>(running: &Running<M>) -> (u64, u64) {
     let mut index = running.ordered.unwrap_or_default().max(running.node.base().last.index).next();
     let (mut bytes, mut largest) = (0, 0);
@@ -139,7 +143,7 @@ fn live_bytes<M>(running: &Running<M>) -> (u64, u64) {
     (bytes, largest)
 }
 
-/// What a node has in memory though its snapshot stands for it.
+/// Bytes of the entries in memory that the node's snapshot covers.
 fn retained_bytes<M>(running: &Running<M>) -> u64 {
     let mut index = running.node.base().last.index;
     let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! Clients: what they ask, whom, and what they may conclude from the answer.
+//! Clients: their requests, the nodes that they choose, and what they may conclude from an answer.
 
 use super::*;
 use crate::checks::Check;
@@ -19,7 +19,7 @@ impl<W: Workload> World<'_, W> {
             self.asked.note(&request);
         }
         let Client { draw, leader, .. } = &mut self.clients[client];
-        // Reads go to any node; commands to whom the client believes to lead.
+        // Reads go to any node; most commands go to the node that the client takes for the leader.
         let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
         let any = draw.below(self.plan.nodes);
         let node = if anywhere { any } else { *leader } as usize;
@@ -41,7 +41,7 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// A request has come to a node, though perhaps nobody waits for an answer any more.
+    /// A request has reached a node. Its client may have given up already.
     pub(super) fn asked(&mut self, operation: usize, node: usize) -> Result<(), Violation> {
         let now = self.now(node);
         self.operations[operation].came_at = self.events;
@@ -54,7 +54,7 @@ impl<W: Workload> World<'_, W> {
                         running.proposals.insert(proposed.id, operation);
                         true
                     }
-                    // Half of the clients leave it to a follower to find the leader.
+                    // Half of the clients let a follower forward the command to the leader.
                     Err(raft::ProposeError::NotLeader { leader: Some(_) }) if client % 2 == 1 => {
                         match running.node.forward(now, command.clone()) {
                             Ok(number) => running.forwards.insert(number, operation).is_none(),
@@ -95,7 +95,7 @@ impl<W: Workload> World<'_, W> {
         self.poll(node)
     }
 
-    /// The leader has answered for a command that this node has forwarded, or is lost.
+    /// The leader has replied to a command that this node forwarded, or the command is lost.
     pub(super) fn forwarded(
         &mut self,
         node: usize,
@@ -110,7 +110,7 @@ impl<W: Workload> World<'_, W> {
                 self.marks.hit("a leader appended a command that a follower forwarded");
                 Ok(())
             }
-            // It has been applied here already: the answer is gone.
+            // The entry was applied here already, so its answer is gone; or the command is lost.
             Forwarded::Appended { .. } | Forwarded::Lost => {
                 self.conclude(operation, None, Outcome::Unknown)
             }
@@ -135,7 +135,7 @@ impl<W: Workload> World<'_, W> {
         self.conclude(operation, Some(at), Outcome::Done(&answer))
     }
 
-    /// An operation has ended, as far as its client can tell.
+    /// Ends an operation from the client's point of view.
     pub(super) fn conclude(
         &mut self,
         operation: usize,
@@ -190,7 +190,7 @@ impl<W: Workload> World<'_, W> {
                 *backoff_us = BACKOFF_US;
                 think_us
             }
-            // It asks somebody else next.
+            // The next request goes to another node.
             Outcome::NotDone => think_us + BACKOFF_US,
             Outcome::Unknown => {
                 *backoff_us = (2 * *backoff_us).min(BACKOFF_MAX_US);

@@ -1,4 +1,4 @@
-//! Disks: when a write becomes durable, and what is left when a node goes down.
+//! Disks: when a write becomes durable, and what survives when a node goes down.
 
 use super::*;
 use crate::checks::Check;
@@ -22,19 +22,19 @@ impl<W: Workload> World<'_, W> {
                 }
                 host.shadow.apply(&change);
                 running.node.persisted(now, done);
-                // Older snapshots are of no use once the log on disk begins after this one. If one cannot
-                // be removed, it is tried again.
+                // Older snapshots are not needed once the log on disk begins after this one. A
+                // failed removal is retried later.
                 let _ = running.snapshots.remove_before(host.shadow.base.last);
                 self.note(5, node, host_last(&self.hosts[node].shadow));
                 self.timeline.durable(node, &self.hosts[node].shadow);
                 self.hosts[node].written(&change);
-                // What was refused must have left nothing behind that could mislead a start.
+                // A refused write must have left nothing behind that could mislead a start.
                 let again = std::mem::take(&mut self.hosts[node].tries_again);
                 let rebased = change.rebases() && self.events.is_multiple_of(AUDIT_REBASED_ONE_IN);
                 if again || rebased || self.events.is_multiple_of(AUDIT_ONE_IN) {
                     let host = &self.hosts[node];
                     host.audit(node as u64, &self.plan.swarm)?;
-                    // In the dark nothing can be removed.
+                    // After the power has failed nothing can be removed.
                     if let Some(running) = &host.up
                         && !host.is_dark()
                     {
@@ -69,13 +69,13 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// Power fails. A write that is out may be on the disk, in part or whole.
+    /// The power fails. An outstanding write may be on the disk, in part or whole.
     pub(super) fn crash(&mut self, node: usize, down_us: u64) {
         self.cut_off(node);
         self.power_fails(node, down_us);
     }
 
-    /// A write that is out is written and not synced, or not begun.
+    /// Interrupts an outstanding write: it is written and not synced, or not begun.
     pub(super) fn cut_off(&mut self, node: usize) {
         let begun = self.disks[node].chance(700_000);
         let host = &mut self.hosts[node];
@@ -112,7 +112,7 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// The node is told to stop: it ends what it writes, and closes its log.
+    /// Shuts a node down cleanly: it completes its write and closes its log.
     pub(super) fn stops(&mut self, node: usize, down_us: u64) -> Result<(), Violation> {
         let life = self.hosts[node].life;
         self.synced(node, life)?;
@@ -120,7 +120,8 @@ impl<W: Workload> World<'_, W> {
             self.power_fails(node, down_us);
             return Ok(());
         }
-        // A write that is out still found no room, or came after; it is not begun.
+        // A write that is still outstanding did not fit on the disk, or was handed out afterwards;
+        // it is not begun.
         let Some(log) = self.goes_down(node, down_us) else { return Ok(()) };
         let closed = log.close();
         let host = &mut self.hosts[node];
@@ -130,7 +131,7 @@ impl<W: Workload> World<'_, W> {
         closed.or_else(|error| violation(Check::NodeStopsInGoodOrder, error.to_string()))
     }
 
-    /// What is not synced is lost, kept or torn, sector by sector.
+    /// Each unsynced sector is lost, kept or torn.
     pub(super) fn lose_unsynced(&mut self, node: usize) {
         let swarm = &self.plan.swarm;
         let draw = &mut self.disks[node];
@@ -156,7 +157,7 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// A node runs no more. Returns its log, if it ran.
+    /// Takes a node down. Returns its log, if the node was running.
     pub(super) fn goes_down(&mut self, node: usize, down_us: u64) -> Option<Log<MemDisk>> {
         let host = &mut self.hosts[node];
         let running = host.up.take()?;
@@ -166,10 +167,10 @@ impl<W: Workload> World<'_, W> {
         let open = running.proposals.into_values().chain(running.forwards.into_values());
         let open: Vec<usize> = open.collect();
         let reads: Vec<usize> = running.reads.into_values().collect();
-        // A new life begins only with a start, but nothing of the old one goes on.
+        // Events of the life that ends must not take effect any more.
         host.life += 1;
         for operation in open {
-            // Nobody hears from the node any more.
+            // Clients receive no answer from the node any more.
             let _ = self.conclude(operation, None, Outcome::Unknown);
         }
         for operation in reads {

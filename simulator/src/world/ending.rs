@@ -6,7 +6,7 @@ use crate::timeline::shown;
 use bytes::Bytes;
 use driver::StateMachine;
 
-/// Queries by which copies are compared in the end.
+/// Number of queries by which the copies are compared at the end.
 const QUERIES_MAX: usize = 64;
 
 impl<W: Workload> World<'_, W> {
@@ -26,7 +26,7 @@ impl<W: Workload> World<'_, W> {
         }
         self.network.lift_all();
         self.struck.clear();
-        // What has been on its way for long is lost, or stale messages would go on for seconds.
+        // Messages with a long delay are dropped, or stale ones would keep arriving for seconds.
         let late = self.queue.take_out(self.now_us + LATE_US, |event| {
             matches!(event, Event::Deliver(..) | Event::Transfer(_) | Event::Ask { .. })
         });
@@ -39,8 +39,8 @@ impl<W: Workload> World<'_, W> {
                 self.queue.push(self.now_us + 1, failed);
             }
         }
-        // A write that stalls stalls no longer. A cluster that still waits for one is not well yet: its
-        // node follows a leader that hears nothing from it.
+        // Stalled writes complete soon. A cluster with a stalled write has not recovered: the node
+        // follows a leader that receives nothing from it.
         let mut stalled = self
             .queue
             .take_out(self.now_us + LATE_US, |event| matches!(event, Event::Synced { .. }));
@@ -58,13 +58,13 @@ impl<W: Workload> World<'_, W> {
             (host.stalled_until_us, host.slow_until_us) = (0, 0);
             host.set_clock_rate(self.now_us, 1_000);
             if host.snapshot_rotten {
-                // Whether it still needs the snapshot is seen at a start.
+                // Only a start shows whether it still needs the snapshot.
                 self.crash(node, 1);
             }
             self.queue.push(self.now_us, Event::Start(node));
         }
         self.let_faults_last();
-        // What is late, stalled or down is so for at most this long.
+        // The longest time that anything is still late, stalled or down.
         let slack_us = 2 * u64::from(self.plan.swarm.tail_us)
             .max(u64::from(self.plan.swarm.stall_us))
             + 20_000_000
@@ -75,7 +75,7 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// A quorum is healed, and for the others it goes on: no protocol may need them.
+    /// Heals a quorum and leaves the others faulty: the cluster must work without them.
     fn let_faults_last(&mut self) {
         let kind = match self.plan.swarm.lasting {
             1 => FaultKind::Crash,
@@ -86,7 +86,7 @@ impl<W: Workload> World<'_, W> {
             6 => FaultKind::Stall,
             _ => return,
         };
-        // Where a disk has forgotten something, nobody else may be missing.
+        // If a node has lost data, all others must be available.
         if self
             .hosts
             .iter()
@@ -120,7 +120,7 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// The disk of a node, which leads as a rule, is full or does not answer for good. The others must
+    /// Fills or stalls the disk of a node for good, usually that of the leader. The others must
     /// serve without it.
     fn let_disk_fail(&mut self, node: usize, kind: FaultKind) {
         let host = &mut self.hosts[node];
@@ -137,7 +137,8 @@ impl<W: Workload> World<'_, W> {
         self.timeline.add(node, What::Fault(fault));
     }
 
-    /// Whether it can be told which copies are wrong: most nodes have applied as much, and are right.
+    /// Whether the cluster can tell which copies diverged: a majority has a right copy and has
+    /// applied as much.
     pub(super) fn copies_can_be_told(&self) -> bool {
         let flipped = self.hosts.iter().filter(|host| host.flipped);
         let Some(from) = flipped.map(|host| host.flipped_at).min() else { return true };
@@ -148,10 +149,10 @@ impl<W: Workload> World<'_, W> {
         self.hosts.len() >= 3 && right.count() > self.hosts.len() / 2
     }
 
-    /// Whether most nodes have applied, rightly, as much as any copy that differed. One of two
-    /// copies that differ may be lost before a third node has come as far: then nobody can tell any
-    /// more which was wrong, and a leader sends no snapshot of its own to a node that needs one
-    /// (`disputed_at`).
+    /// Whether a majority with right copies has applied as much as any diverged copy. One of two
+    /// copies that differ may be lost before a third node has applied as much. Then the cluster
+    /// cannot tell any more which one was wrong, and a leader sends no snapshot of its own to a
+    /// node that needs one (`disputed_at`).
     fn difference_was_decided(&self) -> bool {
         let right = self.hosts.iter().filter(|host| {
             let applied = host.up.as_ref().map(|running| running.machine_at);
@@ -160,7 +161,7 @@ impl<W: Workload> World<'_, W> {
         self.differed_until == Index(0) || right.count() > self.hosts.len() / 2
     }
 
-    /// Whether a quorum is there to serve: all but those that are gone for good.
+    /// Whether a quorum can serve: nodes that are dead or whose disk was wiped do not count.
     pub(super) fn is_able(&self) -> bool {
         let able = self
             .hosts
@@ -179,14 +180,14 @@ impl<W: Workload> World<'_, W> {
             .filter_map(|(id, host)| host.up.as_ref().map(|running| (id, running)))
     }
 
-    /// Looks whether everything works again, until it must.
+    /// Checks whether everything works again, and repeats the check until `until_us`, when it must.
     pub(super) fn converged(&mut self, until_us: u64) -> Result<(), Violation> {
         if !self.is_able() {
             self.done = true;
             return Ok(());
         }
         let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
-        // A leader whose disk is full leads on, rightly, as long as its writes need no room.
+        // A leader whose disk is full may keep leading as long as its writes need no space.
         let full_leads = self.hosts.iter().any(|host| {
             let leads = |running: &node::Running<W::Machine>| running.node.status().serving;
             host.gone && host.full && host.up.as_ref().is_some_and(leads)
@@ -232,13 +233,14 @@ impl<W: Workload> World<'_, W> {
         }
         let committed = self.observer.committed_index();
         for (id, running) in self.healthy() {
-            // Clients go on, so the last few entries may be on their way.
+            // Clients continue, so the last few entries may be in flight.
             let behind = committed.0.saturating_sub(running.machine_at.0);
             if behind > BEHIND_MAX {
                 let detail = format!("node {id} is {behind} entries behind");
                 return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
             }
-            // Of two copies that differ nobody can tell which is wrong.
+            // Of only two copies that differ the cluster cannot tell which is wrong: see
+            // `copies_can_be_told`.
             if self.hosts[id].flipped {
                 let detail = format!("node {id} goes on with a copy that differs");
                 return violation(Check::CopyThatDiffersIsFoundOut, detail);
@@ -282,8 +284,8 @@ impl<W: Workload> World<'_, W> {
         self.settled(until_us)
     }
 
-    /// Nobody asks any more: looks whether everything is done and everybody has an answer, until it
-    /// must be so.
+    /// Clients send nothing any more. Checks whether every entry is applied and every request has
+    /// ended, and repeats the check until `until_us`, when it must be so.
     pub(super) fn settled(&mut self, until_us: u64) -> Result<(), Violation> {
         if let Err(missing) = self.is_settled() {
             if self.now_us >= until_us {
@@ -317,9 +319,9 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// Whether all copies answer the queries that clients have sent as the reference does, and so does
-    /// a machine that is restored from the state of one: what is missing from a snapshot may show in
-    /// nothing but an answer.
+    /// Checks that all copies answer the queries of clients as the reference machine does, and so
+    /// does a machine restored from the state of a copy. A gap in a snapshot may show only in an
+    /// answer.
     fn queries_agree(&self) -> Result<(), Violation> {
         let mut queries: Vec<&Bytes> = Vec::new();
         for operation in &self.operations {

@@ -1,9 +1,9 @@
-//! Faults: what the plan says goes wrong, struck and lifted.
+//! Faults of the plan: how they strike and are lifted.
 
 use super::*;
 use std::io;
 
-/// What a misdirected write puts somewhere else.
+/// Size of the block that a misdirected write puts in the wrong place.
 const BLOCK_BYTES: u64 = 4_096;
 
 impl<W: Workload> World<'_, W> {
@@ -51,7 +51,7 @@ impl<W: Workload> World<'_, W> {
             FaultKind::Clock => self.hosts[node].set_clock_rate(self.now_us, fault.amount),
             FaultKind::SyncError => {
                 self.hosts[node].failing = true;
-                // Only the next one: whoever tries again is told that all is well.
+                // Only the next sync fails: a retry would succeed although the data is gone.
                 let mut failed = false;
                 self.hosts[node].disk.set_faults(Box::new(move |operation| match operation {
                     Operation::Sync { .. } if !std::mem::replace(&mut failed, true) => {
@@ -114,7 +114,7 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// The node that leads, in the latest term if there are several.
+    /// The leader, of the latest term if there are several.
     pub(super) fn leader(&self) -> Option<usize> {
         let leaders = self.hosts.iter().enumerate().filter_map(|(id, host)| {
             let node = &host.up.as_ref()?.node;
@@ -139,7 +139,7 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// A part of what is in the log by now will be damaged when the node starts again.
+    /// Plans damage to a part of the log as it is now. It takes effect at a later power failure.
     pub(super) fn rot(&mut self, node: usize, fault: Fault) {
         let host = &mut self.hosts[node];
         if host.up.is_none() || !host.is_whole() {
@@ -153,7 +153,7 @@ impl<W: Workload> World<'_, W> {
         }
         let path = paths[draw.below(paths.len() as u64) as usize].clone();
         let Some(content) = host.disk.read(&path) else { return };
-        // Where something is written: a rotten zero beyond the end harms nobody.
+        // Only the written part: damage to the zeros beyond it has no effect.
         let written = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
         let at_write = host.writes + ROT_WRITES;
         let found = content[..written as usize].to_vec();
@@ -182,22 +182,22 @@ impl<W: Workload> World<'_, W> {
         host.rotting = Some(Rotting { at_write, down_us, path, damage, unreadable, found, mark });
     }
 
-    /// A byte at the end of the log of a node that has stopped in good order has rotted.
+    /// Damages a byte at the end of the log of a node that was shut down cleanly.
     fn rot_end(&mut self, node: usize) {
         let host = &mut self.hosts[node];
         let draw = &mut self.disks[node];
-        // A node that could not end what it wrote, or close its log, has promised nothing.
+        // A node that could not complete its write or close its log has promised nothing.
         if !host.closed {
             return;
         }
-        // The last file that has anything in it; their names are in order.
+        // The last file with any data; the names are in the order of the log.
         let written = segments(host).into_iter().rev().find_map(|(path, content)| {
             Some((path, content.iter().rposition(|byte| *byte != 0)? as u64, content))
         });
         let Some((path, last, content)) = written else { return };
         let offset = last - draw.below(last.min(2 * BLOCK_BYTES) + 1);
         let byte = content[offset as usize] ^ 1 << draw.below(8);
-        // In a file that is used again lies what nobody reads.
+        // A recycled file has old data that is never read.
         if host.is_whole_with(&self.plan.swarm, |disk| disk.damage(&path, offset, &[byte])) {
             return;
         }
@@ -206,12 +206,12 @@ impl<W: Workload> World<'_, W> {
         self.marks.hit("the end of a log rotted");
     }
 
-    /// The write that has just become durable will be found not to have been written, if that is due.
+    /// If a lost write is due, plans the loss of the write that has just become durable.
     pub(super) fn loses_write(&mut self, node: usize) {
         let host = &mut self.hosts[node];
         let Some(Losing { down_us, files }) = host.losing.take() else { return };
         let files_now = segments(host);
-        // A file that is used again has another name.
+        // A recycled file has a new name.
         let gone = |len: usize| {
             let gone = files.iter().filter(|(path, _)| !files_now.contains_key(*path));
             gone.map(|(_, content)| content).find(|content| content.len() == len)
@@ -245,7 +245,7 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// A byte of a snapshot has rotted. A node that needs it notices, now or when it starts.
+    /// Damages a byte of a snapshot. A node that needs the snapshot notices, now or when it starts.
     fn rot_snapshot(&mut self, node: usize, amount: u64) {
         let host = &mut self.hosts[node];
         let draw = &mut self.disks[node];
@@ -275,7 +275,7 @@ impl<W: Workload> World<'_, W> {
         let Some(rotting) = host.rotting.take() else { return };
         self.crash(node, rotting.down_us);
         let host = &mut self.hosts[node];
-        // The file may have been freed or used again meanwhile.
+        // The file may have been freed or recycled meanwhile.
         let content = host.disk.read(&rotting.path).unwrap_or_default();
         if content.starts_with(&rotting.found) {
             for (offset, bytes) in &rotting.damage {
@@ -288,7 +288,8 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// The disk is replaced by an empty one. The node comes back under its id, as a stranger.
+    /// Replaces the disk by an empty one. The node comes back under its id, with a new incarnation
+    /// and no membership.
     pub(super) fn wipe(&mut self, node: usize, down_us: u64) {
         if self.hosts[node].up.is_some() {
             self.crash(node, down_us);

@@ -1,16 +1,16 @@
-//! State machines: applying, taking snapshots, and snapshots on their way to a peer.
+//! State machines: applying entries, taking snapshots, and transferring snapshots to a peer.
 
 use super::*;
 use crate::checks::Check;
 
-/// Within this time a snapshot that arrives is written.
+/// The longest time that a receiver takes to write a snapshot.
 const RECEIVE_US: u64 = 20_000;
-/// Of the snapshots that are received, one in so many is given up by its sender, who thinks that
-/// the connection has broken.
+/// The sender gives up one in this many transfers, as if the connection had broken, although the
+/// receiver completes it.
 const GIVEN_UP_ONE_IN: u64 = 4;
-/// Such a snapshot takes at most so many election timeouts.
+/// The longest time until such a snapshot is installed, in election timeouts.
 const LATE_INSTALL_ELECTIONS: u64 = 20;
-/// Nobody waits for what became of it.
+/// The sender's life of such a transfer: no sender waits for its result.
 const NO_LIFE: u64 = u64::MAX;
 
 impl<W: Workload> World<'_, W> {
@@ -27,7 +27,7 @@ impl<W: Workload> World<'_, W> {
         let mut latest = LogId::ZERO;
         let mut unknown = Vec::new();
         running.apply(&mut host.flips, |before, entry, answer, machine| {
-            // What is applied wrongly must be noticed: see `is_well`. Until then nothing holds of it.
+            // A diverged copy must be detected: see `is_well`. Until then the checks exempt it.
             if flips && !flipped && answer.is_some() {
                 (flipped, flipped_at) = (true, entry.id.index);
             }
@@ -56,8 +56,8 @@ impl<W: Workload> World<'_, W> {
                 concluded.push((operation, Some((id.index, answer))));
             }
         }
-        // Terms never fall along the log: what has not come by now, of this index or an earlier term,
-        // never will.
+        // Terms never decrease along the log. A proposal at an applied index, or of an earlier
+        // term, that was not applied by now never will be.
         let over: Vec<LogId> = running
             .proposals
             .keys()
@@ -139,7 +139,7 @@ impl<W: Workload> World<'_, W> {
         }
     }
 
-    /// A snapshot begins to arrive: whether it is wanted is asked once.
+    /// A snapshot begins to arrive. The receiver decides once whether to accept it.
     pub(super) fn transfer(&mut self, transfer: Box<Transfer>) -> Result<(), Violation> {
         let offer = &transfer.0;
         let to = offer.to.0 as usize;
@@ -148,7 +148,7 @@ impl<W: Workload> World<'_, W> {
             _ => return self.transferred(&transfer.0, transfer.2, false),
         };
         let write_us = self.machines[to].below(RECEIVE_US);
-        // Drawn apart, so that what is drawn of the receiver does not depend on it.
+        // Drawn from a stream of its own, so that the draws of the receiver do not depend on it.
         let mut draw = Stream::new(self.plan.seed, Purpose::Ending, 1 + self.events);
         if !self.calm && draw.below(GIVEN_UP_ONE_IN) == 0 {
             return self.given_up(transfer, life, write_us + draw.below(self.late_install_us()));
@@ -157,8 +157,8 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// The sender takes the connection for broken, and the receiver has all of it or gets it still:
-    /// it finishes much later, perhaps when the sender leads no more.
+    /// The sender takes the connection for broken, but the receiver gets the whole snapshot. It
+    /// finishes much later, perhaps when the sender is not the leader any more.
     fn given_up(
         &mut self,
         mut transfer: Box<Transfer>,
