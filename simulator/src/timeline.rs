@@ -31,7 +31,7 @@ const KEPT_MAX: usize = 200_000;
 /// How many bytes of a request are shown.
 const SHOWN_BYTES: usize = 24;
 
-/// Something that happened at a node, or to all.
+/// Something that happened at a node, or to all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// When, in microseconds of simulated time.
