@@ -124,8 +124,8 @@ impl Core {
             clock: LogClock::default(),
             restore: None,
             applied_bytes: 0,
-            // A late reply to a read of an earlier start must not match a read of this start.
             next_forward: 0,
+            // A late reply to a read of an earlier start must not match a read of this start.
             next_read: ReadId(config.start_nonce.rotate_left(32)),
             reads: BTreeSet::new(),
             answers: VecDeque::new(),

@@ -29,7 +29,7 @@ use std::io;
 pub enum BaseError {
     /// The base is lost, and no other node could send it. Restore it from a backup.
     #[error(
-        "{0}; this node is the only voter, so no other node can repair it: restore the snapshot, or \
+        "{0}; this node is the only member, so no other node can repair it: restore the snapshot, or \
          the whole directory, from a backup"
     )]
     NoPeers(SnapshotError),
