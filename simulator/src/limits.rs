@@ -22,7 +22,7 @@ pub(crate) struct Limits {
     write_bytes: u64,
     apply_bytes: u64,
     inflight_messages: usize,
-    /// 0: the default, which no run reaches.
+    /// 0 stands for the default, which no run reaches.
     inflight_bytes: u64,
     /// How often the same append may be sent to the same peer within [`Limits::repeat_us`].
     repeats: u64,

@@ -54,7 +54,7 @@ const SEEDS: std::ops::Range<u64> = 0..12;
 /// A longer fault is tried with this duration.
 const SHORT_US: u64 = 1_000;
 
-/// A candidate may fail after this many times the events of the smallest plan so far.
+/// A candidate runs for at most this many times the events of the smallest plan so far.
 const LONGER: u64 = 2;
 
 /// Where a run broke a promise.

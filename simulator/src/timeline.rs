@@ -24,14 +24,14 @@ use nodes::Seen;
 use raft::{Index, LogId, Node, NodeId, RoleKind, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many moments and how many messages are kept. At twice this number, the frequent ones of the
-/// earlier half are dropped.
+/// How many moments and how many messages are kept. At twice this number the earlier half is
+/// dropped, except for moments that are not frequent.
 const KEPT_MAX: usize = 200_000;
 
 /// How many bytes of a request are shown.
 const SHOWN_BYTES: usize = 24;
 
-/// Something that happened at a node, or to all.
+/// Something that happened at a node, or to all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// When, in microseconds of simulated time.

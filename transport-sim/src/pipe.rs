@@ -39,7 +39,7 @@ pub(crate) fn pipe() -> (mpsc::Sender<Piece>, PipeReader) {
     (sender, reader)
 }
 
-/// The end of a connection at which frames come out.
+/// The receiving end of a connection, which decodes frames.
 pub(crate) struct PipeReader {
     pieces: mpsc::Receiver<Piece>,
     closed: bool,

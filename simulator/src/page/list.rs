@@ -19,7 +19,7 @@ struct Line {
 impl Picture<'_> {
     pub(super) fn write_list(&self, page: &mut String) {
         let mut lines = self.lines();
-        // Stable: within an event, in the order in which they are drawn up.
+        // The sort is stable: within an event, lines keep the order in which they were collected.
         lines.sort_by_key(|line| line.event);
         lines.drain(..lines.len().saturating_sub(LINES));
         let _ = write!(

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 /// The most columns of the table.
 const COLUMNS_MAX: usize = 26;
 
-/// How many entries about one that matters are shown.
+/// How many entries are shown on either side of an index that the check names.
 const ABOUT: u64 = 4;
 
 impl LastLog {

@@ -23,7 +23,7 @@ impl Names {
         let mut names = Names::default();
         let apart = |c: char| !c.is_alphanumeric() && c != '@';
         let words: Vec<&str> = text.split(apart).filter(|word| !word.is_empty()).collect();
-        // How many of the numbers that come next may be nodes.
+        // How many of the next numbers may be nodes.
         let mut nodes_to_come = 0;
         for (at, word) in words.iter().enumerate() {
             let before = at.checked_sub(1).map_or("", |before| words[before]);
@@ -69,7 +69,7 @@ impl Names {
         known.copied().or(other.map(|index| LogId { index: *index, term: last.term }))
     }
 
-    /// Whether another entry than this is named at its index.
+    /// Whether the check names a different entry at the same index.
     pub fn is_rival(&self, id: LogId) -> bool {
         !self.ids.contains(&id) && self.ids.iter().any(|known| known.index == id.index)
     }

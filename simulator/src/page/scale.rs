@@ -1,4 +1,5 @@
-//! Time on the page: from microseconds to a place, and to words; and elements that know their time.
+//! Time on the page: conversion from microseconds to positions and to words, and elements that keep
+//! their time.
 
 use std::fmt::Write as _;
 
@@ -161,7 +162,7 @@ pub(super) fn before(at_us: u64, end_us: u64) -> String {
     }
 }
 
-/// A number with its thousands apart.
+/// A number with separated thousands.
 pub(super) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();

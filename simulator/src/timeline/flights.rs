@@ -1,4 +1,4 @@
-//! Messages on their way: when they left, and what became of them.
+//! Messages in flight: when they left, and their fate.
 
 use super::{KEPT_MAX, Timeline};
 use crate::network::Passage;
@@ -7,11 +7,11 @@ use raft::{Body, Forwarded, LogId, Message, NodeId, SnapshotOffer, Term};
 /// A message in flight, or the transfer of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flight {
-    /// At which event it was sent.
+    /// Number of the event at which it was sent.
     pub event: u64,
     /// When it was sent.
     pub sent_us: u64,
-    /// When it is to arrive, or would be if it were not lost.
+    /// When it is due to arrive, or would have been due if it was lost.
     pub due_us: u64,
     /// When and at which event it arrived.
     pub arrived: Option<(u64, u64)>,
@@ -44,7 +44,7 @@ pub enum Fate {
     Cut,
     /// It reached a node that did not run.
     Down,
-    /// It was a snapshot that the receiver did not want, or could not store.
+    /// It was a snapshot that the receiver did not accept, or could not store.
     Refused,
 }
 
