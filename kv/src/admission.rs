@@ -11,7 +11,7 @@
 //! first. Under an overload that lasts, somebody has to be refused, and this way those that are
 //! served have not waited long.
 //!
-//! If more than half of the places are taken, a client address has no more than its share of them.
+//! If more than half of the places are taken, a client address has at most its share of them.
 //! One that has less than its share finds a place even then if all are taken. Clients on this
 //! machine have one address together.
 
@@ -30,7 +30,7 @@ const EASY_FIRST: Duration = Duration::from_millis(2);
 const SLOWDOWN_MAX: u32 = 3;
 /// But not while they take less than this.
 const TIME_MIN: Duration = Duration::from_millis(25);
-/// The number of places is looked at again after this time, and at least this many requests.
+/// The interval at which the number of places is adjusted, and the least requests in between.
 const WINDOW: Duration = Duration::from_millis(50);
 const WINDOW_REQUESTS: u64 = 16;
 /// One of this many places is taken away or added at a time.

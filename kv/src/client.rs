@@ -24,8 +24,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Redirects followed for one attempt. The leader may change once on the way; more is a circle.
 const REDIRECTS_MAX: usize = 3;
 
-/// A node that answers at once needs no longer than this, so the client waits that much longer than it
-/// lets the node wait.
+/// A node that answers at once needs no longer than this, so the client waits that much longer than
+/// it lets the node wait.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// With less time left, no further attempt is made.
@@ -105,8 +105,8 @@ pub enum Failure {
     /// The request never left: it was not executed.
     #[error("{0}")]
     NotSent(String),
-    /// Likewise, and trying again at once would not help: nothing listens there, or there is no such
-    /// name.
+    /// Likewise, and trying again at once would not help: nothing listens there, or there is no
+    /// such name.
     #[error("{0}")]
     Nobody(String),
     /// The request may have been executed.
@@ -116,7 +116,8 @@ pub enum Failure {
 
 /// Carries requests.
 pub trait Exchange: Send + Sync {
-    /// Sends `request`, once, to the node at `address` (`host:port`) and waits for the whole answer.
+    /// Sends `request`, once, to the node at `address` (`host:port`) and waits for the whole
+    /// answer.
     fn exchange(
         &self,
         address: &str,
@@ -236,8 +237,8 @@ enum Missed {
     Unknown(String),
 }
 
-/// The answer of a server that is no node. It proves nothing: there may be a node behind it that has
-/// executed the request.
+/// The answer of a server that is no node. It proves nothing: there may be a node behind it that
+/// has executed the request.
 fn foreign(address: &str, method: &Method, response: &Response) -> Missed {
     let status = response.status;
     let why = format!(

@@ -1,17 +1,17 @@
 //! What clients ask the store to do, and what came of it, as values and as bytes.
 //!
-//! A command becomes bytes once, on its way into the log, and is decoded on every node. Whatever is in
-//! the log, every node must make the same of it: bytes that are no command decode to nothing, on every
-//! node, and the machine then ignores them. The encoding is [`storage::codec`]'s, after one byte that
-//! tells its version.
+//! A command becomes bytes once, on its way into the log, and is decoded on every node. Whatever is
+//! in the log, every node must make the same of it: bytes that are no command decode to nothing, on
+//! every node, and the machine then ignores them. The encoding is [`storage::codec`]'s, after one
+//! byte that tells its version.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use storage::codec;
 
-/// The cluster-wide number of a write: the n-th change of the store has version n. It only grows and
-/// is never used again, not after a delete either.
+/// The cluster-wide number of a write: the n-th change of the store has version n. It only grows
+/// and is never used again, not after a delete either.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -197,7 +197,7 @@ impl Operation {
 }
 
 impl Reply {
-    /// Its bytes on the way from the machine to whoever waits.
+    /// Its bytes on the way from the state machine to the client that waits.
     pub fn encode(&self) -> Bytes {
         let expected = match self {
             Reply::Compat { previous: Some(value), .. } => value.len() + 16,

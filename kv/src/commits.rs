@@ -1,9 +1,9 @@
 //! Commands in the vocabulary of the compatible API, as JSON.
 //!
-//! What the old vocabulary cannot say is shown as nearly as possible, and always so that a replay of
-//! the listing yields the store: a batch as the puts it amounts to, which share one index; a delete as
-//! a put of the empty string; a command that changed nothing as a `get` of its key; bytes that are no
-//! UTF-8 with replacement characters.
+//! What the old vocabulary cannot say is shown as nearly as possible, and always so that a replay
+//! of the listing yields the store: a batch as the puts it amounts to, which share one index; a
+//! delete as a put of the empty string; a command that changed nothing as a `get` of its key; bytes
+//! that are no UTF-8 with replacement characters.
 
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
 use crate::history::{Order, Record};
@@ -80,8 +80,8 @@ enum Next {
 }
 
 impl Listing {
-    /// Every commit from number `from` on, in order; after `limit` commits it ends with the last one
-    /// of the same index.
+    /// Every commit from number `from` on, in order; after `limit` commits it ends with the last
+    /// one of the same index.
     pub fn new(state: State, from: CommandNumber, limit: u64) -> Self {
         Listing { state, next: Next::Start(from), count: 0, limit, pieces: Pieces::default() }
     }
@@ -197,8 +197,8 @@ fn replayable(record: &Record, show: &mut dyn FnMut(Shown)) {
     }
 }
 
-/// Whether showing a compatible command as it is does no harm. A replay knows only texts, and has the
-/// empty one where a key was deleted: a `cas` that failed here might succeed there.
+/// Whether showing a compatible command as it is does no harm. A replay knows only texts, and has
+/// the empty one where a key was deleted: a `cas` that failed here might succeed there.
 fn replays_alike(compat: &Compat, record: &Record) -> bool {
     match (compat.kind, &record.executed.reply) {
         (Kind::Cas, Reply::Compat { written: false, previous }) => {

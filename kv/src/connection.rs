@@ -25,19 +25,20 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The most bytes of the head of a request, and of an answer's that wait in front of the socket. A little
-/// more than clients may send (`api::HEAD_BYTES_MAX`), so that one that sends too much is told so.
+/// The most bytes of the head of a request, and of an answer's that wait in front of the socket. A
+/// little more than clients may send (`api::HEAD_BYTES_MAX`), so that a client that sends too much
+/// gets an answer.
 const HEAD_BYTES_MAX: usize = api::HEAD_BYTES_MAX + (4 << 10);
-/// What a client sends after a head that was refused is read and thrown away, for at most so long.
-/// Left unread, it would have the answer thrown away.
+/// The time for which what a client sends after a refused head is read and discarded.
+/// If it were left unread, the answer would be lost.
 const LINGER: Duration = Duration::from_secs(1);
-/// And at most so many bytes.
+/// The most bytes that are read and discarded then.
 const LINGER_BYTES_MAX: usize = 4 << 20;
 /// How long a client in the overflow may take, for its request and for reading the answer.
 const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The interval at which a connection with a request in progress is checked for a client that has closed
-/// its side.
+/// The interval at which a connection with a request in progress is checked for a client that has
+/// closed its side.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What all connections share.

@@ -81,7 +81,8 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     moved.join_next().await;
 }
 
-/// Tells a client of a full node that there is no place for it. Nothing it may have sent was looked at.
+/// Tells a client of a full node that there is no place for it. Nothing it may have sent was looked
+/// at.
 fn refuse(visitor: &Visitor) {
     // On an idle connection of another client it would look like the answer to its next request.
     if !visitor.seat.is_overflow() {

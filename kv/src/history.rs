@@ -1,13 +1,14 @@
 //! The commands of the past: the latest ones as they were, what came before them as a state.
 //!
 //! An old client rebuilds its view by replaying every command, so the history must never leave out
-//! anything that changes what a replay yields, and yet be bounded. So the latest commands are retained
-//! in full; below the first retained one, at number h, stands the state as of h: a second store, made
-//! by the same rules, which takes in each command as it falls out. In the listing, each of its keys is
-//! a put at the number of its last write; a deleted key is a put of the empty string, because the old
-//! vocabulary has no delete.
+//! anything that changes what a replay yields, and yet be bounded. So the latest commands are
+//! retained in full; below the first retained one, at number h, stands the state as of h: a second
+//! store, made by the same rules, which takes in each command as it falls out. In the listing, each
+//! of its keys is a put at the number of its last write; a deleted key is a put of the empty
+//! string, because the old vocabulary has no delete.
 //!
-//! The store as of h is also what a snapshot holds: it and the retained commands yield everything else.
+//! The store as of h is also what a snapshot holds: it and the retained commands yield everything
+//! else.
 
 use crate::command::{Command, Version};
 use crate::store::{Effect, Executed, Item, Place, Store};
@@ -26,8 +27,8 @@ pub struct Retention {
     /// The most bytes of commands that are retained, as [`Command::cost_bytes`] counts; the latest
     /// command is retained whatever its size.
     pub bytes_max: usize,
-    /// The most deleted keys that are remembered as such below the retained commands; of more, those
-    /// deleted first are forgotten.
+    /// The most deleted keys that are remembered as such below the retained commands; of more,
+    /// those deleted first are forgotten.
     pub deleted_max: usize,
 }
 
@@ -56,7 +57,7 @@ impl Record {
 
 /// The most records in one chunk of the history.
 const CHUNK_RECORDS_MAX: usize = 512;
-/// A chunk that has so many bytes is closed, so that what has fallen out is soon freed.
+/// A chunk of this many bytes is closed, so that commands that have fallen out are freed soon.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// Records that are shared between a history and its clones.
@@ -70,8 +71,8 @@ struct Chunk {
 /// The commands of the past.
 ///
 /// Invariants: the chunks hold the records from some number up to the one before `next`, without
-/// gaps; `first` is in the first chunk, or is `next` if there is none; `base` is the store after all
-/// commands below `first`; `bytes` is the cost of the records from `first` on.
+/// gaps; `first` is in the first chunk, or is `next` if there is none; `base` is the store after
+/// all commands below `first`; `bytes` is the cost of the records from `first` on.
 #[derive(Clone, Debug)]
 pub struct History {
     retention: Retention,
@@ -193,7 +194,8 @@ impl History {
     }
 }
 
-/// Orders the changes of the state below the history: by the number of the command, then by version.
+/// Orders the changes of the state below the history: by the number of the command, then by
+/// version.
 pub type Order = (CommandNumber, Version);
 
 /// A key that was deleted.
@@ -207,7 +209,8 @@ pub struct Deleted {
     pub term: Term,
 }
 
-/// The state as of the first retained command, with its keys also in the order of their last change.
+/// The state as of the first retained command, with its keys also in the order of their last
+/// change.
 ///
 /// Invariants: `order` holds the last change of each key of `store` and of `deleted`, and no other;
 /// no key is in both.

@@ -15,33 +15,35 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// The most client connections at once.
     pub connections_max: usize,
-    /// The most requests to read or write that are worked on at once; beyond it they are refused. There
-    /// are fewer places, down to 32, while requests take long.
+    /// The most requests to read or write that are worked on at once; beyond it they are refused.
+    /// There are fewer places, down to 32, while requests take long.
     pub requests_max: usize,
-    /// The most batches that are worked on at once; beyond it they are refused. They have places of their
-    /// own, so that they do not take those of single requests.
+    /// The most batches that are worked on at once; beyond it they are refused. They have places of
+    /// their own, so that they do not take those of single requests.
     pub batches_max: usize,
     /// The most bytes of request bodies held at once, all connections together.
     pub bodies_bytes_max: usize,
-    /// The most bytes that long replies keep in memory at once, all connections together: those shared
-    /// with the store, and those about to be sent.
+    /// The most bytes that long replies keep in memory at once, all connections together: those
+    /// shared with the store, and those about to be sent.
     pub replies_bytes_max: usize,
     /// How long a write may take until its outcome counts as unknown.
     pub request_timeout: Duration,
     /// How long a write waits for a leader that takes it. Several elections should fit in.
     pub leader_wait: Duration,
-    /// A member that has not answered for longer is reported as silent. It may miss a few answers: an
-    /// election takes that long too.
+    /// A member that has not answered for longer is reported as silent. It may miss a few answers:
+    /// an election takes that long too.
     pub silence_max: Duration,
     /// How long a read may wait for a leader to confirm it. Several elections should fit in.
     pub read_timeout: Duration,
-    /// How long a client may take to send a head, or the whole of a body, or to go on reading a reply.
+    /// How long a client may take to send a head, or the whole of a body, or to go on reading a
+    /// reply.
     pub client_timeout: Duration,
     /// How many commands are kept for `get_commits_since`.
     pub history_commands_max: usize,
     /// How many bytes of commands are kept for it.
     pub history_bytes_max: usize,
-    /// Listings of the history that may be under way at once. Each holds on to a state of the store.
+    /// Listings of the history that may be under way at once. Each holds on to a state of the
+    /// store.
     pub listings_max: usize,
     /// A listing goes out in parts of about this many bytes.
     pub listing_part_bytes: usize,
@@ -72,8 +74,8 @@ impl Default for Limits {
     }
 }
 
-/// As many election timeouts fit into the time that a request waits for a leader: a first one has passed
-/// until the loss of a leader is noticed, an election takes another or two, and some fail.
+/// As many election timeouts fit into the time that a request waits for a leader: a first one has
+/// passed until the loss of a leader is noticed, an election takes another or two, and some fail.
 const ELECTIONS: u32 = 10;
 /// A member that has not answered for this many election timeouts is reported as silent.
 const SILENT_ELECTIONS: u32 = 5;
@@ -90,7 +92,8 @@ impl Limits {
         self
     }
 
-    /// The most bytes of the JSON of one compatible command: every byte of its texts may be escaped.
+    /// The most bytes of the JSON of one compatible command: every byte of its texts may be
+    /// escaped.
     pub(crate) fn command_json_bytes_max(&self) -> usize {
         JSON_BYTES_PER_BYTE * (self.key_bytes_max + 2 * self.value_bytes_max) + JSON_FRAME_BYTES
     }
@@ -102,7 +105,7 @@ impl Limits {
     }
 }
 
-/// A byte of a text takes at most so many in JSON: `\\u0000`.
+/// A byte of a text takes at most this many bytes in JSON: `\\u0000`.
 const JSON_BYTES_PER_BYTE: usize = 6;
 /// Room for the names of fields and the like.
 const JSON_FRAME_BYTES: usize = 4 << 10;

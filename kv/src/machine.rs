@@ -1,8 +1,8 @@
 //! The state machine of a node: the store as it is, and the history that led to it.
 //!
-//! Everything in it shares structure between clones, so freezing is cloning, whatever the size of the
-//! store. A snapshot holds the state below the history and the retained commands; restoring replays
-//! them, so that what cannot be replayed cannot be in it.
+//! Everything in it shares structure between clones, so freezing is cloning, whatever the size of
+//! the store. A snapshot holds the state below the history and the retained commands; restoring
+//! replays them, so that what cannot be replayed cannot be in it.
 
 use crate::answers::{Answers, Found};
 use crate::command::{Command, Reply};

@@ -76,7 +76,8 @@ impl Route {
         }
     }
 
-    /// Whether it only tells those who watch over a node how it is, under whatever name they know it.
+    /// Whether it only tells those who watch over a node how it is, under whatever name they know
+    /// it.
     pub fn is_watch(self) -> bool {
         matches!(self.0, "/healthz" | "/readyz" | "/metrics")
     }

@@ -70,7 +70,7 @@ impl Pieces {
         }
     }
 
-    /// Writes what comes next until `into` has about so many bytes, or there is no more.
+    /// Writes what comes next until `into` has about `bytes` bytes, or nothing is left.
     pub fn write(&mut self, into: &mut Vec<u8>, until_bytes: usize) {
         while into.len() < until_bytes {
             let Some(piece) = self.pieces.front_mut() else {

@@ -43,7 +43,7 @@ struct Seat {
 }
 
 impl Places {
-    /// So many places.
+    /// `max` places.
     pub fn new(max: usize, idle_min: Duration) -> Arc<Self> {
         Arc::new(Places { max, idle_min, began: Instant::now(), taken: Mutex::default() })
     }

@@ -51,9 +51,9 @@ pub struct ServeConfig {
     pub join: bool,
     /// Stand for election at once instead of waiting for an election timeout.
     pub campaign_at_start: bool,
-    /// A leader that is not heard of for so long, or up to twice as long, is replaced. Longer than the
-    /// network and the disks ever stall; the same on all nodes. What is outside of [`ELECTION_TIMEOUTS`]
-    /// counts as the nearest in it.
+    /// A leader that is silent for this long, or up to twice as long, is replaced. Longer than the
+    /// network and the disks ever stall; the same on all nodes. A value outside of
+    /// [`ELECTION_TIMEOUTS`] counts as the nearest in it.
     pub election_timeout: Duration,
     /// Let clients cut and restore links between nodes.
     pub fault_injection: bool,
@@ -62,8 +62,8 @@ pub struct ServeConfig {
     /// Listen on addresses that other machines reach, though neither clients nor peers are
     /// authenticated.
     pub insecure: bool,
-    /// Names, besides those of the peers, under which clients reach this node: of a load balancer, for
-    /// instance. A request for another name is refused; `*` admits all.
+    /// Names, besides those of the peers, under which clients reach this node: of a load balancer,
+    /// for instance. A request for another name is refused; `*` admits all.
     pub hosts: Vec<String>,
     /// The bounds on what clients may ask for.
     pub limits: Limits,
@@ -359,7 +359,8 @@ fn own_addresses(config: &ServeConfig) -> Result<Peer, ServeError> {
     own.cloned().ok_or(ServeError::NotAPeer(config.id))
 }
 
-/// Without authentication only this machine may reach a listener, unless the operator says otherwise.
+/// Without authentication only this machine may reach a listener, unless the operator says
+/// otherwise.
 fn refuse_insecure(config: &ServeConfig) -> Result<(), ServeError> {
     let listeners = [(config.listen, "clients"), (config.peer_listen, "peers")];
     for (address, users) in listeners {

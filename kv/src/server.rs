@@ -1,4 +1,4 @@
-//! The listener for clients: who gets a place, and who is told that there is none.
+//! The listener for clients: which connections get a place, and which are refused.
 //!
 //! It listens before the node takes part in its cluster, so that an operator can see that it is
 //! alive. A client that is silent in the middle of a request, or does not read its answer, is cut
@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// How often a place is looked for while others are being given up.
+/// The interval at which a free place is searched for while others are being given up.
 const SEAT_TRIES: u32 = 16;
 /// The pause between two tries. Other clients wait meanwhile.
 const SEAT_PAUSE: Duration = Duration::from_millis(1);

@@ -1,8 +1,8 @@
 //! The machine's part of a snapshot: the state below the history, then the retained commands.
 //!
 //! A sequence of frames, each a length and a value in the encoding of [`storage::codec`]: a header,
-//! the live keys in order, the deleted ones, the commands. The live store is not in it: replaying the
-//! commands yields it. The snapshot store around this has the checksums.
+//! the live keys in order, the deleted ones, the commands. The live store is not in it: replaying
+//! the commands yields it. The snapshot store around this has the checksums.
 
 use crate::command::{Command, Version};
 use crate::history::{Base, Deleted, Retention};

@@ -1,11 +1,11 @@
 //! The key-value store itself: a map, and the rules of what commands do to it.
 //!
-//! It knows neither the log nor the history. The machine holds two of them: the live one, and the one
-//! as of the first retained command (see [`crate::history`]); both are made by the same rules, so what
-//! is said about the past cannot differ from what was done.
+//! It knows neither the log nor the history. The machine holds two of them: the live one, and the
+//! one as of the first retained command (see [`crate::history`]); both are made by the same rules,
+//! so what is said about the past cannot differ from what was done.
 //!
-//! The map shares structure between its clones: a clone is free, and costs memory only where the two
-//! come to differ.
+//! The map shares structure between its clones: a clone is free, and costs memory only where the
+//! two come to differ.
 
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
 use bytes::Bytes;
@@ -35,7 +35,7 @@ pub struct Place {
     pub term: Term,
 }
 
-/// What a command did to one key, told to whoever observes [`Store::execute`].
+/// What a command did to one key, for the observer of [`Store::execute`].
 #[derive(Debug)]
 pub struct Effect<'a> {
     /// Which key.

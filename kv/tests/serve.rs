@@ -65,7 +65,7 @@ impl Drop for Node {
     }
 }
 
-/// The list of so many peers on free ports.
+/// A list of peers on free ports.
 fn peers(count: usize) -> Vec<String> {
     let sockets: Vec<_> =
         (0..2 * count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();

@@ -83,8 +83,8 @@ struct Own {
 }
 
 impl BootstrapService {
-    /// A desk without an identity. It answers questions with status 503 until [`BootstrapService::sit`] or
-    /// [`BootstrapService::belong`] is called.
+    /// A desk without an identity. It answers questions with status 503 until
+    /// [`BootstrapService::sit`] or [`BootstrapService::belong`] is called.
     pub fn new() -> Self {
         BootstrapService::default()
     }

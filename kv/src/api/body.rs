@@ -7,7 +7,8 @@ use futures_util::StreamExt;
 use std::net::IpAddr;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// So much of each body does not count in the budget of all bodies: the number of connections bounds it.
+/// So much of each body does not count in the budget of all bodies: the number of connections
+/// bounds it.
 const UNCOUNTED_BYTES: usize = 64 << 10;
 
 /// So much of a body that is too large is read and thrown away, so that a client that writes it all

@@ -32,7 +32,7 @@ use std::time::Duration;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long `wait_commit` waits when the client does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
-/// A listing begins within 4 s or is refused: so long it may take to be confirmed.
+/// A listing is confirmed within 4 s, or it is refused.
 const LISTING_TIMEOUT: Duration = Duration::from_millis(3500);
 
 /// A refusal or an answer: both are ready to go out.
@@ -423,7 +423,7 @@ async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
     };
     drop(reply);
     let done = Done::new(kind, STATUS_DONE, previous);
-    // It is done, so there has to be an answer; there are only so many requests that wait for room.
+    // It is done, so there has to be an answer. Few requests wait for room at any time.
     Ok(match app.room_in_time(done.bytes()).await {
         Some(share) => done.send(share),
         None => Done::failed(kind, "unknown").send_short(),

@@ -1,8 +1,8 @@
 //! The HTTP API of a node, as a `tower` service: no sockets in here, and no timers but the clock's.
 //!
 //! The calls of the older system are in `compat`, those for people with curl in `v1`; what both
-//! need is in the other files. [`router`] puts them together. Whatever a client sends gets an answer,
-//! and nothing that it sends can stop a node.
+//! need is in the other files. [`router`] puts them together. Whatever a client sends gets an
+//! answer, and nothing that it sends can stop a node.
 
 mod batch;
 mod batch_json;
@@ -78,7 +78,7 @@ pub struct Parts {
     pub links: Option<Arc<dyn Links>>,
     /// Reads what the transport has counted; without one, there is nothing.
     pub peers: Option<PeerFigures>,
-    /// Is told when there is no room for a long reply.
+    /// Counts the times when there was no room for a long reply.
     pub pressure: Arc<Pressure>,
 }
 

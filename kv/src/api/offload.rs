@@ -16,7 +16,7 @@ pub trait Offload: Send + Sync + 'static {
 }
 
 impl App {
-    /// Does work on so many bytes, elsewhere if they are many. `None`: it has panicked.
+    /// Does work on `bytes` bytes: on another thread if they are many. `None`: it panicked.
     pub(super) async fn offload<T: Send + 'static>(
         &self,
         bytes: usize,

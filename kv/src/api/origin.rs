@@ -1,8 +1,8 @@
 //! Who may speak to a node: no web page of somebody else.
 //!
 //! A browser lets any page send requests to a node on the same machine or network. Two headers give
-//! such requests away: `Origin` names the page, and `Host` the name under which the browser found the
-//! node, which after DNS rebinding is the page's own. An address in digits cannot be rebound.
+//! such requests away: `Origin` names the page, and `Host` the name under which the browser found
+//! the node, which after DNS rebinding is the page's own. An address in digits cannot be rebound.
 
 use hyper::HeaderMap;
 use hyper::header::ORIGIN;

@@ -1,7 +1,7 @@
 //! Query parameters of the v1 API: what is understood, and a refusal of all else.
 //!
-//! A parameter that is not known is an error: a misspelt `consistency` must not quietly read something
-//! else than was asked for.
+//! A parameter that is not known is an error: a misspelt `consistency` must not quietly read
+//! something else than was asked for.
 
 use super::problem::Problem;
 use driver::ReadMode;

@@ -1,7 +1,7 @@
 //! Errors of the v1 API: `application/problem+json` (RFC 9457).
 //!
-//! Each has a `type` that stays the same for good, and each failed write an `outcome`: `not_done` if
-//! it has certainly not been done and never will be, `unknown` if it may have been.
+//! Each has a `type` that stays the same for good, and each failed write an `outcome`: `not_done`
+//! if it has certainly not been done and never will be, `unknown` if it may have been.
 
 use super::body::BodyError;
 use super::reply::NoRoom;

@@ -19,9 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// A reply of no more than so many bytes does not count: the number of connections bounds those.
+/// A reply up to this many bytes is not counted: the number of connections bounds those.
 const UNCOUNTED_BYTES: usize = 64 << 10;
-/// A long reply goes out in parts of about so many bytes.
+/// A long reply is sent in parts of about this many bytes.
 const PART_BYTES: usize = 64 << 10;
 /// How many parts of a reply are in memory: one in front of the socket, and one on the way there.
 const PARTS_READY: usize = 3;
@@ -62,7 +62,7 @@ impl Pressure {
 pub struct NoRoom;
 
 impl App {
-    /// Room for a reply that keeps so many bytes.
+    /// Room for a reply that keeps `bytes` bytes in memory.
     pub(super) fn room(&self, bytes: usize) -> Result<Share, NoRoom> {
         if bytes <= UNCOUNTED_BYTES {
             return Ok(Share { _permit: None });

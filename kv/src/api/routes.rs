@@ -13,8 +13,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, StatusCode};
 use std::sync::Arc;
 
-/// Whether a request for this path is answered from published state, shortly and at once: a node keeps
-/// places for those.
+/// Whether a request for this path is answered from published state, shortly and at once: a node
+/// keeps places for those.
 pub fn is_short(path: &str) -> bool {
     path == "/is_leader" || Route::of(path).is_watch()
 }
@@ -31,8 +31,8 @@ pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -
     response
 }
 
-/// Works on a request, if there is a place for it. A place is taken when the body is there: a client that
-/// sends it slowly costs the others nothing.
+/// Works on a request, if there is a place for it. A place is taken when the body is there: a
+/// client that sends it slowly costs the others nothing.
 async fn work(app: &App, route: Route, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let held = match app.read_body(body, route.body_bytes_max(&app.limits)).await {
@@ -89,7 +89,7 @@ fn refuse_foreign(
 ) -> Option<Response> {
     let status = app.handle.status();
     let membership = &status.raft.membership;
-    // A probe is told nothing but whether the node is well, and may know it by any name.
+    // The answer to a probe is only whether the node is well. A probe may use any name.
     let detail = if !route.is_probe() && !app.hosts.admits_host(host, membership) {
         "the Host header names none of this cluster's addresses; to admit a name, start the node \
          with --hosts NAME"

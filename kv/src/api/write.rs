@@ -1,8 +1,8 @@
 //! How a write of the v1 API gets done, wherever the leader is: the library forwards it.
 //!
 //! The client hears one of three: done, certainly not done, or unknown. What has certainly not been
-//! done is tried again here for a while, so that an election is a pause and not an error; what may have
-//! been done is never repeated.
+//! done is tried again here for a while, so that an election is a pause and not an error; what may
+//! have been done is never repeated.
 
 use super::App;
 use super::problem::{Known, Problem};
@@ -42,8 +42,8 @@ impl From<Problem> for Written {
 }
 
 impl App {
-    /// Has a command done, on this node or by way of the leader. `request` is the head of the client's
-    /// request.
+    /// Has a command done, on this node or by way of the leader. `request` is the head of the
+    /// client's request.
     pub(super) async fn write(&self, command: Bytes, request: &Parts) -> Written {
         let began_ns = self.clock.now().monotonic_ns;
         let wait = wait_of(&request.headers).unwrap_or(Duration::MAX).min(self.limits.leader_wait);

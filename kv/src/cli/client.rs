@@ -13,7 +13,8 @@ use std::time::Duration;
 /// Whom to talk to; part of every client command.
 #[derive(clap::Args, Clone)]
 pub struct ServerArgs {
-    /// A node to talk to; given several times or with commas, the next one is tried when one is down
+    /// A node to talk to; given several times or with commas, the next one is tried when one is
+    /// down
     #[arg(
         long = "server",
         short = 's',

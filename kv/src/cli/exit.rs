@@ -14,12 +14,12 @@ pub const NOT_DONE: u8 = 3;
 pub const UNKNOWN: u8 = 4;
 /// A node or a cluster failed while it ran.
 pub const FAILED: u8 = 70;
-/// A node has stopped because its copy of the state differs from those of the others. It has forgotten
-/// its log, and the others repair it when it is started again.
+/// A node has stopped because its copy of the state differs from those of the others. It has
+/// forgotten its log, and the others repair it when it is started again.
 pub const DIFFERS: u8 = 75;
 /// A node or a cluster refuses to start as it was asked to; starting it again does not help.
 pub const CONFIGURATION: u8 = 78;
-/// Stopped in good order because of a signal that nobody sends who waits for the end: this plus its
+/// A clean stop by a signal that only an interactive session sends: this value plus the signal's
 /// number, as shells have it.
 pub const SIGNALLED: u8 = 128;
 
@@ -36,8 +36,8 @@ Exit codes:
   78  a node or cluster cannot start as asked (port, directory, settings)
   129 a node or cluster stopped in good order because its terminal is gone (SIGHUP)";
 
-/// Prints on standard error why the program ends. Returns after a moment, whether it could be printed
-/// or not.
+/// Prints on standard error why the program ends. Returns after a moment, whether it could be
+/// printed or not.
 pub fn complain(what: impl std::fmt::Display) {
     let line = format!("raft-kv: {what}\n");
     // A thread: standard error may be a pipe that nobody reads, and the program has to end.

@@ -1,7 +1,8 @@
 //! One HTTP request on a connection of its own, for the commands that send few.
 //!
 //! What matters to the caller of a store is whether a request that failed may have been executed:
-//! [`Failure`] tells the two cases apart. The benchmark keeps its connections (`bench/connection.rs`).
+//! [`Failure`] tells the two cases apart. The benchmark keeps its connections
+//! (`bench/connection.rs`).
 
 use http_body_util::BodyExt;
 use hyper::header::HeaderValue;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a connection may take to be made, to each address of a node. Longer, and it counts as down.
+/// How long a connection may take to be made, to each address of a node. Longer, and it counts as
+/// down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the look-up of a name may take. Resolvers try their servers one after another.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Fails as often as it is told, then writes.
+    /// Fails a given number of times, then writes.
     struct Failing(u32, mpsc::Sender<Vec<u8>>);
 
     impl Write for Failing {

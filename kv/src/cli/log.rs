@@ -16,7 +16,7 @@ pub fn start(filter: EnvFilter) -> io::Result<Lines> {
         // A line that cannot be formatted would be reported with `eprintln!`, which panics.
         .log_internal_errors(false)
         .init();
-    // A panic is reported like anything else: the standard hook would wait for whoever reads
+    // A panic is reported like anything else: the standard hook would wait for the reader of
     // standard error.
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();

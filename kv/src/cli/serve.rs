@@ -1,4 +1,4 @@
-//! `raft-kv serve`: one node, in the foreground, until it is told to stop.
+//! `raft-kv serve`: one node, in the foreground, until a signal stops it.
 
 use super::exit;
 use super::log;

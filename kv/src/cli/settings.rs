@@ -21,7 +21,8 @@ pub struct Flags {
     /// This node's id, a number
     #[arg(long, env = "RAFT_KV_ID")]
     pub id: Option<u64>,
-    /// Where to listen for clients [default: this node's client address in --peers, if an IP address]
+    /// Where to listen for clients [default: this node's client address in --peers, if an IP
+    /// address]
     #[arg(long, env = "RAFT_KV_LISTEN", value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
     /// Where to listen for the other nodes [default: its peer address in --peers, if an IP address]
@@ -42,8 +43,8 @@ pub struct Flags {
     /// Stand for election at once
     #[arg(long, env = "RAFT_KV_CAMPAIGN_AT_START", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub campaign_at_start: Option<bool>,
-    /// A leader not heard of for so long, or up to twice as long, is replaced: above what the network
-    /// and the disks stall for, and the same on all nodes [default: 300ms]
+    /// A leader that is silent for this long, or up to twice as long, is replaced: above what the
+    /// network and the disks stall for, and the same on all nodes [default: 300ms]
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = election_timeout)]
     pub election_timeout: Option<Duration>,
     /// Let clients cut and restore links between nodes (for tests only)
@@ -56,13 +57,14 @@ pub struct Flags {
     /// admits all. A request for another name is refused, as it may come from a web page
     #[arg(long, env = "RAFT_KV_HOSTS", value_name = "NAME", value_delimiter = ',', value_parser = host)]
     pub hosts: Option<Vec<String>>,
-    /// Listen on addresses that other machines reach, though there is no authentication and no TLS yet
+    /// Listen on addresses that other machines reach, though there is no authentication and no TLS
+    /// yet
     #[arg(long, env = "RAFT_KV_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub insecure: Option<bool>,
     /// What to log, as `info` or `warn,driver=debug` [default: info]
     #[arg(long, env = "RAFT_KV_LOG", value_name = "FILTER")]
     pub log: Option<String>,
-    /// Stop when standard input ends: whoever started this node is gone
+    /// Stop when standard input ends: the program that started this node is gone
     #[arg(long)]
     pub stop_on_stdin_eof: bool,
 }

@@ -1,7 +1,7 @@
 //! Being asked to stop: Ctrl-C, SIGTERM, and a terminal that goes away.
 //!
-//! A program that was started with SIGHUP ignored, as by `nohup`, goes on ignoring it. Whether that is
-//! so can be read on Linux only; elsewhere SIGHUP always stops the program.
+//! A program that was started with SIGHUP ignored, as by `nohup`, goes on ignoring it. Whether that
+//! is so can be read on Linux only; elsewhere SIGHUP always stops the program.
 
 use super::exit;
 use std::io;
@@ -22,7 +22,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// The exit code of a program that has stopped in good order.
+    /// The exit code of a program after a clean stop.
     pub fn exit_code(self) -> u8 {
         match self {
             Stop::Asked => exit::DONE,

@@ -16,7 +16,8 @@ pub struct Args {
     server: ServerArgs,
 }
 
-/// Prints a table of the members. Without a leader the cluster serves nobody, and the exit code says so.
+/// Prints a table of the members. Without a leader the cluster serves nobody, and the exit code
+/// says so.
 pub fn run(args: &Args) -> u8 {
     let request = Request::new(Method::GET, "/v1/cluster");
     match Client::new(&args.server).and_then(|client| client.call(&request)) {
@@ -27,7 +28,7 @@ pub fn run(args: &Args) -> u8 {
             } else {
                 describe(&cluster)
             };
-            // Whoever closed our output knows enough.
+            // If our output was closed, its reader needs no more of it.
             let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
             if cluster["leader"].is_null() { exit::NOT_DONE } else { exit::DONE }
         }

@@ -89,7 +89,8 @@ fn a_head_that_cannot_be_read_is_answered_with_the_reason() {
     // The end of the request in the middle of its head.
     let answer = half_closed(&node, b"PUT /v1/kv/a HTTP/1.1\r\nhost: loc");
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("ends in the middle"));
-    // The compatible calls have their own form of an error, and questions about health none of this.
+    // The compatible calls have their own form of an error, and questions about health none of
+    // this.
     let answer = send(node.address, b"POST /put HTTP/1.1\r\nconnection: close\r\n\r\n").unwrap();
     assert_eq!(answer.status, 400);
     assert!(answer.json()["error"].as_str().unwrap().contains("Host"), "{answer:?}");

@@ -1,4 +1,4 @@
-//! Real nodes in this process, and a client that sends exactly the bytes it is told to.
+//! Real nodes in this process, and a client that sends exactly the given bytes.
 
 use kv::serve::{Peer, Running, ServeConfig, run};
 use raft::NodeId;
@@ -108,7 +108,7 @@ pub fn single(directory: &Path, change: impl FnOnce(&mut ServeConfig)) -> Node {
 }
 
 /// Starts all, and waits until one of them leads, which comes first, and all the others know it: a
-/// follower hears of its leader a moment after the leader knows that it leads.
+/// follower knows its leader a moment after the leader knows that it leads.
 pub fn start(configs: Vec<ServeConfig>) -> Vec<Node> {
     let ids: Vec<u64> = configs.iter().map(|config| config.id.0).collect();
     let starting: Vec<_> =

@@ -121,7 +121,7 @@ fn a_web_page_of_somebody_else_cannot_reach_the_store() {
     let rebound = b"PUT /v1/kv/a HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
     assert_eq!(crate::node::send(node.address, rebound).unwrap().status, 403);
     assert_eq!(node.get("/v1/kv/a").status, 404);
-    // Whoever watches over nodes may know them by any name.
+    // A program that monitors nodes may use any name for them.
     let probe = b"GET /healthz HTTP/1.1\r\nhost: kv-0.internal\r\nconnection: close\r\n\r\n";
     assert_eq!(crate::node::send(node.address, probe).unwrap().status, 200);
 }

@@ -51,7 +51,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts so many nodes and waits for nothing.
+    /// Starts `nodes` nodes and waits for nothing.
     pub fn spawn(directory: &Path, port: u16, nodes: u16) -> Self {
         Cluster::spawn_with(directory, port, nodes, |command| command)
     }

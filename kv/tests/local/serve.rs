@@ -117,7 +117,7 @@ impl Members {
         members
     }
 
-    /// The same, each with so many file descriptors.
+    /// The same, each with a limit on file descriptors.
     pub fn serving_limited(data: &Path, port: u16, descriptors: u64) -> Self {
         let mut members = Members::new(data, port);
         members.start_limited(0, descriptors, &["--campaign-at-start"]);
@@ -133,7 +133,7 @@ impl Members {
         self.members[usize::from(id)] = Some(member);
     }
 
-    /// Starts one that may have so many file descriptors.
+    /// Starts one with a limit on file descriptors.
     pub fn start_limited(&mut self, id: u16, descriptors: u64, more: &[&str]) {
         let limit = format!("ulimit -n {descriptors}; ");
         let member = Member::spawn_after(&limit, &self.data, self.port, id, Stdio::inherit(), more);

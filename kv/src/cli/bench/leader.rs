@@ -16,7 +16,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 /// The leader as it is known here.
 pub struct Leader {
     servers: Vec<String>,
-    /// The address, unless it is being looked for. Whoever holds the lock looks; the others wait.
+    /// The address, if it is known. The task that holds the lock searches for it; the others wait.
     address: Mutex<Option<String>>,
 }
 
@@ -38,8 +38,8 @@ impl Leader {
         address.clone()
     }
 
-    /// The same for the first time: that there is none is an error, and that nothing listens is one at
-    /// once.
+    /// The same for the first time: that there is none is an error, and that nothing listens is one
+    /// at once.
     pub async fn find_within(&self, time: Duration) -> Result<String, CallError> {
         ask_all(&self.servers).await.map_err(CallError::NotDone)?;
         self.find(Instant::now() + time).await.ok_or_else(|| {
@@ -56,8 +56,8 @@ impl Leader {
     }
 }
 
-/// Asks every server whether it leads, all at once, and takes the first that says yes. An error: nothing
-/// listens at any of them.
+/// Asks every server whether it leads, all at once, and takes the first that says yes. An error:
+/// nothing listens at any of them.
 async fn ask_all(servers: &[String]) -> Result<Option<String>, String> {
     let mut asked = JoinSet::new();
     for server in servers {

@@ -1,14 +1,15 @@
 //! `raft-kv bench`: measures a cluster.
 //!
-//! A closed loop: each of `--clients` clients has one connection and sends its next request when the
-//! last one is answered. Only what was answered "done" counts; everything else is reported by kind.
-//! The clients talk to the leader directly and look for the new one when it is gone, so that killing
-//! the leader under a running benchmark measures the failover: the longest time in which nothing was
-//! acknowledged. With `--record`, the acknowledged writes are written to a file, and `--check` reads
-//! that file later and looks whether any of them was lost.
+//! A closed loop: each of `--clients` clients has one connection and sends its next request when
+//! the last one is answered. Only what was answered "done" counts; everything else is reported by
+//! kind. The clients talk to the leader directly and look for the new one when it is gone, so that
+//! killing the leader under a running benchmark measures the failover: the longest time in which
+//! nothing was acknowledged. With `--record`, the acknowledged writes are written to a file, and
+//! `--check` reads that file later and looks whether any of them was lost.
 //!
-//! All clients share one thread: on a small machine the benchmark must leave the cores to the nodes.
-//! What it is not: an open loop. Its latencies are those of clients that wait for one another's turn.
+//! All clients share one thread: on a small machine the benchmark must leave the cores to the
+//! nodes. What it is not: an open loop. Its latencies are those of clients that wait for one
+//! another's turn.
 
 mod connection;
 mod leader;
@@ -61,7 +62,7 @@ pub struct Args {
     /// Operations in one request of `--op batch`
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch_size: u32,
-    /// A request without an answer for so long counts as failed
+    /// A request without an answer within this time counts as failed
     #[arg(long, default_value = "5s", value_parser = duration::parse)]
     timeout: Duration,
     /// Print the result as JSON

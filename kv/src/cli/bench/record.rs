@@ -1,8 +1,8 @@
 //! The record of acknowledged writes, and the check against it.
 //!
-//! A line for each write: the path of its key and the number in its value. The numbers of a key grow
-//! with time and a key has one writer, so a key that holds a number below its last acknowledged one,
-//! or nothing, has lost a write.
+//! A line for each write: the path of its key and the number in its value. The numbers of a key
+//! grow with time and a key has one writer, so a key that holds a number below its last
+//! acknowledged one, or nothing, has lost a write.
 
 use super::connection::Connection;
 use super::workload::number_in;

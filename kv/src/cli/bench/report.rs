@@ -93,7 +93,7 @@ impl Report {
     /// Prints it.
     pub fn print(&self, json: bool) {
         let text = if json { self.as_json() } else { self.as_text() };
-        // Whoever closed our output knows enough.
+        // If our output was closed, its reader needs no more of it.
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 

@@ -117,8 +117,8 @@ impl Workload {
     }
 
     /// Writes a number that grows with each write of its key. A key belongs to one client, which
-    /// waits for every answer: so at the end a key must hold its last acknowledged number, or one of
-    /// a later write whose answer was lost.
+    /// waits for every answer: so at the end a key must hold its last acknowledged number, or one
+    /// of a later write whose answer was lost.
     fn recorded_put(&self, client: u32, clients: u32, turn: u64, chance: u64) -> Task {
         let own = (self.keys / clients).max(1);
         let key = client + clients * (chance % u64::from(own)) as u32;

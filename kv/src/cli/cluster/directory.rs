@@ -64,8 +64,8 @@ pub enum DirectoryError {
 }
 
 impl Directory {
-    /// Makes the directory where it does not exist, and takes it for this process. Nothing is written
-    /// that binds it to the ports: see [`Directory::keep`].
+    /// Makes the directory where it does not exist, and takes it for this process. Nothing is
+    /// written that binds it to the ports: see [`Directory::keep`].
     pub async fn take(path: &Path, port: u16, nodes: u16) -> Result<Self, DirectoryError> {
         let unwritable = |why| DirectoryError::Unwritable { path: path.to_owned(), why };
         fs::create_dir_all(path).map_err(unwritable)?;

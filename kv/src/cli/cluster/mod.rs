@@ -1,9 +1,10 @@
 //! `raft-kv cluster`: a whole cluster on this machine, one process a node, supervised.
 //!
-//! Each node is this same program, started as `serve` in a process of its own, so that what runs here
-//! is what runs in a real deployment, and a node can be killed to see what happens: it is started
-//! again. The nodes live in process groups of their own, so a Ctrl-C reaches them through us, in
-//! order; and each holds the other end of a pipe of ours, so that it stops when we are killed.
+//! Each node is this same program, started as `serve` in a process of its own, so that what runs
+//! here is what runs in a real deployment, and a node can be killed to see what happens: it is
+//! started again. The nodes live in process groups of their own, so a Ctrl-C reaches them through
+//! us, in order; and each holds the other end of a pipe of ours, so that it stops when we are
+//! killed.
 
 mod directory;
 mod leader;
@@ -39,7 +40,7 @@ pub struct Args {
     /// Where the data goes; node i in the subdirectory node-i
     #[arg(long, env = "RAFT_KV_DATA_DIR", default_value = "./raft-kv-data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// A leader not heard of for so long, or up to twice as long, is replaced
+    /// A leader that is silent for this long, or up to twice as long, is replaced
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", default_value = "300ms", value_name = "DURATION", value_parser = election_timeout)]
     election_timeout: Duration,
     /// Let clients cut and restore links between nodes (for tests only)
@@ -63,7 +64,7 @@ enum ClusterError {
     Signals(std::io::Error),
 }
 
-/// Runs the cluster until it is told to stop.
+/// Runs the cluster until a signal stops it.
 pub fn run(args: &Args) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -100,8 +101,9 @@ async fn supervise(args: &Args) -> Result<Stop, ClusterError> {
     outcome
 }
 
-/// Looks after the nodes until a signal comes. A node that does not run is reported and tried again:
-/// the others serve without it. Only if no quorum comes up in the first place is that the end.
+/// Looks after the nodes until a signal comes. A node that does not run is reported and tried
+/// again: the others serve without it. Only if no quorum comes up in the first place is that the
+/// end.
 async fn watch(
     nodes: &mut Nodes,
     args: &Args,
@@ -150,7 +152,7 @@ async fn watch(
 struct Nodes(Vec<NodeProcess>);
 
 impl Nodes {
-    /// Why no quorum can come up, if so many refuse to start that none can.
+    /// Why no quorum can come up, if too many nodes refuse to start.
     fn no_quorum(&self) -> Option<String> {
         let refusals: Vec<_> = (self.0.iter())
             .filter_map(|node| Some(format!("node {}: {}", node.id(), node.refusal()?)))
@@ -212,7 +214,8 @@ fn announce(leader: u16, args: &Args, addresses: &[ports::Addresses], nodes: &No
     say(&text);
 }
 
-/// Prints a line for the person at the terminal. That nobody reads it is no reason to stop, or to wait.
+/// Prints a line for the person at the terminal. That nobody reads it is no reason to stop, or to
+/// wait.
 fn say(text: &str) {
     if let Some(lines) = output() {
         lines.add(format!("{text}\n").as_bytes());

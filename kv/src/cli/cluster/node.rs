@@ -17,7 +17,7 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A node that ran this long starts afresh with the shortest pause.
 const RAN_WELL: Duration = Duration::from_secs(10);
-/// How much of the end of a node's log is looked at for the reason of its end.
+/// The bytes at the end of a node's log that are searched for the reason of its exit.
 const LOG_TAIL_BYTES: u64 = 16 << 10;
 
 /// Why a process is not there.
@@ -129,8 +129,8 @@ impl NodeProcess {
         self.child.is_some() && self.started.elapsed() > RAN_WELL
     }
 
-    /// It is not there: it is started again after a pause. A line, unless it would say what the last
-    /// one said: a node that ends each time it is started must not fill the terminal.
+    /// It is not there: it is started again after a pause. A line, unless it would say what the
+    /// last one said: a node that ends each time it is started must not fill the terminal.
     fn ended(&mut self, end: End) -> Option<String> {
         if self.is_well() {
             self.failures = 0;
