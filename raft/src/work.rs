@@ -85,8 +85,8 @@ impl LogStart {
 
 /// One atomic change of the durable state. After a crash, either all of it is on disk or none.
 ///
-/// `log_start` takes effect before `entries`. The entries are contiguous. The first one may be at or
-/// below the end of the log: it replaces everything from its index on.
+/// `log_start` takes effect before `entries`. The entries are contiguous. The first one may be at
+/// or below the end of the log: it replaces everything from its index on.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]
