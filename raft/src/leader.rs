@@ -245,7 +245,12 @@ impl Leader {
             Forwarded::TooLarge { limit_bytes: limit_bytes as u64 }
         } else {
             match self.propose(core, Payload::Command(command)) {
-                Ok((id, number)) => Forwarded::Appended { id, number },
+                Ok((id, number)) => {
+                    if let Some(progress) = self.progress.get_mut(&from) {
+                        progress.forwarded = id.index;
+                    }
+                    Forwarded::Appended { id, number }
+                }
                 Err(_) => Forwarded::Busy,
             }
         };
@@ -425,6 +430,10 @@ impl Leader {
             index = index.next();
         }
         core.commit_to(reached);
+        for progress in self.progress.values_mut() {
+            let waits = progress.told_commit < progress.forwarded && progress.forwarded <= reached;
+            progress.commit_due |= waits && progress.state == State::Replicate;
+        }
     }
 
     /// The next message to a peer, if one is due and there is room for it. Appends are built here

@@ -38,6 +38,9 @@ pub(crate) struct Progress {
     pub heartbeat_due: bool,
     /// The peer must receive the commit index even if there are no entries to send.
     pub commit_due: bool,
+    /// The last entry that this peer has forwarded. Its client waits: the peer is sent the commit
+    /// index as soon as the entry is committed.
+    pub forwarded: Index,
     /// The commit index that was last sent to the peer.
     pub told_commit: Index,
     /// The appends with entries that are in flight.
@@ -84,6 +87,7 @@ impl Progress {
             active: false,
             heartbeat_due: false,
             commit_due: false,
+            forwarded: Index(0),
             told_commit: Index(0),
             inflight: Inflight::default(),
             snapshot_failures: 0,

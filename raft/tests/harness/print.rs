@@ -134,7 +134,7 @@ pub fn log(node: &Node) -> String {
     let mut index = first.unwrap_or_default();
     while let Some(entry) = node.entry(index) {
         let what = match &entry.payload {
-            Payload::NoOp => "blank".to_string(),
+            Payload::NoOp => "no-op".to_string(),
             Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             Payload::System(bytes) => format!("system:{}", String::from_utf8_lossy(bytes)),
             Payload::Membership(_) => "membership".to_string(),
