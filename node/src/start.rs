@@ -86,7 +86,7 @@ fn listen_address(listen: Option<SocketAddr>, own: &Listed) -> Result<SocketAddr
 
 fn close(log: Log<RealDisk>) {
     if let Err(error) = log.close() {
-        tracing::error!(%error, "the log was not closed in good order");
+        tracing::error!(%error, "the log could not be closed cleanly");
     }
 }
 

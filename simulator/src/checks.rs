@@ -183,7 +183,7 @@ checks! {
     NodeStartsAgain = "a node starts again",
     /// A node that shuts down closes its log: only then can the next start distinguish damage from
     /// a torn write. The disk had no fault, and closing failed.
-    NodeStopsInGoodOrder = "a node stops in good order",
+    NodeStopsCleanly = "a node stops cleanly",
     /// Some time after a node has ended, each of its tasks must have ended too.
     NothingIsLeftOfANode = "nothing is left of a node",
     /// An assertion failed, in the library or in the state machine. The panic's place is in the

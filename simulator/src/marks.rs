@@ -26,7 +26,7 @@ pub const EXPECTED: &[&str] = &[
     "a node did not start from a failing disk",
     "a node knew what it had lost",
     "a node restarted from a snapshot",
-    "a node stopped in good order",
+    "a node stopped cleanly",
     "a node with a wrong copy stopped",
     "a node had lost the snapshot its log began after",
     "a log went on from a later snapshot",

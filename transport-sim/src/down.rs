@@ -94,7 +94,7 @@ impl<A: App> Cluster<A> {
                 }
                 let closed = store::lock(&slot).log.is_none();
                 if told.is_none() && closed {
-                    cluster.mark("a node stopped in good order");
+                    cluster.mark("a node stopped cleanly");
                     break;
                 }
                 if cluster.world().hosts[node].paused == 0 {

@@ -83,7 +83,7 @@ pub(crate) async fn run<A: App>(
         drop(world);
         if !excused {
             let detail = format!("node {node}: {error}");
-            cluster.broken(violation::<()>(Check::NodeStopsInGoodOrder, detail).err());
+            cluster.broken(violation::<()>(Check::NodeStopsCleanly, detail).err());
         }
     }
 }

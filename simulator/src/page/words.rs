@@ -58,7 +58,7 @@ pub fn summary(run: &Run) -> String {
 /// Describes a fault in a cluster of this number of nodes.
 pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
     let node = match fault.node {
-        LEADER => "whoever leads".to_owned(),
+        LEADER => "the leader".to_owned(),
         node => format!("node {}", node % nodes),
     };
     let lasts = lasting(fault.amount);

@@ -127,8 +127,8 @@ impl<W: Workload> World<'_, W> {
         let host = &mut self.hosts[node];
         host.closed = closed.is_ok();
         host.disk.kill();
-        self.marks.hit("a node stopped in good order");
-        closed.or_else(|error| violation(Check::NodeStopsInGoodOrder, error.to_string()))
+        self.marks.hit("a node stopped cleanly");
+        closed.or_else(|error| violation(Check::NodeStopsCleanly, error.to_string()))
     }
 
     /// Each unsynced sector is lost, kept or torn.
