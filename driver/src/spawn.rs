@@ -1,4 +1,6 @@
 //! Runs a node on tokio. Only this file depends on the runtime.
+// The only file of the driver that asks the operating system for the time.
+#![allow(clippy::disallowed_methods)]
 
 use crate::{Clock, Driver, Handle, Sleep, StateMachine};
 use raft::Now;

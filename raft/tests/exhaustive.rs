@@ -15,6 +15,8 @@
 //! lost entry, need two or three.
 //!
 //! `SIM_DEVIATIONS` raises the bound of the ordinary tests.
+// Only looked up in, never iterated.
+#![allow(clippy::disallowed_types)]
 
 use bytes::Bytes;
 use raft::{

@@ -28,8 +28,8 @@ fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![root];
     while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(&directory).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(&directory).expect("it is there") {
+            let path = entry.expect("it can be read").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() && name != "target" && !name.starts_with('.') {
                 open.push(path);
@@ -51,7 +51,7 @@ fn comment(line: &str) -> Option<&str> {
 fn comments_are_narrow_and_plain() {
     let mut faults = Vec::new();
     for path in sources() {
-        let text = fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).expect("it can be read");
         for (number, line) in text.lines().enumerate() {
             let at = || format!("{}:{}", path.display(), number + 1);
             let Some(comment) = comment(line) else { continue };

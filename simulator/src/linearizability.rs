@@ -14,6 +14,8 @@
 //! or the operation can be taken as not executed.
 //!
 //! The search is limited to [`STEPS_MAX`] steps; beyond that it returns [`Verdict::Unknown`].
+// Only looked up in, never iterated.
+#![allow(clippy::disallowed_types)]
 
 use std::collections::{HashMap, HashSet};
 

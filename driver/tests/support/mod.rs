@@ -1,6 +1,7 @@
 //! A cluster in this process: real drivers and logs on disks in memory, and a transport of channels
 //! with links that can be cut.
-
+// These tests run on real threads and a real clock.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
