@@ -30,8 +30,8 @@ pub trait StateMachine: Send + 'static {
     /// uses it to decide what has expired, as `apply` uses [`ApplyContext::time`].
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes;
 
-    /// Returns a handle to the current state. The handle is written out on another thread while
-    /// commands are applied, so its cost should not depend on the size of the state.
+    /// Returns the current state, to be written on another thread. Commands wait while `freeze`
+    /// runs, so its cost should not depend on the size of the state.
     fn freeze(&self) -> Self::Frozen;
 
     /// Replaces the whole state by one that [`Frozen::write`] has written.

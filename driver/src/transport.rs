@@ -12,8 +12,8 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends a message to `message.to`.
     fn send(&self, message: Message);
 
-    /// Sends a snapshot to `offer.to`. Its bytes are read from `state`, which blocks: read it off
-    /// the async threads. The result is reported with
+    /// Sends a snapshot to `offer.to`. Read its bytes from `state`. Those reads block, so do
+    /// them on a blocking thread. The result is reported with
     /// [`Inbox::snapshot_sent`](crate::Inbox::snapshot_sent), exactly once.
     fn send_snapshot(&self, offer: SnapshotOffer, state: Box<dyn Read + Send>);
 

@@ -87,8 +87,8 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// All members of the cluster, this node included, each with the `host:port` where its peers
-    /// reach it. Read only when a cluster is bootstrapped or joined; afterwards the membership in
-    /// the log counts. Required.
+    /// reach it. When a cluster is bootstrapped or joined, this list counts; afterwards the
+    /// membership in the log does. This node has to be in the list at every start. Required.
     #[must_use]
     pub fn members<A: Into<String>>(mut self, members: impl IntoIterator<Item = (u64, A)>) -> Self {
         self.members.extend(members.into_iter().map(|(id, peer_address)| Listed {
@@ -126,7 +126,8 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// If the data directory is empty, wait until the node has been added to a cluster that exists.
-    /// A directory with state goes on from that.
+    /// A directory with state goes on from that. **This version cannot add a member to a cluster,
+    /// so on an empty directory the start waits.**
     #[must_use]
     pub fn join(mut self) -> Self {
         self.begin = Some(Begin::Join);
@@ -168,8 +169,8 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// How long a command may take after the leader has appended it, and a read after the request.
-    /// The default is 5 s.
+    /// How long one attempt of a command may take, from the call on, and a read; for
+    /// [`Node::propose`], how long the outcome may take once it is waited for. The default is 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

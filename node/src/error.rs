@@ -153,8 +153,13 @@ pub enum ExecuteError {
         leader: Option<Leader>,
     },
     /// The command may have been done, or may be done later. If it is executed again, it may be
-    /// done twice: read first.
-    #[error("unknown: the command may have been done, or may still be; read before you repeat it")]
+    /// done twice. A read does not settle it, since the command may be done after the read. To make
+    /// a repetition safe, put a request id into the command, and let the state machine answer a
+    /// known id with the reply that it gave the first time.
+    #[error(
+        "unknown: the command may have been done, or may still be; repeat it only if the state machine \
+         recognizes repetitions"
+    )]
     Unknown {
         /// The leader, if one is known.
         leader: Option<Leader>,

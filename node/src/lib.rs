@@ -1,9 +1,9 @@
 //! A replicated state machine in a few lines.
 //!
-//! You write a state machine: what a command changes, and what a query answers. A [`Node`] keeps
-//! copies of it on several machines that agree on the order of all commands (the Raft protocol),
-//! survive the crash of a minority, and lose nothing that was answered: commands are on the disks
-//! of a majority before a client gets its answer.
+//! You write a state machine: what a command changes, and what a query answers. Each [`Node`] of a
+//! cluster keeps a copy. The nodes agree on the order of all commands (the Raft protocol), survive
+//! the crash of a minority, and lose nothing that was answered: commands are on the disks of a
+//! majority before a client gets its answer.
 //!
 //! ```no_run
 #![doc = include_str!("../examples/counter.rs")]
@@ -41,12 +41,13 @@ mod typed;
 pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
-    ApplyContext, DriverStatus, Frozen, Handle, NotReady, Proposal, ReadError,
-    ReadMode as Consistency, RestoreError, StateMachine, StopReason, WaitError,
+    ApplyContext, Clock, Done, DriverStatus, Frozen, Handle, NotReady, Outcome, Proposal,
+    ProposeError, ReadError, ReadMode as Consistency, RestoreError, StateMachine, StopReason,
+    WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use node::Node;
-pub use raft::{CommandNumber, LogId, LogTime, NodeId};
-pub use storage::ClusterId;
-pub use transport_http::TransportFigures;
+pub use raft::{CommandNumber, LogId, LogTime, NodeId, Term};
+pub use storage::{ClusterId, LogConfig};
+pub use transport_http::{HttpTransport, TransportFigures};
 pub use typed::{Typed, TypedError, TypedMachine, TypedNode};

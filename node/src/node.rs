@@ -65,8 +65,10 @@ impl<S: StateMachine> Node<S> {
     /// its own log, even if the leader fails.
     ///
     /// While there is no leader, the command waits, for 5 s or ten election timeouts, whichever is
-    /// longer. A command that may have been done is never sent again: see
-    /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown).
+    /// longer; then one attempt takes at most [`Builder::timeout`](crate::Builder::timeout). A
+    /// command that may have been done is never sent again: see
+    /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown). Dropping the future does not cancel
+    /// the command.
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
         execute::execute(&self.handle, &*self.clock, command.into(), self.leader_wait).await
     }
@@ -122,8 +124,8 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Stops the node cleanly: accepts no further commands, waits up to half a second for the
-    /// commands in flight, and syncs the log. Returns the reason why the node has stopped. It is
-    /// another one than [`StopReason::Shutdown`] if the node had stopped before.
+    /// commands in flight, and syncs the log. Returns the reason why the node has stopped. If
+    /// the node had already stopped, this is the earlier reason and not [`StopReason::Shutdown`].
     pub async fn shutdown(self) -> StopReason {
         let Node { handle, peers, core, .. } = self;
         handle.shutdown().await;

@@ -3,7 +3,8 @@
 //! [`TypedMachine`] is for services whose state is small enough to be copied for each snapshot.
 //! [`Typed`] turns it into a [`StateMachine`], with the workspace's codec. The encoding of a type
 //! changes with its fields. A service that is upgraded in place has to keep the types of its
-//! commands, or to add variants at the end of an enum.
+//! commands and of its state, or to add variants at the end of an enum; and every node has to be
+//! upgraded before any node sends the new variant, or copies differ.
 
 use crate::{Builder, Consistency, ExecuteError, Node, ReadError, StartError};
 use bytes::Bytes;
@@ -100,9 +101,10 @@ pub enum TypedError<E> {
     /// The node returned an error instead of a reply.
     #[error(transparent)]
     Node(#[from] E),
-    /// The state machine could not decode the command or the query, and has changed nothing. Or
-    /// this version cannot decode the reply to a command that was applied.
-    #[error("another version of the state machine runs here: it does not understand the request")]
+    /// Another version of the state machine runs on a node. Either it could not decode the command
+    /// or the query, and has changed nothing; or this version cannot decode the reply, and the
+    /// command was applied.
+    #[error("another version of the state machine runs in the cluster: upgrade all nodes")]
     OtherVersion,
 }
 

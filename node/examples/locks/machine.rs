@@ -78,7 +78,8 @@ impl TypedMachine for Locks {
         }
     }
 
-    fn query(&self, _time: LogTime, lock: String) -> Option<Grant> {
-        self.held.get(&lock).cloned()
+    fn query(&self, time: LogTime, lock: String) -> Option<Grant> {
+        // What has expired is removed by the next command only.
+        self.held.get(&lock).filter(|grant| grant.until_ms > time.0).cloned()
     }
 }
