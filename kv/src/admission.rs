@@ -1,19 +1,20 @@
-//! How many requests are worked on at once, and whose.
+//! Admission control: how many requests are in progress at once, and from which clients.
 //!
-//! Beyond what keeps the disk and the processors busy, more requests at once only wait longer: the
-//! number of places decides how long those that have one take. How many are useful depends on the
-//! machine, so it is found out. While requests take several times as long as they do on a node with
-//! little to do, places are taken away; while they do not, and all are in use, there are more.
+//! Each request in progress takes a place. Once the disk and the processors are busy, more places
+//! only make each request slower. The useful number depends on the machine, so it is adjusted at
+//! run time. While requests take several times as long as on a lightly loaded node, the number of
+//! places decreases. While they do not, and all places are taken, it increases.
 //!
-//! A request without a place waits for one, for a short time, and is refused after that. This keeps
-//! clients that ask again at once from asking more often than the node can refuse. The request that
-//! has waited longest comes first, until one has waited for too long: from then on the newest comes
-//! first. Under an overload that lasts, somebody has to be refused, and this way those that are
-//! served have not waited long.
+//! A request that finds no place waits for a short time, and is then refused. The wait limits how
+//! often clients can retry, so that refusing them does not overload the node. The queue is first
+//! in, first out until a request has waited too long; from then on it is last in, first out. In a
+//! lasting overload some requests have to be refused. This order keeps the wait of the others
+//! short.
 //!
-//! If more than half of the places are taken, a client address has at most its share of them.
-//! One that has less than its share finds a place even then if all are taken. Clients on this
-//! machine have one address together.
+//! The share of a client address is the number of places divided by the number of addresses. Once
+//! half of the places are taken, an address gets no place beyond its share. An address below its
+//! share may also use a reserve, if all places are taken. An address that is alone may take all
+//! places. All clients on this machine count as one address.
 
 use driver::Clock;
 use std::collections::BTreeMap;
@@ -22,29 +23,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// There are always at least this many places: enough for the writes to share what the disk does.
+/// The least number of places, unless the configured maximum is lower. Enough for writes to share
+/// disk syncs.
 const PLACES_MIN: usize = 32;
-/// How long requests take on a node with little to do, until that is known.
+/// The first estimate of the time that a request takes on a lightly loaded node.
 const EASY_FIRST: Duration = Duration::from_millis(2);
-/// Requests take too long if they take this many times as long as on a node with little to do.
+/// Requests are too slow if they take more than this many times the time on a lightly loaded node.
 const SLOWDOWN_MAX: u32 = 3;
-/// But not while they take less than this.
+/// Requests that take less than this are never too slow.
 const TIME_MIN: Duration = Duration::from_millis(25);
-/// The interval at which the number of places is adjusted, and the least requests in between.
+/// The number of places is adjusted after this time, and after at least [`WINDOW_REQUESTS`]
+/// requests.
 const WINDOW: Duration = Duration::from_millis(50);
 const WINDOW_REQUESTS: u64 = 16;
-/// One of this many places is taken away or added at a time.
+/// Each adjustment adds or removes one place in this many.
 const STEP: usize = 8;
-/// For clients that have less than their share there is one more place for each of this many.
+/// The reserve for addresses below their share has one place for each of this many.
 const RESERVE: usize = 4;
-/// A request waits for a place for this time at most.
+/// The longest time that a request waits for a place.
 const WAIT_MAX: Duration = Duration::from_millis(100);
-/// Once a request has waited for longer than this, the newest comes first.
+/// Once the oldest request of an address has waited longer than this, the newest comes first.
 const PATIENCE: Duration = Duration::from_millis(25);
-/// At most this many requests wait; others are refused at once.
+/// The most requests that wait at once. Others are refused at once.
 const WAITING_MAX: usize = 4096;
 
-/// The places for requests that are worked on.
+/// The places for requests in progress.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max: usize,
@@ -53,19 +56,19 @@ pub(crate) struct Admission {
 
 #[derive(Debug)]
 struct State {
-    /// Places that there are now.
+    /// The current number of places. At most the maximum, and adjusted at run time.
     places: usize,
     taken: usize,
-    /// Of which each client address has these. There are no more addresses than taken places.
+    /// Taken places of each client address. Addresses without a taken place have no entry.
     by_source: BTreeMap<Option<IpAddr>, usize>,
-    /// Requests that wait for a place, in the order of their arrival.
+    /// Requests that wait for a place: for each address, ordered by arrival.
     waiting: BTreeMap<Option<IpAddr>, BTreeMap<u64, Waiting>>,
     waiting_count: usize,
     /// The number of the next request that waits.
     next_waiting: u64,
-    /// The latest time that was noted.
+    /// The latest time that any caller passed in.
     now_ns: u64,
-    /// How long requests take on a node with little to do.
+    /// The estimated time that a request takes on a lightly loaded node. A moving average.
     easy: Duration,
     window: Window,
 }
@@ -81,12 +84,12 @@ struct Waiting {
 #[derive(Debug)]
 enum Asked {
     Admitted(Admitted),
-    /// Its number in the queue, and where its place arrives.
+    /// The number of the request in the queue, and the channel on which its place arrives.
     Waits(u64, oneshot::Receiver<Admitted>),
     Refused,
 }
 
-/// Takes a request that waits for a place out of the queue when it is dropped.
+/// A waiting request. Dropping this removes the request from the queue.
 struct Turn<'a> {
     admission: &'a Arc<Admission>,
     source: Option<IpAddr>,
@@ -99,7 +102,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What has been seen since the number of places was last looked at.
+/// Measurements since the number of places was last adjusted.
 #[derive(Debug, Default)]
 struct Window {
     began_ns: u64,
@@ -108,20 +111,21 @@ struct Window {
     taken_most: usize,
 }
 
-/// A place. Given back with [`Admission::leave`], or when it is dropped.
+/// A taken place. It becomes free when this is dropped. Call [`Admitted::leave`] for a request that
+/// has ended, so that its time is measured.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     admission: Arc<Admission>,
     source: Option<IpAddr>,
     began_ns: u64,
-    /// When it was done, if it was.
+    /// Set when the request has ended. `None` if it was cancelled.
     ended_ns: Option<u64>,
-    /// It was offered to a client that had gone.
+    /// The place was offered to a request that had been cancelled.
     is_refused: bool,
 }
 
 impl Admission {
-    /// At most this many places.
+    /// Starts with `places_max` places, and never has more.
     pub fn new(places_max: usize) -> Arc<Self> {
         let state = State {
             places: places_max,
@@ -137,7 +141,8 @@ impl Admission {
         Arc::new(Admission { max: places_max, state: Mutex::new(state) })
     }
 
-    /// A place for a request from this address, or nothing if there is none for [`WAIT_MAX`].
+    /// Waits for a place for a request from this address. `None` if there is none within
+    /// [`WAIT_MAX`], or if too many requests wait already.
     pub async fn enter(
         self: &Arc<Self>,
         source: Option<IpAddr>,
@@ -156,11 +161,11 @@ impl Admission {
             () = &mut patience => None,
         };
         drop(turn);
-        // A place may have been given between the two.
+        // The place may have arrived after the timeout and before the request left the queue.
         admitted.or_else(|| place.try_recv().ok())
     }
 
-    /// A place, if there is one, or the promise of one.
+    /// Takes a place if one is free. Otherwise adds the request to the queue, or refuses it.
     fn ask(self: &Arc<Self>, source: Option<IpAddr>, now_ns: u64) -> Asked {
         let mut state = self.state();
         state.now_ns = state.now_ns.max(now_ns);
@@ -188,7 +193,7 @@ impl Admission {
         }
     }
 
-    /// Gives the places that are free to requests that wait.
+    /// Gives free places to waiting requests.
     fn hand_on(self: &Arc<Self>) {
         loop {
             let (waiting, admitted) = {
@@ -197,14 +202,14 @@ impl Admission {
                 let admitted = self.admit(&mut state, source);
                 (waiting, admitted)
             };
-            // If the client is gone, the next one gets the place.
+            // If the request was cancelled, the loop gives the place to the next one.
             if let Err(mut admitted) = waiting.place.send(admitted) {
                 admitted.is_refused = true;
             }
         }
     }
 
-    /// How many places there are now, and how many are taken.
+    /// The current number of places, and how many of them are taken.
     pub fn places(&self) -> (usize, usize) {
         let state = self.state();
         (state.places, state.taken)
@@ -216,7 +221,7 @@ impl Admission {
 }
 
 impl Admitted {
-    /// The request is done.
+    /// The request has ended. Its duration is measured.
     pub fn leave(mut self, now_ns: u64) {
         self.ended_ns = Some(now_ns);
     }
@@ -245,7 +250,7 @@ impl Drop for Admitted {
 }
 
 impl State {
-    /// Whether there is a place for another request from this address.
+    /// Whether a further request from this address may have a place.
     fn has_place(&self, source: Option<IpAddr>) -> bool {
         let own = self.by_source.get(&source).copied().unwrap_or(0);
         let sources = self.by_source.len() + usize::from(own == 0);
@@ -259,7 +264,7 @@ impl State {
         self.taken < places && !is_greedy
     }
 
-    /// A request from this address waits. Returns its number, and where its place arrives.
+    /// Adds a request to the queue. Returns its number, and the channel on which its place arrives.
     fn wait(&mut self, source: Option<IpAddr>) -> (u64, oneshot::Receiver<Admitted>) {
         let number = self.next_waiting;
         self.next_waiting += 1;
@@ -270,7 +275,7 @@ impl State {
         (number, arrives)
     }
 
-    /// A request no longer waits, if it did.
+    /// Removes a request from the queue, if it is still in it.
     fn forget(&mut self, source: Option<IpAddr>, number: u64) -> Option<Waiting> {
         let queue = self.waiting.get_mut(&source)?;
         let waiting = queue.remove(&number)?;
@@ -281,8 +286,8 @@ impl State {
         Some(waiting)
     }
 
-    /// The request that is to have the place that is free, if one is free: one from the address
-    /// that has the fewest.
+    /// Chooses the waiting request that gets a free place, if there is one. The address with the
+    /// fewest taken places comes first.
     fn next(&mut self) -> Option<(Option<IpAddr>, Waiting)> {
         let own = |source: &Option<IpAddr>| self.by_source.get(source).copied().unwrap_or(0);
         let source = *self.waiting.keys().min_by_key(|source| own(source))?;
@@ -299,7 +304,7 @@ impl State {
         self.forget(source, number).map(|waiting| (source, waiting))
     }
 
-    /// A request took this long.
+    /// Records the duration of a request, and adjusts the number of places at the end of a window.
     fn note(&mut self, time: Duration, now_ns: u64, max: usize) {
         self.now_ns = self.now_ns.max(now_ns);
         let window = &mut self.window;
@@ -330,7 +335,7 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// A place at once, or none.
+    /// Takes a place without waiting.
     fn enter(admission: &Arc<Admission>, source: Option<IpAddr>, now_ns: u64) -> Option<Admitted> {
         match admission.ask(source, now_ns) {
             Asked::Admitted(admitted) => Some(admitted),
@@ -351,7 +356,7 @@ mod tests {
 
     type Receiver = oneshot::Receiver<Admitted>;
 
-    /// Works for a while with all places taken, each request for this time.
+    /// Runs `rounds` rounds with all places taken. Each request takes `time_ms`.
     fn work(admission: &Arc<Admission>, now_ns: &mut u64, time_ms: u64, rounds: usize) {
         for _ in 0..rounds {
             let mut all = Vec::new();
@@ -371,7 +376,7 @@ mod tests {
         assert_eq!(admission.places(), (PLACES_MIN, 0));
         work(&admission, &mut now_ns, 4, 1000);
         assert_eq!(admission.places(), (256, 0));
-        // A small setting is kept.
+        // A maximum below `PLACES_MIN` is not raised to it.
         let admission = Admission::new(3);
         work(&admission, &mut now_ns, 40, 100);
         assert_eq!(admission.places(), (3, 0));
@@ -381,7 +386,7 @@ mod tests {
     fn where_requests_take_long_in_any_case_there_are_many_places() {
         let admission = Admission::new(256);
         let mut now_ns = 0;
-        // A slow disk, with little to do.
+        // A slow disk on a lightly loaded node.
         for _ in 0..400 {
             let admitted = enter(&admission, None, now_ns).unwrap();
             now_ns += 20 * MS;
@@ -400,7 +405,7 @@ mod tests {
         assert_eq!(all.len(), 64, "alone, it has everything");
         let mut few: Vec<_> = (0..16).map_while(|_| enter(&admission, modest, 0)).collect();
         assert_eq!(few.len(), 16, "another finds places nevertheless");
-        // For each place that it gives up, the greedy client gets none until it has its share.
+        // The greedy client gets no further place until it is below its share.
         for _ in 0..32 {
             all.pop();
             assert!(enter(&admission, greedy, 0).is_none());
@@ -423,7 +428,7 @@ mod tests {
         second.leave(100 * MS);
         let third = waiting[3].try_recv().expect("after a long wait the newest comes first");
         assert!(waiting[1].try_recv().is_err() && waiting[2].try_recv().is_err());
-        // A client that is gone keeps no place.
+        // A cancelled request does not keep a place.
         drop(waiting);
         third.leave(101 * MS);
         assert_eq!(admission.places(), (1, 0));

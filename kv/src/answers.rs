@@ -1,7 +1,8 @@
-//! Where the state machine leaves answers that share memory with the store.
+//! Query results that share memory with the store.
 //!
-//! An answer on its way through the driver is bytes, and to make those of a large value would copy
-//! it. So the one who asks takes a ticket, and what is found is left here under its number.
+//! The driver carries a query's answer as bytes, and encoding a large value would copy it. So the
+//! caller takes a ticket and sends its number with the query. The state machine stores the result
+//! here under that number.
 
 use crate::command::Version;
 use crate::history::Record;
@@ -9,17 +10,17 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What was found.
+/// The result of a query.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// The value under a key, and the version of the write that made it.
     Value(Version, Bytes),
-    /// A command and what came of it.
+    /// A command of the history, with its outcome.
     Commit(Record),
 }
 
-/// The answers that nobody has fetched yet. There are no more than questions that somebody waits
-/// for.
+/// The results that have not been fetched yet. Each belongs to a [`Ticket`]; dropping the ticket
+/// discards its result, so there are at most as many results as waiting callers.
 #[derive(Debug, Default)]
 pub struct Answers {
     slots: Mutex<Slots>,
@@ -36,7 +37,7 @@ impl Answers {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A ticket for one question.
+    /// A new ticket, for one query.
     pub fn ticket(self: &Arc<Self>) -> Ticket {
         let mut slots = self.lock();
         let number = slots.next;
@@ -45,7 +46,8 @@ impl Answers {
         Ticket { number, answers: self.clone() }
     }
 
-    /// Leaves what was found, if somebody still waits for it.
+    /// Stores a result under the number of its ticket. If the ticket was dropped, the result is
+    /// discarded.
     pub fn leave(&self, ticket: u64, found: Found) {
         if let Some(slot) = self.lock().waiting.get_mut(&ticket) {
             *slot = Some(found);
@@ -53,7 +55,7 @@ impl Answers {
     }
 }
 
-/// The right to one answer.
+/// Receives the result of one query. Dropping it means that the caller no longer waits.
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
@@ -61,12 +63,12 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Its number.
+    /// The number under which the state machine stores the result.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Fetches what was found.
+    /// Takes the result out. `None` if there is none yet, or if it was taken before.
     pub fn fetch(&self) -> Option<Found> {
         self.answers.lock().waiting.get_mut(&self.number)?.take()
     }

@@ -1,17 +1,16 @@
-//! What clients ask the store to do, and what came of it, as values and as bytes.
+//! The commands of the store, their replies, and the encoding of both.
 //!
-//! A command becomes bytes once, on its way into the log, and is decoded on every node. Whatever is
-//! in the log, every node must make the same of it: bytes that are no command decode to nothing, on
-//! every node, and the machine then ignores them. The encoding is [`storage::codec`]'s, after one
-//! byte that tells its version.
+//! A command is encoded once, before it is proposed, and every node decodes it from the log.
+//! Decoding is deterministic: bytes that are not a command decode to `None` on every node, and the
+//! state machine ignores them. The encoding is one version byte, then [`storage::codec`].
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use storage::codec;
 
-/// The cluster-wide number of a write: the n-th change of the store has version n. It only grows
-/// and is never used again, not after a delete either.
+/// The cluster-wide number of a change: the n-th change of the store has version n. A delete is a
+/// change too. A version is never used again.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -24,39 +23,39 @@ impl fmt::Display for Version {
     }
 }
 
-/// What a client asks to be done.
+/// An entry of the log, as the state machine executes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// A command in the vocabulary of the compatible API.
     Compat(Compat),
     /// One operation of the v1 API.
     Write(Operation),
-    /// Several operations of the v1 API. Each has an outcome of its own: one that fails does not
-    /// keep the others from being done.
+    /// Several operations of the v1 API, executed in order as one log entry. Each has its own
+    /// outcome: if the condition of one fails, the others are executed all the same.
     Batch(Vec<Operation>),
 }
 
-/// A command in the vocabulary of the compatible API, just as the client gave it.
+/// A command of the compatible API, with all fields as the client sent them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compat {
-    /// What to do.
+    /// Selects which of the other fields have an effect.
     pub kind: Kind,
-    /// With which key.
+    /// The key to read or write. It may be empty.
     pub key: Bytes,
-    /// The value to write; a `get` has no use for it.
+    /// The value to write. A `get` ignores it.
     pub value: Bytes,
-    /// The value that a `cas` expects; the others have no use for it.
+    /// The value that a `cas` expects. `put` and `get` ignore it.
     pub compare_value: Bytes,
-    /// A number that the client chose.
+    /// A number that the client chose. It is returned in listings and has no effect on the store.
     pub id: i128,
 }
 
 /// What a compatible command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Writes.
+    /// Writes the value unconditionally.
     Put,
-    /// Changes nothing and yields the value.
+    /// Reads the value through the log. Changes nothing.
     Get,
     /// Writes if the key exists and has exactly the value that is expected.
     Cas,
@@ -65,11 +64,11 @@ pub enum Kind {
 /// One operation of the v1 API on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Which key.
+    /// The key that is changed.
     pub key: Bytes,
-    /// What to do with it.
+    /// Write or remove.
     pub change: Change,
-    /// What must hold, or else nothing is done.
+    /// Checked before the change. If it does not hold, nothing is changed.
     pub condition: Condition,
 }
 
@@ -82,10 +81,10 @@ pub enum Change {
     Delete,
 }
 
-/// What must hold for an operation to be done.
+/// A precondition of an operation, from the `If-Match` or `If-None-Match` of the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// Nothing.
+    /// No precondition.
     Always,
     /// The key exists: `If-Match: *`.
     Exists,
@@ -102,7 +101,8 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Whether it holds for a key whose version is `current`.
+    /// Whether the condition holds for a key with version `current`; `None` if the key does not
+    /// exist.
     pub fn holds(&self, current: Option<Version>) -> bool {
         match self {
             Condition::Always => true,
@@ -116,59 +116,59 @@ impl Condition {
     }
 }
 
-/// What came of a command.
+/// The outcome of a command, for the client that waits for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// It was no command that this version knows, and nothing was done.
+    /// The bytes in the log were not a command that this version knows. Nothing was done.
     Ignored,
-    /// Of a compatible command.
+    /// The outcome of a compatible command.
     Compat {
         /// The value before the command, if the key existed.
         previous: Option<Bytes>,
-        /// Whether it wrote.
+        /// Whether the command wrote its value. Always false for `get`.
         written: bool,
     },
-    /// Of one operation.
+    /// The outcome of one operation.
     Write(Outcome),
-    /// Of each operation of a batch, in order.
+    /// The outcome of each operation of a batch, in order.
     Batch(Vec<Outcome>),
 }
 
-/// What came of one operation.
+/// The outcome of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The value was written.
     Written {
-        /// The version that the write got.
+        /// The version of this write.
         version: Version,
     },
     /// The key was removed.
     Deleted {
-        /// The version that the removal got.
+        /// The version of this removal.
         version: Version,
     },
-    /// There was nothing to remove.
+    /// The key to remove did not exist. Nothing was changed.
     Missing,
-    /// The condition did not hold, and nothing was done.
+    /// The condition did not hold. Nothing was changed.
     Failed {
-        /// The version that the key had instead, if it exists.
+        /// The version of the key, if it exists.
         current: Option<Version>,
     },
 }
 
 impl Command {
-    /// Its bytes in the log.
+    /// The encoding of the command in the log.
     pub fn encode(&self) -> Bytes {
         encode(self, self.cost_bytes())
     }
 
-    /// The command that has these bytes in the log, if there is one.
+    /// The command with this encoding; `None` if the bytes are not a command of this version.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         decode(bytes)
     }
 
-    /// How many bytes it counts as where commands are retained: its keys and values, and
-    /// [`Command::OVERHEAD_BYTES`] for each operation.
+    /// The size of the command as the history counts it: its keys and values, and
+    /// [`Command::OVERHEAD_BYTES`] for each operation. A batch has one overhead more.
     pub fn cost_bytes(&self) -> usize {
         match self {
             Command::Compat(compat) => {
@@ -182,7 +182,7 @@ impl Command {
         }
     }
 
-    /// What an operation costs beside its key and its value.
+    /// Added for each operation, for the memory that it takes besides its key and value.
     pub const OVERHEAD_BYTES: usize = 192;
 }
 
@@ -197,7 +197,7 @@ impl Operation {
 }
 
 impl Reply {
-    /// Its bytes on the way from the state machine to the client that waits.
+    /// The encoding in which the driver returns the reply to the waiting request.
     pub fn encode(&self) -> Bytes {
         let expected = match self {
             Reply::Compat { previous: Some(value), .. } => value.len() + 16,
@@ -206,7 +206,8 @@ impl Reply {
         encode(self, expected)
     }
 
-    /// The reply with these bytes. `None` is a bug of this program, not of a client.
+    /// The reply with this encoding. `None` means a bug in this program: no client input leads to
+    /// it.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         decode(bytes)
     }

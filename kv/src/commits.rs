@@ -1,9 +1,12 @@
-//! Commands in the vocabulary of the compatible API, as JSON.
+//! Commands of the history as JSON of the compatible API.
 //!
-//! What the old vocabulary cannot say is shown as nearly as possible, and always so that a replay
-//! of the listing yields the store: a batch as the puts it amounts to, which share one index; a
-//! delete as a put of the empty string; a command that changed nothing as a `get` of its key; bytes
-//! that are no UTF-8 with replacement characters.
+//! The compatible API has only `put`, `get` and `cas`. Other commands are translated so that a
+//! replay of the listing yields the store:
+//!
+//! - A batch becomes one `put` for each of its changes. They share one index.
+//! - A delete becomes a `put` of the empty string.
+//! - A command that changed nothing becomes a `get` of its key.
+//! - Invalid UTF-8 becomes replacement characters.
 
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
 use crate::history::{Order, Record};
@@ -14,7 +17,7 @@ use raft::{CommandNumber, Term};
 use std::borrow::Cow;
 use std::ops::Bound;
 
-/// A command of the compatible API. The fields that a kind has no use for are left out when empty.
+/// A command as the listing shows it. An empty field that the kind does not use is omitted.
 struct Shown {
     kind: &'static str,
     key: Bytes,
@@ -23,7 +26,7 @@ struct Shown {
     id: i128,
 }
 
-/// Adds one command and what came of it, as `wait_commit` and `get_commit` reply.
+/// Adds one command and its outcome, in the form of `wait_commit` and `get_commit`.
 pub fn add_commit(number: CommandNumber, record: &Record, to: &mut Pieces) {
     let command = match &record.command {
         Some(Command::Compat(compat)) => as_given(compat),
@@ -36,7 +39,7 @@ pub fn add_commit(number: CommandNumber, record: &Record, to: &mut Pieces) {
     to.json("}}");
 }
 
-/// Adds a command without the end of its object.
+/// Adds a command. The JSON object is left open, so that the caller can add fields.
 fn add_shown(number: CommandNumber, term: Term, command: &Shown, to: &mut Pieces) {
     let Shown { kind, key, value, compare_value, id } = command;
     let (index, term) = (number.0, term.0);
@@ -53,40 +56,40 @@ fn add_shown(number: CommandNumber, term: Term, command: &Shown, to: &mut Pieces
     to.json(&format!(",\"id\":{id}}}"));
 }
 
-/// A listing of commits that goes on where it stopped, so that it need not be in memory as a whole.
+/// The reply of `get_commits_since`, produced in parts so that it is never in memory as a whole.
 #[derive(Debug)]
 pub struct Listing {
     state: State,
     next: Next,
     count: u64,
     limit: u64,
-    /// What has been listed and not written.
+    /// JSON that has been produced but not yet written to a part.
     pieces: Pieces,
 }
 
-/// What comes next in a listing.
+/// The position of a listing.
 #[derive(Debug)]
 enum Next {
     /// The beginning of the reply, then the commits from this number on.
     Start(CommandNumber),
-    /// The changes of the state below the history that come after this one.
+    /// The changes in the base of the history, from this bound on.
     Base(Bound<Order>),
     /// The retained commands from this one on.
     Commands(CommandNumber),
     /// The end of the reply.
     End,
-    /// Nothing.
+    /// The whole reply has been produced.
     Done,
 }
 
 impl Listing {
-    /// Every commit from number `from` on, in order; after `limit` commits it ends with the last
-    /// one of the same index.
+    /// Lists every commit from number `from` on, in order. After `limit` commits the listing ends,
+    /// but not between two commits with the same index.
     pub fn new(state: State, from: CommandNumber, limit: u64) -> Self {
         Listing { state, next: Next::Start(from), count: 0, limit, pieces: Pieces::default() }
     }
 
-    /// The next part of the reply, of about `part_bytes`; `None` after the last.
+    /// The next part of the reply, of about `part_bytes` bytes. `None` after the last.
     pub fn next_part(&mut self, part_bytes: usize) -> Option<Vec<u8>> {
         let mut part = Vec::with_capacity(part_bytes + part_bytes / 8);
         loop {
@@ -125,7 +128,8 @@ impl Listing {
                 return;
             }
             if pieces.bytes() >= part_bytes {
-                // The changes of one number stay in one part, so that the limit can be seen above.
+                // The changes of one number are produced in one call: `latest` above is known only
+                // within it.
                 if latest != Some(at.0) {
                     *next = Next::Base(Bound::Included(at));
                     return;
@@ -172,7 +176,7 @@ fn append(
     pieces.json("}");
 }
 
-/// The command of a record as one or several of the old vocabulary whose replay does what it did.
+/// Translates a record into one or several commands whose replay has the same effect.
 fn replayable(record: &Record, show: &mut dyn FnMut(Shown)) {
     let reply = &record.executed.reply;
     match &record.command {
@@ -197,8 +201,8 @@ fn replayable(record: &Record, show: &mut dyn FnMut(Shown)) {
     }
 }
 
-/// Whether showing a compatible command as it is does no harm. A replay knows only texts, and has
-/// the empty one where a key was deleted: a `cas` that failed here might succeed there.
+/// Whether a compatible command may be shown unchanged. A client that replays has text instead of
+/// bytes, and an empty string for a deleted key. So a `cas` that failed here could succeed there.
 fn replays_alike(compat: &Compat, record: &Record) -> bool {
     match (compat.kind, &record.executed.reply) {
         (Kind::Cas, Reply::Compat { written: false, previous }) => {
@@ -209,7 +213,7 @@ fn replays_alike(compat: &Compat, record: &Record) -> bool {
     }
 }
 
-/// The first of what [`replayable`] shows.
+/// The first command that [`replayable`] shows. Compatible commands are unchanged here.
 fn first_shown(command: Option<&Command>, reply: &Reply) -> Shown {
     match (command, reply) {
         (Some(Command::Compat(compat)), _) => as_given(compat),

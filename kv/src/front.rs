@@ -1,9 +1,9 @@
-//! What happens to a client's connection before a request of it is worked on.
+//! The first stage of a client's connection: health requests are answered here.
 //!
-//! Questions about the health of a node are answered here, on a thread of their own, so that they
-//! wait behind no other request. Only the plain form is known here, which probes, scrapers and the
-//! compatible client send: a whole head in one piece, without a body. At the first request of any
-//! other form the connection moves on, untouched, to the runtime of the other clients.
+//! Health requests are answered on a separate thread, so that they never wait behind other
+//! requests. Only their simple form is handled here, as probes, scrapers and the compatible client
+//! send it: the whole head in one piece, without a body. At the first request of any other form,
+//! the connection moves to the clients' runtime. That request has not been read from the socket.
 
 use crate::api::is_short;
 use crate::canned;
@@ -24,29 +24,29 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// A longer head is no plain question.
+/// A request with a longer head moves to the clients' runtime.
 const HEAD_BYTES_MAX: usize = 2 << 10;
-/// The most bytes of an answer, which is the metrics.
+/// The most bytes of an answer. The longest is that of `/metrics`.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// How long a client may take to take its answer.
+/// How long a client may take to read its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that has come in.
+/// An accepted connection.
 pub(crate) struct Visitor {
     /// The connection.
     pub stream: TcpStream,
-    /// Its place.
+    /// The place that it occupies.
     pub seat: Seat,
     /// What all connections share.
     pub common: Arc<Common>,
-    /// Where requests are worked on.
+    /// The runtime that serves all other requests.
     pub clients: Handle,
     /// Becomes true when the node stops.
     pub stopping: watch::Receiver<bool>,
 }
 
-/// Answers questions about the node's health, then hands the connection on; `watcher` waits for it
-/// then.
+/// Answers health requests, then hands the connection to the clients' runtime. There, `watcher`
+/// delays a shutdown until the current request is answered.
 pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     let _ = visitor.stream.set_nodelay(true);
     loop {
@@ -68,7 +68,7 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     }
     let Visitor { stream, seat, common, clients, .. } = visitor;
     let Ok(stream) = stream.into_std() else { return };
-    // Dropped with this task, and the connection with it.
+    // Dropping this task drops the set, and that closes the connection.
     let mut moved = JoinSet::new();
     moved.spawn_on(
         async move {
@@ -81,15 +81,16 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     moved.join_next().await;
 }
 
-/// Tells a client of a full node that there is no place for it. Nothing it may have sent was looked
-/// at.
+/// Answers 503 on a connection that loses its place in the overflow. No request of it has been
+/// read.
 fn refuse(visitor: &Visitor) {
-    // On an idle connection of another client it would look like the answer to its next request.
+    // On an idle connection outside the overflow, the client would take this for the answer to its
+    // next request.
     if !visitor.seat.is_overflow() {
         return;
     }
     let _ = visitor.stream.try_write(&canned::full_bytes(&visitor.common.node));
-    // What is left unread would have the answer thrown away.
+    // If received bytes stayed unread, closing would reset the connection and lose the answer.
     let _ = visitor.stream.try_read(&mut [0; HEAD_BYTES_MAX]);
 }
 
@@ -99,7 +100,7 @@ enum Next {
     End,
 }
 
-/// A question, and how many bytes it has.
+/// A health request in its simple form. `bytes` is the length of its head.
 struct Plain {
     bytes: usize,
     path: String,
@@ -119,7 +120,7 @@ async fn next(stream: &TcpStream, patience: Duration) -> io::Result<Next> {
 
 fn parse(bytes: &[u8]) -> Option<Plain> {
     let rest = bytes.strip_prefix(b"GET /")?;
-    // Most requests end here, and cost no more than this.
+    // Most other requests are recognised by this one byte.
     if !matches!(rest.first(), Some(b'i' | b'h' | b'r' | b'm')) {
         return None;
     }
@@ -145,14 +146,14 @@ fn parse(bytes: &[u8]) -> Option<Plain> {
         }
         headers.append(name, HeaderValue::from_str(value).ok()?);
     }
-    // One is what HTTP/1.1 asks for; the others know what to answer otherwise.
+    // HTTP/1.1 requires exactly one `Host`. The clients' runtime answers any other request.
     if headers.get_all("host").iter().count() != 1 {
         return None;
     }
     Some(Plain { bytes: end + 4, path: path.to_owned(), headers, is_last })
 }
 
-/// Answers a question; false: it was the last on this connection.
+/// Answers a health request. Returns false if the connection has to close now.
 async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
     let Plain { bytes, path, headers, is_last } = question;
     let mut head = [0; HEAD_BYTES_MAX];

@@ -1,4 +1,4 @@
-//! Work that takes long, on threads that are less urgent than all others.
+//! Long computations, on threads of low priority.
 
 use crate::api::Offload;
 use quorate::threads::change_priority;
@@ -10,17 +10,17 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-/// How much less urgent parsing of large requests is (`nice`).
+/// The `nice` value of these threads.
 const HEAVY: i32 = 10;
 
-/// Does what takes long on threads that are less urgent than all others, a few at a time.
+/// Runs long computations on low-priority threads, at most one less than there are processors.
 pub(crate) struct Heavy {
     slots: Arc<Semaphore>,
     runtime: Handle,
 }
 
 impl Heavy {
-    /// On the blocking threads of this runtime.
+    /// Uses the blocking threads of this runtime.
     pub fn new(runtime: Handle) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let slots = Arc::new(Semaphore::new((processors - 1).max(1)));
@@ -41,7 +41,7 @@ impl Offload for Heavy {
                 work();
                 drop(slot);
             });
-            // It has ended, or panicked; the caller finds out which.
+            // It has ended or panicked. The caller can distinguish the two.
             let _ = done.await;
         })
     }

@@ -1,14 +1,15 @@
-//! The commands of the past: the latest ones as they were, what came before them as a state.
+//! The history of the store: the latest commands in full, and the state before them.
 //!
-//! An old client rebuilds its view by replaying every command, so the history must never leave out
-//! anything that changes what a replay yields, and yet be bounded. So the latest commands are
-//! retained in full; below the first retained one, at number h, stands the state as of h: a second
-//! store, made by the same rules, which takes in each command as it falls out. In the listing, each
-//! of its keys is a put at the number of its last write; a deleted key is a put of the empty
-//! string, because the old vocabulary has no delete.
+//! A client of the compatible API rebuilds its view by replaying all commands. The history must
+//! therefore be bounded without changing the result of a replay. The latest commands are retained
+//! in full. Older commands are replaced by the base: a second [`Store`] with the state before the
+//! first retained command. A command that exceeds the retention is executed on the base and then
+//! dropped.
 //!
-//! The store as of h is also what a snapshot holds: it and the retained commands yield everything
-//! else.
+//! In the listing, each key of the base is a put at the number of its last write. A deleted key is
+//! a put of the empty string, because the compatible API has no delete.
+//!
+//! A snapshot holds the base and the retained commands. Replaying them yields everything else.
 
 use crate::command::{Command, Version};
 use crate::store::{Effect, Executed, Item, Place, Store};
@@ -19,16 +20,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How much of the past is kept.
+/// Limits of the history. Commands beyond `commands_max` or `bytes_max` are compacted, oldest
+/// first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The most commands that are retained.
+    /// The most commands that are retained. Default 100,000.
     pub commands_max: usize,
-    /// The most bytes of commands that are retained, as [`Command::cost_bytes`] counts; the latest
-    /// command is retained whatever its size.
+    /// The most bytes of retained commands, as [`Command::cost_bytes`] counts them. Default 64 MiB.
+    /// The latest command is retained whatever its size.
     pub bytes_max: usize,
-    /// The most deleted keys that are remembered as such below the retained commands; of more,
-    /// those deleted first are forgotten.
+    /// The most deleted keys that the base remembers. Default 1,000,000. Beyond it, the keys that
+    /// were deleted first are forgotten.
     pub deleted_max: usize,
 }
 
@@ -38,14 +40,14 @@ impl Default for Retention {
     }
 }
 
-/// A command of the past and what came of it.
+/// A retained command and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The term it was made in.
+    /// The term of its log entry.
     pub term: Term,
-    /// The command; `None` if its bytes were none.
+    /// The command. `None` if the bytes in the log were not a command.
     pub command: Option<Command>,
-    /// What came of it.
+    /// The reply, and the previous value for listings.
     pub executed: Executed,
 }
 
@@ -57,7 +59,8 @@ impl Record {
 
 /// The most records in one chunk of the history.
 const CHUNK_RECORDS_MAX: usize = 512;
-/// A chunk of this many bytes is closed, so that commands that have fallen out are freed soon.
+/// A chunk with this many bytes takes no further records. A chunk is freed as a whole, so smaller
+/// chunks free compacted commands sooner.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// Records that are shared between a history and its clones.
@@ -68,11 +71,11 @@ struct Chunk {
     records: Vec<Record>,
 }
 
-/// The commands of the past.
+/// The retained commands and the base below them.
 ///
-/// Invariants: the chunks hold the records from some number up to the one before `next`, without
-/// gaps; `first` is in the first chunk, or is `next` if there is none; `base` is the store after
-/// all commands below `first`; `bytes` is the cost of the records from `first` on.
+/// Invariants: the chunks hold consecutive records, the last of which is the one before `next`.
+/// `first` is in the first chunk; if there is no chunk, `first` equals `next`. `base` is the state
+/// after all commands below `first`. `bytes` is the cost of the records from `first` on.
 #[derive(Clone, Debug)]
 pub struct History {
     retention: Retention,
@@ -83,27 +86,27 @@ pub struct History {
     bytes: usize,
 }
 
-/// What the history knows of one number.
+/// The result of looking up a command by its number.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lookup<'a> {
-    /// The command.
+    /// The command is in the history.
     Retained(&'a Record),
-    /// It is older than what is retained.
+    /// The command was compacted.
     Compacted {
-        /// The first number that is retained.
+        /// The number of the first retained command.
         first: CommandNumber,
     },
-    /// It has not been applied yet.
+    /// No command with this number has been applied yet.
     Future,
 }
 
 impl History {
-    /// A history that begins with `base`, the store before command `first`.
+    /// A history without commands. `base` is the state before command `first`.
     pub fn new(retention: Retention, base: Base, first: CommandNumber) -> Self {
         History { retention, base, chunks: VecDeque::new(), first, next: first, bytes: 0 }
     }
 
-    /// The first number that is retained.
+    /// The number of the first retained command. Equals [`History::next`] if none is retained.
     pub fn first(&self) -> CommandNumber {
         self.first
     }
@@ -113,17 +116,17 @@ impl History {
         self.next
     }
 
-    /// How many bytes the retained commands count as.
+    /// The cost of the retained commands, as [`Command::cost_bytes`] counts it.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The state below the retained commands.
+    /// The state before the first retained command.
     pub fn base(&self) -> &Base {
         &self.base
     }
 
-    /// What is known of a number.
+    /// Looks up a command by its number.
     pub fn lookup(&self, number: CommandNumber) -> Lookup<'_> {
         if number >= self.next {
             return Lookup::Future;
@@ -134,7 +137,7 @@ impl History {
         Lookup::Retained(self.record(number))
     }
 
-    /// The retained records from a number on, which must not be below the first.
+    /// The retained records from `number` on. `number` must not be below [`History::first`].
     pub fn records_from(
         &self,
         number: CommandNumber,
@@ -142,7 +145,8 @@ impl History {
         (number.0..self.next.0).map(|n| (CommandNumber(n), self.record(CommandNumber(n))))
     }
 
-    /// Appends the record of the next command, and lets fall out what is beyond the retention.
+    /// Appends the record of the next command, then compacts the commands that exceed the
+    /// retention.
     pub fn push(&mut self, number: CommandNumber, record: Record) {
         assert_eq!(number, self.next, "client commands are applied in order, each exactly once");
         let cost = record.cost_bytes();
@@ -194,8 +198,7 @@ impl History {
     }
 }
 
-/// Orders the changes of the state below the history: by the number of the command, then by
-/// version.
+/// The order of changes in the base: by command number, then by version.
 pub type Order = (CommandNumber, Version);
 
 /// A key that was deleted.
@@ -209,11 +212,11 @@ pub struct Deleted {
     pub term: Term,
 }
 
-/// The state as of the first retained command, with its keys also in the order of their last
+/// The state before the first retained command. Its keys can be listed in the order of their last
 /// change.
 ///
-/// Invariants: `order` holds the last change of each key of `store` and of `deleted`, and no other;
-/// no key is in both.
+/// Invariants: `order` holds exactly the last change of each key of `store` and of `deleted`. No
+/// key is in both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Base {
     store: Store,
@@ -223,7 +226,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// The state with this content.
+    /// The base with these live and deleted keys.
     pub fn new(store: Store, deleted: OrdMap<Bytes, Deleted>) -> Self {
         let live =
             store.items().iter().map(|(key, item)| ((item.number, item.version), key.clone()));
@@ -238,13 +241,13 @@ impl Base {
         &self.store
     }
 
-    /// The keys that were deleted, as far as they are remembered.
+    /// The deleted keys that are still remembered, see [`Retention::deleted_max`].
     pub fn deleted(&self) -> &OrdMap<Bytes, Deleted> {
         &self.deleted
     }
 
-    /// The keys that changed after `after`, in the order of their last changes, each with its item;
-    /// without one, it was deleted in the term given.
+    /// The keys whose last change is within the lower bound `after`, in the order of these changes.
+    /// `Ok` holds the item of a live key, `Err` the term in which a key was deleted.
     pub fn changes_after(
         &self,
         after: std::ops::Bound<Order>,

@@ -1,12 +1,12 @@
 //! A replicated key-value store over HTTP, built on the `raft`, `storage` and `driver` crates.
 //!
 //! A node is a [`machine::Machine`] (a persistent map and the history of the commands that made it)
-//! behind a driver, and an HTTP API in front of it: the compatible API of an older system, field
-//! for field, and the v1 API for people with curl. [`serve::run`] puts all of it together; the
-//! `raft-kv` program is a thin shell around that.
+//! behind a driver, and an HTTP API in front of it: the compatible API, which has the calls and
+//! fields of an older system, and the v1 API, which is easy to use with curl. [`serve::run`] puts
+//! all of it together; the `raft-kv` program is a thin shell around it.
 //!
-//! What it is not: it decides nothing about consensus or durability. A command goes to the driver,
-//! and whatever the driver says about it is what the client hears.
+//! Consensus and durability are the driver's part. This crate passes each command to the driver,
+//! and passes the driver's result on to the client.
 
 mod admission;
 mod answers;

@@ -1,8 +1,9 @@
-//! The state machine of a node: the store as it is, and the history that led to it.
+//! The state machine of a node: the current store and its history.
 //!
-//! Everything in it shares structure between clones, so freezing is cloning, whatever the size of
-//! the store. A snapshot holds the state below the history and the retained commands; restoring
-//! replays them, so that what cannot be replayed cannot be in it.
+//! All of its data shares structure between clones. So freezing the state machine is a clone, and
+//! costs the same for a store of any size. A snapshot holds the base of the history and the
+//! retained commands. Restoring replays these commands, so a snapshot cannot contain anything that
+//! a replay does not yield.
 
 use crate::answers::{Answers, Found};
 use crate::command::{Command, Reply};
@@ -14,7 +15,7 @@ use raft::{CommandNumber, LogTime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The state of the store and its history: all that there is at one moment.
+/// The store and its history after one command. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct State {
     store: Store,
@@ -22,12 +23,12 @@ pub struct State {
 }
 
 impl State {
-    /// Nothing yet.
+    /// The state before the first command.
     pub fn new(retention: Retention) -> Self {
         State::at(retention, Base::default(), CommandNumber(0))
     }
 
-    /// The state before command `next`, of which no earlier command is retained.
+    /// The state before command `next`, with no command retained.
     pub fn at(retention: Retention, base: Base, next: CommandNumber) -> Self {
         let store = base.store().clone();
         State { store, history: History::new(retention, base, next) }
@@ -38,12 +39,13 @@ impl State {
         &self.store
     }
 
-    /// The commands that led to it.
+    /// The history of the store.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// Executes the next command, or ignores it if its bytes were none.
+    /// Executes the next command. `None` stands for bytes that are not a command: they change
+    /// nothing but take a number in the history.
     pub fn apply(&mut self, at: Place, command: Option<Command>) -> Reply {
         let executed = match &command {
             Some(command) => self.store.execute(command, at, &mut |_| ()),
@@ -55,22 +57,22 @@ impl State {
     }
 }
 
-/// Figures of the machine that anybody may look at without asking it.
+/// Figures of the state machine, which other threads read without a query.
 #[derive(Debug, Default)]
 pub struct Figures {
-    /// Keys in the store.
+    /// The number of keys in the store.
     pub keys: AtomicU64,
     /// The version of the latest change.
     pub revision: AtomicU64,
-    /// The first number that is retained in the history.
+    /// The number of the first retained command.
     pub history_first: AtomicU64,
     /// The number of the next command.
     pub history_next: AtomicU64,
-    /// The bytes of the retained commands.
+    /// The cost of the retained commands, as `Command::cost_bytes` counts it.
     pub history_bytes: AtomicU64,
 }
 
-/// The state machine.
+/// The state machine that the driver applies the log to.
 #[derive(Debug)]
 pub struct Machine {
     retention: Retention,
@@ -80,18 +82,18 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// An empty machine.
+    /// A state machine with an empty store.
     pub fn new(retention: Retention) -> Self {
         let state = State::new(retention);
         Machine { retention, state, figures: Arc::default(), answers: Arc::default() }
     }
 
-    /// Its figures, which it keeps up to date.
+    /// The figures. They are updated after each batch of commands and after a restore.
     pub fn figures(&self) -> Arc<Figures> {
         self.figures.clone()
     }
 
-    /// Where it leaves what it has found.
+    /// Where the results of queries are stored.
     pub fn answers(&self) -> Arc<Answers> {
         self.answers.clone()
     }

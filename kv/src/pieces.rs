@@ -1,43 +1,44 @@
-//! JSON that is written piece by piece. A long text stays the bytes that it is, shared with the
-//! store, until it goes out: escaped, it would take six times as much.
+//! JSON that is written piece by piece. A long text stays unescaped, in memory shared with the
+//! store, until it is sent: escaping can make it six times as long.
 
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// A shorter text is written at once.
+/// A text up to this length is escaped at once. A longer one is escaped when it is written.
 const SHORT_BYTES: usize = 256;
-/// How much of a text is escaped in one step.
+/// The most bytes of a text that are escaped in one step.
 const STEP_BYTES: usize = 16 << 10;
 
-/// JSON on its way.
+/// JSON that is yet to be written.
 #[derive(Debug, Default)]
 pub struct Pieces {
     pieces: VecDeque<Piece>,
-    /// The bytes of the pieces that have not been written, texts before they are escaped.
+    /// The length of the pieces that have not been written. Long texts count unescaped.
     bytes: usize,
 }
 
 #[derive(Debug)]
 enum Piece {
-    /// As it stands.
+    /// Finished JSON, which is copied unchanged.
     Json(Vec<u8>),
-    /// What is between the quotes of a string, from `at` on.
+    /// The content of a string, without the quotes. `at` is the start of the part that is not yet
+    /// written.
     Text { bytes: Bytes, at: usize },
 }
 
 impl Pieces {
-    /// How much there is, texts before they are escaped.
+    /// The number of bytes that are yet to be written. Texts count unescaped.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Adds JSON as it stands.
+    /// Adds JSON text unchanged.
     pub fn json(&mut self, json: &str) {
         self.bytes += json.len();
         self.end().extend_from_slice(json.as_bytes());
     }
 
-    /// Adds a string. Bytes that are no UTF-8 become replacement characters.
+    /// Adds a string. Invalid UTF-8 becomes replacement characters.
     pub fn text(&mut self, bytes: &Bytes) {
         self.bytes += bytes.len() + 2;
         if bytes.len() <= SHORT_BYTES {
@@ -70,7 +71,7 @@ impl Pieces {
         }
     }
 
-    /// Writes what comes next until `into` has about `bytes` bytes, or nothing is left.
+    /// Appends to `into` until it has at least `until_bytes` bytes, or nothing is left.
     pub fn write(&mut self, into: &mut Vec<u8>, until_bytes: usize) {
         while into.len() < until_bytes {
             let Some(piece) = self.pieces.front_mut() else {
@@ -97,8 +98,9 @@ impl Pieces {
     }
 }
 
-/// Appends the inside of a JSON string; returns how many bytes are in it. If more bytes follow, a
-/// character that is cut off at the end is left for them.
+/// Appends the content of a JSON string, without quotes. Returns how many of `bytes` it has
+/// consumed. Unless `is_end`, an incomplete character at the end of `bytes` is left for the next
+/// call.
 fn escape(bytes: &[u8], is_end: bool, into: &mut Vec<u8>) -> usize {
     let mut taken = 0;
     for chunk in bytes.utf8_chunks() {
@@ -121,7 +123,7 @@ fn escape(bytes: &[u8], is_end: bool, into: &mut Vec<u8>) -> usize {
 fn escape_text(text: &str, into: &mut Vec<u8>) {
     let start = into.len();
     serde_json::to_writer(&mut *into, text).expect("a text has a JSON form, and memory takes it");
-    // Without its quotes.
+    // Remove the quotes that serde_json writes.
     into.pop();
     into.copy_within(start + 1.., start);
     into.pop();

@@ -1,9 +1,9 @@
 //! The places for client connections.
 //!
-//! A node that is full closes the connection that has been idle the longest for one that comes. If
-//! none is idle, it closes one whose client has closed its own side, and so may be gone. If there
-//! is none either, the new one gets a place in a small overflow, on which only short answers are
-//! given.
+//! A full node makes room for a new connection by closing an old one: the one that has been idle
+//! the longest, or else one whose client has closed its own side and so may be gone. If there is
+//! neither, the new connection gets a place in a small overflow. On those, the node gives short
+//! answers only.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Connections that have been told to close and have not done so yet, at most.
+/// The most connections that may be closing at once.
 const CLOSING_MAX: usize = 16;
 
-/// A number of places.
+/// A fixed number of places for connections.
 #[derive(Debug)]
 pub(crate) struct Places {
     max: usize,
-    /// A connection that has been idle for less keeps its place.
+    /// A connection that has been idle for less than this keeps its place.
     idle_min: Duration,
     began: Instant,
     taken: Mutex<Taken>,
@@ -33,17 +33,18 @@ struct Taken {
 
 #[derive(Debug, Default)]
 struct Seat {
-    /// Requests that are worked on, or whose answer is being sent.
+    /// The number of requests in progress, including those whose answer is being sent.
     busy: AtomicUsize,
     idle_since_ms: AtomicU64,
     told_to_close: AtomicBool,
-    /// The client sends nothing more on it.
+    /// The client has closed its side of the connection.
     half_closed: AtomicBool,
     close: Notify,
 }
 
 impl Places {
-    /// `max` places.
+    /// `max` places, all of them free. A connection loses its place only after `idle_min` without
+    /// requests.
     pub fn new(max: usize, idle_min: Duration) -> Arc<Self> {
         Arc::new(Places { max, idle_min, began: Instant::now(), taken: Mutex::default() })
     }
@@ -56,8 +57,8 @@ impl Places {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// Takes a place. The connection that has been idle the longest loses its own for it, if
-    /// necessary.
+    /// Takes a place. If none is free, another connection has to close: the one that has been idle
+    /// the longest, or else one that is half closed. `None` if there is none of these either.
     pub fn take(self: &Arc<Self>) -> Option<Place> {
         let mut taken = self.lock();
         if taken.seats.len() - taken.closing >= self.max {
@@ -103,7 +104,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns when the place is to be given up, and the connection is idle or half closed.
+    /// Returns when the connection has to close: its place is needed, and it is idle or half
+    /// closed.
     pub async fn lost(&self) {
         loop {
             self.seat.close.notified().await;
@@ -113,12 +115,12 @@ impl Place {
         }
     }
 
-    /// The client has closed its side: it sends nothing more, and may be gone.
+    /// Records that the client has closed its side. It sends nothing further, and may be gone.
     pub fn half_closed(&self) {
         self.seat.half_closed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the connection has to close when it has answered.
+    /// Whether the connection has to close after the current answer.
     pub fn is_lost(&self) -> bool {
         self.seat.told_to_close.load(Ordering::Relaxed)
     }
@@ -127,7 +129,7 @@ impl Place {
         self.seat.busy.load(Ordering::Acquire) > 0
     }
 
-    /// A request is worked on, until what is returned is dropped.
+    /// Begins a request. The connection counts as busy until the returned guard is dropped.
     pub fn work(self: &Arc<Self>) -> Work {
         self.seat.busy.fetch_add(1, Ordering::AcqRel);
         Work(self.clone())
@@ -144,7 +146,7 @@ impl Drop for Place {
     }
 }
 
-/// Keeps a connection from being idle.
+/// A request in progress. The connection is not idle until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Work(Arc<Place>);
 

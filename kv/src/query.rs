@@ -1,6 +1,6 @@
-//! Questions to the machine and its answers, on their way through the driver within one process.
+//! Queries to the state machine and its answers, encoded to pass through the driver.
 //!
-//! Neither is ever stored or sent, so their layout is free to change.
+//! Both stay within one process: they are never stored or sent, so their layout is free to change.
 
 use crate::answers::{Found, Ticket};
 use crate::command::Version;
@@ -8,17 +8,17 @@ use crate::history::Record;
 use bytes::{Buf, Bytes};
 use raft::CommandNumber;
 
-/// What is asked of the machine.
+/// A query to the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Query<'a> {
     /// The value under a key.
     Value(&'a [u8]),
-    /// The command with a number, and what came of it.
+    /// The command with a number, and its outcome.
     Commit(CommandNumber),
 }
 
 impl<'a> Query<'a> {
-    /// Its bytes; what is found is left under the ticket.
+    /// Encodes the query and the number of the ticket under which the result is to be stored.
     pub fn encode(self, ticket: &Ticket) -> Bytes {
         let mut bytes = Vec::new();
         match self {
@@ -37,7 +37,7 @@ impl<'a> Query<'a> {
         Bytes::from(bytes)
     }
 
-    /// The query with these bytes, and the number of its ticket.
+    /// The number of the ticket, and the query. `None` if the bytes are not an encoded query.
     pub fn decode(bytes: &'a [u8]) -> Option<(u64, Self)> {
         let (tag, rest) = bytes.split_first()?;
         let (ticket, rest) = rest.split_first_chunk()?;
@@ -50,22 +50,23 @@ impl<'a> Query<'a> {
     }
 }
 
-/// What the machine answers. What it has found is left under the ticket of the question.
+/// The answer of the state machine. A result itself is stored in [`crate::answers`], under the
+/// number of the ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// There is no such key, or no command has this number yet.
     Nothing,
-    /// It was found.
+    /// The result is stored under the ticket.
     Found,
-    /// The command is older than what is retained.
+    /// The command was compacted.
     Compacted {
-        /// The first number that is retained.
+        /// The number of the first retained command.
         first: CommandNumber,
     },
 }
 
 impl Answer {
-    /// Its bytes.
+    /// The encoding that [`Received::decode`] reads.
     pub fn encode(self) -> Bytes {
         match self {
             Answer::Nothing => Bytes::new(),
@@ -79,25 +80,26 @@ impl Answer {
     }
 }
 
-/// An answer as the one who asked receives it.
+/// An answer together with its result, as the caller receives it.
 #[derive(Debug)]
 pub enum Received {
     /// There is no such key, or no command has this number yet.
     Nothing,
     /// The value under the key, and the version of the write that made it.
     Value(Version, Bytes),
-    /// The command, and what came of it.
+    /// The command and its outcome.
     Commit(Record),
-    /// The command is older than what is retained.
+    /// The command was compacted. Holds the number of the first retained command.
     Compacted(CommandNumber),
 }
 
 impl Received {
-    /// The answer with these bytes to the question with this ticket.
+    /// Decodes an answer, and takes its result from the ticket.
     ///
     /// # Panics
     ///
-    /// If the bytes are none of [`Answer::encode`]: a bug of this program.
+    /// If the bytes do not come from [`Answer::encode`], or the result is missing. Either is a bug
+    /// in this program.
     pub fn decode(mut bytes: Bytes, ticket: &Ticket) -> Self {
         if bytes.is_empty() {
             return Received::Nothing;

@@ -1,8 +1,9 @@
-//! The machine's part of a snapshot: the state below the history, then the retained commands.
+//! The state machine's part of a snapshot: the base of the history, then the retained commands.
 //!
-//! A sequence of frames, each a length and a value in the encoding of [`storage::codec`]: a header,
-//! the live keys in order, the deleted ones, the commands. The live store is not in it: replaying
-//! the commands yields it. The snapshot store around this has the checksums.
+//! The format is a sequence of frames. Each frame is a 4-byte little-endian length and a value in
+//! the encoding of [`storage::codec`]. In order: the header, the live keys of the base, its deleted
+//! keys, the retained commands. The live store is not included, because replaying the commands on
+//! the base yields it. There are no checksums here: the snapshot store adds them.
 
 use crate::command::{Command, Version};
 use crate::history::{Base, Deleted, Retention};
@@ -17,26 +18,26 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, BufWriter, Read, Write};
 use storage::codec;
 
-/// The version of this format.
+/// The version of this format. A snapshot with another version is rejected.
 const FORMAT: u32 = 1;
 
-/// The most bytes of one frame: a command at its largest, with room to spare.
+/// The most bytes of one frame. Larger than the largest command.
 const FRAME_BYTES_MAX: u32 = 64 << 20;
 
-/// What the frames after it are.
+/// The first frame. It gives the number of frames of each kind that follow.
 #[derive(Serialize, Deserialize)]
 struct Header {
     format: u32,
-    /// The first retained command.
+    /// The number of the first retained command.
     first: CommandNumber,
-    /// The version of the latest change before it.
+    /// The version of the latest change before that command.
     revision: Version,
     keys: u64,
     deleted: u64,
     commands: u64,
 }
 
-/// Writes a state.
+/// Writes the snapshot of a state.
 pub fn write(state: &State, to: &mut dyn Write) -> io::Result<()> {
     let (history, base) = (state.history(), state.history().base());
     let mut frames = Frames { to: BufWriter::with_capacity(256 << 10, to), buffer: Vec::new() };
@@ -60,7 +61,8 @@ pub fn write(state: &State, to: &mut dyn Write) -> io::Result<()> {
     frames.to.flush()
 }
 
-/// Reads a state, whole or not at all. Retained commands beyond `retention` fall out.
+/// Reads a snapshot. A truncated snapshot, or one with trailing bytes, is an error. Commands beyond
+/// `retention` are compacted.
 pub fn read(from: &mut dyn Read, retention: Retention) -> Result<State, RestoreError> {
     let mut buffer = Vec::new();
     let from = &mut io::BufReader::with_capacity(256 << 10, from);
@@ -120,7 +122,7 @@ fn read_frame<T: DeserializeOwned>(
         return Err(malformed(format!("a frame of {len} bytes")));
     }
     buffer.clear();
-    // The length is a claim: memory is taken only as bytes arrive.
+    // The length may be wrong, so memory is allocated only as bytes arrive.
     if from.take(u64::from(len)).read_to_end(buffer)? < len as usize {
         return Err(RestoreError::Io(io::ErrorKind::UnexpectedEof.into()));
     }

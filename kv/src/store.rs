@@ -1,11 +1,11 @@
-//! The key-value store itself: a map, and the rules of what commands do to it.
+//! The key-value map, and how commands change it.
 //!
-//! It knows neither the log nor the history. The machine holds two of them: the live one, and the
-//! one as of the first retained command (see [`crate::history`]); both are made by the same rules,
-//! so what is said about the past cannot differ from what was done.
+//! A store knows neither the log nor the history. The state machine holds two stores: the live one,
+//! and the one before the first retained command (see [`crate::history`]). Both execute the same
+//! commands with the same code, so the history cannot contradict the live store.
 //!
-//! The map shares structure between its clones: a clone is free, and costs memory only where the
-//! two come to differ.
+//! The map shares structure between its clones. A clone takes constant time, and takes memory only
+//! where the two differ later.
 
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub struct Item {
     /// The value.
     pub value: Bytes,
-    /// The version of the write.
+    /// The version of the write, which the v1 API returns as `ETag`.
     pub version: Version,
     /// The number of the command that wrote it.
     pub number: CommandNumber,
@@ -26,46 +26,46 @@ pub struct Item {
     pub term: Term,
 }
 
-/// Which command is being executed.
+/// The position of the command that is being executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its number.
+    /// Its number in the sequence of all client commands.
     pub number: CommandNumber,
-    /// The term it was made in.
+    /// The term of its log entry.
     pub term: Term,
 }
 
 /// What a command did to one key, for the observer of [`Store::execute`].
 #[derive(Debug)]
 pub struct Effect<'a> {
-    /// Which key.
+    /// The key that changed.
     pub key: &'a Bytes,
-    /// The value before.
+    /// The item before the change, if the key existed.
     pub before: Option<&'a Item>,
     /// The version of the change.
     pub version: Version,
-    /// Whether there is a value now; otherwise the key was removed.
+    /// True for a write, false for a removal.
     pub written: bool,
 }
 
-/// The state of the store.
+/// The map, and the version of its latest change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Store {
     items: OrdMap<Bytes, Item>,
     revision: Version,
 }
 
-/// What came of a command, and what the old vocabulary says of it.
+/// The outcome of a command, with the previous value that the compatible API reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executed {
-    /// What came of it.
+    /// The reply for the client that proposed the command.
     pub reply: Reply,
-    /// The value of its (first) key before, if the key existed.
+    /// The value before the command, if the key existed. For a batch: that of its first operation.
     pub previous: Option<Bytes>,
 }
 
 impl Store {
-    /// A store with this content.
+    /// A store with these items, whose latest change had version `revision`.
     pub fn new(items: OrdMap<Bytes, Item>, revision: Version) -> Self {
         Store { items, revision }
     }
@@ -75,7 +75,7 @@ impl Store {
         self.items.get(key)
     }
 
-    /// Everything, in the order of the keys.
+    /// All items, ordered by key.
     pub fn items(&self) -> &OrdMap<Bytes, Item> {
         &self.items
     }
@@ -85,7 +85,8 @@ impl Store {
         self.revision
     }
 
-    /// Executes a command. Deterministic: the same command on the same store does the same.
+    /// Executes a command, and calls `observe` for each key that it changes. Deterministic: the
+    /// result depends only on the store, the command and its place.
     pub fn execute(
         &mut self,
         command: &Command,
@@ -124,7 +125,8 @@ impl Store {
         let writes = match compat.kind {
             Kind::Put => true,
             Kind::Get => false,
-            // A key that does not exist has no value, so it has no value equal to the expected one.
+            // A missing key has no value, so it never equals the expected value, not even the empty
+            // one.
             Kind::Cas => previous.as_ref() == Some(&compat.compare_value),
         };
         let previous =
