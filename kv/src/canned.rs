@@ -1,5 +1,5 @@
-//! Answers that need no router: of a node that is starting, of one that is full, and to a head that
-//! cannot be read.
+//! Answers that are given without the router: while the node starts, when it is full, and to a head
+//! that cannot be parsed.
 
 use crate::api::NODE;
 use axum::response::{IntoResponse, Response};
@@ -9,7 +9,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
-/// What is answered before the node takes part in its cluster.
+/// The answer to any request before the node has joined its cluster.
 pub(crate) fn starting(path: &str, peer_address: &str, node: &HeaderValue) -> Response {
     let json = |body: String| {
         let mut response = body.into_response();
@@ -35,7 +35,7 @@ pub(crate) fn starting(path: &str, peer_address: &str, node: &HeaderValue) -> Re
     response
 }
 
-/// What a node answers that has no place for another client.
+/// The answer of a full node. The connection closes after it.
 pub(crate) fn full(node: &HeaderValue) -> Response {
     let detail =
         "this node has as many connections as it can have; try again later, or another node";
@@ -43,7 +43,7 @@ pub(crate) fn full(node: &HeaderValue) -> Response {
     last(problem(status, "full", "No place for another connection", detail), node)
 }
 
-/// The same as bytes, for a connection on which nothing has been read.
+/// The answer of a full node as bytes, for a connection that hyper does not serve.
 pub(crate) fn full_bytes(node: &HeaderValue) -> Vec<u8> {
     let detail =
         "this node has as many connections as it can have; try again later, or another node";
@@ -51,24 +51,24 @@ pub(crate) fn full_bytes(node: &HeaderValue) -> Vec<u8> {
     bytes(StatusCode::SERVICE_UNAVAILABLE, "full", title, detail, node)
 }
 
-/// Why the head of a request cannot be read.
+/// Why the head of a request cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadHead {
-    /// It is none of HTTP/1.1.
+    /// It is not an HTTP/1.1 head.
     Malformed,
-    /// It ends in the middle.
+    /// The client closed its side before the end of the head.
     Ends,
-    /// It is one of HTTP/2.
+    /// It is the preface of HTTP/2.
     Http2,
     /// The path and query are too long.
     UriTooLong,
-    /// All of it is too long, or has too many headers.
+    /// The whole head is too long, or it has too many headers.
     TooLarge,
-    /// It did not come in time.
+    /// It did not arrive within the client timeout.
     Slow,
 }
 
-/// What is answered to such a head. The connection ends then.
+/// The answer to such a head. The connection closes after it.
 pub(crate) fn bad_head(why: BadHead, node: &HeaderValue) -> Vec<u8> {
     let malformed = "The request is malformed";
     let (status, slug, title, detail) = match why {

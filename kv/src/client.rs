@@ -1,12 +1,11 @@
-//! How a client talks to a cluster through any of its nodes, whatever carries its requests.
+//! A client of a cluster, independent of the transport that carries its requests.
 //!
-//! The nodes pass writes and reads on to their leader, so any node that is up will do; a node that
-//! answers with a redirect (`--no-forward`) is followed. What was certainly not done is tried again
-//! on the next server until the time is over; what may have been done is never repeated, except for
-//! reads.
+//! Nodes forward requests to the leader, so any running node can serve a client. Redirects are
+//! followed: a node with `--no-forward` answers with one. A request that was certainly not executed
+//! is retried on the next server until the timeout. A request that may have been executed is never
+//! repeated, unless it is a read.
 //!
-//! What it is not: it opens no connections ([`Exchange`] does) and reads no clock but the one it is
-//! given.
+//! This module opens no connections ([`Exchange`] does), and uses only the clock that it is given.
 
 use crate::api::{NODE, WAIT_MS};
 use bytes::Bytes;
@@ -18,23 +17,24 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pause after all servers were tried in vain: elections take some hundred milliseconds.
+/// The pause after all servers have failed. An election takes some hundred milliseconds.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Redirects followed for one attempt. The leader may change once on the way; more is a circle.
+/// The most redirects that one attempt follows. The leader may change meanwhile; more redirects
+/// than this are a loop.
 const REDIRECTS_MAX: usize = 3;
 
-/// A node that answers at once needs no longer than this, so the client waits that much longer than
-/// it lets the node wait.
+/// The client waits at most this much longer than it lets the node wait. An answer without a wait
+/// takes less.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// With less time left, no further attempt is made.
+/// The least time for which a further attempt is made.
 const ATTEMPT_MIN: Duration = Duration::from_millis(20);
 
-/// What to ask.
+/// An HTTP request, without the address of the node.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// GET, PUT, ...
+    /// The HTTP method. A `GET` may be repeated after a lost answer.
     pub method: Method,
     /// Path and query, percent-encoded.
     pub path: String,
@@ -50,14 +50,14 @@ impl Request {
         Request { method, path: path.into(), headers: Vec::new(), body: Bytes::new() }
     }
 
-    /// With this body.
+    /// Sets the body.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// The request as hyper takes it, for the node at `host`.
+    /// Builds the hyper request. `host` becomes the `Host` header.
     pub fn build(&self, host: &HeaderValue) -> Result<hyper::Request<Full<Bytes>>, String> {
         let mut request = hyper::Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
@@ -71,24 +71,25 @@ impl Request {
     }
 }
 
-/// What was answered.
+/// The answer of a server.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// The status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The headers.
+    /// All headers. Answers of a node include `raft-kv-node`.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
 }
 
 impl Response {
-    /// The body as JSON; null where it is none.
+    /// The body as JSON. Null if it is not valid JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or(serde_json::Value::Null)
     }
 
-    /// What an answer that is no success says, for a person.
+    /// A text for people that explains an answer without success: from the problem document, or
+    /// else the status.
     pub fn explanation(&self) -> String {
         let problem = self.json();
         let said = ["detail", "title", "error"].iter().find_map(|field| problem[*field].as_str());
@@ -99,22 +100,22 @@ impl Response {
     }
 }
 
-/// Why there is no answer.
+/// Why an exchange brought no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The request never left: it was not executed.
+    /// The request was not sent, so it was not executed.
     #[error("{0}")]
     NotSent(String),
-    /// Likewise, and trying again at once would not help: nothing listens there, or there is no
-    /// such name.
+    /// The request was not sent, and a retry would not help: nothing listens at the address, or the
+    /// name does not exist.
     #[error("{0}")]
     Nobody(String),
-    /// The request may have been executed.
+    /// The request was sent, so it may have been executed.
     #[error("{0}")]
     Lost(String),
 }
 
-/// Carries requests.
+/// Transport of requests.
 pub trait Exchange: Send + Sync {
     /// Sends `request`, once, to the node at `address` (`host:port`) and waits for the whole
     /// answer.
@@ -126,13 +127,13 @@ pub trait Exchange: Send + Sync {
     ) -> impl Future<Output = Result<Response, Failure>> + Send;
 }
 
-/// Why there is no answer of the store.
+/// Why a call brought no answer of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Certainly not executed.
+    /// The request was certainly not executed.
     #[error("not done: {0}")]
     NotDone(String),
-    /// Perhaps executed.
+    /// The request may have been executed.
     #[error("outcome unknown (it may have been done): {0}")]
     Unknown(String),
 }
@@ -146,7 +147,7 @@ pub struct Client<E> {
 }
 
 impl<E: Exchange> Client<E> {
-    /// A client that tries these servers, and gives a request up after `timeout`.
+    /// A client that tries these servers in turn. `timeout` bounds each call, over all attempts.
     pub fn new(
         servers: Vec<String>,
         timeout: Duration,
@@ -156,15 +157,16 @@ impl<E: Exchange> Client<E> {
         Client { servers, timeout, exchange, clock }
     }
 
-    /// Sends `request` until somebody gives an answer that is one: anything but "not done, try
-    /// again". Answers of the store such as 404 and 412 are answers.
+    /// Sends `request` to one server after another until one gives an answer of the store. Statuses
+    /// such as 404 and 412 are answers of the store. A server error or 429 is not: it leads to a
+    /// retry or to an error.
     pub async fn call(&self, request: &Request) -> Result<Response, CallError> {
         let began_ns = self.clock.now().monotonic_ns;
         let left = || {
             let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
             self.timeout.saturating_sub(Duration::from_nanos(passed_ns))
         };
-        // The last answer that says more than "cannot connect" tells a person the most.
+        // The latest reason other than "cannot connect" is the most useful in an error message.
         let mut reason = String::new();
         loop {
             let mut nobody = Vec::new();
@@ -189,7 +191,7 @@ impl<E: Exchange> Client<E> {
         }
     }
 
-    /// One attempt, by way of `server` and wherever it redirects to.
+    /// One attempt, which starts at `server` and follows redirects.
     async fn attempt(
         &self,
         server: &str,
@@ -198,7 +200,8 @@ impl<E: Exchange> Client<E> {
     ) -> Result<Response, Missed> {
         let mut address = server.to_owned();
         let mut request = request.clone();
-        // The node is to give up before we do, and tell us that nothing was done.
+        // The node has to give up before this client does, so that it can answer that nothing was
+        // done.
         let wait = left.saturating_sub((left / 4).min(ANSWER_TIME_MAX));
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         request.headers.push((HeaderName::from_static(WAIT_MS), wait_ms.into()));
@@ -229,7 +232,7 @@ impl<E: Exchange> Client<E> {
 /// Why an attempt brought no answer of the store.
 #[derive(Debug)]
 enum Missed {
-    /// There is no node, and another attempt would not find one either.
+    /// No node is there, and a retry would not find one.
     Nobody(String),
     /// Certainly not executed.
     NotDone(String),
@@ -237,8 +240,8 @@ enum Missed {
     Unknown(String),
 }
 
-/// The answer of a server that is no node. It proves nothing: there may be a node behind it that
-/// has executed the request.
+/// Handles an answer without the `raft-kv-node` header. The server is not a node, but may be a
+/// proxy in front of one that has executed the request.
 fn foreign(address: &str, method: &Method, response: &Response) -> Missed {
     let status = response.status;
     let why = format!(
@@ -250,7 +253,8 @@ fn foreign(address: &str, method: &Method, response: &Response) -> Missed {
     }
 }
 
-/// Tells the store's answers from those that mean it could not give one.
+/// Separates answers of the store from errors. An error counts as not executed only if the answer
+/// shows it.
 fn sorted(response: Response) -> Result<Response, Missed> {
     let status = response.status;
     let busy = status == StatusCode::TOO_MANY_REQUESTS;
@@ -266,7 +270,7 @@ fn sorted(response: Response) -> Result<Response, Missed> {
     Err(if certain { Missed::NotDone(why) } else { Missed::Unknown(why) })
 }
 
-/// The address and the path of an absolute `Location`.
+/// Splits an absolute `Location` into address and path.
 fn split_location(location: &str) -> Option<(String, String)> {
     let rest = location.strip_prefix("http://")?;
     let (address, path) = rest.split_once('/')?;
@@ -297,7 +301,7 @@ mod tests {
         assert!(matches!(not_done, Err(Missed::NotDone(why)) if why.contains("no leader")));
         let unknown = sorted(answer(504, r#"{"outcome":"unknown"}"#));
         assert!(matches!(unknown, Err(Missed::Unknown(_))));
-        // Something between us and the node that does not know our words.
+        // A proxy in between, whose answer has no `outcome`.
         assert!(matches!(sorted(answer(502, "bad gateway")), Err(Missed::Unknown(_))));
     }
 

@@ -1,4 +1,4 @@
-//! One connection of a client: its requests, and what keeps its place.
+//! One connection of a client, from its first request to its end.
 
 use crate::api::{self, Pressure, Source, is_short};
 use crate::canned::{self, BadHead};
@@ -25,42 +25,42 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The most bytes of the head of a request, and of an answer's that wait in front of the socket. A
-/// little more than clients may send (`api::HEAD_BYTES_MAX`), so that a client that sends too much
-/// gets an answer.
+/// The most bytes that hyper buffers on a connection: of a head that it reads, and of an answer
+/// that it writes. Slightly above `api::HEAD_BYTES_MAX`, so that a head beyond that limit still
+/// reaches the API and gets its error.
 const HEAD_BYTES_MAX: usize = api::HEAD_BYTES_MAX + (4 << 10);
-/// The time for which what a client sends after a refused head is read and discarded.
-/// If it were left unread, the answer would be lost.
+/// After a refused head, how long the client's remaining bytes are read and discarded. If they
+/// stayed unread, closing would reset the connection and lose the answer.
 const LINGER: Duration = Duration::from_secs(1);
-/// The most bytes that are read and discarded then.
+/// The most bytes that are discarded then.
 const LINGER_BYTES_MAX: usize = 4 << 20;
-/// How long a client in the overflow may take, for its request and for reading the answer.
+/// The timeout of a client in the overflow, for sending a request and for reading the answer.
 const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The interval at which a connection with a request in progress is checked for a client that has
 /// closed its side.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What all connections share.
+/// Data that all connections share.
 #[derive(Debug)]
 pub(crate) struct Common {
-    /// Set once the node takes part in its cluster.
+    /// The API. Set once the node has joined its cluster.
     pub router: OnceLock<TowerToHyperService<Router>>,
-    /// Which node this is, as every answer says.
+    /// The node id, for the `raft-kv-node` header of every answer.
     pub node: HeaderValue,
-    /// Where other nodes reach this one.
+    /// The address at which other nodes reach this one, for `/listen_addr`.
     pub peer_address: String,
-    /// How long a client may take to send a head, or to go on reading an answer.
+    /// How long a client may take to send a head, or to read the next bytes of an answer.
     pub client_timeout: Duration,
-    /// Tells when long replies have to wait for room.
+    /// Counts long replies that were refused or delayed for lack of memory.
     pub pressure: Arc<Pressure>,
 }
 
 /// The place of a connection.
 pub(crate) enum Seat {
-    /// It may ask anything.
+    /// All requests are served.
     Full(Place),
-    /// The node is full: it gets short answers only.
+    /// The node is full. Only requests with short answers are served, see [`is_short`].
     Overflow(Place),
 }
 
@@ -72,12 +72,12 @@ impl Seat {
         }
     }
 
-    /// Whether the node was full when it came.
+    /// Whether the node was full when the connection was accepted.
     pub fn is_overflow(&self) -> bool {
         matches!(self, Seat::Overflow(_))
     }
 
-    /// How long the client may take to send a head, or to go on reading an answer.
+    /// The timeout of the client: for sending a head, and for reading the next bytes of an answer.
     pub fn patience(&self, common: &Common) -> Duration {
         match self {
             Seat::Full(_) => common.client_timeout,
@@ -104,7 +104,7 @@ pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, wa
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES_MAX)
-        // A client may close its side when it has sent its request, and wait for the answer.
+        // A client may close its side after sending a request, and still wait for the answer.
         .half_close(true)
         .serve_connection(TokioIo::new(patient), service);
     let ended = tokio::select! {
@@ -123,12 +123,13 @@ pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, wa
         }
     };
     if !answer.is_empty() {
-        // A client that does not read it has the time of the timeout, and no more.
+        // A client that does not read the answer is disconnected after this time.
         let _ = tokio::time::timeout(LINGER, tell(left.stream, &answer)).await;
     }
 }
 
-/// Has the connection polled now and then, so that it notices that the client has closed its side.
+/// Never returns. Its timer wakes the task, so that the connection is polled and notices a client
+/// that has closed its side.
 async fn wake_now_and_then() {
     let mut every = tokio::time::interval(LOOK_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -137,7 +138,7 @@ async fn wake_now_and_then() {
     }
 }
 
-/// Why a connection ended, if that was for a head that cannot be read.
+/// The problem with the head, if the connection ended because of one.
 fn bad_head(talk: &Talk, error: &hyper::Error, left: &Left) -> Option<BadHead> {
     match left.held.get(9..12) {
         Some(b"414") => Some(BadHead::UriTooLong),
@@ -145,7 +146,7 @@ fn bad_head(talk: &Talk, error: &hyper::Error, left: &Left) -> Option<BadHead> {
         Some(_) => Some(BadHead::Malformed),
         None if error.is_parse_version_h2() => Some(BadHead::Http2),
         None if error.is_parse() => Some(BadHead::Malformed),
-        // A connection may be idle, and end so.
+        // An idle connection may end without an answer.
         None if !talk.waits_for_head() => None,
         None if error.is_timeout() => Some(BadHead::Slow),
         None if error.is_incomplete_message() => Some(BadHead::Ends),
@@ -153,7 +154,7 @@ fn bad_head(talk: &Talk, error: &hyper::Error, left: &Left) -> Option<BadHead> {
     }
 }
 
-/// Sends the last answer on a connection.
+/// Sends the last answer on a connection, then discards what the client still sends.
 async fn tell(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
     stream.write_all(answer).await?;
     stream.shutdown().await?;
@@ -204,14 +205,15 @@ impl Visit {
     }
 }
 
-/// The body of an answer, which keeps the connection from being idle until it is sent.
+/// The body of an answer. The connection counts as busy until this is dropped, which is when the
+/// answer has been sent.
 pub(crate) struct Held {
     body: Body,
     _work: Work,
     _turn: Turn,
 }
 
-/// A request is worked on, until this is dropped.
+/// A request in progress. Dropping this ends the request.
 struct Turn(Arc<Talk>);
 
 impl Drop for Turn {

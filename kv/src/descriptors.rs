@@ -1,47 +1,49 @@
-//! File descriptors: how many the process may have, and what they are for.
+//! How the file descriptors of the process are divided.
 //!
-//! A node that has none left cannot begin a new segment of its log, take a snapshot, or dial a
-//! peer. So clients get what is left after a reserve for all that, and a node that has no place for
-//! another client says so instead.
+//! A node without a free descriptor cannot begin a log segment, take a snapshot or connect to a
+//! peer. So a number of descriptors is reserved for these, and clients get the rest. A node without
+//! room for another client answers that it is full.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors for the node itself: standard streams, runtimes, listeners, the log, snapshots that
 /// are written and read, links to peers, and directories that are synced.
 const OWN: u64 = 64;
-/// Connections beyond the places of clients, on which a full node answers that it is full, or how
-/// it is.
+/// Connections beyond the limit for clients, on which a full node answers that it is full, or
+/// answers health requests.
 pub(crate) const OVERFLOW: u64 = 16;
 /// Connections to the leader, to ask it for its view of the cluster.
 pub(crate) const ASKING: usize = 8;
-/// One part in this many goes to connections of peers.
+/// One descriptor in this many is for connections from peers.
 const PART: u64 = 8;
-/// The least of them.
+/// The least number of descriptors for connections from peers.
 const PART_MIN: u64 = 16;
-/// The least that clients get. A process with fewer descriptors than all this may run out of them.
+/// The least number of client connections. A process whose limit is below the sum of all these may
+/// run out of descriptors.
 const CLIENTS_MIN: u64 = 8;
 
-/// Raises the limit on the descriptors of this process as far as it may. Where that is not possible
-/// the process has what it had.
+/// Raises the soft limit on file descriptors to the hard limit. If that fails, the limit stays as
+/// it was.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Without a hard limit some systems refuse a soft one without end; the soft one stays then.
+    // Some systems without a hard limit refuse an unlimited soft limit. The soft limit then stays
+    // as it was.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-/// How many connections of each kind a node may have.
+/// The most connections of each kind, within the descriptor limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
-    /// Of clients.
+    /// The most connections of clients.
     pub clients: usize,
-    /// Of peers to this node.
+    /// The most connections from peers.
     pub peers: usize,
 }
 
 impl Share {
-    /// The shares of the descriptors that this process may have, with no more clients than
-    /// `clients_max`.
+    /// Divides the descriptors of this process. There are at most `clients_max` connections of
+    /// clients.
     pub fn of_this_process(clients_max: usize) -> Share {
         Share::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), clients_max)
     }

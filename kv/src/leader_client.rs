@@ -13,23 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Longer, and the leader counts as gone.
+/// A leader that takes longer than this to accept a connection counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Less than the time after which the other side closes an idle connection.
+/// Idle connections are closed after this time. Shorter than the idle timeout of the other side.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// The most bytes of an answer.
+/// The most bytes of an answer. A longer one is discarded.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Connections to the other nodes' client ports.
 #[derive(Clone, Debug)]
 pub(crate) struct LeaderClient {
     client: Client<HttpConnector, Empty<Bytes>>,
-    /// Requests that may be under way, each on a connection of its own.
+    /// Permits for requests in progress, each of which uses one connection.
     places: Arc<Semaphore>,
 }
 
 impl LeaderClient {
-    /// Without any connection yet, and at no time with more than `connections_max`.
+    /// A client without connections yet. It never has more than `connections_max` requests at once.
     pub fn new(connections_max: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);

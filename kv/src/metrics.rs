@@ -1,4 +1,4 @@
-//! What a node counts about its HTTP requests, and all its figures in Prometheus' text format.
+//! Counters of HTTP requests, and all metrics of a node in Prometheus' text format.
 
 use crate::limits::Limits;
 use crate::machine::Figures;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use transport_http::TransportFigures;
 
-/// A path of the API, without what varies in it.
+/// A path of the API with its variable part replaced, as the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route(&'static str);
 
@@ -31,7 +31,7 @@ const COMPAT: [&str; 13] = [
     "/disconnect_peer",
     "/disconnect_all",
 ];
-/// The others, without those under a key.
+/// The other fixed paths.
 const OTHER: [&str; 5] = ["/v1/batch", "/v1/cluster", "/healthz", "/readyz", "/metrics"];
 const KEY: &str = "/v1/kv/{key}";
 const UNKNOWN: &str = "unknown";
@@ -51,27 +51,27 @@ impl Route {
         COMPAT.contains(&self.0)
     }
 
-    /// Whether it only tells whether the node is well.
+    /// Whether it is a liveness or readiness probe.
     pub fn is_probe(self) -> bool {
         self.is_watch() && self.0 != "/metrics"
     }
 
-    /// Whether it reads or writes through the log, and is over soon.
+    /// Whether it is a single read or write, which takes a place for requests.
     pub fn is_work(self) -> bool {
         matches!(self.0, KEY | "/submit" | "/get" | "/put" | "/cas")
     }
 
-    /// Whether it does many operations at once.
+    /// Whether it is a batch, which takes a place for batches.
     pub fn is_batch(self) -> bool {
         self.0 == "/v1/batch"
     }
 
-    /// The most bytes that the body of a request may have.
+    /// The most bytes of a request's body.
     pub fn body_bytes_max(self, limits: &Limits) -> usize {
         match self.0 {
             KEY => limits.value_bytes_max,
             "/v1/batch" => limits.batch_json_bytes_max(),
-            // Of what has no use for a body it is thrown away.
+            // Routes without a use for a body ignore it.
             _ => limits.command_json_bytes_max(),
         }
     }
@@ -83,7 +83,7 @@ impl Route {
     }
 }
 
-/// Counts the answers to requests. There are few routes and few statuses, so it stays small.
+/// Counts answers by route and status. Both have few values, so the map stays small.
 #[derive(Debug, Default)]
 pub struct Requests {
     puts_done: AtomicU64,
@@ -93,7 +93,7 @@ pub struct Requests {
 impl Requests {
     /// Counts one answer.
     pub fn count(&self, route: Route, status: StatusCode) {
-        // By far the most common, and worth no lock.
+        // By far the most common case, so it is counted without a lock.
         if route.0 == KEY && status == StatusCode::OK {
             self.puts_done.fetch_add(1, Ordering::Relaxed);
             return;
@@ -109,10 +109,10 @@ impl Requests {
     }
 }
 
-/// A figure of a peer: its name, its kind, what it says, and how it is read.
+/// A metric of a peer: name, help, kind, and the function that reads it.
 type PeerFigure<'a> = (&'a str, &'a str, &'a str, &'a dyn Fn(&PeerStatus) -> u64);
 
-/// All figures of a node.
+/// Renders all metrics of a node.
 pub fn render(
     status: &DriverStatus,
     counters: &MetricsReading,
@@ -193,7 +193,7 @@ pub fn render(
     text
 }
 
-/// What a leader knows of its peers. Of a node that does not lead there is nothing.
+/// Renders the metrics of the peers, which only a leader has.
 fn peers_of(text: &mut String, status: &DriverStatus) {
     let peers = &status.raft.peers;
     let silence = |peer: &PeerStatus| (status.tick * peer.silent_ticks).as_millis() as u64;

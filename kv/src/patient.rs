@@ -1,10 +1,11 @@
-//! A client's connection as the HTTP library sees it: the client has to go on reading, and the
-//! library's own refusals are not sent.
+//! The stream of a client's connection, as hyper sees it. A write fails if the client does not read
+//! for too long, and hyper's own error responses are not sent.
 //!
-//! The library answers a head that it cannot read with a status and no body, which is less than the
-//! API promises. It writes such an answer last of all, so it is held back here until the connection
-//! ends, and [`crate::connection`] sends a better one then. What only looks like it, the end of a
-//! value perhaps, goes out as soon as the library reads on.
+//! Hyper answers a head that it cannot parse with a status and no body, but the API promises a
+//! problem document. Such a response is the last thing that hyper writes. So it is held back here
+//! until the connection ends, and [`crate::connection`] then sends a complete one. Bytes that only
+//! look like such a response, for instance the end of a value, are sent as soon as hyper reads or
+//! writes again.
 
 use crate::api::Pressure;
 use crate::places::Place;
@@ -19,74 +20,74 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// The library's own answers are no longer.
+/// The most bytes of an error response of hyper.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
 
-/// A write that makes no progress fails after this time already if there is no room for the long
-/// replies of other clients.
+/// A write without progress fails after this time if, since it began, another client's long reply
+/// was refused or delayed for lack of memory. Otherwise it fails after the client timeout.
 const PATIENCE_UNDER_PRESSURE: Duration = Duration::from_secs(2);
 
-/// What a connection and the requests on it know of one another.
+/// State that a connection shares with the request on it.
 #[derive(Debug, Default)]
 pub(crate) struct Talk {
-    /// A request is worked on.
+    /// A request is in progress.
     is_calling: AtomicBool,
-    /// Bytes have come since the last request was answered.
+    /// Bytes have arrived since the last request was answered.
     has_part: AtomicBool,
-    /// What is left of the connection when the library is done with it.
+    /// The stream after hyper has finished with it.
     left: Mutex<Option<Left>>,
 }
 
-/// What is left of a connection.
+/// A connection after hyper has finished with it.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub stream: TcpStream,
-    /// What was held back.
+    /// The bytes that were not sent because they look like an error response of hyper.
     pub held: Vec<u8>,
 }
 
 impl Talk {
-    /// The head of a request has been read, and it is worked on.
+    /// A request begins: its head has been read.
     pub fn begin(&self) {
         self.is_calling.store(true, Ordering::Relaxed);
     }
 
-    /// It is answered.
+    /// The request has been answered.
     pub fn end(&self) {
         self.is_calling.store(false, Ordering::Relaxed);
         self.has_part.store(false, Ordering::Relaxed);
     }
 
-    /// Whether part of a head has come, and not the rest.
+    /// Whether a head has arrived only in part.
     pub fn waits_for_head(&self) -> bool {
         !self.is_calling.load(Ordering::Relaxed) && self.has_part.load(Ordering::Relaxed)
     }
 
-    /// What is left of the connection, once.
+    /// Takes the stream. `None` if it was taken before, or if hyper still has it.
     pub fn take_left(&self) -> Option<Left> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// A write that waits.
+/// A write that has made no progress yet.
 struct Waiting {
     since: Instant,
-    /// How often there had been no room for long replies by then.
+    /// The value of [`Pressure::times`] when the write began to wait.
     pressure: u64,
     sleep: Pin<Box<Sleep>>,
 }
 
-/// A connection on which a write that makes no progress for a while fails.
+/// A stream on which a write without progress fails after a time.
 pub(crate) struct Patient {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     stream: Option<TcpStream>,
     talk: Arc<Talk>,
     place: Arc<Place>,
     pressure: Arc<Pressure>,
     patience: Duration,
-    /// Runs while a write waits.
+    /// Set while a write waits.
     waiting: Option<Waiting>,
-    /// What may be the library's own answer.
+    /// Bytes that may be an error response of hyper.
     held: Vec<u8>,
 }
 
@@ -102,7 +103,8 @@ impl Patient {
         Patient { stream, talk, place, pressure, patience, waiting: None, held }
     }
 
-    /// Whether the client has closed its side while a request of it is worked on: it may be gone.
+    /// Marks the place as half closed if the client has closed its side during a request. Such a
+    /// client may be gone.
     fn look_for_close(&self, context: &mut Context<'_>) {
         if !self.talk.is_calling.load(Ordering::Relaxed) {
             return;
@@ -147,7 +149,7 @@ impl Patient {
         Poll::Pending
     }
 
-    /// Sends what was held back.
+    /// Sends the bytes that were held back.
     fn release(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
@@ -162,7 +164,8 @@ impl Patient {
         Poll::Ready(Ok(()))
     }
 
-    /// How many of these bytes are sent at once; the others may be the library's own answer.
+    /// How many of these bytes are sent now. The rest may be an error response of hyper. During a
+    /// request nothing is held back.
     fn before_own_answer(&self, bytes: &[u8]) -> usize {
         match self.talk.is_calling.load(Ordering::Relaxed) {
             true => bytes.len(),
@@ -171,7 +174,8 @@ impl Patient {
     }
 }
 
-/// Where, at the end of these bytes, an answer begins that looks like the library's own.
+/// The start of an error response of hyper at the end of these bytes, if there is one: a status 4xx
+/// with `content-length: 0`.
 fn own_answer(bytes: &[u8]) -> Option<usize> {
     if !bytes.ends_with(b"\r\n\r\n") {
         return None;
@@ -228,7 +232,7 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // The library's own answer comes last, and so in the last of the parts.
+        // An error response of hyper comes last, so it is in the last part.
         let last = parts.iter().rposition(|part| !part.is_empty());
         if let Some(last) = last
             && self.before_own_answer(&parts[last]) < parts[last].len()
@@ -253,7 +257,7 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Something is still to be sent.
+        // The answer is still to be sent on this stream.
         if !self.held.is_empty() {
             return Poll::Ready(Ok(()));
         }

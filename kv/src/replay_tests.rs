@@ -1,5 +1,5 @@
-//! What an old client sees is what the store holds: random commands, retention and snapshots, and a
-//! replay of the listing by the old client's rules.
+//! A client of the compatible API that replays the listing gets the content of the store. Tested
+//! with random commands, retention limits and snapshots.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 type Texts = BTreeMap<String, String>;
 
-/// What the old client does with a `cas` of a key that it does not have.
+/// How the client replays a `cas` of a key that it does not have.
 #[derive(Clone, Copy, Debug)]
 enum Missing {
     NeverMatches,
@@ -55,7 +55,7 @@ fn replay(texts: &mut Texts, listing: &serde_json::Value, missing: Missing) {
     }
 }
 
-/// A replayed view agrees with the store, where deleted keys may be there as empty ones.
+/// A replayed view agrees with the store. Deleted keys may be present with an empty value.
 fn assert_agrees(texts: &Texts, state: &State) {
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     for (key, item) in state.store().items() {
@@ -96,7 +96,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn command() -> impl Strategy<Value = Option<Command>> {
     let kind = prop::sample::select(vec![Kind::Put, Kind::Get, Kind::Cas]);
-    // Through JSON come only texts.
+    // The compatible API takes JSON, so its values are valid UTF-8.
     let text = || value().prop_map(|v| Bytes::from(String::from_utf8_lossy(&v).into_owned()));
     let compat = (kind, key(), text(), text(), any::<u64>()).prop_map(
         |(kind, key, value, compare_value, id)| {
@@ -141,7 +141,7 @@ proptest! {
             }
             replay(&mut from_scratch, &listing(&state, 0, u64::MAX, part_bytes), missing);
             assert_agrees(&from_scratch, &state);
-            // A client that was in step once and asks for the rest.
+            // A client that replayed up to `since` earlier, and now lists the rest.
             if since <= commands.len() as u64 {
                 replay(&mut resumed, &listing(&state, since, u64::MAX, part_bytes), missing);
                 assert_agrees(&resumed, &state);
@@ -167,7 +167,7 @@ proptest! {
         for number in state.history().first().0..commands.len() as u64 {
             prop_assert!(indices.contains(&number), "retained command {} is missing", number);
         }
-        // Below the retained commands, each key stands once.
+        // Below the retained commands, each key is listed once, as a put.
         let mut keys = std::collections::BTreeSet::new();
         for commit in all["commits"].as_array().unwrap() {
             if commit["index"].as_u64().unwrap() < state.history().first().0 {
@@ -175,7 +175,7 @@ proptest! {
                 prop_assert_eq!(&commit["command"]["kind"], "put");
             }
         }
-        // In pages, nothing is lost or repeated.
+        // Listing in pages loses and repeats nothing.
         let mut paged = Vec::new();
         let mut from = 0;
         loop {

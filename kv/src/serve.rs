@@ -1,4 +1,4 @@
-//! One node, put together: data directory, log, snapshots, driver, transport and listeners.
+//! Assembles one node: data directory, log, snapshots, driver, transport and listeners.
 
 use crate::api::{self, AskLeader, Hosts, Links};
 use crate::descriptors::{self, Share};
@@ -20,57 +20,60 @@ use std::time::Duration;
 use storage::{BaseError, ClaimError, LockError, OpenError};
 use transport_http::HttpTransport;
 
-/// A member of the cluster, as the operator names it.
+/// A member of the cluster, as given by `--peers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Which node.
+    /// The id of the member.
     pub id: NodeId,
-    /// Where clients reach it, as `host:port`.
+    /// The address at which clients reach it, as `host:port`.
     pub client_address: String,
-    /// Where the other nodes reach it, as `host:port`.
+    /// The address at which the other nodes reach it, as `host:port`.
     pub peer_address: String,
 }
 
-/// What a node is started with.
+/// The configuration of a node.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// Who it is.
+    /// The id of this node. It must be among `peers`.
     pub id: NodeId,
-    /// Where it listens for clients. Port 0 takes a free one.
+    /// The address to listen on for clients. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Where it listens for the other nodes.
+    /// The address to listen on for the other nodes.
     pub peer_listen: SocketAddr,
-    /// All members, this one included. Read only when a cluster is founded; later on the membership
-    /// in the log counts.
+    /// All members, including this one. They become the membership when a cluster is founded.
+    /// Afterwards the membership in the log is used.
     pub peers: Vec<Peer>,
-    /// The directory of its log and snapshots.
+    /// The directory of the log and the snapshots. It belongs to this node alone.
     pub data_dir: PathBuf,
-    /// On an empty directory: found a new cluster together with the peers.
+    /// On an empty directory: found a new cluster together with the peers. Ignored if there is
+    /// data.
     pub bootstrap: bool,
-    /// On an empty directory: wait to be added to a cluster that exists.
+    /// On an empty directory: wait to be added to an existing cluster. Ignored if there is data.
     pub join: bool,
-    /// Stand for election at once instead of waiting for an election timeout.
+    /// Become a candidate at once instead of waiting for an election timeout.
     pub campaign_at_start: bool,
-    /// A leader that is silent for this long, or up to twice as long, is replaced. Longer than the
-    /// network and the disks ever stall; the same on all nodes. A value outside of
-    /// [`ELECTION_TIMEOUTS`] counts as the nearest in it.
+    /// A follower campaigns when its leader has been silent for one to two times this long. Set it
+    /// above the longest stalls of network and disks, and to the same value on all nodes. Default
+    /// [`ELECTION_TIMEOUT`]. A value outside [`ELECTION_TIMEOUTS`] is clamped to it.
     pub election_timeout: Duration,
-    /// Let clients cut and restore links between nodes.
+    /// Let clients cut and restore links between nodes. For tests only.
     pub fault_injection: bool,
-    /// Forward writes to the leader; otherwise answer them with a redirect to it.
+    /// True: writes are forwarded to the leader. False: they are answered with a redirect to it.
+    /// Default true.
     pub forward: bool,
-    /// Listen on addresses that other machines reach, though neither clients nor peers are
+    /// Permits listening on addresses that other machines can reach. Neither clients nor peers are
     /// authenticated.
     pub insecure: bool,
-    /// Names, besides those of the peers, under which clients reach this node: of a load balancer,
-    /// for instance. A request for another name is refused; `*` admits all.
+    /// Host names, besides those of the peers, under which clients reach this node, for instance
+    /// that of a load balancer. A request for any other name is refused. `*` admits all.
     pub hosts: Vec<String>,
-    /// The bounds on what clients may ask for.
+    /// The limits on clients.
     pub limits: Limits,
 }
 
 impl ServeConfig {
-    /// A node with the usual settings, that neither founds nor joins a cluster.
+    /// A configuration with defaults, for a directory that has data: it neither founds nor joins a
+    /// cluster.
     pub fn new(
         id: NodeId,
         listen: SocketAddr,
@@ -97,43 +100,45 @@ impl ServeConfig {
     }
 }
 
-/// What an operator can do about a listener that could not be made.
+/// The advice to an operator for an error of bind.
 fn listen_advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::AddrInUse => "stop what uses the port, or choose another one",
         io::ErrorKind::PermissionDenied => "choose a port above 1023, or give the right to use it",
         io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
-        // No descriptor left, for this process or the whole system (EMFILE, ENFILE).
+        // No file descriptor is left, for this process or the whole system (EMFILE, ENFILE).
         _ if matches!(source.raw_os_error(), Some(23 | 24)) => "raise the limit: ulimit -n 1024",
         _ => "check the address and the limits of this process",
     }
 }
 
-/// Why a node could not be started, or had to stop. Each variant says what an operator can do.
+/// Why a node could not be started, or had to stop. The message of each variant tells an operator
+/// what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// It cannot listen there. Stop what uses the port, or choose another one.
+    /// The node cannot listen on an address. Stop the program that uses the port, or choose another
+    /// port.
     #[error("cannot listen on {address}: {source}; {}", listen_advice(.source))]
     Listen {
-        /// Where.
+        /// The address that was configured.
         address: SocketAddr,
-        /// Why.
+        /// The error of bind.
         source: io::Error,
     },
-    /// Other machines would reach a listener that asks nobody for a password.
+    /// Other machines could reach a listener that has no authentication.
     #[error(
         "{address} (for {users}) can be reached from other machines, and there is no authentication \
          and no TLS yet: everybody who reaches it can read and change all data. Listen on 127.0.0.1, \
          or give --insecure if only trusted machines reach it (a firewall, a private network)"
     )]
     Insecure {
-        /// Where it was to listen.
+        /// The address that was configured.
         address: SocketAddr,
-        /// For clients or for peers.
+        /// `clients` or `peers`.
         users: &'static str,
     },
-    /// The founders were others when this directory began to found a cluster.
+    /// This directory began to found a cluster with other founders.
     #[error(
         "{}: this data directory began to found a cluster of nodes {began}, and has told others so; \
          now --peers lists nodes {given}. Start it with the nodes it began with; or, if no node has \
@@ -143,12 +148,12 @@ pub enum ServeError {
     OtherFounders {
         /// Which directory.
         directory: PathBuf,
-        /// The nodes that it began with.
+        /// The founders that the directory names.
         began: String,
-        /// The nodes that it was started with.
+        /// The founders that the node was started with.
         given: String,
     },
-    /// The data directory cannot be used. The cause says what to do.
+    /// The log in the data directory cannot be opened. The cause tells what to do.
     #[error("{}: {source}", .directory.display())]
     Open {
         /// Which directory.
@@ -156,7 +161,7 @@ pub enum ServeError {
         /// Why.
         source: OpenError,
     },
-    /// The snapshot that the log begins after cannot be used. The cause says what to do.
+    /// The snapshot at the start of the log cannot be used. The cause tells what to do.
     #[error("{}: {source}", .directory.display())]
     Base {
         /// Which directory.
@@ -167,7 +172,7 @@ pub enum ServeError {
     /// Another process holds the directory, or it may not be written to.
     #[error(transparent)]
     Lock(LockError),
-    /// The directory cannot be written.
+    /// The data directory cannot be written.
     #[error("{}: {source}", .directory.display())]
     Disk {
         /// Which directory.
@@ -175,7 +180,7 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// The directory is another node's. Name the right one.
+    /// The directory belongs to another node. Check `--id` and `--data-dir`.
     #[error(
         "{}: this data directory belongs to node {found}, not to node {expected}; \
          check --id and --data-dir", .directory.display()
@@ -183,12 +188,12 @@ pub enum ServeError {
     WrongNode {
         /// Which directory.
         directory: PathBuf,
-        /// Whose it is.
+        /// The node that the directory belongs to.
         found: NodeId,
-        /// Who was started with it.
+        /// The node that was started with it.
         expected: NodeId,
     },
-    /// There is no state, and nobody said how to begin.
+    /// The directory is empty, and neither `bootstrap` nor `join` is set.
     #[error(
         "{}: this data directory is empty; start the node with --bootstrap to found a new cluster \
          together with its peers, or with --join to wait until it is added to a cluster that \
@@ -204,16 +209,16 @@ pub enum ServeError {
     /// The cluster cannot be founded.
     #[error(transparent)]
     Found(transport_http::BootstrapError),
-    /// The node cannot be started for another reason, which the cause says.
+    /// Any other error at start. The cause tells what to do.
     #[error(transparent)]
     Start(StartError),
-    /// The node has stopped by itself.
+    /// The node ran, and stopped without being asked to.
     #[error("the node has stopped: {0}")]
     Stopped(StopReason),
 }
 
 impl ServeError {
-    /// In the words of this program's flags.
+    /// Translates an error of the library into one that names this program's flags.
     fn of(error: StartError, config: &ServeConfig) -> Self {
         match error {
             StartError::NotAMember(node) => ServeError::NotAPeer(node),
@@ -247,7 +252,7 @@ fn list(ids: &[NodeId]) -> String {
     ids.join(", ")
 }
 
-/// A node that runs. Dropping it stops it; [`Running::stop`] does so gracefully.
+/// A running node. Dropping it stops the node at once; [`Running::stop`] does so gracefully.
 pub struct Running {
     node: Node<Machine>,
     clients: ClientServer,
@@ -261,24 +266,25 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
-    /// Where it listens for clients.
+    /// The address that clients connect to, with the actual port.
     pub fn client_addr(&self) -> SocketAddr {
         self.clients.local_addr()
     }
 
-    /// Where it listens for the other nodes.
+    /// The address that the other nodes connect to, with the actual port.
     pub fn peer_addr(&self) -> SocketAddr {
         self.node.peer_addr()
     }
 
-    /// Stops it: no new requests, those under way are answered, the log is synced.
+    /// Stops the node gracefully: no new requests are accepted, requests in progress are answered,
+    /// and the log is synced.
     pub async fn stop(self) -> Result<(), ServeError> {
         let Running { node, clients } = self;
         clients.stop().await;
         of_reason(node.shutdown().await)
     }
 
-    /// Returns when it has stopped by itself, and why: a disk that failed, mostly.
+    /// Waits until the node stops without being asked to, usually because of a disk error.
     pub async fn wait(&mut self) -> Result<(), ServeError> {
         of_reason(self.node.stopped().await)
     }
@@ -291,9 +297,9 @@ fn of_reason(reason: StopReason) -> Result<(), ServeError> {
     }
 }
 
-/// Starts a node, on the current tokio runtime. Returns when it takes part in its cluster, which
-/// for a cluster that is being founded is when all peers are up. `/healthz` answers before that.
-/// Dropping the future stops what it has started.
+/// Starts a node on the current tokio runtime. Returns when the node has joined its cluster. A new
+/// cluster is founded only once all peers are up. `/healthz` answers before that. Dropping the
+/// future stops everything that it has started.
 pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let own = own_addresses(&config)?;
     refuse_insecure(&config)?;
@@ -353,14 +359,13 @@ fn election_timeout(config: &ServeConfig) -> Duration {
     config.election_timeout.clamp(*ELECTION_TIMEOUTS.start(), *ELECTION_TIMEOUTS.end())
 }
 
-/// How others reach this node: as the operator says among the peers.
+/// The entry of this node in `peers`, with the addresses at which others reach it.
 fn own_addresses(config: &ServeConfig) -> Result<Peer, ServeError> {
     let own = config.peers.iter().find(|peer| peer.id == config.id);
     own.cloned().ok_or(ServeError::NotAPeer(config.id))
 }
 
-/// Without authentication only this machine may reach a listener, unless the operator says
-/// otherwise.
+/// Rejects listeners that other machines can reach, unless `insecure` is set.
 fn refuse_insecure(config: &ServeConfig) -> Result<(), ServeError> {
     let listeners = [(config.listen, "clients"), (config.peer_listen, "peers")];
     for (address, users) in listeners {

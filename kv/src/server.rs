@@ -1,8 +1,8 @@
-//! The listener for clients: which connections get a place, and which are refused.
+//! The listener for clients. It gives each connection a place or refuses it.
 //!
-//! It listens before the node takes part in its cluster, so that an operator can see that it is
-//! alive. A client that is silent in the middle of a request, or does not read its answer, is cut
-//! off: it costs a connection for a limited time, and nothing else.
+//! It listens before the node has joined its cluster, so that an operator can see that the node is
+//! alive. The connection of a client that stops sending in the middle of a request, or does not
+//! read its answer, is closed after a timeout.
 
 use crate::api::Pressure;
 use crate::canned;
@@ -26,20 +26,21 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// The interval at which a free place is searched for while others are being given up.
+/// How many times the acceptor tries to get a place for a new connection.
 const SEAT_TRIES: u32 = 16;
-/// The pause between two tries. Other clients wait meanwhile.
+/// The pause between two tries, in which old connections close. No other connection is accepted
+/// meanwhile.
 const SEAT_PAUSE: Duration = Duration::from_millis(1);
-/// A client's connection that was idle for less keeps its place when the node is full.
+/// On a full node, a connection loses its place only if it has been idle for this long.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// How long requests under way may take when the node stops.
+/// How long requests in progress may take when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-/// Connections are accepted again if none has failed for this long.
+/// After an accept error, the listener counts as recovered if none has failed for this long.
 const ACCEPT_STEADY: Duration = Duration::from_secs(5);
-/// A pause after a connection could not be accepted, for instance for lack of file descriptors.
+/// The pause after an accept error, for instance for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens for clients. Dropped, it closes all connections.
+/// The running listener. Dropping it closes all connections.
 #[derive(Debug)]
 pub(crate) struct ClientServer {
     local_addr: SocketAddr,
@@ -50,7 +51,8 @@ pub(crate) struct ClientServer {
 }
 
 impl ClientServer {
-    /// Binds the address and begins to answer that the node is starting.
+    /// Binds the address. Until [`ClientServer::open`], requests are answered that the node is
+    /// starting.
     pub async fn bind(
         address: SocketAddr,
         node: NodeId,
@@ -74,7 +76,7 @@ impl ClientServer {
             listener,
             common: common.clone(),
             places: Places::new(share.clients, IDLE_MIN),
-            // A client of the overflow that has asked for nothing yet makes way for the next.
+            // A connection in the overflow loses its place to the next one as soon as it is idle.
             overflow: Places::new(descriptors::OVERFLOW as usize, Duration::ZERO),
             clients: Handle::current(),
             stopping,
@@ -85,7 +87,7 @@ impl ClientServer {
         Ok(ClientServer { local_addr, common, stop, accepting, _front: front })
     }
 
-    /// Where it listens.
+    /// The bound address, with the actual port if port 0 was configured.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
@@ -95,14 +97,14 @@ impl ClientServer {
         self.common.pressure.clone()
     }
 
-    /// Serves the whole API from now on.
+    /// Serves the whole API from now on. Call it once.
     pub fn open(&self, router: Router) {
-        // It is called once; a second router would be a bug, and the first one stays.
+        // A second router would be a bug. It is ignored.
         let _ = self.common.router.set(TowerToHyperService::new(router));
     }
 
-    /// Takes no more connections, answers what is under way, and returns when that is done or took
-    /// too long.
+    /// Accepts no further connections. Returns when all requests in progress are answered, or after
+    /// a timeout.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         let _ = tokio::time::timeout(GRACE + GRACE, &mut self.accepting).await;
@@ -120,11 +122,11 @@ struct Acceptor {
     common: Arc<Common>,
     places: Arc<Places>,
     overflow: Arc<Places>,
-    /// Where requests are worked on.
+    /// The clients' runtime, which serves all requests but health requests.
     clients: Handle,
     stopping: watch::Receiver<bool>,
     graceful: GracefulShutdown,
-    /// Dropped with the acceptor, and all connections with it.
+    /// Dropping the acceptor drops this set, which closes all connections.
     connections: JoinSet<()>,
 }
 
@@ -148,7 +150,7 @@ impl Acceptor {
                     self.admit(stream).await;
                 }
                 Err(error) => {
-                    // Once, not at each try.
+                    // Reported once for a series of errors.
                     if failed.replace(Instant::now()).is_none() {
                         report(|| tracing::warn!(%error, "cannot accept clients' connections"));
                     }
@@ -162,7 +164,7 @@ impl Acceptor {
 
     async fn admit(&mut self, stream: TcpStream) {
         let Some(seat) = self.seat().await else {
-            // Nothing has been sent on it, so this fits into the socket's buffer.
+            // Nothing else has been sent on this socket, so the answer fits into its send buffer.
             let _ = stream.try_write(&canned::full_bytes(&self.common.node));
             return;
         };
@@ -184,7 +186,7 @@ impl Acceptor {
             if let Some(place) = self.overflow.take() {
                 return Some(Seat::Overflow(place));
             }
-            // Those that have lost their places take a moment to close.
+            // Connections that have lost their places take a moment to close.
             tokio::time::sleep(SEAT_PAUSE).await;
         }
         None
