@@ -6,10 +6,10 @@
 //! places decreases. While they do not, and all places are taken, it increases.
 //!
 //! A request that finds no place waits for a short time, and is then refused. The wait limits how
-//! often clients can retry, so that refusing them does not overload the node. The queue is first
-//! in, first out until a request has waited too long; from then on it is last in, first out. In a
-//! lasting overload some requests have to be refused. This order keeps the wait of the others
-//! short.
+//! often clients can retry, so that refusing them does not overload the node. The queue of an
+//! address is first in, first out until its oldest request has waited too long; from then on it is
+//! last in, first out. In a lasting overload some requests have to be refused. This order keeps the
+//! wait of the others short.
 //!
 //! The share of a client address is the number of places divided by the number of addresses. Once
 //! half of the places are taken, an address gets no place beyond its share. An address below its

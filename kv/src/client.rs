@@ -234,9 +234,9 @@ impl<E: Exchange> Client<E> {
 enum Missed {
     /// No node is there, and a retry would not find one.
     Nobody(String),
-    /// Certainly not executed.
+    /// The request was certainly not executed.
     NotDone(String),
-    /// Perhaps executed.
+    /// The request may have been executed.
     Unknown(String),
 }
 

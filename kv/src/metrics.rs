@@ -76,8 +76,7 @@ impl Route {
         }
     }
 
-    /// Whether it only tells those who watch over a node how it is, under whatever name they know
-    /// it.
+    /// Whether it is for monitoring: a probe, or the metrics.
     pub fn is_watch(self) -> bool {
         matches!(self.0, "/healthz" | "/readyz" | "/metrics")
     }

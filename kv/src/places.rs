@@ -58,7 +58,8 @@ impl Places {
     }
 
     /// Takes a place. If none is free, another connection has to close: the one that has been idle
-    /// the longest, or else one that is half closed. `None` if there is none of these either.
+    /// the longest, or else one that is half closed. `None` if there is none of these either, or if
+    /// too many connections are closing already.
     pub fn take(self: &Arc<Self>) -> Option<Place> {
         let mut taken = self.lock();
         if taken.seats.len() - taken.closing >= self.max {

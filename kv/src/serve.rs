@@ -40,12 +40,12 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// The address to listen on for the other nodes.
     pub peer_listen: SocketAddr,
-    /// All members, including this one. They become the membership when a cluster is founded.
-    /// Afterwards the membership in the log is used.
+    /// All members, including this one. The list has an effect only when a cluster is bootstrapped
+    /// or joined. Afterwards the membership in the log is used.
     pub peers: Vec<Peer>,
     /// The directory of the log and the snapshots. It belongs to this node alone.
     pub data_dir: PathBuf,
-    /// On an empty directory: found a new cluster together with the peers. Ignored if there is
+    /// On an empty directory: bootstrap a new cluster together with the peers. Ignored if there is
     /// data.
     pub bootstrap: bool,
     /// On an empty directory: wait to be added to an existing cluster. Ignored if there is data.
@@ -72,8 +72,8 @@ pub struct ServeConfig {
 }
 
 impl ServeConfig {
-    /// A configuration with defaults, for a directory that has data: it neither founds nor joins a
-    /// cluster.
+    /// A configuration with defaults, for a directory that has data: it neither bootstraps nor
+    /// joins a cluster.
     pub fn new(
         id: NodeId,
         listen: SocketAddr,
@@ -138,7 +138,7 @@ pub enum ServeError {
         /// `clients` or `peers`.
         users: &'static str,
     },
-    /// This directory began to found a cluster with other founders.
+    /// This directory began to bootstrap a cluster with other members.
     #[error(
         "{}: this data directory began to found a cluster of nodes {began}, and has told others so; \
          now --peers lists nodes {given}. Start it with the nodes it began with; or, if no node has \
@@ -148,9 +148,9 @@ pub enum ServeError {
     OtherFounders {
         /// Which directory.
         directory: PathBuf,
-        /// The founders that the directory names.
+        /// The members with which the bootstrap began.
         began: String,
-        /// The founders that the node was started with.
+        /// The members that the node was started with.
         given: String,
     },
     /// The log in the data directory cannot be opened. The cause tells what to do.
@@ -203,10 +203,10 @@ pub enum ServeError {
         /// Which directory.
         directory: PathBuf,
     },
-    /// The node is not among the members that would found the cluster.
+    /// The node is not in its own list of peers.
     #[error("node {0} is not among the peers that it was given")]
     NotAPeer(NodeId),
-    /// The cluster cannot be founded.
+    /// The cluster cannot be bootstrapped.
     #[error(transparent)]
     Found(transport_http::BootstrapError),
     /// Any other error at start. The cause tells what to do.
@@ -298,7 +298,7 @@ fn of_reason(reason: StopReason) -> Result<(), ServeError> {
 }
 
 /// Starts a node on the current tokio runtime. Returns when the node has joined its cluster. A new
-/// cluster is founded only once all peers are up. `/healthz` answers before that. Dropping the
+/// cluster is bootstrapped only once all peers are up. `/healthz` answers before that. Dropping the
 /// future stops everything that it has started.
 pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
     let own = own_addresses(&config)?;

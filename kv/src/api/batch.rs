@@ -1,4 +1,4 @@
-//! `POST /v1/batch`: many independent operations in one request, each with an outcome of its own.
+//! `POST /v1/batch`: many independent operations in one request. Each has its own outcome.
 //!
 //! ```json
 //! {"operations": [
@@ -7,8 +7,8 @@
 //!     {"op": "delete", "key": "c", "if_match": 7}]}
 //! ```
 //!
-//! Keys and values are texts here; bytes that are none go through `PUT`. The operations are done in
-//! order and as one command of the log, so a reader sees all of those that were done, or none.
+//! Keys and values are strings here. For bytes that are not valid UTF-8, use `PUT`. The operations
+//! are executed in order, as one log entry. So a reader sees the effects of all of them or of none.
 
 use super::App;
 use super::batch_json::{self, AskedOperation, Kind, Tag};
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Does a batch.
+/// Executes a batch.
 pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
     run(&app, request).await.unwrap_or_else(|problem| problem.not_done().into_response())
 }

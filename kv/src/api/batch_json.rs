@@ -1,4 +1,5 @@
-//! The JSON of a batch, counted while it is read: what is too much is not parsed first.
+//! Parses the JSON of a batch. Limits are checked during parsing, so an oversized batch is not
+//! parsed to its end.
 
 use super::problem::Problem;
 use crate::limits::Limits;
@@ -11,7 +12,7 @@ use std::marker::PhantomData;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-/// An operation as a client asks for it.
+/// An operation as the client sent it.
 pub struct AskedOperation {
     pub op: Kind,
     pub key: String,
@@ -22,7 +23,7 @@ pub struct AskedOperation {
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-/// What it is to do.
+/// The kind of an operation.
 pub enum Kind {
     Put,
     Delete,
@@ -30,14 +31,14 @@ pub enum Kind {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-/// A version, or `*`.
+/// A condition: a version, or `*`.
 pub enum Tag {
     Version(u64),
     Text(String),
 }
 
-/// A value that stands there as an object. Derived code also takes an array of the fields in order,
-/// which would be another language than the one documented.
+/// A value that has to be a JSON object. Derived code would also accept an array of the fields in
+/// order, which the API does not document.
 pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -60,7 +61,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// The operations of a batch.
+/// Parses the operations of a batch.
 pub fn parse(body: &[u8], limits: &Limits) -> Result<Vec<AskedOperation>, Problem> {
     let too_large = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -73,11 +74,11 @@ pub fn parse(body: &[u8], limits: &Limits) -> Result<Vec<AskedOperation>, Proble
     })
 }
 
-/// The object around the list.
+/// The JSON object that contains the list of operations.
 #[derive(Clone, Copy)]
 struct Whole<'a> {
     limits: &'a Limits,
-    /// Why it was given up.
+    /// The reason, if parsing stopped at a limit.
     too_large: &'a RefCell<Option<String>>,
 }
 

@@ -1,4 +1,4 @@
-//! Request bodies: read whole, within a size, within a time, and within what the node can hold.
+//! Reads request bodies whole, within limits of size, time and memory.
 
 use super::App;
 use axum::body::Body;
@@ -7,47 +7,47 @@ use futures_util::StreamExt;
 use std::net::IpAddr;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// So much of each body does not count in the budget of all bodies: the number of connections
-/// bounds it.
+/// Up to this many bytes of a body do not count in the memory budget. The number of connections
+/// bounds them.
 const UNCOUNTED_BYTES: usize = 64 << 10;
 
-/// So much of a body that is too large is read and thrown away, so that a client that writes it all
-/// before it reads gets its answer. Of a larger one the connection is closed.
+/// The rest of an oversized body is read and discarded up to this many bytes. So a client that
+/// sends the whole body before it reads gets its answer. Beyond this, the connection is closed.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 
-/// A body, and its share of the budget.
+/// A body, and its share of the memory budget. The share is released on drop.
 pub struct Held {
-    /// The body.
+    /// The whole body.
     pub bytes: Bytes,
     _share: Option<OwnedSemaphorePermit>,
 }
 
-/// Where a request comes from, as the connection says.
+/// The address that a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source(pub IpAddr);
 
-/// A body that has been read by [`super::routes::around`], within the bounds.
+/// Returns the body that [`super::routes::around`] has read within the limits.
 pub async fn whole(body: Body) -> Bytes {
-    // It is in memory, so nothing can fail.
+    // It is in memory, so this cannot fail.
     axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default()
 }
 
-/// Why there is no body. Nothing has been done.
+/// Why a body could not be read. The request has not been executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It is larger than what is allowed here.
+    /// The body is larger than its route allows.
     #[error("the body is larger than {limit_bytes} bytes")]
     TooLarge {
-        /// The limit.
+        /// The most bytes of a body on this route.
         limit_bytes: usize,
     },
-    /// It did not come in time.
+    /// The body did not arrive within [`crate::limits::Limits::client_timeout`].
     #[error("the body did not arrive in time")]
     Slow,
-    /// The connection broke, or the framing was wrong.
+    /// The connection broke, or the HTTP framing was wrong.
     #[error("the body cannot be read")]
     Broken,
-    /// The node holds too many bodies already.
+    /// The memory budget for bodies is used up.
     #[error("this node has too many large requests under way; try again later")]
     Busy,
 }
@@ -64,7 +64,8 @@ impl App {
         if body.is_end_stream() {
             return Ok(Held { bytes: Bytes::new(), _share: None });
         }
-        // The usual small body is there already, in one piece: no timer is needed for it.
+        // A small body usually is available at once in one piece, and this timer is then never
+        // polled.
         let claimed = body.size_hint().lower();
         let mut frames = BodyExt::into_data_stream(body);
         let mut late = self.sleep(self.limits.client_timeout);
@@ -96,7 +97,8 @@ impl App {
                     first = frame;
                 } else {
                     if all.is_empty() {
-                        // Not what the header claims: that is not in the budget before it is there.
+                        // Reserve what has arrived, not what the header claims: only arrived bytes
+                        // are counted in the budget.
                         all.reserve(len);
                         all.extend_from_slice(&first);
                         first = Bytes::new();

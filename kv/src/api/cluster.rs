@@ -1,7 +1,8 @@
 //! `GET /v1/cluster`: the status of every member, as the leader sees it.
 //!
-//! A follower knows only itself, so it asks the leader; without one it says what it knows. With
-//! `?local=true` a node answers for itself in any case.
+//! A follower has no status of other members, so it fetches the answer from the leader. Without a
+//! leader it answers with its own status. With `?local=true` a node always answers with its own
+//! status.
 
 use super::App;
 use super::params;
@@ -21,10 +22,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long the leader may take until the node answers for itself.
+/// If the leader takes longer than this, the node answers with its own status.
 const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The cluster.
+/// `GET /v1/cluster`.
 pub async fn cluster(State(app): State<Arc<App>>, request: Request) -> Response {
     answer(&app, request).await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -46,14 +47,14 @@ async fn answer(app: &App, request: Request) -> Result<Response, Problem> {
     Ok(json_ok(&describe(app, &status)))
 }
 
-/// Asks the leader for its view of the cluster.
+/// Fetches the leader's view of the cluster.
 pub trait AskLeader: Send + Sync + 'static {
-    /// The body of the answer of the node at `address` to `GET /v1/cluster?local=true`, if it gives
-    /// one within `timeout`.
+    /// The body of the answer to `GET /v1/cluster?local=true` from the node at `address`. `None` if
+    /// there is none within `timeout`.
     fn cluster(&self, address: String, timeout: Duration) -> View;
 }
 
-/// The view of a leader, on its way.
+/// A future of the JSON with which a leader answers.
 pub type View = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
 
 async fn from_leader(app: &App, address: Option<String>) -> Option<Response> {
@@ -71,11 +72,11 @@ fn describe(app: &App, status: &DriverStatus) -> Value {
         .map(|(id, member)| {
             let peer = raft.peers.iter().find(|peer| peer.id == *id);
             let matched = match peer {
-                // A leader that was just elected does not know yet.
+                // Zero: a new leader has not received an answer of this peer yet.
                 Some(peer) => Some(peer.matched).filter(|matched| matched.0 > 0),
                 None => (*id == app.id).then_some(raft.durable),
             };
-            // What a leader that has just been elected has not heard yet it cannot know.
+            // A new leader counts the silence of a peer from its own election.
             let silent = peer.map(|peer| status.tick * peer.silent_ticks);
             let is_self = *id == app.id;
             json!({
@@ -128,7 +129,7 @@ fn role(app: &App, status: &DriverStatus, id: NodeId) -> &'static str {
     }
 }
 
-/// How a member is, in words. Only the leader knows of the others.
+/// The state of a member in words. A node that is not the leader knows only its own.
 fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
     let raft = &status.raft;
     if id == app.id {
@@ -159,7 +160,7 @@ fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
     }
 }
 
-/// A time as a person reads it.
+/// Formats a time for people.
 fn seconds(time: Duration) -> String {
     match time.as_secs() {
         0..10 => format!("{:.1} s", time.as_secs_f64()),

@@ -1,4 +1,5 @@
-//! The calls of the older system, field for field, so that its clients run unchanged.
+//! The compatible API: the calls of an older system, with the same fields, so that its clients run
+//! unchanged.
 
 #![allow(clippy::result_large_err, reason = "a refusal is a ready answer, on the rare path")]
 
@@ -30,19 +31,19 @@ use std::time::Duration;
 
 /// The longest that `wait_commit` waits.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How long `wait_commit` waits when the client does not say.
+/// How long `wait_commit` waits if the request has no `timeout_ms`.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
-/// A listing is confirmed within 4 s, or it is refused.
+/// How long a listing waits for a leader to confirm it. A client gets an answer within 4 s.
 const LISTING_TIMEOUT: Duration = Duration::from_millis(3500);
 
-/// A refusal or an answer: both are ready to go out.
+/// An answer, or a refusal. Both are complete responses.
 type Answer = Result<Response, Response>;
 
 fn either(answer: Answer) -> Response {
     answer.unwrap_or_else(|refusal| refusal)
 }
 
-/// `GET /is_leader`: from published state, within milliseconds.
+/// `GET /is_leader`: answered from published state, within milliseconds.
 pub async fn is_leader(State(app): State<Arc<App>>) -> Response {
     let body: &'static [u8] = if app.handle.status().serving() {
         b"{\"is_leader\":true}"
@@ -52,7 +53,7 @@ pub async fn is_leader(State(app): State<Arc<App>>) -> Response {
     json(StatusCode::OK, Bytes::from_static(body))
 }
 
-/// A command as a client gives it.
+/// The JSON of a command, as a client sends it.
 #[derive(Deserialize)]
 struct Given {
     kind: Option<String>,
@@ -62,7 +63,7 @@ struct Given {
     id: Option<i128>,
 }
 
-/// `POST /submit`: answered as soon as the leader has appended.
+/// `POST /submit`: answered as soon as the leader has appended the command, before it is committed.
 pub async fn submit(State(app): State<Arc<App>>, body: Body) -> Response {
     either(try_submit(&app, body).await)
 }
@@ -95,13 +96,14 @@ async fn try_submit(app: &App, body: Body) -> Answer {
     }
 }
 
-/// Of a node that does not take commands: another one leads, or nobody does.
+/// The answer of a node that does not accept commands: it is not the leader, has stopped, or is
+/// read-only.
 fn refuse_submit(app: &App, status: &DriverStatus) -> Answer {
     if let Some(reason) = &status.stopped {
         let error = format!("this node has stopped: {reason}");
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, error));
     }
-    // It leads on until the others notice, and cannot append meanwhile.
+    // A read-only leader cannot append, but keeps its role until it steps down.
     if let (true, Some(reason)) = (status.raft.serving, &status.read_only) {
         return Err(refused_proposal(&ProposeError::ReadOnly { reason: reason.clone() }));
     }
@@ -110,7 +112,7 @@ fn refuse_submit(app: &App, status: &DriverStatus) -> Answer {
     Ok(json(StatusCode::OK, body.to_string()))
 }
 
-/// The client address of another node that leads.
+/// The client address of the leader, if it is another node.
 fn leader(app: &App, status: &DriverStatus) -> Option<String> {
     app.client_address(status.raft.leader.filter(|leader: &NodeId| *leader != app.id))
 }
@@ -160,7 +162,7 @@ struct Wait {
     term: Option<u64>,
 }
 
-/// `POST /wait_commit`: answered when the command is committed and applied on this node.
+/// `POST /wait_commit`: answered when the command with this number is applied on this node.
 pub async fn wait_commit(State(app): State<Arc<App>>, body: Body) -> Response {
     either(try_wait_commit(&app, body).await)
 }
@@ -211,7 +213,7 @@ fn superseded(number: CommandNumber) -> Response {
     refusal(StatusCode::CONFLICT, error)
 }
 
-/// `GET /get_commit?index=0`.
+/// `GET /get_commit?index=0`: the command with this number, from the state of this node.
 pub async fn get_commit(State(app): State<Arc<App>>, uri: Uri) -> Response {
     either(try_get_commit(&app, &uri).await)
 }
@@ -229,7 +231,7 @@ async fn try_get_commit(app: &App, uri: &Uri) -> Answer {
     }
 }
 
-/// A committed command, as this node has it.
+/// The result of looking up a command on this node.
 enum Found {
     Commit(Box<Record>),
     NotYet,
@@ -285,7 +287,7 @@ async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
     let part_bytes = app.limits.listing_part_bytes;
     let parts =
         futures_util::stream::unfold((listing, permit), move |(mut listing, permit)| async move {
-            // Other requests have their turn between two parts.
+            // Other requests run between two parts.
             yield_now().await;
             let part = listing.next_part(part_bytes)?;
             Some((Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit)))
@@ -298,15 +300,15 @@ pub async fn listen_addr(State(app): State<Arc<App>>) -> Response {
     json(StatusCode::OK, value!({ "address": app.peer_address }).to_string())
 }
 
-/// `POST /ready`: changes nothing.
+/// `POST /ready`: always true. Has no effect.
 pub async fn ready() -> Response {
     json(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}"))
 }
 
-/// The one-request forms: what came of a command.
+/// The answer to `/get`, `/put` and `/cas`.
 struct Done {
     resp_status: u8,
-    /// What the value is called, and the value.
+    /// The JSON field of the value: `value` for a read, `prev_value` for a write.
     name: &'static str,
     value: Option<Bytes>,
     leader: Option<String>,
@@ -335,7 +337,7 @@ impl Done {
         Done { outcome: Some(outcome), ..Done::new(kind, STATUS_COMMIT_FAILED, None) }
     }
 
-    /// How much of the budget for replies it takes.
+    /// The bytes that it needs in the budget for replies.
     fn bytes(&self) -> usize {
         self.value.as_ref().map_or(0, Bytes::len)
     }
@@ -357,7 +359,7 @@ impl Done {
         reply::pieces(pieces, share)
     }
 
-    /// The same, without a value.
+    /// Sends an answer without a value. It needs no share of the budget.
     fn send_short(&self) -> Response {
         self.send(Share::none())
     }
@@ -388,12 +390,12 @@ async fn try_get(app: &App, body: Body) -> Answer {
     Ok(done.send(share))
 }
 
-/// `POST /put {"key","value"}`.
+/// `POST /put {"key","value"}`: answered when the write is committed and applied.
 pub async fn put(State(app): State<Arc<App>>, body: Body) -> Response {
     either(one_write(&app, Kind::Put, body).await)
 }
 
-/// `POST /cas {"key","compare_value","value"}`.
+/// `POST /cas {"key","compare_value","value"}`: answered when the command is committed and applied.
 pub async fn cas(State(app): State<Arc<App>>, body: Body) -> Response {
     either(one_write(&app, Kind::Cas, body).await)
 }
@@ -401,7 +403,8 @@ pub async fn cas(State(app): State<Arc<App>>, body: Body) -> Response {
 async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
     let given: Given = read_json(app, body).await?;
     let command = command(app, kind, given)?;
-    // A leader whose disk is full refuses it with the reason.
+    // `raft.serving` includes a leader whose disk is full. Its proposal below fails with the
+    // reason.
     if !app.handle.status().raft.serving {
         return Ok(Done::not_leader(app, kind).send_short());
     }
@@ -423,14 +426,14 @@ async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
     };
     drop(reply);
     let done = Done::new(kind, STATUS_DONE, previous);
-    // It is done, so there has to be an answer. Few requests wait for room at any time.
+    // The write is done, so refusing for lack of memory would be wrong. Wait for room instead.
     Ok(match app.room_in_time(done.bytes()).await {
         Some(share) => done.send(share),
         None => Done::failed(kind, "unknown").send_short(),
     })
 }
 
-/// A body that is one JSON object, whatever its Content-Type says.
+/// Parses a body that has to be one JSON object. `Content-Type` is ignored.
 pub async fn read_json<T: DeserializeOwned + Send + 'static>(
     app: &App,
     body: Body,
@@ -444,7 +447,7 @@ pub async fn read_json<T: DeserializeOwned + Send + 'static>(
     )
 }
 
-/// An integer in the query string.
+/// An integer parameter of the query string. `None` if it is absent.
 fn parameter(uri: &Uri, name: &str) -> Result<Option<i128>, Response> {
     let Some((_, text)) = pairs(uri.query()).find(|(found, _)| found == name) else {
         return Ok(None);

@@ -1,18 +1,18 @@
-//! `If-Match` and `If-None-Match` (RFC 9110, 13.1).
+//! The conditions of a request: `If-Match` and `If-None-Match` (RFC 9110, 13.1).
 //!
-//! A version between quotes is a tag. `If-Match` takes only strong tags for equal, `If-None-Match`
-//! weak ones (`W/"7"`) too. A tag that is no version is well-formed and equals none. Digits without
-//! quotes are a version, as a person types it.
+//! An entity tag is a version in quotes. `If-Match` compares strongly: a weak tag (`W/"7"`) never
+//! matches. `If-None-Match` compares weakly. A tag that is not a version is valid and matches no
+//! version. For people with curl, digits without quotes are a version too.
 
 use super::problem::Problem;
 use crate::command::{Condition, Version};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 
-/// The most tags of one request: a command of the log has this many versions.
+/// The most tags in one kind of header. Bounds the number of versions in a command.
 const TAGS_MAX: usize = 256;
 
-/// The condition that the two headers make for a write.
+/// The condition of a write, from both headers.
 pub fn of_write(headers: &HeaderMap) -> Result<Condition, Problem> {
     let conditions = of_read(headers)?;
     let condition = match (conditions.matches, conditions.matches_none) {
@@ -27,7 +27,7 @@ pub fn of_write(headers: &HeaderMap) -> Result<Condition, Problem> {
             [version] => Condition::IsNot(version),
             _ => Condition::NoneOf(versions),
         },
-        // It has to exist and not to exist.
+        // The key would have to exist and not to exist, so the condition never holds.
         (Some(_), Some(Tags::Any)) => Condition::AnyOf(Vec::new()),
         (Some(Tags::List(mut versions)), Some(Tags::List(others))) => {
             versions.retain(|version| !others.contains(version));
@@ -42,7 +42,7 @@ pub fn of_write(headers: &HeaderMap) -> Result<Condition, Problem> {
     Ok(condition)
 }
 
-/// The two headers of a read.
+/// The conditions of a read, from both headers.
 pub fn of_read(headers: &HeaderMap) -> Result<Conditions, Problem> {
     Ok(Conditions {
         matches: tags(headers, IF_MATCH, Comparison::Strong)?,
@@ -50,26 +50,26 @@ pub fn of_read(headers: &HeaderMap) -> Result<Conditions, Problem> {
     })
 }
 
-/// What a client makes its read depend on.
+/// The conditions of a read.
 #[derive(Debug)]
 pub struct Conditions {
     matches: Option<Tags>,
     matches_none: Option<Tags>,
 }
 
-/// What becomes of a read.
+/// The outcome of a read that found the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The value is sent.
     Send,
-    /// The client has this version: 304.
+    /// The client already has this version: status 304.
     NotModified,
-    /// The client does not want this version: 412.
+    /// `If-Match` does not match this version: status 412.
     Failed,
 }
 
 impl Conditions {
-    /// What becomes of a read that has found this version.
+    /// Evaluates the conditions for the version that was found. `If-Match` takes precedence.
     pub fn verdict(&self, found: Version) -> Verdict {
         if self.matches.as_ref().is_some_and(|tags| !tags.contain(found)) {
             return Verdict::Failed;
@@ -81,7 +81,7 @@ impl Conditions {
     }
 }
 
-/// What stands in one of the headers.
+/// The value of one of the headers: `*`, or a list of tags.
 #[derive(Debug)]
 enum Tags {
     Any,
@@ -140,15 +140,15 @@ fn tags(
     }
 }
 
-/// An entry of a list. Without a version it equals none.
+/// An entry of a list. A tag without a version matches none.
 enum Tag {
     Any,
     Strong(Option<Version>),
     Weak(Option<Version>),
 }
 
-/// The next entry of a list, and what comes after it. `None` outside: it is malformed; inside:
-/// there is none.
+/// The next entry of a list, and the rest of the list. `None` means that the list is malformed,
+/// `Some(None)` that it has ended.
 fn next(list: &str) -> Option<Option<(Tag, &str)>> {
     let list = list.trim_start_matches([' ', '\t', ',']);
     if list.is_empty() {
@@ -174,7 +174,8 @@ fn next(list: &str) -> Option<Option<(Tag, &str)>> {
     (rest.is_empty() || rest.starts_with(',')).then_some(Some((tag, rest)))
 }
 
-/// The version that a tag is, written as we write it: tags are compared letter by letter.
+/// The version that a tag denotes. Tags are compared as strings, so a tag such as `"07"` denotes
+/// none.
 fn version(text: &str) -> Option<Version> {
     let version = Version(text.parse().ok()?);
     (version.to_string() == text).then_some(version)
@@ -216,7 +217,7 @@ mod tests {
             (vec![is("\"1\", \"2\"")], any_of(&[1, 2])),
             (vec![is(",\"1\",, \"2\" ,")], any_of(&[1, 2])),
             (vec![is("\"1\""), is("\"2\"")], any_of(&[1, 2])),
-            // None of these is equal to any version.
+            // None of these matches any version.
             (vec![is("W/\"7\"")], any_of(&[])),
             (vec![is("\"x\"")], any_of(&[])),
             (vec![is("\"\"")], any_of(&[])),

@@ -1,4 +1,4 @@
-//! What the head of every request must be, whatever it asks for.
+//! Checks of the head that apply to every request.
 
 use super::problem::Problem;
 use axum::extract::Request;
@@ -11,8 +11,8 @@ pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// The most headers of a client's request. The HTTP library takes 100.
 const HEADERS_MAX: usize = 96;
 
-/// For which host a request is: `None` in HTTP/1.0, where it need not be said. An error: it is not
-/// said, or said twice (RFC 9112, 3.2).
+/// The host that a request is for. `None` only in HTTP/1.0, where it is optional. A missing,
+/// repeated or malformed `Host` is an error (RFC 9112, 3.2).
 pub fn host<'a>(
     version: Version,
     uri: &'a Uri,
@@ -23,7 +23,7 @@ pub fn host<'a>(
     if second.is_some() {
         return Err(Problem::malformed("the request has more than one Host header"));
     }
-    // In a whole URL the host is said already, and the header is to be ignored.
+    // An absolute request target contains the host, and the header must be ignored.
     if let Some(authority) = uri.authority() {
         return Ok(Some(authority.as_str()));
     }
@@ -39,7 +39,7 @@ pub fn host<'a>(
     text.map(Some).ok_or_else(|| Problem::malformed("the Host header is not host or host:port"))
 }
 
-/// That a head is not too large.
+/// Checks the size of a head and the number of its headers.
 pub fn check_size(request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
     let uri = request.uri();

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`: for those who watch over a node.
+//! `/healthz`, `/readyz` and `/metrics`, for monitoring.
 
 use super::App;
 use super::problem::Problem;
@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use std::sync::Arc;
 
-/// Alive: the process answers, and the node has not failed.
+/// `GET /healthz`: 503 if the node has stopped or its state differs from that of its peers.
 pub async fn healthz(State(app): State<Arc<App>>) -> Response {
     let status = app.handle.status();
     match &status.stopped {
@@ -20,7 +20,8 @@ pub async fn healthz(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// Safe to send clients to: what [`driver::DriverStatus::ready`] says.
+/// `GET /readyz`: whether clients should use this node, as [`driver::DriverStatus::ready`] defines
+/// it.
 pub async fn readyz(State(app): State<Arc<App>>) -> Response {
     match app.handle.status().ready() {
         Ok(()) => "ready\n".into_response(),
@@ -32,7 +33,7 @@ fn unready(why: String) -> Response {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", why).into_response()
 }
 
-/// All figures, in Prometheus' text format.
+/// `GET /metrics`: all metrics, in Prometheus' text format.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.handle.status();
     let peers = app.peers.as_ref().map(|read| read()).unwrap_or_default();

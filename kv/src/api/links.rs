@@ -1,4 +1,4 @@
-//! Fault injection: cutting and restoring the links of this node, for the tests of a cluster.
+//! Fault injection for tests: cuts and restores the links of this node.
 
 use super::App;
 use super::compat::read_json;
@@ -12,34 +12,34 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 
-/// Cuts and restores links. No method waits.
+/// Cuts and restores links. No method blocks.
 pub trait Links: Send + Sync + 'static {
-    /// Restores the link to a peer; changes nothing where it is not cut.
+    /// Restores the link to a peer. Has no effect if the link is not cut.
     fn connect(&self, peer: NodeId);
     /// Cuts the link to a peer, both ways, until it is restored.
     fn disconnect(&self, peer: NodeId);
 }
 
-/// A peer, as `connect_peer` and `disconnect_peer` name it.
+/// The body of `connect_peer` and `disconnect_peer`.
 #[derive(Deserialize)]
 struct Named {
     peer_id: u64,
-    /// Where the caller thinks it is. The membership knows better.
+    /// Accepted for compatibility and ignored: the address of the peer is in the membership.
     #[serde(default, rename = "address")]
     _address: Option<String>,
 }
 
-/// `POST /connect_peer`.
+/// `POST /connect_peer`: restores the link to one peer.
 pub async fn connect_peer(State(app): State<Arc<App>>, body: Body) -> Response {
     on_peer(&app, body, true).await.unwrap_or_else(|refusal| refusal)
 }
 
-/// `POST /disconnect_peer`.
+/// `POST /disconnect_peer`: cuts the link to one peer.
 pub async fn disconnect_peer(State(app): State<Arc<App>>, body: Body) -> Response {
     on_peer(&app, body, false).await.unwrap_or_else(|refusal| refusal)
 }
 
-/// `POST /disconnect_all`.
+/// `POST /disconnect_all`: cuts the links to all peers.
 pub async fn disconnect_all(State(app): State<Arc<App>>) -> Response {
     let links = match links(&app) {
         Ok(links) => links,

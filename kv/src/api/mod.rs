@@ -1,8 +1,8 @@
-//! The HTTP API of a node, as a `tower` service: no sockets in here, and no timers but the clock's.
+//! The HTTP API of a node, as a `tower` service. It opens no sockets, and its only timers are those
+//! of the given clock.
 //!
-//! The calls of the older system are in `compat`, those for people with curl in `v1`; what both
-//! need is in the other files. [`router`] puts them together. Whatever a client sends gets an
-//! answer, and nothing that it sends can stop a node.
+//! `compat` has the calls of the compatible API, `v1`, `batch` and `write` those of the v1 API.
+//! [`router`] assembles them. Every request gets an answer, and no request can stop a node.
 
 mod batch;
 mod batch_json;
@@ -48,41 +48,41 @@ use storage::ClusterId;
 use tokio::sync::Semaphore;
 use transport_http::TransportFigures;
 
-/// What the API works with.
+/// The parts of a node that the API uses.
 pub struct Parts {
-    /// The node itself.
+    /// The handle of the driver.
     pub handle: Handle<Machine>,
-    /// Tells the time.
+    /// The clock for timeouts.
     pub clock: Arc<dyn Clock>,
-    /// The figures of its state machine.
+    /// The figures of the state machine.
     pub figures: Arc<Figures>,
-    /// Where its state machine leaves what it has found.
+    /// The results of queries to the state machine.
     pub answers: Arc<Answers>,
-    /// Which node it is.
+    /// The id of this node.
     pub id: NodeId,
-    /// Which cluster it belongs to, if that has a name.
+    /// The id of its cluster, if it is known.
     pub cluster: Option<ClusterId>,
-    /// Where the other nodes reach it.
+    /// The address at which the other nodes reach it, as `host:port`.
     pub peer_address: String,
-    /// The names under which clients may speak to it.
+    /// The host names under which clients may address it.
     pub hosts: Hosts,
-    /// The bounds on what clients may ask for.
+    /// The limits on clients.
     pub limits: Limits,
-    /// Whether writes are forwarded to the leader; otherwise clients are sent there.
+    /// True: v1 writes are forwarded to the leader. False: clients are redirected to it.
     pub forward: bool,
-    /// Asks the leader for what only it knows of the cluster; without one, nobody is asked.
+    /// Fetches the leader's view for `/v1/cluster`. With `None` a node always answers with its own.
     pub leader: Option<Arc<dyn AskLeader>>,
-    /// Does what takes long elsewhere; without one it is done where it is.
+    /// Runs long computations on other threads. With `None` they run on the thread of the request.
     pub offload: Option<Arc<dyn Offload>>,
-    /// Cuts and restores links; without one, fault injection is off.
+    /// Cuts and restores links. With `None` fault injection is off.
     pub links: Option<Arc<dyn Links>>,
-    /// Reads what the transport has counted; without one, there is nothing.
+    /// Reads the counters of the transport. With `None` they are reported as zero.
     pub peers: Option<PeerFigures>,
-    /// Counts the times when there was no room for a long reply.
+    /// Counts long replies that were refused or delayed for lack of memory.
     pub pressure: Arc<Pressure>,
 }
 
-/// Reads what the transport has counted.
+/// Reads the counters of the transport.
 pub type PeerFigures = Box<dyn Fn() -> TransportFigures + Send + Sync>;
 
 /// The state that all handlers share.
@@ -92,7 +92,7 @@ pub(crate) struct App {
     figures: Arc<Figures>,
     answers: Arc<Answers>,
     id: NodeId,
-    /// The same, as every answer says.
+    /// The id, as the value of the header [`NODE`].
     node: HeaderValue,
     cluster: Option<ClusterId>,
     peer_address: String,
@@ -103,13 +103,13 @@ pub(crate) struct App {
     offload: Option<Arc<dyn Offload>>,
     links: Option<Arc<dyn Links>>,
     peers: Option<PeerFigures>,
-    /// Places for requests that are worked on.
+    /// Places for single reads and writes.
     work: Arc<Admission>,
     /// Places for batches.
     batches: Semaphore,
     requests: Requests,
     bodies: Arc<Semaphore>,
-    /// Bytes that long replies may keep in memory.
+    /// The memory budget of long replies, in bytes.
     replies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
     pressure: Arc<Pressure>,
@@ -160,7 +160,7 @@ impl App {
     }
 }
 
-/// The whole API of a node.
+/// Assembles the API of a node.
 pub fn router(parts: Parts) -> Router {
     let app = Arc::new(App::new(parts));
     let key = put(v1::put).get(v1::get).delete(v1::delete).fallback(routes::wrong_method);

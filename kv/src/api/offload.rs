@@ -1,4 +1,4 @@
-//! Work that takes long, away from where other requests wait.
+//! Moves long computations off the threads that serve other requests.
 
 use super::App;
 use std::future::Future;
@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::task::Poll;
 use tokio::sync::oneshot;
 
-/// Working on less than this many bytes takes no longer than handing it over.
+/// Work on fewer bytes than this is done in place: moving it to another thread would take as long.
 const HEAVY_BYTES: usize = 64 << 10;
 
-/// Does what takes long, somewhere else.
+/// Runs long computations on other threads.
 pub trait Offload: Send + Sync + 'static {
-    /// Does `work`; ready when it is done, or has panicked.
+    /// Runs `work`. The future is ready when the work has ended or panicked.
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
@@ -27,7 +27,7 @@ impl App {
         };
         let (tell, result) = oneshot::channel();
         let work = move || {
-            // The client may have gone.
+            // The receiver is gone if the request was cancelled.
             let _ = tell.send(work());
         };
         offload.run(Box::new(work)).await;
@@ -35,7 +35,7 @@ impl App {
     }
 }
 
-/// Lets other tasks have their turn.
+/// Yields to other tasks once.
 pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| match std::mem::replace(&mut yielded, true) {

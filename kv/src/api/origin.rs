@@ -1,8 +1,9 @@
-//! Who may speak to a node: no web page of somebody else.
+//! Rejects requests that a foreign web page makes through a browser.
 //!
-//! A browser lets any page send requests to a node on the same machine or network. Two headers give
-//! such requests away: `Origin` names the page, and `Host` the name under which the browser found
-//! the node, which after DNS rebinding is the page's own. An address in digits cannot be rebound.
+//! A browser lets any page send requests to a node on the same machine or network. Two headers
+//! identify such requests. `Origin` names the page. `Host` has the name under which the browser
+//! found the node; after DNS rebinding, that is the page's own name. A numeric address cannot be
+//! rebound.
 
 use hyper::HeaderMap;
 use hyper::header::ORIGIN;
@@ -10,7 +11,7 @@ use raft::Membership;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// The names under which a node may be addressed, besides `localhost` and addresses in digits.
+/// The host names under which a node may be addressed, besides `localhost` and numeric addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts {
     names: BTreeSet<String>,
@@ -19,19 +20,21 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// The hosts of these addresses, each `host:port` or a host alone; `*` admits every name.
+    /// Admits the hosts of these addresses. Each is `host:port` or a host alone. `*` admits every
+    /// name.
     pub fn of(addresses: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let names = addresses.into_iter().map(|a| host_of(a.as_ref()).to_ascii_lowercase());
         let names: BTreeSet<String> = names.collect();
         Hosts { any: names.contains("*"), names }
     }
 
-    /// Whether the host of a request is absent or one of ours; browsers always send one.
+    /// Whether `Host` is absent or admitted. A request from a browser always has one.
     pub fn admits_host(&self, host: Option<&str>, membership: &Membership) -> bool {
         host.is_none_or(|host| self.knows(host, membership))
     }
 
-    /// Whether `Origin` is absent, or a page of the very host and port that the request is for.
+    /// Whether `Origin` is absent, or names the same host and port as `Host` and that host is
+    /// admitted.
     pub fn admits_origin(
         &self,
         host: Option<&str>,
@@ -108,10 +111,10 @@ mod tests {
 
     #[test]
     fn a_web_page_of_somebody_else_is_not_admitted() {
-        // It asks for our address by its own name.
+        // It addresses the node by the page's own name.
         assert!(!admits(Some("evil.example:8080"), None).0);
         assert!(!admits(Some("evil.example:8080"), Some("http://evil.example:8080")).1);
-        // It asks for our address by ours.
+        // It addresses the node by a name of the node.
         assert!(!admits(Some("localhost:8080"), Some("http://evil.example")).1);
         assert!(!admits(Some("localhost:8080"), Some("http://localhost:3000")).1);
         assert!(!admits(Some("localhost:8080"), Some("null")).1);
@@ -124,7 +127,7 @@ mod tests {
         assert!(admits(&["store.example"], "store.example:8080"));
         assert!(!admits(&["store.example"], "evil.example"));
         assert!(admits(&["*"], "evil.example"));
-        // A page of another site stays outside: only names are admitted.
+        // `*` admits every `Host`, but no foreign `Origin`.
         let foreign = headers(Some("http://evil.example"));
         assert!(!Hosts::of(["*"]).admits_origin(Some("localhost:8080"), &foreign, &nobody));
     }

@@ -1,7 +1,7 @@
-//! Query parameters of the v1 API: what is understood, and a refusal of all else.
+//! The query parameters of the v1 API.
 //!
-//! A parameter that is not known is an error: a misspelt `consistency` must not quietly read
-//! something else than was asked for.
+//! An unknown parameter is an error. Otherwise a misspelt `consistency` would silently select the
+//! default.
 
 use super::problem::Problem;
 use driver::ReadMode;
@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// The parameters of a query string, decoded.
+/// The parameters of a query string, percent-decoded.
 pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -22,7 +22,7 @@ pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_,
     })
 }
 
-/// That a write has no parameters: there are none yet.
+/// Checks that a write has no parameters. None are supported yet.
 pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
     if let Some((name, _)) = pairs(query).next() {
         return Err(if name == "ttl" {
@@ -32,7 +32,7 @@ pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem>
         });
     }
     if headers.contains_key(CONTENT_RANGE) {
-        // The part would otherwise take the place of the whole (RFC 9110, 14.5).
+        // If this were ignored, the part would replace the whole value (RFC 9110, 14.5).
         return Err(Problem::malformed(
             "a part of a value (Content-Range) cannot be written, only the whole",
         ));
@@ -43,7 +43,7 @@ pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem>
     Ok(())
 }
 
-/// How fresh a read is to be: `consistency` and `max_age`.
+/// The mode of a read, from `consistency` and `max_age`. Default linearizable.
 pub fn of_read(query: Option<&str>) -> Result<ReadMode, Problem> {
     let mut mode = None;
     let mut max_age = None;
@@ -68,12 +68,12 @@ pub fn of_read(query: Option<&str>) -> Result<ReadMode, Problem> {
     }
 }
 
-/// The error for a parameter that is not known here.
+/// The error for an unknown parameter.
 pub fn unknown(name: &str) -> Problem {
     Problem::malformed(format!("the query parameter {name:?} is not known here"))
 }
 
-/// `2s`, `500ms`, `1m`.
+/// Parses a duration such as `2s`, `500ms` or `1m`.
 fn duration(text: &str) -> Result<Duration, Problem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -1,7 +1,7 @@
 //! Errors of the v1 API: `application/problem+json` (RFC 9457).
 //!
-//! Each has a `type` that stays the same for good, and each failed write an `outcome`: `not_done`
-//! if it has certainly not been done and never will be, `unknown` if it may have been.
+//! Each has a `type`, which never changes. Each failed write also has an `outcome`: `not_done` if
+//! it was certainly not executed and never will be, `unknown` if it may have been.
 
 use super::body::BodyError;
 use super::reply::NoRoom;
@@ -12,10 +12,10 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
 
-/// The most bytes of a text about what a client has sent.
+/// The most bytes of an error text.
 const DETAIL_BYTES_MAX: usize = 512;
 
-/// A text that may quote what a client has sent, without what is too long of it.
+/// Shortens an error text, which may quote what a client has sent.
 pub fn brief(mut text: String) -> String {
     if text.len() > DETAIL_BYTES_MAX {
         let end = (0..=DETAIL_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
@@ -26,17 +26,17 @@ pub fn brief(mut text: String) -> String {
     text
 }
 
-/// What is known of a write that was not answered with success.
+/// The outcome of a write that was not answered with success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// It has certainly not been done and never will be.
+    /// It was certainly not executed and never will be.
     NotDone,
-    /// It may have been done.
+    /// It may have been executed.
     Unknown,
 }
 
 impl Known {
-    /// As it stands in an answer.
+    /// The value of the field `outcome`.
     pub fn name(self) -> &'static str {
         match self {
             Known::NotDone => "not_done",
@@ -45,7 +45,7 @@ impl Known {
     }
 }
 
-/// An error, on its way to the client.
+/// An error document for a client.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -56,28 +56,28 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// An error of this kind.
+    /// An error whose `type` ends in `slug`.
     pub fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Self {
         let detail = brief(detail.into());
         Problem { status, slug, detail, outcome: None, more: Map::new() }
     }
 
-    /// The request makes no sense.
+    /// 400: the request is malformed.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Problem::new(StatusCode::BAD_REQUEST, "malformed", detail)
     }
 
-    /// The request asks for what this version does not have.
+    /// 501: the request needs a feature that this version does not have.
     pub fn not_built(detail: impl Into<String>) -> Self {
         Problem::new(StatusCode::NOT_IMPLEMENTED, "not-implemented", detail)
     }
 
-    /// Something is larger than allowed.
+    /// 413: the body, key or value is larger than allowed.
     pub fn too_large(detail: impl Into<String>) -> Self {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
     }
 
-    /// There is nobody to do it.
+    /// 503: no leader is known.
     pub fn no_leader() -> Self {
         Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -86,39 +86,39 @@ impl Problem {
         )
     }
 
-    /// The node is stopping.
+    /// 503: the node is stopping.
     pub fn stopped() -> Self {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "this node is stopping")
     }
 
-    /// Too much is under way.
+    /// 429: a limit on concurrent requests or memory is reached.
     pub fn overloaded(detail: impl Into<String>) -> Self {
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
     }
 
-    /// The time is over.
+    /// 504: the request took too long.
     pub fn timeout(detail: impl Into<String>) -> Self {
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail)
     }
 
-    /// The same, of a write of which this is known.
+    /// Sets the outcome of the write.
     pub fn outcome(mut self, known: Known) -> Self {
         self.outcome = Some(known);
         self
     }
 
-    /// The same, of a write that was not done.
+    /// Sets the outcome `not_done`.
     pub fn not_done(self) -> Self {
         self.outcome(Known::NotDone)
     }
 
-    /// The same, with another status.
+    /// Replaces the status.
     pub fn status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 
-    /// The same, as an error of the compatible API.
+    /// Converts it to an error in the form of the compatible API.
     pub fn into_compat(self) -> Response {
         let mut response = refusal(self.status, self.detail);
         if self.status == StatusCode::TOO_MANY_REQUESTS {
@@ -127,7 +127,7 @@ impl Problem {
         response
     }
 
-    /// The same, with one more field.
+    /// Adds a field to the document.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
         self
@@ -200,7 +200,7 @@ impl From<NoRoom> for Problem {
 }
 
 impl From<ProposeError> for Problem {
-    /// Whatever the reason, it has not been done.
+    /// All proposal errors mean that the command was not executed.
     fn from(error: ProposeError) -> Self {
         let detail = error.to_string();
         match error {

@@ -1,8 +1,8 @@
-//! Replies that are long, and the budget for all of them together.
+//! Long replies, and the memory budget that they share.
 //!
-//! A client that does not read its reply keeps alive what the reply shares with the store, and a
-//! part of it that is ready to go out. Both count; beyond the budget there are no more long
-//! replies.
+//! If a client does not read its reply, the reply keeps a value of the store in memory, and the
+//! parts that are ready to be sent. Both count. When the budget is used up, further long replies
+//! are refused.
 
 use super::App;
 use super::offload::yield_now;
@@ -23,46 +23,47 @@ use tokio::sync::OwnedSemaphorePermit;
 const UNCOUNTED_BYTES: usize = 64 << 10;
 /// A long reply is sent in parts of about this many bytes.
 const PART_BYTES: usize = 64 << 10;
-/// How many parts of a reply are in memory: one in front of the socket, and one on the way there.
+/// How many parts of a reply count as in memory, in addition to the value: those on the way to the
+/// socket.
 const PARTS_READY: usize = 3;
 
-/// A share of the budget for replies, given back when it is dropped.
+/// A share of the memory budget for replies, released on drop.
 #[derive(Debug)]
 pub struct Share {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Share {
-    /// Of a reply that is not long.
+    /// The share of a short reply, which is not counted.
     pub fn none() -> Self {
         Share { _permit: None }
     }
 }
 
-/// How often a long reply was refused or had to wait, since the start. Clients that do not read
-/// their replies have less time to go on while others wait for room: see `patient.rs`.
+/// Counts how often a long reply was refused or had to wait for memory, since the start. When the
+/// count rises, clients that do not read their replies are disconnected sooner: see `patient.rs`.
 #[derive(Debug, Default)]
 pub struct Pressure(AtomicU64);
 
 impl Pressure {
-    /// There was no room for a long reply.
+    /// Counts one more time.
     pub fn raise(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often that was so.
+    /// The count so far.
     pub fn times(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// There is no room for another long reply.
+/// The memory budget for long replies is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this node has as many long replies under way as it can hold; try again later")]
 pub struct NoRoom;
 
 impl App {
-    /// Room for a reply that keeps `bytes` bytes in memory.
+    /// Takes a share of the budget for a reply that keeps `bytes` bytes in memory.
     pub(super) fn room(&self, bytes: usize) -> Result<Share, NoRoom> {
         if bytes <= UNCOUNTED_BYTES {
             return Ok(Share { _permit: None });
@@ -75,7 +76,8 @@ impl App {
         Ok(Share { _permit: Some(permit) })
     }
 
-    /// The same, waited for. `None`: there was none in time.
+    /// Like [`App::room`], but waits for a share. `None` if there is none within the client
+    /// timeout.
     pub(super) async fn room_in_time(&self, bytes: usize) -> Option<Share> {
         if let Ok(share) = self.room(bytes) {
             return Some(share);
@@ -93,7 +95,7 @@ fn counted(bytes: usize) -> u32 {
     u32::try_from(bytes + PARTS_READY * PART_BYTES).unwrap_or(u32::MAX)
 }
 
-/// A reply of JSON, with its share of the budget.
+/// A JSON reply, which keeps its share until it is sent.
 pub fn pieces(mut pieces: Pieces, share: Share) -> Response {
     if pieces.bytes() <= UNCOUNTED_BYTES {
         let mut body = Vec::with_capacity(pieces.bytes());
@@ -110,7 +112,7 @@ pub fn pieces(mut pieces: Pieces, share: Share) -> Response {
     json(StatusCode::OK, Body::from_stream(parts))
 }
 
-/// A body of bytes that are shared with the store, with its share of the budget.
+/// A body of bytes that are shared with the store. It keeps its share until it is sent.
 pub fn bytes(bytes: Bytes, share: Share) -> Body {
     match share._permit {
         None => Body::from(bytes),
@@ -131,7 +133,7 @@ impl HttpBody for Kept {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        // In parts, so that the body, and its share with it, stays until the last of them goes out.
+        // The value is sent in parts, so that the share is held until the last part is sent.
         let Some(mut rest) = self.bytes.take().filter(|rest| !rest.is_empty()) else {
             return Poll::Ready(None);
         };

@@ -1,4 +1,5 @@
-//! What happens around every request: who may ask, counting, and answers where there is no handler.
+//! The middleware of all routes: origin checks, admission and counting. Also the answers for paths
+//! without a handler.
 
 use super::App;
 use super::body::Source;
@@ -13,13 +14,13 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, StatusCode};
 use std::sync::Arc;
 
-/// Whether a request for this path is answered from published state, shortly and at once: a node
-/// keeps places for those.
+/// Whether this path has a short answer, given at once from published state. A full node still
+/// answers such requests.
 pub fn is_short(path: &str) -> bool {
     path == "/is_leader" || Route::of(path).is_watch()
 }
 
-/// Runs around every request.
+/// The middleware around every request.
 pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = Route::of(request.uri().path());
     let mut response = match refuse(&app, route, &request) {
@@ -31,8 +32,8 @@ pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -
     response
 }
 
-/// Works on a request, if there is a place for it. A place is taken when the body is there: a
-/// client that sends it slowly costs the others nothing.
+/// Runs the handler if there is a place for the request. The place is taken only after the whole
+/// body has arrived, so a client that sends slowly does not occupy one.
 async fn work(app: &App, route: Route, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let held = match app.read_body(body, route.body_bytes_max(&app.limits)).await {
@@ -70,7 +71,7 @@ fn overloaded(route: Route) -> Response {
     }
 }
 
-/// The refusal of a request that nobody may send, whatever it is for.
+/// The refusal of a request with an invalid head, host or origin, on any route.
 fn refuse(app: &App, route: Route, request: &Request) -> Option<Response> {
     let host = head::check_size(request)
         .and_then(|()| head::host(request.version(), request.uri(), request.headers()));
@@ -106,7 +107,7 @@ fn refuse_foreign(
     })
 }
 
-/// The path exists, the method does not.
+/// The answer for a known path with an unsupported method.
 pub async fn wrong_method(request: Request) -> Response {
     let path = request.uri().path();
     let detail = format!("{} is not served with {}", path, request.method());
@@ -118,7 +119,7 @@ pub async fn wrong_method(request: Request) -> Response {
     }
 }
 
-/// There is no such path.
+/// The answer for an unknown path.
 pub async fn unknown(request: Request) -> Response {
     let detail = format!("there is no {}", request.uri().path());
     Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
@@ -127,7 +128,7 @@ pub async fn unknown(request: Request) -> Response {
         .into_response()
 }
 
-/// A JSON body that is there already.
+/// A response with a JSON body.
 pub fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
@@ -136,7 +137,7 @@ pub fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
     response
 }
 
-/// An error of the compatible API.
+/// An error in the form of the compatible API.
 pub fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
     json(status, serde_json::json!({ "error": brief(error.into()) }).to_string())
 }

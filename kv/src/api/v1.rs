@@ -18,25 +18,25 @@ use hyper::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
 
-/// What all paths of keys begin with.
+/// The prefix of all paths of keys.
 const PREFIX: &str = "/v1/kv/";
 
-/// Writes a value.
+/// `PUT /v1/kv/{key}`: writes the body as the value.
 pub async fn put(State(app): State<Arc<App>>, request: Request) -> Response {
     change(&app, request, true).await.unwrap_or_else(|problem| problem.not_done().into_response())
 }
 
-/// Removes a key.
+/// `DELETE /v1/kv/{key}`: removes the key.
 pub async fn delete(State(app): State<Arc<App>>, request: Request) -> Response {
     change(&app, request, false).await.unwrap_or_else(|problem| problem.not_done().into_response())
 }
 
-/// Reads a value.
+/// `GET /v1/kv/{key}`: reads the value, linearizably unless `consistency` is given.
 pub async fn get(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
     read(&app, &uri, &headers).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// A path that ends where the key should begin.
+/// `/v1/kv/`: the path has no key.
 pub async fn no_key() -> Response {
     Problem::malformed("the path has no key after /v1/kv/").not_done().into_response()
 }
@@ -113,7 +113,7 @@ fn tagged(status: StatusCode, version: Version, body: Body) -> Response {
     response
 }
 
-/// The key in a path: the percent-decoded rest of it, raw.
+/// The key in a path: the percent-decoded bytes after the prefix.
 fn key_of(uri: &Uri, bytes_max: usize) -> Result<Bytes, Problem> {
     let raw = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     if !raw.contains('%') {

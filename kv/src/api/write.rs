@@ -1,8 +1,8 @@
-//! How a write of the v1 API gets done, wherever the leader is: the library forwards it.
+//! Executes the writes of the v1 API. The library forwards a command to the leader if necessary.
 //!
-//! The client hears one of three: done, certainly not done, or unknown. What has certainly not been
-//! done is tried again here for a while, so that an election is a pause and not an error; what may
-//! have been done is never repeated.
+//! A write has one of three outcomes: done, certainly not done, or unknown. A write that was
+//! certainly not done is retried here for a limited time, so that clients see an election as a
+//! delay and not as an error. A write that may have been done is never repeated.
 
 use super::App;
 use super::problem::{Known, Problem};
@@ -16,22 +16,23 @@ use hyper::http::request::Parts;
 use hyper::{StatusCode, Uri};
 use std::time::Duration;
 
-/// Names the node that answers. It is on every answer, so that a client can tell a node from
-/// another server that happens to listen there.
+/// The header with the id of the node that answers. Every answer has it, so that a client can
+/// distinguish a node from any other server.
 pub const NODE: &str = "raft-kv-node";
 
-/// How many milliseconds a write may wait for a leader, if that is less than the node would let it:
-/// a client that gives up before the node does would not learn that nothing was done.
+/// The header with the milliseconds that a write may wait for a leader. The node's own limit
+/// applies if it is lower. A client sets it below its own timeout: it then gets the answer that
+/// nothing was done.
 pub const WAIT_MS: &str = "raft-kv-wait-ms";
 
-/// Between two looks for a leader.
+/// The pause between two attempts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What came of a write.
+/// The outcome of a write.
 pub enum Written {
-    /// It is done; the machine's reply.
+    /// The command was applied. Holds the reply of the state machine.
     Done(Reply),
-    /// It is not, or nobody knows: the answer is ready.
+    /// The write was not done, or its outcome is unknown. Holds the complete answer.
     Failed(Response),
 }
 
@@ -42,7 +43,7 @@ impl From<Problem> for Written {
 }
 
 impl App {
-    /// Has a command done, on this node or by way of the leader. `request` is the head of the
+    /// Executes a command, on this node or through the leader. `request` is the head of the
     /// client's request.
     pub(super) async fn write(&self, command: Bytes, request: &Parts) -> Written {
         let began_ns = self.clock.now().monotonic_ns;
@@ -59,17 +60,17 @@ impl App {
                         .outcome(Known::Unknown)
                         .into();
                 }
-                // There is no leader, or another one took over.
+                // There is no leader, or another node became leader.
                 Err(
                     ExecuteError::NotDone | ExecuteError::Refused(ProposeError::NotLeader { .. }),
                 ) => Problem::no_leader(),
-                // The leader steps down soon, and another node may have room.
+                // A read-only leader steps down soon. The next leader may have room on its disk.
                 Err(ExecuteError::Refused(error @ ProposeError::ReadOnly { .. })) => error.into(),
                 Err(ExecuteError::Refused(error)) => {
                     return Problem::from(error).not_done().into();
                 }
             };
-            // By the clock: each try takes a time of its own.
+            // Measured by the clock, because the attempts take time too.
             let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
             if Duration::from_nanos(passed_ns) + LOOK_EVERY > wait {
                 return problem.not_done().into();
@@ -78,7 +79,7 @@ impl App {
         }
     }
 
-    /// Sends the client to the leader, if that is another node and this one forwards nothing.
+    /// A redirect to the leader, if another node leads and this node does not forward.
     fn redirect(&self, uri: &Uri) -> Option<Response> {
         if self.forward {
             return None;
@@ -93,7 +94,7 @@ impl App {
     }
 }
 
-/// How long the client wants its write to wait for a leader, if it says so.
+/// The value of the [`WAIT_MS`] header, if it is present and valid.
 fn wait_of(headers: &HeaderMap) -> Option<Duration> {
     headers.get(WAIT_MS)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
@@ -103,7 +104,8 @@ fn not_leader(address: &str) -> Problem {
         .with("leader", address)
 }
 
-/// A reply that does not fit its command can only be that the command was not understood.
+/// The answer for a reply that does not fit the command. It means that the state machine did not
+/// understand the command.
 pub fn ignored() -> Response {
     let detail = "the command was not understood by the version that runs here";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-understood", detail)
@@ -111,7 +113,7 @@ pub fn ignored() -> Response {
         .into_response()
 }
 
-/// A JSON answer.
+/// A JSON answer with status 200.
 pub fn json_ok(body: &serde_json::Value) -> Response {
     json(StatusCode::OK, body.to_string())
 }

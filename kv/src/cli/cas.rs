@@ -1,8 +1,8 @@
-//! `raft-kv cas`: writes a value if the key has the value expected.
+//! `raft-kv cas`: writes a value if the key has the expected value.
 //!
-//! Any bytes can be compared and written, and through any node: the value is read with its version,
-//! compared here, and written on condition that the version is still the same. Where it is not, the
-//! whole is done again, so the answer is that of one atomic step.
+//! Works through any node, and with any bytes. The command reads the value with its version,
+//! compares it, and writes on condition that the version is unchanged. If the version has changed,
+//! it starts again. So the result is that of one atomic operation.
 
 use super::client::{self, CallError, Client, ServerArgs};
 use super::{exit, input};
@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode};
 use std::ffi::OsString;
 use std::io;
 
-/// Rounds of read, compare and write before we say that the key is too busy.
+/// The most rounds of read, compare and write before the command gives up.
 const ROUNDS_MAX: usize = 100;
 
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub struct Args {
     server: ServerArgs,
 }
 
-/// Silent when the value was written; otherwise prints the value that is there instead.
+/// Prints nothing if the value was written. If the comparison fails, prints the current value.
 pub fn run(args: &Args) -> u8 {
     let values = input::value_of(&args.value).and_then(|value| {
         // Only one of the two can come from standard input.
@@ -60,7 +60,7 @@ fn swap(client: &Client, args: &Args, compare: &[u8], value: &[u8]) -> Result<u8
         }
         if read.body != compare {
             exit::complain("the key has another value:");
-            // What is there is a courtesy; that the comparison failed is the answer.
+            // The value is only informative, so an error in printing it is ignored.
             let _ = input::print_value(&read.body);
             return Ok(exit::NO);
         }

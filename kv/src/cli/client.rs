@@ -1,4 +1,4 @@
-//! The client of the commands: [`kv::client`], on connections and a clock of the real world.
+//! The client of the commands: [`kv::client`] with TCP connections and the system clock.
 
 use super::http::{self, Sockets};
 use super::{duration, exit, input};
@@ -10,7 +10,7 @@ use kv::client::{Request, Response};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Whom to talk to; part of every client command.
+/// The options that all client commands share.
 #[derive(clap::Args, Clone)]
 pub struct ServerArgs {
     /// A node to talk to; given several times or with commas, the next one is tried when one is
@@ -30,7 +30,7 @@ pub struct ServerArgs {
     timeout: Duration,
 }
 
-/// Says why there is no answer, and returns the exit code that says the same.
+/// Prints the error, and returns its exit code.
 pub fn report(error: &CallError) -> u8 {
     exit::complain(error);
     match error {
@@ -46,7 +46,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for the servers asked for.
+    /// A client for the given servers.
     pub fn new(args: &ServerArgs) -> Result<Self, CallError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -57,18 +57,18 @@ impl Client {
         Ok(Client { client, runtime })
     }
 
-    /// See [`kv::client::Client::call`].
+    /// Runs [`kv::client::Client::call`] and waits for its result.
     pub fn call(&self, request: &Request) -> Result<Response, CallError> {
         self.runtime.block_on(self.client.call(request))
     }
 }
 
-/// An answer that a command did not expect: refused, and why.
+/// Reports an answer without success, and returns the exit code.
 pub fn refused(response: &Response) -> u8 {
     report(&CallError::NotDone(response.explanation()))
 }
 
-/// Whether a write was done: it has a version then.
+/// Whether a write was done: the answer is a success with a version as `ETag`.
 pub fn has_version(response: &Response) -> bool {
     let tag = response.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
     let digits = tag.and_then(|tag| tag.strip_prefix('"')?.strip_suffix('"'));

@@ -13,7 +13,7 @@ pub struct Args {
     server: ServerArgs,
 }
 
-/// Deletes; silent when done.
+/// Deletes the key. Prints nothing on success.
 pub fn run(args: &Args) -> u8 {
     let request = client::on_key(Method::DELETE, &args.key);
     match Client::new(&args.server).and_then(|client| client.call(&request)) {

@@ -1,11 +1,11 @@
-//! Durations as people write them.
+//! Parses durations of the command line.
 
 use std::time::Duration;
 
-/// The longest that anybody waits here.
+/// The longest duration that is accepted: one day.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
 
-/// Reads `10s`, `500ms` or `2m`; a bare number is seconds.
+/// Parses `10s`, `500ms` or `2m`. A number without a unit is in seconds.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);

@@ -1,5 +1,5 @@
-//! Settings in the environment: which variable a bad value comes from, and variables that mean
-//! nothing.
+//! Settings in the environment: finds the variable that a bad value comes from, and unknown
+//! variables.
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue};
@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 
 const PREFIX: &str = "RAFT_KV_";
 
-/// The names of all variables that some subcommand reads.
+/// The names of all variables that the command or a subcommand reads.
 fn known(command: &Command) -> BTreeSet<String> {
     let own = command.get_arguments().filter_map(|argument| argument.get_env());
     let own = own.map(|name| name.to_string_lossy().into_owned());
     own.chain(command.get_subcommands().flat_map(known)).collect()
 }
 
-/// The variable that a bad value was taken from, if it was not a flag.
+/// The variable that an invalid value comes from. `None` if it comes from a flag.
 pub fn source_of(error: &clap::Error, command: &Command) -> Option<String> {
     let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else {
         return None;
@@ -28,7 +28,7 @@ pub fn source_of(error: &clap::Error, command: &Command) -> Option<String> {
     })
 }
 
-/// Variables that look like settings and are none: misspelt ones, mostly.
+/// Variables with this program's prefix that no setting has. Usually they are misspelt.
 pub fn unknown(command: &Command) -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     unknown_of(names, &known(command))

@@ -4,23 +4,23 @@ use super::lines::Lines;
 
 /// Done; for `serve` and `cluster`: stopped as asked.
 pub const DONE: u8 = 0;
-/// Answered, and the answer is no: there is no such key, or the comparison failed; `bench --check`
-/// found a lost write.
+/// The answer is negative: the key does not exist, or the comparison failed. For `bench --check`: a
+/// write was lost.
 pub const NO: u8 = 1;
-/// Not done, for certain: nobody could be reached, no node leads, or the request was refused. For
-/// `status`: there is no leader.
+/// Certainly not done: no server could be reached, there is no leader, or the request was refused.
+/// For `status`: there is no leader.
 pub const NOT_DONE: u8 = 3;
-/// The request was sent and the answer never came: it may have been done or not.
+/// The request was sent, but no answer came. It may have been executed.
 pub const UNKNOWN: u8 = 4;
 /// A node or a cluster failed while it ran.
 pub const FAILED: u8 = 70;
 /// A node has stopped because its copy of the state differs from those of the others. It has
 /// forgotten its log, and the others repair it when it is started again.
 pub const DIFFERS: u8 = 75;
-/// A node or a cluster refuses to start as it was asked to; starting it again does not help.
+/// A node or a cluster cannot start with its settings. A restart does not help.
 pub const CONFIGURATION: u8 = 78;
-/// A clean stop by a signal that only an interactive session sends: this value plus the signal's
-/// number, as shells have it.
+/// A clean stop by SIGHUP has this value plus the number of the signal as its exit code, as shells
+/// do.
 pub const SIGNALLED: u8 = 128;
 
 /// Printed below `--help`.
@@ -36,11 +36,12 @@ Exit codes:
   78  a node or cluster cannot start as asked (port, directory, settings)
   129 a node or cluster stopped in good order because its terminal is gone (SIGHUP)";
 
-/// Prints on standard error why the program ends. Returns after a moment, whether it could be
-/// printed or not.
+/// Prints on standard error why the program ends. Returns after at most a second, even if nothing
+/// could be printed.
 pub fn complain(what: impl std::fmt::Display) {
     let line = format!("raft-kv: {what}\n");
-    // A thread: standard error may be a pipe that nobody reads, and the program has to end.
+    // A thread writes the line: standard error may be a pipe that is not read, and the program has
+    // to end.
     if let Ok(lines) = Lines::start("complaint", std::io::stderr()) {
         lines.add(line.as_bytes());
         lines.flush();

@@ -13,7 +13,7 @@ pub struct Args {
     server: ServerArgs,
 }
 
-/// Prints the value, byte for byte.
+/// Reads the value and prints it byte for byte.
 pub fn run(args: &Args) -> u8 {
     let request = client::on_key(Method::GET, &args.key);
     match Client::new(&args.server).and_then(|client| client.call(&request)) {

@@ -1,8 +1,7 @@
-//! One HTTP request on a connection of its own, for the commands that send few.
+//! HTTP requests on one connection each, for commands that send few requests.
 //!
-//! What matters to the caller of a store is whether a request that failed may have been executed:
-//! [`Failure`] tells the two cases apart. The benchmark keeps its connections
-//! (`bench/connection.rs`).
+//! The caller has to know whether a failed request may have been executed: [`Failure`]
+//! distinguishes the cases. The benchmark reuses its connections instead (`bench/connection.rs`).
 
 use http_body_util::BodyExt;
 use hyper::header::HeaderValue;
@@ -13,13 +12,12 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a connection may take to be made, to each address of a node. Longer, and it counts as
-/// down.
+/// The timeout of connecting to one address of a node. A node that takes longer counts as down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the look-up of a name may take. Resolvers try their servers one after another.
+/// The timeout of a name look-up. Generous, because resolvers try their servers one after another.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests over connections of their own.
+/// An [`Exchange`] that opens a new connection for each request.
 pub struct Sockets;
 
 impl Exchange for Sockets {
@@ -61,7 +59,7 @@ pub async fn exchange(
         tokio::select! {
             biased;
             answer = &mut answer => answer,
-            // The connection ended first: what the answer knows of it is final.
+            // The connection has ended, so the answer is complete or fails now.
             _ = &mut connection => answer.await,
         }
     };
@@ -71,7 +69,7 @@ pub async fn exchange(
         .map_err(|error| lost(format!("connection lost: {error}")))
 }
 
-/// Connects to the node at `address`, one of its addresses after the other.
+/// Connects to the node at `address`. Tries the addresses of its name in turn.
 pub async fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
     let not_sent = |what: &str| Failure::NotSent(format!("{address}: {what}"));
     let nobody = |what: String| Failure::Nobody(format!("{address}: {what}"));
@@ -85,12 +83,12 @@ pub async fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Fail
         let connect_deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
         match timeout_at(connect_deadline, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // A failure only makes the exchange slower.
+                // Without this option the exchange is only slower.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                // Another of its addresses may only be slow.
+                // Keep an earlier failure of another kind: that address may have been only slow.
                 if matches!(failure, Failure::Nobody(_)) {
                     failure = nobody("nothing listens there (connection refused)".into());
                 }
@@ -102,7 +100,8 @@ pub async fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Fail
     Err(failure)
 }
 
-/// The `host:port` of a server as people write it: with or without `http://` and a last slash.
+/// The `host:port` of a server argument. `http://` and a trailing slash are optional; the default
+/// port is 80.
 pub fn address_of(server: &str) -> Result<String, String> {
     let rest = match server.split_once("://") {
         None => server,
@@ -113,7 +112,7 @@ pub fn address_of(server: &str) -> Result<String, String> {
     if address.is_empty() || address.contains('/') {
         return Err(format!("{server}: expected http://host:port"));
     }
-    // A bracketed IPv6 address has colons of its own.
+    // An IPv6 address in brackets contains colons too.
     let has_port = address.rsplit_once(':').is_some_and(|(host, port)| {
         port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
     });

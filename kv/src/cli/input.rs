@@ -1,16 +1,17 @@
-//! Values and keys as the commands take them and print them: any bytes.
+//! Keys and values of the command line. Both may be any bytes.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 
-/// What may stand in a path as it is. Slashes may: a key is the rest of the path.
+/// The characters that are not percent-encoded in a path. Slashes are among them, because the key
+/// is the rest of the path.
 const PLAIN: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
-/// The path of a key. A key of dots only is escaped whole, so that nothing on the way takes it for
-/// a step up in a file system.
+/// The path of a key. A key with a segment `.` or `..` is percent-encoded as a whole, so that no
+/// proxy resolves the segment.
 pub fn path_of(key: &OsStr) -> String {
     let key = key.as_bytes();
     if key.split(|byte| *byte == b'/').any(|part| part == b"." || part == b"..") {
@@ -19,7 +20,7 @@ pub fn path_of(key: &OsStr) -> String {
     format!("/v1/kv/{}", percent_encode(key, PLAIN))
 }
 
-/// The bytes of a value argument: itself, or all of standard input for `-`.
+/// The value of an argument: its bytes, or all of standard input for `-`.
 pub fn value_of(argument: &OsString) -> io::Result<Vec<u8>> {
     if argument.as_bytes() != b"-" {
         return Ok(argument.as_bytes().to_vec());
@@ -29,7 +30,7 @@ pub fn value_of(argument: &OsString) -> io::Result<Vec<u8>> {
     Ok(value)
 }
 
-/// Prints a value as it is, byte for byte. Only a terminal gets a line end after it.
+/// Prints a value byte for byte. On a terminal, a newline follows if the value does not end in one.
 pub fn print_value(value: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(value)?;

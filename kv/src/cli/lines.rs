@@ -1,13 +1,12 @@
-//! Lines on their way to standard output or standard error, from programs that must not wait for
-//! them.
+//! A writer to standard output or standard error that never blocks the program.
 //!
-//! Standard error may be a pipe that nobody reads, a pipe whose reader is gone, or a file on a full
-//! disk. A node has to go on in all three cases. So a thread of its own writes the lines; what does
-//! not fit in front of it, or cannot be written, is lost and counted. The count is written as a
-//! line of its own once writing works again.
+//! Standard error may be a pipe that is not read, a pipe whose reader is gone, or a file on a full
+//! disk. A node has to continue in all three cases. So a separate thread writes the lines from a
+//! bounded queue. A line that does not fit into the queue or cannot be written is lost and counted.
+//! The count is written as a separate line once writing works again.
 //!
-//! Why no ready-made writer: those bound the number of lines, not the bytes, and do not report what
-//! was lost.
+//! Existing writers were not used because they bound the number of lines and not the bytes, and do
+//! not report lost lines.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -16,10 +15,10 @@ use std::time::{Duration, Instant};
 
 /// The most bytes of lines that wait to be written.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-/// How long a program that ends waits until its last lines are written.
+/// How long [`Lines::flush`] waits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A writer that never blocks and never fails. A clone is another handle to it.
+/// A writer that never blocks and never fails. Clones share one queue.
 #[derive(Clone)]
 pub struct Lines {
     shared: Arc<Shared>,
@@ -37,7 +36,7 @@ struct Queue {
     bytes: usize,
     /// Lines lost since the last one that was written.
     lost: u64,
-    /// The thread has taken lines out and is writing them.
+    /// The thread has taken lines from the queue and is writing them.
     writing: bool,
 }
 
@@ -50,7 +49,8 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Adds a line, which ends with a newline, or loses it.
+    /// Adds a line, which must end with a newline. If the queue is full, the line is lost and
+    /// counted.
     pub fn add(&self, line: &[u8]) {
         let mut queue = self.shared.lock();
         if queue.bytes + line.len() > WAITING_BYTES_MAX {
@@ -62,7 +62,8 @@ impl Lines {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until all lines are written, but not for long: somebody may have stopped reading.
+    /// Waits until all lines are written, for at most a second: the reader may have stopped
+    /// reading.
     pub fn flush(&self) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         let mut queue = self.shared.lock();
@@ -77,7 +78,7 @@ impl Lines {
     }
 }
 
-/// One call is one line: tracing's formatter writes each with one.
+/// One call is one line: tracing's formatter writes each line with one call.
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.add(line);
@@ -94,7 +95,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines for as long as the process lives.
+    /// The loop of the writer thread. Runs until the process ends.
     fn write_to(&self, mut to: impl Write) {
         loop {
             let mut queue = self.lock();
@@ -108,7 +109,7 @@ impl Shared {
                 let lost = std::mem::take(&mut self.lock().lost);
                 let written = note(&mut to, lost).and_then(|()| to.write_all(&line));
                 let mut queue = self.lock();
-                // Until it is written it counts as waiting.
+                // A line counts in the queue until it is written.
                 queue.bytes -= line.len();
                 if written.is_err() {
                     queue.lost += lost + 1;

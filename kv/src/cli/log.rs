@@ -5,7 +5,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use tracing_subscriber::EnvFilter;
 
-/// Begins the log. What is returned is flushed before the program ends.
+/// Starts logging. The caller has to flush the returned writer before the program ends.
 pub fn start(filter: EnvFilter) -> io::Result<Lines> {
     let lines = Lines::start("log", io::stderr())?;
     let writer = lines.clone();
@@ -13,11 +13,11 @@ pub fn start(filter: EnvFilter) -> io::Result<Lines> {
         .with_env_filter(filter)
         .with_writer(move || writer.clone())
         .with_ansi(io::stderr().is_terminal())
-        // A line that cannot be formatted would be reported with `eprintln!`, which panics.
+        // Otherwise a line that cannot be formatted is reported with `eprintln!`, which panics if
+        // standard error fails.
         .log_internal_errors(false)
         .init();
-    // A panic is reported like anything else: the standard hook would wait for the reader of
-    // standard error.
+    // Panics go to the log. The standard hook would block on a standard error that is not read.
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
         driver::report(|| match backtrace.status() {

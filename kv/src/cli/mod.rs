@@ -1,4 +1,4 @@
-//! The command line: what there is to say, and who answers it.
+//! The command line: its subcommands, and the function that runs each.
 
 mod bench;
 mod cas;
@@ -52,7 +52,7 @@ enum Command {
 
 /// Runs the program on the arguments of this process.
 pub fn run() -> ExitCode {
-    // Clients use many too, and the nodes of a cluster inherit the limit.
+    // Client commands use many connections too, and the nodes of a cluster inherit the limit.
     kv::descriptors::raise_limit();
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,

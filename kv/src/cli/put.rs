@@ -15,7 +15,7 @@ pub struct Args {
     server: ServerArgs,
 }
 
-/// Writes; silent when done.
+/// Writes the value. Prints nothing on success.
 pub fn run(args: &Args) -> u8 {
     let value = match input::value_of(&args.value) {
         Ok(value) => value,

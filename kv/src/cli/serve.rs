@@ -29,7 +29,7 @@ pub fn run(flags: Flags) -> u8 {
         Err(error) => return refuse(error),
     };
     let ended = runtime.block_on(node(settings));
-    // What still runs after a graceful stop waits for clients that no longer matter.
+    // After a graceful stop, remaining tasks only wait for clients and can be dropped.
     runtime.shutdown_background();
     log.flush();
     match ended {
@@ -45,7 +45,7 @@ pub fn run(flags: Flags) -> u8 {
 
 /// How a node has ended.
 enum Ended {
-    /// It was told to, and did.
+    /// It stopped cleanly after a signal or a request of the supervisor.
     Told(Stop),
     /// It could not start.
     Refused(String),
@@ -103,7 +103,7 @@ async fn node(settings: Settings) -> Ended {
             tokio::select! {
                 biased;
                 stopped = running.stop() => stopped,
-                // A second signal: somebody does not want to wait.
+                // A second signal ends the wait for a graceful stop.
                 _ = signals.wait() => Ok(()),
             }
         }
@@ -114,20 +114,20 @@ async fn node(settings: Settings) -> Ended {
     }
 }
 
-/// Resolves when standard input ends, if that is asked for; otherwise never.
+/// Resolves when standard input ends. Never resolves if `asked` is false.
 async fn abandoned(asked: bool) {
     if !asked {
         return std::future::pending().await;
     }
     let (end, ended) = oneshot::channel::<()>();
-    // A plain thread: it may hang in its read for as long as the process lives.
+    // A detached thread, because it may block in its read until the process ends.
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock();
         let mut ignored = [0; 64];
         while matches!(input.read(&mut ignored), Ok(bytes) if bytes > 0) {}
         drop(end);
     });
-    // The sender is only ever dropped, and that is the news.
+    // Nothing is sent. The drop of the sender completes this.
     let _ = ended.await;
 }
 

@@ -1,7 +1,8 @@
-//! The settings of one node, from three places: flags, then the environment, then a TOML file.
+//! The settings of one node, from three sources: flags, environment variables and a TOML file.
 //!
-//! A flag beats its environment variable, and both beat the file. What none of them says has the
-//! default named in the help, or is asked for in an error that names all three ways.
+//! A flag takes precedence over its environment variable, and both over the file. A setting that
+//! none of them gives has the default named in the help. If there is no default, it is an error
+//! that names all three ways to give it.
 
 use super::duration;
 use kv::serve::{ELECTION_TIMEOUT, ELECTION_TIMEOUTS, Peer, ServeConfig};
@@ -69,7 +70,7 @@ pub struct Flags {
     pub stop_on_stdin_eof: bool,
 }
 
-/// The same in a file. Every key may be left out; an unknown one is an error.
+/// The settings in the file. Every key is optional. An unknown key is an error.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct File {
@@ -89,13 +90,13 @@ struct File {
     log: Option<String>,
 }
 
-/// Why the settings do not describe a node.
+/// Why the settings are not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The file cannot be read or understood.
+    /// The file cannot be read or parsed.
     #[error("{}: {why}", .path.display())]
     File { path: PathBuf, why: String },
-    /// Nobody said it.
+    /// A required setting is missing in all three sources.
     #[error(
         "{0} is missing: give --{0}, or {env} in the environment, or {0} in the --config file",
         env = environment_name(.0)
@@ -104,19 +105,19 @@ pub enum SettingsError {
     /// The id is not among the peers.
     #[error("node {0} is not in --peers, which has to list every member, this node too")]
     NotAMember(u64),
-    /// An id stands twice.
+    /// Two peers have the same id.
     #[error("node {0} stands twice in --peers")]
     Twice(u64),
-    /// Two listeners cannot have one address.
+    /// Two listeners have the same address.
     #[error("{address} stands twice in --peers, {first} and {second}: each needs its own")]
     AddressTwice { address: String, first: String, second: String },
-    /// There is nobody.
+    /// The list of peers is empty.
     #[error("--peers is empty: it has to list every member, this node too")]
     NoPeers,
-    /// Not an address to listen on.
+    /// The advertised address is a name, so the listen address has to be given.
     #[error("{address} in --peers is no IP address to listen on: give --{flag}")]
     NoListenAddress { flag: &'static str, address: String },
-    /// Both ways to begin.
+    /// Both `bootstrap` and `join` are set.
     #[error("--bootstrap founds a new cluster and --join waits for an old one: give one of them")]
     BothBootstrapAndJoin,
 }
@@ -125,9 +126,9 @@ fn environment_name(flag: &str) -> String {
     format!("RAFT_KV_{}", flag.to_uppercase().replace('-', "_"))
 }
 
-/// What a node is started with.
+/// The complete settings of `serve`.
 pub struct Settings {
-    /// For the library.
+    /// The configuration of the node.
     pub serve: ServeConfig,
     /// The filter of the log.
     pub log: String,
@@ -135,7 +136,7 @@ pub struct Settings {
     pub stop_on_stdin_eof: bool,
 }
 
-/// Puts the three sources together.
+/// Merges the three sources.
 pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
     let file = match &flags.config {
         Some(path) => read(path)?,
@@ -196,7 +197,8 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
     })
 }
 
-/// Each id once, and each address: a node that dials another one's address would never find out.
+/// Rejects duplicate ids and addresses. A node that connects to another node's address by mistake
+/// would not notice it.
 fn refuse_doubles(peers: &[Peer]) -> Result<(), SettingsError> {
     let mut addresses = BTreeMap::<String, String>::new();
     for (position, peer) in peers.iter().enumerate() {
@@ -236,7 +238,7 @@ fn listen_address(
     }
 }
 
-/// An election timeout within its bounds.
+/// Parses an election timeout, and checks that it is within [`ELECTION_TIMEOUTS`].
 pub fn election_timeout(text: &str) -> Result<Duration, String> {
     let timeout = duration::parse(text)?;
     match ELECTION_TIMEOUTS.contains(&timeout) {
@@ -251,7 +253,7 @@ pub fn election_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// One member as it is written: `0=host:8080/host:9080`.
+/// Parses one member: `0=host:8080/host:9080`.
 fn peer(text: &str) -> Result<Peer, String> {
     if text.trim().is_empty() {
         return Err("an entry of --peers is empty: there is a comma too many".to_owned());
@@ -269,7 +271,7 @@ fn peer(text: &str) -> Result<Peer, String> {
     Ok(Peer { id: NodeId(id), client_address: client.to_owned(), peer_address: peer.to_owned() })
 }
 
-/// Whether others can reach a node at `address`, as far as it can be seen from the text.
+/// Checks the form of an address at which others are to reach a node.
 fn advertised(address: &str) -> Result<(), String> {
     let Some((host, port)) = address.rsplit_once(':') else {
         return Err("has no port: expected HOST:PORT".to_owned());
@@ -302,7 +304,7 @@ fn advertised(address: &str) -> Result<(), String> {
     }
 }
 
-/// A name of this node, as clients address it; a port is of no importance.
+/// Parses an entry of `--hosts`. A port is permitted and ignored.
 fn host(text: &str) -> Result<String, String> {
     let name = text.trim();
     if name == "*" {

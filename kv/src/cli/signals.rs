@@ -1,7 +1,7 @@
-//! Being asked to stop: Ctrl-C, SIGTERM, and a terminal that goes away.
+//! The signals that stop the program: SIGINT, SIGTERM and SIGHUP.
 //!
-//! A program that was started with SIGHUP ignored, as by `nohup`, goes on ignoring it. Whether that
-//! is so can be read on Linux only; elsewhere SIGHUP always stops the program.
+//! If SIGHUP was ignored when the program was started, as by `nohup`, it stays ignored. This can be
+//! detected on Linux only. On other systems SIGHUP always stops the program.
 
 use super::exit;
 use std::io;
@@ -12,12 +12,12 @@ const SIGHUP: u8 = 1;
 /// The number of the signal that a write beyond `ulimit -f` causes, on Linux and macOS.
 const SIGXFSZ: i32 = 25;
 
-/// Why the program is to stop.
+/// The cause of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A person or a supervisor asked for it.
+    /// SIGINT or SIGTERM, or the request of a supervisor.
     Asked,
-    /// The terminal is gone.
+    /// SIGHUP: the terminal is gone.
     Hangup,
 }
 
@@ -31,24 +31,24 @@ impl Stop {
     }
 }
 
-/// The signals that mean "stop", listened to from the moment this is made.
+/// Receives the stop signals from [`StopSignals::listen`] on.
 pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None`: it was ignored when the program was started.
+    /// `None` if SIGHUP was ignored when the program was started.
     hangup: Option<Signal>,
 }
 
 impl StopSignals {
-    /// Starts to listen. Needs a tokio runtime.
+    /// Installs the signal handlers. Needs a tokio runtime.
     pub fn listen() -> io::Result<Self> {
-        // Listening to a signal would end that it is ignored.
+        // A handler would replace the ignored state.
         let hangup = match is_ignored(SIGHUP) {
             true => None,
             false => Some(signal(SignalKind::hangup())?),
         };
-        // A file that may not grow further then fails to be written, which is reported, and does
-        // not end the process without a word.
+        // With a handler for SIGXFSZ, a write beyond the file size limit fails with an error that
+        // is reported. Without one, the signal would kill the process.
         drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(StopSignals {
             interrupt: signal(SignalKind::interrupt())?,
@@ -57,7 +57,7 @@ impl StopSignals {
         })
     }
 
-    /// Resolves when one has come.
+    /// Waits for the next stop signal.
     pub async fn wait(&mut self) -> Stop {
         let hangup = async {
             match &mut self.hangup {
@@ -76,7 +76,7 @@ impl StopSignals {
     }
 }
 
-/// Whether this process ignores a signal, where the system tells.
+/// Whether this process ignores a signal. False on systems without `/proc`.
 fn is_ignored(number: u8) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,4 +1,4 @@
-//! `raft-kv status`: who belongs to the cluster, and how each is.
+//! `raft-kv status`: the members of the cluster and their states.
 
 use super::client::{self, Client, ServerArgs};
 use super::exit;
@@ -16,8 +16,7 @@ pub struct Args {
     server: ServerArgs,
 }
 
-/// Prints a table of the members. Without a leader the cluster serves nobody, and the exit code
-/// says so.
+/// Prints a table of the members. The exit code is [`exit::NOT_DONE`] if there is no leader.
 pub fn run(args: &Args) -> u8 {
     let request = Request::new(Method::GET, "/v1/cluster");
     match Client::new(&args.server).and_then(|client| client.call(&request)) {
@@ -28,7 +27,7 @@ pub fn run(args: &Args) -> u8 {
             } else {
                 describe(&cluster)
             };
-            // If our output was closed, its reader needs no more of it.
+            // An error is ignored: the reader of the output has closed it.
             let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
             if cluster["leader"].is_null() { exit::NOT_DONE } else { exit::DONE }
         }
@@ -37,7 +36,7 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-/// The table, and a line on the cluster as a whole.
+/// The table of members, and a summary line.
 fn describe(cluster: &Value) -> String {
     let mut rows = vec![["NODE", "ROLE", "CLIENTS", "PEERS", "LOG", "STATE"].map(str::to_owned)];
     let members = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -65,7 +64,7 @@ fn describe(cluster: &Value) -> String {
     )
 }
 
-/// A JSON value as a cell: strings without quotes, nothing for null.
+/// Formats a JSON value as a cell. Strings have no quotes, and null is empty.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -74,7 +73,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Columns as wide as their widest cell.
+/// Aligns the rows in columns.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));

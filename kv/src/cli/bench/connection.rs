@@ -1,4 +1,4 @@
-//! One connection that is kept: the next request goes out on it when the last one is answered.
+//! A connection that is reused: the next request is sent when the last one is answered.
 
 use crate::cli::http::{self, Failure, Request, Response};
 use bytes::Bytes;
@@ -9,10 +9,10 @@ use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// How long a connection may take to be made, look-up and all.
+/// The timeout of connecting, including the name look-up.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
-/// A connection to one node. After a failure it is of no more use.
+/// A connection to one node. After a failure it must not be used again.
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     host: HeaderValue,
@@ -26,7 +26,7 @@ impl Connection {
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(error.to_string()))?;
         let host = HeaderValue::from_str(address).map_err(|error| not_sent(error.to_string()))?;
-        // It ends with the connection, and the sender hears why.
+        // The task ends with the connection, and the sender then returns the error.
         tokio::spawn(connection);
         Ok(Connection { sender, host })
     }

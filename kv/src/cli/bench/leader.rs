@@ -1,4 +1,4 @@
-//! Who leads: found once for all clients, and again when it is gone.
+//! The leader of the cluster: searched once for all clients, and again when it is lost.
 
 use crate::cli::client::CallError;
 use crate::cli::http::{self, Failure, Request};
@@ -8,12 +8,12 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// A node answers within milliseconds who leads; one that does not is not waited for.
+/// The timeout of one request. `/is_leader` is answered within milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
-/// Between two rounds of asking. Short against an election.
+/// The pause between two rounds of requests. Much shorter than an election.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
-/// The leader as it is known here.
+/// The known leader, shared by all clients.
 pub struct Leader {
     servers: Vec<String>,
     /// The address, if it is known. The task that holds the lock searches for it; the others wait.
@@ -21,12 +21,12 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// Of the cluster of these servers.
+    /// No leader is known yet. It is searched among these servers.
     pub fn new(servers: Vec<String>) -> Self {
         Leader { servers, address: Mutex::new(None) }
     }
 
-    /// The leader's address, looked for until `deadline` where it is not known.
+    /// The leader's address. If it is not known, it is searched until `deadline`.
     pub async fn find(&self, deadline: Instant) -> Option<String> {
         let mut address = self.address.lock().await;
         while address.is_none() && Instant::now() < deadline {
@@ -38,8 +38,8 @@ impl Leader {
         address.clone()
     }
 
-    /// The same for the first time: that there is none is an error, and that nothing listens is one
-    /// at once.
+    /// Finds the first leader. It is an error if there is none within `time`, and at once if
+    /// nothing listens at any server.
     pub async fn find_within(&self, time: Duration) -> Result<String, CallError> {
         ask_all(&self.servers).await.map_err(CallError::NotDone)?;
         self.find(Instant::now() + time).await.ok_or_else(|| {
@@ -47,7 +47,7 @@ impl Leader {
         })
     }
 
-    /// The leader at this address does not answer or does not lead any more.
+    /// Forgets the leader at this address: it does not answer, or is not the leader any more.
     pub async fn lost(&self, gone: &str) {
         let mut address = self.address.lock().await;
         if address.as_deref() == Some(gone) {
@@ -56,7 +56,7 @@ impl Leader {
     }
 }
 
-/// Asks every server whether it leads, all at once, and takes the first that says yes. An error:
+/// Queries all servers concurrently, and returns the first that is the leader. It is an error if
 /// nothing listens at any of them.
 async fn ask_all(servers: &[String]) -> Result<Option<String>, String> {
     let mut asked = JoinSet::new();
@@ -83,7 +83,8 @@ async fn ask_all(servers: &[String]) -> Result<Option<String>, String> {
     if nobody.len() == servers.len() { Err(nobody.join("; ")) } else { Ok(None) }
 }
 
-/// The client addresses of all members, as one of the servers knows them, and the servers given.
+/// The given servers, and the client addresses of all members according to the first server that
+/// answers.
 pub async fn members(servers: &[String]) -> Vec<String> {
     let mut all = servers.to_vec();
     for server in servers {

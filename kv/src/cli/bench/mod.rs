@@ -1,15 +1,14 @@
 //! `raft-kv bench`: measures a cluster.
 //!
-//! A closed loop: each of `--clients` clients has one connection and sends its next request when
-//! the last one is answered. Only what was answered "done" counts; everything else is reported by
-//! kind. The clients talk to the leader directly and look for the new one when it is gone, so that
-//! killing the leader under a running benchmark measures the failover: the longest time in which
-//! nothing was acknowledged. With `--record`, the acknowledged writes are written to a file, and
-//! `--check` reads that file later and looks whether any of them was lost.
+//! The benchmark is a closed loop: each of `--clients` clients has one connection, and sends its
+//! next request when the last one is answered. Only requests answered with success count; errors
+//! are reported by kind. The clients send to the leader directly, and search for the new one when
+//! it is lost. So killing the leader during a benchmark measures the failover: the longest time in
+//! which nothing was acknowledged. With `--record`, acknowledged writes are recorded in a file.
+//! With `--check`, that file is read later, and lost writes are reported.
 //!
-//! All clients share one thread: on a small machine the benchmark must leave the cores to the
-//! nodes. What it is not: an open loop. Its latencies are those of clients that wait for one
-//! another's turn.
+//! All clients share one thread, to leave the cores of a small machine to the nodes. The benchmark
+//! does not measure an open loop: its latencies are those of clients that wait for their answers.
 
 mod connection;
 mod leader;
@@ -76,7 +75,7 @@ pub struct Args {
     check: Option<PathBuf>,
 }
 
-/// Measures, or checks.
+/// Runs the benchmark, or the check of a record.
 pub fn run(args: &Args) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -99,7 +98,7 @@ async fn measure(args: &Args) -> Result<Report, CallError> {
     let leader = Leader::new(leader::members(&args.servers).await);
     let record = args.record.as_ref().map(|path| Record::create(path)).transpose()?;
     let workload = Arc::new(Workload::new(args, record));
-    // A cluster that nobody leads is an error now, not a report of zero.
+    // A cluster without a leader is an error, not a result of zero.
     leader.find_within(args.timeout).await?;
     if args.op.reads() {
         fill(args, &leader, &workload).await?;
@@ -115,7 +114,7 @@ async fn measure(args: &Args) -> Result<Report, CallError> {
     }
     let mut totals = report::Totals::new();
     while let Some(finished) = workers.join_next().await {
-        // A worker that panicked is a bug; what the others measured would be wrong without it.
+        // A panic of a worker is a bug, and the result without it would be wrong.
         totals.add(&finished.expect("a worker does not panic"));
     }
     let elapsed = started.elapsed();
@@ -124,7 +123,7 @@ async fn measure(args: &Args) -> Result<Report, CallError> {
     Ok(Report::new(args, totals, &shared, elapsed))
 }
 
-/// Writes every key once, so that there is something to read.
+/// Writes every key once, for the reads of the benchmark.
 async fn fill(args: &Args, leader: &Leader, workload: &Workload) -> Result<(), CallError> {
     let address = leader.find_within(args.timeout).await?;
     let mut connection = connection::Connection::open(&address).await.map_err(not_filled)?;

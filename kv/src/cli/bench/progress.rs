@@ -1,22 +1,22 @@
-//! The progress bar: how far the run is, and how fast it goes right now.
+//! The progress bar: elapsed part of the run, and current throughput.
 
 use super::worker::Shared;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the bar is drawn.
+/// The interval at which the bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
-/// The steps of the whole bar.
+/// The resolution of the bar, in steps.
 const STEPS: u64 = 1000;
 
-/// A bar on the terminal until it is finished.
+/// A bar on the terminal, until [`Bar::finish`].
 pub struct Bar {
     bar: ProgressBar,
     drawing: tokio::task::JoinHandle<()>,
 }
 
-/// Shows the bar, on standard error and only if that is a terminal.
+/// Shows the bar on standard error, if that is a terminal and `quiet` is false.
 pub fn show(shared: &Arc<Shared>, quiet: bool) -> Bar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(STEPS), target);
@@ -28,7 +28,7 @@ pub fn show(shared: &Arc<Shared>, quiet: bool) -> Bar {
 }
 
 impl Bar {
-    /// Takes it away.
+    /// Removes the bar.
     pub fn finish(self) {
         self.drawing.abort();
         self.bar.finish_and_clear();

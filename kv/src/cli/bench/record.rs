@@ -1,8 +1,8 @@
 //! The record of acknowledged writes, and the check against it.
 //!
-//! A line for each write: the path of its key and the number in its value. The numbers of a key
-//! grow with time and a key has one writer, so a key that holds a number below its last
-//! acknowledged one, or nothing, has lost a write.
+//! The record has a line for each write: the path of its key, and the number in its value. A key
+//! has one writer, and its numbers increase. So a key with a number below its last acknowledged
+//! one, or without a value, has lost a write.
 
 use super::connection::Connection;
 use super::workload::number_in;
@@ -16,14 +16,14 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Lost writes that are printed one by one.
+/// The most lost writes that are printed individually.
 const SHOWN_MAX: usize = 10;
-/// Attempts to read one key, over all servers.
+/// The most attempts to read one key, over all servers.
 const ATTEMPTS_MAX: usize = 30;
-/// Between two attempts.
+/// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// A record being written.
+/// A record that is being written.
 pub struct Record {
     path: PathBuf,
     file: BufWriter<File>,
@@ -31,21 +31,22 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins a record in a file; one that is there is replaced.
+    /// Creates the file of a record. An existing file is replaced.
     pub fn create(path: &Path) -> Result<Self, CallError> {
         let file = File::create(path).map_err(|error| unwritable(path, &error))?;
         Ok(Record { path: path.to_owned(), file: BufWriter::new(file), failed: None })
     }
 
-    /// Notes one write.
+    /// Records one write.
     pub fn note(&mut self, path: &str, number: u64) {
-        // The first failure is reported at the end; a record with a hole must not look whole.
+        // After the first error nothing is written, because an incomplete record must not look
+        // complete. [`Record::finish`] reports the error.
         if self.failed.is_none() {
             self.failed = writeln!(self.file, "{path} {number}").err();
         }
     }
 
-    /// Everything noted is in the file, or an error.
+    /// Flushes the file. Returns the first error of the record, if there was one.
     pub fn finish(&mut self) -> Result<(), CallError> {
         let flushed = self.file.flush();
         match self.failed.take().or(flushed.err()) {
@@ -59,7 +60,7 @@ fn unwritable(path: &Path, error: &io::Error) -> CallError {
     CallError::NotDone(format!("cannot write the record {}: {error}", path.display()))
 }
 
-/// Reads a record, and every key in it, and says what was lost.
+/// Reads a record and every key in it, and reports lost writes.
 pub async fn check(file: &Path, servers: &[String], timeout: Duration) -> Result<u8, CallError> {
     let (writes, last) = read(file)
         .map_err(|error| CallError::NotDone(format!("cannot read {}: {error}", file.display())))?;
@@ -77,7 +78,7 @@ pub async fn check(file: &Path, servers: &[String], timeout: Duration) -> Result
             "{path}: number {acknowledged} was acknowledged, found {found}"
         ));
     }
-    // A reader that has gone is no reason to fail: the exit code tells the same.
+    // An error in printing is ignored: the exit code has the result.
     let _ = writeln!(
         io::stdout(),
         "{writes} acknowledged writes on {} keys: {} lost",
@@ -87,7 +88,7 @@ pub async fn check(file: &Path, servers: &[String], timeout: Duration) -> Result
     Ok(if lost.is_empty() { exit::DONE } else { exit::NO })
 }
 
-/// How many writes were acknowledged, and the last number of each key.
+/// The number of acknowledged writes, and the last number of each key.
 fn read(file: &Path) -> io::Result<(u64, BTreeMap<String, u64>)> {
     let mut last = BTreeMap::new();
     let mut writes = 0;
@@ -103,7 +104,7 @@ fn read(file: &Path) -> io::Result<(u64, BTreeMap<String, u64>)> {
     Ok((writes, last))
 }
 
-/// Reads keys from whichever server answers.
+/// Reads keys from any server that answers.
 struct Reader<'a> {
     servers: &'a [String],
     connection: Option<Connection>,

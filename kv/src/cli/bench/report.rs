@@ -1,4 +1,4 @@
-//! The result, for people and for programs.
+//! The result of a benchmark, as text or JSON.
 
 use super::Args;
 use super::worker::{Finding, Shared, histogram};
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-/// The findings of all clients together.
+/// The sum of the results of all clients.
 pub struct Totals {
     done: u64,
     latency_us: Histogram<u64>,
@@ -17,12 +17,12 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Of no client yet.
+    /// Totals without any client.
     pub fn new() -> Self {
         Totals { done: 0, latency_us: histogram(), errors: BTreeMap::new() }
     }
 
-    /// Adds a client's.
+    /// Adds the result of one client.
     pub fn add(&mut self, finding: &Finding) {
         self.done += finding.done;
         self.latency_us.add(&finding.latency_us).expect("all histograms have the same bounds");
@@ -32,7 +32,7 @@ impl Totals {
     }
 }
 
-/// What was measured.
+/// The result of a benchmark.
 #[derive(Serialize)]
 pub struct Report {
     op: Operation,
@@ -42,14 +42,14 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_size: Option<u32>,
     seconds: f64,
-    /// Operations answered "done".
+    /// Operations that were acknowledged.
     pub done: u64,
     done_per_second: f64,
-    /// Of requests answered "done".
+    /// Latency of successful requests, in microseconds.
     latency_us: Latency,
-    /// The longest time in which nothing was answered "done": at a failover, its length.
+    /// The longest time without a successful answer. In a failover, its duration.
     longest_gap_ms: f64,
-    /// Everything that was not done, or not known to be, by kind.
+    /// Failed requests by kind, including those with unknown outcome.
     errors: BTreeMap<String, u64>,
 }
 
@@ -65,7 +65,7 @@ struct Latency {
 }
 
 impl Report {
-    /// Of a run that took `elapsed`.
+    /// The report of a run that took `elapsed`.
     pub fn new(args: &Args, totals: Totals, shared: &Shared, elapsed: Duration) -> Self {
         let latency = &totals.latency_us;
         Report {
@@ -90,10 +90,10 @@ impl Report {
         }
     }
 
-    /// Prints it.
+    /// Prints the report on standard output.
     pub fn print(&self, json: bool) {
         let text = if json { self.as_json() } else { self.as_text() };
-        // If our output was closed, its reader needs no more of it.
+        // An error is ignored: the reader of the output has closed it.
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 

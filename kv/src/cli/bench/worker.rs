@@ -1,4 +1,4 @@
-//! One client: sends, waits, counts, and finds its way after a failure.
+//! One client of the benchmark: sends requests, counts results, and reconnects after a failure.
 
 use super::connection::Connection;
 use super::leader::Leader;
@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Pause after a refusal, so that an overloaded node is not asked in a tight circle.
+/// The pause after a refusal, so that clients do not retry in a tight loop.
 const REFUSED_PAUSE: Duration = Duration::from_millis(5);
-/// Latencies are recorded in microseconds up to this.
+/// The longest latency that is recorded, in microseconds. A longer one counts as this.
 const LATENCY_MAX_US: u64 = 120_000_000;
 
-/// What all clients share. They run on one thread; the atomics only please the types.
+/// State that all clients share. They run on one thread, so the atomics are needed only by the type
+/// system.
 pub struct Shared {
     pub leader: Leader,
     pub started: Instant,
@@ -29,7 +30,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// At the start of a run.
+    /// The state at the start of a run.
     pub fn new(leader: Leader, started: Instant, duration: Duration, timeout: Duration) -> Self {
         Shared {
             leader,
@@ -43,7 +44,7 @@ impl Shared {
         }
     }
 
-    /// When no new request is sent any more.
+    /// The end of the run: no request is sent after it.
     pub fn deadline(&self) -> Instant {
         self.started + self.duration
     }
@@ -53,7 +54,7 @@ impl Shared {
         (self.done.load(Relaxed), self.errors.load(Relaxed))
     }
 
-    /// The longest time in which no client heard "done", up to the end of the run.
+    /// The longest time in which no client had a successful answer, up to the end of the run.
     pub fn longest_gap(&self) -> Duration {
         let end = micros(self.duration);
         let last = self.last_done_us.load(Relaxed);
@@ -72,13 +73,13 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What one client found.
+/// The result of one client.
 pub struct Finding {
-    /// Operations answered "done".
+    /// Operations that were acknowledged.
     pub done: u64,
-    /// Of the requests answered "done", in microseconds.
+    /// Latency of successful requests, in microseconds.
     pub latency_us: Histogram<u64>,
-    /// How many of each kind.
+    /// The number of errors of each kind.
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -104,7 +105,7 @@ impl Worker {
         Worker { number, of, shared, workload, random: u64::from(number), finding }
     }
 
-    /// Works until the time is over.
+    /// Runs until the deadline.
     pub async fn run(mut self) -> Finding {
         let deadline = self.shared.deadline();
         let mut turn = 0;
@@ -121,7 +122,8 @@ impl Worker {
         self.finding
     }
 
-    /// Sends requests on one connection until it is of no more use or the time is over.
+    /// Sends requests on one connection until it fails, the node is not a usable leader, or the
+    /// deadline.
     async fn use_up(&mut self, mut connection: Connection, turn: &mut u64) {
         let deadline = self.shared.deadline();
         let mut sent = Instant::now();
@@ -144,7 +146,7 @@ impl Worker {
                 }
                 Err(failure) => return self.note_failure(&failure),
             }
-            // A pause after a refusal is none of the next request's time.
+            // The pause after a refusal does not count in the latency of the next request.
             sent = Instant::now();
         }
     }
@@ -175,7 +177,7 @@ impl Worker {
         self.shared.errors.fetch_add(1, Relaxed);
     }
 
-    /// The splitmix64 generator: all that a choice of keys needs.
+    /// The splitmix64 generator, which is sufficient for choosing keys.
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

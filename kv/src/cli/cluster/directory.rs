@@ -1,9 +1,9 @@
 //! The data directory of a local cluster: a subdirectory and a log file for each node, a lock, and
-//! what the cluster was made with.
+//! the shape of the cluster.
 //!
-//! The members' addresses are part of what the nodes agreed on when the cluster was founded. So a
-//! directory belongs to its ports and its number of nodes, and asking for others is an error here
-//! rather than nodes that look for one another in vain.
+//! The members' addresses were fixed when the cluster was bootstrapped. So a directory belongs to
+//! one first port and one number of nodes. Starting it with others is an error here; otherwise the
+//! nodes would never find one another.
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -11,27 +11,28 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Held while the cluster runs; holds the supervisor's process id, which is only meant while the
-/// lock is held.
+/// Locked while the cluster runs. Contains the supervisor's process id, which is valid only while
+/// the file is locked.
 const LOCK_FILE: &str = "cluster.lock";
-/// What the cluster was made with.
+/// The first port and the number of nodes of the cluster.
 const SHAPE_FILE: &str = "cluster.toml";
-/// How long the lock may still be held by a supervisor that is just stopping.
+/// How long to wait for the lock, which a stopping supervisor may still hold.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A log larger than this is set aside when its node is started (the one before it is dropped).
+/// A log larger than this is renamed when its node is started. It replaces the log that was renamed
+/// before.
 const LOG_BYTES_MAX: u64 = 8 << 20;
 
-/// The directory, held for this process.
+/// The directory, locked by this process.
 pub struct Directory {
     path: PathBuf,
     shape: Shape,
     /// No cluster has been started in it yet.
     is_new: bool,
-    /// Gives the lock up when it is closed.
+    /// Closing the file releases the lock.
     _lock: File,
 }
 
-/// What a directory's cluster was made with.
+/// The settings that a directory is bound to.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Shape {
     port: u16,
@@ -64,8 +65,8 @@ pub enum DirectoryError {
 }
 
 impl Directory {
-    /// Makes the directory where it does not exist, and takes it for this process. Nothing is
-    /// written that binds it to the ports: see [`Directory::keep`].
+    /// Creates the directory if necessary, and locks it. Does not bind it to the ports yet: see
+    /// [`Directory::keep`].
     pub async fn take(path: &Path, port: u16, nodes: u16) -> Result<Self, DirectoryError> {
         let unwritable = |why| DirectoryError::Unwritable { path: path.to_owned(), why };
         fs::create_dir_all(path).map_err(unwritable)?;
@@ -82,14 +83,14 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), shape, is_new, _lock: lock })
     }
 
-    /// Binds the directory to its ports and its number of nodes, once it is known that the cluster
-    /// can have them.
+    /// Binds the directory to its ports and its number of nodes. Called once the ports are known to
+    /// be free.
     pub fn keep(&self) -> Result<(), DirectoryError> {
         let unwritable = |why| DirectoryError::Unwritable { path: self.path.clone(), why };
         if self.is_new {
             write_shape(&self.path, &self.shape).map_err(unwritable)?;
         }
-        // Each node makes its own directory: one that cannot be made stops that node alone.
+        // Each node creates its own subdirectory, so a failure affects that node only.
         Ok(())
     }
 
@@ -98,7 +99,7 @@ impl Directory {
         self.path.join(format!("node-{id}"))
     }
 
-    /// The file a node's log goes to.
+    /// The log file of a node: its standard error.
     pub fn log_of_node(&self, id: u16) -> PathBuf {
         self.path.join(format!("node-{id}.log"))
     }
@@ -128,7 +129,8 @@ fn note_process(mut lock: &File) -> io::Result<()> {
     writeln!(lock, "{}", std::process::id())
 }
 
-/// Whether no cluster has been started in the directory; an error if it was another one.
+/// Whether no cluster has been started in the directory. An error if the directory belongs to a
+/// cluster of another shape.
 fn is_new(path: &Path, asked: &Shape) -> Result<bool, DirectoryError> {
     let file = path.join(SHAPE_FILE);
     match fs::read_to_string(&file) {
@@ -153,13 +155,13 @@ fn is_new(path: &Path, asked: &Shape) -> Result<bool, DirectoryError> {
 
 fn write_shape(path: &Path, shape: &Shape) -> io::Result<()> {
     let text = format!("port = {}\nnodes = {}\n", shape.port, shape.nodes);
-    // Whole or not at all: half a file would lock the user out of the directory.
+    // Written atomically: an incomplete file would make the directory unusable.
     let new = path.join("cluster.toml.new");
     fs::write(&new, text)?;
     fs::rename(&new, path.join(SHAPE_FILE))
 }
 
-/// Keeps the log of a node bounded: called before the node is started each time.
+/// Renames a log that has become too large. Called before each start of a node.
 pub fn set_aside_long_log(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > LOG_BYTES_MAX => {

@@ -1,16 +1,16 @@
-//! Waits for the first leader.
+//! Waits until the cluster has a leader.
 
 use super::ports::Addresses;
 use crate::cli::http::{self, Request};
 use hyper::Method;
 use std::time::Duration;
 
-/// Between two rounds of asking.
+/// The pause between two rounds of requests.
 const ASK_EVERY: Duration = Duration::from_millis(50);
-/// `is_leader` is answered within milliseconds or not at all.
+/// The timeout of one request. `/is_leader` is answered within milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Resolves to the id of a node that leads and serves.
+/// Waits until a node is leader and serves, and returns its id.
 pub async fn find(nodes: Vec<Addresses>) -> u16 {
     let request = Request::new(Method::GET, "/is_leader");
     loop {

@@ -1,10 +1,9 @@
-//! `raft-kv cluster`: a whole cluster on this machine, one process a node, supervised.
+//! `raft-kv cluster`: a supervised cluster on this machine, with one process for each node.
 //!
-//! Each node is this same program, started as `serve` in a process of its own, so that what runs
-//! here is what runs in a real deployment, and a node can be killed to see what happens: it is
-//! started again. The nodes live in process groups of their own, so a Ctrl-C reaches them through
-//! us, in order; and each holds the other end of a pipe of ours, so that it stops when we are
-//! killed.
+//! Each node is this same program, started as `serve`, so it behaves as in a real deployment. A
+//! node that is killed is started again. Each node has its own process group, so Ctrl-C reaches
+//! only the supervisor, which then stops the nodes. The standard input of each node is a pipe from
+//! the supervisor: if the supervisor is killed, the pipe closes and the node stops.
 
 mod directory;
 mod leader;
@@ -21,11 +20,11 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How often the supervisor looks after its processes.
+/// The interval at which the supervisor checks its processes.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the nodes may take to stop before they are killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long without a leader before we say that we are still waiting.
+/// How long there may be no leader before a message is printed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
@@ -51,7 +50,7 @@ pub struct Args {
     log: String,
 }
 
-/// Why the cluster does not start, or ended. Each says what to do about it.
+/// Why the cluster does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
 enum ClusterError {
     #[error(transparent)]
@@ -87,7 +86,7 @@ pub fn run(args: &Args) -> u8 {
 }
 
 async fn supervise(args: &Args) -> Result<Stop, ClusterError> {
-    // Before anything is started: a signal from here on stops what there is.
+    // Before anything is started, so that a signal from here on stops all of it.
     let mut signals = StopSignals::listen().map_err(ClusterError::Signals)?;
     let addresses = ports::addresses(args.port, args.nodes)?;
     let directory = Directory::take(&args.data_dir, args.port, args.nodes).await?;
@@ -101,9 +100,9 @@ async fn supervise(args: &Args) -> Result<Stop, ClusterError> {
     outcome
 }
 
-/// Looks after the nodes until a signal comes. A node that does not run is reported and tried
-/// again: the others serve without it. Only if no quorum comes up in the first place is that the
-/// end.
+/// Supervises the nodes until a signal arrives. A node that ends is reported and started again; the
+/// others serve without it. It is an error only if, before the first leader, too few nodes can
+/// start for a quorum.
 async fn watch(
     nodes: &mut Nodes,
     args: &Args,
@@ -148,11 +147,11 @@ async fn watch(
     }
 }
 
-/// Every process that was started. Whatever happens, none is left behind.
+/// All node processes. Dropping this kills them, so none outlives the supervisor.
 struct Nodes(Vec<NodeProcess>);
 
 impl Nodes {
-    /// Why no quorum can come up, if too many nodes refuse to start.
+    /// The reasons, if too many nodes refuse to start for a quorum.
     fn no_quorum(&self) -> Option<String> {
         let refusals: Vec<_> = (self.0.iter())
             .filter_map(|node| Some(format!("node {}: {}", node.id(), node.refusal()?)))
@@ -161,7 +160,8 @@ impl Nodes {
         (can_run <= self.0.len() / 2).then(|| refusals.join("; "))
     }
 
-    /// Asks all to stop, waits, and kills what does not, or all at a second signal.
+    /// Stops all nodes gracefully. Kills those that still run after a timeout or at a second
+    /// signal.
     async fn stop(&mut self, signals: &mut StopSignals) {
         for node in &mut self.0 {
             node.ask_to_stop();
@@ -214,15 +214,14 @@ fn announce(leader: u16, args: &Args, addresses: &[ports::Addresses], nodes: &No
     say(&text);
 }
 
-/// Prints a line for the person at the terminal. That nobody reads it is no reason to stop, or to
-/// wait.
+/// Prints a line on standard output. Never blocks and never fails.
 fn say(text: &str) {
     if let Some(lines) = output() {
         lines.add(format!("{text}\n").as_bytes());
     }
 }
 
-/// Standard output; nothing if no thread could be started for it.
+/// The writer to standard output. `None` if its thread could not be started.
 fn output() -> Option<&'static Lines> {
     static OUTPUT: OnceLock<Option<Lines>> = OnceLock::new();
     OUTPUT.get_or_init(|| Lines::start("output", std::io::stdout()).ok()).as_ref()

@@ -1,4 +1,4 @@
-//! One node's process: started, looked after, started again, stopped.
+//! The process of one node: start, supervision, restart and stop.
 
 use super::Args;
 use super::directory::{Directory, set_aside_long_log};
@@ -11,43 +11,43 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// The first pause before a node is started again; it doubles with each failure in a row.
+/// The first backoff before a restart. It doubles with each consecutive failure.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause.
+/// The longest backoff.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A node that ran this long starts afresh with the shortest pause.
+/// A node that has run for this long has its backoff reset.
 const RAN_WELL: Duration = Duration::from_secs(10);
 /// The bytes at the end of a node's log that are searched for the reason of its exit.
 const LOG_TAIL_BYTES: u64 = 16 << 10;
 
-/// Why a process is not there.
+/// Why a node has no process.
 enum End {
-    /// It ended, this way.
+    /// The process with this id ended.
     Exited(u32, ExitStatus),
     /// It could not be started.
     NotStarted(io::Error),
 }
 
-/// A node of the cluster, running or about to.
+/// A node of the cluster, running or waiting for its next start.
 pub struct NodeProcess {
     id: u16,
     arguments: Vec<String>,
     log: PathBuf,
-    /// The length of the log when the process was started: what it said comes after.
+    /// The length of the log when the process was started. Its own lines follow.
     log_start: u64,
     child: Option<Child>,
     was_started: bool,
     started: Instant,
     failures: u32,
     restart_at: Option<Instant>,
-    /// Why it refuses to run as it was asked to. Not known of a node that has run well since.
+    /// Why it cannot start with its settings. Cleared once the node has run for [`RAN_WELL`].
     refusal: Option<String>,
-    /// What was last reported, without what changes each time.
+    /// The last reported reason, without process id and backoff.
     reported: String,
 }
 
 impl NodeProcess {
-    /// Node `id` of the cluster, to be started by [`NodeProcess::look_after`].
+    /// Node `id` of the cluster. [`NodeProcess::look_after`] starts it.
     pub fn new(id: u16, args: &Args, addresses: &[Addresses], directory: &Directory) -> Self {
         let peers: Vec<_> = addresses
             .iter()
@@ -83,28 +83,29 @@ impl NodeProcess {
         }
     }
 
-    /// Its number.
+    /// The id of the node.
     pub fn id(&self) -> u16 {
         self.id
     }
 
-    /// Its process, if it runs.
+    /// The process id, if the process was started and its end has not been noticed.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Why it refuses to run, if it does.
+    /// Why it cannot start, if that is known.
     pub fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
     }
 
-    /// Notices that it ended, and starts it again when it is time. A line if there is news.
+    /// Detects the end of the process, and starts it again after the backoff. Returns a line to
+    /// print if there is something new.
     pub fn look_after(&mut self) -> Option<String> {
         let mut end = None;
         if self.restart_at.is_some_and(|at| at <= Instant::now()) {
             self.restart_at = None;
-            // So that the quick start works on the first port. Not when it is started again later:
-            // another leads by then.
+            // At its first start, node 0 campaigns at once, so that the first port serves soon. Not
+            // at a restart, because another node leads by then.
             let is_first = self.id == 0 && !std::mem::replace(&mut self.was_started, true);
             let more: &[&str] = if is_first { &["--campaign-at-start"] } else { &[] };
             end = self.spawn(more).err().map(End::NotStarted);
@@ -129,8 +130,8 @@ impl NodeProcess {
         self.child.is_some() && self.started.elapsed() > RAN_WELL
     }
 
-    /// It is not there: it is started again after a pause. A line, unless it would say what the
-    /// last one said: a node that ends each time it is started must not fill the terminal.
+    /// Schedules a restart. Returns a line to print, unless it repeats the last one: a node that
+    /// ends at each start must not fill the terminal.
     fn ended(&mut self, end: End) -> Option<String> {
         if self.is_well() {
             self.failures = 0;
@@ -163,11 +164,11 @@ impl NodeProcess {
         is_news.then_some(line)
     }
 
-    /// Asks it to stop by itself, and not to be started again.
+    /// Stops the node gracefully, and cancels any restart.
     pub fn ask_to_stop(&mut self) {
         self.restart_at = None;
         let Some(child) = &mut self.child else { return };
-        // Either of the two is enough: the end of its input, or the signal.
+        // The end of its standard input or the signal: either is enough.
         drop(child.stdin.take());
         if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             // It fails only if the process is gone already.
@@ -175,12 +176,12 @@ impl NodeProcess {
         }
     }
 
-    /// Whether its process is still there.
+    /// Whether its process still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Ends its process now, whatever it does.
+    /// Kills its process, and cancels any restart.
     pub fn kill(&mut self) {
         self.restart_at = None;
         if let Some(mut child) = self.child.take() {
@@ -192,12 +193,13 @@ impl NodeProcess {
 
     fn spawn(&mut self, more: &[&str]) -> io::Result<()> {
         self.started = Instant::now();
-        // A node that is started again and again must not fill the disk either.
+        // A node that is restarted repeatedly must not fill the disk.
         set_aside_long_log(&self.log)?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         self.log_start = log.metadata()?.len();
         let mut command = Command::new(std::env::current_exe()?);
-        // A node of this cluster is what its flags say, whatever the environment means for others.
+        // The flags define the node completely. Variables in the environment are meant for other
+        // programs.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RAFT_KV_") {
                 command.env_remove(name);
@@ -226,7 +228,8 @@ impl NodeProcess {
         }
     }
 
-    /// The reason it gave: its last complaint, or else the last line of its log.
+    /// The reason of its end: its last line that begins with `raft-kv: `, or else the last line of
+    /// its log.
     fn last_words(&self) -> String {
         let text = File::open(&self.log).and_then(|mut log| {
             let length = log.metadata()?.len();

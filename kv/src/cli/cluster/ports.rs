@@ -1,4 +1,4 @@
-//! The addresses of a local cluster, and whether they are free.
+//! The addresses of a local cluster, and the check that their ports are free.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 /// A node's peer port is its client port plus this.
 const PEER_PORT_OFFSET: u16 = 1000;
 
-/// How long a port may still be held by nodes that are just stopping.
+/// How long to wait for a port, which a stopping node may still hold.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where one node listens.
+/// The addresses that one node listens on.
 #[derive(Clone)]
 pub struct Addresses {
     pub id: u16,
@@ -18,7 +18,7 @@ pub struct Addresses {
     pub peer: SocketAddr,
 }
 
-/// Why the cluster cannot have its ports.
+/// Why the cluster cannot use its ports.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     #[error(
@@ -32,7 +32,7 @@ pub enum PortError {
     TooHigh { port: u16 },
 }
 
-/// The addresses of `nodes` nodes, the first one's client port being `port`.
+/// The addresses of `nodes` nodes. Node i has the client port `port + i`.
 pub fn addresses(port: u16, nodes: u16) -> Result<Vec<Addresses>, PortError> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     (0..nodes)
@@ -44,9 +44,8 @@ pub fn addresses(port: u16, nodes: u16) -> Result<Vec<Addresses>, PortError> {
         .collect()
 }
 
-/// Fails unless every port can be listened on, now or in a moment: nodes of a supervisor that was
-/// killed take a moment to stop. A node finds out for itself too; here it is said before anything
-/// is started.
+/// Waits briefly until every port is free: the nodes of a killed supervisor take a moment to stop.
+/// A node would detect a used port itself, but here it is reported before any node is started.
 pub async fn check_free(addresses: &[Addresses]) -> Result<(), PortError> {
     let deadline = Instant::now() + RELEASE_TIMEOUT;
     for node in addresses {
