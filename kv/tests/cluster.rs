@@ -1,4 +1,4 @@
-//! The shipped program as its users meet it: processes, files, sockets, signals.
+//! The `raft-kv` program as users run it: processes, files, sockets and signals.
 
 mod local;
 
@@ -12,9 +12,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The exit code of a cluster that cannot start as it was asked to.
+/// The exit code of a cluster that cannot start with its settings.
 const CONFIGURATION: i32 = 78;
-/// The exit code of an answer that is no.
+/// The exit code of a negative answer.
 const NO: i32 = 1;
 
 #[test]
@@ -131,7 +131,7 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
 
     let report: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
     let gap = report["longest_gap_ms"].as_f64().unwrap();
-    // Far more than it takes, for machines that are busy: that writes went on is what counts.
+    // A generous limit, for busy machines. The test is only that writes continued.
     assert!(gap < 5_000.0, "writes did not go on: {report:#}");
     let check = cluster.run(&["bench", "--check", &record.display().to_string()]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
@@ -209,7 +209,7 @@ fn a_wiped_node_is_reported_with_the_way_out_and_the_others_serve() {
     let line = cluster.wait_for_line("node 2 (pid");
     assert!(line.contains("cannot start") && line.contains("--join"), "{line}");
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
-    // It is tried again and again, and reported once.
+    // The node is restarted repeatedly, and reported once.
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
     assert!(cluster.lines_with("cannot start") <= 2);
@@ -238,7 +238,7 @@ fn a_member_whose_port_is_taken_for_a_while_is_back_when_it_is_free() {
     let port = free_ports(3);
     let mut cluster = Cluster::start(&data, port);
     let other = (cluster.leader() + 1) % 3;
-    // It is stopped first, so that it cannot be back before the port is taken.
+    // The node is paused first, so that it cannot take the port again before the test does.
     signal(cluster.pid(other), Signal::STOP);
     signal(cluster.pid(other), Signal::KILL);
     let deadline = Instant::now() + PATIENCE;

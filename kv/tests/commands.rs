@@ -1,4 +1,5 @@
-//! What the commands make of servers that are not there, are no nodes, or have no leader.
+//! Client commands against addresses without a server, servers that are not nodes, and a cluster
+//! without a leader.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -11,10 +12,11 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The exit codes.
+/// Exit codes, as in `cli/exit.rs`.
 const NOT_DONE: i32 = 3;
 const UNKNOWN: i32 = 4;
-/// What needs no waiting is over by then, on a busy machine too. A command would wait for 20 s.
+/// A command that fails at once takes less than this, even on a busy machine. One that waits takes
+/// 20 s.
 const SOON: Duration = Duration::from_secs(8);
 
 fn run(server: &str, arguments: &[&str]) -> (Output, Duration) {
@@ -37,7 +39,7 @@ const BENCH: &[&str] = &["bench", "--duration", "1s", "--timeout", "20s"];
 
 #[test]
 fn where_nothing_listens_the_commands_say_so_at_once() {
-    // Free ports.
+    // Ports on which nothing listens.
     let bound =
         [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
     let addresses: Vec<_> = bound.iter().map(|b| b.local_addr().unwrap().to_string()).collect();
@@ -57,7 +59,7 @@ fn where_nothing_listens_the_commands_say_so_at_once() {
 fn a_server_that_is_no_node_stores_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    // It answers until the test ends.
+    // This thread answers until the test ends.
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { break };
@@ -101,7 +103,7 @@ fn without_a_leader_nothing_is_done_and_that_is_certain() {
     assert_eq!(output.status.code(), Some(NOT_DONE), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("no leader in term"), "{text}");
-    // One that waits for the others at its first start.
+    // A node that waits for the others at its first start.
     let (_scratch, data) = scratch();
     let mut members = Members::new(&data, free_ports(3));
     members.start(0, Stdio::null(), &[]);

@@ -1,4 +1,4 @@
-//! Nodes that may have few file descriptors, and more clients than that.
+//! Nodes with a low limit on file descriptors, and more clients than that.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -10,11 +10,11 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// What the nodes may have.
+/// The limit on the file descriptors of each node.
 const DESCRIPTORS: u64 = 256;
-/// More than that.
+/// More clients than descriptors.
 const IDLE_CLIENTS: usize = 600;
-/// Enough for some segments of the log, each of which takes a descriptor.
+/// Enough values to begin several log segments, each of which needs a descriptor.
 const VALUES: usize = 60;
 const VALUE_BYTES: usize = 900_000;
 
@@ -45,7 +45,7 @@ fn more_idle_clients_than_descriptors_end_no_node_and_no_term() {
     }
     let value = vec![b'x'; VALUE_BYTES];
     for n in 0..VALUES {
-        // By way of a follower too, which passes it on to a leader that is full.
+        // Also through a follower, which forwards the write to a leader that is full.
         let address = members.address((n % 3) as u16);
         let began = Instant::now();
         loop {
@@ -69,7 +69,7 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
     let (_scratch, data) = scratch();
     let mut members = Members::new(&data, free_ports(3));
     members.start_limited(0, 160, &[]);
-    // The only clients that keep their places: they have just come.
+    // These clients keep their places, because they have just connected.
     let mut clients: Vec<TcpStream> = Vec::new();
     let deadline = Instant::now() + local::PATIENCE;
     while local::get(members.address(0), "/healthz").is_none() {
@@ -97,7 +97,7 @@ fn clients_that_are_gone_while_their_requests_wait_make_room() {
     for _ in 0..DESCRIPTORS {
         let mut client = TcpStream::connect(leader).unwrap();
         let length = body.len();
-        // Answered after a minute. The client does not wait for it.
+        // This request is answered after a minute. The client does not wait for it.
         let sent = write!(
             client,
             "POST /wait_commit HTTP/1.1\r\nHost: {leader}\r\nContent-Length: {length}\r\n\r\n{body}"

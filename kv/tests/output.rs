@@ -1,5 +1,5 @@
-//! Nodes whose standard error cannot be written: its reader is gone, its disk is full, or nobody
-//! reads it. Such a node does all that any other does.
+//! Nodes whose standard error cannot be written: its reader is gone, its disk is full, or it is a
+//! pipe that is not read. Such a node works like any other.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -12,12 +12,12 @@ use std::io::{PipeReader, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// The exit code of a node that failed while it ran.
+/// The exit code of a node that failed while running.
 const FAILED: i32 = 70;
-/// More than a pipe holds, unless it was enlarged.
+/// The capacity of a pipe, unless it was enlarged.
 const PIPE_BYTES: usize = 64 << 10;
 
-/// A standard error that takes nothing. What has to be kept open is returned with it.
+/// A standard error that cannot be written, and the other end if that has to stay open.
 fn broken(kind: &str) -> (Stdio, Option<PipeReader>) {
     match kind {
         "full disk" => (File::options().write(true).open("/dev/full").unwrap().into(), None),
@@ -39,14 +39,14 @@ fn a_node_does_all_that_any_other_does(kind: &str) {
     let (_scratch, data) = scratch();
     let mut members = Members::new(&data, free_ports(3));
     let (stderr, _reader) = broken(kind);
-    // Many lines, so that one is being written all the time.
+    // Many lines, so that a write to standard error is always in progress.
     members.start(0, stderr, &["--campaign-at-start", "--log=trace"]);
     members.start(1, Stdio::null(), &[]);
     members.start(2, Stdio::null(), &[]);
     members.wait_for_leader(0);
     assert_eq!(members.put(0, "a", "1"), 200);
 
-    // Its peer goes and comes back: the stream to it is lost, which is logged, and dialled again.
+    // A peer is killed and restarted. The node logs the lost stream and connects again.
     members.kill(1);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(members.put(0, "b", "2"), 200);
@@ -58,7 +58,7 @@ fn a_node_does_all_that_any_other_does(kind: &str) {
     }
     assert!(get(members.address(0), "/is_leader").unwrap().contains("true"), "it leads no more");
 
-    // Its disk fails: it ends, in spite of a last line that it cannot write.
+    // Its disk fails. The node ends, although it cannot write its last line.
     members.member(0).let_writes_fail();
     members.put(0, "c", "3");
     assert_eq!(members.wait(0).code(), Some(FAILED));

@@ -1,5 +1,4 @@
-//! Clients that ask for more than a node can do. It answers what it can, refuses the rest, and
-//! leads on.
+//! More requests than a node can serve. It serves some, refuses the rest, and stays leader.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -11,22 +10,22 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long the load lasts.
+/// The duration of the load.
 const LOAD: Duration = Duration::from_secs(4);
-/// Operations of a batch that is far too large, and is refused.
+/// The number of operations of a batch that is far above the limit and is refused.
 const OPERATIONS: usize = 600_000;
-/// Clients that post such batches, and clients that list all that was ever written.
+/// The number of clients that post such batches, and of clients that list the whole history.
 const BATCH_CLIENTS: usize = 8;
 const LISTING_CLIENTS: usize = 16;
-/// Nine in ten answers about the node's health come within this. They take a millisecond on a
-/// machine with nothing else to do.
+/// Nine in ten health requests are answered within this time. On an idle machine they take a
+/// millisecond.
 const HEALTH_TIME: Duration = Duration::from_millis(100);
 
 #[test]
 fn large_batches_and_long_listings_cost_no_election() {
     let (_scratch, data) = scratch();
     let mut members = Members::new(&data, free_ports(3));
-    // The usual timeout, which is shorter than that of other tests.
+    // The default timeout, which is shorter than that of other tests.
     let timeout = "--election-timeout=300ms";
     members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn", timeout]);
     members.start(1, Stdio::inherit(), &["--log=warn", timeout]);
@@ -49,7 +48,7 @@ fn large_batches_and_long_listings_cost_no_election() {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let answer = ask(leader, "POST", "/v1/batch", batch.as_bytes());
-                    // 429: the bodies of the others take all the room there is.
+                    // 429: the bodies of other requests use up the memory budget.
                     let refused = ["HTTP/1.1 413", "HTTP/1.1 429"];
                     assert!(refused.iter().any(|status| answer.starts_with(status)), "{answer}");
                 }

@@ -1,7 +1,7 @@
-//! The Python client's own tests, against the program of this build.
+//! Runs the tests of the Python client against the program of this build.
 //!
 //! They need python3 with `venv`, and `requests`, `pytest`, `flit_core` and `mypy` from the network
-//! or a cache of pip. Where these are not at hand the tests are skipped, and it is said so.
+//! or a cache of pip. If these are not available, the tests are skipped with a message.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,8 +27,8 @@ fn the_python_clients_tests_pass() {
     assert!(status.success(), "the Python client's tests failed: see above");
 }
 
-/// A Python that has what the tests need: the system's, or else one of our own in the target
-/// folder.
+/// A Python with the required packages: that of the system, or else a virtual environment in the
+/// target folder.
 fn python_with_pytest(folder: &Path) -> Result<PathBuf, String> {
     let system = PathBuf::from("python3");
     if has_what_is_needed(&system) {

@@ -1,4 +1,4 @@
-//! Replies that nobody reads cost a node bounded memory.
+//! Replies that are not read take bounded memory of a node.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -10,11 +10,11 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Escaped, each of these bytes takes six.
+/// Each of these bytes takes six in JSON.
 const VALUE_BYTES: usize = 1 << 20;
-/// Clients that read nothing.
+/// The number of clients that do not read their replies.
 const CLIENTS: usize = 200;
-/// What they may cost.
+/// The most memory that these replies may take.
 const MEMORY_BYTES_MAX: u64 = 400 << 20;
 
 #[test]
@@ -56,7 +56,7 @@ fn replies_that_nobody_reads_cost_bounded_memory() {
         std::thread::sleep(Duration::from_millis(500));
         let grown = members.member(0).memory_bytes().saturating_sub(before);
         assert!(grown < MEMORY_BYTES_MAX, "{path}: {} MiB more", grown >> 20);
-        // Each is answered, or told to come back.
+        // Each client gets its value, or a refusal with 429.
         for client in &mut clients {
             let mut status = [0; 12];
             client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -67,7 +67,7 @@ fn replies_that_nobody_reads_cost_bounded_memory() {
     }
 }
 
-/// Writes a large value, and has it read by clients that read nothing of their replies.
+/// Writes a large value, and requests it from clients that do not read their replies.
 fn unread(leader: SocketAddr, clients: usize) -> Vec<TcpStream> {
     let value = "\\u0000".repeat(VALUE_BYTES);
     let put = format!("{{\"key\":\"z\",\"value\":\"{value}\"}}");
@@ -91,14 +91,15 @@ fn replies_that_nobody_reads_make_room_for_those_that_somebody_waits_for() {
     let (_scratch, data) = scratch();
     let members = Members::serving(&data, free_ports(3));
     let leader = members.address(0);
-    // More than the budget.
+    // More replies than fit into the memory budget.
     let clients = unread(leader, 300);
     std::thread::sleep(Duration::from_millis(500));
     let began = Instant::now();
     let mut refused = 0;
     while !ask(leader, "GET", "/v1/kv/z", b"").starts_with("HTTP/1.1 200") {
         refused += 1;
-        // A client that does not read has 30 s if nobody else needs the room.
+        // Without memory pressure, a client that does not read would be disconnected only after 30
+        // s.
         assert!(began.elapsed() < Duration::from_secs(15));
         std::thread::sleep(Duration::from_millis(100));
     }

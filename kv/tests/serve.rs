@@ -1,4 +1,4 @@
-//! Single nodes as an operator starts them: their lists of peers, their listeners, their log.
+//! Nodes as an operator starts them with `raft-kv serve`: lists of peers, listeners and log.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 const CONFIGURATION: i32 = 78;
 
-/// `raft-kv serve`, running; killed at the end.
+/// A running `raft-kv serve`. Killed on drop.
 struct Node {
     process: Child,
     log: std::path::PathBuf,
@@ -39,7 +39,7 @@ impl Node {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// The exit code, waited for.
+    /// Waits for the end of the process, and returns its exit code.
     fn end(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -65,7 +65,7 @@ impl Drop for Node {
     }
 }
 
-/// A list of peers on free ports.
+/// Entries for `--peers`, with free ports.
 fn peers(count: usize) -> Vec<String> {
     let sockets: Vec<_> =
         (0..2 * count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
@@ -110,7 +110,7 @@ fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
             nodes.push(Node::start(scratch.path(), id as u64, &list(id), &[]));
             std::thread::sleep(Duration::from_millis(300));
         }
-        // Node 2 may come when the two that differ are gone: then it waits for them.
+        // Node 2 may start after the two with different lists have ended. It then waits for them.
         for node in nodes.iter_mut().filter(|node| !node.log.ends_with("2.log")) {
             assert_eq!(node.end(), Some(CONFIGURATION), "{}", node.log());
             let log = node.log();
@@ -119,7 +119,8 @@ fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
         }
         assert!(!leads(&all[2]), "{}", nodes[2].log());
         drop(nodes);
-        // The lists are corrected: nothing has to be removed, as nobody was told anything.
+        // With corrected lists all nodes start. No data has to be removed, because no node has
+        // announced anything to another.
         let mut nodes: Vec<Node> =
             (0..3).map(|id| Node::start(scratch.path(), id, &all.join(","), &[])).collect();
         until("a node leads", || all.iter().any(|peer| leads(peer)));

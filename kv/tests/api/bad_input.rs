@@ -1,4 +1,4 @@
-//! Whatever a client sends gets an answer, and nothing that it sends stops the node.
+//! Every request gets an answer, and no request stops the node.
 
 use crate::node::{Node, send, single};
 use std::io::{Read, Write};
@@ -89,7 +89,7 @@ fn every_malformed_command_gets_its_error() {
     assert_eq!(node.get("/submit").status, 405);
     assert_eq!(node.post("/is_leader", "").status, 405);
     assert_eq!(node.post("/nothing", "").status, 404);
-    // None of it took a number, and the node serves on.
+    // None of the requests was proposed, and the node still serves.
     let answer = node.post("/submit", r#"{"kind":"put","key":"a","value":"1"}"#);
     assert_eq!(answer.json()["log_index"], 0);
 }
@@ -111,7 +111,7 @@ fn what_is_too_large_is_refused_before_it_costs_anything() {
     assert_eq!(node.ask("PUT", &format!("/v1/kv/{key}"), "1").status, 413);
     assert_eq!(node.ask("PUT", "/v1/kv/a", &value).status, 413);
     assert_eq!(node.ask("PUT", "/v1/kv/a", &"v".repeat(5_000_000)).status, 413);
-    // Escaped, the largest value is six times as long.
+    // A value of the largest size, which is six times as long in JSON.
     let escaped = "\\u0001".repeat(100);
     assert_eq!(node.commit(&put("0123456789", &escaped)).status, 200);
     assert_eq!(node.ask("PUT", "/v1/kv/0123456789", &"v".repeat(100)).status, 200);
@@ -137,7 +137,7 @@ fn junk_instead_of_http_is_answered_and_forgotten() {
     ] {
         let mut ended = bytes.to_vec();
         ended.extend_from_slice(b"\r\n\r\n");
-        // An answer, if any, is a refusal.
+        // If there is an answer, it is a client error.
         if let Some(answer) = send(node.address, &ended) {
             assert!((400..500).contains(&answer.status), "{answer:?}");
         }
@@ -181,7 +181,7 @@ fn a_client_that_does_not_read_its_answer_is_cut_off() {
     silent.write_all(b"GET /get_commits_since HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(1500));
     let mut all = Vec::new();
-    // What is left in the buffers of the two sides, and then the end.
+    // Reads what both sides have buffered, up to the end of the connection.
     let _ = silent.read_to_end(&mut all);
     assert!(all.starts_with(b"HTTP/1.1 200 OK"));
     assert!(!all.ends_with(b"\r\n0\r\n\r\n"), "the whole answer of {} bytes came", all.len());

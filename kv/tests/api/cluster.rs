@@ -1,4 +1,4 @@
-//! Three nodes: any of them takes any request, and what was acknowledged stays.
+//! Three nodes: each serves any request, and acknowledged writes are not lost.
 
 use crate::node::{Node, ask, cluster, start, until};
 use serde_json::json;
@@ -149,7 +149,7 @@ fn a_node_without_a_leader_says_so_everywhere_and_is_not_ready() {
     assert!(answer.json()["detail"].as_str().unwrap().contains("no leader"), "{answer:?}");
     assert!(node.get("/metrics").body.contains("\nraft_ready 0\n"));
     assert_eq!(node.get("/healthz").status, 200);
-    // A write waits as long as its client does, and says that nothing was done.
+    // A write waits for as long as its header permits, and is then answered with `not_done`.
     let began = Instant::now();
     let answer = ask(node.address, "PUT", "/v1/kv/a", &["raft-kv-wait-ms: 700"], "x");
     let time = began.elapsed();

@@ -1,4 +1,4 @@
-//! The calls of the older system, exactly.
+//! The compatible API, field for field.
 
 use crate::node::{Node, ask, single};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ fn whatever_a_client_chose_comes_back_as_it_was() {
     );
     let commit = node.commit(r#"{"kind": "get", "key": "", "id": -7, "value": null}"#).json();
     assert_eq!(commit["command"], json!({"kind": "get", "key": "", "id": -7}));
-    // Whatever the Content-Type says.
+    // `Content-Type` is ignored.
     let headers = ["content-type: text/html"];
     let answer = ask(node.address, "POST", "/submit", &headers, r#"{"kind":"get","key":"a"}"#);
     assert_eq!(answer.json()["log_index"], 2);
@@ -90,7 +90,7 @@ fn waiting_for_what_does_not_come_ends_in_time() {
     assert_eq!(answer.status, 408);
     assert!(answer.json()["error"].is_string());
     node.commit(r#"{"kind": "put", "key": "a", "value": "1"}"#);
-    // Somebody else's command took the number.
+    // The command with this number has another term.
     let answer = node.post("/wait_commit", r#"{"log_index": 0, "timeout_ms": 5000, "term": 7}"#);
     assert_eq!(answer.status, 409);
 }

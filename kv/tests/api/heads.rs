@@ -1,4 +1,4 @@
-//! HTTP at the level of bytes: heads that cannot be read, half-closed connections, limits.
+//! HTTP at the level of bytes: malformed heads, half-closed connections and limits.
 
 use crate::node::{Answer, Node, ask, cluster, send, single, start};
 use serde_json::json;
@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-/// Sends bytes, closes this side, and reads what the node answers.
+/// Sends bytes, closes this side of the connection, and reads the answer of the node.
 fn half_closed(node: &Node, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(node.address).expect("the node answers on its socket");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("the node answers on its socket");
@@ -42,7 +42,7 @@ fn a_client_that_closes_its_side_gets_its_answer() {
     }
 }
 
-/// An error as the API promises it, from a node.
+/// Asserts that the answer is a problem document of a node.
 fn is_problem(answer: &Answer, status: u16, kind: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
@@ -72,7 +72,7 @@ fn a_head_that_cannot_be_read_is_answered_with_the_reason() {
         (get(&format!("/v1/kv/{long}"), "host: a\r\n"), 414, "uri-too-long"),
         (get(key, &format!("host: a\r\nx: {}\r\n", "x".repeat(200_000))), 431, "head-too-large"),
         (get(key, &format!("host: a\r\n{}", headers(120))), 431, "head-too-large"),
-        // What the library would still take, and another node might not.
+        // Heads beyond the limits of the API that hyper would accept.
         (get(key, &format!("host: a\r\n{}", headers(97))), 431, "head-too-large"),
         (get(key, &format!("host: a\r\nx: {long}\r\n")), 431, "head-too-large"),
         ("PUT /v1/kv/a HT".to_owned(), 408, "slow"),
@@ -86,17 +86,16 @@ fn a_head_that_cannot_be_read_is_answered_with_the_reason() {
         let answer = answer.unwrap_or_else(|| panic!("no answer to {shown:?}"));
         is_problem(&answer, status, kind);
     }
-    // The end of the request in the middle of its head.
+    // The client closes its side in the middle of the head.
     let answer = half_closed(&node, b"PUT /v1/kv/a HTTP/1.1\r\nhost: loc");
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("ends in the middle"));
-    // The compatible calls have their own form of an error, and questions about health none of
-    // this.
+    // The compatible API has another form of errors.
     let answer = send(node.address, b"POST /put HTTP/1.1\r\nconnection: close\r\n\r\n").unwrap();
     assert_eq!(answer.status, 400);
     assert!(answer.json()["error"].as_str().unwrap().contains("Host"), "{answer:?}");
     // HTTP/1.0 has no such header.
     assert_eq!(send(node.address, b"GET /v1/kv/a HTTP/1.0\r\n\r\n").unwrap().status, 404);
-    // An idle connection ends in silence.
+    // An idle connection is closed without an answer.
     assert!(send(node.address, b"").is_none());
     assert!(node.leads());
 }
@@ -121,7 +120,7 @@ fn a_value_that_looks_like_an_answer_of_the_library_arrives_unchanged() {
     assert_eq!(node.ask("PUT", "/v1/kv/a", value).status, 200);
     assert_eq!(node.get("/v1/kv/a").body, value);
     let get = "GET /v1/kv/a HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    // On a connection that stays open it comes at once, and more than once.
+    // On a connection that stays open, each request is answered at once.
     let mut stream = TcpStream::connect(node.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     for _ in 0..3 {
@@ -141,7 +140,7 @@ fn a_value_that_looks_like_an_answer_of_the_library_arrives_unchanged() {
 fn a_request_that_one_node_takes_is_not_too_large_for_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let nodes = start(cluster(3, directory.path()));
-    // `ask` adds three headers of its own.
+    // `ask` adds three headers.
     let many: Vec<String> = (0..93).map(|n| format!("x-{n}: 1")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let pad = format!("x: {}", "x".repeat((64 << 10) - 200));

@@ -1,4 +1,5 @@
-//! Real nodes in this process, and a client that sends exactly the given bytes.
+//! Nodes in this process with real disks and sockets, and a client that sends exactly the given
+//! bytes.
 
 use kv::serve::{Peer, Running, ServeConfig, run};
 use raft::NodeId;
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// A node on a runtime of its own, as in a process of its own.
+/// A node with its own runtime, as in a separate process.
 pub struct Node {
     pub address: SocketAddr,
     running: Option<Running>,
@@ -51,7 +52,7 @@ impl Node {
         self.get("/is_leader").body == "{\"is_leader\":true}"
     }
 
-    /// Submits and waits; the answer of `wait_commit`.
+    /// Submits a command and waits for it. Returns the answer of `wait_commit`.
     pub fn commit(&self, command: &str) -> Answer {
         let submitted = self.post("/submit", command).json();
         let index = submitted["log_index"].as_i64().expect("a number");
@@ -68,7 +69,7 @@ impl Drop for Node {
     }
 }
 
-/// The settings of the nodes of a cluster on free ports, each with a directory below `directory`.
+/// The configurations of a cluster on free ports. Each node has a subdirectory of `directory`.
 pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
     let ports: Vec<_> = (0..2 * size)
         .map(|_| TcpListener::bind("127.0.0.1:0").expect("there is a free port"))
@@ -85,7 +86,7 @@ pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
         .map(|id| ServeConfig {
             bootstrap: true,
             campaign_at_start: id == 0,
-            // No test is about leaders that are slow, and machines are busy.
+            // Long, so that a busy machine causes no elections. No test here depends on it.
             election_timeout: Duration::from_secs(1),
             ..ServeConfig::new(
                 NodeId(id),
@@ -98,7 +99,7 @@ pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
         .collect()
 }
 
-/// A cluster of one, which leads.
+/// Starts a cluster of one node, and waits until it is leader.
 pub fn single(directory: &Path, change: impl FnOnce(&mut ServeConfig)) -> Node {
     let mut config = cluster(1, directory).remove(0);
     change(&mut config);
@@ -107,8 +108,8 @@ pub fn single(directory: &Path, change: impl FnOnce(&mut ServeConfig)) -> Node {
     node
 }
 
-/// Starts all, and waits until one of them leads, which comes first, and all the others know it: a
-/// follower knows its leader a moment after the leader knows that it leads.
+/// Starts all nodes, and waits until one is leader and the others follow it. The leader comes first
+/// in the result. Followers learn of a new leader a moment later than the leader itself.
 pub fn start(configs: Vec<ServeConfig>) -> Vec<Node> {
     let ids: Vec<u64> = configs.iter().map(|config| config.id.0).collect();
     let starting: Vec<_> =
@@ -134,7 +135,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What was answered.
+/// A parsed HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -164,11 +165,11 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[&str], body
     send(address, &request).expect("the node answers")
 }
 
-/// Sends bytes and reads until the node closes. `None`: it closed without an answer.
+/// Sends bytes, and reads until the node closes the connection. `None` if there was no answer.
 pub fn send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).expect("the node listens");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
-    // The node may close before it has read all: what it said is to be read nevertheless.
+    // The node may close before it has read everything. Its answer is read nevertheless.
     let _ = stream.write_all(bytes);
     let mut all = Vec::new();
     let mut part = [0; 4096];

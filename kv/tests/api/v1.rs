@@ -1,4 +1,4 @@
-//! The v1 API: raw bytes in and out, HTTP's own words where it has them.
+//! The v1 API.
 
 use crate::node::{ask, single, until};
 use serde_json::json;
@@ -18,7 +18,7 @@ fn a_value_is_written_read_and_removed() {
     }
     assert_eq!(node.ask("DELETE", path, "").status, 204);
     assert_eq!(node.ask("DELETE", path, "").status, 404);
-    // The version of the deletion is not used again.
+    // The deletion had version 2, which is not used again.
     assert_eq!(node.ask("PUT", path, "").header("etag"), Some("\"3\""));
     assert_eq!(node.get(path).body, "");
 }
@@ -131,7 +131,7 @@ fn those_who_watch_over_a_node_learn_how_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let node = single(directory.path(), |_| ());
     assert_eq!(node.get("/healthz").status, 200);
-    // It leads before it has found out that nothing was committed without it.
+    // A node is leader before it knows the commit index. It is ready afterwards.
     until("the node is ready", || node.get("/readyz").status == 200);
     node.ask("PUT", "/v1/kv/a", "x");
     let cluster = node.get("/v1/cluster").json();

@@ -1,4 +1,4 @@
-//! A real cluster for the tests: the `raft-kv` program on free ports and in a directory of its own.
+//! A cluster for tests: the `raft-kv` program on free ports and in a temporary directory.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 #![allow(dead_code, reason = "each test uses a part of it")]
@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_raft-kv");
-/// Longer than a start or an election takes on a busy machine. Passing it is a failure, not a slow
-/// pass.
+/// The timeout of all waits. Longer than a start or an election takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The distance between a node's client port and its peer port.
 const PEER_PORT_OFFSET: u16 = 1000;
 
-/// The first of `nodes` free client ports in a row, whose peer ports are free too.
+/// The first of `nodes` consecutive client ports that are free, with free peer ports.
 pub fn free_ports(nodes: u16) -> u16 {
     for _ in 0..1000 {
         let first = 20_000 + (rand::random::<u16>() % 1000) * 10;
@@ -34,7 +33,7 @@ pub fn free_ports(nodes: u16) -> u16 {
     panic!("no free ports found");
 }
 
-/// `raft-kv cluster`, running. Nothing of it survives this.
+/// A running `raft-kv cluster`. Dropping it stops all its processes.
 pub struct Cluster {
     process: Child,
     lines: Receiver<String>,
@@ -44,19 +43,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts three nodes and waits until one leads.
+    /// Starts three nodes, and waits until one is leader.
     pub fn start(directory: &Path, port: u16) -> Self {
         let mut cluster = Cluster::spawn(directory, port, 3);
         cluster.wait_for_line("Ctrl-C");
         cluster
     }
 
-    /// Starts `nodes` nodes and waits for nothing.
+    /// Starts `nodes` nodes without waiting.
     pub fn spawn(directory: &Path, port: u16, nodes: u16) -> Self {
         Cluster::spawn_with(directory, port, nodes, |command| command)
     }
 
-    /// Likewise, with another command line around it.
+    /// Like [`Cluster::spawn`], with a change to the command.
     pub fn spawn_with(
         directory: &Path,
         port: u16,
@@ -82,7 +81,7 @@ impl Cluster {
         Cluster { process, lines, said: Vec::new(), port, nodes }
     }
 
-    /// The first line that contains `part`, waited for.
+    /// Waits for a line of output that contains `part`, and returns it.
     pub fn wait_for_line(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -97,24 +96,24 @@ impl Cluster {
         }
     }
 
-    /// How many lines so far contain `part`.
+    /// The number of lines so far that contain `part`.
     pub fn lines_with(&mut self, part: &str) -> usize {
         self.said.extend(self.lines.try_iter());
         self.said.iter().filter(|line| line.contains(part)).count()
     }
 
-    /// Node `id`'s client address.
+    /// The client address of node `id`.
     pub fn address(&self, id: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + id))
     }
 
-    /// All client addresses, as the commands take them.
+    /// All client addresses, in the form of `--server`.
     pub fn servers(&self) -> String {
         let all: Vec<_> = (0..self.nodes).map(|id| self.address(id).to_string()).collect();
         all.join(",")
     }
 
-    /// The node that leads, waited for.
+    /// Waits until a node is leader, and returns its id.
     pub fn leader(&self) -> u16 {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -128,19 +127,19 @@ impl Cluster {
         }
     }
 
-    /// The process of a node, as it was announced when the cluster was ready.
+    /// The process id of a node, from the output of the supervisor.
     pub fn pid(&mut self, id: u16) -> i32 {
         let line = self.wait_for_line(&format!("node {id}  http"));
         let pid = line.split("pid ").nth(1).and_then(|rest| rest.split_whitespace().next());
         pid.unwrap().parse().unwrap()
     }
 
-    /// The supervisor's process.
+    /// The process id of the supervisor.
     pub fn supervisor(&self) -> i32 {
         self.process.id() as i32
     }
 
-    /// Waits for the supervisor's end.
+    /// Waits for the end of the supervisor.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -152,7 +151,7 @@ impl Cluster {
         }
     }
 
-    /// Stops it as Ctrl-C does.
+    /// Stops the cluster with SIGINT, as Ctrl-C does.
     pub fn stop(&mut self) -> ExitStatus {
         signal(self.supervisor(), rustix::process::Signal::INT);
         self.wait()
@@ -172,7 +171,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.process.try_wait().unwrap().is_none() {
-            // Graceful first: the nodes go with their supervisor either way.
+            // Gracefully first. The nodes stop with their supervisor in either case.
             signal(self.supervisor(), rustix::process::Signal::TERM);
             let deadline = Instant::now() + Duration::from_secs(10);
             while self.process.try_wait().unwrap().is_none() && Instant::now() < deadline {
@@ -184,7 +183,7 @@ impl Drop for Cluster {
     }
 }
 
-/// The command line of a cluster, untouched by the environment of the test.
+/// The command `raft-kv cluster`, independent of the environment of the test.
 pub fn cluster_command(directory: &Path, port: u16) -> Command {
     let mut command = Command::new(PROGRAM);
     for name in ["RAFT_KV_PORT", "RAFT_KV_NODES", "RAFT_KV_DATA_DIR", "RAFT_KV_LOG"] {
@@ -193,7 +192,7 @@ pub fn cluster_command(directory: &Path, port: u16) -> Command {
     command
         .arg("cluster")
         .arg(format!("--port={port}"))
-        // No test is about a leader that is slow, and the machines are busy.
+        // Long, so that a busy machine causes no elections. No test here depends on it.
         .arg("--election-timeout=1s")
         .arg(format!("--data-dir={}", directory.display()));
     command
@@ -205,13 +204,13 @@ pub fn signal(pid: i32, signal: rustix::process::Signal) {
     let _ = rustix::process::kill_process(pid, signal);
 }
 
-/// Whether a process is still there.
+/// Whether a process exists.
 pub fn is_alive(pid: i32) -> bool {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::test_kill_process(pid).is_ok()
 }
 
-/// Waits until a process is gone.
+/// Waits until a process no longer exists.
 pub fn wait_until_gone(pid: i32) {
     let deadline = Instant::now() + PATIENCE;
     while is_alive(pid) {
@@ -220,11 +219,11 @@ pub fn wait_until_gone(pid: i32) {
     }
 }
 
-/// The body of a GET; nothing if the node does not answer.
+/// The body of the answer to a GET. `None` if the node does not answer.
 pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    // HTTP/1.0: the reply ends with the connection and comes in no chunks.
+    // In HTTP/1.0 the reply ends with the connection and is not chunked.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply).ok()?;
@@ -232,12 +231,12 @@ pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     Some(body.to_owned())
 }
 
-/// What a program said on standard error.
+/// The standard error of a program.
 pub fn complaint(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A directory of a test's own.
+/// A temporary directory, and the path of a data directory in it.
 pub fn scratch() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");

@@ -1,4 +1,4 @@
-//! Members of a cluster that the test starts itself, each a `raft-kv serve`.
+//! Members of a cluster that a test starts individually, each as `raft-kv serve`.
 
 use super::{PATIENCE, PROGRAM, get};
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// One member. It does not outlive this.
+/// One running member. Killed on drop.
 pub struct Member {
     process: Child,
 }
@@ -18,7 +18,7 @@ impl Member {
         Member::spawn_after("", data, port, id, stderr, more)
     }
 
-    /// The same, after these commands of the shell.
+    /// Like [`Member::spawn`], but runs shell commands before.
     fn spawn_after(
         before: &str,
         data: &Path,
@@ -30,8 +30,8 @@ impl Member {
         let peers: Vec<_> = (0..3)
             .map(|id| format!("{id}=127.0.0.1:{}/127.0.0.1:{}", port + id, port + id + 1000))
             .collect();
-        // Of a file that has reached its size limit a signal would tell; here the write has to
-        // fail.
+        // SIGXFSZ is ignored, so that a write beyond the file size limit fails with an error and
+        // the signal does not kill the process.
         let process = Command::new("sh")
             .arg("-c")
             .arg(format!("trap '' XFSZ; {before}exec \"$@\""))
@@ -39,7 +39,7 @@ impl Member {
             .arg(format!("--id={id}"))
             .arg(format!("--peers={}", peers.join(",")))
             .arg(format!("--data-dir={}", data.join(format!("node-{id}")).display()))
-            // Few tests are about a leader that is slow, and the machines are busy.
+            // Long, so that a busy machine causes no elections. A test may override it.
             .env("RAFT_KV_ELECTION_TIMEOUT", "1s")
             .args(more)
             .stdin(Stdio::null())
@@ -50,19 +50,19 @@ impl Member {
         Member { process }
     }
 
-    /// Lets each write to a file fail from now on.
+    /// Makes all further writes to files fail.
     pub fn let_writes_fail(&self) {
         let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
         let pid = rustix::process::Pid::from_raw(self.process.id() as i32);
         rustix::process::prlimit(pid, rustix::process::Resource::Fsize, none).unwrap();
     }
 
-    /// The memory that it takes.
+    /// The resident memory of the process.
     pub fn memory_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
     }
 
-    /// The addresses that it has asked for, whether there is memory behind them or not.
+    /// The virtual memory of the process, including pages without memory behind them.
     pub fn virtual_bytes(&self) -> u64 {
         self.status_bytes("VmSize:")
     }
@@ -74,7 +74,7 @@ impl Member {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -94,7 +94,7 @@ impl Drop for Member {
     }
 }
 
-/// Three members, each of which may run or not.
+/// Three members. Each of them runs or does not.
 pub struct Members {
     data: PathBuf,
     port: u16,
@@ -102,12 +102,12 @@ pub struct Members {
 }
 
 impl Members {
-    /// Three members whose client ports begin at `port`. None runs.
+    /// Three members whose client ports begin at `port`. None is started.
     pub fn new(data: &Path, port: u16) -> Self {
         Members { data: data.to_owned(), port, members: [None, None, None] }
     }
 
-    /// Three members that run, the first of which leads. They log warnings only.
+    /// Starts three members, of which the first is leader. They log warnings only.
     pub fn serving(data: &Path, port: u16) -> Self {
         let mut members = Members::new(data, port);
         members.start(0, Stdio::inherit(), &["--campaign-at-start", "--log=warn"]);
@@ -117,7 +117,7 @@ impl Members {
         members
     }
 
-    /// The same, each with a limit on file descriptors.
+    /// Like [`Members::serving`], with a limit on the file descriptors of each.
     pub fn serving_limited(data: &Path, port: u16, descriptors: u64) -> Self {
         let mut members = Members::new(data, port);
         members.start_limited(0, descriptors, &["--campaign-at-start"]);
@@ -127,26 +127,26 @@ impl Members {
         members
     }
 
-    /// Starts one.
+    /// Starts member `id`.
     pub fn start(&mut self, id: u16, stderr: Stdio, more: &[&str]) {
         let member = Member::spawn(&self.data, self.port, id, stderr, more);
         self.members[usize::from(id)] = Some(member);
     }
 
-    /// Starts one with a limit on file descriptors.
+    /// Starts member `id` with a limit on file descriptors.
     pub fn start_limited(&mut self, id: u16, descriptors: u64, more: &[&str]) {
         let limit = format!("ulimit -n {descriptors}; ");
         let member = Member::spawn_after(&limit, &self.data, self.port, id, Stdio::inherit(), more);
         self.members[usize::from(id)] = Some(member);
     }
 
-    /// Whether all that were started still run.
+    /// Whether all started members still run.
     pub fn all_run(&mut self) -> bool {
         let mut started = self.members.iter_mut().flatten();
         started.all(|member| member.process.try_wait().unwrap().is_none())
     }
 
-    /// Waits until all others follow the leader.
+    /// Waits until all other members are ready, as followers of `leader`.
     pub fn wait_for_followers(&self, leader: u16) {
         let deadline = Instant::now() + PATIENCE;
         let follows =
@@ -157,39 +157,39 @@ impl Members {
         }
     }
 
-    /// A figure of one, by its name.
+    /// The value of a metric of member `id`.
     pub fn metric(&self, id: u16, name: &str) -> u64 {
         let text = get(self.address(id), "/metrics").unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse().unwrap()
     }
 
-    /// Kills one.
+    /// Kills member `id`.
     pub fn kill(&mut self, id: u16) {
         self.members[usize::from(id)] = None;
     }
 
-    /// One that runs.
+    /// Member `id`, which must run.
     pub fn member(&self, id: u16) -> &Member {
         self.members[usize::from(id)].as_ref().unwrap()
     }
 
-    /// Waits for the end of one.
+    /// Waits for the end of member `id`.
     pub fn wait(&mut self, id: u16) -> ExitStatus {
         self.members[usize::from(id)].as_mut().unwrap().wait()
     }
 
-    /// Where clients reach one.
+    /// The client address of member `id`.
     pub fn address(&self, id: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + id))
     }
 
-    /// Waits until this one leads.
+    /// Waits until member `id` is leader.
     pub fn wait_for_leader(&self, id: u16) {
         self.wait_for_leader_among(&[id]);
     }
 
-    /// Waits until one of these leads.
+    /// Waits until one of these members is leader, and returns its id.
     pub fn wait_for_leader_among(&self, ids: &[u16]) -> u16 {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -204,14 +204,14 @@ impl Members {
         }
     }
 
-    /// Writes through one; the status of the answer, or 0 without one.
+    /// Writes through member `id`. Returns the status of the answer, or 0 if there is none.
     pub fn put(&self, id: u16, key: &str, value: &str) -> u16 {
         let answer = ask(self.address(id), "PUT", &format!("/v1/kv/{key}"), value.as_bytes());
         answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 }
 
-/// Sends a request on a connection of its own; the whole answer, as far as it came.
+/// Sends a request on a new connection. Returns the answer, or the part of it that arrived.
 pub fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -220,7 +220,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> String
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
          Content-Length: {length}\r\n\r\n"
     );
-    // The node may answer before it has read all.
+    // The node may answer and close before it has read everything.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     while let Ok(read @ 1..) = stream.read(&mut part) {

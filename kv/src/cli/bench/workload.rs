@@ -1,4 +1,4 @@
-//! What the clients ask for: keys, values, and the requests made of them.
+//! The requests that the clients send, and their keys and values.
 
 use super::Args;
 use super::record::Record;
@@ -9,15 +9,15 @@ use hyper::Method;
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// The most keys written by one request when they are filled in.
+/// The most keys that one request writes before a benchmark that reads.
 const FILL_KEYS_MAX: u32 = 100;
-/// The most bytes of values in such a request, well below what a node takes.
+/// The most bytes of values in such a request. Well below the limit of a node.
 const FILL_BYTES_MAX: u32 = 1 << 20;
 
-/// The digits of the number that begins a recorded value.
+/// The number of digits at the start of a recorded value.
 const NUMBER_DIGITS: usize = 20;
 
-/// What to do.
+/// The kind of request that is measured.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
@@ -32,23 +32,23 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Whether there has to be something to read.
+    /// Whether it reads, so that the keys have to be written first.
     pub fn reads(self) -> bool {
         matches!(self, Operation::Get | Operation::Mixed)
     }
 }
 
-/// One request, and what an answer to it means.
+/// A request, and how to interpret its answer.
 pub struct Task {
     pub request: Request,
-    /// Whether it is a batch, whose answer has an outcome for each operation.
+    /// A batch has an outcome for each operation in its answer.
     batch: bool,
     /// For a recorded write: the key, and the number in its value.
     pub recorded: Option<(u32, u64)>,
 }
 
 impl Task {
-    /// How many operations an answer that is a success says are done.
+    /// The number of operations that are done according to a successful answer.
     pub fn done(&self, answer: &[u8]) -> u64 {
         if !self.batch {
             return 1;
@@ -80,9 +80,10 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// As the arguments say.
+    /// The workload that the arguments describe.
     pub fn new(args: &Args, record: Option<Record>) -> Self {
-        // Recorded keys are fresh ones: what an earlier run left must not count for this one.
+        // Recorded keys get a random prefix, so that values of an earlier run are not taken for
+        // this one's.
         let prefix = match &record {
             Some(_) => format!("bench-{:08x}", rand::random::<u32>()),
             None => "bench".to_owned(),
@@ -116,9 +117,9 @@ impl Workload {
         }
     }
 
-    /// Writes a number that grows with each write of its key. A key belongs to one client, which
-    /// waits for every answer: so at the end a key must hold its last acknowledged number, or one
-    /// of a later write whose answer was lost.
+    /// A write whose value begins with a number that increases with each write of the key. A key
+    /// belongs to one client, which waits for each answer. So at the end a key must have its last
+    /// acknowledged number, or that of a later write whose answer was lost.
     fn recorded_put(&self, client: u32, clients: u32, turn: u64, chance: u64) -> Task {
         let own = (self.keys / clients).max(1);
         let key = client + clients * (chance % u64::from(own)) as u32;
@@ -139,7 +140,7 @@ impl Workload {
         Request::new(Method::GET, self.path(key))
     }
 
-    /// How many keys to fill in with one request.
+    /// The number of keys that one request writes before a benchmark that reads.
     pub fn fill_batch(&self) -> u32 {
         let value_bytes = (self.value.len() as u32).max(1);
         (FILL_BYTES_MAX / value_bytes).clamp(1, FILL_KEYS_MAX)
@@ -159,7 +160,7 @@ impl Workload {
         Request::new(Method::POST, "/v1/batch").body(body)
     }
 
-    /// Notes an acknowledged write.
+    /// Adds an acknowledged write to the record.
     pub fn acknowledged(&self, task: &Task) {
         if let (Some(record), Some((key, number))) = (&self.record, task.recorded) {
             let mut record = record.lock().expect("nobody panics while noting a write");
@@ -167,7 +168,7 @@ impl Workload {
         }
     }
 
-    /// Makes sure that the record is on file.
+    /// Flushes the record. Returns the first error of writing it, if there was one.
     pub fn finish_record(&self) -> Result<(), CallError> {
         match &self.record {
             Some(record) => record.lock().expect("nobody panics while noting a write").finish(),
@@ -176,7 +177,7 @@ impl Workload {
     }
 }
 
-/// The number that a recorded value begins with.
+/// The number at the start of a recorded value.
 pub fn number_in(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value.get(..NUMBER_DIGITS)?).ok()?.parse().ok()
 }
