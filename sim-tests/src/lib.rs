@@ -96,7 +96,8 @@ impl Batch {
 mod tests {
     use super::*;
 
-    /// No promise is broken here, so the test makes one up: it is about the report.
+    /// No promise is broken here, so the test makes one up: it is about the report. Run again, the
+    /// plan keeps its promises, and the report says that too.
     #[test]
     fn a_failure_says_what_broke_and_how_to_see_it_again_and_keep_it() {
         let plan = Plan::from_seed(2);
@@ -106,7 +107,8 @@ mod tests {
         let failed = failure(&plan, &broken);
         let said = failed.to_string();
         for part in [
-            "broken: a promise of this test: node 1 did it",
+            "broken: a run repeats: the first time, \"a promise of this test\" was broken (node 1 did it)",
+            "the second time, no promise was broken",
             "at event 400, ",
             "swarm:    seed 2: ",
             "SIM_SEED=2 cargo test -p sim-tests",
