@@ -50,7 +50,7 @@ pub struct Compat {
     pub id: i128,
 }
 
-/// What a compatible command does.
+/// The kind of a compatible command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Writes the value unconditionally.
@@ -72,7 +72,7 @@ pub struct Operation {
     pub condition: Condition,
 }
 
-/// What an operation does.
+/// The change that an operation makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// Writes a value.

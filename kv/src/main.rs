@@ -1,8 +1,7 @@
 //! The `raft-kv` program: a node, a local cluster of nodes, and the tools that talk to them.
 //!
-//! A thin shell: what a node is and does lives in the library (`kv::serve`). Here are the command
-//! line, the supervisor of a local cluster, the client commands and the benchmark, each in a file
-//! of its own under `cli/`.
+//! A thin shell around the library: the node itself is `kv::serve`. The command line, the
+//! supervisor of a local cluster, the client commands and the benchmark are under `cli/`.
 
 mod cli;
 

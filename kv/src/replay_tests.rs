@@ -1,5 +1,5 @@
-//! A client of the compatible API that replays the listing gets the content of the store. Tested
-//! with random commands, retention limits and snapshots.
+//! Checks that a client of the compatible API gets the content of the store by replaying the
+//! listing. Tested with random commands, retention limits and snapshots.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 

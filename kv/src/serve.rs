@@ -146,7 +146,7 @@ pub enum ServeError {
         .directory.display()
     )]
     OtherFounders {
-        /// Which directory.
+        /// The data directory, from `--data-dir`.
         directory: PathBuf,
         /// The members with which the bootstrap began.
         began: String,
@@ -156,17 +156,17 @@ pub enum ServeError {
     /// The log in the data directory cannot be opened. The cause tells what to do.
     #[error("{}: {source}", .directory.display())]
     Open {
-        /// Which directory.
+        /// The data directory, from `--data-dir`.
         directory: PathBuf,
-        /// Why.
+        /// The error of opening the log.
         source: OpenError,
     },
     /// The snapshot at the start of the log cannot be used. The cause tells what to do.
     #[error("{}: {source}", .directory.display())]
     Base {
-        /// Which directory.
+        /// The data directory, from `--data-dir`.
         directory: PathBuf,
-        /// Why.
+        /// The error of reading the snapshot.
         source: BaseError,
     },
     /// Another process holds the directory, or it may not be written to.
@@ -175,9 +175,9 @@ pub enum ServeError {
     /// The data directory cannot be written.
     #[error("{}: {source}", .directory.display())]
     Disk {
-        /// Which directory.
+        /// The data directory, from `--data-dir`.
         directory: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
     /// The directory belongs to another node. Check `--id` and `--data-dir`.
@@ -186,7 +186,7 @@ pub enum ServeError {
          check --id and --data-dir", .directory.display()
     )]
     WrongNode {
-        /// Which directory.
+        /// The data directory, from `--data-dir`.
         directory: PathBuf,
         /// The node that the directory belongs to.
         found: NodeId,
@@ -200,7 +200,7 @@ pub enum ServeError {
          exists", .directory.display()
     )]
     NoState {
-        /// Which directory.
+        /// The data directory, from `--data-dir`.
         directory: PathBuf,
     },
     /// The node is not in its own list of peers.

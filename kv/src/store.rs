@@ -35,7 +35,7 @@ pub struct Place {
     pub term: Term,
 }
 
-/// What a command did to one key, for the observer of [`Store::execute`].
+/// The effect of a command on one key, for the observer of [`Store::execute`].
 #[derive(Debug)]
 pub struct Effect<'a> {
     /// The key that changed.
