@@ -24,7 +24,8 @@ pub enum ReadMode {
     /// The state contains everything that was done before the read was requested, confirmed by a
     /// quorum (§6.4).
     Linearizable,
-    /// Not implemented yet: the same as `Linearizable`. Later it is confirmed by the leader's lease.
+    /// Not implemented yet: the same as `Linearizable`. Later it is confirmed by the leader's
+    /// lease.
     Lease,
     /// The state contains everything that was done up to `max_age` ago. A node that knows that its
     /// state is that fresh answers at once; otherwise the read becomes a linearizable one. With
