@@ -35,7 +35,7 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 ///
 /// ```
 /// use bytes::Bytes;
-/// use driver::{At, Frozen, LogTime, RestoreError, StateMachine};
+/// use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 /// use simulator::{Request, Simulation};
 /// use std::io::{self, Read, Write};
 ///
@@ -45,7 +45,7 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 ///
 /// impl StateMachine for Sum {
 ///     type Frozen = Sum;
-///     fn apply(&mut self, at: At, command: Bytes) -> Bytes {
+///     fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes {
 ///         self.0 += u64::from(command[0]);
 ///         self.query(at.time, &[])
 ///     }
