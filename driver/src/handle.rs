@@ -86,6 +86,14 @@ impl Future for Done {
     }
 }
 
+/// The error of a call that the core loop's queue did not take.
+fn not_taken<T>(error: TrySendError<T>) -> ProposeError {
+    match error {
+        TrySendError::Full(_) => ProposeError::Busy,
+        TrySendError::Closed(_) => ProposeError::Stopped,
+    }
+}
+
 impl<S: StateMachine> Handle<S> {
     /// Proposes a command, on the leader. Returns as soon as the leader has appended it.
     /// [`Proposal::done`] returns the outcome, within the default timeout.
@@ -101,12 +109,7 @@ impl<S: StateMachine> Handle<S> {
     ) -> Result<Proposal, ProposeError> {
         let (taken, proposed) = oneshot::channel();
         let (done, reply) = oneshot::channel();
-        self.calls.try_send(Call::Propose { command, taken, done }).map_err(
-            |error| match error {
-                TrySendError::Full(_) => ProposeError::Busy,
-                TrySendError::Closed(_) => ProposeError::Stopped,
-            },
-        )?;
+        self.calls.try_send(Call::Propose { command, taken, done }).map_err(not_taken)?;
         // The core loop takes the call in its next turn, which never blocks. If the loop ends
         // before that, the command has not been proposed.
         let proposed = proposed.await.map_err(|_| ProposeError::Stopped)??;
@@ -129,12 +132,8 @@ impl<S: StateMachine> Handle<S> {
         timeout: Duration,
     ) -> Result<Bytes, ExecuteError> {
         let (done, answer) = oneshot::channel();
-        self.calls.try_send(Call::Execute { command, done }).map_err(|error| {
-            ExecuteError::Refused(match error {
-                TrySendError::Full(_) => ProposeError::Busy,
-                TrySendError::Closed(_) => ProposeError::Stopped,
-            })
-        })?;
+        let taken = self.calls.try_send(Call::Execute { command, done });
+        taken.map_err(|error| ExecuteError::Refused(not_taken(error)))?;
         let mut sleep = self.clock.sleep(timeout);
         tokio::select! {
             biased;

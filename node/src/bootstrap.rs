@@ -4,7 +4,7 @@
 //! disks and sockets: whatever fails in between, the founders of a cluster agree on one first
 //! membership, and a node whose disk was wiped is refused.
 //!
-//! What it is not: the exchange between founders, which is the transport's
+//! It does not contain the exchange between founders, which is the transport's
 //! ([`transport_http::bootstrap_on`]), and the order of what becomes durable
 //! ([`storage::Directory`]).
 

@@ -22,7 +22,7 @@ const TOLD_BYTES: usize = 256;
 pub struct Violation {
     /// The name of the check.
     pub check: Check,
-    /// What the check saw: nodes, entries and terms, in words.
+    /// The nodes, entries and terms that the check saw, in words.
     pub detail: String,
 }
 

@@ -40,7 +40,7 @@ pub struct Moment {
     pub event: u64,
     /// The node; `None` if it concerns all nodes.
     pub node: Option<u64>,
-    /// What happened there.
+    /// The event at this moment.
     pub what: What,
 }
 

@@ -8,6 +8,28 @@ use simulator::{Failed, Request, Simulation, random::Stream};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// For machines whose snapshots do not matter in their test.
+macro_rules! has_empty_snapshots {
+    () => {
+        fn freeze(&self) -> Echo<false> {
+            Echo::default()
+        }
+
+        fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
+            Ok(())
+        }
+    };
+}
+
+/// For machines whose queries do not matter in their test.
+macro_rules! answers_nothing {
+    () => {
+        fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
+            Bytes::new()
+        }
+    };
+}
+
 /// Answers each command with the one before it. `FORGETS`: that one is not in its snapshots.
 #[derive(Clone, Default)]
 struct Echo<const FORGETS: bool> {
@@ -180,13 +202,7 @@ impl StateMachine for Counts {
         Bytes::from(self.0.to_string())
     }
 
-    fn freeze(&self) -> Echo<false> {
-        Echo::default()
-    }
-
-    fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
-        Ok(())
-    }
+    has_empty_snapshots!();
 }
 
 #[test]
@@ -213,17 +229,8 @@ impl StateMachine for Random {
         Bytes::from(if drawn == 100 { "odd" } else { "" })
     }
 
-    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
-        Bytes::new()
-    }
-
-    fn freeze(&self) -> Echo<false> {
-        Echo::default()
-    }
-
-    fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
-        Ok(())
-    }
+    answers_nothing!();
+    has_empty_snapshots!();
 }
 
 #[test]
@@ -250,17 +257,8 @@ impl StateMachine for Panics {
         Bytes::new()
     }
 
-    fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
-        Bytes::new()
-    }
-
-    fn freeze(&self) -> Echo<false> {
-        Echo::default()
-    }
-
-    fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
-        Ok(())
-    }
+    answers_nothing!();
+    has_empty_snapshots!();
 }
 
 #[test]

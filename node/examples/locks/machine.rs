@@ -79,7 +79,7 @@ impl TypedMachine for Locks {
     }
 
     fn query(&self, time: LogTime, lock: String) -> Option<Grant> {
-        // What has expired is removed by the next command only.
+        // An expired grant stays in the map until the next command.
         self.held.get(&lock).filter(|grant| grant.until_ms > time.0).cloned()
     }
 }
