@@ -5,7 +5,7 @@ use crate::api::NODE;
 use axum::response::{IntoResponse, Response};
 use driver::NotReady;
 use hyper::StatusCode;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -36,15 +36,7 @@ pub(crate) fn starting(path: &str, peer_address: &str, node: &HeaderValue) -> Re
 }
 
 /// The answer of a full node. The connection closes after it.
-pub(crate) fn full(node: &HeaderValue) -> Response {
-    let detail =
-        "this node has as many connections as it can have; try again later, or another node";
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    last(problem(status, "full", "No place for another connection", detail), node)
-}
-
-/// The answer of a full node as bytes, for a connection that hyper does not serve.
-pub(crate) fn full_bytes(node: &HeaderValue) -> Vec<u8> {
+pub(crate) fn full(node: &HeaderValue) -> Vec<u8> {
     let detail =
         "this node has as many connections as it can have; try again later, or another node";
     let title = "No place for another connection";
@@ -100,13 +92,6 @@ pub(crate) fn bad_head(why: BadHead, node: &HeaderValue) -> Vec<u8> {
         }
     };
     bytes(status, slug, title, detail, node)
-}
-
-fn last(mut response: Response, node: &HeaderValue) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(NODE, node.clone());
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 fn problem(status: StatusCode, slug: &str, title: &str, detail: &str) -> Response {

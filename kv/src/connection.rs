@@ -1,6 +1,6 @@
 //! One connection of a client, from its first request to its end.
 
-use crate::api::{self, Pressure, Source, is_short};
+use crate::api::{self, Pressure, Source};
 use crate::canned::{self, BadHead};
 use crate::patient::{Left, Patient, Talk};
 use crate::places::{Place, Work};
@@ -34,8 +34,6 @@ const HEAD_BYTES_MAX: usize = api::HEAD_BYTES_MAX + (4 << 10);
 const LINGER: Duration = Duration::from_secs(1);
 /// The most bytes that are discarded then.
 const LINGER_BYTES_MAX: usize = 4 << 20;
-/// The timeout of a client in the overflow, for sending a request and for reading the answer.
-const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The interval at which a connection with a request in progress is checked for a client that has
 /// closed its side.
@@ -56,46 +54,15 @@ pub(crate) struct Common {
     pub pressure: Arc<Pressure>,
 }
 
-/// The place of a connection.
-pub(crate) enum Seat {
-    /// All requests are served.
-    Full(Place),
-    /// The node is full. Only requests with short answers are served, see [`is_short`].
-    Overflow(Place),
-}
-
-impl Seat {
-    /// The place.
-    pub fn place(&self) -> &Place {
-        match self {
-            Seat::Full(place) | Seat::Overflow(place) => place,
-        }
-    }
-
-    /// Whether the node was full when the connection was accepted.
-    pub fn is_overflow(&self) -> bool {
-        matches!(self, Seat::Overflow(_))
-    }
-
-    /// The timeout of the client: for sending a head, and for reading the next bytes of an answer.
-    pub fn patience(&self, common: &Common) -> Duration {
-        match self {
-            Seat::Full(_) => common.client_timeout,
-            Seat::Overflow(_) => OVERFLOW_TIMEOUT,
-        }
-    }
-}
-
 /// Serves a connection until it ends or loses its place.
-pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, watcher: Watcher) {
-    let (patience, in_overflow) = (seat.patience(&common), seat.is_overflow());
-    let (Seat::Full(place) | Seat::Overflow(place)) = seat;
+pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, watcher: Watcher) {
+    let patience = common.client_timeout;
     let source = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
     let talk = Arc::new(Talk::default());
     let place = Arc::new(place);
     let patient =
         Patient::new(stream, patience, talk.clone(), place.clone(), common.pressure.clone());
-    let visit = Arc::new(Visit { place, in_overflow, common, talk, source });
+    let visit = Arc::new(Visit { place, common, talk, source });
     let service = {
         let visit = visit.clone();
         service_fn(move |request| Visit::answer(visit.clone(), request))
@@ -123,8 +90,7 @@ pub(crate) async fn serve(stream: TcpStream, seat: Seat, common: Arc<Common>, wa
         }
     };
     if !answer.is_empty() {
-        // A client that does not read the answer is disconnected after this time.
-        let _ = tokio::time::timeout(LINGER, tell(left.stream, &answer)).await;
+        tell(left.stream, &answer).await;
     }
 }
 
@@ -154,8 +120,13 @@ fn bad_head(talk: &Talk, error: &hyper::Error, left: &Left) -> Option<BadHead> {
     }
 }
 
-/// Sends the last answer on a connection, then discards what the client still sends.
-async fn tell(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+/// Sends the last answer on a connection, then discards what the client still sends. Returns when
+/// the client has closed its side, or after [`LINGER`].
+pub(crate) async fn tell(stream: TcpStream, answer: &[u8]) {
+    let _ = tokio::time::timeout(LINGER, tell_and_discard(stream, answer)).await;
+}
+
+async fn tell_and_discard(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
     stream.write_all(answer).await?;
     stream.shutdown().await?;
     let (mut rest, mut read) = (vec![0; 16 << 10], 0);
@@ -170,7 +141,6 @@ async fn tell(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
 
 struct Visit {
     place: Arc<Place>,
-    in_overflow: bool,
     common: Arc<Common>,
     talk: Arc<Talk>,
     source: Option<IpAddr>,
@@ -187,9 +157,7 @@ impl Visit {
         if let Some(address) = visit.source {
             request.extensions_mut().insert(Source(address));
         }
-        let is_full = visit.in_overflow && !is_short(request.uri().path());
         let mut response = match visit.common.router.get() {
-            _ if is_full => canned::full(&visit.common.node),
             Some(router) => match router.call(request.map(Body::new)).await {
                 Ok(response) => response,
             },
@@ -198,7 +166,7 @@ impl Visit {
                 canned::starting(request.uri().path(), peer_address, node)
             }
         };
-        if visit.in_overflow || visit.place.is_lost() {
+        if visit.place.is_lost() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| Held { body, _work: work, _turn: turn }))

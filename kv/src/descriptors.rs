@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const OWN: u64 = 64;
 /// Connections beyond the limit for clients, on which a full node answers that it is full, or
 /// answers health requests.
-pub(crate) const OVERFLOW: u64 = 16;
+pub(crate) const OVERFLOW: u64 = 48;
 /// Connections to the leader, to ask it for its view of the cluster.
 pub(crate) const ASKING: usize = 8;
 /// One descriptor in this many is for connections from peers.

@@ -4,10 +4,14 @@
 //! requests. Only their simple form is handled here, as probes, scrapers and the compatible client
 //! send it: the whole head in one piece, without a body. At the first request of any other form,
 //! the connection moves to the clients' runtime. That request has not been read from the socket.
+//!
+//! On a full node, the connection is one of a small overflow, and stays here. Any other request is
+//! then answered 503, and the client gets time to read this before the connection ends.
 
 use crate::api::is_short;
 use crate::canned;
-use crate::connection::{self, Common, Seat};
+use crate::connection::{self, Common};
+use crate::places::Place;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -30,6 +34,8 @@ const HEAD_BYTES_MAX: usize = 2 << 10;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How long a client may take to read its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client in the overflow may take to send its request.
+const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An accepted connection.
 pub(crate) struct Visitor {
@@ -45,18 +51,37 @@ pub(crate) struct Visitor {
     pub stopping: watch::Receiver<bool>,
 }
 
+/// The place of a connection.
+pub(crate) enum Seat {
+    /// All requests are served.
+    Full(Place),
+    /// The node was full. One request is answered: a health request, or any other one with 503.
+    Overflow(Place),
+}
+
+impl Seat {
+    fn place(&self) -> &Place {
+        match self {
+            Seat::Full(place) | Seat::Overflow(place) => place,
+        }
+    }
+}
+
 /// Answers health requests, then hands the connection to the clients' runtime. There, `watcher`
 /// delays a shutdown until the current request is answered.
 pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     let _ = visitor.stream.set_nodelay(true);
+    let patience = match visitor.seat {
+        Seat::Full(_) => visitor.common.client_timeout,
+        Seat::Overflow(_) => OVERFLOW_TIMEOUT,
+    };
     loop {
         let question = tokio::select! {
             biased;
-            question = next(&visitor.stream, visitor.seat.patience(&visitor.common)) => Some(question),
-            () = visitor.seat.place().lost() => None,
+            question = next(&visitor.stream, patience) => question,
+            () = visitor.seat.place().lost() => return,
             _ = visitor.stopping.wait_for(|stopping| *stopping) => return,
         };
-        let Some(question) = question else { return refuse(&visitor) };
         match question {
             Ok(Next::Plain(question)) => match answer(&mut visitor, question).await {
                 Ok(true) => {}
@@ -67,13 +92,17 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
         }
     }
     let Visitor { stream, seat, common, clients, .. } = visitor;
+    let place = match seat {
+        Seat::Full(place) => place,
+        Seat::Overflow(place) => return refuse(stream, place, &common).await,
+    };
     let Ok(stream) = stream.into_std() else { return };
     // Dropping this task drops the set, and that closes the connection.
     let mut moved = JoinSet::new();
     moved.spawn_on(
         async move {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                connection::serve(stream, seat, common, watcher).await;
+                connection::serve(stream, place, common, watcher).await;
             }
         },
         &clients,
@@ -81,17 +110,15 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
     moved.join_next().await;
 }
 
-/// Answers 503 on a connection that loses its place in the overflow. No request of it has been
-/// read.
-fn refuse(visitor: &Visitor) {
-    // On an idle connection outside the overflow, the client would take this for the answer to its
-    // next request.
-    if !visitor.seat.is_overflow() {
-        return;
+/// Answers a request 503. The connection may still lose its place to another one: then its client
+/// has had the answer for a while, or does not read it.
+async fn refuse(stream: TcpStream, place: Place, common: &Common) {
+    let answer = canned::full(&common.node);
+    tokio::select! {
+        biased;
+        () = connection::tell(stream, &answer) => {}
+        () = place.lost() => {}
     }
-    let _ = visitor.stream.try_write(&canned::full_bytes(&visitor.common.node));
-    // If received bytes stayed unread, closing would reset the connection and lose the answer.
-    let _ = visitor.stream.try_read(&mut [0; HEAD_BYTES_MAX]);
 }
 
 enum Next {
@@ -170,7 +197,8 @@ async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
         }
         None => canned::starting(&path, &visitor.common.peer_address, &visitor.common.node),
     };
-    let is_last = is_last || visitor.seat.is_overflow() || visitor.seat.place().is_lost();
+    let is_last =
+        is_last || matches!(visitor.seat, Seat::Overflow(_)) || visitor.seat.place().is_lost();
     let bytes = encode(response, is_last).await?;
     timeout(ANSWER_TIMEOUT, visitor.stream.write_all(&bytes)).await??;
     Ok(!is_last)

@@ -6,9 +6,9 @@
 
 use crate::api::Pressure;
 use crate::canned;
-use crate::connection::{Common, Seat};
+use crate::connection::Common;
 use crate::descriptors::{self, Share};
-use crate::front::{self, Visitor};
+use crate::front::{self, Seat, Visitor};
 use crate::limits::Limits;
 use crate::places::Places;
 use axum::Router;
@@ -26,13 +26,17 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// How many times the acceptor tries to get a place for a new connection.
-const SEAT_TRIES: u32 = 16;
+/// How many times the acceptor tries to get a place for a new connection. In this time, connections
+/// in the overflow have lost their places, see [`OVERFLOW_MIN`].
+const SEAT_TRIES: u32 = 64;
 /// The pause between two tries, in which old connections close. No other connection is accepted
 /// meanwhile.
 const SEAT_PAUSE: Duration = Duration::from_millis(1);
 /// On a full node, a connection loses its place only if it has been idle for this long.
 const IDLE_MIN: Duration = Duration::from_secs(1);
+/// On a full node, a connection in the overflow loses its place after this time if there is no
+/// other. Long enough for a client to read its answer.
+const OVERFLOW_MIN: Duration = Duration::from_millis(25);
 /// How long requests in progress may take when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
 /// After an accept error, the listener counts as recovered if none has failed for this long.
@@ -76,8 +80,7 @@ impl ClientServer {
             listener,
             common: common.clone(),
             places: Places::new(share.clients, IDLE_MIN),
-            // A connection in the overflow loses its place to the next one as soon as it is idle.
-            overflow: Places::new(descriptors::OVERFLOW as usize, Duration::ZERO),
+            overflow: Places::new(descriptors::OVERFLOW as usize, OVERFLOW_MIN),
             clients: Handle::current(),
             stopping,
             graceful: GracefulShutdown::new(),
@@ -164,8 +167,9 @@ impl Acceptor {
 
     async fn admit(&mut self, stream: TcpStream) {
         let Some(seat) = self.seat().await else {
-            // Nothing else has been sent on this socket, so the answer fits into its send buffer.
-            let _ = stream.try_write(&canned::full_bytes(&self.common.node));
+            // Nothing else has been sent on this socket, so the answer fits into its send buffer. The
+            // client may lose it, as its request stays unread.
+            let _ = stream.try_write(&canned::full(&self.common.node));
             return;
         };
         let visitor = Visitor {

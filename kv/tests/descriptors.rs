@@ -6,7 +6,7 @@ mod local;
 
 use local::serve::{Members, ask};
 use local::{free_ports, scratch};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,52 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
         assert!(answer.contains(part), "{answer}");
     }
     assert!(local::get(members.address(0), "/healthz").is_some());
+}
+
+#[test]
+fn each_of_many_clients_for_whom_there_is_no_place_gets_an_answer() {
+    const CLIENTS: usize = 24;
+    const REQUESTS: usize = 20;
+    let (_scratch, data) = scratch();
+    let members = Members::serving_limited(&data, free_ports(3), 160);
+    let address = members.address(0);
+    // These clients keep their places: each waits for a commit that does not come.
+    let body = "{\"log_index\":1000000}";
+    let length = body.len();
+    let request = format!(
+        "POST /wait_commit HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let _waiting: Vec<TcpStream> = (0..60)
+        .filter_map(|_| {
+            let mut client = TcpStream::connect(address).ok()?;
+            client.write_all(request.as_bytes()).ok()?;
+            Some(client)
+        })
+        .collect();
+    // The body arrives later than the head: a node that closed at once would reset the connection.
+    let value = vec![b'x'; 100_000];
+    let put = || {
+        let mut client = TcpStream::connect(address).unwrap();
+        let head =
+            format!("PUT /v1/kv/a HTTP/1.1\r\nHost: {address}\r\nContent-Length: 100000\r\n\r\n");
+        client.write_all(head.as_bytes()).unwrap();
+        client.write_all(&value).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for _ in 0..REQUESTS {
+                    let answer = put();
+                    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+                    assert!(answer.contains("problem:full"), "{answer}");
+                }
+            });
+        }
+    });
+    assert!(local::get(address, "/healthz").is_some());
 }
 
 #[test]
