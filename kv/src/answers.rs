@@ -16,7 +16,7 @@ pub enum Found {
     /// The value under a key, and the version of the write that made it.
     Value(Version, Bytes),
     /// A command of the history, with its outcome.
-    Commit(Record),
+    Commit(Box<Record>),
 }
 
 /// The results that have not been fetched yet. Each belongs to a [`Ticket`]; dropping the ticket

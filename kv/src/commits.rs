@@ -8,14 +8,21 @@
 //! - A command that changed nothing becomes a `get` of its key.
 //! - Invalid UTF-8 becomes replacement characters.
 
+use crate::base::{Base, Change as BaseChange};
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
-use crate::history::{Order, Record};
+use crate::deletions::Order;
+use crate::history::Record;
 use crate::machine::State;
 use crate::pieces::Pieces;
 use bytes::Bytes;
 use raft::{CommandNumber, Term};
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::ops::Bound;
+
+/// The most changes of the base that a listing holds at once. It computes the base again for each
+/// further group of this size.
+const BASE_CHANGES_MAX: u64 = 65_536;
 
 /// A command as the listing shows it. An empty field that the kind does not use is omitted.
 struct Shown {
@@ -61,6 +68,10 @@ fn add_shown(number: CommandNumber, term: Term, command: &Shown, to: &mut Pieces
 pub struct Listing {
     state: State,
     next: Next,
+    /// The next changes of the base.
+    base: VecDeque<BaseChange>,
+    /// The number of the commit that was listed last.
+    latest: Option<CommandNumber>,
     count: u64,
     limit: u64,
     /// JSON that has been produced but not yet written to a part.
@@ -86,7 +97,15 @@ impl Listing {
     /// Lists every commit from number `from` on, in order. After `limit` commits the listing ends,
     /// but not between two commits with the same index.
     pub fn new(state: State, from: CommandNumber, limit: u64) -> Self {
-        Listing { state, next: Next::Start(from), count: 0, limit, pieces: Pieces::default() }
+        Listing {
+            state,
+            next: Next::Start(from),
+            base: VecDeque::new(),
+            latest: None,
+            count: 0,
+            limit,
+            pieces: Pieces::default(),
+        }
     }
 
     /// The next part of the reply, of about `part_bytes` bytes. `None` after the last.
@@ -118,34 +137,32 @@ impl Listing {
     }
 
     fn list_base(&mut self, after: Bound<Order>, part_bytes: usize) {
-        let Listing { state, next, count, limit, pieces } = self;
-        let history = state.history();
-        *next = Next::Commands(history.first());
-        let mut latest = None;
-        for (at, key, change) in history.base().changes_after(after) {
-            if *count >= *limit && latest != Some(at.0) {
+        let Listing { state, next, base, latest, count, limit, pieces } = self;
+        if base.is_empty() {
+            let more = limit.saturating_sub(*count).saturating_add(1).min(BASE_CHANGES_MAX);
+            *base = Base::of(state).changes_after(after, more as usize).into();
+        }
+        *next = match base.back() {
+            Some(last) => Next::Base(Bound::Excluded(last.order)),
+            None => Next::Commands(state.history().first()),
+        };
+        while let Some(change) = base.front() {
+            let number = change.order.0;
+            if *count >= *limit && *latest != Some(number) {
                 *next = Next::End;
                 return;
             }
             if pieces.bytes() >= part_bytes {
-                // The changes of one number are produced in one call: `latest` above is known only
-                // within it.
-                if latest != Some(at.0) {
-                    *next = Next::Base(Bound::Included(at));
-                    return;
-                }
+                return;
             }
-            latest = Some(at.0);
-            let (term, value) = match change {
-                Ok(item) => (item.term, item.value.clone()),
-                Err(term) => (term, Bytes::new()),
-            };
-            append(count, at.0, term, &put(key.clone(), value), pieces);
+            let Some(BaseChange { key, term, value, .. }) = base.pop_front() else { return };
+            *latest = Some(number);
+            append(count, number, term, &put(key, value.unwrap_or_default()), pieces);
         }
     }
 
     fn list_commands(&mut self, from: CommandNumber, part_bytes: usize) {
-        let Listing { state, next, count, limit, pieces } = self;
+        let Listing { state, next, count, limit, pieces, .. } = self;
         *next = Next::End;
         let history = state.history();
         for (number, record) in history.records_from(from) {

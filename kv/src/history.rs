@@ -1,22 +1,18 @@
-//! The history of the store: the latest commands in full, and the state before them.
+//! The history of the store: the latest commands in full.
 //!
 //! A client of the compatible API rebuilds its view by replaying all commands. The history must
 //! therefore be bounded without changing the result of a replay. The latest commands are retained
-//! in full. Older commands are replaced by the base: a second [`Store`] with the state before the
-//! first retained command. A command that exceeds the retention is executed on the base and then
-//! dropped.
-//!
-//! In the listing, each key of the base is a put at the number of its last write. A deleted key is
-//! a put of the empty string, because the compatible API has no delete.
+//! in full. Each record also holds what the keys that it changed held before. The state before the
+//! first retained command, the base, follows from the store and the records: see [`crate::base`].
+//! So a command that exceeds the retention is dropped, and nothing else has to be updated.
 //!
 //! A snapshot holds the base and the retained commands. Replaying them yields everything else.
 
 use crate::command::{Command, Version};
-use crate::store::{Effect, Executed, Item, Place, Store};
+use crate::deletions::Deleted;
+use crate::store::{Executed, Item};
 use bytes::Bytes;
-use imbl::OrdMap;
 use raft::{CommandNumber, Term};
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -29,14 +25,76 @@ pub struct Retention {
     /// The most bytes of retained commands, as [`Command::cost_bytes`] counts them. Default 64 MiB.
     /// The latest command is retained whatever its size.
     pub bytes_max: usize,
-    /// The most deleted keys that the base remembers. Default 1,000,000. Beyond it, the keys that
-    /// were deleted first are forgotten.
+    /// The most deleted keys that are remembered. Default 1,000,000. Beyond it, the keys that were
+    /// deleted first are forgotten.
     pub deleted_max: usize,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         Retention { commands_max: 100_000, bytes_max: 64 << 20, deleted_max: 1_000_000 }
+    }
+}
+
+/// What a key held before a command changed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The key existed.
+    Item(Item),
+    /// The key had been deleted, and this is still remembered.
+    Deleted(Deleted),
+    /// Neither.
+    Nothing,
+}
+
+/// The keys that a command changed, each with what it held before. A key that a batch changes twice
+/// is here twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Changes {
+    /// The command changed nothing.
+    #[default]
+    None,
+    /// One change, which needs no allocation.
+    One(Bytes, Before),
+    /// Several changes, in order.
+    Many(Vec<(Bytes, Before)>),
+}
+
+impl Changes {
+    /// Adds a change.
+    pub fn push(&mut self, key: Bytes, before: Before) {
+        *self = match std::mem::take(self) {
+            Changes::None => Changes::One(key, before),
+            Changes::One(first, held) => Changes::Many(vec![(first, held), (key, before)]),
+            Changes::Many(mut all) => {
+                all.push((key, before));
+                Changes::Many(all)
+            }
+        };
+    }
+
+    /// The number of changes. Each of them took a version.
+    pub fn len(&self) -> usize {
+        match self {
+            Changes::None => 0,
+            Changes::One(..) => 1,
+            Changes::Many(all) => all.len(),
+        }
+    }
+
+    /// Whether the command changed nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The changes, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Before)> {
+        let (one, many) = match self {
+            Changes::None => (None, &[][..]),
+            Changes::One(key, before) => (Some((key, before)), &[][..]),
+            Changes::Many(all) => (None, &all[..]),
+        };
+        one.into_iter().chain(many.iter().map(|(key, before)| (key, before)))
     }
 }
 
@@ -49,6 +107,8 @@ pub struct Record {
     pub command: Option<Command>,
     /// The reply, and the previous value for listings.
     pub executed: Executed,
+    /// What it changed.
+    pub changes: Changes,
 }
 
 impl Record {
@@ -71,15 +131,16 @@ struct Chunk {
     records: Vec<Record>,
 }
 
-/// The retained commands and the base below them.
+/// The retained commands.
 ///
 /// Invariants: the chunks hold consecutive records, the last of which is the one before `next`.
-/// `first` is in the first chunk; if there is no chunk, `first` equals `next`. `base` is the state
-/// after all commands below `first`. `bytes` is the cost of the records from `first` on.
+/// `first` is in the first chunk; if there is no chunk, `first` equals `next`. `revision` is the
+/// version of the latest change by the commands below `first`. `bytes` is the cost of the records
+/// from `first` on.
 #[derive(Clone, Debug)]
 pub struct History {
     retention: Retention,
-    base: Base,
+    revision: Version,
     chunks: VecDeque<Arc<Chunk>>,
     first: CommandNumber,
     next: CommandNumber,
@@ -101,9 +162,15 @@ pub enum Lookup<'a> {
 }
 
 impl History {
-    /// A history without commands. `base` is the state before command `first`.
-    pub fn new(retention: Retention, base: Base, first: CommandNumber) -> Self {
-        History { retention, base, chunks: VecDeque::new(), first, next: first, bytes: 0 }
+    /// A history without commands. `revision` is the version of the latest change before command
+    /// `first`.
+    pub fn new(retention: Retention, revision: Version, first: CommandNumber) -> Self {
+        History { retention, revision, chunks: VecDeque::new(), first, next: first, bytes: 0 }
+    }
+
+    /// The limits.
+    pub fn retention(&self) -> Retention {
+        self.retention
     }
 
     /// The number of the first retained command. Equals [`History::next`] if none is retained.
@@ -121,9 +188,9 @@ impl History {
         self.bytes
     }
 
-    /// The state before the first retained command.
-    pub fn base(&self) -> &Base {
-        &self.base
+    /// The version of the latest change before the first retained command.
+    pub fn revision(&self) -> Version {
+        self.revision
     }
 
     /// Looks up a command by its number.
@@ -180,10 +247,7 @@ impl History {
         let number = self.first;
         let chunk = self.chunks.front().expect("a retained record is in a chunk").clone();
         let record = &chunk.records[(number.0 - chunk.first.0) as usize];
-        if let Some(command) = &record.command {
-            let at = Place { number, term: record.term };
-            self.base.take_in(command, at, self.retention.deleted_max);
-        }
+        self.revision = Version(self.revision.0 + record.changes.len() as u64);
         self.bytes -= record.cost_bytes();
         self.first = number.next();
         if self.first.0 == chunk.first.0 + chunk.records.len() as u64 {
@@ -195,94 +259,5 @@ impl History {
         let after = self.chunks.partition_point(|chunk| chunk.first <= number);
         let chunk = &self.chunks[after - 1];
         &chunk.records[(number.0 - chunk.first.0) as usize]
-    }
-}
-
-/// The order of changes in the base: by command number, then by version.
-pub type Order = (CommandNumber, Version);
-
-/// A key that was deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deleted {
-    /// The version of the deletion.
-    pub version: Version,
-    /// The number of the command that deleted it.
-    pub number: CommandNumber,
-    /// The term of that command.
-    pub term: Term,
-}
-
-/// The state before the first retained command. Its keys can be listed in the order of their last
-/// change.
-///
-/// Invariants: `order` holds exactly the last change of each key of `store` and of `deleted`. No
-/// key is in both.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Base {
-    store: Store,
-    deleted: OrdMap<Bytes, Deleted>,
-    order: OrdMap<Order, Bytes>,
-    deleted_order: OrdMap<Order, Bytes>,
-}
-
-impl Base {
-    /// The base with these live and deleted keys.
-    pub fn new(store: Store, deleted: OrdMap<Bytes, Deleted>) -> Self {
-        let live =
-            store.items().iter().map(|(key, item)| ((item.number, item.version), key.clone()));
-        let gone: OrdMap<Order, Bytes> =
-            deleted.iter().map(|(key, at)| ((at.number, at.version), key.clone())).collect();
-        let order = live.chain(gone.iter().map(|(at, key)| (*at, key.clone()))).collect();
-        Base { store, deleted, order, deleted_order: gone }
-    }
-
-    /// The store.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// The deleted keys that are still remembered, see [`Retention::deleted_max`].
-    pub fn deleted(&self) -> &OrdMap<Bytes, Deleted> {
-        &self.deleted
-    }
-
-    /// The keys whose last change is within the lower bound `after`, in the order of these changes.
-    /// `Ok` holds the item of a live key, `Err` the term in which a key was deleted.
-    pub fn changes_after(
-        &self,
-        after: std::ops::Bound<Order>,
-    ) -> impl Iterator<Item = (Order, &Bytes, Result<&Item, Term>)> {
-        self.order.range((after, std::ops::Bound::Unbounded)).map(|(at, key)| {
-            let change = match self.store.item(key) {
-                Some(item) => Ok(item),
-                None => Err(self.deleted.get(key).map_or(Term(0), |deleted| deleted.term)),
-            };
-            (*at, key, change)
-        })
-    }
-
-    fn take_in(&mut self, command: &Command, at: Place, deleted_max: usize) {
-        let Base { store, deleted, order, deleted_order } = self;
-        store.execute(command, at, &mut |effect: Effect<'_>| {
-            if let Some(before) = effect.before {
-                order.remove(&(before.number, before.version));
-            } else if let Some(before) = deleted.remove(effect.key) {
-                order.remove(&(before.number, before.version));
-                deleted_order.remove(&(before.number, before.version));
-            }
-            let place = (at.number, effect.version);
-            order.insert(place, effect.key.clone());
-            if !effect.written {
-                let gone = Deleted { version: effect.version, number: at.number, term: at.term };
-                deleted.insert(effect.key.clone(), gone);
-                deleted_order.insert(place, effect.key.clone());
-            }
-        });
-        while deleted.len() > deleted_max {
-            let Some((place, key)) = deleted_order.get_min().cloned() else { break };
-            deleted_order.remove(&place);
-            deleted.remove(&key);
-            order.remove(&place);
-        }
     }
 }

@@ -11,11 +11,13 @@
 mod admission;
 mod answers;
 pub mod api;
+pub mod base;
 mod canned;
 pub mod client;
 pub mod command;
 mod commits;
 mod connection;
+pub mod deletions;
 pub mod descriptors;
 mod front;
 mod heavy;

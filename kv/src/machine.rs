@@ -1,15 +1,16 @@
 //! The state machine of a node: the current store and its history.
 //!
 //! All of its data shares structure between clones. So freezing the state machine is a clone, and
-//! costs the same for a store of any size. A snapshot holds the base of the history and the
-//! retained commands. Restoring replays these commands, so a snapshot cannot contain anything that
-//! a replay does not yield.
+//! costs the same for a store of any size. A snapshot holds the base and the retained commands.
+//! Restoring replays these commands, so a snapshot cannot contain anything that a replay does not
+//! yield.
 
 use crate::answers::{Answers, Found};
 use crate::command::{Command, Reply};
-use crate::history::{Base, History, Lookup, Record, Retention};
+use crate::deletions::{Deleted, Deletions};
+use crate::history::{Before, Changes, History, Lookup, Record, Retention};
 use crate::query::{Answer, Query};
-use crate::store::{Executed, Place, Store};
+use crate::store::{Effect, Executed, Place, Store};
 use bytes::Bytes;
 use raft::{CommandNumber, LogTime};
 use std::sync::Arc;
@@ -19,24 +20,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Debug)]
 pub struct State {
     store: Store,
+    deletions: Deletions,
     history: History,
 }
 
 impl State {
     /// The state before the first command.
     pub fn new(retention: Retention) -> Self {
-        State::at(retention, Base::default(), CommandNumber(0))
+        State::at(retention, Store::default(), Deletions::default(), CommandNumber(0))
     }
 
     /// The state before command `next`, with no command retained.
-    pub fn at(retention: Retention, base: Base, next: CommandNumber) -> Self {
-        let store = base.store().clone();
-        State { store, history: History::new(retention, base, next) }
+    pub fn at(
+        retention: Retention,
+        store: Store,
+        deletions: Deletions,
+        next: CommandNumber,
+    ) -> Self {
+        let history = History::new(retention, store.revision(), next);
+        State { store, deletions, history }
     }
 
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The deleted keys.
+    pub fn deletions(&self) -> &Deletions {
+        &self.deletions
     }
 
     /// The history of the store.
@@ -47,12 +59,26 @@ impl State {
     /// Executes the next command. `None` stands for bytes that are not a command: they change
     /// nothing but take a number in the history.
     pub fn apply(&mut self, at: Place, command: Option<Command>) -> Reply {
+        let State { store, deletions, history } = self;
+        let deleted_max = history.retention().deleted_max;
+        let mut changes = Changes::None;
+        let mut observe = |Effect { key, before, version, written }: Effect<'_>| {
+            let before = match before {
+                Some(item) => Before::Item(item),
+                None => deletions.remove(key).map_or(Before::Nothing, Before::Deleted),
+            };
+            if !written {
+                let deleted = Deleted { version, number: at.number, term: at.term };
+                deletions.insert(key.clone(), deleted, deleted_max);
+            }
+            changes.push(key.clone(), before);
+        };
         let executed = match &command {
-            Some(command) => self.store.execute(command, at, &mut |_| ()),
+            Some(command) => store.execute(command, at, &mut observe),
             None => Executed { reply: Reply::Ignored, previous: None },
         };
         let reply = executed.reply.clone();
-        self.history.push(at.number, Record { term: at.term, command, executed });
+        history.push(at.number, Record { term: at.term, command, executed, changes });
         reply
     }
 }
@@ -136,7 +162,7 @@ impl driver::StateMachine for Machine {
                 None => return Answer::Nothing.encode(),
             },
             Query::Commit(number) => match self.state.history.lookup(number) {
-                Lookup::Retained(record) => Found::Commit(record.clone()),
+                Lookup::Retained(record) => Found::Commit(Box::new(record.clone())),
                 Lookup::Compacted { first } => return Answer::Compacted { first }.encode(),
                 Lookup::Future => return Answer::Nothing.encode(),
             },

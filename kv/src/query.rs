@@ -88,7 +88,7 @@ pub enum Received {
     /// The value under the key, and the version of the write that made it.
     Value(Version, Bytes),
     /// The command and its outcome.
-    Commit(Record),
+    Commit(Box<Record>),
     /// The command was compacted. Holds the number of the first retained command.
     Compacted(CommandNumber),
 }

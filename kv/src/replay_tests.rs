@@ -3,12 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
+use crate::base::Base;
 use crate::command::{Change, Command, Compat, Condition, Kind, Operation, Version};
 use crate::commits::Listing;
+use crate::deletions::Deleted;
 use crate::history::{Lookup, Retention};
 use crate::machine::State;
 use crate::snapshot;
-use crate::store::Place;
+use crate::store::{Item, Place};
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft::{CommandNumber, Term};
@@ -30,6 +32,15 @@ fn listing(state: &State, from: u64, limit: u64, part_bytes: usize) -> serde_jso
         text.extend(part);
     }
     serde_json::from_slice(&text).unwrap()
+}
+
+type Entries<T> = Vec<(Bytes, T)>;
+
+/// The base: its items, and its deleted keys.
+fn base_of(state: &State) -> (Entries<Item>, Entries<Deleted>) {
+    let base = Base::of(state);
+    let items = base.items().map(|(key, item)| (key.clone(), item.clone())).collect();
+    (items, base.deleted().map(|(key, deleted)| (key.clone(), *deleted)).collect())
 }
 
 fn replay(texts: &mut Texts, listing: &serde_json::Value, missing: Missing) {
@@ -112,9 +123,11 @@ fn command() -> impl Strategy<Value = Option<Command>> {
 }
 
 fn retention() -> impl Strategy<Value = Retention> {
-    (1..30usize, prop_oneof![Just(300usize), Just(5000), Just(1 << 20)]).prop_map(
-        |(commands_max, bytes_max)| Retention { commands_max, bytes_max, deleted_max: 1000 },
-    )
+    let bytes_max = prop_oneof![Just(300usize), Just(5000), Just(1 << 20)];
+    let deleted_max = prop_oneof![2 => Just(1000usize), 1 => Just(1), 1 => Just(2)];
+    (1..30usize, bytes_max, deleted_max).prop_map(|(commands_max, bytes_max, deleted_max)| {
+        Retention { commands_max, bytes_max, deleted_max }
+    })
 }
 
 fn place(number: u64) -> Place {
@@ -129,6 +142,8 @@ proptest! {
         part_bytes in 1..400usize,
         since in 0..60u64,
     ) {
+        // A client that resumes learns of a deletion only while it is remembered.
+        let retention = Retention { deleted_max: 1000, ..retention };
         for missing in [Missing::NeverMatches, Missing::IsTheEmptyString] {
             let mut state = State::new(retention);
             let mut from_scratch = Texts::new();
@@ -194,6 +209,36 @@ proptest! {
     }
 
     #[test]
+    fn the_base_is_the_state_before_the_first_retained_command(
+        commands in prop::collection::vec(command(), 0..60),
+        retention in retention(),
+    ) {
+        // With enough retained commands, none of this one's are compacted.
+        let unlimited = Retention { commands_max: 1000, ..retention };
+        let unlimited = Retention { bytes_max: usize::MAX, ..unlimited };
+        let mut state = State::new(retention);
+        let mut states = vec![State::new(unlimited)];
+        for (number, command) in commands.iter().enumerate() {
+            state.apply(place(number as u64), command.clone());
+            let mut next = states[number].clone();
+            next.apply(place(number as u64), command.clone());
+            states.push(next);
+        }
+        let before = &states[state.history().first().0 as usize];
+        let (items, deleted) = base_of(&state);
+        let expected: Vec<_> =
+            before.store().items().iter().map(|(k, item)| (k.clone(), item.clone())).collect();
+        prop_assert_eq!(items, expected);
+        prop_assert_eq!(state.history().revision(), before.store().revision());
+        // A key that was forgotten since is missing; any other deletion is as it was.
+        let all = before.deletions().keys();
+        prop_assert!(deleted.iter().all(|(key, at)| all.get(key) == Some(at)));
+        if retention.deleted_max > 100 {
+            prop_assert_eq!(deleted.len(), all.len());
+        }
+    }
+
+    #[test]
     fn a_restored_snapshot_is_the_state_it_was_taken_of(
         commands in prop::collection::vec(command(), 0..60),
         taken in 0..60usize,
@@ -214,7 +259,9 @@ proptest! {
         }
         if let Some(restored) = restored {
             prop_assert_eq!(restored.store(), state.store());
-            prop_assert_eq!(restored.history().base(), state.history().base());
+            prop_assert_eq!(restored.deletions(), state.deletions());
+            prop_assert_eq!(base_of(&restored), base_of(&state));
+            prop_assert_eq!(restored.history().revision(), state.history().revision());
             prop_assert_eq!(restored.history().first(), state.history().first());
             prop_assert_eq!(restored.history().bytes(), state.history().bytes());
             prop_assert_eq!(

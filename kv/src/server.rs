@@ -21,11 +21,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+/// The most connections that wait to be accepted. Beyond it, the system drops connection attempts,
+/// and clients repeat them after a second. The system may have a lower limit of its own.
+const BACKLOG: u32 = 4096;
 /// How many times the acceptor tries to get a place for a new connection. In this time, connections
 /// in the overflow have lost their places, see [`OVERFLOW_MIN`].
 const SEAT_TRIES: u32 = 64;
@@ -65,7 +68,7 @@ impl ClientServer {
         share: Share,
     ) -> io::Result<Self> {
         let front = OwnThread::start("http-front", true)?;
-        let listener = front.runtime().spawn(TcpListener::bind(address));
+        let listener = front.runtime().spawn(async move { listen(address) });
         let listener = listener.await.map_err(io::Error::other)??;
         let local_addr = listener.local_addr()?;
         let common = Arc::new(Common {
@@ -118,6 +121,15 @@ impl Drop for ClientServer {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+/// Binds the address. Runs on the runtime that accepts.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A node that starts again listens although connections of its last run are still closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 struct Acceptor {

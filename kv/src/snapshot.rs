@@ -1,12 +1,14 @@
-//! The state machine's part of a snapshot: the base of the history, then the retained commands.
+//! The state machine's part of a snapshot: the base, then the retained commands.
 //!
 //! The format is a sequence of frames. Each frame is a 4-byte little-endian length and a value in
 //! the encoding of [`storage::codec`]. In order: the header, the live keys of the base, its deleted
 //! keys, the retained commands. The live store is not included, because replaying the commands on
 //! the base yields it. There are no checksums here: the snapshot store adds them.
 
+use crate::base::Base;
 use crate::command::{Command, Version};
-use crate::history::{Base, Deleted, Retention};
+use crate::deletions::{Deleted, Deletions};
+use crate::history::Retention;
 use crate::machine::State;
 use crate::store::{Item, Place, Store};
 use bytes::Bytes;
@@ -39,17 +41,17 @@ struct Header {
 
 /// Writes the snapshot of a state.
 pub fn write(state: &State, to: &mut dyn Write) -> io::Result<()> {
-    let (history, base) = (state.history(), state.history().base());
+    let (history, base) = (state.history(), Base::of(state));
     let mut frames = Frames { to: BufWriter::with_capacity(256 << 10, to), buffer: Vec::new() };
     frames.write(&Header {
         format: FORMAT,
         first: history.first(),
-        revision: base.store().revision(),
-        keys: base.store().items().len() as u64,
-        deleted: base.deleted().len() as u64,
+        revision: history.revision(),
+        keys: base.items().count() as u64,
+        deleted: base.deleted().count() as u64,
         commands: history.next().0 - history.first().0,
     })?;
-    for entry in base.store().items() {
+    for entry in base.items() {
         frames.write(&entry)?;
     }
     for entry in base.deleted() {
@@ -81,8 +83,8 @@ pub fn read(from: &mut dyn Read, retention: Retention) -> Result<State, RestoreE
         let (key, at) = read_frame(from, &mut buffer)?;
         deleted.insert(key, at);
     }
-    let base = Base::new(Store::new(items, header.revision), deleted);
-    let mut state = State::at(retention, base, header.first);
+    let store = Store::new(items, header.revision);
+    let mut state = State::at(retention, store, Deletions::new(deleted), header.first);
     for n in 0..header.commands {
         let (term, command): (Term, Option<Command>) = read_frame(from, &mut buffer)?;
         let number = CommandNumber(header.first.0.saturating_add(n));

@@ -1,8 +1,7 @@
 //! The key-value map, and how commands change it.
 //!
-//! A store knows neither the log nor the history. The state machine holds two stores: the live one,
-//! and the one before the first retained command (see [`crate::history`]). Both execute the same
-//! commands with the same code, so the history cannot contradict the live store.
+//! A store knows neither the log nor the history. It reports each change with what the key held
+//! before, so that the history can tell the state before any retained command.
 //!
 //! The map shares structure between its clones. A clone takes constant time, and takes memory only
 //! where the two differ later.
@@ -41,7 +40,7 @@ pub struct Effect<'a> {
     /// The key that changed.
     pub key: &'a Bytes,
     /// The item before the change, if the key existed.
-    pub before: Option<&'a Item>,
+    pub before: Option<Item>,
     /// The version of the change.
     pub version: Version,
     /// True for a write, false for a removal.
@@ -168,8 +167,9 @@ impl Store {
         let version = self.next_revision();
         let item = Item { value: value.clone(), version, number: at.number, term: at.term };
         let before = self.items.insert(key.clone(), item);
-        observe(Effect { key, before: before.as_ref(), version, written: true });
-        (version, before.map(|item| item.value))
+        let previous = before.as_ref().map(|item| item.value.clone());
+        observe(Effect { key, before, version, written: true });
+        (version, previous)
     }
 
     fn delete(
@@ -179,8 +179,9 @@ impl Store {
     ) -> (Outcome, Option<Bytes>) {
         let Some(before) = self.items.remove(key) else { return (Outcome::Missing, None) };
         let version = self.next_revision();
-        observe(Effect { key, before: Some(&before), version, written: false });
-        (Outcome::Deleted { version }, Some(before.value))
+        let previous = Some(before.value.clone());
+        observe(Effect { key, before: Some(before), version, written: false });
+        (Outcome::Deleted { version }, previous)
     }
 
     fn next_revision(&mut self) -> Version {

@@ -249,7 +249,7 @@ async fn commit(app: &App, number: CommandNumber) -> Result<Found, Response> {
     let ticket = app.answers.ticket();
     let answer = app.handle.read(mode, Query::Commit(number).encode(&ticket)).await;
     match Received::decode(answer.map_err(|error| refused_read(&error))?, &ticket) {
-        Received::Commit(record) => Ok(Found::Commit(Box::new(record))),
+        Received::Commit(record) => Ok(Found::Commit(record)),
         Received::Compacted(first) => {
             let error = format!("index {number} is older than what is retained");
             let body = value!({ "error": error, "first_index": first.0 });
