@@ -5,6 +5,10 @@
 
 mod cli;
 
+/// A node allocates for each request on one thread, and frees on others.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     cli::run()
 }
