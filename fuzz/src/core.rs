@@ -163,7 +163,7 @@ fn entries(input: &mut Input<'_>, prev: LogId) -> Vec<Entry> {
             0 => Payload::NoOp,
             1 => Payload::Clock,
             2 => Payload::System(Bytes::from_static(b"system")),
-            3 => Payload::Membership(membership(input.below(5))),
+            3 => Payload::Membership(Box::new(membership(input.below(5)))),
             _ => Payload::Command(Bytes::from_static(b"command")),
         };
         let number = CommandNumber(input.number());

@@ -179,8 +179,8 @@ impl Acceptor {
 
     async fn admit(&mut self, stream: TcpStream) {
         let Some(seat) = self.seat().await else {
-            // Nothing else has been sent on this socket, so the answer fits into its send buffer. The
-            // client may lose it, as its request stays unread.
+            // Nothing else has been sent on this socket, so the answer fits into its send buffer.
+            // The client may lose it, as its request stays unread.
             let _ = stream.try_write(&canned::full(&self.common.node));
             return;
         };

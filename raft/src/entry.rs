@@ -30,7 +30,8 @@ pub enum Payload {
     /// A command of the driver (sessions, clock), opaque to the protocol. It takes no number.
     System(Bytes),
     /// The membership from this entry on. It is in force as soon as it is in the log (§4.1).
-    Membership(Membership),
+    /// Boxed, because it is rare and would double the size of every entry.
+    Membership(Box<Membership>),
     /// Holds only its log time. A leader appends one at intervals while there are no proposals, so
     /// that the state machine's time advances.
     Clock,

@@ -135,7 +135,7 @@ impl Log {
         assert_eq!(entry.id.index, self.last().index.next(), "a gap in the log");
         assert!(entry.id.term >= self.last().term, "terms fall along the log");
         if let Payload::Membership(membership) = &entry.payload {
-            self.memberships.push((entry.id.index, membership.clone()));
+            self.memberships.push((entry.id.index, (**membership).clone()));
         }
         self.entries.push_back(entry);
     }
@@ -400,7 +400,7 @@ mod tests {
         let mut log = log(&[1]);
         let mut grown = Membership::default();
         grown.voters.insert(crate::NodeId(7));
-        let payload = Payload::Membership(grown.clone());
+        let payload = Payload::Membership(Box::new(grown.clone()));
         log.append(Entry { payload, ..entry(2, 1) });
         assert_eq!(log.membership(), &grown);
         assert_eq!(log.membership_at(Index(1)), &Membership::default());

@@ -82,7 +82,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         4 => Just(Payload::NoOp),
         1 => Just(Payload::Clock),
         4 => Just(Payload::Command(Bytes::from_static(b"junk"))),
-        1 => membership().prop_map(Payload::Membership),
+        1 => membership().prop_map(|membership| Payload::Membership(Box::new(membership))),
     ]
 }
 

@@ -127,7 +127,7 @@ fn later<D: Disk>(snapshots: &Snapshots<D>, base: LogId) -> Result<Option<Snapsh
 
 fn latest_membership(restored: &Restored) -> Membership {
     let latest = restored.entries.iter().rev().find_map(|entry| match &entry.payload {
-        Payload::Membership(membership) => Some(membership),
+        Payload::Membership(membership) => Some(&**membership),
         _ => None,
     });
     latest.unwrap_or(&restored.snapshot.membership).clone()

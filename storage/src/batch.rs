@@ -230,7 +230,7 @@ fn take_entry(rest: &mut Bytes, index: Index) -> Option<Entry> {
             0 if length == 0 => Payload::NoOp,
             1 => Payload::Command(payload),
             2 => Payload::System(payload),
-            3 => Payload::Membership(codec::decode(&payload).ok()?),
+            3 => Payload::Membership(Box::new(codec::decode(&payload).ok()?)),
             4 if length == 0 => Payload::Clock,
             _ => return None,
         },

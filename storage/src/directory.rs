@@ -217,7 +217,7 @@ impl<D: Disk> Member<D> {
     /// The latest membership in the log, committed or not.
     pub fn membership(&self) -> &Membership {
         let latest = self.restored.entries.iter().rev().find_map(|entry| match &entry.payload {
-            Payload::Membership(membership) => Some(membership),
+            Payload::Membership(membership) => Some(&**membership),
             _ => None,
         });
         latest.unwrap_or(&self.restored.snapshot.membership)

@@ -13,8 +13,8 @@ use std::time::Duration;
 /// The options that all client commands share.
 #[derive(clap::Args, Clone)]
 pub struct ServerArgs {
-    /// A node to talk to; given several times or with commas, the next one is tried when one is
-    /// down
+    /// The address of a node. May be given several times, or separated by commas: if one is down,
+    /// the next is tried
     #[arg(
         long = "server",
         short = 's',

@@ -27,14 +27,14 @@ pub const SIGNALLED: u8 = 128;
 pub const HELP: &str = "\
 Exit codes:
   0   done
-  1   no: key not found, comparison failed, or (bench --check) a write was lost
-  2   the command line makes no sense
-  3   not done, for certain: nobody reached, no leader, or refused; status: no leader
-  4   unknown: sent, but no answer came; it may have been done
+  1   negative: the key does not exist, the comparison failed, or (bench --check) a write was lost
+  2   the command line is invalid
+  3   certainly not done: no server reached, no leader, or refused; status: no leader
+  4   unknown: sent, but no answer arrived; it may have been done
   70  a node or cluster failed while running
-  75  a node whose copy of the data differed has stopped; started again, it is repaired
-  78  a node or cluster cannot start as asked (port, directory, settings)
-  129 a node or cluster stopped in good order because its terminal is gone (SIGHUP)";
+  75  a node stopped because its copy of the data differs; after a restart, the others repair it
+  78  a node or cluster cannot start with its settings (port, directory, members)
+  129 a node or cluster stopped cleanly because its terminal was closed (SIGHUP)";
 
 /// Prints on standard error why the program ends. Returns after at most a second, even if nothing
 /// could be printed.

@@ -40,13 +40,13 @@ enum Command {
     Put(put::Args),
     /// Read the value of a key
     Get(get::Args),
-    /// Write a value if the key has the value expected (compare and swap)
+    /// Write a value if the key has the expected value (compare and swap)
     Cas(cas::Args),
     /// Delete a key
     Delete(delete::Args),
     /// Show the members of the cluster
     Status(status::Args),
-    /// Measure the cluster: closed loop, percentiles, failover, lost writes
+    /// Measure the cluster: closed loop, percentiles, longest gap, lost writes
     Bench(bench::Args),
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The flags of `serve`, each with its environment variable.
 #[derive(clap::Args, Default)]
 pub struct Flags {
-    /// A TOML file with settings, named like the flags (`peer-listen = "127.0.0.1:9080"`)
+    /// A TOML file with settings, named like the options (`peer-listen = "127.0.0.1:9080"`)
     #[arg(long, env = "RAFT_KV_CONFIG")]
     pub config: Option<PathBuf>,
     /// This node's id, a number
@@ -29,43 +29,45 @@ pub struct Flags {
     /// Where to listen for the other nodes [default: its peer address in --peers, if an IP address]
     #[arg(long, env = "RAFT_KV_PEER_LISTEN", value_name = "IP:PORT")]
     pub peer_listen: Option<SocketAddr>,
-    /// All members of the cluster, this node too: `ID=CLIENT_HOST:PORT/PEER_HOST:PORT`, with commas
+    /// All members of the cluster, including this node: `ID=CLIENT_HOST:PORT/PEER_HOST:PORT`, with
+    /// commas
     #[arg(long, env = "RAFT_KV_PEERS", value_delimiter = ',', value_parser = peer)]
     pub peers: Option<Vec<Peer>>,
     /// The directory of this node's log and snapshots
     #[arg(long, env = "RAFT_KV_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// On an empty directory: found a new cluster together with the peers
+    /// On an empty directory: bootstrap a new cluster with these members
     #[arg(long, env = "RAFT_KV_BOOTSTRAP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub bootstrap: Option<bool>,
-    /// On an empty directory: wait to be added to a cluster that exists
+    /// On an empty directory: wait to be added to an existing cluster
     #[arg(long, env = "RAFT_KV_JOIN", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub join: Option<bool>,
-    /// Stand for election at once
+    /// Campaign as soon as the node starts
     #[arg(long, env = "RAFT_KV_CAMPAIGN_AT_START", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub campaign_at_start: Option<bool>,
-    /// A leader that is silent for this long, or up to twice as long, is replaced: above what the
-    /// network and the disks stall for, and the same on all nodes [default: 300ms]
+    /// A leader that is silent for this time, or up to twice this time, is replaced. Must be longer
+    /// than the usual stalls of network and disks, and the same on all nodes [default: 300ms]
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = election_timeout)]
     pub election_timeout: Option<Duration>,
     /// Let clients cut and restore links between nodes (for tests only)
     #[arg(long, env = "RAFT_KV_FAULT_INJECTION", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub fault_injection: Option<bool>,
-    /// Redirect clients to the leader instead of passing their requests on
+    /// Redirect clients to the leader instead of forwarding their requests
     #[arg(long, env = "RAFT_KV_NO_FORWARD", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub no_forward: Option<bool>,
-    /// Names under which clients may address this node, besides those in --peers, with commas; `*`
-    /// admits all. A request for another name is refused, as it may come from a web page
+    /// Host names by which clients may address this node, in addition to those in --peers,
+    /// separated by commas; `*` accepts all. A request to another name is refused, because it may
+    /// come from a web page
     #[arg(long, env = "RAFT_KV_HOSTS", value_name = "NAME", value_delimiter = ',', value_parser = host)]
     pub hosts: Option<Vec<String>>,
-    /// Listen on addresses that other machines reach, though there is no authentication and no TLS
-    /// yet
+    /// Listen on addresses that other machines can reach, although there is no authentication and
+    /// no TLS yet
     #[arg(long, env = "RAFT_KV_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub insecure: Option<bool>,
     /// What to log, as `info` or `warn,driver=debug` [default: info]
     #[arg(long, env = "RAFT_KV_LOG", value_name = "FILTER")]
     pub log: Option<String>,
-    /// Stop when standard input ends: the program that started this node is gone
+    /// Stop when standard input ends, because the program that started this node has ended
     #[arg(long)]
     pub stop_on_stdin_eof: bool,
 }

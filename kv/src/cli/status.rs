@@ -9,7 +9,7 @@ use std::io::Write;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print what the node said, as JSON
+    /// Print the answer of the node, as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -166,7 +166,7 @@ fn every_kind_of_entry_comes_back_as_it_went() {
         Payload::NoOp,
         Payload::Command(Bytes::new()),
         Payload::System(Bytes::from_static(b"clock")),
-        Payload::Membership(membership()),
+        Payload::Membership(Box::new(membership())),
         Payload::Command(Bytes::from(vec![0; 10_000])),
     ];
     let written: Vec<Entry> = (1..)

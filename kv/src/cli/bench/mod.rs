@@ -33,7 +33,7 @@ use workload::{Operation, Workload};
 
 #[derive(clap::Args, Clone)]
 pub struct Args {
-    /// The nodes to talk to, one or several; the others of the cluster are asked for
+    /// The address of one node or several; the others are looked up in the cluster
     #[arg(
         long = "server",
         short = 's',
@@ -70,7 +70,7 @@ pub struct Args {
     /// Write every acknowledged write to this file (with `--op put`); each value is then unique
     #[arg(long, value_name = "FILE", conflicts_with = "check")]
     record: Option<PathBuf>,
-    /// Measure nothing: look whether all writes of a file made with --record are still there
+    /// Measure nothing: check that all writes of a file made with --record are still there
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
 }
