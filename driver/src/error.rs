@@ -160,8 +160,12 @@ pub enum StopReason {
          log and is repaired by them when it is started again"
     )]
     Diverged,
-    /// The state machine could not be restored from a snapshot.
-    #[error("the state could not be restored: {0}")]
+    /// The state machine could not be restored from a snapshot whose checksums are correct. Nothing
+    /// is removed, because another version of the program may be able to read it.
+    #[error(
+        "the state could not be restored from its snapshot: {0}; if the program was changed, start \
+         the version that wrote the snapshot"
+    )]
     Restore(Arc<str>),
     /// The state machine has panicked. This is a bug in it, and would happen again.
     #[error("the state machine panicked: {0}")]

@@ -5,10 +5,16 @@ use super::problem::Problem;
 use crate::metrics;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use driver::{NotReady, StopReason};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// Metrics are rendered again after this time. They are rendered on the thread that answers health
+/// requests, which many scrapers must not occupy.
+const METRICS_AGE_MAX: Duration = Duration::from_millis(50);
 
 /// `GET /healthz`: 503 if the node has stopped or its state differs from that of its peers.
 pub async fn healthz(State(app): State<Arc<App>>) -> Response {
@@ -35,13 +41,30 @@ fn unready(why: String) -> Response {
 
 /// `GET /metrics`: all metrics, in Prometheus' text format.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut response = text(&app).into_response();
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// The metrics, at most [`METRICS_AGE_MAX`] old.
+fn text(app: &App) -> Bytes {
+    let now_ns = app.clock.now().monotonic_ns;
+    let mut latest = app.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((rendered_ns, text)) = &*latest
+        && now_ns.saturating_sub(*rendered_ns) < METRICS_AGE_MAX.as_nanos() as u64
+    {
+        return text.clone();
+    }
+    let text = Bytes::from(render(app));
+    *latest = Some((now_ns, text.clone()));
+    text
+}
+
+fn render(app: &App) -> String {
     let status = app.handle.status();
     let peers = app.peers.as_ref().map(|read| read()).unwrap_or_default();
     let counters = app.handle.metrics();
     let places = app.work.places();
-    let text = metrics::render(&status, &counters, &app.figures, &app.requests, places, peers);
-    let mut response = text.into_response();
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+    metrics::render(&status, &counters, &app.figures, &app.requests, places, peers)
 }

@@ -39,10 +39,11 @@ use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
 use axum::Router;
 use axum::routing::{any, get, post, put};
+use bytes::Bytes;
 use driver::{Clock, Handle, Sleep};
 use hyper::header::HeaderValue;
 use raft::NodeId;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::ClusterId;
 use tokio::sync::Semaphore;
@@ -108,6 +109,8 @@ pub(crate) struct App {
     /// Places for batches.
     batches: Semaphore,
     requests: Requests,
+    /// The metrics as rendered last, and when.
+    metrics: Mutex<Option<(u64, Bytes)>>,
     bodies: Arc<Semaphore>,
     /// The memory budget of long replies, in bytes.
     replies: Arc<Semaphore>,
@@ -141,6 +144,7 @@ impl App {
             links: parts.links,
             peers: parts.peers,
             requests: Requests::default(),
+            metrics: Mutex::default(),
             bodies,
             replies,
             listings,
