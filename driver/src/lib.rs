@@ -26,6 +26,7 @@ mod inspect;
 mod limits;
 mod machine;
 mod machine_task;
+mod messages;
 mod node;
 mod pending;
 mod readiness;

@@ -13,37 +13,37 @@ use tokio::sync::oneshot;
 pub(crate) type Reply<E> = oneshot::Sender<Result<Bytes, E>>;
 
 /// The caller that waits for the outcome of a proposal.
-pub(crate) enum Waiter {
+pub(crate) enum Caller {
     /// A caller of `propose`. It has already received the id of the proposal.
     Propose(Reply<Outcome>),
     /// A caller of `execute`.
     Execute(Reply<ExecuteError>),
 }
 
-impl Waiter {
+impl Caller {
     fn is_gone(&self) -> bool {
         match self {
-            Waiter::Propose(reply) => reply.is_closed(),
-            Waiter::Execute(reply) => reply.is_closed(),
+            Caller::Propose(reply) => reply.is_closed(),
+            Caller::Execute(reply) => reply.is_closed(),
         }
     }
 
     fn answer(self, outcome: Result<Bytes, Outcome>) {
         // The caller may have stopped waiting.
         match self {
-            Waiter::Propose(reply) => drop(reply.send(outcome)),
-            Waiter::Execute(reply) => drop(reply.send(outcome.map_err(ExecuteError::from))),
+            Caller::Propose(reply) => drop(reply.send(outcome)),
+            Caller::Execute(reply) => drop(reply.send(outcome.map_err(ExecuteError::from))),
         }
     }
 }
 
 /// A proposal and its caller.
-pub(crate) struct Waiting {
+pub(crate) struct Undecided {
     pub id: LogId,
-    pub reply: Waiter,
+    pub caller: Caller,
 }
 
-impl Waiting {
+impl Undecided {
     /// Passes the outcome to `told`, and then to the caller.
     fn answer(
         self,
@@ -51,7 +51,7 @@ impl Waiting {
         told: &impl Fn(LogId, &Result<Bytes, Outcome>),
     ) {
         told(self.id, &outcome);
-        self.reply.answer(outcome);
+        self.caller.answer(outcome);
     }
 }
 
@@ -62,7 +62,7 @@ impl Waiting {
 /// order and are inserted at their place.
 #[derive(Default)]
 pub(crate) struct Pending {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Undecided>,
 }
 
 impl Pending {
@@ -70,18 +70,18 @@ impl Pending {
         self.waiting.len()
     }
 
-    pub fn push(&mut self, id: LogId, reply: Waiter) {
+    pub fn push(&mut self, id: LogId, caller: Caller) {
         match self.waiting.back().is_none_or(|last| last.id < id) {
-            true => self.waiting.push_back(Waiting { id, reply }),
+            true => self.waiting.push_back(Undecided { id, caller }),
             false => {
                 let at = self.waiting.partition_point(|waiting| waiting.id < id);
-                self.waiting.insert(at, Waiting { id, reply });
+                self.waiting.insert(at, Undecided { id, caller });
             }
         }
     }
 
     /// Removes and returns the proposals that are decided once everything up to `last` is applied.
-    pub fn decided_by(&mut self, last: LogId) -> VecDeque<Waiting> {
+    pub fn decided_by(&mut self, last: LogId) -> VecDeque<Undecided> {
         let decided = self.waiting.partition_point(|waiting| waiting.id <= last);
         let undecided = self.waiting.split_off(decided);
         std::mem::replace(&mut self.waiting, undecided)
@@ -89,14 +89,14 @@ impl Pending {
 
     /// Removes the proposals whose caller has stopped waiting.
     pub fn forget_abandoned(&mut self) {
-        self.waiting.retain(|waiting| !waiting.reply.is_gone());
+        self.waiting.retain(|waiting| !waiting.caller.is_gone());
     }
 }
 
 /// Answers the proposals that are decided by applying `entry`. `result` is the state machine's
 /// answer to it. Each outcome is also passed to `told`.
 pub(crate) fn resolve(
-    decided: &mut VecDeque<Waiting>,
+    decided: &mut VecDeque<Undecided>,
     entry: &Entry,
     result: Bytes,
     told: impl Fn(LogId, &Result<Bytes, Outcome>),
@@ -115,7 +115,7 @@ pub(crate) fn resolve(
 /// Answers the proposals that are decided by restoring `snapshot`. Each outcome is also passed to
 /// `told`.
 pub(crate) fn jump(
-    decided: VecDeque<Waiting>,
+    decided: VecDeque<Undecided>,
     snapshot: &Snapshot,
     told: impl Fn(LogId, &Result<Bytes, Outcome>),
 ) {
@@ -135,7 +135,7 @@ mod tests {
 
     fn propose(pending: &mut Pending, index: u64, term: u64) -> Answer {
         let (reply, answer) = oneshot::channel();
-        pending.push(LogId::new(index, term), Waiter::Propose(reply));
+        pending.push(LogId::new(index, term), Caller::Propose(reply));
         answer
     }
 

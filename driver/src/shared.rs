@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     /// nanoseconds). 0 while that is not known.
     pub fresh_at_ns: AtomicU64,
     shutdown_notify: Notify,
-    /// A caller has stopped waiting, and the queue had no room for `Ask::Forget`.
+    /// A caller has stopped waiting, and the queue had no room for `MachineCall::Forget`.
     given_up: Notify,
     /// Why the node has stopped. (A `watch` would wake its waiters in a random order.)
     stop: OnceLock<StopReason>,

@@ -410,8 +410,8 @@ fn queues(queues_max: u32) -> driver::Limits {
         0 => driver::Limits::default(),
         _ => driver::Limits {
             calls_max: max,
-            asks_max: max,
-            jobs_max: max,
+            machine_calls_max: max,
+            snapshot_orders_max: max,
             reads_max: max,
             proposals_max: max,
             waiters_max: max,
