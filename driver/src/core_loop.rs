@@ -286,7 +286,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
 
     fn take_offer(&mut self, now: Now, event: PeerSnapshot) {
         match event {
-            PeerSnapshot::Offered { offer, reply } => drop(reply.send(self.node.accepts(&offer))),
+            PeerSnapshot::Offered { offer, reply } => {
+                let order = self.node.accept(*offer).map(Box::new);
+                // The transport may have given the transfer up.
+                let _ = reply.send(order);
+            }
             PeerSnapshot::Received(done) => {
                 count(&self.shared.metrics.snapshots_received);
                 self.node.install(now, *done);

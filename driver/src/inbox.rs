@@ -3,7 +3,7 @@
 use crate::limits::in_range;
 use crate::messages::{PeerReports, PeerSnapshot};
 use crate::snapshots::{SnapshotSink, SnapshotStore};
-use raft::{LogId, Message, NodeId, SnapshotOffer, SnapshotOfferDurable};
+use raft::{LogId, Message, NodeId, ReceiveSnapshot, SnapshotOffer, SnapshotReceived};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,16 +94,15 @@ impl Inbox {
     /// Offers a snapshot. If this node needs it, write its bytes to the returned [`Reception`].
     pub async fn offer(&self, offer: SnapshotOffer) -> Result<Reception, OfferError> {
         let (reply, answer) = oneshot::channel();
-        let event = PeerSnapshot::Offered { offer: Box::new(offer.clone()), reply };
+        let event = PeerSnapshot::Offered { offer: Box::new(offer), reply };
         self.offers.send(event).await.map_err(|_| OfferError::Stopped)?;
-        if !answer.await.map_err(|_| OfferError::Stopped)? {
-            return Err(OfferError::Unwanted);
-        }
+        let order = answer.await.map_err(|_| OfferError::Stopped)?;
+        let order = order.ok_or(OfferError::Unwanted)?;
         if self.receiving.swap(true, Ordering::AcqRel) {
             return Err(OfferError::Busy);
         }
         let turn = Turn(self.receiving.clone());
-        Ok(Reception { offer, store: self.store.clone(), sink: None, _turn: turn })
+        Ok(Reception { order, store: self.store.clone(), sink: None, _turn: turn })
     }
 
     /// Passes a received snapshot to the core. Returns false if the node has stopped.
@@ -121,7 +120,7 @@ impl Inbox {
 /// A snapshot that is being received. Writing blocks. If it is dropped before `finish`, nothing
 /// remains of it.
 pub struct Reception {
-    offer: SnapshotOffer,
+    order: Box<ReceiveSnapshot>,
     store: Arc<dyn SnapshotStore>,
     /// Opened at the first write, since opening may block.
     sink: Option<Box<dyn SnapshotSink>>,
@@ -138,13 +137,13 @@ impl Drop for Turn {
 }
 
 /// A snapshot that has been received and is durable, for [`Inbox::install`].
-pub struct Received(SnapshotOfferDurable);
+pub struct Received(SnapshotReceived);
 
 impl Reception {
     fn sink(&mut self) -> io::Result<&mut Box<dyn SnapshotSink>> {
         let sink = match self.sink.take() {
             Some(sink) => sink,
-            None => self.store.create(&self.offer.snapshot)?,
+            None => self.store.create(self.order.snapshot())?,
         };
         Ok(self.sink.insert(sink))
     }
@@ -161,7 +160,7 @@ impl Reception {
         if let Some(sink) = self.sink.take() {
             sink.finish()?;
         }
-        io::copy(&mut self.store.open(self.offer.snapshot.last)?, &mut io::sink())?;
-        Ok(Received(self.offer.clone().durable()))
+        io::copy(&mut self.store.open(self.order.snapshot().last)?, &mut io::sink())?;
+        Ok(Received(self.order.durable()))
     }
 }

@@ -13,8 +13,9 @@ use crate::pending::{Reply, Undecided};
 use crate::waiters::WaitReply;
 use bytes::Bytes;
 use raft::{
-    Applied, Apply, CommandNumber, Durable, LogId, LogTime, NodeId, Proposed, ReadMode, Restore,
-    SnapshotDurable, SnapshotOffer, SnapshotOfferDurable, TakeSnapshot, Term, Write,
+    Applied, Apply, CommandNumber, Durable, LogId, LogTime, NodeId, Proposed, ReadMode,
+    ReceiveSnapshot, Restore, SnapshotDurable, SnapshotOffer, SnapshotReceived, TakeSnapshot, Term,
+    Write,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,10 +110,10 @@ pub(crate) enum Receipt {
 
 /// A snapshot from a peer, for the core loop.
 pub(crate) enum PeerSnapshot {
-    /// A peer offers a snapshot: is it needed?
-    Offered { offer: Box<SnapshotOffer>, reply: oneshot::Sender<bool> },
+    /// A peer offers a snapshot. The reply is the order to receive it, if it is needed.
+    Offered { offer: Box<SnapshotOffer>, reply: oneshot::Sender<Option<Box<ReceiveSnapshot>>> },
     /// The snapshot of an offer is durable here.
-    Received(Box<SnapshotOfferDurable>),
+    Received(Box<SnapshotReceived>),
 }
 
 /// Reports about peers that must not be lost and must not wait. Bounded by the number of peers.

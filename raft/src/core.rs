@@ -8,8 +8,9 @@ use crate::outbox::Outbox;
 use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState, Index,
-    LogId, LogStart, LogTime, Message, NodeId, Now, Payload, ReadId, Restore, Snapshot,
-    SnapshotDurable, StateHash, TakeSnapshot, Term, Write,
+    LogId, LogStart, LogTime, Message, NodeId, Now, Payload, ReadId, ReceiveSnapshot, Restore,
+    Snapshot, SnapshotDurable, SnapshotOffer, SnapshotReceived, StateHash, TakeSnapshot, Term,
+    Write,
 };
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
@@ -380,6 +381,17 @@ impl Core {
         self.write_out = Some((ticket.number, self.hard));
         self.write_ticks = 0;
         Some(Write { ticket, hard_state: self.hard, log_start: self.log_start.take(), entries })
+    }
+
+    /// The order to receive the snapshot of an offer.
+    pub fn receive_snapshot(&mut self, offer: SnapshotOffer) -> ReceiveSnapshot {
+        ReceiveSnapshot { ticket: self.ticket(), offer }
+    }
+
+    /// Whether the receipt is for an order of this start. There is one receipt for each order, and
+    /// several orders may be out, so the number does not matter.
+    pub fn is_received(&mut self, done: &SnapshotReceived) -> bool {
+        self.is_due(done.ticket, Some(done.ticket.number))
     }
 
     /// A write is durable. Returns whether it was the pending one.

@@ -42,6 +42,6 @@ pub use node::Node;
 pub use request::{ProposeError, Proposed, ReadError, ReadMode};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
 pub use work::{
-    Action, Applied, Apply, Durable, HardState, LogStart, Restore, SnapshotDurable,
-    SnapshotOfferDurable, TakeSnapshot, Write,
+    Action, Applied, Apply, Durable, HardState, LogStart, ReceiveSnapshot, Restore,
+    SnapshotDurable, SnapshotReceived, TakeSnapshot, Write,
 };

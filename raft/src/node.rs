@@ -6,11 +6,10 @@ use crate::follower::Follower;
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::role::Next;
-use crate::validation::is_sane_offer;
 use crate::{
     Action, Applied, Body, CommandNumber, Config, ConfigError, Durable, LogId, Message, NodeId,
-    Now, Payload, ProposeError, Proposed, ReadError, ReadId, ReadMode, Restored, RoleKind,
-    SnapshotDurable, SnapshotOffer, SnapshotOfferDurable, Status,
+    Now, Payload, ProposeError, Proposed, ReadError, ReadId, ReadMode, ReceiveSnapshot, Restored,
+    RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived, Status,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -191,16 +190,16 @@ impl Node {
         self.check();
     }
 
-    /// Whether this node needs the offered snapshot. Check this before receiving its bytes.
-    pub fn accepts(&self, offer: &SnapshotOffer) -> bool {
-        is_sane_offer(offer)
-            && !self.core.is_diverged()
-            && offer.to == self.core.id()
-            && offer.from != self.core.id()
+    /// A leader offers a snapshot. Returns the order to receive it if this node needs it.
+    pub fn accept(&mut self, offer: SnapshotOffer) -> Option<ReceiveSnapshot> {
+        if !self.core.admits_offer(&offer) {
+            return None;
+        }
+        let is_needed = !self.core.is_diverged()
             && offer.term >= self.core.term()
-            && self.core.is_plausible(offer.term)
             && offer.snapshot.last.index > self.core.commit
-            && !self.core.log.contains(offer.snapshot.last)
+            && !self.core.log.contains(offer.snapshot.last);
+        is_needed.then(|| self.core.receive_snapshot(offer))
     }
 
     // Receipts in.
@@ -252,22 +251,15 @@ impl Node {
         self.core.trim(needed_after);
     }
 
-    /// A snapshot received from a leader is durable.
-    pub fn install(&mut self, now: Now, done: SnapshotOfferDurable) {
+    /// A snapshot received from a leader is durable. Receipts of another start are ignored and
+    /// counted.
+    pub fn install(&mut self, now: Now, done: SnapshotReceived) {
         self.core.now = now;
+        if !self.core.is_received(&done) {
+            return;
+        }
         let offer = &done.offer;
-        if offer.to != self.core.id() || offer.from == self.core.id() {
-            self.core.counters.misaddressed += 1;
-            return;
-        }
-        if !is_sane_offer(offer) {
-            self.core.counters.invalid_messages += 1;
-            return;
-        }
-        if self.core.is_diverged()
-            || offer.term < self.core.term()
-            || !self.core.is_plausible(offer.term)
-        {
+        if self.core.is_diverged() || offer.term < self.core.term() {
             return;
         }
         if offer.term > self.core.term() {

@@ -51,6 +51,19 @@ impl Core {
         true
     }
 
+    /// Whether the offer is for this node and could come from a correct leader. Others are counted.
+    pub fn admits_offer(&mut self, offer: &SnapshotOffer) -> bool {
+        if offer.to != self.config.id || offer.from == self.config.id {
+            self.counters.misaddressed += 1;
+            return false;
+        }
+        if !is_sane_offer(offer) || !self.is_plausible(offer.term) {
+            self.counters.invalid_messages += 1;
+            return false;
+        }
+        true
+    }
+
     /// Whether a correct peer can have reached this term.
     pub fn is_plausible(&self, term: Term) -> bool {
         term.0 <= self.term().0.saturating_add(TERM_LEAP_MAX)
@@ -104,7 +117,7 @@ fn is_sane(message: &Message) -> bool {
 }
 
 /// Whether a correct leader could have made this offer.
-pub(crate) fn is_sane_offer(offer: &SnapshotOffer) -> bool {
+fn is_sane_offer(offer: &SnapshotOffer) -> bool {
     let snapshot = &offer.snapshot;
     offer.term.0 <= NUMBER_MAX
         && snapshot.last.term <= offer.term
