@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// The settings of a node and its driver.
+/// The settings of a node and its driver. Make them with [`DriverConfig::new`] and change the
+/// fields. For the memory that a node takes, see [`raft::Config`] and [`Limits`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DriverConfig {
     /// The settings of the protocol.
     pub raft: Config,
-    /// The length of a tick, 10 ms by default.
+    /// The length of a tick, 10 ms by default. All times in [`raft::Config`] are in ticks.
     pub tick: Duration,
     /// The timeout of calls that specify none, 5 s by default.
     pub timeout: Duration,

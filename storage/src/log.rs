@@ -28,8 +28,12 @@ use std::io;
 /// The mark is written after this many batches.
 const MARK_BATCHES: u32 = 64;
 
-/// Settings of a log.
+/// Settings of a log. Start from [`LogConfig::default`] and change its fields.
+///
+/// The log keeps one encoded batch in memory, as large as the largest write so far (1 MiB with the
+/// default settings of the core), and while it starts, one segment and all entries.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LogConfig {
     /// The size of a segment in bytes, 16 MiB by default. A multiple of 4 KiB. A batch that needs
     /// more gets a larger segment.

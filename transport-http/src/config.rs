@@ -4,8 +4,13 @@ use raft::{Incarnation, NodeId};
 use std::time::Duration;
 use storage::ClusterId;
 
-/// The settings of a transport.
+/// The settings of a transport. Make them with [`TransportConfig::new`] and change the fields.
+///
+/// The memory of a transport: up to 256 messages wait for each peer, and share the memory of the
+/// entries in them; frames that are not complete take at most 128 MiB together; a snapshot that is
+/// sent takes about 1.5 MiB.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TransportConfig {
     /// The cluster of this node. Streams of other clusters are rejected.
     pub cluster: ClusterId,
