@@ -1,5 +1,6 @@
 //! The handle through which clients use a node.
 
+use crate::changes::Changes;
 use crate::clock::Sleep;
 use crate::error::{ExecuteError, Outcome, ProposeError, ReadError, StopReason, WaitError};
 use crate::messages::{CoreCall, MachineCall, Read};
@@ -257,6 +258,12 @@ impl<S: StateMachine> Handle<S> {
     /// The status as last published. Never blocks.
     pub fn status(&self) -> Arc<DriverStatus> {
         self.shared.status.load_full()
+    }
+
+    /// Follows the changes of leader, term, serving and membership as this node sees them. Each
+    /// call returns a follower of its own, whose first view is the present one.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.shared.clone())
     }
 
     /// The counters of the node.
