@@ -57,13 +57,17 @@ impl Undecided {
 
 /// The undecided proposals of this node.
 ///
-/// Invariant: sorted by id (term, then index). Proposals of this node arrive in that order: a
-/// leader only appends, and terms never decrease. Replies for forwarded commands may arrive out of
-/// order and are inserted at their place.
+/// Invariants: sorted by id (term, then index), and no id twice. Proposals of this node arrive in
+/// that order: a leader only appends, and terms never decrease. Replies for forwarded commands may
+/// arrive out of order and are inserted at their place.
 #[derive(Default)]
 pub(crate) struct Pending {
     waiting: VecDeque<Undecided>,
 }
+
+/// An invariant is checked on this many proposals at each end, so that a check costs the same
+/// however many wait.
+const CHECKED_MAX: usize = 16;
 
 impl Pending {
     pub fn len(&self) -> usize {
@@ -78,13 +82,30 @@ impl Pending {
                 self.waiting.insert(at, Undecided { id, caller });
             }
         }
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     /// Removes and returns the proposals that are decided once everything up to `last` is applied.
     pub fn decided_by(&mut self, last: LogId) -> VecDeque<Undecided> {
         let decided = self.waiting.partition_point(|waiting| waiting.id <= last);
         let undecided = self.waiting.split_off(decided);
-        std::mem::replace(&mut self.waiting, undecided)
+        let decided = std::mem::replace(&mut self.waiting, undecided);
+        debug_assert_eq!(self.broken_invariant(), None);
+        decided
+    }
+
+    /// The first invariant that does not hold, if any. Checked after every change in debug builds.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        let ids = || self.waiting.iter().map(|waiting| waiting.id);
+        let from_end = ids().rev().take(CHECKED_MAX);
+        let rules = [
+            (
+                "the first proposals are out of order",
+                ids().take(CHECKED_MAX).is_sorted_by(|a, b| a < b),
+            ),
+            ("the last proposals are out of order", from_end.is_sorted_by(|a, b| a > b)),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
     }
 
     /// Removes the proposals whose caller has stopped waiting.
@@ -154,6 +175,15 @@ mod tests {
             resolve(&mut decided, entry, Bytes::from_static(b"result"), |_, _| ());
         }
         assert!(decided.is_empty());
+    }
+
+    #[test]
+    fn an_invariant_that_is_broken_is_named() {
+        let mut pending = Pending::default();
+        let _answers: Vec<Answer> = (5..8).map(|i| propose(&mut pending, i, 2)).collect();
+        assert_eq!(pending.broken_invariant(), None);
+        pending.waiting.swap(0, 2);
+        assert_eq!(pending.broken_invariant(), Some("the first proposals are out of order"));
     }
 
     #[test]

@@ -28,6 +28,9 @@ use std::io;
 /// The mark is written after this many batches.
 const MARK_BATCHES: u32 = 64;
 
+/// An invariant of the full segments is checked on this many of them.
+const CHECKED_MAX: usize = 16;
+
 /// Settings of a log. Start from [`LogConfig::default`] and change its fields.
 ///
 /// The log keeps one encoded batch in memory, as large as the largest write so far (1 MiB with the
@@ -70,6 +73,12 @@ pub struct Usage {
 }
 
 /// The durable log of a node. See [`LogStore`].
+///
+/// Invariants, between two batches:
+/// - `full` and then `current` are in the order of their generations, and `next_generation` is
+///   later than all; spare segments are none of these.
+/// - A segment's bytes in use are whole blocks within it.
+/// - The log ends at its base or after it, and no segment holds a needed entry after the end.
 pub struct Log<D: Disk> {
     disk: D,
     config: LogConfig,
@@ -325,7 +334,36 @@ impl<D: Disk> Log<D> {
         if change.base.is_some() {
             self.free(change.reset);
         }
+        debug_assert_eq!(self.broken_invariant(), None);
         Ok(())
+    }
+
+    /// The first invariant that does not hold, if any. Checked after every batch in debug builds.
+    /// Of the segments, only the latest [`CHECKED_MAX`] are looked at.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        let State { base, last, .. } = self.state;
+        let full = || self.full.iter().rev().take(CHECKED_MAX);
+        let current = self.current.iter();
+        let generations = current.clone().map(|current| current.segment.generation);
+        let generations = || generations.clone().chain(full().map(|full| full.generation));
+        let highest = current.clone().map(|current| current.highest);
+        let mut highest = highest.chain(full().map(|full| full.highest));
+        let is_whole = |current: &Current<D::File>| {
+            current.used.is_multiple_of(BLOCK_BYTES as u64) && current.used <= current.segment.len
+        };
+        let spare = |generation| self.spares.contains(&generation);
+        let rules = [
+            ("the segments are out of order", generations().is_sorted_by(|a, b| a > b)),
+            (
+                "a segment is later than the next one",
+                generations().all(|g| g < self.next_generation),
+            ),
+            ("a segment in use is spare", !generations().any(spare)),
+            ("a part of a block is in use", current.clone().all(is_whole)),
+            ("the log ends before its base", last.index >= base.index),
+            ("an entry after the end is needed", highest.all(|highest| highest <= last.index)),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
     }
 
     /// Ensures that the next `bytes` can be written to the current segment.

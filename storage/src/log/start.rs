@@ -198,6 +198,7 @@ impl<D: Disk> Log<D> {
         if repeats && (self.write_mark().is_err() || self.sync_mark().is_err()) {
             self.mark = None;
         }
+        debug_assert_eq!(self.broken_invariant(), None);
         Ok(Some(restored))
     }
 
