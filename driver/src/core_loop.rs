@@ -8,30 +8,29 @@
 use crate::cleaning::Cleaning;
 use crate::error::{ExecuteError, ProposeError, StopReason};
 use crate::events::Events;
-use crate::inbox::{InboxReceiver, OfferEvent};
-use crate::machine_task::{Ask, Order, Question};
-use crate::pending::{Pending, Reply, Waiter};
+use crate::inbox::InboxReceiver;
+use crate::messages::{
+    CoreCall, MachineCall, MachineOrder, PeerSnapshot, RECEIPTS_MAX, Read, Receipt, SnapshotOrder,
+};
+use crate::pending::{Caller, Pending, Reply};
 use crate::readiness::Readiness;
 use crate::report::report;
 use crate::shared::Shared;
-use crate::snapshots::{Job, OpenedLater, SnapshotStore};
+use crate::snapshots::{OpenedLater, SnapshotStore};
 use crate::status::{add, count};
-use crate::{Clock, DriverStatus, Inspect, Load, NotReady, Outcome, StateMachine, Transport};
+use crate::{Clock, DriverStatus, Inspect, Load, NotReady, StateMachine, Transport};
 use bytes::Bytes;
 use raft::{
-    Action, Applied, Durable, Forwarded, Index, LogId, LogStart, Membership, Message, Node, NodeId,
-    Now, Proposed, ReadId, ReadMode, SnapshotDurable, Term, Write,
+    Action, Forwarded, Index, LogId, LogStart, Membership, Message, Node, NodeId, Now, Proposed,
+    ReadId, ReadMode, Term, Write,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
 
-/// Receipts that may wait. At most one Write, one Apply or Restore, and one snapshot are pending,
-/// and the store may report a failure too.
-pub(crate) const RECEIPTS_MAX: usize = 16;
 /// The most client calls taken in one turn.
 const CALLS_PER_TURN: usize = 1024;
 /// The most messages taken in one turn.
@@ -41,52 +40,24 @@ const FULL_RETRY_TICKS: u32 = 20;
 /// The most ticks for which a node that shuts down waits for pending calls.
 const SHUTDOWN_GRACE_TICKS: u32 = 50;
 
-/// Reports of the other parts to the core loop.
-pub(crate) enum Receipt {
-    Durable(Durable),
-    StoreFull { write: Box<Write>, reason: Arc<str> },
-    StoreFailed(StopReason),
-    Applied(Applied),
-    Snapshot(SnapshotDurable),
-}
-
-/// Calls of a [`Handle`](crate::Handle).
-pub(crate) enum Call<S: StateMachine> {
-    Propose {
-        command: Bytes,
-        taken: oneshot::Sender<Result<Proposed, ProposeError>>,
-        done: Reply<Outcome>,
-    },
-    /// Like `Propose`, but forwarded to the leader if that is another node.
-    Execute {
-        command: Bytes,
-        done: Reply<ExecuteError>,
-    },
-    Read {
-        mode: ReadMode,
-        question: Question<S>,
-    },
-    Campaign,
-}
-
 /// Reads that are confirmed together, by one read of the core.
 struct ReadBatch<S: StateMachine> {
     mode: ReadMode,
     asked_ns: u64,
-    questions: Vec<Question<S>>,
+    reads: Vec<Read<S>>,
 }
 
 impl<S: StateMachine> ReadBatch<S> {
     fn new() -> Self {
-        ReadBatch { mode: ReadMode::Lease, asked_ns: 0, questions: Vec::new() }
+        ReadBatch { mode: ReadMode::Lease, asked_ns: 0, reads: Vec::new() }
     }
 
-    fn add(&mut self, mode: ReadMode, question: Question<S>) {
+    fn add(&mut self, mode: ReadMode, read: Read<S>) {
         // The strictest mode of the batch applies.
         if mode == ReadMode::Linearizable {
             self.mode = mode;
         }
-        self.questions.push(question);
+        self.reads.push(read);
     }
 }
 
@@ -115,13 +86,13 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub tick: Duration,
     pub election_timeout: Duration,
     pub shared: Arc<Shared>,
-    pub calls: mpsc::Receiver<Call<S>>,
+    pub calls: mpsc::Receiver<CoreCall<S>>,
     pub inbox_receiver: InboxReceiver,
     pub receipts: mpsc::Receiver<Receipt>,
     pub writes: mpsc::Sender<Write>,
-    pub orders: mpsc::Sender<Order>,
-    pub asks: mpsc::Sender<Ask<S>>,
-    pub jobs: mpsc::Sender<Job<S::Frozen>>,
+    pub machine_orders: mpsc::Sender<MachineOrder>,
+    pub machine_calls: mpsc::Sender<MachineCall<S>>,
+    pub snapshot_orders: mpsc::Sender<SnapshotOrder<S::Frozen>>,
     pub state: State<S>,
     pub inspect: I,
 }
@@ -136,7 +107,7 @@ pub(crate) struct State<S: StateMachine> {
     reads: BTreeMap<ReadId, ReadBatch<S>>,
     /// The reads of this turn, and reads that were refused and are retried at the next tick.
     new_reads: ReadBatch<S>,
-    refused_reads: Vec<Question<S>>,
+    refused_reads: Vec<Read<S>>,
     cleaning: Cleaning,
     /// A write for which the disk had no room, and the ticks until its retry.
     full: Option<(Box<Write>, u32)>,
@@ -292,7 +263,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
 
     fn clean(&mut self) {
         if let Some(base) = self.state.cleaning.take()
-            && let Err(TrySendError::Full(_)) = self.jobs.try_send(Job::Clean { base })
+            && let Err(TrySendError::Full(_)) =
+                self.snapshot_orders.try_send(SnapshotOrder::Clean { base })
         {
             self.state.cleaning.put_off(base);
         }
@@ -312,32 +284,36 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    fn take_offer(&mut self, now: Now, event: OfferEvent) {
+    fn take_offer(&mut self, now: Now, event: PeerSnapshot) {
         match event {
-            OfferEvent::Made { offer, reply } => drop(reply.send(self.node.accepts(&offer))),
-            OfferEvent::Received(done) => {
+            PeerSnapshot::Offered { offer, reply } => {
+                let order = self.node.accept(*offer).map(Box::new);
+                // The transport may have given the transfer up.
+                let _ = reply.send(order);
+            }
+            PeerSnapshot::Received(done) => {
                 count(&self.shared.metrics.snapshots_received);
                 self.node.install(now, *done);
             }
         }
     }
 
-    fn take_call(&mut self, now: Now, call: Call<S>) {
+    fn take_call(&mut self, now: Now, call: CoreCall<S>) {
         match call {
-            Call::Propose { command, taken, done } => {
+            CoreCall::Propose { command, taken, done } => {
                 let proposed = self.propose(now, command);
                 match &proposed {
                     Ok(proposed) => {
                         count(&self.shared.metrics.proposals);
-                        self.state.pending.push(proposed.id, Waiter::Propose(done));
+                        self.state.pending.push(proposed.id, Caller::Propose(done));
                     }
                     Err(_) => count(&self.shared.metrics.proposals_refused),
                 }
                 let _ = taken.send(proposed);
             }
-            Call::Execute { command, done } => self.execute(now, command, done),
-            Call::Read { mode, question } => self.state.new_reads.add(mode, question),
-            Call::Campaign => self.node.campaign(now),
+            CoreCall::Execute { command, done } => self.execute(now, command, done),
+            CoreCall::Read { mode, read } => self.state.new_reads.add(mode, read),
+            CoreCall::Campaign => self.node.campaign(now),
         }
     }
 
@@ -349,7 +325,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             match self.propose(now, command) {
                 Ok(proposed) => {
                     count(&self.shared.metrics.proposals);
-                    return self.state.pending.push(proposed.id, Waiter::Execute(done));
+                    return self.state.pending.push(proposed.id, Caller::Execute(done));
                 }
                 Err(error) => error,
             }
@@ -380,7 +356,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 ExecuteError::Unknown
             }
             Forwarded::Appended { id, .. } => {
-                return self.state.pending.push(id, Waiter::Execute(done));
+                return self.state.pending.push(id, Caller::Execute(done));
             }
             Forwarded::Busy => ExecuteError::Refused(ProposeError::Busy),
             Forwarded::TooLarge { limit_bytes } => {
@@ -411,9 +387,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         self.confirm_readiness(now);
         self.state.pending.forget_abandoned();
         self.state.forwarded.retain(|_, done| !done.is_closed());
-        for question in std::mem::take(&mut self.state.refused_reads) {
-            if !question.is_abandoned() {
-                self.state.new_reads.add(ReadMode::Linearizable, question);
+        for read in std::mem::take(&mut self.state.refused_reads) {
+            if !read.is_abandoned() {
+                self.state.new_reads.add(ReadMode::Linearizable, read);
             }
         }
         if let Some((write, ticks)) = self.state.full.take() {
@@ -439,7 +415,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
 
     /// Requests one read of the core for all reads of this turn.
     fn ask_reads(&mut self, now: Now) {
-        if self.state.new_reads.questions.is_empty() {
+        if self.state.new_reads.reads.is_empty() {
             return;
         }
         let mut batch = std::mem::replace(&mut self.state.new_reads, ReadBatch::new());
@@ -448,7 +424,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         match self.node.read(now, batch.mode) {
             Ok(id) => drop(self.state.reads.insert(id, batch)),
             // They are retried at each tick until their callers time out.
-            Err(_) => self.state.refused_reads.append(&mut batch.questions),
+            Err(_) => self.state.refused_reads.append(&mut batch.reads),
         }
     }
 
@@ -466,16 +442,16 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                     let last = apply.entries.last().map(|entry| entry.id).unwrap_or_default();
                     let decided = self.state.pending.decided_by(last);
                     self.state.ordered = self.state.ordered.max(last.index);
-                    self.order(Order::Apply { apply, decided });
+                    self.order(MachineOrder::Apply { apply, decided });
                 }
                 Action::Restore(restore) => {
                     let last = restore.snapshot.last;
                     let decided = self.state.pending.decided_by(last);
                     self.state.ordered = self.state.ordered.max(last.index);
                     self.state.cleaning.restores();
-                    self.order(Order::Restore { restore, decided });
+                    self.order(MachineOrder::Restore { restore, decided });
                 }
-                Action::TakeSnapshot(order) => self.order(Order::TakeSnapshot(order)),
+                Action::TakeSnapshot(order) => self.order(MachineOrder::TakeSnapshot(order)),
                 Action::Serve(id) => self.serve(id),
                 Action::Forwarded { number, outcome } => self.forwarded(number, outcome),
                 Action::Refuse(id) => {
@@ -483,7 +459,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                         continue;
                     }
                     if let Some(mut batch) = self.state.reads.remove(&id) {
-                        self.state.refused_reads.append(&mut batch.questions);
+                        self.state.refused_reads.append(&mut batch.reads);
                     }
                 }
                 Action::SendSnapshot(offer) => {
@@ -509,8 +485,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    fn order(&mut self, order: Order) {
-        match self.orders.try_send(order) {
+    fn order(&mut self, order: MachineOrder) {
+        match self.machine_orders.try_send(order) {
             // If the machine task is gone, its guard has stopped the node.
             Ok(()) | Err(TrySendError::Closed(_)) => {}
             Err(TrySendError::Full(_)) => {
@@ -524,11 +500,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             return;
         }
         let Some(batch) = self.state.reads.remove(&id) else { return };
-        match self.asks.try_send(Ask::Reads(batch.questions)) {
+        match self.machine_calls.try_send(MachineCall::Reads(batch.reads)) {
             Ok(()) => self.shared.fresh_at_ns.store(batch.asked_ns, Ordering::Relaxed),
-            Err(TrySendError::Full(Ask::Reads(mut questions))) => {
+            Err(TrySendError::Full(MachineCall::Reads(mut reads))) => {
                 // The state machine is far behind: the reads are retried.
-                self.state.refused_reads.append(&mut questions);
+                self.state.refused_reads.append(&mut reads);
             }
             Err(_) => {}
         }
@@ -580,13 +556,13 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
 
     fn load(&self) -> Load {
         let State { pending, reads, new_reads, refused_reads, .. } = &self.state;
-        let asked: usize = reads.values().map(|batch| batch.questions.len()).sum();
+        let asked: usize = reads.values().map(|batch| batch.reads.len()).sum();
         Load {
             calls: self.calls.len(),
             messages: self.inbox_receiver.messages.len(),
             proposals: pending.len() + self.state.forwarded.len(),
-            reads: asked + new_reads.questions.len() + refused_reads.len(),
-            questions: self.asks.max_capacity() - self.asks.capacity(),
+            reads: asked + new_reads.reads.len() + refused_reads.len(),
+            questions: self.machine_calls.max_capacity() - self.machine_calls.capacity(),
             waiters: self.shared.waiters.load(Ordering::Relaxed),
         }
     }

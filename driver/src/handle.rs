@@ -1,9 +1,9 @@
 //! The handle through which clients use a node.
 
+use crate::changes::Changes;
 use crate::clock::Sleep;
-use crate::core_loop::Call;
 use crate::error::{ExecuteError, Outcome, ProposeError, ReadError, StopReason, WaitError};
-use crate::machine_task::{Ask, Question};
+use crate::messages::{CoreCall, MachineCall, Read};
 use crate::shared::Shared;
 use crate::status::count;
 use crate::{Clock, DriverStatus, MetricsReading, StateMachine};
@@ -39,8 +39,8 @@ pub enum ReadMode {
 /// A client's handle to a node. A clone is another handle to the same node. Every call may be made
 /// on any node, but a proposal succeeds only on the leader.
 pub struct Handle<S: StateMachine> {
-    pub(crate) calls: mpsc::Sender<Call<S>>,
-    pub(crate) asks: mpsc::Sender<Ask<S>>,
+    pub(crate) calls: mpsc::Sender<CoreCall<S>>,
+    pub(crate) machine_calls: mpsc::Sender<MachineCall<S>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timeout: Duration,
@@ -109,7 +109,7 @@ impl<S: StateMachine> Handle<S> {
     ) -> Result<Proposal, ProposeError> {
         let (taken, proposed) = oneshot::channel();
         let (done, reply) = oneshot::channel();
-        self.calls.try_send(Call::Propose { command, taken, done }).map_err(not_taken)?;
+        self.calls.try_send(CoreCall::Propose { command, taken, done }).map_err(not_taken)?;
         // The core loop takes the call in its next turn, which never blocks. If the loop ends
         // before that, the command has not been proposed.
         let proposed = proposed.await.map_err(|_| ProposeError::Stopped)??;
@@ -132,7 +132,7 @@ impl<S: StateMachine> Handle<S> {
         timeout: Duration,
     ) -> Result<Bytes, ExecuteError> {
         let (done, answer) = oneshot::channel();
-        let taken = self.calls.try_send(Call::Execute { command, done });
+        let taken = self.calls.try_send(CoreCall::Execute { command, done });
         taken.map_err(|error| ExecuteError::Refused(not_taken(error)))?;
         let mut sleep = self.clock.sleep(timeout);
         tokio::select! {
@@ -157,7 +157,7 @@ impl<S: StateMachine> Handle<S> {
         timeout: Duration,
     ) -> Result<Bytes, ReadError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(mode, Question::Query { query, reply }, answer, timeout).await
+        self.ask(mode, Read::Query { query, reply }, answer, timeout).await
     }
 
     /// Returns a handle to the whole state at one moment, with the default timeout.
@@ -172,13 +172,13 @@ impl<S: StateMachine> Handle<S> {
         timeout: Duration,
     ) -> Result<S::Frozen, ReadError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(mode, Question::Freeze { reply }, answer, timeout).await
+        self.ask(mode, Read::Freeze { reply }, answer, timeout).await
     }
 
     async fn ask<A>(
         &self,
         mode: ReadMode,
-        question: Question<S>,
+        read: Read<S>,
         answer: oneshot::Receiver<A>,
         timeout: Duration,
     ) -> Result<A, ReadError> {
@@ -192,11 +192,11 @@ impl<S: StateMachine> Handle<S> {
         match core_mode {
             None => {
                 count(&metrics.stale_reads);
-                self.asks.try_send(Ask::Read(question)).map_err(refused)?;
+                self.machine_calls.try_send(MachineCall::Read(read)).map_err(refused)?;
             }
             Some(mode) => {
                 count(&metrics.reads);
-                self.calls.try_send(Call::Read { mode, question }).map_err(refused)?;
+                self.calls.try_send(CoreCall::Read { mode, read }).map_err(refused)?;
             }
         }
         let mut sleep = self.clock.sleep(timeout);
@@ -237,10 +237,12 @@ impl<S: StateMachine> Handle<S> {
         term: Option<Term>,
     ) -> Result<(), WaitError> {
         let (reply, answer) = oneshot::channel();
-        self.asks.try_send(Ask::Wait { number, term, reply }).map_err(|error| match error {
-            TrySendError::Full(_) => WaitError::Busy,
-            TrySendError::Closed(_) => WaitError::Stopped,
-        })?;
+        self.machine_calls.try_send(MachineCall::Wait { number, term, reply }).map_err(
+            |error| match error {
+                TrySendError::Full(_) => WaitError::Busy,
+                TrySendError::Closed(_) => WaitError::Stopped,
+            },
+        )?;
         let mut forget = Forget { handle: self, number: Some(number) };
         let answer = answer.await;
         forget.number = None;
@@ -250,12 +252,18 @@ impl<S: StateMachine> Handle<S> {
     /// Starts a pre-vote at once instead of after an election timeout. A live leader is not
     /// disturbed. Returns false if the queue is full or the node has stopped.
     pub fn campaign(&self) -> bool {
-        self.calls.try_send(Call::Campaign).is_ok()
+        self.calls.try_send(CoreCall::Campaign).is_ok()
     }
 
     /// The status as last published. Never blocks.
     pub fn status(&self) -> Arc<DriverStatus> {
         self.shared.status.load_full()
+    }
+
+    /// Follows the changes of leader, term, serving and membership as this node sees them. Each
+    /// call returns a follower of its own, whose first view is the present one.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.shared.clone())
     }
 
     /// The counters of the node.
@@ -280,7 +288,7 @@ impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Self {
         Handle {
             calls: self.calls.clone(),
-            asks: self.asks.clone(),
+            machine_calls: self.machine_calls.clone(),
             shared: self.shared.clone(),
             clock: self.clock.clone(),
             timeout: self.timeout,
@@ -304,7 +312,9 @@ struct Forget<'a, S: StateMachine> {
 impl<S: StateMachine> Drop for Forget<'_, S> {
     fn drop(&mut self) {
         let Some(number) = self.number else { return };
-        if let Err(TrySendError::Full(_)) = self.handle.asks.try_send(Ask::Forget(number)) {
+        if let Err(TrySendError::Full(_)) =
+            self.handle.machine_calls.try_send(MachineCall::Forget(number))
+        {
             self.handle.shared.give_up();
         }
     }

@@ -1,13 +1,13 @@
 //! The inbox: a transport passes messages, reports and snapshots from peers to the node here.
 
 use crate::limits::in_range;
-use crate::{SnapshotSink, SnapshotStore};
-use raft::{LogId, Message, NodeId, SnapshotOffer, SnapshotOfferDurable};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::messages::{PeerReports, PeerSnapshot};
+use crate::snapshots::{SnapshotSink, SnapshotStore};
+use raft::{LogId, Message, NodeId, ReceiveSnapshot, SnapshotOffer, SnapshotReceived};
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// The most messages that wait for the core, by default.
 const MESSAGES_MAX: usize = 256;
@@ -25,7 +25,7 @@ pub fn inbox(store: Arc<dyn SnapshotStore>) -> (Inbox, InboxReceiver) {
 pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inbox, InboxReceiver) {
     let (messages, messages_out) = mpsc::channel(in_range(messages_max));
     let (offers, offers_out) = mpsc::channel(OFFERS_MAX);
-    let reports = Arc::new(Reports::default());
+    let reports = Arc::new(PeerReports::default());
     let inbox =
         Inbox { messages, offers, reports: reports.clone(), store, receiving: Arc::default() };
     (inbox, InboxReceiver { messages: messages_out, offers: offers_out, reports })
@@ -35,8 +35,8 @@ pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inb
 #[derive(Clone)]
 pub struct Inbox {
     messages: mpsc::Sender<Message>,
-    offers: mpsc::Sender<OfferEvent>,
-    reports: Arc<Reports>,
+    offers: mpsc::Sender<PeerSnapshot>,
+    reports: Arc<PeerReports>,
     store: Arc<dyn SnapshotStore>,
     /// Whether a snapshot is being received. Only one is received at a time.
     receiving: Arc<AtomicBool>,
@@ -45,48 +45,8 @@ pub struct Inbox {
 /// The driver's end of an [`Inbox`].
 pub struct InboxReceiver {
     pub(crate) messages: mpsc::Receiver<Message>,
-    pub(crate) offers: mpsc::Receiver<OfferEvent>,
-    pub(crate) reports: Arc<Reports>,
-}
-
-pub(crate) enum OfferEvent {
-    /// A peer offers a snapshot: is it needed?
-    Made { offer: Box<SnapshotOffer>, reply: oneshot::Sender<bool> },
-    /// The snapshot of an offer is durable here.
-    Received(Box<SnapshotOfferDurable>),
-}
-
-/// Reports that must not be lost and must not wait. Bounded by the number of peers.
-#[derive(Default)]
-pub(crate) struct Reports {
-    inner: Mutex<ReportsInner>,
-    pub notify: Notify,
-}
-
-#[derive(Default)]
-pub(crate) struct ReportsInner {
-    pub unreachable: BTreeSet<NodeId>,
-    pub snapshots_sent: BTreeMap<(NodeId, LogId), bool>,
-    /// Snapshots of this node that could not be read for sending.
-    pub unreadable: BTreeSet<LogId>,
-}
-
-impl Reports {
-    pub fn take(&self) -> ReportsInner {
-        std::mem::take(&mut *self.inner.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Reports that a snapshot of this node is missing or damaged.
-    pub fn unreadable(&self, snapshot: LogId) {
-        self.add(|reports| {
-            reports.unreadable.insert(snapshot);
-        });
-    }
-
-    fn add(&self, report: impl FnOnce(&mut ReportsInner)) {
-        report(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner));
-        self.notify.notify_one();
-    }
+    pub(crate) offers: mpsc::Receiver<PeerSnapshot>,
+    pub(crate) reports: Arc<PeerReports>,
 }
 
 /// Why a snapshot is rejected.
@@ -120,39 +80,34 @@ impl Inbox {
         self.messages.try_send(message).is_ok()
     }
 
-    /// Reports that messages to `peer` were lost.
+    /// PeerReports that messages to `peer` were lost.
     pub fn unreachable(&self, peer: NodeId) {
-        self.reports.add(|reports| {
-            reports.unreachable.insert(peer);
-        });
+        self.reports.unreachable(peer);
     }
 
-    /// Reports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
+    /// PeerReports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
     /// the peer.
     pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, delivered: bool) {
-        self.reports.add(|reports| {
-            reports.snapshots_sent.insert((to, snapshot), delivered);
-        });
+        self.reports.snapshot_sent(to, snapshot, delivered);
     }
 
     /// Offers a snapshot. If this node needs it, write its bytes to the returned [`Reception`].
     pub async fn offer(&self, offer: SnapshotOffer) -> Result<Reception, OfferError> {
         let (reply, answer) = oneshot::channel();
-        let event = OfferEvent::Made { offer: Box::new(offer.clone()), reply };
+        let event = PeerSnapshot::Offered { offer: Box::new(offer), reply };
         self.offers.send(event).await.map_err(|_| OfferError::Stopped)?;
-        if !answer.await.map_err(|_| OfferError::Stopped)? {
-            return Err(OfferError::Unwanted);
-        }
+        let order = answer.await.map_err(|_| OfferError::Stopped)?;
+        let order = order.ok_or(OfferError::Unwanted)?;
         if self.receiving.swap(true, Ordering::AcqRel) {
             return Err(OfferError::Busy);
         }
         let turn = Turn(self.receiving.clone());
-        Ok(Reception { offer, store: self.store.clone(), sink: None, _turn: turn })
+        Ok(Reception { order, store: self.store.clone(), sink: None, _turn: turn })
     }
 
     /// Passes a received snapshot to the core. Returns false if the node has stopped.
     pub async fn install(&self, received: Received) -> bool {
-        let event = OfferEvent::Received(Box::new(received.0));
+        let event = PeerSnapshot::Received(Box::new(received.0));
         self.offers.send(event).await.is_ok()
     }
 
@@ -165,7 +120,7 @@ impl Inbox {
 /// A snapshot that is being received. Writing blocks. If it is dropped before `finish`, nothing
 /// remains of it.
 pub struct Reception {
-    offer: SnapshotOffer,
+    order: Box<ReceiveSnapshot>,
     store: Arc<dyn SnapshotStore>,
     /// Opened at the first write, since opening may block.
     sink: Option<Box<dyn SnapshotSink>>,
@@ -182,13 +137,13 @@ impl Drop for Turn {
 }
 
 /// A snapshot that has been received and is durable, for [`Inbox::install`].
-pub struct Received(SnapshotOfferDurable);
+pub struct Received(SnapshotReceived);
 
 impl Reception {
     fn sink(&mut self) -> io::Result<&mut Box<dyn SnapshotSink>> {
         let sink = match self.sink.take() {
             Some(sink) => sink,
-            None => self.store.create(&self.offer.snapshot)?,
+            None => self.store.create(self.order.snapshot())?,
         };
         Ok(self.sink.insert(sink))
     }
@@ -205,7 +160,7 @@ impl Reception {
         if let Some(sink) = self.sink.take() {
             sink.finish()?;
         }
-        io::copy(&mut self.store.open(self.offer.snapshot.last)?, &mut io::sink())?;
-        Ok(Received(self.offer.clone().durable()))
+        io::copy(&mut self.store.open(self.order.snapshot().last)?, &mut io::sink())?;
+        Ok(Received(self.order.durable()))
     }
 }

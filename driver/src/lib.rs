@@ -15,6 +15,7 @@
 //! The driver has no protocol rules (those are in `raft`), and moves no bytes between nodes (a
 //! [`Transport`] does).
 
+mod changes;
 mod cleaning;
 mod clock;
 mod core_loop;
@@ -26,6 +27,7 @@ mod inspect;
 mod limits;
 mod machine;
 mod machine_task;
+mod messages;
 mod node;
 mod pending;
 mod readiness;
@@ -39,6 +41,7 @@ mod store_loop;
 mod transport;
 mod waiters;
 
+pub use changes::{Changes, View};
 pub use clock::{Clock, Sleep};
 pub use error::{ExecuteError, NotReady, Outcome, ProposeError, ReadError, StopReason, WaitError};
 pub use handle::{Done, Handle, Proposal, ReadMode};

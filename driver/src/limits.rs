@@ -6,25 +6,31 @@
 
 use tokio::sync::Semaphore;
 
-/// The limits of a node's queues. Values are clamped to the range from 1 to the longest possible
-/// queue.
+/// The limits of a node's queues. Start from [`Limits::default`] and change its fields. Values are
+/// clamped to the range from 1 to the longest possible queue.
+///
+/// A queue takes memory only for what waits in it: about 100 bytes for each item, and the bytes of
+/// commands and queries. Those bytes have no limit here; the caller's own is `calls_max` times
+/// [`raft::Config::command_bytes_max`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
-    /// The most client calls (proposals and reads) that wait for the core. Further ones are
-    /// rejected.
+    /// The most client calls (proposals and reads) that wait for the core, 8192 by default.
+    /// Further ones are rejected.
     pub calls_max: usize,
-    /// The most questions (reads, batches of confirmed reads, and waits) that wait for the state
-    /// machine. Further calls are rejected; a batch of confirmed reads is retried.
-    pub asks_max: usize,
-    /// The most jobs that wait for the part that writes snapshots. At most one is a snapshot; the
-    /// others are orders to clean up. A snapshot that does not fit counts as failed and is ordered
+    /// The most calls (reads, batches of confirmed reads, and waits) that wait for the state
+    /// machine, 16,384 by default. Further calls are rejected; a batch of confirmed reads is retried.
+    pub machine_calls_max: usize,
+    /// The most orders that wait for the part that writes snapshots, 8 by default. At most one is a snapshot; the
+    /// others order it to clean up. A snapshot that does not fit counts as failed and is ordered
     /// again.
-    pub jobs_max: usize,
-    /// The most unanswered reads. Further ones are rejected.
+    pub snapshot_orders_max: usize,
+    /// The most unanswered reads, 16,384 by default. Further ones are rejected.
     pub reads_max: usize,
-    /// The most undecided proposals. Further ones are rejected.
+    /// The most undecided proposals, 65,536 by default. Further ones are rejected.
     pub proposals_max: usize,
-    /// The most callers that wait for a command to be applied. Further ones are rejected.
+    /// The most callers that wait for a command to be applied, 65,536 by default. Further ones are
+    /// rejected.
     pub waiters_max: usize,
 }
 
@@ -32,8 +38,8 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             calls_max: 8192,
-            asks_max: 16_384,
-            jobs_max: 8,
+            machine_calls_max: 16_384,
+            snapshot_orders_max: 8,
             reads_max: 16_384,
             proposals_max: 65_536,
             waiters_max: 65_536,
@@ -46,8 +52,8 @@ impl Limits {
     pub(crate) fn in_range(self) -> Self {
         Limits {
             calls_max: in_range(self.calls_max),
-            asks_max: in_range(self.asks_max),
-            jobs_max: in_range(self.jobs_max),
+            machine_calls_max: in_range(self.machine_calls_max),
+            snapshot_orders_max: in_range(self.snapshot_orders_max),
             reads_max: in_range(self.reads_max),
             proposals_max: in_range(self.proposals_max),
             waiters_max: in_range(self.waiters_max),

@@ -3,71 +3,24 @@
 //! It sends results directly to the waiting callers. A panic of the user's code stops the node; the
 //! callers' channels close, so no caller waits for ever.
 
-use crate::core_loop::Receipt;
-use crate::pending::{Waiting, jump, resolve};
+use crate::messages::{MachineCall, MachineOrder, Receipt, SnapshotOrder};
+use crate::pending::{Undecided, jump, resolve};
 use crate::shared::{Shared, panic_message};
-use crate::snapshots::{Job, SnapshotStore};
+use crate::snapshots::SnapshotStore;
 use crate::status::{add, count};
-use crate::waiters::{WaitReply, Waiters};
+use crate::waiters::Waiters;
 use crate::{ApplyContext, Inspect, RestoreError, StateMachine, StopReason};
 use bytes::Bytes;
-use raft::{Apply, CommandNumber, LogTime, Restore, Snapshot, TakeSnapshot, Term, entry_hash};
+use raft::{Apply, LogTime, Snapshot, TakeSnapshot, entry_hash};
 use std::collections::VecDeque;
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-/// Orders of the core that may wait. At most one `Apply` or `Restore` and one `TakeSnapshot` are
-/// pending.
-pub(crate) const ORDERS_MAX: usize = 4;
-/// The most questions taken in one turn, before the next order.
-const ASKS_PER_TURN: usize = 256;
-
-/// Orders from the core loop, carried out in the order in which they arrive.
-pub(crate) enum Order {
-    Apply { apply: Apply, decided: VecDeque<Waiting> },
-    Restore { restore: Restore, decided: VecDeque<Waiting> },
-    TakeSnapshot(TakeSnapshot),
-}
-
-/// Questions about the current state.
-pub(crate) enum Ask<S: StateMachine> {
-    Read(Question<S>),
-    /// Reads that one read of the core has confirmed.
-    Reads(Vec<Question<S>>),
-    Wait {
-        number: CommandNumber,
-        term: Option<Term>,
-        reply: WaitReply,
-    },
-    /// A caller has stopped waiting for the command with this number.
-    Forget(CommandNumber),
-}
-
-/// One read.
-pub(crate) enum Question<S: StateMachine> {
-    Query { query: Bytes, reply: oneshot::Sender<Bytes> },
-    Freeze { reply: oneshot::Sender<S::Frozen> },
-}
-
-impl<S: StateMachine> Question<S> {
-    /// Whether the caller has stopped waiting.
-    pub fn is_abandoned(&self) -> bool {
-        match self {
-            Question::Query { reply, .. } => reply.is_closed(),
-            Question::Freeze { reply } => reply.is_closed(),
-        }
-    }
-
-    fn answer(self, machine: &S, time: LogTime) {
-        match self {
-            Question::Query { query, reply } => drop(reply.send(machine.query(time, &query))),
-            Question::Freeze { reply } => drop(reply.send(machine.freeze())),
-        }
-    }
-}
+/// The most calls taken in one turn, before the next order.
+const CALLS_PER_TURN: usize = 256;
 
 pub(crate) struct MachineTask<S: StateMachine, I> {
     pub machine: S,
@@ -77,10 +30,10 @@ pub(crate) struct MachineTask<S: StateMachine, I> {
     /// The snapshot that the state starts with.
     pub base: Snapshot,
     pub store: Arc<dyn SnapshotStore>,
-    pub orders: mpsc::Receiver<Order>,
-    pub asks: mpsc::Receiver<Ask<S>>,
+    pub orders: mpsc::Receiver<MachineOrder>,
+    pub calls: mpsc::Receiver<MachineCall<S>>,
     pub receipts: mpsc::Sender<Receipt>,
-    pub jobs: mpsc::Sender<Job<S::Frozen>>,
+    pub snapshot_orders: mpsc::Sender<SnapshotOrder<S::Frozen>>,
     pub shared: Arc<Shared>,
     pub inspect: I,
 }
@@ -91,7 +44,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         if !self.guarded(|task| task.restore(&base)) {
             return;
         }
-        let mut asks = Vec::with_capacity(ASKS_PER_TURN);
+        let mut calls = Vec::with_capacity(CALLS_PER_TURN);
         let shared = self.shared.clone();
         loop {
             tokio::select! {
@@ -113,13 +66,13 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                     }
                 }
                 () = shared.given_up() => self.waiters.forget_abandoned(),
-                taken = self.asks.recv_many(&mut asks, ASKS_PER_TURN) => {
+                taken = self.calls.recv_many(&mut calls, CALLS_PER_TURN) => {
                     if taken == 0 {
                         // The core loop holds a sender until it ends.
                         return;
                     }
                     if !self.guarded(|task| {
-                        asks.drain(..).for_each(|ask| task.answer(ask));
+                        calls.drain(..).for_each(|call| task.answer(call));
                         Ok(())
                     }) {
                         return;
@@ -141,25 +94,25 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         false
     }
 
-    fn carry_out(&mut self, order: Order) -> Result<Option<Receipt>, RestoreError> {
+    fn carry_out(&mut self, order: MachineOrder) -> Result<Option<Receipt>, RestoreError> {
         match order {
-            Order::Apply { apply, decided } => {
+            MachineOrder::Apply { apply, decided } => {
                 let hashes = self.apply(&apply, decided);
                 Ok(Some(Receipt::Applied(apply.applied_with(hashes))))
             }
-            Order::Restore { restore, decided } => {
+            MachineOrder::Restore { restore, decided } => {
                 self.restore(&restore.snapshot)?;
                 let told = |id, outcome: &_| self.inspect.decided(id, outcome);
                 jump(decided, &restore.snapshot, told);
                 Ok(Some(Receipt::Applied(restore.restored())))
             }
-            Order::TakeSnapshot(order) => Ok(self.freeze(order)),
+            MachineOrder::TakeSnapshot(order) => Ok(self.freeze(order)),
         }
     }
 
     /// Applies a batch. Returns the hash of each entry with its answer, for comparison between
     /// nodes.
-    fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Waiting>) -> Vec<u64> {
+    fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Undecided>) -> Vec<u64> {
         let mut hashes = Vec::with_capacity(apply.entries.len());
         let commands: Vec<(ApplyContext, Bytes)> = apply
             .entries
@@ -204,11 +157,11 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     /// Freezes the state and queues it for writing. Returns a receipt only if it cannot be queued.
     fn freeze(&mut self, order: TakeSnapshot) -> Option<Receipt> {
         let frozen = self.machine.freeze();
-        match self.jobs.try_send(Job::Write { order, frozen }) {
+        match self.snapshot_orders.try_send(SnapshotOrder::Write { order, frozen }) {
             Ok(()) => None,
             Err(
-                mpsc::error::TrySendError::Full(Job::Write { order, .. })
-                | mpsc::error::TrySendError::Closed(Job::Write { order, .. }),
+                mpsc::error::TrySendError::Full(SnapshotOrder::Write { order, .. })
+                | mpsc::error::TrySendError::Closed(SnapshotOrder::Write { order, .. }),
             ) => {
                 count(&self.shared.metrics.snapshots_failed);
                 Some(Receipt::Snapshot(order.failed()))
@@ -217,16 +170,14 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         }
     }
 
-    fn answer(&mut self, ask: Ask<S>) {
-        match ask {
-            Ask::Read(question) => question.answer(&self.machine, self.time),
-            Ask::Reads(questions) => {
-                questions
-                    .into_iter()
-                    .for_each(|question| question.answer(&self.machine, self.time));
+    fn answer(&mut self, call: MachineCall<S>) {
+        match call {
+            MachineCall::Read(read) => read.answer(&self.machine, self.time),
+            MachineCall::Reads(reads) => {
+                reads.into_iter().for_each(|read| read.answer(&self.machine, self.time));
             }
-            Ask::Wait { number, term, reply } => self.waiters.add(number, term, reply),
-            Ask::Forget(number) => self.waiters.forget(number),
+            MachineCall::Wait { number, term, reply } => self.waiters.add(number, term, reply),
+            MachineCall::Forget(number) => self.waiters.forget(number),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A node: its parts, and the channels between them.
 
-use crate::core_loop::{CoreLoop, RECEIPTS_MAX, State};
-use crate::machine_task::{MachineTask, ORDERS_MAX};
+use crate::core_loop::{CoreLoop, State};
+use crate::machine_task::MachineTask;
+use crate::messages::{MACHINE_ORDERS_MAX, RECEIPTS_MAX};
 use crate::report::report;
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
@@ -16,12 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// The settings of a node and its driver.
+/// The settings of a node and its driver. Make them with [`DriverConfig::new`] and change the
+/// fields. For the memory that a node takes, see [`raft::Config`] and [`Limits`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DriverConfig {
     /// The settings of the protocol.
     pub raft: Config,
-    /// The length of a tick, 10 ms by default.
+    /// The length of a tick, 10 ms by default. All times in [`raft::Config`] are in ticks.
     pub tick: Duration,
     /// The timeout of calls that specify none, 5 s by default.
     pub timeout: Duration,
@@ -108,31 +111,35 @@ impl<S: StateMachine> Driver<S> {
         let shared = Shared::new(status, limits);
 
         let (calls, calls_out) = mpsc::channel(limits.calls_max);
-        let (asks, asks_out) = mpsc::channel(limits.asks_max);
+        let (machine_calls, machine_calls_out) = mpsc::channel(limits.machine_calls_max);
         let (receipts, receipts_out) = mpsc::channel(RECEIPTS_MAX);
         let (writes, writes_out) = mpsc::channel(1);
-        let (orders, orders_out) = mpsc::channel(ORDERS_MAX);
-        let (jobs, jobs_out) = mpsc::channel(limits.jobs_max);
+        let (machine_orders, machine_orders_out) = mpsc::channel(MACHINE_ORDERS_MAX);
+        let (snapshot_orders, snapshot_orders_out) = mpsc::channel(limits.snapshot_orders_max);
 
         let store = StorePort::new(writes_out, receipts.clone(), shared.clone());
-        let writer =
-            SnapshotPort::new(jobs_out, snapshots.clone(), receipts.clone(), shared.clone());
+        let writer = SnapshotPort::new(
+            snapshot_orders_out,
+            snapshots.clone(),
+            receipts.clone(),
+            shared.clone(),
+        );
         let machine = MachineTask {
             machine,
             time: base.time,
             waiters: Waiters::new(limits.waiters_max),
             base,
             store: snapshots.clone(),
-            orders: orders_out,
-            asks: asks_out,
+            orders: machine_orders_out,
+            calls: machine_calls_out,
             receipts,
-            jobs: jobs.clone(),
+            snapshot_orders: snapshot_orders.clone(),
             shared: shared.clone(),
             inspect: inspect.clone(),
         };
         let handle = Handle {
             calls,
-            asks: asks.clone(),
+            machine_calls: machine_calls.clone(),
             shared: shared.clone(),
             clock: clock.clone(),
             timeout: config.timeout,
@@ -149,9 +156,9 @@ impl<S: StateMachine> Driver<S> {
             inbox_receiver,
             receipts: receipts_out,
             writes,
-            orders,
-            asks,
-            jobs,
+            machine_orders,
+            machine_calls,
+            snapshot_orders,
             state: State::new(),
             inspect,
         };

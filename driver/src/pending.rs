@@ -13,37 +13,37 @@ use tokio::sync::oneshot;
 pub(crate) type Reply<E> = oneshot::Sender<Result<Bytes, E>>;
 
 /// The caller that waits for the outcome of a proposal.
-pub(crate) enum Waiter {
+pub(crate) enum Caller {
     /// A caller of `propose`. It has already received the id of the proposal.
     Propose(Reply<Outcome>),
     /// A caller of `execute`.
     Execute(Reply<ExecuteError>),
 }
 
-impl Waiter {
+impl Caller {
     fn is_gone(&self) -> bool {
         match self {
-            Waiter::Propose(reply) => reply.is_closed(),
-            Waiter::Execute(reply) => reply.is_closed(),
+            Caller::Propose(reply) => reply.is_closed(),
+            Caller::Execute(reply) => reply.is_closed(),
         }
     }
 
     fn answer(self, outcome: Result<Bytes, Outcome>) {
         // The caller may have stopped waiting.
         match self {
-            Waiter::Propose(reply) => drop(reply.send(outcome)),
-            Waiter::Execute(reply) => drop(reply.send(outcome.map_err(ExecuteError::from))),
+            Caller::Propose(reply) => drop(reply.send(outcome)),
+            Caller::Execute(reply) => drop(reply.send(outcome.map_err(ExecuteError::from))),
         }
     }
 }
 
 /// A proposal and its caller.
-pub(crate) struct Waiting {
+pub(crate) struct Undecided {
     pub id: LogId,
-    pub reply: Waiter,
+    pub caller: Caller,
 }
 
-impl Waiting {
+impl Undecided {
     /// Passes the outcome to `told`, and then to the caller.
     fn answer(
         self,
@@ -51,52 +51,73 @@ impl Waiting {
         told: &impl Fn(LogId, &Result<Bytes, Outcome>),
     ) {
         told(self.id, &outcome);
-        self.reply.answer(outcome);
+        self.caller.answer(outcome);
     }
 }
 
 /// The undecided proposals of this node.
 ///
-/// Invariant: sorted by id (term, then index). Proposals of this node arrive in that order: a
-/// leader only appends, and terms never decrease. Replies for forwarded commands may arrive out of
-/// order and are inserted at their place.
+/// Invariants: sorted by id (term, then index), and no id twice. Proposals of this node arrive in
+/// that order: a leader only appends, and terms never decrease. Replies for forwarded commands may
+/// arrive out of order and are inserted at their place.
 #[derive(Default)]
 pub(crate) struct Pending {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Undecided>,
 }
+
+/// An invariant is checked on this many proposals at each end, so that a check costs the same
+/// however many wait.
+const CHECKED_MAX: usize = 16;
 
 impl Pending {
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    pub fn push(&mut self, id: LogId, reply: Waiter) {
+    pub fn push(&mut self, id: LogId, caller: Caller) {
         match self.waiting.back().is_none_or(|last| last.id < id) {
-            true => self.waiting.push_back(Waiting { id, reply }),
+            true => self.waiting.push_back(Undecided { id, caller }),
             false => {
                 let at = self.waiting.partition_point(|waiting| waiting.id < id);
-                self.waiting.insert(at, Waiting { id, reply });
+                self.waiting.insert(at, Undecided { id, caller });
             }
         }
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     /// Removes and returns the proposals that are decided once everything up to `last` is applied.
-    pub fn decided_by(&mut self, last: LogId) -> VecDeque<Waiting> {
+    pub fn decided_by(&mut self, last: LogId) -> VecDeque<Undecided> {
         let decided = self.waiting.partition_point(|waiting| waiting.id <= last);
         let undecided = self.waiting.split_off(decided);
-        std::mem::replace(&mut self.waiting, undecided)
+        let decided = std::mem::replace(&mut self.waiting, undecided);
+        debug_assert_eq!(self.broken_invariant(), None);
+        decided
+    }
+
+    /// The first invariant that does not hold, if any. Checked after every change in debug builds.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        let ids = || self.waiting.iter().map(|waiting| waiting.id);
+        let from_end = ids().rev().take(CHECKED_MAX);
+        let rules = [
+            (
+                "the first proposals are out of order",
+                ids().take(CHECKED_MAX).is_sorted_by(|a, b| a < b),
+            ),
+            ("the last proposals are out of order", from_end.is_sorted_by(|a, b| a > b)),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
     }
 
     /// Removes the proposals whose caller has stopped waiting.
     pub fn forget_abandoned(&mut self) {
-        self.waiting.retain(|waiting| !waiting.reply.is_gone());
+        self.waiting.retain(|waiting| !waiting.caller.is_gone());
     }
 }
 
 /// Answers the proposals that are decided by applying `entry`. `result` is the state machine's
 /// answer to it. Each outcome is also passed to `told`.
 pub(crate) fn resolve(
-    decided: &mut VecDeque<Waiting>,
+    decided: &mut VecDeque<Undecided>,
     entry: &Entry,
     result: Bytes,
     told: impl Fn(LogId, &Result<Bytes, Outcome>),
@@ -115,7 +136,7 @@ pub(crate) fn resolve(
 /// Answers the proposals that are decided by restoring `snapshot`. Each outcome is also passed to
 /// `told`.
 pub(crate) fn jump(
-    decided: VecDeque<Waiting>,
+    decided: VecDeque<Undecided>,
     snapshot: &Snapshot,
     told: impl Fn(LogId, &Result<Bytes, Outcome>),
 ) {
@@ -135,7 +156,7 @@ mod tests {
 
     fn propose(pending: &mut Pending, index: u64, term: u64) -> Answer {
         let (reply, answer) = oneshot::channel();
-        pending.push(LogId::new(index, term), Waiter::Propose(reply));
+        pending.push(LogId::new(index, term), Caller::Propose(reply));
         answer
     }
 
@@ -154,6 +175,15 @@ mod tests {
             resolve(&mut decided, entry, Bytes::from_static(b"result"), |_, _| ());
         }
         assert!(decided.is_empty());
+    }
+
+    #[test]
+    fn an_invariant_that_is_broken_is_named() {
+        let mut pending = Pending::default();
+        let _answers: Vec<Answer> = (5..8).map(|i| propose(&mut pending, i, 2)).collect();
+        assert_eq!(pending.broken_invariant(), None);
+        pending.waiting.swap(0, 2);
+        assert_eq!(pending.broken_invariant(), Some("the first proposals are out of order"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 pub(crate) struct Shared {
     pub status: ArcSwap<DriverStatus>,
@@ -24,8 +25,10 @@ pub(crate) struct Shared {
     /// The state machine's state is at least as new as the log was at this time (monotonic, in
     /// nanoseconds). 0 while that is not known.
     pub fresh_at_ns: AtomicU64,
+    /// Notified when what a `Changes` shows has changed, and when the node stops.
+    changed_notify: Notify,
     shutdown_notify: Notify,
-    /// A caller has stopped waiting, and the queue had no room for `Ask::Forget`.
+    /// A caller has stopped waiting, and the queue had no room for `MachineCall::Forget`.
     given_up: Notify,
     /// Why the node has stopped. (A `watch` would wake its waiters in a random order.)
     stop: OnceLock<StopReason>,
@@ -43,6 +46,7 @@ impl Shared {
             reads_waiting: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             fresh_at_ns: AtomicU64::new(0),
+            changed_notify: Notify::new(),
             shutdown_notify: Notify::new(),
             given_up: Notify::new(),
             stop: OnceLock::new(),
@@ -79,6 +83,7 @@ impl Shared {
         let status = DriverStatus { stopped, ..(**self.status.load()).clone() };
         self.status.store(Arc::new(status));
         self.stop_notify.notify_waiters();
+        self.changed_notify.notify_waiters();
         // Logged last: waiters must not wait for the log.
         report(|| match &reason {
             StopReason::Shutdown => tracing::info!("the node has shut down"),
@@ -89,12 +94,24 @@ impl Shared {
     /// Publishes a status, unless the node has stopped meanwhile.
     pub fn publish(&self, status: DriverStatus) {
         let status = DriverStatus { stopped: self.stop.get().cloned(), ..status };
+        let mut changed = !self.status.load().shows_the_same(&status);
         self.status.store(Arc::new(status));
         // The node may have been stopped between the load and the store.
         if let Some(reason) = self.stop.get() {
             let status = (**self.status.load()).clone();
             self.status.store(Arc::new(DriverStatus { stopped: Some(reason.clone()), ..status }));
+            // Who was woken by `stop` may have seen the status without the reason.
+            changed = true;
         }
+        if changed {
+            self.changed_notify.notify_waiters();
+        }
+    }
+
+    /// Waits until something that a `Changes` shows has changed after this call, or the node has
+    /// stopped.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed_notify.notified()
     }
 
     /// Waits until the node stops.

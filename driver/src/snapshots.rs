@@ -3,8 +3,7 @@
 //! The machine task freezes the state, in order with the commands. Writing the frozen state takes
 //! long, so it happens here, on a thread of its own in production.
 
-use crate::core_loop::Receipt;
-use crate::inbox::Reports;
+use crate::messages::{PeerReports, Receipt, SnapshotOrder};
 use crate::report::report;
 use crate::shared::{PartGuard, Shared, panic_message};
 use crate::status::count;
@@ -58,18 +57,10 @@ impl<D: Disk> SnapshotSink for storage::SnapshotWriter<D> {
     }
 }
 
-/// Work for the part that writes snapshots.
-pub(crate) enum Job<F> {
-    /// Write this state to the store.
-    Write { order: TakeSnapshot, frozen: F },
-    /// The durable log begins after `base`: remove older snapshots.
-    Clean { base: LogId },
-}
-
-/// The receiving end of the snapshot jobs. Production runs it on a thread
+/// The receiving end of the orders to write snapshots. Production runs it on a thread
 /// ([`SnapshotPort::run_blocking`]); a simulation runs it inline ([`SnapshotPort::run`]).
 pub struct SnapshotPort<F> {
-    jobs: mpsc::Receiver<Job<F>>,
+    orders: mpsc::Receiver<SnapshotOrder<F>>,
     writer: Writer,
 }
 
@@ -82,30 +73,30 @@ struct Writer {
 
 impl<F: Frozen> SnapshotPort<F> {
     pub(crate) fn new(
-        jobs: mpsc::Receiver<Job<F>>,
+        orders: mpsc::Receiver<SnapshotOrder<F>>,
         store: Arc<dyn SnapshotStore>,
         receipts: mpsc::Sender<Receipt>,
         shared: Arc<Shared>,
     ) -> Self {
         let guard = shared.part("snapshot writer");
-        SnapshotPort { jobs, writer: Writer { store, receipts, shared, _guard: guard } }
+        SnapshotPort { orders, writer: Writer { store, receipts, shared, _guard: guard } }
     }
 
     /// Works until the node ends. Blocks: call it on a thread of its own.
     pub fn run_blocking(mut self) {
-        while let Some(job) = self.jobs.blocking_recv() {
-            if let Some(receipt) = self.writer.work(job) {
+        while let Some(order) = self.orders.blocking_recv() {
+            if let Some(receipt) = self.writer.work(order) {
                 let _ = self.writer.receipts.blocking_send(Receipt::Snapshot(receipt));
             }
         }
     }
 
     /// Works until the node ends, and blocks the task that it runs in: for a simulation. It waits
-    /// for the future from `pause` before each job.
+    /// for the future from `pause` before each order.
     pub async fn run(mut self, mut pause: impl FnMut() -> Sleep) {
-        while let Some(job) = self.jobs.recv().await {
+        while let Some(order) = self.orders.recv().await {
             pause().await;
-            if let Some(receipt) = self.writer.work(job) {
+            if let Some(receipt) = self.writer.work(order) {
                 let _ = self.writer.receipts.send(Receipt::Snapshot(receipt)).await;
             }
         }
@@ -113,10 +104,10 @@ impl<F: Frozen> SnapshotPort<F> {
 }
 
 impl Writer {
-    fn work<F: Frozen>(&self, job: Job<F>) -> Option<SnapshotDurable> {
-        match job {
-            Job::Write { order, frozen } => Some(self.write(order, &frozen)),
-            Job::Clean { base } => {
+    fn work<F: Frozen>(&self, order: SnapshotOrder<F>) -> Option<SnapshotDurable> {
+        match order {
+            SnapshotOrder::Write { order, frozen } => Some(self.write(order, &frozen)),
+            SnapshotOrder::Clean { base } => {
                 if let Err(error) = self.store.remove_before(base) {
                     report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
                 }
@@ -159,7 +150,7 @@ pub(crate) struct OpenedLater {
     pub id: LogId,
     pub reader: Option<Box<dyn Read + Send>>,
     /// Receives a report if the snapshot is missing or damaged.
-    pub reports: Arc<Reports>,
+    pub reports: Arc<PeerReports>,
 }
 
 impl OpenedLater {

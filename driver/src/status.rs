@@ -30,6 +30,14 @@ impl DriverStatus {
         self.raft.serving && self.read_only.is_none() && self.stopped.is_none()
     }
 
+    /// Whether a [`View`](crate::View) of either is the same.
+    pub(crate) fn shows_the_same(&self, other: &DriverStatus) -> bool {
+        self.raft.term == other.raft.term
+            && self.raft.leader == other.raft.leader
+            && self.serving() == other.serving()
+            && self.raft.membership == other.raft.membership
+    }
+
     /// Whether the node is ready to serve requests, or why it is not. It is ready if its disk
     /// responds and it knows a leader, its state has reached a commit index that was confirmed
     /// since the start, and it is at most two seconds behind the leader.

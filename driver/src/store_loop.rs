@@ -1,7 +1,7 @@
 //! The part that makes writes durable: the connection between the core loop and a blocking store.
 
 use crate::StopReason;
-use crate::core_loop::Receipt;
+use crate::messages::Receipt;
 use crate::shared::{PartGuard, Shared, panic_message};
 use crate::status::{add, count};
 use raft::{Entry, Write};

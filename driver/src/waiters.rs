@@ -7,12 +7,18 @@ use tokio::sync::oneshot;
 
 pub(crate) type WaitReply = oneshot::Sender<Result<(), WaitError>>;
 
+/// An invariant of all waiters is checked while they wait for at most this many numbers.
+const CHECKED_MAX: usize = 16;
+
 struct Waiter {
     term: Option<Term>,
     reply: WaitReply,
 }
 
 /// The waiters by command number, and how far the state machine has applied.
+///
+/// Invariants: `count` is the number of waiters, at most `count_max`; no list is empty; nobody
+/// waits for a command that is applied, or for one of an earlier term than the last entry's.
 pub(crate) struct Waiters {
     by_number: BTreeMap<CommandNumber, Vec<Waiter>>,
     count: usize,
@@ -60,6 +66,7 @@ impl Waiters {
         }
         self.count += 1;
         self.by_number.entry(number).or_default().push(Waiter { term, reply });
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     /// An entry of `term` has been applied. `number_after` is the number of the next command.
@@ -80,6 +87,7 @@ impl Waiters {
         if new_term {
             self.supersede(term);
         }
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     /// A snapshot has been restored whose last entry is of `term`.
@@ -92,6 +100,7 @@ impl Waiters {
             let _ = waiter.reply.send(Ok(()));
         }
         self.supersede(term);
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     /// Commands of earlier terms than `term` that are not applied yet never will be.
@@ -113,11 +122,34 @@ impl Waiters {
         if waiters.is_empty() {
             self.by_number.remove(&number);
         }
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     /// Removes all waiters whose caller has stopped waiting.
     pub fn forget_abandoned(&mut self) {
         self.retain(|waiter| !waiter.reply.is_closed(), drop);
+        debug_assert_eq!(self.broken_invariant(), None);
+    }
+
+    /// The first invariant that does not hold, if any. Checked after every change in debug builds.
+    /// What grows with the waiters is checked only while they are few.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        let few = self.by_number.len() <= CHECKED_MAX;
+        let lists = || self.by_number.values().take(if few { CHECKED_MAX } else { 0 });
+        let counted: usize = lists().map(Vec::len).sum();
+        let late = |waiter: &Waiter| waiter.term.is_some_and(|term| term < self.term);
+        let first = self.by_number.first_key_value();
+        let rules = [
+            ("the count is wrong", !few || counted == self.count),
+            ("there are too many", self.count <= self.count_max),
+            ("a number has an empty list", !lists().any(Vec::is_empty)),
+            (
+                "a command is waited for that is applied",
+                first.is_none_or(|(at, _)| *at >= self.next),
+            ),
+            ("a command of an earlier term is waited for", !lists().flatten().any(late)),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
     }
 
     fn retain(&mut self, keep: impl Fn(&Waiter) -> bool, mut removed: impl FnMut(Waiter)) {
@@ -145,6 +177,21 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         waiters.add(CommandNumber(number), term.map(Term), reply);
         answer
+    }
+
+    #[test]
+    fn an_invariant_that_is_broken_is_named() {
+        let mut waiters = Waiters::new(WAITERS_MAX);
+        let _answers = [wait(&mut waiters, 4, Some(2)), wait(&mut waiters, 5, None)];
+        assert_eq!(waiters.broken_invariant(), None);
+        waiters.count = 1;
+        assert_eq!(waiters.broken_invariant(), Some("the count is wrong"));
+        waiters.count = 2;
+        waiters.next = CommandNumber(5);
+        assert_eq!(waiters.broken_invariant(), Some("a command is waited for that is applied"));
+        (waiters.next, waiters.term) = (CommandNumber(4), Term(3));
+        let broken = waiters.broken_invariant();
+        assert_eq!(broken, Some("a command of an earlier term is waited for"));
     }
 
     #[test]

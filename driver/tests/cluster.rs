@@ -226,7 +226,7 @@ async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_given_up_while_there_is_no_room_to_say_so_is_forgotten() {
     let node = start(&Network::default(), &MemDisk::new(), 1, 1, |config| {
-        config.limits.asks_max = 1;
+        config.limits.machine_calls_max = 1;
     });
     leader(&[&node]).await;
     let far = CommandNumber(1_000);

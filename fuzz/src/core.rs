@@ -6,7 +6,8 @@ use bytes::Bytes;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
     LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
-    Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
+    ReceiveSnapshot, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot,
+    Term, Write,
 };
 
 /// The most actions after one event. A correct core returns far fewer.
@@ -19,6 +20,8 @@ struct Driven {
     apply: Option<Apply>,
     restore: Option<Restore>,
     snapshot: Option<TakeSnapshot>,
+    /// A snapshot whose bytes are on their way.
+    received: Option<ReceiveSnapshot>,
 }
 
 /// Draws events from the bytes until they are used up.
@@ -55,7 +58,15 @@ impl Driven {
         let restored = Restored::initial(Snapshot::initial(membership(voters)));
         let node = Node::new(config, restored).expect("a sound configuration");
         let now = Now { monotonic_ns: 1, wall_ms: 1_000 };
-        Driven { node, now, write: None, apply: None, restore: None, snapshot: None }
+        Driven {
+            node,
+            now,
+            write: None,
+            apply: None,
+            restore: None,
+            snapshot: None,
+            received: None,
+        }
     }
 
     fn event(&mut self, input: &mut Input<'_>) {
@@ -97,8 +108,12 @@ impl Driven {
             },
             _ => {
                 let offer = offer(input);
-                if node.accepts(&offer) || input.below(4) == 0 {
-                    node.install(now, offer.durable());
+                // Some transfers end after whatever comes before the next offer.
+                let order = node.accept(offer);
+                let late = std::mem::replace(&mut self.received, order);
+                let due = if input.below(4) == 0 { late } else { self.received.take() };
+                if let Some(order) = due {
+                    node.install(now, order.durable());
                 }
             }
         }

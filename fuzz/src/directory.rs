@@ -10,7 +10,9 @@ use storage::{ClusterId, Directory, LogConfig, Snapshots};
 const NODE: NodeId = NodeId(1);
 
 fn config() -> LogConfig {
-    LogConfig { segment_bytes: 16 << 10, background: false, ..LogConfig::default() }
+    let mut config = LogConfig::default();
+    (config.segment_bytes, config.background) = (16 << 10, false);
+    config
 }
 
 /// A directory with a new log and snapshots.

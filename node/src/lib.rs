@@ -41,8 +41,8 @@ mod typed;
 pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
-    ApplyContext, Clock, Done, DriverStatus, Frozen, Handle, NotReady, Outcome, Proposal,
-    ProposeError, ReadError, ReadMode as Consistency, RestoreError, StateMachine, StopReason,
+    ApplyContext, Changes, Clock, Done, DriverStatus, Frozen, Handle, NotReady, Outcome, Proposal,
+    ProposeError, ReadError, ReadMode as Consistency, RestoreError, StateMachine, StopReason, View,
     WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};

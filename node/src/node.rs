@@ -4,8 +4,8 @@ use crate::threads::OwnThread;
 use crate::{Builder, Consistency, ExecuteError, Leader, execute};
 use bytes::Bytes;
 use driver::{
-    Clock, DriverStatus, Handle, Proposal, ProposeError, ReadError, StateMachine, StopReason,
-    TokioClock,
+    Changes, Clock, DriverStatus, Handle, Proposal, ProposeError, ReadError, StateMachine,
+    StopReason, TokioClock,
 };
 use raft::NodeId;
 use std::net::SocketAddr;
@@ -96,6 +96,12 @@ impl<S: StateMachine> Node<S> {
     /// The state of the node as it was last published, at most a tick ago. Waits for nothing.
     pub fn status(&self) -> Arc<DriverStatus> {
         self.handle.status()
+    }
+
+    /// Follows the changes of leader, term, serving and membership as this node sees them. See
+    /// [`Changes`].
+    pub fn changes(&self) -> Changes {
+        self.handle.changes()
     }
 
     /// The handle of the driver, which can freeze the state, wait for a command and read counters.

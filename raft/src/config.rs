@@ -2,8 +2,16 @@
 
 use crate::{Entry, HardState, Incarnation, NodeId, Snapshot};
 
-/// The settings of a node. Times are in ticks; the driver chooses the length of a tick.
+/// The settings of a node. Times are in ticks; the driver chooses the length of a tick (10 ms by
+/// default). Make one with [`Config::new`] and change its fields.
+///
+/// With the defaults a node keeps in memory, apart from its state machine: about
+/// `retained_bytes` + `snapshot_log_bytes` of entries that are applied (80 MiB), up to
+/// `uncommitted_bytes_max` that are not committed (64 MiB), and on a leader with a peer that
+/// catches up another `catch_up_bytes_max` (256 MiB). Messages and writes share the memory of the
+/// entries in them.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// The id of this node in the membership.
     pub id: NodeId,
@@ -12,42 +20,51 @@ pub struct Config {
     /// Differs between any two starts of this node, so that receipts of an earlier start are
     /// detected. A random number is enough.
     pub start_nonce: u64,
-    /// The seed for election timeouts. The nodes of a cluster need different ones.
+    /// The seed for election timeouts, by default made of `start_nonce` and `id`. The nodes of a
+    /// cluster need different ones.
     pub seed: u64,
-    /// Ticks between two rounds of heartbeats. At least 1.
+    /// Ticks between two rounds of heartbeats, 5 by default (50 ms). At least 1.
     pub heartbeat_ticks: u32,
-    /// The shortest election timeout, in ticks. Each timeout is drawn at random from here up to one
-    /// less than twice this (§3.4). At least 2 × `heartbeat_ticks`.
+    /// The shortest election timeout in ticks, 30 by default (300 ms). Each timeout is drawn at
+    /// random from here up to one less than twice this (§3.4). At least 2 × `heartbeat_ticks`.
+    /// Raise it if messages between nodes or syncs of the disk often take longer than a third.
     pub election_ticks: u32,
-    /// Start an election at the first tick instead of after an election timeout.
+    /// Start an election at the first tick instead of after an election timeout. Off by default.
     pub campaign_at_start: bool,
-    /// The most bytes of entries in one `Append`. One entry always fits.
+    /// The most bytes of entries in one `Append`, 256 KiB by default. One entry always fits. A
+    /// message with it must fit into what the transport carries.
     pub append_bytes_max: usize,
-    /// The most `Append`s with entries in flight to one peer.
+    /// The most `Append`s with entries in flight to one peer, 64 by default.
     pub inflight_messages_max: usize,
-    /// The most bytes of entries in flight to one peer.
+    /// The most bytes of entries in flight to one peer, 8 MiB by default. The transport may hold
+    /// as many encoded bytes for each peer.
     pub inflight_bytes_max: usize,
-    /// The most bytes of entries in one `Write`. One entry always fits.
+    /// The most bytes of entries in one `Write`, 1 MiB by default. One entry always fits. The
+    /// store keeps a buffer of this size.
     pub write_bytes_max: usize,
-    /// The most bytes of entries in one `Apply`. One entry always fits.
+    /// The most bytes of entries in one `Apply`, 1 MiB by default. One entry always fits.
     pub apply_bytes_max: usize,
-    /// The most bytes of uncommitted entries. A leader that has reached it rejects proposals as
-    /// `Busy`.
+    /// The most bytes of uncommitted entries, 64 MiB by default, all of it in memory. A leader that
+    /// has reached it rejects proposals as `Busy`.
     pub uncommitted_bytes_max: usize,
-    /// The most bytes of one command. A larger one is rejected.
+    /// The most bytes of one command, 8 MiB by default. A larger one is rejected. A message with
+    /// it must fit into what the transport carries.
     pub command_bytes_max: usize,
-    /// The most reads that wait at once. Further ones are rejected as `Busy`.
+    /// The most reads that wait at once, 4096 by default. Further ones are rejected as `Busy`. A
+    /// driver asks one read of the core for all that arrive in one turn.
     pub reads_max: usize,
     /// A snapshot is ordered once this many bytes of entries have been applied since the last
-    /// order.
+    /// order, 64 MiB by default. Until it is durable, they are kept in memory and on disk.
     pub snapshot_log_bytes: usize,
-    /// How many bytes of entries that the snapshot covers stay in memory, so that a peer slightly
-    /// behind needs no snapshot.
+    /// How many bytes of entries that the snapshot covers stay in memory, 16 MiB by default, so that
+    /// a peer slightly behind needs no snapshot.
     pub retained_bytes: usize,
-    /// The most bytes of such entries that a leader keeps for a peer that is behind and still
-    /// replies, or is receiving a snapshot. They spare the peer another snapshot after this one.
+    /// The most bytes of such entries that a leader keeps in memory for a peer that is behind and
+    /// still replies, or is receiving a snapshot, 256 MiB by default. They spare the peer another
+    /// snapshot after this one. A cluster that writes faster, or has larger snapshots, needs more.
     pub catch_up_bytes_max: usize,
-    /// A leader appends a `Clock` entry after this many ticks without any other entry.
+    /// A leader appends a `Clock` entry after this many ticks without any other entry, 3000 by
+    /// default (30 s).
     pub clock_ticks: u32,
 }
 

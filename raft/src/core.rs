@@ -8,21 +8,13 @@ use crate::outbox::Outbox;
 use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState, Index,
-    LogId, LogStart, LogTime, Message, NodeId, Now, Payload, ReadId, Restore, Snapshot,
-    SnapshotDurable, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
+    LogId, LogStart, LogTime, Message, NodeId, Now, Payload, ReadId, ReceiveSnapshot, Restore,
+    Snapshot, SnapshotDurable, SnapshotOffer, SnapshotReceived, StateHash, TakeSnapshot, Term,
+    Write,
 };
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// No correct peer sends larger terms or indexes. Messages with them are ignored before any
-/// arithmetic. At a million entries per second it takes 146,000 years to reach it.
-const NUMBER_MAX: u64 = 1 << 62;
-
-/// No correct peer sends a term that is ahead of ours by more than this. Each election raises the
-/// term by one and takes an election timeout, so this is years of constant elections. A later term
-/// is made durable and spreads: without this limit one bad message could stop the cluster for good.
-const TERM_LEAP_MAX: u64 = 1 << 24;
 
 /// A disk counts as stalled when a write has been pending for this many election timeouts.
 const STALL_ELECTIONS: u32 = 2;
@@ -180,11 +172,6 @@ impl Core {
             && self.write_ticks >= STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
     }
 
-    /// Whether a correct peer can have reached this term.
-    pub fn is_plausible(&self, term: Term) -> bool {
-        term.0 <= self.hard.term.0.saturating_add(TERM_LEAP_MAX)
-    }
-
     /// An election timeout in ticks, drawn at random each time (§3.4).
     pub fn election_timeout(&mut self) -> u32 {
         let least = self.config.election_ticks;
@@ -262,39 +249,6 @@ impl Core {
         };
         let reply = self.message(message.from, body);
         self.outbox.send(reply);
-    }
-
-    /// Whether the message is for this node and could come from a correct peer. Others are counted.
-    pub fn admits(&mut self, message: &Message) -> bool {
-        if message.to != self.config.id || message.from == self.config.id {
-            self.counters.misaddressed += 1;
-            return false;
-        }
-        let next = match message.body {
-            Body::PreVote { next, .. } | Body::PreVoteReply { next, .. } => next,
-            _ => message.term,
-        };
-        if !is_sane(message) || !self.is_plausible(next.max(message.term)) {
-            self.counters.invalid_messages += 1;
-            return false;
-        }
-        let counts = !matches!(
-            message.body,
-            Body::Append { .. }
-                | Body::ReadIndexReply { .. }
-                | Body::ForwardReply { .. }
-                | Body::TimeoutNow
-                | Body::NotAMember { .. }
-        );
-        let member = self.log.membership().members.get(&message.from);
-        if counts && member.is_some_and(|member| member.incarnation != message.incarnation) {
-            self.counters.wrong_incarnation += 1;
-            let body = Body::NotAMember { commit: self.commit, refused: message.incarnation };
-            let reply = self.message(message.from, body);
-            self.outbox.send(reply);
-            return false;
-        }
-        true
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
@@ -427,6 +381,17 @@ impl Core {
         self.write_out = Some((ticket.number, self.hard));
         self.write_ticks = 0;
         Some(Write { ticket, hard_state: self.hard, log_start: self.log_start.take(), entries })
+    }
+
+    /// The order to receive the snapshot of an offer.
+    pub fn receive_snapshot(&mut self, offer: SnapshotOffer) -> ReceiveSnapshot {
+        ReceiveSnapshot { ticket: self.ticket(), offer }
+    }
+
+    /// Whether the receipt is for an order of this start. There is one receipt for each order, and
+    /// several orders may be out, so the number does not matter.
+    pub fn is_received(&mut self, done: &SnapshotReceived) -> bool {
+        self.is_due(done.ticket, Some(done.ticket.number))
     }
 
     /// A write is durable. Returns whether it was the pending one.
@@ -620,62 +585,4 @@ impl Core {
         let broken = rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name);
         broken.or_else(|| self.log.broken_invariant())
     }
-}
-
-/// Whether a correct peer could have sent this message.
-fn is_sane(message: &Message) -> bool {
-    let small = |id: LogId| id.term.0 <= NUMBER_MAX && id.index.0 <= NUMBER_MAX;
-    if message.term.0 > NUMBER_MAX {
-        return false;
-    }
-    match &message.body {
-        Body::PreVote { next, last } => next.0 <= NUMBER_MAX && small(*last),
-        Body::Vote { last, .. } => small(*last) && last.term < message.term,
-        Body::Append { prev, entries, commit, round, time } => {
-            let mut before = *prev;
-            small(*prev)
-                && prev.term <= message.term
-                && commit.0 <= NUMBER_MAX
-                && round.0 <= NUMBER_MAX
-                && time.0 <= NUMBER_MAX
-                && entries.iter().all(|entry| {
-                    let follows = entry.id.index == before.index.next()
-                        && entry.id.term >= before.term
-                        && entry.id.term <= message.term
-                        && entry.number.0 <= NUMBER_MAX
-                        && entry.time.0 <= NUMBER_MAX;
-                    before = entry.id;
-                    follows
-                })
-        }
-        Body::Diverged { state } => state.index.0 <= NUMBER_MAX,
-        Body::Appended { matched, round, .. } => matched.0 <= NUMBER_MAX && round.0 <= NUMBER_MAX,
-        Body::Rejected { prev, hint, round, .. } => {
-            prev.0 <= NUMBER_MAX && small(*hint) && round.0 <= NUMBER_MAX
-        }
-        Body::ReadIndexReply { index, .. } => index.is_none_or(|index| index.0 <= NUMBER_MAX),
-        Body::PreVoteReply { next, .. } => next.0 <= NUMBER_MAX,
-        Body::VoteReply { clock, .. } => clock.time().0 <= NUMBER_MAX,
-        Body::ReadIndex { .. } | Body::TimeoutNow | Body::Forward { .. } => true,
-        Body::ForwardReply { outcome, .. } => match outcome {
-            Forwarded::Appended { id, number } => {
-                small(*id) && id.term == message.term && number.0 <= NUMBER_MAX
-            }
-            Forwarded::Busy | Forwarded::TooLarge { .. } => true,
-            Forwarded::Lost => false,
-        },
-        Body::NotAMember { commit, .. } => commit.0 <= NUMBER_MAX,
-    }
-}
-
-/// Whether a correct leader could have made this offer.
-pub(crate) fn is_sane_offer(offer: &SnapshotOffer) -> bool {
-    let snapshot = &offer.snapshot;
-    offer.term.0 <= NUMBER_MAX
-        && snapshot.last.term <= offer.term
-        && snapshot.last.index.0 <= NUMBER_MAX
-        && snapshot.number.0 <= NUMBER_MAX
-        && snapshot.time.0 <= NUMBER_MAX
-        // A snapshot comes from a running cluster, which has members.
-        && !snapshot.membership.members.is_empty()
 }

@@ -6,7 +6,7 @@ use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
     Body, Entry, Forwarded, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, Round,
-    SnapshotOfferDurable,
+    SnapshotReceived,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -189,7 +189,7 @@ impl Follower {
     }
 
     /// A snapshot from the leader is durable.
-    pub fn install(&mut self, core: &mut Core, done: SnapshotOfferDurable) {
+    pub fn install(&mut self, core: &mut Core, done: SnapshotReceived) {
         let offer = done.offer;
         if !self.hear(core, offer.from) {
             return;

@@ -25,8 +25,10 @@ mod message;
 mod node;
 mod outbox;
 mod progress;
+mod request;
 mod role;
 mod status;
+mod validation;
 mod work;
 
 pub use config::{Config, ConfigError, Restored};
@@ -36,9 +38,10 @@ pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, Rea
 pub use log_time::Reading;
 pub use membership::{Member, Membership};
 pub use message::{Body, Forwarded, Message, SnapshotOffer};
-pub use node::{Node, ProposeError, Proposed, ReadError, ReadMode};
+pub use node::Node;
+pub use request::{ProposeError, Proposed, ReadError, ReadMode};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
 pub use work::{
-    Action, Applied, Apply, Durable, HardState, LogStart, Restore, SnapshotDurable,
-    SnapshotOfferDurable, TakeSnapshot, Write,
+    Action, Applied, Apply, Durable, HardState, LogStart, ReceiveSnapshot, Restore,
+    SnapshotDurable, SnapshotReceived, TakeSnapshot, Write,
 };

@@ -1,15 +1,15 @@
 //! The node: takes events, applies the rules that all roles share, and returns work orders.
 
 use crate::candidate::Candidate;
-use crate::core::{Core, is_sane_offer};
+use crate::core::Core;
 use crate::follower::Follower;
 use crate::leader::Leader;
 use crate::log::Log;
-use crate::role::{Next, Role};
+use crate::role::Next;
 use crate::{
     Action, Applied, Body, CommandNumber, Config, ConfigError, Durable, LogId, Message, NodeId,
-    Now, Payload, ReadId, Restored, RoleKind, SnapshotDurable, SnapshotOffer, SnapshotOfferDurable,
-    Status,
+    Now, Payload, ProposeError, Proposed, ReadError, ReadId, ReadMode, ReceiveSnapshot, Restored,
+    RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived, Status,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -25,59 +25,14 @@ pub struct Node {
     role: Role,
 }
 
-/// An accepted proposal: its entry is in the leader's log and may or may not be committed later. It
-/// is committed once an entry with exactly this id is applied. It is lost once another entry is
-/// applied at its index, or an entry of a later term is applied at a lower index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proposed {
-    /// The entry that holds it.
-    pub id: LogId,
-    /// Its number among the client commands.
-    pub number: CommandNumber,
-}
-
-/// Why a proposal was rejected. It was not appended and will never be applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProposeError {
-    /// Only a leader takes proposals. Retry at the leader.
-    #[error("this node does not lead")]
-    NotLeader {
-        /// The leader, if this node knows it.
-        leader: Option<NodeId>,
-    },
-    /// The leader has too many bytes of uncommitted entries. Retry later.
-    #[error("too much is waiting to be committed")]
-    Busy,
-    /// The command is larger than [`Config::command_bytes_max`].
-    #[error("the command is larger than {limit_bytes} bytes")]
-    TooLarge {
-        /// The limit in bytes.
-        limit_bytes: usize,
-    },
-}
-
-/// How a read is confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadMode {
-    /// By a round of heartbeats to a quorum (§6.4). The read sees every write that completed
-    /// before it was requested.
-    Linearizable,
-    /// By the leader's lease (§6.4.1). Leases are not implemented yet: the read is confirmed like
-    /// a linearizable one.
-    Lease,
-}
-
-/// Why a read was rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// This node knows no leader that could confirm the read. Retry later or at another node.
-    #[error("no leader is known")]
-    NoLeader,
-    /// [`Config::reads_max`] reads are waiting. Retry later.
-    #[error("too many reads are waiting")]
-    Busy,
+/// The role of a node, with what only that role keeps.
+#[derive(Debug)]
+#[cfg_attr(feature = "clone-work", derive(Clone))]
+pub(crate) enum Role {
+    Follower(Follower),
+    /// Pre-candidates too: see `Candidate::pre`.
+    Candidate(Candidate),
+    Leader(Leader),
 }
 
 impl Node {
@@ -235,16 +190,16 @@ impl Node {
         self.check();
     }
 
-    /// Whether this node needs the offered snapshot. Check this before receiving its bytes.
-    pub fn accepts(&self, offer: &SnapshotOffer) -> bool {
-        is_sane_offer(offer)
-            && !self.core.is_diverged()
-            && offer.to == self.core.id()
-            && offer.from != self.core.id()
+    /// A leader offers a snapshot. Returns the order to receive it if this node needs it.
+    pub fn accept(&mut self, offer: SnapshotOffer) -> Option<ReceiveSnapshot> {
+        if !self.core.admits_offer(&offer) {
+            return None;
+        }
+        let is_needed = !self.core.is_diverged()
             && offer.term >= self.core.term()
-            && self.core.is_plausible(offer.term)
             && offer.snapshot.last.index > self.core.commit
-            && !self.core.log.contains(offer.snapshot.last)
+            && !self.core.log.contains(offer.snapshot.last);
+        is_needed.then(|| self.core.receive_snapshot(offer))
     }
 
     // Receipts in.
@@ -296,22 +251,15 @@ impl Node {
         self.core.trim(needed_after);
     }
 
-    /// A snapshot received from a leader is durable.
-    pub fn install(&mut self, now: Now, done: SnapshotOfferDurable) {
+    /// A snapshot received from a leader is durable. Receipts of another start are ignored and
+    /// counted.
+    pub fn install(&mut self, now: Now, done: SnapshotReceived) {
         self.core.now = now;
+        if !self.core.is_received(&done) {
+            return;
+        }
         let offer = &done.offer;
-        if offer.to != self.core.id() || offer.from == self.core.id() {
-            self.core.counters.misaddressed += 1;
-            return;
-        }
-        if !is_sane_offer(offer) {
-            self.core.counters.invalid_messages += 1;
-            return;
-        }
-        if self.core.is_diverged()
-            || offer.term < self.core.term()
-            || !self.core.is_plausible(offer.term)
-        {
+        if self.core.is_diverged() || offer.term < self.core.term() {
             return;
         }
         if offer.term > self.core.term() {

@@ -1,18 +1,6 @@
-//! The role of a node, and the transition that an event leads to.
+//! The transitions between roles.
 
-use crate::candidate::Candidate;
-use crate::follower::Follower;
-use crate::leader::Leader;
 use crate::{NodeId, Term};
-
-#[derive(Debug)]
-#[cfg_attr(feature = "clone-work", derive(Clone))]
-pub(crate) enum Role {
-    Follower(Follower),
-    /// Pre-candidates too: see `Candidate::pre`.
-    Candidate(Candidate),
-    Leader(Leader),
-}
 
 /// The transition that follows from an event. Roles do not know one another: each returns a `Next`,
 /// and `Node::enter` carries it out.

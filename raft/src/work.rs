@@ -114,6 +114,7 @@ impl Write {
 /// The receipt for a [`Write`].
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
+#[must_use]
 pub struct Durable {
     pub(crate) ticket: Ticket,
     /// The write's buffer, emptied, for reuse in the next write.
@@ -152,6 +153,7 @@ impl Apply {
 /// The receipt for an [`Apply`] or a [`Restore`].
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
+#[must_use]
 pub struct Applied {
     pub(crate) ticket: Ticket,
     pub(crate) to: Index,
@@ -185,23 +187,43 @@ impl TakeSnapshot {
 /// The receipt for a [`TakeSnapshot`].
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
+#[must_use]
 pub struct SnapshotDurable {
     pub(crate) ticket: Ticket,
     pub(crate) snapshot: Option<Snapshot>,
 }
 
-impl SnapshotOffer {
-    /// Converts the offer into its receipt. Call it once the received snapshot survives a power
-    /// failure.
-    pub fn durable(self) -> SnapshotOfferDurable {
-        SnapshotOfferDurable { offer: self }
+/// An order to receive the snapshot that a leader offers, made by
+/// [`Node::accept`](crate::Node::accept). Dropping it gives the transfer up; the leader offers a
+/// snapshot again. Several may be out, since a transfer that its sender has given up may still
+/// finish.
+#[derive(Debug)]
+#[cfg_attr(feature = "clone-work", derive(Clone))]
+#[must_use]
+pub struct ReceiveSnapshot {
+    pub(crate) ticket: Ticket,
+    pub(crate) offer: SnapshotOffer,
+}
+
+impl ReceiveSnapshot {
+    /// Describes the snapshot to receive.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.offer.snapshot
+    }
+
+    /// Converts the order into its receipt. Call it once the received snapshot survives a power
+    /// failure: its file and its directory are synced.
+    pub fn durable(self) -> SnapshotReceived {
+        SnapshotReceived { ticket: self.ticket, offer: self.offer }
     }
 }
 
-/// The receipt for a snapshot received from a leader. See [`SnapshotOffer`].
+/// The receipt for a [`ReceiveSnapshot`].
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
-pub struct SnapshotOfferDurable {
+#[must_use]
+pub struct SnapshotReceived {
+    pub(crate) ticket: Ticket,
     pub(crate) offer: SnapshotOffer,
 }
 

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
     LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
-    Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot, Term, Write,
+    ReceiveSnapshot, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot,
+    Term, Write,
 };
 
 /// Far more actions than one event can cause.
@@ -211,6 +212,8 @@ struct Driven {
     apply: Option<Apply>,
     restore: Option<Restore>,
     snapshot: Option<TakeSnapshot>,
+    /// A snapshot whose bytes are on their way.
+    received: Option<ReceiveSnapshot>,
 }
 
 impl Driven {
@@ -227,7 +230,7 @@ impl Driven {
         let members = (0..voters).map(|id| (NodeId(id), member(NodeId(id)))).collect();
         let restored = Restored::initial(Snapshot::initial(Membership::of_voters(members)));
         let node = Node::new(config, restored).expect("a sound configuration");
-        Driven { node, write: None, apply: None, restore: None, snapshot: None }
+        Driven { node, write: None, apply: None, restore: None, snapshot: None, received: None }
     }
 
     fn handle(&mut self, event: Event) {
@@ -235,8 +238,13 @@ impl Driven {
         match event {
             Event::Message(message) => node.step(now, message),
             Event::Install(offer) => {
-                if node.accepts(&offer) || offer.term.0 % 2 == 0 {
-                    node.install(now, offer.durable());
+                // Every other transfer ends after whatever comes before the next offer.
+                let is_late = offer.term.0 % 2 == 0;
+                let order = node.accept(offer);
+                let late = std::mem::replace(&mut self.received, order);
+                let now_due = if is_late { late } else { self.received.take() };
+                if let Some(order) = now_due {
+                    node.install(now, order.durable());
                 }
             }
             Event::Tick(times) => (0..times).for_each(|_| node.tick(now)),

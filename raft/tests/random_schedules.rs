@@ -144,9 +144,10 @@ impl Cluster {
                 let offer = self.offers.remove(0);
                 let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
                 let snapshot = offer.snapshot.last;
-                let accepted = self.members[to].node.accepts(&offer);
-                if accepted {
-                    self.members[to].node.install(Now::default(), offer.durable());
+                let order = self.members[to].node.accept(offer);
+                let accepted = order.is_some();
+                if let Some(order) = order {
+                    self.members[to].node.install(Now::default(), order.durable());
                 }
                 self.poll(to);
                 self.members[from].node.snapshot_sent(NodeId(to as u64), snapshot, accepted);

@@ -143,12 +143,11 @@ pub(crate) struct Running<M> {
 
 pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
     let segment_bytes = u64::from(swarm.segment_bytes);
-    LogConfig {
-        segment_bytes,
-        recycled_bytes_max: u64::from(swarm.recycled_segments) * segment_bytes,
-        background: false,
-        ..LogConfig::default()
-    }
+    let mut config = LogConfig::default();
+    config.segment_bytes = segment_bytes;
+    config.recycled_bytes_max = u64::from(swarm.recycled_segments) * segment_bytes;
+    config.background = false;
+    config
 }
 
 fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64) -> Config {

@@ -27,7 +27,7 @@ use crate::workload::{Answered, Outcome, Request, Workload};
 use actions::body_number;
 use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadMode,
-    SnapshotOffer, Term,
+    ReceiveSnapshot, SnapshotOffer, Term,
 };
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,7 +140,7 @@ enum Event {
     },
     Transfer(Box<Transfer>),
     /// The receiver has written a transferred snapshot, unless it has restarted since.
-    Install(Box<Transfer>, u64),
+    Install(Box<Transfer>, Box<ReceiveSnapshot>, u64),
     TransferFailed {
         node: usize,
         life: u64,
@@ -386,7 +386,7 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Applied { node, life } => self.applied(node, life),
             Event::Snapshot { node, life } => self.snapshot_written(node, life),
             Event::Transfer(transfer) => self.transfer(transfer),
-            Event::Install(transfer, life) => self.install(*transfer, life),
+            Event::Install(transfer, order, life) => self.install(*transfer, *order, life),
             Event::TransferFailed { node, life, to, snapshot } => {
                 if self.hosts[node].life != life {
                     return Ok(());
@@ -443,7 +443,7 @@ impl<'a, W: Workload> World<'a, W> {
             | Event::Snapshot { node, .. }
             | Event::TransferFailed { node, .. } => Some(*node),
             Event::Deliver(message, _) => Some(message.to.0 as usize),
-            Event::Transfer(transfer) | Event::Install(transfer, _) => {
+            Event::Transfer(transfer) | Event::Install(transfer, _, _) => {
                 Some(transfer.0.to.0 as usize)
             }
             _ => None,

@@ -29,6 +29,8 @@ mod base;
 mod batch;
 mod block;
 pub mod codec;
+#[cfg(any(test, feature = "testing"))]
+mod conformance;
 mod directory;
 mod disk;
 mod identity;
@@ -55,9 +57,14 @@ pub use recovery::{Case, OpenError};
 pub use snapshots::{SnapshotError, SnapshotReader, SnapshotWriter, Snapshots, is_damage};
 pub use store::{LogStore, PersistError};
 
-/// A disk in memory with injected faults and power failures, for tests.
+/// For tests: a disk in memory with injected faults and power failures, and a conformance kit for
+/// log stores.
 #[cfg(any(test, feature = "testing"))]
 pub mod testing {
+    /// The conformance kit for log stores.
+    pub mod conformance {
+        pub use crate::conformance::{Start, log_store, membership};
+    }
     pub use crate::mem_disk::{
         Fate, Faults, MemDisk, MemFile, Operation, SECTOR_BYTES, Unsynced, Verdict,
     };

@@ -11,25 +11,32 @@
 //! A failed sync is final, and so is a failed write unless the disk is full. All later writes fail
 //! too.
 
+mod start;
+
+pub use start::Recovery;
+
 use crate::batch::{self, Draft};
 use crate::block::{BLOCK_BYTES, BlockWriter, Place};
 use crate::disk::{self, Disk};
-use crate::mark::{self, Mark, MarkFile};
-use crate::recovery::{Case, OpenError, Scan, Scanned};
-use crate::replay::Latest;
+use crate::mark::{Mark, MarkFile};
 use crate::segment::{self, Order, Preparer, Segment};
 use crate::{DiskFile, Identity, LogStore, PersistError, codec};
-use raft::{Durable, Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
+use raft::{Durable, Entry, HardState, Index, LogId, LogStart, Snapshot, Write};
 use std::collections::VecDeque;
 use std::io;
 
 /// The mark is written after this many batches.
 const MARK_BATCHES: u32 = 64;
-/// The size in bytes of a batch when entries are rewritten after a loss.
-const REWRITE_BYTES: usize = 1 << 20;
 
-/// Settings of a log.
+/// An invariant of the full segments is checked on this many of them.
+const CHECKED_MAX: usize = 16;
+
+/// Settings of a log. Start from [`LogConfig::default`] and change its fields.
+///
+/// The log keeps one encoded batch in memory, as large as the largest write so far (1 MiB with the
+/// default settings of the core), and while it starts, one segment and all entries.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LogConfig {
     /// The size of a segment in bytes, 16 MiB by default. A multiple of 4 KiB. A batch that needs
     /// more gets a larger segment.
@@ -56,19 +63,6 @@ impl Default for LogConfig {
     }
 }
 
-/// The result of opening a log.
-#[derive(Clone, Debug)]
-pub struct Recovery {
-    /// The identity of the directory; `None` if it is empty.
-    pub identity: Option<Identity>,
-    /// The state of the node; `None` if its log was never begun.
-    pub restored: Option<Restored>,
-    /// The cases of the decision table that apply.
-    pub cases: Vec<Case>,
-    /// The number of batches that were read.
-    pub batches: u64,
-}
-
 /// The disk space that a log takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -79,6 +73,12 @@ pub struct Usage {
 }
 
 /// The durable log of a node. See [`LogStore`].
+///
+/// Invariants, between two batches:
+/// - `full` and then `current` are in the order of their generations, and `next_generation` is
+///   later than all; spare segments are none of these.
+/// - A segment's bytes in use are whole blocks within it.
+/// - The log ends at its base or after it, and no segment holds a needed entry after the end.
 pub struct Log<D: Disk> {
     disk: D,
     config: LogConfig,
@@ -186,71 +186,6 @@ impl AppendError {
 }
 
 impl<D: Disk> Log<D> {
-    /// Locks a directory and reads its content. See [`Case`] for the possible findings.
-    pub fn open(disk: D, config: LogConfig) -> Result<(Log<D>, Recovery), OpenError> {
-        assert!(
-            config.segment_bytes > 0 && config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
-            "segment_bytes must be a multiple of 4 KiB"
-        );
-        disk.lock()?;
-        let io = |path: &str| {
-            let path = path.to_owned();
-            move |source| OpenError::Io { path, source }
-        };
-        disk.create_dir(segment::DIR).map_err(io(segment::DIR))?;
-        disk.sync_dir("").map_err(io("."))?;
-        let identity = Identity::read(&disk)?;
-        let (generations, mut cases) = list(&disk).map_err(io(segment::DIR))?;
-        let marked = mark::exists(&disk).map_err(io("."))?;
-        let preparer = Preparer::new(disk.clone(), config.background).map_err(io(segment::DIR))?;
-        let mut log = Log {
-            disk,
-            config,
-            seed: seed(identity.as_ref()),
-            identity,
-            current: None,
-            full: VecDeque::new(),
-            spares: VecDeque::new(),
-            next_generation: generations.last().map_or(1, |last| last + 1),
-            preparer,
-            mark: None,
-            batches_since_mark: 0,
-            state: State::default(),
-            writer: BlockWriter::default(),
-            new_base: Vec::new(),
-            failed: None,
-        };
-        let Some(identity) = log.identity.clone() else {
-            if marked || !generations.is_empty() {
-                return Err(OpenError::IdentityMissing);
-            }
-            cases.push(Case::Empty);
-            return Ok((log, Recovery { identity: None, restored: None, cases, batches: 0 }));
-        };
-        let mut mark = None;
-        if marked {
-            let (file, found) = MarkFile::open(&log.disk, log.seed).map_err(io("MARK"))?;
-            (log.mark, mark) = (Some(file), found);
-        }
-        let mut scan = Scan::default();
-        for generation in &generations {
-            let path = segment::path(*generation);
-            let content =
-                (log.disk.open(&path)).and_then(|file| segment::read(&file)).map_err(io(&path))?;
-            scan.segment(&content, log.seed, *generation)
-                .map_err(|version| OpenError::OtherVersion { path, version })?;
-        }
-        let mut scanned = scan.finish(mark, identity.node)?;
-        if scanned.replayed.is_none() && identity.cluster.is_some() {
-            // The node was a member of its cluster: its promises are lost.
-            return Err(OpenError::LogGone);
-        }
-        cases.append(&mut scanned.cases);
-        let batches = scanned.batches;
-        let restored = log.take_over(scanned, mark).map_err(io(segment::DIR))?;
-        Ok((log, Recovery { identity: Some(identity), restored, cases, batches }))
-    }
-
     /// The identity of the directory; `None` if it has none yet.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
@@ -268,29 +203,6 @@ impl<D: Disk> Log<D> {
         self.seed = new_seed;
         self.identity = Some(identity);
         Ok(())
-    }
-
-    /// Begins the log of a new node, durably, and returns what a restart would restore. Only after
-    /// this may the identity name the cluster: a directory that names its cluster and has no log
-    /// has lost the log.
-    ///
-    /// # Panics
-    ///
-    /// If the directory has no identity yet, or the log has begun already.
-    pub(crate) fn begin(&mut self, snapshot: Snapshot) -> io::Result<Restored> {
-        assert!(self.identity.is_some(), "the identity comes first");
-        assert!(self.state.number == 0, "a log begins once");
-        let restored = Restored::initial(snapshot);
-        let change = Change {
-            hard_state: restored.hard_state,
-            base: Some(&restored.snapshot),
-            reset: true,
-            repeats: 0,
-            entries: &[],
-        };
-        self.commit(change).map_err(AppendError::into_io)?;
-        self.open_mark()?;
-        Ok(restored)
     }
 
     /// The disk space that it takes, and the limit.
@@ -341,33 +253,6 @@ impl<D: Disk> Log<D> {
             None => Ok(()),
         }
     }
-
-    /// Creates the file of the mark if there is none, with a first mark.
-    fn open_mark(&mut self) -> io::Result<()> {
-        if self.mark.is_none() {
-            self.mark = Some(MarkFile::open(&self.disk, self.seed)?.0);
-            self.write_mark()?;
-            if let Some(mark) = &mut self.mark {
-                mark.sync()?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The generations of the segments in the directory, and the files that are not segments.
-fn list(disk: &impl Disk) -> io::Result<(Vec<u64>, Vec<Case>)> {
-    let (mut generations, mut cases) = (Vec::new(), Vec::new());
-    for name in disk.list(segment::DIR)? {
-        match segment::parse(&name) {
-            Some(generation) => generations.push(generation),
-            None if segment::is_temporary(&name) => {
-                disk.remove(&format!("{}/{name}", segment::DIR))?;
-            }
-            None => cases.push(Case::ForeignFile { name }),
-        }
-    }
-    Ok((generations, cases))
 }
 
 fn seed(identity: Option<&Identity>) -> u32 {
@@ -449,7 +334,36 @@ impl<D: Disk> Log<D> {
         if change.base.is_some() {
             self.free(change.reset);
         }
+        debug_assert_eq!(self.broken_invariant(), None);
         Ok(())
+    }
+
+    /// The first invariant that does not hold, if any. Checked after every batch in debug builds.
+    /// Of the segments, only the latest [`CHECKED_MAX`] are looked at.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        let State { base, last, .. } = self.state;
+        let full = || self.full.iter().rev().take(CHECKED_MAX);
+        let current = self.current.iter();
+        let generations = current.clone().map(|current| current.segment.generation);
+        let generations = || generations.clone().chain(full().map(|full| full.generation));
+        let highest = current.clone().map(|current| current.highest);
+        let mut highest = highest.chain(full().map(|full| full.highest));
+        let is_whole = |current: &Current<D::File>| {
+            current.used.is_multiple_of(BLOCK_BYTES as u64) && current.used <= current.segment.len
+        };
+        let spare = |generation| self.spares.contains(&generation);
+        let rules = [
+            ("the segments are out of order", generations().is_sorted_by(|a, b| a > b)),
+            (
+                "a segment is later than the next one",
+                generations().all(|g| g < self.next_generation),
+            ),
+            ("a segment in use is spare", !generations().any(spare)),
+            ("a part of a block is in use", current.clone().all(is_whole)),
+            ("the log ends before its base", last.index >= base.index),
+            ("an entry after the end is needed", highest.all(|highest| highest <= last.index)),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
     }
 
     /// Ensures that the next `bytes` can be written to the current segment.
@@ -533,129 +447,6 @@ impl<D: Disk> Log<D> {
             let Some(oldest) = self.spares.pop_front() else { break };
             let _ = self.disk.remove(&segment::path(oldest));
         }
-    }
-}
-
-// Starting.
-impl<D: Disk> Log<D> {
-    /// Takes over the result of a scan: erases remains, and rewrites or repeats what must be
-    /// durable.
-    fn take_over(&mut self, scanned: Scanned, mark: Option<Mark>) -> io::Result<Option<Restored>> {
-        let Scanned { replayed, segments, end, remains, highest_number, .. } = scanned;
-        let Some(replayed) = replayed else {
-            self.erase(&remains)?;
-            for found in segments {
-                self.retire(found.generation, found.len);
-            }
-            return Ok(None);
-        };
-        let state = replayed.state;
-        let restored =
-            Restored { hard_state: state.hard_state, snapshot: state.base, entries: state.entries };
-        self.state.hard_state = restored.hard_state;
-        self.state.base = restored.snapshot.last;
-        codec::encode(&restored.snapshot, &mut self.state.encoded_base);
-        self.state.last = restored.entries.last().map_or(self.state.base, |entry| entry.id);
-        self.state.checksum = replayed.latest.checksum;
-        if replayed.hole.is_some() {
-            self.state.number = highest_number;
-            self.rewrite(&restored)?;
-            for found in &segments {
-                self.disk.remove(&segment::path(found.generation))?;
-            }
-            self.disk.sync_dir(segment::DIR)?;
-            self.open_mark()?;
-            return Ok(Some(restored));
-        }
-        self.state.number = replayed.latest.number;
-        self.erase(&remains)?;
-        let (last_segment, position) = end.expect("there is an intact batch");
-        let mut useless = Vec::new();
-        for (at, found) in segments.iter().enumerate() {
-            let (generation, len) = (found.generation, found.len);
-            let highest = replayed.highest.get(at).copied().unwrap_or_default();
-            if at > last_segment {
-                self.retire(generation, len);
-            } else if at == last_segment {
-                let file = self.disk.open(&segment::path(generation))?;
-                let used = u64::from(position) * BLOCK_BYTES as u64;
-                let segment = Segment { generation, file, len };
-                self.current = Some(Current { segment, used, highest });
-            } else if found.damaged && self.full.is_empty() && highest <= self.state.base.index {
-                useless.push(generation);
-            } else {
-                self.full.push_back(Full { generation, len, highest });
-            }
-        }
-        let repeats = mark.is_none_or(|mark| mark.batch < self.state.number);
-        if repeats {
-            let count = replayed.latest.entries.min(restored.entries.len());
-            self.repeat(&restored, replayed.latest, count)?;
-        }
-        // Only the latest batch makes a segment useless, and only its repetition makes that batch
-        // certain to be on disk. Before that the batch may be lost, and the earlier ones are all
-        // that is left.
-        for generation in useless {
-            self.disk.remove(&segment::path(generation))?;
-        }
-        self.free(false);
-        self.open_mark()?;
-        if repeats && (self.write_mark().is_err() || self.sync_mark().is_err()) {
-            self.mark = None;
-        }
-        Ok(Some(restored))
-    }
-
-    /// The repetition is durable now. With a mark that covers it, the next start does not repeat
-    /// it. Otherwise a node that restarts often without writing would fill its disk.
-    fn sync_mark(&mut self) -> io::Result<()> {
-        self.mark.as_mut().map_or(Ok(()), MarkFile::sync)
-    }
-
-    /// Writes the latest batch again, right after itself. Reading it does not prove that it is on
-    /// disk. When the process ended it may have been in the system's cache only. Or its sync may
-    /// have failed, after which the cache counts pages as written that never reached the disk. Only
-    /// a new write is certain. `repeats` adds up: the latest batch may itself be a repetition whose
-    /// sync failed.
-    fn repeat(&mut self, restored: &Restored, latest: Latest, count: usize) -> io::Result<()> {
-        let (reset, repeats) = (latest.reset, latest.repeats.saturating_add(1));
-        let entries = &restored.entries[restored.entries.len() - count..];
-        let hard_state = restored.hard_state;
-        let change = Change { hard_state, base: None, reset, repeats, entries };
-        self.commit(change).map_err(AppendError::into_io)
-    }
-
-    /// Writes what is left of the log to new segments.
-    fn rewrite(&mut self, restored: &Restored) -> io::Result<()> {
-        let mut rest = restored.entries.as_slice();
-        let mut reset = true;
-        while reset || !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |entry: &&Entry| {
-                bytes += entry.cost_bytes();
-                bytes <= REWRITE_BYTES
-            };
-            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-            let (entries, later) = rest.split_at(count);
-            let hard_state = restored.hard_state;
-            let change = Change { hard_state, base: None, reset, repeats: 0, entries };
-            self.commit(change).map_err(AppendError::into_io)?;
-            (rest, reset) = (later, false);
-        }
-        Ok(())
-    }
-
-    /// Erases blocks that were never acknowledged, so that they cannot pass for part of a later
-    /// batch.
-    fn erase(&mut self, remains: &[crate::recovery::Remains]) -> io::Result<()> {
-        for of_segment in remains.chunk_by(|a, b| a.generation == b.generation) {
-            let mut file = self.disk.open(&segment::path(of_segment[0].generation))?;
-            for block in of_segment {
-                file.write_at(u64::from(block.position) * BLOCK_BYTES as u64, &[0; BLOCK_BYTES])?;
-            }
-            file.sync_data()?;
-        }
-        Ok(())
     }
 }
 

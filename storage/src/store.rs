@@ -6,7 +6,8 @@ use std::io;
 ///
 /// An implementation must make each write durable completely or not at all, and call
 /// [`raft::Write::durable`] only after the sync that made it durable. The safety of the protocol
-/// depends on both.
+/// depends on both. `storage::testing::conformance::log_store` (feature `testing`) tests an
+/// implementation.
 pub trait LogStore: Send {
     /// Makes a write durable. Blocks until it is.
     fn persist(&mut self, write: raft::Write) -> Result<raft::Durable, PersistError>;

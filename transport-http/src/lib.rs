@@ -22,6 +22,7 @@
 
 mod body;
 mod bootstrap;
+mod config;
 mod dial;
 mod founders;
 mod frame;
@@ -31,6 +32,7 @@ pub mod net;
 mod places;
 mod repeats;
 mod server;
+mod shared;
 mod snapshot;
 mod transfer;
 mod transport;
@@ -40,7 +42,9 @@ pub use bootstrap::{
     BootstrapError, BootstrapService, Bootstrapped, bootstrap, bootstrap_on, cluster_of,
     cluster_of_on,
 };
+pub use config::TransportConfig;
 pub use founders::{Founder, Listed};
 pub use places::PEER_CONNECTIONS_MAX;
 pub use server::PeerServer;
-pub use transport::{HttpTransport, TransportConfig, TransportFigures};
+pub use shared::TransportFigures;
+pub use transport::HttpTransport;

@@ -6,7 +6,7 @@ use crate::frame::{FrameError, Frames, write_first, write_message, write_sign_of
 use crate::hello::Hello;
 use crate::net::{Net, timeout};
 use crate::repeats::Reach;
-use crate::transport::Shared;
+use crate::shared::Shared;
 use bytes::Bytes;
 use driver::report;
 use http_body_util::{BodyExt, Limited};
@@ -18,7 +18,6 @@ use raft::{Message, NodeId};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -252,9 +251,4 @@ impl<N: Net> Body for Outgoing<N> {
         this.capacity = this.capacity.max(chunk.len().min(CHUNK_BYTES));
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(chunk)))))
     }
-}
-
-/// Whether messages to and from a peer pass: false if a test has cut the link.
-pub(crate) fn passes<N: Net>(shared: &Shared<N>, peer: NodeId) -> bool {
-    !shared.any_cut.load(Ordering::Relaxed) || !shared.is_cut(peer)
 }

@@ -1,16 +1,15 @@
 //! The listener for peers.
 
 use crate::body::FrameReader;
-use crate::bootstrap::BootstrapService;
-use crate::dial::Names;
+use crate::bootstrap::{self, BootstrapService, QUESTION_BYTES_MAX};
 use crate::frame::{Frames, write_sign_of_life};
 use crate::hello::Hello;
-use crate::link::passes;
 use crate::net::{Net, Running as _, TokioNet, timeout};
 use crate::places::{HELLO_TIMEOUT, PEER_CONNECTIONS_MAX, Place, Places};
 use crate::repeats::Repeats;
+use crate::shared::Shared;
 use crate::snapshot;
-use crate::transport::{HttpTransport, Shared};
+use crate::transport::HttpTransport;
 use crate::wire::{Ended, receive_messages};
 use bytes::Bytes;
 use driver::report;
@@ -28,10 +27,6 @@ use std::time::Duration;
 
 /// How long a sender may be silent during a snapshot transfer.
 const SNAPSHOT_SILENCE: Duration = Duration::from_secs(5);
-/// How long a peer may take to respond to a bootstrap request, once it is connected.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The most bytes of a bootstrap request, and of its response.
-const QUESTION_BYTES_MAX: usize = 64 << 10;
 /// The most bytes that hyper may buffer for a connection.
 const BUFFER_BYTES_MAX: usize = 256 << 10;
 /// The pause after a failed accept, for instance for lack of file descriptors.
@@ -210,8 +205,8 @@ async fn answer<N: Net>(
     let shared = listener.transport.get().cloned();
     let route = (request.method().clone(), request.uri().path().to_owned());
     match (&route.0, route.1.as_str(), shared) {
-        (&Method::POST, "/raft/v1/bootstrap", _) => {
-            bootstrap(request, &listener.net, &listener.desk).await
+        (&Method::POST, bootstrap::PATH, _) => {
+            answer_founder(request, &listener.net, &listener.desk).await
         }
         (&Method::POST, "/raft/v1/stream", Some(shared)) => {
             let answer = stream(request, from, place, &listener, shared.clone()).await;
@@ -250,7 +245,11 @@ fn text(status: StatusCode, why: impl Into<Bytes>) -> Answer {
     answer
 }
 
-async fn bootstrap<N: Net>(request: Request<Incoming>, net: &N, desk: &BootstrapService) -> Answer {
+async fn answer_founder<N: Net>(
+    request: Request<Incoming>,
+    net: &N,
+    desk: &BootstrapService,
+) -> Answer {
     let question = Limited::new(request.into_body(), QUESTION_BYTES_MAX).collect();
     match timeout(net, HELLO_TIMEOUT, question).await {
         Ok(Ok(question)) => {
@@ -287,7 +286,7 @@ async fn stream<N: Net>(
     // The task ends with the connection.
     let reading = net.spawn(async move {
         let _place = held;
-        let passes = |peer| passes(&shared, peer);
+        let passes = |peer| shared.passes(peer);
         let reading = receive_messages(&shared.inbox, hello, &mut frames, passes);
         tokio::select! {
             biased;
@@ -311,40 +310,4 @@ async fn live<N: Net>(net: &N, mut signs: Sender<Bytes, Infallible>, every: Dura
     while signs.send_data(sign.clone()).await.is_ok() {
         net.sleep(every).await;
     }
-}
-
-/// Posts a bootstrap request to a peer. Returns the status and the body of the response, or why
-/// there is none.
-pub(crate) async fn post<N: Net>(
-    names: &Names<N>,
-    address: &str,
-    path: &str,
-    body: Bytes,
-) -> Result<(StatusCode, Bytes), String> {
-    let tcp = names.dial(address).await.map_err(|error| error.to_string())?;
-    let ask = async {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(text_of)?;
-        let request = Request::post(path).header(hyper::header::HOST, address);
-        let request = request.body(Full::new(body)).map_err(text_of)?;
-        let answer = async {
-            let answer = sender.send_request(request).await.map_err(text_of)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), QUESTION_BYTES_MAX).collect().await;
-            Ok((status, body.map_err(text_of)?.to_bytes()))
-        };
-        tokio::pin!(answer, connection);
-        tokio::select! {
-            biased;
-            answer = &mut answer => answer,
-            // The connection ended first: the rest of the response is buffered already.
-            _ = &mut connection => answer.await,
-        }
-    };
-    let answered = timeout(names.net(), ANSWER_TIMEOUT, ask).await;
-    answered.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_TIMEOUT:?}")))
-}
-
-fn text_of(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }

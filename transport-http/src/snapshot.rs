@@ -4,10 +4,9 @@
 use crate::body::FrameReader;
 use crate::frame::HEAD_BYTES;
 use crate::hello::Hello;
-use crate::link::passes;
 use crate::net::{Net, timeout};
+use crate::shared::Shared;
 use crate::transfer::{ChunkWriter, Refused, receive_snapshot, write_offer};
-use crate::transport::Shared;
 use bytes::Bytes;
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Limited};
@@ -116,7 +115,7 @@ pub(crate) async fn receive<N: Net>(
     introduce: impl Fn(&Hello) -> bool,
 ) -> Result<(), (StatusCode, String)> {
     let own = shared.hello(shared.config.node);
-    let passes = |hello: &Hello| introduce(hello) && passes(shared, hello.from);
+    let passes = |hello: &Hello| introduce(hello) && shared.passes(hello.from);
     let received = receive_snapshot(&own, &shared.inbox, &mut frames, &shared.net, passes).await;
     received.map_err(|refused| {
         let status = match refused {

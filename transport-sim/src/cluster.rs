@@ -217,7 +217,8 @@ impl<A: App> Cluster<A> {
         let raft = config(node as u64, &swarm, incarnation, number, seed ^ number << 8);
         let tick = Duration::from_micros(u64::from(swarm.tick_us));
         let limits = queues(swarm.queues_max);
-        let config = DriverConfig { tick, limits, ..DriverConfig::new(raft) };
+        let mut config = DriverConfig::new(raft);
+        (config.tick, config.limits) = (tick, limits);
         let (state, boot) = self.shared.app.boot();
         let parts = Parts {
             machine: state,
@@ -405,18 +406,17 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
 
 /// The capacities of a node's queues; 0: the defaults.
 fn queues(queues_max: u32) -> driver::Limits {
-    let max = queues_max as usize;
-    match max {
-        0 => driver::Limits::default(),
-        _ => driver::Limits {
-            calls_max: max,
-            asks_max: max,
-            jobs_max: max,
-            reads_max: max,
-            proposals_max: max,
-            waiters_max: max,
-        },
+    let mut limits = driver::Limits::default();
+    if queues_max > 0 {
+        let max = queues_max as usize;
+        limits.calls_max = max;
+        limits.machine_calls_max = max;
+        limits.snapshot_orders_max = max;
+        limits.reads_max = max;
+        limits.proposals_max = max;
+        limits.waiters_max = max;
     }
+    limits
 }
 
 /// A slow part of a node: each time it becomes ready, it waits before it runs.

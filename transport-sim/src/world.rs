@@ -310,12 +310,11 @@ fn member(id: u64) -> Member {
 }
 
 pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
-    LogConfig {
-        segment_bytes: u64::from(swarm.segment_bytes),
-        background: false,
-        recycled_bytes_max: RECYCLED_SEGMENTS * u64::from(swarm.segment_bytes),
-        ..LogConfig::default()
-    }
+    let mut config = LogConfig::default();
+    config.segment_bytes = u64::from(swarm.segment_bytes);
+    config.background = false;
+    config.recycled_bytes_max = RECYCLED_SEGMENTS * u64::from(swarm.segment_bytes);
+    config
 }
 
 impl<A: App> Host<A> {

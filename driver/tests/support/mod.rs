@@ -152,7 +152,8 @@ pub fn membership(nodes: u64) -> Membership {
 }
 
 pub fn open_log(disk: &MemDisk, id: u64, nodes: u64) -> (Log<MemDisk>, Restored) {
-    let config = LogConfig { segment_bytes: 64 << 10, background: false, ..LogConfig::default() };
+    let mut config = LogConfig::default();
+    (config.segment_bytes, config.background) = (64 << 10, false);
     let member = match Directory::open(disk.clone(), config).unwrap().0 {
         Directory::Member(member) => member,
         Directory::Unclaimed(unclaimed) => {

@@ -5,7 +5,8 @@ use super::disk::Disk;
 use super::print::{self, Show};
 use raft::{
     Action, Apply, Body, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message,
-    Node, NodeId, Now, Restore, RoleKind, Snapshot, SnapshotOffer, TakeSnapshot, Write, entry_hash,
+    Node, NodeId, Now, ReceiveSnapshot, Restore, RoleKind, Snapshot, SnapshotOffer, TakeSnapshot,
+    Write, entry_hash,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +25,8 @@ pub struct Peer {
     pub machine: Option<Machine>,
     pub applied: Index,
     pub taking: Option<TakeSnapshot>,
-    /// Offers whose bytes have been received, not installed yet.
-    pub received: Vec<SnapshotOffer>,
+    /// Snapshots whose bytes have been received, not installed yet.
+    pub received: Vec<ReceiveSnapshot>,
     pub starts: u64,
     pub now: Now,
     /// The state machine will apply something other than the next batch.
@@ -288,18 +289,19 @@ impl Cluster {
     /// A snapshot reaches its receiver whole, if it wants it.
     fn transfer(&mut self, offer: SnapshotOffer) {
         let (from, to, snapshot) = (offer.from.0, offer.to.0, offer.snapshot.last);
-        let accepted = self.accepts(&offer);
-        if accepted {
-            self.event(to, |node, now| node.install(now, offer.durable()));
+        let order = self.accept(offer);
+        let accepted = order.is_some();
+        if let Some(order) = order {
+            self.event(to, |node, now| node.install(now, order.durable()));
         }
         self.sent(from, to, snapshot, accepted);
     }
 
-    pub fn accepts(&mut self, offer: &SnapshotOffer) -> bool {
+    pub fn accept(&mut self, offer: SnapshotOffer) -> Option<ReceiveSnapshot> {
         let (to, last) = (offer.to.0, offer.snapshot.last);
-        let accepts = self.peer(to).node.as_ref().is_some_and(|node| node.accepts(offer));
-        self.say(format!("n{to} {} {last}", if accepts { "accepts" } else { "declines" }));
-        accepts
+        let order = self.peer(to).node.as_mut().and_then(|node| node.accept(offer));
+        self.say(format!("n{to} {} {last}", if order.is_some() { "accepts" } else { "declines" }));
+        order
     }
 
     pub fn sent(&mut self, from: u64, to: u64, snapshot: LogId, delivered: bool) {

@@ -487,8 +487,8 @@ impl Script {
             "offer" => {
                 let at = self.cluster.offers.iter().position(|offer| offer.to.0 == id);
                 let offer = self.cluster.offers.remove(at.ok_or("there is no offer")?);
-                if self.cluster.accepts(&offer) {
-                    self.cluster.peer(id).received.push(offer);
+                if let Some(order) = self.cluster.accept(offer) {
+                    self.cluster.peer(id).received.push(order);
                 }
             }
             "install" => {

@@ -141,19 +141,25 @@ impl<W: Workload> World<'_, W> {
 
     /// A snapshot begins to arrive. The receiver decides once whether to accept it.
     pub(super) fn transfer(&mut self, transfer: Box<Transfer>) -> Result<(), Violation> {
-        let offer = &transfer.0;
-        let to = offer.to.0 as usize;
-        let life = match &self.hosts[to].up {
-            Some(running) if running.node.accepts(offer) => self.hosts[to].life,
-            _ => return self.transferred(&transfer.0, transfer.2, false),
+        let to = transfer.0.to.0 as usize;
+        let running = self.hosts[to].up.as_mut();
+        let Some(order) = running.and_then(|running| running.node.accept(transfer.0.clone()))
+        else {
+            return self.transferred(&transfer.0, transfer.2, false);
         };
+        let (order, life) = (Box::new(order), self.hosts[to].life);
         let write_us = self.machines[to].below(RECEIVE_US);
         // Drawn from a stream of its own, so that the draws of the receiver do not depend on it.
         let mut draw = Stream::new(self.plan.seed, Purpose::Ending, 1 + self.events);
         if !self.calm && draw.below(GIVEN_UP_ONE_IN) == 0 {
-            return self.given_up(transfer, life, write_us + draw.below(self.late_install_us()));
+            return self.given_up(
+                transfer,
+                order,
+                life,
+                write_us + draw.below(self.late_install_us()),
+            );
         }
-        self.queue.push(self.now_us + write_us, Event::Install(transfer, life));
+        self.queue.push(self.now_us + write_us, Event::Install(transfer, order, life));
         Ok(())
     }
 
@@ -162,6 +168,7 @@ impl<W: Workload> World<'_, W> {
     fn given_up(
         &mut self,
         mut transfer: Box<Transfer>,
+        order: Box<ReceiveSnapshot>,
         life: u64,
         after_us: u64,
     ) -> Result<(), Violation> {
@@ -171,7 +178,7 @@ impl<W: Workload> World<'_, W> {
         self.queue.push(self.now_us + 1, failed);
         transfer.2 = NO_LIFE;
         self.marks.hit("a snapshot was given up and came late");
-        self.queue.push(self.now_us + after_us, Event::Install(transfer, life));
+        self.queue.push(self.now_us + after_us, Event::Install(transfer, order, life));
         Ok(())
     }
 
@@ -183,6 +190,7 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn install(
         &mut self,
         (offer, state, sender_life): Transfer,
+        order: ReceiveSnapshot,
         life: u64,
     ) -> Result<(), Violation> {
         let to = offer.to.0 as usize;
@@ -198,7 +206,7 @@ impl<W: Workload> World<'_, W> {
             });
             if written.is_ok() {
                 delivered = true;
-                running.node.install(now, offer.clone().durable());
+                running.node.install(now, order.durable());
             }
         }
         self.transferred(&offer, sender_life, delivered)

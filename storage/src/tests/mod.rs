@@ -3,6 +3,7 @@
 
 mod base;
 mod cases;
+mod conformance;
 mod crash;
 mod log;
 mod model;

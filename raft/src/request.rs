@@ -1,0 +1,58 @@
+//! What a client may ask of a node, and why it may be rejected.
+
+use crate::{CommandNumber, LogId, NodeId};
+
+/// An accepted proposal: its entry is in the leader's log and may or may not be committed later. It
+/// is committed once an entry with exactly this id is applied. It is lost once another entry is
+/// applied at its index, or an entry of a later term is applied at a lower index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// The entry that holds it.
+    pub id: LogId,
+    /// Its number among the client commands.
+    pub number: CommandNumber,
+}
+
+/// Why a proposal was rejected. It was not appended and will never be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Only a leader takes proposals. Retry at the leader.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// The leader, if this node knows it.
+        leader: Option<NodeId>,
+    },
+    /// The leader has too many bytes of uncommitted entries. Retry later.
+    #[error("too much is waiting to be committed")]
+    Busy,
+    /// The command is larger than [`Config::command_bytes_max`].
+    #[error("the command is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit_bytes: usize,
+    },
+}
+
+/// How a read is confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// By a round of heartbeats to a quorum (§6.4). The read sees every write that completed
+    /// before it was requested.
+    Linearizable,
+    /// By the leader's lease (§6.4.1). Leases are not implemented yet: the read is confirmed like
+    /// a linearizable one.
+    Lease,
+}
+
+/// Why a read was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// This node knows no leader that could confirm the read. Retry later or at another node.
+    #[error("no leader is known")]
+    NoLeader,
+    /// [`Config::reads_max`] reads are waiting. Retry later.
+    #[error("too many reads are waiting")]
+    Busy,
+}

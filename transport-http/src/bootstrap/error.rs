@@ -1,0 +1,92 @@
+//! Why a cluster could not be bootstrapped, for an operator.
+
+use raft::NodeId;
+
+/// Why a cluster could not be bootstrapped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// A peer knows this node with another incarnation: its disk was wiped, or this is the wrong
+    /// directory.
+    #[error(
+        "this data directory is empty, but node {node} is already a member of a cluster, as node \
+         {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory. \
+         If it is the wrong directory, name the right one. Never put an older copy in its place: \
+         what it acknowledged since would be lost. If the disk was wiped, this member is lost: the \
+         cluster goes on while a majority of the members is up. This version cannot remove node {node} \
+         and add it again, started with --join: that is being built"
+    )]
+    Wiped {
+        /// This node.
+        node: NodeId,
+        /// The peer that knows the other incarnation.
+        peer: NodeId,
+        /// The `host:port` of that peer.
+        peer_address: String,
+    },
+    /// A peer belongs to a cluster of which this node is not a member.
+    #[error(
+        "node {peer} at {peer_address} belongs to a cluster of which node {node} is no member: this \
+         node has --peers {ours}; the members are {theirs}. Add this node there, started with --join \
+         instead of --bootstrap"
+    )]
+    Stranger {
+        /// This node.
+        node: NodeId,
+        /// The peer that belongs to that cluster.
+        peer: NodeId,
+        /// The `host:port` of that peer.
+        peer_address: String,
+        /// This node's list of founders, in the format of `--peers`.
+        ours: String,
+        /// The members, as far as the peer discloses them.
+        theirs: String,
+    },
+    /// The founders were given different lists.
+    #[error(
+        "node {peer} at {peer_address} has other --peers than this node: this node has {ours}; node \
+         {peer} has {theirs}. Give all founders the same --peers"
+    )]
+    OtherList {
+        /// The founder with the other list.
+        peer: NodeId,
+        /// The `host:port` of that peer.
+        peer_address: String,
+        /// This node's list of founders, in the format of `--peers`.
+        ours: String,
+        /// The other list, as far as the peer discloses it.
+        theirs: String,
+    },
+    /// A peer rejects this node without details, usually because this node's list has another
+    /// address for that peer.
+    #[error(
+        "node {peer} at {peer_address} does not know this node as a founder: this node has --peers \
+         {ours}; the log of node {peer} shows both lists. Give all founders the same --peers"
+    )]
+    NotAFounder {
+        /// The peer that rejects this node.
+        peer: NodeId,
+        /// The `host:port` of that peer.
+        peer_address: String,
+        /// This node's list of founders, in the format of `--peers`.
+        ours: String,
+    },
+    /// Another node answers where a peer should be.
+    #[error("another node than {peer} answers at {peer_address}; check --peers")]
+    WrongNode {
+        /// The node that was expected there.
+        peer: NodeId,
+        /// The `host:port` that was dialled.
+        peer_address: String,
+    },
+    /// A peer has another version of the protocol, or rejects the question as invalid.
+    #[error("node {peer} at {peer_address} refuses this node: {why}")]
+    OtherVersion {
+        /// The peer that rejects the question.
+        peer: NodeId,
+        /// The `host:port` of that peer.
+        peer_address: String,
+        /// The peer's reason, such as the two versions.
+        why: String,
+    },
+}

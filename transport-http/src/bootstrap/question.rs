@@ -1,0 +1,119 @@
+//! The one request of a bootstrap, its response, and how it is sent.
+
+use crate::dial::Names;
+use crate::founders::{Difference, Founder, Listed};
+use crate::hello::{Refusal, open, seal};
+use crate::net::{Net, timeout};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use raft::{Membership, NodeId};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use storage::ClusterId;
+
+/// Where a question is posted.
+pub(crate) const PATH: &str = "/raft/v1/bootstrap";
+/// The most bytes of a question, and of its answer.
+pub(crate) const QUESTION_BYTES_MAX: usize = 64 << 10;
+/// How long a peer may take to answer, once it is connected.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The request of a founder, or of a node that waits to join a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Question {
+    pub(super) from: Founder,
+    pub(super) to: NodeId,
+    /// The list of founders that the sender was given.
+    pub(super) list: Vec<Listed>,
+    /// Whether the sender joins an existing cluster instead of bootstrapping one.
+    pub(super) joins: bool,
+}
+
+/// The response to a [`Question`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// The responder bootstraps, too: its identity.
+    Founder(Founder),
+    /// The responder belongs to a cluster of which the sender is a member. The membership is empty
+    /// for a node that joins and whose incarnation is not in it yet.
+    Member(ClusterId, Membership),
+    /// The responder has another list of founders, or is in a cluster with other members.
+    Other(Difference),
+}
+
+/// The outcome of a question.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Answer(Answer),
+    Refused,
+    Wiped,
+    Misdirected,
+    OtherVersion(String),
+    /// No usable answer yet, and why.
+    Nothing(String),
+}
+
+/// Asks a peer.
+pub(super) async fn ask<N: Net>(
+    names: &Names<N>,
+    peer_address: &str,
+    question: &Question,
+) -> Asked {
+    let question = Bytes::from(seal(question));
+    let (status, body) = match post(names, peer_address, question).await {
+        Ok(answered) => answered,
+        Err(why) => return Asked::Nothing(why),
+    };
+    match (status, open::<Answer>(&body)) {
+        (StatusCode::OK | StatusCode::FORBIDDEN, Ok(answer)) => Asked::Answer(answer),
+        (StatusCode::FORBIDDEN, Err(_)) => Asked::Refused,
+        (StatusCode::CONFLICT, _) => Asked::Wiped,
+        (StatusCode::MISDIRECTED_REQUEST, _) => Asked::Misdirected,
+        (StatusCode::BAD_REQUEST, _) => {
+            Asked::OtherVersion(String::from_utf8_lossy(&body).into_owned())
+        }
+        (StatusCode::SERVICE_UNAVAILABLE, _) => Asked::Nothing("it is starting".to_owned()),
+        (
+            StatusCode::OK,
+            Err(refusal @ (Refusal::NewerVersion { .. } | Refusal::OlderVersion { .. })),
+        ) => Asked::OtherVersion(refusal.to_string()),
+        (status, _) => Asked::Nothing(format!("it answers with {status}, as no raft-kv node does")),
+    }
+}
+
+/// Posts a question to a peer. Returns the status and the body of the response, or why
+/// there is none.
+async fn post<N: Net>(
+    names: &Names<N>,
+    address: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), String> {
+    let tcp = names.dial(address).await.map_err(|error| error.to_string())?;
+    let ask = async {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(text_of)?;
+        let request = Request::post(PATH).header(hyper::header::HOST, address);
+        let request = request.body(Full::new(body)).map_err(text_of)?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(text_of)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), QUESTION_BYTES_MAX).collect().await;
+            Ok((status, body.map_err(text_of)?.to_bytes()))
+        };
+        tokio::pin!(answer, connection);
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // The connection ended first: the rest of the response is buffered already.
+            _ = &mut connection => answer.await,
+        }
+    };
+    let answered = timeout(names.net(), ANSWER_TIMEOUT, ask).await;
+    answered.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_TIMEOUT:?}")))
+}
+
+fn text_of(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

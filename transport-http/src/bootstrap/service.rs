@@ -1,0 +1,275 @@
+//! Answers the questions of other nodes that bootstrap or join.
+
+use super::question::{Answer, Question};
+use crate::founders::{Difference, Founder, Listed, Lists, listed};
+use crate::hello::{Refusal, open, seal};
+use crate::repeats::Repeats;
+use driver::report;
+use hyper::StatusCode;
+use raft::{Membership, NodeId};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use storage::ClusterId;
+
+/// Answers the bootstrap requests of other nodes. The [`PeerServer`](crate::PeerServer) serves it
+/// on the peer port.
+#[derive(Debug, Default)]
+pub struct BootstrapService(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    own: Option<Own>,
+    /// Whether this node's incarnation was sent to a founder.
+    has_told: bool,
+    /// The lists of the founders whose list differs from this node's. At most one for each entry of
+    /// this node's list.
+    others: BTreeMap<NodeId, Vec<Listed>>,
+    reported: Repeats,
+}
+
+#[derive(Clone, Debug)]
+struct Own {
+    founder: Founder,
+    list: Vec<Listed>,
+    cluster: Option<(ClusterId, Membership)>,
+}
+
+impl BootstrapService {
+    /// A desk without an identity. It answers questions with status 503 until
+    /// [`BootstrapService::sit`] or [`BootstrapService::belong`] is called.
+    pub fn new() -> Self {
+        BootstrapService::default()
+    }
+
+    /// Starts to answer as a founder of a cluster of all nodes on `list`, which includes this node.
+    /// The incarnation in `founder` is durable already (see [`Founder`]).
+    pub fn sit(&self, founder: Founder, list: Vec<Listed>) {
+        self.lock().own = Some(Own { founder, list: sorted(list), cluster: None });
+    }
+
+    /// Starts to answer as a member of `cluster` with this membership.
+    pub fn belong(&self, founder: Founder, cluster: ClusterId, membership: Membership) {
+        let list = listed(&membership);
+        self.lock().own = Some(Own { founder, list, cluster: Some((cluster, membership)) });
+    }
+
+    /// Whether this node's incarnation was sent to a founder. If so, this node may be part of a
+    /// cluster already.
+    pub fn has_told(&self) -> bool {
+        self.lock().has_told
+    }
+
+    /// Returns the status and the body of the response to an encoded question.
+    pub(crate) fn answer(&self, question: &[u8]) -> (StatusCode, Vec<u8>) {
+        let mut state = self.lock();
+        let question: Question = match open(question) {
+            Ok(question) => question,
+            Err(refusal @ (Refusal::NewerVersion { .. } | Refusal::OlderVersion { .. })) => {
+                if state.reported.is_news(&refusal.to_string()) {
+                    report(|| tracing::warn!("refused a founder: {refusal}"));
+                }
+                return (StatusCode::BAD_REQUEST, refusal.to_string().into());
+            }
+            Err(_) => return (StatusCode::FORBIDDEN, Vec::new()),
+        };
+        if !question.list.iter().all(Listed::is_plain) || !question.from.listed().is_plain() {
+            return (StatusCode::BAD_REQUEST, b"an address is too long or no plain text".to_vec());
+        }
+        let Some(own) = state.own.clone() else {
+            return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
+        };
+        if question.to != own.founder.node {
+            return (StatusCode::MISDIRECTED_REQUEST, Vec::new());
+        }
+        let from = &question.from;
+        if let Some((cluster, membership)) = &own.cluster {
+            let known = membership.members.get(&from.node);
+            let is_listed = known.is_some() && own.list.contains(&from.listed());
+            return match known {
+                Some(known) if known.incarnation == from.incarnation => {
+                    (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
+                }
+                // It learns the id of its cluster, but not the incarnations of the other members.
+                Some(_) if is_listed && question.joins => {
+                    (StatusCode::OK, seal(&Answer::Member(*cluster, Membership::default())))
+                }
+                Some(_) if is_listed => (StatusCode::CONFLICT, Vec::new()),
+                _ => state.refuse(&own, question),
+            };
+        }
+        if question.joins || sorted(question.list.clone()) != own.list {
+            return state.refuse(&own, question);
+        }
+        if !own.list.contains(&from.listed()) {
+            return (StatusCode::FORBIDDEN, Vec::new());
+        }
+        state.has_told = true;
+        (StatusCode::OK, seal(&Answer::Founder(own.founder)))
+    }
+
+    /// A founder with another list than this node, and that list.
+    pub(super) fn other_list(&self) -> Option<(NodeId, Vec<Listed>)> {
+        self.lock().others.first_key_value().map(|(node, list)| (*node, list.clone()))
+    }
+
+    pub(super) fn other_list_of(&self, node: NodeId) -> Option<Vec<Listed>> {
+        self.lock().others.get(&node).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Rejects a question: the lists differ, or the sender is not a member. The response contains
+    /// the difference only if the sender's list has this node's exact entry.
+    fn refuse(&mut self, own: &Own, question: Question) -> (StatusCode, Vec<u8>) {
+        let node = question.from.node;
+        let kind = match own.list.iter().any(|listed| listed.node == node) {
+            true => format!("{node} {}", Lists(&question.list)),
+            false => "a node that is not on the list".to_owned(),
+        };
+        if !question.joins && self.reported.is_news(&kind) {
+            report(|| {
+                tracing::error!(
+                    "node {node} founds a cluster with other --peers than this node's: it has {}; \
+                     this node has {}",
+                    Lists(&question.list),
+                    Lists(&own.list)
+                );
+            });
+        }
+        let names_this_node = question.list.contains(&own.founder.listed());
+        let difference = Difference::between(&question.list, &own.list, own.cluster.is_some());
+        let is_ours = own.list.iter().any(|listed| listed.node == node);
+        if is_ours && !question.joins && own.cluster.is_none() && node != own.founder.node {
+            self.others.insert(node, question.list);
+        }
+        match names_this_node {
+            true => (StatusCode::FORBIDDEN, seal(&Answer::Other(difference))),
+            false => (StatusCode::FORBIDDEN, Vec::new()),
+        }
+    }
+}
+
+fn sorted(mut list: Vec<Listed>) -> Vec<Listed> {
+    list.sort();
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{Incarnation, Member};
+
+    fn founder(node: u64) -> Founder {
+        Founder {
+            node: NodeId(node),
+            incarnation: Incarnation(100 + node),
+            peer_address: format!("peer{node}:9080"),
+            client_address: format!("client{node}:8080"),
+        }
+    }
+
+    fn list(nodes: &[u64]) -> Vec<Listed> {
+        nodes.iter().map(|node| founder(*node).listed()).collect()
+    }
+
+    fn asked(
+        desk: &BootstrapService,
+        from: Founder,
+        nodes: &[u64],
+        joins: bool,
+    ) -> (u16, Option<Answer>) {
+        let question = Question { from, to: NodeId(0), list: list(nodes), joins };
+        let (status, body) = desk.answer(&seal(&question));
+        (status.as_u16(), open(&body).ok())
+    }
+
+    fn sitting(nodes: &[u64]) -> BootstrapService {
+        let desk = BootstrapService::new();
+        desk.sit(founder(0), list(nodes));
+        desk
+    }
+
+    #[test]
+    fn a_founder_with_the_same_list_is_answered_whatever_its_order() {
+        let desk = sitting(&[0, 1, 2]);
+        assert!(!desk.has_told());
+        let answer = asked(&desk, founder(1), &[2, 1, 0], false);
+        assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
+        assert!(desk.has_told());
+    }
+
+    #[test]
+    fn nobody_else_is_told_anything() {
+        let desk = sitting(&[0, 1, 2]);
+        // Senders that are not on the list, lists without this node's entry, and an empty list.
+        for (from, nodes) in [(9, &[0, 1, 2][..]), (9, &[9]), (1, &[1, 2]), (2, &[])] {
+            let (status, answer) = asked(&desk, founder(from), nodes, false);
+            assert_eq!((status, answer), (403, None), "{from} {nodes:?}");
+        }
+        let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
+        assert_eq!(asked(&desk, elsewhere, &[0, 1, 2], false), (403, None));
+        for junk in [&b""[..], b"hello", b"raft", b"raft\x02\x00"] {
+            assert_eq!(desk.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
+        }
+        assert!(!desk.has_told());
+    }
+
+    #[test]
+    fn a_founder_that_knows_this_one_learns_which_of_its_entries_are_right() {
+        let desk = sitting(&[0, 1]);
+        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], false);
+        let Some(Answer::Other(difference)) = answer else { panic!("{answer:?}") };
+        assert_eq!(status, 403);
+        let text = difference.describe(&list(&[0, 1, 2]));
+        assert!(text.contains("0=client0:8080/peer0:9080,1=client1:8080/peer1:9080"), "{text}");
+        assert!(text.contains("but not 2=client2:8080/peer2:9080"), "{text}");
+        assert_eq!(desk.other_list(), None, "it is no founder here");
+    }
+
+    #[test]
+    fn a_founder_that_has_another_list_is_remembered_with_it() {
+        let desk = sitting(&[0, 1, 2]);
+        asked(&desk, founder(1), &[1], false);
+        assert_eq!(desk.other_list(), Some((NodeId(1), list(&[1]))));
+    }
+
+    #[test]
+    fn a_member_tells_its_cluster_to_members_only() {
+        let desk = BootstrapService::new();
+        let members: BTreeMap<NodeId, Founder> =
+            [0, 1].map(|node| (NodeId(node), founder(node))).into();
+        let cluster = ClusterId(7);
+        let member = |founder: Founder| Member {
+            incarnation: founder.incarnation,
+            peer_address: founder.peer_address,
+            client_address: founder.client_address,
+        };
+        let members = members.into_iter().map(|(node, founder)| (node, member(founder)));
+        desk.belong(founder(0), cluster, Membership::of_voters(members.collect()));
+        let (status, answer) = asked(&desk, founder(1), &[0, 1], false);
+        assert!(status == 200 && matches!(answer, Some(Answer::Member(_, _))));
+        let wiped = Founder { incarnation: Incarnation(1), ..founder(1) };
+        assert_eq!(asked(&desk, wiped, &[0, 1], false), (409, None));
+        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], false);
+        assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
+        assert_eq!(asked(&desk, founder(2), &[2], true), (403, None), "not added yet");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_question_is_refused() {
+        let desk = sitting(&[0, 1]);
+        let question =
+            Question { from: founder(1), to: NodeId(0), list: list(&[0, 1]), joins: false };
+        let intact = seal(&question);
+        for at in 0..intact.len() {
+            let mut bytes = intact.clone();
+            bytes[at] ^= 0x10;
+            assert_ne!(desk.answer(&bytes).0, StatusCode::OK, "byte {at}");
+        }
+        assert_eq!(desk.answer(&intact).0, StatusCode::OK);
+    }
+}

@@ -1,0 +1,39 @@
+//! The settings of a transport.
+
+use raft::{Incarnation, NodeId};
+use std::time::Duration;
+use storage::ClusterId;
+
+/// The settings of a transport. Make them with [`TransportConfig::new`] and change the fields.
+///
+/// The memory of a transport: up to 256 messages wait for each peer, and share the memory of the
+/// entries in them; frames that are not complete take at most 128 MiB together; a snapshot that is
+/// sent takes about 1.5 MiB.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TransportConfig {
+    /// The cluster of this node. Streams of other clusters are rejected.
+    pub cluster: ClusterId,
+    /// The id of this node.
+    pub node: NodeId,
+    /// The incarnation of this node's data directory, sent at the start of each stream.
+    pub incarnation: Incarnation,
+    /// A stream on which no byte arrives for this long is closed. Keep-alives are sent every
+    /// quarter of it. Default: 1 s.
+    pub silence: Duration,
+    /// The most bytes per second at which a snapshot is sent. Default: 64 MiB/s.
+    pub snapshot_bytes_per_second: u64,
+}
+
+impl TransportConfig {
+    /// The default settings: 1 s of silence, 64 MiB/s.
+    pub fn new(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> Self {
+        TransportConfig {
+            cluster,
+            node,
+            incarnation,
+            silence: Duration::from_secs(1),
+            snapshot_bytes_per_second: 64 << 20,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What the tasks of a transport share: its peers, its counters, and its machine.
+
+use crate::body::Budget;
+use crate::config::TransportConfig;
+use crate::dial::Names;
+use crate::frame::FrameError;
+use crate::hello::Hello;
+use crate::net::Net;
+use crate::repeats::Repeats;
+use driver::{Inbox, report};
+use raft::{Incarnation, LogId, Membership, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// The state that the tasks of a transport share.
+pub(crate) struct Shared<N> {
+    pub net: N,
+    pub config: TransportConfig,
+    pub inbox: Inbox,
+    addresses: Mutex<BTreeMap<NodeId, String>>,
+    incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
+    connected: Mutex<BTreeSet<NodeId>>,
+    /// Links that a test has cut.
+    cut: Mutex<BTreeSet<NodeId>>,
+    any_cut: AtomicBool,
+    pub names: Names<N>,
+    pub budget: Budget,
+    pub counters: Counters,
+    /// The recent reports of failed snapshot transfers, per peer.
+    failed: Mutex<BTreeMap<NodeId, Repeats>>,
+    /// Notified whenever the members change.
+    members_changed: Notify,
+}
+
+/// The counters of a transport, since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    damaged: AtomicU64,
+    no_room: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a stream that ended with this error.
+    pub fn count(&self, error: &FrameError) {
+        match error {
+            FrameError::Damaged { .. } => self.damaged(),
+            FrameError::NoRoom => {
+                self.no_room.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a damaged frame.
+    pub fn damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counters as they are now.
+    pub fn figures(&self) -> TransportFigures {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TransportFigures {
+            damaged_frames: read(&self.damaged),
+            frames_without_room: read(&self.no_room),
+            refused_streams: read(&self.refused),
+        }
+    }
+
+    /// Counts a rejected stream or snapshot.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The counters of a transport, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportFigures {
+    /// Frames whose checksum did not match. Each of them closed its stream.
+    pub damaged_frames: u64,
+    /// Streams closed because the shared memory for unfinished frames was used up.
+    pub frames_without_room: u64,
+    /// Streams and snapshots rejected: another cluster, another version or another node; for
+    /// streams also if no connection slot was free.
+    pub refused_streams: u64,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<N: Net> Shared<N> {
+    pub fn new(net: N, config: TransportConfig, inbox: Inbox) -> Self {
+        Shared {
+            names: Names::new(net.clone()),
+            net,
+            config,
+            inbox,
+            addresses: Mutex::default(),
+            incarnations: Mutex::default(),
+            connected: Mutex::default(),
+            cut: Mutex::default(),
+            any_cut: AtomicBool::new(false),
+            budget: Budget::default(),
+            counters: Counters::default(),
+            failed: Mutex::default(),
+            members_changed: Notify::new(),
+        }
+    }
+
+    pub fn address(&self, peer: NodeId) -> Option<String> {
+        lock(&self.addresses).get(&peer).cloned()
+    }
+
+    /// Whether a node with this incarnation is a member.
+    pub fn is_member(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        lock(&self.incarnations).get(&node) == Some(&incarnation)
+    }
+
+    pub fn hello(&self, to: NodeId) -> Hello {
+        Hello {
+            cluster: self.config.cluster,
+            from: self.config.node,
+            incarnation: self.config.incarnation,
+            to,
+        }
+    }
+
+    pub fn set_connected(&self, peer: NodeId, connected: bool) {
+        let mut set = lock(&self.connected);
+        if connected {
+            set.insert(peer)
+        } else {
+            set.remove(&peer)
+        };
+    }
+
+    /// Whether messages to and from a peer pass: false if a test has cut the link.
+    pub fn passes(&self, peer: NodeId) -> bool {
+        !self.any_cut.load(Ordering::Relaxed) || !lock(&self.cut).contains(&peer)
+    }
+
+    pub fn is_connected(&self, peer: NodeId) -> bool {
+        self.passes(peer) && lock(&self.connected).contains(&peer)
+    }
+
+    /// The peers to which a stream is open.
+    pub fn connected(&self) -> BTreeSet<NodeId> {
+        lock(&self.connected).clone()
+    }
+
+    /// Cuts the link to a peer.
+    pub fn disconnect(&self, peer: NodeId) {
+        lock(&self.cut).insert(peer);
+        self.any_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Cuts the links to all peers.
+    pub fn disconnect_all(&self) {
+        let peers: Vec<NodeId> = lock(&self.addresses).keys().copied().collect();
+        peers.into_iter().for_each(|peer| self.disconnect(peer));
+    }
+
+    /// Restores a link that was cut.
+    pub fn connect(&self, peer: NodeId) {
+        let mut cut = lock(&self.cut);
+        cut.remove(&peer);
+        self.any_cut.store(!cut.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Takes over the members. Returns the peers among them: all but this node.
+    pub fn set_members(&self, membership: &Membership) -> BTreeSet<NodeId> {
+        let own = self.config.node;
+        let peers = || membership.members.iter().filter(|(id, _)| **id != own);
+        let addresses: BTreeMap<NodeId, String> =
+            peers().map(|(id, member)| (*id, member.peer_address.clone())).collect();
+        lock(&self.failed).retain(|id, _| addresses.contains_key(id));
+        self.names.retain(|name| addresses.values().any(|address| address == name));
+        let ids = addresses.keys().copied().collect();
+        *lock(&self.addresses) = addresses;
+        *lock(&self.incarnations) = peers().map(|(id, member)| (*id, member.incarnation)).collect();
+        self.members_changed.notify_waiters();
+        ids
+    }
+
+    /// Logs that a peer did not accept a snapshot. The core offers it again, with backoff.
+    pub fn report_failed_snapshot(&self, to: NodeId, snapshot: LogId, error: &str) {
+        let is_news = lock(&self.failed).entry(to).or_default().is_news(error);
+        if is_news {
+            report(|| {
+                tracing::warn!(%to, %snapshot, "a snapshot was not sent: {error}; trying again");
+            });
+        }
+    }
+
+    /// A peer has accepted a snapshot: its next failure is news.
+    pub fn forget_failed_snapshots(&self, to: NodeId) {
+        lock(&self.failed).remove(&to);
+    }
+
+    /// Returns when the peer is no longer a member, or has another address.
+    pub async fn forgotten(&self, peer: NodeId) {
+        let address = self.address(peer);
+        loop {
+            let changed = self.members_changed.notified();
+            if self.address(peer) != address {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
