@@ -116,7 +116,7 @@ fn appends<L: LogStore>(kit: &mut Kit<'_, L>) {
         Payload::Command(Bytes::new()),
         Payload::Command(Bytes::from_static(b"\x00\xff")),
         Payload::Clock,
-        Payload::Membership(membership()),
+        Payload::Membership(Box::new(membership())),
         Payload::Command(Bytes::from_iter((0..100_000_u32).map(|n| (n % 251) as u8))),
         Payload::Command(Bytes::from(vec![0; 5_000])),
     ];
