@@ -2,11 +2,11 @@
 
 use crate::limits::in_range;
 use crate::messages::{PeerReports, PeerSnapshot};
-use crate::snapshots::{SnapshotSink, SnapshotStore};
-use raft::{LogId, Message, NodeId, ReceiveSnapshot, SnapshotOffer, SnapshotReceived};
-use std::io::{self, Write};
+use crate::reception::{Prefix, Received, Reception, Receptions};
+use crate::snapshots::SnapshotStore;
+use raft::{LogId, Message, NodeId, Snapshot, SnapshotOffer};
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// The most messages that wait for the core, by default.
@@ -26,8 +26,13 @@ pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inb
     let (messages, messages_out) = mpsc::channel(in_range(messages_max));
     let (offers, offers_out) = mpsc::channel(OFFERS_MAX);
     let reports = Arc::new(PeerReports::default());
-    let inbox =
-        Inbox { messages, offers, reports: reports.clone(), store, receiving: Arc::default() };
+    let inbox = Inbox {
+        messages,
+        offers,
+        reports: reports.clone(),
+        store,
+        receptions: Receptions::default(),
+    };
     (inbox, InboxReceiver { messages: messages_out, offers: offers_out, reports })
 }
 
@@ -38,8 +43,7 @@ pub struct Inbox {
     offers: mpsc::Sender<PeerSnapshot>,
     reports: Arc<PeerReports>,
     store: Arc<dyn SnapshotStore>,
-    /// Whether a snapshot is being received. Only one is received at a time.
-    receiving: Arc<AtomicBool>,
+    receptions: Receptions,
 }
 
 /// The driver's end of an [`Inbox`].
@@ -59,6 +63,9 @@ pub enum OfferError {
     /// Another snapshot is being received. Retry later.
     #[error("another snapshot is being received")]
     Busy,
+    /// The part to continue after is not here. Offer the snapshot from its beginning.
+    #[error("the part that was received earlier is gone; the snapshot has to begin anew")]
+    Gone,
     /// The snapshot could not be stored. See the cause.
     #[error("the snapshot cannot be stored: {0}")]
     Io(io::Error),
@@ -80,29 +87,41 @@ impl Inbox {
         self.messages.try_send(message).is_ok()
     }
 
-    /// PeerReports that messages to `peer` were lost.
+    /// Reports that messages to `peer` were lost.
     pub fn unreachable(&self, peer: NodeId) {
         self.reports.unreachable(peer);
     }
 
-    /// PeerReports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
+    /// Reports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
     /// the peer.
     pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, delivered: bool) {
         self.reports.snapshot_sent(to, snapshot, delivered);
     }
 
+    /// The part of a snapshot that an earlier transfer has left here, for [`Inbox::resume`].
+    pub fn prefix(&self, snapshot: &Snapshot) -> Prefix {
+        self.receptions.prefix(snapshot)
+    }
+
     /// Offers a snapshot. If this node needs it, write its bytes to the returned [`Reception`].
     pub async fn offer(&self, offer: SnapshotOffer) -> Result<Reception, OfferError> {
+        self.resume(offer, Prefix::default()).await
+    }
+
+    /// Like [`Inbox::offer`], for the bytes after a prefix that [`Inbox::prefix`] has returned. At
+    /// the end, the transport must compare the checksum of the whole state: the prefix may be of
+    /// another sender.
+    pub async fn resume(
+        &self,
+        offer: SnapshotOffer,
+        start: Prefix,
+    ) -> Result<Reception, OfferError> {
         let (reply, answer) = oneshot::channel();
         let event = PeerSnapshot::Offered { offer: Box::new(offer), reply };
         self.offers.send(event).await.map_err(|_| OfferError::Stopped)?;
         let order = answer.await.map_err(|_| OfferError::Stopped)?;
         let order = order.ok_or(OfferError::Unwanted)?;
-        if self.receiving.swap(true, Ordering::AcqRel) {
-            return Err(OfferError::Busy);
-        }
-        let turn = Turn(self.receiving.clone());
-        Ok(Reception { order, store: self.store.clone(), sink: None, _turn: turn })
+        self.receptions.begin(order, start, self.store.clone())
     }
 
     /// Passes a received snapshot to the core. Returns false if the node has stopped.
@@ -114,53 +133,5 @@ impl Inbox {
     /// Whether the driver has ended.
     pub fn is_closed(&self) -> bool {
         self.messages.is_closed()
-    }
-}
-
-/// A snapshot that is being received. Writing blocks. If it is dropped before `finish`, nothing
-/// remains of it.
-pub struct Reception {
-    order: Box<ReceiveSnapshot>,
-    store: Arc<dyn SnapshotStore>,
-    /// Opened at the first write, since opening may block.
-    sink: Option<Box<dyn SnapshotSink>>,
-    _turn: Turn,
-}
-
-/// The right to receive a snapshot, which only one reception has at a time.
-struct Turn(Arc<AtomicBool>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// A snapshot that has been received and is durable, for [`Inbox::install`].
-pub struct Received(SnapshotReceived);
-
-impl Reception {
-    fn sink(&mut self) -> io::Result<&mut Box<dyn SnapshotSink>> {
-        let sink = match self.sink.take() {
-            Some(sink) => sink,
-            None => self.store.create(self.order.snapshot())?,
-        };
-        Ok(self.sink.insert(sink))
-    }
-
-    /// Writes the next bytes of the state. Blocks.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.sink()?.write_all(bytes)
-    }
-
-    /// Makes the snapshot durable after all its bytes were written, and reads it back to verify it:
-    /// the log is reset to it next. Blocks.
-    pub fn finish(mut self) -> io::Result<Received> {
-        self.sink()?;
-        if let Some(sink) = self.sink.take() {
-            sink.finish()?;
-        }
-        io::copy(&mut self.store.open(self.order.snapshot().last)?, &mut io::sink())?;
-        Ok(Received(self.order.durable()))
     }
 }

@@ -215,13 +215,23 @@ async fn answer<N: Net>(
                 text(status, why)
             })
         }
-        (&Method::POST, "/raft/v1/snapshot", Some(shared)) => {
+        (
+            &Method::POST,
+            path @ ("/raft/v1/snapshot" | "/raft/v1/snapshot/prefix"),
+            Some(shared),
+        ) => {
             let body = request.into_body();
             let frames =
                 FrameReader::new(&shared.net, body, SNAPSHOT_SILENCE, shared.budget.clone());
             let introduce = |hello: &Hello| listener.introduce(place, hello).is_ok();
-            match snapshot::receive(&shared, frames, introduce).await {
-                Ok(()) => text(StatusCode::OK, "durable"),
+            let answered = match path {
+                "/raft/v1/snapshot" => snapshot::receive(&shared, frames, introduce)
+                    .await
+                    .map(|()| Bytes::from_static(b"durable")),
+                _ => snapshot::answer(&shared, frames, introduce).await.map(Bytes::from),
+            };
+            match answered {
+                Ok(answer) => text(StatusCode::OK, answer),
                 Err((status, why)) => {
                     if status == StatusCode::FORBIDDEN {
                         shared.counters.refused();
@@ -232,9 +242,11 @@ async fn answer<N: Net>(
                 }
             }
         }
-        (&Method::POST, "/raft/v1/stream" | "/raft/v1/snapshot", None) => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "this node does not take part yet")
-        }
+        (
+            &Method::POST,
+            "/raft/v1/stream" | "/raft/v1/snapshot" | "/raft/v1/snapshot/prefix",
+            None,
+        ) => text(StatusCode::SERVICE_UNAVAILABLE, "this node does not take part yet"),
         _ => text(StatusCode::NOT_FOUND, "this port is for raft peers; clients use another"),
     }
 }

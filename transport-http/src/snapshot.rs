@@ -1,17 +1,22 @@
-//! Sends and receives snapshots over HTTP: one request per snapshot, whose body `transfer.rs`
-//! defines.
+//! Sends and receives snapshots over HTTP. A transfer is two requests, whose bodies `transfer.rs`
+//! defines: how much of the snapshot is at the receiver, and the snapshot from there on.
 
 use crate::body::FrameReader;
 use crate::frame::HEAD_BYTES;
 use crate::hello::Hello;
 use crate::net::{Net, timeout};
 use crate::shared::Shared;
-use crate::transfer::{ChunkWriter, Refused, receive_snapshot, write_offer};
+use crate::transfer::{
+    ChunkWriter, Refused, answer_question, read_answer, receive_snapshot, write_offer,
+    write_question,
+};
 use bytes::Bytes;
+use driver::report;
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use raft::SnapshotOffer;
 use std::io::Read;
@@ -45,20 +50,51 @@ pub(crate) async fn send<N: Net>(
     let _connection = net.spawn(async move {
         let _ = connection.await;
     });
-    let (mut body, receiver) = Channel::<Bytes, Failure>::new(CHUNKS_MAX);
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri("/raft/v1/snapshot")
-        .header(hyper::header::HOST, &address)
-        .body(receiver)?;
-    let mut head = Vec::new();
-    write_offer(&mut head, &shared.hello(offer.to), &offer);
+    let request = |path, body| {
+        let request = Request::builder().method(Method::POST).uri(path);
+        request.header(hyper::header::HOST, &address).body(body)
+    };
+    let hello = shared.hello(offer.to);
+
+    // How much of it does the receiver have?
+    let (mut body, receiver) = Channel::<Bytes, Failure>::new(1);
+    let mut question = Vec::new();
+    write_question(&mut question, &hello, &offer);
+    body.send_data(question.into()).await.map_err(|_| "the connection closed")?;
+    drop(body);
+    let asked = sender.send_request(request("/raft/v1/snapshot/prefix", receiver)?);
+    let answer = timeout(net, TIMEOUT, async { text(asked.await?).await });
+    let answer = answer.await.map_err(|_| "no answer")??;
+    let start = read_answer(&answer).ok_or("the answer is damaged")?;
+
     let mut writer = ChunkWriter::default();
+    while writer.prefix().bytes < start.bytes {
+        let most = start.bytes - writer.prefix().bytes;
+        let read = net.run(move || (read_chunk(state.as_mut(), most), state)).await;
+        let (chunk, back) = read.ok_or("this node is stopping")?;
+        state = back;
+        let chunk = chunk?;
+        if chunk.is_empty() {
+            break;
+        }
+        writer.skip(&chunk);
+    }
+    if start.bytes > 0 {
+        let bytes = start.bytes;
+        report(|| tracing::info!(to = %offer.to, bytes, "continues the transfer of a snapshot"));
+    }
+
+    // What follows. If the receiver has other bytes, it refuses this offer and removes them.
+    sender.ready().await?;
+    let (mut body, receiver) = Channel::<Bytes, Failure>::new(CHUNKS_MAX);
+    let request = request("/raft/v1/snapshot", receiver)?;
+    let mut head = Vec::new();
+    write_offer(&mut head, &hello, &offer, writer.prefix());
     let rate = shared.config.snapshot_bytes_per_second.max(1);
     let feed = async move {
         body.send_data(head.into()).await.map_err(|_| "the receiver closed")?;
         loop {
-            let read = net.run(move || (read_chunk(state.as_mut()), state)).await;
+            let read = net.run(move || (read_chunk(state.as_mut(), u64::MAX), state)).await;
             let (chunk, back) = read.ok_or("this node is stopping")?;
             state = back;
             let chunk = chunk?;
@@ -77,18 +113,7 @@ pub(crate) async fn send<N: Net>(
             net.sleep(Duration::from_nanos(len * 1_000_000_000 / rate)).await;
         }
     };
-    let answer = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let text = Limited::new(answer.into_body(), 4 << 10).collect().await?.to_bytes();
-        match status {
-            StatusCode::OK => Ok(()),
-            StatusCode::CONFLICT => {
-                Err(Unwanted(String::from_utf8_lossy(&text).into_owned()).into())
-            }
-            _ => Err(Failure::from(String::from_utf8_lossy(&text).into_owned())),
-        }
-    };
+    let answer = async { text(sender.send_request(request).await?).await.map(drop) };
     tokio::pin!(answer);
     tokio::select! {
         biased;
@@ -100,11 +125,34 @@ pub(crate) async fn send<N: Net>(
     }
 }
 
-/// Reads up to `CHUNK_BYTES` of the state; empty at its end.
-fn read_chunk(state: &mut dyn Read) -> std::io::Result<Vec<u8>> {
+/// The body of an answer, or the failure that it reports.
+async fn text(answer: Response<Incoming>) -> Result<Bytes, Failure> {
+    let status = answer.status();
+    let text = Limited::new(answer.into_body(), 4 << 10).collect().await?.to_bytes();
+    match status {
+        StatusCode::OK => Ok(text),
+        StatusCode::CONFLICT => Err(Unwanted(String::from_utf8_lossy(&text).into_owned()).into()),
+        _ => Err(Failure::from(String::from_utf8_lossy(&text).into_owned())),
+    }
+}
+
+/// Reads up to [`CHUNK_BYTES`] of the state, at most `bytes_max`; empty at its end.
+fn read_chunk(state: &mut dyn Read, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-    state.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+    state.take(bytes_max.min(CHUNK_BYTES as u64)).read_to_end(&mut chunk)?;
     Ok(chunk)
+}
+
+/// Answers how much of a snapshot is here. On failure, as [`receive`].
+pub(crate) async fn answer<N: Net>(
+    shared: &Shared<N>,
+    mut frames: FrameReader<N>,
+    introduce: impl Fn(&Hello) -> bool,
+) -> Result<Vec<u8>, (StatusCode, String)> {
+    let own = shared.hello(shared.config.node);
+    let passes = |hello: &Hello| introduce(hello) && shared.passes(hello.from);
+    let answered = answer_question(&own, &shared.inbox, &mut frames, passes).await;
+    answered.map_err(|refused| failure(shared, &refused))
 }
 
 /// Receives a snapshot. On failure, returns the status and a text for the sender's operator.
@@ -117,19 +165,21 @@ pub(crate) async fn receive<N: Net>(
     let own = shared.hello(shared.config.node);
     let passes = |hello: &Hello| introduce(hello) && shared.passes(hello.from);
     let received = receive_snapshot(&own, &shared.inbox, &mut frames, &shared.net, passes).await;
-    received.map_err(|refused| {
-        let status = match refused {
-            Refused::Peer(_) => StatusCode::FORBIDDEN,
-            Refused::Damaged(_) => {
-                shared.counters.damaged();
-                StatusCode::BAD_REQUEST
-            }
-            Refused::Bad(_) => StatusCode::BAD_REQUEST,
-            Refused::Unwanted(_) => StatusCode::CONFLICT,
-            Refused::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Refused::Disk(_) => StatusCode::INSUFFICIENT_STORAGE,
-            Refused::Gone => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, refused.to_string())
-    })
+    received.map_err(|refused| failure(shared, &refused))
+}
+
+fn failure<N: Net>(shared: &Shared<N>, refused: &Refused) -> (StatusCode, String) {
+    let status = match refused {
+        Refused::Peer(_) => StatusCode::FORBIDDEN,
+        Refused::Damaged(_) => {
+            shared.counters.damaged();
+            StatusCode::BAD_REQUEST
+        }
+        Refused::Bad(_) => StatusCode::BAD_REQUEST,
+        Refused::Unwanted(_) => StatusCode::CONFLICT,
+        Refused::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Refused::Disk(_) => StatusCode::INSUFFICIENT_STORAGE,
+        Refused::Gone => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, refused.to_string())
 }

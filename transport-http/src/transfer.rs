@@ -3,13 +3,15 @@
 //! succeeds once the snapshot is durable at the receiver. Each frame has a checksum of its own; the
 //! trailer detects chunks that were lost, duplicated or reordered.
 //!
-//! A transfer that breaks starts again from the beginning; it is not resumed.
+//! Before it, the sender asks how much of the snapshot an earlier transfer has left at the receiver,
+//! and then sends only what follows. It reads the rest as well, so that the trailer proves the whole
+//! state, whoever sent its first part.
 
-use crate::frame::{FrameError, Frames, write_first, write_frame};
+use crate::frame::{FrameDecoder, FrameError, Frames, write_first, write_frame};
 use crate::hello::{Hello, Refusal};
-use driver::{Inbox, OfferError};
+use bytes::Bytes;
+use driver::{Inbox, OfferError, Prefix};
 use raft::SnapshotOffer;
-use serde::{Deserialize, Serialize};
 use std::future::Future;
 use storage::codec;
 
@@ -54,40 +56,52 @@ const CHUNK: u8 = 0;
 /// The first byte of the trailer, which is the last frame.
 const TRAILER: u8 = 1;
 
-/// The length and the checksum of all bytes so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Totals {
-    bytes: u64,
-    checksum: u32,
-}
-
-impl Totals {
-    fn add(&mut self, chunk: &[u8]) {
-        self.bytes += chunk.len() as u64;
-        self.checksum = crc32c::crc32c_append(self.checksum, chunk);
-    }
-}
-
-/// Appends the beginning of a transfer: the sender, and the offer.
-pub fn write_offer(into: &mut Vec<u8>, hello: &Hello, offer: &SnapshotOffer) {
+/// Appends the question how much of a snapshot is at the receiver: the sender, and the offer.
+pub fn write_question(into: &mut Vec<u8>, hello: &Hello, offer: &SnapshotOffer) {
     write_first(into, &hello.encode());
     write_frame(into, |into| codec::encode(offer, into));
+}
+
+/// Appends the beginning of a transfer: the sender, the offer, and the part that is not sent because
+/// it is at the receiver.
+pub fn write_offer(into: &mut Vec<u8>, hello: &Hello, offer: &SnapshotOffer, start: Prefix) {
+    write_question(into, hello, offer);
+    write_frame(into, |into| encode_prefix(start, into));
+}
+
+fn encode_prefix(prefix: Prefix, into: &mut Vec<u8>) {
+    codec::encode(&(prefix.bytes, prefix.checksum), into);
+}
+
+fn decode_prefix(bytes: &[u8]) -> Option<Prefix> {
+    let (bytes, checksum) = codec::decode(bytes).ok()?;
+    Some(Prefix { bytes, checksum })
 }
 
 /// Writes the state of one snapshot as frames.
 #[derive(Debug, Default)]
 pub struct ChunkWriter {
-    totals: Totals,
+    totals: Prefix,
 }
 
 impl ChunkWriter {
+    /// Passes over a chunk that is at the receiver already.
+    pub fn skip(&mut self, chunk: &[u8]) {
+        self.totals.add(chunk);
+    }
+
+    /// What was written or passed over so far.
+    pub fn prefix(&self) -> Prefix {
+        self.totals
+    }
+
     /// Appends a chunk of the state. An empty chunk appends the trailer, which ends the transfer.
     pub fn write(&mut self, into: &mut Vec<u8>, chunk: &[u8]) {
         self.totals.add(chunk);
         write_frame(into, |into| match chunk {
             [] => {
                 into.push(TRAILER);
-                codec::encode(&self.totals, into);
+                encode_prefix(self.totals, into);
             }
             chunk => {
                 into.push(CHUNK);
@@ -95,6 +109,27 @@ impl ChunkWriter {
             }
         });
     }
+}
+
+/// Answers how much of the offered snapshot an earlier transfer has left at the node that `own`
+/// describes. The answer is one frame, for [`read_answer`].
+pub async fn answer_question(
+    own: &Hello,
+    inbox: &Inbox,
+    frames: &mut impl Frames,
+    passes: impl Fn(&Hello) -> bool,
+) -> Result<Vec<u8>, Refused> {
+    let offer = read_offer(own, frames, passes).await?;
+    let mut answer = Vec::new();
+    write_frame(&mut answer, |into| encode_prefix(inbox.prefix(&offer.snapshot), into));
+    Ok(answer)
+}
+
+/// Reads the answer of [`answer_question`]. `None` if it is damaged or something else.
+pub fn read_answer(answer: &[u8]) -> Option<Prefix> {
+    let mut decoder = FrameDecoder::default();
+    decoder.push(answer);
+    decode_prefix(&decoder.take(answer.len()).ok()??)
 }
 
 /// Receives a snapshot for the node that `own` describes. Returns once the snapshot is durable and
@@ -106,33 +141,22 @@ pub async fn receive_snapshot(
     offload: &impl Offload,
     passes: impl Fn(&Hello) -> bool,
 ) -> Result<(), Refused> {
-    let bad = |text: &str| Refused::Bad(text.to_owned());
-    let next = |frame: Result<_, FrameError>| match frame {
-        Ok(Some(frame)) => Ok(frame),
-        Ok(None) => Err(bad("the snapshot is cut off")),
-        Err(error @ FrameError::Damaged { .. }) => Err(Refused::Damaged(error.to_string())),
-        Err(error) => Err(Refused::Bad(error.to_string())),
-    };
-    let first = next(frames.first().await)?;
-    let hello = Hello::check(&first, own).map_err(Refused::Peer)?;
-    let offer: SnapshotOffer = codec::decode(&next(frames.next().await)?)
-        .map_err(|error| Refused::Bad(error.to_string()))?;
-    if offer.from != hello.from || offer.to != own.from || !passes(&hello) {
-        return Err(bad("the offer is not for this node"));
-    }
-    let mut reception = inbox.offer(offer).await.map_err(|error| match error {
+    let offer = read_offer(own, frames, passes).await?;
+    let start = decode_prefix(&next(frames.next().await)?);
+    let start = start.ok_or_else(|| bad("the offer does not say where it begins"))?;
+    let mut reception = inbox.resume(offer, start).await.map_err(|error| match error {
         OfferError::Unwanted => Refused::Unwanted(error.to_string()),
         _ => Refused::Unavailable(error.to_string()),
     })?;
     let lost = |error: std::io::Error| Refused::Disk(error.to_string());
-    let mut totals = Totals::default();
     loop {
         let frame = next(frames.next().await)?;
         match frame.split_first() {
             None => continue,
-            Some((&CHUNK, chunk)) => totals.add(chunk),
+            Some((&CHUNK, _)) => {}
             Some((&TRAILER, trailer)) => {
-                if codec::decode::<Totals>(trailer).ok() != Some(totals) {
+                if decode_prefix(trailer) != Some(reception.prefix()) {
+                    reception.discard();
                     return Err(bad("the snapshot is not the one that was sent"));
                 }
                 break;
@@ -148,5 +172,32 @@ pub async fn receive_snapshot(
     match inbox.install(received).await {
         true => Ok(()),
         false => Err(Refused::Unavailable("this node is stopping".to_owned())),
+    }
+}
+
+async fn read_offer(
+    own: &Hello,
+    frames: &mut impl Frames,
+    passes: impl Fn(&Hello) -> bool,
+) -> Result<SnapshotOffer, Refused> {
+    let hello = Hello::check(&next(frames.first().await)?, own).map_err(Refused::Peer)?;
+    let offer: SnapshotOffer = codec::decode(&next(frames.next().await)?)
+        .map_err(|error| Refused::Bad(error.to_string()))?;
+    if offer.from != hello.from || offer.to != own.from || !passes(&hello) {
+        return Err(bad("the offer is not for this node"));
+    }
+    Ok(offer)
+}
+
+fn bad(text: &str) -> Refused {
+    Refused::Bad(text.to_owned())
+}
+
+fn next(frame: Result<Option<Bytes>, FrameError>) -> Result<Bytes, Refused> {
+    match frame {
+        Ok(Some(frame)) => Ok(frame),
+        Ok(None) => Err(bad("the snapshot is cut off")),
+        Err(error @ FrameError::Damaged { .. }) => Err(Refused::Damaged(error.to_string())),
+        Err(error) => Err(Refused::Bad(error.to_string())),
     }
 }

@@ -7,7 +7,10 @@ pub use crate::frame::{
     write_frame, write_message, write_sign_of_life,
 };
 pub use crate::hello::{Hello, Refusal};
-pub use crate::transfer::{ChunkWriter, Offload, Refused, receive_snapshot, write_offer};
+pub use crate::transfer::{
+    ChunkWriter, Offload, Refused, answer_question, read_answer, receive_snapshot, write_offer,
+    write_question,
+};
 
 use driver::Inbox;
 use raft::NodeId;

@@ -3,7 +3,7 @@
 mod nodes;
 
 use bytes::Bytes;
-use driver::{Transport, inbox};
+use driver::{Prefix, Transport, inbox};
 use nodes::{TestNode, add, eventually, start, stop};
 use raft::{
     Body, Incarnation, LogId, Member, Membership, Message, NodeId, Snapshot, SnapshotOffer, Term,
@@ -15,7 +15,8 @@ use storage::{RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use transport_http::wire::{
-    ChunkWriter, HEAD_BYTES, Hello, write_first, write_frame, write_message, write_offer,
+    ChunkWriter, HEAD_BYTES, Hello, read_answer, write_first, write_frame, write_message,
+    write_offer, write_question,
 };
 use transport_http::{HttpTransport, TransportConfig};
 
@@ -185,58 +186,116 @@ async fn unfinished_frames_do_not_hold_more_than_their_budget() {
     stop(nodes).await;
 }
 
+/// The beginning of a transfer to node 0 by node 1, which leads a later term.
+fn offer_of_node_1(node: &TestNode) -> (Hello, SnapshotOffer) {
+    let status = node.handle.status();
+    let (from, to, incarnation) = (NodeId(1), NodeId(0), Incarnation(101));
+    let hello = Hello { cluster: node.cluster, from, incarnation, to };
+    let term = Term(status.raft.term.0 + 1);
+    let snapshot = Snapshot {
+        last: LogId::new(1000, term.0),
+        ..Snapshot::initial(status.raft.membership.clone())
+    };
+    (hello, SnapshotOffer { from, to, term, incarnation, snapshot })
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(&mut bytes);
+    bytes
+}
+
+/// Sends a request to the port for peers. Returns the status and the body of the response.
+async fn post(node: &TestNode, path: &str, content: &[u8]) -> (u16, Vec<u8>) {
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        content.len()
+    );
+    let mut stream = send(node.server.local_addr(), request.as_bytes()).await;
+    // The node may reject it before it has read all of it.
+    let _ = stream.write_all(content).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let head = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("an answer") + 4;
+    let status = String::from_utf8_lossy(&answer[9..12]).parse().expect("a status");
+    (status, answer.split_off(head))
+}
+
 /// Sends a snapshot to node 0 as node 1, with the frames that `body` puts together. Returns the
 /// status of the response.
 async fn offer_by_hand(
     node: &TestNode,
     body: impl FnOnce(Vec<u8>, [Vec<u8>; 3], Vec<u8>) -> Vec<Vec<u8>>,
 ) -> u16 {
-    let status = node.handle.status();
-    let hello = Hello {
-        cluster: node.cluster,
-        from: NodeId(1),
-        incarnation: Incarnation(101),
-        to: NodeId(0),
-    };
-    let term = Term(status.raft.term.0 + 1);
-    let snapshot = Snapshot {
-        last: LogId::new(1000, term.0),
-        ..Snapshot::initial(status.raft.membership.clone())
-    };
-    let (from, to, incarnation) = (NodeId(1), NodeId(0), Incarnation(101));
-    let mut head = Vec::new();
-    write_offer(&mut head, &hello, &SnapshotOffer { from, to, term, incarnation, snapshot });
+    let (hello, offer) = offer_of_node_1(node);
+    let head = written(|into| write_offer(into, &hello, &offer, Prefix::default()));
     let mut writer = ChunkWriter::default();
-    let mut frame = |bytes: &[u8]| {
-        let mut frame = Vec::new();
-        writer.write(&mut frame, bytes);
-        frame
-    };
+    let mut frame = |bytes: &[u8]| written(|into| writer.write(into, bytes));
     // The state of the state machine is one number of eight bytes.
     let chunks = [frame(&[7, 0, 0]), frame(&[0, 0]), frame(&[0, 0, 0])];
     let trailer = frame(&[]);
-    let content: Vec<u8> = body(head, chunks, trailer).concat();
-    let request = format!(
-        "POST /raft/v1/snapshot HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
-        content.len()
-    );
-    let mut stream = send(node.server.local_addr(), request.as_bytes()).await;
-    // The node may reject it before it has read all of it.
-    let _ = stream.write_all(&content).await;
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).await.expect("an answer");
-    String::from_utf8_lossy(&answer[9..]).parse().expect("a status")
+    post(node, "/raft/v1/snapshot", &body(head, chunks, trailer).concat()).await.0
 }
 
-#[tokio::test]
-async fn a_snapshot_that_is_not_whole_is_not_taken() {
-    // Only node 0 is left, and it follows any node that offers a snapshot of a higher term.
+/// A node that follows nobody, so it follows any node that offers a snapshot of a higher term.
+async fn left_alone() -> Vec<TestNode> {
     let mut nodes = start(3, |_| {}).await;
     add(&nodes, 1).await;
     let others = nodes.split_off(1);
     stop(others).await;
     let node = &nodes[0];
     eventually("it does not lead", async || !node.handle.status().raft.serving).await;
+    nodes
+}
+
+#[tokio::test]
+async fn a_transfer_that_was_cut_off_is_continued() {
+    const STATE: [u8; 8] = [7, 0, 0, 0, 0, 0, 0, 0];
+    let nodes = left_alone().await;
+    let node = &nodes[0];
+    let prefix = async || {
+        let (hello, offer) = offer_of_node_1(node);
+        let question = written(|into| write_question(into, &hello, &offer));
+        let (status, answer) = post(node, "/raft/v1/snapshot/prefix", &question).await;
+        assert_eq!(status, 200);
+        read_answer(&answer).expect("an answer")
+    };
+    // Sends `state` from `start` on, up to its end or only the next three bytes.
+    let transfer = async |state: [u8; 8], start: usize, is_cut: bool| {
+        let (hello, offer) = offer_of_node_1(node);
+        let mut writer = ChunkWriter::default();
+        writer.skip(&state[..start]);
+        let mut content = written(|into| write_offer(into, &hello, &offer, writer.prefix()));
+        match is_cut {
+            true => writer.write(&mut content, &state[start..start + 3]),
+            false => {
+                writer.write(&mut content, &state[start..]);
+                writer.write(&mut content, &[]);
+            }
+        }
+        post(node, "/raft/v1/snapshot", &content).await.0
+    };
+    assert_eq!(prefix().await, Prefix::default());
+    // Part of another state. It is removed when the sender finds that it is not its own.
+    assert_eq!(transfer([9; 8], 0, true).await, 400);
+    assert_eq!(prefix().await.bytes, 3);
+    assert_eq!(transfer(STATE, 3, false).await, 503);
+    assert_eq!(prefix().await, Prefix::default());
+    // Two parts, and then the rest.
+    assert_eq!(transfer(STATE, 0, true).await, 400);
+    assert_eq!(transfer(STATE, 3, true).await, 400);
+    assert_eq!(prefix().await.bytes, 6);
+    assert_eq!(transfer(STATE, 6, false).await, 200);
+    eventually("it is installed", async || node.handle.status().raft.snapshot.last.index.0 == 1000)
+        .await;
+    assert_eq!(node.handle.status().stopped, None, "it was restored from the whole state");
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_not_whole_is_not_taken() {
+    let nodes = left_alone().await;
+    let node = &nodes[0];
     let flip = |mut frame: Vec<u8>, at: usize| {
         frame[at] ^= 1;
         frame

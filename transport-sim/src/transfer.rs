@@ -44,6 +44,19 @@ pub(crate) async fn send<A: App>(
         sleep_us(1_000).await;
         return false;
     };
+    // How much of it does the receiver have? The question and its answer take as long as the offer.
+    let start = inbox.prefix(&offer.snapshot);
+    let mut writer = ChunkWriter::default();
+    let mut there = Vec::new();
+    if state.by_ref().take(start.bytes).read_to_end(&mut there).is_err() {
+        link.gives_up(&offer);
+        return false;
+    }
+    writer.skip(&there);
+    if start.bytes > 0 {
+        link.cluster.mark("a snapshot went on where it was cut off");
+    }
+    sleep_us(after_us).await;
     let (pipe, mut frames) = pipe();
     let (tell, answer) = oneshot::channel();
     let (cluster, way) = (link.cluster.clone(), (offer.from, offer.to));
@@ -54,9 +67,9 @@ pub(crate) async fn send<A: App>(
         let _ = tell.send(received.is_ok());
     });
     let mut head = Vec::new();
-    write_offer(&mut head, &link.hello(peer), &offer);
+    write_offer(&mut head, &link.hello(peer), &offer, writer.prefix());
     let chunk_bytes = CHUNK_BYTES[link.draw(peer, CHUNK_BYTES.len() as u64) as usize];
-    let feed = feed(link, peer, pipe, head, state.as_mut(), chunk_bytes);
+    let feed = feed(link, peer, pipe, (head, writer), state.as_mut(), chunk_bytes);
     let patience = sleep_us(SILENCE.as_micros() as u64);
     let result = async {
         // A receiver may answer before it has read everything, if it rejects the snapshot.
@@ -83,12 +96,11 @@ async fn feed<A: App>(
     link: &Link<A>,
     peer: raft::NodeId,
     pipe: mpsc::Sender<Piece>,
-    head: Vec<u8>,
+    (head, mut writer): (Vec<u8>, ChunkWriter),
     state: &mut (dyn Read + Send),
     chunk_bytes: usize,
 ) {
     let mut due_us = now_us() + 1;
-    let mut writer = ChunkWriter::default();
     if pipe.send(Piece { due_us, bytes: Some(head.into()) }).await.is_err() {
         return;
     }

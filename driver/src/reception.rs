@@ -1,0 +1,165 @@
+//! The reception of one snapshot from a peer.
+//!
+//! If a transfer breaks, what has arrived is kept, and a later offer of the same snapshot continues
+//! after it. At most one unfinished snapshot is kept. The next reception that begins anew removes
+//! it, and so does a restart of the node.
+
+use crate::inbox::OfferError;
+use crate::snapshots::{SnapshotSink, SnapshotStore};
+use raft::{ReceiveSnapshot, Snapshot, SnapshotReceived};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The first bytes of a snapshot's state. Two equal prefixes are taken to be the same bytes; the
+/// transport compares the checksum of the whole state at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefix {
+    /// The number of bytes.
+    pub bytes: u64,
+    /// Their CRC-32C.
+    pub checksum: u32,
+}
+
+impl Prefix {
+    /// Adds the bytes that follow.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+    }
+}
+
+/// A snapshot of which only a prefix has arrived.
+struct Unfinished {
+    snapshot: Snapshot,
+    prefix: Prefix,
+    sink: Box<dyn SnapshotSink>,
+}
+
+/// What the receptions of a node share. A clone is another handle to it.
+#[derive(Clone, Default)]
+pub(crate) struct Receptions {
+    /// Whether a snapshot is being received. Only one is received at a time.
+    busy: Arc<AtomicBool>,
+    unfinished: Arc<Mutex<Option<Unfinished>>>,
+}
+
+impl Receptions {
+    fn unfinished(&self) -> MutexGuard<'_, Option<Unfinished>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part of a snapshot that an earlier transfer has left.
+    pub fn prefix(&self, snapshot: &Snapshot) -> Prefix {
+        match &*self.unfinished() {
+            Some(unfinished) if unfinished.snapshot == *snapshot => unfinished.prefix,
+            _ => Prefix::default(),
+        }
+    }
+
+    /// Begins a reception that continues after `start`. `start` must be what
+    /// [`Receptions::prefix`] has returned, or empty to begin anew.
+    pub fn begin(
+        &self,
+        order: Box<ReceiveSnapshot>,
+        start: Prefix,
+        store: Arc<dyn SnapshotStore>,
+    ) -> Result<Reception, OfferError> {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return Err(OfferError::Busy);
+        }
+        let turn = Turn(self.busy.clone());
+        let left = self.unfinished().take();
+        let sink = match left {
+            Some(left) if left.prefix == start && left.snapshot == *order.snapshot() => {
+                Some(left.sink)
+            }
+            _ => None,
+        };
+        if start != Prefix::default() && sink.is_none() {
+            return Err(OfferError::Gone);
+        }
+        Ok(Reception {
+            order: Some(order),
+            store,
+            sink,
+            prefix: start,
+            receptions: self.clone(),
+            _turn: turn,
+        })
+    }
+}
+
+/// A snapshot that is being received. Writing blocks. If it is dropped before
+/// [`Reception::finish`], a later offer may continue it.
+pub struct Reception {
+    /// `None` only once it is finished.
+    order: Option<Box<ReceiveSnapshot>>,
+    store: Arc<dyn SnapshotStore>,
+    /// Opened at the first write, since opening may block.
+    sink: Option<Box<dyn SnapshotSink>>,
+    prefix: Prefix,
+    receptions: Receptions,
+    _turn: Turn,
+}
+
+/// The right to receive a snapshot, which only one reception has at a time.
+struct Turn(Arc<AtomicBool>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// A snapshot that has been received and is durable, for [`Inbox::install`](crate::Inbox::install).
+#[must_use]
+pub struct Received(pub(crate) SnapshotReceived);
+
+impl Reception {
+    /// What has been written so far, by earlier transfers too.
+    pub fn prefix(&self) -> Prefix {
+        self.prefix
+    }
+
+    fn open(&mut self) -> io::Result<Box<dyn SnapshotSink>> {
+        match (self.sink.take(), &self.order) {
+            (Some(sink), _) => Ok(sink),
+            (None, Some(order)) => self.store.create(order.snapshot()),
+            (None, None) => Err(io::Error::other("the reception has ended")),
+        }
+    }
+
+    /// Writes the next bytes of the state. Blocks. After an error nothing is kept.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut sink = self.open()?;
+        sink.write_all(bytes)?;
+        self.prefix.add(bytes);
+        self.sink = Some(sink);
+        Ok(())
+    }
+
+    /// Makes the snapshot durable after all its bytes were written, and reads it back to verify it:
+    /// the log is reset to it next. Blocks.
+    pub fn finish(mut self) -> io::Result<Received> {
+        self.open()?.finish()?;
+        let order = self.order.take().ok_or(io::ErrorKind::Other)?;
+        io::copy(&mut self.store.open(order.snapshot().last)?, &mut io::sink())?;
+        Ok(Received(order.durable()))
+    }
+
+    /// Removes what has been written: it is not a prefix of the snapshot.
+    pub fn discard(mut self) {
+        self.sink = None;
+    }
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        if let (Some(sink), Some(order)) = (self.sink.take(), &self.order) {
+            let snapshot = order.snapshot().clone();
+            *self.receptions.unfinished() =
+                Some(Unfinished { snapshot, prefix: self.prefix, sink });
+        }
+    }
+}
