@@ -9,7 +9,7 @@
 //! that index is applied here is measured. A number of entries means nothing without their rate.
 
 use crate::{NotReady, StopReason};
-use raft::{Index, Now, ReadId, Status};
+use raft::{Index, Now, ReadId, Status, Term};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(crate) struct Readiness {
     confirming: Option<ReadId>,
     /// A commit index of the leader that is not applied here yet, and its time in nanoseconds.
     sample: Option<(Index, u64)>,
+    /// The term of the sample. What a leader of another term has reported counts no longer.
+    sampled_in: Term,
     /// Everything that the leader had committed at this time is applied here.
     fresh_at_ns: u64,
 }
@@ -52,6 +54,10 @@ impl Readiness {
 
     /// A tick has passed: measures the lag.
     pub fn tick(&mut self, status: &Status, now: Now) {
+        if self.sampled_in != status.term {
+            self.sampled_in = status.term;
+            self.sample = None;
+        }
         let (at, now_ns) = self.sample.unwrap_or((status.leader_commit, now.monotonic_ns));
         if status.leader.is_none() {
             return;

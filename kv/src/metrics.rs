@@ -159,6 +159,7 @@ pub fn render(
     for (name, help, value) in [
         ("misaddressed", "Messages for another node.", core.misaddressed),
         ("wrong_incarnation", "Messages of a node with another disk.", core.wrong_incarnation),
+        ("strangers", "Messages of nodes that are not members.", core.strangers),
         ("invalid_messages", "Messages that no correct peer sends.", core.invalid_messages),
         ("stale_receipts", "Receipts for work of an earlier term.", core.stale_receipts),
         ("campaigns", "Times the node campaigned.", core.campaigns),

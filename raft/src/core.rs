@@ -43,6 +43,8 @@ pub(crate) struct Core {
     pub counters: Counters,
     /// Set when a peer has rejected our incarnation: that peer's commit index at the time.
     not_a_member: Option<Index>,
+    /// Members that were sent `NotAMember` since the last tick.
+    pub corrected: BTreeSet<NodeId>,
     rng: Pcg32,
     /// The number of the latest work order.
     orders: u64,
@@ -100,6 +102,7 @@ impl Core {
             outbox: Outbox::default(),
             counters: Counters::default(),
             not_a_member: None,
+            corrected: BTreeSet::new(),
             orders: 0,
             write_out: None,
             write_ticks: 0,
@@ -154,6 +157,7 @@ impl Core {
 
     /// One tick of the clock has passed.
     pub fn tick(&mut self) {
+        self.corrected.clear();
         if self.write_out.is_some() {
             self.write_ticks = self.write_ticks.saturating_add(1);
         }
@@ -299,7 +303,8 @@ impl Core {
 
     /// Starts the log time of a new leader from its voters' clocks.
     pub fn start_time(&mut self, readings: &BTreeMap<NodeId, Reading>) {
-        let start = log_time::start(self.log.membership(), readings, self.log.last_time());
+        let start =
+            log_time::start(self.log.membership(), readings, self.log.last_time(), self.now);
         self.clock.hear(start, self.now);
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Numbers such as §3.4 refer to Diego Ongaro's thesis, *Consensus: Bridging Theory and Practice*.
 
+mod bounded;
 mod candidate;
 mod config;
 mod core;

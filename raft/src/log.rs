@@ -7,6 +7,7 @@
 //! The log knows neither roles nor the commit index, and does no I/O. [`Log::fill_write`] returns
 //! what must be written, and [`Log::written`] records that it is durable.
 
+use crate::bounded::ENTRIES_MAX;
 use crate::{CommandNumber, Entry, Index, LogId, LogTime, Membership, Payload, Snapshot, Term};
 use std::collections::VecDeque;
 
@@ -205,11 +206,11 @@ impl Log {
     }
 
     /// Appends to `into` the entries from `from` up to `to`, as long as they cost at most
-    /// `bytes_max` in total. The first entry is always copied. Returns the total cost in bytes.
+    /// `bytes_max` in total, and at most [`ENTRIES_MAX`] of them. The first entry is always copied. Returns the total cost in bytes.
     pub fn copy(&self, from: Index, to: Index, bytes_max: usize, into: &mut Vec<Entry>) -> usize {
         let mut bytes = 0;
         let mut index = from;
-        while index <= to {
+        while index <= to && into.len() < ENTRIES_MAX {
             let Some(entry) = self.entry(index) else { break };
             let cost = entry.cost_bytes();
             if bytes > 0 && bytes + cost > bytes_max {

@@ -20,6 +20,7 @@
 //! Log time is not the time of day. It starts from it, and may drift away from it as the cluster
 //! runs.
 
+use crate::validation::NUMBER_MAX;
 use crate::{LogTime, Membership, NodeId, Now};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,6 +49,11 @@ impl Default for Reading {
     }
 }
 
+/// A time that is further ahead of this node's wall clock is not taken over: 139 years, so that a
+/// wall clock that was never set does no harm. Without this limit, one wrong message could set the
+/// cluster's clock so far ahead that it reaches the end of its range.
+const AHEAD_MAX_MS: u64 = 1 << 42;
+
 /// The log's time as one node knows it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogClock {
@@ -60,14 +66,14 @@ impl LogClock {
     pub fn time(&self, now: Now) -> Option<LogTime> {
         self.known.map(|(time, at_ns)| {
             let passed_ms = now.monotonic_ns.saturating_sub(at_ns) / 1_000_000;
-            LogTime(time.0.saturating_add(passed_ms))
+            LogTime(time.0.saturating_add(passed_ms).min(NUMBER_MAX))
         })
     }
 
     /// Takes over a leader's log time (perhaps this node's own), unless this node already knows a
     /// later one. Messages take time to arrive.
     pub fn hear(&mut self, time: LogTime, now: Now) {
-        if self.time(now).is_none_or(|known| known < time) {
+        if is_plausible(time, now) && self.time(now).is_none_or(|known| known < time) {
             self.known = Some((time, now.monotonic_ns));
         }
     }
@@ -80,6 +86,10 @@ impl LogClock {
     }
 }
 
+fn is_plausible(time: LogTime, now: Now) -> bool {
+    time.0 <= now.wall_ms.saturating_add(AHEAD_MAX_MS)
+}
+
 /// The log time that a new leader starts with: the latest that one of its voters knows. If none
 /// knows it, the time that the wall clocks of a quorum have reached. Never before `last`, the time
 /// of the leader's last entry.
@@ -87,10 +97,11 @@ pub(crate) fn start(
     membership: &Membership,
     readings: &BTreeMap<NodeId, Reading>,
     last: LogTime,
+    now: Now,
 ) -> LogTime {
     let known = readings.values().filter_map(|reading| match reading {
-        Reading::Running(time) => Some(*time),
-        Reading::Wall(_) => None,
+        Reading::Running(time) if is_plausible(*time, now) => Some(*time),
+        Reading::Running(_) | Reading::Wall(_) => None,
     });
     let agreed = || membership.reached(|id| readings.get(&id).map_or(LogTime(0), |r| r.time()));
     known.max().unwrap_or_else(agreed).max(last)
@@ -123,6 +134,17 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_no_clock_can_show_is_not_taken_over() {
+        let mut clock = LogClock::default();
+        clock.hear(LogTime(1_000), at(10));
+        clock.hear(LogTime(NUMBER_MAX - 5), at(20));
+        assert_eq!(clock.time(at(20)), Some(LogTime(1_010)));
+        // A clock at the end of its range stays in it.
+        clock.known = Some((LogTime(NUMBER_MAX - 5), 0));
+        assert_eq!(clock.time(at(60_000)), Some(LogTime(NUMBER_MAX)));
+    }
+
+    #[test]
     fn a_leader_begins_with_what_its_voters_know_and_else_with_what_a_quorum_of_clocks_has_reached()
     {
         let last = LogTime(50);
@@ -146,7 +168,7 @@ mod tests {
                 .zip(readings)
                 .filter_map(|(id, reading)| reading.map(|r| (id, r)))
                 .collect();
-            assert_eq!(start(&membership, &readings, last), LogTime(begins), "{readings:?}");
+            assert_eq!(start(&membership, &readings, last, at(0)), LogTime(begins), "{readings:?}");
         }
     }
 }

@@ -27,13 +27,17 @@ pub struct Member {
 /// `outgoing`, where present, is not empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// All members with their addresses, learners included.
+    /// All members with their addresses, learners included. At most 1,024.
+    #[serde(deserialize_with = "crate::bounded::map")]
     pub members: BTreeMap<NodeId, Member>,
     /// The members whose votes and acknowledgements count.
+    #[serde(deserialize_with = "crate::bounded::set")]
     pub voters: BTreeSet<NodeId>,
     /// During a change: the voters of the configuration that is being left.
+    #[serde(deserialize_with = "crate::bounded::optional_set")]
     pub outgoing: Option<BTreeSet<NodeId>>,
     /// The members that receive the log without counting for a quorum.
+    #[serde(deserialize_with = "crate::bounded::set")]
     pub learners: BTreeSet<NodeId>,
 }
 

@@ -60,7 +60,8 @@ pub enum Body {
     Append {
         /// The entry right before `entries`.
         prev: LogId,
-        /// The entries after `prev`, contiguous. May be empty.
+        /// The entries after `prev`, contiguous, at most 65,536. May be empty.
+        #[serde(deserialize_with = "crate::bounded::entries")]
         entries: Vec<Entry>,
         /// The leader's commit index.
         commit: Index,

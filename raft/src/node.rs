@@ -7,9 +7,9 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::role::Next;
 use crate::{
-    Action, Applied, Body, CommandNumber, Config, ConfigError, Durable, LogId, Message, NodeId,
-    Now, Payload, ProposeError, Proposed, ReadError, ReadId, ReadMode, ReceiveSnapshot, Restored,
-    RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived, Status,
+    Action, Applied, Body, CommandNumber, Config, ConfigError, Durable, Incarnation, LogId,
+    Message, NodeId, Now, Payload, ProposeError, Proposed, ReadError, ReadId, ReadMode,
+    ReceiveSnapshot, Restored, RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived, Status,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -93,6 +93,12 @@ impl Node {
         // Requests for votes are ignored while the leader is live (§4.2.3). This precedes any
         // change of term.
         if asks_to_disturb(&message.body) && self.hears_a_leader() {
+            return;
+        }
+        // A leader that is not among our members may be one of a later membership. While a leader
+        // that we know is live it is not, and a stranger changes nothing here.
+        let speaks_up = message.term > self.core.term() || leads(&message.body);
+        if speaks_up && self.is_stranger_unneeded(message.from, message.incarnation) {
             return;
         }
         // A granted pre-vote may come from a node that is behind: it names the term it is about.
@@ -192,7 +198,9 @@ impl Node {
 
     /// A leader offers a snapshot. Returns the order to receive it if this node needs it.
     pub fn accept(&mut self, offer: SnapshotOffer) -> Option<ReceiveSnapshot> {
-        if !self.core.admits_offer(&offer) {
+        if !self.core.admits_offer(&offer)
+            || self.is_stranger_unneeded(offer.from, offer.incarnation)
+        {
             return None;
         }
         let is_needed = !self.core.is_diverged()
@@ -374,6 +382,14 @@ impl Node {
         }
     }
 
+    /// Whether a message that would change the term or the log comes from a node that is not among
+    /// our members, while a leader is live. It is counted.
+    fn is_stranger_unneeded(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
+        let unneeded = self.core.is_stranger(from, incarnation) && self.hears_a_leader();
+        self.core.counters.strangers += u64::from(unneeded);
+        unneeded
+    }
+
     /// A message of this term's leader has arrived: a candidate becomes its follower (§3.4).
     fn yield_to(&mut self, leader: NodeId) {
         if matches!(self.role, Role::Candidate(_)) {
@@ -445,6 +461,11 @@ impl Node {
 /// Whether the message requests a vote without an order from the leader, and would disturb it.
 fn asks_to_disturb(body: &Body) -> bool {
     matches!(body, Body::PreVote { .. } | Body::Vote { transfer: false, .. })
+}
+
+/// Whether only a leader sends such a message, or one that is about to hand over.
+fn leads(body: &Body) -> bool {
+    matches!(body, Body::Append { .. } | Body::TimeoutNow | Body::Diverged { .. })
 }
 
 /// Whether a message of a later term moves its receiver to that term. A pre-vote changes nothing,

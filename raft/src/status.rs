@@ -96,6 +96,8 @@ pub struct Counters {
     pub misaddressed: u64,
     /// Messages with another incarnation than the member's (a wiped disk).
     pub wrong_incarnation: u64,
+    /// Messages of nodes that are not members, ignored because a member leads.
+    pub strangers: u64,
     /// Messages that no correct peer sends.
     pub invalid_messages: u64,
     /// Receipts of another node, of an earlier start, or for an order that is not pending.

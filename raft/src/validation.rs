@@ -6,11 +6,11 @@
 //! message says.
 
 use crate::core::Core;
-use crate::{Body, Forwarded, LogId, Message, SnapshotOffer, Term};
+use crate::{Body, Forwarded, Incarnation, LogId, Message, NodeId, SnapshotOffer, Term};
 
 /// No correct peer sends larger terms or indexes. Messages with them are ignored before any
 /// arithmetic. At a million entries per second it takes 146,000 years to reach it.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// No correct peer sends a term that is ahead of ours by more than this. Each election raises the
 /// term by one and takes an election timeout, so this is years of constant elections. A later term
@@ -43,9 +43,12 @@ impl Core {
         let member = self.log.membership().members.get(&message.from);
         if counts && member.is_some_and(|member| member.incarnation != message.incarnation) {
             self.counters.wrong_incarnation += 1;
-            let body = Body::NotAMember { commit: self.commit, refused: message.incarnation };
-            let reply = self.message(message.from, body);
-            self.outbox.send(reply);
+            // The answer goes to the member, whoever sent the message: once a tick is enough.
+            if self.corrected.insert(message.from) {
+                let body = Body::NotAMember { commit: self.commit, refused: message.incarnation };
+                let reply = self.message(message.from, body);
+                self.outbox.send(reply);
+            }
             return false;
         }
         true
@@ -62,6 +65,13 @@ impl Core {
             return false;
         }
         true
+    }
+
+    /// Whether no member has this id and incarnation, as far as this node knows a membership.
+    pub fn is_stranger(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let members = &self.log.membership().members;
+        let known = members.get(&node).is_some_and(|member| member.incarnation == incarnation);
+        !members.is_empty() && !known
     }
 
     /// Whether a correct peer can have reached this term.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,6 +20,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(crate) const UNFINISHED_OWN_BYTES: usize = 1 << 20;
 /// Unfinished bytes beyond [`UNFINISHED_OWN_BYTES`], for all connections together.
 pub(crate) const UNFINISHED_SHARED_BYTES: usize = 128 << 20;
+/// After this many frames the other tasks of the thread run. Keep-alives wait for nothing, so a
+/// peer that sends nothing else could otherwise keep the core's thread to itself.
+const FRAMES_PER_TURN: u32 = 64;
 /// The most time from the first byte of a frame to its last, even if bytes keep arriving.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -73,6 +77,8 @@ pub(crate) struct FrameReader<N: Net> {
     decoder: FrameDecoder,
     share: Share,
     silence: Duration,
+    /// The number of frames read, modulo 2^32.
+    given: u32,
 }
 
 impl<N: Net> FrameReader<N> {
@@ -80,7 +86,8 @@ impl<N: Net> FrameReader<N> {
     pub fn new(net: &N, body: Incoming, silence: Duration, budget: Budget) -> Self {
         let share = Share { budget, held: None };
         let (net, deadline) = (net.clone(), Deadline::new(net.clone()));
-        FrameReader { net, deadline, body, decoder: FrameDecoder::default(), share, silence }
+        let decoder = FrameDecoder::default();
+        FrameReader { net, deadline, body, decoder, share, silence, given: 0 }
     }
 
     async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
@@ -93,6 +100,10 @@ impl<N: Net> FrameReader<N> {
                 false => self.decoder.take(FRAME_BYTES_MAX)?,
             };
             if let Some(frame) = taken {
+                self.given = self.given.wrapping_add(1);
+                if self.given.is_multiple_of(FRAMES_PER_TURN) {
+                    give_way().await;
+                }
                 return Ok(Some(frame));
             }
             let silent_at = self.net.now() + self.silence;
@@ -115,6 +126,20 @@ impl<N: Net> FrameReader<N> {
             }
         }
     }
+}
+
+/// Lets the other tasks of this thread run once.
+async fn give_way() {
+    let mut has_waited = false;
+    std::future::poll_fn(|context| {
+        if has_waited {
+            return Poll::Ready(());
+        }
+        has_waited = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl<N: Net> Frames for FrameReader<N> {

@@ -57,13 +57,18 @@ pub struct Listed {
 const ADDRESS_BYTES_MAX: usize = 300;
 
 impl Listed {
-    /// Whether both addresses are short enough and free of control characters, so that they may be
+    /// Whether both addresses are short enough and of visible characters, so that they may be
     /// printed.
     pub(crate) fn is_plain(&self) -> bool {
-        [&self.client_address, &self.peer_address].iter().all(|address| {
-            address.len() <= ADDRESS_BYTES_MAX && !address.chars().any(char::is_control)
-        })
+        [&self.client_address, &self.peer_address]
+            .iter()
+            .all(|address| address.len() <= ADDRESS_BYTES_MAX && address.chars().all(is_visible))
     }
+}
+
+/// Whether a character shows itself and changes nothing around it, wherever it is printed.
+pub(crate) fn is_visible(c: char) -> bool {
+    c.is_ascii_graphic() || c.is_alphanumeric()
 }
 
 impl fmt::Display for Listed {

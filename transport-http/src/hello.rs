@@ -59,8 +59,10 @@ pub enum Refusal {
     #[error("the first frame is damaged: its checksum does not match")]
     Damaged,
     /// The peer belongs to another cluster: an address or a data directory is wrong.
+    /// The text does not name this node's own cluster: only its members need to know it.
     #[error(
-        "this node belongs to cluster {ours} and you to cluster {theirs}; check the addresses of the peers"
+        "this node does not belong to cluster {theirs} but to another one; check the addresses of the \
+         peers"
     )]
     OtherCluster {
         /// The cluster of this node.

@@ -6,6 +6,7 @@ use crate::frame::{FrameError, Frames, write_first, write_message, write_sign_of
 use crate::hello::Hello;
 use crate::net::{Net, timeout};
 use crate::repeats::Reach;
+use crate::repeats::one_line;
 use crate::shared::Shared;
 use bytes::Bytes;
 use driver::report;
@@ -143,7 +144,7 @@ async fn stream<N: Net>(
             let text =
                 timeout(net, silence, text).await.map_err(|_| LinkError::NoAnswer(silence))?;
             let text = text.map(|text| text.to_bytes()).unwrap_or_default();
-            return Err(LinkError::Refused(String::from_utf8_lossy(&text).into_owned()));
+            return Err(LinkError::Refused(one_line(&text)));
         }
         report(|| tracing::debug!(%peer, address, "connected"));
         connected();

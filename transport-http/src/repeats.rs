@@ -1,6 +1,7 @@
 //! Limits repeated log lines. A fault that lasts for hours is logged when it begins and when it
 //! ends, with a reminder from time to time.
 
+use crate::founders::is_visible;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -81,6 +82,12 @@ impl Reach {
         let is_reported = !self.reported.0.is_empty() && self.reported.is_news("back");
         is_reported.then_some(away)
     }
+}
+
+/// A text of a peer, for a line of the log: a peer could otherwise forge further lines.
+pub(crate) fn one_line(text: &[u8]) -> String {
+    let plain = |c: char| if is_visible(c) || c == ' ' { c } else { '?' };
+    String::from_utf8_lossy(text).chars().map(plain).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::body::FrameReader;
 use crate::frame::HEAD_BYTES;
 use crate::hello::Hello;
 use crate::net::{Net, timeout};
+use crate::repeats::one_line;
 use crate::shared::Shared;
 use crate::transfer::{
     ChunkWriter, Refused, answer_question, read_answer, receive_snapshot, write_offer,
@@ -131,8 +132,8 @@ async fn text(answer: Response<Incoming>) -> Result<Bytes, Failure> {
     let text = Limited::new(answer.into_body(), 4 << 10).collect().await?.to_bytes();
     match status {
         StatusCode::OK => Ok(text),
-        StatusCode::CONFLICT => Err(Unwanted(String::from_utf8_lossy(&text).into_owned()).into()),
-        _ => Err(Failure::from(String::from_utf8_lossy(&text).into_owned())),
+        StatusCode::CONFLICT => Err(Unwanted(one_line(&text)).into()),
+        _ => Err(Failure::from(one_line(&text))),
     }
 }
 

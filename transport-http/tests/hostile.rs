@@ -188,8 +188,12 @@ async fn unfinished_frames_do_not_hold_more_than_their_budget() {
 
 /// The beginning of a transfer to node 0 by node 1, which leads a later term.
 fn offer_of_node_1(node: &TestNode) -> (Hello, SnapshotOffer) {
+    offer_of(NodeId(1), node)
+}
+
+fn offer_of(from: NodeId, node: &TestNode) -> (Hello, SnapshotOffer) {
     let status = node.handle.status();
-    let (from, to, incarnation) = (NodeId(1), NodeId(0), Incarnation(101));
+    let (to, incarnation) = (NodeId(0), Incarnation(101));
     let hello = Hello { cluster: node.cluster, from, incarnation, to };
     let term = Term(status.raft.term.0 + 1);
     let snapshot = Snapshot {
@@ -289,6 +293,24 @@ async fn a_transfer_that_was_cut_off_is_continued() {
     eventually("it is installed", async || node.handle.status().raft.snapshot.last.index.0 == 1000)
         .await;
     assert_eq!(node.handle.status().stopped, None, "it was restored from the whole state");
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_strangers_snapshot_is_not_taken_while_a_leader_is_live() {
+    let nodes = start(3, |_| {}).await;
+    add(&nodes, 1).await;
+    let node = &nodes[0];
+    let last = node.handle.status().raft.snapshot.last;
+    let (hello, offer) = offer_of(NodeId(9), node);
+    let mut content = written(|into| write_offer(into, &hello, &offer, Prefix::default()));
+    let mut writer = ChunkWriter::default();
+    writer.write(&mut content, b"this is no state");
+    writer.write(&mut content, &[]);
+    assert_eq!(post(node, "/raft/v1/snapshot", &content).await.0, 409);
+    add(&nodes, 2).await;
+    assert_eq!(node.handle.status().raft.snapshot.last, last);
+    assert_eq!(node.handle.status().stopped, None);
     stop(nodes).await;
 }
 

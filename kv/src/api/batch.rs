@@ -116,8 +116,8 @@ fn condition(is: Option<Tag>, is_not: Option<Tag>) -> Option<Condition> {
         (None, None) => Some(Condition::Always),
         (Some(Tag::Version(version)), None) => Some(Condition::Is(Version(version))),
         (None, Some(Tag::Version(version))) => Some(Condition::IsNot(Version(version))),
-        (Some(Tag::Text(text)), None) if text == "*" => Some(Condition::Exists),
-        (None, Some(Tag::Text(text))) if text == "*" => Some(Condition::Absent),
+        (Some(Tag::Any), None) => Some(Condition::Exists),
+        (None, Some(Tag::Any)) => Some(Condition::Absent),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use super::problem::Problem;
 use crate::limits::Limits;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -29,12 +29,38 @@ pub enum Kind {
     Delete,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 /// A condition: a version, or `*`.
 pub enum Tag {
     Version(u64),
-    Text(String),
+    Any,
+}
+
+// Written by hand: derived code for an untagged enum would first keep the whole value in memory.
+impl<'de> Deserialize<'de> for Tag {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_any(TagVisitor)
+    }
+}
+
+struct TagVisitor;
+
+impl Visitor<'_> for TagVisitor {
+    type Value = Tag;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"*\" or one version, such as 7")
+    }
+
+    fn visit_u64<E: Error>(self, version: u64) -> Result<Tag, E> {
+        Ok(Tag::Version(version))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Tag, E> {
+        match text {
+            "*" => Ok(Tag::Any),
+            other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+        }
+    }
 }
 
 /// A value that has to be a JSON object. Derived code would also accept an array of the fields in
@@ -161,6 +187,21 @@ impl<'de> Visitor<'de> for List<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condition_is_a_version_or_a_star() {
+        let parse = |tag: &str| {
+            let operation = format!(r#"{{"op":"delete","key":"a","if_match":{tag}}}"#);
+            parse(format!("{{\"operations\":[{operation}]}}").as_bytes(), &Limits::default())
+        };
+        assert!(matches!(parse("7").ok().unwrap()[0].if_match, Some(Tag::Version(7))));
+        assert!(matches!(parse("\"*\"").ok().unwrap()[0].if_match, Some(Tag::Any)));
+        assert!(parse("null").ok().unwrap()[0].if_match.is_none());
+        for other in ["-1", "1.5", "\"7\"", "[7]", "{}", "true", "[[[["] {
+            let error = parse(other).err().unwrap();
+            assert!(format!("{error:?}").contains("such as 7"), "{other}: {error:?}");
+        }
+    }
 
     #[test]
     fn what_is_too_much_is_not_read_to_its_end() {

@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use axum::extract::Request;
-use hyper::header::HOST;
+use hyper::header::{HOST, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, StatusCode, Uri, Version};
 
@@ -58,6 +58,21 @@ pub fn check_size(request: &Request) -> Result<(), Problem> {
         return Err(Problem::new(status, "head-too-large", detail));
     }
     Ok(())
+}
+
+/// Checks that the body is sent as it is, or in chunks. The HTTP library removes the chunks and
+/// leaves any other coding in the body.
+pub fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let known = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    let detail = "the only transfer coding of a body is chunked";
+    known.then_some(()).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_IMPLEMENTED, "transfer-coding", detail.to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ fn overloaded(route: Route) -> Response {
 /// The refusal of a request with an invalid head, host or origin, on any route.
 fn refuse(app: &App, route: Route, request: &Request) -> Option<Response> {
     let host = head::check_size(request)
+        .and_then(|()| head::check_coding(request.headers()))
         .and_then(|()| head::host(request.version(), request.uri(), request.headers()));
     match host {
         Ok(host) => refuse_foreign(app, route, host, request.headers()),

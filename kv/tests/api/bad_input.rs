@@ -168,6 +168,21 @@ fn half_a_request_and_then_silence_is_cut_off() {
 }
 
 #[test]
+fn a_body_in_another_transfer_coding_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| {});
+    for coding in ["gzip, chunked", "identity, chunked", "chunked, chunked", "gzip"] {
+        let request = format!(
+            "PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n\r\n\
+             1\r\nx\r\n0\r\n\r\n"
+        );
+        let answer = send(node.address, request.as_bytes()).unwrap();
+        assert!([400, 501].contains(&answer.status), "{coding}: {answer:?}");
+    }
+    assert_eq!(node.get("/v1/kv/a").status, 404);
+}
+
+#[test]
 fn a_client_that_does_not_read_its_answer_is_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     let node = single(directory.path(), |config| {

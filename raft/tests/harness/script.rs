@@ -550,6 +550,7 @@ impl Script {
                     let named = [
                         ("misaddressed", counters.misaddressed),
                         ("wrong_incarnation", counters.wrong_incarnation),
+                        ("strangers", counters.strangers),
                         ("invalid_messages", counters.invalid_messages),
                         ("disk_stepped_down", counters.disk_stepped_down),
                         ("states_differ", counters.states_differ),

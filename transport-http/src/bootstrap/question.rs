@@ -4,6 +4,7 @@ use crate::dial::Names;
 use crate::founders::{Difference, Founder, Listed};
 use crate::hello::{Refusal, open, seal};
 use crate::net::{Net, timeout};
+use crate::repeats::one_line;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, StatusCode};
@@ -71,9 +72,7 @@ pub(super) async fn ask<N: Net>(
         (StatusCode::FORBIDDEN, Err(_)) => Asked::Refused,
         (StatusCode::CONFLICT, _) => Asked::Wiped,
         (StatusCode::MISDIRECTED_REQUEST, _) => Asked::Misdirected,
-        (StatusCode::BAD_REQUEST, _) => {
-            Asked::OtherVersion(String::from_utf8_lossy(&body).into_owned())
-        }
+        (StatusCode::BAD_REQUEST, _) => Asked::OtherVersion(one_line(&body)),
         (StatusCode::SERVICE_UNAVAILABLE, _) => Asked::Nothing("it is starting".to_owned()),
         (
             StatusCode::OK,
