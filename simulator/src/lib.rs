@@ -27,6 +27,7 @@ mod shadow;
 mod shrink;
 mod timekeeping;
 pub mod timeline;
+mod violation;
 mod workload;
 mod world;
 
@@ -34,9 +35,9 @@ pub use checks::Check;
 pub use failure::Failed;
 pub use kit::{Passed, Simulation, SimulationError};
 pub use marks::{EXPECTED, Marks};
-pub use observer::Violation;
 pub use plan::Plan;
 pub use shrink::{Broken, Shrunk, shrink};
 pub use timeline::{Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
+pub use violation::{About, Violation};
 pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
 pub use world::{EVENTS_MAX, Run, run, run_for};

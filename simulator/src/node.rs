@@ -2,9 +2,9 @@
 //! machine.
 
 use crate::checks::Check;
-use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
 use crate::shadow::{Change, Shadow};
+use crate::violation::{Violation, violation};
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, StateMachine};
 use raft::{
@@ -331,14 +331,24 @@ impl<M: StateMachine> Host<M> {
                 self.dead = true;
                 return Ok(false);
             }
-            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
         };
         let Directory::Member(mut member) = directory else {
             if self.damaged {
                 self.dead = true;
                 return Ok(false);
             }
-            return violation(Check::RecoveryIsExact, format!("node {id}: nothing is left"));
+            return violation(
+                Check::RecoveryIsExact,
+                NodeId(id),
+                format!("node {id}: nothing is left"),
+            );
         };
         let meant = self.shadow.base.last;
         self.compare(id, member.restored())?;
@@ -346,7 +356,13 @@ impl<M: StateMachine> Host<M> {
         let snapshots = match Snapshots::new(self.disk.clone()) {
             Ok(snapshots) => snapshots,
             Err(_) if self.failing => return Ok(false),
-            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
         };
         let case = match member.check_base(&snapshots) {
             Ok(case) => case,
@@ -358,7 +374,13 @@ impl<M: StateMachine> Host<M> {
                 self.dead = true;
                 return Ok(false);
             }
-            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
         };
         let (log, restored) = member.into_log();
         self.base_case(id, case, &restored)?;
@@ -367,7 +389,7 @@ impl<M: StateMachine> Host<M> {
             match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
                 Restoration::Done => {}
                 Restoration::Unreadable(_) if self.failing => return Ok(false),
-                Restoration::Unreadable(detail) => return violation(MISSING, detail),
+                Restoration::Unreadable(detail) => return violation(MISSING, NodeId(id), detail),
             }
         }
         if snapshots.remove_before(base).is_err() && self.failing {
@@ -388,9 +410,8 @@ impl<M: StateMachine> Host<M> {
         // Everything in the log may be needed until a snapshot covers it.
         self.needed = [(log.usage().bytes, self.shadow.last().index)].into();
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
-        let node = Node::new(config, restored).map_err(|error| Violation {
-            check: Check::NodeStartsAgain,
-            detail: error.to_string(),
+        let node = Node::new(config, restored).map_err(|error| {
+            Violation::new(Check::NodeStartsAgain, NodeId(id), error.to_string())
         })?;
         self.up = Some(Running {
             node,
@@ -422,7 +443,11 @@ impl<M: StateMachine> Host<M> {
         let left = match Log::open(copy.clone(), log_config(swarm)) {
             Ok((_, recovery)) => recovery.restored,
             Err(error) => {
-                return violation(Check::DurableMeansDurable, format!("node {id}: {error}"));
+                return violation(
+                    Check::DurableMeansDurable,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
             }
         };
         let difference = match &left {
@@ -430,7 +455,11 @@ impl<M: StateMachine> Host<M> {
             None => Some("nothing is left".to_owned()),
         };
         if let Some(difference) = difference {
-            return violation(Check::DurableMeansDurable, format!("node {id}: {difference}"));
+            return violation(
+                Check::DurableMeansDurable,
+                NodeId(id),
+                format!("node {id}: {difference}"),
+            );
         }
         let base = self.shadow.base.last;
         if base == LogId::ZERO {
@@ -439,7 +468,9 @@ impl<M: StateMachine> Host<M> {
         let state = Snapshots::new(copy).map_err(|error| error.to_string());
         match state.and_then(|snapshots| read(&snapshots, base)) {
             Ok(_) => Ok(()),
-            Err(detail) => violation(Check::DurableMeansDurable, format!("node {id}: {detail}")),
+            Err(detail) => {
+                violation(Check::DurableMeansDurable, NodeId(id), format!("node {id}: {detail}"))
+            }
         }
     }
 
@@ -463,14 +494,14 @@ impl<M: StateMachine> Host<M> {
     ) -> Result<(), Violation> {
         let Some(case) = case else { return Ok(()) };
         if !self.snapshot_rotten && !self.lost_base {
-            return violation(MISSING, format!("node {id}: {case}"));
+            return violation(MISSING, NodeId(id), format!("node {id}: {case}"));
         }
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         // A later snapshot covers everything that the log before it held.
         let known = restored.hard_state.lost.is_some_and(|lost| lost >= self.shadow.last());
         if last < self.shadow.last() && !known {
             let detail = format!("node {id}: {case}; ends with {last}");
-            return violation(Check::RecoveryIsExact, detail);
+            return violation(Check::RecoveryIsExact, NodeId(id), detail);
         }
         if last < self.shadow.last() {
             self.rotten = true;
@@ -507,7 +538,7 @@ impl<M: StateMachine> Host<M> {
             range(restored.snapshot.last, last),
             range(self.shadow.base.last, self.shadow.last()),
         );
-        violation(Check::RecoveryIsExact, detail)
+        violation(Check::RecoveryIsExact, NodeId(id), detail)
     }
 }
 
@@ -543,8 +574,9 @@ impl<M: StateMachine> Running<M> {
             let expected = commands.len();
             answers = self.machine.apply_batch(commands);
             if answers.len() != expected {
+                let first = apply.entries.first().map(|entry| entry.id);
                 let detail = format!("{} answers to {expected} commands", answers.len());
-                return violation(Check::BatchHasAnAnswerForEachCommand, detail);
+                return violation(Check::BatchHasAnAnswerForEachCommand, first, detail);
             }
         }
         let mut answers = answers.into_iter();
@@ -595,13 +627,13 @@ pub(crate) fn restore<M: StateMachine>(
         Err(detail) => return Ok(Restoration::Unreadable(format!("node {id}: {detail}"))),
     };
     if let Err(error) = machine.restore(&mut state.as_slice()) {
-        return violation(Check::SnapshotIsRestored, format!("node {id}: {error}"));
+        return violation(Check::SnapshotIsRestored, NodeId(id), format!("node {id}: {error}"));
     }
     let mut again = Vec::new();
     machine.freeze().write(&mut again).expect("memory takes it");
     if again != state {
         let detail = format!("node {id}: the state restored from {} differs", snapshot.last);
-        return violation(Check::SnapshotIsTheState, detail);
+        return violation(Check::SnapshotIsTheState, NodeId(id), detail);
     }
     Ok(Restoration::Done)
 }

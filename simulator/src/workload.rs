@@ -1,8 +1,9 @@
 //! The workload: the requests of clients and the state machine that answers them. It is the user's
 //! part of a simulation.
 
-use crate::linearizability::{self, Operation, Verdict};
+use crate::linearizability::{self, Operation};
 use crate::random::Stream;
+use crate::violation::Violation;
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ pub trait Workload {
     }
 
     /// Checks the history of all requests when the run is over.
-    fn verdict(&mut self) -> Result<(), String> {
+    fn verdict(&mut self) -> Result<(), Violation> {
         Ok(())
     }
 }
@@ -155,17 +156,9 @@ impl Workload for RegisterWorkload {
         });
     }
 
-    fn verdict(&mut self) -> Result<(), String> {
-        for (key, history) in &self.histories {
-            if linearizability::check(history) == Verdict::Violated {
-                let mut text = format!("the history of register {key} is not linearizable:");
-                for operation in linearizability::explain(history) {
-                    text += &format!("\n    {operation}");
-                }
-                return Err(text);
-            }
-        }
-        Ok(())
+    fn verdict(&mut self) -> Result<(), Violation> {
+        let mut histories = self.histories.iter();
+        histories.try_for_each(|(key, history)| linearizability::holds(u64::from(*key), history))
     }
 }
 

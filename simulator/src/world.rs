@@ -17,12 +17,13 @@ use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
 use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting};
-use crate::observer::{Observed, Observer, Violation, violation};
+use crate::observer::{Observed, Observer};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
 use crate::shadow::{Change, Shadow};
 use crate::timeline::{Timeline, What};
+use crate::violation::{Violation, violation};
 use crate::workload::{Answered, Outcome, Request, Workload};
 use actions::body_number;
 use raft::{
@@ -329,17 +330,15 @@ impl<'a, W: Workload> World<'a, W> {
             broken = happened.unwrap_or_else(|payload| panicked(&*payload)).err();
             if self.events > EVENTS_MAX {
                 let detail = format!("{} events in {} µs", self.events, self.now_us);
-                broken = violation::<()>(Check::NoStormOfMessages, detail).err();
+                broken = Some(Violation::new(Check::NoStormOfMessages, (), detail));
             }
         }
         // An operation that is open when the run ends may have taken effect.
         for operation in 0..self.operations.len() {
             let _ = self.conclude(operation, None, Outcome::Unknown);
         }
-        if broken.is_none()
-            && let Err(detail) = self.workload.verdict()
-        {
-            broken = violation::<()>(Check::History, detail).err();
+        if broken.is_none() {
+            broken = self.workload.verdict().err();
         }
         for (node, host) in self.hosts.iter().enumerate() {
             if let Some(running) = &host.up {
@@ -567,7 +566,7 @@ impl<'a, W: Workload> World<'a, W> {
             return Ok(());
         }
         let detail = format!("node {node}, whose write is out for {} ticks", host.write_ticks);
-        violation(Check::LeaderWhoseDiskIsStalledStepsDown, detail)
+        violation(Check::LeaderWhoseDiskIsStalledStepsDown, node, detail)
     }
 
     fn deliver(&mut self, message: Message, sent_at: u64) -> Result<(), Violation> {
@@ -631,7 +630,7 @@ impl<'a, W: Workload> World<'a, W> {
         if diverged {
             if !self.hosts[node].flipped && self.copies_can_be_told() {
                 let detail = format!("node {node} takes its copy for wrong");
-                return violation(Check::OnlyACopyThatDiffersIsGivenUp, detail);
+                return violation(Check::OnlyACopyThatDiffersIsGivenUp, node, detail);
             }
             self.marks.hit("a node with a wrong copy stopped");
             self.hosts[node].rotten = true;
@@ -671,7 +670,7 @@ impl<'a, W: Workload> World<'a, W> {
 fn panicked(payload: &(dyn Any + Send)) -> Result<(), Violation> {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    violation(Check::NothingPanics, text.unwrap_or_else(|| "without a message".to_owned()))
+    violation(Check::NothingPanics, (), text.unwrap_or_else(|| "without a message".to_owned()))
 }
 
 fn host_last(shadow: &Shadow) -> u64 {

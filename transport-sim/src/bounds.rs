@@ -120,7 +120,7 @@ impl<A: App> Cluster<A> {
             let load = handle.status().load;
             if load.proposals.max(load.reads).max(load.waiters) > most {
                 let detail = format!("node {node}, of {most} requests at most: {load:?}");
-                return violation(Check::WhatWaitsIsWhatClientsAskFor, detail);
+                return violation(Check::WhatWaitsIsWhatClientsAskFor, node, detail);
             }
         }
         Ok(())
@@ -144,30 +144,34 @@ impl<A: App> Cluster<A> {
         let waiting = handle.status().load.named().into_iter().filter(|(_, _, count)| *count > 0);
         let waiting: Vec<_> = waiting.collect();
         if !waiting.is_empty() {
-            return violation(Check::NothingWaitsInTheEnd, format!("node {node}: {waiting:?}"));
+            return violation(
+                Check::NothingWaitsInTheEnd,
+                node,
+                format!("node {node}: {waiting:?}"),
+            );
         }
         let world = self.world();
         let (host, swarm) = (&world.hosts[node], &world.plan.swarm);
         let requests = host.up.as_ref().map_or(0, |up| up.requests.count());
         if requests > 0 {
             let detail = format!("node {node}: {requests} requests");
-            return violation(Check::NothingWaitsInTheEnd, detail);
+            return violation(Check::NothingWaitsInTheEnd, node, detail);
         }
         let failed = handle.metrics().snapshots_failed;
         let (bytes, bytes_max) = host.entry_bytes(swarm, failed);
         if bytes > bytes_max {
             let detail = format!("node {node}: entries of {bytes} bytes, of {bytes_max} at most");
-            return violation(Check::SnapshotsKeepTheLogShort, detail);
+            return violation(Check::SnapshotsKeepTheLogShort, node, detail);
         }
         let (bytes, bytes_max) = host.log_bytes(swarm);
         if bytes > bytes_max {
             let detail = format!("node {node}: a log of {bytes} bytes, of {bytes_max} at most");
-            return violation(Check::LogTakesNoMoreRoomThanItNeeds, detail);
+            return violation(Check::LogTakesNoMoreRoomThanItNeeds, node, detail);
         }
         let files = host.snapshot_files();
         if files > SNAPSHOTS_MAX {
             let detail = format!("node {node}: {files} snapshots");
-            return violation(Check::OldSnapshotsAreRemoved, detail);
+            return violation(Check::OldSnapshotsAreRemoved, node, detail);
         }
         Ok(())
     }

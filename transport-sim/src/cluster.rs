@@ -168,7 +168,7 @@ impl<A: App> Cluster<A> {
                 return Ok(());
             }
             Err(error) => {
-                return violation(Check::NodeStartsAgain, format!("node {node}: {error}"));
+                return violation(Check::NodeStartsAgain, node, format!("node {node}: {error}"));
             }
         };
         let Some((member, kept, case)) = begun else {
@@ -176,7 +176,11 @@ impl<A: App> Cluster<A> {
                 host.dead = true;
                 return Ok(());
             }
-            return violation(Check::RecoveryIsExact, format!("node {node}: nothing is left"));
+            return violation(
+                Check::RecoveryIsExact,
+                node,
+                format!("node {node}: nothing is left"),
+            );
         };
         let restored = member.restored().clone();
         let meant = host.shadow.base.last;
@@ -188,6 +192,7 @@ impl<A: App> Cluster<A> {
             if !lost_base {
                 return violation(
                     Check::SnapshotThatTheLogBeginsAfterIsThere,
+                    (node, meant),
                     format!("node {node}: {case}"),
                 );
             }
@@ -238,10 +243,8 @@ impl<A: App> Cluster<A> {
                 inbox,
             ))
         });
-        let Assembled { driver, log, transport, inbox } = assembled.map_err(|error| Violation {
-            check: Check::NodeStartsAgain,
-            detail: error.to_string(),
-        })?;
+        let Assembled { driver, log, transport, inbox } = assembled
+            .map_err(|error| Violation::new(Check::NodeStartsAgain, node, error.to_string()))?;
         let slot = Arc::new(Mutex::new(Slot { log: Some(log), out: None }));
         let handle = driver.handle.clone();
         transport.listen(handle.clone());
@@ -305,7 +308,7 @@ impl<A: App> Cluster<A> {
             reason => {
                 let detail = format!("node {node}: {reason}");
                 drop(world);
-                self.broken(violation::<()>(Check::NodeGoesOn, detail).err());
+                self.broken(Some(Violation::new(Check::NodeGoesOn, node, detail)));
                 return;
             }
         }
@@ -378,7 +381,7 @@ impl<A: App> World<A> {
         }
         let detail =
             format!("node {node}{}: {difference}", if host.damaged { " (damaged)" } else { "" });
-        violation(Check::RecoveryIsExact, detail)
+        violation(Check::RecoveryIsExact, node, detail)
     }
 }
 

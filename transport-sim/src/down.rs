@@ -7,7 +7,7 @@ use crate::time::{now_us, sleep_us};
 use crate::world::World;
 use madsim::runtime::Handle as Executor;
 use simulator::What;
-use simulator::checks::{Change, Check, violation};
+use simulator::checks::{Change, Check, Violation};
 use storage::LogStore;
 use storage::testing::{Fate, Operation, Verdict};
 
@@ -102,7 +102,7 @@ impl<A: App> Cluster<A> {
                 }
                 if awake_us > STOP_US {
                     let detail = format!("node {node}, told {} µs ago", now_us() - told_us);
-                    let broken = violation::<()>(Check::NodeEndsWhenItIsToldTo, detail).err();
+                    let broken = Some(Violation::new(Check::NodeEndsWhenItIsToldTo, node, detail));
                     return cluster.broken(broken);
                 }
             }

@@ -98,7 +98,7 @@ pub fn simulate_for<A: App>(plan: &Plan, app: A, limits: Limits) -> Run {
             std::mem::forget(cluster);
             run
         });
-        let violation = violation::<()>(PANICS, said(panic.as_ref())).err();
+        let violation = Some(Violation::new(PANICS, (), said(panic.as_ref())));
         Run { violation, ..run.unwrap_or_default() }
     })
 }
@@ -203,7 +203,11 @@ impl<A: App> Cluster<A> {
                 () = sleep_us(CLIENTS_END_US) => false,
             };
             if !ended {
-                return violation(Check::ClientsGetAnAnswerInTheEnd, "one waits still".to_owned());
+                return violation(
+                    Check::ClientsGetAnAnswerInTheEnd,
+                    (),
+                    "one waits still".to_owned(),
+                );
             }
         }
         if able {
@@ -304,7 +308,7 @@ impl<A: App> Cluster<A> {
         let round_us = u64::from(plan.swarm.tick_us) * u64::from(plan.swarm.heartbeat_ticks);
         let heartbeats = now_us() / round_us.max(1) * plan.nodes;
         match messages > MESSAGES_MAX + 4 * heartbeats {
-            true => violation(Check::NoStormOfMessages, format!("{messages} messages")),
+            true => violation(Check::NoStormOfMessages, (), format!("{messages} messages")),
             false => Ok(()),
         }
     }
@@ -316,19 +320,23 @@ impl<A: App> Cluster<A> {
             healthy.iter().filter(|(_, handle)| serves(handle)).map(|(id, _)| *id).collect();
         if leaders.len() != 1 {
             let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
-            return violation::<()>(Check::OneLeaderServesInTheEnd, detail).err();
+            return Some(Violation::new(
+                Check::OneLeaderServesInTheEnd,
+                leaders.as_slice(),
+                detail,
+            ));
         }
         let committed = self.world().observer.committed_index();
         for (id, handle) in healthy {
             let status = handle.status();
             if status.raft.lost.is_some() {
                 let detail = format!("node {id}");
-                return violation::<()>(Check::WhatWasLostIsRepairedInTheEnd, detail).err();
+                return Some(Violation::new(Check::WhatWasLostIsRepairedInTheEnd, id, detail));
             }
             let behind = committed.0.saturating_sub(status.raft.applied.0);
             if behind > 200 {
                 let detail = format!("node {id} is {behind} entries behind");
-                return violation::<()>(Check::EveryNodeCatchesUpInTheEnd, detail).err();
+                return Some(Violation::new(Check::EveryNodeCatchesUpInTheEnd, id, detail));
             }
         }
         None
@@ -344,7 +352,7 @@ impl<A: App> Cluster<A> {
             let now = self.world().observer.latest_leader();
             if now != leader {
                 let detail = format!("{leader:?}, then {now:?}");
-                return violation(Check::NoLeaderChangesWithoutAFault, detail);
+                return violation(Check::NoLeaderChangesWithoutAFault, (), detail);
             }
         }
         if self.world().observer.elections() > 3 {
@@ -381,7 +389,7 @@ impl<A: App> Cluster<A> {
             }
             if now_us() >= until_us {
                 let detail = format!("{applied:?} of {committed}");
-                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
+                return violation(Check::EveryNodeCatchesUpInTheEnd, committed, detail);
             }
         }
         let mut states = Vec::new();
@@ -390,13 +398,17 @@ impl<A: App> Cluster<A> {
             match handle.freeze(mode).await {
                 Ok(frozen) => states.push((id, bytes_of(&frozen))),
                 Err(error) => {
-                    return violation(Check::EveryNodeCanBeReadInTheEnd, format!("{id}: {error}"));
+                    return violation(
+                        Check::EveryNodeCanBeReadInTheEnd,
+                        id,
+                        format!("node {id}: {error}"),
+                    );
                 }
             }
         }
         if let Some(pair) = states.windows(2).find(|pair| pair[0].1 != pair[1].1) {
             let detail = format!("nodes {} and {}", pair[0].0, pair[1].0);
-            return violation(Check::EqualLogsMakeEqualStates, detail);
+            return violation(Check::EqualLogsMakeEqualStates, [pair[0].0, pair[1].0], detail);
         }
         self.world().not_done_stays_so()
     }
@@ -415,7 +427,7 @@ impl<A: App> Cluster<A> {
                 () = sleep_us(SHUTDOWN_US) => false,
             };
             if !ended {
-                return violation(Check::NodeEndsWhenItIsToldTo, format!("node {id}"));
+                return violation(Check::NodeEndsWhenItIsToldTo, id, format!("node {id}"));
             }
         }
         let names: Vec<String> = {
@@ -440,7 +452,7 @@ impl<A: App> Cluster<A> {
                 break;
             }
             if now_us() >= until_us {
-                return violation(Check::NothingIsLeftOfANode, format!("tasks: {left:?}"));
+                return violation(Check::NothingIsLeftOfANode, (), format!("tasks: {left:?}"));
             }
             sleep_us(LOOK_US * 10).await;
         }

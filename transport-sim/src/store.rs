@@ -83,7 +83,7 @@ pub(crate) async fn run<A: App>(
         drop(world);
         if !excused {
             let detail = format!("node {node}: {error}");
-            cluster.broken(violation::<()>(Check::NodeStopsCleanly, detail).err());
+            cluster.broken(Some(Violation::new(Check::NodeStopsCleanly, node, detail)));
         }
     }
 }
@@ -138,7 +138,7 @@ impl<A: App> LogStore for Checked<'_, A> {
                 let mut broken = None;
                 if taken_back {
                     let detail = format!("node {}", self.node);
-                    broken = violation::<()>(Check::OneVoteATerm, detail).err();
+                    broken = Some(Violation::new(Check::OneVoteATerm, self.node, detail));
                 }
                 if audit {
                     broken = broken.or(world.audit(self.node).err());
@@ -171,14 +171,14 @@ impl<A: App> World<A> {
         let handle = SimDisk::new(copy, crate::disk::Life::default());
         let left = match Log::open(handle.clone(), log_config(&self.plan.swarm)) {
             Ok((_, recovery)) => recovery.restored,
-            Err(error) => return violation(check, format!("node {node}: {error}")),
+            Err(error) => return violation(check, node, format!("node {node}: {error}")),
         };
         let difference = match &left {
             Some(left) => host.shadow.difference(left),
             None => Some("nothing is left".to_owned()),
         };
         if let Some(difference) = difference {
-            return violation(check, format!("node {node}: {difference}"));
+            return violation(check, node, format!("node {node}: {difference}"));
         }
         let base = host.shadow.base.last;
         if base == raft::LogId::ZERO {
@@ -187,7 +187,7 @@ impl<A: App> World<A> {
         let state = Snapshots::new(handle).map_err(|error| error.to_string());
         match state.and_then(|snapshots| snapshots.open(base).map_err(|e| e.to_string())) {
             Ok(_) => Ok(()),
-            Err(detail) => violation(check, format!("node {node}: {detail}")),
+            Err(detail) => violation(check, node, format!("node {node}: {detail}")),
         }
     }
 }

@@ -208,7 +208,7 @@ impl User {
                 (Some(value), Some(version_in(&answer)?))
             }
             StatusCode::NOT_FOUND => (None, None),
-            status => return violation(Check::ReadIsAnsweredWithAValue, status.to_string()),
+            status => return violation(Check::ReadIsAnsweredWithAValue, (), status.to_string()),
         };
         self.cluster.mark("a read was served");
         let mut history = self.store.history();
@@ -274,7 +274,7 @@ impl User {
                 (Ended::NotDone, None)
             }
             Ok(answer) => {
-                return violation(Check::RemovalIsAnsweredSoOrSo, answer.explanation());
+                return violation(Check::RemovalIsAnsweredSoOrSo, (), answer.explanation());
             }
             Err(CallError::NotDone(_)) => (Ended::NotDone, None),
             Err(CallError::Unknown(_)) => (Ended::Unknown, None),
@@ -305,7 +305,7 @@ impl User {
             Ok(answer) if answer.status == StatusCode::OK => Ended::Done,
             Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => Ended::NotDone,
             Ok(answer) => {
-                return violation(Check::WriteIsAnsweredSoOrSo, answer.status.to_string());
+                return violation(Check::WriteIsAnsweredSoOrSo, (), answer.status.to_string());
             }
             Err(CallError::NotDone(_)) => Ended::NotDone,
             Err(CallError::Unknown(_)) => Ended::Unknown,
@@ -365,7 +365,7 @@ impl User {
         let (ended, answered) = match answer {
             Ok(answer) if answer.status == StatusCode::OK => (Ended::Done, answer.json()),
             Ok(answer) => {
-                return violation(Check::BatchIsAnsweredSoOrSo, answer.explanation());
+                return violation(Check::BatchIsAnsweredSoOrSo, (), answer.explanation());
             }
             Err(CallError::NotDone(_)) => (Ended::NotDone, Value::Null),
             Err(CallError::Unknown(_)) => (Ended::Unknown, Value::Null),
@@ -376,14 +376,14 @@ impl User {
             Ended::Done => {
                 let results = answered["results"].as_array().map_or(&[][..], Vec::as_slice);
                 if results.len() != operations.len() || results[asked.len()]["status"] != 404 {
-                    return violation(Check::BatchIsAnsweredSoOrSo, answered.to_string());
+                    return violation(Check::BatchIsAnsweredSoOrSo, (), answered.to_string());
                 }
                 for ((register, condition, to), result) in asked.into_iter().zip(results) {
                     let version = result["version"].as_u64();
                     let (at, removes) = ((begun_us, ended_us), to.is_none());
                     let is_done = matches!(result["status"].as_u64(), Some(200 | 204));
                     if is_done != (result["outcome"] == "done") || (is_done && version.is_none()) {
-                        return violation(FIELDS, format!("an operation of a batch: {result}"));
+                        return violation(FIELDS, (), format!("an operation of a batch: {result}"));
                     }
                     match (result["status"].as_u64(), to, version) {
                         (Some(200), Some(value), Some(version)) => {
@@ -405,7 +405,7 @@ impl User {
                         }
                         _ => {
                             let detail = format!("{result}, removes: {removes}");
-                            return violation(Check::BatchIsAnsweredSoOrSo, detail);
+                            return violation(Check::BatchIsAnsweredSoOrSo, (), detail);
                         }
                     }
                 }
@@ -452,7 +452,7 @@ impl User {
                 break;
             };
             if answer.status != StatusCode::OK {
-                return violation(Check::ListingIsAnsweredSoOrSo, answer.explanation());
+                return violation(Check::ListingIsAnsweredSoOrSo, (), answer.explanation());
             }
             self.cluster.mark("a listing was read");
             let listing = answer.json();
@@ -494,7 +494,7 @@ pub(super) fn version(answer: &Response) -> Option<u64> {
 fn version_in(answer: &Response) -> Result<u64, Violation> {
     match version(answer) {
         Some(version) => Ok(version),
-        None => violation(FIELDS, format!("{} without a version", answer.status)),
+        None => violation(FIELDS, (), format!("{} without a version", answer.status)),
     }
 }
 
@@ -504,7 +504,7 @@ fn found_in(refused: &Value, status: u64) -> Result<Option<u64>, Violation> {
     let version = refused.get("version");
     let is_whole = version.is_some_and(|version| version.is_null() || version.is_u64());
     if !is_whole || refused["status"] != status || refused["outcome"] != "not_done" {
-        return violation(FIELDS, format!("refused with {refused}"));
+        return violation(FIELDS, (), format!("refused with {refused}"));
     }
     Ok(version.and_then(Value::as_u64))
 }

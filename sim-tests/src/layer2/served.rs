@@ -84,7 +84,7 @@ impl Asks {
             if now_us() >= until_us {
                 let (node, Request { method, path, .. }) = (self.node, request);
                 let detail = format!("node {node}, {method} {path}: {said}");
-                return violation(Check::EveryNodeServesInTheEnd, detail);
+                return violation(Check::EveryNodeServesInTheEnd, node, detail);
             }
             sleep_us(PAUSE_US).await;
         }

@@ -48,7 +48,7 @@ impl Picture<'_> {
         );
         let mut before: Option<Index> = None;
         for index in &columns {
-            let named = self.story.names.indexes.contains(index);
+            let named = self.story.about.indexes.contains(index);
             let class = match (before, named) {
                 (Some(before), named) if before.next() != *index => {
                     if named {
@@ -65,7 +65,7 @@ impl Picture<'_> {
         }
         page.push_str("<th class=\"facts\"></tr>");
         for (node, log) in logs.iter().enumerate() {
-            let named = self.story.names.nodes.contains(&(node as u64));
+            let named = self.story.is_about(node as u64);
             let class = if named { "named" } else { "" };
             let _ = write!(page, "<tr><th class=\"{class}\">node {node}");
             let mut before: Option<Index> = None;
@@ -86,7 +86,7 @@ impl Picture<'_> {
     fn columns(&self, logs: &[LastLog]) -> Vec<Index> {
         let most = logs.iter().map(LastLog::last).max().unwrap_or(Index(0));
         let least = logs.iter().map(|log| log.base.index).min().unwrap_or(Index(0));
-        let named = self.story.names.indexes.iter().copied();
+        let named = self.story.about.indexes.iter().copied();
         let differing = (least.0..=most.0).map(Index).filter(|index| differ(logs, *index));
         let mut columns: BTreeSet<Index> = BTreeSet::new();
         let mut add = |index: Index, about: u64| {
@@ -103,7 +103,7 @@ impl Picture<'_> {
         let mut columns: Vec<Index> = columns.into_iter().collect();
         if columns.len() > COLUMNS_MAX {
             // Named indexes stay; of the rest, the latest.
-            let names = &self.story.names.indexes;
+            let names = &self.story.about.indexes;
             let near = |index: &Index| names.iter().any(|name| name.0.abs_diff(index.0) <= ABOUT);
             let (mut kept, rest): (Vec<Index>, Vec<Index>) = columns.into_iter().partition(near);
             kept.drain(..kept.len().saturating_sub(COLUMNS_MAX));

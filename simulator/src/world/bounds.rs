@@ -33,7 +33,7 @@ impl<W: Workload> World<'_, W> {
         for (id, running) in self.healthy() {
             let broken = |what: &str, bytes: u64, most: u64| {
                 let detail = format!("node {id}: {what}: {bytes} bytes, at most {most}");
-                violation(CHECK, detail)
+                violation(CHECK, id, detail)
             };
             // The next snapshot is ordered `snapshot_bytes` after the last order, even if that one
             // failed.
@@ -55,7 +55,7 @@ impl<W: Workload> World<'_, W> {
             let left = self.hosts[id].refused;
             let begun = snapshots.iter().filter(|path| path.ends_with(".tmp")).count() as u64;
             if snapshots.len() as u64 > SNAPSHOTS_MAX + left || begun > left {
-                return violation(CHECK, format!("node {id} keeps {snapshots:?}"));
+                return violation(CHECK, id, format!("node {id} keeps {snapshots:?}"));
             }
         }
         Ok(())
@@ -86,13 +86,13 @@ impl<W: Workload> World<'_, W> {
         // The sizes of files that a failing disk did not remove are unknown.
         if used > most || (host.refused == 0 && bytes > most) {
             let detail = format!("node {id}: {used} bytes of log in {bytes}, at most {most}");
-            return violation(CHECK, detail);
+            return violation(CHECK, id, detail);
         }
         let files_max = used / segment_bytes.max(1) + 1 + host.refused;
         if files.len() as u64 > files_max {
             let detail =
                 format!("node {id}: {} files of the log, at most {files_max}", files.len());
-            return violation(CHECK, detail);
+            return violation(CHECK, id, detail);
         }
         Ok(())
     }
@@ -103,7 +103,7 @@ impl<W: Workload> World<'_, W> {
         let swarm = &self.plan.swarm;
         let (reads, most) = (running.reads.len(), swarm.reads_max);
         if most > 0 && reads > most as usize {
-            return violation(CHECK, format!("node {at}: {reads} reads wait, at most {most}"));
+            return violation(CHECK, at, format!("node {at}: {reads} reads wait, at most {most}"));
         }
         let most = u64::from(swarm.uncommitted_bytes);
         if most == 0 || !running.node.is_leader() {
@@ -121,7 +121,7 @@ impl<W: Workload> World<'_, W> {
         if bytes >= most && last > 0 {
             let detail =
                 format!("node {at}: {bytes} bytes and more wait for commit, at most {most}");
-            return violation(CHECK, detail);
+            return violation(CHECK, at, detail);
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ impl<W: Workload> World<'_, W> {
         match running.log.persist(write) {
             Ok(done) => {
                 if host.shadow.is_taken_back(&change) && !host.rotten {
-                    return violation(Check::OneVoteATerm, format!("node {node}"));
+                    return violation(Check::OneVoteATerm, node, format!("node {node}"));
                 }
                 host.shadow.apply(&change);
                 running.node.persisted(now, done);
@@ -55,7 +55,7 @@ impl<W: Workload> World<'_, W> {
             }
             Err(error) => {
                 if !host.failing {
-                    return violation(Check::NodeGoesOn, format!("node {node}: {error}"));
+                    return violation(Check::NodeGoesOn, node, format!("node {node}: {error}"));
                 }
                 self.marks.hit("a sync failed and the node stopped");
                 host.maybe = Some(change);
@@ -128,7 +128,7 @@ impl<W: Workload> World<'_, W> {
         host.closed = closed.is_ok();
         host.disk.kill();
         self.marks.hit("a node stopped cleanly");
-        closed.or_else(|error| violation(Check::NodeStopsCleanly, error.to_string()))
+        closed.or_else(|error| violation(Check::NodeStopsCleanly, node, error.to_string()))
     }
 
     /// Each unsynced sector is lost, kept or torn.

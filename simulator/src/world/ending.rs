@@ -220,7 +220,7 @@ impl<W: Workload> World<'_, W> {
             away && !host.dead && !host.gone && !stranger
         });
         if let Some((node, _)) = resting {
-            return violation(Check::EveryNodeIsBackInTheEnd, format!("node {node} is not"));
+            return violation(Check::EveryNodeIsBackInTheEnd, node, format!("node {node} is not"));
         }
         let leaders: Vec<usize> = self
             .healthy()
@@ -229,7 +229,7 @@ impl<W: Workload> World<'_, W> {
             .collect();
         if leaders.len() != 1 {
             let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
-            return violation(Check::OneLeaderServesInTheEnd, detail);
+            return violation(Check::OneLeaderServesInTheEnd, leaders.as_slice(), detail);
         }
         let committed = self.observer.committed_index();
         for (id, running) in self.healthy() {
@@ -237,21 +237,21 @@ impl<W: Workload> World<'_, W> {
             let behind = committed.0.saturating_sub(running.machine_at.0);
             if behind > BEHIND_MAX {
                 let detail = format!("node {id} is {behind} entries behind");
-                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
+                return violation(Check::EveryNodeCatchesUpInTheEnd, id, detail);
             }
             // Of only two copies that differ the cluster cannot tell which is wrong: see
             // `copies_can_be_told`.
             if self.hosts[id].flipped {
                 let detail = format!("node {id} goes on with a copy that differs");
-                return violation(Check::CopyThatDiffersIsFoundOut, detail);
+                return violation(Check::CopyThatDiffersIsFoundOut, id, detail);
             }
             if running.node.hard_state().lost.is_some() {
-                return violation(Check::WhatWasLostIsRepairedInTheEnd, format!("node {id}"));
+                return violation(Check::WhatWasLostIsRepairedInTheEnd, id, format!("node {id}"));
             }
         }
         if self.served != self.asked {
             let detail = format!("asked for {:?}, served {:?}", self.asked, self.served);
-            return violation(Check::ClientsAreServedInTheEnd, detail);
+            return violation(Check::ClientsAreServedInTheEnd, (), detail);
         }
         Ok(())
     }
@@ -263,13 +263,13 @@ impl<W: Workload> World<'_, W> {
             if applied != committed || last != committed {
                 let detail =
                     format!("node {id} ends with {last}, applied {applied} of {committed}");
-                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
+                return violation(Check::EveryNodeCatchesUpInTheEnd, id, detail);
             }
             let reads = running.reads.len();
             let proposals = running.proposals.len() + running.forwards.len();
             if reads + proposals > 0 {
                 let detail = format!("at node {id} {reads} reads and {proposals} proposals wait");
-                return violation(Check::ClientsGetAnAnswerInTheEnd, detail);
+                return violation(Check::ClientsGetAnAnswerInTheEnd, id, detail);
             }
         }
         Ok(())
@@ -278,7 +278,7 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn quiet(&mut self, leader: Option<(Term, u64)>) -> Result<(), Violation> {
         if self.observer.latest_leader() != leader {
             let detail = format!("{leader:?}, then {:?}", self.observer.latest_leader());
-            return violation(Check::NoLeaderChangesWithoutAFault, detail);
+            return violation(Check::NoLeaderChangesWithoutAFault, (), detail);
         }
         let until_us = self.now_us + SETTLE_TIMEOUTS * self.timeout_us();
         self.settled(until_us)
@@ -308,7 +308,7 @@ impl<W: Workload> World<'_, W> {
             }
         }
         if let Some(detail) = differing {
-            return violation(Check::EqualLogsMakeEqualStates, detail);
+            return violation(Check::EqualLogsMakeEqualStates, (), detail);
         }
         self.queries_agree()?;
         self.bounds()?;
@@ -337,7 +337,7 @@ impl<W: Workload> World<'_, W> {
         for (id, running) in self.healthy().filter(|(_, up)| up.machine_at == committed) {
             let mut restored = self.workload.machine();
             if let Err(error) = restored.restore(&mut running.state().as_slice()) {
-                return violation(Check::SnapshotIsTheState, format!("node {id}: {error}"));
+                return violation(Check::SnapshotIsTheState, id, format!("node {id}: {error}"));
             }
             for query in &queries {
                 let expected = reference.query(running.machine_time, query);
@@ -356,7 +356,7 @@ impl<W: Workload> World<'_, W> {
                              answers {}",
                             shown(&expected)
                         );
-                        return violation(Check::QueriesAreAnsweredAlike, detail);
+                        return violation(Check::QueriesAreAnsweredAlike, id, detail);
                     }
                 }
             }

@@ -40,7 +40,7 @@ impl<W: Workload> World<'_, W> {
             }
             observer.applied(node, before, entry, answer)?;
             if let Err(detail) = workload.invariant(machine) {
-                return violation(Check::InvariantOfTheStateMachine, detail);
+                return violation(Check::InvariantOfTheStateMachine, (node, entry.id), detail);
             }
             latest = entry.id;
             if let Some(answer) = answer {
