@@ -4,7 +4,7 @@
 use std::fmt;
 
 pub use crate::observer::{Observed, Observer};
-pub use crate::shadow::{Change, Shadow};
+pub use crate::shadow::{Change, Shadow, read};
 pub use crate::timekeeping::Timekeeping;
 pub use crate::violation::{About, Violation, violation};
 

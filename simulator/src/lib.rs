@@ -8,9 +8,12 @@
 //! It does not run the driver, sockets or real files. It finds bugs in the protocol, the log and a
 //! state machine, not in the code that connects them.
 
+pub mod bounds;
 pub mod checks;
 mod contact;
+pub mod ending;
 pub mod failure;
+pub mod faults;
 mod kit;
 mod limits;
 pub mod linearizability;

@@ -11,7 +11,7 @@ pub struct Violation {
     /// The promise.
     pub check: Check,
     /// What it is about.
-    pub about: About,
+    pub about: Box<About>,
     /// What the check saw, for readers.
     pub detail: String,
 }
@@ -45,7 +45,7 @@ pub fn violation<T>(
 impl Violation {
     /// Creates a violation.
     pub fn new(check: Check, about: impl Into<About>, detail: impl Into<String>) -> Self {
-        Violation { check, about: about.into(), detail: detail.into() }
+        Violation { check, about: Box::new(about.into()), detail: detail.into() }
     }
 }
 

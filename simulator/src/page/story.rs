@@ -1,5 +1,5 @@
-//! The story of a violation: the moments that concern the nodes, entries and terms that the violation
-//! is about, and also elections and faults.
+//! The story of a violation: the moments that concern the nodes, entries and terms that the
+//! violation is about, and also elections and faults.
 //!
 //! It is a guess, but usually shows what a person who debugs the run looks for.
 
@@ -56,7 +56,7 @@ impl Story {
         let timeline = &run.timeline;
         let mut about = About::default();
         if let Some(broken) = &run.violation {
-            about = broken.about.clone();
+            about = (*broken.about).clone();
             complete(&mut about, timeline);
         }
         let mut teller = Teller {
