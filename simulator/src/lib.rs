@@ -40,7 +40,7 @@ pub use kit::{Passed, Simulation, SimulationError};
 pub use marks::{EXPECTED, Marks};
 pub use plan::Plan;
 pub use shrink::{Broken, Shrunk, shrink};
-pub use timeline::{Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
+pub use timeline::{Ended, Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
 pub use violation::{About, Violation};
 pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
 pub use world::{EVENTS_MAX, Run, run, run_for};

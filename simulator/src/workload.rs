@@ -3,6 +3,7 @@
 
 use crate::linearizability::{self, Operation};
 use crate::random::Stream;
+use crate::timeline::shown;
 use crate::violation::Violation;
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
@@ -41,6 +42,16 @@ pub enum Request {
     Command(Bytes),
     /// A linearizable read.
     Query(Bytes),
+}
+
+impl Request {
+    /// Whether it is a read, and the request as text for the page of a run.
+    pub fn shown(&self) -> (bool, String) {
+        match self {
+            Request::Command(bytes) => (false, format!("command {}", shown(bytes))),
+            Request::Query(bytes) => (true, format!("read {}", shown(bytes))),
+        }
+    }
 }
 
 /// A request and its outcome. Times are in microseconds of simulated time.

@@ -16,7 +16,7 @@ use kv::machine::Machine;
 use simulator::Plan;
 use simulator::checks::Violation;
 use simulator::random::{Purpose, Stream};
-use simulator::timeline::shown;
+use simulator::timeline::{Ended, shown};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -127,24 +127,21 @@ impl App for Store {
         (machine, Box::new(boot))
     }
 
-    fn asks(&self, request: &Request<Bytes>) -> String {
-        let kind = match is_read(request) {
-            true => "read",
-            false => "command",
-        };
+    fn asks(&self, request: &Request<Bytes>) -> (bool, String) {
         let (method, path) = (request.method(), request.uri());
-        match request.body().is_empty() {
-            true => format!("{kind} {method} {path}"),
-            false => format!("{kind} {method} {path} {}", shown(request.body())),
-        }
+        let body = match request.body().is_empty() {
+            true => String::new(),
+            false => format!(" {}", shown(request.body())),
+        };
+        (is_read(request), format!("{method} {path}{body}"))
     }
 
-    fn answers(&self, response: &Response<Bytes>) -> (&'static str, String) {
+    fn answers(&self, response: &Response<Bytes>) -> (Ended, String) {
         let status = response.status();
         let outcome = match status.as_u16() {
-            200..=299 | 404 => "done",
-            408 | 504 => "unknown",
-            _ => "not done",
+            200..=299 | 404 => Ended::Done,
+            408 | 504 => Ended::Unknown,
+            _ => Ended::NotDone,
         };
         (outcome, format!("{} {}", status.as_u16(), shown(response.body())))
     }

@@ -42,11 +42,6 @@ impl Picture<'_> {
                 escape(command)
             );
         }
-        let _ = write!(
-            page,
-            "<details><summary>The plan in full</summary><pre>{}</pre></details>",
-            escape(&self.plan.to_string())
-        );
     }
 
     fn write_faults(&self, page: &mut String) {
