@@ -10,8 +10,8 @@
 
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
 use crate::history::{Order, Record};
-use crate::machine::State;
 use crate::pieces::Pieces;
+use crate::state::State;
 use bytes::Bytes;
 use raft::{CommandNumber, Term};
 use std::borrow::Cow;

@@ -75,7 +75,8 @@ struct Chunk {
 ///
 /// Invariants: the chunks hold consecutive records, the last of which is the one before `next`.
 /// `first` is in the first chunk; if there is no chunk, `first` equals `next`. `base` is the state
-/// after all commands below `first`. `bytes` is the cost of the records from `first` on.
+/// after all commands below `first`. `bytes` is the cost of the records from `first` on. Debug
+/// builds check what can be checked in constant time after each command.
 #[derive(Clone, Debug)]
 pub struct History {
     retention: Retention,
@@ -168,6 +169,7 @@ impl History {
         while self.is_over_retention() {
             self.let_first_fall_out();
         }
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     fn is_over_retention(&self) -> bool {
@@ -195,6 +197,39 @@ impl History {
         let after = self.chunks.partition_point(|chunk| chunk.first <= number);
         let chunk = &self.chunks[after - 1];
         &chunk.records[(number.0 - chunk.first.0) as usize]
+    }
+
+    /// The first invariant that does not hold, if any. Looks at the ends of the history and at the
+    /// sizes of the base only, so that it costs the same for every history.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        let count = (self.next.0 - self.first.0) as usize;
+        let mut latest = self.chunks.iter().rev();
+        let (last, before) = (latest.next(), latest.next());
+        if last.map_or(self.first, |chunk| chunk.end()) != self.next {
+            return Some("the last record is the one before `next`");
+        }
+        if before.zip(last).is_some_and(|(before, last)| before.end() != last.first) {
+            return Some("the chunks hold consecutive records");
+        }
+        let is_in_first =
+            |chunk: &Arc<Chunk>| chunk.first <= self.first && self.first < chunk.end();
+        if !self.chunks.front().is_none_or(is_in_first) {
+            return Some("`first` is in the first chunk");
+        }
+        if self.bytes < count * Command::OVERHEAD_BYTES || (count == 0 && self.bytes > 0) {
+            return Some("`bytes` is the cost of the records from `first` on");
+        }
+        if self.is_over_retention() {
+            return Some("the history is within its retention");
+        }
+        self.base.broken_invariant()
+    }
+}
+
+impl Chunk {
+    /// The number after its last record.
+    fn end(&self) -> CommandNumber {
+        CommandNumber(self.first.0 + self.records.len() as u64)
     }
 }
 
@@ -284,5 +319,65 @@ impl Base {
             deleted.remove(&key);
             order.remove(&place);
         }
+    }
+
+    /// The first invariant that does not hold, if any, by the numbers of keys and the latest
+    /// change.
+    pub(crate) fn broken_invariant(&self) -> Option<&'static str> {
+        let Base { store, deleted, order, deleted_order } = self;
+        if order.len() != store.items().len() + deleted.len() {
+            return Some("`order` holds the last change of each key, live or deleted, once");
+        }
+        if deleted_order.len() != deleted.len() {
+            return Some("`deleted_order` holds each deleted key once");
+        }
+        let (at, key) = order.get_max()?;
+        let live = store.item(key).map(|item| (item.number, item.version));
+        let gone = deleted.get(key).map(|gone| (gone.number, gone.version));
+        if live.xor(gone) != Some(*at) {
+            return Some("the latest change is that of its key, which is live or deleted");
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Change, Condition, Operation};
+
+    fn history() -> History {
+        let retention = Retention { commands_max: 600, ..Retention::default() };
+        let mut history = History::new(retention, Base::default(), CommandNumber(0));
+        for number in 0..1_300 {
+            let change = if number % 3 == 0 { Change::Delete } else { Change::Put("v".into()) };
+            let key = format!("{}", number % 7).into();
+            let command = Command::Write(Operation { key, change, condition: Condition::Always });
+            let executed = Executed { reply: crate::command::Reply::Ignored, previous: None };
+            let record = Record { term: Term(1), command: Some(command), executed };
+            history.push(CommandNumber(number), record);
+        }
+        history
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_noticed() {
+        let broken = |change: fn(&mut History)| {
+            let mut history = history();
+            change(&mut history);
+            history.broken_invariant()
+        };
+        assert_eq!(broken(|_| {}), None);
+        assert!(broken(|history| history.next = history.next.next()).is_some());
+        assert!(broken(|history| history.first = CommandNumber(0)).is_some());
+        assert!(broken(|history| history.bytes = 1).is_some());
+        assert!(broken(|history| history.retention.commands_max = 5).is_some());
+        assert!(broken(|history| drop(history.chunks.pop_back())).is_some());
+        assert!(broken(|history| drop(history.chunks.remove(1))).is_some());
+        let overwritten = |history: &mut History| {
+            history.base.order.insert((CommandNumber(0), Version(0)), "1".into());
+        };
+        assert!(broken(overwritten).is_some());
+        assert!(broken(|history| history.base.deleted = OrdMap::new()).is_some());
     }
 }

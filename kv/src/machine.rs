@@ -6,56 +6,15 @@
 //! a replay does not yield.
 
 use crate::answers::{Answers, Found};
-use crate::command::{Command, Reply};
-use crate::history::{Base, History, Lookup, Record, Retention};
+use crate::command::Command;
+use crate::history::{Lookup, Retention};
 use crate::query::{Answer, Query};
-use crate::store::{Executed, Place, Store};
+use crate::state::State;
+use crate::store::Place;
 use bytes::Bytes;
-use raft::{CommandNumber, LogTime};
+use raft::LogTime;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The store and its history after one command. Cloning is cheap.
-#[derive(Clone, Debug)]
-pub struct State {
-    store: Store,
-    history: History,
-}
-
-impl State {
-    /// The state before the first command.
-    pub fn new(retention: Retention) -> Self {
-        State::at(retention, Base::default(), CommandNumber(0))
-    }
-
-    /// The state before command `next`, with no command retained.
-    pub fn at(retention: Retention, base: Base, next: CommandNumber) -> Self {
-        let store = base.store().clone();
-        State { store, history: History::new(retention, base, next) }
-    }
-
-    /// The store.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// The history of the store.
-    pub fn history(&self) -> &History {
-        &self.history
-    }
-
-    /// Executes the next command. `None` stands for bytes that are not a command: they change
-    /// nothing but take a number in the history.
-    pub fn apply(&mut self, at: Place, command: Option<Command>) -> Reply {
-        let executed = match &command {
-            Some(command) => self.store.execute(command, at, &mut |_| ()),
-            None => Executed { reply: Reply::Ignored, previous: None },
-        };
-        let reply = executed.reply.clone();
-        self.history.push(at.number, Record { term: at.term, command, executed });
-        reply
-    }
-}
 
 /// Figures of the state machine, which other threads read without a query.
 #[derive(Debug, Default)]
@@ -105,11 +64,11 @@ impl Machine {
 
     fn publish(&self) {
         let (state, figures) = (&self.state, &self.figures);
-        figures.keys.store(state.store.items().len() as u64, Ordering::Relaxed);
-        figures.revision.store(state.store.revision().0, Ordering::Relaxed);
-        figures.history_first.store(state.history.first().0, Ordering::Relaxed);
-        figures.history_next.store(state.history.next().0, Ordering::Relaxed);
-        figures.history_bytes.store(state.history.bytes() as u64, Ordering::Relaxed);
+        figures.keys.store(state.store().items().len() as u64, Ordering::Relaxed);
+        figures.revision.store(state.store().revision().0, Ordering::Relaxed);
+        figures.history_first.store(state.history().first().0, Ordering::Relaxed);
+        figures.history_next.store(state.history().next().0, Ordering::Relaxed);
+        figures.history_bytes.store(state.history().bytes() as u64, Ordering::Relaxed);
     }
 }
 
@@ -131,11 +90,11 @@ impl driver::StateMachine for Machine {
     fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
         let Some((ticket, query)) = Query::decode(query) else { return Answer::Nothing.encode() };
         let found = match query {
-            Query::Value(key) => match self.state.store.item(key) {
+            Query::Value(key) => match self.state.store().item(key) {
                 Some(item) => Found::Value(item.version, item.value.clone()),
                 None => return Answer::Nothing.encode(),
             },
-            Query::Commit(number) => match self.state.history.lookup(number) {
+            Query::Commit(number) => match self.state.history().lookup(number) {
                 Lookup::Retained(record) => Found::Commit(record.clone()),
                 Lookup::Compacted { first } => return Answer::Compacted { first }.encode(),
                 Lookup::Future => return Answer::Nothing.encode(),

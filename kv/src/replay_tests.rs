@@ -6,8 +6,8 @@
 use crate::command::{Change, Command, Compat, Condition, Kind, Operation, Version};
 use crate::commits::Listing;
 use crate::history::{Lookup, Retention};
-use crate::machine::State;
 use crate::snapshot;
+use crate::state::State;
 use crate::store::Place;
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -7,7 +7,7 @@
 
 use crate::command::{Command, Version};
 use crate::history::{Base, Deleted, Retention};
-use crate::machine::State;
+use crate::state::State;
 use crate::store::{Item, Place, Store};
 use bytes::Bytes;
 use driver::RestoreError;
@@ -82,6 +82,9 @@ pub fn read(from: &mut dyn Read, retention: Retention) -> Result<State, RestoreE
         deleted.insert(key, at);
     }
     let base = Base::new(Store::new(items, header.revision), deleted);
+    if let Some(broken) = base.broken_invariant() {
+        return Err(malformed(format!("its keys do not fit together: {broken}")));
+    }
     let mut state = State::at(retention, base, header.first);
     for n in 0..header.commands {
         let (term, command): (Term, Option<Command>) = read_frame(from, &mut buffer)?;
