@@ -1,7 +1,8 @@
 //! The API of the older system, whose clients find the leader by themselves.
 
-use super::clients::{Ended, User, Wires, key};
+use super::clients::{Ended, User};
 use super::history::FIELDS;
+use super::wires::{Wires, key};
 use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Failure, Request, Response};
 use raft::NodeId;

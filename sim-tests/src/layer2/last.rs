@@ -1,11 +1,11 @@
 //! The final checks, when all is quiet: every node lists the same commits, a replay of them gives
 //! the values that reads return, and `get_commit` returns the same for each.
 
-use super::app::Store;
-use super::clients::{KEYS, version};
 use super::history::FIELDS;
 use super::replay::Replica;
 use super::served::Asks;
+use super::store::Store;
+use super::wires::{KEYS, escaped, version};
 use hyper::{Method, StatusCode};
 use kv::client::{Request, Response};
 use serde_json::{Value, json};
@@ -196,13 +196,4 @@ async fn replicas(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// A key as it is escaped in a path.
-pub(super) fn escaped(key: &str) -> String {
-    let one = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    key.bytes().map(one).collect()
 }

@@ -4,8 +4,8 @@
 //! The other clients are tolerant: they retry a failed request elsewhere, or give up. So none of
 //! them notices a node that always refuses because it has leaked a limited resource.
 
-use super::app::{LISTINGS_MAX_LEAST, Store};
-use super::clients::Wires;
+use super::store::{LISTINGS_MAX_LEAST, Store};
+use super::wires::Wires;
 use hyper::header::LOCATION;
 use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Request, Response};
