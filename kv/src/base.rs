@@ -7,7 +7,7 @@
 
 use crate::deletions::{Deleted, Order};
 use crate::history::Before;
-use crate::machine::State;
+use crate::state::State;
 use crate::store::Item;
 use bytes::Bytes;
 use raft::Term;

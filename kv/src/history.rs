@@ -136,7 +136,7 @@ struct Chunk {
 /// Invariants: the chunks hold consecutive records, the last of which is the one before `next`.
 /// `first` is in the first chunk; if there is no chunk, `first` equals `next`. `revision` is the
 /// version of the latest change by the commands below `first`. `bytes` is the cost of the records
-/// from `first` on.
+/// from `first` on. Debug builds check what can be checked in constant time after each command.
 #[derive(Clone, Debug)]
 pub struct History {
     retention: Retention,
@@ -235,6 +235,7 @@ impl History {
         while self.is_over_retention() {
             self.let_first_fall_out();
         }
+        debug_assert_eq!(self.broken_invariant(), None);
     }
 
     fn is_over_retention(&self) -> bool {
@@ -259,5 +260,72 @@ impl History {
         let after = self.chunks.partition_point(|chunk| chunk.first <= number);
         let chunk = &self.chunks[after - 1];
         &chunk.records[(number.0 - chunk.first.0) as usize]
+    }
+
+    /// The first invariant that does not hold, if any. Looks at the ends of the history only, so
+    /// that it costs the same for every history.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        let count = (self.next.0 - self.first.0) as usize;
+        let mut latest = self.chunks.iter().rev();
+        let (last, before) = (latest.next(), latest.next());
+        if last.map_or(self.first, |chunk| chunk.end()) != self.next {
+            return Some("the last record is the one before `next`");
+        }
+        if before.zip(last).is_some_and(|(before, last)| before.end() != last.first) {
+            return Some("the chunks hold consecutive records");
+        }
+        let is_in_first =
+            |chunk: &Arc<Chunk>| chunk.first <= self.first && self.first < chunk.end();
+        if !self.chunks.front().is_none_or(is_in_first) {
+            return Some("`first` is in the first chunk");
+        }
+        if self.bytes < count * Command::OVERHEAD_BYTES || (count == 0 && self.bytes > 0) {
+            return Some("`bytes` is the cost of the records from `first` on");
+        }
+        self.is_over_retention().then_some("the history is within its retention")
+    }
+}
+
+impl Chunk {
+    /// The number after its last record.
+    fn end(&self) -> CommandNumber {
+        CommandNumber(self.first.0 + self.records.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Change, Condition, Operation};
+
+    fn history() -> History {
+        let retention = Retention { commands_max: 600, ..Retention::default() };
+        let mut history = History::new(retention, Version(0), CommandNumber(0));
+        for number in 0..1_300 {
+            let change = if number % 3 == 0 { Change::Delete } else { Change::Put("v".into()) };
+            let key = format!("{}", number % 7).into();
+            let command = Command::Write(Operation { key, change, condition: Condition::Always });
+            let executed = Executed { reply: crate::command::Reply::Ignored, previous: None };
+            let (command, changes) = (Some(command), Changes::None);
+            history
+                .push(CommandNumber(number), Record { term: Term(1), command, executed, changes });
+        }
+        history
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_noticed() {
+        let broken = |change: fn(&mut History)| {
+            let mut history = history();
+            change(&mut history);
+            history.broken_invariant()
+        };
+        assert_eq!(broken(|_| {}), None);
+        assert!(broken(|history| history.next = history.next.next()).is_some());
+        assert!(broken(|history| history.first = CommandNumber(0)).is_some());
+        assert!(broken(|history| history.bytes = 1).is_some());
+        assert!(broken(|history| history.retention.commands_max = 5).is_some());
+        assert!(broken(|history| drop(history.chunks.pop_back())).is_some());
+        assert!(broken(|history| drop(history.chunks.remove(1))).is_some());
     }
 }

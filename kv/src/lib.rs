@@ -35,4 +35,5 @@ mod replay_tests;
 pub mod serve;
 mod server;
 mod snapshot;
+pub mod state;
 pub mod store;

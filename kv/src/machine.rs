@@ -6,82 +6,15 @@
 //! yield.
 
 use crate::answers::{Answers, Found};
-use crate::command::{Command, Reply};
-use crate::deletions::{Deleted, Deletions};
-use crate::history::{Before, Changes, History, Lookup, Record, Retention};
+use crate::command::Command;
+use crate::history::{Lookup, Retention};
 use crate::query::{Answer, Query};
-use crate::store::{Effect, Executed, Place, Store};
+use crate::state::State;
+use crate::store::Place;
 use bytes::Bytes;
-use raft::{CommandNumber, LogTime};
+use raft::LogTime;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The store and its history after one command. Cloning is cheap.
-#[derive(Clone, Debug)]
-pub struct State {
-    store: Store,
-    deletions: Deletions,
-    history: History,
-}
-
-impl State {
-    /// The state before the first command.
-    pub fn new(retention: Retention) -> Self {
-        State::at(retention, Store::default(), Deletions::default(), CommandNumber(0))
-    }
-
-    /// The state before command `next`, with no command retained.
-    pub fn at(
-        retention: Retention,
-        store: Store,
-        deletions: Deletions,
-        next: CommandNumber,
-    ) -> Self {
-        let history = History::new(retention, store.revision(), next);
-        State { store, deletions, history }
-    }
-
-    /// The store.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// The deleted keys.
-    pub fn deletions(&self) -> &Deletions {
-        &self.deletions
-    }
-
-    /// The history of the store.
-    pub fn history(&self) -> &History {
-        &self.history
-    }
-
-    /// Executes the next command. `None` stands for bytes that are not a command: they change
-    /// nothing but take a number in the history.
-    pub fn apply(&mut self, at: Place, command: Option<Command>) -> Reply {
-        let State { store, deletions, history } = self;
-        let deleted_max = history.retention().deleted_max;
-        let mut changes = Changes::None;
-        let mut observe = |Effect { key, before, version, written }: Effect<'_>| {
-            let before = match before {
-                Some(item) => Before::Item(item),
-                None => deletions.remove(key).map_or(Before::Nothing, Before::Deleted),
-            };
-            if !written {
-                let deleted = Deleted { version, number: at.number, term: at.term };
-                deletions.insert(key.clone(), deleted, deleted_max);
-            }
-            changes.push(key.clone(), before);
-        };
-        let executed = match &command {
-            Some(command) => store.execute(command, at, &mut observe),
-            None => Executed { reply: Reply::Ignored, previous: None },
-        };
-        let reply = executed.reply.clone();
-        history.push(at.number, Record { term: at.term, command, executed, changes });
-        reply
-    }
-}
 
 /// Figures of the state machine, which other threads read without a query.
 #[derive(Debug, Default)]
@@ -131,11 +64,11 @@ impl Machine {
 
     fn publish(&self) {
         let (state, figures) = (&self.state, &self.figures);
-        figures.keys.store(state.store.items().len() as u64, Ordering::Relaxed);
-        figures.revision.store(state.store.revision().0, Ordering::Relaxed);
-        figures.history_first.store(state.history.first().0, Ordering::Relaxed);
-        figures.history_next.store(state.history.next().0, Ordering::Relaxed);
-        figures.history_bytes.store(state.history.bytes() as u64, Ordering::Relaxed);
+        figures.keys.store(state.store().items().len() as u64, Ordering::Relaxed);
+        figures.revision.store(state.store().revision().0, Ordering::Relaxed);
+        figures.history_first.store(state.history().first().0, Ordering::Relaxed);
+        figures.history_next.store(state.history().next().0, Ordering::Relaxed);
+        figures.history_bytes.store(state.history().bytes() as u64, Ordering::Relaxed);
     }
 }
 
@@ -157,11 +90,11 @@ impl driver::StateMachine for Machine {
     fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
         let Some((ticket, query)) = Query::decode(query) else { return Answer::Nothing.encode() };
         let found = match query {
-            Query::Value(key) => match self.state.store.item(key) {
+            Query::Value(key) => match self.state.store().item(key) {
                 Some(item) => Found::Value(item.version, item.value.clone()),
                 None => return Answer::Nothing.encode(),
             },
-            Query::Commit(number) => match self.state.history.lookup(number) {
+            Query::Commit(number) => match self.state.history().lookup(number) {
                 Lookup::Retained(record) => Found::Commit(Box::new(record.clone())),
                 Lookup::Compacted { first } => return Answer::Compacted { first }.encode(),
                 Lookup::Future => return Answer::Nothing.encode(),

@@ -8,8 +8,8 @@ use crate::command::{Change, Command, Compat, Condition, Kind, Operation, Versio
 use crate::commits::Listing;
 use crate::deletions::Deleted;
 use crate::history::{Lookup, Retention};
-use crate::machine::State;
 use crate::snapshot;
+use crate::state::State;
 use crate::store::{Item, Place};
 use bytes::Bytes;
 use proptest::prelude::*;

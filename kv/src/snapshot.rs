@@ -9,7 +9,7 @@ use crate::base::Base;
 use crate::command::{Command, Version};
 use crate::deletions::{Deleted, Deletions};
 use crate::history::Retention;
-use crate::machine::State;
+use crate::state::State;
 use crate::store::{Item, Place, Store};
 use bytes::Bytes;
 use driver::RestoreError;
@@ -82,6 +82,10 @@ pub fn read(from: &mut dyn Read, retention: Retention) -> Result<State, RestoreE
     for _ in 0..header.deleted {
         let (key, at) = read_frame(from, &mut buffer)?;
         deleted.insert(key, at);
+    }
+    let is_live = |key: &Bytes| items.contains_key(key);
+    if deleted.keys().any(is_live) {
+        return Err(malformed("a key is both there and deleted".to_owned()));
     }
     let store = Store::new(items, header.revision);
     let mut state = State::at(retention, store, Deletions::new(deleted), header.first);

@@ -102,8 +102,8 @@ mod tests {
     fn a_failure_says_what_broke_and_how_to_see_it_again_and_keep_it() {
         let plan = Plan::from_seed(2);
         let mut broken = run_registers_for(&plan, false, 400);
-        let detail = "node 1 did it".to_owned();
-        broken.violation = Some(Violation { check: simulator::Check::PromiseOfThisTest, detail });
+        let check = simulator::Check::PromiseOfThisTest;
+        broken.violation = Some(Violation::new(check, 1, "node 1 did it"));
         let failed = failure(&plan, &broken);
         let said = failed.to_string();
         for part in [

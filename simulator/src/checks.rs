@@ -3,9 +3,10 @@
 
 use std::fmt;
 
-pub use crate::observer::{Observed, Observer, Violation, violation};
-pub use crate::shadow::{Change, Shadow};
+pub use crate::observer::{Observed, Observer};
+pub use crate::shadow::{Change, Shadow, read};
 pub use crate::timekeeping::Timekeeping;
+pub use crate::violation::{About, Violation, violation};
 
 macro_rules! checks {
     ($($(#[doc = $doc:literal])+ $check:ident = $name:literal,)*) => {

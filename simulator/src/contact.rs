@@ -14,8 +14,8 @@
 //!   was requested: earlier messages do not prove which node leads now (§6.4).
 
 use crate::checks::Check;
-use crate::observer::{Violation, violation};
 use crate::shadow::Shadow;
+use crate::violation::{Violation, violation};
 use raft::{Body, Message, Node, NodeId, Term};
 use std::collections::BTreeSet;
 
@@ -112,7 +112,7 @@ impl Contact {
             return Ok(());
         }
         let detail = format!("node {at} in term {}: asked for at event {asked_at}", node.term());
-        violation(Check::ReadIsConfirmedSinceItWasAskedFor, detail)
+        violation(Check::ReadIsConfirmedSinceItWasAskedFor, (at, node.term()), detail)
     }
 
     /// Checks a message that a node sends, given the contents of its disk.
@@ -129,13 +129,13 @@ impl Contact {
             && disk.last() < lost
         {
             let detail = format!("node {at}, which lacks {lost}: {:?}", message.body);
-            return violation(Check::WhoHasLostWhatItAcknowledgedHasNoSay, detail);
+            return violation(Check::WhoHasLostWhatItAcknowledgedHasNoSay, (at, lost), detail);
         }
         if matches!(message.body, Body::PreVoteReply { granted: true, .. })
             && let Some(ago) = self.hears_a_leader_of(at, message.term)
         {
             let detail = format!("node {at} heard one {ago} ticks ago: {:?}", message.body);
-            return violation(CONSENT, detail);
+            return violation(CONSENT, (at, message.term), detail);
         }
         Ok(())
     }
@@ -160,14 +160,18 @@ impl Contact {
             && let Some(ago) = self.hears_a_leader_of(at, before)
         {
             let detail = format!("node {at} heard one {ago} ticks ago and leaves term {before}");
-            return violation(CONSENT, detail);
+            return violation(CONSENT, (at, before), detail);
         }
         let ear = &mut self.nodes[at];
         if let Some(due) = ear.due.take()
             && node.term() < due
         {
             let detail = format!("node {at} was told of term {due} and stays in {}", node.term());
-            return violation(Check::LaterTermIsEnteredWhenItIsHeardOf, detail);
+            return violation(
+                Check::LaterTermIsEnteredWhenItIsHeardOf,
+                (at, [due, node.term()]),
+                detail,
+            );
         }
         ear.asked = false;
         let own = node.hard_state().vote == Some(NodeId(at as u64));
@@ -178,7 +182,11 @@ impl Contact {
             if !node.base().membership.is_quorum(consented) {
                 let detail =
                     format!("node {at} enters term {} with {consents:?} for {next}", node.term());
-                return violation(Check::TermIsEnteredWithTheConsentOfAQuorum, detail);
+                return violation(
+                    Check::TermIsEnteredWithTheConsentOfAQuorum,
+                    (at, node.term()),
+                    detail,
+                );
             }
         }
         ear.term = node.term();
@@ -204,7 +212,7 @@ impl Contact {
         };
         if !node.base().membership.is_quorum(heard) {
             let detail = format!("node {at} in term {}, for {patience} ticks", node.term());
-            return violation(Check::LeaderHearsAQuorumOrLeadsNoMore, detail);
+            return violation(Check::LeaderHearsAQuorumOrLeadsNoMore, (at, node.term()), detail);
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 //! its picture.
 
 use crate::checks::Check;
-use crate::observer::Violation;
 use crate::plan::Plan;
 use crate::shrink::{Broken, Shrunk, shrink};
+use crate::violation::Violation;
 use crate::world::Run;
 use crate::{page, regressions};
 use std::fmt;
@@ -116,7 +116,7 @@ impl Failed {
 /// The report of a plan that did not run in the same way twice.
 fn differs(first: Option<&Violation>, second: Option<&Violation>) -> Violation {
     let text = |violation: Option<&Violation>| match violation {
-        Some(Violation { check, detail }) => format!("\"{check}\" was broken ({detail})"),
+        Some(Violation { check, detail, .. }) => format!("\"{check}\" was broken ({detail})"),
         None => "no promise was broken".to_owned(),
     };
     let detail = format!(
@@ -125,7 +125,7 @@ fn differs(first: Option<&Violation>, second: Option<&Violation>) -> Violation {
         text(first),
         text(second)
     );
-    Violation { check: Check::RunRepeats, detail }
+    Violation::new(Check::RunRepeats, (), detail)
 }
 
 impl fmt::Display for Failed {

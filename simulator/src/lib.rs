@@ -8,9 +8,12 @@
 //! It does not run the driver, sockets or real files. It finds bugs in the protocol, the log and a
 //! state machine, not in the code that connects them.
 
+pub mod bounds;
 pub mod checks;
 mod contact;
+pub mod ending;
 pub mod failure;
+pub mod faults;
 mod kit;
 mod limits;
 pub mod linearizability;
@@ -27,6 +30,7 @@ mod shadow;
 mod shrink;
 mod timekeeping;
 pub mod timeline;
+mod violation;
 mod workload;
 mod world;
 
@@ -34,9 +38,9 @@ pub use checks::Check;
 pub use failure::Failed;
 pub use kit::{Passed, Simulation, SimulationError};
 pub use marks::{EXPECTED, Marks};
-pub use observer::Violation;
 pub use plan::Plan;
 pub use shrink::{Broken, Shrunk, shrink};
-pub use timeline::{Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
+pub use timeline::{Ended, Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
+pub use violation::{About, Violation};
 pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
 pub use world::{EVENTS_MAX, Run, run, run_for};

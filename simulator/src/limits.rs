@@ -9,8 +9,8 @@
 //! not block progress.
 
 use crate::checks::Check;
-use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
+use crate::violation::{Violation, violation};
 use raft::{Body, Entry, Index, Message, Term};
 use std::collections::VecDeque;
 
@@ -98,7 +98,7 @@ impl Limits {
                 "node {at} sends {} what follows {prev} for the {}th time in {} µs",
                 message.to.0, to.repeated, self.repeat_us
             );
-            return violation(Check::NoStormOfMessages, detail);
+            return violation(Check::NoStormOfMessages, at, detail);
         }
         // A sender that continues from another index treats the appends in flight as lost.
         if to.term != message.term || to.last != prev.index {
@@ -115,7 +115,7 @@ impl Limits {
                 self.inflight_messages,
                 self.inflight_bytes,
             );
-            return violation(CHECK, detail);
+            return violation(CHECK, at, detail);
         }
         (to.term, to.last) = (message.term, last.id.index);
         to.appends.push_back((last.id.index, cost_bytes(entries)));
@@ -159,7 +159,7 @@ fn is_within(at: usize, what: &str, entries: &[Entry], most: u64) -> Result<(), 
     let bytes = cost_bytes(entries);
     if entries.len() > 1 && bytes > most {
         let detail = format!("node {at}: {what} has {bytes} bytes, at most {most}");
-        return violation(CHECK, detail);
+        return violation(CHECK, at, detail);
     }
     Ok(())
 }

@@ -17,7 +17,10 @@
 // Only looked up in, never iterated.
 #![allow(clippy::disallowed_types)]
 
+use crate::checks::Check;
+use crate::violation::{Violation, violation};
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 /// An operation on one register.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,29 +57,47 @@ pub enum Action {
     },
 }
 
-impl std::fmt::Display for Operation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ended {
+            Some(ended) => write!(f, "{}-{ended} µs: ", self.begun)?,
+            None => write!(f, "{}-? µs: ", self.begun)?,
+        }
+        f.write_str(&self.words())
+    }
+}
+
+impl Operation {
+    /// The request and its answer, in words.
+    pub fn words(&self) -> String {
         let value = |value: Option<u64>| value.map_or("nothing".to_owned(), |v| v.to_string());
         let before = |before: Option<Option<u64>>| match before {
             Some(before) => format!(", found {}", value(before)),
             None => ", not heard".to_owned(),
         };
-        match self.ended {
-            Some(ended) => write!(f, "{}-{ended} µs: ", self.begun)?,
-            None => write!(f, "{}-? µs: ", self.begun)?,
-        }
         match self.action {
-            Action::Read(found) => write!(f, "read {}", value(found)),
-            Action::Write(to, found) => write!(f, "write {to}{}", before(found)),
+            Action::Read(found) => format!("read {}", value(found)),
+            Action::Write(to, found) => format!("write {to}{}", before(found)),
             Action::Swap { from, to, before: found } => {
-                write!(f, "swap {from} for {to}{}", before(found))
+                format!("swap {from} for {to}{}", before(found))
             }
-            Action::Remove { from } if self.ended.is_none() => {
-                write!(f, "remove {from}, not heard")
-            }
-            Action::Remove { from } => write!(f, "remove {from}, found it"),
+            Action::Remove { from } if self.ended.is_none() => format!("remove {from}, not heard"),
+            Action::Remove { from } => format!("remove {from}, found it"),
         }
     }
+}
+
+/// Checks the history of a register, and reports a wrong one as a violation.
+pub fn holds(register: u64, history: &[Operation]) -> Result<(), Violation> {
+    if check(history) != Verdict::Violated {
+        return Ok(());
+    }
+    let operations = explain(history);
+    let mut detail = format!("the history of register {register} is not linearizable:");
+    for operation in &operations {
+        detail += &format!("\n    {operation}");
+    }
+    violation(Check::History, operations, detail)
 }
 
 /// The result of a check.

@@ -1,21 +1,22 @@
 //! A simulated node: the real core, the real log and snapshots on a simulated disk, and a state
 //! machine.
 
+use crate::bounds::Needed;
 use crate::checks::Check;
-use crate::observer::{Violation, violation};
 use crate::plan::Swarm;
-use crate::shadow::{Change, Shadow};
+use crate::shadow::{Change, Shadow, read};
+use crate::violation::{Violation, violation};
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, StateMachine};
 use raft::{
     Apply, Config, Incarnation, Index, LogId, LogTime, Membership, Node, NodeId, ReadId, Restored,
     Snapshot, TakeSnapshot, Write, entry_hash,
 };
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read};
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::testing::{Fate, MemDisk, Operation, Verdict};
+use storage::testing::{MemDisk, Operation, Verdict};
 use storage::{BaseError, Case, ClusterId, Directory, Log, LogConfig, OpenError, Snapshots};
 
 /// A member of the cluster, running or down.
@@ -38,9 +39,8 @@ pub(crate) struct Host<M> {
     pub wall_offset_ms: i64,
     /// Number of durable writes.
     pub writes: u64,
-    /// For each durable write from the first that is still needed: the most bytes that it takes on
-    /// the disk, and the index of its last entry.
-    needed: VecDeque<(u64, Index)>,
+    /// The writes that its log still needs.
+    pub needed: Needed,
     /// Planned damage to the log. It takes effect once [`Rotting::at_write`] writes are durable.
     pub rotting: Option<Rotting>,
     /// Set if its next write will be lost after it was reported durable.
@@ -208,7 +208,7 @@ impl<M: StateMachine> Host<M> {
             clock_us: 0,
             wall_offset_ms: 0,
             writes: 0,
-            needed: VecDeque::new(),
+            needed: Needed::default(),
             rotting: None,
             losing: None,
             rotten: false,
@@ -271,17 +271,7 @@ impl<M: StateMachine> Host<M> {
     /// A write has become durable, and is in the shadow.
     pub fn written(&mut self, change: &Change) {
         self.writes += 1;
-        self.needed.push_back(change.footprint());
-        let base = self.shadow.base.last.index;
-        // Segments are freed only when the base of the log moves.
-        while change.rebases() && self.needed.front().is_some_and(|(_, last)| *last <= base) {
-            self.needed.pop_front();
-        }
-    }
-
-    /// The most bytes that the needed writes take on the disk.
-    pub fn needed_bytes(&self) -> u64 {
-        self.needed.iter().map(|(bytes, _)| bytes).sum()
+        self.needed.add(change, self.shadow.base.last.index);
     }
 
     /// Whether no damage is planned.
@@ -330,14 +320,24 @@ impl<M: StateMachine> Host<M> {
                 self.dead = true;
                 return Ok(false);
             }
-            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
         };
         let Directory::Member(mut member) = directory else {
             if self.damaged {
                 self.dead = true;
                 return Ok(false);
             }
-            return violation(Check::RecoveryIsExact, format!("node {id}: nothing is left"));
+            return violation(
+                Check::RecoveryIsExact,
+                NodeId(id),
+                format!("node {id}: nothing is left"),
+            );
         };
         let meant = self.shadow.base.last;
         self.compare(id, member.restored())?;
@@ -345,7 +345,13 @@ impl<M: StateMachine> Host<M> {
         let snapshots = match Snapshots::new(self.disk.clone()) {
             Ok(snapshots) => snapshots,
             Err(_) if self.failing => return Ok(false),
-            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
         };
         let case = match member.check_base(&snapshots) {
             Ok(case) => case,
@@ -357,7 +363,13 @@ impl<M: StateMachine> Host<M> {
                 self.dead = true;
                 return Ok(false);
             }
-            Err(error) => return violation(Check::NodeStartsAgain, format!("node {id}: {error}")),
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
         };
         let (log, restored) = member.into_log();
         self.base_case(id, case, &restored)?;
@@ -366,7 +378,7 @@ impl<M: StateMachine> Host<M> {
             match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
                 Restoration::Done => {}
                 Restoration::Unreadable(_) if self.failing => return Ok(false),
-                Restoration::Unreadable(detail) => return violation(MISSING, detail),
+                Restoration::Unreadable(detail) => return violation(MISSING, NodeId(id), detail),
             }
         }
         if snapshots.remove_before(base).is_err() && self.failing {
@@ -384,12 +396,10 @@ impl<M: StateMachine> Host<M> {
         self.base_loss_noted = false;
         self.maybe = None;
         self.refused = 0;
-        // Everything in the log may be needed until a snapshot covers it.
-        self.needed = [(log.usage().bytes, self.shadow.last().index)].into();
+        self.needed.starts(log.usage().bytes, self.shadow.last().index);
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
-        let node = Node::new(config, restored).map_err(|error| Violation {
-            check: Check::NodeStartsAgain,
-            detail: error.to_string(),
+        let node = Node::new(config, restored).map_err(|error| {
+            Violation::new(Check::NodeStartsAgain, NodeId(id), error.to_string())
         })?;
         self.up = Some(Running {
             node,
@@ -415,31 +425,7 @@ impl<M: StateMachine> Host<M> {
         if self.damaged || self.rotting.is_some() || self.snapshot_rotten || self.is_dark() {
             return Ok(());
         }
-        let copy = self.disk.fork();
-        copy.set_capacity(None);
-        copy.crash(|_| Fate::Lost);
-        let left = match Log::open(copy.clone(), log_config(swarm)) {
-            Ok((_, recovery)) => recovery.restored,
-            Err(error) => {
-                return violation(Check::DurableMeansDurable, format!("node {id}: {error}"));
-            }
-        };
-        let difference = match &left {
-            Some(left) => self.shadow.difference(left),
-            None => Some("nothing is left".to_owned()),
-        };
-        if let Some(difference) = difference {
-            return violation(Check::DurableMeansDurable, format!("node {id}: {difference}"));
-        }
-        let base = self.shadow.base.last;
-        if base == LogId::ZERO {
-            return Ok(());
-        }
-        let state = Snapshots::new(copy).map_err(|error| error.to_string());
-        match state.and_then(|snapshots| read(&snapshots, base)) {
-            Ok(_) => Ok(()),
-            Err(detail) => violation(Check::DurableMeansDurable, format!("node {id}: {detail}")),
-        }
+        self.shadow.is_durable(id as usize, &self.disk, log_config(swarm))
     }
 
     /// Whether the log would still be recovered in full after this damage to the disk.
@@ -462,14 +448,14 @@ impl<M: StateMachine> Host<M> {
     ) -> Result<(), Violation> {
         let Some(case) = case else { return Ok(()) };
         if !self.snapshot_rotten && !self.lost_base {
-            return violation(MISSING, format!("node {id}: {case}"));
+            return violation(MISSING, NodeId(id), format!("node {id}: {case}"));
         }
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         // A later snapshot covers everything that the log before it held.
         let known = restored.hard_state.lost.is_some_and(|lost| lost >= self.shadow.last());
         if last < self.shadow.last() && !known {
             let detail = format!("node {id}: {case}; ends with {last}");
-            return violation(Check::RecoveryIsExact, detail);
+            return violation(Check::RecoveryIsExact, NodeId(id), detail);
         }
         if last < self.shadow.last() {
             self.rotten = true;
@@ -480,33 +466,10 @@ impl<M: StateMachine> Host<M> {
     }
 
     fn compare(&mut self, id: u64, restored: &Restored) -> Result<(), Violation> {
-        let Some(difference) = self.shadow.difference(restored) else { return Ok(()) };
-        if let Some(change) = &self.maybe {
-            let mut with = self.shadow.clone();
-            with.apply(change);
-            if with.difference(restored).is_none() {
-                self.shadow = with;
-                return Ok(());
-            }
-            if self.damaged && with.is_known_loss(restored) {
-                self.shadow = Shadow::new(restored);
-                return Ok(());
-            }
-        }
-        if (self.damaged || self.base_loss_noted) && self.shadow.is_known_loss(restored) {
-            self.rotten |= self.base_loss_noted;
-            self.shadow = Shadow::new(restored);
-            return Ok(());
-        }
-        let range = |base: LogId, last: LogId| format!("({base}, {last}]");
-        let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
-        let detail = format!(
-            "node {id}{}: {difference}; recovered {}, was {}",
-            if self.damaged { " (damaged)" } else { "" },
-            range(restored.snapshot.last, last),
-            range(self.shadow.base.last, self.shadow.last()),
-        );
-        violation(Check::RecoveryIsExact, detail)
+        let may_lose = (self.damaged, self.base_loss_noted);
+        let lost = self.shadow.recovers(id as usize, self.maybe.as_ref(), may_lose, restored)?;
+        self.rotten |= lost && self.base_loss_noted;
+        Ok(())
     }
 }
 
@@ -542,8 +505,9 @@ impl<M: StateMachine> Running<M> {
             let expected = commands.len();
             answers = self.machine.apply_batch(commands);
             if answers.len() != expected {
+                let first = apply.entries.first().map(|entry| entry.id);
                 let detail = format!("{} answers to {expected} commands", answers.len());
-                return violation(Check::BatchHasAnAnswerForEachCommand, detail);
+                return violation(Check::BatchHasAnAnswerForEachCommand, first, detail);
             }
         }
         let mut answers = answers.into_iter();
@@ -594,21 +558,13 @@ pub(crate) fn restore<M: StateMachine>(
         Err(detail) => return Ok(Restoration::Unreadable(format!("node {id}: {detail}"))),
     };
     if let Err(error) = machine.restore(&mut state.as_slice()) {
-        return violation(Check::SnapshotIsRestored, format!("node {id}: {error}"));
+        return violation(Check::SnapshotIsRestored, NodeId(id), format!("node {id}: {error}"));
     }
     let mut again = Vec::new();
     machine.freeze().write(&mut again).expect("memory takes it");
     if again != state {
         let detail = format!("node {id}: the state restored from {} differs", snapshot.last);
-        return violation(Check::SnapshotIsTheState, detail);
+        return violation(Check::SnapshotIsTheState, NodeId(id), detail);
     }
     Ok(Restoration::Done)
-}
-
-/// The bytes of the state in a snapshot.
-pub(crate) fn read(snapshots: &Snapshots<MemDisk>, id: LogId) -> Result<Vec<u8>, String> {
-    let mut reader = snapshots.open(id).map_err(|error| error.to_string())?;
-    let mut state = Vec::new();
-    reader.read_to_end(&mut state).map_err(|error| error.to_string())?;
-    Ok(state)
 }

@@ -7,6 +7,7 @@ use crate::checks::Check;
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
 use crate::timeline::shown_within;
+use crate::violation::{About, Violation, violation};
 use bytes::Bytes;
 use driver::{ApplyContext, StateMachine};
 use raft::{
@@ -16,20 +17,6 @@ use std::collections::BTreeMap;
 
 /// The most bytes of a command or an answer in the words of a check.
 const TOLD_BYTES: usize = 256;
-
-/// A promise that was broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The name of the check.
-    pub check: Check,
-    /// The nodes, entries and terms that the check saw, in words.
-    pub detail: String,
-}
-
-/// Returns a [`Violation`] as an error.
-pub fn violation<T>(check: Check, detail: String) -> Result<T, Violation> {
-    Err(Violation { check, detail })
-}
 
 /// The state of a node when the observer last checked it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,7 +131,7 @@ impl<M: StateMachine> Observer<M> {
         };
         self.seen[at] = now;
         if let Some(broken) = node.broken_invariant() {
-            return violation(Check::Invariant, format!("node {at}: {broken}"));
+            return violation(Check::Invariant, at, format!("node {at}: {broken}"));
         }
         if node.is_diverged() {
             // It has dropped its log and stops.
@@ -153,22 +140,23 @@ impl<M: StateMachine> Observer<M> {
         if now.term < before.term {
             return violation(
                 Check::TermGrows,
+                (at, [before.term, now.term]),
                 format!("node {at}: {} → {}", before.term, now.term),
             );
         }
         if now.commit < before.commit {
             let detail = format!("node {at}: {} → {}", before.commit, now.commit);
-            return violation(Check::CommitGrows, detail);
+            return violation(Check::CommitGrows, (at, now.commit), detail);
         }
         if before.leads && now.leads && now.term == before.term && now.last < before.last {
             let detail = format!("node {at}: {} → {}", before.last, now.last);
-            return violation(Check::LeaderOnlyAppends, detail);
+            return violation(Check::LeaderOnlyAppends, (at, [before.last, now.last]), detail);
         }
         if now.leads && now.last.index > before.last.index {
             self.time.made(now.term, before.last.index, now.last.index);
         }
         if *node.durable_hard_state() != disks[at].shadow.hard_state {
-            return violation(Check::WhatIsDurableIsOnTheDisk, format!("node {at}"));
+            return violation(Check::WhatIsDurableIsOnTheDisk, at, format!("node {at}"));
         }
         let elected = now.leads && (!before.leads || now.term > before.term);
         if elected {
@@ -184,7 +172,7 @@ impl<M: StateMachine> Observer<M> {
         let known = *self.leaders.entry(node.term()).or_insert(at as u64);
         if known != at as u64 {
             let detail = format!("nodes {known} and {at} in term {}", node.term());
-            return violation(Check::OneLeaderATerm, detail);
+            return violation(Check::OneLeaderATerm, ([known as usize, at], node.term()), detail);
         }
         // A voter may have entered a later term since.
         let voted = |id: NodeId| {
@@ -196,7 +184,7 @@ impl<M: StateMachine> Observer<M> {
         };
         if !node.base().membership.is_quorum(voted) {
             let detail = format!("node {at} in term {}", node.term());
-            return violation(Check::LeaderHasAQuorumOfDurableVotes, detail);
+            return violation(Check::LeaderHasAQuorumOfDurableVotes, (at, node.term()), detail);
         }
         let first = node.base().last.index;
         for committed in self.committed.iter().skip(first.0 as usize) {
@@ -207,7 +195,11 @@ impl<M: StateMachine> Observer<M> {
             if has != Some(committed.id) && committed.term < node.term() {
                 let detail =
                     format!("node {at} leads term {} without {}", node.term(), committed.id);
-                return violation(Check::LeaderCompleteness, detail);
+                return violation(
+                    Check::LeaderCompleteness,
+                    (at, (node.term(), committed.id)),
+                    detail,
+                );
             }
         }
         Ok(())
@@ -231,7 +223,11 @@ impl<M: StateMachine> Observer<M> {
                 let known = self.id_at(index);
                 if known != Some(node.base().last) {
                     let detail = format!("node {at}: {} is {known:?}", node.base().last);
-                    return violation(Check::SnapshotHoldsWhatWasCommitted, detail);
+                    return violation(
+                        Check::SnapshotHoldsWhatWasCommitted,
+                        (at, (node.base().last, known)),
+                        detail,
+                    );
                 }
             }
             index = index.next();
@@ -240,7 +236,11 @@ impl<M: StateMachine> Observer<M> {
             let term = node.entry(commit).map(|entry| entry.id.term);
             if term.is_some_and(|term| term != node.term()) {
                 let detail = format!("node {at} commits {commit} of {term:?} in {}", node.term());
-                return violation(Check::LeaderCommitsByAnEntryOfItsTerm, detail);
+                return violation(
+                    Check::LeaderCommitsByAnEntryOfItsTerm,
+                    (at, (node.term(), commit)),
+                    detail,
+                );
             }
         }
         Ok(())
@@ -257,17 +257,17 @@ impl<M: StateMachine> Observer<M> {
         if let Some(known) = self.committed.get(id.index.0 as usize - 1) {
             if known.id != id || known.hash != hash {
                 let detail = format!("node {at} has {id} where {} was committed", known.id);
-                return violation(Check::WhatIsCommittedNeverChanges, detail);
+                return violation(Check::WhatIsCommittedNeverChanges, (at, [id, known.id]), detail);
             }
             return Ok(());
         }
         if id.index != self.committed_index().next() {
             let detail = format!("node {at}: {id} after {}", self.committed_index());
-            return violation(Check::CommitsFollowOneAnother, detail);
+            return violation(Check::CommitsFollowOneAnother, (at, id), detail);
         }
         if !node.is_leader() {
             let detail = format!("node {at} knew first that {id} is committed");
-            return violation(Check::LeaderCommitsFirst, detail);
+            return violation(Check::LeaderCommitsFirst, (at, id), detail);
         }
         let membership = &node.base().membership;
         let on_disk = |id_: NodeId| {
@@ -275,11 +275,11 @@ impl<M: StateMachine> Observer<M> {
         };
         if !membership.is_quorum(on_disk) {
             let detail = format!("{id} is committed without being on the disks of a quorum");
-            return violation(Check::CommitIsDurableOnAQuorum, detail);
+            return violation(Check::CommitIsDurableOnAQuorum, (at, id), detail);
         }
         if entry.number != self.next_number {
             let detail = format!("{id} has {} where {} is due", entry.number, self.next_number);
-            return violation(Check::CommandsAreNumberedDensely, detail);
+            return violation(Check::CommandsAreNumberedDensely, (at, id), detail);
         }
         self.next_number = entry.number_after();
         self.time.committed(id, entry)?;
@@ -310,12 +310,12 @@ impl<M: StateMachine> Observer<M> {
     ) -> Result<(), Violation> {
         if entry.id.index != before.next() {
             let detail = format!("node {at} applies {} after {before}", entry.id);
-            return violation(Check::AppliedOnceAndInOrder, detail);
+            return violation(Check::AppliedOnceAndInOrder, (at, (entry.id, before)), detail);
         }
         let known = self.committed.get(entry.id.index.0 as usize - 1);
         if known.is_none_or(|known| known.id != entry.id || known.hash != hash(entry)) {
             let detail = format!("node {at} applies {}, which is not committed", entry.id);
-            return violation(Check::OnlyWhatIsCommittedIsApplied, detail);
+            return violation(Check::OnlyWhatIsCommittedIsApplied, (at, entry.id), detail);
         }
         if let Some(known) = known
             && known.answer.as_ref() != answer
@@ -328,7 +328,7 @@ impl<M: StateMachine> Observer<M> {
                 text(known.answer.as_ref()),
                 text(entry.payload.command()),
             );
-            return violation(Check::StateMachineIsDeterministic, detail);
+            return violation(Check::StateMachineIsDeterministic, (at, entry.id), detail);
         }
         Ok(())
     }
@@ -346,26 +346,29 @@ impl<M: StateMachine> Observer<M> {
             let known = *self.votes.entry(voter).or_insert(vote);
             if known != vote {
                 let detail = format!("node {at} in {}: for {known} and {vote}", message.term);
-                return violation(Check::OneVoteATerm, detail);
+                return violation(Check::OneVoteATerm, (at, message.term), detail);
             }
         }
         let hard = &shadow.hard_state;
-        let (kept, promise) = match &message.body {
+        let (kept, promise, about) = match &message.body {
             Body::Vote { last, .. } => (
                 hard.term == message.term && hard.vote == Some(message.from) && shadow.holds(*last),
                 "a request for votes",
+                About::from(*last),
             ),
-            Body::VoteReply { granted: true, .. } => {
-                (hard.term == message.term && hard.vote == Some(message.to), "a vote")
-            }
+            Body::VoteReply { granted: true, .. } => (
+                hard.term == message.term && hard.vote == Some(message.to),
+                "a vote",
+                About::from(message.to),
+            ),
             Body::Appended { matched, .. } => {
                 let holds = self.holds_the_leaders(message.term, *matched, shadow);
-                (hard.term == message.term && holds, "an acknowledgement")
+                (hard.term == message.term && holds, "an acknowledgement", About::from(*matched))
             }
             Body::Append { prev, entries, .. } => {
                 self.announce(message.term, *prev, entries);
                 let voted = hard.vote == Some(message.from);
-                (hard.term == message.term && voted, "an append")
+                (hard.term == message.term && voted, "an append", About::default())
             }
             _ => return Ok(()),
         };
@@ -375,7 +378,7 @@ impl<M: StateMachine> Observer<M> {
                 shadow.last(),
                 message.body
             );
-            return violation(Check::DurabilityBeforeSpeech, detail);
+            return violation(Check::DurabilityBeforeSpeech, (at, (message.term, about)), detail);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //!
 //! - the promise that was broken, and its meaning;
 //! - the story: a numbered list of the moments that concern the nodes, entries and terms that the
-//!   check names;
+//!   violation is about;
 //! - the whole run in a strip;
 //! - the last moments in detail, with the numbers of the story;
 //! - the logs of all nodes side by side;
@@ -24,7 +24,6 @@ mod lanes;
 mod list;
 mod logs;
 mod messages;
-mod names;
 mod overview;
 mod scale;
 mod story;

@@ -4,8 +4,12 @@
 //! Recovery is compared with it, and so is every promise in a message that a node sends: what the
 //! node promises must be in here first.
 
+use crate::checks::{Check, Violation, violation};
 use raft::{Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
 use std::collections::VecDeque;
+use std::io::Read;
+use storage::testing::{Fate, MemDisk};
+use storage::{Log, LogConfig, Snapshots};
 
 /// Size of a block of the log, and the least number of content bytes in it.
 const BLOCK_BYTES: u64 = 4_096;
@@ -149,4 +153,84 @@ impl Shadow {
         (anew || restored.snapshot == self.base || restored.snapshot.last < self.base.last)
             && lost.is_some_and(|lost| lost >= self.last() && last <= lost)
     }
+
+    /// Checks what a node has recovered from this disk: exactly that, with or without `maybe`, the
+    /// write that was outstanding. It may be less, and the loss recorded, after damage or
+    /// (`may_lose`) for another reason. Remembers what was recovered. Returns whether something was
+    /// lost for such a reason.
+    pub fn recovers(
+        &mut self,
+        node: usize,
+        maybe: Option<&Change>,
+        (is_damaged, may_lose): (bool, bool),
+        restored: &Restored,
+    ) -> Result<bool, Violation> {
+        let Some(difference) = self.difference(restored) else { return Ok(false) };
+        if let Some(change) = maybe {
+            let mut with = self.clone();
+            with.apply(change);
+            if with.difference(restored).is_none() {
+                *self = with;
+                return Ok(false);
+            }
+            if is_damaged && with.is_known_loss(restored) {
+                *self = Shadow::new(restored);
+                return Ok(false);
+            }
+        }
+        if (is_damaged || may_lose) && self.is_known_loss(restored) {
+            *self = Shadow::new(restored);
+            return Ok(true);
+        }
+        let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
+        let detail = format!(
+            "node {node}{}: {difference}; recovered ({}, {last}], was ({}, {}]",
+            if is_damaged { " (damaged)" } else { "" },
+            restored.snapshot.last,
+            self.base.last,
+            self.last(),
+        );
+        violation(Check::RecoveryIsExact, (node, [last, self.last()]), detail)
+    }
+
+    /// Checks that a power failure at this moment would leave everything that was reported durable.
+    /// Copies the disk, drops everything unsynced from the copy, and reads the log from it.
+    pub fn is_durable(
+        &self,
+        node: usize,
+        disk: &MemDisk,
+        config: LogConfig,
+    ) -> Result<(), Violation> {
+        let broken = |why: String| violation(Check::DurableMeansDurable, node, why);
+        let copy = disk.fork();
+        copy.set_capacity(None);
+        copy.crash(|_| Fate::Lost);
+        let left = match Log::open(copy.clone(), config) {
+            Ok((_, recovery)) => recovery.restored,
+            Err(error) => return broken(format!("node {node}: {error}")),
+        };
+        let difference = match &left {
+            Some(left) => self.difference(left),
+            None => Some("nothing is left".to_owned()),
+        };
+        if let Some(difference) = difference {
+            return broken(format!("node {node}: {difference}"));
+        }
+        if self.base.last == LogId::ZERO {
+            return Ok(());
+        }
+        let state = Snapshots::new(copy).map_err(|error| error.to_string());
+        match state.and_then(|snapshots| read(&snapshots, self.base.last)) {
+            Ok(_) => Ok(()),
+            Err(why) => broken(format!("node {node}: {why}")),
+        }
+    }
+}
+
+/// The bytes of the state in a snapshot.
+pub fn read(snapshots: &Snapshots<MemDisk>, id: LogId) -> Result<Vec<u8>, String> {
+    let mut reader = snapshots.open(id).map_err(|error| error.to_string())?;
+    let mut state = Vec::new();
+    reader.read_to_end(&mut state).map_err(|error| error.to_string())?;
+    Ok(state)
 }

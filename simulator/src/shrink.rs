@@ -95,8 +95,13 @@ pub fn shrink(
         shrinking.cut_short();
         shrinking.drop_faults();
         shrinking.calm_swarm();
-        shrinking.take_away("clients");
-        shrinking.take_away("nodes");
+        shrinking.take_away(
+            |plan| u64::from(plan.swarm.clients),
+            |plan, count| {
+                plan.swarm.clients = count as u32;
+            },
+        );
+        shrinking.take_away(|plan| plan.nodes, |plan, count| plan.nodes = count);
         shrinking.shorten_faults();
         shrinking.hurry();
         if shrinking.smallest == before || shrinking.is_over() {
@@ -178,21 +183,10 @@ impl<F: FnMut(&Plan, u64) -> Option<Broken>> Shrinking<F> {
     }
 
     /// Reduces the number of clients or nodes, the smallest number first.
-    fn take_away(&mut self, of: &str) {
-        let with = |plan: &Plan, count: u64| {
-            let mut candidate = plan.clone();
-            match of {
-                "nodes" => candidate.nodes = count,
-                _ => candidate.swarm.clients = count as u32,
-            }
-            candidate
-        };
-        let now = match of {
-            "nodes" => self.smallest.nodes,
-            _ => u64::from(self.smallest.swarm.clients),
-        };
-        for count in 1..now {
-            let candidate = with(&self.smallest, count);
+    fn take_away(&mut self, now: fn(&Plan) -> u64, set: fn(&mut Plan, u64)) {
+        for count in 1..now(&self.smallest) {
+            let mut candidate = self.smallest.clone();
+            set(&mut candidate, count);
             if self.attempt(candidate) {
                 break;
             }

@@ -7,7 +7,7 @@
 //!   too long because no command was proposed, or because the leader changed.
 
 use crate::checks::Check;
-use crate::observer::{Violation, violation};
+use crate::violation::{Violation, violation};
 use raft::{Entry, Index, LogId, LogTime, Now, Term};
 use std::collections::BTreeMap;
 
@@ -87,14 +87,14 @@ impl Timekeeping {
         if let Some(latest) = self.latest {
             if time < latest {
                 let detail = format!("{id} is of {time}, after {latest}");
-                return violation(Check::TimeOfTheLogDoesNotGoBack, detail);
+                return violation(Check::TimeOfTheLogDoesNotGoBack, id, detail);
             }
             // A follower whose clock is fast knows a later time than the leader, and may lead next.
             let faster = lead_ms > self.lead_ms + ROUNDING_MS as i64;
             if faster && time.0 > self.reached_ms {
                 let most_ms = time.0 as i64 - lead_ms + self.lead_ms;
                 let detail = format!("{id} is of {time}, after {latest}: at most {most_ms}");
-                return violation(Check::TimeOfTheLogRunsNoFasterThanAClock, detail);
+                return violation(Check::TimeOfTheLogRunsNoFasterThanAClock, id, detail);
             }
         }
         self.lead_ms = match self.latest {
@@ -105,7 +105,7 @@ impl Timekeeping {
             let least_ms = before.0 + made_ns.saturating_sub(at_ns) / 1_000_000;
             if time.0 + ROUNDING_MS < least_ms {
                 let detail = format!("{id} is of {time}, after {before}: at least {least_ms}");
-                return violation(Check::TimeOfTheLogRunsNoSlowerThanAClock, detail);
+                return violation(Check::TimeOfTheLogRunsNoSlowerThanAClock, id, detail);
             }
         }
         self.latest = Some(time);

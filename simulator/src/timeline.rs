@@ -103,6 +103,19 @@ impl What {
     }
 }
 
+/// How an operation of a client ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was done.
+    Done,
+    /// It was certainly not done.
+    NotDone,
+    /// Nobody knows whether it was done.
+    Unknown,
+    /// It was still open when the run ended.
+    Open,
+}
+
 /// An operation of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -116,10 +129,12 @@ pub struct Span {
     pub client: usize,
     /// The node that the request went to.
     pub node: usize,
+    /// Whether the request is a read.
+    pub is_read: bool,
     /// The request, as text.
     pub request: String,
-    /// Done, not done, or unknown.
-    pub outcome: &'static str,
+    /// How it ended.
+    pub outcome: Ended,
     /// The index of the command; for a read, the last index that the node had applied.
     pub index: Option<Index>,
     /// The answer, as text; empty if there is none.
@@ -256,9 +271,14 @@ impl Timeline {
         }
     }
 
-    /// Records that a client sends a request to a node. The operation is open, and its outcome
-    /// unknown, until [`answered`](Timeline::answered) is called with the returned number.
-    pub fn asked(&mut self, client: usize, node: usize, request: String) -> u64 {
+    /// Records that a client sends a request to a node: whether it is a read, and the request as
+    /// text. The operation is open until [`answered`](Timeline::answered) is called with the
+    /// returned number.
+    pub fn asked(
+        &mut self,
+        (client, node): (usize, usize),
+        (is_read, request): (bool, String),
+    ) -> u64 {
         self.begun += 1;
         let (begun_us, event) = (self.now_us, self.event);
         let span = Span {
@@ -267,8 +287,9 @@ impl Timeline {
             event,
             client,
             node,
+            is_read,
             request,
-            outcome: "unknown",
+            outcome: Ended::Open,
             index: None,
             answer: String::new(),
         };
@@ -279,7 +300,7 @@ impl Timeline {
     }
 
     /// Records the end of the operation with this number.
-    pub fn answered(&mut self, number: u64, outcome: &'static str, answer: String) {
+    pub fn answered(&mut self, number: u64, outcome: Ended, answer: String) {
         if let Some(span) = self.open.remove(&number) {
             let (ended_us, event) = (self.now_us, self.event);
             self.spans.push(Span { ended_us, event, outcome, answer, ..span });
@@ -299,14 +320,11 @@ impl Timeline {
             return;
         }
         let (outcome, answer) = match outcome {
-            Outcome::Done(answer) => ("done", shown(answer)),
-            Outcome::NotDone => ("not done", String::new()),
-            Outcome::Unknown => ("unknown", String::new()),
+            Outcome::Done(answer) => (Ended::Done, shown(answer)),
+            Outcome::NotDone => (Ended::NotDone, String::new()),
+            Outcome::Unknown => (Ended::Unknown, String::new()),
         };
-        let request = match request {
-            Request::Command(bytes) => format!("command {}", shown(bytes)),
-            Request::Query(bytes) => format!("read {}", shown(bytes)),
-        };
+        let (is_read, request) = request.shown();
         let (ended_us, event) = (self.now_us, self.event);
         self.spans.push(Span {
             begun_us,
@@ -314,6 +332,7 @@ impl Timeline {
             event,
             client,
             node,
+            is_read,
             request,
             outcome,
             index,

@@ -1,8 +1,10 @@
 //! The workload: the requests of clients and the state machine that answers them. It is the user's
 //! part of a simulation.
 
-use crate::linearizability::{self, Operation, Verdict};
+use crate::linearizability::{self, Operation};
 use crate::random::Stream;
+use crate::timeline::shown;
+use crate::violation::Violation;
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use std::collections::BTreeMap;
@@ -28,7 +30,7 @@ pub trait Workload {
     }
 
     /// Checks the history of all requests when the run is over.
-    fn verdict(&mut self) -> Result<(), String> {
+    fn verdict(&mut self) -> Result<(), Violation> {
         Ok(())
     }
 }
@@ -40,6 +42,16 @@ pub enum Request {
     Command(Bytes),
     /// A linearizable read.
     Query(Bytes),
+}
+
+impl Request {
+    /// Whether it is a read, and the request as text for the page of a run.
+    pub fn shown(&self) -> (bool, String) {
+        match self {
+            Request::Command(bytes) => (false, format!("command {}", shown(bytes))),
+            Request::Query(bytes) => (true, format!("read {}", shown(bytes))),
+        }
+    }
 }
 
 /// A request and its outcome. Times are in microseconds of simulated time.
@@ -155,17 +167,9 @@ impl Workload for RegisterWorkload {
         });
     }
 
-    fn verdict(&mut self) -> Result<(), String> {
-        for (key, history) in &self.histories {
-            if linearizability::check(history) == Verdict::Violated {
-                let mut text = format!("the history of register {key} is not linearizable:");
-                for operation in linearizability::explain(history) {
-                    text += &format!("\n    {operation}");
-                }
-                return Err(text);
-            }
-        }
-        Ok(())
+    fn verdict(&mut self) -> Result<(), Violation> {
+        let mut histories = self.histories.iter();
+        histories.try_for_each(|(key, history)| linearizability::holds(u64::from(*key), history))
     }
 }
 

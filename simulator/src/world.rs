@@ -13,16 +13,19 @@ mod machines;
 
 use crate::checks::Check;
 use crate::contact::Contact;
+use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
+use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
 use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
 use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting};
-use crate::observer::{Observed, Observer, Violation, violation};
+use crate::observer::{Observed, Observer};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
 use crate::shadow::{Change, Shadow};
 use crate::timeline::{Timeline, What};
+use crate::violation::{Violation, violation};
 use crate::workload::{Answered, Outcome, Request, Workload};
 use actions::body_number;
 use raft::{
@@ -33,20 +36,10 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
-use storage::testing::{Fate, Operation, Verdict};
 use storage::{LogStore, PersistError};
 
 /// Number of events after which a run fails: a message storm is a bug too.
 pub const EVENTS_MAX: u64 = 2_000_000;
-
-/// Number of events after which the faults stop, even before `faults_until_us`.
-const FAULTY_EVENTS: u64 = 50_000;
-
-/// The time limit for the cluster to recover after the faults, in longest election timeouts.
-const CONVERGE_TIMEOUTS: u64 = 40;
-
-/// After recovery the leader must not change for this many of the longest election timeouts.
-const QUIET_TIMEOUTS: u64 = 10;
 
 /// For the last of those, clients send no new requests.
 const REST_TIMEOUTS: u64 = 3;
@@ -57,12 +50,7 @@ const SETTLE_TIMEOUTS: u64 = 40;
 /// When the faults stop, messages that would arrive later than this are dropped.
 const LATE_US: u64 = 1_000;
 
-/// How many entries a node may be behind after recovery, since clients continue.
-const BEHIND_MAX: u64 = 100;
-
-/// After the faults, the mean time between two requests of all clients together, and the least time
-/// that a client waits for an answer.
-const CALM_THINK_US: u64 = 50_000;
+/// After the faults, the least time that a client waits for an answer.
 const CALM_PATIENCE_US: u64 = 1_000_000;
 
 /// The backoff of a client. It doubles with each unknown outcome, up to the maximum, so that
@@ -80,20 +68,11 @@ const SICK_ELECTIONS: u64 = 4;
 /// Delay before a write to a full disk is retried.
 const FULL_RETRY_US: u64 = 10_000;
 
-/// Delay before a node is started again whose disk failed at the start.
-const START_RETRY_US: u64 = 50_000;
-
-/// The chance that the power fails too when a process ends on a disk error.
-const POWER_FAILS_TOO_PPM: u32 = 500_000;
-
 /// One write in this many is followed by an audit of what a power failure at that moment would
 /// leave.
 const AUDIT_ONE_IN: u64 = 251;
 /// The same for writes that move the base of the log, since they free earlier segments.
 const AUDIT_REBASED_ONE_IN: u64 = 7;
-
-/// Planned damage takes effect after this many further writes.
-const ROT_WRITES: u64 = 2;
 
 /// The incarnation of a node whose disk was never wiped is this plus its id.
 const INCARNATION: u64 = 100;
@@ -329,17 +308,15 @@ impl<'a, W: Workload> World<'a, W> {
             broken = happened.unwrap_or_else(|payload| panicked(&*payload)).err();
             if self.events > EVENTS_MAX {
                 let detail = format!("{} events in {} µs", self.events, self.now_us);
-                broken = violation::<()>(Check::NoStormOfMessages, detail).err();
+                broken = Some(Violation::new(Check::NoStormOfMessages, (), detail));
             }
         }
         // An operation that is open when the run ends may have taken effect.
         for operation in 0..self.operations.len() {
             let _ = self.conclude(operation, None, Outcome::Unknown);
         }
-        if broken.is_none()
-            && let Err(detail) = self.workload.verdict()
-        {
-            broken = violation::<()>(Check::History, detail).err();
+        if broken.is_none() {
+            broken = self.workload.verdict().err();
         }
         for (node, host) in self.hosts.iter().enumerate() {
             if let Some(running) = &host.up {
@@ -414,7 +391,7 @@ impl<'a, W: Workload> World<'a, W> {
                 Ok(())
             }
             Event::Quiet { leader } => self.quiet(leader),
-            Event::Settled { until_us } => self.settled(until_us),
+            Event::Settled { until_us } => self.rests(until_us),
         }
     }
 
@@ -567,7 +544,7 @@ impl<'a, W: Workload> World<'a, W> {
             return Ok(());
         }
         let detail = format!("node {node}, whose write is out for {} ticks", host.write_ticks);
-        violation(Check::LeaderWhoseDiskIsStalledStepsDown, detail)
+        violation(Check::LeaderWhoseDiskIsStalledStepsDown, node, detail)
     }
 
     fn deliver(&mut self, message: Message, sent_at: u64) -> Result<(), Violation> {
@@ -631,7 +608,7 @@ impl<'a, W: Workload> World<'a, W> {
         if diverged {
             if !self.hosts[node].flipped && self.copies_can_be_told() {
                 let detail = format!("node {node} takes its copy for wrong");
-                return violation(Check::OnlyACopyThatDiffersIsGivenUp, detail);
+                return violation(Check::OnlyACopyThatDiffersIsGivenUp, node, detail);
             }
             self.marks.hit("a node with a wrong copy stopped");
             self.hosts[node].rotten = true;
@@ -671,7 +648,7 @@ impl<'a, W: Workload> World<'a, W> {
 fn panicked(payload: &(dyn Any + Send)) -> Result<(), Violation> {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    violation(Check::NothingPanics, text.unwrap_or_else(|| "without a message".to_owned()))
+    violation(Check::NothingPanics, (), text.unwrap_or_else(|| "without a message".to_owned()))
 }
 
 fn host_last(shadow: &Shadow) -> u64 {

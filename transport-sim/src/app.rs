@@ -4,6 +4,7 @@ use crate::{Cluster, SimClock};
 use driver::Handle;
 use raft::NodeId;
 use simulator::checks::Violation;
+use simulator::timeline::Ended;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,15 +45,14 @@ pub trait App: Send + Sync + Sized + 'static {
     /// constructor of the service.
     fn boot(&self) -> (Self::Machine, Boot<Self>);
 
-    /// A request in a few words, for the page of the run: `read …` or `command …`.
-    fn asks(&self, _request: &Self::Request) -> String {
-        String::new()
+    /// Whether a request is a read, and the request in a few words, for the page of the run.
+    fn asks(&self, _request: &Self::Request) -> (bool, String) {
+        (false, String::new())
     }
 
-    /// The outcome that an answer reports (`done`, `not done` or `unknown`), and the answer in a
-    /// few words.
-    fn answers(&self, _response: &Self::Response) -> (&'static str, String) {
-        ("done", String::new())
+    /// The outcome that an answer reports, and the answer in a few words.
+    fn answers(&self, _response: &Self::Response) -> (Ended, String) {
+        (Ended::Done, String::new())
     }
 
     /// Runs a client until [`Cluster::think`] returns false.

@@ -7,6 +7,8 @@ use crate::cluster::Cluster;
 use crate::picture::Asked;
 use crate::time::sleep_us;
 use raft::NodeId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
 /// The timeout of a client that connects.
@@ -116,5 +118,30 @@ impl<A: App> Cluster<A> {
         let mut lost = || draw.chance(swarm.loss_ppm / 3) && !calm;
         let (no_connection, request_lost, answer_lost) = (lost(), lost(), lost());
         Fate { there_us, back_us, no_connection, request_lost, answer_lost }
+    }
+}
+
+/// Counts the requests that a node works on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Requests(Arc<AtomicUsize>);
+
+impl Requests {
+    /// Counts one more request, until the returned guard is dropped.
+    pub fn begin(&self) -> Request {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Request(self.clone())
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A guard for one request that a node works on.
+pub(crate) struct Request(Requests);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

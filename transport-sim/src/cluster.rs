@@ -1,22 +1,23 @@
 //! A simulated cluster: the handle for clients and services, and how nodes start and stop.
 
 use crate::app::{App, Started};
-use crate::bounds::Requests;
+use crate::call::Requests;
 use crate::disk::{Life, SimDisk};
 use crate::link::SimTransport;
 use crate::store::{self, Slot};
 use crate::time::{now_us, sleep_us};
 use crate::watch::Watch;
 use crate::world::{Limits, Rotting, Up, World, log_config};
-use driver::{DriverConfig, StopReason};
+use driver::{DriverConfig, Handle, StopReason};
 use madsim::runtime::{Handle as Executor, NodeHandle};
 use quorate::assembly::{Assembled, Parts};
-use raft::{Config, Incarnation, Index, LogId, NodeId, Restored};
-use simulator::checks::{Check, Shadow, Violation, violation};
+use raft::{Config, Incarnation, Index, LogId, NodeId};
+use simulator::checks::{Check, Shadow, Violation, read, violation};
+use simulator::ending::{CALM_THINK_US, Ending};
+use simulator::faults::{POWER_FAILS_TOO_PPM, ROT_WRITES, START_RETRY_US};
 use simulator::plan::{Plan, Swarm};
 use simulator::random::{Purpose, Stream};
 use std::future::Future;
-use std::io::Read;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -24,14 +25,8 @@ use std::time::Duration;
 use storage::{Directory, OpenError, Snapshots};
 use tokio::sync::Notify;
 
-/// Delay before a node is started again whose disk failed at the start.
-const START_RETRY_US: u64 = 50_000;
-/// The chance that the power fails before that.
-const POWER_FAILS_TOO_PPM: u32 = 500_000;
 /// The product's shortest election timeout: 30 ticks of 10 ms.
 pub(crate) const PRODUCT_ELECTION_US: u64 = 300_000;
-/// After the faults, the mean time between two operations of all clients together.
-const CALM_THINK_US: u64 = 50_000;
 
 /// A simulated cluster; a clone is another handle to it.
 pub struct Cluster<A: App> {
@@ -116,6 +111,24 @@ impl<A: App> Cluster<A> {
         }
     }
 
+    /// The nodes that must serve every request when all is quiet: none if no quorum is left.
+    pub fn must_serve(&self) -> Vec<NodeId> {
+        let is_able = self.world().is_able();
+        match is_able {
+            true => self.healthy().into_iter().map(|(id, _)| NodeId(id as u64)).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    pub(crate) fn healthy(&self) -> Vec<(usize, Handle<A::Machine>)> {
+        let world = self.world();
+        let hosts = world.hosts.iter().enumerate();
+        hosts
+            .filter(|(_, host)| !host.is_stranger)
+            .filter_map(|(id, host)| host.up.as_ref().map(|up| (id, up.handle.clone())))
+            .collect()
+    }
+
     // Starting a node.
 
     /// Starts a node from its disk, unless it runs or is dead.
@@ -168,7 +181,7 @@ impl<A: App> Cluster<A> {
                 return Ok(());
             }
             Err(error) => {
-                return violation(Check::NodeStartsAgain, format!("node {node}: {error}"));
+                return violation(Check::NodeStartsAgain, node, format!("node {node}: {error}"));
             }
         };
         let Some((member, kept, case)) = begun else {
@@ -176,18 +189,24 @@ impl<A: App> Cluster<A> {
                 host.dead = true;
                 return Ok(());
             }
-            return violation(Check::RecoveryIsExact, format!("node {node}: nothing is left"));
+            return violation(
+                Check::RecoveryIsExact,
+                node,
+                format!("node {node}: nothing is left"),
+            );
         };
         let restored = member.restored().clone();
         let meant = host.shadow.base.last;
-        world.compare(node, &kept)?;
         let host = &mut world.hosts[node];
+        let may_lose = (host.damaged, false);
+        host.shadow.recovers(node, host.maybe.as_ref(), may_lose, &kept)?;
         let lost_base = host.damaged && kept.snapshot.last != meant;
         if let Some(case) = case {
             // Damage has undone a move of the base: the snapshot at the previous base is gone.
             if !lost_base {
                 return violation(
                     Check::SnapshotThatTheLogBeginsAfterIsThere,
+                    (node, meant),
                     format!("node {node}: {case}"),
                 );
             }
@@ -198,9 +217,6 @@ impl<A: App> Cluster<A> {
         }
         let host = &mut world.hosts[node];
         host.lives += 1;
-        let entries = host.shadow.entries.iter().map(|entry| entry.cost_bytes() as u64);
-        let bytes = entries.sum();
-        host.written.starts(bytes, swarm.segment_bytes.into());
         host.maybe = None;
         host.damaged = false;
         host.paused = 0;
@@ -239,15 +255,17 @@ impl<A: App> Cluster<A> {
                 inbox,
             ))
         });
-        let Assembled { driver, log, transport, inbox } = assembled.map_err(|error| Violation {
-            check: Check::NodeStartsAgain,
-            detail: error.to_string(),
-        })?;
+        let Assembled { driver, log, transport, inbox } = assembled
+            .map_err(|error| Violation::new(Check::NodeStartsAgain, node, error.to_string()))?;
+        let log_bytes = log.usage().bytes;
         let slot = Arc::new(Mutex::new(Slot { log: Some(log), out: None }));
         let handle = driver.handle.clone();
         transport.listen(handle.clone());
         drop(transport);
-        self.world().hosts[node].up = Some(Up {
+        let mut world = self.world();
+        let host = &mut world.hosts[node];
+        host.needed.starts(log_bytes, host.shadow.last().index);
+        host.up = Some(Up {
             life,
             number,
             handle: handle.clone(),
@@ -258,6 +276,7 @@ impl<A: App> Cluster<A> {
             requests: Requests::default(),
             applied: Index(0),
         });
+        drop(world);
         let id = NodeId(node as u64);
         let service = boot(Started { id, handle: handle.clone(), clock, cluster: self.clone() });
         if let Some(up) = self.world().runs(node, number) {
@@ -306,7 +325,7 @@ impl<A: App> Cluster<A> {
             reason => {
                 let detail = format!("node {node}: {reason}");
                 drop(world);
-                self.broken(violation::<()>(Check::NodeGoesOn, detail).err());
+                self.broken(Some(Violation::new(Check::NodeGoesOn, node, detail)));
                 return;
             }
         }
@@ -318,11 +337,8 @@ impl<A: App> Cluster<A> {
 
     /// The state in a snapshot; `None` if the snapshot cannot be read.
     pub(crate) fn snapshot_bytes(&self, node: usize, id: LogId) -> Option<Vec<u8>> {
-        let disk = SimDisk::new(self.world().hosts[node].disk.fork(), Life::default());
-        let mut state = Vec::new();
-        let mut reader = Snapshots::new(disk).ok()?.open(id).ok()?;
-        reader.read_to_end(&mut state).ok()?;
-        Some(state)
+        let disk = self.world().hosts[node].disk.fork();
+        read(&Snapshots::new(disk).ok()?, id).ok()
     }
 
     /// Plans damage to a byte of the log.
@@ -344,42 +360,13 @@ impl<A: App> Cluster<A> {
         let written = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
         let (offset, mask) = (draw.below(written), 1 << draw.below(8));
         let found = content[..written as usize].to_vec();
-        let at_write = host.writes + 2;
+        let at_write = host.writes + ROT_WRITES;
         host.rotting = Some(Rotting { at_write, down_us, path, offset, mask, found });
     }
 
     /// The simulated time, in microseconds.
     pub fn now_us(&self) -> u64 {
         now_us()
-    }
-}
-
-impl<A: App> World<A> {
-    /// Checks recovery: the node must recover exactly what was reported durable, with or without
-    /// the write that was outstanding. It may recover less only if the disk was damaged, and must
-    /// then report the loss.
-    fn compare(&mut self, node: usize, restored: &Restored) -> Result<(), Violation> {
-        let host = &mut self.hosts[node];
-        let Some(difference) = host.shadow.difference(restored) else { return Ok(()) };
-        if let Some(change) = &host.maybe {
-            let mut with = host.shadow.clone();
-            with.apply(change);
-            if with.difference(restored).is_none() {
-                host.shadow = with;
-                return Ok(());
-            }
-            if host.damaged && with.is_known_loss(restored) {
-                host.shadow = Shadow::new(restored);
-                return Ok(());
-            }
-        }
-        if host.damaged && host.shadow.is_known_loss(restored) {
-            host.shadow = Shadow::new(restored);
-            return Ok(());
-        }
-        let detail =
-            format!("node {node}{}: {difference}", if host.damaged { " (damaged)" } else { "" });
-        violation(Check::RecoveryIsExact, detail)
     }
 }
 

@@ -7,14 +7,19 @@ use crate::time::{now_us, sleep_us};
 use crate::world::World;
 use madsim::runtime::Handle as Executor;
 use simulator::What;
-use simulator::checks::{Change, Check, violation};
+use simulator::checks::{Change, Check, Violation, violation};
+use simulator::faults::{self, BEGUN_PPM};
 use storage::LogStore;
-use storage::testing::{Fate, Operation, Verdict};
 
-/// The share of crashes during a write that find it written but not yet synced.
-const BEGUN_PPM: u32 = 700_000;
 /// The time limit for a clean shutdown, stalls of the disk included, for a node that is not paused.
 const STOP_US: u64 = 30_000_000;
+/// The time limit for a node to shut down when nothing is left to do.
+const SHUTDOWN_US: u64 = 10_000_000;
+/// The longest time that a task may outlive its node: a snapshot transfer to a peer that does not
+/// answer.
+const LINGER_US: u64 = 70_000_000;
+/// The interval at which it is checked whether those have ended.
+const LINGER_LOOK_US: u64 = 200_000;
 /// The interval at which that is checked.
 const LOOK_US: u64 = 1_000;
 
@@ -38,12 +43,7 @@ impl<A: App> Cluster<A> {
             return;
         }
         host.maybe = Some(Change::of(&write));
-        host.disk.set_faults(Box::new(|operation| match operation {
-            Operation::Sync { .. } | Operation::SyncDir { .. } => {
-                Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
-            }
-            _ => Verdict::Done,
-        }));
+        faults::fail_syncs(&host.disk);
         if let Some(log) = &mut slot.log {
             let _ = log.persist(write);
         }
@@ -102,7 +102,7 @@ impl<A: App> Cluster<A> {
                 }
                 if awake_us > STOP_US {
                     let detail = format!("node {node}, told {} µs ago", now_us() - told_us);
-                    let broken = violation::<()>(Check::NodeEndsWhenItIsToldTo, detail).err();
+                    let broken = Some(Violation::new(Check::NodeEndsWhenItIsToldTo, node, detail));
                     return cluster.broken(broken);
                 }
             }
@@ -124,6 +124,53 @@ impl<A: App> Cluster<A> {
             (host.rotten, host.damaged) = (true, true);
             world.marks.hit("a log rotted");
         }
+    }
+
+    /// Checks that every node shuts down on request and leaves no task behind.
+    pub(crate) async fn shut_down(&self) -> Result<(), Violation> {
+        let ups: Vec<_> = {
+            let world = self.world();
+            let hosts = world.hosts.iter().enumerate();
+            hosts.filter_map(|(id, host)| Some((id, host.up.as_ref()?.handle.clone()))).collect()
+        };
+        for (id, handle) in ups {
+            let ended = tokio::select! {
+                biased;
+                () = handle.shutdown() => true,
+                () = sleep_us(SHUTDOWN_US) => false,
+            };
+            if !ended {
+                return violation(Check::NodeEndsWhenItIsToldTo, id, format!("node {id}"));
+            }
+        }
+        let names: Vec<String> = {
+            let mut world = self.world();
+            let numbers: Vec<u64> = world.hosts.iter().map(|host| host.lives).collect();
+            // Drops everything that the node holds.
+            for node in 0..numbers.len() {
+                if world.hosts[node].up.take().is_some() {
+                    world.show(node, What::Down);
+                }
+            }
+            numbers.iter().enumerate().map(|(id, number)| format!("{id}.{number}")).collect()
+        };
+        let until_us = now_us() + LINGER_US;
+        loop {
+            let tasks = Executor::current().metrics().num_tasks_by_node();
+            let left: Vec<_> = tasks
+                .into_iter()
+                .filter(|(name, tasks)| names.contains(name) && *tasks > 0)
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            if now_us() >= until_us {
+                return violation(Check::NothingIsLeftOfANode, (), format!("tasks: {left:?}"));
+            }
+            sleep_us(LINGER_LOOK_US).await;
+        }
+        let world = self.world();
+        (0..world.hosts.len()).try_for_each(|node| world.audit(node))
     }
 
     /// Takes a node down: its tasks are dropped at whichever await point they have reached. Returns
@@ -151,23 +198,8 @@ impl<A: App> Cluster<A> {
 impl<A: App> World<A> {
     /// Each unsynced sector is lost, kept or torn.
     pub(crate) fn lose_unsynced(&mut self, node: usize) {
-        let swarm = &self.plan.swarm;
-        let draw = &mut self.disks[node];
-        let (mut kept, mut lost) = (false, false);
-        self.hosts[node].disk.crash(|_| {
-            if draw.chance(swarm.keep_ppm) {
-                kept = true;
-                if draw.chance(swarm.tear_ppm) {
-                    lost = true;
-                    let (at, mask) = (draw.below(512) as usize, 1 << draw.below(8));
-                    return Fate::Flipped { at, mask };
-                }
-                return Fate::Kept;
-            }
-            lost = true;
-            Fate::Lost
-        });
-        if kept && lost {
+        let (disk, draw) = (&self.hosts[node].disk, &mut self.disks[node]);
+        if faults::lose_unsynced(disk, &self.plan.swarm, draw) {
             self.marks.hit("a write was torn");
         }
     }

@@ -1,18 +1,48 @@
-//! Faults of the plan: how they strike and are lifted.
+//! Faults of the plan: when they strike, and what those do that only whole nodes can suffer. The
+//! others are in [`simulator::faults`].
 
 use crate::app::App;
 use crate::cluster::Cluster;
 use crate::time::{now_us, sleep_us};
-use crate::world::Host;
+use crate::world::{Host, World};
 use madsim::runtime::Handle as Executor;
 use raft::{Incarnation, Membership};
 use simulator::What;
+use simulator::faults::{self, Drive, Faulty, Struck};
+use simulator::network::Network;
 use simulator::plan::{Fault, FaultKind};
-use std::io::ErrorKind;
-use storage::testing::{MemDisk, Operation, Verdict};
+use std::collections::BTreeMap;
+use storage::testing::MemDisk;
 
 /// The largest jump of a wall clock, in milliseconds.
 const JUMP_MS: u64 = 3_600_000;
+
+/// Number of bytes that a disk operation does before it fails.
+const DONE_BYTES: usize = 100;
+
+impl<A: App> Faulty for World<A> {
+    fn now_us(&self) -> u64 {
+        now_us()
+    }
+
+    fn network(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    fn drive(&mut self, node: usize) -> Drive<'_> {
+        let Host { disk, failing, full, stalled_until_us, slow_until_us, .. } =
+            &mut self.hosts[node];
+        Drive { disk, failing, full, stalled_until_us, slow_until_us }
+    }
+
+    fn armed(&mut self) -> &mut BTreeMap<(usize, FaultKind), u64> {
+        &mut self.armed
+    }
+
+    fn done_bytes(&mut self, _node: usize) -> usize {
+        DONE_BYTES
+    }
+}
 
 impl<A: App> Cluster<A> {
     /// Makes all faults of the plan strike, each at its time.
@@ -31,7 +61,7 @@ impl<A: App> Cluster<A> {
     }
 
     fn strike(&self, fault: Fault) {
-        let (fault, node, down_us) = {
+        let (fault, node, struck) = {
             let mut world = self.world();
             if world.calm {
                 return;
@@ -40,8 +70,21 @@ impl<A: App> Cluster<A> {
             let node = (fault.node % world.plan.nodes) as usize;
             world.note(9, node, fault.kind as u64);
             world.show(node, What::Fault(fault));
-            (fault, node, fault.amount)
+            let struck = faults::strike(&mut *world, node, &fault);
+            if struck == Struck::Lasts && fault.kind != FaultKind::Full {
+                world.marks.hit("links were cut");
+            }
+            (fault, node, struck)
         };
+        match struck {
+            Struck::Done => {}
+            Struck::Lasts => self.lift_after(node, fault),
+            Struck::NotYet => self.strike_here(node, fault),
+        }
+    }
+
+    fn strike_here(&self, node: usize, fault: Fault) {
+        let down_us = fault.amount;
         match fault.kind {
             FaultKind::Crash => self.crash(node, down_us, "a node crashed"),
             FaultKind::Kill => self.process_ends(node, down_us),
@@ -51,22 +94,7 @@ impl<A: App> Cluster<A> {
                 // Here the fault strikes a whole write.
                 self.world().armed.insert((node, FaultKind::CrashWriting), down_us);
             }
-            FaultKind::CrashWriting | FaultKind::CrashSending => {
-                self.world().armed.insert((node, fault.kind), down_us);
-            }
             FaultKind::Pause => self.pause(node, down_us),
-            FaultKind::Isolate
-            | FaultKind::Deaf
-            | FaultKind::Mute
-            | FaultKind::Split
-            | FaultKind::Bridge
-            | FaultKind::Ring => {
-                let mut world = self.world();
-                world.network.cut(&fault, true);
-                world.marks.hit("links were cut");
-                drop(world);
-                self.lift_after(fault);
-            }
             FaultKind::Clock => {
                 let mut world = self.world();
                 world.pass_time();
@@ -74,47 +102,12 @@ impl<A: App> Cluster<A> {
                 world.hosts[node].clock.set_rate(fault.amount);
                 world.hosts[node].clock.jump(by_ms);
             }
-            FaultKind::Clog => self.world().network.clog(node as u64, now_us() + down_us),
             FaultKind::WallJump => {
                 let sign = if fault.amount % 2 == 1 { -1 } else { 1 };
                 let mut world = self.world();
                 world.pass_time();
                 world.hosts[node].clock.jump(sign * fault.amount as i64);
             }
-            FaultKind::IoError => {
-                let mut world = self.world();
-                let host = &mut world.hosts[node];
-                host.failing = true;
-                let mut left = fault.amount % 32;
-                host.disk.set_faults(Box::new(move |_| {
-                    left = left.wrapping_sub(1);
-                    match left {
-                        u64::MAX => Verdict::Fails { kind: ErrorKind::Other, done_bytes: 100 },
-                        _ => Verdict::Done,
-                    }
-                }));
-            }
-            FaultKind::SyncError => {
-                let mut world = self.world();
-                let host = &mut world.hosts[node];
-                host.failing = true;
-                host.disk.set_faults(Box::new(|operation| match operation {
-                    Operation::Sync { .. } => Verdict::FailsAndForgets,
-                    _ => Verdict::Done,
-                }));
-            }
-            FaultKind::Full => {
-                let mut world = self.world();
-                let host = &mut world.hosts[node];
-                host.full = true;
-                host.disk.set_capacity(Some(host.disk.used_bytes()));
-                drop(world);
-                self.lift_after(fault);
-            }
-            FaultKind::Stall => {
-                self.world().hosts[node].stalled_until_us = now_us() + down_us;
-            }
-            FaultKind::Slow => self.world().hosts[node].slow_until_us = now_us() + down_us,
             // Layer 1 covers all kinds of damage to a log. Here each kind is damage to one byte.
             FaultKind::Rot
             | FaultKind::RotEnd
@@ -126,10 +119,48 @@ impl<A: App> Cluster<A> {
             // in it.
             FaultKind::Flip => {}
             FaultKind::Wipe => self.wipe(node, down_us),
+            FaultKind::CrashWriting
+            | FaultKind::CrashSending
+            | FaultKind::Isolate
+            | FaultKind::Deaf
+            | FaultKind::Mute
+            | FaultKind::Split
+            | FaultKind::Bridge
+            | FaultKind::Ring
+            | FaultKind::Clog
+            | FaultKind::SyncError
+            | FaultKind::IoError
+            | FaultKind::Full
+            | FaultKind::Stall
+            | FaultKind::Slow => unreachable!("`faults::strike` does these"),
         }
     }
 
-    fn lift_after(&self, fault: Fault) {
+    /// Ends all faults, and starts all nodes that are down.
+    pub(crate) fn calm_down(&self) {
+        let mut world = self.world();
+        world.calm = true;
+        let nodes = world.hosts.len();
+        faults::lift_all(&mut *world, nodes);
+        world.note(11, 0, 0);
+        world.show_to_all(What::Calm);
+        for host in &mut world.hosts {
+            host.rotting = None;
+            host.crash_due_us = None;
+            host.disk.clear_faults();
+            host.failing = false;
+            host.clock.set_rate(1_000);
+            host.paused = host.paused.min(1);
+        }
+        drop(world);
+        for node in 0..nodes {
+            let number = self.world().hosts[node].lives;
+            self.resume(node, number);
+            self.start(node);
+        }
+    }
+
+    fn lift_after(&self, node: usize, fault: Fault) {
         let cluster = self.clone();
         self.shared.outside.spawn(async move {
             sleep_us(fault.amount).await;
@@ -138,13 +169,7 @@ impl<A: App> Cluster<A> {
                 return;
             }
             world.show_to_all(What::Lifted(fault));
-            if fault.kind == FaultKind::Full {
-                let node = (fault.node % world.plan.nodes) as usize;
-                world.hosts[node].disk.set_capacity(None);
-                world.hosts[node].full = false;
-            } else {
-                world.network.cut(&fault, false);
-            }
+            faults::lift(&mut *world, node, &fault);
         });
     }
 

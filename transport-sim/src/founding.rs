@@ -106,7 +106,7 @@ impl<A: App> Cluster<A> {
             if joined.cluster != first.cluster || joined.membership != first.membership || !is_named
             {
                 let detail = format!("node 0 has {first:?}, node {node} has {joined:?}");
-                return violation(Check::FoundersAgreeOnOneCluster, detail);
+                return violation(Check::FoundersAgreeOnOneCluster, [0, node], detail);
             }
             let mut world = self.world();
             world.cluster = joined.cluster;
@@ -121,7 +121,7 @@ impl<A: App> Cluster<A> {
                 }
                 other => {
                     let detail = format!("node {node} is a member, and its disk has {other:?}");
-                    return violation(Check::FoundersAgreeOnOneCluster, detail);
+                    return violation(Check::FoundersAgreeOnOneCluster, node, detail);
                 }
             };
             drop(opened);
@@ -158,10 +158,10 @@ impl<A: App> Cluster<A> {
                     Ok(Ended::Failed(_) | Ended::NotOpened(_))
                         if failed.load(Ordering::Relaxed) => {}
                     Ok(Ended::Failed(error)) => {
-                        return violation(FOUNDS, format!("node {node}: {error}"));
+                        return violation(FOUNDS, at, format!("node {node}: {error}"));
                     }
                     Ok(Ended::NotOpened(error)) => {
-                        return violation(FOUNDS, format!("node {node}: {error}"));
+                        return violation(FOUNDS, at, format!("node {node}: {error}"));
                     }
                     Err(_) => {}
                 }
@@ -171,7 +171,7 @@ impl<A: App> Cluster<A> {
                 }
                 if failures == 0 && now_us() >= within_us {
                     let detail = format!("node {node} is no member after a long time");
-                    return violation(FOUNDS, detail);
+                    return violation(FOUNDS, at, detail);
                 }
             }
             self.world().hosts[at].disk.clear_faults();
@@ -251,12 +251,15 @@ impl<A: App> Cluster<A> {
             }
             Some(Ended::Joined(joined)) => {
                 let detail = format!("node {node} is {joined:?} after its disk was wiped");
-                let broken = violation::<()>(Check::WipedDiskIsNoFounderAgain, detail);
-                return self.broken(broken.err());
+                return self.broken(Some(Violation::new(
+                    Check::WipedDiskIsNoFounderAgain,
+                    node,
+                    detail,
+                )));
             }
             Some(Ended::Failed(error)) => {
                 let detail = format!("node {node}, wiped: {error}");
-                return self.broken(violation::<()>(FOUNDS, detail).err());
+                return self.broken(Some(Violation::new(FOUNDS, node, detail)));
             }
             Some(Ended::NotOpened(_)) | None => {}
         }
@@ -272,7 +275,11 @@ impl<A: App> Cluster<A> {
             if joined.cluster != world.cluster {
                 let detail = format!("node {node} joined {:?}", joined.cluster);
                 drop(world);
-                return self.broken(violation::<()>(Check::NodeJoinsItsOwnCluster, detail).err());
+                return self.broken(Some(Violation::new(
+                    Check::NodeJoinsItsOwnCluster,
+                    node,
+                    detail,
+                )));
             }
             let swarm = world.plan.swarm.clone();
             let host: &mut Host<A> = &mut world.hosts[node];

@@ -29,12 +29,13 @@ impl<A: App> World<A> {
                     let there = self.observer.id_at(id.index);
                     let detail =
                         format!("node {node}: {id} is done, it says, and {there:?} is there");
-                    return violation(CHECK, detail);
+                    return violation(CHECK, (node, (id, there)), detail);
                 }
             }
             Err(Outcome::NotDone) if committed => {
                 return violation(
                     CHECK,
+                    (node, id),
                     format!("node {node}: {id} is not done, it says, and it is"),
                 );
             }
@@ -52,7 +53,7 @@ impl<A: App> World<A> {
         let done = |id: &&LogId| self.observer.id_at(id.index) == Some(**id);
         match self.not_done.iter().find(done) {
             Some(id) => {
-                violation(CHECK, format!("{id} was not done, it was said, and it was later"))
+                violation(CHECK, *id, format!("{id} was not done, it was said, and it was later"))
             }
             None => Ok(()),
         }

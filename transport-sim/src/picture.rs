@@ -11,6 +11,7 @@ use crate::pipe::PipeReader;
 use bytes::Bytes;
 use raft::{LogId, Message, NodeId, SnapshotOffer, Term};
 use simulator::network::Passage;
+use simulator::timeline::Ended;
 use transport_http::wire::{FrameError, Frames};
 
 /// The frames of a stream. The arrival of each is recorded.
@@ -115,20 +116,20 @@ impl<'a, A: App> Asked<'a, A> {
         let mut world = cluster.world();
         let timeline = world.shown()?;
         let words = cluster.shared.app.asks(request);
-        let number = timeline.asked(client as usize, to.0 as usize, words);
+        let number = timeline.asked((client as usize, to.0 as usize), words);
         Some(Asked { cluster, number })
     }
 
     pub fn answered(self, answer: &Result<A::Response, CallError>) {
         let (outcome, words) = match answer {
             Ok(answer) => self.cluster.shared.app.answers(answer),
-            Err(CallError::NotSent) => ("not done", "never sent".to_owned()),
-            Err(CallError::Lost) => ("unknown", "the connection broke".to_owned()),
+            Err(CallError::NotSent) => (Ended::NotDone, "never sent".to_owned()),
+            Err(CallError::Lost) => (Ended::Unknown, "the connection broke".to_owned()),
         };
         self.ends(outcome, words);
     }
 
-    fn ends(&self, outcome: &'static str, words: String) {
+    fn ends(&self, outcome: Ended, words: String) {
         if let Some(timeline) = self.cluster.world().shown() {
             timeline.answered(self.number, outcome, words);
         }
@@ -139,7 +140,7 @@ impl<A: App> Drop for Asked<'_, A> {
     fn drop(&mut self) {
         // After a panic there is no runtime, and so no time.
         if !std::thread::panicking() {
-            self.ends("unknown", "given up".to_owned());
+            self.ends(Ended::Unknown, "given up".to_owned());
         }
     }
 }

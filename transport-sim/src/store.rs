@@ -8,11 +8,10 @@ use crate::time::{now_us, sleep_us};
 use crate::world::{World, log_config};
 use driver::StorePort;
 use raft::{Durable, Write};
-use simulator::checks::{Change, Check, Violation, violation};
+use simulator::checks::{Change, Check, Violation};
 use simulator::plan::FaultKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use storage::testing::Fate;
-use storage::{Log, LogStore, PersistError, Snapshots};
+use storage::{Log, LogStore, PersistError};
 
 /// One write in this many is followed by an audit of what a power failure at that moment would
 /// leave.
@@ -83,7 +82,7 @@ pub(crate) async fn run<A: App>(
         drop(world);
         if !excused {
             let detail = format!("node {node}: {error}");
-            cluster.broken(violation::<()>(Check::NodeStopsCleanly, detail).err());
+            cluster.broken(Some(Violation::new(Check::NodeStopsCleanly, node, detail)));
         }
     }
 }
@@ -108,14 +107,11 @@ struct Checked<'a, A: App> {
 impl<A: App> LogStore for Checked<'_, A> {
     fn persist(&mut self, write: Write) -> Result<Durable, PersistError> {
         let change = Change::of(&write);
-        let mut written = std::mem::take(&mut self.cluster.world().hosts[self.node].written);
-        written.add(&write);
         let result = match &mut lock(self.slot).log {
             Some(log) => log.persist(write),
             None => Err(PersistError::Failed { source: std::io::Error::other("gone") }),
         };
         let mut world = self.cluster.world();
-        world.hosts[self.node].written = written;
         if world.runs(self.node, self.number).is_none() {
             return result;
         }
@@ -125,6 +121,7 @@ impl<A: App> LogStore for Checked<'_, A> {
                 let taken_back = host.shadow.is_taken_back(&change) && !host.rotten;
                 host.shadow.apply(&change);
                 host.writes += 1;
+                host.needed.add(&change, host.shadow.base.last.index);
                 let last = host.shadow.last().index.0;
                 if host.rotting.as_ref().is_some_and(|rotting| host.writes >= rotting.at_write) {
                     host.crash_due_us = host.rotting.as_ref().map(|rotting| rotting.down_us);
@@ -138,7 +135,7 @@ impl<A: App> LogStore for Checked<'_, A> {
                 let mut broken = None;
                 if taken_back {
                     let detail = format!("node {}", self.node);
-                    broken = violation::<()>(Check::OneVoteATerm, detail).err();
+                    broken = Some(Violation::new(Check::OneVoteATerm, self.node, detail));
                 }
                 if audit {
                     broken = broken.or(world.audit(self.node).err());
@@ -157,37 +154,13 @@ impl<A: App> LogStore for Checked<'_, A> {
 }
 
 impl<A: App> World<A> {
-    /// Checks that a power failure at this moment would leave everything that was reported durable.
-    /// Copies the disk, drops everything unsynced from the copy, and reads the log from it.
+    /// Checks that a power failure at this moment would leave everything that was reported durable,
+    /// unless damage is planned or done.
     pub fn audit(&self, node: usize) -> Result<(), Violation> {
         let host = &self.hosts[node];
         if host.damaged || host.rotting.is_some() || host.is_rejoining {
             return Ok(());
         }
-        let check = Check::DurableMeansDurable;
-        let copy = host.disk.fork();
-        copy.set_capacity(None);
-        copy.crash(|_| Fate::Lost);
-        let handle = SimDisk::new(copy, crate::disk::Life::default());
-        let left = match Log::open(handle.clone(), log_config(&self.plan.swarm)) {
-            Ok((_, recovery)) => recovery.restored,
-            Err(error) => return violation(check, format!("node {node}: {error}")),
-        };
-        let difference = match &left {
-            Some(left) => host.shadow.difference(left),
-            None => Some("nothing is left".to_owned()),
-        };
-        if let Some(difference) = difference {
-            return violation(check, format!("node {node}: {difference}"));
-        }
-        let base = host.shadow.base.last;
-        if base == raft::LogId::ZERO {
-            return Ok(());
-        }
-        let state = Snapshots::new(handle).map_err(|error| error.to_string());
-        match state.and_then(|snapshots| snapshots.open(base).map_err(|e| e.to_string())) {
-            Ok(_) => Ok(()),
-            Err(detail) => violation(check, format!("node {node}: {detail}")),
-        }
+        host.shadow.is_durable(node, &host.disk, log_config(&self.plan.swarm))
     }
 }

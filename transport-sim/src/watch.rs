@@ -7,8 +7,7 @@ use bytes::Bytes;
 use driver::{Frozen, Inspect, Outcome, StateMachine};
 use raft::{Entry, Index, LogId, Node, Snapshot};
 use simulator::What;
-use simulator::checks::Check;
-use simulator::checks::violation;
+use simulator::checks::{Check, Violation};
 
 pub(crate) struct Watch<A: App> {
     pub cluster: Cluster<A>,
@@ -44,7 +43,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
     fn applied(&self, entry: &Entry, answer: &Bytes, machine: &A::Machine) {
         if let Err(detail) = self.cluster.shared.app.invariant(machine) {
             let check = Check::InvariantOfTheStateMachine;
-            self.cluster.broken(violation::<()>(check, detail).err());
+            self.cluster.broken(Some(Violation::new(check, (self.node, entry.id), detail)));
         }
         let mut world = self.cluster.world();
         let Some(up) = world.runs(self.node, self.number) else { return };
@@ -90,7 +89,8 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         let mut broken = None;
         if id != Some(last) {
             let detail = format!("node {}: {last}", self.node);
-            broken = violation::<()>(Check::RestoredSnapshotIsCommitted, detail).err();
+            broken =
+                Some(Violation::new(Check::RestoredSnapshotIsCommitted, (self.node, last), detail));
         }
         drop(world);
         self.cluster.broken(broken.or_else(|| self.compare(snapshot, machine)));
@@ -99,11 +99,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
 
 impl<A: App> Watch<A> {
     /// Checks that a snapshot of the restored state equals the one it was restored from.
-    fn compare(
-        &self,
-        snapshot: &Snapshot,
-        machine: &A::Machine,
-    ) -> Option<simulator::checks::Violation> {
+    fn compare(&self, snapshot: &Snapshot, machine: &A::Machine) -> Option<Violation> {
         let state = bytes_of(&machine.freeze());
         let kept = self.cluster.snapshot_bytes(self.node, snapshot.last)?;
         if kept == state {
@@ -111,7 +107,7 @@ impl<A: App> Watch<A> {
         }
         let detail =
             format!("node {}: the state restored from {} differs", self.node, snapshot.last);
-        violation::<()>(Check::SnapshotIsTheState, detail).err()
+        Some(Violation::new(Check::SnapshotIsTheState, (self.node, snapshot.last), detail))
     }
 }
 

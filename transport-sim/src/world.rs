@@ -2,7 +2,7 @@
 //! broken. One lock and one thread: no task holds the lock across an await.
 
 use crate::app::{App, Service};
-use crate::bounds::{Requests, Written};
+use crate::call::Requests;
 use crate::clock::SimClock;
 use crate::disk::{Life, SimDisk};
 use crate::net::peer_address;
@@ -13,6 +13,7 @@ use driver::{Clock as _, Handle, Inbox};
 use madsim::runtime::NodeHandle;
 use raft::{Incarnation, Index, LogId, Member, Membership, NodeId};
 use simulator::Marks;
+use simulator::bounds::Needed;
 use simulator::checks::{Change, Observed, Observer, Shadow, Violation};
 use simulator::network::Network;
 use simulator::plan::{FaultKind, Plan, Swarm};
@@ -53,8 +54,8 @@ pub(crate) struct Host<A: App> {
     pub shadow: Shadow,
     /// The write that was outstanding when it went down. It may or may not be on the disk.
     pub maybe: Option<Change>,
-    /// The writes in the files of its log that are still needed.
-    pub written: Written,
+    /// The writes that its log still needs.
+    pub needed: Needed,
     pub incarnation: Incarnation,
     /// Its disk was wiped: it is not a member any more.
     pub is_stranger: bool,
@@ -341,7 +342,7 @@ impl<A: App> Host<A> {
             disk,
             clock: Arc::new(SimClock::new()),
             maybe: None,
-            written: Written::default(),
+            needed: Needed::default(),
             incarnation,
             is_stranger: false,
             is_rejoining: false,

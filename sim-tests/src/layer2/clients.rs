@@ -1,23 +1,20 @@
 //! Clients of the store: some operations through the compatible API, some through v1, following
 //! leaders as the product's own client does.
 
-use super::app::Store;
 use super::conditions::Condition;
 use super::history::FIELDS;
-use super::last::escaped;
+use super::store::Store;
+use super::wires::{KEYS, Wires, key, path, version};
 use driver::Clock;
-use hyper::header::{ETAG, HOST, HeaderValue};
 use hyper::{Method, StatusCode};
-use kv::client::{CallError, Client, Exchange, Failure, Request, Response};
+use kv::client::{CallError, Client, Request, Response};
 use serde_json::{Value, json};
 use simulator::checks::{Check, Violation, violation};
 use simulator::linearizability::Action;
 use simulator::random::{Purpose, Stream};
 use std::sync::Arc;
 use std::time::Duration;
-use transport_sim::{
-    CallError as Unanswered, Cluster, SimClock, client_address, node_at, now_us, sleep_us,
-};
+use transport_sim::{Cluster, SimClock, client_address, now_us};
 
 /// Number of registers that clients share: few, so that operations conflict.
 pub(super) const REGISTERS: u64 = 3;
@@ -25,9 +22,6 @@ pub(super) const REGISTERS: u64 = 3;
 const PATIENCE_US_MAX: u64 = 10_000_000;
 /// One operation in this many is on one of the other keys.
 const AWKWARD_ONE_IN: u64 = 6;
-/// The keys of the registers: the shared ones, and others whose bytes have a meaning in a path, or
-/// whose escaped form is another key.
-pub(super) const KEYS: &[&str] = &["r0", "r1", "r2", "a b", "a/b", "a%2Fb", "ключ?"];
 /// The most keys that a batch writes. One more operation may remove a key that does not exist.
 const BATCH_MAX: u64 = 4;
 /// The most parts of a listing that a client reads.
@@ -64,63 +58,6 @@ pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
             return;
         }
     }
-}
-
-/// Sends the requests of a client over the simulated network.
-pub(super) struct Wires {
-    pub cluster: Cluster<Store>,
-    pub number: u64,
-}
-
-impl Exchange for Wires {
-    async fn exchange(
-        &self,
-        address: &str,
-        request: &Request,
-        timeout: Duration,
-    ) -> Result<Response, Failure> {
-        let not_sent = |why: &str| Failure::NotSent(format!("{address}: {why}"));
-        let node = node_at(address).ok_or_else(|| not_sent("no such node"))?;
-        let mut asked = hyper::Request::new(request.body.clone());
-        *asked.method_mut() = request.method.clone();
-        *asked.uri_mut() = request.path.parse().map_err(|_| not_sent("bad path"))?;
-        let host = HeaderValue::from_str(address).map_err(|_| not_sent("bad address"))?;
-        asked.headers_mut().insert(HOST, host);
-        for (name, value) in &request.headers {
-            asked.headers_mut().insert(name.clone(), value.clone());
-        }
-        let call = self.cluster.call(self.number, node, asked);
-        let answer = tokio::select! {
-            biased;
-            answer = call => answer,
-            () = sleep_us(timeout.as_micros() as u64) => Err(Unanswered::Lost),
-        };
-        let answer = answer.map_err(|error| match error {
-            Unanswered::NotSent => not_sent("no connection"),
-            Unanswered::Lost => Failure::Lost(format!("{address}: no answer")),
-        })?;
-        let (parts, body) = answer.into_parts();
-        self.cluster.note(1, self.number, u64::from(parts.status.as_u16()));
-        if let Some(mark) = mark_of(parts.status) {
-            self.cluster.mark(mark);
-        }
-        Ok(Response { status: parts.status, headers: parts.headers, body })
-    }
-}
-
-fn mark_of(status: StatusCode) -> Option<&'static str> {
-    Some(match status.as_u16() {
-        307 => "a client followed a redirect",
-        404 => "answer 404",
-        408 => "answer 408",
-        409 => "answer 409",
-        410 => "answer 410",
-        412 => "answer 412",
-        429 => "answer 429",
-        503 => "answer 503",
-        504 => "answer 504",
-        _ => return None,
-    })
 }
 
 pub(super) struct User {
@@ -208,7 +145,7 @@ impl User {
                 (Some(value), Some(version_in(&answer)?))
             }
             StatusCode::NOT_FOUND => (None, None),
-            status => return violation(Check::ReadIsAnsweredWithAValue, status.to_string()),
+            status => return violation(Check::ReadIsAnsweredWithAValue, (), status.to_string()),
         };
         self.cluster.mark("a read was served");
         let mut history = self.store.history();
@@ -274,7 +211,7 @@ impl User {
                 (Ended::NotDone, None)
             }
             Ok(answer) => {
-                return violation(Check::RemovalIsAnsweredSoOrSo, answer.explanation());
+                return violation(Check::RemovalIsAnsweredSoOrSo, (), answer.explanation());
             }
             Err(CallError::NotDone(_)) => (Ended::NotDone, None),
             Err(CallError::Unknown(_)) => (Ended::Unknown, None),
@@ -305,7 +242,7 @@ impl User {
             Ok(answer) if answer.status == StatusCode::OK => Ended::Done,
             Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => Ended::NotDone,
             Ok(answer) => {
-                return violation(Check::WriteIsAnsweredSoOrSo, answer.status.to_string());
+                return violation(Check::WriteIsAnsweredSoOrSo, (), answer.status.to_string());
             }
             Err(CallError::NotDone(_)) => Ended::NotDone,
             Err(CallError::Unknown(_)) => Ended::Unknown,
@@ -365,7 +302,7 @@ impl User {
         let (ended, answered) = match answer {
             Ok(answer) if answer.status == StatusCode::OK => (Ended::Done, answer.json()),
             Ok(answer) => {
-                return violation(Check::BatchIsAnsweredSoOrSo, answer.explanation());
+                return violation(Check::BatchIsAnsweredSoOrSo, (), answer.explanation());
             }
             Err(CallError::NotDone(_)) => (Ended::NotDone, Value::Null),
             Err(CallError::Unknown(_)) => (Ended::Unknown, Value::Null),
@@ -376,14 +313,14 @@ impl User {
             Ended::Done => {
                 let results = answered["results"].as_array().map_or(&[][..], Vec::as_slice);
                 if results.len() != operations.len() || results[asked.len()]["status"] != 404 {
-                    return violation(Check::BatchIsAnsweredSoOrSo, answered.to_string());
+                    return violation(Check::BatchIsAnsweredSoOrSo, (), answered.to_string());
                 }
                 for ((register, condition, to), result) in asked.into_iter().zip(results) {
                     let version = result["version"].as_u64();
                     let (at, removes) = ((begun_us, ended_us), to.is_none());
                     let is_done = matches!(result["status"].as_u64(), Some(200 | 204));
                     if is_done != (result["outcome"] == "done") || (is_done && version.is_none()) {
-                        return violation(FIELDS, format!("an operation of a batch: {result}"));
+                        return violation(FIELDS, (), format!("an operation of a batch: {result}"));
                     }
                     match (result["status"].as_u64(), to, version) {
                         (Some(200), Some(value), Some(version)) => {
@@ -405,7 +342,7 @@ impl User {
                         }
                         _ => {
                             let detail = format!("{result}, removes: {removes}");
-                            return violation(Check::BatchIsAnsweredSoOrSo, detail);
+                            return violation(Check::BatchIsAnsweredSoOrSo, (), detail);
                         }
                     }
                 }
@@ -452,7 +389,7 @@ impl User {
                 break;
             };
             if answer.status != StatusCode::OK {
-                return violation(Check::ListingIsAnsweredSoOrSo, answer.explanation());
+                return violation(Check::ListingIsAnsweredSoOrSo, (), answer.explanation());
             }
             self.cluster.mark("a listing was read");
             let listing = answer.json();
@@ -474,27 +411,11 @@ impl User {
     }
 }
 
-/// The key of a register.
-pub(super) fn key(register: u8) -> &'static str {
-    KEYS[usize::from(register)]
-}
-
-/// The path of a register in the v1 API.
-fn path(register: u8) -> String {
-    format!("/v1/kv/{}", escaped(key(register)))
-}
-
-/// The version in an answer.
-pub(super) fn version(answer: &Response) -> Option<u64> {
-    let tag = answer.headers.get(ETAG)?.to_str().ok()?;
-    tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
-}
-
 /// The version in an answer that must have one.
 fn version_in(answer: &Response) -> Result<u64, Violation> {
     match version(answer) {
         Some(version) => Ok(version),
-        None => violation(FIELDS, format!("{} without a version", answer.status)),
+        None => violation(FIELDS, (), format!("{} without a version", answer.status)),
     }
 }
 
@@ -504,7 +425,7 @@ fn found_in(refused: &Value, status: u64) -> Result<Option<u64>, Violation> {
     let version = refused.get("version");
     let is_whole = version.is_some_and(|version| version.is_null() || version.is_u64());
     if !is_whole || refused["status"] != status || refused["outcome"] != "not_done" {
-        return violation(FIELDS, format!("refused with {refused}"));
+        return violation(FIELDS, (), format!("refused with {refused}"));
     }
     Ok(version.and_then(Value::as_u64))
 }

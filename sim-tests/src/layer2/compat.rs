@@ -1,7 +1,8 @@
 //! The API of the older system, whose clients find the leader by themselves.
 
-use super::clients::{Ended, User, Wires, key};
+use super::clients::{Ended, User};
 use super::history::FIELDS;
+use super::wires::{Wires, key};
 use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Failure, Request, Response};
 use raft::NodeId;
@@ -118,7 +119,7 @@ impl User {
             return Ok(());
         };
         if answered["is_leader"] != true || !answered["term"].is_u64() {
-            return violation(FIELDS, format!("submitted: {answered}"));
+            return violation(FIELDS, (), format!("submitted: {answered}"));
         }
         let with_term = self.draw.below(4) > 0;
         let elsewhere = self.draw.below(4) == 0;
@@ -137,11 +138,11 @@ impl User {
                 let is_of_term = !with_term || commit["term"] == answered["term"];
                 let (found, value) = (&commit["result"]["found"], &commit["result"]["value"]);
                 if commit["index"] != index || !is_of_term || *found != value.is_string() {
-                    return violation(FIELDS, format!("waited for {index}: {commit}"));
+                    return violation(FIELDS, (), format!("waited for {index}: {commit}"));
                 }
                 if with_term && !own {
                     let detail = format!("{command} at {index}: {commit}");
-                    return violation(Check::WaitCommitIsOfTheCommandThatWasSubmitted, detail);
+                    return violation(Check::WaitCommitIsOfTheCommandThatWasSubmitted, (), detail);
                 }
                 self.store.history().commit(index, &commit["command"])?;
                 (if own { Ended::Done } else { Ended::NotDone }, commit)
@@ -167,7 +168,7 @@ impl User {
         let wait = json!({ "log_index": NEVER, "timeout_ms": timeout_ms });
         match self.ask(self.leader, "/wait_commit", wait).await {
             Ok(answer) if answer.status == StatusCode::OK => {
-                violation(Check::WaitCommitIsOfTheCommandThatWasSubmitted, answer.explanation())
+                violation(Check::WaitCommitIsOfTheCommandThatWasSubmitted, (), answer.explanation())
             }
             _ => Ok(()),
         }
@@ -330,7 +331,7 @@ pub(super) fn found_is_true(answered: &Value, name: &str) -> Result<(), Violatio
     let is_whole = value.is_some_and(|value| value.is_string() || value.is_null());
     let is_answer = answered["resp_status"].is_number();
     if is_answer && !(is_whole && answered["key_found"] == answered[name].is_string()) {
-        return violation(FIELDS, answered.to_string());
+        return violation(FIELDS, (), answered.to_string());
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! The final checks, when all is quiet: every node lists the same commits, a replay of them gives
 //! the values that reads return, and `get_commit` returns the same for each.
 
-use super::app::Store;
-use super::clients::{KEYS, version};
 use super::history::FIELDS;
 use super::replay::Replica;
 use super::served::Asks;
+use super::store::Store;
+use super::wires::{KEYS, escaped, version};
 use hyper::{Method, StatusCode};
 use kv::client::{Request, Response};
 use serde_json::{Value, json};
@@ -30,6 +30,7 @@ pub async fn words(store: &Store, cluster: &Cluster<Store>) -> Result<(), Violat
         if known.body != answer.body {
             return violation(
                 Check::EveryNodeListsTheSame,
+                [nodes[0].node, asks.node],
                 differ(&nodes[0], known, asks, &answer),
             );
         }
@@ -84,7 +85,7 @@ async fn one_by_one(asks: &Asks, commits: &[Value], complete: bool) -> Result<()
             "node {}, number {index}: {} {:?}, and listed is {listed}",
             asks.node, answer.status, answer.body
         );
-        violation(Check::GetCommitSaysWhatTheListingSays, detail)
+        violation(Check::GetCommitSaysWhatTheListingSays, asks.node, detail)
     };
     let beyond = ask(last + 1).await?;
     if beyond.status != StatusCode::NOT_FOUND {
@@ -133,7 +134,7 @@ async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Vio
             if said(first) != said(&answer) || first.body != answer.body {
                 let (one, other) = (said(first), said(&answer));
                 let detail = format!("{key:?} is {one:?}, and at node {} {other:?}", asks.node);
-                return violation(Check::EveryNodeReadsTheSame, detail);
+                return violation(Check::EveryNodeReadsTheSame, asks.node, detail);
             }
         }
         let (Some(answer), Some(asks)) = (first, nodes.first()) else { return Ok(()) };
@@ -142,7 +143,7 @@ async fn reads(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), Vio
         let (read, replayed) = (found.as_deref().unwrap_or_default(), whole.value(key));
         if read != replayed {
             let detail = format!("{key:?} is {read:?} and {replayed:?} in a replay");
-            return violation(Check::ReplayOfTheListingIsTheStore, detail);
+            return violation(Check::ReplayOfTheListingIsTheStore, (), detail);
         }
         fields(store, asks, key, &answer, found.as_deref()).await?;
     }
@@ -160,19 +161,19 @@ async fn fields(
 ) -> Result<(), Violation> {
     let version = version(answer);
     if version.is_some() != found.is_some() {
-        return violation(FIELDS, format!("{key:?}: {}, version {version:?}", answer.status));
+        return violation(FIELDS, (), format!("{key:?}: {}, version {version:?}", answer.status));
     }
     let known = version.and_then(|version| store.history().value_of(version));
     if known.is_some_and(|known| store.values.bytes(known) != answer.body) {
         let detail = format!("version {version:?} of {key:?} was answered with value {known:?}");
-        return violation(Check::VersionIsOneValue, detail);
+        return violation(Check::VersionIsOneValue, (), detail);
     }
     let body = json!({ "key": key }).to_string();
     let get = Request::new(Method::POST, "/get").body(body);
     let answer = asks.until(&get, |answer| answer.json()["resp_status"] == 0).await?.json();
     if answer["value"].as_str() != found || answer["key_found"] != found.is_some() {
         let detail = format!("{key:?} is {found:?}, and through the older API {answer}");
-        return violation(FIELDS, detail);
+        return violation(FIELDS, (), detail);
     }
     Ok(())
 }
@@ -191,17 +192,8 @@ async fn replicas(store: &Store, nodes: &[Asks], whole: &Replica) -> Result<(), 
                 "{key:?} is {own:?} for client {client}, who has listed what came after {since} now, \
                  and {other:?} for who lists all"
             );
-            return violation(Check::ReplayOfTheListingIsTheStore, detail);
+            return violation(Check::ReplayOfTheListingIsTheStore, (), detail);
         }
     }
     Ok(())
-}
-
-/// A key as it is escaped in a path.
-pub(super) fn escaped(key: &str) -> String {
-    let one = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    key.bytes().map(one).collect()
 }

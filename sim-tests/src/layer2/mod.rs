@@ -10,10 +10,12 @@ mod history;
 mod last;
 mod replay;
 mod served;
+mod store;
 mod values;
+mod wires;
 
-pub use app::Store;
 pub use batch::{Batch, hunt};
+pub use store::Store;
 pub use transport_sim::Run;
 
 use simulator::page::page;

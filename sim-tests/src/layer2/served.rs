@@ -4,8 +4,8 @@
 //! The other clients are tolerant: they retry a failed request elsewhere, or give up. So none of
 //! them notices a node that always refuses because it has leaked a limited resource.
 
-use super::app::{LISTINGS_MAX_LEAST, Store};
-use super::clients::Wires;
+use super::store::{LISTINGS_MAX_LEAST, Store};
+use super::wires::Wires;
 use hyper::header::LOCATION;
 use hyper::{Method, StatusCode};
 use kv::client::{Exchange, Request, Response};
@@ -84,7 +84,7 @@ impl Asks {
             if now_us() >= until_us {
                 let (node, Request { method, path, .. }) = (self.node, request);
                 let detail = format!("node {node}, {method} {path}: {said}");
-                return violation(Check::EveryNodeServesInTheEnd, detail);
+                return violation(Check::EveryNodeServesInTheEnd, node, detail);
             }
             sleep_us(PAUSE_US).await;
         }

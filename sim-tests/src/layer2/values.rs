@@ -95,7 +95,7 @@ fn broken(value: u64, read: &[u8], written: &[u8]) -> Result<u64, Violation> {
     let same = read.iter().zip(written).take_while(|(a, b)| a == b).count();
     let (read, written) = (read.len(), written.len());
     let detail = format!("value {value}: {read} bytes of {written}, the same up to {same}");
-    violation(Check::ValueIsReadAsItWasWritten, detail)
+    violation(Check::ValueIsReadAsItWasWritten, (), detail)
 }
 
 /// The number that a value begins with.

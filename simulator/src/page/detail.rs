@@ -4,7 +4,7 @@
 use super::lanes::{BAR, LANE};
 use super::scale::{Scale, Svg, before, count, escape, lasting, time};
 use super::strikes::{Strike, rows, strikes};
-use super::{LEFT, PART_BYTES, Picture, RIGHT, WIDTH};
+use super::{LEFT, PART_BYTES, Picture, RIGHT, WIDTH, words};
 use std::fmt::Write as _;
 
 const AXIS: f64 = 34.0;
@@ -100,19 +100,10 @@ impl Picture<'_> {
             );
         }
         page.push_str("</svg>");
-        self.write_steps_for_script(page, &lane);
     }
 
     fn write_controls(&self, page: &mut String, notes: &[String]) {
         page.push_str(include_str!("controls.html"));
-        page.push_str("<p class=\"filter\">lanes ");
-        for node in 0..self.plan.nodes {
-            let _ = write!(
-                page,
-                "<label><input type=\"checkbox\" data-node=\"{node}\" checked> node {node}</label>"
-            );
-        }
-        page.push_str("</p>");
         if !notes.is_empty() {
             let _ = write!(
                 page,
@@ -129,14 +120,8 @@ impl Picture<'_> {
             if !svg.has_room() {
                 continue;
             }
-            let class = match span.outcome {
-                "done" => "done",
-                "not done" => "notdone",
-                // It was still waiting when the run ended.
-                _ if span.ended_us == self.end_us => "open",
-                _ => "unknown",
-            };
-            let kind = if span.request.starts_with("read") { " read" } else { "" };
+            let (class, outcome) = words::ended(span.outcome);
+            let kind = if span.is_read { " read" } else { "" };
             let at = span.index.map_or(String::new(), |index| format!(" at index {index}"));
             let answer = match span.answer.is_empty() {
                 true => String::new(),
@@ -147,7 +132,7 @@ impl Picture<'_> {
                 span.client,
                 span.node,
                 span.request,
-                span.outcome,
+                outcome,
                 span.event,
                 time(span.ended_us),
                 lasting(span.ended_us - span.begun_us)
@@ -165,7 +150,7 @@ impl Picture<'_> {
             // Pins of one moment stand one above the other.
             let same = taken.iter().filter(|known| **known == (item.at_us, item.node)).count();
             taken.push((item.at_us, item.node));
-            let y = item.node.map_or(AXIS + 2.0, |node| lane(node) + BAR + 56.0);
+            let y = item.node.map_or(AXIS + 2.0, |node| lane(node) + BAR + 34.0);
             let (number, title) = (at + 1, format!("{}: {}", at + 1, item.text));
             svg.sign("pin", item.at_us, y + 13.0 * same as f64, &number.to_string(), &title);
         }
@@ -186,7 +171,7 @@ fn draw_strikes(
             svg.bar(
                 &format!("band {class}"),
                 (from, until),
-                (lane(node) - 6.0, 88.0),
+                (lane(node) - 6.0, 72.0),
                 &strike.text,
             );
         }

@@ -42,11 +42,6 @@ impl Picture<'_> {
                 escape(command)
             );
         }
-        let _ = write!(
-            page,
-            "<details><summary>The plan in full</summary><pre>{}</pre></details>",
-            escape(&self.plan.to_string())
-        );
     }
 
     fn write_faults(&self, page: &mut String) {
@@ -89,10 +84,9 @@ impl Picture<'_> {
             None => page.push_str("<h2>Elections and faults</h2>"),
         }
         page.push_str("<ol class=\"story\">");
-        let named = &self.story.names.nodes;
         for (at, item) in self.story.items.iter().enumerate() {
             let who = item.node.map_or(String::new(), |node| format!("node {node}"));
-            let is_named = item.node.is_some_and(|node| named.contains(&node));
+            let is_named = item.node.is_some_and(|node| self.story.is_about(node));
             let is_last = self.run.violation.is_some() && at + 1 == self.story.items.len();
             let class = match (is_last, is_named) {
                 (true, _) => "last",

@@ -1,10 +1,9 @@
 //! The logs of all nodes side by side, as they were when the run ended.
 
-use super::scale::escape;
-use super::{Picture, words};
+use super::Picture;
 use crate::timeline::LastLog;
 use raft::{Index, Term};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// The most columns of the table.
@@ -48,24 +47,15 @@ impl Picture<'_> {
         );
         let mut before: Option<Index> = None;
         for index in &columns {
-            let named = self.story.names.indexes.contains(index);
-            let class = match (before, named) {
-                (Some(before), named) if before.next() != *index => {
-                    if named {
-                        "gap named"
-                    } else {
-                        "gap"
-                    }
-                }
-                (_, true) => "named",
-                _ => "",
-            };
+            let named = self.story.about.indexes.contains(index);
+            let gap = if before.is_some_and(|it| it.next() != *index) { "gap" } else { "" };
+            let class = format!("{gap}{}", if named { " named" } else { "" });
             let _ = write!(page, "<th class=\"{class}\">{index}");
             before = Some(*index);
         }
-        page.push_str("<th class=\"facts\"></tr>");
+        page.push_str("</tr>");
         for (node, log) in logs.iter().enumerate() {
-            let named = self.story.names.nodes.contains(&(node as u64));
+            let named = self.story.is_about(node as u64);
             let class = if named { "named" } else { "" };
             let _ = write!(page, "<tr><th class=\"{class}\">node {node}");
             let mut before: Option<Index> = None;
@@ -74,9 +64,7 @@ impl Picture<'_> {
                 before = Some(*index);
                 write_cell(page, log, *index, gap, differ(logs, *index));
             }
-            let facts = words::node(log).join(" · ");
-            let _ =
-                write!(page, "<td class=\"facts\">{}</tr>", escape(facts.trim_end_matches(" · ")));
+            page.push_str("</tr>");
         }
         page.push_str("</table></div>");
     }
@@ -86,7 +74,7 @@ impl Picture<'_> {
     fn columns(&self, logs: &[LastLog]) -> Vec<Index> {
         let most = logs.iter().map(LastLog::last).max().unwrap_or(Index(0));
         let least = logs.iter().map(|log| log.base.index).min().unwrap_or(Index(0));
-        let named = self.story.names.indexes.iter().copied();
+        let named = self.story.about.indexes.iter().copied();
         let differing = (least.0..=most.0).map(Index).filter(|index| differ(logs, *index));
         let mut columns: BTreeSet<Index> = BTreeSet::new();
         let mut add = |index: Index, about: u64| {
@@ -103,7 +91,7 @@ impl Picture<'_> {
         let mut columns: Vec<Index> = columns.into_iter().collect();
         if columns.len() > COLUMNS_MAX {
             // Named indexes stay; of the rest, the latest.
-            let names = &self.story.names.indexes;
+            let names = &self.story.about.indexes;
             let near = |index: &Index| names.iter().any(|name| name.0.abs_diff(index.0) <= ABOUT);
             let (mut kept, rest): (Vec<Index>, Vec<Index>) = columns.into_iter().partition(near);
             kept.drain(..kept.len().saturating_sub(COLUMNS_MAX));
@@ -118,10 +106,7 @@ impl Picture<'_> {
 
 /// Whether two nodes have entries of different terms at an index.
 fn differ(logs: &[LastLog], index: Index) -> bool {
-    let mut terms: BTreeMap<Term, usize> = BTreeMap::new();
-    for term in logs.iter().filter_map(|log| log.at(index).flatten()) {
-        *terms.entry(term).or_default() += 1;
-    }
+    let terms: BTreeSet<Term> = logs.iter().filter_map(|log| log.at(index).flatten()).collect();
     terms.len() > 1
 }
 

@@ -7,17 +7,6 @@ use super::{FAINT_BYTES, Picture, TELLING_BYTES, words};
 use crate::timeline::{Fate, Flight, FlightKind};
 use std::fmt::Write as _;
 
-/// The size of the part that is drawn of an arrow far longer than the window.
-const STUB: (f64, f64) = (12.0, 24.0);
-
-/// The position of an arrow.
-struct Line {
-    x: (f64, f64),
-    y: (f64, f64),
-    /// Its end is beyond the window.
-    leaves: bool,
-}
-
 /// The arrows, and how many did not fit.
 pub(super) struct Messages {
     pub out: String,
@@ -74,70 +63,38 @@ impl Picture<'_> {
                 class += more;
             }
         }
-        let ends = (sent_us, until_us);
-        let Some(line) = self.line(ends, (begin, end)) else {
-            class += " out";
-            return self.write_message(
-                svg,
-                flight,
-                &class,
-                ends,
-                &format!("y1=\"{begin:.0}\" y2=\"{end:.0}\""),
-            );
-        };
-        if line.leaves {
+        if until_us > self.first.to_us {
             class += " leaving";
         }
-        let place = format!(
-            "x1=\"{:.1}\" y1=\"{:.0}\" x2=\"{:.1}\" y2=\"{:.0}\" data-y=\"{begin:.0} {end:.0}\"",
-            line.x.0, line.y.0, line.x.1, line.y.1
-        );
-        self.write_message(svg, flight, &class, ends, &place);
-    }
-
-    fn write_message(
-        &self,
-        svg: &mut Svg,
-        flight: &Flight,
-        class: &str,
-        (t, u): (u64, u64),
-        place: &str,
-    ) {
-        let lasts = if u == t { String::new() } else { format!(" data-u=\"{u}\"") };
+        let place = self.place((sent_us, until_us), (begin, end));
+        if place.is_none() {
+            class += " out";
+        }
+        let place = place.unwrap_or_default();
+        let lasts =
+            if until_us == sent_us { String::new() } else { format!(" data-u=\"{until_us}\"") };
         let _ = write!(
             svg.out,
-            "<line class=\"{class}\" data-t=\"{t}\"{lasts} data-n=\"{} {}\" {place}><title>{}</title></line>",
-            flight.from,
-            flight.to,
+            "<line class=\"{class}\" data-t=\"{sent_us}\"{lasts} data-y=\"{begin:.0} {end:.0}\"{place}>\
+             <title>{}</title></line>",
             escape(&self.flight_words(flight))
         );
     }
 
-    /// The position of an arrow in the initial window; `None` if it is outside. Of a long flight
-    /// that is only partly in the window, only the end inside is drawn: the whole arrow would cross
-    /// the picture. The script does the same for other windows.
-    fn line(&self, (t, u): (u64, u64), (begin, end): (f64, f64)) -> Option<Line> {
-        let first = &self.first;
-        let (from, to) = (first.from_us, first.to_us);
-        if u < from || t > to {
+    /// The position of an arrow in the initial window, cut off at its edges; `None` if neither end
+    /// is inside. The script does the same for other windows.
+    fn place(&self, (t, u): (u64, u64), (begin, end): (f64, f64)) -> Option<String> {
+        let (from, to) = (self.first.from_us, self.first.to_us);
+        if u < from || t > to || (t < from && u > to) {
             return None;
         }
-        let (x1, x2) = (first.x(t), first.x(u));
-        let whole = t >= from && u <= to;
-        let stub = (end - begin).clamp(-STUB.1, STUB.1);
-        if whole || u - t <= (to - from) / 4 {
-            let at = |at_us: u64| match u - t {
-                0 => begin,
-                lasts => begin + (end - begin) * (at_us - t) as f64 / lasts as f64,
-            };
-            let (y1, y2) = (at(t.max(from)), if u > to { at(to) } else { end });
-            return Some(Line { x: (x1, x2), y: (y1, y2), leaves: false });
-        }
-        if u <= to {
-            return Some(Line { x: (x2 - STUB.0, x2), y: (end - stub, end), leaves: false });
-        }
-        let leaves = Line { x: (x1, x1 + STUB.0), y: (begin, begin + stub), leaves: true };
-        (t >= from).then_some(leaves)
+        let at = |at_us: u64| match u - t {
+            0 => begin,
+            lasts => begin + (end - begin) * (at_us - t) as f64 / lasts as f64,
+        };
+        let (x1, x2) = (self.first.x(t), self.first.x(u));
+        let (y1, y2) = (at(t.max(from)), if u > to { at(to) } else { end });
+        Some(format!(" x1=\"{x1:.1}\" y1=\"{y1:.0}\" x2=\"{x2:.1}\" y2=\"{y2:.0}\""))
     }
 
     /// A message in full.

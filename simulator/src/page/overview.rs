@@ -1,16 +1,16 @@
-//! The whole run in a strip: faults, roles, elections, outcomes of requests. It shows where in the
-//! run the window of the detailed picture is.
+//! The whole run in a strip: faults, roles, outcomes of requests. It shows where in the run the
+//! window of the detailed picture is.
 
-use super::scale::{Scale, count, escape, time};
+use super::scale::{Scale, escape, time};
 use super::strikes::{rows, strikes};
 use super::{LEFT, Picture, RIGHT, WIDTH};
-use crate::timeline::{FlightKind, What};
-use raft::{RoleKind, Term};
+use crate::timeline::Ended;
+use raft::RoleKind;
 use std::fmt::Write as _;
 
 const LANE: f64 = 12.0;
 const FAULT: f64 = 7.0;
-const TOP: f64 = 30.0;
+const TOP: f64 = 20.0;
 /// Height of the part for the clients.
 const CLIENTS: f64 = 26.0;
 /// Number of pieces of time, each of which shows the outcomes of its operations.
@@ -38,7 +38,7 @@ impl Picture<'_> {
             let time = time.trim_end_matches(" s").trim_end_matches('0').trim_end_matches('.');
             let _ = write!(
                 page,
-                "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"26\" y2=\"{height:.0}\"/>\
+                "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"16\" y2=\"{height:.0}\"/>\
                  <text class=\"sign axis\" x=\"{x:.1}\" y=\"10\">{time} s</text>"
             );
         }
@@ -62,7 +62,6 @@ impl Picture<'_> {
             );
             self.write_roles(page, &scale, node, y);
         }
-        self.write_elections(page, &scale);
         self.write_outcomes(page, &scale, clients);
         for (at, item) in self.story.items.iter().enumerate() {
             let y = item.node.map_or(TOP, |node| lanes + LANE * node as f64 + LANE / 2.0);
@@ -113,22 +112,7 @@ impl Picture<'_> {
         }
     }
 
-    /// Names elected leaders, as far as there is space.
-    fn write_elections(&self, page: &mut String, scale: &Scale) {
-        let mut free_from = 0.0;
-        for moment in &self.timeline.moments {
-            let What::Role(RoleKind::Leader, Term(term)) = moment.what else { continue };
-            let (x, node) = (scale.x(moment.at_us), moment.node.unwrap_or_default());
-            if x < free_from {
-                continue;
-            }
-            let text = format!("node {node} leads term {term}");
-            free_from = x + 6.0 * text.len() as f64;
-            let _ = write!(page, "<text class=\"election\" x=\"{x:.1}\" y=\"24\">▾{text}</text>");
-        }
-    }
-
-    /// The outcomes of requests and the number of messages, for each piece.
+    /// The outcomes of requests, for each piece.
     fn write_outcomes(&self, page: &mut String, scale: &Scale, y: f64) {
         let piece = |at_us: u64| {
             let at = at_us as u128 * PIECES as u128 / u128::from(scale.to_us);
@@ -137,9 +121,9 @@ impl Picture<'_> {
         let mut pieces = vec![[0_u64; 3]; PIECES];
         for span in &self.timeline.spans {
             let kind = match span.outcome {
-                "done" => 0,
-                "not done" => 1,
-                _ => 2,
+                Ended::Done => 0,
+                Ended::NotDone => 1,
+                Ended::Unknown | Ended::Open => 2,
             };
             pieces[piece(span.ended_us)][kind] += 1;
         }
@@ -161,15 +145,7 @@ impl Picture<'_> {
                 );
             }
         }
-        let elections = self.timeline.flights.iter();
-        let votes = elections.filter(|flight| flight.kind == FlightKind::Granted).count();
-        let _ = write!(
-            page,
-            "<text class=\"axis\" x=\"4\" y=\"{:.0}\">clients<title>{} operations, {} votes</title>\
-             </text>",
-            y + CLIENTS - 8.0,
-            count(self.timeline.spans.len() as u64),
-            count(votes as u64)
-        );
+        let y = y + CLIENTS - 8.0;
+        let _ = write!(page, "<text class=\"axis\" x=\"4\" y=\"{y:.0}\">clients</text>");
     }
 }

@@ -1,14 +1,15 @@
-//! The story of a violation: the moments that concern the nodes, entries and terms that the check
-//! names, and also elections and faults.
+//! The story of a violation: the moments that concern the nodes, entries and terms that the
+//! violation is about, and also elections and faults.
 //!
 //! It is a guess, but usually shows what a person who debugs the run looks for.
 
-use super::names::Names;
 use super::scale::lasting;
 use super::words;
+use crate::linearizability::Operation;
 use crate::timeline::{Flight, FlightKind, Moment, Timeline, What};
+use crate::violation::About;
 use crate::world::Run;
-use raft::{LogId, RoleKind, Term};
+use raft::{Index, LogId, NodeId, RoleKind, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Moments in the story, at most.
@@ -30,7 +31,7 @@ pub(super) struct Item {
 
 #[derive(Debug, Default)]
 pub(super) struct Story {
-    pub names: Names,
+    pub about: About,
     /// By time. The last one is the violation, if there is one.
     pub items: Vec<Item>,
     /// The time span of the clients' operations that the check names, if it names any. Then the
@@ -38,73 +39,58 @@ pub(super) struct Story {
     pub operations_us: Option<(u64, u64)>,
 }
 
-/// An operation in the words of a check: `12-34 µs: write 5, found 4`, or `12-? µs: …` if it
-/// was never answered.
-struct Operation<'a> {
-    begun_us: u64,
-    ended_us: Option<u64>,
-    words: &'a str,
-}
-
-impl<'a> Operation<'a> {
-    fn of(line: &'a str) -> Option<Self> {
-        let (times, words) = line.trim().split_once(" µs: ")?;
-        let (begun, ended) = times.split_once('-')?;
-        Some(Operation { begun_us: begun.parse().ok()?, ended_us: ended.parse().ok(), words })
-    }
-
-    fn item(&self, timeline: &Timeline) -> Item {
-        let moments = &timeline.moments;
-        let at = moments.partition_point(|moment| moment.at_us < self.begun_us);
-        let event = moments.get(at).map_or(0, |moment| moment.event);
-        let answered = match self.ended_us {
-            Some(ended_us) => format!("answered after {}", lasting(ended_us - self.begun_us)),
-            None => "never answered".to_owned(),
-        };
-        let text = format!("a client: {}; {answered}", self.words);
-        Item { at_us: self.begun_us, event, node: None, text, weight: 1 }
-    }
+fn operation_item(operation: &Operation, timeline: &Timeline) -> Item {
+    let (moments, at_us) = (&timeline.moments, operation.begun);
+    let at = moments.partition_point(|moment| moment.at_us < at_us);
+    let event = moments.get(at).map_or(0, |moment| moment.event);
+    let answered = match operation.ended {
+        Some(ended_us) => format!("answered after {}", lasting(ended_us - at_us)),
+        None => "never answered".to_owned(),
+    };
+    let text = format!("a client: {}; {answered}", operation.words());
+    Item { at_us, event, node: None, text, weight: 1 }
 }
 
 impl Story {
     pub fn of(run: &Run) -> Self {
         let timeline = &run.timeline;
-        let mut names = match &run.violation {
-            Some(broken) => Names::of(&broken.detail, timeline.nodes),
-            None => Names::default(),
-        };
-        if run.violation.is_some() {
-            complete(&mut names, timeline);
+        let mut about = About::default();
+        if let Some(broken) = &run.violation {
+            about = (*broken.about).clone();
+            complete(&mut about, timeline);
         }
         let mut teller = Teller {
             timeline,
-            names: &names,
+            about: &about,
             items: Vec::new(),
             told: BTreeSet::new(),
             ends: BTreeMap::new(),
         };
         teller.tell();
         let mut items = teller.items;
-        let detail = run.violation.as_ref().map_or("", |broken| &broken.detail);
-        let operations: Vec<Operation<'_>> = detail.lines().filter_map(Operation::of).collect();
-        items.extend(operations.iter().map(|operation| operation.item(timeline)));
-        let from_us = operations.iter().map(|operation| operation.begun_us).min();
-        let to_us = operations.iter().map(|it| it.ended_us.unwrap_or(it.begun_us)).max();
+        let operations = &about.operations;
+        items.extend(operations.iter().map(|operation| operation_item(operation, timeline)));
+        let from_us = operations.iter().map(|operation| operation.begun).min();
+        let to_us = operations.iter().map(|it| it.ended.unwrap_or(it.begun)).max();
         let operations_us = from_us.zip(to_us);
         items.sort_by_key(|item| (item.weight, u64::MAX - item.event));
         items.truncate(ITEMS_MAX);
         items.sort_by_key(|item| (item.event, item.weight == 0));
-        Story { names, items, operations_us }
+        Story { about, items, operations_us }
+    }
+
+    /// Whether the violation is about a node.
+    pub fn is_about(&self, node: u64) -> bool {
+        self.about.nodes.contains(&NodeId(node))
     }
 
     /// Whether a message is part of it.
     pub fn has_flight(&self, flight: &Flight) -> bool {
-        let named = |node: u64| self.names.nodes.contains(&node);
         match flight.kind {
-            FlightKind::Granted => self.names.terms.contains(&flight.term),
-            FlightKind::Snapshot => named(flight.to),
+            FlightKind::Granted => self.about.terms.contains(&flight.term),
+            FlightKind::Snapshot => self.is_about(flight.to),
             FlightKind::Entries => flight.entries.is_some_and(|(first, last)| {
-                self.names.ids.iter().any(|id| {
+                self.about.ids.iter().any(|id| {
                     first.index <= id.index && id.index <= last.index && last.term == id.term
                 })
             }),
@@ -118,22 +104,31 @@ impl Story {
     }
 }
 
-/// Completes the names: without a node, the node of the last moment; without a term or an entry,
-/// the terms of the nodes.
-fn complete(names: &mut Names, timeline: &Timeline) {
-    if names.nodes.is_empty() {
+/// Completes what is known: without a node, the node of the last moment; without a term or an
+/// entry, the terms of the nodes.
+fn complete(about: &mut About, timeline: &Timeline) {
+    if about.nodes.is_empty() {
         let last = timeline.moments.iter().rev().find_map(|moment| moment.node);
-        names.nodes.extend(last);
+        about.nodes.extend(last.map(NodeId));
     }
-    if names.ids.is_empty() && names.terms.is_empty() && names.indexes.is_empty() {
-        let term = |node: &u64| timeline.logs.get(*node as usize).map(|log| log.term);
-        names.terms.extend(names.nodes.iter().filter_map(term));
+    if about.ids.is_empty() && about.terms.is_empty() && about.indexes.is_empty() {
+        let term = |node: &NodeId| timeline.logs.get(node.0 as usize).map(|log| log.term);
+        about.terms.extend(about.nodes.iter().filter_map(term));
     }
+}
+
+/// The entry that the violation is about, in a range of one term; or else an entry at its index,
+/// which may be there in its place.
+fn within(about: &About, first: LogId, last: LogId) -> Option<LogId> {
+    let covers = |index: Index| first.index <= index && index <= last.index;
+    let known = about.ids.iter().find(|id| covers(id.index) && last.term == id.term);
+    let other = about.indexes.iter().find(|index| covers(**index));
+    known.copied().or(other.map(|index| LogId { index: *index, term: last.term }))
 }
 
 struct Teller<'a> {
     timeline: &'a Timeline,
-    names: &'a Names,
+    about: &'a About,
     items: Vec<Item>,
     /// The moments that the story already has about each entry, by node.
     told: BTreeSet<(LogId, u64, &'static str)>,
@@ -159,7 +154,8 @@ impl Teller<'_> {
                 What::Compacted(_) => "compacted",
                 _ => continue,
             };
-            let Some(node) = moment.node.filter(|node| self.names.nodes.contains(node)) else {
+            let Some(node) = moment.node.filter(|node| self.about.nodes.contains(&NodeId(*node)))
+            else {
                 continue;
             };
             let count = of_a_kind.entry((node, kind)).or_default();
@@ -196,7 +192,7 @@ impl Teller<'_> {
     fn tell_moment(&mut self, moment: &Moment, have: &mut BTreeMap<u64, Vec<LogId>>) {
         let nodes = self.timeline.nodes;
         let text = || words::what(&moment.what, nodes);
-        let named_term = |term: &Term| self.names.terms.contains(term);
+        let named_term = |term: &Term| self.about.terms.contains(term);
         match &moment.what {
             What::Violation(_) => self.add(moment, 0, text()),
             What::Fault(_) => self.add(moment, 3, text()),
@@ -221,7 +217,7 @@ impl Teller<'_> {
     /// Adds what a moment means for the named entries, and for others at their indexes. `have` is
     /// the list of those that the node has.
     fn tell_entries(&mut self, moment: &Moment, node: u64, have: &mut Vec<LogId>) {
-        let named = self.names.nodes.contains(&node);
+        let named = self.about.nodes.contains(&NodeId(node));
         match &moment.what {
             What::Log { cut, grown } => {
                 if let Some((first, last)) = cut {
@@ -231,10 +227,11 @@ impl Teller<'_> {
                     }
                     have.retain(|id| !gone(id));
                 }
-                for id in grown.iter().filter_map(|(first, last)| self.names.within(*first, *last))
+                for id in grown.iter().filter_map(|(first, last)| within(self.about, *first, *last))
                 {
                     have.push(id);
-                    let rival = self.names.is_rival(id);
+                    let ids = &self.about.ids;
+                    let rival = !ids.contains(&id) && ids.iter().any(|it| it.index == id.index);
                     let text = match rival {
                         true => format!("appends {id}, in the place of what is named"),
                         false => format!("appends {id}"),
@@ -264,11 +261,11 @@ impl Teller<'_> {
         moment: &Moment,
         node: u64,
         named: bool,
-        upto: raft::Index,
+        upto: Index,
         before: &'static str,
         after: &str,
     ) {
-        for index in self.names.indexes.iter().copied().filter(|index| *index <= upto) {
+        for index in self.about.indexes.iter().copied().filter(|index| *index <= upto) {
             let id = LogId { index, term: Term(0) };
             let first = self.told.iter().all(|(known, _, what)| *known != id || *what != before);
             if (named || first) && self.told.insert((id, node, before)) {
@@ -296,19 +293,24 @@ impl Teller<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observer::Violation;
+    use crate::checks::Check;
+    use crate::linearizability::Action;
+    use crate::violation::Violation;
     use crate::{Plan, RegisterWorkload, run};
 
     #[test]
     fn a_history_is_shown_where_its_operations_are() {
         let mut broken = run(&Plan::from_seed(2), RegisterWorkload::new(4, 0), true);
-        let detail = "not linearizable:\n    40-70 µs: write 5, found 4\n    60-? µs: write 6";
-        broken.violation =
-            Some(Violation { check: crate::checks::Check::History, detail: detail.to_owned() });
+        let operation = |begun, ended, action| Operation { begun, ended, action };
+        let operations = vec![
+            operation(40, Some(70), Action::Write(5, Some(Some(4)))),
+            operation(60, None, Action::Write(6, None)),
+        ];
+        broken.violation = Some(Violation::new(Check::History, operations, "not linearizable"));
         let story = Story::of(&broken);
         assert_eq!(story.operations_us, Some((40, 70)));
         let texts: Vec<&str> = story.items.iter().map(|item| item.text.as_str()).collect();
         assert!(texts.contains(&"a client: write 5, found 4; answered after 30 µs"), "{texts:?}");
-        assert!(texts.contains(&"a client: write 6; never answered"), "{texts:?}");
+        assert!(texts.contains(&"a client: write 6, not heard; never answered"), "{texts:?}");
     }
 }

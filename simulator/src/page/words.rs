@@ -2,7 +2,7 @@
 
 use super::scale::lasting;
 use crate::plan::{Fault, FaultKind, LEADER, Plan};
-use crate::timeline::{Fate, Flight, LastLog, What};
+use crate::timeline::{Ended, Fate, Flight, LastLog, What};
 use crate::world::Run;
 use raft::RoleKind;
 
@@ -156,6 +156,16 @@ pub(super) fn what(what: &What, nodes: u64) -> String {
         What::Installed(last) => format!("its state is that of the snapshot {last} it was sent"),
         What::Calm => "the faults stop".to_owned(),
         What::Violation(check) => format!("broken: {check}"),
+    }
+}
+
+/// The class of an operation that ended so, and the end in words.
+pub(super) fn ended(outcome: Ended) -> (&'static str, &'static str) {
+    match outcome {
+        Ended::Done => ("done", "done"),
+        Ended::NotDone => ("notdone", "not done"),
+        Ended::Unknown => ("unknown", "unknown"),
+        Ended::Open => ("open", "still waiting"),
     }
 }
 

@@ -86,16 +86,24 @@ impl Timeline {
 
     /// The flight of a message that leaves now.
     fn flight(&self, message: &Message) -> Flight {
-        let (kind, entries, says) = says(&message.body);
+        self.leaving((message.from, message.to), message.term, says(&message.body))
+    }
+
+    fn leaving(
+        &self,
+        (from, to): (NodeId, NodeId),
+        term: Term,
+        (kind, entries, says): (FlightKind, Option<(LogId, LogId)>, String),
+    ) -> Flight {
         Flight {
             event: self.event,
             sent_us: self.now_us,
             due_us: self.now_us + 1,
             arrived: None,
             fate: Fate::UnderWay,
-            from: message.from.0,
-            to: message.to.0,
-            term: message.term,
+            from: from.0,
+            to: to.0,
+            term,
             kind,
             entries,
             says,
@@ -107,19 +115,9 @@ impl Timeline {
         if !self.on {
             return;
         }
-        let flight = Flight {
-            event: self.event,
-            sent_us: self.now_us,
-            due_us: self.now_us + 1,
-            arrived: None,
-            fate: Fate::UnderWay,
-            from: offer.from.0,
-            to: offer.to.0,
-            term: offer.term,
-            kind: FlightKind::Snapshot,
-            entries: Some((offer.snapshot.last, offer.snapshot.last)),
-            says: snapshot_words(offer.snapshot.last),
-        };
+        let last = offer.snapshot.last;
+        let says = (FlightKind::Snapshot, Some((last, last)), snapshot_words(last));
+        let flight = self.leaving((offer.from, offer.to), offer.term, says);
         self.depart(flight, passage, is_cut);
     }
 
@@ -192,8 +190,12 @@ impl Timeline {
 
     /// Records that a snapshot is lost in flight, unless its fate is already known.
     pub fn snapshot_lost(&mut self, offer: &SnapshotOffer) {
-        let says = snapshot_words(offer.snapshot.last);
-        let is_it = |flight: &Flight| flight.term == offer.term && flight.says == says;
+        let last = offer.snapshot.last;
+        let is_it = |flight: &Flight| {
+            let is_last =
+                flight.kind == FlightKind::Snapshot && flight.entries == Some((last, last));
+            is_last && flight.term == offer.term
+        };
         self.lose(offer.from.0, offer.to.0, is_it);
     }
 

@@ -27,7 +27,11 @@ impl<W: Workload> World<'_, W> {
                 }
                 if let Some(running) = &mut self.hosts[node].up {
                     if running.write.is_some() {
-                        return violation(Check::OneWriteIsOutAtATime, format!("node {node}"));
+                        return violation(
+                            Check::OneWriteIsOutAtATime,
+                            node,
+                            format!("node {node}"),
+                        );
                     }
                     running.write = Some(write);
                 }
@@ -67,7 +71,11 @@ impl<W: Workload> World<'_, W> {
                 if let Some(running) = &mut self.hosts[node].up {
                     if order.snapshot.last.index != running.machine_at {
                         let detail = format!("node {node}: {}", order.snapshot.last);
-                        return violation(Check::SnapshotIsOfWhatIsApplied, detail);
+                        return violation(
+                            Check::SnapshotIsOfWhatIsApplied,
+                            (node, order.snapshot.last),
+                            detail,
+                        );
                     }
                     if self.hosts[node].flipped {
                         self.wrong_snapshots.insert(order.snapshot.hash);
@@ -92,7 +100,7 @@ impl<W: Workload> World<'_, W> {
                 let last = order.snapshot.last;
                 if host.shadow.base.last != last {
                     let detail = format!("node {node}: {last} and {}", host.shadow.base.last);
-                    return violation(Check::LogBeginsAfterWhatIsRestored, detail);
+                    return violation(Check::LogBeginsAfterWhatIsRestored, (node, last), detail);
                 }
                 let (id, snapshots) = (node as u64, &running.snapshots);
                 match node::restore(id, snapshots, &order.snapshot, &mut running.machine)? {
@@ -102,11 +110,17 @@ impl<W: Workload> World<'_, W> {
                         self.process_ends(node, START_RETRY_US);
                         return Ok(());
                     }
-                    Restoration::Unreadable(detail) => return violation(MISSING, detail),
+                    Restoration::Unreadable(detail) => {
+                        return violation(MISSING, (node, last), detail);
+                    }
                 }
                 self.timeline.add(node, What::Installed(last));
                 if self.observer.id_at(last.index) != Some(last) || running.apply.is_some() {
-                    return violation(Check::RestoredSnapshotIsCommitted, format!("node {node}"));
+                    return violation(
+                        Check::RestoredSnapshotIsCommitted,
+                        (node, last),
+                        format!("node {node}"),
+                    );
                 }
                 running.machine_at = last.index;
                 running.machine_time = order.snapshot.time;

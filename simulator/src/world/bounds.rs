@@ -9,6 +9,7 @@
 //! Checked during the run too: the files of the log, and the requests that wait at each node.
 
 use super::*;
+use crate::bounds::{log_files, log_is_small, snapshots_are_few, within};
 use crate::checks::Check;
 use crate::node::Running;
 use raft::Entry;
@@ -19,9 +20,6 @@ const CHECK: Check = Check::MemoryAndLogStayBounded;
 /// faults.
 const MEANWHILE: u64 = 100;
 
-/// Segments that are in use without being full: the first, the last and the next one.
-const BEGUN_SEGMENTS: u64 = 3;
-
 /// The snapshot that the log on the disk begins after, the one of an outstanding write that moves
 /// the base, and the one for the write after that.
 const SNAPSHOTS_MAX: u64 = 3;
@@ -31,32 +29,19 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn bounds(&self) -> Result<(), Violation> {
         let swarm = &self.plan.swarm;
         for (id, running) in self.healthy() {
-            let broken = |what: &str, bytes: u64, most: u64| {
-                let detail = format!("node {id}: {what}: {bytes} bytes, at most {most}");
-                violation(CHECK, detail)
-            };
             // The next snapshot is ordered `snapshot_bytes` after the last order, even if that one
             // failed.
             let (live, largest) = live_bytes(running);
             let most = u64::from(swarm.snapshot_bytes) + MEANWHILE * largest;
-            if live > most {
-                return broken("entries that no snapshot stands for", live, most);
-            }
+            let what = "bytes of entries that no snapshot covers";
+            within(Check::SnapshotsKeepTheLogShort, id, what, live, most)?;
             // A leader keeps more for a lagging peer, and drops it some time later.
             let most = u64::from(swarm.retained_bytes.max(swarm.catch_up_bytes));
-            let kept = retained_bytes(running);
-            if kept > most {
-                return broken("entries kept for peers that are behind", kept, most);
-            }
+            let what = "bytes of entries kept for peers that are behind";
+            within(CHECK, id, what, retained_bytes(running), most)?;
             self.log_bounds(id, running)?;
-            let paths = self.hosts[id].disk.paths();
-            let snapshots: Vec<_> = paths.iter().filter(|p| p.starts_with("snapshots/")).collect();
-            // Files that a failing disk did not remove are removed at the next start.
-            let left = self.hosts[id].refused;
-            let begun = snapshots.iter().filter(|path| path.ends_with(".tmp")).count() as u64;
-            if snapshots.len() as u64 > SNAPSHOTS_MAX + left || begun > left {
-                return violation(CHECK, format!("node {id} keeps {snapshots:?}"));
-            }
+            let host = &self.hosts[id];
+            snapshots_are_few(id, &host.disk, SNAPSHOTS_MAX, host.refused)?;
         }
         Ok(())
     }
@@ -69,41 +54,26 @@ impl<W: Workload> World<'_, W> {
         running: &Running<W::Machine>,
     ) -> Result<(), Violation> {
         let (host, swarm) = (&self.hosts[id], &self.plan.swarm);
-        let segment_bytes = u64::from(swarm.segment_bytes);
-        // A write that does not fit into the rest of a segment leaves the rest unused, and is
-        // longer than it. This at most doubles the size.
-        let most = 2 * host.needed_bytes()
-            + (BEGUN_SEGMENTS + u64::from(swarm.recycled_segments)) * segment_bytes;
+        let segment_bytes = u64::from(swarm.segment_bytes).max(1);
+        let most = host.needed.log_bytes_max(swarm, swarm.recycled_segments.into());
         let used = running.log.usage().bytes;
-        let files: Vec<usize> = host
-            .disk
-            .paths()
-            .into_iter()
-            .filter(|path| path.starts_with("log/"))
-            .filter_map(|path| host.disk.read(&path).map(|content| content.len()))
-            .collect();
-        let bytes = files.iter().sum::<usize>() as u64;
+        log_is_small(id, used, most)?;
+        let (files, bytes) = log_files(&host.disk);
         // The sizes of files that a failing disk did not remove are unknown.
-        if used > most || (host.refused == 0 && bytes > most) {
-            let detail = format!("node {id}: {used} bytes of log in {bytes}, at most {most}");
-            return violation(CHECK, detail);
+        if host.refused == 0 {
+            log_is_small(id, bytes, most)?;
         }
-        let files_max = used / segment_bytes.max(1) + 1 + host.refused;
-        if files.len() as u64 > files_max {
-            let detail =
-                format!("node {id}: {} files of the log, at most {files_max}", files.len());
-            return violation(CHECK, detail);
-        }
-        Ok(())
+        let files_max = used / segment_bytes + 1 + host.refused;
+        within(Check::LogTakesNoMoreRoomThanItNeeds, id, "files of the log", files, files_max)
     }
 
     /// Checks the requests that wait at a node after it has accepted one.
     pub(super) fn waiting(&self, at: usize) -> Result<(), Violation> {
         let Some(running) = &self.hosts[at].up else { return Ok(()) };
         let swarm = &self.plan.swarm;
-        let (reads, most) = (running.reads.len(), swarm.reads_max);
-        if most > 0 && reads > most as usize {
-            return violation(CHECK, format!("node {at}: {reads} reads wait, at most {most}"));
+        if swarm.reads_max > 0 {
+            let reads = running.reads.len() as u64;
+            within(CHECK, at, "reads that wait", reads, swarm.reads_max.into())?;
         }
         let most = u64::from(swarm.uncommitted_bytes);
         if most == 0 || !running.node.is_leader() {
@@ -121,7 +91,7 @@ impl<W: Workload> World<'_, W> {
         if bytes >= most && last > 0 {
             let detail =
                 format!("node {at}: {bytes} bytes and more wait for commit, at most {most}");
-            return violation(CHECK, detail);
+            return violation(CHECK, at, detail);
         }
         Ok(())
     }

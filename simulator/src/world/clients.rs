@@ -152,14 +152,26 @@ impl<W: Workload> World<'_, W> {
             match &known.request {
                 Request::Command(_) if at <= known.floor => {
                     let detail = format!("a command has index {at}, below {}", known.floor);
-                    return violation(Check::LaterCommandsComeLater, detail);
+                    return violation(
+                        Check::LaterCommandsComeLater,
+                        (known.node, [at, known.floor]),
+                        detail,
+                    );
                 }
                 Request::Command(_) if self.observer.answer(at).is_none_or(|a| a != answer) => {
-                    return violation(Check::ClientsHearWhatWasDone, format!("at {at}"));
+                    return violation(
+                        Check::ClientsHearWhatWasDone,
+                        (known.node, at),
+                        format!("at {at}"),
+                    );
                 }
                 Request::Query(_) if at < known.floor => {
                     let detail = format!("a read of {at}, though {} was committed", known.floor);
-                    return violation(Check::ReadsAreFresh, detail);
+                    return violation(
+                        Check::ReadsAreFresh,
+                        (known.node, [at, known.floor]),
+                        detail,
+                    );
                 }
                 _ => {}
             }

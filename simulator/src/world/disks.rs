@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::checks::Check;
+use crate::faults::{self, BEGUN_PPM};
 use storage::Log;
 use storage::testing::MemDisk;
 
@@ -18,7 +19,7 @@ impl<W: Workload> World<'_, W> {
         match running.log.persist(write) {
             Ok(done) => {
                 if host.shadow.is_taken_back(&change) && !host.rotten {
-                    return violation(Check::OneVoteATerm, format!("node {node}"));
+                    return violation(Check::OneVoteATerm, node, format!("node {node}"));
                 }
                 host.shadow.apply(&change);
                 running.node.persisted(now, done);
@@ -55,7 +56,7 @@ impl<W: Workload> World<'_, W> {
             }
             Err(error) => {
                 if !host.failing {
-                    return violation(Check::NodeGoesOn, format!("node {node}: {error}"));
+                    return violation(Check::NodeGoesOn, node, format!("node {node}: {error}"));
                 }
                 self.marks.hit("a sync failed and the node stopped");
                 host.maybe = Some(change);
@@ -77,7 +78,7 @@ impl<W: Workload> World<'_, W> {
 
     /// Interrupts an outstanding write: it is written and not synced, or not begun.
     pub(super) fn cut_off(&mut self, node: usize) {
-        let begun = self.disks[node].chance(700_000);
+        let begun = self.disks[node].chance(BEGUN_PPM);
         let host = &mut self.hosts[node];
         if let Some(running) = &mut host.up
             && let Some(write) = running.write.take()
@@ -85,12 +86,7 @@ impl<W: Workload> World<'_, W> {
         {
             host.maybe = Some(Change::of(&write));
             // It was written and not yet synced.
-            host.disk.set_faults(Box::new(|operation| match operation {
-                Operation::Sync { .. } | Operation::SyncDir { .. } => {
-                    Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
-                }
-                _ => Verdict::Done,
-            }));
+            faults::fail_syncs(&host.disk);
             let _ = running.log.persist(write);
             self.marks.hit("a crash met a write");
         }
@@ -128,31 +124,13 @@ impl<W: Workload> World<'_, W> {
         host.closed = closed.is_ok();
         host.disk.kill();
         self.marks.hit("a node stopped cleanly");
-        closed.or_else(|error| violation(Check::NodeStopsCleanly, error.to_string()))
+        closed.or_else(|error| violation(Check::NodeStopsCleanly, node, error.to_string()))
     }
 
     /// Each unsynced sector is lost, kept or torn.
     pub(super) fn lose_unsynced(&mut self, node: usize) {
-        let swarm = &self.plan.swarm;
-        let draw = &mut self.disks[node];
-        let host = &mut self.hosts[node];
-        let (mut kept, mut lost) = (false, false);
-        host.disk.crash(|_| {
-            if draw.chance(swarm.keep_ppm) {
-                kept = true;
-                if draw.chance(swarm.tear_ppm) {
-                    lost = true;
-                    return Fate::Flipped {
-                        at: draw.below(512) as usize,
-                        mask: 1 << draw.below(8),
-                    };
-                }
-                return Fate::Kept;
-            }
-            lost = true;
-            Fate::Lost
-        });
-        if kept && lost {
+        let (disk, draw) = (&self.hosts[node].disk, &mut self.disks[node]);
+        if faults::lose_unsynced(disk, &self.plan.swarm, draw) {
             self.marks.hit("a write was torn");
         }
     }

@@ -1,7 +1,10 @@
 //! The end of a run: the faults stop, and everything must work again.
 
 use super::*;
+use crate::bounds::nothing_waits;
 use crate::checks::Check;
+use crate::ending::{CONVERGE_TIMEOUTS, Ending, QUIET_TIMEOUTS, Seen, Up, states_are_equal};
+use crate::faults::{self, Faulty};
 use crate::timeline::shown;
 use bytes::Bytes;
 use driver::StateMachine;
@@ -9,22 +12,49 @@ use driver::StateMachine;
 /// Number of queries by which the copies are compared at the end.
 const QUERIES_MAX: usize = 64;
 
-impl<W: Workload> World<'_, W> {
-    pub(super) fn timeout_us(&self) -> u64 {
-        let swarm = &self.plan.swarm;
-        2 * u64::from(swarm.election_ticks) * u64::from(swarm.tick_us)
+impl<W: Workload> Ending for World<'_, W> {
+    type Machine = W::Machine;
+
+    fn plan(&self) -> &Plan {
+        self.plan
     }
 
+    fn observer(&self) -> &Observer<W::Machine> {
+        &self.observer
+    }
+
+    fn nodes(&self) -> Vec<Seen> {
+        let up = |running: &node::Running<W::Machine>| Up {
+            serves: running.node.status().serving,
+            has_lost: running.node.hard_state().lost.is_some(),
+            applied: running.machine_at,
+            last: running.node.last().index,
+        };
+        let hosts = self.hosts.iter().enumerate();
+        let seen = hosts.map(|(id, host)| Seen {
+            is_stranger: host.incarnation.0 != INCARNATION + id as u64,
+            is_dead: host.dead,
+            is_gone: host.gone,
+            is_paused: host.paused_until_us > self.now_us,
+            // Of only two copies that differ the cluster cannot tell which is wrong: see
+            // `copies_can_be_told`.
+            differs: host.flipped,
+            up: host.up.as_ref().map(up),
+        });
+        seen.collect()
+    }
+}
+
+impl<W: Workload> World<'_, W> {
     pub(super) fn calm_down(&mut self) -> Result<(), Violation> {
         if self.calm {
             return Ok(());
         }
         self.calm = true;
-        self.armed.clear();
         for host in &mut self.hosts {
             (host.rotting, host.losing) = (None, None);
         }
-        self.network.lift_all();
+        faults::lift_all(self, self.hosts.len());
         self.struck.clear();
         // Messages with a long delay are dropped, or stale ones would keep arriving for seconds.
         let late = self.queue.take_out(self.now_us + LATE_US, |event| {
@@ -51,11 +81,8 @@ impl<W: Workload> World<'_, W> {
         self.timeline.add_to_all(What::Calm);
         for node in 0..self.hosts.len() {
             let host = &mut self.hosts[node];
-            host.disk.set_capacity(None);
             host.restore_disk();
-            host.full = false;
             host.flips = false;
-            (host.stalled_until_us, host.slow_until_us) = (0, 0);
             host.set_clock_rate(self.now_us, 1_000);
             if host.snapshot_rotten {
                 // Only a start shows whether it still needs the snapshot.
@@ -125,12 +152,9 @@ impl<W: Workload> World<'_, W> {
     fn let_disk_fail(&mut self, node: usize, kind: FaultKind) {
         let host = &mut self.hosts[node];
         host.gone = true;
-        if kind == FaultKind::Full {
-            host.full = true;
-            let used = host.disk.used_bytes();
-            host.disk.set_capacity(Some(used));
-        } else {
-            host.stalled_until_us = u64::MAX;
+        match kind {
+            FaultKind::Full => faults::fill(&mut self.drive(node)),
+            _ => host.stalled_until_us = u64::MAX,
         }
         self.marks.hit("a leader's disk failed for good");
         let fault = Fault { at_us: self.now_us, node: node as u64, amount: 0, kind };
@@ -159,17 +183,6 @@ impl<W: Workload> World<'_, W> {
             !host.flipped && applied.is_some_and(|applied| applied >= self.differed_until)
         });
         self.differed_until == Index(0) || right.count() > self.hosts.len() / 2
-    }
-
-    /// Whether a quorum can serve: nodes that are dead or whose disk was wiped do not count.
-    pub(super) fn is_able(&self) -> bool {
-        let able = self
-            .hosts
-            .iter()
-            .enumerate()
-            .filter(|(id, host)| !host.dead && host.incarnation.0 == INCARNATION + *id as u64)
-            .count();
-        able > self.hosts.len() / 2
     }
 
     pub(super) fn healthy(&self) -> impl Iterator<Item = (usize, &node::Running<W::Machine>)> {
@@ -214,80 +227,33 @@ impl<W: Workload> World<'_, W> {
     }
 
     fn is_well(&self) -> Result<(), Violation> {
-        let resting = self.hosts.iter().enumerate().find(|(id, host)| {
-            let stranger = host.incarnation.0 != INCARNATION + *id as u64;
-            let away = host.up.is_none() || host.paused_until_us > self.now_us;
-            away && !host.dead && !host.gone && !stranger
-        });
-        if let Some((node, _)) = resting {
-            return violation(Check::EveryNodeIsBackInTheEnd, format!("node {node} is not"));
-        }
-        let leaders: Vec<usize> = self
-            .healthy()
-            .filter(|(_, running)| running.node.status().serving)
-            .map(|(id, _)| id)
-            .collect();
-        if leaders.len() != 1 {
-            let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
-            return violation(Check::OneLeaderServesInTheEnd, detail);
-        }
-        let committed = self.observer.committed_index();
-        for (id, running) in self.healthy() {
-            // Clients continue, so the last few entries may be in flight.
-            let behind = committed.0.saturating_sub(running.machine_at.0);
-            if behind > BEHIND_MAX {
-                let detail = format!("node {id} is {behind} entries behind");
-                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
-            }
-            // Of only two copies that differ the cluster cannot tell which is wrong: see
-            // `copies_can_be_told`.
-            if self.hosts[id].flipped {
-                let detail = format!("node {id} goes on with a copy that differs");
-                return violation(Check::CopyThatDiffersIsFoundOut, detail);
-            }
-            if running.node.hard_state().lost.is_some() {
-                return violation(Check::WhatWasLostIsRepairedInTheEnd, format!("node {id}"));
-            }
-        }
+        self.recovered()?;
         if self.served != self.asked {
             let detail = format!("asked for {:?}, served {:?}", self.asked, self.served);
-            return violation(Check::ClientsAreServedInTheEnd, detail);
+            return violation(Check::ClientsAreServedInTheEnd, (), detail);
         }
         Ok(())
     }
 
-    fn is_settled(&self) -> Result<(), Violation> {
-        let committed = self.observer.committed_index();
+    fn is_at_rest(&self) -> Result<(), Violation> {
+        self.settled()?;
         for (id, running) in self.healthy() {
-            let (applied, last) = (running.machine_at, running.node.last().index);
-            if applied != committed || last != committed {
-                let detail =
-                    format!("node {id} ends with {last}, applied {applied} of {committed}");
-                return violation(Check::EveryNodeCatchesUpInTheEnd, detail);
-            }
-            let reads = running.reads.len();
             let proposals = running.proposals.len() + running.forwards.len();
-            if reads + proposals > 0 {
-                let detail = format!("at node {id} {reads} reads and {proposals} proposals wait");
-                return violation(Check::ClientsGetAnAnswerInTheEnd, detail);
-            }
+            nothing_waits(id, [("reads", running.reads.len()), ("proposals", proposals)])?;
         }
         Ok(())
     }
 
     pub(super) fn quiet(&mut self, leader: Option<(Term, u64)>) -> Result<(), Violation> {
-        if self.observer.latest_leader() != leader {
-            let detail = format!("{leader:?}, then {:?}", self.observer.latest_leader());
-            return violation(Check::NoLeaderChangesWithoutAFault, detail);
-        }
+        self.leads_still(leader)?;
         let until_us = self.now_us + SETTLE_TIMEOUTS * self.timeout_us();
-        self.settled(until_us)
+        self.rests(until_us)
     }
 
     /// Clients send nothing any more. Checks whether every entry is applied and every request has
     /// ended, and repeats the check until `until_us`, when it must be so.
-    pub(super) fn settled(&mut self, until_us: u64) -> Result<(), Violation> {
-        if let Err(missing) = self.is_settled() {
+    pub(super) fn rests(&mut self, until_us: u64) -> Result<(), Violation> {
+        if let Err(missing) = self.is_at_rest() {
             if self.now_us >= until_us {
                 return Err(missing);
             }
@@ -298,21 +264,11 @@ impl<W: Workload> World<'_, W> {
             self.done = true;
             return Ok(());
         }
-        let mut states: BTreeMap<Index, (usize, Vec<u8>)> = BTreeMap::new();
-        let mut differing = None;
-        for (id, running) in self.healthy() {
-            let state = running.state();
-            let known = states.entry(running.machine_at).or_insert_with(|| (id, state.clone()));
-            if known.1 != state {
-                differing = Some(format!("nodes {} and {id} at {}", known.0, running.machine_at));
-            }
-        }
-        if let Some(detail) = differing {
-            return violation(Check::EqualLogsMakeEqualStates, detail);
-        }
+        let states = self.healthy().map(|(id, running)| (id, running.machine_at, running.state()));
+        states_are_equal(states)?;
         self.queries_agree()?;
         self.bounds()?;
-        if self.observer.elections() > 3 {
+        if self.leaders_changed() {
             self.marks.hit("leaders changed");
         }
         self.done = true;
@@ -337,7 +293,7 @@ impl<W: Workload> World<'_, W> {
         for (id, running) in self.healthy().filter(|(_, up)| up.machine_at == committed) {
             let mut restored = self.workload.machine();
             if let Err(error) = restored.restore(&mut running.state().as_slice()) {
-                return violation(Check::SnapshotIsTheState, format!("node {id}: {error}"));
+                return violation(Check::SnapshotIsTheState, id, format!("node {id}: {error}"));
             }
             for query in &queries {
                 let expected = reference.query(running.machine_time, query);
@@ -356,7 +312,7 @@ impl<W: Workload> World<'_, W> {
                              answers {}",
                             shown(&expected)
                         );
-                        return violation(Check::QueriesAreAnsweredAlike, detail);
+                        return violation(Check::QueriesAreAnsweredAlike, id, detail);
                     }
                 }
             }

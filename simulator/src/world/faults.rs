@@ -1,10 +1,35 @@
 //! Faults of the plan: how they strike and are lifted.
 
 use super::*;
-use std::io;
+use crate::faults::{self, Drive, Faulty, ROT_WRITES, Struck};
 
 /// Size of the block that a misdirected write puts in the wrong place.
 const BLOCK_BYTES: u64 = 4_096;
+
+impl<W: Workload> Faulty for World<'_, W> {
+    fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    fn network(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    fn drive(&mut self, node: usize) -> Drive<'_> {
+        let Host { disk, failing, full, stalled_until_us, slow_until_us, .. } =
+            &mut self.hosts[node];
+        Drive { disk, failing, full, stalled_until_us, slow_until_us }
+    }
+
+    fn armed(&mut self) -> &mut BTreeMap<(usize, FaultKind), u64> {
+        &mut self.armed
+    }
+
+    fn done_bytes(&mut self, node: usize) -> usize {
+        self.hosts[node].refused += 1;
+        self.disks[node].below(4_096) as usize
+    }
+}
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn strike(&mut self, at: usize) -> Result<(), Violation> {
@@ -17,7 +42,18 @@ impl<W: Workload> World<'_, W> {
         self.note(8, node, fault.kind as u64);
         self.marks.hit("a fault struck");
         self.timeline.add(node, What::Fault(fault));
-        let until_us = self.now_us + fault.amount;
+        match faults::strike(self, node, &fault) {
+            Struck::Done => Ok(()),
+            Struck::Lasts => {
+                self.struck.insert(at, fault);
+                self.queue.push(self.now_us + fault.amount, Event::Lift(at));
+                Ok(())
+            }
+            Struck::NotYet => self.strike_here(node, fault),
+        }
+    }
+
+    fn strike_here(&mut self, node: usize, fault: Fault) -> Result<(), Violation> {
         match fault.kind {
             FaultKind::Crash => self.crash(node, fault.amount),
             FaultKind::Kill => {
@@ -25,69 +61,16 @@ impl<W: Workload> World<'_, W> {
                 self.process_ends(node, fault.amount);
             }
             FaultKind::Stop => self.stops(node, fault.amount)?,
-            FaultKind::CrashWriting | FaultKind::CrashSending => {
-                self.armed.insert((node, fault.kind), fault.amount);
-            }
             FaultKind::Pause => {
                 let host = &mut self.hosts[node];
-                host.paused_until_us = host.paused_until_us.max(until_us);
+                host.paused_until_us = host.paused_until_us.max(self.now_us + fault.amount);
             }
-            FaultKind::Isolate
-            | FaultKind::Deaf
-            | FaultKind::Mute
-            | FaultKind::Split
-            | FaultKind::Bridge
-            | FaultKind::Ring => {
-                self.network.cut(&fault, true);
-                self.struck.insert(at, fault);
-                self.queue.push(until_us, Event::Lift(at));
-            }
-            FaultKind::Clog => self.network.clog(node as u64, until_us),
             FaultKind::WallJump => {
                 self.pass_time();
                 let sign = if fault.amount % 2 == 1 { -1 } else { 1 };
                 self.hosts[node].wall_offset_ms += sign * fault.amount as i64;
             }
             FaultKind::Clock => self.hosts[node].set_clock_rate(self.now_us, fault.amount),
-            FaultKind::SyncError => {
-                self.hosts[node].failing = true;
-                // Only the next sync fails: a retry would succeed although the data is gone.
-                let mut failed = false;
-                self.hosts[node].disk.set_faults(Box::new(move |operation| match operation {
-                    Operation::Sync { .. } if !std::mem::replace(&mut failed, true) => {
-                        Verdict::FailsAndForgets
-                    }
-                    _ => Verdict::Done,
-                }));
-            }
-            FaultKind::Full => {
-                self.hosts[node].full = true;
-                let used = self.hosts[node].disk.used_bytes();
-                self.hosts[node].disk.set_capacity(Some(used));
-                self.struck.insert(at, fault);
-                self.queue.push(until_us, Event::Lift(at));
-            }
-            FaultKind::Stall => {
-                let host = &mut self.hosts[node];
-                host.stalled_until_us = host.stalled_until_us.max(until_us);
-            }
-            FaultKind::Slow => {
-                let host = &mut self.hosts[node];
-                host.slow_until_us = host.slow_until_us.max(until_us);
-            }
-            FaultKind::IoError => {
-                self.hosts[node].refused += 1;
-                let draw = &mut self.disks[node];
-                let (mut left, done_bytes) = (fault.amount % 32, draw.below(4_096) as usize);
-                self.hosts[node].failing = true;
-                self.hosts[node].disk.set_faults(Box::new(move |_| {
-                    left = left.wrapping_sub(1);
-                    match left {
-                        u64::MAX => Verdict::Fails { kind: io::ErrorKind::Other, done_bytes },
-                        _ => Verdict::Done,
-                    }
-                }));
-            }
             FaultKind::CrashAt => {
                 let done_bytes = self.disks[node].below(16_384) as usize;
                 self.hosts[node].darken_at(fault.amount % 32, done_bytes);
@@ -110,6 +93,20 @@ impl<W: Workload> World<'_, W> {
             FaultKind::SnapshotRot => self.rot_snapshot(node, fault.amount),
             FaultKind::Flip => self.hosts[node].flips = true,
             FaultKind::Wipe => self.wipe(node, fault.amount),
+            FaultKind::CrashWriting
+            | FaultKind::CrashSending
+            | FaultKind::Isolate
+            | FaultKind::Deaf
+            | FaultKind::Mute
+            | FaultKind::Split
+            | FaultKind::Bridge
+            | FaultKind::Ring
+            | FaultKind::Clog
+            | FaultKind::SyncError
+            | FaultKind::IoError
+            | FaultKind::Full
+            | FaultKind::Stall
+            | FaultKind::Slow => unreachable!("`faults::strike` does these"),
         }
         Ok(())
     }
@@ -129,14 +126,8 @@ impl<W: Workload> World<'_, W> {
             return;
         }
         self.timeline.add_to_all(What::Lifted(fault));
-        match fault.kind {
-            FaultKind::Full => {
-                let host = &mut self.hosts[(fault.node % self.plan.nodes) as usize];
-                host.disk.set_capacity(None);
-                host.full = false;
-            }
-            _ => self.network.cut(&fault, false),
-        }
+        let node = (fault.node % self.plan.nodes) as usize;
+        faults::lift(self, node, &fault);
     }
 
     /// Plans damage to a part of the log as it is now. It takes effect at a later power failure.

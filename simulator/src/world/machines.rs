@@ -40,7 +40,7 @@ impl<W: Workload> World<'_, W> {
             }
             observer.applied(node, before, entry, answer)?;
             if let Err(detail) = workload.invariant(machine) {
-                return violation(Check::InvariantOfTheStateMachine, detail);
+                return violation(Check::InvariantOfTheStateMachine, (node, entry.id), detail);
             }
             latest = entry.id;
             if let Some(answer) = answer {
@@ -122,7 +122,7 @@ impl<W: Workload> World<'_, W> {
         let failed = Event::TransferFailed { node, life, to, snapshot };
         let host = &mut self.hosts[node];
         let Some(running) = &mut host.up else { return };
-        let Ok(state) = node::read(&running.snapshots, snapshot) else {
+        let Ok(state) = crate::shadow::read(&running.snapshots, snapshot) else {
             running.node.snapshot_unreadable(snapshot);
             return self.queue.push(self.now_us + 1_000, failed);
         };

@@ -3,7 +3,7 @@
 
 use simulator::checks::Check;
 use simulator::random::Stream;
-use simulator::timeline::{Fate, FlightKind};
+use simulator::timeline::{Ended, Fate, FlightKind};
 use simulator::{Plan, RegisterWorkload, Registers, Request, Timeline, What, Workload, page};
 use transport_sim::{Calls, Limits, Run, simulate_for};
 
@@ -46,7 +46,7 @@ fn what_happens_in_a_run_is_recorded() {
     assert!(arrived > 1_000 && of_fate(Fate::Lost) > 0);
     assert!(open < 50, "{open} messages are on their way for ever, {arrived} arrived");
     assert!(shown.flights.iter().any(|flight| flight.kind == FlightKind::Granted));
-    assert!(shown.spans.iter().any(|span| span.outcome == "done" && !span.answer.is_empty()));
+    assert!(shown.spans.iter().any(|span| span.outcome == Ended::Done && !span.answer.is_empty()));
     assert!(shown.logs.iter().all(|log| log.entries.last() == shown.logs[0].entries.last()));
 }
 

@@ -1,0 +1,74 @@
+//! The state of the store after a command: the store itself, and its history.
+
+use crate::command::{Command, Reply};
+use crate::deletions::{Deleted, Deletions};
+use crate::history::{Before, Changes, History, Record, Retention};
+use crate::store::{Effect, Executed, Place, Store};
+use raft::CommandNumber;
+
+/// The store and its history after one command. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct State {
+    store: Store,
+    deletions: Deletions,
+    history: History,
+}
+
+impl State {
+    /// The state before the first command.
+    pub fn new(retention: Retention) -> Self {
+        State::at(retention, Store::default(), Deletions::default(), CommandNumber(0))
+    }
+
+    /// The state before command `next`, with no command retained.
+    pub fn at(
+        retention: Retention,
+        store: Store,
+        deletions: Deletions,
+        next: CommandNumber,
+    ) -> Self {
+        let history = History::new(retention, store.revision(), next);
+        State { store, deletions, history }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The deleted keys.
+    pub fn deletions(&self) -> &Deletions {
+        &self.deletions
+    }
+
+    /// The history of the store.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Executes the next command. `None` stands for bytes that are not a command: they change
+    /// nothing but take a number in the history.
+    pub fn apply(&mut self, at: Place, command: Option<Command>) -> Reply {
+        let State { store, deletions, history } = self;
+        let deleted_max = history.retention().deleted_max;
+        let mut changes = Changes::None;
+        let mut observe = |Effect { key, before, version, written }: Effect<'_>| {
+            let before = match before {
+                Some(item) => Before::Item(item),
+                None => deletions.remove(key).map_or(Before::Nothing, Before::Deleted),
+            };
+            if !written {
+                let deleted = Deleted { version, number: at.number, term: at.term };
+                deletions.insert(key.clone(), deleted, deleted_max);
+            }
+            changes.push(key.clone(), before);
+        };
+        let executed = match &command {
+            Some(command) => store.execute(command, at, &mut observe),
+            None => Executed { reply: Reply::Ignored, previous: None },
+        };
+        let reply = executed.reply.clone();
+        history.push(at.number, Record { term: at.term, command, executed, changes });
+        reply
+    }
+}
