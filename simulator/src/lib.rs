@@ -9,6 +9,7 @@
 //! state machine, not in the code that connects them.
 
 pub mod checks;
+pub mod conformance;
 mod contact;
 pub mod failure;
 mod kit;

@@ -267,7 +267,7 @@ enum Mistake {
     StateReordered,
     /// A snapshot counts as delivered once its bytes have been sent.
     DeliveredWhenSent,
-    /// A snapshot counts as delivered once it is durable; its receiver's core is told later.
+    /// A snapshot counts as delivered once it is durable; its receiver's core learns of it later.
     DeliveredBeforeInstall,
     /// A snapshot that is not needed counts as delivered.
     UnneededIsDelivered,

@@ -36,7 +36,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 const COMMAND_BYTES_MAX: usize = 4 << 20;
 /// Room in a message for everything but its command.
 const OVERHEAD_BYTES: usize = 64 << 10;
-/// So many messages are sent to a peer that is gone.
+/// This many messages are sent to a peer that is gone.
 const FLOOD: u64 = 2_000;
 /// `send` does not block: [`FLOOD`] calls end within this time.
 const FLOOD_WITHIN: Duration = Duration::from_secs(2);
