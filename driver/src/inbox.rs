@@ -80,12 +80,12 @@ impl Inbox {
         self.messages.try_send(message).is_ok()
     }
 
-    /// PeerReports that messages to `peer` were lost.
+    /// Reports that messages to `peer` were lost.
     pub fn unreachable(&self, peer: NodeId) {
         self.reports.unreachable(peer);
     }
 
-    /// PeerReports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
+    /// Reports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
     /// the peer.
     pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, delivered: bool) {
         self.reports.snapshot_sent(to, snapshot, delivered);

@@ -23,10 +23,10 @@ use std::io::Read;
 ///   dropped and reported. A slow or dead peer delays no other peer.
 /// - **Size.** A message of up to [`Transport::message_bytes_max`] bytes is carried. A larger one
 ///   would be lost each time that it is sent, so the driver refuses settings that allow it.
-/// - **Cluster, incarnation, version.** A receiver accepts only senders of its own cluster that mean
-///   this node, and speak its version of the encoding; two clusters with the same addresses must not
-///   mix. `message.incarnation` travels unchanged: the core rejects members with a wrong one. It
-///   cannot see the cluster or the version, so the transport has to.
+/// - **Cluster, incarnation, version.** A receiver accepts only senders of its own cluster that
+///   mean this node, and speak its version of the encoding; two clusters with the same addresses
+///   must not mix. `message.incarnation` travels unchanged: the core rejects members with a wrong
+///   one. It cannot see the cluster or the version, so the transport has to.
 /// - **Members only.** After [`Transport::set_members`] nothing goes to a node that is no member.
 /// - **Delivered**, for a snapshot, means: durable at the receiver and passed to its core, that is,
 ///   [`Reception::finish`](crate::Reception::finish) and
