@@ -40,9 +40,8 @@ impl View {
 /// memory, and never holds it up. The view is as old as the published status: changes of term and
 /// leader are published in the turn in which they happen, the others at the next tick.
 ///
-/// It is not a `Stream`, which would need a dependency in the interface of this crate. With
-/// `futures`, `stream::unfold(changes, |mut changes| async { Some((changes.next().await?, changes)) })`
-/// is one.
+/// It is not a `Stream`, which would need a dependency in the interface of this crate. The function
+/// `unfold` of the crate `futures` makes one of it.
 pub struct Changes {
     shared: Arc<Shared>,
     /// The status whose view was returned last.

@@ -39,6 +39,8 @@ mod snapshots;
 mod spawn;
 mod status;
 mod store_loop;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod transport;
 mod waiters;
 

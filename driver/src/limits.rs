@@ -19,11 +19,12 @@ pub struct Limits {
     /// Further ones are rejected.
     pub calls_max: usize,
     /// The most calls (reads, batches of confirmed reads, and waits) that wait for the state
-    /// machine, 16,384 by default. Further calls are rejected; a batch of confirmed reads is retried.
+    /// machine, 16,384 by default. Further calls are rejected; a batch of confirmed reads is
+    /// retried.
     pub machine_calls_max: usize,
-    /// The most orders that wait for the part that writes snapshots, 8 by default. At most one is a snapshot; the
-    /// others order it to clean up. A snapshot that does not fit counts as failed and is ordered
-    /// again.
+    /// The most orders that wait for the part that writes snapshots, 8 by default. At most one is a
+    /// snapshot; the others order it to clean up. A snapshot that does not fit counts as failed and
+    /// is ordered again.
     pub snapshot_orders_max: usize,
     /// The most unanswered reads, 16,384 by default. Further ones are rejected.
     pub reads_max: usize,

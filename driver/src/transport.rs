@@ -6,8 +6,34 @@ use std::io::Read;
 /// Carries messages to peers. It passes received messages and reports of lost messages to the
 /// [`Inbox`](crate::Inbox).
 ///
-/// No method blocks. The queue for each peer is bounded. A message that does not fit is dropped,
-/// and the loss is reported with [`Inbox::unreachable`](crate::Inbox::unreachable), once per loss.
+/// The contract, which `driver::testing::transport` (feature `testing`) tests an implementation
+/// for:
+///
+/// - **Messages arrive unchanged, or not at all.** A message may be lost, delayed, duplicated and
+///   overtaken by others; the protocol bears all of it. It must not be altered, cut off, or passed
+///   to another node than `message.to`. A checksum is the transport's own affair, and advisable.
+/// - **Reordering costs time.** The protocol is correct if messages overtake one another, but an
+///   append that comes before its predecessor is rejected and sent again. So keep the order where
+///   that is free: one stream for each peer.
+/// - **A loss is reported**, with [`Inbox::unreachable`](crate::Inbox::unreachable), as soon as the
+///   transport knows of it, at least once for each time that a peer became unreachable. Without
+///   that a leader waits for answers that never come. What was sent and is on its way may be lost
+///   without a report.
+/// - **No method blocks.** The queue for each peer is bounded; a message that does not fit is
+///   dropped and reported. A slow or dead peer delays no other peer.
+/// - **Size.** A message of up to [`Transport::message_bytes_max`] bytes is carried. A larger one
+///   would be lost each time that it is sent, so the driver refuses settings that allow it.
+/// - **Cluster, incarnation, version.** A receiver accepts only senders of its own cluster that
+///   mean this node, and speak its version of the encoding; two clusters with the same addresses
+///   must not mix. `message.incarnation` travels unchanged: the core rejects members with a wrong
+///   one. It cannot see the cluster or the version, so the transport has to.
+/// - **Members only.** After [`Transport::set_members`] nothing goes to a node that is no member.
+/// - **Delivered**, for a snapshot, means: durable at the receiver and passed to its core, that is,
+///   [`Reception::finish`](crate::Reception::finish) and
+///   [`Inbox::install`](crate::Inbox::install) have returned. Each
+///   [`Transport::send_snapshot`] ends with exactly one report, delivered or not, also if the peer
+///   is gone, does not need the snapshot, or the state cannot be read. The bytes arrive whole, in
+///   order, or the transfer has failed.
 pub trait Transport: Send + Sync + 'static {
     /// Sends a message to `message.to`.
     fn send(&self, message: Message);

@@ -56,8 +56,8 @@ pub struct Config {
     /// A snapshot is ordered once this many bytes of entries have been applied since the last
     /// order, 64 MiB by default. Until it is durable, they are kept in memory and on disk.
     pub snapshot_log_bytes: usize,
-    /// How many bytes of entries that the snapshot covers stay in memory, 16 MiB by default, so that
-    /// a peer slightly behind needs no snapshot.
+    /// How many bytes of entries that the snapshot covers stay in memory, 16 MiB by default, so
+    /// that a peer slightly behind needs no snapshot.
     pub retained_bytes: usize,
     /// The most bytes of such entries that a leader keeps in memory for a peer that is behind and
     /// still replies, or is receiving a snapshot, 256 MiB by default. They spare the peer another

@@ -26,7 +26,7 @@ pub enum ProposeError {
     /// The leader has too many bytes of uncommitted entries. Retry later.
     #[error("too much is waiting to be committed")]
     Busy,
-    /// The command is larger than [`Config::command_bytes_max`].
+    /// The command is larger than [`Config::command_bytes_max`](crate::Config::command_bytes_max).
     #[error("the command is larger than {limit_bytes} bytes")]
     TooLarge {
         /// The limit in bytes.
@@ -52,7 +52,7 @@ pub enum ReadError {
     /// This node knows no leader that could confirm the read. Retry later or at another node.
     #[error("no leader is known")]
     NoLeader,
-    /// [`Config::reads_max`] reads are waiting. Retry later.
+    /// [`Config::reads_max`](crate::Config::reads_max) reads are waiting. Retry later.
     #[error("too many reads are waiting")]
     Busy,
 }

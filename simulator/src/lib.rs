@@ -10,6 +10,7 @@
 
 pub mod bounds;
 pub mod checks;
+pub mod conformance;
 mod contact;
 pub mod ending;
 pub mod failure;

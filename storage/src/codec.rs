@@ -4,6 +4,14 @@
 //! It can be replaced here without a change elsewhere. Code that stores or sends the output of
 //! [`encode`] must add [`VERSION`], and reject another version.
 //!
+//! A payload costs one copy when a message is decoded: out of the frame into a `Vec` of its exact
+//! length, which becomes its `Bytes` without another. (The log's own format does not use this file
+//! for payloads, and slices them.) A slice of the frame would spare that copy, and is not possible
+//! here: serde's visitors take borrowed slices or a `Vec`, so no decoder can hand a `Bytes` to one.
+//! It would take either a channel past serde, from here into the core's types, or a format of our
+//! own for appends. Each slice would also keep its whole frame in memory for as long as the log has
+//! one entry of it, and the limits in bytes count payloads.
+//!
 //! Decoding does not trust its input: it allocates at most [`DECODED_BYTES_MAX`], whatever the
 //! input claims, and left-over bytes are an error.
 

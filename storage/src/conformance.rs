@@ -29,8 +29,8 @@ pub enum Start {
     /// On the medium of the store before, which has been dropped, after a power failure: everything
     /// that was not synced is lost.
     PowerFailure,
-    /// Like `PowerFailure`. When the store has started, the next sync of a file fails, once. What it
-    /// should have synced is lost at the next power failure.
+    /// Like `PowerFailure`. When the store has started, the next sync of a file fails, once. What
+    /// it should have synced is lost at the next power failure.
     SyncFails,
 }
 

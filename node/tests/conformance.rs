@@ -1,0 +1,29 @@
+//! A machine with types of its own keeps the rules of a state machine: the lock service of the
+//! examples, through `Typed`.
+
+#![allow(missing_docs, reason = "the example is compiled into this test")]
+
+#[path = "../examples/locks/machine.rs"]
+mod machine;
+
+use bytes::Bytes;
+use machine::{Command, Locks};
+use quorate::Typed;
+use simulator::conformance::state_machine;
+
+#[test]
+fn the_lock_service_conforms() {
+    let commands: Vec<Bytes> = (0..60_u64)
+        .map(|n| {
+            let lock = format!("lock {}", n % 3);
+            Typed::<Locks>::encode_command(&match n % 4 {
+                0 => Command::Release { lock, token: n / 3 },
+                _ => Command::Acquire { lock, owner: format!("client {}", n % 5), for_ms: n * 40 },
+            })
+        })
+        .chain([Bytes::from_static(b"no command")])
+        .collect();
+    let queries = ["lock 0", "lock 1", "lock 2", "none"];
+    let queries = queries.map(|lock| Typed::<Locks>::encode_query(&lock.to_owned()));
+    state_machine(Typed::<Locks>::default, &commands, &queries);
+}
