@@ -439,7 +439,7 @@ fn bodies(large: usize) -> Vec<Body> {
     entries.push(entry((1 << 40) + 5, Payload::Clock));
     let (commit, time) = (Index(77), LogTime(5));
     let members = [(FIRST, member(FIRST, "a name:1".to_owned()))];
-    let membership = Payload::Membership(Membership::of_voters(members.into()));
+    let membership = Payload::Membership(Box::new(Membership::of_voters(members.into())));
     let append = |entries| Body::Append { prev: at, entries, commit, round, time };
     let outcome = Forwarded::Appended { id: at, number: CommandNumber(4) };
     vec![
