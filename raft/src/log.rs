@@ -206,7 +206,8 @@ impl Log {
     }
 
     /// Appends to `into` the entries from `from` up to `to`, as long as they cost at most
-    /// `bytes_max` in total, and at most [`ENTRIES_MAX`] of them. The first entry is always copied. Returns the total cost in bytes.
+    /// `bytes_max` in total, and at most [`ENTRIES_MAX`] of them. The first entry is always copied.
+    /// Returns the total cost in bytes.
     pub fn copy(&self, from: Index, to: Index, bytes_max: usize, into: &mut Vec<Entry>) -> usize {
         let mut bytes = 0;
         let mut index = from;

@@ -43,7 +43,8 @@ impl Core {
         let member = self.log.membership().members.get(&message.from);
         if counts && member.is_some_and(|member| member.incarnation != message.incarnation) {
             self.counters.wrong_incarnation += 1;
-            // The answer goes to the member, whoever sent the message: once a tick is enough.
+            // The answer goes to the member, which may not have sent the message. Once a tick is
+            // enough.
             if self.corrected.insert(message.from) {
                 let body = Body::NotAMember { commit: self.commit, refused: message.incarnation };
                 let reply = self.message(message.from, body);

@@ -45,12 +45,6 @@ pub(crate) async fn send<N: Net>(
 ) -> Result<(), Failure> {
     let net = &shared.net;
     let address = shared.address(offer.to).ok_or("it is no member any more")?;
-    let tcp = shared.names.dial(&address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
-    // Dropped at the end of this function, which closes the connection.
-    let _connection = net.spawn(async move {
-        let _ = connection.await;
-    });
     let request = |path, body| {
         let request = Request::builder().method(Method::POST).uri(path);
         request.header(hyper::header::HOST, &address).body(body)
@@ -63,9 +57,11 @@ pub(crate) async fn send<N: Net>(
     write_question(&mut question, &hello, &offer);
     body.send_data(question.into()).await.map_err(|_| "the connection closed")?;
     drop(body);
+    let (mut sender, connection) = connect(shared, &address).await?;
     let asked = sender.send_request(request("/raft/v1/snapshot/prefix", receiver)?);
     let answer = timeout(net, TIMEOUT, async { text(asked.await?).await });
     let answer = answer.await.map_err(|_| "no answer")??;
+    drop(connection);
     let start = read_answer(&answer).ok_or("the answer is damaged")?;
 
     let mut writer = ChunkWriter::default();
@@ -86,7 +82,7 @@ pub(crate) async fn send<N: Net>(
     }
 
     // What follows. If the receiver has other bytes, it refuses this offer and removes them.
-    sender.ready().await?;
+    let (mut sender, _connection) = connect(shared, &address).await?;
     let (mut body, receiver) = Channel::<Bytes, Failure>::new(CHUNKS_MAX);
     let request = request("/raft/v1/snapshot", receiver)?;
     let mut head = Vec::new();
@@ -124,6 +120,19 @@ pub(crate) async fn send<N: Net>(
             Err(error) => Err(error),
         },
     }
+}
+
+/// Connects to a peer, for one request. Dropping the task closes the connection.
+async fn connect<N: Net>(
+    shared: &Shared<N>,
+    address: &str,
+) -> Result<(http1::SendRequest<Channel<Bytes, Failure>>, N::Task), Failure> {
+    let tcp = shared.names.dial(address).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
+    let running = shared.net.spawn(async move {
+        let _ = connection.await;
+    });
+    Ok((sender, running))
 }
 
 /// The body of an answer, or the failure that it reports.

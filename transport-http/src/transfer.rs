@@ -3,9 +3,9 @@
 //! succeeds once the snapshot is durable at the receiver. Each frame has a checksum of its own; the
 //! trailer detects chunks that were lost, duplicated or reordered.
 //!
-//! Before it, the sender asks how much of the snapshot an earlier transfer has left at the receiver,
-//! and then sends only what follows. It reads the rest as well, so that the trailer proves the whole
-//! state, whoever sent its first part.
+//! Before it, the sender asks how much of the snapshot an earlier transfer has left at the
+//! receiver, and then sends only what follows. It reads the rest as well, so the trailer proves the
+//! whole state, even if another node sent its first part.
 
 use crate::frame::{FrameDecoder, FrameError, Frames, write_first, write_frame};
 use crate::hello::{Hello, Refusal};
@@ -62,8 +62,8 @@ pub fn write_question(into: &mut Vec<u8>, hello: &Hello, offer: &SnapshotOffer) 
     write_frame(into, |into| codec::encode(offer, into));
 }
 
-/// Appends the beginning of a transfer: the sender, the offer, and the part that is not sent because
-/// it is at the receiver.
+/// Appends the beginning of a transfer: the sender, the offer, and the part that is not sent
+/// because it is at the receiver.
 pub fn write_offer(into: &mut Vec<u8>, hello: &Hello, offer: &SnapshotOffer, start: Prefix) {
     write_question(into, hello, offer);
     write_frame(into, |into| encode_prefix(start, into));
