@@ -56,6 +56,26 @@ fn where_nothing_listens_the_commands_say_so_at_once() {
 }
 
 #[test]
+fn variables_set_to_nothing_are_not_set_and_wrong_ones_are_named() {
+    let serve = |variables: &[(&str, &str)]| {
+        let peers = "--peers=0=127.0.0.1:1/127.0.0.1:2";
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--id=7", peers, "--data-dir=/nonexistent"]);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        (output.status.code(), complaint(&output))
+    };
+    let empty = ["CONFIG", "INSECURE", "JOIN", "HOSTS", "LISTEN", "ELECTION_TIMEOUT"];
+    let empty = empty.map(|name| (format!("RAFT_KV_{name}"), ""));
+    let empty: Vec<_> = empty.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let (code, said) = serve(&empty);
+    assert_eq!(code, serve(&[]).0, "{said}");
+    assert!(said.contains("--peers"), "{said}");
+    // The value stands inside of an argument too.
+    let (code, said) = serve(&[("RAFT_KV_INSECURE", "1")]);
+    assert!(code == Some(2) && said.contains("comes from RAFT_KV_INSECURE"), "{code:?}: {said}");
+}
+
+#[test]
 fn a_server_that_is_no_node_stores_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -19,13 +19,26 @@ pub fn source_of(error: &clap::Error, command: &Command) -> Option<String> {
     let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else {
         return None;
     };
-    if std::env::args().any(|argument| argument.contains(value.as_str())) {
+    let holds = |text: &str| text == value || text.split(',').any(|part| part == value);
+    let is_argument = |argument: String| {
+        holds(&argument) || argument.split_once('=').is_some_and(|(_, set)| holds(set))
+    };
+    if std::env::args().any(is_argument) {
         return None;
     }
-    known(command).into_iter().find(|name| {
-        std::env::var(name)
-            .is_ok_and(|set| set.split(',').any(|part| part == value) || set == *value)
-    })
+    known(command).into_iter().find(|name| std::env::var(name).is_ok_and(|set| holds(&set)))
+}
+
+/// The command without the variables that are set to nothing: service managers set those for
+/// settings that are to keep their default.
+pub fn without_empty(command: Command) -> Command {
+    let is_empty =
+        |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|set| set.is_empty());
+    let command = command.mut_args(|argument| match argument.get_env() {
+        Some(name) if is_empty(name) => argument.env(None::<&str>),
+        _ => argument,
+    });
+    command.mut_subcommands(without_empty)
 }
 
 /// Variables with this program's prefix that no setting has. Usually they are misspelt.

@@ -100,23 +100,37 @@ pub async fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Fail
     Err(failure)
 }
 
-/// The `host:port` of a server argument. `http://` and a trailing slash are optional; the default
-/// port is 80.
+/// The `host:port` of a server argument. `http://` and a trailing slash are optional. A URL without
+/// a port has port 80, as everywhere; anything else has to name its port.
 pub fn address_of(server: &str) -> Result<String, String> {
-    let rest = match server.split_once("://") {
-        None => server,
-        Some(("http", rest)) => rest,
-        Some((scheme, _)) => return Err(format!("{server}: {scheme} is not spoken, use http")),
+    let (is_url, rest) = match server.split_once("://") {
+        None => (false, server),
+        Some(("http", rest)) => (true, rest),
+        Some((scheme, _)) => return Err(format!("{scheme} is not supported, use http")),
     };
     let address = rest.trim_end_matches('/');
-    if address.is_empty() || address.contains('/') {
-        return Err(format!("{server}: expected http://host:port"));
+    if address.is_empty() || address.contains(|c: char| c == '/' || c.is_whitespace()) {
+        return Err("expected http://host:port".to_owned());
+    }
+    if address.contains('@') {
+        return Err("a server has no user name and no password".to_owned());
     }
     // An IPv6 address in brackets contains colons too.
-    let has_port = address.rsplit_once(':').is_some_and(|(host, port)| {
-        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
-    });
-    Ok(if has_port { address.to_owned() } else { format!("{address}:80") })
+    let port_at = address.rfind(':').filter(|at| !address[*at..].contains(']'));
+    let (host, port) = match port_at {
+        Some(at) => (&address[..at], Some(&address[at + 1..])),
+        None => (address, None),
+    };
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err("put an IPv6 address in brackets: http://[::1]:8080".to_owned());
+    }
+    match port.map(str::parse::<u16>) {
+        _ if host.is_empty() => Err("it has no host: expected http://host:port".to_owned()),
+        Some(Ok(0)) | Some(Err(_)) => Err("its port is no number from 1 to 65535".to_owned()),
+        Some(Ok(_)) => Ok(address.to_owned()),
+        None if is_url => Ok(format!("{address}:80")),
+        None => Err("it has no port: expected http://host:port".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -128,7 +142,8 @@ mod tests {
         assert_eq!(address_of("http://127.0.0.1:8080/").unwrap(), "127.0.0.1:8080");
         assert_eq!(address_of("localhost:8081").unwrap(), "localhost:8081");
         assert_eq!(address_of("http://[::1]:8080").unwrap(), "[::1]:8080");
-        assert_eq!(address_of("example.org").unwrap(), "example.org:80");
+        assert_eq!(address_of("http://example.org").unwrap(), "example.org:80");
+        assert_eq!(address_of("http://[::1]/").unwrap(), "[::1]:80");
     }
 
     #[test]
@@ -136,5 +151,18 @@ mod tests {
         assert!(address_of("https://localhost:8080").unwrap_err().contains("https"));
         assert!(address_of("http://").is_err());
         assert!(address_of("http://localhost/v1/kv").is_err());
+        for (server, why) in [
+            ("127.0.0.1", "no port"),
+            ("[::1]", "no port"),
+            ("::1:8080", "brackets"),
+            ("http://::1", "brackets"),
+            ("http://:8080", "no host"),
+            ("localhost:80800", "1 to 65535"),
+            ("localhost:", "1 to 65535"),
+            ("http://admin:secret@localhost:8080", "no password"),
+        ] {
+            let error = address_of(server).unwrap_err();
+            assert!(error.contains(why) && !error.contains("secret"), "{server}: {error}");
+        }
     }
 }

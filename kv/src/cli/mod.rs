@@ -19,7 +19,7 @@ mod settings;
 mod signals;
 mod status;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// A replicated key-value store: durable, and consistent across its nodes.
@@ -54,7 +54,8 @@ enum Command {
 pub fn run() -> ExitCode {
     // Client commands use many connections too, and the nodes of a cluster inherit the limit.
     kv::descriptors::raise_limit();
-    let command_line = match CommandLine::try_parse() {
+    let parsed = environment::without_empty(CommandLine::command()).try_get_matches();
+    let command_line = match parsed.and_then(|found| CommandLine::from_arg_matches(&found)) {
         Ok(command_line) => command_line,
         Err(error) => {
             let _ = error.print();

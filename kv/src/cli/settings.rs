@@ -264,6 +264,9 @@ fn peer(text: &str) -> Result<Peer, String> {
         let (client, peer) = addresses.split_once('/')?;
         Some((id.trim().parse().ok()?, client.trim(), peer.trim()))
     });
+    if text.contains("://") {
+        return Err(format!("{text}: expected HOST:PORT, without http://"));
+    }
     let Some((id, client, peer)) = parts else {
         return Err(format!("{text}: expected ID=CLIENT_HOST:PORT/PEER_HOST:PORT"));
     };
@@ -281,6 +284,9 @@ fn advertised(address: &str) -> Result<(), String> {
     match port.parse::<u16>() {
         Ok(0) => return Err("has port 0: the others have to know the port".to_owned()),
         Ok(_) => {}
+        Err(_) if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
+            return Err("has a port above 65535".to_owned());
+        }
         Err(_) => return Err("has no port: expected HOST:PORT".to_owned()),
     }
     if host.is_empty() {
@@ -409,13 +415,14 @@ mod tests {
             ("0=127.0.0.1/127.0.0.1:9080", "no port"),
             ("0=127.0.0.1:0/127.0.0.1:9080", "port 0"),
             ("0=127.0.0.1:8080/127.0.0.1:0", "port 0"),
-            ("0=127.0.0.1:80800/127.0.0.1:9080", "no port"),
+            ("0=127.0.0.1:80800/127.0.0.1:9080", "above 65535"),
+            ("0=127.0.0.1:x/127.0.0.1:9080", "no port"),
             ("0=0.0.0.0:8080/127.0.0.1:9080", "0.0.0.0:8080 is an address to listen on"),
             ("0=127.0.0.1:8080/[::]:9080", "[::]:9080 is an address to listen on"),
             ("0=:8080/127.0.0.1:9080", ":8080 has no host"),
             ("0=::1:8080/127.0.0.1:9080", "brackets"),
             ("0=[node]:8080/127.0.0.1:9080", "no IPv6 address"),
-            ("0=http://a:8080/127.0.0.1:9080", "HOST:PORT"),
+            ("0=http://a:8080/127.0.0.1:9080", "without http://"),
             ("0=a b:8080/127.0.0.1:9080", "no HOST:PORT"),
         ] {
             let error = peer(text).unwrap_err();
