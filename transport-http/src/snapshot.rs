@@ -45,7 +45,7 @@ pub(crate) async fn send<N: Net>(
 ) -> Result<(), Failure> {
     let net = &shared.net;
     let address = shared.address(offer.to).ok_or("it is no member any more")?;
-    let tcp = shared.names.dial(&address).await?;
+    let (tcp, mut trial) = shared.names.dial(&address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
     // Dropped at the end of this function, which closes the connection.
     let _connection = net.spawn(async move {
@@ -67,6 +67,7 @@ pub(crate) async fn send<N: Net>(
     let answer = timeout(net, TIMEOUT, async { text(asked.await?).await });
     let answer = answer.await.map_err(|_| "no answer")??;
     let start = read_answer(&answer).ok_or("the answer is damaged")?;
+    trial.accept();
 
     let mut writer = ChunkWriter::default();
     while writer.prefix().bytes < start.bytes {
