@@ -85,6 +85,8 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub store: Arc<dyn SnapshotStore>,
     pub tick: Duration,
     pub election_timeout: Duration,
+    /// A follower is not ready if its leader is neither connected nor heard from for longer.
+    pub leader_absence_max: Duration,
     pub shared: Arc<Shared>,
     pub calls: mpsc::Receiver<CoreCall<S>>,
     pub inbox_receiver: InboxReceiver,
@@ -188,6 +190,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             self.take_reports();
             self.inspect.look(&self.node);
             add(&self.shared.metrics.messages_received, messages.len());
+            let leader = self.node.leader();
+            let leader_sends = messages.iter().any(|message| Some(message.from) == leader);
+            self.state.readiness.leader(leader, leader_sends, now);
             messages.drain(..).for_each(|message: Message| {
                 self.node.step(now, message);
                 self.inspect.look(&self.node);
@@ -542,9 +547,12 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let now = self.clock.now();
         let readiness = &mut self.state.readiness;
         readiness.tick(&raft, now);
+        // A node is always connected to itself.
+        let is_connected = |leader| leader == raft.id || self.transport.is_connected(leader);
+        readiness.leader(raft.leader, raft.leader.is_some_and(is_connected), now);
         let not_ready = match self.state.shutdown_ticks {
             Some(_) => Some(NotReady::Stopped(StopReason::Shutdown)),
-            None => readiness.obstacle(&raft, read_only.as_ref(), now),
+            None => readiness.obstacle(&raft, read_only.as_ref(), self.leader_absence_max, now),
         };
         let events = self.state.events.since(&raft, self.election_timeout, self.tick);
         let tick = self.tick;

@@ -131,6 +131,10 @@ pub enum NotReady {
     /// The node knows no leader.
     #[error("no leader is known")]
     NoLeader,
+    /// The node has no connection to its leader and has received nothing from it for a while. An
+    /// election follows if the leader is gone.
+    #[error("the leader is not connected")]
+    LeaderNotConnected,
     /// Since its start the node has not applied up to a commit index that a quorum has confirmed.
     #[error("the node is catching up after its start")]
     CatchingUp,

@@ -97,6 +97,9 @@ impl<S: StateMachine> Driver<S> {
             report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
         }
         let election_timeout = config.tick * config.raft.election_ticks;
+        // Two heartbeats at least: a stream that is dialled again makes no node unready.
+        let heartbeats = config.tick * (2 * config.raft.heartbeat_ticks);
+        let leader_absence_max = heartbeats.max(election_timeout / 4);
         let node = Node::new(config.raft, restored)?;
         inspect.started(&node);
         let status = DriverStatus {
@@ -151,6 +154,7 @@ impl<S: StateMachine> Driver<S> {
             store: snapshots,
             tick: config.tick,
             election_timeout,
+            leader_absence_max,
             shared: shared.clone(),
             calls: calls_out,
             inbox_receiver,

@@ -1,7 +1,8 @@
 //! Whether a node is ready to serve. A load balancer checks this before it sends requests there.
 //!
 //! Ready means that a request to this node is likely to succeed and that its reads are fresh. The
-//! node runs, its disk responds, and it knows a leader. It has applied everything up to a commit
+//! node runs, its disk responds, and it knows a leader, which is connected or has sent something
+//! lately. It has applied everything up to a commit
 //! index that a quorum confirmed after the node's start. And it is at most [`BEHIND_MAX`] behind
 //! the leader.
 //!
@@ -9,7 +10,7 @@
 //! that index is applied here is measured. A number of entries means nothing without their rate.
 
 use crate::{NotReady, StopReason};
-use raft::{Index, Now, ReadId, Status, Term};
+use raft::{Index, NodeId, Now, ReadId, Status, Term};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) struct Readiness {
     sampled_in: Term,
     /// Everything that the leader had committed at this time is applied here.
     fresh_at_ns: u64,
+    /// The leader, and when something was received from it, or it was connected, for the last time.
+    leader_seen: Option<(NodeId, u64)>,
 }
 
 impl Readiness {
@@ -50,6 +53,15 @@ impl Readiness {
         self.confirming = None;
         self.confirmed |= served;
         true
+    }
+
+    /// Records at a turn whether the leader was `seen`: it has sent a message or is connected. A
+    /// new leader counts as seen.
+    pub fn leader(&mut self, leader: Option<NodeId>, seen: bool, now: Now) {
+        match (leader, self.leader_seen) {
+            (Some(leader), Some((known, _))) if leader == known && !seen => {}
+            (leader, _) => self.leader_seen = leader.map(|leader| (leader, now.monotonic_ns)),
+        }
     }
 
     /// A tick has passed: measures the lag.
@@ -75,6 +87,7 @@ impl Readiness {
         &self,
         status: &Status,
         read_only: Option<&Arc<str>>,
+        absence_max: Duration,
         now: Now,
     ) -> Option<NotReady> {
         if status.diverged {
@@ -94,6 +107,10 @@ impl Readiness {
         }
         if status.leader.is_none() {
             return Some(NotReady::NoLeader);
+        }
+        let seen_ns = self.leader_seen.map_or(now.monotonic_ns, |(_, at_ns)| at_ns);
+        if Duration::from_nanos(now.monotonic_ns.saturating_sub(seen_ns)) > absence_max {
+            return Some(NotReady::LeaderNotConnected);
         }
         if !self.confirmed {
             return Some(NotReady::CatchingUp);

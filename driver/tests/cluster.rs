@@ -5,8 +5,10 @@
 mod support;
 
 use bytes::Bytes;
-use driver::{NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError};
-use raft::{CommandNumber, Term};
+use driver::{
+    DriverConfig, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError,
+};
+use raft::{CommandNumber, NodeId, Term};
 use std::io;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -414,6 +416,35 @@ async fn readiness_follows_the_truth() {
     cut_off.shutdown().await;
     let why = cut_off.status().ready().unwrap_err();
     assert_eq!(why, NotReady::Stopped(StopReason::Shutdown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_leader_has_stopped_is_not_ready_before_the_election() {
+    let (network, disks) = (Network::default(), disks());
+    // The election timeout is 20 s: the test ends before it.
+    let adapt = |config: &mut DriverConfig| config.raft.election_ticks = 1_000;
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, adapt)).collect();
+    for node in &nodes {
+        eventually("ready", || node.status().ready().is_ok()).await;
+    }
+    let (leading, following) = (&nodes[0], &nodes[1]);
+    assert!(leading.status().raft.serving, "the one that campaigns at once");
+    // A healthy cluster stays ready, and so does a follower that cannot dial its leader for a
+    // while but receives from it.
+    network.cut(2, 1);
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(following.status().ready(), Ok(()));
+    }
+    network.heal();
+    leading.shutdown().await;
+    let begin = std::time::Instant::now();
+    eventually("not ready", || following.status().ready().is_err()).await;
+    let status = following.status();
+    assert_eq!(status.raft.leader, Some(NodeId(1)), "the election timeout has not passed");
+    assert_eq!(status.ready().unwrap_err().to_string(), "the leader is not connected");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,12 @@
 //! has timed out. The address that worked last is tried during the look-up, so a slow resolver
 //! delays only the first connection.
 //!
+//! That an address accepts a connection does not mean that the peer is there: another process may
+//! have the address by now. So an address counts as good only once the peer has accepted a stream
+//! there ([`Trial::accept`]). If a connection ends before that, its address is suspect: it is tried
+//! only after the look-up, and after the other addresses. An address that refuses connections is
+//! not suspect, because the same dial goes on to the addresses of the look-up.
+//!
 //! The system's resolver blocks a thread and cannot be cancelled. So at most one look-up of a name
 //! is in flight, however often the peer is dialled in the meantime.
 
@@ -63,17 +69,83 @@ impl DialError {
 
 type Addresses = Result<Vec<SocketAddr>, String>;
 
-/// The look-ups in flight, and for each name the address that worked last. Clones share them.
+type Known = Arc<Mutex<BTreeMap<String, Name>>>;
+
+/// The look-ups in flight, and what is known of the addresses of each name. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Names<N> {
     net: N,
-    known: Arc<Mutex<BTreeMap<String, Name>>>,
+    known: Known,
+}
+
+/// A connection on which the peer has not accepted anything yet. Dropping it makes the address
+/// suspect, unless [`Trial::accept`] was called.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    known: Known,
+    name: String,
+    at: SocketAddr,
+    accepted: bool,
+}
+
+impl Trial {
+    /// The address that is connected.
+    pub fn at(&self) -> SocketAddr {
+        self.at
+    }
+
+    /// The peer has accepted the stream or the request: its address is good.
+    pub fn accept(&mut self) {
+        if !self.accepted {
+            self.accepted = true;
+            self.with(Name::is_good);
+        }
+    }
+
+    /// The peer has become silent: its name may resolve to another address by now.
+    pub fn distrust(&mut self) {
+        self.accepted = false;
+    }
+
+    fn with(&self, work: impl FnOnce(&mut Name, SocketAddr)) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // A name that was forgotten in the meantime, or is an address, has no entry.
+        if let Some(name) = known.get_mut(&self.name) {
+            work(name, self.at);
+        }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if !self.accepted {
+            self.with(Name::is_suspect);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Name {
     under_way: Option<Arc<LookUp>>,
     last_good: Option<SocketAddr>,
+    /// The suspect addresses, at most [`ADDRESSES_MAX`]. The one that failed last is the last.
+    suspects: Vec<SocketAddr>,
+}
+
+impl Name {
+    fn is_good(&mut self, at: SocketAddr) {
+        self.last_good = Some(at);
+        self.suspects.retain(|suspect| *suspect != at);
+    }
+
+    fn is_suspect(&mut self, at: SocketAddr) {
+        self.last_good = self.last_good.filter(|good| *good != at);
+        self.suspects.retain(|suspect| *suspect != at);
+        self.suspects.push(at);
+        if self.suspects.len() > ADDRESSES_MAX {
+            self.suspects.remove(0);
+        }
+    }
 }
 
 /// A look-up, in flight or done.
@@ -115,24 +187,22 @@ impl<N: Net> Names<N> {
     }
 
     /// Connects to `address`, which is `host:port`.
-    pub async fn dial(&self, address: &str) -> Result<N::Stream, DialError> {
+    pub async fn dial(&self, address: &str) -> Result<(N::Stream, Trial), DialError> {
         let (stream, at) = match address.parse() {
             Ok(numeric) => connect(&self.net, numeric).await?,
             Err(_) => self.dial_name(address).await?,
         };
-        self.with(address, |name| name.last_good = Some(at));
-        Ok(stream)
-    }
-
-    /// Forgets the address that worked last: the peer there rejected the stream or did not answer,
-    /// and the name may resolve to another address by now.
-    pub fn distrust(&self, address: &str) {
-        self.with(address, |name| name.last_good = None);
+        let (known, name) = (self.known.clone(), address.to_owned());
+        Ok((stream, Trial { known, name, at, accepted: false }))
     }
 
     async fn dial_name(&self, address: &str) -> Result<(N::Stream, SocketAddr), DialError> {
-        let mut waiting: VecDeque<SocketAddr> =
-            self.with(address, |name| name.last_good).flatten().into_iter().collect();
+        let known = self.with(address, |name| (name.last_good, name.suspects.clone()));
+        let (last_good, suspects) = known.unwrap_or_default();
+        let mut waiting: VecDeque<SocketAddr> = last_good.into_iter().collect();
+        // They are tried when nothing else is left. A suspect address may accept a connection
+        // sooner than the peer does at its new address.
+        let mut last_resort: VecDeque<SocketAddr> = suspects.iter().copied().collect();
         let (mut tried, mut error) = (Vec::new(), None);
         let mut attempts = FuturesUnordered::new();
         let lookup = self.look_up(address);
@@ -141,6 +211,9 @@ impl<N: Net> Names<N> {
         let mut next_at = self.net.now();
         let mut next_address = Deadline::new(self.net.clone());
         loop {
+            if attempts.is_empty() && waiting.is_empty() && !is_looking_up {
+                waiting.extend(last_resort.pop_front());
+            }
             if let Some(next) = waiting.front().copied()
                 && (attempts.is_empty() || next_at <= self.net.now())
             {
@@ -161,9 +234,12 @@ impl<N: Net> Names<N> {
                 found = &mut lookup, if is_looking_up => {
                     is_looking_up = false;
                     match found {
-                        Ok(found) => waiting.extend(
-                            found.into_iter().filter(|at| !tried.contains(at)).take(ADDRESSES_MAX),
-                        ),
+                        Ok(found) => {
+                            last_resort.retain(|at| found.contains(at));
+                            let is_new =
+                                |at: &SocketAddr| !tried.contains(at) && !suspects.contains(at);
+                            waiting.extend(found.into_iter().filter(is_new).take(ADDRESSES_MAX));
+                        }
                         Err(failed) => error = Some(failed),
                     }
                 },
@@ -278,7 +354,9 @@ mod tests {
         let (_listener, port) = listener().await;
         let (names, address) = (Names::new(TokioNet::resolved_by(resolve)), format!("slow-{port}"));
         let (one, other) = tokio::join!(names.dial(&address), names.dial(&address));
-        assert!(one.is_ok() && other.is_ok());
+        assert!(other.is_ok());
+        drop(other);
+        one.unwrap().1.accept();
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
         let begin = std::time::Instant::now();
         names.dial(&address).await.unwrap();

@@ -1,7 +1,7 @@
 //! The stream to one peer: dialled, kept alive, and dialled again when it is lost.
 
 use crate::body::FrameReader;
-use crate::dial::DialError;
+use crate::dial::{DialError, Trial};
 use crate::frame::{FrameError, Frames, write_first, write_message, write_sign_of_life};
 use crate::hello::Hello;
 use crate::net::{Net, timeout};
@@ -17,6 +17,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use raft::{Message, NodeId};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -40,10 +41,20 @@ const REFUSAL_BYTES_MAX: usize = 4 << 10;
 pub(crate) enum LinkError {
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// It was connected to this address.
+    #[error("{why} (at {at})")]
+    Stream { at: SocketAddr, why: StreamError },
+}
+
+/// Why a stream ended after it was connected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
     #[error("no answer within {0:?}")]
     NoAnswer(Duration),
     #[error("the peer refuses the stream: {0}")]
     Refused(String),
+    #[error("an HTTP server that is not a raft node answered (status {0})")]
+    Foreign(StatusCode),
     #[error("the stream broke: {0}")]
     Broken(String),
     #[error("the peer closed the stream")]
@@ -55,9 +66,12 @@ impl LinkError {
     fn kind(&self) -> String {
         match self {
             LinkError::Dial(error) => error.kind(),
-            LinkError::NoAnswer(_) => "no answer".to_owned(),
-            LinkError::Refused(why) => why.clone(),
-            LinkError::Broken(_) | LinkError::Ended => "broken".to_owned(),
+            LinkError::Stream { why, .. } => match why {
+                StreamError::NoAnswer(_) => "no answer".to_owned(),
+                StreamError::Refused(why) => why.clone(),
+                StreamError::Foreign(_) => "foreign".to_owned(),
+                StreamError::Broken(_) | StreamError::Ended => "broken".to_owned(),
+            },
         }
     }
 }
@@ -120,31 +134,54 @@ async fn stream<N: Net>(
     body: Outgoing<N>,
     connected: impl FnOnce(),
 ) -> Result<(), LinkError> {
-    let (net, silence) = (&shared.net, shared.config.silence);
-    let tcp = tokio::select! {
+    let (tcp, mut trial) = tokio::select! {
         biased;
-        tcp = shared.names.dial(address) => tcp?,
+        dialled = shared.names.dial(address) => dialled?,
         () = shared.forgotten(peer) => return Ok(()),
     };
-    let broken = |error: hyper::Error| LinkError::Broken(error.to_string());
+    let at = trial.at();
+    let ended = stream_on(shared, peer, address, tcp, &mut trial, body, connected).await;
+    if let Err(StreamError::NoAnswer(_)) = &ended {
+        trial.distrust();
+    }
+    ended.map_err(|why| LinkError::Stream { at, why })
+}
+
+async fn stream_on<N: Net>(
+    shared: &Shared<N>,
+    peer: NodeId,
+    address: &str,
+    tcp: N::Stream,
+    trial: &mut Trial,
+    body: Outgoing<N>,
+    connected: impl FnOnce(),
+) -> Result<(), StreamError> {
+    let (net, silence) = (&shared.net, shared.config.silence);
+    let broken = |error: hyper::Error| StreamError::Broken(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(broken)?;
     let request = Request::builder()
         .method(Method::POST)
         .uri("/raft/v1/stream")
         .header(hyper::header::HOST, address)
         .body(body)
-        .map_err(|error| LinkError::Broken(error.to_string()))?;
+        .map_err(|error| StreamError::Broken(error.to_string()))?;
     let talk = async {
         let answer = timeout(net, silence, sender.send_request(request))
             .await
-            .map_err(|_| LinkError::NoAnswer(silence))?
+            .map_err(|_| StreamError::NoAnswer(silence))?
             .map_err(broken)?;
         if answer.status() != StatusCode::OK {
+            let status = answer.status();
             let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
             let text =
-                timeout(net, silence, text).await.map_err(|_| LinkError::NoAnswer(silence))?;
+                timeout(net, silence, text).await.map_err(|_| StreamError::NoAnswer(silence))?;
             let text = text.map(|text| text.to_bytes()).unwrap_or_default();
-            return Err(LinkError::Refused(one_line(&text)));
+            // A node answers this request neither with "not found" nor without a text.
+            let is_foreign = status == StatusCode::NOT_FOUND || text.is_empty();
+            return Err(match is_foreign {
+                true => StreamError::Foreign(status),
+                false => StreamError::Refused(one_line(&text)),
+            });
         }
         report(|| tracing::debug!(%peer, address, "connected"));
         connected();
@@ -153,26 +190,23 @@ async fn stream<N: Net>(
         let mut signs = FrameReader::new(net, answer.into_body(), silence, budget);
         loop {
             match signs.next().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(LinkError::Ended),
-                Err(FrameError::Silent(silence)) => return Err(LinkError::NoAnswer(silence)),
+                // The first frame shows that a raft node answers; its hello was accepted before.
+                Ok(Some(_)) => trial.accept(),
+                Ok(None) => return Err(StreamError::Ended),
+                Err(FrameError::Silent(silence)) => return Err(StreamError::NoAnswer(silence)),
                 Err(error) => {
                     shared.counters.count(&error);
-                    return Err(LinkError::Broken(error.to_string()));
+                    return Err(StreamError::Broken(error.to_string()));
                 }
             }
         }
     };
-    let ended = tokio::select! {
+    tokio::select! {
         biased;
         result = talk => result,
-        result = connection => result.map_err(broken).and(Err(LinkError::Ended)),
+        result = connection => result.map_err(broken).and(Err(StreamError::Ended)),
         () = shared.forgotten(peer) => Ok(()),
-    };
-    if let Err(LinkError::Refused(_) | LinkError::NoAnswer(_)) = &ended {
-        shared.names.distrust(address);
     }
-    ended
 }
 
 /// The body of the request. When hyper can write, it takes all messages that are ready from the
@@ -251,5 +285,111 @@ impl<N: Net> Body for Outgoing<N> {
         }
         this.capacity = this.capacity.max(chunk.len().min(CHUNK_BYTES));
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(chunk)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::net::{Net as _, TokioNet};
+    use crate::{HttpTransport, PeerServer, TransportConfig};
+    use driver::{Transport as _, inbox};
+    use raft::{Incarnation, Member, Membership, NodeId};
+    use std::io;
+    use std::net::SocketAddr;
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::time::Duration;
+    use storage::{ClusterId, RealDisk, Snapshots};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    /// What the name of the peer resolves to.
+    static PEER: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
+    fn resolve(_name: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(PEER.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn resolves_to(addresses: &[SocketAddr]) {
+        *PEER.lock().unwrap_or_else(PoisonError::into_inner) = addresses.to_vec();
+    }
+
+    fn transport(net: &TokioNet, node: u64) -> Arc<HttpTransport> {
+        let directory = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::new(RealDisk::new(directory.path())).unwrap();
+        let (inbox, receiver) = inbox(Arc::new(snapshots));
+        // The node takes nothing, and is there until the test ends.
+        std::mem::forget(receiver);
+        let config = TransportConfig::new(ClusterId(1), NodeId(node), Incarnation(100 + node));
+        let transport = Arc::new(HttpTransport::on(net.clone(), config, inbox));
+        let members = (0..2).map(|id| {
+            let incarnation = Incarnation(100 + id);
+            let peer_address = format!("n{id}:9080");
+            (NodeId(id), Member { incarnation, peer_address, client_address: String::new() })
+        });
+        if node == 0 {
+            transport.set_members(&Membership::of_voters(members.collect()));
+        }
+        transport
+    }
+
+    async fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) {
+        let holds = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(limit, holds).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    /// Accepts connections for ever, sends `answer`, and closes them.
+    async fn foreign(at: SocketAddr, answer: &'static [u8]) {
+        let listener = TcpListener::bind(at).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(answer).await;
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_moves_is_reached_although_its_former_address_is_taken_by_others() {
+        let net = TokioNet::resolved_by(resolve);
+        let peer = transport(&net, 1);
+        let mut server = PeerServer::bind(SocketAddr::from(([127, 0, 0, 2], 0))).await.unwrap();
+        let port = server.local_addr().port();
+        server.open(&peer);
+        resolves_to(&[server.local_addr()]);
+        let dialling = transport(&net, 0);
+        let is_connected = || dialling.is_connected(NodeId(1));
+        until("connected", Duration::from_secs(5), is_connected).await;
+
+        let empty = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+        let page = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>";
+        let answers: [&'static [u8]; 3] = [b"", empty, page];
+        for (moves, answer) in answers.into_iter().enumerate() {
+            let former = server.local_addr();
+            drop(server);
+            until("it is gone", Duration::from_secs(5), || !is_connected()).await;
+            foreign(former, answer).await;
+            let next = SocketAddr::from(([127, 0, 0, 3 + moves as u8], port));
+            server = PeerServer::bind(next).await.unwrap();
+            server.open(&peer);
+            // With the last move the name keeps its former address, in front of the new one.
+            match moves {
+                2 => resolves_to(&[former, next]),
+                _ => resolves_to(&[next]),
+            }
+            let steady = async {
+                let mut since = net.now();
+                while net.now() - since < Duration::from_millis(300) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    if !is_connected() {
+                        since = net.now();
+                    }
+                }
+            };
+            let reached = tokio::time::timeout(Duration::from_secs(3), steady).await;
+            assert!(reached.is_ok(), "it is not reached at its new address, {next}");
+        }
     }
 }

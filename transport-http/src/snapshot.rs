@@ -2,6 +2,7 @@
 //! defines: how much of the snapshot is at the receiver, and the snapshot from there on.
 
 use crate::body::FrameReader;
+use crate::dial::Trial;
 use crate::frame::HEAD_BYTES;
 use crate::hello::Hello;
 use crate::net::{Net, timeout};
@@ -57,12 +58,13 @@ pub(crate) async fn send<N: Net>(
     write_question(&mut question, &hello, &offer);
     body.send_data(question.into()).await.map_err(|_| "the connection closed")?;
     drop(body);
-    let (mut sender, connection) = connect(shared, &address).await?;
+    let (mut sender, connection, mut trial) = connect(shared, &address).await?;
     let asked = sender.send_request(request("/raft/v1/snapshot/prefix", receiver)?);
     let answer = timeout(net, TIMEOUT, async { text(asked.await?).await });
     let answer = answer.await.map_err(|_| "no answer")??;
     drop(connection);
     let start = read_answer(&answer).ok_or("the answer is damaged")?;
+    trial.accept();
 
     let mut writer = ChunkWriter::default();
     while writer.prefix().bytes < start.bytes {
@@ -82,7 +84,8 @@ pub(crate) async fn send<N: Net>(
     }
 
     // What follows. If the receiver has other bytes, it refuses this offer and removes them.
-    let (mut sender, _connection) = connect(shared, &address).await?;
+    let (mut sender, _connection, mut trial) = connect(shared, &address).await?;
+    trial.accept();
     let (mut body, receiver) = Channel::<Bytes, Failure>::new(CHUNKS_MAX);
     let request = request("/raft/v1/snapshot", receiver)?;
     let mut head = Vec::new();
@@ -122,17 +125,19 @@ pub(crate) async fn send<N: Net>(
     }
 }
 
+type Sender = http1::SendRequest<Channel<Bytes, Failure>>;
+
 /// Connects to a peer, for one request. Dropping the task closes the connection.
 async fn connect<N: Net>(
     shared: &Shared<N>,
     address: &str,
-) -> Result<(http1::SendRequest<Channel<Bytes, Failure>>, N::Task), Failure> {
-    let tcp = shared.names.dial(address).await?;
+) -> Result<(Sender, N::Task, Trial), Failure> {
+    let (tcp, trial) = shared.names.dial(address).await?;
     let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
     let running = shared.net.spawn(async move {
         let _ = connection.await;
     });
-    Ok((sender, running))
+    Ok((sender, running, trial))
 }
 
 /// The body of an answer, or the failure that it reports.

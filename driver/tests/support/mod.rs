@@ -89,6 +89,11 @@ impl Network {
         }
     }
 
+    /// Loses every message from `from` to `to`.
+    pub fn cut(&self, from: u64, to: u64) {
+        self.0.lock().unwrap().cut.insert((NodeId(from), NodeId(to)));
+    }
+
     pub fn heal(&self) {
         self.0.lock().unwrap().cut.clear();
     }
@@ -103,6 +108,7 @@ impl Network {
 }
 
 pub struct ChannelTransport {
+    node: NodeId,
     network: Network,
     own: Inbox,
 }
@@ -114,6 +120,10 @@ impl Transport for ChannelTransport {
         if !peer.is_some_and(|peer| peer.try_message(message)) {
             self.own.unreachable(to);
         }
+    }
+
+    fn is_connected(&self, peer: NodeId) -> bool {
+        self.network.inbox(self.node, peer).is_some_and(|peer| !peer.is_closed())
     }
 
     fn send_snapshot(&self, offer: SnapshotOffer, mut state: Box<dyn Read + Send>) {
@@ -193,7 +203,8 @@ pub fn start_with<L: LogStore + 'static>(
     let snapshots = Arc::new(Snapshots::new(disk.clone()).unwrap());
     let (inbox, inbox_receiver) = inbox(snapshots.clone());
     network.0.lock().unwrap().inboxes.insert(NodeId(id), inbox.clone());
-    let transport = Arc::new(ChannelTransport { network: network.clone(), own: inbox });
+    let transport = ChannelTransport { node: NodeId(id), network: network.clone(), own: inbox };
+    let transport = Arc::new(transport);
     let nonce = Instant::now().elapsed().as_nanos() as u64 + id;
     let mut config = DriverConfig::new(Config::new(NodeId(id), Incarnation(100 + id), nonce));
     config.raft.campaign_at_start = id == 1;

@@ -1,6 +1,6 @@
 //! The one request of a bootstrap, its response, and how it is sent.
 
-use crate::dial::Names;
+use crate::dial::{Names, Trial};
 use crate::founders::{Difference, Founder, Listed};
 use crate::hello::{Refusal, open, seal};
 use crate::net::{Net, timeout};
@@ -63,12 +63,15 @@ pub(super) async fn ask<N: Net>(
     question: &Question,
 ) -> Asked {
     let question = Bytes::from(seal(question));
-    let (status, body) = match post(names, peer_address, question).await {
+    let (status, body, mut trial) = match post(names, peer_address, question).await {
         Ok(answered) => answered,
         Err(why) => return Asked::Nothing(why),
     };
     match (status, open::<Answer>(&body)) {
-        (StatusCode::OK | StatusCode::FORBIDDEN, Ok(answer)) => Asked::Answer(answer),
+        (StatusCode::OK | StatusCode::FORBIDDEN, Ok(answer)) => {
+            trial.accept();
+            Asked::Answer(answer)
+        }
         (StatusCode::FORBIDDEN, Err(_)) => Asked::Refused,
         (StatusCode::CONFLICT, _) => Asked::Wiped,
         (StatusCode::MISDIRECTED_REQUEST, _) => Asked::Misdirected,
@@ -83,13 +86,13 @@ pub(super) async fn ask<N: Net>(
 }
 
 /// Posts a question to a peer. Returns the status and the body of the response, or why
-/// there is none.
+/// there is none. The address counts as suspect unless the caller accepts the response.
 async fn post<N: Net>(
     names: &Names<N>,
     address: &str,
     body: Bytes,
-) -> Result<(StatusCode, Bytes), String> {
-    let tcp = names.dial(address).await.map_err(|error| error.to_string())?;
+) -> Result<(StatusCode, Bytes, Trial), String> {
+    let (tcp, trial) = names.dial(address).await.map_err(|error| error.to_string())?;
     let ask = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(text_of)?;
@@ -110,7 +113,11 @@ async fn post<N: Net>(
         }
     };
     let answered = timeout(names.net(), ANSWER_TIMEOUT, ask).await;
-    answered.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_TIMEOUT:?}")))
+    let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_TIMEOUT:?}")));
+    match answered {
+        Ok((status, body)) => Ok((status, body, trial)),
+        Err(why) => Err(format!("{why} (at {})", trial.at())),
+    }
 }
 
 fn text_of(error: impl std::fmt::Display) -> String {
