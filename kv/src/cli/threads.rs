@@ -46,7 +46,7 @@ fn check(needed: usize) -> Result<(), ThreadError> {
     for started in 0..needed {
         let (end, ended) = mpsc::channel::<()>();
         // Nothing is sent. The drop of the sender ends the thread.
-        match std::thread::Builder::new().spawn(move || drop(ended.recv())) {
+        match std::thread::Builder::new().spawn(move || ended.recv().is_ok()) {
             Ok(thread) => threads.push((end, thread)),
             Err(source) => {
                 result = Err(ThreadError { needed, started, source });

@@ -69,7 +69,7 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
     // A restart finds everything acknowledged but has no room to start: it reports that.
     let full = disk.fork();
     let message = Log::open(full.clone(), config()).err().unwrap().to_string();
-    assert!(message.contains("no storage space") || message.contains("storage"), "{message}");
+    assert!(message.contains("no room for the next log segment"), "{message}");
     full.set_capacity(None);
     assert_eq!(reopen(&full).1.restored.unwrap().entries, entries(1, 3, 1));
     // Here the disk gets room while the log is open.
