@@ -35,8 +35,12 @@ use tokio::sync::mpsc::error::TrySendError;
 const CALLS_PER_TURN: usize = 1024;
 /// The most messages taken in one turn.
 const MESSAGES_PER_TURN: usize = 256;
-/// A write for which the disk has no room is retried after this many ticks.
+/// A write for which the disk has no room is retried after this many ticks at first. Each further
+/// pause is twice as long.
 const FULL_RETRY_TICKS: u32 = 20;
+/// The longest such pause in ticks. With ticks of 10 ms the node writes again at most 1.6 s after
+/// there is room.
+const FULL_RETRY_TICKS_MAX: u32 = 160;
 /// The most ticks for which a node that shuts down waits for pending calls.
 const SHUTDOWN_GRACE_TICKS: u32 = 50;
 
@@ -113,6 +117,8 @@ pub(crate) struct State<S: StateMachine> {
     cleaning: Cleaning,
     /// A write for which the disk had no room, and the ticks until its retry.
     full: Option<(Box<Write>, u32)>,
+    /// The pause before the retry of the next write for which there is no room.
+    full_retry_ticks: u32,
     read_only: Option<Arc<str>>,
     membership: Membership,
     published: Option<Leadership>,
@@ -133,6 +139,7 @@ impl<S: StateMachine> State<S> {
             refused_reads: Vec::new(),
             cleaning: Cleaning::new(),
             full: None,
+            full_retry_ticks: FULL_RETRY_TICKS,
             read_only: None,
             membership: Membership::default(),
             published: None,
@@ -235,6 +242,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         match receipt {
             Receipt::Durable(done) => {
                 let had_no_room = self.state.read_only.take().is_some();
+                self.state.full_retry_ticks = FULL_RETRY_TICKS;
                 if had_no_room {
                     self.state.published = None;
                 }
@@ -248,7 +256,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             Receipt::StoreFull { write, reason } => {
                 count(&self.shared.metrics.store_full);
                 let before = self.state.read_only.replace(reason.clone());
-                self.state.full = Some((write, FULL_RETRY_TICKS));
+                let pause = self.state.full_retry_ticks;
+                self.state.full = Some((write, pause));
+                self.state.full_retry_ticks = (pause * 2).min(FULL_RETRY_TICKS_MAX);
                 self.state.published = None;
                 if before.is_none() {
                     report(|| {
@@ -554,7 +564,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             Some(_) => Some(NotReady::Stopped(StopReason::Shutdown)),
             None => readiness.obstacle(&raft, read_only.as_ref(), self.leader_absence_max, now),
         };
-        let events = self.state.events.since(&raft, self.election_timeout, self.tick);
+        let events =
+            self.state.events.since(&raft, read_only.is_some(), self.election_timeout, self.tick);
         let tick = self.tick;
         let status = DriverStatus { raft, read_only, load, stopped: None, not_ready, tick };
         self.shared.publish(status);

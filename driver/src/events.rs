@@ -113,16 +113,18 @@ struct Peer {
 }
 
 impl Events {
-    /// The changes since the last call.
+    /// The changes since the last call. A disk that is full, and was reported as that, is not
+    /// reported as stalled too: the write that is out waits for room.
     pub fn since(
         &mut self,
         status: &Status,
+        disk_full: bool,
         election_timeout: Duration,
         tick: Duration,
     ) -> Vec<Event> {
         let mut events = Vec::new();
         self.leadership(status, &mut events);
-        self.condition(status, &mut events);
+        self.condition(status, status.disk_stalled && !disk_full, &mut events);
         let known = std::mem::take(&mut self.peers);
         let silent_max = election_timeout * SILENT_ELECTIONS;
         for peer in &status.peers {
@@ -153,8 +155,8 @@ impl Events {
         self.disk_stepped_down = status.counters.disk_stepped_down;
     }
 
-    fn condition(&mut self, status: &Status, events: &mut Vec<Event>) {
-        match (self.disk_stalled, status.disk_stalled) {
+    fn condition(&mut self, status: &Status, stalled: bool, events: &mut Vec<Event>) {
+        match (self.disk_stalled, stalled) {
             (false, true) => events.push(Event::DiskStalled),
             (true, false) => events.push(Event::DiskAnswers),
             _ => {}
@@ -177,7 +179,7 @@ impl Events {
         if self.invalid_messages == 0 && status.counters.invalid_messages > 0 {
             events.push(Event::Refused { messages: status.counters.invalid_messages });
         }
-        (self.disk_stalled, self.lost) = (status.disk_stalled, status.lost);
+        (self.disk_stalled, self.lost) = (stalled, status.lost);
         (self.not_a_member, self.base_unreadable) = (status.not_a_member, status.base_unreadable);
         self.invalid_messages = status.counters.invalid_messages;
     }

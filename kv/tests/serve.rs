@@ -215,3 +215,39 @@ fn a_name_that_cannot_be_looked_up_is_reported_as_that() {
     let log = node.log();
     assert!(log.contains("nowhere.invalid:9080") && log.contains("node 1"), "{log}");
 }
+
+/// RLIMIT_NPROC counts the threads of a user, and does not bind root: so each limit has a user of its
+/// own, which only root can become.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_node_that_may_not_start_its_threads_says_so_and_exits() {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    let tools = ["setpriv", "prlimit"];
+    let has = |tool: &&str| Command::new(tool).arg("--version").output().is_ok();
+    if id.stdout.trim_ascii() != b"0" || !tools.iter().all(|tool| has(&tool)) {
+        eprintln!("skipped: this test needs root, setpriv and prlimit");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    // The other user has to reach the program.
+    let program = directory.path().join("raft-kv");
+    std::fs::copy(env!("CARGO_BIN_EXE_raft-kv"), &program).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(directory.path(), open).unwrap();
+    for limit in 1..=12 {
+        let user = 740_000 + limit;
+        let output = Command::new("setpriv")
+            .args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()])
+            .args(["prlimit".into(), format!("--nproc={limit}:{limit}")])
+            .arg(&program)
+            .args(["serve", "--bootstrap", "--id=0", "--peers=0=127.0.0.1:1/127.0.0.1:2"])
+            .arg(format!("--data-dir={}", directory.path().join(limit.to_string()).display()))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(CONFIGURATION), "{limit}: {text}");
+        assert!(text.starts_with("raft-kv: cannot start a thread: "), "{limit}: {text}");
+        assert!(text.contains("ulimit -u") && text.lines().count() == 1, "{limit}: {text}");
+    }
+}

@@ -41,6 +41,11 @@ pub trait Disk: Clone + Send + 'static {
     /// Makes the names in `dir` durable: files created, renamed and removed.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
+    /// The bytes that are free for this process; `None` if that is not known. Quotas may leave less.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// The name of this file or directory for an operator, for error messages.
     fn describe(&self, path: &str) -> String {
         path.to_owned()
@@ -59,6 +64,12 @@ pub trait DiskFile: Send + 'static {
 
     /// Reads from `offset` on. Returns the number of bytes read: 0 at or beyond the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Reserves room for the first `bytes` of the file, and writes nothing. It fails if there is no
+    /// room. A success is no promise: not all file systems can reserve.
+    fn reserve(&mut self, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Writes all of `data` at `offset`. After an error any part of it may have been written.
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()>;

@@ -374,7 +374,13 @@ impl<D: Disk> Log<D> {
         if !self.preparer.is_ordered() {
             self.order_next().map_err(AppendError::Full)?;
         }
-        let segment = self.preparer.take().map_err(AppendError::of_preparing)?;
+        let segment = self.preparer.take().map_err(|error| {
+            let named = segment::unprepared(&self.disk, self.config.segment_bytes, &error);
+            match AppendError::of_preparing(error) {
+                AppendError::Full(_) => AppendError::Full(named),
+                AppendError::Failed(_) => AppendError::Failed(named),
+            }
+        })?;
         let next = Current { segment, used: 0, highest: Index(0) };
         if let Some(current) = self.current.replace(next) {
             self.full.push_back(Full {
@@ -473,6 +479,12 @@ where
 impl<D: Disk> Log<D> {
     /// An error of writing, with the file in its text.
     fn named(&self, error: io::Error) -> io::Error {
+        let cause = error.get_ref();
+        let is_named = cause.is_some_and(|cause| cause.is::<segment::Unprepared>())
+            || error.kind() == io::ErrorKind::FileTooLarge;
+        if is_named {
+            return error;
+        }
         let file = match &self.current {
             Some(current) => segment::path(current.segment.generation),
             None => segment::DIR.to_owned(),

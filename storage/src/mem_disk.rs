@@ -484,6 +484,11 @@ impl Disk for MemDisk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let shared = self.shared();
+        Some(shared.capacity_bytes?.saturating_sub(shared.used_bytes()))
+    }
+
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut shared = self.shared();
         let shared = &mut *shared;

@@ -33,6 +33,12 @@ fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     open()
 }
 
+/// The part of a path that is a symbolic link to something that does not exist.
+fn dangling_link(path: &Path) -> Option<&Path> {
+    let is_dangling = |part: &&Path| part.is_symlink() && !part.exists();
+    path.ancestors().find(is_dangling)
+}
+
 /// A data directory on a real disk. A clone is another handle to it.
 #[derive(Clone, Debug)]
 pub struct RealDisk {
@@ -75,7 +81,13 @@ impl Disk for RealDisk {
         }
         fs::create_dir_all(directory).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-                let message = "it, or a part of its path, is a file; a directory is needed";
+                let message = match dangling_link(directory) {
+                    Some(link) => format!(
+                        "{} is a symbolic link to something that does not exist",
+                        link.display()
+                    ),
+                    None => "it, or a part of its path, is a file; a directory is needed".into(),
+                };
                 io(io::Error::new(io::ErrorKind::NotADirectory, message))
             }
             _ => io(error),
@@ -114,13 +126,13 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         options.create_new(true).read(true).write(true);
         let path = self.path(path);
-        Ok(RealFile { file: patiently(|| options.open(&path))? })
+        Ok(RealFile { file: patiently(|| options.open(&path))?, path })
     }
 
     fn open(&self, path: &str) -> io::Result<RealFile> {
         let path = self.path(path);
         let open = || OpenOptions::new().read(true).write(true).open(&path);
-        Ok(RealFile { file: patiently(open)? })
+        Ok(RealFile { file: patiently(open)?, path })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -135,6 +147,12 @@ impl Disk for RealDisk {
         patiently(|| File::open(self.path(dir)))?.sync_all()
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let room = rustix::fs::statvfs(self.directory()).ok()?;
+        // Some network file systems do not know their size, and report zeros.
+        (room.f_blocks > 0).then(|| room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
     fn describe(&self, path: &str) -> String {
         self.path(path).display().to_string()
     }
@@ -144,6 +162,21 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 pub struct RealFile {
     file: File,
+    /// The name under which it was opened.
+    path: PathBuf,
+}
+
+impl RealFile {
+    /// An error of a write. A file beyond the limit of the process is named, with the limit.
+    fn named(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => {
+                let text = format!("{}: {error} (see ulimit -f)", self.path.display());
+                io::Error::new(io::ErrorKind::FileTooLarge, text)
+            }
+            _ => error,
+        }
+    }
 }
 
 impl DiskFile for RealFile {
@@ -160,8 +193,22 @@ impl DiskFile for RealFile {
         }
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn reserve(&mut self, bytes: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        loop {
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+                Err(Errno::INTR) => {}
+                // The file system cannot reserve. The free bytes were checked.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+                result => return result.map_err(|error| self.named(error.into())),
+            }
+        }
+    }
+
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        self.file.write_all_at(data, offset).map_err(|error| self.named(error))
     }
 
     fn sync_data(&mut self) -> io::Result<()> {

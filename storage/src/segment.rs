@@ -134,6 +134,43 @@ impl<D: Disk> Drop for Worker<D> {
     }
 }
 
+/// Why there is no next segment, for an operator. It names the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unprepared(String);
+
+/// An error of preparing a segment of `bytes` bytes, with the file and the room in its text.
+pub(crate) fn unprepared(disk: &impl Disk, bytes: u64, error: &io::Error) -> io::Error {
+    let file = disk.describe(TEMPORARY);
+    let text = match (error.kind(), disk.free_bytes()) {
+        (io::ErrorKind::StorageFull, Some(free)) => format!(
+            "no room for the next log segment ({file}): {} are needed and {} are free",
+            Size(bytes),
+            Size(free)
+        ),
+        (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => format!(
+            "no room for the next log segment ({file}): {} are needed: {error}",
+            Size(bytes)
+        ),
+        (io::ErrorKind::FileTooLarge, _) => error.to_string(),
+        _ => format!("the next log segment ({file}) cannot be prepared: {error}"),
+    };
+    io::Error::new(error.kind(), Unprepared(text))
+}
+
+/// A number of bytes in the largest unit in which it is at least 1, rounded down.
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            bytes if bytes >= 1 << 20 => write!(f, "{} MiB", bytes >> 20),
+            bytes if bytes >= 1 << 10 => write!(f, "{} KiB", bytes >> 10),
+            bytes => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
 fn prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
     let prepared = try_prepare(disk, order);
     if prepared.is_err() {
@@ -157,8 +194,14 @@ fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> 
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
+            // Checked first: without room not even the file is created, and a reservation on some
+            // file systems takes all that is free before it fails.
+            if disk.free_bytes().is_some_and(|free| free < order.bytes) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             let mut file = disk.create(TEMPORARY)?;
-            if let Err(error) = fill(&mut file, order.bytes) {
+            let filled = file.reserve(order.bytes).and_then(|()| fill(&mut file, order.bytes));
+            if let Err(error) = filled {
                 drop(file);
                 // The disk may be full because of this file. If this fails, the next start removes
                 // it.

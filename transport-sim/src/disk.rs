@@ -81,4 +81,8 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.disk()?.sync_dir(dir)
     }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.disk().ok()?.free_bytes()
+    }
 }

@@ -1,6 +1,7 @@
 //! The exit codes, which scripts rely on.
 
 use super::lines::Lines;
+use std::io::Write;
 
 /// Done; for `serve` and `cluster`: stopped as asked.
 pub const DONE: u8 = 0;
@@ -42,8 +43,12 @@ pub fn complain(what: impl std::fmt::Display) {
     let line = format!("raft-kv: {what}\n");
     // A thread writes the line: standard error may be a pipe that is not read, and the program has
     // to end.
-    if let Ok(lines) = Lines::start("complaint", std::io::stderr()) {
-        lines.add(line.as_bytes());
-        lines.flush();
+    match Lines::start("complaint", std::io::stderr()) {
+        Ok(lines) => {
+            lines.add(line.as_bytes());
+            lines.flush();
+        }
+        // There is no thread for it. This may block, but silence would be worse.
+        Err(_) => drop(std::io::stderr().write_all(line.as_bytes())),
     }
 }

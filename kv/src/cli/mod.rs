@@ -18,6 +18,7 @@ mod serve;
 mod settings;
 mod signals;
 mod status;
+mod threads;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;

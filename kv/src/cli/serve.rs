@@ -4,6 +4,7 @@ use super::exit;
 use super::log;
 use super::settings::{self, Flags, Settings};
 use super::signals::{Stop, StopSignals};
+use super::threads;
 use driver::StopReason;
 use kv::serve::ServeError;
 use std::io::Read;
@@ -20,6 +21,9 @@ pub fn run(flags: Flags) -> u8 {
         Ok(filter) => filter,
         Err(error) => return refuse(format_args!("--log {}: {error}", settings.log)),
     };
+    if let Err(error) = threads::check_node() {
+        return refuse(error);
+    }
     let log = match log::start(filter) {
         Ok(log) => log,
         Err(error) => return refuse(error),

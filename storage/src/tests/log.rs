@@ -69,7 +69,7 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
     // A restart finds everything acknowledged but has no room to start: it reports that.
     let full = disk.fork();
     let message = Log::open(full.clone(), config()).err().unwrap().to_string();
-    assert!(message.contains("no storage space") || message.contains("storage"), "{message}");
+    assert!(message.contains("no room for the next log segment"), "{message}");
     full.set_capacity(None);
     assert_eq!(reopen(&full).1.restored.unwrap().entries, entries(1, 3, 1));
     // Here the disk gets room while the log is open.
@@ -77,6 +77,40 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
     log.append(batch).unwrap();
     write(&mut log, hard(1, None), &entries(5, 5, 1));
     assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(1, 5, 1));
+}
+
+#[test]
+fn a_disk_without_room_for_a_segment_is_not_written_to_and_the_error_says_what_is_missing() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    disk.set_capacity(Some(disk.used_bytes() + config().segment_bytes - 1));
+    let mut index = 0;
+    let refused = loop {
+        index += 1;
+        let next = entries(index, index, 1);
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
+        if log.append(batch).is_err() {
+            break next;
+        }
+    };
+    let changes = Arc::new(Mutex::new(0));
+    let counted = changes.clone();
+    disk.set_faults(Box::new(move |operation| {
+        if matches!(operation, Operation::Write { .. } | Operation::Create { .. }) {
+            *counted.lock().unwrap() += 1;
+        }
+        Verdict::Done
+    }));
+    for _ in 0..10 {
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &refused };
+        let Err(AppendError::Full(error)) = log.append(batch) else { panic!("there is no room") };
+        let message = error.to_string();
+        assert!(message.contains("no room for the next log segment (log/next.tmp)"), "{message}");
+        assert!(message.contains("16 KiB are needed and 15 KiB are free"), "{message}");
+    }
+    assert_eq!(*changes.lock().unwrap(), 0);
+    disk.set_capacity(None);
+    write(&mut log, hard(1, None), &refused);
 }
 
 #[test]

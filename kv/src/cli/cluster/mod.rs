@@ -14,6 +14,7 @@ use super::exit;
 use super::lines::Lines;
 use super::settings::election_timeout;
 use super::signals::{Stop, StopSignals};
+use super::threads;
 use directory::Directory;
 use node::NodeProcess;
 use std::path::PathBuf;
@@ -65,6 +66,10 @@ enum ClusterError {
 
 /// Runs the cluster until a signal stops it.
 pub fn run(args: &Args) -> u8 {
+    if let Err(error) = threads::check_supervisor() {
+        exit::complain(error);
+        return exit::CONFIGURATION;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
