@@ -216,8 +216,8 @@ fn a_name_that_cannot_be_looked_up_is_reported_as_that() {
     assert!(log.contains("nowhere.invalid:9080") && log.contains("node 1"), "{log}");
 }
 
-/// RLIMIT_NPROC counts the threads of a user, and does not bind root: so each limit has a user of its
-/// own, which only root can become.
+/// RLIMIT_NPROC counts the threads of a user, and does not bind root: so each limit has a user of
+/// its own, which only root can become.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_node_that_may_not_start_its_threads_says_so_and_exits() {

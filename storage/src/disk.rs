@@ -41,7 +41,8 @@ pub trait Disk: Clone + Send + 'static {
     /// Makes the names in `dir` durable: files created, renamed and removed.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
-    /// The bytes that are free for this process; `None` if that is not known. Quotas may leave less.
+    /// The bytes that are free for this process; `None` if that is not known. Quotas may leave
+    /// less.
     fn free_bytes(&self) -> Option<u64> {
         None
     }

@@ -95,7 +95,13 @@ impl<D: Disk> Preparer<D> {
     pub fn take(&mut self) -> io::Result<Segment<D::File>> {
         let order = self.ordered.take().expect("the caller has ordered it");
         match &self.worker {
-            Some(worker) => worker.done.recv().map_err(io::Error::other)?,
+            // The order may have failed long ago. There may be room by now.
+            Some(worker) => match worker.done.recv().map_err(io::Error::other)? {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    prepare(&self.disk, order)
+                }
+                prepared => prepared,
+            },
             None => prepare(&self.disk, order),
         }
     }
