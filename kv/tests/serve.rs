@@ -224,7 +224,7 @@ fn a_node_that_may_not_start_its_threads_says_so_and_exits() {
     let id = Command::new("id").arg("-u").output().unwrap();
     let tools = ["setpriv", "prlimit"];
     let has = |tool: &&str| Command::new(tool).arg("--version").output().is_ok();
-    if id.stdout.trim_ascii() != b"0" || !tools.iter().all(|tool| has(tool)) {
+    if id.stdout.trim_ascii() != b"0" || !tools.iter().all(has) {
         eprintln!("skipped: this test needs root, setpriv and prlimit");
         return;
     }
