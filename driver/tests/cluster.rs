@@ -439,12 +439,10 @@ async fn a_follower_whose_leader_has_stopped_is_not_ready_before_the_election() 
     }
     network.heal();
     leading.shutdown().await;
-    let begin = std::time::Instant::now();
     eventually("not ready", || following.status().ready().is_err()).await;
     let status = following.status();
     assert_eq!(status.raft.leader, Some(NodeId(1)), "the election timeout has not passed");
     assert_eq!(status.ready().unwrap_err().to_string(), "the leader is not connected");
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
