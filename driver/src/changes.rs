@@ -5,7 +5,7 @@ use crate::shared::Shared;
 use raft::{Membership, NodeId, Term};
 use std::sync::Arc;
 
-/// What a node knows of its cluster, and whether it serves. See [`Changes`].
+/// The view that a node has of its cluster, and whether it serves. See [`Changes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct View {

@@ -36,7 +36,7 @@ struct Unfinished {
     sink: Box<dyn SnapshotSink>,
 }
 
-/// What the receptions of a node share. A clone is another handle to it.
+/// The state that the receptions of a node share. A clone is another handle to it.
 #[derive(Clone, Default)]
 pub(crate) struct Receptions {
     /// Whether a snapshot is being received. Only one is received at a time.
@@ -117,7 +117,7 @@ impl Drop for Turn {
 pub struct Received(pub(crate) SnapshotReceived);
 
 impl Reception {
-    /// What has been written so far, by earlier transfers too.
+    /// The part that has been written so far, including by earlier transfers.
     pub fn prefix(&self) -> Prefix {
         self.prefix
     }

@@ -100,7 +100,7 @@ impl Shared {
         if let Some(reason) = self.stop.get() {
             let status = (**self.status.load()).clone();
             self.status.store(Arc::new(DriverStatus { stopped: Some(reason.clone()), ..status }));
-            // Who was woken by `stop` may have seen the status without the reason.
+            // A task that `stop` woke may have seen the status without the reason.
             changed = true;
         }
         if changed {

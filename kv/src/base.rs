@@ -18,7 +18,7 @@ use std::ops::Bound;
 #[derive(Debug)]
 pub struct Base<'a> {
     state: &'a State,
-    /// What the keys held that retained commands have changed.
+    /// The earlier content of the keys that retained commands have changed.
     changed: BTreeMap<&'a Bytes, &'a Before>,
 }
 

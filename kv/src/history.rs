@@ -36,7 +36,7 @@ impl Default for Retention {
     }
 }
 
-/// What a key held before a command changed it.
+/// The content of a key before a command changed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Before {
     /// The key existed.
@@ -107,7 +107,7 @@ pub struct Record {
     pub command: Option<Command>,
     /// The reply, and the previous value for listings.
     pub executed: Executed,
-    /// What it changed.
+    /// The keys that it changed.
     pub changes: Changes,
 }
 

@@ -29,7 +29,7 @@ pub enum SnapshotStart {
 ///         SnapshotStart::New => disk = MemDisk::new(),
 ///         _ => disk.crash(|_| Fate::Lost),
 ///     }
-///     Snapshots::new(disk.clone()).unwrap()
+///     Snapshots::new(disk.clone()).expect("a disk in memory can be written")
 /// });
 /// ```
 ///

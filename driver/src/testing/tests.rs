@@ -1,5 +1,7 @@
 //! The conformance kits: correct implementations pass, and each planted mistake is found.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use super::{Connected, Peer, SnapshotStart, snapshot_store, transport};
 use crate::{Clock, Inbox, Sleep, SnapshotSink, SnapshotStore, Transport};
 use raft::{Body, Incarnation, LogId, Membership, Message, NodeId, Now, Snapshot, SnapshotOffer};
@@ -35,7 +37,7 @@ enum StoreMistake {
     None,
     /// `finish` does not sync.
     SyncForgotten,
-    /// What is buffered when `finish` is called is lost.
+    /// Bytes that are buffered when `finish` is called are lost.
     LastPieceLost,
     /// Pieces of a snapshot are stored in another order.
     Reordered,
@@ -61,7 +63,7 @@ enum StoreMistake {
     LaterOnesRemoved,
     /// Nothing is removed.
     NothingRemoved,
-    /// What is being written is removed too.
+    /// A snapshot that is being written is removed too.
     UnfinishedRemoved,
 }
 

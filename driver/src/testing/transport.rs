@@ -24,9 +24,9 @@ const FIRST: NodeId = NodeId(1);
 const SECOND: NodeId = NodeId(2);
 const THIRD: NodeId = NodeId(3);
 
-/// What has to happen at all happens within this time.
+/// The kit waits this long for an event that has to happen.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What must not happen is waited for this long.
+/// The kit waits this long for an event that must not happen.
 const QUIET: Duration = Duration::from_millis(300);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -82,15 +82,13 @@ struct NetworkState {
 
 impl Network {
     pub fn isolate(&self, node: u64, peers: &[u64]) {
-        let mut state = self.0.lock().unwrap();
         for peer in peers {
-            state.cut.insert((NodeId(node), NodeId(*peer)));
-            state.cut.insert((NodeId(*peer), NodeId(node)));
+            self.cut(node, *peer);
+            self.cut(*peer, node);
         }
     }
 
     /// Loses every message from `from` to `to`.
-    #[allow(dead_code, reason = "not each test program cuts links")]
     pub fn cut(&self, from: u64, to: u64) {
         self.0.lock().unwrap().cut.insert((NodeId(from), NodeId(to)));
     }
