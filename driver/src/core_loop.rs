@@ -268,12 +268,21 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             }
             Receipt::StoreFailed(reason) => self.shared.stop(reason),
             Receipt::Applied(done) => {
+                // The machine task may have restored a snapshot.
+                self.know_snapshot_size();
                 self.node.applied(now, done);
                 self.state.cleaning.restored();
                 self.clean();
             }
-            Receipt::Snapshot(done) => self.node.compact(now, done),
+            Receipt::Snapshot(done) => {
+                self.know_snapshot_size();
+                self.node.compact(now, done);
+            }
         }
+    }
+
+    fn know_snapshot_size(&mut self) {
+        self.node.set_snapshot_bytes(self.shared.snapshot_bytes.load(Ordering::Relaxed));
     }
 
     fn clean(&mut self) {

@@ -6,7 +6,7 @@
 use crate::messages::{MachineCall, MachineOrder, Receipt, SnapshotOrder};
 use crate::pending::{Undecided, jump, resolve};
 use crate::shared::{Shared, panic_message};
-use crate::snapshots::SnapshotStore;
+use crate::snapshots::{Counted, SnapshotStore};
 use crate::status::{add, count};
 use crate::waiters::Waiters;
 use crate::{ApplyContext, Inspect, RestoreError, StateMachine, StopReason};
@@ -146,7 +146,9 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         // A log that begins at index zero has no snapshot.
         if snapshot.last.index.0 > 0 {
             let state = self.store.open(snapshot.last)?;
-            self.machine.restore(&mut BufReader::new(state))?;
+            let mut counted = Counted { inner: state, bytes: 0 };
+            self.machine.restore(&mut BufReader::new(&mut counted))?;
+            self.shared.snapshot_bytes.store(counted.bytes, Ordering::Relaxed);
         }
         self.time = snapshot.time;
         self.inspect.restored(snapshot, &self.machine);

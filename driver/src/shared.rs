@@ -22,6 +22,8 @@ pub(crate) struct Shared {
     pub reads_waiting: AtomicUsize,
     /// Callers that wait for a command to be applied.
     pub waiters: AtomicUsize,
+    /// The bytes of state in the snapshot that was last written or restored.
+    pub snapshot_bytes: AtomicU64,
     /// The state machine's state is at least as new as the log was at this time (monotonic, in
     /// nanoseconds). 0 while that is not known.
     pub fresh_at_ns: AtomicU64,
@@ -45,6 +47,7 @@ impl Shared {
             limits,
             reads_waiting: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
+            snapshot_bytes: AtomicU64::new(0),
             fresh_at_ns: AtomicU64::new(0),
             changed_notify: Notify::new(),
             shutdown_notify: Notify::new(),

@@ -12,6 +12,7 @@ use raft::{LogId, Snapshot, SnapshotDurable, TakeSnapshot};
 use std::io::{self, BufWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use storage::Disk;
 use tokio::sync::mpsc;
 
@@ -117,18 +118,22 @@ impl Writer {
     }
 
     fn write(&self, order: TakeSnapshot, frozen: &impl Frozen) -> SnapshotDurable {
-        let written = catch_unwind(AssertUnwindSafe(|| {
+        let written = catch_unwind(AssertUnwindSafe(|| -> io::Result<u64> {
             let mut sink = self.store.create(&order.snapshot)?;
             let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &mut sink);
-            frozen.write(&mut buffered)?;
+            let mut counted = Counted { inner: &mut buffered, bytes: 0 };
+            frozen.write(&mut counted)?;
+            let bytes = counted.bytes;
             buffered.flush()?;
             drop(buffered);
-            sink.finish()
+            sink.finish()?;
+            Ok(bytes)
         }));
         match written {
-            Ok(Ok(())) => {
+            Ok(Ok(bytes)) => {
+                self.shared.snapshot_bytes.store(bytes, Ordering::Relaxed);
                 count(&self.shared.metrics.snapshots_taken);
-                report(|| tracing::info!(last = %order.snapshot.last, "took a snapshot"));
+                report(|| tracing::info!(last = %order.snapshot.last, bytes, "took a snapshot"));
                 return order.durable();
             }
             Ok(Err(error)) => {
@@ -140,6 +145,32 @@ impl Writer {
         }
         count(&self.shared.metrics.snapshots_failed);
         order.failed()
+    }
+}
+
+/// Counts the bytes that pass through it.
+pub(crate) struct Counted<I> {
+    pub inner: I,
+    pub bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.inner.write(bytes)?;
+        self.bytes += taken as u64;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.bytes += read as u64;
+        Ok(read)
     }
 }
 

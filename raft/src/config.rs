@@ -5,8 +5,9 @@ use crate::{Entry, HardState, Incarnation, NodeId, Snapshot};
 /// The settings of a node. Times are in ticks; the driver chooses the length of a tick (10 ms by
 /// default). Make one with [`Config::new`] and change its fields.
 ///
-/// With the defaults a node keeps in memory, apart from its state machine: about
-/// `retained_bytes` + `snapshot_log_bytes` of entries that are applied (80 MiB), up to
+/// With the defaults a node keeps in memory, apart from its state machine: entries that are applied,
+/// about `retained_bytes` + `snapshot_log_bytes` (80 MiB), or as many bytes as the last snapshot if
+/// that is larger, at most `retained_bytes` + `snapshot_log_bytes_max` (1 GiB); up to
 /// `uncommitted_bytes_max` that are not committed (64 MiB), and on a leader with a peer that
 /// catches up another `catch_up_bytes_max` (256 MiB). Messages and writes share the memory of the
 /// entries in them.
@@ -54,8 +55,15 @@ pub struct Config {
     /// driver asks one read of the core for all that arrive in one turn.
     pub reads_max: usize,
     /// A snapshot is ordered once this many bytes of entries have been applied since the last
-    /// order, 64 MiB by default. Until it is durable, they are kept in memory and on disk.
+    /// order, 64 MiB by default. If the last snapshot is larger, its size counts instead (thesis
+    /// §5.1.3): then the log and the snapshots together cost about two bytes of disk writes for
+    /// each byte of commands, however large the state is. Until the snapshot is durable, the
+    /// entries are kept in memory and on disk.
     pub snapshot_log_bytes: usize,
+    /// However large the last snapshot is, the next one is ordered after this many bytes of
+    /// entries, 1 GiB by default. Lower it to save memory; the disk then writes more for a state
+    /// that is larger. A value below `snapshot_log_bytes` counts as that.
+    pub snapshot_log_bytes_max: usize,
     /// How many bytes of entries that the snapshot covers stay in memory, 16 MiB by default, so
     /// that a peer slightly behind needs no snapshot.
     pub retained_bytes: usize,
@@ -88,6 +96,7 @@ impl Config {
             command_bytes_max: 8 << 20,
             reads_max: 4096,
             snapshot_log_bytes: 64 << 20,
+            snapshot_log_bytes_max: 1 << 30,
             retained_bytes: 16 << 20,
             catch_up_bytes_max: 256 << 20,
             clock_ticks: 3_000,

@@ -61,6 +61,10 @@ pub(crate) struct Core {
     /// Consecutive failures to write a snapshot, and the ticks until the next attempt.
     snapshot_failures: u32,
     snapshot_wait: u32,
+    /// A snapshot is due, however little has been applied since the last order.
+    snapshot_due: bool,
+    /// The size of the last snapshot, as far as it is known.
+    snapshot_bytes: u64,
     /// The snapshot that the log begins after cannot be read.
     base_unreadable: bool,
     /// Rolling hashes of the applied entries, for comparison between nodes.
@@ -113,6 +117,8 @@ impl Core {
             snapshot_out: None,
             snapshot_failures: 0,
             snapshot_wait: 0,
+            snapshot_due: false,
+            snapshot_bytes: 0,
             base_unreadable: false,
             hashes,
             diverged: false,
@@ -163,9 +169,7 @@ impl Core {
         }
         if self.snapshot_wait > 0 {
             self.snapshot_wait -= 1;
-            if self.snapshot_wait == 0 {
-                self.applied_bytes = self.applied_bytes.max(self.config.snapshot_log_bytes);
-            }
+            self.snapshot_due |= self.snapshot_wait == 0;
         }
     }
 
@@ -429,8 +433,7 @@ impl Core {
             self.apply_out = Some(ticket.number);
             return Some(Action::Restore(Restore { ticket, snapshot }));
         }
-        let snapshot_due = self.applied_bytes >= self.config.snapshot_log_bytes;
-        if snapshot_due
+        if self.is_snapshot_due()
             && self.snapshot_out.is_none()
             && let Some(order) = self.snapshot_order()
         {
@@ -449,8 +452,21 @@ impl Core {
         Some(Action::Apply(Apply { ticket, entries }))
     }
 
+    /// A snapshot is due in proportion to the last one, see `Config::snapshot_log_bytes`.
+    fn is_snapshot_due(&self) -> bool {
+        let Config { snapshot_log_bytes: least, snapshot_log_bytes_max: most, .. } = self.config;
+        let last = usize::try_from(self.snapshot_bytes).unwrap_or(usize::MAX);
+        self.snapshot_due || self.applied_bytes >= last.clamp(least, most.max(least))
+    }
+
+    /// The size of the last snapshot that was taken or restored.
+    pub fn set_snapshot_bytes(&mut self, bytes: u64) {
+        self.snapshot_bytes = bytes;
+    }
+
     fn snapshot_order(&mut self) -> Option<TakeSnapshot> {
         self.applied_bytes = 0;
+        self.snapshot_due = false;
         self.snapshot_wait = 0;
         let base = self.log.base();
         if self.applied == base.last.index && self.base_unreadable {
@@ -557,7 +573,7 @@ impl Core {
     pub fn base_unreadable(&mut self, snapshot: LogId) {
         if snapshot == self.log.base().last && !self.base_unreadable && snapshot != LogId::ZERO {
             self.base_unreadable = true;
-            self.applied_bytes = self.applied_bytes.max(self.config.snapshot_log_bytes);
+            self.snapshot_due = true;
         }
     }
 

@@ -244,6 +244,14 @@ impl Node {
         self.check();
     }
 
+    /// The driver reports the size of the snapshot that was last taken or restored. It decides how
+    /// much log is kept until the next one, see
+    /// [`Config::snapshot_log_bytes`](crate::Config::snapshot_log_bytes). Until the first call
+    /// the size counts as 0.
+    pub fn set_snapshot_bytes(&mut self, bytes: u64) {
+        self.core.set_snapshot_bytes(bytes);
+    }
+
     /// The snapshot that the log begins after is damaged or missing on this node. It is no longer
     /// offered to peers, and another snapshot is ordered.
     pub fn snapshot_unreadable(&mut self, snapshot: LogId) {

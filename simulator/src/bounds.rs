@@ -84,6 +84,15 @@ pub fn log_is_small(node: usize, bytes: u64, most: u64) -> Result<(), Violation>
     within(Check::LogTakesNoMoreRoomThanItNeeds, node, "bytes of log", bytes, most)
 }
 
+/// How many bytes of entries a node applies until it takes a snapshot: in proportion to the last
+/// one, if the plan has it so.
+pub fn snapshot_due_bytes(swarm: &Swarm, disk: &MemDisk) -> u64 {
+    let paths = disk.paths().into_iter().filter(|path| path.ends_with(".snap"));
+    let largest = paths.filter_map(|path| disk.read(&path)).map(|state| state.len() as u64).max();
+    let most = u64::from(swarm.snapshot_bytes_max);
+    u64::from(swarm.snapshot_bytes).max(largest.unwrap_or_default().min(most))
+}
+
 /// Checks the snapshots that a node keeps, finished or not, except for files that its disk has
 /// refused to remove: they are removed at the next start.
 pub fn snapshots_are_few(

@@ -160,6 +160,7 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config.apply_bytes_max = swarm.apply_bytes as usize;
     config.inflight_messages_max = swarm.inflight as usize;
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
+    config.snapshot_log_bytes_max = swarm.snapshot_bytes_max as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
     config.catch_up_bytes_max = swarm.catch_up_bytes as usize;
     if swarm.clock_ticks > 0 {
@@ -374,9 +375,10 @@ impl<M: StateMachine> Host<M> {
         let (log, restored) = member.into_log();
         self.base_case(id, case, &restored)?;
         let (base, base_time) = (restored.snapshot.last, restored.snapshot.time);
+        let mut snapshot_bytes = 0;
         if base != LogId::ZERO {
             match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
-                Restoration::Done => {}
+                Restoration::Done { bytes } => snapshot_bytes = bytes,
                 Restoration::Unreadable(_) if self.failing => return Ok(false),
                 Restoration::Unreadable(detail) => return violation(MISSING, NodeId(id), detail),
             }
@@ -398,9 +400,10 @@ impl<M: StateMachine> Host<M> {
         self.refused = 0;
         self.needed.starts(log.usage().bytes, self.shadow.last().index);
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
-        let node = Node::new(config, restored).map_err(|error| {
+        let mut node = Node::new(config, restored).map_err(|error| {
             Violation::new(Check::NodeStartsAgain, NodeId(id), error.to_string())
         })?;
+        node.set_snapshot_bytes(snapshot_bytes);
         self.up = Some(Running {
             node,
             log,
@@ -541,7 +544,8 @@ pub(crate) const MISSING: Check = Check::SnapshotThatTheLogBeginsAfterIsThere;
 
 /// The result of restoring a state machine.
 pub(crate) enum Restoration {
-    Done,
+    /// The machine has the state of the snapshot, which has this size.
+    Done { bytes: u64 },
     /// The snapshot cannot be read.
     Unreadable(String),
 }
@@ -566,5 +570,5 @@ pub(crate) fn restore<M: StateMachine>(
         let detail = format!("node {id}: the state restored from {} differs", snapshot.last);
         return violation(Check::SnapshotIsTheState, NodeId(id), detail);
     }
-    Ok(Restoration::Done)
+    Ok(Restoration::Done { bytes: state.len() as u64 })
 }

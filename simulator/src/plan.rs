@@ -121,6 +121,9 @@ swarm! {
     catch_up_bytes,
     /// `clock_ticks` of [`raft::Config`]; 0: the default.
     clock_ticks,
+    /// `snapshot_log_bytes_max` of [`raft::Config`]; 0: as `snapshot_bytes`, so that the size of
+    /// the last snapshot does not count.
+    snapshot_bytes_max,
 }
 
 /// As the node of a fault: the node that leads when the fault strikes.
@@ -340,6 +343,7 @@ impl Plan {
             lasting: draw.pick(&[0, 0, 1, 2, 3, 4, 5, 6]),
             catch_up_bytes: off_or(&mut draw, &[500, 5_000, 100_000]),
             clock_ticks: election_ticks * off_or(&mut draw, &[1, 10]),
+            snapshot_bytes_max: off_or(&mut draw, &[5_000, 1 << 30]),
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);

@@ -42,6 +42,7 @@ const CALM: &[(&str, u32)] = &[
     ("apply_bytes", 1 << 20),
     ("inflight", 64),
     ("snapshot_bytes", 1 << 30),
+    ("snapshot_bytes_max", 0),
     ("segment_bytes", 256 << 10),
     ("reads_ppm", 0),
 ];

@@ -28,6 +28,10 @@ use std::io;
 /// The mark is written after this many batches.
 const MARK_BATCHES: u32 = 64;
 
+/// The size of a log's first segment. Each further one is twice as large until they have the
+/// standard size, so that a node with little data takes little room.
+const FIRST_SEGMENT_BYTES: u64 = 2 << 20;
+
 /// An invariant of the full segments is checked on this many of them.
 const CHECKED_MAX: usize = 16;
 
@@ -38,8 +42,8 @@ const CHECKED_MAX: usize = 16;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// The size of a segment in bytes, 16 MiB by default. A multiple of 4 KiB. A batch that needs
-    /// more gets a larger segment.
+    /// The size of a segment in bytes, 16 MiB by default. A multiple of 4 KiB. The first segments
+    /// of a log are smaller, from 2 MiB on. A batch that needs more gets a larger segment.
     pub segment_bytes: u64,
     /// The most bytes of all segments on disk, spare ones included; 16 GiB by default. A write that
     /// needs more is rejected as [`PersistError::Full`]. A small write takes up to 4 KiB until the
@@ -208,10 +212,11 @@ impl<D: Disk> Log<D> {
     /// The disk space that it takes, and the limit.
     pub fn usage(&self) -> Usage {
         let standard = self.config.segment_bytes;
-        let ahead = self.spares.len() as u64 + u64::from(self.preparer.is_ordered());
+        let ahead = self.preparer.ordered_bytes().unwrap_or_default();
+        let spare = self.spares.len() as u64 * standard;
         let current = self.current.as_ref().map_or(0, |current| current.segment.len);
         let full: u64 = self.full.iter().map(|full| full.len).sum();
-        Usage { bytes: ahead * standard + current + full, bytes_max: self.config.bytes_max }
+        Usage { bytes: ahead + spare + current + full, bytes_max: self.config.bytes_max }
     }
 
     /// Closes the log. It marks all batches as synced, so that the next start can tell damage from
@@ -371,11 +376,12 @@ impl<D: Disk> Log<D> {
                 return Ok(());
             }
         }
-        if !self.preparer.is_ordered() {
-            self.order_next().map_err(AppendError::Full)?;
-        }
+        let ordered = match self.preparer.ordered_bytes() {
+            Some(bytes) => bytes,
+            None => self.order_next().map_err(AppendError::Full)?,
+        };
         let segment = self.preparer.take().map_err(|error| {
-            let named = segment::unprepared(&self.disk, self.config.segment_bytes, &error);
+            let named = segment::unprepared(&self.disk, ordered, &error);
             match AppendError::of_preparing(error) {
                 AppendError::Full(_) => AppendError::Full(named),
                 AppendError::Failed(_) => AppendError::Failed(named),
@@ -394,19 +400,24 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Orders the next segment.
-    fn order_next(&mut self) -> io::Result<()> {
-        let Usage { bytes, bytes_max } = self.usage();
-        let standard = self.config.segment_bytes;
+    /// Orders the next segment. Returns its size.
+    fn order_next(&mut self) -> io::Result<u64> {
+        let usage = self.usage();
         let recycled = self.spares.pop_front();
-        if recycled.is_none() && bytes + standard > bytes_max {
-            let message = format!("the log has reached its bound of {bytes_max} bytes");
+        let generation = self.next_generation;
+        let standard = self.config.segment_bytes;
+        let bytes = match recycled {
+            Some(_) => standard,
+            // Generations count from 1.
+            None => standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32)),
+        };
+        if recycled.is_none() && usage.bytes + bytes > usage.bytes_max {
+            let message = format!("the log has reached its bound of {} bytes", usage.bytes_max);
             return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         }
-        let generation = self.next_generation;
         self.next_generation += 1;
-        self.preparer.order(Order { generation, bytes: standard, recycled });
-        Ok(())
+        self.preparer.order(Order { generation, bytes, recycled });
+        Ok(bytes)
     }
 
     /// Updates the highest needed index of each segment.

@@ -78,8 +78,9 @@ impl<D: Disk> Preparer<D> {
         Ok(Preparer { disk, ordered: None, worker })
     }
 
-    pub fn is_ordered(&self) -> bool {
-        self.ordered.is_some()
+    /// The bytes of the segment that is ordered.
+    pub fn ordered_bytes(&self) -> Option<u64> {
+        self.ordered.map(|order| order.bytes)
     }
 
     /// Orders the next segment. No other order may be pending.

@@ -31,6 +31,9 @@ const CHUNK_HEAD_BYTES: usize = 8;
 const TRAILER_BYTES: usize = 16;
 /// The most bytes of state in a chunk.
 const CHUNK_BYTES: usize = 64 << 10;
+/// The state is synced each time this many bytes of it were written. A single sync at the end would
+/// let the log's syncs wait behind all of it.
+const SYNC_BYTES: u64 = 4 << 20;
 /// The most bytes of an encoded description ([`Snapshot`]).
 const DESCRIPTION_BYTES_MAX: u32 = 16 << 20;
 
@@ -78,6 +81,7 @@ impl<D: Disk> Snapshots<D> {
             offset: 0,
             checksum,
             state_bytes: 0,
+            synced: 0,
         };
         writer.write_out()?;
         Ok(writer)
@@ -148,6 +152,8 @@ pub struct SnapshotWriter<D: Disk> {
     /// The running checksum of everything before the buffer.
     checksum: u32,
     state_bytes: u64,
+    /// The file is synced up to here.
+    synced: u64,
 }
 
 impl<D: Disk> SnapshotWriter<D> {
@@ -195,6 +201,12 @@ impl<D: Disk> SnapshotWriter<D> {
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();
         self.buffer.resize(CHUNK_HEAD_BYTES, 0);
+        if self.offset - self.synced >= SYNC_BYTES
+            && let Some(file) = &mut self.file
+        {
+            file.sync_data()?;
+            self.synced = self.offset;
+        }
         Ok(())
     }
 }

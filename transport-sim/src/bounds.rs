@@ -12,7 +12,9 @@ use crate::time::{now_us, sleep_us};
 use crate::world::{Host, RECYCLED_SEGMENTS};
 use driver::Handle;
 use raft::Entry;
-use simulator::bounds::{log_files, log_is_small, nothing_waits, snapshots_are_few, within};
+use simulator::bounds::{
+    log_files, log_is_small, nothing_waits, snapshot_due_bytes, snapshots_are_few, within,
+};
 use simulator::checks::{Check, Violation};
 use simulator::plan::Swarm;
 
@@ -27,12 +29,12 @@ const SNAPSHOTS_MAX: u64 = 2;
 
 impl<A: App> Host<A> {
     /// The cost of the entries in its log, and the most that is allowed. A snapshot is due when
-    /// `snapshot_bytes` are applied, and covers everything applied by then. If one fails, the next
+    /// [`snapshot_due_bytes`] are applied, and covers everything applied by then. If one fails, the next
     /// is due after as many bytes again, plus the batch that was applied with the last of them.
     fn entry_bytes(&self, swarm: &Swarm, failed: u64) -> (u64, u64) {
         let costs = self.shadow.entries.iter().map(Entry::cost_bytes);
         let largest = costs.clone().max().unwrap_or_default() as u64;
-        let due = u64::from(swarm.snapshot_bytes);
+        let due = snapshot_due_bytes(swarm, &self.disk);
         let most = due + failed * (due + u64::from(swarm.apply_bytes) + largest);
         (costs.sum::<usize>() as u64, most)
     }

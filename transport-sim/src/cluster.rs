@@ -383,6 +383,7 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
         config.inflight_bytes_max = swarm.inflight_bytes as usize;
     }
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
+    config.snapshot_log_bytes_max = swarm.snapshot_bytes_max as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
     config.catch_up_bytes_max = swarm.catch_up_bytes as usize;
     if swarm.clock_ticks > 0 {

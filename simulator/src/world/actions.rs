@@ -104,7 +104,7 @@ impl<W: Workload> World<'_, W> {
                 }
                 let (id, snapshots) = (node as u64, &running.snapshots);
                 match node::restore(id, snapshots, &order.snapshot, &mut running.machine)? {
-                    Restoration::Done => {}
+                    Restoration::Done { bytes } => running.node.set_snapshot_bytes(bytes),
                     Restoration::Unreadable(_) if host.failing || host.snapshot_rotten => {
                         self.marks.hit("a node could not restore a snapshot and stopped");
                         self.process_ends(node, START_RETRY_US);

@@ -9,7 +9,7 @@
 //! Checked during the run too: the files of the log, and the requests that wait at each node.
 
 use super::*;
-use crate::bounds::{log_files, log_is_small, snapshots_are_few, within};
+use crate::bounds::{log_files, log_is_small, snapshot_due_bytes, snapshots_are_few, within};
 use crate::checks::Check;
 use crate::node::Running;
 use raft::Entry;
@@ -29,10 +29,11 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn bounds(&self) -> Result<(), Violation> {
         let swarm = &self.plan.swarm;
         for (id, running) in self.healthy() {
-            // The next snapshot is ordered `snapshot_bytes` after the last order, even if that one
+            // The next snapshot is ordered that many bytes after the last order, even if that one
             // failed.
             let (live, largest) = live_bytes(running);
-            let most = u64::from(swarm.snapshot_bytes) + MEANWHILE * largest;
+            let due = snapshot_due_bytes(swarm, &self.hosts[id].disk);
+            let most = due + MEANWHILE * largest;
             let what = "bytes of entries that no snapshot covers";
             within(Check::SnapshotsKeepTheLogShort, id, what, live, most)?;
             // A leader keeps more for a lagging peer, and drops it some time later.

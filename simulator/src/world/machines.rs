@@ -109,6 +109,7 @@ impl<W: Workload> World<'_, W> {
             Ok(()) => {
                 self.marks.hit("a snapshot was taken");
                 running.ordered = None;
+                running.node.set_snapshot_bytes(state.len() as u64);
                 order.durable()
             }
             Err(_) => order.failed(),

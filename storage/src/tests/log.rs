@@ -44,6 +44,35 @@ fn a_directory_in_use_is_refused_by_name() {
     assert!(open().is_ok());
 }
 
+#[test]
+fn a_new_log_takes_little_room_and_its_segments_grow() {
+    let (disk, config) = (MemDisk::new(), || LogConfig { background: false, ..Default::default() });
+    let (mut log, _) = Log::open(disk.clone(), config()).unwrap();
+    log.identify(identity()).unwrap();
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    assert!(disk.used_bytes() <= 8 << 20, "{}", disk.used_bytes());
+    let sizes = |disk: &MemDisk| -> Vec<u64> {
+        let segments = disk.paths().into_iter().filter(|path| path.ends_with(".seg"));
+        segments.map(|path| disk.read(&path).unwrap().len() as u64 >> 20).collect()
+    };
+    assert_eq!(sizes(&disk), [2]);
+    let megabytes = |log: &mut Log<MemDisk>, indexes: std::ops::RangeInclusive<u64>| {
+        indexes.for_each(|index| write(log, hard(1, None), &[entry(index, 1, 1_000_000)]));
+    };
+    megabytes(&mut log, 1..=40);
+    assert_eq!(sizes(&disk), [2, 4, 8, 16, 16]);
+    drop(log);
+    disk.kill();
+    // They are found again, and only those of the standard size are reused.
+    let (mut log, found) = Log::open(disk.clone(), config()).unwrap();
+    assert_eq!(found.restored.unwrap().entries.len(), 40);
+    let base = LogStart::Compact(snapshot(LogId::new(40, 1)));
+    let batch = BatchRef { hard_state: hard(1, None), log_start: Some(&base), entries: &[] };
+    log.append(batch).unwrap();
+    let left = sizes(&disk);
+    assert!(!left.is_empty() && left.iter().all(|size| *size == 16), "{left:?}");
+}
+
 fn full_disk(disk: &MemDisk) {
     disk.set_capacity(Some(disk.used_bytes()));
 }

@@ -1,0 +1,72 @@
+//! A snapshot is ordered in proportion to the last one, within limits.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use raft::{
+    Action, Config, Incarnation, Member, Membership, Node, NodeId, Now, Restored, Snapshot,
+};
+
+const COMMAND_BYTES: usize = 100;
+
+/// A cluster of one node, which takes a snapshot after 1,000 to 5,000 bytes of entries.
+fn leader() -> Node {
+    let member = Member {
+        incarnation: Incarnation(1),
+        peer_address: String::new(),
+        client_address: String::new(),
+    };
+    let membership = Membership::of_voters([(NodeId(1), member)].into());
+    let mut config = Config::new(NodeId(1), Incarnation(1), 1);
+    config.campaign_at_start = true;
+    config.snapshot_log_bytes = 1_000;
+    config.snapshot_log_bytes_max = 5_000;
+    let mut node = Node::new(config, Restored::initial(Snapshot::initial(membership))).unwrap();
+    node.tick(Now::default());
+    settle(&mut node);
+    assert!(node.is_leader());
+    node
+}
+
+/// Carries out all orders. Returns whether a snapshot was taken.
+fn settle(node: &mut Node) -> bool {
+    let (now, mut taken) = (Now::default(), false);
+    while let Some(action) = node.poll() {
+        match action {
+            Action::Persist(write) => node.persisted(now, write.durable()),
+            Action::Apply(apply) => node.applied(now, apply.applied()),
+            Action::TakeSnapshot(order) => {
+                node.compact(now, order.durable());
+                taken = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    taken
+}
+
+/// The bytes of commands until the next snapshot.
+fn bytes_until_snapshot(node: &mut Node) -> usize {
+    let mut bytes = 0;
+    loop {
+        node.propose(Now::default(), vec![0; COMMAND_BYTES].into()).unwrap();
+        bytes += COMMAND_BYTES;
+        if settle(node) {
+            return bytes;
+        }
+    }
+}
+
+#[test]
+fn the_log_grows_by_the_size_of_the_last_snapshot_within_limits() {
+    let mut node = leader();
+    let smallest = bytes_until_snapshot(&mut node);
+    assert!((500..=1_000).contains(&smallest), "{smallest}");
+    node.set_snapshot_bytes(3_000);
+    let proportional = bytes_until_snapshot(&mut node);
+    assert!((2 * smallest..=3_000).contains(&proportional), "{proportional}");
+    node.set_snapshot_bytes(1 << 40);
+    let largest = bytes_until_snapshot(&mut node);
+    assert!((3 * smallest..=5_000).contains(&largest), "{largest}");
+    node.set_snapshot_bytes(0);
+    assert!(bytes_until_snapshot(&mut node) <= 1_000);
+}
