@@ -6,11 +6,12 @@
 //! answer into one hash. Followers report their hash with each heartbeat reply, and the leader
 //! compares it with its own at the same index.
 //!
-//! If a quorum agrees with the leader, the node that differs is wrong. If the nodes that differ
-//! form a quorum, the leader is wrong. A node that is wrong durably resets its log and stops. After
-//! a restart it neither votes nor campaigns until its peers have repaired it, like a node that has
-//! lost its log. If neither side has a quorum (three nodes, one of them down), the difference is
-//! only reported.
+//! If a quorum agrees with the leader, the node that differs is wrong. If a quorum reports the same
+//! other hash at one index, the leader is wrong. So that such reports meet at one index, every
+//! follower reports its hash as of the commit index that the leader sent one round earlier. A node
+//! that is wrong durably resets its log and stops. After a restart it neither votes nor campaigns until its peers have repaired it, like a node that has
+//! lost its log. If no quorum has one hash (three nodes that all differ, or of which one is down),
+//! the difference is only reported.
 //!
 //! This is not a checksum of the state. Damage to state in memory is detected only when an answer
 //! shows it.
@@ -98,9 +99,10 @@ impl Hashes {
         self.hashes.drain(..surplus);
     }
 
-    /// The hash of everything applied, if it is known.
-    pub fn latest(&self) -> Option<StateHash> {
-        self.hashes.back().map(|hash| StateHash { index: self.index, hash: *hash })
+    /// The hash as of `index`, or of everything applied if the hash as of `index` is not known.
+    pub fn upto(&self, index: Index) -> Option<StateHash> {
+        let latest = || Some(StateHash { index: self.index, hash: *self.hashes.back()? });
+        self.at(index).map(|hash| StateHash { index, hash }).or_else(latest)
     }
 
     /// The hash as of `index`, if it is known.
@@ -154,7 +156,7 @@ mod tests {
         one.applied(Index(6), &words);
         let mut other = Hashes::starting(Index(0), Some(0));
         words.iter().zip(1..).for_each(|(word, to)| other.applied(Index(to), &[*word]));
-        assert_eq!(one.latest(), other.latest());
+        assert_eq!(one.upto(Index(7)), other.upto(Index(7)));
         for index in 0..=6 {
             assert_eq!(one.at(Index(index)), other.at(Index(index)));
             assert!(one.at(Index(index)).is_some());
@@ -169,6 +171,6 @@ mod tests {
         assert_eq!(hashes.at(Index(5)), None);
         assert!(hashes.at(Index(6)).is_some());
         hashes.applied(Index(9_999_999), &[1]);
-        assert_eq!((hashes.latest(), hashes.at(Index(6))), (None, None));
+        assert_eq!((hashes.upto(Index(6)), hashes.at(Index(6))), (None, None));
     }
 }

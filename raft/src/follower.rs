@@ -29,6 +29,10 @@ pub(crate) struct Follower {
     acknowledged: Index,
     /// The latest round received from the leader.
     round: Round,
+    /// The commit index that the leader sent in that round, and in the round before. All peers
+    /// report their state hash at the latter, so that their reports can be compared.
+    round_commit: Index,
+    compared_at: Index,
     /// An acknowledgement is due even if it contains no news.
     reply_due: bool,
     /// Reads sent to the leader, and the ticks they have waited.
@@ -47,6 +51,8 @@ impl Follower {
             verified: Index(0),
             acknowledged: Index(0),
             round: Round(0),
+            round_commit: Index(0),
+            compared_at: Index(0),
             reply_due: false,
             reads: BTreeMap::new(),
             forwards: BTreeMap::new(),
@@ -138,6 +144,7 @@ impl Follower {
     ) {
         if round > self.round {
             self.round = round;
+            self.compared_at = std::mem::replace(&mut self.round_commit, commit);
             self.reply_due = true;
         }
         self.leader_commit = self.leader_commit.max(commit);
@@ -218,7 +225,7 @@ impl Follower {
         if matched <= self.acknowledged && !self.reply_due {
             return None;
         }
-        let state = if self.reply_due { core.hashes.latest() } else { None };
+        let state = if self.reply_due { core.hashes.upto(self.compared_at) } else { None };
         self.reply_due = false;
         self.acknowledged = matched;
         Some(core.message(leader, Body::Appended { matched, round: self.round, state }))

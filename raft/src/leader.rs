@@ -177,6 +177,7 @@ impl Leader {
                     && round > progress.round
                 {
                     (progress.agrees, progress.incomparable) = (None, true);
+                    progress.other = None;
                 }
                 self.appended(core, from, matched, round);
                 if let Some(state) = state
@@ -292,6 +293,7 @@ impl Leader {
         let agrees = own == state.hash;
         progress.incomparable = false;
         let known = progress.agrees.replace(agrees);
+        progress.other = (!agrees).then_some(state);
         if agrees {
             progress.agreed_at = progress.agreed_at.max(state.index);
             return false;
@@ -305,10 +307,9 @@ impl Leader {
             core.outbox.send(message);
             return false;
         }
-        let differs = |id: NodeId| {
-            self.progress.get(&id).is_some_and(|progress| progress.agrees == Some(false))
-        };
-        let alone = core.log.membership().is_quorum(differs);
+        // Peers that differ from each other too do not prove that this node is wrong.
+        let same = |id: NodeId| self.progress.get(&id).is_some_and(|p| p.other == Some(state));
+        let alone = core.log.membership().is_quorum(same);
         if alone {
             core.diverge(StateHash { index: state.index, hash: own });
         }

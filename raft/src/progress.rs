@@ -2,7 +2,7 @@
 //!
 //! Appends are not queued: the next one is built from this state when there is room for it.
 
-use crate::{Index, LogId, Round};
+use crate::{Index, LogId, Round, StateHash};
 use std::collections::VecDeque;
 
 /// Invariants: `matched < next`; everything in flight is above `matched`.
@@ -27,6 +27,8 @@ pub(crate) struct Progress {
     pub agrees: Option<bool>,
     /// The peer reports no state hash, so it cannot be compared.
     pub incomparable: bool,
+    /// Its latest report, if that differs from the leader's state.
+    pub other: Option<StateHash>,
     /// The latest index at which it agreed, and the index at which it was first found to differ.
     pub agreed_at: Index,
     pub differs_at: Index,
@@ -81,6 +83,7 @@ impl Progress {
             losses: 0,
             agrees: None,
             incomparable: false,
+            other: None,
             agreed_at: Index(0),
             differs_at: Index(0),
             silent_ticks: 0,
