@@ -164,6 +164,13 @@ pub enum StopReason {
          log and is repaired by them when it is started again"
     )]
     Diverged,
+    /// A snapshot could not be read: a part of it is damaged, or the disk failed. Restart the node:
+    /// the start checks the snapshot, and peers repair what is lost.
+    #[error(
+        "a snapshot could not be read: {0}; start the node again: what is lost is repaired by the \
+         other nodes"
+    )]
+    SnapshotUnreadable(Arc<str>),
     /// The state machine could not be restored from a snapshot whose checksums are correct. Nothing
     /// is removed, because another version of the program may be able to read it.
     #[error(

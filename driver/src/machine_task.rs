@@ -13,7 +13,7 @@ use crate::{ApplyContext, Inspect, RestoreError, StateMachine, StopReason};
 use bytes::Bytes;
 use raft::{Apply, LogTime, Snapshot, TakeSnapshot, entry_hash};
 use std::collections::VecDeque;
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,17 +84,17 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     }
 
     /// Runs a function that calls the user's code. Returns false if that has stopped the node.
-    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), RestoreError>) -> bool {
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), StopReason>) -> bool {
         let reason = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return true,
-            Ok(Err(error)) => StopReason::Restore(error.to_string().into()),
+            Ok(Err(reason)) => reason,
             Err(panic) => StopReason::StateMachine(panic_message(panic.as_ref())),
         };
         self.shared.stop(reason);
         false
     }
 
-    fn carry_out(&mut self, order: MachineOrder) -> Result<Option<Receipt>, RestoreError> {
+    fn carry_out(&mut self, order: MachineOrder) -> Result<Option<Receipt>, StopReason> {
         match order {
             MachineOrder::Apply { apply, decided } => {
                 let hashes = self.apply(&apply, decided);
@@ -142,12 +142,18 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         hashes
     }
 
-    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), StopReason> {
         // A log that begins at index zero has no snapshot.
         if snapshot.last.index.0 > 0 {
-            let state = self.store.open(snapshot.last)?;
-            let mut counted = Counted { inner: state, bytes: 0 };
-            self.machine.restore(&mut BufReader::new(&mut counted))?;
+            let unreadable =
+                |error: io::Error| StopReason::SnapshotUnreadable(error.to_string().into());
+            let state = self.store.open(snapshot.last).map_err(unreadable)?;
+            let mut counted = Counted { inner: state, bytes: 0, has_failed: false };
+            let restored = self.machine.restore(&mut BufReader::new(&mut counted));
+            restored.map_err(|error| match (counted.has_failed, error) {
+                (true, RestoreError::Io(error)) => unreadable(error),
+                (_, error) => StopReason::Restore(error.to_string().into()),
+            })?;
             self.shared.snapshot_bytes.store(counted.bytes, Ordering::Relaxed);
         }
         self.time = snapshot.time;

@@ -121,7 +121,7 @@ impl Writer {
         let written = catch_unwind(AssertUnwindSafe(|| -> io::Result<u64> {
             let mut sink = self.store.create(&order.snapshot)?;
             let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &mut sink);
-            let mut counted = Counted { inner: &mut buffered, bytes: 0 };
+            let mut counted = Counted { inner: &mut buffered, bytes: 0, has_failed: false };
             frozen.write(&mut counted)?;
             let bytes = counted.bytes;
             buffered.flush()?;
@@ -152,11 +152,13 @@ impl Writer {
 pub(crate) struct Counted<I> {
     pub inner: I,
     pub bytes: u64,
+    /// Whether a read or a write of `inner` has failed.
+    pub has_failed: bool,
 }
 
 impl<W: Write> Write for Counted<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = self.inner.write(bytes)?;
+        let taken = self.inner.write(bytes).inspect_err(|_| self.has_failed = true)?;
         self.bytes += taken as u64;
         Ok(taken)
     }
@@ -168,7 +170,7 @@ impl<W: Write> Write for Counted<W> {
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(into)?;
+        let read = self.inner.read(into).inspect_err(|_| self.has_failed = true)?;
         self.bytes += read as u64;
         Ok(read)
     }

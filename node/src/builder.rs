@@ -7,6 +7,7 @@ use raft::NodeId;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::LogConfig;
 use transport_http::{Listed, PEER_CONNECTIONS_MAX};
@@ -41,7 +42,20 @@ pub struct Builder<S> {
     pub(crate) insecure: bool,
     pub(crate) connections_max: usize,
     pub(crate) timeout: Duration,
+    pub(crate) leader_wait: Option<Duration>,
     pub(crate) log: LogConfig,
+    pub(crate) snapshot_bytes_per_second: Option<u64>,
+    pub(crate) tuning: Vec<Tuning>,
+}
+
+/// A change of the driver's settings, see [`Builder::tune`].
+#[derive(Clone)]
+pub(crate) struct Tuning(Arc<dyn Fn(&mut DriverConfig) + Send + Sync>);
+
+impl std::fmt::Debug for Tuning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tuning")
+    }
 }
 
 impl<S: StateMachine> Builder<S> {
@@ -58,7 +72,10 @@ impl<S: StateMachine> Builder<S> {
             insecure: false,
             connections_max: PEER_CONNECTIONS_MAX,
             timeout: Duration::from_secs(5),
+            leader_wait: None,
             log: LogConfig::default(),
+            snapshot_bytes_per_second: None,
+            tuning: Vec::new(),
         }
     }
 
@@ -184,6 +201,42 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
+    /// How long a command waits for a leader before it is sent, see [`Node::execute`]. The default
+    /// is 5 s or ten election timeouts, whichever is longer.
+    #[must_use]
+    pub fn leader_wait(mut self, wait: Duration) -> Self {
+        self.leader_wait = Some(wait);
+        self
+    }
+
+    /// The most bytes a second with which this node, as the leader, sends a snapshot to one peer.
+    /// The default is 64 MiB.
+    #[must_use]
+    pub fn snapshot_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.snapshot_bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// Changes any setting of the protocol and of the driver: batches, queues, memory, the size of
+    /// commands, when a snapshot is due, the length of a tick. The function gets the settings with
+    /// the other methods' values in them. The node's id and incarnation cannot be changed.
+    ///
+    /// ```
+    /// # struct Machine;
+    /// # fn tuned<S: quorate::StateMachine>(builder: quorate::Builder<S>) -> quorate::Builder<S> {
+    /// builder.tune(|config| {
+    ///     config.raft.snapshot_log_bytes_max = 256 << 20;
+    ///     config.raft.command_bytes_max = 1 << 20;
+    ///     config.limits.proposals_max = 1_000;
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tune(mut self, change: impl Fn(&mut DriverConfig) + Send + Sync + 'static) -> Self {
+        self.tuning.push(Tuning(Arc::new(change)));
+        self
+    }
+
     /// Starts the node on the current tokio runtime. Returns when the node takes part in its
     /// cluster. If a cluster is being bootstrapped, that is once all members are up. Dropping the
     /// future stops what it has started.
@@ -192,8 +245,9 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// How long a command waits for a leader.
-    pub(crate) fn leader_wait(&self) -> Duration {
-        LEADER_WAIT.max(self.election_timeout * LEADER_WAIT_ELECTIONS)
+    pub(crate) fn wait_for_leader(&self) -> Duration {
+        let default = LEADER_WAIT.max(self.election_timeout * LEADER_WAIT_ELECTIONS);
+        self.leader_wait.unwrap_or(default)
     }
 
     /// The settings of the driver, with times converted to ticks.
@@ -207,6 +261,7 @@ impl<S: StateMachine> Builder<S> {
         driver.raft.heartbeat_ticks =
             (driver.raft.election_ticks / HEARTBEATS).clamp(1, HEARTBEAT_TICKS_MAX);
         driver.raft.campaign_at_start = self.campaign_at_start;
+        self.tuning.iter().for_each(|Tuning(change)| change(&mut driver));
         driver
     }
 }

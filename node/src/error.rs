@@ -20,6 +20,15 @@ pub enum StartError {
     /// The node is not in the list of members.
     #[error("node {0} is not in the list of members, which has to name this node too")]
     NotAMember(NodeId),
+    /// The list of members has a node twice.
+    #[error("node {0} is in the list of members twice")]
+    DuplicateMember(NodeId),
+    /// Two members have one address for peers.
+    #[error("nodes {0} and {1} both have the address {2} in the list of members")]
+    DuplicateAddress(NodeId, NodeId, String),
+    /// A member's address for peers is not of the form `host:port`.
+    #[error("node {0} has the address {1:?} in the list of members, which is not host:port")]
+    MemberAddress(NodeId, String),
     /// The address of this node in the list of members is a name, and a listener needs an IP
     /// address.
     #[error("{0} is not an IP address to listen on: set the address with listen()")]

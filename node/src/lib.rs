@@ -41,13 +41,18 @@ mod typed;
 pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
-    ApplyContext, Changes, Clock, Done, DriverStatus, Frozen, Handle, NotReady, Outcome, Proposal,
-    ProposeError, ReadError, ReadMode as Consistency, RestoreError, StateMachine, StopReason, View,
-    WaitError,
+    ApplyContext, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle, Limits, Load,
+    MetricsReading, NotReady, Outcome, Proposal, ProposeError, ReadError, ReadMode as Consistency,
+    RestoreError, StateMachine, StopReason, View, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use node::Node;
-pub use raft::{CommandNumber, LogId, LogTime, NodeId, Term};
-pub use storage::{ClusterId, LogConfig};
-pub use transport_http::{HttpTransport, TransportFigures};
+pub use raft::{
+    CommandNumber, Config, ConfigError, Counters, Index, LogId, LogTime, Member, Membership,
+    NodeId, PeerStatus, RoleKind, Status, Term,
+};
+pub use storage::{
+    BaseError, ClaimError, ClusterId, IdentityError, LockError, LogConfig, OpenError,
+};
+pub use transport_http::{BootstrapError, HttpTransport, TransportFigures};
 pub use typed::{Typed, TypedError, TypedMachine, TypedNode};

@@ -24,6 +24,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let data_dir = builder.data_dir.clone().ok_or(StartError::Missing("data_dir()"))?;
     let own = builder.members.iter().find(|listed| listed.node == id).cloned();
     let own = own.ok_or(StartError::NotAMember(id))?;
+    check_members(&builder.members)?;
     let listen = listen_address(builder.listen, &own)?;
     if !builder.insecure && !listen.ip().to_canonical().is_loopback() {
         return Err(StartError::Insecure(listen));
@@ -51,9 +52,13 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let config = builder.driver_config(id);
     let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
     // A peer's connection may be silent for at least as long as a leader.
-    transport_config.silence = transport_config.silence.max(builder.election_timeout);
+    let election_timeout = config.tick * config.raft.election_ticks;
+    transport_config.silence = transport_config.silence.max(election_timeout);
+    if let Some(bytes) = builder.snapshot_bytes_per_second {
+        transport_config.snapshot_bytes_per_second = bytes;
+    }
     let clock = Arc::new(TokioClock::new());
-    let leader_wait = builder.leader_wait();
+    let leader_wait = builder.wait_for_leader();
     let parts = Parts {
         machine: builder.machine,
         member,
@@ -72,6 +77,28 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let handle = spawned.map_err(StartError::Thread)?;
     peers.open(&transport);
     Ok(Node { id, cluster, handle, clock, transport, peers, core, leader_wait })
+}
+
+/// Rejects a list of members that no cluster can have.
+fn check_members(members: &[Listed]) -> Result<(), StartError> {
+    for (at, listed) in members.iter().enumerate() {
+        let address = &listed.peer_address;
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        let port = port.and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none_or(|port| port == 0) {
+            return Err(StartError::MemberAddress(listed.node, address.clone()));
+        }
+        for earlier in &members[..at] {
+            if earlier.node == listed.node {
+                return Err(StartError::DuplicateMember(listed.node));
+            }
+            if earlier.peer_address == *address {
+                let nodes = (earlier.node, listed.node);
+                return Err(StartError::DuplicateAddress(nodes.0, nodes.1, address.clone()));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn listen_address(listen: Option<SocketAddr>, own: &Listed) -> Result<SocketAddr, StartError> {

@@ -6,7 +6,9 @@
 //! commands and of its state, or to add variants at the end of an enum; and every node has to be
 //! upgraded before any node sends the new variant, or copies differ.
 
-use crate::{Builder, Consistency, ExecuteError, Node, ReadError, StartError};
+use crate::{
+    Builder, Consistency, ExecuteError, Node, Proposal, ProposeError, ReadError, StartError,
+};
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use serde::Serialize;
@@ -49,6 +51,12 @@ impl<M: TypedMachine> Typed<M> {
         encode(command)
     }
 
+    /// The reply in the bytes that [`StateMachine::apply`] has returned. `None` if the command
+    /// was of another version of this machine, or the reply is.
+    pub fn decode_reply(bytes: &[u8]) -> Option<M::Reply> {
+        codec::decode(bytes).ok().flatten()
+    }
+
     /// The bytes of a query, as [`StateMachine::query`] takes them.
     pub fn encode_query(query: &M::Query) -> Bytes {
         encode(query)
@@ -75,7 +83,8 @@ impl<M: TypedMachine> StateMachine for Typed<M> {
     fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
         let mut state = Vec::new();
         from.read_to_end(&mut state)?;
-        let state = codec::decode(&state);
+        // The snapshot store has verified it.
+        let state = codec::decode_unlimited(&state);
         self.0 = state.map_err(|error| RestoreError::Malformed(error.to_string()))?;
         Ok(())
     }
@@ -109,8 +118,13 @@ pub enum TypedError<E> {
 }
 
 /// A [`Node`] with a [`TypedMachine`]. It dereferences to the [`Node`] for everything else.
-#[derive(Debug)]
 pub struct TypedNode<M: TypedMachine>(Node<Typed<M>>);
+
+impl<M: TypedMachine> std::fmt::Debug for TypedNode<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl<M: TypedMachine> TypedNode<M> {
     /// The settings of a node with this machine, in its initial state. Start it with
@@ -125,6 +139,12 @@ impl<M: TypedMachine> TypedNode<M> {
         command: &M::Command,
     ) -> Result<M::Reply, TypedError<ExecuteError>> {
         reply(&self.0.execute(encode(command)).await?)
+    }
+
+    /// Appends a command to the log and returns without waiting for its outcome, on the leader
+    /// only: see [`Node::propose`]. [`Typed::decode_reply`] decodes the reply.
+    pub async fn propose(&self, command: &M::Command) -> Result<Proposal, ProposeError> {
+        self.0.propose(encode(command)).await
     }
 
     /// Queries the state machine: see [`Node::read`].

@@ -138,3 +138,40 @@ async fn a_directory_is_not_used_for_what_it_is_not() {
     let stranger = stranger.data_dir(data.path().join("new")).start().await.unwrap_err();
     assert!(matches!(stranger, StartError::NotAMember(_)), "{stranger}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_members_that_no_cluster_can_have_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let refused = async |members: &[(u64, &str)]| {
+        let members: Vec<(u64, String)> =
+            members.iter().map(|(id, address)| (*id, (*address).to_owned())).collect();
+        start(1, &members, data.path()).await.unwrap_err().to_string()
+    };
+    let (one, two) = ((1, "127.0.0.1:9001"), (2, "127.0.0.1:9002"));
+    assert!(refused(&[one, two, two]).await.contains("node 2 is in the list of members twice"));
+    assert!(refused(&[one, (2, "127.0.0.1:9001")]).await.contains("1 and 2 both have the address"));
+    for address in ["host", "host:", ":9002", "host:0", "host:70000", "host:port"] {
+        let text = refused(&[one, (2, address)]).await;
+        assert!(text.contains("which is not host:port"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_setting_can_be_changed_and_one_out_of_range_is_refused() {
+    let (data, members) = (tempfile::tempdir().unwrap(), addresses(1));
+    let builder = || {
+        let builder = TypedNode::builder(Counter::default()).id(1).members(members.clone());
+        builder.data_dir(data.path()).bootstrap().campaign_at_start(true)
+    };
+    let mut log = quorate::LogConfig::default();
+    log.segment_bytes = 5_000;
+    let error = builder().log(log).start_typed().await.unwrap_err();
+    assert!(error.to_string().contains("segment_bytes is 5000"), "{error}");
+    let node = builder().tune(|config| config.raft.command_bytes_max = 1).start_typed();
+    let refused = node.await.unwrap().execute(&1_000_000).await.unwrap_err();
+    let why = NotDone::TooLarge { limit_bytes: 1 };
+    assert!(
+        matches!(&refused, TypedError::Node(ExecuteError::NotDone { why: found, .. }) if *found == why),
+        "{refused}"
+    );
+}

@@ -63,6 +63,19 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(value)
 }
 
+/// Decodes a value from all of `bytes`, without a limit on what it allocates. Only for input that a
+/// checksum has proved to be a value of this type that [`encode`] has written, such as a snapshot:
+/// the limit of [`decode`] counts numbers with their size in memory, so a large value that was
+/// encoded could not be decoded again.
+pub fn decode_unlimited<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, read) = bincode::serde::decode_from_slice(bytes, bincode::config::standard())
+        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    if read < bytes.len() {
+        return Err(DecodeError::LeftOver(bytes.len() - read));
+    }
+    Ok(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +114,15 @@ mod tests {
         }
         bytes.push(0);
         assert!(matches!(decode::<Entry>(&bytes), Err(DecodeError::LeftOver(1))));
+    }
+
+    #[test]
+    fn a_value_above_the_limit_comes_back_where_there_is_none() {
+        let numbers = vec![7_u64; DECODED_BYTES_MAX / 8 + 1];
+        let mut bytes = Vec::new();
+        encode(&numbers, &mut bytes);
+        assert!(decode::<Vec<u64>>(&bytes).is_err());
+        assert!(decode_unlimited::<Vec<u64>>(&bytes).unwrap() == numbers);
     }
 
     #[test]

@@ -183,6 +183,12 @@ pub enum OpenError {
         /// The format version of the file.
         version: u8,
     },
+    /// A setting is out of range.
+    #[error("segment_bytes is {bytes}, and must be a positive multiple of 4096")]
+    SegmentSize {
+        /// Its value.
+        bytes: u64,
+    },
     /// An operation on the disk failed.
     #[error("{path}: {source}")]
     Io {

@@ -321,7 +321,8 @@ impl<A: App> Cluster<A> {
         }
         match reason {
             StopReason::Shutdown => return,
-            StopReason::Store(_) | StopReason::Restore(_) if world.hosts[node].failing => {}
+            StopReason::Store(_) | StopReason::SnapshotUnreadable(_)
+                if world.hosts[node].failing => {}
             reason => {
                 let detail = format!("node {node}: {reason}");
                 drop(world);

@@ -35,10 +35,10 @@ pub struct Recovery {
 impl<D: Disk> Log<D> {
     /// Locks a directory and reads its content. See [`Case`] for the possible findings.
     pub fn open(disk: D, config: LogConfig) -> Result<(Log<D>, Recovery), OpenError> {
-        assert!(
-            config.segment_bytes > 0 && config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
-            "segment_bytes must be a multiple of 4 KiB"
-        );
+        let segment_bytes = config.segment_bytes;
+        if segment_bytes == 0 || !segment_bytes.is_multiple_of(BLOCK_BYTES as u64) {
+            return Err(OpenError::SegmentSize { bytes: segment_bytes });
+        }
         disk.lock()?;
         let io = |path: &str| {
             let path = path.to_owned();
