@@ -10,10 +10,11 @@ use crate::error::{ExecuteError, ProposeError, StopReason};
 use crate::events::Events;
 use crate::inbox::InboxReceiver;
 use crate::messages::{
-    CoreCall, MachineCall, MachineOrder, PeerSnapshot, RECEIPTS_MAX, Read, Receipt, SnapshotOrder,
+    CoreCall, MachineCall, MachineOrder, PeerSnapshot, RECEIPTS_MAX, Receipt, SnapshotOrder,
 };
 use crate::pending::{Caller, Pending, Reply};
 use crate::readiness::Readiness;
+use crate::reads::Reads;
 use crate::report::report;
 use crate::shared::Shared;
 use crate::snapshots::{OpenedLater, SnapshotStore};
@@ -43,27 +44,6 @@ const FULL_RETRY_TICKS: u32 = 20;
 const FULL_RETRY_TICKS_MAX: u32 = 160;
 /// The most ticks for which a node that shuts down waits for pending calls.
 const SHUTDOWN_GRACE_TICKS: u32 = 50;
-
-/// Reads that are confirmed together, by one read of the core.
-struct ReadBatch<S: StateMachine> {
-    mode: ReadMode,
-    asked_ns: u64,
-    reads: Vec<Read<S>>,
-}
-
-impl<S: StateMachine> ReadBatch<S> {
-    fn new() -> Self {
-        ReadBatch { mode: ReadMode::Lease, asked_ns: 0, reads: Vec::new() }
-    }
-
-    fn add(&mut self, mode: ReadMode, read: Read<S>) {
-        // The strictest mode of the batch applies.
-        if mode == ReadMode::Linearizable {
-            self.mode = mode;
-        }
-        self.reads.push(read);
-    }
-}
 
 /// The part of the published status that may change between ticks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,10 +90,7 @@ pub(crate) struct State<S: StateMachine> {
     forwarded: BTreeMap<u64, Reply<ExecuteError>>,
     /// The last index that the state machine has been ordered to apply or restore.
     ordered: Index,
-    reads: BTreeMap<ReadId, ReadBatch<S>>,
-    /// The reads of this turn, and reads that were refused and are retried at the next tick.
-    new_reads: ReadBatch<S>,
-    refused_reads: Vec<Read<S>>,
+    reads: Reads<S>,
     cleaning: Cleaning,
     /// A write for which the disk had no room, and the ticks until its retry.
     full: Option<(Box<Write>, u32)>,
@@ -134,9 +111,7 @@ impl<S: StateMachine> State<S> {
             pending: Pending::default(),
             forwarded: BTreeMap::new(),
             ordered: Index(0),
-            reads: BTreeMap::new(),
-            new_reads: ReadBatch::new(),
-            refused_reads: Vec::new(),
+            reads: Reads::new(),
             cleaning: Cleaning::new(),
             full: None,
             full_retry_ticks: FULL_RETRY_TICKS,
@@ -336,7 +311,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 let _ = taken.send(proposed);
             }
             CoreCall::Execute { command, done } => self.execute(now, command, done),
-            CoreCall::Read { mode, read } => self.state.new_reads.add(mode, read),
+            CoreCall::Read { mode, read } => self.state.reads.add(mode, read),
             CoreCall::Campaign => self.node.campaign(now),
         }
     }
@@ -411,11 +386,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         self.confirm_readiness(now);
         self.state.pending.forget_abandoned();
         self.state.forwarded.retain(|_, done| !done.is_closed());
-        for read in std::mem::take(&mut self.state.refused_reads) {
-            if !read.is_abandoned() {
-                self.state.new_reads.add(ReadMode::Linearizable, read);
-            }
-        }
+        self.state.reads.retry();
         if let Some((write, ticks)) = self.state.full.take() {
             if ticks > 0 {
                 self.state.full = Some((write, ticks - 1));
@@ -439,16 +410,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
 
     /// Requests one read of the core for all reads of this turn.
     fn ask_reads(&mut self, now: Now) {
-        if self.state.new_reads.reads.is_empty() {
-            return;
-        }
-        let mut batch = std::mem::replace(&mut self.state.new_reads, ReadBatch::new());
-        batch.asked_ns = now.monotonic_ns;
+        let Some(batch) = self.state.reads.next(now) else { return };
         count(&self.shared.metrics.read_rounds);
         match self.node.read(now, batch.mode) {
-            Ok(id) => drop(self.state.reads.insert(id, batch)),
-            // They are retried at each tick until their callers time out.
-            Err(_) => self.state.refused_reads.append(&mut batch.reads),
+            Ok(id) => self.state.reads.asked(id, batch),
+            Err(_) => self.state.reads.refused(batch.reads),
         }
     }
 
@@ -482,8 +448,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                     if self.state.readiness.answered(id, false) {
                         continue;
                     }
-                    if let Some(mut batch) = self.state.reads.remove(&id) {
-                        self.state.refused_reads.append(&mut batch.reads);
+                    if let Some(batch) = self.state.reads.take(id) {
+                        self.state.reads.refused(batch.reads);
                     }
                 }
                 Action::SendSnapshot(offer) => {
@@ -523,13 +489,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         if self.state.readiness.answered(id, true) {
             return;
         }
-        let Some(batch) = self.state.reads.remove(&id) else { return };
+        let Some(batch) = self.state.reads.take(id) else { return };
         match self.machine_calls.try_send(MachineCall::Reads(batch.reads)) {
             Ok(()) => self.shared.fresh_at_ns.store(batch.asked_ns, Ordering::Relaxed),
-            Err(TrySendError::Full(MachineCall::Reads(mut reads))) => {
-                // The state machine is far behind: the reads are retried.
-                self.state.refused_reads.append(&mut reads);
-            }
+            // The state machine is far behind: the reads are retried.
+            Err(TrySendError::Full(MachineCall::Reads(reads))) => self.state.reads.refused(reads),
             Err(_) => {}
         }
     }
@@ -583,13 +547,12 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     fn load(&self) -> Load {
-        let State { pending, reads, new_reads, refused_reads, .. } = &self.state;
-        let asked: usize = reads.values().map(|batch| batch.reads.len()).sum();
+        let State { pending, reads, .. } = &self.state;
         Load {
             calls: self.calls.len(),
             messages: self.inbox_receiver.messages.len(),
             proposals: pending.len() + self.state.forwarded.len(),
-            reads: asked + new_reads.reads.len() + refused_reads.len(),
+            reads: reads.len(),
             questions: self.machine_calls.max_capacity() - self.machine_calls.capacity(),
             waiters: self.shared.waiters.load(Ordering::Relaxed),
         }
@@ -605,7 +568,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             Some(0) => true,
             Some(_) => {
                 let waiting = self.state.pending.len() + self.state.forwarded.len();
-                waiting == 0 && self.state.reads.is_empty()
+                waiting == 0 && !self.state.reads.any_asked()
             }
             None => false,
         }

@@ -31,6 +31,7 @@ mod messages;
 mod node;
 mod pending;
 mod readiness;
+mod reads;
 mod reception;
 mod report;
 mod shared;

@@ -23,29 +23,29 @@ impl fmt::Display for Version {
     }
 }
 
-/// An entry of the log, as the state machine executes it.
+/// An entry of the log, as the state machine executes it. `B` holds the keys and values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
+pub enum Command<B = Bytes> {
     /// A command in the vocabulary of the compatible API.
-    Compat(Compat),
+    Compat(Compat<B>),
     /// One operation of the v1 API.
-    Write(Operation),
+    Write(Operation<B>),
     /// Several operations of the v1 API, executed in order as one log entry. Each has its own
     /// outcome: if the condition of one fails, the others are executed all the same.
-    Batch(Vec<Operation>),
+    Batch(Vec<Operation<B>>),
 }
 
 /// A command of the compatible API, with all fields as the client sent them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compat {
+pub struct Compat<B = Bytes> {
     /// Selects which of the other fields have an effect.
     pub kind: Kind,
     /// The key to read or write. It may be empty.
-    pub key: Bytes,
+    pub key: B,
     /// The value to write. A `get` ignores it.
-    pub value: Bytes,
+    pub value: B,
     /// The value that a `cas` expects. `put` and `get` ignore it.
-    pub compare_value: Bytes,
+    pub compare_value: B,
     /// A number that the client chose. It is returned in listings and has no effect on the store.
     pub id: i128,
 }
@@ -63,20 +63,20 @@ pub enum Kind {
 
 /// One operation of the v1 API on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operation {
+pub struct Operation<B = Bytes> {
     /// The key that is changed.
-    pub key: Bytes,
+    pub key: B,
     /// Write or remove.
-    pub change: Change,
+    pub change: Change<B>,
     /// Checked before the change. If it does not hold, nothing is changed.
     pub condition: Condition,
 }
 
 /// The change that an operation makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
+pub enum Change<B = Bytes> {
     /// Writes a value.
-    Put(Bytes),
+    Put(B),
     /// Removes the key and its value.
     Delete,
 }
@@ -159,40 +159,83 @@ pub enum Outcome {
 impl Command {
     /// The encoding of the command in the log.
     pub fn encode(&self) -> Bytes {
-        encode(self, self.cost_bytes())
+        encode(self, self.bytes_with(Self::ENCODED_OVERHEAD_BYTES))
     }
 
-    /// The command with this encoding; `None` if the bytes are not a command of this version.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        decode(bytes)
+    /// The command with this encoding; `None` if the bytes are not a command of this version. A key
+    /// or value that is at least half of the bytes shares them, so that log, history and store hold
+    /// a value once. Any other is a copy: it must not keep the rest in memory.
+    pub fn decode(bytes: &Bytes) -> Option<Self> {
+        let command: Command<&[u8]> = codec::decode_borrowed(body(bytes)?).ok()?;
+        Some(command.map(&|part: &[u8]| match part.len() * 2 >= bytes.len() {
+            true => bytes.slice_ref(part),
+            false => Bytes::copy_from_slice(part),
+        }))
     }
 
     /// The size of the command as the history counts it: its keys and values, and
     /// [`Command::OVERHEAD_BYTES`] for each operation. A batch has one overhead more.
     pub fn cost_bytes(&self) -> usize {
-        match self {
-            Command::Compat(compat) => {
-                let texts = compat.key.len() + compat.value.len() + compat.compare_value.len();
-                Self::OVERHEAD_BYTES + texts
-            }
-            Command::Write(operation) => operation.cost_bytes(),
-            Command::Batch(operations) => {
-                Self::OVERHEAD_BYTES + operations.iter().map(Operation::cost_bytes).sum::<usize>()
-            }
-        }
+        self.bytes_with(Self::OVERHEAD_BYTES)
     }
 
     /// Added for each operation, for the memory that it takes besides its key and value.
     pub const OVERHEAD_BYTES: usize = 192;
+
+    /// At least what the encoding of an operation adds to its key and value, without versions.
+    const ENCODED_OVERHEAD_BYTES: usize = 32;
+
+    /// The bytes of all keys and values, and `overhead` for each operation and for a batch.
+    fn bytes_with(&self, overhead: usize) -> usize {
+        match self {
+            Command::Compat(compat) => {
+                overhead + compat.key.len() + compat.value.len() + compat.compare_value.len()
+            }
+            Command::Write(operation) => overhead + operation.text_bytes(),
+            Command::Batch(operations) => {
+                let each = operations.iter().map(|one| overhead + one.text_bytes());
+                overhead + each.sum::<usize>()
+            }
+        }
+    }
+}
+
+impl<B> Command<B> {
+    /// The same command, with its keys and values in another form.
+    fn map<C>(self, form: &impl Fn(B) -> C) -> Command<C> {
+        match self {
+            Command::Compat(compat) => Command::Compat(Compat {
+                kind: compat.kind,
+                key: form(compat.key),
+                value: form(compat.value),
+                compare_value: form(compat.compare_value),
+                id: compat.id,
+            }),
+            Command::Write(operation) => Command::Write(operation.map(form)),
+            Command::Batch(operations) => {
+                Command::Batch(operations.into_iter().map(|one| one.map(form)).collect())
+            }
+        }
+    }
+}
+
+impl<B> Operation<B> {
+    fn map<C>(self, form: &impl Fn(B) -> C) -> Operation<C> {
+        let change = match self.change {
+            Change::Put(value) => Change::Put(form(value)),
+            Change::Delete => Change::Delete,
+        };
+        Operation { key: form(self.key), change, condition: self.condition }
+    }
 }
 
 impl Operation {
-    fn cost_bytes(&self) -> usize {
+    fn text_bytes(&self) -> usize {
         let value = match &self.change {
             Change::Put(value) => value.len(),
             Change::Delete => 0,
         };
-        Command::OVERHEAD_BYTES + self.key.len() + value
+        self.key.len() + value
     }
 }
 
@@ -209,7 +252,7 @@ impl Reply {
     /// The reply with this encoding. `None` means a bug in this program: no client input leads to
     /// it.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        decode(bytes)
+        codec::decode(body(bytes)?).ok()
     }
 }
 
@@ -217,15 +260,14 @@ fn encode<T: Serialize>(value: &T, expected_bytes: usize) -> Bytes {
     let mut bytes = Vec::with_capacity(expected_bytes + 1);
     bytes.push(codec::VERSION);
     codec::encode(value, &mut bytes);
-    Bytes::from(bytes)
+    // Without the spare capacity, which would stay in memory for as long as the value.
+    Bytes::from(bytes.into_boxed_slice())
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
+/// The bytes after the version, if it is this one.
+fn body(bytes: &[u8]) -> Option<&[u8]> {
     let (version, body) = bytes.split_first()?;
-    if *version != codec::VERSION {
-        return None;
-    }
-    codec::decode(body).ok()
+    (*version == codec::VERSION).then_some(body)
 }
 
 #[cfg(test)]
@@ -263,15 +305,37 @@ mod tests {
     fn bytes_that_are_no_command_decode_to_nothing() {
         let good = Command::Write(put("a", "1")).encode();
         for len in 0..good.len() {
-            assert_eq!(Command::decode(&good[..len]), None);
+            assert_eq!(Command::decode(&good.slice(..len)), None);
         }
         let mut later = good.to_vec();
         later[0] += 1;
-        assert_eq!(Command::decode(&later), None);
+        assert_eq!(Command::decode(&later.into()), None);
         let mut longer = good.to_vec();
         longer.push(0);
-        assert_eq!(Command::decode(&longer), None);
-        assert_eq!(Command::decode(b"\x01\x77junk"), None);
+        assert_eq!(Command::decode(&longer.into()), None);
+        assert_eq!(Command::decode(&Bytes::from_static(b"\x01\x77junk")), None);
+    }
+
+    #[test]
+    fn a_value_shares_the_bytes_of_its_command_unless_it_is_a_small_part_of_them() {
+        let shares = |part: &Bytes, whole: &Bytes| whole.as_ptr_range().contains(&part.as_ptr());
+        let value = Bytes::from(vec![b'v'; 100]);
+        let large = Operation { change: Change::Put(value.clone()), ..put("a", "") };
+        let bytes = Command::Write(large.clone()).encode();
+        let Some(Command::Write(Operation { key, change: Change::Put(found), .. })) =
+            Command::decode(&bytes)
+        else {
+            panic!("it is a put");
+        };
+        assert_eq!((found.clone(), shares(&found, &bytes)), (value, true));
+        assert!(!shares(&key, &bytes));
+        // A batch must not stay in memory for one of its values.
+        let bytes = Command::Batch(vec![large.clone(), large.clone(), large]).encode();
+        let Some(Command::Batch(operations)) = Command::decode(&bytes) else { panic!("a batch") };
+        for operation in operations {
+            let Change::Put(found) = operation.change else { panic!("it is a put") };
+            assert!(!shares(&found, &bytes));
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Machine {
         self.answers.clone()
     }
 
-    fn apply_one(&mut self, at: driver::ApplyContext, command: &[u8]) -> Bytes {
+    fn apply_one(&mut self, at: driver::ApplyContext, command: &Bytes) -> Bytes {
         let place = Place { number: at.number, term: at.id.term };
         self.state.apply(place, Command::decode(command)).encode()
     }

@@ -64,6 +64,10 @@ pub struct Config {
     /// entries, 1 GiB by default. Lower it to save memory; the disk then writes more for a state
     /// that is larger. A value below `snapshot_log_bytes` counts as that.
     pub snapshot_log_bytes_max: usize,
+    /// A snapshot is also ordered after this many writes since the last order, 262,144 by default.
+    /// On the disk, each takes a block of 4 KiB at least, so the log has about 1 GiB by then,
+    /// however small the commands are. After a start each entry in the log counts as a write.
+    pub snapshot_log_writes: usize,
     /// How many bytes of entries that the snapshot covers stay in memory, 16 MiB by default, so
     /// that a peer slightly behind needs no snapshot.
     pub retained_bytes: usize,
@@ -97,6 +101,7 @@ impl Config {
             reads_max: 4096,
             snapshot_log_bytes: 64 << 20,
             snapshot_log_bytes_max: 1 << 30,
+            snapshot_log_writes: 1 << 18,
             retained_bytes: 16 << 20,
             catch_up_bytes_max: 256 << 20,
             clock_ticks: 3_000,
@@ -118,6 +123,7 @@ impl Config {
             ("command_bytes_max", self.command_bytes_max),
             ("reads_max", self.reads_max),
             ("snapshot_log_bytes", self.snapshot_log_bytes),
+            ("snapshot_log_writes", self.snapshot_log_writes),
             ("clock_ticks", self.clock_ticks as usize),
         ];
         match limits.iter().find(|(_, limit)| *limit == 0) {

@@ -5,6 +5,7 @@ use crate::digest::Hashes;
 use crate::log::Log;
 use crate::log_time::{self, LogClock, Reading};
 use crate::outbox::Outbox;
+use crate::snapshot_schedule::SnapshotSchedule;
 use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState, Index,
@@ -18,10 +19,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A disk counts as stalled when a write has been pending for this many election timeouts.
 const STALL_ELECTIONS: u32 = 2;
-
-/// After a snapshot could not be written, the wait before the next attempt is an election timeout.
-/// It doubles with each failure, at most this many times.
-const SNAPSHOT_DOUBLINGS_MAX: u32 = 7;
 
 /// The most entries removed from memory in one tick.
 const TRIM_ENTRIES: usize = 4096;
@@ -57,16 +54,8 @@ pub(crate) struct Core {
     log_start: Option<LogStart>,
     apply_out: Option<u64>,
     apply_buffer: Vec<Entry>,
-    snapshot_out: Option<u64>,
-    /// Consecutive failures to write a snapshot, and the ticks until the next attempt.
-    snapshot_failures: u32,
-    snapshot_wait: u32,
-    /// A snapshot is due, however little has been applied since the last order.
-    snapshot_due: bool,
-    /// The size of the last snapshot, as far as it is known.
-    snapshot_bytes: u64,
-    /// The snapshot that the log begins after cannot be read.
-    base_unreadable: bool,
+    /// When the next snapshot is due, and whether one is pending.
+    pub snapshots: SnapshotSchedule,
     /// Rolling hashes of the applied entries, for comparison between nodes.
     pub hashes: Hashes,
     /// This node's state is wrong, and its log has been reset.
@@ -74,8 +63,6 @@ pub(crate) struct Core {
     clock: LogClock,
     /// A snapshot to restore into the state machine, once the log on disk begins after it.
     restore: Option<Snapshot>,
-    /// Bytes of entries applied since the last snapshot order.
-    applied_bytes: usize,
     next_read: ReadId,
     /// The number of the latest forwarded command.
     next_forward: u64,
@@ -114,17 +101,11 @@ impl Core {
             log_start: None,
             apply_out: None,
             apply_buffer: Vec::new(),
-            snapshot_out: None,
-            snapshot_failures: 0,
-            snapshot_wait: 0,
-            snapshot_due: false,
-            snapshot_bytes: 0,
-            base_unreadable: false,
+            snapshots: SnapshotSchedule::new(log.len()),
             hashes,
             diverged: false,
             clock: LogClock::default(),
             restore: None,
-            applied_bytes: 0,
             next_forward: 0,
             // A late reply to a read of an earlier start must not match a read of this start.
             next_read: ReadId(config.start_nonce.rotate_left(32)),
@@ -167,10 +148,7 @@ impl Core {
         if self.write_out.is_some() {
             self.write_ticks = self.write_ticks.saturating_add(1);
         }
-        if self.snapshot_wait > 0 {
-            self.snapshot_wait -= 1;
-            self.snapshot_due |= self.snapshot_wait == 0;
-        }
+        self.snapshots.tick();
     }
 
     /// Whether a write has been pending so that this node should not lead: its disk is full, hangs,
@@ -389,6 +367,7 @@ impl Core {
         self.log.fill_write(self.config.write_bytes_max, &mut entries);
         self.write_out = Some((ticket.number, self.hard));
         self.write_ticks = 0;
+        self.snapshots.wrote();
         Some(Write { ticket, hard_state: self.hard, log_start: self.log_start.take(), entries })
     }
 
@@ -433,8 +412,7 @@ impl Core {
             self.apply_out = Some(ticket.number);
             return Some(Action::Restore(Restore { ticket, snapshot }));
         }
-        if self.is_snapshot_due()
-            && self.snapshot_out.is_none()
+        if self.snapshots.is_due(&self.config)
             && let Some(order) = self.snapshot_order()
         {
             return Some(Action::TakeSnapshot(order));
@@ -446,34 +424,20 @@ impl Core {
         let mut entries = std::mem::take(&mut self.apply_buffer);
         let bytes_max = self.config.apply_bytes_max;
         let bytes = self.log.copy(self.applied.next(), to, bytes_max, &mut entries);
-        self.applied_bytes += bytes;
+        self.snapshots.applied(bytes);
         let ticket = self.ticket();
         self.apply_out = Some(ticket.number);
         Some(Action::Apply(Apply { ticket, entries }))
     }
 
-    /// A snapshot is due in proportion to the last one, see `Config::snapshot_log_bytes`.
-    fn is_snapshot_due(&self) -> bool {
-        let Config { snapshot_log_bytes: least, snapshot_log_bytes_max: most, .. } = self.config;
-        let last = usize::try_from(self.snapshot_bytes).unwrap_or(usize::MAX);
-        self.snapshot_due || self.applied_bytes >= last.clamp(least, most.max(least))
-    }
-
-    /// The size of the last snapshot that was taken or restored.
-    pub fn set_snapshot_bytes(&mut self, bytes: u64) {
-        self.snapshot_bytes = bytes;
-    }
-
     fn snapshot_order(&mut self) -> Option<TakeSnapshot> {
-        self.applied_bytes = 0;
-        self.snapshot_due = false;
-        self.snapshot_wait = 0;
+        self.snapshots.begins();
         let base = self.log.base();
-        if self.applied == base.last.index && self.base_unreadable {
+        if self.applied == base.last.index && self.snapshots.is_base_unreadable() {
             // Take the same snapshot again: it replaces the unreadable one.
             let snapshot = base.clone();
             let ticket = self.ticket();
-            self.snapshot_out = Some(ticket.number);
+            self.snapshots.ordered(ticket.number);
             return Some(TakeSnapshot { ticket, snapshot });
         }
         if self.applied <= base.last.index {
@@ -488,7 +452,7 @@ impl Core {
             hash: self.hashes.at(self.applied),
         };
         let ticket = self.ticket();
-        self.snapshot_out = Some(ticket.number);
+        self.snapshots.ordered(ticket.number);
         Some(TakeSnapshot { ticket, snapshot })
     }
 
@@ -516,25 +480,19 @@ impl Core {
 
     /// A snapshot of the state machine is durable, or could not be written.
     pub fn compact(&mut self, done: SnapshotDurable) {
-        if !self.is_due(done.ticket, self.snapshot_out) {
+        if !self.is_due(done.ticket, self.snapshots.out()) {
             return;
         }
-        self.snapshot_out = None;
-        let Some(snapshot) = done.snapshot else {
-            let doublings = self.snapshot_failures.min(SNAPSHOT_DOUBLINGS_MAX);
-            self.snapshot_wait = self.config.election_ticks.saturating_mul(1 << doublings);
-            self.snapshot_failures = self.snapshot_failures.saturating_add(1);
-            return;
-        };
-        self.snapshot_failures = 0;
+        let Some(snapshot) = done.snapshot else { return self.snapshots.failed(&self.config) };
+        self.snapshots.done();
         if snapshot.last == self.log.base().last {
-            self.base_unreadable = false;
+            self.snapshots.base_is_readable();
         }
         // A snapshot from the leader may have replaced the log meanwhile.
         if snapshot.last.index > self.log.base().last.index && self.log.contains(snapshot.last) {
             self.log.compact(snapshot.clone());
             self.log_start = Some(LogStart::Compact(snapshot));
-            self.base_unreadable = false;
+            self.snapshots.base_is_readable();
         }
     }
 
@@ -551,7 +509,8 @@ impl Core {
         self.log.reset(initial.clone());
         (self.commit, self.applied) = (Index(0), Index(0));
         self.log_start = Some(LogStart::Reset(initial));
-        (self.apply_out, self.snapshot_out, self.restore) = (None, None, None);
+        (self.apply_out, self.restore) = (None, None);
+        self.snapshots.forget_order();
         self.outbox.forget_held();
         for (_, read) in std::mem::take(&mut self.reads) {
             self.answers.push_back(Action::Refuse(read));
@@ -571,21 +530,16 @@ impl Core {
     /// Records that the snapshot that the log begins after is unreadable, and makes another one
     /// due.
     pub fn base_unreadable(&mut self, snapshot: LogId) {
-        if snapshot == self.log.base().last && !self.base_unreadable && snapshot != LogId::ZERO {
-            self.base_unreadable = true;
-            self.snapshot_due = true;
+        if snapshot == self.log.base().last && snapshot != LogId::ZERO {
+            self.snapshots.base_is_unreadable();
         }
-    }
-
-    pub fn is_base_unreadable(&self) -> bool {
-        self.base_unreadable
     }
 
     /// Replaces the log by a leader's snapshot, which is durable.
     pub fn replace_log(&mut self, snapshot: Snapshot) {
         self.commit = snapshot.last.index;
         self.log.reset(snapshot.clone());
-        self.base_unreadable = false;
+        self.snapshots.base_is_readable();
         self.log_start = Some(LogStart::Reset(snapshot.clone()));
         self.restore = Some(snapshot);
     }

@@ -6,20 +6,16 @@ use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::{
     Action, Body, CommandNumber, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus,
-    ProposeError, ReadError, ReadId, Reading, Round, SnapshotOffer, StateHash, Term,
+    ProposeError, ReadError, ReadId, Reading, Round, SnapshotOffer, Term,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-
-/// A snapshot is not offered until a peer has confirmed its state. After this many election
-/// timeouts without a reply, a peer is no longer waited for.
-const CONFIRM_ELECTIONS: u32 = 10;
 
 /// Invariants: every other member has a progress; rounds in `confirming` never decrease; a round
 /// confirms reads only if it starts after an entry of this term is committed.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
-    progress: BTreeMap<NodeId, Progress>,
+    pub(crate) progress: BTreeMap<NodeId, Progress>,
     /// The no-op that began the term. Once it is committed, the leader knows what is committed
     /// (§6.4).
     term_start: Index,
@@ -280,72 +276,6 @@ impl Leader {
         progress.round = progress.round.max(round);
         self.try_commit(core);
         self.confirm_reads(core);
-    }
-
-    /// Compares a peer's state hash with this node's at the same index. If this node is the one
-    /// that is wrong, it diverges and this returns true.
-    fn compare(&mut self, core: &mut Core, from: NodeId, state: StateHash) -> bool {
-        let (Some(own), Some(progress)) =
-            (core.hashes.at(state.index), self.progress.get_mut(&from))
-        else {
-            return false;
-        };
-        let agrees = own == state.hash;
-        progress.incomparable = false;
-        let known = progress.agrees.replace(agrees);
-        progress.other = (!agrees).then_some(state);
-        if agrees {
-            progress.agreed_at = progress.agreed_at.max(state.index);
-            return false;
-        }
-        if known != Some(false) {
-            core.counters.states_differ += 1;
-            progress.differs_at = state.index;
-        }
-        if self.has_agreement(core, state.index) {
-            let message = core.message(from, Body::Diverged { state });
-            core.outbox.send(message);
-            return false;
-        }
-        // Peers that differ from each other too do not prove that this node is wrong.
-        let same = |id: NodeId| self.progress.get(&id).is_some_and(|p| p.other == Some(state));
-        let alone = core.log.membership().is_quorum(same);
-        if alone {
-            core.diverge(StateHash { index: state.index, hash: own });
-        }
-        alone
-    }
-
-    /// The lowest index at which a peer's state was first found to differ, while it is not known
-    /// which of the two is wrong. No snapshot is sent during that time, since it may be wrong. A
-    /// third node that needs one waits until a node with a copy of its own, or an operator, has
-    /// decided.
-    fn disputed_at(&self, core: &Core) -> Option<Index> {
-        let differing = self.progress.values().filter(|p| p.agrees == Some(false));
-        let at = differing.map(|p| p.differs_at).min()?;
-        (!self.has_agreement(core, at)).then_some(at)
-    }
-
-    /// Whether the snapshot that the log begins after may be offered to peers. It must be readable,
-    /// no difference may be undecided, and a peer must have confirmed the same state, if there is a
-    /// peer that can.
-    fn may_offer_base(&self, core: &Core) -> bool {
-        let base = core.log.base().last.index;
-        let confirms = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= base;
-        let patience = CONFIRM_ELECTIONS.saturating_mul(core.config.election_ticks);
-        let could = |p: &Progress| p.silent_ticks < patience && p.next > base && !p.incomparable;
-        let mut peers = self.progress.values();
-        let confirmed = peers.clone().any(confirms) || !peers.any(could);
-        confirmed && !core.is_base_unreadable() && self.disputed_at(core).is_none()
-    }
-
-    /// Whether a quorum, this node included, has reported the same state at `at` or a later index.
-    fn has_agreement(&self, core: &Core, at: Index) -> bool {
-        let own = core.id();
-        core.log.membership().is_quorum(|id| match self.progress.get(&id) {
-            Some(progress) => progress.agrees == Some(true) && progress.agreed_at >= at,
-            None => id == own,
-        })
     }
 
     fn rejected(

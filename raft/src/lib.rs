@@ -10,6 +10,7 @@
 mod bounded;
 mod candidate;
 mod config;
+mod copies;
 mod core;
 mod digest;
 mod entry;
@@ -28,6 +29,7 @@ mod outbox;
 mod progress;
 mod request;
 mod role;
+mod snapshot_schedule;
 mod status;
 mod validation;
 mod work;

@@ -65,6 +65,11 @@ impl Log {
         self.before
     }
 
+    /// The number of entries in memory.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub fn last(&self) -> LogId {
         self.entries.back().map_or(self.before, |entry| entry.id)
     }

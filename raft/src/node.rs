@@ -249,7 +249,7 @@ impl Node {
     /// [`Config::snapshot_log_bytes`](crate::Config::snapshot_log_bytes). Until the first call
     /// the size counts as 0.
     pub fn set_snapshot_bytes(&mut self, bytes: u64) {
-        self.core.set_snapshot_bytes(bytes);
+        self.core.snapshots.set_last_bytes(bytes);
     }
 
     /// The snapshot that the log begins after is damaged or missing on this node. It is no longer
@@ -354,7 +354,7 @@ impl Node {
             lost: core.hard_state().lost,
             disk_stalled: core.is_disk_stalled(),
             diverged: core.is_diverged(),
-            base_unreadable: core.is_base_unreadable(),
+            base_unreadable: core.snapshots.is_base_unreadable(),
             not_a_member: core.is_not_a_member(),
             peers,
             counters: core.counters,

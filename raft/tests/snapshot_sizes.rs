@@ -8,8 +8,9 @@ use raft::{
 
 const COMMAND_BYTES: usize = 100;
 
-/// A cluster of one node, which takes a snapshot after 1,000 to 5,000 bytes of entries.
-fn leader() -> Node {
+/// A cluster of one node, which takes a snapshot after 1,000 to 5,000 bytes of entries, or after
+/// this many writes.
+fn leader(writes: usize) -> Node {
     let member = Member {
         incarnation: Incarnation(1),
         peer_address: String::new(),
@@ -20,6 +21,7 @@ fn leader() -> Node {
     config.campaign_at_start = true;
     config.snapshot_log_bytes = 1_000;
     config.snapshot_log_bytes_max = 5_000;
+    config.snapshot_log_writes = writes;
     let mut node = Node::new(config, Restored::initial(Snapshot::initial(membership))).unwrap();
     node.tick(Now::default());
     settle(&mut node);
@@ -58,7 +60,7 @@ fn bytes_until_snapshot(node: &mut Node) -> usize {
 
 #[test]
 fn the_log_grows_by_the_size_of_the_last_snapshot_within_limits() {
-    let mut node = leader();
+    let mut node = leader(usize::MAX);
     let smallest = bytes_until_snapshot(&mut node);
     assert!((500..=1_000).contains(&smallest), "{smallest}");
     node.set_snapshot_bytes(3_000);
@@ -69,4 +71,13 @@ fn the_log_grows_by_the_size_of_the_last_snapshot_within_limits() {
     assert!((3 * smallest..=5_000).contains(&largest), "{largest}");
     node.set_snapshot_bytes(0);
     assert!(bytes_until_snapshot(&mut node) <= 1_000);
+}
+
+#[test]
+fn many_small_writes_need_a_snapshot_too() {
+    // On the disk, each write takes a block, however small its entry is.
+    let mut node = leader(5);
+    assert!(bytes_until_snapshot(&mut node) <= 5 * COMMAND_BYTES);
+    node.set_snapshot_bytes(1 << 40);
+    assert_eq!(bytes_until_snapshot(&mut node), 5 * COMMAND_BYTES);
 }

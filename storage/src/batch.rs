@@ -21,8 +21,8 @@
 //! ```
 //!
 //! The checksum of a batch is that of its first block, which covers `rest` and so the whole batch.
-//! Entries do not use the codec: the log must remain readable if the encoder is replaced. Also, a
-//! payload is then a slice of the batch's buffer, without a copy.
+//! Entries do not use the codec: the log must remain readable if the encoder is replaced. A payload
+//! that is read is a copy: a state machine that keeps it does not keep the whole batch in memory.
 
 use crate::block::{self, BLOCK_BYTES, Block, BlockWriter, CONTENT_BYTES, Place, u32_at, u64_at};
 use crate::codec;
@@ -221,7 +221,7 @@ fn take_entry(rest: &mut Bytes, index: Index) -> Option<Entry> {
     if rest.len() < length {
         return None;
     }
-    let payload = rest.split_to(length);
+    let payload = Bytes::copy_from_slice(&rest.split_to(length));
     Some(Entry {
         id: LogId { term: Term(u64_at(&head, 0)), index },
         time: LogTime(u64_at(&head, 8)),

@@ -6,7 +6,7 @@
 //!
 //! A payload costs one copy when a message is decoded: out of the frame into a `Vec` of its exact
 //! length, which becomes its `Bytes` without another. (The log's own format does not use this file
-//! for payloads, and slices them.) A slice of the frame would spare that copy, and is not possible
+//! for payloads.) A slice of the frame would spare that copy, and is not possible
 //! here: serde's visitors take borrowed slices or a `Vec`, so no decoder can hand a `Bytes` to one.
 //! It would take either a channel past serde, from here into the core's types, or a format of our
 //! own for appends. Each slice would also keep its whole frame in memory for as long as the log has
@@ -15,8 +15,8 @@
 //! Decoding does not trust its input: it allocates at most [`DECODED_BYTES_MAX`], whatever the
 //! input claims, and left-over bytes are an error.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The version of the encoding. Raise it whenever the same value is encoded differently.
 pub const VERSION: u8 = 2;
@@ -56,6 +56,16 @@ pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) {
 /// Decodes a value from all of `bytes`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, read) = bincode::serde::decode_from_slice(bytes, CONFIG)
+        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    if read < bytes.len() {
+        return Err(DecodeError::LeftOver(bytes.len() - read));
+    }
+    Ok(value)
+}
+
+/// Like [`decode`], for a value that may borrow from `bytes`.
+pub fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
+    let (value, read) = bincode::serde::borrow_decode_from_slice(bytes, CONFIG)
         .map_err(|error| DecodeError::Malformed(error.to_string()))?;
     if read < bytes.len() {
         return Err(DecodeError::LeftOver(bytes.len() - read));

@@ -1,0 +1,93 @@
+//! The reads of a node that the core has not confirmed yet.
+//!
+//! All reads of one turn are confirmed by one read of the core. A read that is refused, for instance
+//! because there is no leader, is asked again at the next tick until its caller times out.
+
+use crate::StateMachine;
+use crate::messages::Read;
+use raft::{Now, ReadId, ReadMode};
+use std::collections::BTreeMap;
+
+/// Reads that are confirmed together, by one read of the core.
+pub(crate) struct ReadBatch<S: StateMachine> {
+    /// The strictest mode of the batch.
+    pub mode: ReadMode,
+    /// When the core was asked, in monotonic time.
+    pub asked_ns: u64,
+    pub reads: Vec<Read<S>>,
+}
+
+/// All reads that wait.
+pub(crate) struct Reads<S: StateMachine> {
+    /// Reads that the core has been asked to confirm.
+    asked: BTreeMap<ReadId, ReadBatch<S>>,
+    /// The reads of this turn.
+    new: Vec<Read<S>>,
+    new_mode: ReadMode,
+    /// Reads that were refused. They are retried at the next tick.
+    refused: Vec<Read<S>>,
+}
+
+impl<S: StateMachine> Reads<S> {
+    pub fn new() -> Self {
+        Reads {
+            asked: BTreeMap::new(),
+            new: Vec::new(),
+            new_mode: ReadMode::Lease,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Adds a read to those of this turn.
+    pub fn add(&mut self, mode: ReadMode, read: Read<S>) {
+        if mode == ReadMode::Linearizable {
+            self.new_mode = mode;
+        }
+        self.new.push(read);
+    }
+
+    /// Adds the reads that were refused, unless their callers have stopped waiting.
+    pub fn retry(&mut self) {
+        for read in std::mem::take(&mut self.refused) {
+            if !read.is_abandoned() {
+                self.add(ReadMode::Linearizable, read);
+            }
+        }
+    }
+
+    /// The reads of this turn, if there are any.
+    pub fn next(&mut self, now: Now) -> Option<ReadBatch<S>> {
+        if self.new.is_empty() {
+            return None;
+        }
+        let mode = std::mem::replace(&mut self.new_mode, ReadMode::Lease);
+        let reads = std::mem::take(&mut self.new);
+        Some(ReadBatch { mode, asked_ns: now.monotonic_ns, reads })
+    }
+
+    /// The core has been asked to confirm this batch.
+    pub fn asked(&mut self, id: ReadId, batch: ReadBatch<S>) {
+        self.asked.insert(id, batch);
+    }
+
+    /// Removes and returns a batch that the core has confirmed or refused.
+    pub fn take(&mut self, id: ReadId) -> Option<ReadBatch<S>> {
+        self.asked.remove(&id)
+    }
+
+    /// These reads are retried at the next tick.
+    pub fn refused(&mut self, mut reads: Vec<Read<S>>) {
+        self.refused.append(&mut reads);
+    }
+
+    /// Whether the core has been asked for reads and has not answered.
+    pub fn any_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// The number of reads that wait.
+    pub fn len(&self) -> usize {
+        let asked: usize = self.asked.values().map(|batch| batch.reads.len()).sum();
+        asked + self.new.len() + self.refused.len()
+    }
+}

@@ -1,0 +1,82 @@
+//! How a leader compares the copies of the state, and what it does when two differ.
+//!
+//! A peer reports the hash of its state with each reply to a round, see [`crate::digest`]. A peer
+//! that differs from a quorum is told to give its state up. A leader that differs from a quorum
+//! gives up its own. As long as neither is proven, no snapshot is offered to peers.
+
+use crate::core::Core;
+use crate::leader::Leader;
+use crate::progress::Progress;
+use crate::{Body, Index, NodeId, StateHash};
+
+/// A snapshot is not offered until a peer has confirmed its state. After this many election
+/// timeouts without a reply, a peer is no longer waited for.
+const CONFIRM_ELECTIONS: u32 = 10;
+
+impl Leader {
+    /// Compares a peer's state hash with this node's at the same index. If this node is the one
+    /// that is wrong, it diverges and this returns true.
+    pub(crate) fn compare(&mut self, core: &mut Core, from: NodeId, state: StateHash) -> bool {
+        let (Some(own), Some(progress)) =
+            (core.hashes.at(state.index), self.progress.get_mut(&from))
+        else {
+            return false;
+        };
+        let agrees = own == state.hash;
+        progress.incomparable = false;
+        let known = progress.agrees.replace(agrees);
+        progress.other = (!agrees).then_some(state);
+        if agrees {
+            progress.agreed_at = progress.agreed_at.max(state.index);
+            return false;
+        }
+        if known != Some(false) {
+            core.counters.states_differ += 1;
+            progress.differs_at = state.index;
+        }
+        if self.has_agreement(core, state.index) {
+            let message = core.message(from, Body::Diverged { state });
+            core.outbox.send(message);
+            return false;
+        }
+        // Peers that differ from each other too do not prove that this node is wrong.
+        let same = |id: NodeId| self.progress.get(&id).is_some_and(|p| p.other == Some(state));
+        let alone = core.log.membership().is_quorum(same);
+        if alone {
+            core.diverge(StateHash { index: state.index, hash: own });
+        }
+        alone
+    }
+
+    /// The lowest index at which a peer's state was first found to differ, while it is not known
+    /// which of the two is wrong. No snapshot is sent during that time, since it may be wrong. A
+    /// third node that needs one waits until a node with a copy of its own, or an operator, has
+    /// decided.
+    fn disputed_at(&self, core: &Core) -> Option<Index> {
+        let differing = self.progress.values().filter(|p| p.agrees == Some(false));
+        let at = differing.map(|p| p.differs_at).min()?;
+        (!self.has_agreement(core, at)).then_some(at)
+    }
+
+    /// Whether the snapshot that the log begins after may be offered to peers. It must be readable,
+    /// no difference may be undecided, and a peer must have confirmed the same state, if there is a
+    /// peer that can.
+    pub(crate) fn may_offer_base(&self, core: &Core) -> bool {
+        let base = core.log.base().last.index;
+        let confirms = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= base;
+        let patience = CONFIRM_ELECTIONS.saturating_mul(core.config.election_ticks);
+        let could = |p: &Progress| p.silent_ticks < patience && p.next > base && !p.incomparable;
+        let mut peers = self.progress.values();
+        let confirmed = peers.clone().any(confirms) || !peers.any(could);
+        confirmed && !core.snapshots.is_base_unreadable() && self.disputed_at(core).is_none()
+    }
+
+    /// Whether a quorum, this node included, has reported the same state at `at` or a later index.
+    fn has_agreement(&self, core: &Core, at: Index) -> bool {
+        let own = core.id();
+        core.log.membership().is_quorum(|id| match self.progress.get(&id) {
+            Some(progress) => progress.agrees == Some(true) && progress.agreed_at >= at,
+            None => id == own,
+        })
+    }
+}
