@@ -276,8 +276,8 @@ impl<S: StateMachine> Handle<S> {
         self.shared.metrics.read()
     }
 
-    /// Shuts the node down. It takes no further commands. Pending calls may finish for up to 50
-    /// ticks (half a second by default), and then all parts end. Returns when they have ended.
+    /// Shuts the node down. No more commands are taken. Pending calls may finish for up to 50 ticks
+    /// (half a second by default), and then all parts end. Returns when they have ended.
     pub async fn shutdown(&self) {
         self.shared.ask_shutdown();
         self.shared.ended().await;
