@@ -127,7 +127,8 @@ impl<S: StateMachine> Node<S> {
 
     /// Waits until the node has stopped, by itself or on request, and returns the reason. Await it
     /// in your program, next to your own work: a node that has stopped does not start again. After
-    /// any reason but [`StopReason::Shutdown`], let the process exit and a supervisor start it again:
+    /// any reason but [`StopReason::Shutdown`], let the process exit, and start it again by a
+    /// supervisor:
     ///
     /// - [`StopReason::Diverged`]: start it at once, so that its peers repair it.
     /// - [`StopReason::Store`]: check the disk first.
