@@ -32,7 +32,7 @@ const LEADER_WAIT_ELECTIONS: u32 = 10;
 ///
 /// Apart from the state machine, a node keeps at most about 150 MiB of log in memory while its
 /// snapshots have up to 64 MiB, and at most about 1.4 GiB with large snapshots and a peer that
-/// catches up: see `raft::Config`. The connections of peers take up to 128 MiB more.
+/// catches up: see [`raft::Config`]. The connections of peers take up to 128 MiB more.
 #[derive(Clone, Debug)]
 pub struct Builder<S> {
     pub(crate) machine: S,
@@ -198,8 +198,7 @@ impl<S: StateMachine> Builder<S> {
 
     /// How long one attempt of a command may take, from the call on, and a read; for
     /// [`Node::propose`], how long the outcome may take once it is waited for. The default is 5 s.
-    /// Before an attempt, [`Node::execute`] also waits for a leader: for 5 s or ten election
-    /// timeouts, which is not a setting.
+    /// Before an attempt, [`Node::execute`] also waits for a leader: see [`Builder::leader_wait`].
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

@@ -64,10 +64,10 @@ impl<S: StateMachine> Node<S> {
     /// forwards the command to the leader over the peers' connection. It learns the outcome from
     /// its own log, even if the leader fails.
     ///
-    /// While there is no leader, the command waits, for 5 s or ten election timeouts, whichever is
-    /// longer; then one attempt takes at most [`Builder::timeout`](crate::Builder::timeout). So the
-    /// call takes at most the sum of both, 10 s by default. A command that may have been done is
-    /// never sent again: see
+    /// While there is no leader, the command waits, for at most
+    /// [`Builder::leader_wait`](crate::Builder::leader_wait). Then one attempt takes at most
+    /// [`Builder::timeout`](crate::Builder::timeout). So the call takes at most the sum of both,
+    /// 10 s by default. A command that may have been done is never sent again: see
     /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown). Dropping the future does not cancel
     /// the command.
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
@@ -130,7 +130,8 @@ impl<S: StateMachine> Node<S> {
     /// any reason but [`StopReason::Shutdown`], let the process exit, and start it again by a
     /// supervisor:
     ///
-    /// - [`StopReason::Diverged`]: start it at once, so that its peers repair it.
+    /// - [`StopReason::Diverged`] and [`StopReason::SnapshotUnreadable`]: start it at once, so that
+    ///   its peers repair it.
     /// - [`StopReason::Store`]: check the disk first.
     /// - [`StopReason::StateMachine`] and [`StopReason::Restore`]: do not start the same program
     ///   again, since the same is likely to happen.
