@@ -154,7 +154,8 @@ impl<S: StateMachine> Builder<S> {
 
     /// If the data directory is empty, wait until the node has been added to a cluster that exists.
     /// A directory with state goes on from that. **This version cannot add a member to a cluster,
-    /// so on an empty directory the start waits.**
+    /// so on an empty directory the start waits.** If the id is that of a member whose directory
+    /// was lost, the start returns, but the node never becomes ready: do not use it to replace one.
     #[must_use]
     pub fn join(mut self) -> Self {
         self.begin = Some(Begin::Join);
