@@ -24,8 +24,8 @@ pub struct Plan {
 
 macro_rules! swarm {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// The parameters of a run. Times in microseconds, chances in millionths (at most 1,000,000),
-        /// sizes in bytes.
+        /// The parameters of a run. Times in microseconds, chances in millionths (at most
+        /// 1,000,000), sizes in bytes.
         ///
         /// [`Plan::drawn`] draws each of them from a few values, given below in the order from
         /// mild to harsh. Where they begin with 0, a third of the runs have 0.
@@ -80,7 +80,7 @@ swarm! {
     stall_ppm,
     /// Maximum additional duration of a stalled sync: 50,000 or 1,000,000.
     stall_us,
-    /// Mean time to apply a batch: 0 in a third of the runs, 50 or 10,000.
+    /// Mean time to apply a batch: 0, 50 or 10,000.
     apply_us,
     /// Share of unsynced sectors that survive a crash.
     keep_ppm,
