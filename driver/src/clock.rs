@@ -12,7 +12,9 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Provides the time and timers.
 pub trait Clock: Send + Sync + 'static {
-    /// The current time.
+    /// The current time. `monotonic_ns` never decreases, and is never 0, which stands for "unknown"
+    /// within the driver. It includes the time in which the machine was suspended: the log time
+    /// relies on that.
     fn now(&self) -> Now;
     /// A future that ends after `duration`.
     fn sleep(&self, duration: Duration) -> Sleep;

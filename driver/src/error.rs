@@ -70,7 +70,7 @@ impl From<Outcome> for ExecuteError {
     }
 }
 
-/// Why a read was not answered. It may be retried.
+/// Why a read was not answered. A query changes nothing, so it may be repeated, on any node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -80,7 +80,8 @@ pub enum ReadError {
     /// The queue is full. Retry later.
     #[error("too many reads are waiting on this node; try again later")]
     Busy,
-    /// The leader did not confirm the read in time, or the state machine is behind.
+    /// The leader did not confirm the read within the time of this call, or the state machine is
+    /// behind.
     #[error("the read was not confirmed in time")]
     Timeout,
     /// The node is stopping or has stopped.
@@ -103,7 +104,8 @@ pub enum WaitError {
     Stopped,
 }
 
-/// Why a node is not ready to serve. Most of these pass by themselves.
+/// Why a node is not ready to serve. Most of these pass by themselves. If several apply, the first
+/// in the order of the variants is reported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotReady {

@@ -28,8 +28,9 @@ pub enum ReadMode {
     /// lease.
     Lease,
     /// The state contains everything that was done up to `max_age` ago. A node that knows that its
-    /// state is that fresh answers at once; otherwise the read becomes a linearizable one. With
-    /// `Duration::MAX` any state is fresh enough.
+    /// state is that fresh answers at once; otherwise the read becomes a linearizable one. Only a
+    /// confirmed linearizable read refreshes that knowledge, a heartbeat does not. So about one
+    /// read in each `max_age` costs a round. With `Duration::MAX` any state is fresh enough.
     Stale {
         /// The greatest age of the state.
         max_age: Duration,
@@ -160,7 +161,10 @@ impl<S: StateMachine> Handle<S> {
         self.ask(mode, Read::Query { query, reply }, answer, timeout).await
     }
 
-    /// Returns a handle to the whole state at one moment, with the default timeout.
+    /// Returns the whole state at one moment, with the default timeout. Use it for an export, a
+    /// backup or a long listing: write or read it on a thread of your own, while the node goes on.
+    /// It costs one [`StateMachine::freeze`], and the memory in which it differs from the current
+    /// state until it is dropped.
     pub async fn freeze(&self, mode: ReadMode) -> Result<S::Frozen, ReadError> {
         self.freeze_within(mode, self.timeout).await
     }
@@ -228,7 +232,8 @@ impl<S: StateMachine> Handle<S> {
     /// Waits until the command with this number is applied on this node. With a term, only a
     /// command made in that term counts: the wait also ends when it is known that it never will be
     /// applied. A number that was applied before the call counts in any term; the caller compares
-    /// it with the state machine's history.
+    /// it with the state machine's history. If this node receives a snapshot meanwhile, all numbers
+    /// that the snapshot contains count as applied, in any term.
     ///
     /// To limit the time, drop the future.
     pub async fn wait_applied(
@@ -271,7 +276,7 @@ impl<S: StateMachine> Handle<S> {
         self.shared.metrics.read()
     }
 
-    /// Shuts the node down. No more calls are taken. Pending ones may finish for up to 50 ticks
+    /// Shuts the node down. No more commands are taken. Pending calls may finish for up to 50 ticks
     /// (half a second by default), and then all parts end. Returns when they have ended.
     pub async fn shutdown(&self) {
         self.shared.ask_shutdown();

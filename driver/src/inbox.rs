@@ -87,7 +87,8 @@ impl Inbox {
         self.messages.try_send(message).is_ok()
     }
 
-    /// Reports that messages to `peer` were lost.
+    /// Reports that messages to `peer` were lost: once for each outage, and for each message that
+    /// the transport drops. Several reports before the core's next turn count as one.
     pub fn unreachable(&self, peer: NodeId) {
         self.reports.unreachable(peer);
     }

@@ -4,11 +4,18 @@ use bytes::Bytes;
 use raft::{CommandNumber, LogId, LogTime};
 use std::io::{self, Read, Write};
 
-/// A deterministic state machine: the same commands in the same order result in the same state on
-/// every node.
+/// A deterministic state machine: the same commands in the same order give the same state and the
+/// same answers on every node, byte for byte.
 ///
-/// A panic in any of its methods stops the node. It would happen again on every node, and a state
-/// that is only partly changed must not be served.
+/// Nodes compare a hash of the commands and the answers. A node that differs from a quorum resets
+/// its log and stops ([`StopReason::Diverged`](crate::StopReason::Diverged)). So a new version of
+/// the machine must give the old answer to an old command, error texts included. To change what a
+/// command does, put a version into the command.
+///
+/// A panic in any of its methods stops the node, since a state that is only partly changed must not
+/// be served. A bad query of one client stops the node that it asks. A panic in `apply` stops every
+/// node, and again at each start. Return an error as the answer instead, and never index into bytes
+/// that a client has sent.
 pub trait StateMachine: Send + 'static {
     /// The state at one moment, see [`StateMachine::freeze`].
     type Frozen: Frozen + Send + 'static;
@@ -31,16 +38,22 @@ pub trait StateMachine: Send + 'static {
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes;
 
     /// Returns the current state, to be written on another thread. Commands wait while `freeze`
-    /// runs, so its cost should not depend on the size of the state.
+    /// runs, so its cost should not depend on the size of the state. A snapshot calls it, and
+    /// [`Handle::freeze`](crate::Handle::freeze). Several frozen states may exist at once.
     fn freeze(&self) -> Self::Frozen;
 
-    /// Replaces the whole state by one that [`Frozen::write`] has written.
+    /// Replaces the whole state, whatever it is, by one that [`Frozen::write`] has written. Called
+    /// at each start, and on a follower that has received a snapshot. It must be able to read the
+    /// states of all earlier versions of the machine, and must not read beyond the bytes of the
+    /// state. An error stops the node ([`StopReason::Restore`](crate::StopReason::Restore)).
     fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError>;
 }
 
 /// The state of a state machine at one moment.
 pub trait Frozen {
-    /// Writes the whole state, in the format that [`StateMachine::restore`] reads.
+    /// Writes the whole state, in the format that [`StateMachine::restore`] reads. Runs on another
+    /// thread, while commands are applied. An error counts as a failed snapshot, which is taken
+    /// again after a pause that grows. Equal states should give equal bytes on all nodes.
     fn write(&self, to: &mut dyn Write) -> io::Result<()>;
 }
 

@@ -24,7 +24,9 @@ use tokio::sync::mpsc;
 pub struct DriverConfig {
     /// The settings of the protocol.
     pub raft: Config,
-    /// The length of a tick, 10 ms by default. All times in [`raft::Config`] are in ticks.
+    /// The length of a tick, 10 ms by default; more than zero, which is not checked. All times in
+    /// [`raft::Config`] are in ticks, so `election_ticks` and `heartbeat_ticks` have to change
+    /// with it.
     pub tick: Duration,
     /// The timeout of calls that specify none, 5 s by default.
     pub timeout: Duration,

@@ -20,8 +20,14 @@ use tokio::sync::mpsc;
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 
 /// Stores snapshots. Implemented by `storage::Snapshots`.
+///
+/// All calls may run at the same time: one thread writes this node's own snapshot and removes old
+/// ones, while the transport receives a snapshot and reads others to send them. The conformance kit
+/// for it is `driver::testing::snapshot_store`, with the feature `testing`.
 pub trait SnapshotStore: Send + Sync + 'static {
-    /// Begins a snapshot. Blocks.
+    /// Begins a snapshot. If there is one with the same `last`, the new one replaces it at
+    /// [`SnapshotSink::finish`]. Any error counts as a failed snapshot, which is tried again later.
+    /// Blocks.
     fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>>;
     /// Opens a snapshot to read its verified state. If the snapshot is missing, the error's kind is
     /// `NotFound`. If it is damaged, the kind is `InvalidData`, here or in a later read. Blocks.

@@ -38,9 +38,8 @@ impl DriverStatus {
             && self.raft.membership == other.raft.membership
     }
 
-    /// Whether the node is ready to serve requests, or why it is not. It is ready if its disk
-    /// responds and it knows a leader, its state has reached a commit index that was confirmed
-    /// since the start, and it is at most two seconds behind the leader.
+    /// Whether the node is ready to serve requests, or why it is not. Several reasons may apply:
+    /// the first one counts, in the order of the variants of [`NotReady`].
     pub fn ready(&self) -> Result<(), NotReady> {
         match (&self.stopped, &self.not_ready) {
             (Some(reason), _) => Err(NotReady::Stopped(reason.clone())),
@@ -61,7 +60,7 @@ pub struct Load {
     pub proposals: usize,
     /// Reads that wait to be confirmed by the leader.
     pub reads: usize,
-    /// Questions that wait for the state machine.
+    /// Calls that wait for the state machine: reads, batches of confirmed reads, and waits.
     pub questions: usize,
     /// Callers that wait for a command to be applied.
     pub waiters: usize,
@@ -76,7 +75,7 @@ impl Load {
             ("messages", "Messages of peers that wait for the core loop.", messages),
             ("proposals", "Proposals that wait to be applied.", proposals),
             ("reads", "Reads that wait to be confirmed.", reads),
-            ("questions", "Confirmed reads that wait for the state machine.", questions),
+            ("questions", "Calls that wait for the state machine.", questions),
             ("waiters", "Clients that wait for a command to be applied.", waiters),
         ]
     }
@@ -113,9 +112,9 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Proposals taken.
+    /// Commands appended here, or forwarded to the leader.
     proposals,
-    /// Proposals refused, for whatever reason.
+    /// Commands that were neither appended nor forwarded, for whatever reason.
     proposals_refused,
     /// Reads that a leader had to confirm.
     reads,
@@ -137,7 +136,7 @@ metrics! {
     messages_sent,
     /// Messages taken from peers.
     messages_received,
-    /// Reports of lost messages.
+    /// Times a stream to a peer broke, or its queue was full.
     peers_unreachable,
     /// Snapshots written.
     snapshots_taken,
@@ -147,7 +146,7 @@ metrics! {
     snapshots_sent,
     /// Snapshots received from a leader.
     snapshots_received,
-    /// Turns of the core loop.
+    /// Turns of the core loop: one each time that it wakes up.
     turns,
 }
 

@@ -132,7 +132,7 @@ impl Waiters {
     }
 
     /// The first invariant that does not hold, if any. Checked after every change in debug builds.
-    /// What grows with the waiters is checked only while they are few.
+    /// The parts that grow with the number of waiters are checked only while there are few.
     fn broken_invariant(&self) -> Option<&'static str> {
         let few = self.by_number.len() <= CHECKED_MAX;
         let lists = || self.by_number.values().take(if few { CHECKED_MAX } else { 0 });

@@ -43,7 +43,7 @@ pub(crate) struct Visitor {
     pub stream: TcpStream,
     /// The place that it occupies.
     pub seat: Seat,
-    /// What all connections share.
+    /// The state that all connections share.
     pub common: Arc<Common>,
     /// The runtime that serves all other requests.
     pub clients: Handle,

@@ -29,6 +29,10 @@ const LEADER_WAIT: Duration = Duration::from_secs(5);
 const LEADER_WAIT_ELECTIONS: u32 = 10;
 
 /// The settings of a [`Node`]. Made by [`Node::builder`].
+///
+/// Apart from the state machine, a node keeps at most about 150 MiB of log in memory while its
+/// snapshots have up to 64 MiB, and at most about 1.4 GiB with large snapshots and a peer that
+/// catches up: see [`raft::Config`]. The connections of peers take up to 128 MiB more.
 #[derive(Clone, Debug)]
 pub struct Builder<S> {
     pub(crate) machine: S,
@@ -103,9 +107,13 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// All members of the cluster, this node included, each with the `host:port` where its peers
-    /// reach it. When a cluster is bootstrapped or joined, this list counts; afterwards the
-    /// membership in the log does. This node has to be in the list at every start. Required.
+    /// Adds members: all of the cluster, this node included, each with the `host:port` where its
+    /// peers reach it. A second call adds to the first. Each id may occur once; 0 is a valid id.
+    /// Give an odd number of members, usually 3 or 5.
+    ///
+    /// When a cluster is bootstrapped or joined, this list counts; afterwards the membership in the
+    /// log does, and the addresses in it cannot be changed: use DNS names. This node has to be in
+    /// the list at every start. Required.
     #[must_use]
     pub fn members<A: Into<String>>(mut self, members: impl IntoIterator<Item = (u64, A)>) -> Self {
         self.members.extend(members.into_iter().map(|(id, peer_address)| Listed {
@@ -134,8 +142,10 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// If the data directory is empty, create a cluster together with the other members. All of
-    /// them have to be up once, at the same time, with the same list of members. A directory with
-    /// state goes on from that, whether this is set or not, so a service can set it always.
+    /// them have to be up once, at the same time, with the same list of members. [`Builder::start`]
+    /// waits for them without a limit, and after 5 s a log line names those that are missing. Drop
+    /// its future to give up. A directory with state goes on from that, whether this is set or not,
+    /// so a service can set it always.
     #[must_use]
     pub fn bootstrap(mut self) -> Self {
         self.begin = Some(Begin::Bootstrap);
@@ -144,7 +154,8 @@ impl<S: StateMachine> Builder<S> {
 
     /// If the data directory is empty, wait until the node has been added to a cluster that exists.
     /// A directory with state goes on from that. **This version cannot add a member to a cluster,
-    /// so on an empty directory the start waits.**
+    /// so on an empty directory the start waits.** If the id is that of a member whose directory
+    /// was lost, the start returns, but the node never becomes ready: do not use it to replace one.
     #[must_use]
     pub fn join(mut self) -> Self {
         self.begin = Some(Begin::Join);
@@ -188,6 +199,7 @@ impl<S: StateMachine> Builder<S> {
 
     /// How long one attempt of a command may take, from the call on, and a read; for
     /// [`Node::propose`], how long the outcome may take once it is waited for. The default is 5 s.
+    /// Before an attempt, [`Node::execute`] also waits for a leader: see [`Builder::leader_wait`].
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -195,6 +207,7 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// The settings of the log on the disk. The default is [`LogConfig::default`].
+    /// `segment_bytes` has to be a positive multiple of 4 KiB.
     #[must_use]
     pub fn log(mut self, log: LogConfig) -> Self {
         self.log = log;

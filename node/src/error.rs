@@ -1,4 +1,5 @@
-//! The errors of a node. Each text states what to do next.
+//! The errors of a node. The text of each says what happened, and where there is a next step, names
+//! it. Errors of the disk and the listener end with the cause of the operating system.
 
 use driver::StopReason;
 use raft::NodeId;
@@ -97,7 +98,7 @@ pub enum StartError {
     /// The settings contradict one another, or the state on the disk.
     #[error(transparent)]
     Config(#[from] raft::ConfigError),
-    /// A thread cannot be started.
+    /// A thread cannot be started, or a thread of the start has panicked, which is a bug.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
@@ -139,7 +140,7 @@ pub enum NotDone {
         /// The most bytes of a command.
         limit_bytes: usize,
     },
-    /// The disk of the leader has no room for it.
+    /// This node leads, and its disk has no room. A forwarded command never gets this answer.
     #[error("the disk of the leader has no room: {reason}")]
     ReadOnly {
         /// The error of the disk.

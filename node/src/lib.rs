@@ -13,7 +13,8 @@
 //!
 //! - [`TypedMachine`] is the trait to implement first: commands, replies and the state are your own
 //!   types. [`StateMachine`] is the same with bytes, for large states or an encoding of your own.
-//! - [`Builder`] has all settings, with their defaults.
+//! - [`Builder`] has the usual settings, with their defaults. [`Builder::tune`] reaches all others:
+//!   the limits on memory, on queues and on commands, and when a snapshot is taken.
 //! - [`Node::execute`] and [`Node::read`] work on every node of a cluster. An error of `execute`
 //!   states whether the command was certainly not done, or may have been done.
 //! - [`assembly`] builds a node from other parts: a simulated disk, network and clock.

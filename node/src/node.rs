@@ -64,9 +64,10 @@ impl<S: StateMachine> Node<S> {
     /// forwards the command to the leader over the peers' connection. It learns the outcome from
     /// its own log, even if the leader fails.
     ///
-    /// While there is no leader, the command waits, for 5 s or ten election timeouts, whichever is
-    /// longer; then one attempt takes at most [`Builder::timeout`](crate::Builder::timeout). A
-    /// command that may have been done is never sent again: see
+    /// While there is no leader, the command waits, for at most
+    /// [`Builder::leader_wait`](crate::Builder::leader_wait). Then one attempt takes at most
+    /// [`Builder::timeout`](crate::Builder::timeout). So the call takes at most the sum of both,
+    /// 10 s by default. A command that may have been done is never sent again: see
     /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown). Dropping the future does not cancel
     /// the command.
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
@@ -124,7 +125,16 @@ impl<S: StateMachine> Node<S> {
         self.clock.clone()
     }
 
-    /// Waits until the node has stopped, by itself or on request, and returns the reason.
+    /// Waits until the node has stopped, by itself or on request, and returns the reason. Await it
+    /// in your program, next to your own work: a node that has stopped does not start again. After
+    /// any reason but [`StopReason::Shutdown`], let the process exit, and start it again by a
+    /// supervisor:
+    ///
+    /// - [`StopReason::Diverged`] and [`StopReason::SnapshotUnreadable`]: start it at once, so that
+    ///   its peers repair it.
+    /// - [`StopReason::Store`]: check the disk first.
+    /// - [`StopReason::StateMachine`] and [`StopReason::Restore`]: do not start the same program
+    ///   again, since the same is likely to happen.
     pub async fn stopped(&self) -> StopReason {
         self.handle.stopped().await
     }

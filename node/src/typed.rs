@@ -1,10 +1,7 @@
 //! State machines whose commands, replies and state are types of their own.
 //!
 //! [`TypedMachine`] is for services whose state is small enough to be copied for each snapshot.
-//! [`Typed`] turns it into a [`StateMachine`], with the workspace's codec. The encoding of a type
-//! changes with its fields. A service that is upgraded in place has to keep the types of its
-//! commands and of its state, or to add variants at the end of an enum; and every node has to be
-//! upgraded before any node sends the new variant, or copies differ.
+//! [`Typed`] turns it into a [`StateMachine`], with the workspace's codec.
 
 use crate::{
     Builder, Consistency, ExecuteError, Node, Proposal, ProposeError, ReadError, StartError,
@@ -21,8 +18,22 @@ use storage::codec;
 /// leave the same state on every node. It may use only its state, the command and `at`: no clock,
 /// no random number, no order of a hash map.
 ///
-/// The state itself implements this trait. It is copied for each snapshot; for a state of more than
-/// some megabytes implement [`StateMachine`] instead.
+/// The state itself implements this trait. `freeze` clones it while commands wait, and a snapshot
+/// encodes the clone as a whole: for a moment the state is three times in memory. For a state of
+/// more than some megabytes implement [`StateMachine`] instead.
+///
+/// # Types
+///
+/// The codec does not describe itself: no `serde_json::Value`, no `untagged`, `flatten` or
+/// `skip_serializing_if`. Values of such types cannot be decoded, which shows as
+/// [`TypedError::OtherVersion`]. A sequence must know its length, or encoding it panics.
+///
+/// # Upgrades
+///
+/// The encoding of a type changes with its fields. So a service that is upgraded in place keeps the
+/// types of its commands and of its state, or adds variants at the end of an enum. It upgrades
+/// every node before any node sends a new variant. An old command must get its old reply, since
+/// nodes compare a hash of the replies: see [`StateMachine`].
 pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     /// A command of a client.
     type Command: Serialize + DeserializeOwned;
@@ -110,14 +121,16 @@ pub enum TypedError<E> {
     /// The node returned an error instead of a reply.
     #[error(transparent)]
     Node(#[from] E),
-    /// Another version of the state machine runs on a node. Either it could not decode the command
-    /// or the query, and has changed nothing; or this version cannot decode the reply, and the
-    /// command was applied.
+    /// A command, a query or its answer could not be decoded. Another version of the state machine
+    /// runs on a node, or the codec cannot decode the type: see [`TypedMachine`]. If the command
+    /// could not be decoded, it has changed nothing; if the reply could not, the command was
+    /// applied.
     #[error("another version of the state machine runs in the cluster: upgrade all nodes")]
     OtherVersion,
 }
 
-/// A [`Node`] with a [`TypedMachine`]. It dereferences to the [`Node`] for everything else.
+/// A [`Node`] with a [`TypedMachine`]. It dereferences to the [`Node`] for everything else. What
+/// takes or returns bytes there uses the encoding of [`Typed`].
 pub struct TypedNode<M: TypedMachine>(Node<Typed<M>>);
 
 impl<M: TypedMachine> std::fmt::Debug for TypedNode<M> {

@@ -5,12 +5,15 @@ use crate::{Entry, HardState, Incarnation, NodeId, Snapshot};
 /// The settings of a node. Times are in ticks; the driver chooses the length of a tick (10 ms by
 /// default). Make one with [`Config::new`] and change its fields.
 ///
-/// With the defaults a node keeps in memory, apart from its state machine: entries that are applied,
-/// about `retained_bytes` + `snapshot_log_bytes` (80 MiB), or as many bytes as the last snapshot if
-/// that is larger, at most `retained_bytes` + `snapshot_log_bytes_max` (1 GiB); up to
-/// `uncommitted_bytes_max` that are not committed (64 MiB), and on a leader with a peer that
-/// catches up another `catch_up_bytes_max` (256 MiB). Messages and writes share the memory of the
-/// entries in them.
+/// With the defaults a node keeps in memory, apart from its state machine:
+///
+/// - entries that are applied: `retained_bytes` (16 MiB) and, until the next snapshot is durable,
+///   `snapshot_log_bytes` (64 MiB), or as many bytes as the last snapshot has, if that is more, up
+///   to `snapshot_log_bytes_max` (1 GiB);
+/// - entries that are not committed: up to `uncommitted_bytes_max` (64 MiB);
+/// - on a leader with a peer that catches up: another `catch_up_bytes_max` (256 MiB).
+///
+/// Messages and writes share the memory of the entries in them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
@@ -56,7 +59,7 @@ pub struct Config {
     pub reads_max: usize,
     /// A snapshot is ordered once this many bytes of entries have been applied since the last
     /// order, 64 MiB by default. If the last snapshot is larger, its size counts instead (thesis
-    /// §5.1.3): then the log and the snapshots together cost about two bytes of disk writes for
+    /// §5.1.2): then the log and the snapshots together cost about two bytes of disk writes for
     /// each byte of commands, however large the state is. Until the snapshot is durable, the
     /// entries are kept in memory and on disk.
     pub snapshot_log_bytes: usize,

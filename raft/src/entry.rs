@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Entry {
     /// Its index, and the term of the leader that made it.
     pub id: LogId,
-    /// The log time when it was made (see the module `log_time`). Never less than that of the
-    /// previous entry.
+    /// The log time when it was made. Never less than that of the previous entry.
     pub time: LogTime,
     /// The number of client commands before this entry. If the entry is a command, this is its own
     /// number; otherwise it is the number that the next command takes.
@@ -27,7 +26,8 @@ pub enum Payload {
     NoOp,
     /// A client's command, opaque to the protocol. Only commands take a [`CommandNumber`].
     Command(Bytes),
-    /// A command of the driver (sessions, clock), opaque to the protocol. It takes no number.
+    /// A command of the driver itself, opaque to the protocol. It takes no number. No driver makes
+    /// one yet; client sessions will.
     System(Bytes),
     /// The membership from this entry on. It is in force as soon as it is in the log (§4.1).
     /// Boxed, because it is rare and would double the size of every entry.

@@ -60,8 +60,20 @@ number! {
     CommandNumber
 }
 number! {
-    /// Log time in milliseconds since the Unix epoch. It is the cluster's own clock (see the module
-    /// `log_time`) and never goes backwards along the log.
+    /// Log time in milliseconds since the Unix epoch: one clock for the whole cluster.
+    ///
+    /// No single wall clock decides it. Let ρ be the drift of a monotonic clock (at most one in a
+    /// thousand, say). Then:
+    ///
+    /// - It never goes backwards along the log.
+    /// - As long as one node of each electing quorum has been running since its last message from a
+    ///   leader, log time runs at most ρ faster than real time, whatever the wall clocks show. It
+    ///   falls behind by at most ρ and the delay of one message per election.
+    /// - After all nodes of a quorum were down, it continues from the time that the wall clocks of
+    ///   a quorum have reached. One wrong clock of three cannot make it leap; two can.
+    ///
+    /// Log time is not the time of day. It starts from it, and may drift away from it as the
+    /// cluster runs.
     LogTime
 }
 number! {

@@ -1,24 +1,14 @@
-//! Log time: one clock for the whole cluster. Sessions, expiry and leases run by it.
+//! Log time: one clock for the whole cluster. A state machine may expire things by it.
 //!
-//! No single wall clock decides it: a clock that is wrong by an hour would end every lease or keep
-//! it alive. Let ρ be the drift of a monotonic clock (at most one in a thousand, say). Then:
-//!
-//! - It never goes backwards along the log.
-//! - As long as one node of each electing quorum has been running since its last message from a
-//!   leader, log time runs at most ρ faster than real time, whatever the wall clocks show. It
-//!   falls behind by at most ρ and the delay of one message per election.
-//! - After all nodes of a quorum were down, it continues from the time that the wall clocks of a
-//!   quorum have reached. One wrong clock of three cannot make it leap; two can. Where they
-//!   disagree the earlier one counts, so a lease may last longer but does not end early.
+//! [`LogTime`] states what it promises. No single wall clock decides it: a clock that is wrong by
+//! an hour would end everything that expires, or keep it alive. Where the wall clocks of a quorum
+//! disagree the earlier one counts, so something may expire later but not early.
 //!
 //! A leader's log time advances by its monotonic clock from its starting value. Every append
 //! carries the log time. Each follower keeps the latest value and advances it by its own monotonic
 //! clock. A granted vote carries the voter's reading, and a new leader starts from the latest
 //! reading of its voters. A node that was just started has no log time and reports its wall clock
 //! instead.
-//!
-//! Log time is not the time of day. It starts from it, and may drift away from it as the cluster
-//! runs.
 
 use crate::validation::NUMBER_MAX;
 use crate::{LogTime, Membership, NodeId, Now};

@@ -1,9 +1,8 @@
 //! The members of a cluster, and what a quorum of them is.
 //!
 //! Membership changes use joint consensus only (§4.3): during a change there are two halves, and
-//! every decision needs a quorum of both. Single-server changes are deliberately absent: they have
-//! a published bug and save nothing.
-//! have a published bug and save nothing.
+//! every decision needs a quorum of both. Single-server changes are deliberately absent: as first
+//! published they are unsafe (raft-dev, July 2015), and they save nothing.
 
 use crate::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
@@ -66,12 +65,16 @@ impl Membership {
     }
 
     /// Whether a quorum is impossible, given that the nodes for which `refuses` holds never agree.
+    /// With voters 1, 2, 3 and outgoing voters 3, 4, 5: 4 and 5 are enough to make it impossible,
+    /// since one half is lost; 1 and 4 are not.
     pub fn is_lost(&self, refuses: impl Fn(NodeId) -> bool) -> bool {
         !self.is_quorum(|id| !refuses(id))
     }
 
     /// The greatest value that a quorum has reached, where `value` is the value of each voter. In a
-    /// joint configuration: the lesser of the two halves.
+    /// joint configuration: the lesser of the two halves. If each voter has ten times its id,
+    /// voters 1, 2, 3 have reached 20. With outgoing voters 3, 4, 5, which have reached 40, it is
+    /// still 20.
     pub fn reached<T: Ord + Default>(&self, value: impl Fn(NodeId) -> T) -> T {
         self.halves()
             .map(|half| {

@@ -148,7 +148,7 @@ pub enum Body {
 }
 
 /// A leader's offer of a snapshot to a peer that needs entries from before the start of the
-/// leader's log (§5.3). It travels outside the stream of messages, followed by the snapshot's
+/// leader's log (§5.1). It travels outside the stream of messages, followed by the snapshot's
 /// bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotOffer {

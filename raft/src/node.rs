@@ -17,7 +17,24 @@ use std::collections::BTreeMap;
 /// A member of a cluster: the protocol's state machine.
 ///
 /// Events are passed to its methods. After one or more events, call [`Node::poll`] until it returns
-/// `None`. The actions that it returns may be started at once, in any order and in parallel.
+/// `None`. The actions that it returns may be started at once, in any order and in parallel. The
+/// loop of a driver, in outline:
+///
+/// ```text
+/// loop {
+///     match the next event {
+///         a tick length has passed  => node.tick(now),
+///         a message of a peer       => node.step(now, message),
+///         a command of a client     => node.propose(now, command),
+///         a query of a client       => node.read(now, mode),
+///         a write is durable        => node.persisted(now, write.durable()),
+///         entries are applied       => node.applied(now, apply.applied(..)),
+///     }
+///     while let Some(action) = node.poll() {
+///         start it: persist, send, apply, answer a read, take, send or restore a snapshot
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub struct Node {
@@ -63,7 +80,8 @@ impl Node {
 
     // Events in.
 
-    /// One tick of the clock has passed.
+    /// One tick of the clock has passed. Call it once for each tick length; ticks that were missed
+    /// are not made up for. `now` never goes backwards, over the calls of all methods.
     pub fn tick(&mut self, now: Now) {
         self.core.now = now;
         self.core.tick();

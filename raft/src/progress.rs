@@ -1,4 +1,4 @@
-//! The leader's view of one peer, and what it may send to that peer (§3.5, §10.2.1).
+//! The leader's view of one peer, and what it may send to that peer (§3.5, §10.2.2).
 //!
 //! Appends are not queued: the next one is built from this state when there is room for it.
 

@@ -1,4 +1,4 @@
-//! What a client may ask of a node, and why it may be rejected.
+//! The requests of a client, and the reasons for which a node rejects them.
 
 use crate::{CommandNumber, LogId, NodeId};
 

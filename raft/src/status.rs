@@ -90,6 +90,11 @@ pub struct PeerStatus {
 
 /// Counts since the node started. Peers are never trusted: a message that does not fit is ignored
 /// and counted here.
+///
+/// An operator should look at every increase of `wrong_incarnation` (a member runs with a wiped or
+/// wrong directory), `states_differ` (a copy is wrong) and `disk_stepped_down` (a sick disk). A
+/// `stepped_down` that grows steadily shows that the election timeout is too short for the network
+/// or the disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Messages addressed to another node.

@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]
 pub enum Action {
-    /// Make this write durable, then pass [`Write::durable`] to `persisted`.
+    /// Make this write durable, then pass [`Write::durable`] to
+    /// [`Node::persisted`](crate::Node::persisted).
     Persist(Write),
     /// Send this message. It may be lost.
     Send(Message),
     /// Apply these entries to the state machine in order, then pass [`Apply::applied`] to
-    /// `applied`.
+    /// [`Node::applied`](crate::Node::applied).
     Apply(Apply),
     /// Serve the read now, from the state as applied so far.
     Serve(ReadId),
@@ -34,12 +35,13 @@ pub enum Action {
         outcome: Forwarded,
     },
     /// Write a snapshot of the state machine as it is now, then pass [`TakeSnapshot::durable`] to
-    /// `compact`.
+    /// [`Node::compact`](crate::Node::compact).
     TakeSnapshot(TakeSnapshot),
-    /// Send the snapshot `offer.snapshot` with its offer, then call `snapshot_sent`.
+    /// Send the snapshot `offer.snapshot` with its offer, then call
+    /// [`Node::snapshot_sent`](crate::Node::snapshot_sent).
     SendSnapshot(SnapshotOffer),
     /// Replace the state of the state machine by that of this snapshot, which is durable. Then pass
-    /// [`Restore::restored`] to `applied`.
+    /// [`Restore::restored`] to [`Node::applied`](crate::Node::applied).
     Restore(Restore),
 }
 

@@ -67,7 +67,7 @@ checks! {
     CommandsAreNumberedDensely = "commands are numbered densely",
     /// A running node's commit index never falls.
     CommitGrows = "commit grows",
-    /// An entry counts as committed once a quorum of the members has it on disk (§5.3). A node
+    /// An entry counts as committed once a quorum of the members has it on disk (§3.5). A node
     /// took this one for committed although too few disks held it: a crash could undo it.
     CommitIsDurableOnAQuorum = "a commit is durable on a quorum",
     /// Entries are committed in the order of the log.
@@ -235,7 +235,7 @@ checks! {
     ReplayOfTheListingIsTheStore = "a replay of the listing is the store",
     /// A snapshot covers only committed entries, and is restored while nothing else is applied.
     RestoredSnapshotIsCommitted = "a restored snapshot is committed",
-    /// A snapshot must cover exactly the entries that were committed (§5.3).
+    /// A snapshot must cover exactly the entries that were committed (§5.1).
     SnapshotHoldsWhatWasCommitted = "a snapshot holds what was committed",
     /// A snapshot is labelled with the entry that was applied last when it was taken (§5.1).
     SnapshotIsOfWhatIsApplied = "a snapshot is of what is applied",

@@ -78,7 +78,7 @@ pub fn state_machine<M: StateMachine>(
     kit.a_part_of_a_state_is_refused();
 }
 
-/// What a machine did and showed, command by command.
+/// The answers of a machine, and its answers to queries, command by command.
 struct Truth {
     answers: Vec<Bytes>,
     /// The answers to the queries before the first command, and after each.

@@ -26,7 +26,7 @@ pub const CALM_THINK_US: u64 = 50_000;
 /// How many entries a node may be behind after recovery, since clients continue.
 const BEHIND_MAX: u64 = 100;
 
-/// What a simulation sees of a node.
+/// The state of a node, as a simulation sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Its disk was wiped: it is not a member any more.

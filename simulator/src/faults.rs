@@ -53,7 +53,7 @@ pub trait Faulty {
     fn done_bytes(&mut self, node: usize) -> usize;
 }
 
-/// What is left to do after [`strike`].
+/// The work that is left after [`strike`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Struck {
     /// Nothing.

@@ -46,7 +46,7 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 /// impl StateMachine for Sum {
 ///     type Frozen = Sum;
 ///     fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes {
-///         self.0 += u64::from(command[0]);
+///         self.0 += u64::from(command.first().copied().unwrap_or(0));
 ///         self.query(at.time, &[])
 ///     }
 ///     fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {

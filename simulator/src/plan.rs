@@ -24,7 +24,11 @@ pub struct Plan {
 
 macro_rules! swarm {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// The parameters of a run. Times in microseconds, chances in millionths, sizes in bytes.
+        /// The parameters of a run. Times in microseconds, chances in millionths (at most
+        /// 1,000,000), sizes in bytes.
+        ///
+        /// [`Plan::drawn`] draws each of them from a few values, given below in the order from
+        /// mild to harsh. Where they begin with 0, a third of the runs have 0.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Swarm {
             $($(#[$doc])* pub $name: u32,)*
@@ -49,43 +53,45 @@ macro_rules! swarm {
 swarm! {
     /// Faults stop at this time.
     faults_until_us,
-    /// Number of clients.
+    /// Number of clients: 1, 3, 6 or 20.
     clients,
-    /// The pause of a client between two operations.
+    /// The pause of a client between two operations: 0, 1,000 or 20,000, or longer, so that all
+    /// faults strike before the run reaches its limit of events.
     think_us,
-    /// A client gives up an operation after this time.
+    /// A client gives up an operation after this time: 1,000,000, 200,000 or 50,000.
     patience_us,
-    /// Share of operations that are reads.
+    /// Share of operations that are reads: 100,000 or 500,000.
     reads_ppm,
-    /// Share of messages that are lost.
+    /// Share of messages that are lost: 0, 1,000, 20,000 or 150,000.
     loss_ppm,
     /// Share of lost messages that the transport reports to the sender.
     report_ppm,
-    /// Share of messages that arrive twice.
+    /// Share of messages that arrive twice: 0, 10,000 or 100,000.
     duplicate_ppm,
-    /// Mean delay of a message.
+    /// Mean delay of a message: 100, 500 or 5,000.
     delay_us,
-    /// Share of messages that are late.
+    /// Share of messages that are late: 0, 5,000, 50,000 or 300,000.
     tail_ppm,
-    /// Maximum additional delay of a late message.
+    /// Maximum additional delay of a late message: 50,000, 500,000 or 3,000,000.
     tail_us,
-    /// Mean duration of a sync.
+    /// Mean duration of a sync: 10, 200 or 10,000.
     sync_us,
-    /// Share of syncs that stall.
+    /// Share of syncs that stall: 0, 1,000 or 20,000.
     stall_ppm,
-    /// Maximum additional duration of a stalled sync.
+    /// Maximum additional duration of a stalled sync: 50,000 or 1,000,000.
     stall_us,
-    /// Mean time to apply a batch.
+    /// Mean time to apply a batch: 0, 50 or 10,000.
     apply_us,
     /// Share of unsynced sectors that survive a crash.
     keep_ppm,
     /// Share of the surviving unsynced sectors in which a crash flips a bit.
     tear_ppm,
-    /// Duration of a tick.
+    /// Duration of a tick: 1,000 or 10,000.
     tick_us,
-    /// `heartbeat_ticks` of [`raft::Config`].
+    /// `heartbeat_ticks` of [`raft::Config`]: 1, 2 or 5.
     heartbeat_ticks,
-    /// `election_ticks` of [`raft::Config`].
+    /// `election_ticks` of [`raft::Config`]: once, twice or four times what the delays and syncs
+    /// require. At least twice `heartbeat_ticks`.
     election_ticks,
     /// `append_bytes_max` of [`raft::Config`].
     append_bytes,

@@ -10,13 +10,14 @@ use std::collections::BTreeSet;
 pub struct Violation {
     /// The promise.
     pub check: Check,
-    /// What it is about.
+    /// The nodes, entries, terms and operations that it is about.
     pub about: Box<About>,
-    /// What the check saw, for readers.
+    /// A sentence for readers: the values that the check has compared.
     pub detail: String,
 }
 
-/// What a violation is about. The page of a failure shows this first.
+/// The nodes, entries, terms and operations that a violation is about. The page of a failure shows
+/// them first.
 ///
 /// It is made of its parts: `About::from((node, id))`, `About::from(([first, second], term))`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,11 +23,13 @@ use crate::{Disk, Log, SnapshotError, Snapshots, is_damage};
 use raft::{HardState, LogId, LogStart, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
 
-/// Why an intact log cannot be used.
+/// Why the snapshot that the log begins after cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BaseError {
-    /// The base is lost, and no other node could send it. Restore it from a backup.
+    /// The base is lost, and this node is the only member, so no other node could send it. Put back
+    /// the file of the snapshot. Instead of the whole directory, a complete copy may be used that
+    /// was made while the node was stopped and since which nothing was acknowledged.
     #[error(
         "{0}; this node is the only member, so no other node can repair it: restore the snapshot, or \
          the whole directory, from a backup"

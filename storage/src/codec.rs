@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 /// The version of the encoding. Raise it whenever the same value is encoded differently.
 pub const VERSION: u8 = 2;
 
-/// The most bytes that decoding one value may allocate.
+/// The most bytes that decoding one value may allocate. A number counts with its size in memory,
+/// not with its encoded one: a `u64` of one encoded byte counts as 8.
 pub const DECODED_BYTES_MAX: usize = 256 << 20;
 
 const CONFIG: bincode::config::Configuration<

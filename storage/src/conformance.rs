@@ -236,7 +236,7 @@ fn commands(from: u64, to: u64, term: u64) -> Vec<Entry> {
 
 // The kit.
 
-/// What a write changes, without its receipt.
+/// The content of a write, without its receipt.
 struct Planned {
     hard_state: HardState,
     log_start: Option<LogStart>,
@@ -250,7 +250,7 @@ impl Planned {
     }
 }
 
-/// What a store must restore.
+/// The state that a store must restore.
 #[derive(Clone, Debug)]
 struct Model {
     hard_state: HardState,

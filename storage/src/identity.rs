@@ -83,8 +83,8 @@ impl Identity {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// The file is damaged or foreign. Restore it, or start with an empty directory as a new
-    /// member.
+    /// The file is damaged or foreign. It never changes once the cluster has begun, so any copy of
+    /// it may be put back, however old.
     #[error(
         "the file IDENTITY is damaged; it never changes, so put it back from a backup. Without it this \
          member is lost: the cluster goes on while a majority of the members is up, but this \

@@ -21,6 +21,9 @@
 //! snapshots/<index>-<term>.snap
 //! ```
 //!
+//! The module [`codec`] is public for the other crates of this family. Its functions may change
+//! with any version; a change of its format changes [`codec::VERSION`].
+//!
 //! This crate contains no protocol logic, event loop or async code.
 //! [`Log::persist`](LogStore::persist) blocks until the write is durable; the driver runs it in a
 //! thread of its own.

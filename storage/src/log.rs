@@ -42,12 +42,15 @@ const CHECKED_MAX: usize = 16;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// The size of a segment in bytes, 16 MiB by default. A multiple of 4 KiB. The first segments
-    /// of a log are smaller, from 2 MiB on. A batch that needs more gets a larger segment.
+    /// The size of a segment in bytes, 16 MiB by default. A positive multiple of 4 KiB. The first
+    /// segments of a log are smaller, from 2 MiB on. A batch that needs more gets a larger segment.
     pub segment_bytes: u64,
     /// The most bytes of all segments on disk, spare ones included; 16 GiB by default. A write that
-    /// needs more is rejected as [`PersistError::Full`]. A small write takes up to 4 KiB until the
-    /// log is compacted.
+    /// needs more is rejected as [`PersistError::Full`], and the node becomes read-only until a
+    /// snapshot frees some. A small write takes up to 4 KiB until the log is compacted.
+    ///
+    /// It must exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`],
+    /// counted in blocks of 4 KiB a batch) plus the writes that arrive while a snapshot is taken.
     pub bytes_max: u64,
     /// The most bytes of spare segments kept for reuse, 256 MiB by default.
     pub recycled_bytes_max: u64,

@@ -1,42 +1,6 @@
-//! Recovery: the decision table for what a start finds in a directory.
+//! Recovery: decides what a start finds in a directory, and what is restored.
 //!
-//! | finding | result |
-//! |---|---|
-//! | no identity, no log | [`Case::Empty`]: nothing is restored |
-//! | no identity, but a log | error [`OpenError::IdentityMissing`] |
-//! | a damaged identity, or one of another version | error [`OpenError::Identity`] |
-//! | an identity, and no batch was ever begun | [`Case::NotBegun`] |
-//! | an identity, and only remains of the very first batch | [`Case::NotBegun`]; they are erased |
-//! | an identity, no intact batch, and proof that there were some | error [`OpenError::LogGone`] |
-//! | an identity that names its cluster, and no log at all | error [`OpenError::LogGone`] |
-//! | a block of another version | error [`OpenError::OtherVersion`] |
-//! | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
-//! | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`] |
-//! | damage after the highest intact batch, no proof of a sync | [`Case::TornTail`]; it is erased |
-//! | damage or a gap below an intact batch, no longer needed | [`Case::HarmlessDamage`] |
-//! | damage or a gap in batches that a later one repeats | [`Case::Repeated`] |
-//! | damage or a gap below an intact batch, still needed | [`Case::Rotten`] |
-//! | an intact batch that does not match its successor | as if it were damaged |
-//! | damage after the highest intact batch, covered by the mark | [`Case::RottenEnd`] |
-//! | damage after the highest intact batch, and a block of batch N + 2 | [`Case::RottenEnd`] |
-//! | a file in `log/` that is not a segment | [`Case::ForeignFile`]: left alone |
-//!
-//! N is the number of the highest intact batch. A batch is begun only after the sync of the one
-//! before. So a block of batch N + 2 proves that batch N + 1 was synced. Without such proof, batch
-//! N + 1 was never acknowledged. A batch does not match its successor if the successor has recorded
-//! another checksum for it.
-//!
-//! After `Rotten` and `RottenEnd` the node may have lost acknowledged entries. The restored log is
-//! that from just before the damage. It omits entries that cannot have been in the damaged log:
-//! those were overwritten there, and would make the end of the log look later. `hard_state.lost`
-//! records how far the log went. All of this is written at once as a new log, so no later start
-//! knows less. After `RottenEnd` the latest vote is unknown, so the node counts as having voted for
-//! itself.
-//!
-//! One window remains: damage in the highest batch looks like a torn write if the batch was synced
-//! after the last mark. A batch that a power failure cuts off cannot be distinguished from one that
-//! is damaged before the next is written, while no mark covers it. No log with one sync per batch
-//! can distinguish them.
+//! The decision table stands at [`Case`]. Each of its lines has a test (`tests/cases.rs`).
 
 use crate::batch;
 use crate::block::{self, BLOCK_BYTES, Block};
@@ -47,7 +11,50 @@ use raft::{LogId, NodeId};
 use std::fmt;
 use std::io;
 
-/// A finding of a start. More than one may apply.
+/// A finding of a start. More than one may apply. The decision table:
+///
+/// | finding | result |
+/// |---|---|
+/// | no identity, no log | [`Case::Empty`]: nothing is restored |
+/// | no identity, but a log | error [`OpenError::IdentityMissing`] |
+/// | a damaged identity, or one of another version | error [`OpenError::Identity`] |
+/// | an identity, and no batch was ever begun | [`Case::NotBegun`] |
+/// | an identity, and only remains of the very first batch | [`Case::NotBegun`]; they are erased |
+/// | an identity, no intact batch, and proof that there were some | error [`OpenError::LogGone`] |
+/// | an identity that names its cluster, and no log at all | error [`OpenError::LogGone`] |
+/// | a block of another version | error [`OpenError::OtherVersion`] |
+/// | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
+/// | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`] |
+/// | damage after the highest intact batch, no proof of a sync | [`Case::TornTail`]; it is erased |
+/// | damage or a gap below an intact batch, no longer needed | [`Case::HarmlessDamage`] |
+/// | damage or a gap in batches that a later one repeats | [`Case::Repeated`] |
+/// | damage or a gap below an intact batch, still needed | [`Case::Rotten`] |
+/// | an intact batch that does not match its successor | as if it were damaged |
+/// | damage after the highest intact batch, covered by the mark | [`Case::RottenEnd`] |
+/// | damage after the highest intact batch, and a block of batch N + 2 | [`Case::RottenEnd`] |
+/// | a file in `log/` that is not a segment | [`Case::ForeignFile`]: left alone |
+///
+/// N is the number of the highest intact batch. A batch is begun only after the sync of the one
+/// before. So a block of batch N + 2 proves that batch N + 1 was synced. Without such proof, batch
+/// N + 1 was never acknowledged. A batch does not match its successor if the successor has recorded
+/// another checksum for it.
+///
+/// After `Rotten` and `RottenEnd` the node may have lost acknowledged entries. The restored log is
+/// that from just before the damage. It omits entries that cannot have been in the damaged log:
+/// those were overwritten there, and would make the end of the log look later. `hard_state.lost`
+/// records how far the log went. All of this is written at once as a new log, so no later start
+/// knows less. After `RottenEnd` the latest vote is unknown, so the node counts as having voted for
+/// itself.
+///
+/// One window remains: damage in the highest batch looks like a torn write if the batch was synced
+/// after the last mark. A batch that a power failure cuts off cannot be distinguished from one that
+/// is damaged before the next is written, while no mark covers it. No log with one sync per batch
+/// can distinguish them.
+///
+/// An operator does nothing about `Empty`, `NotBegun`, `Clean`, `TornTail` and `HarmlessDamage`,
+/// and may leave the file of `ForeignFile`. After `Repeated` and `NewerSnapshot`, synced bytes are
+/// damaged: watch the disk. After `Rotten`, `RottenEnd` and `SnapshotLost`, let the peers repair
+/// the node, and replace its disk if it happens again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Case {

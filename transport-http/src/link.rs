@@ -302,7 +302,7 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
-    /// What the name of the peer resolves to.
+    /// The addresses to which the name of the peer resolves.
     static PEER: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
 
     fn resolve(_name: &str) -> io::Result<Vec<SocketAddr>> {

@@ -1,4 +1,4 @@
-//! What the tasks of a transport share: its peers, its counters, and its machine.
+//! The state that the tasks of a transport share: its peers, its counters, and its machine.
 
 use crate::body::Budget;
 use crate::config::TransportConfig;

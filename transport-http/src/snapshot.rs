@@ -83,7 +83,8 @@ pub(crate) async fn send<N: Net>(
         report(|| tracing::info!(to = %offer.to, bytes, "continues the transfer of a snapshot"));
     }
 
-    // What follows. If the receiver has other bytes, it refuses this offer and removes them.
+    // The bytes after the prefix follow. If the receiver has other bytes, it refuses this offer
+    // and removes them.
     let (mut sender, _connection, mut trial) = connect(shared, &address).await?;
     trial.accept();
     let (mut body, receiver) = Channel::<Bytes, Failure>::new(CHUNKS_MAX);

@@ -90,7 +90,7 @@ impl ChunkWriter {
         self.totals.add(chunk);
     }
 
-    /// What was written or passed over so far.
+    /// The length and checksum of the bytes that were written or passed over so far.
     pub fn prefix(&self) -> Prefix {
         self.totals
     }

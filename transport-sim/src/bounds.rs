@@ -29,8 +29,9 @@ const SNAPSHOTS_MAX: u64 = 2;
 
 impl<A: App> Host<A> {
     /// The cost of the entries in its log, and the most that is allowed. A snapshot is due when
-    /// [`snapshot_due_bytes`] are applied, and covers everything applied by then. If one fails, the next
-    /// is due after as many bytes again, plus the batch that was applied with the last of them.
+    /// [`snapshot_due_bytes`] are applied, and covers everything applied by then. If one fails, the
+    /// next is due after as many bytes again, plus the batch that was applied with the last of
+    /// them.
     fn entry_bytes(&self, swarm: &Swarm, failed: u64) -> (u64, u64) {
         let costs = self.shadow.entries.iter().map(Entry::cost_bytes);
         let largest = costs.clone().max().unwrap_or_default() as u64;

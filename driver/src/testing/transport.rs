@@ -128,12 +128,12 @@ struct Kit<'a, T> {
     sent: Vec<Message>,
 }
 
-/// What became of a transfer.
+/// The result of a transfer.
 #[derive(Default)]
 struct Transferred {
     /// The reports to the sender.
     reports: Vec<bool>,
-    /// What the receiver's store had when the first report came.
+    /// The state in the receiver's store when the first report came.
     state: Option<Vec<u8>>,
     /// Whether the receiver had been told by then that the snapshot is durable.
     installed: bool,
@@ -285,7 +285,7 @@ impl<T: Transport> Kit<'_, T> {
     }
 }
 
-// What the checks are made of.
+// The operations that the checks consist of.
 impl<T: Transport> Kit<'_, T> {
     fn now(&self) -> Duration {
         Duration::from_nanos(self.clock.now().monotonic_ns)
@@ -401,7 +401,7 @@ impl<T: Transport> Kit<'_, T> {
         done
     }
 
-    /// What the receiver has of a snapshot, and whether its core knows.
+    /// The state that the receiver has of a snapshot, and whether its core knows.
     fn received(&mut self, to: NodeId, last: LogId, done: &Transferred) -> (Option<Vec<u8>>, bool) {
         let Some((end, _)) = self.nodes.get_mut(&to) else { return (None, false) };
         let state = end.store.states().get(&last).cloned();

@@ -1,4 +1,4 @@
-//! What all clients share: the keys, and requests over the simulated network.
+//! The parts that all clients share: the keys, and requests over the simulated network.
 
 use super::store::Store;
 use hyper::StatusCode;
