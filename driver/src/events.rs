@@ -25,7 +25,7 @@ pub(crate) enum Event {
     PeerSilent { peer: NodeId, silent: Duration },
     PeerAnswers { peer: NodeId },
     NotAMember,
-    PeerDiffers { peer: NodeId },
+    PeerDiffers { peer: NodeId, from: Index },
     Diverged,
     SnapshotUnreadable { snapshot: LogId },
     Refused { messages: u64 },
@@ -49,8 +49,9 @@ impl Event {
             Event::DiskAnswers => tracing::info!("the disk answers again"),
             Event::Repairing { lost } => tracing::warn!(
                 %lost,
-                "entries that this node had acknowledged are lost; until they are back from the \
-                 other nodes it neither votes nor campaigns"
+                "entries that this node had acknowledged are lost, by damage on the disk or because \
+                 it gave up a state that differed; until they are back from the other nodes it \
+                 neither votes nor campaigns"
             ),
             Event::Repaired { last } => {
                 tracing::info!(%last, "the entries that were lost are back");
@@ -67,14 +68,16 @@ impl Event {
                 "a peer reports that this node is not a member: its disk was wiped, or it was \
                  removed from the cluster; it takes no part any more"
             ),
-            Event::PeerDiffers { peer } => tracing::error!(
-                %peer,
-                "a peer has applied something else than this leader, or its state machine gives \
-                 other answers"
+            Event::PeerDiffers { peer, from } => tracing::error!(
+                %peer, %from,
+                "a peer's state differs from this leader's: its state machine has given another \
+                 answer to the same commands. Either the state machine is not deterministic (a \
+                 clock, a random number, the order of a hash map, another version), or the memory \
+                 of a machine is bad. Until a quorum has one state, no snapshot is sent"
             ),
             Event::Diverged => tracing::error!(
-                "what this node has applied differs from the other nodes; it forgets its log and \
-                 stops"
+                "this node's state differs from that of a quorum; it forgets its log and stops, \
+                 and is repaired by the other nodes when it is started again"
             ),
             Event::SnapshotUnreadable { snapshot } => tracing::error!(
                 %snapshot,
@@ -202,9 +205,13 @@ fn of_peer(
         (true, false) => events.push(Event::PeerAnswers { peer: peer.id }),
         _ => {}
     }
-    let differs = peer.agrees == Some(false);
-    if differs && !before.differs {
-        events.push(Event::PeerDiffers { peer: peer.id });
+    if let (Some(from), false) = (peer.differs_at, before.differs) {
+        events.push(Event::PeerDiffers { peer: peer.id, from });
     }
-    Peer { silent: is_silent, differs, losses: peer.losses, matched: peer.matched }
+    Peer {
+        silent: is_silent,
+        differs: peer.differs_at.is_some(),
+        losses: peer.losses,
+        matched: peer.matched,
+    }
 }

@@ -32,18 +32,27 @@ impl Deleted {
 
 /// The deleted keys. No key that exists is among them.
 ///
-/// Invariant: `order` holds exactly the deletions of `keys`.
+/// Invariants: `order` holds exactly the deletions of `keys`; `bytes` is their cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deletions {
     keys: OrdMap<Bytes, Deleted>,
     order: OrdMap<Order, Bytes>,
+    bytes: usize,
+}
+
+/// The memory of a deleted key besides the key itself, in both maps.
+const OVERHEAD_BYTES: usize = 192;
+
+fn cost_bytes(key: &Bytes) -> usize {
+    OVERHEAD_BYTES + key.len()
 }
 
 impl Deletions {
     /// These deletions.
     pub fn new(keys: OrdMap<Bytes, Deleted>) -> Self {
         let order = keys.iter().map(|(key, at)| (at.order(), key.clone())).collect();
-        Deletions { keys, order }
+        let bytes = keys.keys().map(cost_bytes).sum();
+        Deletions { keys, order, bytes }
     }
 
     /// The deleted keys, ordered by key.
@@ -51,14 +60,17 @@ impl Deletions {
         &self.keys
     }
 
-    /// Adds the deletion of a key. Beyond `max` keys, those that were deleted first are forgotten.
-    pub fn insert(&mut self, key: Bytes, deleted: Deleted, max: usize) {
+    /// Adds the deletion of a key. Beyond `max` keys or `bytes_max` bytes, the keys that were deleted
+    /// first are forgotten.
+    pub fn insert(&mut self, key: Bytes, deleted: Deleted, max: usize, bytes_max: usize) {
+        self.bytes += cost_bytes(&key);
         self.order.insert(deleted.order(), key.clone());
         self.keys.insert(key, deleted);
-        while self.keys.len() > max {
+        while self.keys.len() > max || self.bytes > bytes_max {
             let Some((at, key)) = self.order.get_min().cloned() else { break };
             self.order.remove(&at);
             self.keys.remove(&key);
+            self.bytes -= cost_bytes(&key);
         }
     }
 
@@ -66,6 +78,36 @@ impl Deletions {
     pub fn remove(&mut self, key: &Bytes) -> Option<Deleted> {
         let deleted = self.keys.remove(key)?;
         self.order.remove(&deleted.order());
+        self.bytes -= cost_bytes(key);
         Some(deleted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deleted(version: u64) -> Deleted {
+        Deleted { version: Version(version), number: CommandNumber(version), term: Term(1) }
+    }
+
+    #[test]
+    fn keys_are_forgotten_by_their_number_and_by_their_bytes() {
+        let mut deletions = Deletions::default();
+        let key = |n: u8| Bytes::from(vec![n; 1_000]);
+        let three = 3 * cost_bytes(&key(0));
+        for n in 0..5 {
+            deletions.insert(key(n), deleted(n.into()), 100, three);
+        }
+        let left = |deletions: &Deletions| -> Vec<u8> {
+            deletions.keys().keys().map(|key| key[0]).collect()
+        };
+        assert_eq!(left(&deletions), [2, 3, 4]);
+        assert!(deletions.remove(&key(3)).is_some());
+        deletions.insert(key(5), deleted(5), 100, three);
+        assert_eq!(left(&deletions), [2, 4, 5]);
+        deletions.insert(key(6), deleted(6), 2, usize::MAX);
+        assert_eq!(left(&deletions), [5, 6]);
+        assert_eq!(deletions, Deletions::new(deletions.keys().clone()));
     }
 }

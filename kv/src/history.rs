@@ -28,11 +28,18 @@ pub struct Retention {
     /// The most deleted keys that are remembered. Default 1,000,000. Beyond it, the keys that were
     /// deleted first are forgotten.
     pub deleted_max: usize,
+    /// The most bytes of deleted keys, each with 192 more for its place. Default 128 MiB.
+    pub deleted_bytes_max: usize,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { commands_max: 100_000, bytes_max: 64 << 20, deleted_max: 1_000_000 }
+        Retention {
+            commands_max: 100_000,
+            bytes_max: 64 << 20,
+            deleted_max: 1_000_000,
+            deleted_bytes_max: 128 << 20,
+        }
     }
 }
 

@@ -126,7 +126,7 @@ fn retention() -> impl Strategy<Value = Retention> {
     let bytes_max = prop_oneof![Just(300usize), Just(5000), Just(1 << 20)];
     let deleted_max = prop_oneof![2 => Just(1000usize), 1 => Just(1), 1 => Just(2)];
     (1..30usize, bytes_max, deleted_max).prop_map(|(commands_max, bytes_max, deleted_max)| {
-        Retention { commands_max, bytes_max, deleted_max }
+        Retention { commands_max, bytes_max, deleted_max, ..Retention::default() }
     })
 }
 

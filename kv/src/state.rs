@@ -50,7 +50,7 @@ impl State {
     /// nothing but take a number in the history.
     pub fn apply(&mut self, at: Place, command: Option<Command>) -> Reply {
         let State { store, deletions, history } = self;
-        let deleted_max = history.retention().deleted_max;
+        let Retention { deleted_max, deleted_bytes_max, .. } = history.retention();
         let mut changes = Changes::None;
         let mut observe = |Effect { key, before, version, written }: Effect<'_>| {
             let before = match before {
@@ -59,7 +59,7 @@ impl State {
             };
             if !written {
                 let deleted = Deleted { version, number: at.number, term: at.term };
-                deletions.insert(key.clone(), deleted, deleted_max);
+                deletions.insert(key.clone(), deleted, deleted_max, deleted_bytes_max);
             }
             changes.push(key.clone(), before);
         };

@@ -89,9 +89,7 @@ number! {
 /// Identifies an entry by term and index. Printed as `7@4`: index 7 of term 4.
 ///
 /// Ordered by term, then by index: the up-to-date comparison of §3.6.1.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogId {
     /// The term of the leader that made the entry.
     pub term: Term,
@@ -106,6 +104,13 @@ impl LogId {
     /// The entry at `index` made in `term`.
     pub fn new(index: u64, term: u64) -> Self {
         LogId { term: Term(term), index: Index(index) }
+    }
+}
+
+/// As short as its display, since it stands in the debug text of most of what a log holds.
+impl fmt::Debug for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -35,12 +35,13 @@ pub(crate) struct Leader {
     /// While this node's disk is stalled: a `Clock` entry was appended to test whether the others
     /// can commit.
     stall_probed: bool,
-    /// The number of the latest command forwarded in this term, for each start of each peer.
-    forwards: BTreeMap<(NodeId, u64), u64>,
+    /// For each peer: the nonces of its latest starts, oldest first, each with the number of the
+    /// latest command that was forwarded in this term.
+    forwards: BTreeMap<NodeId, VecDeque<(u64, u64)>>,
 }
 
-/// The most starts of peers whose commands a leader takes in one term. Commands of further starts
-/// are ignored until the next term.
+/// The most starts of a peer that a leader remembers in one term. A command that a still earlier
+/// start forwarded, and that arrives only now, could be appended twice.
 const FORWARDING_STARTS_MAX: usize = 256;
 
 /// The origin of a read.
@@ -227,16 +228,17 @@ impl Leader {
         number: u64,
         command: Bytes,
     ) {
-        let is_full = self.forwards.len() >= FORWARDING_STARTS_MAX;
-        let latest = match self.forwards.get_mut(&(from, start)) {
-            Some(latest) => latest,
-            None if is_full => return,
-            None => self.forwards.entry((from, start)).or_default(),
-        };
-        if number <= *latest {
-            return;
+        let starts = self.forwards.entry(from).or_default();
+        match starts.iter_mut().rfind(|(known, _)| *known == start) {
+            Some((_, latest)) if number <= *latest => return,
+            Some((_, latest)) => *latest = number,
+            None => {
+                if starts.len() >= FORWARDING_STARTS_MAX {
+                    starts.pop_front();
+                }
+                starts.push_back((start, number));
+            }
         }
-        *latest = number;
         let limit_bytes = core.config.command_bytes_max;
         let outcome = if command.len() > limit_bytes {
             Forwarded::TooLarge { limit_bytes: limit_bytes as u64 }
@@ -489,6 +491,7 @@ impl Leader {
             silent_ticks: p.silent_ticks,
             losses: p.losses,
             agrees: p.agrees,
+            differs_at: (p.agrees == Some(false)).then_some(p.differs_at),
         };
         self.progress.iter().map(status).collect()
     }

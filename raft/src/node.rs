@@ -113,10 +113,14 @@ impl Node {
         if asks_to_disturb(&message.body) && self.hears_a_leader() {
             return;
         }
-        // A leader that is not among our members may be one of a later membership. While a leader
-        // that we know is live it is not, and a stranger changes nothing here.
-        let speaks_up = message.term > self.core.term() || leads(&message.body);
-        if speaks_up && self.is_stranger_unneeded(message.from, message.incarnation) {
+        // The members of this version's clusters never change, so a node that is not among them
+        // has nothing to say here. Once they do, a leader of a later membership has to be followed
+        // (§4.1), and peers must be authenticated by then: one frame of a stranger that is taken for
+        // a leader's can stop a cluster.
+        let acts = message.term > self.core.term()
+            || leads(&message.body)
+            || matches!(message.body, Body::Forward { .. } | Body::ReadIndex { .. });
+        if acts && self.refuses_stranger(message.from, message.incarnation) {
             return;
         }
         // A granted pre-vote may come from a node that is behind: it names the term it is about.
@@ -216,9 +220,7 @@ impl Node {
 
     /// A leader offers a snapshot. Returns the order to receive it if this node needs it.
     pub fn accept(&mut self, offer: SnapshotOffer) -> Option<ReceiveSnapshot> {
-        if !self.core.admits_offer(&offer)
-            || self.is_stranger_unneeded(offer.from, offer.incarnation)
-        {
+        if !self.core.admits_offer(&offer) || self.refuses_stranger(offer.from, offer.incarnation) {
             return None;
         }
         let is_needed = !self.core.is_diverged()
@@ -408,12 +410,12 @@ impl Node {
         }
     }
 
-    /// Whether a message that would change the term or the log comes from a node that is not among
-    /// our members, while a leader is live. It is counted.
-    fn is_stranger_unneeded(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
-        let unneeded = self.core.is_stranger(from, incarnation) && self.hears_a_leader();
-        self.core.counters.strangers += u64::from(unneeded);
-        unneeded
+    /// Whether a message that would change something here comes from a node that is not among our
+    /// members. It is counted.
+    fn refuses_stranger(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
+        let is_stranger = self.core.is_stranger(from, incarnation);
+        self.core.counters.strangers += u64::from(is_stranger);
+        is_stranger
     }
 
     /// A message of this term's leader has arrived: a candidate becomes its follower (§3.4).

@@ -84,6 +84,9 @@ pub struct PeerStatus {
     /// Whether its state agrees with this leader's, as of its last report. `None` if that is not
     /// known.
     pub agrees: Option<bool>,
+    /// If it does not agree: the first index at which it was found to differ. While no quorum has
+    /// one state from there on, the leader sends no snapshot to anybody.
+    pub differs_at: Option<Index>,
     /// How many times this leader has found that the peer lost entries that it had acknowledged.
     pub losses: u64,
 }

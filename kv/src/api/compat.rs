@@ -261,10 +261,10 @@ async fn commit(app: &App, number: CommandNumber) -> Result<Found, Response> {
 
 /// `GET /get_commits_since?since_index=-1`: a linearizable read of the whole history, streamed.
 pub async fn get_commits_since(State(app): State<Arc<App>>, uri: Uri) -> Response {
-    either(try_get_commits_since(&app, &uri).await)
+    either(try_get_commits_since(app, &uri).await)
 }
 
-async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
+async fn try_get_commits_since(app: Arc<App>, uri: &Uri) -> Answer {
     let since = parameter(uri, "since_index")?.unwrap_or(-1);
     let limit = match parameter(uri, "limit")? {
         None => u64::MAX,
@@ -284,15 +284,23 @@ async fn try_get_commits_since(app: &App, uri: &Uri) -> Answer {
         _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })?;
     let listing = Listing::new(state, CommandNumber(from), limit);
-    let part_bytes = app.limits.listing_part_bytes;
     let parts =
-        futures_util::stream::unfold((listing, permit), move |(mut listing, permit)| async move {
+        futures_util::stream::unfold((app, listing, permit), async |(app, listing, permit)| {
             // Other requests run between two parts.
             yield_now().await;
-            let part = listing.next_part(part_bytes)?;
-            Some((Ok::<_, std::convert::Infallible>(Bytes::from(part)), (listing, permit)))
+            let (listing, part) = next_part(&app, listing).await?;
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from(part)), (app, listing, permit)))
         });
     Ok(json(StatusCode::OK, Body::from_stream(parts)))
+}
+
+/// Computes the next part of a listing, on another thread: the first one of a state with a long
+/// history takes long, however short it is itself. `None` after the last.
+async fn next_part(app: &App, mut listing: Listing) -> Option<(Listing, Vec<u8>)> {
+    let _place = app.listing_work.acquire().await.ok()?;
+    let part_bytes = app.limits.listing_part_bytes;
+    let compute = move || listing.next_part(part_bytes).map(|part| (listing, part));
+    app.offload(usize::MAX, compute).await?
 }
 
 /// `GET /listen_addr`: the peer address.

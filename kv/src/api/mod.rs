@@ -115,6 +115,9 @@ pub(crate) struct App {
     /// The memory budget of long replies, in bytes.
     replies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
+    /// The one place to compute a part of a listing. Each may take a fraction of a second of a
+    /// thread, and several at once would leave little for other requests.
+    listing_work: Arc<Semaphore>,
     pressure: Arc<Pressure>,
 }
 
@@ -148,6 +151,7 @@ impl App {
             bodies,
             replies,
             listings,
+            listing_work: Arc::new(Semaphore::new(1)),
             pressure: parts.pressure,
         }
     }

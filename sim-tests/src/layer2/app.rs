@@ -33,6 +33,7 @@ impl App for Store {
             commands_max: self.limits.history_commands_max,
             bytes_max: self.limits.history_bytes_max,
             deleted_max: self.deleted_max,
+            ..Retention::default()
         });
         let (figures, answers) = (machine.figures(), machine.answers());
         let (limits, forward) = (self.limits.clone(), self.forward);
