@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 << 20;
 
 /// The interval at which a connection with a request in progress is checked for a client that has
-/// closed its side.
+/// closed its side, or has reset the connection.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Data that all connections share.

@@ -103,19 +103,24 @@ impl Patient {
         Patient { stream, talk, place, pressure, patience, waiting: None, held }
     }
 
-    /// Marks the place as half closed if the client has closed its side during a request. Such a
-    /// client may be gone.
-    fn look_for_close(&self, context: &mut Context<'_>) {
+    /// Fails if the client has reset the connection during a request: nobody reads the answer. If it
+    /// has only closed its side, it may still read, or be gone: the place counts as half closed.
+    fn look_for_close(&self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.talk.is_calling.load(Ordering::Relaxed) {
-            return;
+            return Ok(());
         }
-        let Some(stream) = &self.stream else { return };
+        let Some(stream) = &self.stream else { return Ok(()) };
         let ready = std::pin::pin!(stream.ready(Interest::READABLE));
         if let Poll::Ready(Ok(ready)) = ready.poll(context)
             && ready.is_read_closed()
         {
+            // A reset leaves an error on the socket, and a client that closes its side does not.
+            if let Some(error) = stream.take_error()? {
+                return Err(error);
+            }
             self.place.half_closed();
         }
+        Ok(())
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -252,7 +257,7 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.look_for_close(context);
+        self.look_for_close(context)?;
         self.stream()?.poll_flush(context)
     }
 
