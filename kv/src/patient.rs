@@ -34,6 +34,8 @@ pub(crate) struct Talk {
     is_calling: AtomicBool,
     /// Bytes have arrived since the last request was answered.
     has_part: AtomicBool,
+    /// A request was answered before its whole body was read. The connection ends after it.
+    has_unread: AtomicBool,
     /// The stream after hyper has finished with it.
     left: Mutex<Option<Left>>,
 }
@@ -56,6 +58,16 @@ impl Talk {
     pub fn end(&self) {
         self.is_calling.store(false, Ordering::Relaxed);
         self.has_part.store(false, Ordering::Relaxed);
+    }
+
+    /// A request is answered, and the rest of its body is not read.
+    pub fn leave_unread(&self) {
+        self.has_unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client may still send a body that nobody reads.
+    pub fn has_unread(&self) -> bool {
+        self.has_unread.load(Ordering::Relaxed)
     }
 
     /// Whether a head has arrived only in part.

@@ -53,11 +53,13 @@ pub enum BodyError {
 }
 
 impl App {
-    /// Reads a body of at most `limit_bytes`.
+    /// Reads a body of at most `limit_bytes`. `awaits_continue` says that the client sends the body
+    /// only once it is asked for it, which the first read does (RFC 9110, 10.1.1).
     pub(super) async fn read_body(
         &self,
         body: Body,
         limit_bytes: usize,
+        awaits_continue: bool,
     ) -> Result<Held, BodyError> {
         use http_body_util::BodyExt;
         use hyper::body::Body as _;
@@ -71,7 +73,9 @@ impl App {
         let mut late = self.sleep(self.limits.client_timeout);
         let read = async {
             if claimed > limit_bytes as u64 {
-                discard(&mut frames, claimed).await;
+                if !awaits_continue {
+                    discard(&mut frames, claimed).await;
+                }
                 return Err(BodyError::TooLarge { limit_bytes });
             }
             let mut share: Option<OwnedSemaphorePermit> = None;
