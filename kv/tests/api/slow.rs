@@ -1,6 +1,6 @@
 //! Bodies that arrive slowly, in part, or not at all.
 
-use crate::node::{Node, single};
+use crate::node::{Node, ask, single};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -64,4 +64,52 @@ fn a_client_that_asks_before_it_sends_a_body_that_is_too_large_is_refused_at_onc
     stream.write_all(b"12345").expect("the node reads");
     stream.shutdown(Shutdown::Write).expect("the node reads");
     assert!(read_until(&mut stream, "\r\n\r\n").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_header_or_parameter_that_makes_no_sense_is_named_with_its_value() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let refused = |method: &str, path: &str, headers: &[&str], parts: &[&str]| {
+        let answer = ask(node.address, method, path, headers, "");
+        let shown = format!("{method} {path} {headers:?}: {answer:?}");
+        assert_eq!(answer.status, 400, "{shown}");
+        let json = answer.json();
+        let detail = json.get("detail").or(json.get("error")).and_then(|text| text.as_str());
+        let detail = detail.unwrap_or_default();
+        assert!(parts.iter().all(|part| detail.contains(part)), "{shown}");
+    };
+    for value in ["-1", "abc", "1.5", "1e3", "99999999999999999999999", "7 s"] {
+        let header = format!("raft-kv-wait-ms: {value}");
+        for (method, path) in [("PUT", "/v1/kv/a"), ("DELETE", "/v1/kv/a"), ("POST", "/v1/batch")] {
+            refused(method, path, &[&header], &["raft-kv-wait-ms", value]);
+        }
+    }
+    refused("PUT", "/v1/kv/a", &["raft-kv-wait-ms:"], &["raft-kv-wait-ms"]);
+    let twice = ["raft-kv-wait-ms: 1", "raft-kv-wait-ms: 2"];
+    refused("PUT", "/v1/kv/a", &twice, &["raft-kv-wait-ms", "more than once"]);
+    for name in ["if-match", "if-none-match"] {
+        let header = format!("{name}: nonsense");
+        refused("PUT", "/v1/kv/a", &[&header], &[name, "nonsense"]);
+        refused("GET", "/v1/kv/a", &[&header], &[name, "nonsense"]);
+    }
+    for (path, name, value) in [
+        ("/v1/kv/a?consistency=stale&max_age=-1", "max_age", "-1"),
+        ("/v1/kv/a?consistency=stale&max_age=2", "max_age", "2"),
+        ("/v1/kv/a?consistency=fast", "consistency", "fast"),
+        ("/v1/kv/a?consistency=stale&consistency=lease", "consistency", "more than once"),
+        ("/v1/kv/a?consistency=stale&max_age=1s&max_age=2s", "max_age", "more than once"),
+        ("/v1/cluster?local=maybe", "local", "maybe"),
+        ("/v1/cluster?local=true&local=false", "local", "more than once"),
+        ("/get_commit?index=1x", "index", "1x"),
+        ("/get_commit?index=1&index=2", "index", "more than once"),
+        ("/get_commits_since?since_index=x", "since_index", "x"),
+        ("/get_commits_since?limit=-1", "limit", "-1"),
+    ] {
+        refused("GET", path, &[], &[name, value]);
+    }
+    for value in ["0", "700", "18446744073709551615"] {
+        let header = format!("raft-kv-wait-ms: {value}");
+        assert_eq!(ask(node.address, "PUT", "/v1/kv/a", &[&header], "x").status, 200, "{value}");
+    }
 }
