@@ -81,14 +81,15 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
         .serve_connection(TokioIo::new(patient), service);
     let ended = tokio::select! {
         biased;
-        ended = watcher.watch(connection) => ended,
-        () = visit.place.lost() => return,
-        () = wake_now_and_then() => return,
+        ended = watcher.watch(connection) => Ok(ended),
+        () = visit.place.lost() => Err(visit.place.awaits_body()),
+        () = wake_now_and_then() => Err(false),
     };
     let Some(left) = visit.talk.take_left() else { return };
     let answer = match ended {
-        Ok(()) => left.held,
-        Err(error) => {
+        Err(awaits_body) => return give_up(&visit, &left, awaits_body),
+        Ok(Ok(())) => left.held,
+        Ok(Err(error)) => {
             report(|| tracing::debug!(%error, "a client's connection ended"));
             let Some(why) = bad_head(&visit.talk, &error, &left) else { return };
             canned::bad_head(why, &visit.common.node)
@@ -102,6 +103,15 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
             _ = tokio::time::timeout(BODY_LINGER, discard(left.stream, BODY_LINGER_BYTES_MAX)) => {}
             () = visit.place.lost() => {}
         }
+    }
+}
+
+/// Ends a connection that has lost its place. If the body of a request had not arrived, its client
+/// is told that the node is full. It sends slowly, so hardly any of it is unread, and it gets the
+/// answer although nobody waits for that.
+fn give_up(visit: &Visit, left: &Left, awaits_body: bool) {
+    if awaits_body && !left.is_stuck && left.held.is_empty() {
+        let _ = left.stream.try_write(&canned::full(&visit.common.node));
     }
 }
 
@@ -193,7 +203,9 @@ impl Visit {
         if body.is_end_stream() {
             return Body::empty();
         }
-        Body::new(Arriving { body, talk: self.talk.clone(), has_ended: false })
+        self.place.body_begins();
+        let (talk, place) = (self.talk.clone(), self.place.clone());
+        Body::new(Arriving { body, talk, place, has_ended: false })
     }
 }
 
@@ -201,6 +213,7 @@ impl Visit {
 struct Arriving {
     body: Incoming,
     talk: Arc<Talk>,
+    place: Arc<Place>,
     has_ended: bool,
 }
 
@@ -209,6 +222,7 @@ impl Drop for Arriving {
         if !self.has_ended && !self.body.is_end_stream() {
             self.talk.leave_unread();
         }
+        self.place.body_ends();
     }
 }
 
@@ -222,6 +236,9 @@ impl HttpBody for Arriving {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         self.has_ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+        if self.has_ended || self.body.is_end_stream() {
+            self.place.body_ends();
+        }
         polled
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Left {
     pub stream: TcpStream,
     /// The bytes that were not sent because they look like an error response of hyper.
     pub held: Vec<u8>,
+    /// The client does not read an earlier answer, of which a part was not sent.
+    pub is_stuck: bool,
 }
 
 impl Talk {
@@ -206,8 +208,9 @@ fn own_answer(bytes: &[u8]) -> Option<usize> {
 
 impl Drop for Patient {
     fn drop(&mut self) {
-        let left =
-            self.stream.take().map(|stream| Left { stream, held: std::mem::take(&mut self.held) });
+        let held = std::mem::take(&mut self.held);
+        let is_stuck = self.waiting.is_some();
+        let left = self.stream.take().map(|stream| Left { stream, held, is_stuck });
         *self.talk.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 }

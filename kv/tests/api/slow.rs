@@ -3,7 +3,7 @@
 use crate::node::{Node, ask, single};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Sends the head of a PUT with a body of `claimed` bytes, and `sent` bytes of it.
 fn begin_put(node: &Node, headers: &str, claimed: usize, sent: usize) -> TcpStream {
@@ -112,4 +112,46 @@ fn a_header_or_parameter_that_makes_no_sense_is_named_with_its_value() {
         let header = format!("raft-kv-wait-ms: {value}");
         assert_eq!(ask(node.address, "PUT", "/v1/kv/a", &[&header], "x").status, 200, "{value}");
     }
+}
+
+/// Writes until it succeeds. It must, before the bodies of the slow clients are given up anyway.
+fn is_served(node: &Node, body: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = ask(node.address, "PUT", "/v1/kv/b", &[], body);
+        if answer.status == 200 {
+            return;
+        }
+        assert!(matches!(answer.status, 429 | 503), "{answer:?}");
+        assert!(Instant::now() < deadline, "slow clients keep what others need: {answer:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn clients_that_stop_within_a_body_keep_no_connections_that_others_need() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |config| {
+        config.limits.connections_max = 64;
+        config.limits.client_timeout = Duration::from_secs(120);
+    });
+    let headers = "host: localhost\r\n";
+    let slow: Vec<_> = (0..300).map(|_| begin_put(&node, headers, 1000, 500)).collect();
+    is_served(&node, "x");
+    drop(slow);
+}
+
+#[test]
+fn clients_that_stop_within_a_body_keep_no_memory_that_others_need() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |config| {
+        config.limits.bodies_bytes_max = 8 << 20;
+        config.limits.value_bytes_max = 4 << 20;
+        config.limits.client_timeout = Duration::from_secs(120);
+    });
+    let headers = "host: localhost\r\n";
+    // Most of what they have sent is read by the node, as it does not fit into the sockets' buffers.
+    let slow: Vec<_> = (0..2).map(|_| begin_put(&node, headers, 4 << 20, 3_900_000)).collect();
+    is_served(&node, &"x".repeat(3_000_000));
+    drop(slow);
 }
