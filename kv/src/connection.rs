@@ -34,9 +34,14 @@ const HEAD_BYTES_MAX: usize = api::HEAD_BYTES_MAX + (4 << 10);
 const LINGER: Duration = Duration::from_secs(1);
 /// The most bytes that are discarded then.
 const LINGER_BYTES_MAX: usize = 4 << 20;
+/// The same after an answer that was sent before the whole body was read. The client may send the
+/// rest of the body before it reads the answer.
+const BODY_LINGER: Duration = Duration::from_secs(10);
+/// The most bytes of such a body that are discarded.
+const BODY_LINGER_BYTES_MAX: usize = 64 << 20;
 
 /// The interval at which a connection with a request in progress is checked for a client that has
-/// closed its side.
+/// closed its side, or has reset the connection.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Data that all connections share.
@@ -76,14 +81,15 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
         .serve_connection(TokioIo::new(patient), service);
     let ended = tokio::select! {
         biased;
-        ended = watcher.watch(connection) => ended,
-        () = visit.place.lost() => return,
-        () = wake_now_and_then() => return,
+        ended = watcher.watch(connection) => Ok(ended),
+        () = visit.place.lost() => Err(visit.place.awaits_body()),
+        () = wake_now_and_then() => Err(false),
     };
     let Some(left) = visit.talk.take_left() else { return };
     let answer = match ended {
-        Ok(()) => left.held,
-        Err(error) => {
+        Err(awaits_body) => return give_up(&visit, &left, awaits_body),
+        Ok(Ok(())) => left.held,
+        Ok(Err(error)) => {
             report(|| tracing::debug!(%error, "a client's connection ended"));
             let Some(why) = bad_head(&visit.talk, &error, &left) else { return };
             canned::bad_head(why, &visit.common.node)
@@ -91,6 +97,21 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
     };
     if !answer.is_empty() {
         tell(left.stream, &answer).await;
+    } else if visit.talk.has_unread() {
+        tokio::select! {
+            biased;
+            _ = tokio::time::timeout(BODY_LINGER, discard(left.stream, BODY_LINGER_BYTES_MAX)) => {}
+            () = visit.place.lost() => {}
+        }
+    }
+}
+
+/// Ends a connection that has lost its place. If the body of a request had not arrived, its client
+/// is told that the node is full. It sends slowly, so hardly any of it is unread, and it gets the
+/// answer although nobody waits for that.
+fn give_up(visit: &Visit, left: &Left, awaits_body: bool) {
+    if awaits_body && !left.is_stuck && left.held.is_empty() {
+        let _ = left.stream.try_write(&canned::full(&visit.common.node));
     }
 }
 
@@ -128,9 +149,15 @@ pub(crate) async fn tell(stream: TcpStream, answer: &[u8]) {
 
 async fn tell_and_discard(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
     stream.write_all(answer).await?;
+    discard(stream, LINGER_BYTES_MAX).await
+}
+
+/// Sends nothing further, and discards what the client still sends, at most `bytes_max` bytes. If
+/// it stayed unread, closing would reset the connection, and the client could lose the answer.
+async fn discard(mut stream: TcpStream, bytes_max: usize) -> io::Result<()> {
     stream.shutdown().await?;
     let (mut rest, mut read) = (vec![0; 16 << 10], 0);
-    while read < LINGER_BYTES_MAX {
+    while read < bytes_max {
         match stream.read(&mut rest).await? {
             0 => break,
             more => read += more,
@@ -158,7 +185,7 @@ impl Visit {
             request.extensions_mut().insert(Source(address));
         }
         let mut response = match visit.common.router.get() {
-            Some(router) => match router.call(request.map(Body::new)).await {
+            Some(router) => match router.call(request.map(|body| visit.arriving(body))).await {
                 Ok(response) => response,
             },
             None => {
@@ -170,6 +197,57 @@ impl Visit {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| Held { body, _work: work, _turn: turn }))
+    }
+
+    fn arriving(&self, body: Incoming) -> Body {
+        if body.is_end_stream() {
+            return Body::empty();
+        }
+        self.place.body_begins();
+        let (talk, place) = (self.talk.clone(), self.place.clone());
+        Body::new(Arriving { body, talk, place, has_ended: false })
+    }
+}
+
+/// The body of a request. If it is dropped before its end, the connection records that.
+struct Arriving {
+    body: Incoming,
+    talk: Arc<Talk>,
+    place: Arc<Place>,
+    has_ended: bool,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if !self.has_ended && !self.body.is_end_stream() {
+            self.talk.leave_unread();
+        }
+        self.place.body_ends();
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.has_ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+        if self.has_ended || self.body.is_end_stream() {
+            self.place.body_ends();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Talk {
     is_calling: AtomicBool,
     /// Bytes have arrived since the last request was answered.
     has_part: AtomicBool,
+    /// A request was answered before its whole body was read. The connection ends after it.
+    has_unread: AtomicBool,
     /// The stream after hyper has finished with it.
     left: Mutex<Option<Left>>,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Left {
     pub stream: TcpStream,
     /// The bytes that were not sent because they look like an error response of hyper.
     pub held: Vec<u8>,
+    /// The client does not read an earlier answer, of which a part was not sent.
+    pub is_stuck: bool,
 }
 
 impl Talk {
@@ -56,6 +60,16 @@ impl Talk {
     pub fn end(&self) {
         self.is_calling.store(false, Ordering::Relaxed);
         self.has_part.store(false, Ordering::Relaxed);
+    }
+
+    /// A request is answered, and the rest of its body is not read.
+    pub fn leave_unread(&self) {
+        self.has_unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client may still send a body that nobody reads.
+    pub fn has_unread(&self) -> bool {
+        self.has_unread.load(Ordering::Relaxed)
     }
 
     /// Whether a head has arrived only in part.
@@ -103,19 +117,24 @@ impl Patient {
         Patient { stream, talk, place, pressure, patience, waiting: None, held }
     }
 
-    /// Marks the place as half closed if the client has closed its side during a request. Such a
-    /// client may be gone.
-    fn look_for_close(&self, context: &mut Context<'_>) {
+    /// Fails if the client has reset the connection during a request: nobody reads the answer. If it
+    /// has only closed its side, it may still read, or be gone: the place counts as half closed.
+    fn look_for_close(&self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.talk.is_calling.load(Ordering::Relaxed) {
-            return;
+            return Ok(());
         }
-        let Some(stream) = &self.stream else { return };
+        let Some(stream) = &self.stream else { return Ok(()) };
         let ready = std::pin::pin!(stream.ready(Interest::READABLE));
         if let Poll::Ready(Ok(ready)) = ready.poll(context)
             && ready.is_read_closed()
         {
+            // A reset leaves an error on the socket, and a client that closes its side does not.
+            if let Some(error) = stream.take_error()? {
+                return Err(error);
+            }
             self.place.half_closed();
         }
+        Ok(())
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -189,8 +208,9 @@ fn own_answer(bytes: &[u8]) -> Option<usize> {
 
 impl Drop for Patient {
     fn drop(&mut self) {
-        let left =
-            self.stream.take().map(|stream| Left { stream, held: std::mem::take(&mut self.held) });
+        let held = std::mem::take(&mut self.held);
+        let is_stuck = self.waiting.is_some();
+        let left = self.stream.take().map(|stream| Left { stream, held, is_stuck });
         *self.talk.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 }
@@ -252,7 +272,7 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.look_for_close(context);
+        self.look_for_close(context)?;
         self.stream()?.poll_flush(context)
     }
 

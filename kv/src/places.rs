@@ -1,9 +1,9 @@
 //! The places for client connections.
 //!
 //! A full node makes room for a new connection by closing an old one: the one that has been idle
-//! the longest, or else one whose client has closed its own side and so may be gone. If there is
-//! neither, the new connection gets a place in a small overflow. On those, the node gives short
-//! answers only.
+//! the longest, or else one whose client has closed its own side and so may be gone, or else the
+//! one that has waited the longest for the rest of a request's body. If there is none of these, the
+//! new connection gets a place in a small overflow. On those, the node gives short answers only.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +13,11 @@ use tokio::sync::Notify;
 
 /// The most connections that may be closing at once.
 const CLOSING_MAX: usize = 16;
+
+/// A connection keeps its place for at least this long while the body of a request arrives.
+const BODY_MIN: Duration = Duration::from_secs(1);
+/// The time of a connection on which no body arrives.
+const NO_BODY: u64 = u64::MAX;
 
 /// A fixed number of places for connections.
 #[derive(Debug)]
@@ -31,15 +36,35 @@ struct Taken {
     closing: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seat {
     /// The number of requests in progress, including those whose answer is being sent.
     busy: AtomicUsize,
     idle_since_ms: AtomicU64,
+    /// When the body of the current request began to arrive. [`NO_BODY`] if it is complete, or if
+    /// there is none.
+    body_since_ms: AtomicU64,
     told_to_close: AtomicBool,
     /// The client has closed its side of the connection.
     half_closed: AtomicBool,
     close: Notify,
+}
+
+impl Seat {
+    fn new(now_ms: u64) -> Self {
+        Seat {
+            busy: AtomicUsize::new(0),
+            idle_since_ms: AtomicU64::new(now_ms),
+            body_since_ms: AtomicU64::new(NO_BODY),
+            told_to_close: AtomicBool::new(false),
+            half_closed: AtomicBool::new(false),
+            close: Notify::new(),
+        }
+    }
+
+    fn awaits_body(&self) -> bool {
+        self.body_since_ms.load(Ordering::Relaxed) != NO_BODY
+    }
 }
 
 impl Places {
@@ -58,8 +83,9 @@ impl Places {
     }
 
     /// Takes a place. If none is free, another connection has to close: the one that has been idle
-    /// the longest, or else one that is half closed. `None` if there is none of these either, or if
-    /// too many connections are closing already.
+    /// the longest, or else one that is half closed, or else one that has waited for the rest of a
+    /// body for [`BODY_MIN`]. `None` if there is none of these either, or if too many connections
+    /// are closing already.
     pub fn take(self: &Arc<Self>) -> Option<Place> {
         let mut taken = self.lock();
         if taken.seats.len() - taken.closing >= self.max {
@@ -70,8 +96,7 @@ impl Places {
         }
         let id = taken.next;
         taken.next += 1;
-        let seat = Arc::new(Seat::default());
-        seat.idle_since_ms.store(self.now_ms(), Ordering::Relaxed);
+        let seat = Arc::new(Seat::new(self.now_ms()));
         taken.seats.insert(id, seat.clone());
         Some(Place { id, seat, places: self.clone() })
     }
@@ -80,7 +105,8 @@ impl Places {
         if taken.closing >= CLOSING_MAX {
             return None;
         }
-        let until = self.now_ms().checked_sub(self.idle_min.as_millis() as u64)?;
+        let now_ms = self.now_ms();
+        let until = now_ms.checked_sub(self.idle_min.as_millis() as u64)?;
         let idle = taken.seats.values().filter(|seat| {
             !seat.told_to_close.load(Ordering::Relaxed) && seat.busy.load(Ordering::Acquire) == 0
         });
@@ -92,7 +118,14 @@ impl Places {
                     && seat.half_closed.load(Ordering::Relaxed)
             })
         };
-        idlest.or_else(half_closed).cloned()
+        let slowest = || {
+            let until = now_ms.checked_sub(BODY_MIN.as_millis() as u64)?;
+            let since = |seat: &&Arc<Seat>| seat.body_since_ms.load(Ordering::Relaxed);
+            let open = |seat: &&Arc<Seat>| !seat.told_to_close.load(Ordering::Relaxed);
+            let slow = taken.seats.values().filter(open).filter(|seat| since(seat) <= until);
+            slow.min_by_key(since)
+        };
+        idlest.or_else(half_closed).or_else(slowest).cloned()
     }
 }
 
@@ -105,12 +138,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns when the connection has to close: its place is needed, and it is idle or half
-    /// closed.
+    /// Returns when the connection has to close: its place is needed, and it is idle, half closed,
+    /// or waits for the rest of a body.
     pub async fn lost(&self) {
         loop {
             self.seat.close.notified().await;
-            if !self.is_busy() || self.seat.half_closed.load(Ordering::Relaxed) {
+            let may_be_gone = self.seat.half_closed.load(Ordering::Relaxed);
+            if !self.is_busy() || may_be_gone || self.awaits_body() {
                 return;
             }
         }
@@ -119,6 +153,21 @@ impl Place {
     /// Records that the client has closed its side. It sends nothing further, and may be gone.
     pub fn half_closed(&self) {
         self.seat.half_closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that the body of the current request begins to arrive.
+    pub fn body_begins(&self) {
+        self.seat.body_since_ms.store(self.places.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Records that the body is complete, or is not read any further.
+    pub fn body_ends(&self) {
+        self.seat.body_since_ms.store(NO_BODY, Ordering::Relaxed);
+    }
+
+    /// Whether the body of the current request is not complete. The request has not been executed.
+    pub fn awaits_body(&self) -> bool {
+        self.seat.awaits_body()
     }
 
     /// Whether the connection has to close after the current answer.
@@ -195,6 +244,24 @@ mod tests {
         assert!(second.is_lost() && !first.is_lost());
         let _also_busy = third.work();
         assert!(places.take().is_none());
+    }
+
+    #[test]
+    fn the_connection_that_waits_the_longest_for_a_body_makes_room_if_there_is_no_other() {
+        let places = Places::new(3, Duration::ZERO);
+        let [first, second, third] = [0, 1, 2].map(|_| Arc::new(places.take().unwrap()));
+        let _busy = (first.work(), second.work(), third.work());
+        first.body_begins();
+        second.body_begins();
+        assert!(places.take().is_none(), "they have not waited for long");
+        first.seat.body_since_ms.store(2, Ordering::Relaxed);
+        second.seat.body_since_ms.store(1, Ordering::Relaxed);
+        std::thread::sleep(BODY_MIN + Duration::from_millis(3));
+        let fourth = Arc::new(places.take().unwrap());
+        assert!(second.is_lost() && !first.is_lost() && !third.is_lost());
+        let _also_busy = fourth.work();
+        first.body_ends();
+        assert!(places.take().is_none(), "this request is executed");
     }
 
     #[test]

@@ -157,3 +157,42 @@ fn clients_that_are_gone_while_their_requests_wait_make_room() {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
+
+#[test]
+fn clients_that_reset_their_connections_while_their_requests_wait_keep_no_descriptors() {
+    const CLIENTS: usize = 40;
+    let (_scratch, data) = scratch();
+    let members = Members::serving(&data, free_ports(3));
+    members.wait_for_followers(0);
+    let leader = members.address(0);
+    // These requests are answered after a minute.
+    let body = "{\"log_index\":1000000,\"timeout_ms\":60000}";
+    let length = body.len();
+    let request = format!(
+        "GET /is_leader HTTP/1.1\r\nHost: {leader}\r\n\r\nPOST /wait_commit HTTP/1.1\r\nHost: \
+         {leader}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let waiting: Vec<TcpStream> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = TcpStream::connect(leader).unwrap();
+            client.write_all(request.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    let deadline = Instant::now() + local::PATIENCE / 2;
+    let mut first = [0; 1];
+    for client in &waiting {
+        // The first answer has arrived, and stays unread: closing will reset the connection.
+        assert_eq!(client.peek(&mut first).unwrap(), 1);
+    }
+    while members.metric(0, "driver_waiting_waiters") < CLIENTS as u64 {
+        assert!(Instant::now() < deadline, "the requests do not wait");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let held = members.member(0).descriptors();
+    drop(waiting);
+    while members.member(0).descriptors() + CLIENTS > held + 5 {
+        assert!(Instant::now() < deadline, "{held}: {}", members.member(0).descriptors());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -41,6 +41,12 @@ pub trait Disk: Clone + Send + 'static {
     /// Makes the names in `dir` durable: files created, renamed and removed.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
+    /// Fails if the directory that was locked is no longer at its place. Its open files can still be
+    /// written, but no start would find them.
+    fn check_in_place(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The bytes that are free for this process; `None` if that is not known. Quotas may leave
     /// less.
     fn free_bytes(&self) -> Option<u64> {
@@ -63,6 +69,11 @@ pub trait DiskFile: Send + 'static {
         Ok(self.len()? == 0)
     }
 
+    /// Whether the file still has a name. If not, its content is gone once it is closed.
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// Reads from `offset` on. Returns the number of bytes read: 0 at or beyond the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
@@ -81,6 +92,15 @@ pub trait DiskFile: Send + 'static {
 
     /// Truncates the file, or extends it with zeros.
     fn set_len(&mut self, len: u64) -> io::Result<()>;
+}
+
+/// The error for something that was removed or replaced under a running node.
+pub(crate) fn out_of_place(what: &str) -> io::Error {
+    let text = format!(
+        "{what} while the node was running; nothing that was written since is acknowledged. Put the \
+         directory back before the node is started again"
+    );
+    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 /// Whether a file could not be opened or created because file descriptors or memory ran out. That

@@ -256,6 +256,10 @@ impl<D: Disk> Log<D> {
     fn write_mark(&mut self) -> io::Result<()> {
         self.batches_since_mark = 0;
         let State { number, hard_state, last, .. } = &self.state;
+        if self.mark.as_ref().is_some_and(|mark| !mark.has_name()) {
+            self.mark = None;
+            return self.open_mark();
+        }
         match &mut self.mark {
             Some(mark) => mark.write(Mark { batch: *number, term: hard_state.term, last: *last }),
             None => Ok(()),
@@ -327,6 +331,12 @@ impl<D: Disk> Log<D> {
         let (checksum, blocks) = batch::seal(&mut self.writer, self.seed, place);
         current.segment.file.write_at(current.used, blocks).map_err(AppendError::of)?;
         current.segment.file.sync_data().map_err(AppendError::Failed)?;
+        // After the sync: what is acknowledged was at its place when it was durable.
+        let has_name = current.segment.file.has_name().map_err(AppendError::Failed)?;
+        self.disk.check_in_place().map_err(AppendError::Failed)?;
+        if !has_name {
+            return Err(AppendError::Failed(disk::out_of_place("the log segment was removed")));
+        }
 
         current.used += bytes;
         current.segment.len = current.segment.len.max(current.used);

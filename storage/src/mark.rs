@@ -64,6 +64,11 @@ impl<F: DiskFile> MarkFile<F> {
         Ok((MarkFile { file, slot, seed }, latest))
     }
 
+    /// Whether the file is still in its directory.
+    pub fn has_name(&self) -> bool {
+        self.file.has_name().unwrap_or(true)
+    }
+
     /// Writes a mark for synced batches. Does not wait for the disk.
     pub fn write(&mut self, mark: Mark) -> io::Result<()> {
         let mut bytes = [0; MARK_BYTES];

@@ -4,11 +4,11 @@
 //! `F_FULLFSYNC`, the only call there that reaches the medium. The lock is the operating system's
 //! (`flock`), so it is released when the process ends in any way. Only Unix is supported.
 
-use crate::disk::is_want_of_resources;
+use crate::disk::{is_want_of_resources, out_of_place};
 use crate::{Disk, DiskFile, LockError};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -147,6 +147,28 @@ impl Disk for RealDisk {
         patiently(|| File::open(self.path(dir)))?.sync_all()
     }
 
+    fn check_in_place(&self) -> io::Result<()> {
+        let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lock) = &*lock else { return Ok(()) };
+        // The lock file belongs to the directory that was locked, so one comparison is enough.
+        let of = |file: &fs::Metadata| (file.dev(), file.ino());
+        let place = self.directory().display();
+        match fs::metadata(self.path(LOCK)) {
+            Ok(found) if of(&found) == of(&lock.metadata()?) => Ok(()),
+            Ok(_) => Err(out_of_place(&format!("{place} was replaced"))),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Err(out_of_place(&format!("{place}, or the file LOCK in it, was removed")))
+            }
+            // For instance want of memory: this is no proof of anything.
+            Err(_) => Ok(()),
+        }
+    }
+
     fn free_bytes(&self) -> Option<u64> {
         let room = rustix::fs::statvfs(self.directory()).ok()?;
         // Some network file systems do not know their size, and report zeros.
@@ -182,6 +204,10 @@ impl RealFile {
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 0)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {

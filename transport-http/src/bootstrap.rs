@@ -10,6 +10,9 @@
 //! clusters. Each question carries the sender's list, and a founder sends its identity only if the
 //! lists agree. A node with another list learns at most which of the entries that it sent are
 //! right, and how many entries it does not have.
+//!
+//! Only an answer to a question of this node, from an address on its list, ends a bootstrap. Anybody
+//! can send a question, so a question with another list is logged and ends nothing.
 
 mod asking;
 mod error;
@@ -20,7 +23,7 @@ pub use error::BootstrapError;
 pub(crate) use question::{PATH, QUESTION_BYTES_MAX};
 pub use service::BootstrapService;
 
-use crate::founders::{Founder, Listed, Lists};
+use crate::founders::{Founder, Listed};
 use crate::net::{Net, TokioNet};
 use asking::Asking;
 use question::{Answer, Asked};
@@ -32,8 +35,11 @@ use storage::ClusterId;
 /// The pause between two rounds of questions to the founders that have not answered.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long to wait for a question from a founder that has rejected this node. The question carries
-/// that founder's list, which the error message then shows.
-const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+/// that founder's list, which the error message then shows. The answer is what ends that founder's
+/// bootstrap. A round of its questions may take a while if another founder is silent.
+const SHOWN_WITHIN: Duration = Duration::from_secs(3);
+/// How long a node that was rejected stays up after that question, so that its answer is sent.
+const SENT_WITHIN: Duration = Duration::from_millis(250);
 /// A cluster that was bootstrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrapped {
@@ -46,7 +52,7 @@ pub struct Bootstrapped {
 /// Bootstraps a cluster: asks all founders for their identity until all have answered. `list`
 /// contains all founders, `own` included; `desk` answers the founders that ask this node. If a
 /// founder is a member of a cluster already, returns that cluster. Waits without a limit: only a
-/// rejection, or a founder with another list, ends it with an error.
+/// rejection ends it with an error.
 pub async fn bootstrap(
     desk: &BootstrapService,
     own: &Founder,
@@ -86,10 +92,6 @@ pub async fn bootstrap_on<N: Net>(
         if founders.len() == list.len() {
             break;
         }
-        // A founder with another list has sent a question: a cluster with it is impossible.
-        if let Some((node, theirs)) = desk.other_list() {
-            return Err(asking.other_list(node, Lists(&theirs).to_string()));
-        }
         asking.report(&silent, "all founders must be up once, together");
         net.sleep(ASK_AGAIN).await;
     }
@@ -104,7 +106,8 @@ pub async fn bootstrap_on<N: Net>(
 }
 
 /// Waits a moment for the question of a founder with another list, because it carries that list. So
-/// both founders can report both lists, whichever of them started first.
+/// both founders can report both lists, whichever of them started first. The other founder is
+/// answered meanwhile.
 async fn wait_for_list<N: Net>(net: &N, desk: &BootstrapService, peer: &Listed, asked: &Asked) {
     let shows = match asked {
         Asked::Answer(Answer::Other(difference)) => !difference.of_members(),
@@ -113,6 +116,9 @@ async fn wait_for_list<N: Net>(net: &N, desk: &BootstrapService, peer: &Listed, 
     let until = net.now() + SHOWN_WITHIN;
     while shows && desk.other_list_of(peer.node).is_none() && net.now() < until {
         net.sleep(ASK_AGAIN).await;
+    }
+    if shows {
+        net.sleep(SENT_WITHIN).await;
     }
 }
 

@@ -213,6 +213,30 @@ async fn founders_with_different_lists_found_nothing_together() {
 }
 
 #[tokio::test]
+async fn a_question_of_a_stranger_ends_no_bootstrap() {
+    let servers = servers(3).await;
+    let founders: Vec<Founder> =
+        (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let both = list(&founders);
+    servers[0].desk().sit(founders[0].clone(), both.clone());
+    // It pretends to be node 1, which is not up yet, and has another list.
+    let stranger = founder(1, &servers[2], 7);
+    let other = list(&[founders[0].clone(), stranger.clone()]);
+    let refused = bootstrap(&BootstrapService::new(), &stranger, &other).await;
+    assert!(matches!(refused, Err(BootstrapError::OtherList { .. })), "{refused:?}");
+
+    let late = async {
+        // The first rounds of node 0 find nobody.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        servers[1].desk().sit(founders[1].clone(), both.clone());
+        bootstrap(servers[1].desk(), &founders[1], &both).await
+    };
+    let (first, second) = tokio::join!(bootstrap(servers[0].desk(), &founders[0], &both), late);
+    let first = first.expect("the question of the stranger does not count");
+    assert_eq!(first, second.expect("the lists agree"));
+}
+
+#[tokio::test]
 async fn a_founder_on_its_own_refuses_those_that_count_on_it() {
     let servers = servers(2).await;
     let founders: Vec<Founder> =

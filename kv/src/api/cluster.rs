@@ -31,17 +31,24 @@ pub async fn cluster(State(app): State<Arc<App>>, request: Request) -> Response 
 }
 
 async fn answer(app: &App, request: Request) -> Result<Response, Problem> {
-    let mut local = false;
+    let mut local = None;
     for (name, value) in params::pairs(request.uri().query()) {
         match (&*name, &*value) {
-            ("local", "true") => local = true,
-            ("local", "false") => local = false,
+            ("local", _) if local.is_some() => return Err(params::repeated("parameter", "local")),
+            ("local", "true") => local = Some(true),
+            ("local", "false") => local = Some(false),
+            ("local", other) => {
+                let detail = format!("local is {other:?}: expected true or false");
+                return Err(Problem::malformed(detail));
+            }
             (name, _) => return Err(params::unknown(name)),
         }
     }
     let status = app.handle.status();
     let leader = status.raft.leader.filter(|leader| *leader != app.id);
-    if !local && let Some(response) = from_leader(app, app.client_address(leader)).await {
+    if local != Some(true)
+        && let Some(response) = from_leader(app, app.client_address(leader)).await
+    {
         return Ok(response);
     }
     Ok(json_ok(&describe(app, &status)))

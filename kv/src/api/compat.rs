@@ -7,7 +7,7 @@ use super::App;
 use super::batch_json::Object;
 use super::body;
 use super::offload::yield_now;
-use super::params::pairs;
+use super::params::{self, pairs};
 use super::reply::{self, Share};
 use super::routes::{json, refusal};
 use crate::command::{Command, Compat, Kind, Reply};
@@ -457,9 +457,13 @@ pub async fn read_json<T: DeserializeOwned + Send + 'static>(
 
 /// An integer parameter of the query string. `None` if it is absent.
 fn parameter(uri: &Uri, name: &str) -> Result<Option<i128>, Response> {
-    let Some((_, text)) = pairs(uri.query()).find(|(found, _)| found == name) else {
+    let mut values = pairs(uri.query()).filter(|(found, _)| found == name);
+    let Some((_, text)) = values.next() else {
         return Ok(None);
     };
+    if values.next().is_some() {
+        return Err(params::repeated("parameter", name).into_compat());
+    }
     text.parse().map(Some).map_err(|_| {
         refusal(StatusCode::BAD_REQUEST, format!("{name} is {text:?}: expected an integer"))
     })

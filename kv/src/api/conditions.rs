@@ -109,7 +109,11 @@ fn tags(
     comparison: Comparison,
 ) -> Result<Option<Tags>, Problem> {
     let malformed = || {
-        let text = format!("{name} has to be * or versions, such as \"7\" or \"7\", \"9\"");
+        let lines = headers.get_all(&name).iter();
+        let lines: Vec<_> = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+        let found = lines.join(", ");
+        let text =
+            format!("{name} is {found:?}: expected * or versions, such as \"7\" or \"7\", \"9\"");
         Problem::malformed(text)
     };
     let mut lines = headers.get_all(&name).iter().peekable();

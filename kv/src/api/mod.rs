@@ -22,6 +22,7 @@ mod routes;
 mod v1;
 mod write;
 
+use body::Bodies;
 pub(crate) use body::Source;
 pub use cluster::AskLeader;
 pub(crate) use head::HEAD_BYTES_MAX;
@@ -111,7 +112,7 @@ pub(crate) struct App {
     requests: Requests,
     /// The metrics as rendered last, and when.
     metrics: Mutex<Option<(u64, Bytes)>>,
-    bodies: Arc<Semaphore>,
+    bodies: Bodies,
     /// The memory budget of long replies, in bytes.
     replies: Arc<Semaphore>,
     listings: Arc<Semaphore>,
@@ -125,7 +126,7 @@ impl App {
     fn new(parts: Parts) -> Self {
         let work = Admission::new(parts.limits.requests_max);
         let batches = Semaphore::new(parts.limits.batches_max);
-        let bodies = Arc::new(Semaphore::new(parts.limits.bodies_bytes_max));
+        let bodies = Bodies::new(parts.limits.bodies_bytes_max);
         let replies = Arc::new(Semaphore::new(parts.limits.replies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
         App {

@@ -4,9 +4,10 @@
 //! default.
 
 use super::problem::Problem;
+use super::write::WAIT_MS;
 use driver::ReadMode;
 use hyper::HeaderMap;
-use hyper::header::CONTENT_RANGE;
+use hyper::header::{CONTENT_RANGE, HeaderValue};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -22,8 +23,9 @@ pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_,
     })
 }
 
-/// Checks that a write has no parameters. None are supported yet.
-pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
+/// Checks that a write has no parameters. None are supported yet. Returns the value of the header
+/// [`WAIT_MS`], if it is present.
+pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     if let Some((name, _)) = pairs(query).next() {
         return Err(if name == "ttl" {
             Problem::not_built("keys that expire (ttl) are not available in this version")
@@ -40,7 +42,28 @@ pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem>
     if headers.contains_key("session-id") || headers.contains_key("session-seq") {
         return Err(Problem::not_built("sessions are not available in this version"));
     }
-    Ok(())
+    let mut waits = headers.get_all(WAIT_MS).iter();
+    match (waits.next(), waits.next()) {
+        (None, _) => Ok(None),
+        (Some(wait), None) => wait_of(wait).map(Some),
+        (Some(_), Some(_)) => Err(repeated("header", WAIT_MS)),
+    }
+}
+
+fn wait_of(header: &HeaderValue) -> Result<Duration, Problem> {
+    let text = String::from_utf8_lossy(header.as_bytes());
+    // `parse` alone would take a plus sign.
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let wait_ms = text.parse().ok().filter(|_| is_number);
+    wait_ms.map(Duration::from_millis).ok_or_else(|| {
+        let detail = format!("{WAIT_MS} is {text:?}: expected a number of milliseconds");
+        Problem::malformed(detail)
+    })
+}
+
+/// The error for a header or parameter that is given more than once: which one counts is unclear.
+pub fn repeated(kind: &str, name: &str) -> Problem {
+    Problem::malformed(format!("the {kind} {name} is given more than once"))
 }
 
 /// The mode of a read, from `consistency` and `max_age`. Default linearizable.
@@ -48,6 +71,9 @@ pub fn of_read(query: Option<&str>) -> Result<ReadMode, Problem> {
     let mut mode = None;
     let mut max_age = None;
     for (name, value) in pairs(query) {
+        if (name == "consistency" && mode.is_some()) || (name == "max_age" && max_age.is_some()) {
+            return Err(repeated("parameter", &name));
+        }
         match (&*name, &*value) {
             ("consistency", "linearizable") => mode = Some(ReadMode::Linearizable),
             ("consistency", "lease") => mode = Some(ReadMode::Lease),
@@ -73,7 +99,7 @@ pub fn unknown(name: &str) -> Problem {
     Problem::malformed(format!("the query parameter {name:?} is not known here"))
 }
 
-/// Parses a duration such as `2s`, `500ms` or `1m`.
+/// Parses the value of `max_age`, a duration such as `2s`, `500ms` or `1m`.
 fn duration(text: &str) -> Result<Duration, Problem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -90,14 +116,13 @@ fn duration(text: &str) -> Result<Duration, Problem> {
         .and_then(|(number, unit_ms)| number.checked_mul(unit_ms))
         .map(Duration::from_millis)
         .ok_or_else(|| {
-            Problem::malformed(format!("{text:?} is no time: expected one such as 2s or 500ms"))
+            Problem::malformed(format!("max_age is {text:?}: expected a time such as 2s or 500ms"))
         })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
 
     #[test]
     fn a_read_says_how_fresh_it_must_be() {

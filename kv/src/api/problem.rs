@@ -188,7 +188,7 @@ impl From<BodyError> for Problem {
             BodyError::TooLarge { .. } => Problem::too_large(detail),
             BodyError::Slow => Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", detail),
             BodyError::Broken => Problem::malformed(detail),
-            BodyError::Busy => Problem::overloaded(detail),
+            BodyError::Busy | BodyError::GivenUp => Problem::overloaded(detail),
         }
     }
 }

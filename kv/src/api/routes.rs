@@ -10,7 +10,7 @@ use crate::metrics::Route;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, StatusCode};
 use std::sync::Arc;
 
@@ -36,7 +36,9 @@ pub async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -
 /// body has arrived, so a client that sends slowly does not occupy one.
 async fn work(app: &App, route: Route, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let held = match app.read_body(body, route.body_bytes_max(&app.limits)).await {
+    let limit_bytes = route.body_bytes_max(&app.limits);
+    let awaits_continue = parts.headers.contains_key(EXPECT);
+    let held = match app.read_body(body, limit_bytes, awaits_continue).await {
         Ok(held) => held,
         Err(error) if route.is_compat() => return Problem::from(error).into_compat(),
         Err(error) => return Problem::from(error).not_done().into_response(),

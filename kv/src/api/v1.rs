@@ -44,12 +44,12 @@ pub async fn no_key() -> Response {
 async fn change(app: &App, request: Request, put: bool) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let key = key_of(&parts.uri, app.limits.key_bytes_max)?;
-    params::of_write(parts.uri.query(), &parts.headers)?;
+    let wait = params::of_write(parts.uri.query(), &parts.headers)?;
     let condition = conditions::of_write(&parts.headers)?;
     let value = body::whole(body).await;
     let change = if put { Change::Put(value) } else { Change::Delete };
     let command = Command::Write(Operation { key, change, condition }).encode();
-    Ok(match app.write(command, &parts).await {
+    Ok(match app.write(command, &parts.uri, wait).await {
         Written::Done(Reply::Write(outcome)) => answer(outcome)?,
         Written::Done(_) => ignored(),
         Written::Failed(response) => response,

@@ -11,8 +11,7 @@ use crate::command::Reply;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use driver::{ExecuteError, ProposeError};
-use hyper::header::{HeaderMap, LOCATION};
-use hyper::http::request::Parts;
+use hyper::header::LOCATION;
 use hyper::{StatusCode, Uri};
 use std::time::Duration;
 
@@ -43,14 +42,14 @@ impl From<Problem> for Written {
 }
 
 impl App {
-    /// Executes a command, on this node or through the leader. `request` is the head of the
-    /// client's request.
-    pub(super) async fn write(&self, command: Bytes, request: &Parts) -> Written {
+    /// Executes a command, on this node or through the leader. `uri` is that of the client's
+    /// request, `wait` how long the client lets it wait for a leader.
+    pub(super) async fn write(&self, command: Bytes, uri: &Uri, wait: Option<Duration>) -> Written {
         let began_ns = self.clock.now().monotonic_ns;
-        let wait = wait_of(&request.headers).unwrap_or(Duration::MAX).min(self.limits.leader_wait);
+        let wait = wait.unwrap_or(Duration::MAX).min(self.limits.leader_wait);
         let timeout = self.limits.request_timeout;
         loop {
-            if let Some(redirect) = self.redirect(&request.uri) {
+            if let Some(redirect) = self.redirect(uri) {
                 return Written::Failed(redirect);
             }
             let problem = match self.handle.execute_within(command.clone(), timeout).await {
@@ -92,11 +91,6 @@ impl App {
         response.headers_mut().insert(LOCATION, location);
         Some(response)
     }
-}
-
-/// The value of the [`WAIT_MS`] header, if it is present and valid.
-fn wait_of(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(WAIT_MS)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
 
 fn not_leader(address: &str) -> Problem {

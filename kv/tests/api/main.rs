@@ -5,4 +5,5 @@ mod cluster;
 mod compat;
 mod heads;
 mod node;
+mod slow;
 mod v1;

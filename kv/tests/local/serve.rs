@@ -67,6 +67,11 @@ impl Member {
         self.status_bytes("VmSize:")
     }
 
+    /// The number of open file descriptors of the process.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
     fn status_bytes(&self, name: &str) -> u64 {
         let status = format!("/proc/{}/status", self.process.id());
         let status = std::fs::read_to_string(status).unwrap();

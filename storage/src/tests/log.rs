@@ -73,6 +73,63 @@ fn a_new_log_takes_little_room_and_its_segments_grow() {
     assert!(!left.is_empty() && left.iter().all(|size| *size == 16), "{left:?}");
 }
 
+/// A log on a real disk is written, then `change` changes its directory, and it is written again.
+fn written_after(change: impl FnOnce(&std::path::Path)) -> Result<(), String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("data");
+    let (mut log, _) = Log::open(RealDisk::new(&directory), config()).unwrap();
+    log.identify(identity()).unwrap();
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    write(&mut log, hard(3, Some(2)), &[entry(1, 3, 100)]);
+    change(&directory);
+    let next = [entry(2, 3, 100)];
+    let batch = BatchRef { hard_state: hard(3, Some(2)), log_start: None, entries: &next };
+    let written = log.append(batch).map_err(|error| error.into_io().to_string());
+    let again = log.append(batch).map_err(|error| error.into_io().to_string());
+    assert_eq!(written.is_ok(), again.is_ok(), "the failure is final: {written:?} {again:?}");
+    written
+}
+
+#[test]
+fn a_directory_that_is_removed_or_replaced_under_a_log_acknowledges_nothing() {
+    use std::fs;
+    written_after(|_| ()).unwrap();
+    let aside = |directory: &std::path::Path| {
+        fs::rename(directory, directory.with_extension("aside")).unwrap();
+    };
+    for (what, error) in [
+        ("removed", written_after(|directory| fs::remove_dir_all(directory).unwrap())),
+        ("removed", written_after(aside)),
+        ("removed", written_after(|directory| fs::remove_file(directory.join("LOCK")).unwrap())),
+        (
+            "replaced",
+            written_after(|directory| {
+                aside(directory);
+                fs::create_dir(directory).unwrap();
+                fs::write(directory.join("LOCK"), "").unwrap();
+            }),
+        ),
+        ("removed", written_after(|directory| fs::remove_dir_all(directory.join("log")).unwrap())),
+    ] {
+        let error = error.expect_err(what);
+        assert!(error.contains(what) && error.contains("while the node was running"), "{error}");
+    }
+}
+
+#[test]
+fn a_mark_that_is_removed_under_a_log_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut log, _) = Log::open(RealDisk::new(directory.path()), config()).unwrap();
+    log.identify(identity()).unwrap();
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    let mark = directory.path().join("MARK");
+    std::fs::remove_file(&mark).unwrap();
+    for index in 1..=200 {
+        write(&mut log, hard(3, Some(2)), &[entry(index, 3, 10)]);
+    }
+    assert!(mark.exists());
+}
+
 fn full_disk(disk: &MemDisk) {
     disk.set_capacity(Some(disk.used_bytes()));
 }

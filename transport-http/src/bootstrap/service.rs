@@ -107,11 +107,8 @@ impl BootstrapService {
         (StatusCode::OK, seal(&Answer::Founder(own.founder)))
     }
 
-    /// A founder with another list than this node, and that list.
-    pub(super) fn other_list(&self) -> Option<(NodeId, Vec<Listed>)> {
-        self.lock().others.first_key_value().map(|(node, list)| (*node, list.clone()))
-    }
-
+    /// The list that the latest question from this founder had, if it is another one than this
+    /// node's. Anybody may have sent it: it is only shown.
     pub(super) fn other_list_of(&self, node: NodeId) -> Option<Vec<Listed>> {
         self.lock().others.get(&node).cloned()
     }
@@ -227,14 +224,14 @@ mod tests {
         let text = difference.describe(&list(&[0, 1, 2]));
         assert!(text.contains("0=client0:8080/peer0:9080,1=client1:8080/peer1:9080"), "{text}");
         assert!(text.contains("but not 2=client2:8080/peer2:9080"), "{text}");
-        assert_eq!(desk.other_list(), None, "it is no founder here");
+        assert_eq!(desk.other_list_of(NodeId(2)), None, "it is no founder here");
     }
 
     #[test]
     fn a_founder_that_has_another_list_is_remembered_with_it() {
         let desk = sitting(&[0, 1, 2]);
         asked(&desk, founder(1), &[1], false);
-        assert_eq!(desk.other_list(), Some((NodeId(1), list(&[1]))));
+        assert_eq!(desk.other_list_of(NodeId(1)), Some(list(&[1])));
     }
 
     #[test]
