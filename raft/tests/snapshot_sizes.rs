@@ -79,5 +79,6 @@ fn many_small_writes_need_a_snapshot_too() {
     let mut node = leader(5);
     assert!(bytes_until_snapshot(&mut node) <= 5 * COMMAND_BYTES);
     node.set_snapshot_bytes(1 << 40);
-    assert_eq!(bytes_until_snapshot(&mut node), 5 * COMMAND_BYTES);
+    // The write that moves the start of the log counts too.
+    assert_eq!(bytes_until_snapshot(&mut node), 4 * COMMAND_BYTES);
 }
