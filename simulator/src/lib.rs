@@ -10,8 +10,10 @@
 
 pub mod bounds;
 pub mod checks;
+mod clients;
 pub mod conformance;
 mod contact;
+mod describe;
 pub mod ending;
 pub mod failure;
 pub mod faults;
@@ -27,6 +29,7 @@ pub mod plan;
 mod queue;
 pub mod random;
 pub mod regressions;
+mod replay;
 mod shadow;
 mod shrink;
 mod timekeeping;
@@ -36,12 +39,14 @@ mod workload;
 mod world;
 
 pub use checks::Check;
+pub use clients::{Client, Objection};
+pub use describe::{Describe, Plain};
 pub use failure::Failed;
 pub use kit::{Passed, Simulation, SimulationError};
 pub use marks::{EXPECTED, Marks};
 pub use plan::Plan;
 pub use shrink::{Broken, Shrunk, shrink};
-pub use timeline::{Ended, Fate, Flight, FlightKind, LastLog, Moment, Span, Timeline, What};
+pub use timeline::{Ended, Fate, Flight, FlightKind, LastLog, Moment, Span, Step, Timeline, What};
 pub use violation::{About, Violation};
 pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
 pub use world::{EVENTS_MAX, Run, run, run_for};

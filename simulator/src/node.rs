@@ -475,11 +475,12 @@ impl<M: StateMachine> Host<M> {
 
 impl<M: StateMachine> Running<M> {
     /// Applies the outstanding batch and calls `each` for every entry. If `flips` is set, clears it
-    /// and flips a bit of the first command before that.
+    /// and flips a bit of the first command before that. `each` gets the machine if its state is that
+    /// after the entry: of a batch that the machine applies at once, for the last entry only.
     pub fn apply(
         &mut self,
         flips: &mut bool,
-        mut each: impl FnMut(Index, &raft::Entry, Option<&Bytes>, &M) -> Result<(), Violation>,
+        mut each: impl FnMut(Index, &raft::Entry, Option<&Bytes>, Option<&M>) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
         let Some(apply) = self.apply.take() else { return Ok(()) };
         let mut hashes = Vec::with_capacity(apply.entries.len());
@@ -520,7 +521,8 @@ impl<M: StateMachine> Running<M> {
             let hash = entry_hash(entry, answer.as_deref().unwrap_or_default());
             // A machine's answer need not depend on the flipped bit, so the hash must.
             hashes.push(hash ^ u64::from(flipped == Some(entry.id.index)));
-            each(self.machine_at, entry, answer.as_ref(), &self.machine)?;
+            let is_after = !at_once || apply.entries.last().is_some_and(|last| last.id == entry.id);
+            each(self.machine_at, entry, answer.as_ref(), is_after.then_some(&self.machine))?;
             self.machine_at = entry.id.index;
             self.machine_time = entry.time;
         }

@@ -1,6 +1,7 @@
 //! The workload: the requests of clients and the state machine that answers them. It is the user's
 //! part of a simulation.
 
+use crate::describe::{Describe, Plain};
 use crate::linearizability::{self, Operation};
 use crate::random::Stream;
 use crate::timeline::shown;
@@ -27,6 +28,17 @@ pub trait Workload {
     /// An invariant of the state, checked on every node after it applies an entry or a batch.
     fn invariant(&self, _machine: &Self::Machine) -> Result<(), String> {
         Ok(())
+    }
+
+    /// What a client has found wrong with the latest answer. It is called after each
+    /// [`answered`](Workload::answered).
+    fn objection(&mut self) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    /// How commands, queries and answers read in a report.
+    fn describe(&self) -> &dyn Describe {
+        &Plain
     }
 
     /// Checks the history of all requests when the run is over.

@@ -10,6 +10,7 @@ mod disks;
 mod ending;
 mod faults;
 mod machines;
+mod steps;
 
 use crate::checks::Check;
 use crate::contact::Contact;
@@ -23,6 +24,7 @@ use crate::observer::{Observed, Observer};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
+use crate::replay::Replay;
 use crate::shadow::{Change, Shadow};
 use crate::timeline::{Timeline, What};
 use crate::violation::{Violation, violation};
@@ -212,6 +214,8 @@ pub(crate) struct World<'a, W: Workload> {
     limits: Limits,
     marks: Marks,
     timeline: Timeline,
+    /// The commands that were applied, if the run is recorded.
+    replay: Replay,
     /// Faults in force, by their position in the plan, with the struck node resolved.
     struck: BTreeMap<usize, Fault>,
     /// The faults are over.
@@ -264,6 +268,7 @@ impl<'a, W: Workload> World<'a, W> {
             observer: Observer::new(plan.nodes, workload.machine()),
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
+            replay: Replay::new(record),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
             wrong_snapshots: BTreeSet::new(),
             differed_until: Index(0),
@@ -316,7 +321,8 @@ impl<'a, W: Workload> World<'a, W> {
             let _ = self.conclude(operation, None, Outcome::Unknown);
         }
         if broken.is_none() {
-            broken = self.workload.verdict().err();
+            let judged = panic::catch_unwind(AssertUnwindSafe(|| self.workload.verdict()));
+            broken = judged.unwrap_or_else(|payload| panicked(&*payload)).err();
         }
         for (node, host) in self.hosts.iter().enumerate() {
             if let Some(running) = &host.up {
@@ -325,6 +331,9 @@ impl<'a, W: Workload> World<'a, W> {
         }
         if let Some(violation) = &broken {
             self.timeline.add_to_all(What::Violation(violation.check));
+        }
+        if let Some(violation) = &broken {
+            self.timeline.steps = self.steps_to(violation);
         }
         let disks = self.hosts.iter().map(|host| (&host.shadow, host.up.is_some()));
         self.timeline.finish(disks);
@@ -509,6 +518,10 @@ impl<'a, W: Workload> World<'a, W> {
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         self.observer.started(node, &running.node);
         self.timeline.started(node, &running.node, running.machine_at);
+        if running.machine_at > Index(0) {
+            let last = running.node.base().last;
+            self.replay.restores(self.now_us, self.events, node, last);
+        }
         self.contact.started(node, &running.node);
         self.note(1, node, life);
         self.queue.push(self.now_us, Event::Tick { node, life });
