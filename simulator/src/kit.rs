@@ -11,6 +11,7 @@ use crate::Marks;
 use crate::clients::{Client, Clients, Ended, Forgetful, Objection};
 use crate::describe::{Describe, Words};
 use crate::failure::{Failed, Keep, Told, pages_folder};
+use crate::log::OpenStore;
 use crate::plan::{FaultKind, NODES, Plan, Swarm};
 use crate::random::Stream;
 use crate::regressions::{self, BadLine};
@@ -18,11 +19,14 @@ use crate::violation::Violation;
 use crate::workload::{Answered, Request, Workload};
 use crate::world::run_for;
 use driver::StateMachine;
+use raft::{Restored, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::{env, fmt, fs, io};
+use storage::LogStore;
+use storage::testing::MemDisk;
 
 /// The default range of seeds.
 const SEEDS: Range<u64> = 0..50;
@@ -88,6 +92,7 @@ pub struct Simulation<M> {
     invariant: Invariant<M>,
     history: Option<History>,
     words: Words,
+    log_store: Option<OpenStore>,
     seeds: Range<u64>,
     nodes: Option<u64>,
     clients: Option<u32>,
@@ -245,6 +250,7 @@ impl<M: StateMachine> Simulation<M> {
             invariant: Box::new(|_| Ok(())),
             history: None,
             words: Words::default(),
+            log_store: None,
             seeds: SEEDS,
             nodes: None,
             clients: None,
@@ -324,6 +330,30 @@ impl<M: StateMachine> Simulation<M> {
         holds: impl Fn(&[Answered<'_>]) -> Result<(), Objection> + 'static,
     ) -> Self {
         self.history = Some(Box::new(holds));
+        self
+    }
+
+    /// Runs the nodes with your own log store instead of the library's. `open` opens it on a
+    /// simulated disk, and returns what it has restored; on an empty disk the log begins after the
+    /// given snapshot. It is called at each start of a node, and for a copy of the disk, to check
+    /// what a power failure at that moment would leave.
+    ///
+    /// The store keeps its files through the trait `storage::Disk`, outside of the folder
+    /// `snapshots`, where the nodes keep theirs. Crashes, torn writes, failing operations and syncs
+    /// and full disks strike it like the library's log. Faults that damage synced data do not
+    /// strike: how a store reports that is its own affair. The size of its files is not checked.
+    pub fn log_store<L, E>(
+        mut self,
+        open: impl Fn(MemDisk, &Snapshot) -> Result<(L, Restored), E> + 'static,
+    ) -> Self
+    where
+        L: LogStore + 'static,
+        E: fmt::Display,
+    {
+        self.log_store = Some(Rc::new(move |disk, first| {
+            let (log, restored) = open(disk, first).map_err(|error| error.to_string())?;
+            Ok((Box::new(log), restored))
+        }));
         self
     }
 
@@ -438,7 +468,9 @@ impl<M: StateMachine> Simulation<M> {
     }
 
     fn plan_of(&self, seed: u64) -> Plan {
-        let mut plan = Plan::drawn(seed, self.nodes, &self.faults);
+        let mut faults = self.faults.clone();
+        faults.retain(|kind| self.log_store.is_none() || !kind.damages_files());
+        let mut plan = Plan::drawn(seed, self.nodes, &faults);
         if let Some(clients) = self.clients {
             plan.swarm.clients = clients;
         }
@@ -527,6 +559,10 @@ impl<M: StateMachine> Workload for Kit<'_, M> {
 
     fn objection(&mut self) -> Result<(), Violation> {
         self.inner.objection()
+    }
+
+    fn log_store(&self) -> Option<OpenStore> {
+        self.simulation.log_store.clone().or_else(|| self.inner.log_store())
     }
 
     fn describe(&self) -> &dyn Describe {

@@ -3,6 +3,7 @@
 
 use crate::describe::{Describe, Plain};
 use crate::linearizability::{self, Operation};
+use crate::log::OpenStore;
 use crate::random::Stream;
 use crate::timeline::shown;
 use crate::violation::Violation;
@@ -34,6 +35,11 @@ pub trait Workload {
     /// [`answered`](Workload::answered).
     fn objection(&mut self) -> Result<(), Violation> {
         Ok(())
+    }
+
+    /// The log store of the nodes, instead of the library's own.
+    fn log_store(&self) -> Option<OpenStore> {
+        None
     }
 
     /// How commands, queries and answers read in a report.

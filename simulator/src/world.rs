@@ -38,7 +38,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
-use storage::{LogStore, PersistError};
+use storage::PersistError;
 
 /// Number of events after which a run fails: a message storm is a bug too.
 pub const EVENTS_MAX: u64 = 2_000_000;
@@ -250,8 +250,11 @@ impl<'a, W: Workload> World<'a, W> {
         };
         let members = (0..plan.nodes).map(|id| (NodeId(id), member(id))).collect();
         let membership = Membership::of_voters(members);
-        let host =
-            |id: u64| Host::new(id, &plan.swarm, Incarnation(INCARNATION + id), membership.clone());
+        let store = workload.log_store();
+        let host = |id: u64| {
+            let incarnation = Incarnation(INCARNATION + id);
+            Host::new(id, &plan.swarm, incarnation, membership.clone(), store.clone())
+        };
         let client = |id: u64| Client {
             draw: Stream::new(seed, Purpose::Client, id),
             leader: id % plan.nodes,
