@@ -56,6 +56,8 @@ pub(crate) enum Wrong<'a, M> {
     State(&'a dyn Fn(&M) -> Result<(), String>),
     /// The answer to the last command is not that of a machine that was never restored.
     Answer,
+    /// Together the commands at these indexes have these answers, which is wrong.
+    Answers(BTreeMap<Index, Bytes>),
     /// A query is not answered as by a machine that was never restored.
     Queries(Vec<Bytes>),
     /// The state cannot be restored, or is another one afterwards.
@@ -102,6 +104,11 @@ impl Replay {
         if self.is_on {
             self.operations.insert(id, operation);
         }
+    }
+
+    /// The entry of an operation, if it is known.
+    pub fn id_of(&self, operation: usize) -> Option<LogId> {
+        self.operations.iter().find(|(_, known)| **known == operation).map(|(id, _)| *id)
     }
 
     /// The operation that an entry belongs to, if a client is known.
@@ -202,6 +209,7 @@ impl<M: StateMachine> Attempts<'_, M> {
         let (mut copy, mut reference) = ((self.machine)(), (self.machine)());
         let mut restores: BTreeSet<Index> = led.restores.iter().map(|it| it.last.index).collect();
         let mut last = None;
+        let mut answered = 0;
         for Applied { at, command, .. } in led.commands.iter().copied() {
             while let Some(index) = restores.first().filter(|index| **index < at.id.index).copied()
             {
@@ -213,6 +221,11 @@ impl<M: StateMachine> Attempts<'_, M> {
             }
             let answers = [copy.apply(*at, command.clone()), reference.apply(*at, command.clone())];
             last = Some((at.time, answers[0] != answers[1]));
+            if let Wrong::Answers(known) = self.wrong
+                && known.get(&at.id.index) == Some(&answers[0])
+            {
+                answered += 1;
+            }
             if let Wrong::State(holds) = self.wrong
                 && holds(&copy).is_err()
             {
@@ -227,6 +240,7 @@ impl<M: StateMachine> Attempts<'_, M> {
                 !restores.is_empty()
                     && self.restored(&copy).is_some_and(|(restored, _)| holds(&restored).is_err())
             }
+            Wrong::Answers(known) => answered == known.len(),
             Wrong::Answer => last.is_some_and(|(_, differs)| differs),
             // The check restores a machine from the state at the end too.
             Wrong::Queries(queries) => queries.iter().any(|query| {
@@ -326,6 +340,14 @@ mod tests {
         assert_eq!(led(&replay, &Wrong::Answer, 6), (vec![7, 7], 1));
         let everything = Wrong::Queries(vec![Bytes::new()]);
         assert_eq!(led(&replay, &everything, 3), (vec![7], 0));
+    }
+
+    #[test]
+    fn what_explains_an_answer_is_left() {
+        let replay = replay(&[5, 1, 9, 5, 8, 9], 3);
+        let repeated = [(Index(4), Bytes::from_static(&[0])), (Index(5), Bytes::from_static(&[1]))];
+        let wrong = Wrong::Answers(repeated.into());
+        assert_eq!(led(&replay, &wrong, 6), (vec![5, 5, 8], 0));
     }
 
     #[test]

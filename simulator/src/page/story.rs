@@ -57,18 +57,6 @@ fn span_of((client, begun_us): (u64, u64), timeline: &Timeline) -> Option<&Span>
     spans.find(|span| span.client as u64 == client && span.begun_us == begun_us)
 }
 
-fn request_item(asked: (u64, u64), timeline: &Timeline) -> Option<Item> {
-    let span = span_of(asked, timeline)?;
-    let (_, outcome) = words::ended(span.outcome);
-    let answer = match span.answer.is_empty() {
-        true => String::new(),
-        false => format!(" → {}", span.answer),
-    };
-    let lasts = lasting(span.ended_us - span.begun_us);
-    let text = format!("client {}: {}{answer}; {outcome} after {lasts}", span.client, span.request);
-    Some(Item { at_us: span.ended_us, event: span.event, node: None, text, weight: 1 })
-}
-
 /// The time span of the requests that the check names.
 fn requests_us(about: &About, timeline: &Timeline) -> Option<(u64, u64)> {
     let spans = || about.requests.iter().filter_map(|asked| span_of(*asked, timeline));
@@ -98,7 +86,6 @@ impl Story {
         teller.tell();
         let mut items = teller.items;
         items.extend(timeline.steps.iter().map(step_item));
-        items.extend(about.requests.iter().filter_map(|asked| request_item(*asked, timeline)));
         let operations = &about.operations;
         items.extend(operations.iter().map(|operation| operation_item(operation, timeline)));
         let from_us = operations.iter().map(|operation| operation.begun).min();
