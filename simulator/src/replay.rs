@@ -294,7 +294,9 @@ mod tests {
         }
 
         fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
-            self.0 = from.bytes().collect::<io::Result<_>>()?;
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes)?;
+            self.0 = bytes.into_iter().collect();
             Ok(())
         }
     }
