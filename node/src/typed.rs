@@ -72,6 +72,28 @@ impl<M: TypedMachine> Typed<M> {
     pub fn encode_query(query: &M::Query) -> Bytes {
         encode(query)
     }
+
+    /// Decodes a command. `None` if it is of another version.
+    pub fn decode_command(command: &[u8]) -> Option<M::Command> {
+        codec::decode(command).ok()
+    }
+
+    /// Decodes a query. `None` if it is of another version.
+    pub fn decode_query(query: &[u8]) -> Option<M::Query> {
+        codec::decode(query).ok()
+    }
+
+    /// Decodes what [`StateMachine::apply`] returns. `None` if it is of another version, or if the
+    /// state machine could not decode the command.
+    pub fn decode_reply(reply: &[u8]) -> Option<M::Reply> {
+        codec::decode(reply).ok().flatten()
+    }
+
+    /// Decodes what [`StateMachine::query`] returns. `None` if it is of another version, or if the
+    /// state machine could not decode the query.
+    pub fn decode_answer(answer: &[u8]) -> Option<M::Answer> {
+        codec::decode(answer).ok().flatten()
+    }
 }
 
 impl<M: TypedMachine> StateMachine for Typed<M> {

@@ -50,6 +50,8 @@ checks! {
     AppliedOnceAndInOrder = "applied once and in order",
     /// A state machine that applies several commands at once returns one answer for each of them.
     BatchHasAnAnswerForEachCommand = "a batch has an answer for each command",
+    /// A client of the test has received an answer that it takes for impossible.
+    AnswerSuitsTheClient = "an answer suits its client",
     /// The answer to a batch is done, certainly not done, or unknown. This answer was none of them.
     BatchIsAnsweredSoOrSo = "a batch is answered so or so",
     /// Once the faults are over, clients must get answers again.
@@ -107,6 +109,8 @@ checks! {
     /// The clients' operations cannot be put into one order that fits both their times and their
     /// answers: the history is not linearizable.
     History = "the history",
+    /// The history of the clients' requests must satisfy the check that the test defines for it.
+    HistoryOfTheTest = "the test's check of the history",
     /// An invariant of the protocol core does not hold within one node.
     Invariant = "invariant",
     /// The invariant that the test defines for the state does not hold after a command.

@@ -4,6 +4,7 @@
 use crate::checks::Check;
 use crate::plan::Plan;
 use crate::shrink::{Broken, Shrunk, shrink};
+use crate::timeline::Step;
 use crate::violation::Violation;
 use crate::world::Run;
 use crate::{page, regressions};
@@ -13,6 +14,9 @@ use std::{env, fs, io};
 
 /// The folder of the pages, below cargo's target directory.
 const FOLDER: &str = "sim-failures";
+
+/// Number of steps in the text of a report.
+const STEPS_TOLD: usize = 12;
 
 /// The settings of a report.
 #[derive(Clone, Debug)]
@@ -54,6 +58,9 @@ pub struct Failed {
     pub plan: Plan,
     /// A smaller plan that breaks the same promise.
     pub shrunk: Shrunk,
+    /// The commands of clients, and the snapshots, that led to a wrong state or answer of the state
+    /// machine in the run of the smaller plan; empty if something else is wrong.
+    pub steps: Vec<String>,
     /// Commands that repeat the run: of the plan itself, and of the smaller one.
     pub again: [String; 2],
     /// Where the smaller plan was saved, or how to save it.
@@ -100,6 +107,11 @@ impl Failed {
             shown.violation = Some(violation.clone());
         }
         let drawn = page::page(&shrunk.plan, &shown, &again[1..]);
+        let step = |step: &Step| match step.node {
+            Some(node) => format!("node {node} {}", step.text),
+            None => step.text.clone(),
+        };
+        let steps = shown.timeline.steps.iter().map(step).collect();
         let written = write(&told.page, &drawn);
         let timeline = match written {
             Ok(()) => Ok(told.page),
@@ -109,7 +121,8 @@ impl Failed {
             Keep::In { path, new } => regressions::keep(path, &shrunk.plan, *new),
             Keep::Advised(words) => words.clone(),
         };
-        Failed { violation, event, time_us, plan: plan.clone(), shrunk, again, kept, timeline }
+        let plan = plan.clone();
+        Failed { violation, event, time_us, plan, shrunk, steps, again, kept, timeline }
     }
 }
 
@@ -130,7 +143,7 @@ fn differs(first: Option<&Violation>, second: Option<&Violation>) -> Violation {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failed { violation, event, time_us, plan, shrunk, again, kept, timeline } = self;
+        let Failed { violation, event, time_us, plan, shrunk, steps, again, kept, timeline } = self;
         let Shrunk { plan: smaller, runs, .. } = shrunk;
         writeln!(f, "broken: {}: {}", violation.check, violation.detail)?;
         writeln!(f, "  at event {event}, {} of simulated time", seconds(*time_us))?;
@@ -146,6 +159,14 @@ impl fmt::Display for Failed {
             seconds(shrunk.broken.time_us)
         )?;
         writeln!(f, "            {}", again[1])?;
+        let mut label = "story:";
+        for step in steps.iter().take(STEPS_TOLD) {
+            writeln!(f, "  {label:<10}{step}")?;
+            label = "";
+        }
+        if steps.len() > STEPS_TOLD {
+            writeln!(f, "            … and {} more on the page", steps.len() - STEPS_TOLD)?;
+        }
         writeln!(f, "  keep it:  {kept}")?;
         match timeline {
             Ok(path) => writeln!(f, "  timeline: {}", path.display()),

@@ -8,23 +8,33 @@
 //! user adds an invariant of the state.
 
 use crate::Marks;
+use crate::clients::{Client, Clients, Ended, Forgetful, Objection};
+use crate::describe::{Describe, Words};
 use crate::failure::{Failed, Keep, Told, pages_folder};
+use crate::log::OpenStore;
 use crate::plan::{FaultKind, NODES, Plan, Swarm};
 use crate::random::Stream;
 use crate::regressions::{self, BadLine};
-use crate::workload::{Request, Workload};
+use crate::violation::Violation;
+use crate::workload::{Answered, Request, Workload};
 use crate::world::run_for;
 use driver::StateMachine;
+use raft::{Restored, Snapshot};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::{env, fmt, fs, io};
+use storage::LogStore;
+use storage::testing::MemDisk;
 
 /// The default range of seeds.
 const SEEDS: Range<u64> = 0..50;
 
-type Requests = Box<dyn Fn(u64, &mut Stream) -> Request>;
+type MakeWorkload<M> = Box<dyn Fn() -> Box<dyn Workload<Machine = M>>>;
 type SwarmChoice = Box<dyn Fn(&mut Swarm)>;
 type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
+type History = Box<dyn Fn(&[Answered<'_>]) -> Result<(), Objection>>;
 
 /// A test of a state machine under simulated faults.
 ///
@@ -78,9 +88,11 @@ type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String>>;
 /// ```
 #[must_use]
 pub struct Simulation<M> {
-    machine: fn() -> M,
-    requests: Requests,
+    workload: MakeWorkload<M>,
     invariant: Invariant<M>,
+    history: Option<History>,
+    words: Words,
+    log_store: Option<OpenStore>,
     seeds: Range<u64>,
     nodes: Option<u64>,
     clients: Option<u32>,
@@ -162,14 +174,83 @@ impl<M: StateMachine> Simulation<M> {
     /// Creates a test of the state machine that `machine` constructs. `requests` returns the next
     /// request of the client with the given number. It must take all randomness from the given
     /// stream, so that a run can be repeated.
+    ///
+    /// `machine` is called for every node at each of its starts, and must always return the same
+    /// state. A client that has to remember answers needs
+    /// [`with_clients`](Simulation::with_clients).
     pub fn new(
-        machine: fn() -> M,
+        machine: impl Fn() -> M + 'static,
         requests: impl Fn(u64, &mut Stream) -> Request + 'static,
     ) -> Self {
+        let requests = Rc::new(requests);
+        Simulation::with_clients(machine, move |number| Forgetful {
+            number,
+            requests: requests.clone(),
+        })
+    }
+
+    /// Creates a test of the state machine that `machine` constructs, with clients that remember
+    /// the answers to their requests. In each run, `client` constructs the client with the given
+    /// number once.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use simulator::random::Stream;
+    /// # use simulator::{Answered, Client, Outcome, Registers, Request, Simulation};
+    /// /// Swaps the value that it has last seen in a register of its own for the next one.
+    /// struct Counts {
+    ///     register: u8,
+    ///     seen: u64,
+    /// }
+    ///
+    /// impl Client for Counts {
+    ///     fn request(&mut self, _draw: &mut Stream) -> Request {
+    ///         let (from, to) = (self.seen.to_le_bytes(), (self.seen + 1).to_le_bytes());
+    ///         Request::Command([&[self.register][..], &from, &to].concat().into())
+    ///     }
+    ///
+    ///     fn answered(&mut self, answered: &Answered<'_>) -> Result<(), String> {
+    ///         let Outcome::Done(before) = answered.outcome else { return Ok(()) };
+    ///         let before = u64::from_le_bytes(before.try_into().unwrap());
+    ///         // The command itself, or one whose answer was lost.
+    ///         let is_next = before == self.seen || before == self.seen + 1;
+    ///         self.seen = before.max(self.seen);
+    ///         if is_next { Ok(()) } else { Err(format!("{before} after {}", self.seen)) }
+    ///     }
+    /// }
+    ///
+    /// Simulation::with_clients(Registers::default, |number| Counts {
+    ///     register: number as u8,
+    ///     seen: 0,
+    /// })
+    /// .seeds(0..2)
+    /// .run();
+    /// ```
+    pub fn with_clients<C: Client + 'static>(
+        machine: impl Fn() -> M + 'static,
+        client: impl Fn(u64) -> C + 'static,
+    ) -> Self {
+        let (machine, client) = (Rc::new(machine), Rc::new(client));
+        Simulation::of(move || Clients {
+            machine: machine.clone(),
+            client: client.clone(),
+            clients: BTreeMap::new(),
+            objection: None,
+        })
+    }
+
+    /// Creates a test of a [`Workload`]: clients that share what they know, or with a verdict of
+    /// their own. `workload` constructs a new one for each run.
+    pub fn of<W>(workload: impl Fn() -> W + 'static) -> Self
+    where
+        W: Workload<Machine = M> + 'static,
+    {
         Simulation {
-            machine,
-            requests: Box::new(requests),
+            workload: Box::new(move || Box::new(workload())),
             invariant: Box::new(|_| Ok(())),
+            history: None,
+            words: Words::default(),
+            log_store: None,
             seeds: SEEDS,
             nodes: None,
             clients: None,
@@ -222,6 +303,88 @@ impl<M: StateMachine> Simulation<M> {
     /// An invariant of the state, checked on every node after it applies an entry or a batch.
     pub fn invariant(mut self, holds: impl Fn(&M) -> Result<(), String> + 'static) -> Self {
         self.invariant = Box::new(holds);
+        self
+    }
+
+    /// A check of the history: of all requests of all clients, in the order in which they ended. It
+    /// runs when a run is over. A request that had not ended then has an unknown outcome.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use simulator::{Objection, Outcome, RegisterWorkload, Request, Simulation};
+    /// Simulation::of(|| RegisterWorkload::new(1, 0))
+    ///     .seeds(0..2)
+    ///     .history(|history| {
+    ///         let done = history.iter().filter(|it| matches!(it.outcome, Outcome::Done(_)));
+    ///         for read in done.filter(|it| matches!(it.request, Request::Query(_))) {
+    ///             if read.ended_us < read.begun_us {
+    ///                 return Err(Objection::to("answered before it was asked", [read]));
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .run();
+    /// ```
+    pub fn history(
+        mut self,
+        holds: impl Fn(&[Answered<'_>]) -> Result<(), Objection> + 'static,
+    ) -> Self {
+        self.history = Some(Box::new(holds));
+        self
+    }
+
+    /// Runs the nodes with your own log store instead of the library's. `open` opens it on a
+    /// simulated disk, and returns what it has restored; on an empty disk the log begins after the
+    /// given snapshot. It is called at each start of a node, and for a copy of the disk, to check
+    /// what a power failure at that moment would leave.
+    ///
+    /// The store keeps its files through the trait `storage::Disk`, outside of the folder
+    /// `snapshots`, where the nodes keep theirs. Crashes, torn writes, failing operations and syncs
+    /// and full disks strike it like the library's log. Faults that damage synced data do not
+    /// strike: how a store reports that is its own affair. The size of its files is not checked.
+    pub fn log_store<L, E>(
+        mut self,
+        open: impl Fn(MemDisk, &Snapshot) -> Result<(L, Restored), E> + 'static,
+    ) -> Self
+    where
+        L: LogStore + 'static,
+        E: fmt::Display,
+    {
+        self.log_store = Some(Rc::new(move |disk, first| {
+            let (log, restored) = open(disk, first).map_err(|error| error.to_string())?;
+            Ok((Box::new(log), restored))
+        }));
+        self
+    }
+
+    /// How a command reads in the report of a failure and on its page. Without it, the first 256
+    /// bytes are shown.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use simulator::{Registers, Request, Simulation};
+    /// # let simulation =
+    /// #     Simulation::new(Registers::default, |_, _| Request::Query(Bytes::from_static(b"a")));
+    /// # simulation
+    /// .describe(|command| format!("register {} gets {:?}", command[0], &command[9..]))
+    /// .describe_query(|query| format!("register {}", query[0]))
+    /// .describe_answer(|_request, answer| format!("{answer:?}"))
+    /// # ;
+    /// ```
+    pub fn describe(mut self, command: impl Fn(&[u8]) -> String + 'static) -> Self {
+        self.words.command = Some(Box::new(command));
+        self
+    }
+
+    /// How a query reads: see [`describe`](Simulation::describe).
+    pub fn describe_query(mut self, query: impl Fn(&[u8]) -> String + 'static) -> Self {
+        self.words.query = Some(Box::new(query));
+        self
+    }
+
+    /// How the answer to a request reads: see [`describe`](Simulation::describe).
+    pub fn describe_answer(mut self, answer: impl Fn(&Request, &[u8]) -> String + 'static) -> Self {
+        self.words.answer = Some(Box::new(answer));
         self
     }
 
@@ -305,7 +468,9 @@ impl<M: StateMachine> Simulation<M> {
     }
 
     fn plan_of(&self, seed: u64) -> Plan {
-        let mut plan = Plan::drawn(seed, self.nodes, &self.faults);
+        let mut faults = self.faults.clone();
+        faults.retain(|kind| self.log_store.is_none() || !kind.damages_files());
+        let mut plan = Plan::drawn(seed, self.nodes, &faults);
         if let Some(clients) = self.clients {
             plan.swarm.clients = clients;
         }
@@ -314,7 +479,8 @@ impl<M: StateMachine> Simulation<M> {
     }
 
     fn run_plan(&self, plan: &Plan, record: bool, events_max: u64) -> crate::Run {
-        run_for(plan, Kit { simulation: self }, record, events_max)
+        let kit = Kit { simulation: self, inner: (self.workload)(), ended: Vec::new() };
+        run_for(plan, kit, record, events_max)
     }
 
     fn check_plan(
@@ -365,22 +531,56 @@ where
     value.parse().map(Some).map_err(bad)
 }
 
+/// The workload of a run: the user's, with what the builder adds to it.
 struct Kit<'a, M> {
     simulation: &'a Simulation<M>,
+    inner: Box<dyn Workload<Machine = M>>,
+    /// All requests that have ended, if the history is checked.
+    ended: Vec<Ended>,
 }
 
 impl<M: StateMachine> Workload for Kit<'_, M> {
     type Machine = M;
 
     fn machine(&self) -> M {
-        (self.simulation.machine)()
+        self.inner.machine()
     }
 
     fn request(&mut self, client: u64, draw: &mut Stream) -> Request {
-        (self.simulation.requests)(client, draw)
+        self.inner.request(client, draw)
+    }
+
+    fn answered(&mut self, answered: &Answered<'_>) {
+        if self.simulation.history.is_some() {
+            self.ended.push(Ended::of(answered));
+        }
+        self.inner.answered(answered);
+    }
+
+    fn objection(&mut self) -> Result<(), Violation> {
+        self.inner.objection()
+    }
+
+    fn log_store(&self) -> Option<OpenStore> {
+        self.simulation.log_store.clone().or_else(|| self.inner.log_store())
+    }
+
+    fn describe(&self) -> &dyn Describe {
+        match self.simulation.words.is_empty() {
+            true => self.inner.describe(),
+            false => &self.simulation.words,
+        }
     }
 
     fn invariant(&self, machine: &M) -> Result<(), String> {
+        self.inner.invariant(machine)?;
         (self.simulation.invariant)(machine)
+    }
+
+    fn verdict(&mut self) -> Result<(), Violation> {
+        self.inner.verdict()?;
+        let Some(holds) = &self.simulation.history else { return Ok(()) };
+        let history: Vec<Answered<'_>> = self.ended.iter().map(Ended::answered).collect();
+        Ok(holds(&history)?)
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::bounds::Needed;
 use crate::checks::Check;
+use crate::log::{AnyLog, OpenStore, Store};
 use crate::plan::Swarm;
 use crate::shadow::{Change, Shadow, read};
 use crate::violation::{Violation, violation};
@@ -21,6 +22,8 @@ use storage::{BaseError, Case, ClusterId, Directory, Log, LogConfig, OpenError, 
 
 /// A member of the cluster, running or down.
 pub(crate) struct Host<M> {
+    /// The log store of a user, if there is one.
+    pub store: Option<Store>,
     pub disk: MemDisk,
     pub shadow: Shadow,
     /// The write that was outstanding when it went down. It may or may not be on the disk.
@@ -119,10 +122,13 @@ pub(crate) struct Losing {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
+/// A log that was opened, what it has restored, and the snapshots.
+type Recovered = (AnyLog, Restored, Snapshots<MemDisk>);
+
 /// A running node.
 pub(crate) struct Running<M> {
     pub node: Node,
-    pub log: Log<MemDisk>,
+    pub log: AnyLog,
     pub snapshots: Snapshots<MemDisk>,
     pub machine: M,
     /// The last index that the state machine has applied.
@@ -178,26 +184,48 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config
 }
 
+/// A disk with an empty log of the library's own that begins with this membership.
+fn founded(
+    id: u64,
+    swarm: &Swarm,
+    incarnation: Incarnation,
+    membership: Membership,
+) -> (MemDisk, Shadow) {
+    let disk = MemDisk::new();
+    let (directory, _) =
+        Directory::open(disk.clone(), log_config(swarm)).expect("an empty disk without faults");
+    let Directory::Unclaimed(unclaimed) = directory else { unreachable!("it is empty") };
+    let founders: Vec<NodeId> = membership.members.keys().copied().collect();
+    let begun = unclaimed
+        .announce(NodeId(id), incarnation, &founders)
+        .map_err(|error| error.to_string())
+        .and_then(|announced| {
+            announced.join(ClusterId(1), membership).map_err(|error| error.to_string())
+        });
+    let member = begun.expect("a disk without faults takes it");
+    let (log, restored) = member.into_log();
+    drop(log);
+    disk.kill();
+    (disk, Shadow::new(&restored))
+}
+
 impl<M: StateMachine> Host<M> {
     /// A host with an empty disk, whose log begins with this membership.
-    pub fn new(id: u64, swarm: &Swarm, incarnation: Incarnation, membership: Membership) -> Self {
-        let disk = MemDisk::new();
-        let (directory, _) =
-            Directory::open(disk.clone(), log_config(swarm)).expect("an empty disk without faults");
-        let Directory::Unclaimed(unclaimed) = directory else { unreachable!("it is empty") };
-        let founders: Vec<NodeId> = membership.members.keys().copied().collect();
-        let begun = unclaimed
-            .announce(NodeId(id), incarnation, &founders)
-            .map_err(|error| error.to_string())
-            .and_then(|announced| {
-                announced.join(ClusterId(1), membership).map_err(|error| error.to_string())
-            });
-        let member = begun.expect("a disk without faults takes it");
-        let (log, restored) = member.into_log();
-        drop(log);
-        disk.kill();
+    pub fn new(
+        id: u64,
+        swarm: &Swarm,
+        incarnation: Incarnation,
+        membership: Membership,
+        open: Option<OpenStore>,
+    ) -> Self {
+        let store = open.map(|open| Store { open, first: Snapshot::initial(membership.clone()) });
+        let (disk, shadow) = match &store {
+            Some(store) => (MemDisk::new(), Shadow::new(&store.empty())),
+            None => founded(id, swarm, incarnation, membership),
+        };
         Host {
-            shadow: Shadow::new(&restored),
+            store,
+            shadow,
             disk,
             maybe: None,
             incarnation,
@@ -311,69 +339,9 @@ impl<M: StateMachine> Host<M> {
         seed: u64,
         mut machine: M,
     ) -> Result<bool, Violation> {
-        let directory = match Directory::open(self.disk.clone(), log_config(swarm)) {
-            Ok((directory, _)) => directory,
-            // The disk still fails: the operator sees the error and starts the node again.
-            Err(_) if self.failing || self.full => return Ok(false),
-            // After damage the only start-up error allowed is `LogGone`. Damage to a part of the
-            // log must not prevent a start.
-            Err(OpenError::LogGone) if self.damaged => {
-                self.dead = true;
-                return Ok(false);
-            }
-            Err(error) => {
-                return violation(
-                    Check::NodeStartsAgain,
-                    NodeId(id),
-                    format!("node {id}: {error}"),
-                );
-            }
+        let Some((log, restored, snapshots)) = self.open_log(id, swarm)? else {
+            return Ok(false);
         };
-        let Directory::Member(mut member) = directory else {
-            if self.damaged {
-                self.dead = true;
-                return Ok(false);
-            }
-            return violation(
-                Check::RecoveryIsExact,
-                NodeId(id),
-                format!("node {id}: nothing is left"),
-            );
-        };
-        let meant = self.shadow.base.last;
-        self.compare(id, member.restored())?;
-        self.lost_base |= self.damaged && member.restored().snapshot.last != meant;
-        let snapshots = match Snapshots::new(self.disk.clone()) {
-            Ok(snapshots) => snapshots,
-            Err(_) if self.failing => return Ok(false),
-            Err(error) => {
-                return violation(
-                    Check::NodeStartsAgain,
-                    NodeId(id),
-                    format!("node {id}: {error}"),
-                );
-            }
-        };
-        let case = match member.check_base(&snapshots) {
-            Ok(case) => case,
-            Err(_) if self.failing || self.full => {
-                self.base_loss_noted |= self.snapshot_rotten || self.lost_base;
-                return Ok(false);
-            }
-            Err(BaseError::NoPeers(_)) if self.snapshot_rotten => {
-                self.dead = true;
-                return Ok(false);
-            }
-            Err(error) => {
-                return violation(
-                    Check::NodeStartsAgain,
-                    NodeId(id),
-                    format!("node {id}: {error}"),
-                );
-            }
-        };
-        let (log, restored) = member.into_log();
-        self.base_case(id, case, &restored)?;
         let (base, base_time) = (restored.snapshot.last, restored.snapshot.time);
         let mut snapshot_bytes = 0;
         if base != LogId::ZERO {
@@ -398,7 +366,7 @@ impl<M: StateMachine> Host<M> {
         self.base_loss_noted = false;
         self.maybe = None;
         self.refused = 0;
-        self.needed.starts(log.usage().bytes, self.shadow.last().index);
+        self.needed.starts(log.used_bytes().unwrap_or(0), self.shadow.last().index);
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
         let mut node = Node::new(config, restored).map_err(|error| {
             Violation::new(Check::NodeStartsAgain, NodeId(id), error.to_string())
@@ -422,13 +390,100 @@ impl<M: StateMachine> Host<M> {
         Ok(true)
     }
 
+    /// Opens its log and its snapshots, and checks what was recovered. `None` if it cannot start now
+    /// for a reason that is not the log's.
+    fn open_log(&mut self, id: u64, swarm: &Swarm) -> Result<Option<Recovered>, Violation> {
+        if let Some(store) = self.store.clone() {
+            let (log, restored) = match store.open(self.disk.clone()) {
+                Ok(opened) => opened,
+                Err(_) if self.failing || self.full => return Ok(None),
+                Err(error) => {
+                    let detail = format!("node {id}: {error}");
+                    return violation(Check::NodeStartsAgain, NodeId(id), detail);
+                }
+            };
+            self.compare(id, &restored)?;
+            let snapshots = self.open_snapshots(id)?;
+            return Ok(snapshots.map(|snapshots| (AnyLog::Users(log), restored, snapshots)));
+        }
+        let directory = match Directory::open(self.disk.clone(), log_config(swarm)) {
+            Ok((directory, _)) => directory,
+            // The disk still fails: the operator sees the error and starts the node again.
+            Err(_) if self.failing || self.full => return Ok(None),
+            // After damage the only start-up error allowed is `LogGone`. Damage to a part of the
+            // log must not prevent a start.
+            Err(OpenError::LogGone) if self.damaged => {
+                self.dead = true;
+                return Ok(None);
+            }
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
+        };
+        let Directory::Member(mut member) = directory else {
+            if self.damaged {
+                self.dead = true;
+                return Ok(None);
+            }
+            return violation(
+                Check::RecoveryIsExact,
+                NodeId(id),
+                format!("node {id}: nothing is left"),
+            );
+        };
+        let meant = self.shadow.base.last;
+        self.compare(id, member.restored())?;
+        self.lost_base |= self.damaged && member.restored().snapshot.last != meant;
+        let Some(snapshots) = self.open_snapshots(id)? else { return Ok(None) };
+        let case = match member.check_base(&snapshots) {
+            Ok(case) => case,
+            Err(_) if self.failing || self.full => {
+                self.base_loss_noted |= self.snapshot_rotten || self.lost_base;
+                return Ok(None);
+            }
+            Err(BaseError::NoPeers(_)) if self.snapshot_rotten => {
+                self.dead = true;
+                return Ok(None);
+            }
+            Err(error) => {
+                return violation(
+                    Check::NodeStartsAgain,
+                    NodeId(id),
+                    format!("node {id}: {error}"),
+                );
+            }
+        };
+        let (log, restored) = member.into_log();
+        self.base_case(id, case, &restored)?;
+        Ok(Some((AnyLog::Own(Box::new(log)), restored, snapshots)))
+    }
+
+    fn open_snapshots(&self, id: u64) -> Result<Option<Snapshots<MemDisk>>, Violation> {
+        match Snapshots::new(self.disk.clone()) {
+            Ok(snapshots) => Ok(Some(snapshots)),
+            Err(_) if self.failing => Ok(None),
+            Err(error) => {
+                violation(Check::NodeStartsAgain, NodeId(id), format!("node {id}: {error}"))
+            }
+        }
+    }
+
     /// Checks that a power failure at this moment would leave everything that was reported durable.
     /// Copies the disk, drops everything unsynced from the copy, and reads the log from it.
     pub fn audit(&self, id: u64, swarm: &Swarm) -> Result<(), Violation> {
         if self.damaged || self.rotting.is_some() || self.snapshot_rotten || self.is_dark() {
             return Ok(());
         }
-        self.shadow.is_durable(id as usize, &self.disk, log_config(swarm))
+        match &self.store {
+            Some(store) => self.shadow.is_durable_as(id as usize, &self.disk, |copy| {
+                store.open(copy).map(|(_, restored)| Some(restored))
+            }),
+            None => self.shadow.is_durable(id as usize, &self.disk, log_config(swarm)),
+        }
     }
 
     /// Whether the log would still be recovered in full after this damage to the disk.
@@ -478,11 +533,12 @@ impl<M: StateMachine> Host<M> {
 
 impl<M: StateMachine> Running<M> {
     /// Applies the outstanding batch and calls `each` for every entry. If `flips` is set, clears it
-    /// and flips a bit of the first command before that.
+    /// and flips a bit of the first command before that. `each` gets the machine if its state is that
+    /// after the entry: of a batch that the machine applies at once, for the last entry only.
     pub fn apply(
         &mut self,
         flips: &mut bool,
-        mut each: impl FnMut(Index, &raft::Entry, Option<&Bytes>, &M) -> Result<(), Violation>,
+        mut each: impl FnMut(Index, &raft::Entry, Option<&Bytes>, Option<&M>) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
         let Some(apply) = self.apply.take() else { return Ok(()) };
         let mut hashes = Vec::with_capacity(apply.entries.len());
@@ -523,7 +579,8 @@ impl<M: StateMachine> Running<M> {
             let hash = entry_hash(entry, answer.as_deref().unwrap_or_default());
             // A machine's answer need not depend on the flipped bit, so the hash must.
             hashes.push(hash ^ u64::from(flipped == Some(entry.id.index)));
-            each(self.machine_at, entry, answer.as_ref(), &self.machine)?;
+            let is_after = !at_once || apply.entries.last().is_some_and(|last| last.id == entry.id);
+            each(self.machine_at, entry, answer.as_ref(), is_after.then_some(&self.machine))?;
             self.machine_at = entry.id.index;
             self.machine_time = entry.time;
         }

@@ -4,19 +4,17 @@
 //! The cost of a check is in proportion to what changed: a run has hundreds of thousands of events.
 
 use crate::checks::Check;
+use crate::describe::{Describe, Plain};
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
-use crate::timeline::shown_within;
 use crate::violation::{About, Violation, violation};
+use crate::workload::Request;
 use bytes::Bytes;
 use driver::{ApplyContext, StateMachine};
 use raft::{
     Body, CommandNumber, Entry, Incarnation, Index, LogId, Message, Node, NodeId, Payload, Term,
 };
 use std::collections::BTreeMap;
-
-/// The most bytes of a command or an answer in the words of a check.
-const TOLD_BYTES: usize = 256;
 
 /// The state of a node when the observer last checked it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -308,6 +306,18 @@ impl<M: StateMachine> Observer<M> {
         entry: &Entry,
         answer: Option<&Bytes>,
     ) -> Result<(), Violation> {
+        self.applied_as(at, before, entry, answer, &Plain)
+    }
+
+    /// Like [`applied`](Observer::applied), with descriptions of commands and answers.
+    pub fn applied_as(
+        &self,
+        at: usize,
+        before: Index,
+        entry: &Entry,
+        answer: Option<&Bytes>,
+        describe: &dyn Describe,
+    ) -> Result<(), Violation> {
         if entry.id.index != before.next() {
             let detail = format!("node {at} applies {} after {before}", entry.id);
             return violation(Check::AppliedOnceAndInOrder, (at, (entry.id, before)), detail);
@@ -320,13 +330,17 @@ impl<M: StateMachine> Observer<M> {
         if let Some(known) = known
             && known.answer.as_ref() != answer
         {
-            let text = |bytes: Option<&Bytes>| shown_within(bytes.map_or(b"", |b| b), TOLD_BYTES);
+            let command = entry.payload.command().cloned().unwrap_or_default();
+            let request = Request::Command(command.clone());
+            let text = |answer: Option<&Bytes>| {
+                answer.map_or("nothing".to_owned(), |answer| describe.answer(&request, answer))
+            };
             let detail = format!(
                 "node {at} answers {} with {}; the reference machine answered {}; the command: {}",
                 entry.id,
                 text(answer),
                 text(known.answer.as_ref()),
-                text(entry.payload.command()),
+                describe.command(&command),
             );
             return violation(Check::StateMachineIsDeterministic, (at, entry.id), detail);
         }

@@ -180,6 +180,12 @@ macro_rules! kinds {
                 )
             }
 
+            /// Whether synced data of a log or a snapshot is damaged or lost, and a part of it stays.
+            pub fn damages_files(self) -> bool {
+                use FaultKind::*;
+                matches!(self, Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot)
+            }
+
             /// Whether a leader may lose its leadership to the fault without going down.
             fn deposes(self) -> bool {
                 use FaultKind::*;

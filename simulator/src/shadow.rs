@@ -201,12 +201,25 @@ impl Shadow {
         disk: &MemDisk,
         config: LogConfig,
     ) -> Result<(), Violation> {
+        self.is_durable_as(node, disk, |copy| match Log::open(copy, config) {
+            Ok((_, recovery)) => Ok(recovery.restored),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    /// Like [`is_durable`](Shadow::is_durable), for any log. `open` restores it.
+    pub(crate) fn is_durable_as(
+        &self,
+        node: usize,
+        disk: &MemDisk,
+        open: impl FnOnce(MemDisk) -> Result<Option<Restored>, String>,
+    ) -> Result<(), Violation> {
         let broken = |why: String| violation(Check::DurableMeansDurable, node, why);
         let copy = disk.fork();
         copy.set_capacity(None);
         copy.crash(|_| Fate::Lost);
-        let left = match Log::open(copy.clone(), config) {
-            Ok((_, recovery)) => recovery.restored,
+        let left = match open(copy.clone()) {
+            Ok(left) => left,
             Err(error) => return broken(format!("node {node}: {error}")),
         };
         let difference = match &left {

@@ -17,6 +17,7 @@ pub use flights::{Fate, Flight, FlightKind};
 pub use nodes::LastLog;
 
 use crate::checks::Check;
+use crate::describe::{self, Describe};
 use crate::plan::Fault;
 use crate::shadow::Shadow;
 use crate::workload::{Outcome, Request};
@@ -141,6 +142,19 @@ pub struct Span {
     pub answer: String,
 }
 
+/// A step on the way to a wrong state or answer: a command that mattered, or a restored snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// When, in microseconds of simulated time. For a command, when a node first applied it.
+    pub at_us: u64,
+    /// Number of the event in the run.
+    pub event: u64,
+    /// The node that restored a snapshot; `None` for a command.
+    pub node: Option<u64>,
+    /// The step, as text.
+    pub text: String,
+}
+
 /// Everything that was recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
@@ -155,6 +169,9 @@ pub struct Timeline {
     pub flights: Vec<Flight>,
     /// Operations of clients, by their end.
     pub spans: Vec<Span>,
+    /// The commands and snapshots that led to a wrong state or answer of a state machine, if the
+    /// violation is one.
+    pub steps: Vec<Step>,
     /// The logs of all nodes when the run ended.
     pub logs: Vec<LastLog>,
     /// Number of moments and messages that were dropped as too many.
@@ -315,16 +332,19 @@ impl Timeline {
         request: &Request,
         index: Option<Index>,
         outcome: Outcome<'_>,
+        describe: &dyn Describe,
     ) {
         if !self.on {
             return;
         }
         let (outcome, answer) = match outcome {
-            Outcome::Done(answer) => (Ended::Done, shown(answer)),
+            Outcome::Done(answer) => (Ended::Done, describe.answer(request, answer)),
             Outcome::NotDone => (Ended::NotDone, String::new()),
             Outcome::Unknown => (Ended::Unknown, String::new()),
         };
-        let (is_read, request) = request.shown();
+        let is_read = matches!(request, Request::Query(_));
+        let kind = if is_read { "read" } else { "command" };
+        let request = format!("{kind} {}", describe::request(describe, request));
         let (ended_us, event) = (self.now_us, self.event);
         self.spans.push(Span {
             begun_us,

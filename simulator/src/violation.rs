@@ -32,6 +32,8 @@ pub struct About {
     pub indexes: BTreeSet<Index>,
     /// The operations of clients that do not fit together.
     pub operations: Vec<Operation>,
+    /// The requests, by their client and when they were sent, in microseconds.
+    pub requests: BTreeSet<(u64, u64)>,
 }
 
 /// Returns a [`Violation`] as an error.
@@ -57,6 +59,7 @@ impl About {
         self.terms.extend(other.terms);
         self.indexes.extend(other.indexes);
         self.operations.extend(other.operations);
+        self.requests.extend(other.requests);
         self
     }
 }

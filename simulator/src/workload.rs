@@ -1,7 +1,9 @@
 //! The workload: the requests of clients and the state machine that answers them. It is the user's
 //! part of a simulation.
 
+use crate::describe::{Describe, Plain};
 use crate::linearizability::{self, Operation};
+use crate::log::OpenStore;
 use crate::random::Stream;
 use crate::timeline::shown;
 use crate::violation::Violation;
@@ -27,6 +29,22 @@ pub trait Workload {
     /// An invariant of the state, checked on every node after it applies an entry or a batch.
     fn invariant(&self, _machine: &Self::Machine) -> Result<(), String> {
         Ok(())
+    }
+
+    /// What a client has found wrong with the latest answer. It is called after each
+    /// [`answered`](Workload::answered).
+    fn objection(&mut self) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    /// The log store of the nodes, instead of the library's own.
+    fn log_store(&self) -> Option<OpenStore> {
+        None
+    }
+
+    /// How commands, queries and answers read in a report.
+    fn describe(&self) -> &dyn Describe {
+        &Plain
     }
 
     /// Checks the history of all requests when the run is over.

@@ -10,6 +10,7 @@ mod disks;
 mod ending;
 mod faults;
 mod machines;
+mod steps;
 
 use crate::checks::Check;
 use crate::contact::Contact;
@@ -23,6 +24,7 @@ use crate::observer::{Observed, Observer};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
+use crate::replay::Replay;
 use crate::shadow::{Change, Shadow};
 use crate::timeline::{Timeline, What};
 use crate::violation::{Violation, violation};
@@ -36,7 +38,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
-use storage::{LogStore, PersistError};
+use storage::PersistError;
 
 /// Number of events after which a run fails: a message storm is a bug too.
 pub const EVENTS_MAX: u64 = 2_000_000;
@@ -212,6 +214,8 @@ pub(crate) struct World<'a, W: Workload> {
     limits: Limits,
     marks: Marks,
     timeline: Timeline,
+    /// The commands that were applied, if the run is recorded.
+    replay: Replay,
     /// Faults in force, by their position in the plan, with the struck node resolved.
     struck: BTreeMap<usize, Fault>,
     /// The faults are over.
@@ -246,8 +250,11 @@ impl<'a, W: Workload> World<'a, W> {
         };
         let members = (0..plan.nodes).map(|id| (NodeId(id), member(id))).collect();
         let membership = Membership::of_voters(members);
-        let host =
-            |id: u64| Host::new(id, &plan.swarm, Incarnation(INCARNATION + id), membership.clone());
+        let store = workload.log_store();
+        let host = |id: u64| {
+            let incarnation = Incarnation(INCARNATION + id);
+            Host::new(id, &plan.swarm, incarnation, membership.clone(), store.clone())
+        };
         let client = |id: u64| Client {
             draw: Stream::new(seed, Purpose::Client, id),
             leader: id % plan.nodes,
@@ -264,6 +271,7 @@ impl<'a, W: Workload> World<'a, W> {
             observer: Observer::new(plan.nodes, workload.machine()),
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
+            replay: Replay::new(record),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
             wrong_snapshots: BTreeSet::new(),
             differed_until: Index(0),
@@ -316,7 +324,8 @@ impl<'a, W: Workload> World<'a, W> {
             let _ = self.conclude(operation, None, Outcome::Unknown);
         }
         if broken.is_none() {
-            broken = self.workload.verdict().err();
+            let judged = panic::catch_unwind(AssertUnwindSafe(|| self.workload.verdict()));
+            broken = judged.unwrap_or_else(|payload| panicked(&*payload)).err();
         }
         for (node, host) in self.hosts.iter().enumerate() {
             if let Some(running) = &host.up {
@@ -325,6 +334,9 @@ impl<'a, W: Workload> World<'a, W> {
         }
         if let Some(violation) = &broken {
             self.timeline.add_to_all(What::Violation(violation.check));
+        }
+        if let Some(violation) = &broken {
+            self.timeline.steps = self.steps_to(violation);
         }
         let disks = self.hosts.iter().map(|host| (&host.shadow, host.up.is_some()));
         self.timeline.finish(disks);
@@ -509,6 +521,10 @@ impl<'a, W: Workload> World<'a, W> {
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         self.observer.started(node, &running.node);
         self.timeline.started(node, &running.node, running.machine_at);
+        if running.machine_at > Index(0) {
+            let last = running.node.base().last;
+            self.replay.restores(self.now_us, self.events, node, last);
+        }
         self.contact.started(node, &running.node);
         self.note(1, node, life);
         self.queue.push(self.now_us, Event::Tick { node, life });

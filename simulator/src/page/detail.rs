@@ -11,6 +11,9 @@ const AXIS: f64 = 34.0;
 const FAULT: f64 = 17.0;
 const CLIENT: f64 = 13.0;
 
+/// Characters of a request or an answer in the title of an operation.
+const TITLE_CHARS: usize = 120;
+
 /// The layers of the picture, one upon the other, and notes on what was left out.
 struct Layers {
     first: Scale,
@@ -125,13 +128,13 @@ impl Picture<'_> {
             let at = span.index.map_or(String::new(), |index| format!(" at index {index}"));
             let answer = match span.answer.is_empty() {
                 true => String::new(),
-                false => format!(", answer {}", span.answer),
+                false => format!(", answer {}", cut(&span.answer)),
             };
             let title = format!(
                 "client {} asks node {}: {}; {}{at}{answer} (event {}, {} after {})",
                 span.client,
                 span.node,
-                span.request,
+                cut(&span.request),
                 outcome,
                 span.event,
                 time(span.ended_us),
@@ -180,5 +183,13 @@ fn draw_strikes(
         // The name may go on beyond the end of the bar: nothing else is in the row there.
         let room = (picture.first.to_us - picture.first.from_us) / 5;
         svg.label("faultname", (from, until.max(from + room)), y + 11.0, &strike.text);
+    }
+}
+
+/// The beginning of a text, for the title of an element. The story has the whole text.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TITLE_CHARS) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
     }
 }

@@ -76,6 +76,12 @@ impl Picture<'_> {
             return;
         }
         match self.run.violation {
+            Some(_) if !self.timeline.steps.is_empty() => page.push_str(
+                "<h2>What led to it</h2><p class=\"hint\">The commands that go wrong on a \
+                 fresh state machine, as few as a search found; or the latest ones, if it does not go \
+                 wrong by its commands alone. The numbers are in the pictures too; click one to go \
+                 there.</p>",
+            ),
             Some(_) => page.push_str(
                 "<h2>What led to it</h2><p class=\"hint\">What concerns the nodes, entries and terms \
                  that the check names; faults and elections beside. The numbers are in the pictures \

@@ -6,7 +6,7 @@
 use super::scale::lasting;
 use super::words;
 use crate::linearizability::Operation;
-use crate::timeline::{Flight, FlightKind, Moment, Timeline, What};
+use crate::timeline::{Flight, FlightKind, Moment, Span, Step, Timeline, What};
 use crate::violation::About;
 use crate::world::Run;
 use raft::{Index, LogId, NodeId, RoleKind, Term};
@@ -51,6 +51,23 @@ fn operation_item(operation: &Operation, timeline: &Timeline) -> Item {
     Item { at_us, event, node: None, text, weight: 1 }
 }
 
+/// The operation of a client that began at a time.
+fn span_of((client, begun_us): (u64, u64), timeline: &Timeline) -> Option<&Span> {
+    let mut spans = timeline.spans.iter();
+    spans.find(|span| span.client as u64 == client && span.begun_us == begun_us)
+}
+
+/// The time span of the requests that the check names.
+fn requests_us(about: &About, timeline: &Timeline) -> Option<(u64, u64)> {
+    let spans = || about.requests.iter().filter_map(|asked| span_of(*asked, timeline));
+    spans().map(|span| span.begun_us).min().zip(spans().map(|span| span.ended_us).max())
+}
+
+fn step_item(step: &Step) -> Item {
+    let Step { at_us, event, node, ref text } = *step;
+    Item { at_us, event, node, text: text.clone(), weight: 1 }
+}
+
 impl Story {
     pub fn of(run: &Run) -> Self {
         let timeline = &run.timeline;
@@ -68,11 +85,12 @@ impl Story {
         };
         teller.tell();
         let mut items = teller.items;
+        items.extend(timeline.steps.iter().map(step_item));
         let operations = &about.operations;
         items.extend(operations.iter().map(|operation| operation_item(operation, timeline)));
         let from_us = operations.iter().map(|operation| operation.begun).min();
         let to_us = operations.iter().map(|it| it.ended.unwrap_or(it.begun)).max();
-        let operations_us = from_us.zip(to_us);
+        let operations_us = from_us.zip(to_us).or_else(|| requests_us(&about, timeline));
         items.sort_by_key(|item| (item.weight, u64::MAX - item.event));
         items.truncate(ITEMS_MAX);
         items.sort_by_key(|item| (item.event, item.weight == 0));
@@ -191,6 +209,12 @@ impl Teller<'_> {
 
     fn tell_moment(&mut self, moment: &Moment, have: &mut BTreeMap<u64, Vec<LogId>>) {
         let nodes = self.timeline.nodes;
+        // Of a fault in a state machine the commands tell the story; terms and syncs have no part.
+        if !self.timeline.steps.is_empty()
+            && !matches!(moment.what, What::Violation(_) | What::Fault(_))
+        {
+            return;
+        }
         let text = || words::what(&moment.what, nodes);
         let named_term = |term: &Term| self.about.terms.contains(term);
         match &moment.what {

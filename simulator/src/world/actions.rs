@@ -115,6 +115,7 @@ impl<W: Workload> World<'_, W> {
                     }
                 }
                 self.timeline.add(node, What::Installed(last));
+                self.replay.restores(self.now_us, self.events, node, last);
                 if self.observer.id_at(last.index) != Some(last) || running.apply.is_some() {
                     return violation(
                         Check::RestoredSnapshotIsCommitted,

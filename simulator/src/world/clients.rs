@@ -51,6 +51,7 @@ impl<W: Workload> World<'_, W> {
             (Some(running), Request::Command(command)) => {
                 match running.node.propose(now, command.clone()) {
                     Ok(proposed) => {
+                        self.replay.asked(proposed.id, operation);
                         running.proposals.insert(proposed.id, operation);
                         true
                     }
@@ -106,6 +107,7 @@ impl<W: Workload> World<'_, W> {
         let Some(operation) = running.forwards.remove(&number) else { return Ok(()) };
         match outcome {
             Forwarded::Appended { id, .. } if id.index > running.machine_at => {
+                self.replay.asked(id, operation);
                 running.proposals.insert(id, operation);
                 self.marks.hit("a leader appended a command that a follower forwarded");
                 Ok(())
@@ -191,7 +193,9 @@ impl<W: Workload> World<'_, W> {
             outcome,
         });
         let asked = (client, known.node);
-        self.timeline.operation(known.begun_us, asked, &known.request, at, outcome);
+        let describe = self.workload.describe();
+        self.timeline.operation(known.begun_us, asked, &known.request, at, outcome, describe);
+        self.workload.objection()?;
         self.clients[client].operation = None;
         let think_us = 1 + u64::from(self.plan.swarm.think_us);
         let calm_us = CALM_THINK_US * self.clients.len() as u64;

@@ -3,8 +3,7 @@
 use super::*;
 use crate::checks::Check;
 use crate::faults::{self, BEGUN_PPM};
-use storage::Log;
-use storage::testing::MemDisk;
+use crate::log::AnyLog;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn synced(&mut self, node: usize, life: u64) -> Result<(), Violation> {
@@ -136,7 +135,7 @@ impl<W: Workload> World<'_, W> {
     }
 
     /// Takes a node down. Returns its log, if the node was running.
-    pub(super) fn goes_down(&mut self, node: usize, down_us: u64) -> Option<Log<MemDisk>> {
+    pub(super) fn goes_down(&mut self, node: usize, down_us: u64) -> Option<AnyLog> {
         let host = &mut self.hosts[node];
         let running = host.up.take()?;
         host.restore_disk();

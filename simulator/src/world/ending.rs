@@ -5,7 +5,6 @@ use crate::bounds::nothing_waits;
 use crate::checks::Check;
 use crate::ending::{CONVERGE_TIMEOUTS, Ending, QUIET_TIMEOUTS, Seen, Up, states_are_equal};
 use crate::faults::{self, Faulty};
-use crate::timeline::shown;
 use bytes::Bytes;
 use driver::StateMachine;
 
@@ -275,10 +274,8 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
-    /// Checks that all copies answer the queries of clients as the reference machine does, and so
-    /// does a machine restored from the state of a copy. A gap in a snapshot may show only in an
-    /// answer.
-    fn queries_agree(&self) -> Result<(), Violation> {
+    /// The first different queries of clients.
+    pub(super) fn queries(&self) -> Vec<&Bytes> {
         let mut queries: Vec<&Bytes> = Vec::new();
         for operation in &self.operations {
             if let Request::Query(query) = &operation.request
@@ -288,6 +285,14 @@ impl<W: Workload> World<'_, W> {
                 queries.push(query);
             }
         }
+        queries
+    }
+
+    /// Checks that all copies answer the queries of clients as the reference machine does, and so
+    /// does a machine restored from the state of a copy. A gap in a snapshot may show only in an
+    /// answer.
+    fn queries_agree(&self) -> Result<(), Violation> {
+        let queries = self.queries();
         let reference = self.observer.reference();
         let committed = self.observer.committed_index();
         for (id, running) in self.healthy().filter(|(_, up)| up.machine_at == committed) {
@@ -306,11 +311,14 @@ impl<W: Workload> World<'_, W> {
                 ];
                 for (answer, how) in answers {
                     if answer != expected {
-                        let (query, answer) = (shown(query), shown(&answer));
+                        let describe = self.workload.describe();
+                        let asked = Request::Query((*query).clone());
+                        let (query, answer) =
+                            (describe.query(query), describe.answer(&asked, &answer));
                         let detail = format!(
                             "node {id}{how} answers {query} with {answer}; the reference machine \
                              answers {}",
-                            shown(&expected)
+                            describe.answer(&asked, &expected)
                         );
                         return violation(Check::QueriesAreAnsweredAlike, id, detail);
                     }

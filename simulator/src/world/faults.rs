@@ -39,6 +39,9 @@ impl<W: Workload> World<'_, W> {
         let leader = self.leader().map(|node| node as u64);
         let fault = self.plan.faults[at].resolved(leader);
         let node = (fault.node % self.plan.nodes) as usize;
+        if self.hosts[node].store.is_some() && fault.kind.damages_files() {
+            return Ok(());
+        }
         self.note(8, node, fault.kind as u64);
         self.marks.hit("a fault struck");
         self.timeline.add(node, What::Fault(fault));
@@ -286,9 +289,9 @@ impl<W: Workload> World<'_, W> {
             self.crash(node, down_us);
         }
         let host = &mut self.hosts[node];
-        let life = host.life;
+        let (life, open) = (host.life, host.store.as_ref().map(|store| store.open.clone()));
         let incarnation = Incarnation(host.incarnation.0 + 1_000);
-        *host = Host::new(node as u64, &self.plan.swarm, incarnation, Membership::default());
+        *host = Host::new(node as u64, &self.plan.swarm, incarnation, Membership::default(), open);
         host.life = life + 1;
         host.rotten = true;
         self.marks.hit("a disk was wiped");

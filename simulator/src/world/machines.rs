@@ -26,6 +26,7 @@ impl<W: Workload> World<'_, W> {
         let mut done = Vec::new();
         let mut latest = LogId::ZERO;
         let mut unknown = Vec::new();
+        self.replay.applies(self.now_us, self.events, running.apply.as_ref());
         running.apply(&mut host.flips, |before, entry, answer, machine| {
             // A diverged copy must be detected: see `is_well`. Until then the checks exempt it.
             if flips && !flipped && answer.is_some() {
@@ -38,8 +39,9 @@ impl<W: Workload> World<'_, W> {
                 }
                 return Ok(());
             }
-            observer.applied(node, before, entry, answer)?;
-            if let Err(detail) = workload.invariant(machine) {
+            observer.applied_as(node, before, entry, answer, workload.describe())?;
+            if let Some(Err(detail)) = machine.map(|machine| workload.invariant(machine)) {
+                let detail = format!("{detail}; node {node}, after {}", entry.id);
                 return violation(Check::InvariantOfTheStateMachine, (node, entry.id), detail);
             }
             latest = entry.id;
