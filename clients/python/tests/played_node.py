@@ -9,11 +9,27 @@ import time
 HANG = object()
 
 
+class Later:
+    """An answer that waits for an event, while other connections are served."""
+
+    def __init__(self, event, answer):
+        self.event = event
+        self.answer = answer
+
+
+class Then:
+    """An answer, and an event that has happened when it is out."""
+
+    def __init__(self, event, answer):
+        self.event = event
+        self.answer = answer
+
+
 class PlayedNode:
     """Answers each request with the next of ``answers``; the last one stays.
 
     An answer is ``(status, fields)``, ``(status, content, headers)``, raw bytes, ``None`` (the
-    connection ends), :data:`HANG`, or a list of bytes that go out one by one, slowly.
+    connection ends), :data:`HANG`, :class:`Later`, :class:`Then`, or a list of bytes that go out one by one, slowly.
     """
 
     def __init__(self):
@@ -69,6 +85,13 @@ class PlayedNode:
         return self._send(connection, answer)
 
     def _send(self, connection, answer):
+        if isinstance(answer, Later):
+            answer.event.wait()
+            return self._send(connection, answer.answer)
+        if isinstance(answer, Then):
+            goes_on = self._send(connection, answer.answer)
+            answer.event.set()
+            return goes_on
         if answer is None:
             return False
         if answer is HANG:
