@@ -36,6 +36,9 @@ class PlayedNode:
         self.answers = []
         self.asked = []
         self.connections = 0
+        #: Connections that nobody reads from, before the others.
+        self.ignored = 0
+        self._kept = []
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
@@ -46,6 +49,8 @@ class PlayedNode:
     def stop(self):
         self._stopped.set()
         self._listener.close()
+        for each in self._kept:
+            each.close()
 
     @property
     def paths(self):
@@ -60,6 +65,9 @@ class PlayedNode:
             if self._stopped.is_set():
                 return connection.close()
             self.connections += 1
+            if self.connections <= self.ignored:
+                self._kept.append(connection)
+                continue
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):

@@ -42,6 +42,10 @@ def test_addresses_are_read_as_people_write_them():
     assert parse("http://[::1]:8080") == ("http", "::1", 8080, "")
     assert parse("[::1]:8080") == ("http", "::1", 8080, "")
     assert parse("http://gate:80/kv/ü/") == ("http", "gate", 80, "/kv/%C3%BC")
+    assert parse("localhost:8080").host_field == "localhost:8080"
+    assert parse("https://example.org").host_field == "example.org"
+    assert parse("http://[fe80::1%eth0]").host_field == "[fe80::1]"
+    assert parse("http://bücher:80").host_field == "xn--bcher-kva"
     assert KVStore("localhost:8080/").bridge_url == "http://localhost:8080"
     assert KVClient("http://localhost:8080/").server_url == "http://localhost:8080"
 

@@ -1,12 +1,14 @@
 """Many keys at once."""
 
 import random
+import threading
 
 import pytest
 
-from played_node import HANG
+from played_node import Later
 from python_kv import AnswerError, CommitFailedError, KVClient, KVStore, NetworkError
 from python_kv import many
+from python_kv.connection import Connection
 
 NODE = {"raft-kv-node": "3"}
 #: An answer with a value, and one without, as a node gives them.
@@ -111,14 +113,37 @@ def test_where_a_connection_ends_the_next_read_is_linearizable_again(node):
     assert node.connections == 3
 
 
+def test_a_connection_that_is_to_end_is_not_used_again(node, monkeypatch):
+    monkeypatch.setattr(many, "_READS", 1)
+    status, content, headers = FOUND
+    ends = (status, content, {**headers, "Connection": "close"})
+    for answers in ([ends], [FOUND, ends]):
+        before = node.connections
+        node.answers = list(answers)
+        keys = ["a", "b", "c"][: len(answers) + 1]
+        assert KVStore(node.url).get_many(keys) == {key: "v" for key in keys}
+        assert node.connections == before + 2
+
+
 def test_few_reads_are_under_way_at_once(node, monkeypatch):
+    sent = []
+    send = Connection.send
+
+    def recording(connection, data, deadline):
+        sent.append(data)
+        return send(connection, data, deadline)
+
+    monkeypatch.setattr(Connection, "send", recording)
     monkeypatch.setattr(many, "_READS", 10)
     node.answers = [FOUND]
-    keys = [f"k{n}" for n in range(100)]
+    keys = [f"k{n}" for n in range(101)]
     assert KVStore(node.url).get_many(keys) == {key: "v" for key in keys}
-    assert len(node.asked) == 100 and node.connections == 1
+    assert [data.count(b"GET ") for data in sent] == [1] + [10] * 10
+    assert len(node.asked) == 101 and node.connections == 1
+    sent.clear()
     long = ["k" * 4000 + str(n) for n in range(20)]
     assert KVStore(node.url).get_many(long) == {key: "v" for key in long}
+    assert max(len(data) for data in sent) <= 16 << 10
 
 
 def test_reads_believe_only_the_node_that_answered_first(node):
@@ -152,12 +177,16 @@ def test_reads_that_fail_leave_no_answer_for_the_next_call(node):
         assert kv.is_leader()
 
 
-def test_reads_of_a_node_that_hangs_are_given_up(node, monkeypatch):
+def test_reads_of_a_node_that_hangs_are_given_up_with_their_connection(node, monkeypatch):
     monkeypatch.setattr(many, "ANSWER_TIMEOUT", 0.1)
-    node.answers = [FOUND, HANG]
+    end = threading.Event()
+    node.answers = [FOUND, Later(end, FOUND), (200, {"is_leader": True})]
+    kv = KVStore(node.url)
     with pytest.raises(NetworkError) as raised:
-        KVStore(node.url).get_many(["a", "b"])
+        kv.get_many(["a", "b"])
     assert "no answer in time" in str(raised.value)
+    assert kv.is_leader() and node.connections == 2
+    end.set()
 
 
 def test_mistakes_are_told_before_anything_is_sent(node):

@@ -1,5 +1,6 @@
 """The outcomes a node's refusals have: played, so that each can be had."""
 
+import json
 import socket
 import threading
 
@@ -76,14 +77,40 @@ def test_an_answer_that_comes_late_is_still_taken(node, monkeypatch):
     assert node.paths == ["/put", "/is_leader"]
 
 
-def test_a_request_that_is_not_taken_was_not_done(node, monkeypatch):
+def test_a_request_that_is_not_taken_was_not_done_even_if_the_node_lives(node, monkeypatch):
     monkeypatch.setattr("python_kv.node.ANSWER_TIMEOUT", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Nobody reads: the request does not fit into the buffers.
-        kv = KVStore("127.0.0.1:%d" % listener.getsockname()[1], timeout_ms=60_000)
-        with pytest.raises(NetworkError) as raised:
-            kv.put("k", "v" * (64 << 20))
-        assert raised.value.outcome == "not_done" and "not sent whole" in str(raised.value)
+    node.answers = [LIVES]
+    # Nobody reads from the first connection: the request does not fit into its buffers.
+    node.ignored = 1
+    with pytest.raises(NetworkError) as raised:
+        KVStore(node.url, timeout_ms=1000).put("k", "v" * (64 << 20))
+    assert raised.value.outcome == "not_done" and "not sent whole" in str(raised.value)
+
+
+def test_interim_answers_are_passed_over(node):
+    text = json.dumps(DONE[1])
+    interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    whole = f"{interim}HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}"
+    node.answers = [whole.encode()]
+    assert KVStore(node.url).put("k", "v") == ("old", True)
+
+
+def test_an_answer_too_many_is_not_that_of_the_next_operation(node):
+    text = json.dumps(DONE[1])
+    other = text.replace("old", "bad")
+    more = f"{text}HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{other}"
+    for surplus in (more, more[:-5], f"{text}and more"):
+        node.answers = [(200, surplus.encode(), {"Content-Length": len(text)}), DONE]
+        kv = KVStore(node.url)
+        assert kv.put("k", "v") == kv.put("k", "v") == ("old", True)
+
+
+def test_a_connection_that_is_to_end_is_not_used_again(node):
+    kv = KVStore(node.url)
+    node.answers = [(*DONE, {"Connection": "close"})]
+    for _ in range(3):
+        kv.put("k", "v")
+    assert node.connections == 3
 
 
 def test_a_lost_answer_leaves_the_outcome_unknown(node):
