@@ -1,8 +1,8 @@
 """The store as one node of a cluster offers it.
 
-Every write is a command in the replicated log, and its result is what applying it yielded; every read
-is confirmed by a majority. Nothing is replayed here, so an operation costs one request whatever the
-length of the history, and any number of clients may write at once.
+Every write is a command in the replicated log, and its result is what applying it yielded. Every
+read is confirmed by a majority. Nothing is replayed here, so an operation costs one request
+whatever the length of the history, and any number of clients may write at once.
 """
 
 from .errors import NOT_DONE, NetworkError
@@ -13,13 +13,14 @@ from .operations import Operations
 class KVStore(Operations):
     """A key-value store behind the node at ``url``.
 
-    Operations have to go to the leader: another node raises :class:`NotLeaderError`. An object may be
-    used by several threads; each has a connection of its own.
+    Operations have to go to the leader: another node raises :class:`NotLeaderError`. An object may
+    be used by several threads; each has a connection of its own.
 
     :param raft_bridge_url: the node, as ``http://localhost:8080`` or ``localhost:8080``
-    :param server_id: a number of the caller's choice, noted in the log with each ``put`` and ``cas``
-    :param timeout_ms: how long an operation may take until it is committed. It ends at most a second
-        later. A node that hangs is found out within 5 s of this time.
+    :param server_id: a number of the caller's choice, noted in the log with each write
+    :param timeout_ms: how long an operation may take until it is committed. It ends at most a
+        second later. A node that hangs is found out within 5 s. The node ends a write after 10 s,
+        and a read after 5 s, if that is earlier.
     """
 
     def __init__(self, raft_bridge_url: str, server_id: int = 0, timeout_ms: int = 30_000) -> None:

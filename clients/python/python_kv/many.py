@@ -1,4 +1,4 @@
-"""Many keys at once: writes in batches, reads one after the other without waiting for each answer."""
+"""Many keys at once: writes in batches, reads without waiting for the answer to each."""
 
 import json
 import re

@@ -91,11 +91,11 @@ class Node:
     def execute(
         self, method: str, path: str, content: Optional[bytes], seconds: float
     ) -> Response:
-        """Sends an operation, and returns the answer within ``seconds``. It may be another server's.
+        """Sends an operation, and returns the answer within ``seconds``, be it another server's.
 
-        An operation takes as long as the cluster needs. A node that is silent is asked for a sign of
-        life, after a few seconds and when the time is over: a node that hangs is found out soon, and
-        told from an operation that is not committed.
+        An operation takes as long as the cluster needs. A node that is silent is asked for a sign
+        of life, after a few seconds and when the time is over: a node that hangs is found out
+        soon, and told from an operation that is not committed.
 
         :raises NetworkError: there is no answer, nor a sign of life
         :raises AnswerError: the answer is no HTTP

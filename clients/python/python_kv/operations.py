@@ -42,9 +42,10 @@ class Operations:
         return self._execute("/get", {"key": key}, "value")
 
     def cas(self, key: str, compare_value: str, new_value: str) -> Tuple[Optional[str], bool]:
-        """Writes ``new_value`` if the key has ``compare_value``; returns ``(old_value, was_found)``.
+        """Compares and swaps: writes ``new_value`` if the key has ``compare_value``.
 
-        It was written if and only if the answer is ``(compare_value, True)``.
+        It returns ``(old_value, was_found)``. The new value was written if and only if that is
+        ``(compare_value, True)``.
 
         :raises NotLeaderError: not done; this node does not lead
         :raises CommitFailedError: not done, or unknown: see its ``outcome``

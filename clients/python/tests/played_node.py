@@ -29,7 +29,8 @@ class PlayedNode:
     """Answers each request with the next of ``answers``; the last one stays.
 
     An answer is ``(status, fields)``, ``(status, content, headers)``, raw bytes, ``None`` (the
-    connection ends), :data:`HANG`, :class:`Later`, :class:`Then`, or a list of bytes that go out one by one, slowly.
+    connection ends), :data:`HANG`, :class:`Later`, :class:`Then`,
+    or a list of bytes that go out one by one, slowly.
     """
 
     def __init__(self):
