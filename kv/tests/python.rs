@@ -1,7 +1,8 @@
 //! Runs the tests of the Python client against the program of this build.
 //!
-//! They need python3 with `venv`, and `requests`, `pytest`, `flit_core` and `mypy` from the network
-//! or a cache of pip. If these are not available, the tests are skipped with a message.
+//! They need python3 with `venv`, and `httptools`, `requests`, `pytest`, `flit_core` and `mypy`
+//! from the network or a cache of pip. If these are not available, the tests are skipped with a
+//! message.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,6 +44,7 @@ fn python_with_pytest(folder: &Path) -> Result<PathBuf, String> {
             "pip",
             "install",
             "-q",
+            "httptools",
             "requests",
             "pytest",
             "flit_core",
@@ -54,8 +56,8 @@ fn python_with_pytest(folder: &Path) -> Result<PathBuf, String> {
 }
 
 fn has_what_is_needed(python: &Path) -> bool {
-    let import =
-        "import flit_core, mypy, pytest, requests, sys; sys.exit(sys.version_info < (3, 8))";
+    let import = "import flit_core, httptools, mypy, pytest, requests, sys; \
+                  sys.exit(sys.version_info < (3, 8))";
     run(Command::new(python).args(["-c", import])).is_ok()
 }
 

@@ -62,12 +62,6 @@ impl<M: TypedMachine> Typed<M> {
         encode(command)
     }
 
-    /// The reply in the bytes that [`StateMachine::apply`] has returned. `None` if the command
-    /// was of another version of this machine, or the reply is.
-    pub fn decode_reply(bytes: &[u8]) -> Option<M::Reply> {
-        codec::decode(bytes).ok().flatten()
-    }
-
     /// The bytes of a query, as [`StateMachine::query`] takes them.
     pub fn encode_query(query: &M::Query) -> Bytes {
         encode(query)

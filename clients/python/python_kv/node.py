@@ -1,49 +1,31 @@
 """One node, spoken to over HTTP: a request is sent once, and only a node's answer is believed.
 
-It uses the HTTP client of the standard library because the outcome of a failed operation depends
-on how far its request came. A request that was not written whole was certainly not executed.
-Nothing happens behind the caller's back: no proxy and no password file of the environment is used,
-no redirect is followed, no request is repeated.
+The outcome of a failed operation depends on how far its request came. A request that was not
+written whole was certainly not executed. Nothing happens behind the caller's back: no proxy and no
+password file of the environment is used, no redirect is followed, no request is repeated.
 """
 
-import http.client
-import io
 import json
 import os
-import re
-import select
 import socket
 import threading
 import time
-from typing import Any, Dict, NamedTuple, Optional, Tuple
-from urllib.parse import quote, urlsplit
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from .errors import NOT_DONE, UNKNOWN, AnswerError, NetworkError
+from .address import Target, parse
+from .connection import Connection, NoHttpError, Response
+from .errors import NOT_DONE, UNKNOWN, AnswerError, CommitFailedError, NetworkError
 
 #: How long a connection to one address of a node may take, in seconds.
 CONNECT_TIMEOUT = 2.0
 #: How long a node may take to answer what it answers at once, in seconds.
 ANSWER_TIMEOUT = 5.0
-#: How much longer than the node the client waits, in seconds: the node's own answer that the time
-#: is over says more than none.
+#: How long a node that is late may take to show that it lives, in seconds.
 GRACE = 1.0
-#: The longest answer that is read, in bytes. A node echoes up to three values, and JSON can make
-#: six bytes of one.
-ANSWER_BYTES_MAX = 256 << 20
 
-_PART_BYTES = 64 << 10
 _EXCERPT_CHARS = 60
 #: Redirects that promise that the request was not executed (RFC 9110, 15.4).
 _NOT_HERE = (307, 308)
-
-
-class Target(NamedTuple):
-    """The parts of a node's address."""
-
-    scheme: str
-    host: str
-    port: int
-    prefix: str
 
 
 class Answer(NamedTuple):
@@ -85,120 +67,101 @@ class Node:
         self._target: Optional[Target] = None
         # A wrong address is reported by each operation, as what it is: nothing was sent.
         self._fault = ""
+        self._host = self._prefix = ""
         self._local = threading.local()
         try:
-            self._target = parse(address)
+            target = parse(address)
+            self._host, self._prefix = target.host_field, target.prefix
+            self._target = target
             if "://" not in address:
                 self.url = f"http://{self.url}"
         except ValueError as error:
             self._fault = f"{address!r} is no address of a node: {error}; nothing was sent"
 
-    def ask(
-        self, method: str, path: str, body: Optional[Dict[str, Any]], seconds: float
-    ) -> Answer:
-        """Sends one request, and returns the node's answer within ``seconds``.
+    def ask(self, path: str, seconds: float) -> Answer:
+        """Gets what the node knows at once, within ``seconds``.
 
         :raises NetworkError: there is no answer; its outcome is that of the request
         :raises AnswerError: the answer is not one of a node
         """
         deadline = time.monotonic() + seconds
-        connection = self._connection(deadline)
-        try:
-            with self._exchange(connection, method, path, body) as response:
-                content = self._read(response, path)
-        except BaseException:
-            # An answer may still be under way on it.
-            connection.close()
-            raise
-        if response.will_close:
-            connection.close()
-        return self._judge(response, content, path)
+        response = self._exchange("GET", path, None, deadline, lambda one: one.receive(deadline))
+        return self.judge(response, path)
+
+    def execute(
+        self, method: str, path: str, content: Optional[bytes], seconds: float
+    ) -> Response:
+        """Sends an operation, and returns the answer within ``seconds``, be it another server's.
+
+        An operation takes as long as the cluster needs. A node that is silent is asked for a sign
+        of life, after a few seconds and when the time is over: a node that hangs is found out
+        soon, and told from an operation that is not committed.
+
+        :raises NetworkError: there is no answer, nor a sign of life
+        :raises AnswerError: the answer is no HTTP
+        :raises CommitFailedError: the node lives, but the time is over
+        """
+        began = time.monotonic()
+        deadline = began + seconds
+        soon = began + ANSWER_TIMEOUT - GRACE
+
+        def receive(connection: Connection) -> Response:
+            for until in (soon, deadline) if soon < deadline else (deadline,):
+                try:
+                    return connection.receive(until)
+                except socket.timeout:
+                    if not self._lives(deadline + GRACE):
+                        raise
+            what = f"not committed within {seconds:g} s"
+            raise CommitFailedError(f"{self.url}{path}: {what}", UNKNOWN)
+
+        # A node that lives takes a request soon, however long it then works on it.
+        sent = began + min(ANSWER_TIMEOUT, seconds)
+        return self._exchange(method, path, content, sent, receive)
 
     def foreign(self, path: str, what: str, outcome: str = UNKNOWN) -> AnswerError:
         """The error for an answer that no node gives."""
         return AnswerError(f"{self.url}{path}: not the answer of a raft-kv node: {what}", outcome)
 
-    def _connection(self, deadline: float) -> "_Plain":
-        """This thread's connection, made first if there is none that can be used."""
-        if self._target is None:
-            raise NetworkError(self._fault, NOT_DONE)
-        # A child process must not read the answers to its parent.
+    def kept(self) -> Optional[Connection]:
+        """This thread's connection."""
         process, connection = getattr(self._local, "connection", (None, None))
-        if process != os.getpid() or connection is None:
-            connection = (_Tls if self._target.scheme == "https" else _Plain)(
-                self._target.host, self._target.port
-            )
-            self._local.connection = (os.getpid(), connection)
-        if connection.sock is not None and _is_readable(connection.sock):
-            # Between requests there is nothing to read but the end of the connection.
+        # A child process must not read the answers to its parent.
+        return connection if process == os.getpid() else None
+
+    def drop(self) -> None:
+        """Ends this thread's connection: an answer may still be under way on it."""
+        connection = self.kept()
+        if connection is not None:
             connection.close()
-        connection.deadline = deadline
-        if connection.sock is None:
-            try:
-                connection.timeout = min(CONNECT_TIMEOUT, _left(deadline))
-                connection.connect()
-            except (OSError, UnicodeError) as error:
-                connection.close()
-                why = f"name look-up failed: {error}" if _is_look_up(error) else str(error)
-                raise NetworkError(f"{self.url}: not reached: {why}", NOT_DONE) from error
-        return connection
+        self._local.connection = (None, None)
 
-    def _exchange(
-        self,
-        connection: "_Plain",
-        method: str,
-        path: str,
-        body: Optional[Dict[str, Any]],
-    ) -> http.client.HTTPResponse:
-        assert self._target is not None and connection.sock is not None
-        headers = {"Accept": "application/json", "User-Agent": "python-raft-kv"}
-        content = None
-        if body is not None:
-            content = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
-        unsent: Optional[OSError] = None
-        try:
-            connection.sock.settimeout(_left(connection.deadline))
-            connection.request(method, self._target.prefix + path, content, headers)
-        except OSError as error:
-            # A node does not execute half a request. It may have said why it read no more.
-            unsent = error
-        try:
-            return connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            outcome = UNKNOWN if unsent is None else NOT_DONE
-            raise self._lost(path, unsent or error, outcome) from error
+    def short_request(self, path: str) -> bytes:
+        """The shortest request for what is at a path."""
+        return f"GET {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode()
 
-    def _read(self, response: http.client.HTTPResponse, path: str) -> bytes:
-        parts, size = [], 0
-        while size <= ANSWER_BYTES_MAX:
-            try:
-                part = response.read(_PART_BYTES)
-            except (OSError, http.client.HTTPException) as error:
-                raise self._lost(path, error, UNKNOWN) from error
-            if not part:
-                break
-            parts.append(part)
-            size += len(part)
-        else:
-            raise self.foreign(path, f"it is longer than {ANSWER_BYTES_MAX} bytes")
-        if response.length:
-            raise NetworkError(f"{self.url}{path}: the answer ends too early")
-        return b"".join(parts)
+    def _request(self, method: str, path: str, content: Optional[bytes]) -> bytes:
+        head = (
+            f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n"
+            "Accept: application/json\r\nUser-Agent: python-raft-kv\r\n"
+        )
+        if content is None:
+            return f"{head}\r\n".encode()
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        return head.encode() + content
 
-    def _lost(self, path: str, error: Exception, outcome: str) -> NetworkError:
-        if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
-            if not isinstance(error, http.client.IncompleteRead):
-                return self.foreign(path, f"no HTTP ({type(error).__name__}: {str(error)[:60]!r})")
+    def lost(self, path: str, error: Exception, was_sent: bool = True) -> NetworkError:
+        """The error for a request without an answer."""
+        if isinstance(error, NoHttpError):
+            return self.foreign(path, f"{error}", UNKNOWN if was_sent else NOT_DONE)
         what = "no answer in time" if isinstance(error, socket.timeout) else f"{error}"
-        sent = "" if outcome == UNKNOWN else ": the request was not sent whole"
+        sent = "" if was_sent else ": the request was not sent whole"
+        outcome = UNKNOWN if was_sent else NOT_DONE
         return NetworkError(f"{self.url}{path}: {what or type(error).__name__}{sent}", outcome)
 
-    def _judge(
-        self, response: http.client.HTTPResponse, content: bytes, path: str
-    ) -> Answer:
+    def judge(self, response: Response, path: str) -> Answer:
         """The answer, if it can be one of a node."""
-        status = response.status
+        status, content = response.status, response.content
         try:
             # Thousands of brackets exhaust the parser's stack.
             fields = json.loads(content)
@@ -207,35 +170,61 @@ class Node:
         if isinstance(fields, dict) and (status == 200 or (status >= 400 and _refuses(fields))):
             return Answer(status, fields)
         text = content[:_EXCERPT_CHARS].decode("utf-8", "replace")
-        kind = response.headers.get("Content-Type", "no type")
-        what = f"HTTP {status}, {kind}, {len(content)} bytes: {text!r}"
-        location = response.headers.get("Location")
+        kind = response.header(b"content-type") or "no type"
+        what = f"HTTP {status}, {kind[:60]}, {len(content)} bytes: {text!r}"
+        location = response.header(b"location")
         if location and 300 <= status < 400:
             what = f"HTTP {status}, a redirect to {location[:200]!r}, which is not followed"
         raise self.foreign(path, what, NOT_DONE if status in _NOT_HERE else UNKNOWN)
 
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        content: Optional[bytes],
+        deadline: float,
+        receive: Callable[[Connection], Response],
+    ) -> Response:
+        request = self._request(method, path, content)
+        connection = self.kept()
+        if connection is None or not connection.is_usable:
+            connection = self._connect(deadline)
+        unsent: Optional[OSError] = None
+        try:
+            try:
+                connection.send(request, deadline)
+            except OSError as error:
+                # A node does not execute half a request. It may have said why it read no more.
+                unsent = error
+            response = receive(connection) if unsent is None else connection.receive(deadline)
+        except (OSError, NoHttpError) as error:
+            self.drop()
+            raise self.lost(path, unsent or error, unsent is None) from error
+        except BaseException:
+            self.drop()
+            raise
+        if not response.stays or unsent is not None:
+            self.drop()
+        return response
 
-def parse(address: str) -> Target:
-    """The parts of an address.
+    def _connect(self, deadline: float) -> Connection:
+        if self._target is None:
+            raise NetworkError(self._fault, NOT_DONE)
+        try:
+            connection = Connection(self._target, min(CONNECT_TIMEOUT, left(deadline)))
+        except (OSError, UnicodeError) as error:
+            why = f"name look-up failed: {error}" if _is_look_up(error) else str(error)
+            raise NetworkError(f"{self.url}: not reached: {why}", NOT_DONE) from error
+        self._local.connection = (os.getpid(), connection)
+        return connection
 
-    :raises ValueError: it is none, and why
-    """
-    if re.search(r"[\s\x00-\x1f\x7f]", address):
-        raise ValueError("it contains a space or a control character")
-    parts = urlsplit(address if "://" in address else f"http://{address}")
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(f"{parts.scheme} is not spoken, use http")
-    if parts.query or parts.fragment or parts.username is not None:
-        raise ValueError("expected http://host:port")
-    if not parts.hostname or parts.netloc.endswith(":"):
-        raise ValueError("expected http://host:port")
-    host_and_port = parts.netloc.rsplit("]", 1)[-1]
-    if host_and_port.count(":") > 1:
-        raise ValueError("an IPv6 address stands in brackets, as http://[::1]:8080")
-    port = parts.port if parts.port is not None else {"http": 80, "https": 443}[parts.scheme]
-    if port == 0:
-        raise ValueError("port 0 cannot be reached")
-    return Target(parts.scheme, parts.hostname, port, quote(parts.path.rstrip("/"), safe="/%"))
+    def _lives(self, deadline: float) -> bool:
+        """Whether the node answers at all, on another connection."""
+        try:
+            Node(self.url).ask("/is_leader", min(GRACE, left(deadline)))
+        except NetworkError:
+            return False
+        return True
 
 
 def text_or_none(value: Any) -> bool:
@@ -268,75 +257,10 @@ def _refuses(fields: Dict[str, Any]) -> bool:
     return is_problem or isinstance(fields.get("error"), str)
 
 
-def _left(deadline: float) -> float:
+def left(deadline: float) -> float:
     """The seconds until then; never 0, which would mean not to wait at all."""
     return max(0.001, deadline - time.monotonic())
 
 
-def _is_readable(sock: socket.socket) -> bool:
-    if hasattr(select, "poll"):
-        # Also for descriptors above 1023.
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([sock], [], [], 0)[0])
-
-
 def _is_look_up(error: Exception) -> bool:
     return isinstance(error, (socket.gaierror, UnicodeError))
-
-
-class _Reader(io.RawIOBase):
-    """Reads from a socket until a deadline. A socket's own timeout begins again with every byte."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        # It keeps the socket open when its connection ends with the answer.
-        self._bytes = sock.makefile("rb", 0)
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> Optional[int]:
-        if time.monotonic() >= self._deadline:
-            raise socket.timeout("timed out")
-        self._sock.settimeout(_left(self._deadline))
-        return self._bytes.readinto(buffer)
-
-    def close(self) -> None:
-        self._bytes.close()
-        super().close()
-
-
-class _Timed:
-    """A socket as :class:`http.client.HTTPResponse` takes it."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._reader = _Reader(sock, deadline)
-
-    def makefile(self, *_arguments: Any) -> io.BufferedReader:
-        return io.BufferedReader(self._reader, _PART_BYTES)
-
-
-class _Plain(http.client.HTTPConnection):
-    """A connection whose answers have to be complete by a deadline."""
-
-    deadline = 0.0
-    # Only when asked to: a lost connection is an error, not a reason to send twice.
-    auto_open = 0
-
-    def __del__(self) -> None:
-        # With its store or its thread.
-        if getattr(self, "sock", None) is not None:
-            self.close()
-
-    def response_class(  # type: ignore[override]
-        self, sock: Any, **arguments: Any
-    ) -> http.client.HTTPResponse:
-        timed: Any = _Timed(sock, self.deadline)
-        return http.client.HTTPResponse(timed, **arguments)
-
-
-class _Tls(_Plain, http.client.HTTPSConnection):
-    """The same over TLS."""

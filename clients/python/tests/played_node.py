@@ -9,17 +9,37 @@ import time
 HANG = object()
 
 
+class Later:
+    """An answer that waits for an event, while other connections are served."""
+
+    def __init__(self, event, answer):
+        self.event = event
+        self.answer = answer
+
+
+class Then:
+    """An answer, and an event that has happened when it is out."""
+
+    def __init__(self, event, answer):
+        self.event = event
+        self.answer = answer
+
+
 class PlayedNode:
     """Answers each request with the next of ``answers``; the last one stays.
 
     An answer is ``(status, fields)``, ``(status, content, headers)``, raw bytes, ``None`` (the
-    connection ends), :data:`HANG`, or a list of bytes that go out one by one, slowly.
+    connection ends), :data:`HANG`, :class:`Later`, :class:`Then`,
+    or a list of bytes that go out one by one, slowly.
     """
 
     def __init__(self):
         self.answers = []
         self.asked = []
         self.connections = 0
+        #: Connections that nobody reads from, before the others.
+        self.ignored = 0
+        self._kept = []
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
@@ -30,6 +50,8 @@ class PlayedNode:
     def stop(self):
         self._stopped.set()
         self._listener.close()
+        for each in self._kept:
+            each.close()
 
     @property
     def paths(self):
@@ -44,6 +66,9 @@ class PlayedNode:
             if self._stopped.is_set():
                 return connection.close()
             self.connections += 1
+            if self.connections <= self.ignored:
+                self._kept.append(connection)
+                continue
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
@@ -69,6 +94,13 @@ class PlayedNode:
         return self._send(connection, answer)
 
     def _send(self, connection, answer):
+        if isinstance(answer, Later):
+            answer.event.wait()
+            return self._send(connection, answer.answer)
+        if isinstance(answer, Then):
+            goes_on = self._send(connection, answer.answer)
+            answer.event.set()
+            return goes_on
         if answer is None:
             return False
         if answer is HANG:

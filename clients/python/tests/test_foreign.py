@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from python_kv import AnswerError, KVClient, KVStore
-from test_outcomes import ACCEPTED, COMMAND, DONE, RESULT
+from test_outcomes import DONE
 
 HTML = {"Content-Type": "text/html"}
 
@@ -67,51 +67,19 @@ def test_a_foreign_answer_is_no_success_and_proves_nothing(node, call):
         assert error.is_unknown and "not the answer of a raft-kv node" in str(error), name
 
 
-def submit(**changed):
-    return 200, {**ACCEPTED[1], **changed}
-
-
-def commit(**changed):
-    return 200, {**DONE[1], **changed}
-
-
-def without(answer, field):
-    return 200, {name: value for name, value in answer[1].items() if name != field}
-
-
-def test_a_submit_is_answered_with_exact_types(node):
-    bad = [submit(**{f: v}) for f in ("log_index", "term") for v in (None, "7", True, -1, 1.5)]
-    bad += [submit(is_leader=v) for v in (None, "true", 1, False)]
-    bad += [without(ACCEPTED, f) for f in ("log_index", "term", "is_leader")]
-    bad += [(200, {"log_index": -1, "is_leader": False, "leader": {"id": 1}})]
-    for answer in bad:
-        assert answer_error(CALLS["put"], node, answer).is_unknown
-    assert set(node.paths) == {"/submit"}
-
-
-def test_a_commit_is_that_of_the_command_submitted(node):
-    bad = [commit(**{f: v}) for f in ("index", "term") for v in (None, "7", 8)]
-    bad += [commit(command={**COMMAND, f: "other"}) for f in COMMAND]
-    bad += [commit(command=v) for v in (None, [], {}, {**COMMAND, "compare_value": "x"})]
-    bad += [commit(result={**RESULT, f: v}) for f in RESULT for v in (None, 1, False)]
-    bad += [commit(result=v) for v in (None, [], {})]
-    bad += [without(DONE, f) for f in DONE[1]]
-    for answer in bad:
-        assert answer_error(CALLS["put"], node, ACCEPTED, answer).is_unknown
-
-
-def test_a_one_request_answer_has_exact_types(node):
-    good = {"resp_status": 0, "key_found": True, "prev_value": "old"}
+@pytest.mark.parametrize("call", [CALLS["put"], CALLS["client put"]])
+def test_an_answer_has_exact_types(node, call):
+    good = DONE[1]
     bad = [{**good, "resp_status": v} for v in (None, "0", False, 0.0, 4, -1)]
     bad += [{**good, "key_found": v} for v in (None, "true", 1, False)]
     bad += [{**good, "prev_value": v} for v in (None, 1, ["old"])]
-    bad += [without((200, good), f)[1] for f in good]
+    bad += [{name: v for name, v in good.items() if name != field} for field in good]
     bad += [{"resp_status": 0, "key_found": True, "value": "of a get"}]
     bad += [{**good, "resp_status": 1, "leader": 8080}]
     for answer in bad:
-        assert answer_error(CALLS["client put"], node, (200, answer)).is_unknown
+        assert answer_error(call, node, (200, answer)).is_unknown
     node.answers = [(200, good)]
-    assert CALLS["client put"](node.url) == ("old", True)
+    assert call(node.url) == ("old", True)
 
 
 def test_truth_is_not_guessed(node):
@@ -178,7 +146,7 @@ def test_neither_proxies_nor_passwords_of_the_environment_are_used(
 
 
 def test_an_endless_answer_is_given_up(node, monkeypatch):
-    from python_kv import node as module
+    from python_kv import connection as module
 
     monkeypatch.setattr(module, "ANSWER_BYTES_MAX", 1 << 20)
     error = answer_error(CALLS["client put"], node, (200, b" " * (2 << 20)))

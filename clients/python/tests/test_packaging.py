@@ -66,6 +66,7 @@ def test_the_metadata_is_complete(built):
         "License-File: LICENSE-MIT",
         "License-File: LICENSE-APACHE",
         "Requires-Python: >=3.8",
+        "Requires-Dist: httptools>=0.6",
         "Requires-Dist: requests>=2.20",
     ):
         assert line in metadata.splitlines()

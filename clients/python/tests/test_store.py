@@ -1,6 +1,5 @@
 """The store against a real cluster."""
 
-import http.client
 import random
 import threading
 import time
@@ -10,6 +9,7 @@ import requests
 
 from linearizability import NEVER, Operation, is_linearizable
 from python_kv import CommitFailedError, DataStore, KVClient, KVStore, NotLeaderError
+from python_kv.connection import Connection
 
 
 def test_operations_tell_what_was_there_before(cluster):
@@ -64,21 +64,33 @@ def test_one_request_operations(cluster):
     assert client.get("one") == ("2", True)
 
 
-def test_an_operation_costs_two_requests_whatever_the_history(cluster, monkeypatch):
+def test_an_operation_costs_one_request_whatever_the_history(cluster, monkeypatch):
     kv = KVStore(cluster.leader_url())
     for n in range(200):
         kv.put("history", str(n))
     asked = []
-    send = http.client.HTTPConnection.request
+    send = Connection.send
 
-    def recording(connection, method, path, *arguments):
-        asked.append(path)
-        return send(connection, method, path, *arguments)
+    def recording(connection, data, deadline):
+        asked.append(data.split(b" ")[1])
+        return send(connection, data, deadline)
 
     fresh = KVStore(cluster.leader_url())
-    monkeypatch.setattr(http.client.HTTPConnection, "request", recording)
+    monkeypatch.setattr(Connection, "send", recording)
     assert fresh.get("history") == ("199", True)
-    assert asked == ["/submit", "/wait_commit"]
+    assert fresh.put("history", "end") == ("199", True)
+    assert fresh.cas("history", "end", "over") == ("end", True)
+    assert asked == [b"/get", b"/put", b"/cas"]
+
+
+def test_a_write_is_noted_in_the_log_with_the_number_of_its_store(cluster):
+    url = cluster.leader_url()
+    kv = KVStore(url, server_id=77)
+    kv.put("noted", "1")
+    kv.cas("noted", "1", "2")
+    commits = requests.get(f"{url}/get_commits_since", timeout=5).json()["commits"]
+    noted = [each["command"] for each in commits if each["command"]["key"] == "noted"]
+    assert [(each["kind"], each["id"]) for each in noted] == [("put", 77), ("cas", 77)]
 
 
 def test_keys_and_values_of_every_shape(cluster):
