@@ -1,20 +1,18 @@
 //! One connection of a client, from its first request to its end.
 
-use crate::api::{self, Pressure, Source};
+use crate::api::{self, Api, Pressure};
 use crate::canned::{self, BadHead};
 use crate::patient::{Left, Patient, Talk};
 use crate::places::{Place, Work};
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use driver::report;
 use hyper::Request;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
-use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
@@ -48,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Common {
     /// The API. Set once the node has joined its cluster.
-    pub router: OnceLock<TowerToHyperService<Router>>,
+    pub api: OnceLock<Api>,
     /// The node id, for the `raft-kv-node` header of every answer.
     pub node: HeaderValue,
     /// The address at which other nodes reach this one, for `/listen_addr`.
@@ -176,18 +174,13 @@ struct Visit {
 impl Visit {
     async fn answer(
         visit: Arc<Visit>,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Result<hyper::Response<Held>, Infallible> {
         let work = visit.place.work();
         visit.talk.begin();
         let turn = Turn(visit.talk.clone());
-        if let Some(address) = visit.source {
-            request.extensions_mut().insert(Source(address));
-        }
-        let mut response = match visit.common.router.get() {
-            Some(router) => match router.call(request.map(|body| visit.arriving(body))).await {
-                Ok(response) => response,
-            },
+        let mut response = match visit.common.api.get() {
+            Some(api) => api.answer(request.map(|body| visit.arriving(body)), visit.source).await,
             None => {
                 let Common { peer_address, node, .. } = &*visit.common;
                 canned::starting(request.uri().path(), peer_address, node)
@@ -199,13 +192,12 @@ impl Visit {
         Ok(response.map(|body| Held { body, _work: work, _turn: turn }))
     }
 
-    fn arriving(&self, body: Incoming) -> Body {
-        if body.is_end_stream() {
-            return Body::empty();
+    fn arriving(&self, body: Incoming) -> Arriving {
+        let has_ended = body.is_end_stream();
+        if !has_ended {
+            self.place.body_begins();
         }
-        self.place.body_begins();
-        let (talk, place) = (self.talk.clone(), self.place.clone());
-        Body::new(Arriving { body, talk, place, has_ended: false })
+        Arriving { body, talk: self.talk.clone(), place: self.place.clone(), has_ended }
     }
 }
 
@@ -219,10 +211,10 @@ struct Arriving {
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        if !self.has_ended && !self.body.is_end_stream() {
+        if !self.has_ended {
             self.talk.leave_unread();
+            self.place.body_ends();
         }
-        self.place.body_ends();
     }
 }
 
@@ -235,8 +227,9 @@ impl HttpBody for Arriving {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.has_ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
-        if self.has_ended || self.body.is_end_stream() {
+        let is_over = matches!(polled, Poll::Ready(None | Some(Err(_))));
+        if !self.has_ended && (is_over || self.body.is_end_stream()) {
+            self.has_ended = true;
             self.place.body_ends();
         }
         polled

@@ -15,7 +15,6 @@ use crate::places::Place;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::service::Service;
 use hyper::{Method, Request};
 use hyper_util::server::graceful::Watcher;
 use std::io;
@@ -185,15 +184,13 @@ async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
     let Plain { bytes, path, headers, is_last } = question;
     let mut head = [0; HEAD_BYTES_MAX];
     visitor.stream.read_exact(&mut head[..bytes]).await?;
-    let response = match visitor.common.router.get() {
-        Some(router) => {
+    let response = match visitor.common.api.get() {
+        Some(api) => {
             let mut request = Request::new(Body::empty());
             *request.method_mut() = Method::GET;
             *request.uri_mut() = path.parse().map_err(io::Error::other)?;
             *request.headers_mut() = headers;
-            match router.call(request).await {
-                Ok(response) => response,
-            }
+            api.answer(request, None).await
         }
         None => canned::starting(&path, &visitor.common.peer_address, &visitor.common.node),
     };

@@ -46,6 +46,11 @@ impl Route {
         Route(known.copied().unwrap_or(UNKNOWN))
     }
 
+    /// Whether it is a call on one key, or `/v1/kv/` without a key.
+    pub fn is_key(self) -> bool {
+        self.0 == KEY
+    }
+
     /// Whether it belongs to the compatible API.
     pub fn is_compat(self) -> bool {
         COMPAT.contains(&self.0)

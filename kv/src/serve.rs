@@ -1,6 +1,6 @@
 //! Assembles one node: data directory, log, snapshots, driver, transport and listeners.
 
-use crate::api::{self, AskLeader, Hosts, Links};
+use crate::api::{self, Api, AskLeader, Hosts, Links};
 use crate::descriptors::{self, Share};
 use crate::heavy::Heavy;
 use crate::history::Retention;
@@ -335,7 +335,7 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
 
     tracing::info!(clients = %clients.local_addr(), "listening for clients");
     let transport = node.transport().clone();
-    clients.open(api::router(api::Parts {
+    clients.open(Api::new(api::Parts {
         handle: node.handle().clone(),
         clock: node.clock(),
         figures,

@@ -4,17 +4,15 @@
 //! alive. The connection of a client that stops sending in the middle of a request, or does not
 //! read its answer, is closed after a timeout.
 
-use crate::api::Pressure;
+use crate::api::{Api, Pressure};
 use crate::canned;
 use crate::connection::Common;
 use crate::descriptors::{self, Share};
 use crate::front::{self, Seat, Visitor};
 use crate::limits::Limits;
 use crate::places::Places;
-use axum::Router;
 use driver::report;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use quorate::threads::OwnThread;
 use raft::NodeId;
 use std::io;
@@ -72,7 +70,7 @@ impl ClientServer {
         let listener = listener.await.map_err(io::Error::other)??;
         let local_addr = listener.local_addr()?;
         let common = Arc::new(Common {
-            router: OnceLock::new(),
+            api: OnceLock::new(),
             node: node.0.into(),
             peer_address,
             client_timeout: limits.client_timeout,
@@ -104,9 +102,9 @@ impl ClientServer {
     }
 
     /// Serves the whole API from now on. Call it once.
-    pub fn open(&self, router: Router) {
-        // A second router would be a bug. It is ignored.
-        let _ = self.common.router.set(TowerToHyperService::new(router));
+    pub fn open(&self, api: Api) {
+        // A second one would be a bug. It is ignored.
+        let _ = self.common.api.set(api);
     }
 
     /// Accepts no further connections. Returns when all requests in progress are answered, or after

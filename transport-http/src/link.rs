@@ -1,5 +1,6 @@
 //! The stream to one peer: dialled, kept alive, and dialled again when it is lost.
 
+use crate::allowance::{ANSWER_HEAD_BYTES_MAX, Allowed};
 use crate::body::FrameReader;
 use crate::dial::{DialError, Trial};
 use crate::frame::{FrameError, Frames, write_first, write_message, write_sign_of_life};
@@ -158,6 +159,7 @@ async fn stream_on<N: Net>(
 ) -> Result<(), StreamError> {
     let (net, silence) = (&shared.net, shared.config.silence);
     let broken = |error: hyper::Error| StreamError::Broken(error.to_string());
+    let (tcp, allowance) = Allowed::new(tcp, ANSWER_HEAD_BYTES_MAX);
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(broken)?;
     let request = Request::builder()
         .method(Method::POST)
@@ -183,6 +185,7 @@ async fn stream_on<N: Net>(
                 false => StreamError::Refused(one_line(&text)),
             });
         }
+        allowance.lift();
         report(|| tracing::debug!(%peer, address, "connected"));
         connected();
         // The response body consists of keep-alives, for as long as the peer is up.

@@ -1,6 +1,7 @@
 //! Sends and receives snapshots over HTTP. A transfer is two requests, whose bodies `transfer.rs`
 //! defines: how much of the snapshot is at the receiver, and the snapshot from there on.
 
+use crate::allowance::{Allowed, SHORT_ANSWER_BYTES_MAX};
 use crate::body::FrameReader;
 use crate::dial::Trial;
 use crate::frame::HEAD_BYTES;
@@ -134,6 +135,7 @@ async fn connect<N: Net>(
     address: &str,
 ) -> Result<(Sender, N::Task, Trial), Failure> {
     let (tcp, trial) = shared.names.dial(address).await?;
+    let (tcp, _) = Allowed::new(tcp, SHORT_ANSWER_BYTES_MAX);
     let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
     let running = shared.net.spawn(async move {
         let _ = connection.await;

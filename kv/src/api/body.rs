@@ -4,8 +4,9 @@ use super::App;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use http_body_util::{BodyDataStream, BodyExt};
+use hyper::body::Body as HttpBody;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -100,11 +101,7 @@ pub struct Held {
     _share: Option<OwnedSemaphorePermit>,
 }
 
-/// The address that a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct Source(pub IpAddr);
-
-/// Returns the body that [`super::routes::around`] has read within the limits.
+/// Returns the body that [`super::Api::answer`] has read within the limits.
 pub async fn whole(body: Body) -> Bytes {
     // It is in memory, so this cannot fail.
     axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default()
@@ -136,21 +133,22 @@ pub enum BodyError {
 impl App {
     /// Reads a body of at most `limit_bytes`. `awaits_continue` says that the client sends the body
     /// only once it is asked for it, which the first read does (RFC 9110, 10.1.1).
-    pub(super) async fn read_body(
+    pub(super) async fn read_body<B>(
         &self,
-        body: Body,
+        body: B,
         limit_bytes: usize,
         awaits_continue: bool,
-    ) -> Result<Held, BodyError> {
-        use http_body_util::BodyExt;
-        use hyper::body::Body as _;
+    ) -> Result<Held, BodyError>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
         if body.is_end_stream() {
             return Ok(Held { bytes: Bytes::new(), _share: None });
         }
         // A small body usually is available at once in one piece, and this timer is then never
         // polled.
         let claimed = body.size_hint().lower();
-        let mut frames = BodyExt::into_data_stream(body);
+        let mut frames = body.into_data_stream();
         let mut late = self.sleep(self.limits.client_timeout);
         let read = async {
             if claimed > limit_bytes as u64 {
@@ -231,7 +229,10 @@ impl App {
     }
 }
 
-async fn discard(frames: &mut http_body_util::BodyDataStream<Body>, claimed: u64) {
+async fn discard<B>(frames: &mut BodyDataStream<B>, claimed: u64)
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     if claimed > DISCARDED_BYTES_MAX as u64 {
         return;
     }

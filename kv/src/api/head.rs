@@ -1,10 +1,9 @@
 //! Checks of the head that apply to every request.
 
 use super::problem::Problem;
-use axum::extract::Request;
 use hyper::header::{HOST, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
-use hyper::{HeaderMap, StatusCode, Uri, Version};
+use hyper::{HeaderMap, Request, StatusCode, Uri, Version};
 
 /// The most bytes of the head of a client's request.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -40,7 +39,7 @@ pub fn host<'a>(
 }
 
 /// Checks the size of a head and the number of its headers.
-pub fn check_size(request: &Request) -> Result<(), Problem> {
+pub fn check_size<B>(request: &Request<B>) -> Result<(), Problem> {
     let headers = request.headers();
     let uri = request.uri();
     let bytes = request.method().as_str().len()

@@ -2,7 +2,7 @@
 //! of the given clock.
 //!
 //! `compat` has the calls of the compatible API, `v1`, `batch` and `write` those of the v1 API.
-//! [`router`] assembles them. Every request gets an answer, and no request can stop a node.
+//! [`Api`] assembles them. Every request gets an answer, and no request can stop a node.
 
 mod batch;
 mod batch_json;
@@ -23,7 +23,6 @@ mod v1;
 mod write;
 
 use body::Bodies;
-pub(crate) use body::Source;
 pub use cluster::AskLeader;
 pub(crate) use head::HEAD_BYTES_MAX;
 pub use links::Links;
@@ -39,7 +38,7 @@ use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
 use axum::Router;
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, get, post};
 use bytes::Bytes;
 use driver::{Clock, Handle, Sleep};
 use hyper::header::HeaderValue;
@@ -169,10 +168,30 @@ impl App {
     }
 }
 
-/// Assembles the API of a node.
-pub fn router(parts: Parts) -> Router {
-    let app = Arc::new(App::new(parts));
-    let key = put(v1::put).get(v1::get).delete(v1::delete).fallback(routes::wrong_method);
+/// The API of a node.
+#[derive(Clone)]
+pub struct Api {
+    app: Arc<App>,
+    router: Router,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("node", &self.app.id).finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    /// Assembles the API of a node.
+    pub fn new(parts: Parts) -> Self {
+        let app = Arc::new(App::new(parts));
+        Api { router: router(app.clone()), app }
+    }
+}
+
+fn router(app: Arc<App>) -> Router {
+    // `Api::run` answers the other methods of a key. This is for HEAD, which axum makes of GET.
+    let key = get(v1::head).fallback(routes::wrong_method);
     Router::new()
         .route("/is_leader", get(compat::is_leader).fallback(routes::wrong_method))
         .route("/submit", post(compat::submit).fallback(routes::wrong_method))
@@ -195,6 +214,5 @@ pub fn router(parts: Parts) -> Router {
         .route("/readyz", get(health::readyz).fallback(routes::wrong_method))
         .route("/metrics", get(health::metrics).fallback(routes::wrong_method))
         .fallback(routes::unknown)
-        .layer(axum::middleware::from_fn_with_state(app.clone(), routes::around))
         .with_state(app)
 }

@@ -1,7 +1,6 @@
 //! `PUT`, `GET` and `DELETE` of `/v1/kv/{key}`: raw bytes in and out.
 
 use super::App;
-use super::body;
 use super::conditions::{self, Verdict};
 use super::params;
 use super::problem::Problem;
@@ -10,29 +9,37 @@ use super::write::{Written, ignored};
 use crate::command::{Change, Command, Operation, Outcome, Reply, Version};
 use crate::query::{Query, Received};
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
 
 /// The prefix of all paths of keys.
-const PREFIX: &str = "/v1/kv/";
+pub const PREFIX: &str = "/v1/kv/";
 
 /// `PUT /v1/kv/{key}`: writes the body as the value.
-pub async fn put(State(app): State<Arc<App>>, request: Request) -> Response {
-    change(&app, request, true).await.unwrap_or_else(|problem| problem.not_done().into_response())
+pub async fn put(app: &App, parts: &Parts, value: Bytes) -> Response {
+    let written = change(app, parts, Change::Put(value)).await;
+    written.unwrap_or_else(|problem| problem.not_done().into_response())
 }
 
 /// `DELETE /v1/kv/{key}`: removes the key.
-pub async fn delete(State(app): State<Arc<App>>, request: Request) -> Response {
-    change(&app, request, false).await.unwrap_or_else(|problem| problem.not_done().into_response())
+pub async fn delete(app: &App, parts: &Parts) -> Response {
+    let deleted = change(app, parts, Change::Delete).await;
+    deleted.unwrap_or_else(|problem| problem.not_done().into_response())
 }
 
 /// `GET /v1/kv/{key}`: reads the value, linearizably unless `consistency` is given.
-pub async fn get(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
+pub async fn get(app: &App, parts: &Parts) -> Response {
+    read(app, &parts.uri, &parts.headers).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `HEAD /v1/kv/{key}`: like `GET`. The router leaves the body out.
+pub async fn head(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
     read(&app, &uri, &headers).await.unwrap_or_else(IntoResponse::into_response)
 }
 
@@ -41,13 +48,10 @@ pub async fn no_key() -> Response {
     Problem::malformed("the path has no key after /v1/kv/").not_done().into_response()
 }
 
-async fn change(app: &App, request: Request, put: bool) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
+async fn change(app: &App, parts: &Parts, change: Change) -> Result<Response, Problem> {
     let key = key_of(&parts.uri, app.limits.key_bytes_max)?;
     let wait = params::of_write(parts.uri.query(), &parts.headers)?;
     let condition = conditions::of_write(&parts.headers)?;
-    let value = body::whole(body).await;
-    let change = if put { Change::Put(value) } else { Change::Delete };
     let command = Command::Write(Operation { key, change, condition }).encode();
     Ok(match app.write(command, &parts.uri, wait).await {
         Written::Done(Reply::Write(outcome)) => answer(outcome)?,

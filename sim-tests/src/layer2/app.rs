@@ -2,20 +2,18 @@
 //! sockets and files.
 
 use super::store::Store;
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use hyper::{Method, Request, Response, StatusCode};
-use kv::api::{self, Hosts};
+use kv::api::{self, Api, Hosts};
 use kv::history::Retention;
 use kv::machine::Machine;
 use simulator::checks::Violation;
 use simulator::timeline::{Ended, shown};
 use std::convert::Infallible;
 use std::sync::Arc;
-use tower::ServiceExt;
 use transport_sim::{App, Boot, Cluster, Service, Started, Task, now_us, sleep_us};
 
 /// One request in this many arrives in two pieces.
@@ -41,7 +39,7 @@ impl App for Store {
             let (status, id, cluster) = (node.handle.clone(), node.id, node.cluster);
             let follows = move || status.status().raft.leader.is_some_and(|leader| leader != id);
             let forwarded = move || cluster.mark("a write was forwarded");
-            let router = api::router(api::Parts {
+            let api = Api::new(api::Parts {
                 pressure: Arc::default(),
                 handle: node.handle,
                 clock: node.clock,
@@ -58,7 +56,7 @@ impl App for Store {
                 links: None,
                 peers: None,
             });
-            serve(router, follows, forwarded)
+            serve(api, follows, forwarded)
         };
         (machine, Box::new(boot))
     }
@@ -104,17 +102,17 @@ fn is_read(request: &Request<Bytes>) -> bool {
     request.method() == Method::GET || matches!(request.uri().path(), "/get" | "/wait_commit")
 }
 
-/// The router as a service. It collects whole answers. Some requests arrive in two pieces with a
+/// The API as a service. It collects whole answers. Some requests arrive in two pieces with a
 /// pause between them, so that they may be dropped there too. If a node that `follows` answers a
 /// write as done, it calls `forwarded`.
 fn serve(
-    router: Router,
+    api: Api,
     follows: impl Fn() -> bool + Send + Sync + 'static,
     forwarded: impl Fn() + Send + Sync + 'static,
 ) -> Service<Request<Bytes>, Response<Bytes>> {
     let (follows, forwarded) = (Arc::new(follows), Arc::new(forwarded));
     Arc::new(move |request: Request<Bytes>| {
-        let router = router.clone();
+        let api = api.clone();
         let is_v1 = request.uri().path().starts_with("/v1/");
         let forwarded = (is_v1 && !is_read(&request) && follows()).then(|| forwarded.clone());
         Box::pin(async move {
@@ -128,12 +126,11 @@ fn serve(
                     sleep_us(PAUSE_US).await;
                     let _ = feed.send_data(bytes.slice(cut..)).await;
                 };
-                let answer = router.oneshot(Request::from_parts(parts, Body::new(body)));
+                let answer = api.answer(Request::from_parts(parts, Body::new(body)), None);
                 tokio::join!(biased; answer, feed).0
             } else {
-                router.oneshot(Request::from_parts(parts, Body::from(bytes))).await
+                api.answer(Request::from_parts(parts, Body::from(bytes)), None).await
             };
-            let answer = answer.unwrap_or_else(|never| match never {});
             let (parts, body) = answer.into_parts();
             if let (true, Some(forwarded)) = (parts.status.is_success(), forwarded) {
                 forwarded();

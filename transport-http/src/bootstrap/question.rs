@@ -1,5 +1,6 @@
 //! The one request of a bootstrap, its response, and how it is sent.
 
+use crate::allowance::{Allowed, SHORT_ANSWER_BYTES_MAX};
 use crate::dial::{Names, Trial};
 use crate::founders::{Difference, Founder, Listed};
 use crate::hello::{Refusal, open, seal};
@@ -93,6 +94,7 @@ async fn post<N: Net>(
     body: Bytes,
 ) -> Result<(StatusCode, Bytes, Trial), String> {
     let (tcp, trial) = names.dial(address).await.map_err(|error| error.to_string())?;
+    let (tcp, _) = Allowed::new(tcp, SHORT_ANSWER_BYTES_MAX);
     let ask = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(text_of)?;

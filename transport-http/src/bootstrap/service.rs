@@ -65,7 +65,12 @@ impl BootstrapService {
         let question: Question = match open(question) {
             Ok(question) => question,
             Err(refusal @ (Refusal::NewerVersion { .. } | Refusal::OlderVersion { .. })) => {
-                if state.reported.is_news(&refusal.to_string()) {
+                // Anybody can name any version, so a kind has one report.
+                let kind = match refusal {
+                    Refusal::NewerVersion { .. } => "newer",
+                    _ => "older",
+                };
+                if state.reported.is_news(kind) {
                     report(|| tracing::warn!("refused a founder: {refusal}"));
                 }
                 return (StatusCode::BAD_REQUEST, refusal.to_string().into());
