@@ -145,16 +145,16 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Reads from the state machine, with the default timeout.
-    pub async fn read(&self, mode: ReadMode, query: Bytes) -> Result<Bytes, ReadError> {
-        self.read_within(mode, query, self.timeout).await
+    pub async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Bytes, ReadError> {
+        self.read_within(query, mode, self.timeout).await
     }
 
     /// Reads from the state machine, with a timeout. Until then a read that no leader confirms is
     /// retried.
     pub async fn read_within(
         &self,
-        mode: ReadMode,
         query: Bytes,
+        mode: ReadMode,
         timeout: Duration,
     ) -> Result<Bytes, ReadError> {
         let (reply, answer) = oneshot::channel();

@@ -32,7 +32,7 @@ async fn what_is_proposed_to_the_leader_is_read_on_every_node() {
         add(leading, number).await;
     }
     for node in &nodes {
-        let sum = node.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+        let sum = node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
         assert_eq!(text(&sum), 5050);
         assert_eq!(node.freeze(ReadMode::Lease).await.unwrap(), Counted(5050, 100));
         node.wait_applied(CommandNumber(99), None).await.unwrap();
@@ -49,7 +49,7 @@ async fn what_is_proposed_to_the_leader_is_read_on_every_node() {
             ProposeError::Stopped,
             "a node that has stopped says so"
         );
-        let read = node.read(ReadMode::Linearizable, Bytes::new()).await;
+        let read = node.read(Bytes::new(), ReadMode::Linearizable).await;
         assert_eq!(read.unwrap_err(), ReadError::Stopped);
     }
 }
@@ -66,7 +66,7 @@ async fn many_clients_share_writes_and_read_rounds() {
             tokio::spawn(async move {
                 for _ in 0..50 {
                     add(&node, 1).await;
-                    node.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+                    node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
                 }
             })
         })
@@ -74,7 +74,7 @@ async fn many_clients_share_writes_and_read_rounds() {
     for client in clients {
         client.await.unwrap();
     }
-    let sum = leading.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    let sum = leading.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 3200);
     let metrics = leading.metrics();
     assert_eq!(metrics.proposals, 3200);
@@ -100,7 +100,7 @@ async fn the_death_of_the_leader_loses_nothing_that_was_acknowledged() {
     let disk = &disks[dead.0 as usize - 1];
     disk.kill();
     let back = start(&network, disk, dead.0, NODES, |config| config.raft.campaign_at_start = false);
-    let sum = back.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    let sum = back.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 51);
 }
 
@@ -123,7 +123,7 @@ async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
     let short =
         old.propose_within(Bytes::from_static(b"100"), Duration::from_millis(20)).await.unwrap();
     assert_eq!(short.done.await, Err(Outcome::Unknown), "nobody can tell yet");
-    let read = old.read_within(ReadMode::Linearizable, Bytes::new(), Duration::from_millis(50));
+    let read = old.read_within(Bytes::new(), ReadMode::Linearizable, Duration::from_millis(50));
     assert!(matches!(read.await, Err(ReadError::Timeout | ReadError::NoLeader)));
     // It still answers from old state if the read permits that.
     let stale = ReadMode::Stale { max_age: Duration::MAX };
@@ -135,7 +135,7 @@ async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
     network.heal();
     assert_eq!(lost.done.await, Err(Outcome::NotDone));
     assert_eq!(waiting.await.unwrap(), Err(WaitError::Superseded));
-    let sum = old.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    let sum = old.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 1001);
     assert!(new.status().raft.term > Term(1));
 }
@@ -181,7 +181,7 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
     eventually("a snapshot", || leading.status().raft.snapshot.last.index.0 > 200).await;
     network.heal();
     let late = &nodes[behind as usize - 1];
-    let sum = late.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    let sum = late.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 300);
     assert_eq!(late.metrics().snapshots_received, 1);
 
@@ -198,7 +198,7 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
     let nodes: Vec<_> =
         (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, small)).collect();
     for node in &nodes {
-        let count = node.read(ReadMode::Linearizable, Bytes::from_static(b"count")).await.unwrap();
+        let count = node.read(Bytes::from_static(b"count"), ReadMode::Linearizable).await.unwrap();
         assert_eq!(text(&count), 300);
     }
 }
@@ -212,7 +212,7 @@ async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
         config.limits.reads_max = 1;
         config.limits.waiters_max = 1;
     });
-    let read = || node.read(ReadMode::Linearizable, Bytes::new());
+    let read = || node.read(Bytes::new(), ReadMode::Linearizable);
     let (taken, refused) = tokio::join!(read(), read());
     assert_eq!(taken.unwrap_err(), ReadError::NoLeader);
     assert_eq!(refused.unwrap_err(), ReadError::Busy);
@@ -318,7 +318,7 @@ async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
     assert!(!node.status().serving());
     let refused = node.propose(Bytes::from_static(b"2")).await.unwrap_err();
     assert!(matches!(refused, ProposeError::ReadOnly { .. }), "{refused}");
-    let sum = node.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    let sum = node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 0);
     breaking.send(None).unwrap();
     assert_eq!(text(&held_up.done.await.unwrap()), 1);
@@ -382,7 +382,7 @@ async fn a_leader_whose_disk_is_full_leaves_the_lead_to_others() {
     breaking.send(None).unwrap();
     assert_eq!(text(&held_up.done.await.unwrap()), 3);
     eventually("ready again", || sick.status().ready().is_ok()).await;
-    let sum = sick.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    let sum = sick.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 7);
 }
 
@@ -470,7 +470,7 @@ async fn a_snapshot_that_its_owner_cannot_read_is_taken_anew() {
     disk.damage(&path, 60, &[0xee; 4]);
     network.heal();
     let late = &nodes[behind as usize - 1];
-    let sum = late.read(ReadMode::Linearizable, Bytes::new()).await.unwrap();
+    let sum = late.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 300);
     assert!(late.metrics().snapshots_received >= 1, "{base} was damaged");
 }

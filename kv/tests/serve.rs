@@ -115,7 +115,7 @@ fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
             assert_eq!(node.end(), Some(CONFIGURATION), "{}", node.log());
             let log = node.log();
             assert!(log.contains(&all[..2].join(",")), "{log}");
-            assert!(log.contains(&all[2]) && log.contains("same --peers"), "{log}");
+            assert!(log.contains(&all[2]) && log.contains("same list"), "{log}");
         }
         assert!(!leads(&all[2]), "{}", nodes[2].log());
         drop(nodes);

@@ -80,7 +80,7 @@ impl<S: StateMachine> Node<S> {
         query: impl Into<Bytes>,
         consistency: Consistency,
     ) -> Result<Bytes, ReadError> {
-        self.handle.read(consistency, query.into()).await
+        self.handle.read(query.into(), consistency).await
     }
 
     /// Appends a command to the log and returns without waiting for its outcome. Works only on the

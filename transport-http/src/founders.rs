@@ -73,7 +73,11 @@ pub(crate) fn is_visible(c: char) -> bool {
 
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}/{}", self.node.0, self.client_address, self.peer_address)
+        let Listed { node, client_address, peer_address } = self;
+        match client_address.is_empty() {
+            true => write!(f, "{node}={peer_address}"),
+            false => write!(f, "{node}={client_address}/{peer_address}"),
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl<W: Workload + Send + 'static> App for Calls<W> {
                             Err(_) => Reply::NotDone { leader: None },
                         },
                         Request::Query(query) => {
-                            match handle.read(ReadMode::Linearizable, query).await {
+                            match handle.read(query, ReadMode::Linearizable).await {
                                 Ok(answer) => Reply::Done(answer),
                                 Err(_) => Reply::NotDone { leader: None },
                             }

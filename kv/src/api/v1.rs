@@ -84,7 +84,7 @@ async fn read(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response, Pro
     let conditions = conditions::of_read(headers)?;
     let ticket = app.answers.ticket();
     let query = Query::Value(&key).encode(&ticket);
-    let answer = app.handle.read_within(mode, query, app.limits.read_timeout).await?;
+    let answer = app.handle.read_within(query, mode, app.limits.read_timeout).await?;
     match Received::decode(answer, &ticket) {
         Received::Value(version, value) => {
             match conditions.verdict(version) {

@@ -13,8 +13,7 @@ pub enum BootstrapError {
          {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory. \
          If it is the wrong directory, name the right one. Never put an older copy in its place: \
          what it acknowledged since would be lost. If the disk was wiped, this member is lost: the \
-         cluster goes on while a majority of the members is up. This version cannot remove node {node} \
-         and add it again, started with --join: that is being built"
+         cluster goes on while a majority of the members is up. This version cannot replace a member"
     )]
     Wiped {
         /// This node.
@@ -27,8 +26,8 @@ pub enum BootstrapError {
     /// A peer belongs to a cluster of which this node is not a member.
     #[error(
         "node {peer} at {peer_address} belongs to a cluster of which node {node} is no member: this \
-         node has --peers {ours}; the members are {theirs}. Add this node there, started with --join \
-         instead of --bootstrap"
+         node has the members {ours}, and that cluster has {theirs}. This version cannot add a member \
+         to a cluster"
     )]
     Stranger {
         /// This node.
@@ -37,22 +36,22 @@ pub enum BootstrapError {
         peer: NodeId,
         /// The `host:port` of that peer.
         peer_address: String,
-        /// This node's list of founders, in the format of `--peers`.
+        /// This node's list of founders, as `id=client address/peer address`.
         ours: String,
         /// The members, as far as the peer discloses them.
         theirs: String,
     },
     /// The founders were given different lists.
     #[error(
-        "node {peer} at {peer_address} has other --peers than this node: this node has {ours}; node \
-         {peer} has {theirs}. Give all founders the same --peers"
+        "node {peer} at {peer_address} has another list of members than this node: this node has \
+         {ours}; node {peer} has {theirs}. Give all founders the same list"
     )]
     OtherList {
         /// The founder with the other list.
         peer: NodeId,
         /// The `host:port` of that peer.
         peer_address: String,
-        /// This node's list of founders, in the format of `--peers`.
+        /// This node's list of founders, as `id=client address/peer address`.
         ours: String,
         /// The other list, as far as the peer discloses it.
         theirs: String,
@@ -60,19 +59,19 @@ pub enum BootstrapError {
     /// A peer rejects this node without details, usually because this node's list has another
     /// address for that peer.
     #[error(
-        "node {peer} at {peer_address} does not know this node as a founder: this node has --peers \
-         {ours}; the log of node {peer} shows both lists. Give all founders the same --peers"
+        "node {peer} at {peer_address} does not know this node as a founder: this node has the members \
+         {ours}; the log of node {peer} shows both lists. Give all founders the same list"
     )]
     NotAFounder {
         /// The peer that rejects this node.
         peer: NodeId,
         /// The `host:port` of that peer.
         peer_address: String,
-        /// This node's list of founders, in the format of `--peers`.
+        /// This node's list of founders, as `id=client address/peer address`.
         ours: String,
     },
     /// Another node answers where a peer should be.
-    #[error("another node than {peer} answers at {peer_address}; check --peers")]
+    #[error("another node than {peer} answers at {peer_address}; check the list of members")]
     WrongNode {
         /// The node that was expected there.
         peer: NodeId,

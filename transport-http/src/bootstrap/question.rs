@@ -82,7 +82,7 @@ pub(super) async fn ask<N: Net>(
             StatusCode::OK,
             Err(refusal @ (Refusal::NewerVersion { .. } | Refusal::OlderVersion { .. })),
         ) => Asked::OtherVersion(refusal.to_string()),
-        (status, _) => Asked::Nothing(format!("it answers with {status}, as no raft-kv node does")),
+        (status, _) => Asked::Nothing(format!("it answers with {status}, as no node does")),
     }
 }
 

@@ -135,8 +135,8 @@ impl State {
         if !question.joins && self.reported.is_news(&kind) {
             report(|| {
                 tracing::error!(
-                    "node {node} founds a cluster with other --peers than this node's: it has {}; \
-                     this node has {}",
+                    "node {node} founds a cluster with another list of members: it has {}; this \
+                     node has {}",
                     Lists(&question.list),
                     Lists(&own.list)
                 );

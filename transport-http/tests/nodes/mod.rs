@@ -157,7 +157,7 @@ pub async fn add(nodes: &[TestNode], bytes: usize) -> u64 {
 }
 
 pub async fn read(node: &TestNode) -> Option<u64> {
-    let sum = node.handle.read(ReadMode::Linearizable, Bytes::new()).await.ok()?;
+    let sum = node.handle.read(Bytes::new(), ReadMode::Linearizable).await.ok()?;
     Some(u64::from_le_bytes(sum[..].try_into().ok()?))
 }
 

@@ -57,7 +57,7 @@ pub(super) fn reply_commit(app: &App, number: CommandNumber, record: &Record) ->
 pub(super) async fn commit(app: &App, number: CommandNumber) -> Result<Found, Response> {
     let mode = ReadMode::Stale { max_age: Duration::MAX };
     let ticket = app.answers.ticket();
-    let answer = app.handle.read(mode, Query::Commit(number).encode(&ticket)).await;
+    let answer = app.handle.read(Query::Commit(number).encode(&ticket), mode).await;
     match Received::decode(answer.map_err(|error| refused_read(&error))?, &ticket) {
         Received::Commit(record) => Ok(Found::Commit(record)),
         Received::Compacted(first) => {

@@ -90,7 +90,7 @@ async fn try_get(app: &App, body: Body) -> Answer {
     }
     let ticket = app.answers.ticket();
     let query = Query::Value(&key).encode(&ticket);
-    let answer = app.handle.read_within(ReadMode::Linearizable, query, timeout).await;
+    let answer = app.handle.read_within(query, ReadMode::Linearizable, timeout).await;
     let answer = answer.map_err(|error| refused_read(&error))?;
     let value = match Received::decode(answer, &ticket) {
         Received::Value(_, value) => Some(value),
