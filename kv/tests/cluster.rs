@@ -236,7 +236,7 @@ fn a_limit_of_descriptors_that_is_too_low_is_named() {
             .arg(format!("ulimit -n 4; exec {} {arguments}", local::PROGRAM))
             .output()
             .unwrap();
-        assert_eq!(output.status.success(), false);
+        assert!(!output.status.success());
         assert!(complaint(&output).contains("ulimit -n"), "{arguments}: {}", complaint(&output));
     }
 }

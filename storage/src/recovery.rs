@@ -117,11 +117,13 @@ const FILES_SHOWN_MAX: usize = 8;
 impl Case {
     /// Whether something acknowledged may be lost, or where.
     pub fn is_loss(&self) -> bool {
-        match self {
-            Case::Rotten { .. } | Case::RottenEnd { .. } | Case::SnapshotLost { .. } => true,
-            Case::LossFiles { .. } => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Case::Rotten { .. }
+                | Case::RottenEnd { .. }
+                | Case::SnapshotLost { .. }
+                | Case::LossFiles { .. }
+        )
     }
 }
 
