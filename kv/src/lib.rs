@@ -24,6 +24,7 @@ mod heavy;
 pub mod history;
 mod leader_client;
 pub mod limits;
+pub mod lingering;
 pub mod machine;
 mod metrics;
 mod patient;

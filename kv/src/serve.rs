@@ -6,6 +6,7 @@ use crate::heavy::Heavy;
 use crate::history::Retention;
 use crate::leader_client::LeaderClient;
 pub use crate::limits::Limits;
+use crate::lingering::{LINGERING, is_lingering};
 use crate::machine::Machine;
 use crate::server::ClientServer;
 use driver::StopReason;
@@ -103,7 +104,10 @@ impl ServeConfig {
 /// The advice to an operator for an error of bind.
 fn listen_advice(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "stop what uses the port, or choose another one",
+        io::ErrorKind::AddrInUse => {
+            "stop what uses the port, or choose another one; if ss -ltn shows no listener, a \
+             connection holds it, for up to 60 s after its end (TIME-WAIT)"
+        }
         io::ErrorKind::PermissionDenied => "choose a port above 1023, or give the right to use it",
         io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
         // No file descriptor is left, for this process or the whole system (EMFILE, ENFILE).
@@ -121,6 +125,14 @@ pub enum ServeError {
     /// port.
     #[error("cannot listen on {address}: {source}; {}", listen_advice(.source))]
     Listen {
+        /// The address that was configured.
+        address: SocketAddr,
+        /// The error of bind.
+        source: io::Error,
+    },
+    /// The node cannot listen on an address although nobody else does. Wait for a minute.
+    #[error("cannot listen on {address}: {source}: {LINGERING}")]
+    Lingering {
         /// The address that was configured.
         address: SocketAddr,
         /// The error of bind.
@@ -197,7 +209,7 @@ pub enum ServeError {
     #[error(
         "{}: this data directory is empty; start the node with --bootstrap to found a new cluster \
          together with its peers, or with --join to wait until it is added to a cluster that \
-         exists", .directory.display()
+         exists (this version cannot add members yet)", .directory.display()
     )]
     NoState {
         /// The data directory, from `--data-dir`.
@@ -243,6 +255,18 @@ impl ServeError {
                 source => ServeError::Start(StartError::Claim { directory, source }),
             },
             error => ServeError::Start(error),
+        }
+    }
+
+    /// Tells a port that nobody listens on from one that another program listens on.
+    async fn looked_into(self) -> Self {
+        match self {
+            ServeError::Listen { address, source }
+                if source.kind() == io::ErrorKind::AddrInUse && is_lingering(address).await =>
+            {
+                ServeError::Lingering { address, source }
+            }
+            error => error,
         }
     }
 }
@@ -301,6 +325,13 @@ fn of_reason(reason: StopReason) -> Result<(), ServeError> {
 /// cluster is bootstrapped only once all peers are up. `/healthz` answers before that. Dropping the
 /// future stops everything that it has started.
 pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
+    match start(config).await {
+        Ok(running) => Ok(running),
+        Err(error) => Err(error.looked_into().await),
+    }
+}
+
+async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let own = own_addresses(&config)?;
     refuse_insecure(&config)?;
     let share = Share::of_this_process(config.limits.connections_max);

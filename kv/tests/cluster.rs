@@ -8,7 +8,7 @@ use local::{
 };
 use rustix::process::Signal;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -139,6 +139,119 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_result_that_cannot_be_printed_is_an_error_of_every_command() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::spawn(&data, free_ports(1), 1);
+    cluster.wait_for_line("Ctrl-C");
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    let servers = cluster.servers();
+    let on_a_full_disk = |arguments: &[&str]| {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        Command::new(local::PROGRAM)
+            .args(arguments)
+            .env("RAFT_KV_SERVER", &servers)
+            .stdin(Stdio::null())
+            .stdout(full)
+            .output()
+            .unwrap()
+    };
+    let commands: [&[&str]; 7] = [
+        &["get", "hello"],
+        &["cas", "hello", "wrong", "new"],
+        &["status"],
+        &["status", "--json"],
+        &["bench", "--duration=50ms", "--clients=1"],
+        &["--help"],
+        &["--version"],
+    ];
+    for arguments in commands {
+        let output = on_a_full_disk(arguments);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", complaint(&output));
+        assert!(complaint(&output).contains("No space left"), "{}", complaint(&output));
+    }
+}
+
+#[test]
+fn a_closed_standard_input_is_no_empty_value() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::spawn(&data, free_ports(1), 1);
+    cluster.wait_for_line("Ctrl-C");
+    let put = |redirection: &str| {
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("{} put k - {redirection}", local::PROGRAM))
+            .env("RAFT_KV_SERVER", cluster.servers())
+            .output()
+            .unwrap()
+    };
+    let refused = put("<&-");
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(complaint(&refused).contains("standard input is closed"), "{}", complaint(&refused));
+    assert_eq!(cluster.run(&["get", "k"]).status.code(), Some(NO), "nothing is stored");
+    assert!(put("</dev/null").status.success());
+    assert_eq!(cluster.run(&["get", "k"]).stdout, b"");
+}
+
+#[test]
+fn a_record_without_writes_proves_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let record = scratch.path().join("record");
+    fs::write(&record, "").unwrap();
+    let check = Command::new(local::PROGRAM)
+        .args(["bench", "--check", &record.display().to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(check.status.code(), Some(3));
+    assert!(complaint(&check).contains("proves nothing"), "{}", complaint(&check));
+}
+
+#[test]
+fn the_version_names_the_formats_on_the_disk_and_on_the_wire() {
+    let version = Command::new(local::PROGRAM).arg("--version").output().unwrap().stdout;
+    let version = String::from_utf8(version).unwrap();
+    let formats = (storage::codec::VERSION, transport_http::PROTOCOL_VERSION);
+    let expected = format!("(data format {}, protocol {})\n", formats.0, formats.1);
+    assert!(version.ends_with(&expected), "{version}");
+}
+
+#[test]
+fn settings_of_a_single_node_are_reported_by_a_cluster_that_ignores_them() {
+    let (_scratch, data) = scratch();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free_ports(1))).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let refused =
+        cluster_command(&data, port).env("RAFT_KV_FAULT_INJECTION", "true").output().unwrap();
+    let said = complaint(&refused);
+    assert!(said.contains("RAFT_KV_FAULT_INJECTION in the environment has no effect"), "{said}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_limit_of_descriptors_that_is_too_low_is_named() {
+    for arguments in ["cluster --data-dir=nowhere/a", "status"] {
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(format!("ulimit -n 4; exec {} {arguments}", local::PROGRAM))
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        assert!(complaint(&output).contains("ulimit -n"), "{arguments}: {}", complaint(&output));
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_named() {
+    let (_scratch, data) = scratch();
+    // A directory in the place of the log of node 0.
+    fs::create_dir_all(data.join("node-0.log")).unwrap();
+    let mut cluster = Cluster::spawn(&data, free_ports(3), 3);
+    let line = cluster.wait_for_line("cannot be started");
+    assert!(line.contains("node-0.log: Is a directory"), "{line}");
+}
+
+#[test]
 fn a_lost_write_is_found_by_the_check() {
     let (_scratch, data) = scratch();
     let cluster = Cluster::start(&data, free_ports(3));
@@ -171,6 +284,89 @@ fn a_crashed_node_is_started_again() {
         assert!(Instant::now() < deadline, "node {other} does not come back");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_cluster_whose_program_is_replaced_goes_on_with_its_own() {
+    let (scratch, data) = scratch();
+    let program = scratch.path().join("raft-kv");
+    // By another process: this one may fork while it has the file open to write.
+    assert!(Command::new("cp").arg(local::PROGRAM).arg(&program).status().unwrap().success());
+    let mut cluster = Cluster::spawn_with(&data, free_ports(3), 3, |command| {
+        let mut other = Command::new(&program);
+        other.args(command.get_args());
+        other
+    });
+    cluster.wait_for_line("Ctrl-C");
+    let replacement = scratch.path().join("raft-kv.new");
+    fs::write(&replacement, "no program").unwrap();
+    fs::rename(&replacement, &program).unwrap();
+    let other = (cluster.leader() + 1) % 3;
+    let pid = cluster.pid(other);
+    let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert_eq!(name(pid), "raft-kv\n");
+    signal(pid, Signal::KILL);
+    cluster.wait_for_line("signal 9");
+    let deadline = Instant::now() + PATIENCE;
+    while get(cluster.address(other), "/is_leader").is_none() {
+        assert!(Instant::now() < deadline, "node {other} does not come back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn two_signals_at_once_stop_the_cluster_gracefully() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::start(&data, free_ports(3));
+    signal(cluster.supervisor(), Signal::TERM);
+    signal(cluster.supervisor(), Signal::INT);
+    assert_eq!(cluster.wait().code(), Some(0));
+    for node in 0..3 {
+        let log = fs::read_to_string(data.join(format!("node-{node}.log"))).unwrap();
+        assert!(!log.contains("second signal"), "{log}");
+    }
+}
+
+#[test]
+fn a_second_signal_later_kills_a_node_that_does_not_stop_and_the_exit_code_tells() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::start(&data, free_ports(3));
+    let stuck = cluster.pid(1);
+    signal(stuck, Signal::STOP);
+    signal(cluster.supervisor(), Signal::TERM);
+    cluster.wait_for_line("Stopping.");
+    let asked = Instant::now();
+    // Signals until one counts, which is before the nodes would be killed without any.
+    while local::is_alive(cluster.supervisor()) && cluster.try_wait().is_none() {
+        assert!(asked.elapsed() < PATIENCE, "the cluster does not end");
+        signal(cluster.supervisor(), Signal::TERM);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(cluster.wait().code(), Some(70));
+    assert!(!local::is_alive(stuck));
+}
+
+#[test]
+fn a_cluster_without_its_shape_is_started_only_as_it_was_made() {
+    let (_scratch, data) = scratch();
+    let (port, wrong) = (free_ports(3), free_ports(3));
+    let mut cluster = Cluster::start(&data, port);
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    assert!(cluster.stop().success());
+    fs::remove_file(data.join("cluster.toml")).unwrap();
+
+    let refused = cluster_command(&data, wrong).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    let said = complaint(&refused);
+    assert!(said.contains(&format!("--port {port} --nodes 3")), "{said}");
+    assert!(!data.join("cluster.toml").exists());
+
+    let mut cluster = Cluster::start(&data, port);
+    assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
+    assert!(cluster.stop().success());
+    let shape = fs::read_to_string(data.join("cluster.toml")).unwrap();
+    assert!(shape.contains(&format!("port = {port}\n")), "{shape}");
 }
 
 #[test]
@@ -311,6 +507,30 @@ fn a_port_in_use_is_named_and_nothing_is_started() {
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(get(([127, 0, 0, 1], port).into(), "/is_leader").is_none());
     drop(taken);
+}
+
+#[test]
+fn a_port_that_only_a_connection_has_is_told_apart_from_one_that_is_listened_on() {
+    let (_scratch, data) = scratch();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // Nobody listens on the port of this end.
+    let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let port = connection.local_addr().unwrap().port();
+    let refused = cluster_command(&data, port).arg("--nodes=1").output().unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    let said = complaint(&refused);
+    assert!(said.contains("TIME-WAIT") && said.contains("ip_local_port_range"), "{said}");
+
+    let refused = Command::new(local::PROGRAM)
+        .args(["serve", "--id=0", "--bootstrap"])
+        .arg(format!("--peers=0=127.0.0.1:{}/127.0.0.1:{port}", free_ports(1)))
+        .arg(format!("--data-dir={}", data.display()))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(CONFIGURATION));
+    assert!(complaint(&refused).contains("TIME-WAIT"), "{}", complaint(&refused));
+    drop(connection);
 }
 
 #[test]

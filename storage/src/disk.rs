@@ -53,6 +53,11 @@ pub trait Disk: Clone + Send + 'static {
         None
     }
 
+    /// The files that this process can still create (free inodes); `None` if that is not known.
+    fn free_files(&self) -> Option<u64> {
+        None
+    }
+
     /// The name of this file or directory for an operator, for error messages.
     fn describe(&self, path: &str) -> String {
         path.to_owned()
@@ -103,14 +108,30 @@ pub(crate) fn out_of_place(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, text)
 }
 
-/// Whether a file could not be opened or created because file descriptors or memory ran out. That
-/// is temporary, and not a failure of the disk.
+/// An error of creating or writing the file `path`, with the name of the file in its text. A file
+/// system without room may have bytes, but no inodes.
+pub(crate) fn named(disk: &impl Disk, path: &str, error: io::Error) -> io::Error {
+    let file = disk.describe(path);
+    let text = match (error.kind(), disk.free_files()) {
+        // It is named already, with the limit of the process.
+        (io::ErrorKind::FileTooLarge, _) => return error,
+        (io::ErrorKind::StorageFull, Some(0)) => format!("{file}: {NO_INODES}"),
+        _ => format!("{file}: {error}"),
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// For an operator: there is no room for a further file, however many bytes are free.
+pub(crate) const NO_INODES: &str = "the file system has no free inodes (see df -i): remove files";
+
+/// Whether an operation failed because file descriptors or memory ran out. That is temporary, and
+/// not a failure of the disk.
 pub(crate) fn is_want_of_resources(error: &io::Error) -> bool {
-    // These three numbers are the same on Linux and macOS; `io::ErrorKind` has no names for all.
-    const ENOMEM: i32 = 12;
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE))
+    use rustix::io::Errno;
+    const WANTS: [Errno; 4] = [Errno::NOMEM, Errno::NOBUFS, Errno::NFILE, Errno::MFILE];
+    let number = error.raw_os_error();
+    error.kind() == io::ErrorKind::OutOfMemory
+        || WANTS.iter().any(|want| number == Some(want.raw_os_error()))
 }
 
 /// Reads from `offset` until `buf` is full. An early end of the file is an error.

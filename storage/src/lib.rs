@@ -55,7 +55,7 @@ pub use directory::{Announced, ClaimError, Directory, DurableIncarnation, Member
 pub use disk::{Disk, DiskFile, LockError};
 pub use identity::{ClusterId, Identity, IdentityError};
 pub use log::{Log, LogConfig, Recovery, Usage};
-pub use real_disk::{RealDisk, RealFile};
+pub use real_disk::{DIRECTORY_MODE, FILE_MODE, RealDisk, RealFile};
 pub use recovery::{Case, OpenError};
 pub use snapshots::{SnapshotError, SnapshotReader, SnapshotWriter, Snapshots, is_damage};
 pub use store::{LogStore, PersistError};

@@ -175,19 +175,16 @@ impl AppendError {
         }
     }
 
+    /// An error of a write, or of preparing a segment. Not of a sync, where each error is final.
+    ///
+    /// Without room, memory or descriptors, the operating system refuses a write. Some part of it
+    /// may have been written, to blocks that hold nothing acknowledged. So the same blocks can be
+    /// written again.
     pub(crate) fn of(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::Full(error),
+            _ if disk::is_want_of_resources(&error) => AppendError::Full(error),
             _ => AppendError::Failed(error),
-        }
-    }
-
-    /// Like `of`, for an error in preparing a new segment. The segment holds nothing acknowledged,
-    /// so a lack of file descriptors or memory is not a failure of the disk.
-    pub(crate) fn of_preparing(error: io::Error) -> Self {
-        match disk::is_want_of_resources(&error) {
-            true => AppendError::Full(error),
-            false => AppendError::of(error),
         }
     }
 }
@@ -395,7 +392,7 @@ impl<D: Disk> Log<D> {
         };
         let segment = self.preparer.take().map_err(|error| {
             let named = segment::unprepared(&self.disk, ordered, &error);
-            match AppendError::of_preparing(error) {
+            match AppendError::of(error) {
                 AppendError::Full(_) => AppendError::Full(named),
                 AppendError::Failed(_) => AppendError::Failed(named),
             }

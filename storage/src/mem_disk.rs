@@ -39,6 +39,7 @@ struct Shared {
     locked: bool,
     /// The most bytes of all files together.
     capacity_bytes: Option<u64>,
+    files_max: Option<usize>,
     faults: Option<Faults>,
 }
 
@@ -255,6 +256,11 @@ impl MemDisk {
         self.shared().capacity_bytes = capacity_bytes;
     }
 
+    /// Limits the number of files. Creating more fails for lack of space, as without inodes.
+    pub fn set_files_max(&self, files_max: Option<usize>) {
+        self.shared().files_max = files_max;
+    }
+
     /// The total length of all files in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.shared().used_bytes()
@@ -322,6 +328,7 @@ impl MemDisk {
             life: 0,
             locked: false,
             capacity_bytes: shared.capacity_bytes,
+            files_max: shared.files_max,
             faults: None,
         };
         MemDisk { shared: Arc::new(Mutex::new(fork)) }
@@ -443,6 +450,9 @@ impl Disk for MemDisk {
         if shared.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if shared.files_max.is_some_and(|max| shared.names.len() >= max) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let file = shared.next_file;
         shared.next_file += 1;
         shared.files.insert(file, Content { path: path.to_owned(), ..Content::default() });
@@ -487,6 +497,11 @@ impl Disk for MemDisk {
     fn free_bytes(&self) -> Option<u64> {
         let shared = self.shared();
         Some(shared.capacity_bytes?.saturating_sub(shared.used_bytes()))
+    }
+
+    fn free_files(&self) -> Option<u64> {
+        let shared = self.shared();
+        Some(shared.files_max?.saturating_sub(shared.names.len()) as u64)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {

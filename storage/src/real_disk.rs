@@ -6,9 +6,9 @@
 
 use crate::disk::{is_want_of_resources, out_of_place};
 use crate::{Disk, DiskFile, LockError};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,16 @@ use std::time::Duration;
 const OPEN_TRIES: u32 = 20;
 /// The pause between two attempts.
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
+/// The mode of new directories: only the user of the node may enter them. The umask applies too.
+pub const DIRECTORY_MODE: u32 = 0o700;
+/// The mode of new files: only the user of the node may read them. The umask applies too.
+pub const FILE_MODE: u32 = 0o600;
+
+/// Creates a directory and its parents, with [`DIRECTORY_MODE`]. One that exists keeps its mode.
+fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+}
 
 /// The name of the lock file.
 const LOCK: &str = "LOCK";
@@ -79,7 +89,7 @@ impl Disk for RealDisk {
         if lock.is_some() {
             return Ok(());
         }
-        fs::create_dir_all(directory).map_err(|error| match error.kind() {
+        create_directory(directory).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
                 let message = match dangling_link(directory) {
                     Some(link) => format!(
@@ -93,7 +103,7 @@ impl Disk for RealDisk {
             _ => io(error),
         })?;
         let mut options = OpenOptions::new();
-        options.create(true).truncate(false).read(true).write(true);
+        options.create(true).truncate(false).read(true).write(true).mode(FILE_MODE);
         let file = options.open(self.path(LOCK)).map_err(io)?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => LockError::Held { directory: directory.clone() },
@@ -104,7 +114,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
-        fs::create_dir_all(self.path(dir))
+        create_directory(&self.path(dir))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -124,7 +134,7 @@ impl Disk for RealDisk {
 
     fn create(&self, path: &str) -> io::Result<RealFile> {
         let mut options = OpenOptions::new();
-        options.create_new(true).read(true).write(true);
+        options.create_new(true).read(true).write(true).mode(FILE_MODE);
         let path = self.path(path);
         Ok(RealFile { file: patiently(|| options.open(&path))?, path })
     }
@@ -173,6 +183,12 @@ impl Disk for RealDisk {
         let room = rustix::fs::statvfs(self.directory()).ok()?;
         // Some network file systems do not know their size, and report zeros.
         (room.f_blocks > 0).then(|| room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
+    fn free_files(&self) -> Option<u64> {
+        let room = rustix::fs::statvfs(self.directory()).ok()?;
+        // Some file systems have no fixed number of inodes, and report zeros.
+        (room.f_files > 0).then_some(room.f_favail)
     }
 
     fn describe(&self, path: &str) -> String {

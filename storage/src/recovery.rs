@@ -6,6 +6,7 @@ use crate::batch;
 use crate::block::{self, BLOCK_BYTES, Block};
 use crate::mark::Mark;
 use crate::replay::{Replay, Replayed};
+use crate::segment;
 use crate::{IdentityError, LockError};
 use raft::{LogId, NodeId};
 use std::fmt;
@@ -90,6 +91,14 @@ pub enum Case {
         /// The number of the batch.
         batch: u64,
     },
+    /// Where to look for entries that are lost, for an operator. At most [`FILES_SHOWN_MAX`] files.
+    LossFiles {
+        /// Segments with blocks that are damaged or belong to no intact batch.
+        damaged: Vec<String>,
+        /// Segments that are not there although an earlier and a later one is. A segment that
+        /// could not be prepared leaves such a gap too.
+        absent: Vec<String>,
+    },
     /// The snapshot that the log began after is lost. The log now begins after a later snapshot.
     NewerSnapshot {
         /// The last entry of the lost snapshot.
@@ -109,10 +118,19 @@ pub enum Case {
     },
 }
 
+/// The most files of one kind in a [`Case::LossFiles`].
+const FILES_SHOWN_MAX: usize = 8;
+
 impl Case {
-    /// Whether something acknowledged may be lost.
+    /// Whether something acknowledged may be lost, or where.
     pub fn is_loss(&self) -> bool {
-        matches!(self, Case::Rotten { .. } | Case::RottenEnd { .. } | Case::SnapshotLost { .. })
+        matches!(
+            self,
+            Case::Rotten { .. }
+                | Case::RottenEnd { .. }
+                | Case::SnapshotLost { .. }
+                | Case::LossFiles { .. }
+        )
     }
 }
 
@@ -139,6 +157,14 @@ impl fmt::Display for Case {
                 "batch {batch} was durable and is damaged; what was lost will be repaired from the \
                  peers"
             ),
+            Case::LossFiles { damaged, absent } => {
+                let list = |files: &[String]| match files {
+                    [] => "none".to_owned(),
+                    files => files.join(", "),
+                };
+                let (damaged, absent) = (list(damaged), list(absent));
+                write!(f, "files with damage: {damaged}; perhaps missing: {absent}")
+            }
             Case::NewerSnapshot { lost, snapshot } => write!(
                 f,
                 "the snapshot {lost} is damaged or gone; the log goes on from the later snapshot \
@@ -292,6 +318,22 @@ impl Scan {
         Ok(())
     }
 
+    /// The segments in which something is lost.
+    fn loss_files(&self) -> Case {
+        let damaged = self.segments.iter().filter(|segment| segment.damaged);
+        let gaps = self
+            .segments
+            .windows(2)
+            .flat_map(|pair| pair[0].generation.saturating_add(1)..pair[1].generation);
+        Case::LossFiles {
+            damaged: damaged
+                .map(|segment| segment::path(segment.generation))
+                .take(FILES_SHOWN_MAX)
+                .collect(),
+            absent: gaps.map(segment::path).take(FILES_SHOWN_MAX).collect(),
+        }
+    }
+
     /// Decides what to restore. `node` is the owner of the directory.
     pub fn finish(mut self, mark: Option<Mark>, node: NodeId) -> Result<Scanned, OpenError> {
         let number = self.fold.number();
@@ -307,7 +349,7 @@ impl Scan {
         }
         let mut cases = Vec::new();
         let batches = self.fold.batches + u64::from(number > 0 && !synced);
-        let (mut replayed, harmless, repeated) = self.fold.finish();
+        let (mut replayed, harmless, repeated) = std::mem::take(&mut self.fold).finish();
         cases.extend(harmless.into_iter().map(|batch| Case::HarmlessDamage { batch }));
         cases.extend(repeated.into_iter().map(|batch| Case::Repeated { batch }));
         match &mut replayed {
@@ -320,6 +362,9 @@ impl Scan {
                 cases.push(Case::TornTail { batch: number + 1 });
             }
             Some(_) => cases.push(Case::Clean),
+        }
+        if cases.iter().any(Case::is_loss) {
+            cases.push(self.loss_files());
         }
         if let Some(replayed) = replayed.as_mut().filter(|replayed| replayed.hole.is_some()) {
             note_loss(replayed, mark.filter(|mark| mark.batch >= number), synced.then_some(node));

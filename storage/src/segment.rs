@@ -9,6 +9,7 @@
 //! generation.
 
 use crate::block::BLOCK_BYTES;
+use crate::disk::NO_INODES;
 use crate::{Disk, DiskFile};
 use std::io;
 use std::sync::mpsc;
@@ -149,12 +150,16 @@ pub(crate) struct Unprepared(String);
 /// An error of preparing a segment of `bytes` bytes, with the file and the room in its text.
 pub(crate) fn unprepared(disk: &impl Disk, bytes: u64, error: &io::Error) -> io::Error {
     let file = disk.describe(TEMPORARY);
-    let text = match (error.kind(), disk.free_bytes()) {
+    let free = disk.free_bytes();
+    let text = match (error.kind(), free.filter(|free| *free < bytes)) {
         (io::ErrorKind::StorageFull, Some(free)) => format!(
             "no room for the next log segment ({file}): {} are needed and {} are free",
             Size(bytes),
             Size(free)
         ),
+        (io::ErrorKind::StorageFull, None) if disk.free_files() == Some(0) => {
+            format!("no room for the next log segment ({file}): {NO_INODES}")
+        }
         (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => format!(
             "no room for the next log segment ({file}): {} are needed: {error}",
             Size(bytes)

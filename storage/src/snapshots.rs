@@ -15,7 +15,7 @@
 //! log begins after. When the log durably begins after a later snapshot, the caller calls
 //! [`Snapshots::remove_before`]. Snapshots later than that remain.
 
-use crate::disk::read_exact_at;
+use crate::disk::{named, read_exact_at};
 use crate::{Disk, DiskFile, codec};
 use raft::{LogId, Snapshot};
 use std::io::{self, Read, Write};
@@ -62,7 +62,8 @@ impl<D: Disk> Snapshots<D> {
     pub fn create(&self, snapshot: &Snapshot) -> io::Result<SnapshotWriter<D>> {
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
         let temporary = format!("{DIR}/{number}.tmp");
-        let file = self.disk.create(&temporary)?;
+        let created = self.disk.create(&temporary);
+        let file = created.map_err(|error| named(&self.disk, &temporary, error))?;
         let mut description = Vec::new();
         codec::encode(snapshot, &mut description);
         let length = u32::try_from(description.len()).map_err(io::Error::other)?;
@@ -179,7 +180,7 @@ impl<D: Disk> SnapshotWriter<D> {
         if done.is_err() {
             self.file = Some(file);
         }
-        done
+        done.map_err(|error| named(&self.disk, &self.temporary, error))
     }
 
     fn end_chunk(&mut self) -> io::Result<()> {
@@ -195,6 +196,10 @@ impl<D: Disk> SnapshotWriter<D> {
 
     /// Writes the buffer and begins the next chunk.
     fn write_out(&mut self) -> io::Result<()> {
+        self.try_write_out().map_err(|error| named(&self.disk, &self.temporary, error))
+    }
+
+    fn try_write_out(&mut self) -> io::Result<()> {
         if let Some(file) = &mut self.file {
             file.write_at(self.offset, &self.buffer)?;
         }

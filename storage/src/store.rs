@@ -17,9 +17,10 @@ pub trait LogStore: Send {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PersistError {
-    /// The disk is full or the log has reached its limit. Nothing of the write counts as written.
-    /// The same write may be retried, and succeeds once there is room.
-    #[error("no room for the log: {source}; free some disk space, or raise the bound")]
+    /// The disk is full, the log has reached its limit, or the system has no memory or descriptors
+    /// for the write. Nothing of the write counts as written. The same write may be retried, and
+    /// succeeds once there is room.
+    #[error("no room for the log: {source}; {}", room_advice(.source))]
     Full {
         /// The write, for a retry.
         write: Box<raft::Write>,
@@ -33,4 +34,14 @@ pub enum PersistError {
         /// The error with which the disk failed.
         source: io::Error,
     },
+}
+
+/// What an operator can do for a write that may be retried.
+fn room_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some disk space, or raise the bound"
+        }
+        _ => "free some memory, or raise the limits of the process (ulimit -n)",
+    }
 }

@@ -142,7 +142,8 @@ pub async fn cluster_of_on<N: Net>(net: &N, own: &Founder, list: &[Listed]) -> C
                 _ => silent.push((peer, "this node is not a member there yet".to_owned())),
             }
         }
-        asking.report(&silent, "a member must know this node");
+        let why = "a member must know this node, and this version cannot add members yet";
+        asking.report(&silent, why);
         net.sleep(ASK_AGAIN).await;
     }
 }

@@ -45,6 +45,7 @@ pub use bootstrap::{
 };
 pub use config::TransportConfig;
 pub use founders::{Founder, Listed};
+pub use hello::PROTOCOL_VERSION;
 pub use places::PEER_CONNECTIONS_MAX;
 pub use server::PeerServer;
 pub use shared::TransportFigures;

@@ -96,7 +96,7 @@ impl Net for TokioNet {
     }
 
     async fn connect(&self, to: SocketAddr) -> io::Result<Self::Stream> {
-        let stream = tokio::net::TcpStream::connect(to).await?;
+        let stream = not_itself(tokio::net::TcpStream::connect(to).await?)?;
         // A failure only makes the stream slower.
         let _ = stream.set_nodelay(true);
         Ok(stream)
@@ -137,6 +137,23 @@ impl Net for TokioNet {
 impl Offload for TokioNet {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.runtime.spawn_blocking(work).await.ok()
+    }
+}
+
+/// Refuses a connection that is connected to itself.
+///
+/// If nobody listens on a port of this machine, and the port is in the range from which the system
+/// takes the ports of outgoing connections, then a connection to it may get that same port, and TCP
+/// connects it to itself. It is reset, so that it leaves no TIME-WAIT: that would keep the node
+/// whose port it is from listening for a minute.
+pub fn not_itself(stream: tokio::net::TcpStream) -> io::Result<tokio::net::TcpStream> {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) if local == peer => {
+            stream.set_zero_linger()?;
+            drop(stream);
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+        _ => Ok(stream),
     }
 }
 
@@ -263,6 +280,20 @@ mod tests {
         assert_eq!(deadline.limit(late, pause).await, Ok(()));
         assert_eq!(deadline.limit(soon, pending::<()>()).await, Err(Elapsed));
         assert!(net.now() - begun < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_itself_is_refused_and_leaves_the_port_free() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let at = socket.local_addr().unwrap();
+        let stream = socket.connect(at).await.unwrap();
+        let refused = not_itself(stream).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let listener = tokio::net::TcpListener::bind(at).await.unwrap();
+        // A connection to somebody else is none to itself.
+        not_itself(tokio::net::TcpStream::connect(at).await.unwrap()).unwrap();
+        drop(listener);
     }
 
     #[tokio::test]

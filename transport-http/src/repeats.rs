@@ -40,7 +40,8 @@ impl Repeats {
 /// A peer that is unreachable is not reported for this long after the start: the nodes of a cluster
 /// start one after another.
 const START_GRACE: Duration = Duration::from_secs(5);
-/// A peer that was back for a shorter time than this counts as never back.
+/// A peer that was back for a shorter time than this counts as never back: its next outage is news
+/// only if its reason is.
 const STEADY: Duration = Duration::from_secs(10);
 
 /// Whether a peer is reachable, and which of its changes are reported to the operator.
@@ -64,9 +65,12 @@ impl Reach {
     /// it.
     pub fn is_away(&mut self, kind: &str) -> bool {
         let now = Instant::now();
-        if self.back.take().is_some_and(|back| now.duration_since(back) > STEADY) {
+        if let Some(back) = self.back.take() {
+            // An outage lasts from this loss on, also if the one before was short ago.
             self.away = None;
-            self.reported.clear();
+            if now.duration_since(back) > STEADY {
+                self.reported.clear();
+            }
         }
         self.away.get_or_insert(now);
         now.duration_since(self.made) >= START_GRACE && self.reported.is_news(kind)
@@ -138,6 +142,18 @@ mod tests {
         assert!(reach.is_back().is_some_and(|away| away >= Duration::from_secs(300)));
         advance(Duration::from_secs(60)).await;
         assert!(reach.is_away("no answer"), "a new outage is news");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_counts_from_its_own_loss_and_not_from_that_of_the_start() {
+        let mut reach = Reach::new();
+        assert!(!reach.is_away("connection refused"), "the peer starts a little later");
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(reach.is_back(), None);
+        advance(Duration::from_secs(8)).await;
+        assert!(reach.is_away("broken"));
+        advance(Duration::from_millis(300)).await;
+        assert_eq!(reach.is_back(), Some(Duration::from_millis(300)));
     }
 
     #[tokio::test(start_paused = true)]

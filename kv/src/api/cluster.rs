@@ -47,9 +47,12 @@ async fn answer(app: &App, request: Request) -> Result<Response, Problem> {
     let status = app.handle.status();
     let leader = status.raft.leader.filter(|leader| *leader != app.id);
     if local != Some(true)
-        && let Some(response) = from_leader(app, app.client_address(leader)).await
-    {
-        return Ok(response);
+        && let Some(view) = from_leader(app, app.client_address(leader)).await {
+        let view = match status.ready() {
+            Ok(()) => view,
+            Err(reason) => with_own_state(&view, app.id, &reason.to_string()).unwrap_or(view),
+        };
+        return Ok(routes::json(StatusCode::OK, view));
     }
     Ok(json_ok(&describe(app, &status)))
 }
@@ -64,10 +67,19 @@ pub trait AskLeader: Send + Sync + 'static {
 /// A future of the JSON with which a leader answers.
 pub type View = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
 
-async fn from_leader(app: &App, address: Option<String>) -> Option<Response> {
+async fn from_leader(app: &App, address: Option<String>) -> Option<Bytes> {
     let (address, leader) = address.zip(app.leader.as_ref())?;
-    let body = leader.cluster(address, LEADER_TIMEOUT).await?;
-    Some(routes::json(StatusCode::OK, body))
+    leader.cluster(address, LEADER_TIMEOUT).await
+}
+
+/// The leader's view, with the state of this node in its own words. To the leader, a node whose
+/// disk is full is only silent. `None` if the view does not have this node.
+fn with_own_state(view: &Bytes, own: NodeId, state: &str) -> Option<Bytes> {
+    let mut view: Value = serde_json::from_slice(view).ok()?;
+    let members = view.get_mut("members")?.as_array_mut()?;
+    let member = members.iter_mut().find(|member| member["id"] == own.0)?;
+    member["state"] = state.into();
+    serde_json::to_vec(&view).ok().map(Bytes::from)
 }
 
 fn describe(app: &App, status: &DriverStatus) -> Value {
@@ -173,5 +185,23 @@ fn seconds(time: Duration) -> String {
         0..10 => format!("{:.1} s", time.as_secs_f64()),
         seconds @ 10..120 => format!("{seconds} s"),
         seconds => format!("{} min", seconds / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_ready_has_its_own_reason_in_the_leaders_view() {
+        let view = json!({"node": 0, "members": [
+            {"id": 0, "state": "up"}, {"id": 2, "state": "no answer for 3.0 s"},
+        ]});
+        let view = Bytes::from(view.to_string());
+        let seen = with_own_state(&view, NodeId(2), "the disk has no room").unwrap();
+        let seen: Value = serde_json::from_slice(&seen).unwrap();
+        assert_eq!(seen["members"][0]["state"], "up");
+        assert_eq!(seen["members"][1]["state"], "the disk has no room");
+        assert_eq!(with_own_state(&view, NodeId(7), "new"), None);
     }
 }

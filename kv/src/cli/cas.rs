@@ -60,9 +60,10 @@ fn swap(client: &Client, args: &Args, compare: &[u8], value: &[u8]) -> Result<u8
         }
         if read.body != compare {
             exit::complain("the key has another value:");
-            // The value is only informative, so an error in printing it is ignored.
-            let _ = input::print_value(&read.body);
-            return Ok(exit::NO);
+            return Ok(match input::print_value(&read.body) {
+                Ok(()) => exit::NO,
+                Err(error) => input::not_printed(&error),
+            });
         }
         let Some(version) = read.headers.get(ETAG) else {
             return Err(CallError::NotDone("the node's answer has no version".into()));

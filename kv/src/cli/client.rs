@@ -51,7 +51,7 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| CallError::NotDone(error.to_string()))?;
+            .map_err(|error| CallError::NotDone(exit::with_limit(&error)))?;
         let clock = Arc::new(TokioClock::new());
         let client = kv::client::Client::new(args.servers.clone(), args.timeout, Sockets, clock);
         Ok(Client { client, runtime })

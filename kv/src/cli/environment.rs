@@ -47,11 +47,40 @@ pub fn unknown(command: &Command) -> Vec<String> {
     unknown_of(names, &known(command))
 }
 
+/// Variables that other subcommands read, and that have no effect on the one with this name.
+pub fn without_effect(command: &Command, name: &str) -> Vec<String> {
+    let servers =
+        command.get_subcommands().filter(|sub| ["cluster", "serve"].contains(&sub.get_name()));
+    let read = servers.flat_map(known).collect();
+    let own = command.find_subcommand(name).map(known).unwrap_or_default();
+    without_effect_of(
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()),
+        &read,
+        &own,
+    )
+}
+
+fn without_effect_of(
+    names: impl Iterator<Item = String>,
+    read: &BTreeSet<String>,
+    own: &BTreeSet<String>,
+) -> Vec<String> {
+    let mut without: Vec<String> = names
+        .filter(|name| read.contains(name) && !own.contains(name) && !is_of_kubernetes(name))
+        .collect();
+    without.sort();
+    without
+}
+
+/// Whether Kubernetes sets this variable for a service that has the name of this program.
+fn is_of_kubernetes(name: &str) -> bool {
+    name.contains("_SERVICE_") || name.contains("_PORT")
+}
+
 fn unknown_of(names: impl Iterator<Item = String>, known: &BTreeSet<String>) -> Vec<String> {
     let mut unknown: Vec<String> = names
         .filter(|name| name.starts_with(PREFIX) && !known.contains(name))
-        // Kubernetes sets these for a service that has the name of this program.
-        .filter(|name| !name.contains("_SERVICE_") && !name.contains("_PORT"))
+        .filter(|name| !is_of_kubernetes(name))
         .collect();
     unknown.sort();
     unknown
@@ -67,5 +96,15 @@ mod tests {
         let names = ["RAFT_KV_DATADIR", "RAFT_KV_DATA_DIR", "HOME", "RAFT_KV_SERVICE_HOST"];
         let names = names.into_iter().map(str::to_owned);
         assert_eq!(unknown_of(names, &known), ["RAFT_KV_DATADIR"]);
+    }
+
+    #[test]
+    fn a_variable_of_another_subcommand_is_without_effect() {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let read = set(&["RAFT_KV_ID", "RAFT_KV_LOG", "RAFT_KV_PORT"]);
+        let own = set(&["RAFT_KV_LOG"]);
+        let names = ["RAFT_KV_ID", "RAFT_KV_LOG", "RAFT_KV_PORT", "RAFT_KV_SERVER"];
+        let names = names.into_iter().map(str::to_owned);
+        assert_eq!(without_effect_of(names, &read, &own), ["RAFT_KV_ID"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The exit codes, which scripts rely on.
 
 use super::lines::Lines;
-use std::io::Write;
+use std::io::{self, Write};
 
 /// Done; for `serve` and `cluster`: stopped as asked.
 pub const DONE: u8 = 0;
@@ -13,7 +13,7 @@ pub const NO: u8 = 1;
 pub const NOT_DONE: u8 = 3;
 /// The request was sent, but no answer came. It may have been executed.
 pub const UNKNOWN: u8 = 4;
-/// A node or a cluster failed while it ran.
+/// A node or a cluster failed while it ran, or did not stop gracefully.
 pub const FAILED: u8 = 70;
 /// A node has stopped because its copy of the state differs from those of the others. It has
 /// forgotten its log, and the others repair it when it is started again.
@@ -30,12 +30,24 @@ Exit codes:
   0   done
   1   negative: the key does not exist, the comparison failed, or (bench --check) a write was lost
   2   the command line is invalid
-  3   certainly not done: no server reached, no leader, or refused; status: no leader
+  3   certainly not done: no server reached, no leader, or refused; status: no leader; or the
+      result could not be printed
   4   unknown: sent, but no answer arrived; it may have been done
-  70  a node or cluster failed while running
+  70  a node or cluster failed while running, or its nodes were killed because they did not stop in
+      time or a second signal came (later than 1 s after the first); no acknowledged write is lost
   75  a node stopped because its copy of the data differs; after a restart, the others repair it
   78  a node or cluster cannot start with its settings (port, directory, members)
   129 a node or cluster stopped cleanly because its terminal was closed (SIGHUP)";
+
+/// An error of the operating system for an operator, with the limit that it comes from.
+pub fn with_limit(error: &io::Error) -> String {
+    // The number is the same on Linux and macOS.
+    const EMFILE: i32 = 24;
+    match error.raw_os_error() {
+        Some(EMFILE) => format!("{error} (see ulimit -n: raise it, to 1024 at least)"),
+        _ => error.to_string(),
+    }
+}
 
 /// Prints on standard error why the program ends. Returns after at most a second, even if nothing
 /// could be printed.

@@ -19,10 +19,7 @@ pub fn run(args: &Args) -> u8 {
     match Client::new(&args.server).and_then(|client| client.call(&request)) {
         Ok(response) if response.status.is_success() => match input::print_value(&response.body) {
             Ok(()) => exit::DONE,
-            Err(error) => {
-                exit::complain(format_args!("cannot print the value: {error}"));
-                exit::NOT_DONE
-            }
+            Err(error) => input::not_printed(&error),
         },
         Ok(response) if response.status == StatusCode::NOT_FOUND => {
             exit::complain(format_args!("no such key: {}", args.key.display()));

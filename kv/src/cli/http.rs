@@ -11,6 +11,7 @@ use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use transport_http::net::not_itself;
 
 /// The timeout of connecting to one address of a node. A node that takes longer counts as down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,7 +82,8 @@ pub async fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Fail
     let mut failure = nobody("the name has no address".into());
     for address in found {
         let connect_deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-        match timeout_at(connect_deadline, TcpStream::connect(address)).await {
+        let connected = async { not_itself(TcpStream::connect(address).await?) };
+        match timeout_at(connect_deadline, connected).await {
             Ok(Ok(stream)) => {
                 // Without this option the exchange is only slower.
                 let _ = stream.set_nodelay(true);

@@ -1,9 +1,14 @@
 //! Keys and values of the command line. Both may be any bytes.
 
+use super::exit;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use rustix::fs::OFlags;
 use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// The characters that are not percent-encoded in a path. Slashes are among them, because the key
 /// is the rest of the path.
@@ -25,9 +30,39 @@ pub fn value_of(argument: &OsString) -> io::Result<Vec<u8>> {
     if argument.as_bytes() != b"-" {
         return Ok(argument.as_bytes().to_vec());
     }
+    if was_closed(io::stdin()) {
+        return Err(io::Error::other("standard input is closed; an empty value is written as ''"));
+    }
     let mut value = Vec::new();
     io::stdin().lock().read_to_end(&mut value)?;
     Ok(value)
+}
+
+/// Whether standard input was closed when the program was started. The runtime of the language puts
+/// `/dev/null` in its place, open for reading and writing; a shell's `< /dev/null` is open for
+/// reading only.
+fn was_closed(stream: impl AsFd) -> bool {
+    let copy = stream.as_fd().try_clone_to_owned().map(File::from);
+    let (Ok(stat), Ok(null)) = (copy.and_then(|copy| copy.metadata()), fs::metadata("/dev/null"))
+    else {
+        return false;
+    };
+    let is_null = stat.file_type().is_char_device() && stat.rdev() == null.rdev();
+    let is_for_both = |flags: OFlags| flags & OFlags::ACCMODE == OFlags::RDWR;
+    is_null && rustix::fs::fcntl_getfl(&stream).is_ok_and(is_for_both)
+}
+
+/// Prints a text and a newline on standard output.
+pub fn print_line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Reports that the result of a command could not be printed. Returns the exit code.
+pub fn not_printed(error: &io::Error) -> u8 {
+    exit::complain(format_args!("cannot print the result: {error}"));
+    exit::NOT_DONE
 }
 
 /// Prints a value byte for byte. On a terminal, a newline follows if the value does not end in one.

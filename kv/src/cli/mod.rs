@@ -22,6 +22,7 @@ mod threads;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 /// A replicated key-value store: durable, and consistent across its nodes.
 #[derive(Parser)]
@@ -51,27 +52,59 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// The text of `--version`. A data directory can be read by programs with the same data format
+/// only, and nodes understand one another only with the same protocol.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} (data format {}, protocol {})",
+        env!("CARGO_PKG_VERSION"),
+        storage::codec::VERSION,
+        transport_http::PROTOCOL_VERSION
+    )
+});
+
+/// Reports variables of the environment that have no effect on the subcommand `name`.
+fn warn_of_variables(name: &str) {
+    let command = CommandLine::command();
+    for variable in environment::unknown(&command) {
+        exit::complain(format_args!(
+            "{variable} in the environment is no setting of this program; see --help"
+        ));
+    }
+    for variable in environment::without_effect(&command, name) {
+        exit::complain(format_args!("{variable} in the environment has no effect on {name}"));
+    }
+}
+
 /// Runs the program on the arguments of this process.
 pub fn run() -> ExitCode {
     // Client commands use many connections too, and the nodes of a cluster inherit the limit.
     kv::descriptors::raise_limit();
-    let parsed = environment::without_empty(CommandLine::command()).try_get_matches();
+    let command = environment::without_empty(CommandLine::command().version(&**VERSION));
+    let parsed = command.try_get_matches();
     let command_line = match parsed.and_then(|found| CommandLine::from_arg_matches(&found)) {
         Ok(command_line) => command_line,
         Err(error) => {
-            let _ = error.print();
+            // The text of --help and --version is a result. An error of the arguments has an exit
+            // code that says enough.
+            if let Err(failed) = error.print()
+                && !error.use_stderr()
+            {
+                return ExitCode::from(input::not_printed(&failed));
+            }
             if let Some(name) = environment::source_of(&error, &CommandLine::command()) {
                 eprintln!("The value comes from {name} in the environment.");
             }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    if matches!(command_line.command, Command::Cluster(_) | Command::Serve(_)) {
-        for name in environment::unknown(&CommandLine::command()) {
-            eprintln!(
-                "raft-kv: {name} in the environment is no setting of this program; see --help"
-            );
-        }
+    let server = match command_line.command {
+        Command::Cluster(_) => Some("cluster"),
+        Command::Serve(_) => Some("serve"),
+        _ => None,
+    };
+    if let Some(name) = server {
+        warn_of_variables(name);
     }
     let code = match command_line.command {
         Command::Cluster(args) => cluster::run(&args),

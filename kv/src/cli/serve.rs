@@ -8,11 +8,15 @@ use super::threads;
 use driver::StopReason;
 use kv::serve::ServeError;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 /// Runs a node.
 pub fn run(flags: Flags) -> u8 {
+    name_process();
     let settings = match settings::resolve(flags) {
         Ok(settings) => settings,
         Err(error) => return refuse(error),
@@ -26,11 +30,11 @@ pub fn run(flags: Flags) -> u8 {
     }
     let log = match log::start(filter) {
         Ok(log) => log,
-        Err(error) => return refuse(error),
+        Err(error) => return refuse(exit::with_limit(&error)),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return refuse(error),
+        Err(error) => return refuse(exit::with_limit(&error)),
     };
     let ended = runtime.block_on(node(settings));
     // After a graceful stop, remaining tasks only wait for clients and can be dropped.
@@ -39,12 +43,28 @@ pub fn run(flags: Flags) -> u8 {
     match ended {
         Ended::Told(stop) => stop.exit_code(),
         Ended::Refused(why) => refuse(why),
+        Ended::Cut => {
+            exit::complain(
+                "stopped at once by a second signal; no acknowledged write is lost, requests in \
+                 progress were cut",
+            );
+            exit::FAILED
+        }
         Ended::Failed(error) => {
             let code = failure(&error);
             exit::complain(error);
             code
         }
     }
+}
+
+/// Names this process after its program, on Linux. A local cluster executes `/proc/self/exe`, and
+/// `ps` and `pkill` would otherwise know the node as `exe`.
+fn name_process() {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    // On other systems there is no such file, and no need of it.
+    let _ = std::fs::write("/proc/self/comm", name.as_bytes());
 }
 
 /// How a node has ended.
@@ -54,6 +74,8 @@ enum Ended {
     /// It could not start.
     Refused(String),
     Failed(ServeError),
+    /// A second signal ended the wait for a graceful stop.
+    Cut,
 }
 
 /// The exit code of a node that has failed.
@@ -72,7 +94,12 @@ fn refuse(why: impl std::fmt::Display) -> u8 {
 async fn node(settings: Settings) -> Ended {
     let mut signals = match StopSignals::listen() {
         Ok(signals) => signals,
-        Err(error) => return Ended::Refused(format!("cannot listen to signals: {error}")),
+        Err(error) => {
+            return Ended::Refused(format!(
+                "cannot listen to signals: {}",
+                exit::with_limit(&error)
+            ));
+        }
     };
     let abandoned = abandoned(settings.stop_on_stdin_eof);
     tokio::pin!(abandoned);
@@ -104,11 +131,11 @@ async fn node(settings: Settings) -> Ended {
                 Stop::Asked => tracing::info!("stopping: asked to by a signal or the supervisor"),
                 Stop::Hangup => tracing::info!("stopping: SIGHUP has come (nohup prevents that)"),
             }
+            let first = Instant::now();
             tokio::select! {
                 biased;
                 stopped = running.stop() => stopped,
-                // A second signal ends the wait for a graceful stop.
-                _ = signals.wait() => Ok(()),
+                () = signals.wait_again(first) => return Ended::Cut,
             }
         }
     };

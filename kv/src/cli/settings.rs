@@ -39,7 +39,8 @@ pub struct Flags {
     /// On an empty directory: bootstrap a new cluster with these members
     #[arg(long, env = "RAFT_KV_BOOTSTRAP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub bootstrap: Option<bool>,
-    /// On an empty directory: wait to be added to an existing cluster
+    /// On an empty directory: wait to be added to an existing cluster. This version cannot add
+    /// members yet, so such a node waits for ever
     #[arg(long, env = "RAFT_KV_JOIN", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub join: Option<bool>,
     /// Campaign as soon as the node starts

@@ -5,12 +5,17 @@
 
 use super::exit;
 use std::io;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The number of SIGHUP, on all systems.
 const SIGHUP: u8 = 1;
 /// The number of the signal that a write beyond `ulimit -f` causes, on Linux and macOS.
 const SIGXFSZ: i32 = 25;
+
+/// A further stop signal within this time after the first one is taken for the same request:
+/// `timeout` and some container runtimes send two, and a supervisor closes a pipe and sends one.
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// The cause of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,16 @@ impl StopSignals {
             terminate: signal(SignalKind::terminate())?,
             hangup,
         })
+    }
+
+    /// Waits for a stop signal that arrives at least [`GRACE`] after the time of the first one.
+    pub async fn wait_again(&mut self, first: Instant) {
+        loop {
+            self.wait().await;
+            if first.elapsed() >= GRACE {
+                return;
+            }
+        }
     }
 
     /// Waits for the next stop signal.

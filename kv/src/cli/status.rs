@@ -1,11 +1,10 @@
 //! `raft-kv status`: the members of the cluster and their states.
 
 use super::client::{self, Client, ServerArgs};
-use super::exit;
 use super::http::Request;
+use super::{exit, input};
 use hyper::Method;
 use serde_json::Value;
-use std::io::Write;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -27,8 +26,9 @@ pub fn run(args: &Args) -> u8 {
             } else {
                 describe(&cluster)
             };
-            // An error is ignored: the reader of the output has closed it.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+            if let Err(error) = input::print_line(text.trim_end()) {
+                return input::not_printed(&error);
+            }
             if cluster["leader"].is_null() { exit::NOT_DONE } else { exit::DONE }
         }
         Ok(response) => client::refused(&response),

@@ -4,6 +4,7 @@
 //! not serve. So a limit (`ulimit -u`, the cgroup's `pids.max`) that is too low is found before
 //! anything else is started. Another process of the same user may still take the threads later.
 
+use super::exit;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::mpsc;
@@ -30,8 +31,8 @@ pub fn check_supervisor() -> Result<(), ThreadError> {
 /// The system does not permit the threads that are needed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot start a thread: {source} (see ulimit -u, or pids.max of the cgroup; {needed} threads \
-     are needed, and {started} could be started)"
+    "cannot start a thread: {} (see ulimit -u, or pids.max of the cgroup; {needed} threads \
+     are needed, and {started} could be started)", exit::with_limit(.source)
 )]
 pub struct ThreadError {
     needed: usize,

@@ -151,6 +151,11 @@ impl Cluster {
         }
     }
 
+    /// How the supervisor has ended, if it has.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
+    }
+
     /// Stops the cluster with SIGINT, as Ctrl-C does.
     pub fn stop(&mut self) -> ExitStatus {
         signal(self.supervisor(), rustix::process::Signal::INT);

@@ -46,6 +46,12 @@ fn assert_settled(disk: &MemDisk, expected: &Restored) {
     }
 }
 
+/// The findings of a start, without the files to which they point.
+fn losses(cases: &[Case]) -> Vec<Case> {
+    let is_other = |case: &&Case| !matches!(case, Case::LossFiles { .. });
+    cases.iter().filter(is_other).cloned().collect()
+}
+
 #[test]
 fn an_empty_directory_restores_nothing() {
     let (_, found) = open(&MemDisk::new());
@@ -287,7 +293,7 @@ fn rot_below_an_intact_batch_leaves_the_prefix_and_the_note_that_more_was_there(
     assert_eq!(restored.entries, entries(1, 3, 1));
     let lost = HardState { lost: Some(LogId::new(9, 1)), ..hard(1, Some(2)) };
     assert_eq!(restored.hard_state, lost);
-    assert_eq!(found.cases, [Case::Rotten { batch: 5 }]);
+    assert_eq!(losses(&found.cases), [Case::Rotten { batch: 5 }]);
     assert_settled(&disk, &Restored { hard_state: lost, ..restored });
 }
 
@@ -337,6 +343,19 @@ fn rot_in_what_a_later_base_builds_upon_leaves_the_base_alone() {
 }
 
 #[test]
+fn the_files_in_which_something_is_lost_are_named() {
+    let disk = MemDisk::new();
+    of_single_entries(&disk, 12);
+    let gone = disk.fork();
+    rot(&disk, 2, 0);
+    let case = reopen(&disk).1.cases.pop().unwrap();
+    assert_eq!(case, Case::LossFiles { damaged: vec![path(2)], absent: vec![] });
+    gone.lose(&path(2));
+    let case = reopen(&gone).1.cases.pop().unwrap();
+    assert!(case.to_string().contains(&format!("perhaps missing: {}", path(2))), "{case}");
+}
+
+#[test]
 fn a_missing_segment_in_the_middle_is_rot() {
     let disk = MemDisk::new();
     of_single_entries(&disk, 12);
@@ -345,7 +364,7 @@ fn a_missing_segment_in_the_middle_is_rot() {
     let restored = found.restored.unwrap();
     assert_eq!(restored.entries, entries(1, 3, 1));
     assert_eq!(restored.hard_state.lost, Some(LogId::new(12, 1)));
-    assert_eq!(found.cases, [Case::Rotten { batch: 5 }]);
+    assert_eq!(losses(&found.cases), [Case::Rotten { batch: 5 }]);
     assert_settled(&disk, &restored);
 }
 
@@ -358,7 +377,7 @@ fn a_missing_first_segment_is_rot() {
     let restored = found.restored.unwrap();
     assert!(restored.entries.is_empty());
     assert_eq!(restored.hard_state.lost, Some(LogId::new(9, 1)));
-    assert_eq!(found.cases, [Case::Rotten { batch: 0 }]);
+    assert_eq!(losses(&found.cases), [Case::Rotten { batch: 0 }]);
     assert_settled(&disk, &restored);
 }
 
@@ -391,7 +410,7 @@ fn a_write_that_the_disk_has_lost_counts_as_rot() {
     let restored = found.restored.unwrap();
     assert_eq!(ids(&restored), ["1@1"]);
     assert_eq!(restored.hard_state, HardState { lost: Some(LogId::new(3, 2)), ..hard(2, None) });
-    assert_eq!(found.cases, [Case::Rotten { batch: 4 }]);
+    assert_eq!(losses(&found.cases), [Case::Rotten { batch: 4 }]);
 }
 
 #[test]
@@ -403,7 +422,7 @@ fn a_misdirected_write_counts_as_damage() {
     disk.damage(&path(2), BLOCK, &content[BLOCK as usize..2 * BLOCK as usize]);
     let (_, found) = reopen(&disk);
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1", "4@1"]);
-    assert_eq!(found.cases, [Case::Rotten { batch: 6 }]);
+    assert_eq!(losses(&found.cases), [Case::Rotten { batch: 6 }]);
 }
 
 #[test]
@@ -421,7 +440,7 @@ fn a_sector_that_cannot_be_read_counts_as_damage() {
     }));
     let (_, found) = reopen(&disk);
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1", "4@1"]);
-    assert_eq!(found.cases, [Case::Rotten { batch: 6 }]);
+    assert_eq!(losses(&found.cases), [Case::Rotten { batch: 6 }]);
 }
 
 #[test]
@@ -437,7 +456,7 @@ fn a_marked_batch_that_is_damaged_is_no_torn_tail() {
     // The vote in term 2 is unknown. It counts as one for itself, so the node grants no vote.
     let lost = HardState { lost: Some(LogId::new(5, 1)), ..hard(2, Some(NODE.0)) };
     assert_eq!(restored.hard_state, lost);
-    assert_eq!(found.cases, [Case::RottenEnd { batch: 7 }]);
+    assert_eq!(losses(&found.cases), [Case::RottenEnd { batch: 7 }]);
     assert_settled(&disk, &restored);
 }
 
@@ -450,7 +469,7 @@ fn a_marked_batch_that_is_missing_without_a_trace_is_no_torn_tail() {
     let restored = found.restored.unwrap();
     assert_eq!(restored.entries, entries(1, 3, 1));
     assert_eq!(restored.hard_state, HardState { lost: Some(LogId::new(5, 1)), ..hard(1, Some(2)) });
-    assert_eq!(found.cases, [Case::RottenEnd { batch: 5 }]);
+    assert_eq!(losses(&found.cases), [Case::RottenEnd { batch: 5 }]);
     assert_settled(&disk, &restored);
 }
 
@@ -467,7 +486,7 @@ fn a_block_of_the_batch_after_it_proves_that_a_damaged_batch_was_synced() {
     assert_eq!(restored.entries, entries(1, 3, 1));
     assert_eq!(restored.hard_state.vote, Some(NodeId(2)));
     assert!(restored.hard_state.lost.is_some());
-    assert_eq!(found.cases, [Case::RottenEnd { batch: 5 }]);
+    assert_eq!(losses(&found.cases), [Case::RottenEnd { batch: 5 }]);
     assert_settled(&disk, &restored);
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::log::AppendError;
 use crate::testing::{Operation, Verdict};
-use crate::{LockError, OpenError, RealDisk};
+use crate::{LockError, OpenError, RealDisk, Snapshots};
 use std::sync::{Arc, Mutex};
 
 #[test]
@@ -334,12 +334,93 @@ fn a_node_that_ends_again_and_again_does_not_fill_its_disk() {
 }
 
 #[test]
-fn want_of_descriptors_in_preparing_a_segment_is_no_failure_of_the_disk() {
+fn want_of_descriptors_or_memory_is_no_failure_of_the_disk() {
     for (error, is_full) in [(12, true), (23, true), (24, true), (5, false)] {
-        let of = AppendError::of_preparing(std::io::Error::from_raw_os_error(error));
-        assert_eq!(matches!(of, AppendError::Full(_)), is_full, "{of:?}");
-        // For a write to the log it is a failure: an unknown part of it was written.
         let of = AppendError::of(std::io::Error::from_raw_os_error(error));
-        assert!(matches!(of, AppendError::Failed(_)), "{of:?}");
+        assert_eq!(matches!(of, AppendError::Full(_)), is_full, "{of:?}");
     }
+}
+
+#[test]
+fn a_write_for_which_there_is_no_memory_is_made_again_over_its_written_part() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    write(&mut log, hard(1, None), &entries(1, 2, 1));
+    disk.set_faults(Box::new(|operation| match operation {
+        Operation::Write { .. } => {
+            Verdict::Fails { kind: std::io::ErrorKind::OutOfMemory, done_bytes: 2048 }
+        }
+        _ => Verdict::Done,
+    }));
+    let batch = entries(3, 5, 1);
+    let refused =
+        log.append(BatchRef { hard_state: hard(1, None), log_start: None, entries: &batch });
+    assert!(matches!(refused, Err(AppendError::Full(_))), "{refused:?}");
+    disk.clear_faults();
+    write(&mut log, hard(1, None), &batch);
+    drop(log);
+    let (_log, found) = reopen(&disk);
+    assert_eq!(found.restored.unwrap().entries.len(), 5);
+}
+
+#[test]
+fn a_sync_for_which_there_is_no_memory_is_final() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    disk.set_faults(Box::new(|operation| match operation {
+        Operation::Sync { .. } => {
+            Verdict::Fails { kind: std::io::ErrorKind::OutOfMemory, done_bytes: 0 }
+        }
+        _ => Verdict::Done,
+    }));
+    let batch = entries(1, 1, 1);
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &batch };
+    assert!(matches!(log.append(batch), Err(AppendError::Failed(_))));
+    disk.clear_faults();
+    assert!(matches!(log.append(batch), Err(AppendError::Failed(_))), "it stays so");
+}
+
+#[test]
+fn a_disk_without_inodes_is_reported_as_that_and_not_as_one_without_bytes() {
+    let disk = MemDisk::new();
+    let mut log = begun(&disk);
+    disk.set_files_max(Some(disk.paths().len()));
+    let refused = (1..100).find_map(|index| {
+        let next = entries(index, index, 1);
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
+        log.append(batch).err()
+    });
+    let message = refused.expect("a segment is needed").into_io().to_string();
+    assert!(message.contains("inodes") && message.contains("log/next.tmp"), "{message}");
+    assert!(!message.contains("are needed"), "{message}");
+    let message = Snapshots::new(disk.clone()).unwrap().create(&snapshot(LogId::new(1, 1))).err();
+    let message = message.expect("there are no inodes").to_string();
+    assert!(message.contains("inodes") && message.contains("snapshots/0.tmp"), "{message}");
+}
+
+#[test]
+fn only_the_user_of_the_node_may_read_its_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("node");
+    let (mut log, _) = Log::open(RealDisk::new(&directory), config()).unwrap();
+    log.identify(identity()).unwrap();
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    let snapshots = Snapshots::new(RealDisk::new(&directory)).unwrap();
+    snapshots.create(&snapshot(LogId::new(1, 1))).unwrap().finish().unwrap();
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let (mut files, mut directories) = (0, vec![directory]);
+    while let Some(directory) = directories.pop() {
+        assert_eq!(mode(&directory), 0o700, "{}", directory.display());
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+            files += 1;
+        }
+    }
+    assert!(files >= 4, "lock, identity, segment, snapshot");
 }

@@ -19,7 +19,7 @@ mod worker;
 mod workload;
 
 use super::client::CallError;
-use super::{duration, exit, http};
+use super::{duration, exit, http, input};
 use leader::Leader;
 use record::Record;
 use report::Report;
@@ -79,12 +79,14 @@ pub struct Args {
 pub fn run(args: &Args) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return super::client::report(&CallError::NotDone(error.to_string())),
+        Err(error) => return super::client::report(&CallError::NotDone(exit::with_limit(&error))),
     };
     let outcome = match &args.check {
         Some(file) => runtime.block_on(record::check(file, &args.servers, args.timeout)),
         None => runtime.block_on(measure(args)).map(|report| {
-            report.print(args.json);
+            if let Err(error) = report.print(args.json) {
+                return input::not_printed(&error);
+            }
             if report.done == 0 { exit::NOT_DONE } else { exit::DONE }
         }),
     };

@@ -7,8 +7,8 @@
 use super::connection::Connection;
 use super::workload::number_in;
 use crate::cli::client::CallError;
-use crate::cli::exit;
 use crate::cli::http::{Failure, Request, Response};
+use crate::cli::{exit, input};
 use hyper::{Method, StatusCode};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -64,6 +64,10 @@ fn unwritable(path: &Path, error: &io::Error) -> CallError {
 pub async fn check(file: &Path, servers: &[String], timeout: Duration) -> Result<u8, CallError> {
     let (writes, last) = read(file)
         .map_err(|error| CallError::NotDone(format!("cannot read {}: {error}", file.display())))?;
+    if writes == 0 {
+        let file = file.display();
+        return Err(CallError::NotDone(format!("{file} records no write, so it proves nothing")));
+    }
     let mut reader = Reader { servers, connection: None, timeout };
     let mut lost = Vec::new();
     for (path, acknowledged) in &last {
@@ -78,14 +82,15 @@ pub async fn check(file: &Path, servers: &[String], timeout: Duration) -> Result
             "{path}: number {acknowledged} was acknowledged, found {found}"
         ));
     }
-    // An error in printing is ignored: the exit code has the result.
-    let _ = writeln!(
-        io::stdout(),
-        "{writes} acknowledged writes on {} keys: {} lost",
-        last.len(),
-        lost.len()
-    );
-    Ok(if lost.is_empty() { exit::DONE } else { exit::NO })
+    let (keys, lost) = (last.len(), lost.len());
+    let printed =
+        input::print_line(&format!("{writes} acknowledged writes on {keys} keys: {lost} lost"));
+    Ok(match printed {
+        // A lost write is the worse news.
+        _ if lost > 0 => exit::NO,
+        Ok(()) => exit::DONE,
+        Err(error) => input::not_printed(&error),
+    })
 }
 
 /// The number of acknowledged writes, and the last number of each key.

@@ -1,12 +1,13 @@
 //! The result of a benchmark, as text or JSON.
 
 use super::Args;
+use super::input;
 use super::worker::{Finding, Shared, histogram};
 use super::workload::Operation;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io;
 use std::time::Duration;
 
 /// The sum of the results of all clients.
@@ -91,10 +92,8 @@ impl Report {
     }
 
     /// Prints the report on standard output.
-    pub fn print(&self, json: bool) {
-        let text = if json { self.as_json() } else { self.as_text() };
-        // An error is ignored: the reader of the output has closed it.
-        let _ = writeln!(std::io::stdout(), "{text}");
+    pub fn print(&self, json: bool) -> io::Result<()> {
+        input::print_line(&if json { self.as_json() } else { self.as_text() })
     }
 
     fn as_json(&self) -> String {

@@ -7,8 +7,10 @@
 
 mod directory;
 mod leader;
+mod members;
 mod node;
 mod ports;
+mod program;
 
 use super::exit;
 use super::lines::Lines;
@@ -17,6 +19,7 @@ use super::signals::{Stop, StopSignals};
 use super::threads;
 use directory::Directory;
 use node::NodeProcess;
+use program::Program;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -60,8 +63,15 @@ enum ClusterError {
     Directory(#[from] directory::DirectoryError),
     #[error("no quorum can start: {0}")]
     NoQuorum(String),
-    #[error("cannot listen to signals: {0}")]
+    #[error("cannot listen to signals: {}", exit::with_limit(.0))]
     Signals(std::io::Error),
+    #[error("cannot find the file of this program: {0}")]
+    Program(std::io::Error),
+    #[error(
+        "killed: {nodes}, because {why}; no acknowledged write is lost, and the cluster can be \
+         started again"
+    )]
+    Killed { nodes: String, why: String },
 }
 
 /// Runs the cluster until a signal stops it.
@@ -73,7 +83,7 @@ pub fn run(args: &Args) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            exit::complain(format_args!("cannot start: {error}"));
+            exit::complain(format_args!("cannot start: {}", exit::with_limit(&error)));
             return exit::FAILED;
         }
     };
@@ -84,8 +94,12 @@ pub fn run(args: &Args) -> u8 {
     match ended {
         Ok(stop) => stop.exit_code(),
         Err(error) => {
+            let code = match &error {
+                ClusterError::Killed { .. } => exit::FAILED,
+                _ => exit::CONFIGURATION,
+            };
             exit::complain(error);
-            exit::CONFIGURATION
+            code
         }
     }
 }
@@ -93,16 +107,18 @@ pub fn run(args: &Args) -> u8 {
 async fn supervise(args: &Args) -> Result<Stop, ClusterError> {
     // Before anything is started, so that a signal from here on stops all of it.
     let mut signals = StopSignals::listen().map_err(ClusterError::Signals)?;
+    let program = Program::of_this_process().map_err(ClusterError::Program)?;
     let addresses = ports::addresses(args.port, args.nodes)?;
     let directory = Directory::take(&args.data_dir, args.port, args.nodes).await?;
     ports::check_free(&addresses).await?;
     directory.keep()?;
 
-    let nodes = (0..args.nodes).map(|id| NodeProcess::new(id, args, &addresses, &directory));
-    let mut nodes = Nodes(nodes.collect());
-    let outcome = watch(&mut nodes, args, &addresses, &mut signals).await;
-    nodes.stop(&mut signals).await;
-    outcome
+    let node = |id| NodeProcess::new(id, &program, args, &addresses, &directory);
+    let mut nodes = Nodes((0..args.nodes).map(node).collect());
+    let outcome = watch(&mut nodes, args, &addresses, &directory, &mut signals).await;
+    let stopped = nodes.stop(&mut signals).await;
+    let stop = outcome?;
+    stopped.map(|()| stop)
 }
 
 /// Supervises the nodes until a signal arrives. A node that ends is reported and started again; the
@@ -112,17 +128,21 @@ async fn watch(
     nodes: &mut Nodes,
     args: &Args,
     addresses: &[ports::Addresses],
+    directory: &Directory,
     signals: &mut StopSignals,
 ) -> Result<Stop, ClusterError> {
     let started = Instant::now();
     let mut patient = true;
     let mut leader = tokio::spawn(leader::find(addresses.to_vec()));
     let mut waiting = true;
+    let compared = members::compare(addresses);
+    tokio::pin!(compared);
+    let mut comparing = directory.is_lost();
     loop {
         tokio::select! {
             biased;
             stop = signals.wait() => {
-                say("\nStopping.");
+                say("\nStopping. A second signal, a second or more after the first, kills the nodes.");
                 return Ok(stop);
             }
             found = &mut leader, if waiting => {
@@ -131,6 +151,10 @@ async fn watch(
                 if let Ok(id) = found {
                     announce(id, args, addresses, nodes);
                 }
+            }
+            same = &mut compared, if comparing => {
+                comparing = false;
+                directory.compared(same)?;
             }
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
@@ -166,24 +190,33 @@ impl Nodes {
     }
 
     /// Stops all nodes gracefully. Kills those that still run after a timeout or at a second
-    /// signal.
-    async fn stop(&mut self, signals: &mut StopSignals) {
+    /// signal, which is an error. A signal soon after the first one changes nothing.
+    async fn stop(&mut self, signals: &mut StopSignals) -> Result<(), ClusterError> {
         for node in &mut self.0 {
             node.ask_to_stop();
         }
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        while self.0.iter_mut().any(NodeProcess::is_running) && Instant::now() < deadline {
+        let asked = Instant::now();
+        let mut why = format!("they did not stop within {} s", STOP_TIMEOUT.as_secs());
+        while self.0.iter_mut().any(NodeProcess::is_running) && asked.elapsed() < STOP_TIMEOUT {
             tokio::select! {
                 biased;
-                _ = signals.wait() => break,
+                () = signals.wait_again(asked) => {
+                    why = "a second signal came".to_owned();
+                    break;
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
+        let mut killed = Vec::new();
         for node in &mut self.0 {
             if node.is_running() {
-                say(&format!("node {} does not stop: killed", node.id()));
+                killed.push(format!("node {}", node.id()));
             }
             node.kill();
+        }
+        match killed.is_empty() {
+            true => Ok(()),
+            false => Err(ClusterError::Killed { nodes: killed.join(", "), why }),
         }
     }
 }

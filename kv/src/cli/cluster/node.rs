@@ -1,14 +1,15 @@
 //! The process of one node: start, supervision, restart and stop.
 
 use super::Args;
-use super::directory::{Directory, set_aside_long_log};
+use super::directory::{Directory, open_log, set_aside_long_log};
 use super::ports::Addresses;
+use super::program::Program;
 use crate::cli::exit;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// The first backoff before a restart. It doubles with each consecutive failure.
@@ -31,6 +32,7 @@ enum End {
 /// A node of the cluster, running or waiting for its next start.
 pub struct NodeProcess {
     id: u16,
+    program: Program,
     arguments: Vec<String>,
     log: PathBuf,
     /// The length of the log when the process was started. Its own lines follow.
@@ -48,7 +50,13 @@ pub struct NodeProcess {
 
 impl NodeProcess {
     /// Node `id` of the cluster. [`NodeProcess::look_after`] starts it.
-    pub fn new(id: u16, args: &Args, addresses: &[Addresses], directory: &Directory) -> Self {
+    pub fn new(
+        id: u16,
+        program: &Program,
+        args: &Args,
+        addresses: &[Addresses],
+        directory: &Directory,
+    ) -> Self {
         let peers: Vec<_> = addresses
             .iter()
             .map(|node| format!("{}={}/{}", node.id, node.client, node.peer))
@@ -70,6 +78,7 @@ impl NodeProcess {
         }
         NodeProcess {
             id,
+            program: program.clone(),
             arguments,
             log: directory.log_of_node(id),
             log_start: 0,
@@ -194,10 +203,13 @@ impl NodeProcess {
     fn spawn(&mut self, more: &[&str]) -> io::Result<()> {
         self.started = Instant::now();
         // A node that is restarted repeatedly must not fill the disk.
-        set_aside_long_log(&self.log)?;
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        self.log_start = log.metadata()?.len();
-        let mut command = Command::new(std::env::current_exe()?);
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.log.display()))
+        };
+        set_aside_long_log(&self.log).map_err(named)?;
+        let log = open_log(&self.log).map_err(named)?;
+        self.log_start = log.metadata().map_err(named)?.len();
+        let mut command = self.program.command();
         // The flags define the node completely. Variables in the environment are meant for other
         // programs.
         for (name, _) in std::env::vars_os() {
@@ -205,16 +217,15 @@ impl NodeProcess {
                 command.env_remove(name);
             }
         }
-        let child = command
+        command
             .arg("serve")
             .args(&self.arguments)
             .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
-            .process_group(0)
-            .spawn()?;
-        self.child = Some(child);
+            .process_group(0);
+        self.child = Some(self.program.spawn(&mut command)?);
         Ok(())
     }
 

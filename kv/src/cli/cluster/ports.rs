@@ -1,5 +1,6 @@
 //! The addresses of a local cluster, and the check that their ports are free.
 
+use kv::lingering::{LINGERING, is_lingering};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -26,6 +27,10 @@ pub enum PortError {
          or choose another first port with --port"
     )]
     InUse { port: u16, use_: String },
+    #[error(
+        "port {port} ({use_}) is in use: {LINGERING}. Or choose another first port with --port"
+    )]
+    Lingering { port: u16, use_: String },
     #[error("port {port} ({use_}): {why}: choose another first port with --port")]
     Unusable { port: u16, use_: String, why: io::Error },
     #[error("with --port {port} the ports end above 65535: choose a lower one")]
@@ -60,7 +65,10 @@ pub async fn check_free(addresses: &[Addresses]) -> Result<(), PortError> {
                     return Err(PortError::Unusable { port, use_, why });
                 }
                 if Instant::now() >= deadline {
-                    return Err(PortError::InUse { port, use_ });
+                    return Err(match is_lingering(address).await {
+                        true => PortError::Lingering { port, use_ },
+                        false => PortError::InUse { port, use_ },
+                    });
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
