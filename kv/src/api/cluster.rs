@@ -47,7 +47,8 @@ async fn answer(app: &App, request: Request) -> Result<Response, Problem> {
     let status = app.handle.status();
     let leader = status.raft.leader.filter(|leader| *leader != app.id);
     if local != Some(true)
-        && let Some(view) = from_leader(app, app.client_address(leader)).await {
+        && let Some(view) = from_leader(app, app.client_address(leader)).await
+    {
         let view = match status.ready() {
             Ok(()) => view,
             Err(reason) => with_own_state(&view, app.id, &reason.to_string()).unwrap_or(view),

@@ -1,14 +1,10 @@
 //! The stream of changes on the handle of a node.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
+use crate::support::{Network, leader, start};
 use driver::{Changes, View};
 use raft::NodeId;
 use std::time::Duration;
 use storage::testing::MemDisk;
-use support::{Network, leader, start};
 use tokio::time::timeout;
 
 const NODES: u64 = 3;
@@ -71,7 +67,7 @@ async fn nothing_comes_while_nothing_changes_and_nobody_misses_the_end() {
     let serving = until(&mut changes, |view| view.serving).await;
     assert_eq!(serving.leader, Some(NodeId(1)));
     // 20 ticks and a command change nothing that is shown.
-    support::add(&node, 1).await;
+    crate::support::add(&node, 1).await;
     assert!(timeout(Duration::from_millis(200), changes.next()).await.is_err());
     let waiting = tokio::spawn(async move {
         let last = changes.next().await;

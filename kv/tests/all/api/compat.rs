@@ -1,6 +1,6 @@
 //! The compatible API, field for field.
 
-use crate::node::{Node, ask, single};
+use crate::api::node::{Node, ask, single};
 use serde_json::{Value, json};
 
 fn value(node: &Node, path: &str) -> Value {

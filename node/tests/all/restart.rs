@@ -1,7 +1,5 @@
 //! Nodes with a typed state machine, killed and started again.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
 use quorate::{
     ApplyContext, Consistency, ExecuteError, LogTime, NotDone, StartError, TypedError,
     TypedMachine, TypedNode,

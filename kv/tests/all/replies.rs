@@ -1,11 +1,7 @@
 //! Replies that are not read take bounded memory of a node.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod local;
-
-use local::serve::{Members, ask};
-use local::{free_ports, scratch};
+use crate::local::serve::{Members, ask};
+use crate::local::{free_ports, scratch};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -1,11 +1,7 @@
 //! Nodes with a low limit on file descriptors, and more clients than that.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod local;
-
-use local::serve::{Members, ask};
-use local::{free_ports, scratch};
+use crate::local::serve::{Members, ask};
+use crate::local::{free_ports, scratch};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -71,8 +67,8 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
     members.start_limited(0, 160, &[]);
     // These clients keep their places, because they have just connected.
     let mut clients: Vec<TcpStream> = Vec::new();
-    let deadline = Instant::now() + local::PATIENCE;
-    while local::get(members.address(0), "/healthz").is_none() {
+    let deadline = Instant::now() + crate::local::PATIENCE;
+    while crate::local::get(members.address(0), "/healthz").is_none() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -84,7 +80,7 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
     for part in ["retry-after: 1", "problem:full", "connection: close"] {
         assert!(answer.contains(part), "{answer}");
     }
-    assert!(local::get(members.address(0), "/healthz").is_some());
+    assert!(crate::local::get(members.address(0), "/healthz").is_some());
 }
 
 #[test]
@@ -130,7 +126,7 @@ fn each_of_many_clients_for_whom_there_is_no_place_gets_an_answer() {
             });
         }
     });
-    assert!(local::get(address, "/healthz").is_some());
+    assert!(crate::local::get(address, "/healthz").is_some());
 }
 
 #[test]
@@ -179,7 +175,7 @@ fn clients_that_reset_their_connections_while_their_requests_wait_keep_no_descri
             client
         })
         .collect();
-    let deadline = Instant::now() + local::PATIENCE / 2;
+    let deadline = Instant::now() + crate::local::PATIENCE / 2;
     let mut first = [0; 1];
     for client in &waiting {
         // The first answer has arrived, and stays unread: closing will reset the connection.

@@ -1,12 +1,7 @@
 //! The lock service of the examples under simulated faults: crashes, partitions, full and broken
 //! disks.
 
-#![allow(missing_docs, reason = "the example is compiled into this test")]
-
-#[path = "../examples/locks/machine.rs"]
-mod machine;
-
-use machine::{Command, Grant, Locks};
+use crate::machine::{Command, Grant, Locks};
 use quorate::{ApplyContext, LogTime, Typed, TypedMachine};
 use serde::{Deserialize, Serialize};
 use simulator::checks::Check;

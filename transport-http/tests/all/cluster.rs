@@ -1,9 +1,9 @@
 //! Nodes that bootstrap a cluster, replicate, lose their connections and come back.
 
-mod nodes;
-
+use crate::nodes::{
+    TestNode, add, eventually, founder, list, read, servers, start, start_at, stop,
+};
 use driver::{Transport, inbox};
-use nodes::{TestNode, add, eventually, founder, list, read, servers, start, start_at, stop};
 use raft::{Incarnation, Member, Membership, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -173,7 +173,10 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     let wiped = founder(2, &servers[2], 999);
     let refused = bootstrap(&desk, &wiped, &all).await.expect_err("its disk was wiped");
     assert!(matches!(refused, BootstrapError::Wiped { node: NodeId(2), .. }), "{refused}");
-    assert!(refused.to_string().contains("replace a member"), "what is possible is named: {refused}");
+    assert!(
+        refused.to_string().contains("replace a member"),
+        "what is possible is named: {refused}"
+    );
 
     let stranger = founder(9, &servers[2], 5);
     let with_stranger = list(&[founders[0].clone(), stranger.clone()]);

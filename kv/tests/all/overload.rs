@@ -1,11 +1,7 @@
 //! More requests than a node can serve. It serves some, refuses the rest, and stays leader.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod local;
-
-use local::serve::{Members, ask};
-use local::{free_ports, scratch};
+use crate::local::serve::{Members, ask};
+use crate::local::{free_ports, scratch};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The v1 API.
 
-use crate::node::{ask, single, until};
+use crate::api::node::{ask, single, until};
 use serde_json::json;
 
 #[test]
@@ -119,11 +119,11 @@ fn a_web_page_of_somebody_else_cannot_reach_the_store() {
     assert_eq!(node.get("/v1/kv/b").status, 404);
     assert_eq!(status("/submit", &[]), 200);
     let rebound = b"PUT /v1/kv/a HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
-    assert_eq!(crate::node::send(node.address, rebound).unwrap().status, 403);
+    assert_eq!(crate::api::node::send(node.address, rebound).unwrap().status, 403);
     assert_eq!(node.get("/v1/kv/a").status, 404);
     // A program that monitors nodes may use any name for them.
     let probe = b"GET /healthz HTTP/1.1\r\nhost: kv-0.internal\r\nconnection: close\r\n\r\n";
-    assert_eq!(crate::node::send(node.address, probe).unwrap().status, 200);
+    assert_eq!(crate::api::node::send(node.address, probe).unwrap().status, 200);
 }
 
 #[test]

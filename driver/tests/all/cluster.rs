@@ -1,9 +1,8 @@
 //! Whole nodes in one process, tested through the calls of their clients.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
+use crate::support::{
+    Counted, Network, add, eventually, leader, open_log, start, start_with, text,
+};
 use bytes::Bytes;
 use driver::{
     DriverConfig, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError,
@@ -14,7 +13,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 use storage::testing::{MemDisk, Verdict};
 use storage::{LogStore, PersistError};
-use support::{Counted, Network, add, eventually, leader, open_log, start, start_with, text};
 
 const NODES: u64 = 3;
 
@@ -127,7 +125,7 @@ async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
     assert!(matches!(read.await, Err(ReadError::Timeout | ReadError::NoLeader)));
     // It still answers from old state if the read permits that.
     let stale = ReadMode::Stale { max_age: Duration::MAX };
-    assert_eq!(text(&old.read(stale, Bytes::new()).await.unwrap()), 1);
+    assert_eq!(text(&old.read(Bytes::new(), stale).await.unwrap()), 1);
 
     let rest: Vec<_> = nodes.iter().filter(|node| node.status().raft.id != cut).collect();
     let new = leader(&rest).await;

@@ -1,7 +1,5 @@
 //! The HTTP transport keeps the contract of `driver::Transport`, on sockets of this machine.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use driver::TokioClock;
 use driver::testing::{Connected, Peer, transport};
 use std::sync::Arc;

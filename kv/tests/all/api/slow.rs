@@ -1,6 +1,6 @@
 //! Bodies that arrive slowly, in part, or not at all.
 
-use crate::node::{Node, ask, single};
+use crate::api::node::{Node, ask, single};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! The `raft-kv` program as users run it: processes, files, sockets and signals.
 
-mod local;
-
-use local::{
+use crate::local::{
     Cluster, PATIENCE, cluster_command, complaint, free_ports, get, scratch, signal,
     wait_until_gone,
 };
@@ -43,7 +41,7 @@ fn a_value_survives_byte_for_byte() {
     let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     let file = data.join("value");
     fs::write(&file, &bytes).unwrap();
-    let put = Command::new(local::PROGRAM)
+    let put = Command::new(crate::local::PROGRAM)
         .args(["put", "binary", "-", "--server", &cluster.servers()])
         .stdin(fs::File::open(&file).unwrap())
         .status()
@@ -116,7 +114,7 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
     let (_scratch, data) = scratch();
     let mut cluster = Cluster::start(&data, free_ports(3));
     let record = data.join("record");
-    let bench = Command::new(local::PROGRAM)
+    let bench = Command::new(crate::local::PROGRAM)
         .args(["bench", "--json", "--duration=8s", "--clients=8", "--keys=1000"])
         .arg(format!("--server={}", cluster.servers()))
         .arg(format!("--record={}", record.display()))
@@ -148,7 +146,7 @@ fn a_result_that_cannot_be_printed_is_an_error_of_every_command() {
     let servers = cluster.servers();
     let on_a_full_disk = |arguments: &[&str]| {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
-        Command::new(local::PROGRAM)
+        Command::new(crate::local::PROGRAM)
             .args(arguments)
             .env("RAFT_KV_SERVER", &servers)
             .stdin(Stdio::null())
@@ -180,7 +178,7 @@ fn a_closed_standard_input_is_no_empty_value() {
     let put = |redirection: &str| {
         Command::new("sh")
             .arg("-c")
-            .arg(format!("{} put k - {redirection}", local::PROGRAM))
+            .arg(format!("{} put k - {redirection}", crate::local::PROGRAM))
             .env("RAFT_KV_SERVER", cluster.servers())
             .output()
             .unwrap()
@@ -198,7 +196,7 @@ fn a_record_without_writes_proves_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let record = scratch.path().join("record");
     fs::write(&record, "").unwrap();
-    let check = Command::new(local::PROGRAM)
+    let check = Command::new(crate::local::PROGRAM)
         .args(["bench", "--check", &record.display().to_string()])
         .stdin(Stdio::null())
         .output()
@@ -209,7 +207,7 @@ fn a_record_without_writes_proves_nothing() {
 
 #[test]
 fn the_version_names_the_formats_on_the_disk_and_on_the_wire() {
-    let version = Command::new(local::PROGRAM).arg("--version").output().unwrap().stdout;
+    let version = Command::new(crate::local::PROGRAM).arg("--version").output().unwrap().stdout;
     let version = String::from_utf8(version).unwrap();
     let formats = (storage::codec::VERSION, transport_http::PROTOCOL_VERSION);
     let expected = format!("(data format {}, protocol {})\n", formats.0, formats.1);
@@ -233,7 +231,7 @@ fn a_limit_of_descriptors_that_is_too_low_is_named() {
     for arguments in ["cluster --data-dir=nowhere/a", "status"] {
         let output = Command::new("sh")
             .arg("-c")
-            .arg(format!("ulimit -n 4; exec {} {arguments}", local::PROGRAM))
+            .arg(format!("ulimit -n 4; exec {} {arguments}", crate::local::PROGRAM))
             .output()
             .unwrap();
         assert!(!output.status.success());
@@ -292,7 +290,9 @@ fn a_cluster_whose_program_is_replaced_goes_on_with_its_own() {
     let (scratch, data) = scratch();
     let program = scratch.path().join("raft-kv");
     // By another process: this one may fork while it has the file open to write.
-    assert!(Command::new("cp").arg(local::PROGRAM).arg(&program).status().unwrap().success());
+    assert!(
+        Command::new("cp").arg(crate::local::PROGRAM).arg(&program).status().unwrap().success()
+    );
     let mut cluster = Cluster::spawn_with(&data, free_ports(3), 3, |command| {
         let mut other = Command::new(&program);
         other.args(command.get_args());
@@ -338,13 +338,13 @@ fn a_second_signal_later_kills_a_node_that_does_not_stop_and_the_exit_code_tells
     cluster.wait_for_line("Stopping.");
     let asked = Instant::now();
     // Signals until one counts, which is before the nodes would be killed without any.
-    while local::is_alive(cluster.supervisor()) && cluster.try_wait().is_none() {
+    while crate::local::is_alive(cluster.supervisor()) && cluster.try_wait().is_none() {
         assert!(asked.elapsed() < PATIENCE, "the cluster does not end");
         signal(cluster.supervisor(), Signal::TERM);
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(cluster.wait().code(), Some(70));
-    assert!(!local::is_alive(stuck));
+    assert!(!crate::local::is_alive(stuck));
 }
 
 #[test]
@@ -377,7 +377,7 @@ fn ctrl_c_stops_everything_and_a_second_start_has_the_data() {
     assert!(cluster.run(&["put", "hello", "world"]).status.success());
     let pids = [0, 1, 2].map(|node| cluster.pid(node));
     assert_eq!(cluster.stop().code(), Some(0));
-    assert!(pids.iter().all(|pid| !local::is_alive(*pid)));
+    assert!(pids.iter().all(|pid| !crate::local::is_alive(*pid)));
 
     let cluster = Cluster::start(&data, port);
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
@@ -461,7 +461,7 @@ fn a_terminal_that_goes_away_stops_the_cluster_and_the_exit_code_tells() {
     let pids = [0, 1, 2].map(|node| cluster.pid(node));
     signal(cluster.supervisor(), Signal::HUP);
     assert_eq!(cluster.wait().code(), Some(129));
-    assert!(pids.iter().all(|pid| !local::is_alive(*pid)));
+    assert!(pids.iter().all(|pid| !crate::local::is_alive(*pid)));
 }
 
 #[test]
@@ -478,7 +478,7 @@ fn a_cluster_under_nohup_goes_on_when_the_terminal_goes_away() {
     signal(cluster.supervisor(), Signal::HUP);
     signal(node, Signal::HUP);
     std::thread::sleep(Duration::from_millis(500));
-    assert!(local::is_alive(cluster.supervisor()) && local::is_alive(node));
+    assert!(crate::local::is_alive(cluster.supervisor()) && crate::local::is_alive(node));
     assert!(cluster.run(&["put", "hello", "world"]).status.success());
     assert_eq!(cluster.stop().code(), Some(0));
 }
@@ -521,7 +521,7 @@ fn a_port_that_only_a_connection_has_is_told_apart_from_one_that_is_listened_on(
     let said = complaint(&refused);
     assert!(said.contains("TIME-WAIT") && said.contains("ip_local_port_range"), "{said}");
 
-    let refused = Command::new(local::PROGRAM)
+    let refused = Command::new(crate::local::PROGRAM)
         .args(["serve", "--id=0", "--bootstrap"])
         .arg(format!("--peers=0=127.0.0.1:{}/127.0.0.1:{port}", free_ports(1)))
         .arg(format!("--data-dir={}", data.display()))
@@ -551,7 +551,7 @@ fn a_node_directory_held_by_a_single_node_is_refused() {
     let (port, other) = (free_ports(1), free_ports(1));
     let mut first = Cluster::spawn(&data, port, 1);
     first.wait_for_line("Ctrl-C");
-    let second = Command::new(local::PROGRAM)
+    let second = Command::new(crate::local::PROGRAM)
         .args(["serve", "--id=0", "--bootstrap"])
         .arg(format!("--peers=0=127.0.0.1:{other}/127.0.0.1:{}", other + 1000))
         .arg(format!("--data-dir={}", data.join("node-0").display()))
@@ -576,7 +576,7 @@ fn a_directory_that_cannot_be_written_is_named() {
 fn a_node_without_a_directory_of_its_own_says_how_to_begin() {
     let (_scratch, data) = scratch();
     let port = free_ports(1);
-    let refused = Command::new(local::PROGRAM)
+    let refused = Command::new(crate::local::PROGRAM)
         .args(["serve", "--id=0"])
         .arg(format!("--peers=0=127.0.0.1:{port}/127.0.0.1:{}", port + 1000))
         .arg(format!("--data-dir={}", data.display()))

@@ -1,6 +1,6 @@
 //! Every request gets an answer, and no request stops the node.
 
-use crate::node::{Node, send, single};
+use crate::api::node::{Node, send, single};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -1,7 +1,5 @@
 //! Nodes as an operator starts them with `raft-kv serve`: lists of peers, listeners and log.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;

@@ -1,13 +1,8 @@
 //! A machine with types of its own keeps the rules of a state machine: the lock service of the
 //! examples, through `Typed`.
 
-#![allow(missing_docs, reason = "the example is compiled into this test")]
-
-#[path = "../examples/locks/machine.rs"]
-mod machine;
-
+use crate::machine::{Command, Locks};
 use bytes::Bytes;
-use machine::{Command, Locks};
 use quorate::Typed;
 use simulator::conformance::state_machine;
 

@@ -1,7 +1,6 @@
 //! A cluster for tests: the `raft-kv` program on free ports and in a temporary directory.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-#![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod serve;
 

@@ -1,12 +1,8 @@
 //! Nodes whose standard error cannot be written: its reader is gone, its disk is full, or it is a
 //! pipe that is not read. Such a node works like any other.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod local;
-
-use local::serve::{Member, Members};
-use local::{PATIENCE, free_ports, get, scratch};
+use crate::local::serve::{Member, Members};
+use crate::local::{PATIENCE, free_ports, get, scratch};
 use std::fs::File;
 use std::io::{PipeReader, Write};
 use std::process::Stdio;

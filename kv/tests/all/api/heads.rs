@@ -1,6 +1,6 @@
 //! HTTP at the level of bytes: malformed heads, half-closed connections and limits.
 
-use crate::node::{Answer, Node, ask, cluster, send, single, start};
+use crate::api::node::{Answer, Node, ask, cluster, send, single, start};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,10 +1,8 @@
 //! Strangers, broken networks and broken peers do no lasting harm to the peer port.
 
-mod nodes;
-
+use crate::nodes::{TestNode, add, eventually, start, stop};
 use bytes::Bytes;
 use driver::{Prefix, Transport, inbox};
-use nodes::{TestNode, add, eventually, start, stop};
 use raft::{
     Body, Incarnation, LogId, Member, Membership, Message, NodeId, Snapshot, SnapshotOffer, Term,
 };

@@ -1,12 +1,8 @@
 //! Client commands against addresses without a server, servers that are not nodes, and a cluster
 //! without a leader.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod local;
-
-use local::serve::Members;
-use local::{PROGRAM, complaint, free_ports, scratch};
+use crate::local::serve::Members;
+use crate::local::{PROGRAM, complaint, free_ports, scratch};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};

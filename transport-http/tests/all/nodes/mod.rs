@@ -1,7 +1,5 @@
 //! Whole nodes on 127.0.0.1: the real driver and log, with this transport between them.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
-
 use bytes::Bytes;
 use driver::{
     ApplyContext, DriverConfig, Frozen, Handle, LogTime, ReadMode, RestoreError, StateMachine,

@@ -1,6 +1,6 @@
 //! Three nodes: each serves any request, and acknowledged writes are not lost.
 
-use crate::node::{Node, ask, cluster, start, until};
+use crate::api::node::{Node, ask, cluster, start, until};
 use serde_json::json;
 use std::time::{Duration, Instant};
 

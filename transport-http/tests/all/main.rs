@@ -1,0 +1,9 @@
+//! The transport on real sockets.
+//! One program, because each links, and compiles the generic parts of, a whole node.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+mod cluster;
+mod conformance;
+mod hostile;
+mod nodes;
