@@ -106,9 +106,13 @@ def _source() -> Optional[Path]:
     return None
 
 
+# The package of the repository that has the program.
+_PACKAGE = "quorate-kv"
+
+
 def _build(source: Path) -> str:
     print("Building raft-kv (the first time takes some minutes) ...", flush=True)
-    command = ["cargo", "build", "--release", "-p", "kv", "--bin", "raft-kv"]
+    command = ["cargo", "build", "--release", "-p", _PACKAGE, "--bin", "raft-kv"]
     built = subprocess.run(
         command + ["--message-format=json-render-diagnostics"],
         cwd=source,

@@ -19,8 +19,7 @@ class KVStore(Operations):
     :param raft_bridge_url: the node, as ``http://localhost:8080`` or ``localhost:8080``
     :param server_id: a number of the caller's choice, noted in the log with each write
     :param timeout_ms: how long an operation may take until it is committed. It ends at most a
-        second later. A node that hangs is found out within 5 s. The node ends a write after 10 s,
-        and a read after 5 s, if that is earlier.
+        second later. A node that hangs is found out within 5 s.
     """
 
     def __init__(self, raft_bridge_url: str, server_id: int = 0, timeout_ms: int = 30_000) -> None:

@@ -85,7 +85,8 @@ class Operations:
     def _execute(
         self, path: str, body: Dict[str, Any], field: str
     ) -> Tuple[Optional[str], bool]:
-        content = json.dumps(body).encode()
+        # The node waits as long as this client does.
+        content = json.dumps({**body, "timeout_ms": self.timeout_ms}).encode()
         response = self._node.execute("POST", path, content, self.timeout_ms / 1000)
         answer = self._node.judge(response, path)
         if not answer.is_done:

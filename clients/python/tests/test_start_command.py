@@ -131,3 +131,11 @@ def test_a_program_that_is_none_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("RAFT_KV_BIN", str(tmp_path))
     assert cli.main([f"--data-dir={tmp_path}"]) == 1
     assert "RAFT_KV_BIN" in capsys.readouterr().err
+
+
+def test_the_package_that_is_built_is_the_one_of_the_repository():
+    source = cli._source()
+    if source is None:
+        pytest.skip("not in the repository")
+    manifest = (source / "kv" / "Cargo.toml").read_text()
+    assert f'name = "{cli._PACKAGE}"' in manifest
