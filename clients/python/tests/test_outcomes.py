@@ -32,6 +32,7 @@ def failure(node, *answers, store=KVStore, timeout_ms=30_000):
 
 
 def test_an_operation_is_one_request(node):
+    wait = {"timeout_ms": 30_000}
     for kv, number in ((KVStore(node.url, server_id=4), 4), (KVClient(node.url), 0)):
         node.asked.clear()
         node.answers = [DONE, (200, {"resp_status": 0, "key_found": True, "value": "v"}), DONE]
@@ -39,9 +40,9 @@ def test_an_operation_is_one_request(node):
         assert kv.get("k") == ("v", True)
         assert kv.cas("k", "a", "b") == ("old", True)
         assert node.asked == [
-            ("/put", {"key": "k", "value": "v", "id": number}),
-            ("/get", {"key": "k"}),
-            ("/cas", {"key": "k", "compare_value": "a", "value": "b", "id": number}),
+            ("/put", {"key": "k", "value": "v", "id": number, **wait}),
+            ("/get", {"key": "k", **wait}),
+            ("/cas", {"key": "k", "compare_value": "a", "value": "b", "id": number, **wait}),
         ]
 
 
