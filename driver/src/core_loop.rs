@@ -147,6 +147,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 _ = &mut stopped => return,
                 () = &mut shutdown, if self.state.shutdown_ticks.is_none() => {
                     self.state.shutdown_ticks = Some(SHUTDOWN_GRACE_TICKS);
+                    // A leader hands over, so that the others need no election timeout. If it
+                    // cannot, it ends all the same.
+                    let _ = self.node.transfer(self.clock.now(), None);
                 }
                 // The other parts hold the senders. When those are dropped, the node has been
                 // stopped by the parts' guards.
@@ -313,6 +316,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             CoreCall::Execute { command, done } => self.execute(now, command, done),
             CoreCall::Read { mode, read } => self.state.reads.add(mode, read),
             CoreCall::Campaign => self.node.campaign(now),
+            CoreCall::Transfer { to, begun } => {
+                let _ = begun.send(self.node.transfer(now, to));
+            }
         }
     }
 
@@ -363,6 +369,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 ExecuteError::Refused(ProposeError::TooLarge { limit_bytes })
             }
             Forwarded::Lost => ExecuteError::Unknown,
+            Forwarded::NotTaken => ExecuteError::Refused(ProposeError::NotLeader { leader: None }),
         };
         let _ = done.send(Err(error));
     }
@@ -568,7 +575,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             Some(0) => true,
             Some(_) => {
                 let waiting = self.state.pending.len() + self.state.forwarded.len();
-                waiting == 0 && !self.state.reads.any_asked()
+                let hands_over = self.node.transferring().is_some();
+                waiting == 0 && !self.state.reads.any_asked() && !hands_over
             }
             None => false,
         }

@@ -89,6 +89,28 @@ pub enum ReadError {
     Stopped,
 }
 
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// It was not begun.
+    #[error(transparent)]
+    Refused(#[from] raft::TransferError),
+    /// The target did not become leader in time. This node goes on as the leader, or another node
+    /// was elected.
+    #[error("node {to} did not take over in time")]
+    NotTaken {
+        /// The target.
+        to: NodeId,
+    },
+    /// Too many calls are waiting. Retry later.
+    #[error("too much is waiting on this node; try again later")]
+    Busy,
+    /// The node is stopping or has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
 /// Why a wait ended before the command was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

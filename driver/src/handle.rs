@@ -2,13 +2,15 @@
 
 use crate::changes::Changes;
 use crate::clock::Sleep;
-use crate::error::{ExecuteError, Outcome, ProposeError, ReadError, StopReason, WaitError};
+use crate::error::{
+    ExecuteError, Outcome, ProposeError, ReadError, StopReason, TransferError, WaitError,
+};
 use crate::messages::{CoreCall, MachineCall, Read};
 use crate::shared::Shared;
 use crate::status::count;
 use crate::{Clock, DriverStatus, MetricsReading, StateMachine};
 use bytes::Bytes;
-use raft::{CommandNumber, LogId, Term};
+use raft::{CommandNumber, LogId, NodeId, Term};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -258,6 +260,38 @@ impl<S: StateMachine> Handle<S> {
     /// disturbed. Returns false if the queue is full or the node has stopped.
     pub fn campaign(&self) -> bool {
         self.calls.try_send(CoreCall::Campaign).is_ok()
+    }
+
+    /// Hands leadership over to a voter: `to`, or the one with the longest log. Returns the new
+    /// leader once this node knows it. Proposals are rejected as `NotLeader` meanwhile, usually for
+    /// a few milliseconds, and may be repeated. If the target does not take over within two
+    /// election timeouts, this node goes on.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let (begun, answer) = oneshot::channel();
+        let call = CoreCall::Transfer { to, begun };
+        self.calls.try_send(call).map_err(|error| match error {
+            TrySendError::Full(_) => TransferError::Busy,
+            TrySendError::Closed(_) => TransferError::Stopped,
+        })?;
+        let to = answer.await.map_err(|_| TransferError::Stopped)??;
+        loop {
+            let status = self.status();
+            if status.stopped.is_some() {
+                return Err(TransferError::Stopped);
+            }
+            match status.raft.leader {
+                Some(leader) if leader == to => return Ok(to),
+                // The published status may be from before the transfer.
+                Some(leader) if leader == status.raft.id => {}
+                Some(_) => return Err(TransferError::NotTaken { to }),
+                None => {}
+            }
+            self.clock.sleep(status.tick).await;
+            let now = self.status();
+            if now.raft.leader == Some(now.raft.id) && now.raft.transferring.is_none() {
+                return Err(TransferError::NotTaken { to });
+            }
+        }
     }
 
     /// The status as last published. Never blocks.

@@ -47,7 +47,9 @@ mod waiters;
 
 pub use changes::{Changes, View};
 pub use clock::{Clock, Sleep};
-pub use error::{ExecuteError, NotReady, Outcome, ProposeError, ReadError, StopReason, WaitError};
+pub use error::{
+    ExecuteError, NotReady, Outcome, ProposeError, ReadError, StopReason, TransferError, WaitError,
+};
 pub use handle::{Done, Handle, Proposal, ReadMode};
 pub use inbox::{Inbox, InboxReceiver, OfferError, inbox, inbox_limited};
 pub use inspect::Inspect;

@@ -45,6 +45,11 @@ pub(crate) enum CoreCall<S: StateMachine> {
         read: Read<S>,
     },
     Campaign,
+    /// Hands leadership over. Answered once that has begun.
+    Transfer {
+        to: Option<NodeId>,
+        begun: oneshot::Sender<Result<NodeId, raft::TransferError>>,
+    },
 }
 
 /// A client's call to the machine task.

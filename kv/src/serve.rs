@@ -276,6 +276,9 @@ fn list(ids: &[NodeId]) -> String {
     ids.join(", ")
 }
 
+/// How long a node that is told to stop waits for another one to take over.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
 /// A running node. Dropping it stops the node at once; [`Running::stop`] does so gracefully.
 pub struct Running {
     node: Node<Machine>,
@@ -300,10 +303,12 @@ impl Running {
         self.node.peer_addr()
     }
 
-    /// Stops the node gracefully: no new requests are accepted, requests in progress are answered,
-    /// and the log is synced.
+    /// Stops the node gracefully: a leader hands over, no new requests are accepted, requests in
+    /// progress are answered, and the log is synced.
     pub async fn stop(self) -> Result<(), ServeError> {
         let Running { node, clients } = self;
+        // While another node takes over, requests still arrive here and wait for it.
+        let _ = tokio::time::timeout(HAND_OVER, node.transfer(None)).await;
         clients.stop().await;
         of_reason(node.shutdown().await)
     }

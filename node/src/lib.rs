@@ -44,7 +44,7 @@ pub use bytes::Bytes;
 pub use driver::{
     ApplyContext, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle, Limits, Load,
     MetricsReading, NotReady, Outcome, Proposal, ProposeError, ReadError, ReadMode as Consistency,
-    RestoreError, StateMachine, StopReason, View, WaitError,
+    RestoreError, StateMachine, StopReason, TransferError, View, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use node::Node;

@@ -5,7 +5,7 @@ use crate::{Builder, Consistency, ExecuteError, Leader, execute};
 use bytes::Bytes;
 use driver::{
     Changes, Clock, DriverStatus, Handle, Proposal, ProposeError, ReadError, StateMachine,
-    StopReason, TokioClock,
+    StopReason, TokioClock, TransferError,
 };
 use raft::NodeId;
 use std::net::SocketAddr;
@@ -89,6 +89,15 @@ impl<S: StateMachine> Node<S> {
         self.handle.propose(command.into()).await
     }
 
+    /// Hands leadership over to another voter: `to`, or the one with the longest log. For a node
+    /// that is about to stop, or a preferred leader. [`Node::shutdown`] does it too.
+    ///
+    /// Returns the new leader. Commands wait meanwhile, usually a few milliseconds. If the target
+    /// does not take over within two election timeouts, this node goes on as the leader.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        self.handle.transfer(to).await
+    }
+
     /// The leader, if this node knows one.
     pub fn leader(&self) -> Option<Leader> {
         execute::leader(&self.handle.status())
@@ -139,8 +148,8 @@ impl<S: StateMachine> Node<S> {
         self.handle.stopped().await
     }
 
-    /// Stops the node cleanly: accepts no further commands, waits up to half a second for the
-    /// commands in flight, and syncs the log. Returns the reason why the node has stopped. If
+    /// Stops the node cleanly: a leader hands over, no further commands are accepted, commands in
+    /// flight may take up to half a second, and the log is synced. Returns the reason why the node has stopped. If
     /// the node had already stopped, this is the earlier reason and not [`StopReason::Shutdown`].
     pub async fn shutdown(self) -> StopReason {
         let Node { handle, peers, core, .. } = self;

@@ -4,6 +4,7 @@
 use crate::core::Core;
 use crate::progress::{Progress, State};
 use crate::role::Next;
+use crate::transfer::Transfer;
 use crate::{
     Action, Body, CommandNumber, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus,
     ProposeError, ReadError, ReadId, Reading, Round, SnapshotOffer, Term,
@@ -38,6 +39,8 @@ pub(crate) struct Leader {
     /// For each peer: the nonces of its latest starts, oldest first, each with the number of the
     /// latest command that was forwarded in this term.
     forwards: BTreeMap<NodeId, VecDeque<(u64, u64)>>,
+    /// Leadership is being handed over. No proposals are taken meanwhile.
+    pub(crate) transfer: Option<Transfer>,
 }
 
 /// The most starts of a peer that a leader remembers in one term. A command that a still earlier
@@ -75,6 +78,7 @@ impl Leader {
             ticks_since_entry: 0,
             stall_probed: false,
             forwards: BTreeMap::new(),
+            transfer: None,
         };
         leader.start_round(core);
         leader.try_commit(core);
@@ -92,6 +96,7 @@ impl Leader {
             return Next::Follower { term: core.term(), leader: None };
         }
         self.keep_time(core);
+        self.tick_transfer(core);
         self.ticks_since_quorum += 1;
         if self.ticks_since_quorum >= core.config.election_ticks {
             self.ticks_since_quorum = 0;
@@ -143,7 +148,7 @@ impl Leader {
             return;
         }
         self.ticks_since_entry += 1;
-        let committed = core.commit == last;
+        let committed = core.commit == last && self.transfer.is_none();
         if committed && self.ticks_since_entry >= core.config.clock_ticks {
             self.append(core, Payload::Clock);
         }
@@ -211,6 +216,10 @@ impl Leader {
         core: &mut Core,
         payload: Payload,
     ) -> Result<(LogId, CommandNumber), ProposeError> {
+        if self.transfer.is_some() {
+            // The target leads soon.
+            return Err(ProposeError::NotLeader { leader: None });
+        }
         if self.uncommitted_bytes >= core.config.uncommitted_bytes_max {
             return Err(ProposeError::Busy);
         }
@@ -250,6 +259,7 @@ impl Leader {
                     }
                     Forwarded::Appended { id, number }
                 }
+                Err(ProposeError::NotLeader { .. }) => Forwarded::NotTaken,
                 Err(_) => Forwarded::Busy,
             }
         };
@@ -278,6 +288,7 @@ impl Leader {
         progress.round = progress.round.max(round);
         self.try_commit(core);
         self.confirm_reads(core);
+        self.hand_over(core);
     }
 
     fn rejected(

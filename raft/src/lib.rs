@@ -31,6 +31,7 @@ mod request;
 mod role;
 mod snapshot_schedule;
 mod status;
+mod transfer;
 mod validation;
 mod work;
 
@@ -44,6 +45,7 @@ pub use message::{Body, Forwarded, Message, SnapshotOffer};
 pub use node::Node;
 pub use request::{ProposeError, Proposed, ReadError, ReadMode};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
+pub use transfer::TransferError;
 pub use work::{
     Action, Applied, Apply, Durable, HardState, LogStart, ReceiveSnapshot, Restore,
     SnapshotDurable, SnapshotReceived, TakeSnapshot, Write,

@@ -184,6 +184,8 @@ pub enum Forwarded {
     /// Unknown: the leader did not reply in time, or the follower lost its leader. The command may
     /// have been appended. Never sent in a message.
     Lost,
+    /// Not appended: the leader hands leadership over. The command may be repeated.
+    NotTaken,
 }
 
 impl Body {

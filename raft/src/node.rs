@@ -10,6 +10,7 @@ use crate::{
     Action, Applied, Body, CommandNumber, Config, ConfigError, Durable, Incarnation, LogId,
     Message, NodeId, Now, Payload, ProposeError, Proposed, ReadError, ReadId, ReadMode,
     ReceiveSnapshot, Restored, RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived, Status,
+    TransferError,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -210,6 +211,27 @@ impl Node {
         }
     }
 
+    /// Begins to hand leadership over to a voter, `to` or the one with the longest log. Returns the
+    /// target. Until that node leads, or two election timeouts have passed, this one takes no
+    /// proposals: they are rejected as `NotLeader` without a leader, and can be repeated. If the
+    /// target does not lead by then, this node goes on.
+    pub fn transfer(&mut self, now: Now, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        self.core.now = now;
+        let leader = self.leader();
+        let Role::Leader(role) = &mut self.role else {
+            return Err(TransferError::NotLeader { leader });
+        };
+        role.transfer(&mut self.core, to)
+    }
+
+    /// The target, while this node hands leadership over.
+    pub fn transferring(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(leader) => leader.transfer.map(|transfer| transfer.to),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
     /// The transport reports that a message to this peer was lost.
     pub fn unreachable(&mut self, peer: NodeId) {
         if let Role::Leader(leader) = &mut self.role {
@@ -362,6 +384,7 @@ impl Node {
             term: core.term(),
             role,
             leader: self.leader(),
+            transferring: self.transferring(),
             serving,
             last: core.log.last(),
             durable: core.log.durable(),

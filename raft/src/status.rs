@@ -26,6 +26,8 @@ pub struct Status {
     pub role: RoleKind,
     /// The leader that the node follows; its own id if it leads.
     pub leader: Option<NodeId>,
+    /// The target, while this node hands leadership over. It takes no proposals meanwhile.
+    pub transferring: Option<NodeId>,
     /// Whether the node leads and has applied the no-op of its term. Only then does it know what is
     /// committed (§6.4).
     pub serving: bool,

@@ -120,7 +120,7 @@ fn is_sane(message: &Message) -> bool {
             Forwarded::Appended { id, number } => {
                 small(*id) && id.term == message.term && number.0 <= NUMBER_MAX
             }
-            Forwarded::Busy | Forwarded::TooLarge { .. } => true,
+            Forwarded::Busy | Forwarded::TooLarge { .. } | Forwarded::NotTaken => true,
             Forwarded::Lost => false,
         },
         Body::NotAMember { commit, .. } => commit.0 <= NUMBER_MAX,

@@ -17,6 +17,7 @@ pub const EXPECTED: &[&str] = &[
     "a disk was full",
     "a disk was wiped",
     "a follower got a read index",
+    "a leader handed over",
     "a leader heard of lost entries",
     "a leader was elected",
     "a log rotted",

@@ -195,7 +195,7 @@ macro_rules! kinds {
             /// Whether `amount` is a duration.
             fn lasts(self) -> bool {
                 use FaultKind::*;
-                !matches!(self, Clock | WallJump | IoError | CrashAt)
+                !matches!(self, Clock | WallJump | IoError | CrashAt | Transfer)
             }
 
             /// The word for the kind in a printed plan.
@@ -276,6 +276,9 @@ kinds! {
     /// The node's disk is wiped. It comes back after `amount` µs under its old id, with a new
     /// incarnation.
     Wipe = "wipe",
+    /// The leader hands leadership over to node `amount` modulo the number of nodes, or to the best
+    /// one if that is the leader itself.
+    Transfer = "transfer",
 }
 
 /// The number of nodes that a run can have.
@@ -406,6 +409,7 @@ impl Plan {
             let node = match kind {
                 _ if forgets => victim,
                 FaultKind::Split => 1 + draw.below((1 << self.nodes) - 1),
+                FaultKind::Transfer => LEADER,
                 _ if at_leader => LEADER,
                 _ => draw.below(self.nodes),
             };

@@ -66,6 +66,22 @@ impl<A: App> Cluster<A> {
         }
     }
 
+    /// Tells a node to hand leadership over, while clients send requests and other work goes on.
+    pub(crate) fn transfers(&self, node: usize, amount: u64) {
+        let (handle, to) = {
+            let world = self.world();
+            let Some(up) = &world.hosts[node].up else { return };
+            (up.handle.clone(), amount % world.plan.nodes)
+        };
+        let to = (to != node as u64).then_some(raft::NodeId(to));
+        let cluster = self.clone();
+        self.shared.outside.spawn(async move {
+            if handle.transfer(to).await.is_ok() {
+                cluster.mark("a leader handed over");
+            }
+        });
+    }
+
     /// Requests a clean shutdown while clients send requests and other work goes on. It succeeds
     /// unless another fault strikes the node meanwhile.
     pub(crate) fn stops(&self, node: usize, down_us: u64) {

@@ -119,6 +119,7 @@ impl<A: App> Cluster<A> {
             // in it.
             FaultKind::Flip => {}
             FaultKind::Wipe => self.wipe(node, down_us),
+            FaultKind::Transfer => self.transfers(node, fault.amount),
             FaultKind::CrashWriting
             | FaultKind::CrashSending
             | FaultKind::Isolate

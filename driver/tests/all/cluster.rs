@@ -248,6 +248,29 @@ async fn a_wait_given_up_while_there_is_no_room_to_say_so_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_hands_over_on_request_and_when_it_is_shut_down() {
+    let (network, disks) = (Network::default(), disks());
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let first = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    add(first, 1).await;
+    let target = nodes.iter().map(|node| node.status().raft.id);
+    let target = target.filter(|id| *id != first.status().raft.id).max().unwrap();
+    let term = first.status().raft.term;
+    assert_eq!(first.transfer(Some(target)).await, Ok(target));
+    let second = &nodes[target.0 as usize - 1];
+    eventually("it serves", || second.status().serving()).await;
+    assert_eq!(second.status().raft.term, Term(term.0 + 1), "one election is enough");
+    assert_eq!(add(second, 2).await, 3);
+    let refused = first.transfer(None).await.unwrap_err();
+    assert!(refused.to_string().contains("does not lead"), "{refused}");
+    // When the shutdown has ended, another node leads or is about to: no timeout has to pass.
+    second.shutdown().await;
+    let terms = nodes.iter().filter(|node| node.status().raft.id != target);
+    assert!(terms.map(|node| node.status().raft.term).max() > Some(Term(term.0 + 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_of_the_state_machine_stops_the_node_and_hangs_nobody() {
     let node = start(&Network::default(), &MemDisk::new(), 1, 1, |_| {});
     leader(&[&node]).await;

@@ -10,6 +10,7 @@
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
+//! transfer N [to=M]         N hands leadership over
 //! elect N [V ..]            N campaigns; its writes and messages are carried out among N
 //!                           and the V (or all) until N leads; its later messages stay in flight
 //! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
@@ -238,6 +239,14 @@ impl Script {
             }
             "campaign" => {
                 cluster.event(args.id()?, |node, now| node.campaign(now));
+            }
+            "transfer" => {
+                let (id, to) = (args.id()?, args.number("to")?.map(NodeId));
+                let mut begun = None;
+                cluster.event(id, |node, now| begun = Some(node.transfer(now, to)));
+                if let Some(Err(error)) = begun {
+                    cluster.say(format!("n{id} does not hand over: {error}"));
+                }
             }
             "flip" => {
                 let id = args.id()?;

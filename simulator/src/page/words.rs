@@ -113,6 +113,7 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
         FaultKind::Flip => format!("a bit flips in a command that {node} applies"),
         FaultKind::Rot => format!("a byte of {node}'s log rots; back after {lasts}"),
         FaultKind::Wipe => format!("disk of {node} is wiped; back after {lasts}"),
+        FaultKind::Transfer => format!("{node} is told to hand leadership over"),
     }
 }
 

@@ -116,7 +116,7 @@ impl<W: Workload> World<'_, W> {
             Forwarded::Appended { .. } | Forwarded::Lost => {
                 self.conclude(operation, None, Outcome::Unknown)
             }
-            Forwarded::Busy | Forwarded::TooLarge { .. } => {
+            Forwarded::Busy | Forwarded::TooLarge { .. } | Forwarded::NotTaken => {
                 self.conclude(operation, None, Outcome::NotDone)
             }
         }

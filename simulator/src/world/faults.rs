@@ -96,6 +96,16 @@ impl<W: Workload> World<'_, W> {
             FaultKind::SnapshotRot => self.rot_snapshot(node, fault.amount),
             FaultKind::Flip => self.hosts[node].flips = true,
             FaultKind::Wipe => self.wipe(node, fault.amount),
+            FaultKind::Transfer => {
+                let (now, to) = (self.now(node), fault.amount % self.plan.nodes);
+                let to = (to != node as u64).then_some(NodeId(to));
+                if let Some(running) = &mut self.hosts[node].up
+                    && running.node.transfer(now, to).is_ok()
+                {
+                    self.marks.hit("a leader handed over");
+                    return self.poll(node);
+                }
+            }
             FaultKind::CrashWriting
             | FaultKind::CrashSending
             | FaultKind::Isolate

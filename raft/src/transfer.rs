@@ -1,0 +1,118 @@
+//! Handing leadership over to another voter (§3.10).
+//!
+//! The leader takes no more proposals, sends the target what it lacks, and tells it to campaign at
+//! once. The target then wins, unless it fails or messages are lost: its log is as long as the
+//! leader's, and a vote for a transfer is granted although a leader is live. If the target does not
+//! lead within an election timeout, this leader goes on.
+
+use crate::core::Core;
+use crate::leader::Leader;
+use crate::{Body, NodeId};
+
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// Only a leader can hand over.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// The leader, if this node knows it.
+        leader: Option<NodeId>,
+    },
+    /// The target is no voter, or is this node itself.
+    #[error("node {to} is not another voter")]
+    NotAVoter {
+        /// The target.
+        to: NodeId,
+    },
+    /// No other voter replies.
+    #[error("no other voter replies")]
+    NoTarget,
+    /// Leadership is being handed over to another target. Try again after an election timeout.
+    #[error("leadership is being handed over to node {to}")]
+    UnderWay {
+        /// The other target.
+        to: NodeId,
+    },
+}
+
+/// A target that has not replied for this many ticks is not waited for. At least two heartbeats.
+fn silence_max(core: &Core) -> u32 {
+    (core.config.election_ticks / 2).max(2 * core.config.heartbeat_ticks)
+}
+
+/// A transfer in progress.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    pub to: NodeId,
+    /// Ticks since it began.
+    ticks: u32,
+    /// The target was told to campaign at this tick.
+    told_at: Option<u32>,
+}
+
+impl Leader {
+    /// Begins to hand over, to the voter with the longest log if there is no `to`. Returns the
+    /// target.
+    pub fn transfer(
+        &mut self,
+        core: &mut Core,
+        to: Option<NodeId>,
+    ) -> Result<NodeId, TransferError> {
+        if let Some(Transfer { to: known, .. }) = self.transfer {
+            return match to.is_none_or(|to| to == known) {
+                true => Ok(known),
+                false => Err(TransferError::UnderWay { to: known }),
+            };
+        }
+        let to = match to {
+            Some(to) if !self.progress.contains_key(&to) || !core.log.membership().is_voter(to) => {
+                return Err(TransferError::NotAVoter { to });
+            }
+            Some(to) => to,
+            None => self.best_voter(core).ok_or(TransferError::NoTarget)?,
+        };
+        self.transfer = Some(Transfer { to, ticks: 0, told_at: None });
+        self.hand_over(core);
+        Ok(to)
+    }
+
+    /// The voter with the longest log among those that have replied lately, and whose state does not
+    /// differ.
+    fn best_voter(&self, core: &Core) -> Option<NodeId> {
+        let replies = self.progress.iter().filter(|(id, progress)| {
+            core.log.membership().is_voter(**id)
+                && progress.silent_ticks < silence_max(core)
+                && progress.agrees != Some(false)
+        });
+        replies.max_by_key(|(_, progress)| progress.matched).map(|(id, _)| *id)
+    }
+
+    /// One tick of a transfer. It is given up once the target is silent, and after the longest
+    /// election timeout.
+    pub(crate) fn tick_transfer(&mut self, core: &mut Core) {
+        let Some(transfer) = &mut self.transfer else { return };
+        transfer.ticks += 1;
+        let silent = self.progress.get(&transfer.to).map(|progress| progress.silent_ticks);
+        let is_gone = silent.is_none_or(|silent| silent >= silence_max(core));
+        if is_gone || transfer.ticks >= 2 * core.config.election_ticks {
+            self.transfer = None;
+            return;
+        }
+        self.hand_over(core);
+    }
+
+    /// Tells the target to campaign once it has the whole log, again after each heartbeat.
+    pub(crate) fn hand_over(&mut self, core: &mut Core) {
+        let last = core.log.last().index;
+        let Some(transfer) = &mut self.transfer else { return };
+        let is_whole = self.progress.get(&transfer.to).is_some_and(|p| p.matched == last);
+        let every = core.config.heartbeat_ticks;
+        let is_due = transfer.told_at.is_none_or(|told_at| transfer.ticks >= told_at + every);
+        if is_whole && is_due {
+            transfer.told_at = Some(transfer.ticks);
+            let message = core.message(transfer.to, Body::TimeoutNow);
+            core.outbox.send(message);
+        }
+    }
+}
