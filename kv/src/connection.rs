@@ -105,7 +105,7 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
 }
 
 /// Ends a connection that has lost its place. If the body of a request had not arrived, its client
-/// is told that the node is full. It sends slowly, so hardly any of it is unread, and it gets the
+/// learns that the node is full. It sends slowly, so hardly any of it is unread, and it gets the
 /// answer although nobody waits for that.
 fn give_up(visit: &Visit, left: &Left, awaits_body: bool) {
     if awaits_body && !left.is_stuck && left.held.is_empty() {

@@ -60,8 +60,8 @@ impl Deletions {
         &self.keys
     }
 
-    /// Adds the deletion of a key. Beyond `max` keys or `bytes_max` bytes, the keys that were deleted
-    /// first are forgotten.
+    /// Adds the deletion of a key. Beyond `max` keys or `bytes_max` bytes, the keys that were
+    /// deleted first are forgotten.
     pub fn insert(&mut self, key: Bytes, deleted: Deleted, max: usize, bytes_max: usize) {
         self.bytes += cost_bytes(&key);
         self.order.insert(deleted.order(), key.clone());

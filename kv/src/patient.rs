@@ -117,8 +117,8 @@ impl Patient {
         Patient { stream, talk, place, pressure, patience, waiting: None, held }
     }
 
-    /// Fails if the client has reset the connection during a request: nobody reads the answer. If it
-    /// has only closed its side, it may still read, or be gone: the place counts as half closed.
+    /// Fails if the client has reset the connection during a request: nobody reads the answer. If
+    /// it has only closed its side, it may still read, or be gone: the place counts as half closed.
     fn look_for_close(&self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.talk.is_calling.load(Ordering::Relaxed) {
             return Ok(());

@@ -276,7 +276,7 @@ fn list(ids: &[NodeId]) -> String {
     ids.join(", ")
 }
 
-/// How long a node that is told to stop waits for another one to take over.
+/// How long a node that is stopped waits for another one to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// A running node. Dropping it stops the node at once; [`Running::stop`] does so gracefully.

@@ -149,8 +149,9 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Stops the node cleanly: a leader hands over, no further commands are accepted, commands in
-    /// flight may take up to half a second, and the log is synced. Returns the reason why the node has stopped. If
-    /// the node had already stopped, this is the earlier reason and not [`StopReason::Shutdown`].
+    /// flight may take up to half a second, and the log is synced. Returns the reason why the node
+    /// has stopped. If the node had already stopped, this is the earlier reason and not
+    /// [`StopReason::Shutdown`].
     pub async fn shutdown(self) -> StopReason {
         let Node { handle, peers, core, .. } = self;
         handle.shutdown().await;

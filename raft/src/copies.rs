@@ -1,7 +1,7 @@
 //! How a leader compares the copies of the state, and what it does when two differ.
 //!
 //! A peer reports the hash of its state with each reply to a round, see [`crate::digest`]. A peer
-//! that differs from a quorum is told to give its state up. A leader that differs from a quorum
+//! that differs from a quorum is ordered to give its state up. A leader that differs from a quorum
 //! gives up its own. As long as neither is proven, no snapshot is offered to peers.
 
 use crate::core::Core;

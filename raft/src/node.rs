@@ -114,10 +114,10 @@ impl Node {
         if asks_to_disturb(&message.body) && self.hears_a_leader() {
             return;
         }
-        // The members of this version's clusters never change, so a node that is not among them
-        // has nothing to say here. Once they do, a leader of a later membership has to be followed
-        // (§4.1), and peers must be authenticated by then: one frame of a stranger that is taken for
-        // a leader's can stop a cluster.
+        // The members of this version's clusters never change, so a node that is not among them has
+        // nothing to say here. Once they do, a leader of a later membership has to be followed
+        // (§4.1), and peers must be authenticated by then: one frame of a stranger that is taken
+        // for a leader's can stop a cluster.
         let acts = message.term > self.core.term()
             || leads(&message.body)
             || matches!(message.body, Body::Forward { .. } | Body::ReadIndex { .. });

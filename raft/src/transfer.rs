@@ -77,8 +77,8 @@ impl Leader {
         Ok(to)
     }
 
-    /// The voter with the longest log among those that have replied lately, and whose state does not
-    /// differ.
+    /// The voter with the longest log among those that have replied lately, and whose state does
+    /// not differ.
     fn best_voter(&self, core: &Core) -> Option<NodeId> {
         let replies = self.progress.iter().filter(|(id, progress)| {
             core.log.membership().is_voter(**id)

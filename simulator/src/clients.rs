@@ -11,8 +11,8 @@ use driver::StateMachine;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// A client of a [`Simulation`](crate::Simulation), with a state of its own. It has one request at a
-/// time.
+/// A client of a [`Simulation`](crate::Simulation), with a state of its own. It has one request at
+/// a time.
 pub trait Client {
     /// Returns the next request. It must take all randomness from `draw`.
     fn request(&mut self, draw: &mut Stream) -> Request;

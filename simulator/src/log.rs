@@ -6,8 +6,8 @@ use std::rc::Rc;
 use storage::testing::MemDisk;
 use storage::{Log, LogStore, PersistError};
 
-/// Opens a user's log store on a disk, and returns what it restored. On an empty disk the log begins
-/// after the given snapshot, the one that every log of the cluster begins with.
+/// Opens a user's log store on a disk, and returns what it restored. On an empty disk the log
+/// begins after the given snapshot, the one that every log of the cluster begins with.
 pub type OpenStore = Rc<dyn Fn(MemDisk, &Snapshot) -> Result<Opened, String>>;
 
 /// An open log store of a user, and what it has restored.

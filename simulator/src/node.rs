@@ -390,8 +390,8 @@ impl<M: StateMachine> Host<M> {
         Ok(true)
     }
 
-    /// Opens its log and its snapshots, and checks what was recovered. `None` if it cannot start now
-    /// for a reason that is not the log's.
+    /// Opens its log and its snapshots, and checks what was recovered. `None` if it cannot start
+    /// now for a reason that is not the log's.
     fn open_log(&mut self, id: u64, swarm: &Swarm) -> Result<Option<Recovered>, Violation> {
         if let Some(store) = self.store.clone() {
             let (log, restored) = match store.open(self.disk.clone()) {
@@ -533,8 +533,8 @@ impl<M: StateMachine> Host<M> {
 
 impl<M: StateMachine> Running<M> {
     /// Applies the outstanding batch and calls `each` for every entry. If `flips` is set, clears it
-    /// and flips a bit of the first command before that. `each` gets the machine if its state is that
-    /// after the entry: of a batch that the machine applies at once, for the last entry only.
+    /// and flips a bit of the first command before that. `each` gets the machine if its state is
+    /// that after the entry: of a batch that the machine applies at once, for the last entry only.
     pub fn apply(
         &mut self,
         flips: &mut bool,

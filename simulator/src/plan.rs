@@ -180,7 +180,8 @@ macro_rules! kinds {
                 )
             }
 
-            /// Whether synced data of a log or a snapshot is damaged or lost, and a part of it stays.
+            /// Whether synced data of a log or a snapshot is damaged or lost, and a part of it
+            /// stays.
             pub fn damages_files(self) -> bool {
                 use FaultKind::*;
                 matches!(self, Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot)

@@ -1,8 +1,8 @@
 //! Which commands led to a wrong state or a wrong answer of a state machine.
 //!
 //! The commands of a recorded run are applied again to fresh machines, with fewer and fewer of them
-//! as long as the result stays wrong. What is left is the story that a user needs: usually a handful
-//! of commands, and a snapshot if a restored machine differs.
+//! as long as the result stays wrong. What is left is the story that a user needs: usually a
+//! handful of commands, and a snapshot if a restored machine differs.
 //!
 //! It needs nothing but the machine, so it knows no cause outside of it: if a replay does not go
 //! wrong, the latest commands are shown.

@@ -41,8 +41,8 @@ pub trait Disk: Clone + Send + 'static {
     /// Makes the names in `dir` durable: files created, renamed and removed.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
-    /// Fails if the directory that was locked is no longer at its place. Its open files can still be
-    /// written, but no start would find them.
+    /// Fails if the directory that was locked is no longer at its place. Its open files can still
+    /// be written, but no start would find them.
     fn check_in_place(&self) -> io::Result<()> {
         Ok(())
     }

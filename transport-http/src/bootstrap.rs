@@ -11,8 +11,8 @@
 //! lists agree. A node with another list learns at most which of the entries that it sent are
 //! right, and how many entries it does not have.
 //!
-//! Only an answer to a question of this node, from an address on its list, ends a bootstrap. Anybody
-//! can send a question, so a question with another list is logged and ends nothing.
+//! Only an answer to a question of this node, from an address on its list, ends a bootstrap.
+//! Anybody can send a question, so a question with another list is logged and ends nothing.
 
 mod asking;
 mod error;

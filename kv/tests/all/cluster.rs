@@ -319,11 +319,17 @@ fn a_cluster_whose_program_is_replaced_goes_on_with_its_own() {
 fn two_signals_at_once_stop_the_cluster_gracefully() {
     let (_scratch, data) = scratch();
     let mut cluster = Cluster::start(&data, free_ports(3));
+    let (first, slow) = (cluster.pid(0), cluster.pid(1));
+    // This node is still there when the second signal arrives.
+    signal(slow, Signal::STOP);
     signal(cluster.supervisor(), Signal::TERM);
     signal(cluster.supervisor(), Signal::INT);
+    wait_until_gone(first);
+    signal(slow, Signal::CONT);
     assert_eq!(cluster.wait().code(), Some(0));
     for node in 0..3 {
         let log = fs::read_to_string(data.join(format!("node-{node}.log"))).unwrap();
+        assert!(log.contains("stopping: asked to"), "node {node} was killed: {log}");
         assert!(!log.contains("second signal"), "{log}");
     }
 }

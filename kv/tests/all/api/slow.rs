@@ -150,7 +150,8 @@ fn clients_that_stop_within_a_body_keep_no_memory_that_others_need() {
         config.limits.client_timeout = Duration::from_secs(120);
     });
     let headers = "host: localhost\r\n";
-    // Most of what they have sent is read by the node, as it does not fit into the sockets' buffers.
+    // Most of what they have sent is read by the node, as it does not fit into the sockets'
+    // buffers.
     let slow: Vec<_> = (0..2).map(|_| begin_put(&node, headers, 4 << 20, 3_900_000)).collect();
     is_served(&node, &"x".repeat(3_000_000));
     drop(slow);
