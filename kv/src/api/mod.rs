@@ -19,6 +19,7 @@ mod params;
 mod problem;
 mod reply;
 mod routes;
+mod transfer;
 mod v1;
 mod write;
 
@@ -210,6 +211,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/kv/", any(v1::no_key))
         .route("/v1/batch", post(batch::batch).fallback(routes::wrong_method))
         .route("/v1/cluster", get(cluster::cluster).fallback(routes::wrong_method))
+        .route("/v1/cluster/transfer", post(transfer::transfer).fallback(routes::wrong_method))
         .route("/healthz", get(health::healthz).fallback(routes::wrong_method))
         .route("/readyz", get(health::readyz).fallback(routes::wrong_method))
         .route("/metrics", get(health::metrics).fallback(routes::wrong_method))

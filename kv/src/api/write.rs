@@ -80,9 +80,11 @@ impl App {
 
     /// A redirect to the leader, if another node leads and this node does not forward.
     fn redirect(&self, uri: &Uri) -> Option<Response> {
-        if self.forward {
-            return None;
-        }
+        if self.forward { None } else { self.redirect_to_leader(uri) }
+    }
+
+    /// A redirect to the leader, if another node leads.
+    pub(super) fn redirect_to_leader(&self, uri: &Uri) -> Option<Response> {
         let leader = self.handle.status().raft.leader.filter(|leader| *leader != self.id);
         let address = self.client_address(leader)?;
         let location = format!("http://{address}{}", uri.path_and_query()?).parse().ok()?;

@@ -19,6 +19,7 @@ mod settings;
 mod signals;
 mod status;
 mod threads;
+mod transfer;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Delete(delete::Args),
     /// Show the members of the cluster
     Status(status::Args),
+    /// Make another node the leader, for instance before this one is stopped
+    Transfer(transfer::Args),
     /// Measure the cluster: closed loop, percentiles, longest gap, lost writes
     Bench(bench::Args),
 }
@@ -114,6 +117,7 @@ pub fn run() -> ExitCode {
         Command::Cas(args) => cas::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Transfer(args) => transfer::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     ExitCode::from(code)

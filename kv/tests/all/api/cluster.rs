@@ -45,6 +45,39 @@ fn a_follower_passes_writes_on_and_reads_what_was_written() {
 }
 
 #[test]
+fn leadership_is_handed_over_on_request_and_no_write_fails_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = start(cluster(3, directory.path()));
+    let path = "/v1/cluster/transfer";
+    // A follower sends the client to the leader.
+    let redirect = nodes[1].post(path, "");
+    let there = format!("http://{}{path}", nodes[0].address);
+    assert_eq!((redirect.status, redirect.header("location")), (307, Some(&*there)));
+    let refused = nodes[0].post(path, r#"{"to": 9}"#);
+    assert_eq!((refused.status, &refused.json()["outcome"]), (400, &json!("not_done")));
+    assert_eq!(nodes[0].post(path, r#"{"too": 1}"#).status, 400);
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            let mut written = 0;
+            while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(nodes[2].ask("PUT", "/v1/kv/a", "x").status, 200);
+                written += 1;
+            }
+            written
+        });
+        for to in [1, 0, 2, 1] {
+            let leader = nodes.iter().find(|node| node.leads()).unwrap();
+            let answer = leader.post(path, &format!(r#"{{"to": {to}}}"#));
+            assert_eq!((answer.status, &answer.json()["leader"]), (200, &json!(to)));
+            until("it serves", || nodes[to as usize].leads());
+        }
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(writes.join().unwrap() > 0);
+    });
+}
+
+#[test]
 fn without_forwarding_a_client_is_sent_to_the_leader() {
     let directory = tempfile::tempdir().unwrap();
     let mut configs = cluster(3, directory.path());
