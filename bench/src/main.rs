@@ -1,10 +1,10 @@
 //! Benchmarks of each layer: the core, the log, the driver, and a whole cluster.
 //!
 //! Each figure is the median of several rounds, in which the contestants take turns, so that a busy
-//! neighbour strikes all of them. The counts (messages, writes, syncs, allocations) do not depend on
-//! the machine, and `tests/counts.rs` holds their bounds.
+//! neighbour strikes all of them. The counts (messages, writes, syncs, allocations) hardly depend
+//! on the machine, and `tests/counts.rs` holds their bounds.
 //!
-//! Other projects are not measured yet, but for etcd: see `compare-etcd.sh`.
+//! Of other projects, only etcd is compared so far: see `compare-etcd.sh`.
 
 mod allocations;
 mod cluster;

@@ -88,7 +88,8 @@ impl Row {
 }
 
 /// Measures all contestants in turn, `rounds` times. Where a contestant named `base` has the same
-/// setting, the others get a figure `ratio`: their first figure by that of `base` in the same round.
+/// setting, the others get a figure `ratio`: their first figure by that of `base` in the same
+/// round.
 pub fn in_turn(
     rounds: u32,
     span: Span,

@@ -1,5 +1,5 @@
-//! `counts`: what one write costs in a cluster of three nodes, over real HTTP and on a real disk, in
-//! messages, turns of the core loops, syncs and allocations. These figures hardly depend on the
+//! `counts`: the cost of one write in a cluster of three nodes, over real HTTP and on a real disk,
+//! in messages, turns of the core loops, syncs and allocations. These figures hardly depend on the
 //! machine.
 //!
 //! The nodes run in this process, so that their allocations are counted. The client allocates

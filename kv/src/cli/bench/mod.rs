@@ -2,10 +2,11 @@
 //!
 //! Without `--rate` the benchmark is a closed loop: each of `--clients` clients has one connection,
 //! and sends its next request when the last one is answered. With `--rate` it is an open loop, see
-//! [`pace`]. Only requests answered with success count; errors are reported by kind. The clients send to the leader directly, and search for the new one when
-//! it is lost. So killing the leader during a benchmark measures the failover: the longest time in
-//! which nothing was acknowledged. With `--record`, acknowledged writes are recorded in a file.
-//! With `--check`, that file is read later, and lost writes are reported.
+//! [`pace`]. Only requests answered with success count; errors are reported by kind. The clients
+//! send to the leader directly, and search for the new one when it is lost. So killing the leader
+//! during a benchmark measures the failover: the longest time in which nothing was acknowledged.
+//! With `--record`, acknowledged writes are recorded in a file. With `--check`, that file is read
+//! later, and lost writes are reported.
 //!
 //! All clients share one thread, to leave the cores of a small machine to the nodes.
 
