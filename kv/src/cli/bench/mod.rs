@@ -1,17 +1,18 @@
 //! `raft-kv bench`: measures a cluster.
 //!
-//! The benchmark is a closed loop: each of `--clients` clients has one connection, and sends its
-//! next request when the last one is answered. Only requests answered with success count; errors
-//! are reported by kind. The clients send to the leader directly, and search for the new one when
-//! it is lost. So killing the leader during a benchmark measures the failover: the longest time in
-//! which nothing was acknowledged. With `--record`, acknowledged writes are recorded in a file.
-//! With `--check`, that file is read later, and lost writes are reported.
+//! Without `--rate` the benchmark is a closed loop: each of `--clients` clients has one connection,
+//! and sends its next request when the last one is answered. With `--rate` it is an open loop, see
+//! [`pace`]. Only requests answered with success count; errors are reported by kind. The clients
+//! send to the leader directly, and search for the new one when it is lost. So killing the leader
+//! during a benchmark measures the failover: the longest time in which nothing was acknowledged.
+//! With `--record`, acknowledged writes are recorded in a file. With `--check`, that file is read
+//! later, and lost writes are reported.
 //!
-//! All clients share one thread, to leave the cores of a small machine to the nodes. The benchmark
-//! does not measure an open loop: its latencies are those of clients that wait for their answers.
+//! All clients share one thread, to leave the cores of a small machine to the nodes.
 
 mod connection;
 mod leader;
+mod pace;
 mod progress;
 mod record;
 mod report;
@@ -21,6 +22,7 @@ mod workload;
 use super::client::CallError;
 use super::{duration, exit, http, input};
 use leader::Leader;
+use pace::{Pace, Schedule};
 use record::Record;
 use report::Report;
 use std::path::PathBuf;
@@ -49,6 +51,11 @@ pub struct Args {
     /// How many clients at once, each with a connection of its own
     #[arg(long, short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: u32,
+    /// Requests per second of all clients together, sent at even distances whatever the cluster
+    /// does (an open loop). The latency of a request then counts from when it was due. Without it,
+    /// each client sends its next request when the last one is answered
+    #[arg(long, value_name = "REQUESTS", conflicts_with = "check", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
     /// Bytes of a value
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     value_size: u32,
@@ -107,7 +114,15 @@ async fn measure(args: &Args) -> Result<Report, CallError> {
     }
 
     let started = Instant::now();
-    let shared = Arc::new(Shared::new(leader, started, args.duration, args.timeout));
+    let pace = match args.rate {
+        None => Pace::Closed,
+        Some(rate) => {
+            let schedule = Arc::new(Schedule::new(started, args.duration, rate));
+            schedule.start().map_err(|error| CallError::NotDone(error.to_string()))?;
+            Pace::Open(schedule)
+        }
+    };
+    let shared = Arc::new(Shared::new(leader, started, args.duration, pace, args.timeout));
     let bar = progress::show(&shared, args.json);
     let mut workers = JoinSet::new();
     for number in 0..args.clients {

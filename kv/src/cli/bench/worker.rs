@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::leader::Leader;
+use super::pace::Pace;
 use super::workload::{Task, Workload};
 use crate::cli::http::{Failure, Response};
 use hdrhistogram::Histogram;
@@ -22,6 +23,7 @@ pub struct Shared {
     pub leader: Leader,
     pub started: Instant,
     pub duration: Duration,
+    pub pace: Pace,
     timeout: Duration,
     done: AtomicU64,
     errors: AtomicU64,
@@ -31,11 +33,18 @@ pub struct Shared {
 
 impl Shared {
     /// The state at the start of a run.
-    pub fn new(leader: Leader, started: Instant, duration: Duration, timeout: Duration) -> Self {
+    pub fn new(
+        leader: Leader,
+        started: Instant,
+        duration: Duration,
+        pace: Pace,
+        timeout: Duration,
+    ) -> Self {
         Shared {
             leader,
             started,
             duration,
+            pace,
             timeout,
             done: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -44,9 +53,35 @@ impl Shared {
         }
     }
 
-    /// The end of the run: no request is sent after it.
-    pub fn deadline(&self) -> Instant {
-        self.started + self.duration
+    /// The end of the run: no request is sent after it. In an open loop, requests that became due
+    /// within the duration may be sent for the time of one timeout after it.
+    fn deadline(&self) -> Instant {
+        let end = self.started + self.duration;
+        match &self.pace {
+            Pace::Closed => end,
+            Pace::Open(_) => end + self.timeout,
+        }
+    }
+
+    /// Whether no further request is sent.
+    fn is_over(&self) -> bool {
+        let all_taken = match &self.pace {
+            Pace::Closed => false,
+            Pace::Open(schedule) => schedule.left() == 0,
+        };
+        all_taken || Instant::now() >= self.deadline()
+    }
+
+    /// Waits until a client sends its next request, and returns the moment from which its latency
+    /// counts. `None` if no further request is sent.
+    async fn next_due(&self) -> Option<Instant> {
+        match &self.pace {
+            Pace::Closed => {
+                let now = Instant::now();
+                (now < self.deadline()).then_some(now)
+            }
+            Pace::Open(schedule) => schedule.next(self.deadline()).await,
+        }
     }
 
     /// Operations done and errors so far.
@@ -79,6 +114,8 @@ pub struct Finding {
     pub done: u64,
     /// Latency of successful requests, in microseconds.
     pub latency_us: Histogram<u64>,
+    /// The time from when a request was due until it was sent, in microseconds.
+    pub delay_us: Histogram<u64>,
     /// The number of errors of each kind.
     pub errors: BTreeMap<String, u64>,
 }
@@ -101,21 +138,22 @@ pub struct Worker {
 impl Worker {
     /// Client `number` of `of`.
     pub fn new(number: u32, of: u32, shared: Arc<Shared>, workload: Arc<Workload>) -> Self {
-        let finding = Finding { done: 0, latency_us: histogram(), errors: BTreeMap::new() };
+        let (latency_us, delay_us) = (histogram(), histogram());
+        let finding = Finding { done: 0, latency_us, delay_us, errors: BTreeMap::new() };
         Worker { number, of, shared, workload, random: u64::from(number), finding }
     }
 
-    /// Runs until the deadline.
+    /// Runs until the end of the run.
     pub async fn run(mut self) -> Finding {
-        let deadline = self.shared.deadline();
         let mut turn = 0;
-        while Instant::now() < deadline {
+        while !self.shared.is_over() {
+            let deadline = self.shared.deadline();
             let Some(address) = self.shared.leader.find(deadline).await else { break };
             match Connection::open(&address).await {
                 Ok(connection) => self.use_up(connection, &mut turn).await,
                 Err(failure) => self.note_failure(&failure),
             }
-            if Instant::now() < deadline {
+            if !self.shared.is_over() {
                 self.shared.leader.lost(&address).await;
             }
         }
@@ -123,36 +161,36 @@ impl Worker {
     }
 
     /// Sends requests on one connection until it fails, the node is not a usable leader, or the
-    /// deadline.
+    /// end of the run.
     async fn use_up(&mut self, mut connection: Connection, turn: &mut u64) {
-        let deadline = self.shared.deadline();
-        let mut sent = Instant::now();
-        while sent < deadline {
+        while let Some(due) = self.shared.next_due().await {
             let chance = self.next_random();
             let task = self.workload.task(self.number, self.of, *turn, chance);
             *turn += 1;
+            self.finding.delay_us.saturating_record(micros(due.elapsed()));
             let answer = connection.exchange(&task.request, self.shared.timeout).await;
             let now = Instant::now();
             match answer {
                 Ok(answer) if answer.status.is_success() => {
-                    self.note_done(&task, task.done(&answer.body), sent, now);
+                    self.note_done(&task, task.done(&answer.body), due, now);
                 }
                 Ok(answer) => {
                     self.note_refusal(&answer);
-                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    // An open loop has a rate already.
+                    if matches!(self.shared.pace, Pace::Closed) {
+                        tokio::time::sleep(REFUSED_PAUSE).await;
+                    }
                     if answer.status.is_server_error() || answer.status.is_redirection() {
                         return;
                     }
                 }
                 Err(failure) => return self.note_failure(&failure),
             }
-            // The pause after a refusal does not count in the latency of the next request.
-            sent = Instant::now();
         }
     }
 
-    fn note_done(&mut self, task: &Task, operations: u64, sent: Instant, now: Instant) {
-        self.finding.latency_us.saturating_record(micros(now - sent).max(1));
+    fn note_done(&mut self, task: &Task, operations: u64, due: Instant, now: Instant) {
+        self.finding.latency_us.saturating_record(micros(now - due).max(1));
         self.finding.done += operations;
         self.shared.note_done(now, operations);
         self.workload.acknowledged(task);

@@ -1,0 +1,6 @@
+//! A benchmark for each layer.
+
+pub mod core;
+pub mod counts;
+pub mod driver;
+pub mod log;
