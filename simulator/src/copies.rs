@@ -16,7 +16,8 @@ use driver::{Frozen, StateMachine};
 use raft::{Index, LogId};
 use std::collections::BTreeMap;
 
-/// The state is written once in so many entries that an entry costs this many bytes on average.
+/// The number of entries between two states is such that an entry costs this many bytes of state
+/// on average.
 const ENTRY_BYTES: usize = 512;
 
 /// States, and commands, that are kept have this many bytes at most. The oldest are dropped first.

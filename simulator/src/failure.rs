@@ -20,7 +20,7 @@ const FOLDER: &str = "sim-failures";
 /// A repetition runs for at most this many times the events of the run, in case it breaks later.
 const REPEATED_LONGER: u64 = 2;
 
-/// A run of a machine that does not repeat is recorded up to so many times until it breaks.
+/// A run of a machine that does not repeat is recorded again until it breaks, at most this often.
 const SHOWN_RUNS_MAX: u32 = 5;
 
 /// Number of steps in the text of a report.
