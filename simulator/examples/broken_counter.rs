@@ -6,7 +6,7 @@
 //! `cargo run --release -p quorate-sim --example broken_counter`
 
 use bytes::Bytes;
-use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
+use quorate::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::{Request, Simulation};
 use std::io::{self, Read, Write};
 

@@ -23,7 +23,7 @@ const FIRST_INDEX: u64 = 10;
 ///
 /// ```
 /// use bytes::Bytes;
-/// use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
+/// use quorate::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 /// use simulator::conformance::state_machine;
 /// use std::io::{self, Read, Write};
 ///

@@ -6,6 +6,7 @@
 //! hold, and within which time, is here.
 
 use crate::checks::{Check, Observer, Violation, violation};
+use crate::copies::{CAUSES, difference};
 use crate::plan::Plan;
 use driver::StateMachine;
 use raft::{Index, Term};
@@ -163,7 +164,8 @@ pub fn states_are_equal(
     for (node, applied, state) in states {
         let (first, expected) = known.entry(applied).or_insert_with(|| (node, state.clone()));
         if *expected != state {
-            let detail = format!("nodes {first} and {node} at {applied}");
+            let difference = difference(expected, &state);
+            let detail = format!("nodes {first} and {node} at {applied}: {difference}; {CAUSES}");
             return violation(Check::EqualLogsMakeEqualStates, ([*first, node], applied), detail);
         }
     }

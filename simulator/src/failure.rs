@@ -2,6 +2,8 @@
 //! its picture.
 
 use crate::checks::Check;
+use crate::copies::CAUSES;
+use crate::hush::Hushed;
 use crate::plan::Plan;
 use crate::shrink::{Broken, Shrunk, shrink};
 use crate::timeline::Step;
@@ -14,6 +16,12 @@ use std::{env, fs, io};
 
 /// The folder of the pages, below cargo's target directory.
 const FOLDER: &str = "sim-failures";
+
+/// A repetition runs for at most this many times the events of the run, in case it breaks later.
+const REPEATED_LONGER: u64 = 2;
+
+/// A run of a machine that does not repeat is recorded again until it breaks, at most this often.
+const SHOWN_RUNS_MAX: u32 = 5;
 
 /// Number of steps in the text of a report.
 const STEPS_TOLD: usize = 12;
@@ -80,13 +88,17 @@ impl Failed {
         run: impl Fn(&Plan, bool, u64) -> Run,
     ) -> Self {
         let (event, time_us) = (broken.events, broken.time_us);
-        let repeated = run(plan, false, event);
+        // The first run has printed its panic.
+        let _hushed = Hushed::new();
+        let longer = |event: u64| event.saturating_mul(REPEATED_LONGER);
+        let repeated = run(plan, false, longer(event));
         let is_repeated = repeated.violation == broken.violation && repeated.trace == broken.trace;
         let violation = match &broken.violation {
             Some(violation) if is_repeated => violation.clone(),
+            Some(violation) if is_unsteady(violation, &repeated) => unsteady(violation),
             violation => differs(violation.as_ref(), repeated.violation.as_ref()),
         };
-        let shrunk = if !is_repeated {
+        let shrunk = if violation.check == Check::RunRepeats {
             let broken = Broken { event, time_us };
             Shrunk { plan: plan.clone(), broken, runs: 1, is_smallest: false }
         } else {
@@ -102,8 +114,15 @@ impl Failed {
             None => with_plan(plan),
         };
         let again = [whole, with_plan(&shrunk.plan)];
-        let mut shown = run(&shrunk.plan, true, shrunk.broken.event);
-        if !is_repeated {
+        let mut shown = run(&shrunk.plan, true, longer(shrunk.broken.event));
+        for _ in 1..SHOWN_RUNS_MAX {
+            let found = shown.violation.as_ref().map(|found| found.check);
+            if violation.check == Check::RunRepeats || found == Some(violation.check) {
+                break;
+            }
+            shown = run(&shrunk.plan, true, longer(shrunk.broken.event));
+        }
+        if shown.violation.as_ref().map(|found| found.check) != Some(violation.check) {
             shown.violation = Some(violation.clone());
         }
         let drawn = page::page(&shrunk.plan, &shown, &again[1..]);
@@ -124,6 +143,31 @@ impl Failed {
         let plan = plan.clone();
         Failed { violation, event, time_us, plan, shrunk, steps, again, kept, timeline }
     }
+}
+
+/// Whether a run and its repetition broke the same promise, which a state machine breaks alone, but
+/// not in the same way. Then the machine does not repeat, and its plan can be shrunk all the same.
+fn is_unsteady(first: &Violation, second: &Run) -> bool {
+    let is_same = second.violation.as_ref().is_some_and(|found| found.check == first.check);
+    let is_the_machines = matches!(
+        first.check,
+        Check::EqualLogsMakeEqualStates
+            | Check::SnapshotIsTheState
+            | Check::StateMachineIsDeterministic
+            | Check::QueriesAreAnsweredAlike
+    );
+    is_same && is_the_machines
+}
+
+/// The violation of a machine that does not repeat.
+fn unsteady(violation: &Violation) -> Violation {
+    let mut violation = violation.clone();
+    violation.detail.push_str("; the same run, repeated, broke this promise in another way");
+    if !violation.detail.contains(CAUSES) {
+        violation.detail.push_str(": ");
+        violation.detail.push_str(CAUSES);
+    }
+    violation
 }
 
 /// The report of a plan that did not run in the same way twice.

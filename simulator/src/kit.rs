@@ -45,7 +45,7 @@ type History = Box<dyn Fn(&[Answered<'_>]) -> Result<(), Objection>>;
 ///
 /// ```
 /// use bytes::Bytes;
-/// use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
+/// use quorate::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 /// use simulator::{Request, Simulation};
 /// use std::io::{self, Read, Write};
 ///
@@ -401,7 +401,8 @@ impl<M: StateMachine> Simulation<M> {
         self
     }
 
-    /// Path of the page that is written for a failure; by default below cargo's target directory.
+    /// Path of the page that is written for a failure. By default it is in the folder `sim-failures`
+    /// of cargo's target directory, named after the program, the test and the seed.
     pub fn timeline(mut self, path: impl AsRef<Path>) -> Self {
         self.timeline = Some(path.as_ref().to_owned());
         self
@@ -499,7 +500,7 @@ impl<M: StateMachine> Simulation<M> {
             return Ok(());
         }
         let (name, command) = test();
-        let page = pages_folder().join(format!("{name}.html"));
+        let page = pages_folder().join(page_name(&name, seed, plan));
         let page = self.timeline.clone().unwrap_or(page);
         let told = Told { command, seed, page, keep };
         let failed = Failed::new(plan, &result, told, |plan, record, events_max| {
@@ -509,16 +510,26 @@ impl<M: StateMachine> Simulation<M> {
     }
 }
 
-/// The name of the running test, and the command that runs it. The test harness names each thread
-/// after its test; on the main thread it is a program, named after its file.
+/// The name of the running test with its program, and the command that runs it. The test harness
+/// names each thread after its test; on the main thread it is a program, named after its file.
 fn test() -> (String, String) {
+    let program = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let program = program.file_stem().map_or("simulation".into(), |name| name.to_string_lossy());
     let thread = std::thread::current();
     if let Some(name) = thread.name().filter(|name| *name != "main") {
-        return (name.replace("::", "."), format!("cargo test {name}"));
+        // Cargo appends a hash to the name of a test's program, which changes with each version.
+        let program = program.rsplit_once('-').map_or(&*program, |(program, _)| program);
+        return (format!("{program}.{}", name.replace("::", ".")), format!("cargo test {name}"));
     }
-    let program = env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    let name = program.file_stem().map_or("simulation".into(), |name| name.to_string_lossy());
-    (name.clone().into_owned(), name.into_owned())
+    (program.clone().into_owned(), program.into_owned())
+}
+
+/// The file name of the page of a failure: tests and seeds do not overwrite each other's pages.
+fn page_name(test: &str, seed: Option<u64>, plan: &Plan) -> String {
+    match seed {
+        Some(seed) => format!("{test}.seed-{seed}.html"),
+        None => format!("{test}.plan-of-seed-{}.html", plan.seed),
+    }
 }
 
 /// Parses an environment variable; `None` if it is not set.

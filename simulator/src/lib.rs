@@ -5,7 +5,8 @@
 //! partitioned when, which sector of which write survives a crash, what each client requests. After
 //! every event an observer that sees all nodes checks the promises of the protocol.
 //!
-//! [`Simulation`] tests your own state machine:
+//! To test your own state machine, begin with [`conformance`]: one call, without a cluster, finds
+//! most mistakes. Then [`Simulation`] runs it on a cluster under faults:
 //!
 //! | | |
 //! |---|---|
@@ -37,10 +38,12 @@ pub mod checks;
 mod clients;
 pub mod conformance;
 mod contact;
+mod copies;
 mod describe;
 pub mod ending;
 pub mod failure;
 pub mod faults;
+mod hush;
 mod kit;
 mod limits;
 pub mod linearizability;
@@ -62,6 +65,11 @@ pub mod timeline;
 mod violation;
 mod workload;
 mod world;
+
+/// The examples in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
 
 pub use checks::Check;
 pub use clients::{Client, Objection};

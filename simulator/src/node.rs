@@ -3,12 +3,13 @@
 
 use crate::bounds::Needed;
 use crate::checks::Check;
+use crate::copies;
 use crate::log::{AnyLog, OpenStore, Store};
 use crate::plan::Swarm;
 use crate::shadow::{Change, Shadow, read};
 use crate::violation::{Violation, violation};
 use bytes::Bytes;
-use driver::{ApplyContext, Frozen, StateMachine};
+use driver::{ApplyContext, StateMachine};
 use raft::{
     Apply, Config, Incarnation, Index, LogId, LogTime, Membership, Node, NodeId, ReadId, Restored,
     Snapshot, TakeSnapshot, Write, entry_hash,
@@ -590,9 +591,7 @@ impl<M: StateMachine> Running<M> {
 
     /// The state, as encoded in a snapshot.
     pub fn state(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.machine.freeze().write(&mut bytes).expect("memory takes it");
-        bytes
+        copies::state(&self.machine)
     }
 }
 
@@ -621,10 +620,14 @@ pub(crate) fn restore<M: StateMachine>(
     if let Err(error) = machine.restore(&mut state.as_slice()) {
         return violation(Check::SnapshotIsRestored, NodeId(id), format!("node {id}: {error}"));
     }
-    let mut again = Vec::new();
-    machine.freeze().write(&mut again).expect("memory takes it");
+    let again = copies::state(machine);
     if again != state {
-        let detail = format!("node {id}: the state restored from {} differs", snapshot.last);
+        let detail = format!(
+            "node {id}: the state restored from {} differs from the snapshot: {}; {}",
+            snapshot.last,
+            copies::difference(&again, &state),
+            copies::CAUSES
+        );
         return violation(Check::SnapshotIsTheState, NodeId(id), detail);
     }
     Ok(Restoration::Done { bytes: state.len() as u64 })

@@ -4,6 +4,7 @@
 //! The cost of a check is in proportion to what changed: a run has hundreds of thousands of events.
 
 use crate::checks::Check;
+use crate::copies::Copies;
 use crate::describe::{Describe, Plain};
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
@@ -61,6 +62,8 @@ pub struct Observer<M> {
     pub time: Timekeeping,
     /// Applies the committed log, once and in order.
     reference: M,
+    /// Its states, if those of the nodes are compared with them.
+    copies: Option<Copies>,
 }
 
 impl<M: StateMachine> Observer<M> {
@@ -76,6 +79,34 @@ impl<M: StateMachine> Observer<M> {
             next_number: CommandNumber(0),
             time: Timekeeping::default(),
             reference,
+            copies: None,
+        }
+    }
+
+    /// Compares the states of the nodes with that of the reference machine from now on.
+    pub(crate) fn with_copies(mut self) -> Self {
+        self.copies = Some(Copies::new(self.seen.len() as u64));
+        self
+    }
+
+    /// A node has the state after this index from elsewhere.
+    pub(crate) fn restored(&mut self, node: usize, at: Index) {
+        if let Some(copies) = &mut self.copies {
+            copies.restored(node, at);
+        }
+    }
+
+    /// Checks the state of a node that has applied this entry.
+    pub(crate) fn has_state(
+        &mut self,
+        node: usize,
+        id: LogId,
+        machine: &M,
+        describe: &dyn Describe,
+    ) -> Result<(), Violation> {
+        match &mut self.copies {
+            Some(copies) => copies.applied(node, id, machine, describe),
+            None => Ok(()),
         }
     }
 
@@ -284,7 +315,11 @@ impl<M: StateMachine> Observer<M> {
         let answer = match &entry.payload {
             Payload::Command(command) => {
                 let at = ApplyContext { id, time: entry.time, number: entry.number };
-                Some(self.reference.apply(at, command.clone()))
+                let answer = self.reference.apply(at, command.clone());
+                if let Some(copies) = &mut self.copies {
+                    copies.committed(id.index, command, &self.reference);
+                }
+                Some(answer)
             }
             _ => None,
         };

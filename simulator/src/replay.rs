@@ -7,8 +7,9 @@
 //! It needs nothing but the machine, so it knows no cause outside of it: if a replay does not go
 //! wrong, the latest commands are shown.
 
+use crate::copies;
 use bytes::Bytes;
-use driver::{ApplyContext, Frozen, StateMachine};
+use driver::{ApplyContext, StateMachine};
 use raft::{Apply, Index, LogId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
@@ -60,6 +61,8 @@ pub(crate) enum Wrong<'a, M> {
     Answers(BTreeMap<Index, Bytes>),
     /// A query is not answered as by a machine that was never restored.
     Queries(Vec<Bytes>),
+    /// The state is not that of a machine that was never restored.
+    Copy,
     /// The state cannot be restored, or is another one afterwards.
     Snapshot,
 }
@@ -247,6 +250,7 @@ impl<M: StateMachine> Attempts<'_, M> {
                 let restored = self.restored(&copy);
                 differs(&copy, query) || restored.is_some_and(|(copy, _)| differs(&copy, query))
             }),
+            Wrong::Copy => copies::state(&copy) != copies::state(&reference),
             Wrong::Snapshot => self.restored(&copy).is_none_or(|(_, is_same)| !is_same),
         }
     }
@@ -254,15 +258,10 @@ impl<M: StateMachine> Attempts<'_, M> {
     /// A machine with the state of another one, restored from its snapshot, and whether its own
     /// snapshot is the same again. `None` if it cannot be restored.
     fn restored(&self, machine: &M) -> Option<(M, bool)> {
-        let state = |machine: &M| {
-            let mut state = Vec::new();
-            machine.freeze().write(&mut state).expect("memory takes it");
-            state
-        };
-        let before = state(machine);
+        let before = copies::state(machine);
         let mut restored = (self.machine)();
         restored.restore(&mut before.as_slice()).ok()?;
-        let is_same = state(&restored) == before;
+        let is_same = copies::state(&restored) == before;
         Some((restored, is_same))
     }
 }
@@ -270,7 +269,7 @@ impl<M: StateMachine> Attempts<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use driver::{LogTime, RestoreError};
+    use driver::{Frozen, LogTime, RestoreError};
     use raft::{CommandNumber, Term};
     use std::io::{self, Read, Write};
 

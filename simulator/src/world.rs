@@ -268,7 +268,7 @@ impl<'a, W: Workload> World<'a, W> {
             machines: (0..plan.nodes).map(|id| Stream::new(seed, Purpose::Machine, id)).collect(),
             clients: (0..u64::from(plan.swarm.clients)).map(client).collect(),
             operations: Vec::new(),
-            observer: Observer::new(plan.nodes, workload.machine()),
+            observer: Observer::new(plan.nodes, workload.machine()).with_copies(),
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
             replay: Replay::new(record),
@@ -520,6 +520,7 @@ impl<'a, W: Workload> World<'a, W> {
         host.flipped_at = if host.flipped { Index(0) } else { host.flipped_at };
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         self.observer.started(node, &running.node);
+        self.observer.restored(node, running.machine_at);
         self.timeline.started(node, &running.node, running.machine_at);
         if running.machine_at > Index(0) {
             let last = running.node.base().last;

@@ -5,6 +5,7 @@ use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
 use simulator::plan::FaultKind;
 use simulator::{Failed, Request, Simulation, random::Stream};
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -141,6 +142,8 @@ fn an_invariant_of_the_user_is_checked_without_any_fault_too() {
     let failed = broken(&simulation);
     assert_eq!(failed.violation.check, Check::InvariantOfTheStateMachine);
     assert!(failed.violation.detail.contains("it counts to 20"));
+    // The command that broke it.
+    assert!(failed.violation.detail.contains("@1: "), "{failed}");
     assert!(failed.shrunk.plan.faults.is_empty());
     let _ = std::fs::remove_file(page);
 }
@@ -242,6 +245,120 @@ fn a_machine_that_does_not_repeat_is_told_from_a_broken_promise() {
     let drawn = std::fs::read_to_string(&page).expect("there is a page");
     assert!(drawn.contains("a run repeats") && !drawn.contains("No promise was broken"));
     std::fs::remove_file(page).expect("it was made above");
+}
+
+/// Keeps the latest command for each of its kinds, and writes them in the order of a hash map.
+#[derive(Clone, Default)]
+struct Unordered(HashMap<u8, u8>);
+
+impl StateMachine for Unordered {
+    type Frozen = Self;
+
+    fn apply(&mut self, _at: ApplyContext, command: Bytes) -> Bytes {
+        self.0.insert(command[0] % 8, command[0]);
+        Bytes::new()
+    }
+
+    answers_nothing!();
+
+    fn freeze(&self) -> Self {
+        self.clone()
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        self.0 = bytes.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        Ok(())
+    }
+}
+
+impl Frozen for Unordered {
+    fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.0.iter().try_for_each(|(kind, latest)| to.write_all(&[*kind, *latest]))
+    }
+}
+
+/// Keeps the number of its latest command, counted over all machines of the process: as bad as a
+/// clock. No answer shows it.
+#[derive(Clone, Default)]
+struct Stamped(u64);
+
+static STAMPS: AtomicU64 = AtomicU64::new(1);
+
+impl StateMachine for Stamped {
+    type Frozen = Self;
+
+    fn apply(&mut self, _at: ApplyContext, _command: Bytes) -> Bytes {
+        self.0 = STAMPS.fetch_add(1, Ordering::Relaxed);
+        Bytes::new()
+    }
+
+    answers_nothing!();
+
+    fn freeze(&self) -> Self {
+        self.clone()
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+impl Frozen for Stamped {
+    fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&self.0.to_le_bytes())
+    }
+}
+
+/// Checks that a machine whose states differ in every run is found at the first commands, with the
+/// commands, the bytes and the usual causes.
+fn is_told<M: StateMachine + Default + 'static>(name: &str) {
+    let page = path(name);
+    let failed = broken(&Simulation::new(M::default, request).seeds(0..3).nodes(3).timeline(&page));
+    assert_eq!(failed.violation.check, Check::EqualLogsMakeEqualStates, "{failed}");
+    let index = failed.violation.about.indexes.first().expect("it names the entry");
+    assert!(index.0 < 40, "the first entries differ already: {failed}");
+    for part in
+        ["is the first that differs", "the commands after index", "the order of a hash map?"]
+    {
+        assert!(failed.violation.detail.contains(part), "{failed}");
+    }
+    assert!(failed.shrunk.plan.faults.is_empty(), "{failed}");
+    assert!(!failed.steps.is_empty(), "{failed}");
+    let drawn = std::fs::read_to_string(&page).expect("there is a page");
+    assert!(drawn.contains(failed.violation.check.name()));
+    std::fs::remove_file(page).expect("it is there");
+}
+
+#[test]
+fn a_state_in_the_order_of_a_hash_map_is_found_at_once() {
+    is_told::<Unordered>("unordered.html");
+}
+
+#[test]
+fn a_state_that_no_answer_shows_is_found_at_once() {
+    is_told::<Stamped>("stamped.html");
+}
+
+#[test]
+fn each_test_and_seed_has_a_page_of_its_own() {
+    let pages = [5, 6].map(|seed| {
+        let simulation = Simulation::new(Echo::<false>::default, request)
+            .seeds(seed..seed + 1)
+            .faults(&[])
+            .invariant(|echo| if echo.count < 3 { Ok(()) } else { Err("three".to_owned()) });
+        broken(&simulation).timeline.expect("it is written")
+    });
+    let of_seed_5 = "sim-failures/kit.each_test_and_seed_has_a_page_of_its_own.seed-5.html";
+    assert!(pages[0].ends_with(of_seed_5), "{}", pages[0].display());
+    assert_ne!(pages[0], pages[1]);
+    for page in pages {
+        std::fs::remove_file(page).expect("it is there");
+    }
 }
 
 /// A state machine that fails an assertion after a while.

@@ -1,6 +1,7 @@
 //! Layer 2: whole nodes of the key-value store, except for their sockets, and clients that use both
 //! APIs, on simulated time, network and disk.
 
+mod answers;
 mod app;
 mod batch;
 mod clients;

@@ -1,5 +1,6 @@
 //! The parts that all clients share: the keys, and requests over the simulated network.
 
+use super::answers;
 use super::store::Store;
 use hyper::StatusCode;
 use hyper::header::{ETAG, HOST, HeaderValue};
@@ -74,7 +75,9 @@ impl Exchange for Wires {
         if let Some(mark) = mark_of(parts.status) {
             self.cluster.mark(mark);
         }
-        Ok(Response { status: parts.status, headers: parts.headers, body })
+        let answer = Response { status: parts.status, headers: parts.headers, body };
+        self.cluster.broken(answers::check(request, node.0, &answer).err());
+        Ok(answer)
     }
 }
 

@@ -116,6 +116,7 @@ impl<W: Workload> World<'_, W> {
                 }
                 self.timeline.add(node, What::Installed(last));
                 self.replay.restores(self.now_us, self.events, node, last);
+                self.observer.restored(node, last.index);
                 if self.observer.id_at(last.index) != Some(last) || running.apply.is_some() {
                     return violation(
                         Check::RestoredSnapshotIsCommitted,

@@ -21,7 +21,7 @@ impl<W: Workload> World<'_, W> {
         let host = &mut self.hosts[node];
         let Some(running) = &mut host.up else { return Ok(()) };
         let (flips, mut flipped, mut flipped_at) = (host.flips, host.flipped, host.flipped_at);
-        let observer = &self.observer;
+        let observer = &mut self.observer;
         let workload = &self.workload;
         let mut done = Vec::new();
         let mut latest = LogId::ZERO;
@@ -40,8 +40,14 @@ impl<W: Workload> World<'_, W> {
                 return Ok(());
             }
             observer.applied_as(node, before, entry, answer, workload.describe())?;
+            let describe = workload.describe();
+            if let Some(machine) = machine {
+                observer.has_state(node, entry.id, machine, describe)?;
+            }
             if let Some(Err(detail)) = machine.map(|machine| workload.invariant(machine)) {
-                let detail = format!("{detail}; node {node}, after {}", entry.id);
+                let command = entry.payload.command().map(|command| describe.command(command));
+                let command = command.map_or(String::new(), |text| format!(": {text}"));
+                let detail = format!("{detail}; node {node}, after {}{command}", entry.id);
                 return violation(Check::InvariantOfTheStateMachine, (node, entry.id), detail);
             }
             latest = entry.id;

@@ -19,6 +19,7 @@ impl<W: Workload> World<'_, W> {
             Check::HistoryOfTheTest | Check::AnswerSuitsTheClient => {
                 Wrong::Answers(self.answers(violation))
             }
+            Check::EqualLogsMakeEqualStates => Wrong::Copy,
             Check::SnapshotIsTheState | Check::SnapshotIsRestored => Wrong::Snapshot,
             _ => return Vec::new(),
         };
