@@ -401,8 +401,8 @@ impl<M: StateMachine> Simulation<M> {
         self
     }
 
-    /// Path of the page that is written for a failure. By default it is in the folder `sim-failures`
-    /// of cargo's target directory, named after the program, the test and the seed.
+    /// Path of the page that is written for a failure. By default it is in the folder
+    /// `sim-failures` of cargo's target directory, named after the program, the test and the seed.
     pub fn timeline(mut self, path: impl AsRef<Path>) -> Self {
         self.timeline = Some(path.as_ref().to_owned());
         self
