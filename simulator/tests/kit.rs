@@ -1,5 +1,7 @@
 //! The report that a user of the kit gets for a state machine that is broken on purpose.
 
+#![allow(clippy::disallowed_types, reason = "a planted mistake is the order of a hash map")]
+
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
