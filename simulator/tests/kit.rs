@@ -7,7 +7,6 @@ use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
 use simulator::plan::FaultKind;
 use simulator::{Failed, Request, Simulation, random::Stream};
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -251,7 +250,8 @@ fn a_machine_that_does_not_repeat_is_told_from_a_broken_promise() {
 
 /// Keeps the latest command for each of its kinds, and writes them in the order of a hash map.
 #[derive(Clone, Default)]
-struct Unordered(HashMap<u8, u8>);
+#[allow(clippy::disallowed_types, reason = "its order is the mistake")]
+struct Unordered(std::collections::HashMap<u8, u8>);
 
 impl StateMachine for Unordered {
     type Frozen = Self;
