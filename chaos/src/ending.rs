@@ -6,6 +6,7 @@ use crate::bounds::{
 };
 use crate::clients::{key_name, parse_value};
 use crate::history::{Heard, History, Record};
+use crate::http::{Answer, Failed};
 use crate::judge;
 use crate::node::Stderr;
 use crate::outcome::{Outcome, Step, Trouble};
@@ -14,6 +15,10 @@ use crate::round::Round;
 use crate::timeline::Kind;
 use simulator::linearizability::Action;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// The pause before a request that a node had no place for is repeated.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 impl Round<'_> {
     /// Ends all faults, starts what is down, and waits until all nodes serve and are equal.
@@ -47,6 +52,20 @@ impl Round<'_> {
         Ok(())
     }
 
+    /// The listing of commits of a node. Listings of clients that have gone may still be under way,
+    /// and a further one is then refused for a while.
+    fn listing(&self, id: u64) -> Result<Answer, Failed> {
+        let until = Instant::now() + RECOVERY_MAX;
+        loop {
+            let answer = self.cluster.get(id, "/get_commits_since?since_index=-1");
+            let is_busy = answer.as_ref().is_ok_and(|answer| answer.status == 429);
+            if !is_busy || Instant::now() >= until {
+                return answer;
+            }
+            std::thread::sleep(BUSY_PAUSE);
+        }
+    }
+
     /// Reads the listing of commits of every node. Also reads each key through each node, and adds
     /// these reads to the history.
     pub(crate) fn copies(
@@ -56,7 +75,7 @@ impl Round<'_> {
     ) -> BTreeMap<u64, Vec<serde_json::Value>> {
         let mut copies = BTreeMap::new();
         for id in self.cluster.ids() {
-            match self.cluster.get(id, "/get_commits_since?since_index=-1") {
+            match self.listing(id) {
                 Ok(answer) if answer.status == 200 => {
                     let commits = answer.json()["commits"].as_array().cloned().unwrap_or_default();
                     copies.insert(id, commits);

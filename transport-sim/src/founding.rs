@@ -13,7 +13,7 @@ use crate::disk::{Life, SimDisk};
 use crate::net::{SimNet, peer_address};
 use crate::time::{now_us, sleep_us};
 use crate::world::{Host, client_address, log_config};
-use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 use madsim::runtime::{Handle as Executor, NodeHandle};
 use quorate::bootstrap::{Begin, BeginError, begin};
 use raft::{Membership, NodeId};
@@ -89,8 +89,8 @@ impl<A: App> Cluster<A> {
         let founding: Vec<_> = (0..nodes).map(|node| self.founder(node)).collect();
         let mut joined: Vec<Joined> = Vec::new();
         let mut machines = Vec::new();
-        for founder in join_all(founding).await {
-            let (joining, life, machine) = founder?;
+        // The first failure is the one to report: the others then wait for that node in vain.
+        for (joining, life, machine) in try_join_all(founding).await? {
             joined.push(joining);
             machines.push((life, machine));
         }

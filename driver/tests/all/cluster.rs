@@ -440,7 +440,7 @@ async fn readiness_follows_the_truth() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_whose_leader_has_stopped_is_not_ready_before_the_election() {
+async fn a_follower_whose_leader_is_gone_is_not_ready_before_the_election() {
     let (network, disks) = (Network::default(), disks());
     // The election timeout is 20 s: the test ends before it.
     let adapt = |config: &mut DriverConfig| config.raft.election_ticks = 1_000;
@@ -459,7 +459,8 @@ async fn a_follower_whose_leader_has_stopped_is_not_ready_before_the_election() 
         assert_eq!(following.status().ready(), Ok(()));
     }
     network.heal();
-    leading.shutdown().await;
+    // As if its power had failed: a leader that shuts down hands over.
+    network.isolate(1, &[2, 3]);
     eventually("not ready", || following.status().ready().is_err()).await;
     let status = following.status();
     assert_eq!(status.raft.leader, Some(NodeId(1)), "the election timeout has not passed");
