@@ -272,6 +272,14 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
+    /// Removes what was left of a snapshot that this node has not needed after all.
+    fn discard_reception(&self) {
+        let Ok(room) = self.snapshot_orders.try_reserve() else { return };
+        if let Some(part) = self.inbox_receiver.receptions.unneeded(self.node.commit()) {
+            room.send(SnapshotOrder::Discard(part));
+        }
+    }
+
     fn take_reports(&mut self) {
         let reports = self.inbox_receiver.reports.take();
         for peer in reports.unreachable {
@@ -390,6 +398,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
 
     fn after_tick(&mut self, now: Now) {
         self.clean();
+        self.discard_reception();
         self.confirm_readiness(now);
         self.state.pending.forget_abandoned();
         self.state.forwarded.retain(|_, done| !done.is_closed());

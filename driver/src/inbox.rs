@@ -26,14 +26,10 @@ pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inb
     let (messages, messages_out) = mpsc::channel(in_range(messages_max));
     let (offers, offers_out) = mpsc::channel(OFFERS_MAX);
     let reports = Arc::new(PeerReports::default());
-    let inbox = Inbox {
-        messages,
-        offers,
-        reports: reports.clone(),
-        store,
-        receptions: Receptions::default(),
-    };
-    (inbox, InboxReceiver { messages: messages_out, offers: offers_out, reports })
+    let receptions = Receptions::default();
+    let inbox =
+        Inbox { messages, offers, reports: reports.clone(), store, receptions: receptions.clone() };
+    (inbox, InboxReceiver { messages: messages_out, offers: offers_out, reports, receptions })
 }
 
 /// The transport's end of the inbox. A clone is another handle to it.
@@ -51,6 +47,7 @@ pub struct InboxReceiver {
     pub(crate) messages: mpsc::Receiver<Message>,
     pub(crate) offers: mpsc::Receiver<PeerSnapshot>,
     pub(crate) reports: Arc<PeerReports>,
+    pub(crate) receptions: Receptions,
 }
 
 /// Why a snapshot is rejected.

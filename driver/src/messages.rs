@@ -10,6 +10,7 @@
 use crate::error::{ExecuteError, Outcome, ProposeError, StopReason};
 use crate::machine::StateMachine;
 use crate::pending::{Reply, Undecided};
+use crate::snapshots::SnapshotSink;
 use crate::waiters::WaitReply;
 use bytes::Bytes;
 use raft::{
@@ -102,6 +103,8 @@ pub(crate) enum SnapshotOrder<F> {
     Write { order: TakeSnapshot, frozen: F },
     /// The durable log begins after `base`: remove older snapshots.
     Clean { base: LogId },
+    /// The part of a snapshot that nobody needs: drop it, which removes its file.
+    Discard(Box<dyn SnapshotSink>),
 }
 
 /// The result of an order, for the core loop.

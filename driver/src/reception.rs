@@ -1,12 +1,12 @@
 //! The reception of one snapshot from a peer.
 //!
 //! If a transfer breaks, what has arrived is kept, and a later offer of the same snapshot continues
-//! after it. At most one unfinished snapshot is kept. The next reception that begins anew removes
-//! it, and so does a restart of the node.
+//! after it. At most one unfinished snapshot is kept. It is removed by the next reception that
+//! begins anew, by a restart of the node, and once the node has committed what it covers.
 
 use crate::inbox::OfferError;
 use crate::snapshots::{SnapshotSink, SnapshotStore};
-use raft::{ReceiveSnapshot, Snapshot, SnapshotReceived};
+use raft::{Index, ReceiveSnapshot, Snapshot, SnapshotReceived};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +55,14 @@ impl Receptions {
             Some(unfinished) if unfinished.snapshot == *snapshot => unfinished.prefix,
             _ => Prefix::default(),
         }
+    }
+
+    /// Removes and returns the part that was left of a snapshot whose entries are committed here up
+    /// to `commit`: it is not needed any more.
+    pub fn unneeded(&self, commit: Index) -> Option<Box<dyn SnapshotSink>> {
+        let mut unfinished = self.unfinished();
+        let is_unneeded = |left: &Unfinished| left.snapshot.last.index <= commit;
+        unfinished.take_if(|left| is_unneeded(left)).map(|left| left.sink)
     }
 
     /// Begins a reception that continues after `start`. `start` must be what
@@ -161,5 +169,44 @@ impl Drop for Reception {
             *self.receptions.unfinished() =
                 Some(Unfinished { snapshot, prefix: self.prefix, sink });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{LogId, Membership};
+
+    struct Sink;
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl SnapshotSink for Sink {
+        fn finish(self: Box<Self>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_part_is_unneeded_once_the_log_has_what_it_covers() {
+        let receptions = Receptions::default();
+        assert!(receptions.unneeded(Index(9)).is_none());
+        let mut snapshot = Snapshot::initial(Membership::default());
+        snapshot.last = LogId::new(7, 2);
+        let prefix = Prefix { bytes: 5, checksum: 1 };
+        let part = Unfinished { snapshot: snapshot.clone(), prefix, sink: Box::new(Sink) };
+        *receptions.unfinished() = Some(part);
+        assert!(receptions.unneeded(Index(6)).is_none());
+        assert_eq!(receptions.prefix(&snapshot), prefix);
+        assert!(receptions.unneeded(Index(7)).is_some());
+        assert_eq!(receptions.prefix(&snapshot), Prefix::default());
     }
 }

@@ -120,6 +120,10 @@ impl Writer {
                 }
                 None
             }
+            SnapshotOrder::Discard(part) => {
+                drop(part);
+                None
+            }
         }
     }
 
