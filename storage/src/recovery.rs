@@ -91,7 +91,7 @@ pub enum Case {
         /// The number of the batch.
         batch: u64,
     },
-    /// Where to look for entries that are lost, for an operator. At most [`FILES_SHOWN_MAX`] files.
+    /// Where to look for entries that are lost, for an operator. At most 8 files.
     LossFiles {
         /// Segments with blocks that are damaged or belong to no intact batch.
         damaged: Vec<String>,
