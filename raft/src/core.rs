@@ -8,10 +8,10 @@ use crate::outbox::Outbox;
 use crate::snapshot_schedule::SnapshotSchedule;
 use crate::work::Ticket;
 use crate::{
-    Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState, Index,
-    LogId, LogStart, LogTime, Message, NodeId, Now, Payload, ReadId, ReceiveSnapshot, Restore,
-    Snapshot, SnapshotDurable, SnapshotOffer, SnapshotReceived, StateHash, TakeSnapshot, Term,
-    Write,
+    Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState,
+    Incarnation, Index, LogId, LogStart, LogTime, Membership, Message, NodeId, Now, Payload,
+    ReadId, ReceiveSnapshot, Restore, Snapshot, SnapshotDurable, SnapshotOffer, SnapshotReceived,
+    StateHash, TakeSnapshot, Term, Write,
 };
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
@@ -180,8 +180,18 @@ impl Core {
 
     /// Whether this node may start an election: it is a voter, has lost no log, its disk is not
     /// stalled, its state is not known to be wrong, and no peer has rejected it as a non-member.
+    ///
+    /// As long as the latest membership is not known to be committed, a voter of the committed one,
+    /// or of one between them, may campaign too (§4.2.2). It may be the only node whose log is long
+    /// enough. A voter with this id and another incarnation is another node: one that had the id
+    /// before.
     pub fn may_campaign(&self) -> bool {
-        self.log.membership().is_voter(self.config.id)
+        let Config { id, incarnation, .. } = self.config;
+        let votes = |membership: &Membership| {
+            let own = membership.members.get(&id);
+            membership.is_voter(id) && own.is_some_and(|own| own.incarnation == incarnation)
+        };
+        self.log.memberships_from(self.commit).any(votes)
             && self.hard.lost.is_none()
             && !self.is_disk_stalled()
             && !self.diverged
@@ -238,7 +248,7 @@ impl Core {
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
-    pub fn leave_the_membership(&mut self, commit: Index, refused: crate::Incarnation) {
+    pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation) {
         if refused == self.config.incarnation {
             self.not_a_member = Some(commit);
         }
@@ -249,7 +259,20 @@ impl Core {
     pub fn is_not_a_member(&self) -> bool {
         let ours = self.log.membership().members.get(&self.config.id);
         let listed = ours.is_some_and(|own| own.incarnation == self.config.incarnation);
-        self.not_a_member.is_some_and(|told_at| !listed || told_at > self.commit)
+        let is_told = self.not_a_member.is_some_and(|told_at| !listed || told_at > self.commit);
+        is_told || self.is_removed()
+    }
+
+    /// Whether a committed membership has removed this node.
+    pub fn is_removed(&self) -> bool {
+        self.has_removed(self.config.id, self.config.incarnation)
+    }
+
+    /// Whether a committed membership has removed the node. That a node is in no membership proves
+    /// nothing: ours may be older than it (§4.1).
+    pub fn has_removed(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let committed = self.log.logged_membership(self.commit);
+        committed.is_some_and(|membership| membership.removed.get(&node) == Some(&incarnation))
     }
 
     /// Raises the commit index, at most to the end of the log. It never decreases.

@@ -19,7 +19,7 @@ pub(crate) struct Leader {
     pub(crate) progress: BTreeMap<NodeId, Progress>,
     /// The no-op that began the term. Once it is committed, the leader knows what is committed
     /// (§6.4).
-    term_start: Index,
+    pub(crate) term_start: Index,
     /// The latest round of heartbeats.
     round: Round,
     ticks_since_round: u32,
@@ -41,6 +41,11 @@ pub(crate) struct Leader {
     forwards: BTreeMap<NodeId, VecDeque<(u64, u64)>>,
     /// Leadership is being handed over. No proposals are taken meanwhile.
     pub(crate) transfer: Option<Transfer>,
+    /// The end of the log at the latest heartbeat, and at the one before. A learner that has the
+    /// latter has caught up.
+    pub(crate) round_last: (Index, Index),
+    /// This node votes no longer, and has tried to hand leadership over.
+    pub(crate) retiring: bool,
 }
 
 /// The most starts of a peer that a leader remembers in one term. A command that a still earlier
@@ -79,6 +84,8 @@ impl Leader {
             stall_probed: false,
             forwards: BTreeMap::new(),
             transfer: None,
+            round_last: (term_start, term_start),
+            retiring: false,
         };
         leader.start_round(core);
         leader.try_commit(core);
@@ -97,6 +104,9 @@ impl Leader {
         }
         self.keep_time(core);
         self.tick_transfer(core);
+        if self.tick_change(core) {
+            return Next::Follower { term: core.term(), leader: None };
+        }
         self.ticks_since_quorum += 1;
         if self.ticks_since_quorum >= core.config.election_ticks {
             self.ticks_since_quorum = 0;
@@ -111,6 +121,7 @@ impl Leader {
                     *asked = false;
                 }
             }
+            self.round_last = (core.log.last().index, self.round_last.0);
             self.start_round(core);
         }
         // Followers learn the commit index from the next entries. If none are due, send it now.
@@ -266,7 +277,7 @@ impl Leader {
         core.answer_forward(from, start, number, outcome);
     }
 
-    fn append(&mut self, core: &mut Core, payload: Payload) -> LogId {
+    pub(crate) fn append(&mut self, core: &mut Core, payload: Payload) -> LogId {
         let id = core.append(payload);
         self.uncommitted_bytes += core.log.entry(id.index).map_or(0, crate::Entry::cost_bytes);
         id
@@ -353,7 +364,7 @@ impl Leader {
 
     /// Commits the entries that a quorum has on disk, if the last of them is of this term
     /// (§3.6.2).
-    fn try_commit(&mut self, core: &mut Core) {
+    pub(crate) fn try_commit(&mut self, core: &mut Core) {
         let own = core.log.durable();
         let on_disk = |id: NodeId| match self.progress.get(&id) {
             Some(progress) => progress.matched,

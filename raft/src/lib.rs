@@ -9,6 +9,7 @@
 
 mod bounded;
 mod candidate;
+mod change;
 mod config;
 mod copies;
 mod core;
@@ -35,12 +36,13 @@ mod transfer;
 mod validation;
 mod work;
 
+pub use change::{Change, ChangeError};
 pub use config::{Config, ConfigError, Restored};
 pub use digest::{StateHash, entry_hash};
 pub use entry::{Entry, Payload, Snapshot};
 pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, ReadId, Round, Term};
 pub use log_time::Reading;
-pub use membership::{Member, Membership};
+pub use membership::{Member, Membership, Target};
 pub use message::{Body, Forwarded, Message, SnapshotOffer};
 pub use node::Node;
 pub use request::{ProposeError, Proposed, ReadError, ReadMode};

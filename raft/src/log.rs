@@ -104,6 +104,25 @@ impl Log {
         &self.memberships[after.saturating_sub(1)].1
     }
 
+    /// The membership as of `index`, which is not below the base, and all later ones.
+    pub fn memberships_from(&self, index: Index) -> impl Iterator<Item = &Membership> {
+        let after = self.memberships.partition_point(|(at, _)| *at <= index);
+        self.memberships[after.saturating_sub(1)..].iter().map(|(_, membership)| membership)
+    }
+
+    /// The index of the entry that holds the membership in force. 0 if it is that of the beginning.
+    pub fn membership_index(&self) -> Index {
+        self.memberships.last().expect("there is always a membership").0
+    }
+
+    /// The membership as of `index`, if it comes from an entry. That of the beginning may be a
+    /// later one that a node was given when it started with an empty log: it proves nothing.
+    pub fn logged_membership(&self, index: Index) -> Option<&Membership> {
+        let after = self.memberships.partition_point(|(at, _)| *at <= index);
+        let (at, membership) = self.memberships.get(after.checked_sub(1)?)?;
+        (*at > Index(0)).then_some(membership)
+    }
+
     pub fn entry(&self, index: Index) -> Option<&Entry> {
         let offset = index.0.checked_sub(self.before.index.0 + 1)?;
         self.entries.get(usize::try_from(offset).ok()?)

@@ -3,8 +3,21 @@
 //! Membership changes use joint consensus only (§4.3): during a change there are two halves, and
 //! every decision needs a quorum of both. Single-server changes are deliberately absent: as first
 //! published they are unsafe (raft-dev, July 2015), and they save nothing.
+//!
+//! A change is declared: it names the voters and learners that the cluster is to have, from any
+//! configuration to any other. It stands in the log, so any leader can finish it:
+//!
+//! | entry | who decides | ends when it is committed and |
+//! |---|---|---|
+//! | [`Membership::planned`] | the voters as before; new members are learners | each new voter has caught up |
+//! | [`Membership::joint`] | a quorum of the new voters and one of the old | |
+//! | [`Membership::entered`] | the new voters | |
+//!
+//! A change that only concerns learners or addresses is one entry, since its voters stay the same.
+//! What a leader does with these is in `change.rs`.
 
-use crate::{Incarnation, NodeId};
+use crate::bounded::MEMBERS_MAX;
+use crate::{Incarnation, LogTime, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +35,10 @@ pub struct Member {
 
 /// The configuration of a cluster.
 ///
-/// Invariants: every voter, outgoing voter and learner is in `members`; no learner is in `voters`;
-/// `outgoing`, where present, is not empty.
+/// Invariants ([`Membership::is_sound`]): there is a voter; every voter, outgoing voter and member
+/// of the target is in `members`; `outgoing`, where present, is not empty, and then there is a
+/// target. A member that is a voter of neither half is a learner: it receives the log, and counts
+/// for no quorum.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// All members with their addresses, learners included. At most 1,024.
@@ -32,19 +47,40 @@ pub struct Membership {
     /// The members whose votes and acknowledgements count.
     #[serde(deserialize_with = "crate::bounded::set")]
     pub voters: BTreeSet<NodeId>,
-    /// During a change: the voters of the configuration that is being left.
+    /// While a joint configuration is in force: the voters of the configuration that is being left.
     #[serde(deserialize_with = "crate::bounded::optional_set")]
     pub outgoing: Option<BTreeSet<NodeId>>,
-    /// The members that receive the log without counting for a quorum.
+    /// The configuration that a change in progress leads to.
+    pub target: Option<Target>,
+    /// The nodes that were members and have been removed, with their incarnations. They are told
+    /// so, and cannot be added again with the same data directory. At most 1,024: those with the
+    /// lowest ids are forgotten first.
+    #[serde(deserialize_with = "crate::bounded::map")]
+    pub removed: BTreeMap<NodeId, Incarnation>,
+}
+
+/// The configuration that a change in progress leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Its voters.
+    #[serde(deserialize_with = "crate::bounded::set")]
+    pub voters: BTreeSet<NodeId>,
+    /// Its learners.
     #[serde(deserialize_with = "crate::bounded::set")]
     pub learners: BTreeSet<NodeId>,
+    /// The nodes that were no members before the change. They are dropped if it is given up.
+    #[serde(deserialize_with = "crate::bounded::set")]
+    pub added: BTreeSet<NodeId>,
+    /// The log time at which the change is given up, if the new voters have not caught up by then.
+    /// Once the joint configuration is in the log, a change is always finished.
+    pub until: LogTime,
 }
 
 impl Membership {
     /// A configuration in which every member votes.
     pub fn of_voters(members: BTreeMap<NodeId, Member>) -> Self {
         let voters = members.keys().copied().collect();
-        Membership { members, voters, outgoing: None, learners: BTreeSet::new() }
+        Membership { members, voters, ..Membership::default() }
     }
 
     /// Whether `node` is a voter in either half.
@@ -53,9 +89,89 @@ impl Membership {
             || self.outgoing.as_ref().is_some_and(|outgoing| outgoing.contains(&node))
     }
 
-    /// Whether a membership change is in progress.
+    /// Whether `node` is a member that votes in neither half.
+    pub fn is_learner(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node) && !self.is_voter(node)
+    }
+
+    /// Whether a membership change is in progress, in any of its phases.
+    pub fn is_changing(&self) -> bool {
+        self.target.is_some()
+    }
+
+    /// Whether two quorums are needed for a decision.
     pub fn is_joint(&self) -> bool {
         self.outgoing.is_some()
+    }
+
+    /// Whether the invariants hold. What comes from a peer is checked before it is used.
+    pub fn is_sound(&self) -> bool {
+        let known = |ids: &BTreeSet<NodeId>| ids.iter().all(|id| self.members.contains_key(id));
+        !self.voters.is_empty()
+            && known(&self.voters)
+            && self.outgoing.as_ref().is_none_or(|ids| !ids.is_empty() && known(ids))
+            && self.target.as_ref().is_none_or(|target| {
+                !target.voters.is_empty()
+                    && known(&target.voters)
+                    && known(&target.learners)
+                    && target.voters.is_disjoint(&target.learners)
+            })
+            && (self.outgoing.is_none() || self.target.is_some())
+    }
+
+    /// The first configuration of a change to `members`, of which `voters` vote. If the voters stay
+    /// the same, it is also the last. Otherwise new members are learners, and those that are to be
+    /// removed stay, until the joint configuration is left.
+    #[must_use]
+    pub fn planned(
+        &self,
+        members: BTreeMap<NodeId, Member>,
+        voters: BTreeSet<NodeId>,
+        until: LogTime,
+    ) -> Self {
+        let learners = members.keys().copied().filter(|id| !voters.contains(id)).collect();
+        let added = members.keys().copied().filter(|id| !self.members.contains_key(id)).collect();
+        let target = Target { voters, learners, added, until };
+        let mut all = self.members.clone();
+        all.extend(members);
+        let planned = Membership { members: all, target: Some(target), ..self.clone() };
+        let same = planned.target.as_ref().is_some_and(|target| target.voters == self.voters);
+        if same { planned.entered() } else { planned }
+    }
+
+    /// The joint configuration of a planned change (§4.3).
+    #[must_use]
+    pub fn joint(&self) -> Self {
+        let Some(target) = &self.target else { return self.clone() };
+        let outgoing = Some(self.voters.clone());
+        Membership { voters: target.voters.clone(), outgoing, ..self.clone() }
+    }
+
+    /// The configuration that a change leads to, alone in force.
+    #[must_use]
+    pub fn entered(&self) -> Self {
+        let Some(target) = &self.target else { return self.clone() };
+        let stays = |id: &NodeId| target.voters.contains(id) || target.learners.contains(id);
+        let (members, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            self.members.clone().into_iter().partition(|(id, _)| stays(id));
+        let mut removed = self.removed.clone();
+        removed.extend(gone.into_iter().map(|(id, member)| (id, member.incarnation)));
+        // An id may come back with another data directory.
+        removed.retain(|id, _| !members.contains_key(id));
+        while removed.len() > MEMBERS_MAX {
+            removed.pop_first();
+        }
+        Membership { members, voters: target.voters.clone(), outgoing: None, target: None, removed }
+    }
+
+    /// The configuration before a planned change, if the change is given up. Changed addresses
+    /// stay.
+    #[must_use]
+    pub fn given_up(&self) -> Self {
+        let Some(target) = &self.target else { return self.clone() };
+        let mut members = self.members.clone();
+        members.retain(|id, _| !target.added.contains(id));
+        Membership { members, target: None, ..self.clone() }
     }
 
     /// Whether the nodes for which `agrees` holds form a quorum: a majority of each half. An empty
@@ -92,6 +208,7 @@ impl Membership {
             .values()
             .map(|m| 64 + m.peer_address.len() + m.client_address.len())
             .sum::<usize>()
+            + 16 * self.removed.len()
             + 64
     }
 

@@ -7,10 +7,10 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::role::Next;
 use crate::{
-    Action, Applied, Body, CommandNumber, Config, ConfigError, Durable, Incarnation, LogId,
-    Message, NodeId, Now, Payload, ProposeError, Proposed, ReadError, ReadId, ReadMode,
-    ReceiveSnapshot, Restored, RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived, Status,
-    TransferError,
+    Action, Applied, Body, Change, ChangeError, CommandNumber, Config, ConfigError, Durable,
+    Incarnation, Index, LogId, Message, NodeId, Now, Payload, ProposeError, Proposed, ReadError,
+    ReadId, ReadMode, ReceiveSnapshot, Restored, RoleKind, SnapshotDurable, SnapshotOffer,
+    SnapshotReceived, Status, TransferError,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -114,10 +114,8 @@ impl Node {
         if asks_to_disturb(&message.body) && self.hears_a_leader() {
             return;
         }
-        // The members of this version's clusters never change, so a node that is not among them has
-        // nothing to say here. Once they do, a leader of a later membership has to be followed
-        // (§4.1), and peers must be authenticated by then: one frame of a stranger that is taken
-        // for a leader's can stop a cluster.
+        // A leader of a later membership has to be followed (§4.1), although this node does not know
+        // it. But while a member leads, what a stranger sends changes nothing.
         let acts = message.term > self.core.term()
             || leads(&message.body)
             || matches!(message.body, Body::Forward { .. } | Body::ReadIndex { .. });
@@ -222,6 +220,23 @@ impl Node {
             return Err(TransferError::NotLeader { leader });
         };
         role.transfer(&mut self.core, to)
+    }
+
+    /// Begins a change of the membership, if this node leads. Returns the index of its first entry,
+    /// or that of the membership in force if the change changes nothing.
+    ///
+    /// The change is done once the membership in force ([`Status::membership`]) is the declared one
+    /// and its entry ([`Status::membership_index`]) is committed. It is given up, and the
+    /// membership is the previous one, if its new voters do not catch up in time.
+    pub fn set_members(&mut self, now: Now, change: Change) -> Result<Index, ChangeError> {
+        self.core.now = now;
+        let leader = self.leader();
+        let Role::Leader(role) = &mut self.role else {
+            return Err(ChangeError::NotLeader { leader });
+        };
+        let index = role.change(&mut self.core, change);
+        self.check();
+        index
     }
 
     /// The target, while this node hands leadership over.
@@ -368,7 +383,7 @@ impl Node {
         let core = &self.core;
         let leader_commit = match &self.role {
             Role::Follower(follower) => follower.leader_commit,
-            Role::Candidate(_) => crate::Index(0),
+            Role::Candidate(_) => Index(0),
             Role::Leader(_) => core.commit,
         };
         let (role, serving, peers) = match &self.role {
@@ -394,11 +409,13 @@ impl Node {
             next_number: core.log.next_number(),
             snapshot: core.log.base().clone(),
             membership: core.log.membership().clone(),
+            membership_index: core.log.membership_index(),
             lost: core.hard_state().lost,
             disk_stalled: core.is_disk_stalled(),
             diverged: core.is_diverged(),
             base_unreadable: core.snapshots.is_base_unreadable(),
-            not_a_member: core.is_not_a_member(),
+            not_a_member: role != RoleKind::Leader && core.is_not_a_member(),
+            removed: role != RoleKind::Leader && core.is_removed(),
             peers,
             counters: core.counters,
         }
@@ -434,11 +451,13 @@ impl Node {
     }
 
     /// Whether a message that would change something here comes from a node that is not among our
-    /// members. It is counted.
+    /// members, while another node leads. It is counted.
     fn refuses_stranger(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
-        let is_stranger = self.core.is_stranger(from, incarnation);
-        self.core.counters.strangers += u64::from(is_stranger);
-        is_stranger
+        let refuses = self.core.is_stranger(from, incarnation)
+            && self.hears_a_leader()
+            && self.leader() != Some(from);
+        self.core.counters.strangers += u64::from(refuses);
+        refuses
     }
 
     /// A message of this term's leader has arrived: a candidate becomes its follower (§3.4).

@@ -47,6 +47,8 @@ pub struct Status {
     pub snapshot: Snapshot,
     /// The membership in force: the latest in the log, committed or not.
     pub membership: Membership,
+    /// The index of its entry, which is its version. 0 if it is that of the beginning.
+    pub membership_index: Index,
     /// If set, part of the log is lost and is being repaired from the peers. The value is the end
     /// of the lost log.
     pub lost: Option<LogId>,
@@ -59,8 +61,12 @@ pub struct Status {
     /// The snapshot that the log begins after is unreadable on this node. Another one is being
     /// taken.
     pub base_unreadable: bool,
-    /// A peer has rejected this node as a non-member: its disk was wiped, or it was removed.
+    /// This node is no member: a peer has rejected it (its disk was wiped, or it was removed), or a
+    /// committed membership has removed it. It must stop.
     pub not_a_member: bool,
+    /// A committed membership in this node's own log has removed it. Then `not_a_member` is set. A
+    /// leader that is removed first hands leadership over.
+    pub removed: bool,
     /// The replication progress of each peer. Empty unless this node leads.
     pub peers: Vec<PeerStatus>,
     /// Messages and receipts that were ignored, and elections.
@@ -106,7 +112,7 @@ pub struct Counters {
     pub misaddressed: u64,
     /// Messages with another incarnation than the member's (a wiped disk).
     pub wrong_incarnation: u64,
-    /// Messages of nodes that are not members, ignored because a member leads.
+    /// Messages of nodes that are not members, ignored because another node leads.
     pub strangers: u64,
     /// Messages that no correct peer sends.
     pub invalid_messages: u64,

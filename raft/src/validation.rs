@@ -6,7 +6,7 @@
 //! message says.
 
 use crate::core::Core;
-use crate::{Body, Forwarded, Incarnation, LogId, Message, NodeId, SnapshotOffer, Term};
+use crate::{Body, Forwarded, Incarnation, LogId, Message, NodeId, Payload, SnapshotOffer, Term};
 
 /// No correct peer sends larger terms or indexes. Messages with them are ignored before any
 /// arithmetic. At a million entries per second it takes 146,000 years to reach it.
@@ -41,8 +41,9 @@ impl Core {
                 | Body::NotAMember { .. }
         );
         let member = self.log.membership().members.get(&message.from);
-        if counts && member.is_some_and(|member| member.incarnation != message.incarnation) {
-            self.counters.wrong_incarnation += 1;
+        let is_other = member.is_some_and(|member| member.incarnation != message.incarnation);
+        if counts && (is_other || self.has_removed(message.from, message.incarnation)) {
+            self.counters.wrong_incarnation += u64::from(is_other);
             // The answer goes to the member, which may not have sent the message. Once a tick is
             // enough.
             if self.corrected.insert(message.from) {
@@ -102,7 +103,8 @@ fn is_sane(message: &Message) -> bool {
                         && entry.id.term >= before.term
                         && entry.id.term <= message.term
                         && entry.number.0 <= NUMBER_MAX
-                        && entry.time.0 <= NUMBER_MAX;
+                        && entry.time.0 <= NUMBER_MAX
+                        && is_sound(&entry.payload);
                     before = entry.id;
                     follows
                 })
@@ -135,6 +137,13 @@ fn is_sane_offer(offer: &SnapshotOffer) -> bool {
         && snapshot.last.index.0 <= NUMBER_MAX
         && snapshot.number.0 <= NUMBER_MAX
         && snapshot.time.0 <= NUMBER_MAX
-        // A snapshot comes from a running cluster, which has members.
-        && !snapshot.membership.members.is_empty()
+        && snapshot.membership.is_sound()
+}
+
+/// Whether a correct leader could have proposed it.
+fn is_sound(payload: &Payload) -> bool {
+    match payload {
+        Payload::Membership(membership) => membership.is_sound(),
+        Payload::NoOp | Payload::Command(_) | Payload::System(_) | Payload::Clock => true,
+    }
 }

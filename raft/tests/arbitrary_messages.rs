@@ -6,10 +6,10 @@ use bytes::Bytes;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use raft::{
-    Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
-    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
-    ReceiveSnapshot, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot,
-    Term, Write,
+    Action, Apply, Body, Change, CommandNumber, Config, Entry, Forwarded, Incarnation, Index,
+    LogId, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode,
+    Reading, ReceiveSnapshot, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash,
+    TakeSnapshot, Target, Term, Write,
 };
 
 /// Far more actions than one event can cause.
@@ -23,6 +23,7 @@ enum Event {
     Propose(u8),
     Read,
     Campaign,
+    Change(Membership, bool),
     /// The pending write is done.
     Sync,
     /// The pending order of the state machine is done.
@@ -60,12 +61,18 @@ fn node_id() -> impl Strategy<Value = NodeId> {
 
 fn membership() -> impl Strategy<Value = Membership> {
     let ids = || btree_set(node_id(), 0..4);
-    (ids(), ids(), prop::option::of(ids()), ids()).prop_map(
-        |(members, voters, outgoing, learners)| Membership {
+    let target = (ids(), ids(), ids(), number()).prop_map(|(voters, learners, added, until)| {
+        Target { voters, learners, added, until: LogTime(until) }
+    });
+    let removed = ids().prop_map(|ids| ids.into_iter().map(|id| (id, Incarnation(id.0 + 100))));
+    let (outgoing, target) = (prop::option::of(ids()), prop::option::of(target));
+    (ids(), ids(), outgoing, target, removed).prop_map(
+        |(members, voters, outgoing, target, removed)| Membership {
             members: members.into_iter().map(|id| (id, member(id))).collect(),
             voters,
             outgoing,
-            learners,
+            target,
+            removed: removed.collect(),
         },
     )
 }
@@ -196,6 +203,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (1..4u8).prop_map(Event::Propose),
         1 => Just(Event::Read),
         1 => Just(Event::Campaign),
+        1 => (membership(), any::<bool>())
+            .prop_map(|(membership, force)| Event::Change(membership, force)),
         5 => Just(Event::Sync),
         3 => Just(Event::Machine),
         1 => Just(Event::Snapshot),
@@ -255,6 +264,11 @@ impl Driven {
             }
             Event::Read => drop(node.read(now, ReadMode::Linearizable)),
             Event::Campaign => node.campaign(now),
+            Event::Change(membership, force) => {
+                let mut change = Change::to(membership.members, membership.voters);
+                change.force = force;
+                let _ = node.set_members(now, change);
+            }
             Event::Sync => {
                 if let Some(write) = self.write.take() {
                     node.persisted(now, write.durable());

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use raft::{
-    Action, Applied, Config, Entry, HardState, Incarnation, Index, LogId, LogStart, Member,
+    Action, Applied, Change, Config, Entry, HardState, Incarnation, Index, LogId, LogStart, Member,
     Membership, Message, Node, NodeId, Now, Payload, ReadMode, Restored, Snapshot, SnapshotOffer,
     TakeSnapshot, Write,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The content of a node's disk.
 #[derive(Clone)]
@@ -18,6 +18,12 @@ struct Disk {
 }
 
 impl Disk {
+    /// That of a node which knows no membership.
+    fn empty() -> Self {
+        let snapshot = Snapshot::initial(Membership::default());
+        Disk { hard_state: HardState::default(), snapshot, entries: Vec::new() }
+    }
+
     fn write(&mut self, write: &Write) {
         self.hard_state = write.hard_state;
         match &write.log_start {
@@ -40,6 +46,7 @@ impl Disk {
 
 struct Peer {
     node: Node,
+    incarnation: Incarnation,
     disk: Disk,
     write: Option<Write>,
     snapshot: Option<TakeSnapshot>,
@@ -58,10 +65,17 @@ struct Cluster {
     cut: Option<NodeId>,
     served: u64,
     restored: u64,
+    /// The membership changes now and then.
+    churns: bool,
+    /// Changes that were begun, and memberships that came into force by them.
+    changes: u64,
+    entered: u64,
+    wiped: u64,
 }
 
 impl Cluster {
-    fn new(size: u64, seed: u64) -> Self {
+    /// A cluster of `size` voters, and of `spares` nodes that are no members yet.
+    fn new(size: u64, spares: u64, seed: u64) -> Self {
         let member = |id: u64| Member {
             incarnation: Incarnation(id + 100),
             peer_address: String::new(),
@@ -80,12 +94,19 @@ impl Cluster {
             cut: None,
             served: 0,
             restored: 0,
+            churns: spares > 0,
+            changes: 0,
+            entered: 0,
+            wiped: 0,
         };
-        for id in 0..size {
-            let node = start(id, 0, seed, disk.clone());
+        for id in 0..size + spares {
+            let disk = if id < size { disk.clone() } else { Disk::empty() };
+            let incarnation = Incarnation(id + 100);
+            let node = start(id, incarnation, 0, seed, disk.clone());
             cluster.members.push(Peer {
                 node,
-                disk: disk.clone(),
+                incarnation,
+                disk,
                 write: None,
                 snapshot: None,
                 starts: 0,
@@ -141,19 +162,10 @@ impl Cluster {
                 }
             }
             96..=97 if !self.offers.is_empty() => {
-                let offer = self.offers.remove(0);
-                let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
-                let snapshot = offer.snapshot.last;
-                let order = self.members[to].node.accept(offer);
-                let accepted = order.is_some();
-                if let Some(order) = order {
-                    self.members[to].node.install(Now::default(), order.durable());
-                }
-                self.poll(to);
-                self.members[from].node.snapshot_sent(NodeId(to as u64), snapshot, accepted);
-                return self.poll(from);
+                return self.transfer();
             }
             98.. => match self.draw(40) {
+                14..26 if self.churns => self.change_members(),
                 0..12 => self.restart(at),
                 12 => self.cut = Some(NodeId(at as u64)),
                 13 => self.cut = None,
@@ -162,6 +174,52 @@ impl Cluster {
             _ => {}
         }
         self.poll(at);
+    }
+
+    /// A step of a time in which nothing fails: every node ticks, every message arrives, every
+    /// write reaches the disk.
+    fn calm(&mut self, round: usize) {
+        for at in 0..self.members.len() {
+            self.members[at].node.tick(Now::default());
+            if round.is_multiple_of(10) {
+                let _ = self.members[at].node.propose(Now::default(), Bytes::from_static(b"y"));
+            }
+            self.poll(at);
+        }
+        for _ in 0..20 {
+            for message in std::mem::take(&mut self.network) {
+                let to = message.to.0 as usize;
+                self.members[to].node.step(Now::default(), message);
+                self.poll(to);
+            }
+            for at in 0..self.members.len() {
+                if let Some(write) = self.members[at].write.take() {
+                    self.members[at].disk.write(&write);
+                    self.members[at].node.persisted(Now::default(), write.durable());
+                }
+                if let Some(order) = self.members[at].snapshot.take() {
+                    self.members[at].node.compact(Now::default(), order.durable());
+                }
+                self.poll(at);
+            }
+            if !self.offers.is_empty() {
+                self.transfer();
+            }
+        }
+    }
+
+    fn transfer(&mut self) {
+        let offer = self.offers.remove(0);
+        let (from, to) = (offer.from.0 as usize, offer.to.0 as usize);
+        let snapshot = offer.snapshot.last;
+        let order = self.members[to].node.accept(offer);
+        let accepted = order.is_some();
+        if let Some(order) = order {
+            self.members[to].node.install(Now::default(), order.durable());
+        }
+        self.poll(to);
+        self.members[from].node.snapshot_sent(NodeId(to as u64), snapshot, accepted);
+        self.poll(from);
     }
 
     fn restart(&mut self, at: usize) {
@@ -174,7 +232,62 @@ impl Cluster {
         member.snapshot = None;
         member.reads.clear();
         member.starts += 1;
-        member.node = start(at as u64, member.starts, seed, member.disk.clone());
+        let (incarnation, disk) = (member.incarnation, member.disk.clone());
+        member.node = start(at as u64, incarnation, member.starts, seed, disk);
+    }
+
+    /// Declares a random membership at each node that leads. A node that was removed gets a new
+    /// disk first.
+    fn change_members(&mut self) {
+        for at in 0..self.members.len() {
+            if !self.members[at].node.is_leader() {
+                continue;
+            }
+            let status = self.members[at].node.status();
+            let is_committed = status.membership_index <= status.commit;
+            let (mut members, mut voters) = (BTreeMap::new(), BTreeSet::new());
+            for id in 0..self.members.len() {
+                let node = NodeId(id as u64);
+                let was_removed = status.membership.removed.get(&node);
+                if was_removed == Some(&self.members[id].incarnation) {
+                    if is_committed {
+                        self.wipe(id);
+                    }
+                    continue;
+                }
+                let member = status.membership.members.get(&node).cloned();
+                let is_voter = self.draw(2) == 0;
+                if is_voter || self.draw(4) == 0 {
+                    let new = Member {
+                        incarnation: self.members[id].incarnation,
+                        peer_address: String::new(),
+                        client_address: String::new(),
+                    };
+                    members.insert(node, member.unwrap_or(new));
+                }
+                if is_voter {
+                    voters.insert(node);
+                }
+            }
+            let mut change = Change::to(members, voters);
+            change.force = self.draw(4) == 0;
+            change.catch_up_ms = 200;
+            let begun = self.members[at].node.set_members(Now::default(), change);
+            self.changes += u64::from(begun.is_ok());
+            self.poll(at);
+        }
+    }
+
+    fn wipe(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        member.incarnation.0 += 100;
+        member.disk = Disk::empty();
+        (member.write, member.snapshot) = (None, None);
+        member.reads.clear();
+        member.starts += 1;
+        let (incarnation, disk) = (member.incarnation, member.disk.clone());
+        member.node = start(at as u64, incarnation, member.starts, self.random, disk);
+        self.wiped += 1;
     }
 
     fn poll(&mut self, at: usize) {
@@ -187,6 +300,10 @@ impl Cluster {
                 Action::Send(message) => self.network.push(message),
                 Action::Apply(apply) => {
                     for entry in &apply.entries {
+                        let is_new = !self.committed.contains_key(&entry.id.index);
+                        if let Payload::Membership(membership) = &entry.payload {
+                            self.entered += u64::from(is_new && !membership.is_changing());
+                        }
                         let known = self.committed.entry(entry.id.index).or_insert(entry.clone());
                         assert_eq!(known, entry, "what is committed changes");
                     }
@@ -223,8 +340,8 @@ impl Cluster {
     }
 }
 
-fn start(id: u64, starts: u64, seed: u64, disk: Disk) -> Node {
-    let mut config = Config::new(NodeId(id), Incarnation(id + 100), starts);
+fn start(id: u64, incarnation: Incarnation, starts: u64, seed: u64, disk: Disk) -> Node {
+    let mut config = Config::new(NodeId(id), incarnation, starts);
     config.seed = seed ^ id;
     config.heartbeat_ticks = 2;
     config.election_ticks = 10;
@@ -241,7 +358,7 @@ fn start(id: u64, starts: u64, seed: u64, disk: Disk) -> Node {
 fn no_schedule_breaks_a_promise_and_all_of_the_protocol_is_exercised() {
     let (mut commands, mut served, mut restored, mut terms) = (0, 0, 0, 0);
     for seed in 1..=200 {
-        let mut cluster = Cluster::new(if seed % 3 == 0 { 5 } else { 3 }, seed);
+        let mut cluster = Cluster::new(if seed % 3 == 0 { 5 } else { 3 }, 0, seed);
         for _ in 0..5_000 {
             cluster.step();
         }
@@ -257,9 +374,72 @@ fn no_schedule_breaks_a_promise_and_all_of_the_protocol_is_exercised() {
     assert!(commands > 5_000 && served > 1_000 && restored > 20 && terms > 300);
 }
 
+/// Between one and seven nodes, any of which may become voters, learners or strangers at any time.
+#[test]
+fn no_change_of_the_membership_breaks_a_promise() {
+    let (mut commands, mut changes, mut entered, mut wiped, mut stuck) = (0, 0, 0, 0, 0);
+    let seeds = std::env::var("SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    for seed in 1..=seeds {
+        let size = 1 + seed % 4;
+        let mut cluster = Cluster::new(size, 6 - size, seed);
+        for _ in 0..8_000 {
+            cluster.step();
+        }
+        // Then nothing fails any more: there is a leader, and whatever was begun is finished.
+        (cluster.cut, cluster.churns) = (None, false);
+        let before = cluster.committed.len();
+        for round in 0..400 {
+            cluster.calm(round);
+        }
+        stuck += u64::from(cluster.committed.len() == before);
+        let is_command = |entry: &&Entry| matches!(entry.payload, Payload::Command(_));
+        commands += cluster.committed.values().filter(is_command).count();
+        changes += cluster.changes;
+        entered += cluster.entered;
+        wiped += cluster.wiped;
+        let leads = |peer: &&Peer| peer.node.is_leader() && peer.node.status().serving;
+        let leader = cluster.members.iter().find(leads).map(|peer| peer.node.status());
+        if leader.is_none() {
+            for peer in &cluster.members {
+                let s = peer.node.status();
+                println!(
+                    "{} inc {} {:?} t{} leader {:?} last {} durable {} commit {} base {} notmem {} removed {} m@{} v{:?} o{:?} members {:?} t{:?} removed {:?} lost {:?}",
+                    s.id,
+                    peer.incarnation,
+                    s.role,
+                    s.term,
+                    s.leader,
+                    s.last,
+                    s.durable,
+                    s.commit,
+                    s.snapshot.last,
+                    s.not_a_member,
+                    s.removed,
+                    s.membership_index,
+                    s.membership.voters,
+                    s.membership.outgoing,
+                    s.membership
+                        .members
+                        .iter()
+                        .map(|(i, m)| (i.0, m.incarnation.0))
+                        .collect::<Vec<_>>(),
+                    s.membership.target,
+                    s.membership.removed,
+                    s.lost
+                );
+            }
+        }
+        let leader = leader.unwrap_or_else(|| panic!("seed {seed}: nobody leads"));
+        assert!(!leader.membership.is_joint(), "seed {seed}: {:?}", leader.membership);
+    }
+    println!("{commands} commands, {changes} changes, {entered} entered, {wiped} wiped");
+    assert_eq!(stuck, 0, "clusters that commit nothing any more");
+    assert!(commands as u64 > 10 * seeds && changes > seeds && entered > seeds && wiped > seeds);
+}
+
 #[test]
 fn a_cluster_of_one_commits_only_what_is_on_its_disk() {
-    let mut cluster = Cluster::new(1, 7);
+    let mut cluster = Cluster::new(1, 0, 7);
     while cluster.members[0].write.is_none() {
         cluster.members[0].node.tick(Now::default());
         cluster.poll(0);

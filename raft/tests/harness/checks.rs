@@ -29,8 +29,13 @@ impl Checks {
                     let has = |disk: &Disk| {
                         disk.has(entry.id) || disk.hard_state.lost.is_some_and(|l| l >= entry.id)
                     };
-                    let copies = peers.values().filter(|peer| !peer.wiped && has(&peer.disk));
-                    assert!(copies.count() > peers.len() / 2, "{} is on too few disks", entry.id);
+                    let here = |id: NodeId| {
+                        peers.get(&id.0).is_some_and(|peer| !peer.wiped && has(&peer.disk))
+                    };
+                    // What commits an entry is a quorum of the membership of some later moment. The
+                    // latest that this node knows is in force there.
+                    let membership = node.status().membership;
+                    assert!(membership.is_quorum(here), "{} is on too few disks", entry.id);
                     self.committed.insert(entry.id.index, entry.clone());
                 }
             }

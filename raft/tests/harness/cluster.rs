@@ -62,34 +62,43 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(&mut self, size: u64) {
-        let member = |id: u64| Member {
-            incarnation: Incarnation(100 + id),
-            peer_address: String::new(),
-            client_address: String::new(),
-        };
-        let members = (1..=size).map(|id| (NodeId(id), member(id))).collect();
+        let members = (1..=size).map(|id| (NodeId(id), self.member(id))).collect();
         let snapshot = Snapshot::initial(Membership::of_voters(members));
         self.initial = Some(snapshot.clone());
         for id in 1..=size {
-            let disk = Disk::new(Incarnation(100 + id), snapshot.clone());
-            let peer = Peer {
-                disk,
-                wiped: false,
-                node: None,
-                write: None,
-                receipts: Vec::new(),
-                machine: None,
-                applied: Index(0),
-                taking: None,
-                received: Vec::new(),
-                starts: 0,
-                now: Now::default(),
-                flipped: false,
-            };
-            self.peers.insert(id, peer);
+            self.add(id, snapshot.clone());
         }
         for id in 1..=size {
             self.boot(id);
+        }
+    }
+
+    /// A node whose log begins after `snapshot`. It is down.
+    pub fn add(&mut self, id: u64, snapshot: Snapshot) {
+        let peer = Peer {
+            disk: Disk::new(Incarnation(100 + id), snapshot),
+            wiped: false,
+            node: None,
+            write: None,
+            receipts: Vec::new(),
+            machine: None,
+            applied: Index(0),
+            taking: None,
+            received: Vec::new(),
+            starts: 0,
+            now: Now::default(),
+            flipped: false,
+        };
+        self.peers.insert(id, peer);
+    }
+
+    /// The member that the node is, with the incarnation of its disk.
+    pub fn member(&self, id: u64) -> Member {
+        let incarnation = self.peers.get(&id).map_or(100 + id, |peer| peer.disk.incarnation.0);
+        Member {
+            incarnation: Incarnation(incarnation),
+            peer_address: String::new(),
+            client_address: String::new(),
         }
     }
 

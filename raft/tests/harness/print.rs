@@ -1,6 +1,9 @@
 //! The text form of messages, orders and nodes in the scripts: one line each, ids as `7@4`.
 
-use raft::{Body, Entry, HardState, LogStart, Message, Node, Payload, ReadId, RoleKind, Write};
+use raft::{
+    Body, Entry, HardState, LogStart, Membership, Message, Node, NodeId, Payload, ReadId, RoleKind,
+    Write,
+};
 use std::fmt::Write as _;
 
 /// The optional parts of the output.
@@ -110,7 +113,11 @@ pub fn status(node: &Node) -> String {
         "n{} {role} term={} leader={leader} last={} durable={} commit={} applied={}",
         status.id, status.term, status.last, status.durable, status.commit, status.applied
     );
-    let flags = [("serving", status.serving), ("not_a_member", status.not_a_member)];
+    let flags = [
+        ("serving", status.serving),
+        ("not_a_member", status.not_a_member),
+        ("removed", status.removed),
+    ];
     for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
         text += &format!(" {name}");
     }
@@ -124,10 +131,39 @@ pub fn status(node: &Node) -> String {
     text
 }
 
+/// Voters, outgoing voters, learners and target of a membership: `voters=1,2 outgoing=1,2,3`.
+pub fn membership(membership: &Membership) -> String {
+    let list = |ids: &mut dyn Iterator<Item = &NodeId>| {
+        ids.map(NodeId::to_string).collect::<Vec<_>>().join(",")
+    };
+    let mut text = format!("voters={}", list(&mut membership.voters.iter()));
+    if let Some(outgoing) = &membership.outgoing {
+        let _ = write!(text, " outgoing={}", list(&mut outgoing.iter()));
+    }
+    let learners: Vec<&NodeId> =
+        membership.members.keys().filter(|id| membership.is_learner(**id)).collect();
+    if !learners.is_empty() {
+        let _ = write!(text, " learners={}", list(&mut learners.into_iter()));
+    }
+    if let Some(target) = &membership.target {
+        let _ = write!(text, " target={}", list(&mut target.voters.iter()));
+        if !target.learners.is_empty() {
+            let _ = write!(text, "+{}", list(&mut target.learners.iter()));
+        }
+    }
+    if !membership.removed.is_empty() {
+        let _ = write!(text, " removed={}", list(&mut membership.removed.keys()));
+    }
+    text
+}
+
 /// The log in memory, with the command number of each entry, and its time if it is set.
 pub fn log(node: &Node) -> String {
     let base = node.base();
     let mut text = format!("n{} log base={} #{}", node.status().id, base.last, base.number);
+    if base.membership.is_changing() {
+        let _ = write!(text, " {}", membership(&base.membership));
+    }
     let first = (1..)
         .map(raft::Index)
         .find(|index| node.entry(*index).is_some() || *index > node.last().index);
@@ -137,7 +173,7 @@ pub fn log(node: &Node) -> String {
             Payload::NoOp => "no-op".to_string(),
             Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             Payload::System(bytes) => format!("system:{}", String::from_utf8_lossy(bytes)),
-            Payload::Membership(_) => "membership".to_string(),
+            Payload::Membership(membership) => self::membership(membership),
             Payload::Clock => "clock".to_string(),
         };
         let _ = write!(text, "\n  {} #{} {what}", entry.id, entry.number);

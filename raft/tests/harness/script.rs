@@ -11,6 +11,9 @@
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
 //! transfer N [to=M]         N hands leadership over
+//! members N V .. [learners=L,..] [version=I] [force] [catch_up_ms=T]
+//!                           N changes the membership to the voters V and the learners L
+//! add N                     a new node, which knows no membership
 //! elect N [V ..]            N campaigns; its writes and messages are carried out among N
 //!                           and the V (or all) until N leads; its later messages stay in flight
 //! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
@@ -43,9 +46,10 @@ use super::print;
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use raft::{
-    Body, Entry, Incarnation, Index, LogId, LogTime, Membership, Message, NodeId, Payload, ReadId,
-    ReadMode, Reading, Round, Snapshot, Term,
+    Body, Change, Entry, Incarnation, Index, LogId, LogTime, Membership, Message, NodeId, Payload,
+    ReadId, ReadMode, Reading, Round, Snapshot, Term,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write as _;
 
@@ -247,6 +251,40 @@ impl Script {
                 if let Some(Err(error)) = begun {
                     cluster.say(format!("n{id} does not hand over: {error}"));
                 }
+            }
+            "members" => {
+                let id = args.id()?;
+                let force = args.flag("force");
+                let list = args.key("learners").unwrap_or_default();
+                let (version, catch_up_ms) = (args.number("version")?, args.number("catch_up_ms")?);
+                let mut voters = BTreeSet::new();
+                while let Some(voter) = args.maybe_id() {
+                    voters.insert(NodeId(voter));
+                }
+                let mut members = BTreeMap::new();
+                let learners = list.split(',').filter(|id| !id.is_empty()).map(str::parse::<u64>);
+                let learners = learners.collect::<std::result::Result<Vec<_>, _>>()?;
+                for node in voters.iter().map(|id| id.0).chain(learners) {
+                    members.insert(NodeId(node), cluster.member(node));
+                }
+                let mut change = Change::to(members, voters);
+                change.if_version = version.map(Index);
+                change.force = force;
+                change.catch_up_ms = catch_up_ms.unwrap_or(change.catch_up_ms);
+                let mut begun = None;
+                cluster.event(id, |node, now| begun = Some(node.set_members(now, change)));
+                match begun {
+                    Some(Err(error)) => {
+                        cluster.say(format!("n{id} does not change the members: {error}"));
+                    }
+                    Some(Ok(index)) => cluster.say(format!("n{id} changes the members at {index}")),
+                    None => {}
+                }
+            }
+            "add" => {
+                let id = args.id()?;
+                cluster.add(id, Snapshot::initial(Membership::default()));
+                cluster.boot(id);
             }
             "flip" => {
                 let id = args.id()?;
