@@ -101,6 +101,10 @@ pub(crate) struct State<S: StateMachine> {
     published: Option<Leadership>,
     was_serving: bool,
     shutdown_ticks: Option<u32>,
+    /// The node shuts down because it is not a member any more.
+    leaves: bool,
+    /// The ticks since a peer reported that this node is not a member, without any leader.
+    excluded_ticks: u32,
     readiness: Readiness,
     events: Events,
 }
@@ -120,6 +124,8 @@ impl<S: StateMachine> State<S> {
             published: None,
             was_serving: false,
             shutdown_ticks: None,
+            leaves: false,
+            excluded_ticks: 0,
             readiness: Readiness::default(),
             events: Events::default(),
         }
@@ -203,12 +209,18 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             if tick || self.leadership_changed() {
                 self.publish();
             }
+            if tick {
+                self.leave_if_excluded();
+            }
             if self.is_diverged() {
                 self.shared.stop(StopReason::Diverged);
                 return;
             }
             if self.is_finished() {
-                self.shared.stop(StopReason::Shutdown);
+                self.shared.stop(match self.state.leaves {
+                    true => StopReason::NotAMember,
+                    false => StopReason::Shutdown,
+                });
                 return;
             }
         }
@@ -326,6 +338,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             CoreCall::Campaign => self.node.campaign(now),
             CoreCall::Transfer { to, begun } => {
                 let _ = begun.send(self.node.transfer(now, to));
+            }
+            CoreCall::SetMembers { change, begun } => {
+                let _ = begun.send(self.node.set_members(now, *change));
             }
         }
     }
@@ -550,6 +565,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let is_connected = |leader| leader == raft.id || self.transport.is_connected(leader);
         readiness.leader(raft.leader, raft.leader.is_some_and(is_connected), now);
         let not_ready = match self.state.shutdown_ticks {
+            Some(_) if self.state.leaves => Some(NotReady::NotAMember),
             Some(_) => Some(NotReady::Stopped(StopReason::Shutdown)),
             None => readiness.obstacle(&raft, read_only.as_ref(), self.leader_absence_max, now),
         };
@@ -560,6 +576,21 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         self.shared.publish(status);
         // Publishing comes first: a log line may take time.
         events.into_iter().for_each(|event| report(|| event.log()));
+    }
+
+    /// Shuts the node down if it is not a member any more. That its own log says so is proof. What a
+    /// peer says counts once it has stood for an election timeout without a leader: the peer may be
+    /// behind, and know an earlier member with this id.
+    fn leave_if_excluded(&mut self) {
+        let status = self.shared.status.load();
+        let is_told = status.raft.not_a_member && status.raft.leader.is_none();
+        self.state.excluded_ticks = if is_told { self.state.excluded_ticks + 1 } else { 0 };
+        let timeout = self.election_timeout.as_nanos() / self.tick.as_nanos().max(1);
+        let is_over = u128::from(self.state.excluded_ticks) > timeout;
+        if (status.raft.removed || is_over) && self.state.shutdown_ticks.is_none() {
+            self.state.shutdown_ticks = Some(SHUTDOWN_GRACE_TICKS);
+            self.state.leaves = true;
+        }
     }
 
     fn load(&self) -> Load {

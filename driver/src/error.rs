@@ -111,6 +111,28 @@ pub enum TransferError {
     Stopped,
 }
 
+/// Why a change of the membership was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembersError {
+    /// It was not begun. Nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] raft::ChangeError),
+    /// The membership is another one than the change declared: its new voters did not catch up in
+    /// time, it was given up on request, or its leader was lost before it was committed.
+    #[error(
+        "the change was given up: its new voters did not catch up in time, another change took its \
+         place, or its leader was lost"
+    )]
+    GivenUp,
+    /// Too many calls are waiting. Retry later.
+    #[error("too much is waiting on this node; try again later")]
+    Busy,
+    /// The node is stopping or has stopped. The change may go on.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
 /// Why a wait ended before the command was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -188,6 +210,15 @@ pub enum StopReason {
          log and is repaired by them when it is started again"
     )]
     Diverged,
+    /// The node was removed from its cluster, or its data directory is not that of the member with
+    /// this id. Do not restart it. To let it take part again, empty its data directory, start it as
+    /// a node that joins, and add it.
+    #[error(
+        "this node is not a member of its cluster any more: it was removed, or its data directory is \
+         that of an earlier member with this id. To add it again, start it with an empty data \
+         directory, as a node that joins"
+    )]
+    NotAMember,
     /// A snapshot could not be read: a part of it is damaged, or the disk failed. Restart the node:
     /// the start checks the snapshot, and peers repair what is lost.
     #[error(

@@ -65,8 +65,8 @@ impl Event {
             }
             Event::PeerAnswers { peer } => tracing::info!(%peer, "a peer answers again"),
             Event::NotAMember => tracing::error!(
-                "a peer reports that this node is not a member: its disk was wiped, or it was \
-                 removed from the cluster; it takes no part any more"
+                "this node is not a member of the cluster any more: it was removed, or its disk was \
+                 wiped; it takes no part and stops"
             ),
             Event::PeerDiffers { peer, from } => tracing::error!(
                 %peer, %from,

@@ -3,14 +3,15 @@
 use crate::changes::Changes;
 use crate::clock::Sleep;
 use crate::error::{
-    ExecuteError, Outcome, ProposeError, ReadError, StopReason, TransferError, WaitError,
+    ExecuteError, MembersError, Outcome, ProposeError, ReadError, StopReason, TransferError,
+    WaitError,
 };
 use crate::messages::{CoreCall, MachineCall, Read};
 use crate::shared::Shared;
 use crate::status::count;
 use crate::{Clock, DriverStatus, MetricsReading, StateMachine};
 use bytes::Bytes;
-use raft::{CommandNumber, LogId, NodeId, Term};
+use raft::{Change, CommandNumber, Index, LogId, NodeId, Term};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -291,6 +292,43 @@ impl<S: StateMachine> Handle<S> {
             if now.raft.leader == Some(now.raft.id) && now.raft.transferring.is_none() {
                 return Err(TransferError::NotTaken { to });
             }
+        }
+    }
+
+    /// Begins a change of the membership, on the leader. Returns the index of its first entry. See
+    /// [`Handle::members_set`] for its end.
+    pub async fn set_members(&self, change: Change) -> Result<Index, MembersError> {
+        let (begun, answer) = oneshot::channel();
+        let call = CoreCall::SetMembers { change: Box::new(change), begun };
+        self.calls.try_send(call).map_err(|error| match error {
+            TrySendError::Full(_) => MembersError::Busy,
+            TrySendError::Closed(_) => MembersError::Stopped,
+        })?;
+        Ok(answer.await.map_err(|_| MembersError::Stopped)??)
+    }
+
+    /// Waits until the change that began at `begun` is done: the membership with these members and
+    /// voters is in force and committed. Returns its index. Works on every node that is a member
+    /// before and after the change, and on one that it removes. Waits without a limit; to limit
+    /// the time, drop the future. The change goes on all the same.
+    pub async fn members_set(&self, begun: Index, change: &Change) -> Result<Index, MembersError> {
+        loop {
+            let status = self.status();
+            let raft = &status.raft;
+            let (membership, index) = (&raft.membership, raft.membership_index);
+            let settled = raft.commit >= begun && raft.commit >= index && !membership.is_changing();
+            if settled && index >= begun {
+                let is_declared =
+                    membership.members == change.members && membership.voters == change.voters;
+                return if is_declared { Ok(index) } else { Err(MembersError::GivenUp) };
+            }
+            if settled {
+                return Err(MembersError::GivenUp);
+            }
+            if status.stopped.is_some() {
+                return Err(MembersError::Stopped);
+            }
+            self.clock.sleep(status.tick).await;
         }
     }
 

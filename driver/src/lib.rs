@@ -48,7 +48,8 @@ mod waiters;
 pub use changes::{Changes, View};
 pub use clock::{Clock, Sleep};
 pub use error::{
-    ExecuteError, NotReady, Outcome, ProposeError, ReadError, StopReason, TransferError, WaitError,
+    ExecuteError, MembersError, NotReady, Outcome, ProposeError, ReadError, StopReason,
+    TransferError, WaitError,
 };
 pub use handle::{Done, Handle, Proposal, ReadMode};
 pub use inbox::{Inbox, InboxReceiver, OfferError, inbox, inbox_limited};

@@ -46,6 +46,7 @@ fn look(bytes: &[u8]) {
         from: raft::NodeId(1),
         incarnation: raft::Incarnation(1),
         to: raft::NodeId(2),
+        address: String::new(),
     };
     let _ = Hello::check(bytes, &own);
     let _ = decode::<SnapshotOffer>(bytes);

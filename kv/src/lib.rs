@@ -8,6 +8,7 @@
 //! Consensus and durability are the driver's part. This crate passes each command to the driver,
 //! and passes the driver's result on to the client.
 
+pub mod address;
 mod admission;
 mod answers;
 pub mod api;

@@ -32,8 +32,15 @@ const COMPAT: [&str; 13] = [
     "/disconnect_all",
 ];
 /// The other fixed paths.
-const OTHER: [&str; 6] =
-    ["/v1/batch", "/v1/cluster", "/v1/cluster/transfer", "/healthz", "/readyz", "/metrics"];
+const OTHER: [&str; 7] = [
+    "/v1/batch",
+    "/v1/cluster",
+    "/v1/cluster/members",
+    "/v1/cluster/transfer",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+];
 const KEY: &str = "/v1/kv/{key}";
 const UNKNOWN: &str = "unknown";
 

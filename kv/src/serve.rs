@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{BaseError, ClaimError, LockError, OpenError};
-use transport_http::HttpTransport;
+use transport_http::{BootstrapError, HttpTransport};
 
 /// A member of the cluster, as given by `--peers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +116,20 @@ fn listen_advice(source: &io::Error) -> &'static str {
     }
 }
 
+/// The commands that help after an error of bootstrapping or joining.
+fn bootstrap_advice(error: &BootstrapError) -> String {
+    match error {
+        BootstrapError::Wiped { node, .. } => format!(
+            ": raft-kv members remove {node}; then start this node with --join; then raft-kv members \
+             add {node}=CLIENT/PEER"
+        ),
+        BootstrapError::Stranger { node, .. } => {
+            format!(" (--join), then raft-kv members add {node}=CLIENT/PEER")
+        }
+        _ => String::new(),
+    }
+}
+
 /// Why a node could not be started, or had to stop. The message of each variant tells an operator
 /// what to do.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +223,7 @@ pub enum ServeError {
     #[error(
         "{}: this data directory is empty; start the node with --bootstrap to found a new cluster \
          together with its peers, or with --join to wait until it is added to a cluster that \
-         exists (this version cannot add members yet)", .directory.display()
+         exists (raft-kv members add)", .directory.display()
     )]
     NoState {
         /// The data directory, from `--data-dir`.
@@ -218,9 +232,9 @@ pub enum ServeError {
     /// The node is not in its own list of peers.
     #[error("node {0} is not among the peers that it was given")]
     NotAPeer(NodeId),
-    /// The cluster cannot be bootstrapped.
-    #[error(transparent)]
-    Found(transport_http::BootstrapError),
+    /// The cluster cannot be bootstrapped or joined.
+    #[error("{0}{}", bootstrap_advice(.0))]
+    Found(BootstrapError),
     /// Any other error at start. The cause tells what to do.
     #[error(transparent)]
     Start(StartError),
@@ -382,6 +396,7 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
         limits: config.limits.clone().for_elections(election_timeout(&config)),
         forward: config.forward,
+        admission: Some(node.admission()),
         leader: Some(Arc::new(LeaderClient::new(descriptors::ASKING)) as Arc<dyn AskLeader>),
         offload: Some(Arc::new(Heavy::new(tokio::runtime::Handle::current()))),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),

@@ -8,7 +8,7 @@
 //! ([`transport_http::bootstrap_on`]), and the order of what becomes durable
 //! ([`storage::Directory`]).
 
-use raft::{Incarnation, Membership, NodeId};
+use raft::{Incarnation, NodeId};
 use std::io;
 use storage::{ClaimError, Disk, Member, Unclaimed};
 use transport_http::net::Net;
@@ -57,9 +57,10 @@ pub async fn begin<D: Disk, N: Net>(
         Founder::new(announced.who(), own.peer_address.clone(), own.client_address.clone());
     let (cluster, membership) = match how {
         Begin::Join => {
-            let cluster = transport_http::cluster_of_on(net, &founder, list).await;
-            tracing::info!(%cluster, "waiting to be added to a cluster");
-            (cluster, Membership::default())
+            tracing::info!("waiting to be added to a cluster");
+            let joined = transport_http::join_on(net, desk, &founder, list).await?;
+            tracing::info!(cluster = %joined.cluster, "was added to a cluster");
+            (joined.cluster, joined.membership)
         }
         Begin::Bootstrap => {
             desk.sit(founder.clone(), list.to_vec());

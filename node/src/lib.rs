@@ -27,13 +27,14 @@
 //! # What it is not
 //!
 //! It does not authenticate peers and does not encrypt what they send: the peer port belongs on a
-//! private network. The members of a cluster cannot be changed yet.
+//! private network.
 
 pub mod assembly;
 pub mod bootstrap;
 mod builder;
 mod error;
 mod execute;
+mod members;
 mod node;
 mod start;
 pub mod threads;
@@ -43,17 +44,19 @@ pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
     ApplyContext, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle, Limits, Load,
-    MetricsReading, NotReady, Outcome, Proposal, ProposeError, ReadError, ReadMode as Consistency,
-    RestoreError, StateMachine, StopReason, TransferError, View, WaitError,
+    MembersError, MetricsReading, NotReady, Outcome, Proposal, ProposeError, ReadError,
+    ReadMode as Consistency, RestoreError, StateMachine, StopReason, TransferError, View,
+    WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
+pub use members::{Admission, Members, SetMembersError};
 pub use node::Node;
 pub use raft::{
-    CommandNumber, Config, ConfigError, Counters, Index, LogId, LogTime, Member, Membership,
-    NodeId, PeerStatus, RoleKind, Status, Term,
+    Change, ChangeError, CommandNumber, Config, ConfigError, Counters, Index, LogId, LogTime,
+    Member, Membership, NodeId, PeerStatus, RoleKind, Status, Term,
 };
 pub use storage::{
     BaseError, ClaimError, ClusterId, IdentityError, LockError, LogConfig, OpenError,
 };
-pub use transport_http::{BootstrapError, HttpTransport, TransportFigures};
+pub use transport_http::{AdmitError, BootstrapError, HttpTransport, TransportFigures};
 pub use typed::{Typed, TypedError, TypedMachine, TypedNode};

@@ -1,5 +1,6 @@
 //! A running node.
 
+use crate::members::{self, Admission, Members, SetMembersError};
 use crate::threads::OwnThread;
 use crate::{Builder, Consistency, ExecuteError, Leader, execute};
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use driver::{
     Changes, Clock, DriverStatus, Handle, Proposal, ProposeError, ReadError, StateMachine,
     StopReason, TokioClock, TransferError,
 };
-use raft::NodeId;
+use raft::{Index, NodeId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +99,40 @@ impl<S: StateMachine> Node<S> {
         self.handle.transfer(to).await
     }
 
+    /// The members that this node knows, or those that a change in progress leads to. Declare the
+    /// next ones from these.
+    pub fn members(&self) -> Members {
+        Members::of(&self.handle.status().raft.membership)
+    }
+
+    /// Changes the members of the cluster to exactly these, from whatever they are now. Works on
+    /// the leader. Returns once the change is in force, with its version.
+    ///
+    /// ```no_run
+    /// # async fn replace<S: quorate::StateMachine>(node: &quorate::Node<S>)
+    /// # -> Result<(), quorate::SetMembersError> {
+    /// // Node 4 takes the place of node 2, which is lost.
+    /// let members = node.members().without(2).voter(4, "10.0.0.4:9001", "");
+    /// node.set_members(members).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A new voter first receives the log as a learner, and votes once it has caught up. If that
+    /// takes more than ten minutes, the change is given up. The cluster goes on serving meanwhile,
+    /// and a change goes on when the leader fails or this future is dropped. A change is rejected
+    /// if fewer than a majority of the new voters answer now, or if another one is in progress. A
+    /// leader that is not among the new members hands leadership over and then stops.
+    pub async fn set_members(&self, members: Members) -> Result<Index, SetMembersError> {
+        members::set_members(&self.handle, &self.admission(), &members).await
+    }
+
+    /// Prepares changes of the membership for a program that sends them itself, see
+    /// [`Handle::set_members`].
+    pub fn admission(&self) -> Admission {
+        Admission::new(self.peers.desk().clone(), self.clock())
+    }
+
     /// The leader, if this node knows one.
     pub fn leader(&self) -> Option<Leader> {
         execute::leader(&self.handle.status())
@@ -142,6 +177,7 @@ impl<S: StateMachine> Node<S> {
     /// - [`StopReason::Diverged`] and [`StopReason::SnapshotUnreadable`]: start it at once, so that
     ///   its peers repair it.
     /// - [`StopReason::Store`]: check the disk first.
+    /// - [`StopReason::NotAMember`]: do not start it again with this data directory.
     /// - [`StopReason::StateMachine`] and [`StopReason::Restore`]: do not start the same program
     ///   again, since the same is likely to happen.
     pub async fn stopped(&self) -> StopReason {

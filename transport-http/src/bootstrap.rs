@@ -1,5 +1,6 @@
-//! Bootstraps a cluster: its founders exchange their identities until each of them knows all
-//! others.
+//! How a node finds its cluster: founders bootstrap one, and a node that joins is added to one.
+//!
+//! Founders exchange their identities until each of them knows all others.
 //!
 //! A founder makes its incarnation durable before it sends it to the others. So all founders agree
 //! on the first membership. If the disk of a founder is wiped later, its peers know another
@@ -13,12 +14,18 @@
 //!
 //! Only an answer to a question of this node, from an address on its list, ends a bootstrap.
 //! Anybody can send a question, so a question with another list is logged and ends nothing.
+//!
+//! A node that joins has an empty data directory. It makes its incarnation durable, and asks the
+//! nodes on its list for its membership until one of them reports that it is a member. A member
+//! that is told to add it asks it for its incarnation ([`identity_of`]).
 
+mod admission;
 mod asking;
 mod error;
 mod question;
 mod service;
 
+pub use admission::{AdmitError, identity_of, identity_of_on};
 pub use error::BootstrapError;
 pub(crate) use question::{PATH, QUESTION_BYTES_MAX};
 pub use service::BootstrapService;
@@ -26,7 +33,7 @@ pub use service::BootstrapService;
 use crate::founders::{Founder, Listed};
 use crate::net::{Net, TokioNet};
 use asking::Asking;
-use question::{Answer, Asked};
+use question::{Answer, Asked, Purpose};
 use raft::{Member, Membership, NodeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,7 +47,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const SHOWN_WITHIN: Duration = Duration::from_secs(3);
 /// How long a node that was rejected stays up after that question, so that its answer is sent.
 const SENT_WITHIN: Duration = Duration::from_millis(250);
-/// A cluster that was bootstrapped.
+/// A node that joins is rejected once all members that answer have known another directory of it
+/// for this long.
+const WIPED_FOR: Duration = Duration::from_secs(2);
+
+/// A cluster that was bootstrapped or joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrapped {
     /// Its id, derived from the ids and incarnations of the founders.
@@ -68,7 +79,7 @@ pub async fn bootstrap_on<N: Net>(
     own: &Founder,
     list: &[Listed],
 ) -> Result<Bootstrapped, BootstrapError> {
-    let asking = Asking::new(net, own, list, false);
+    let asking = Asking::new(net, own, list, Purpose::Bootstrap);
     let mut founders = BTreeMap::from([(own.node, own.clone())]);
     loop {
         let missing = list.iter().filter(|listed| !founders.contains_key(&listed.node));
@@ -122,28 +133,59 @@ async fn wait_for_list<N: Net>(net: &N, desk: &BootstrapService, peer: &Listed, 
     }
 }
 
-/// Returns the cluster of the nodes on `list`, for a node that joins it. Waits without a limit
-/// until this node was added to the cluster and one of those nodes reports it.
-pub async fn cluster_of(own: &Founder, list: &[Listed]) -> ClusterId {
-    cluster_of_on(&TokioNet::current(), own, list).await
+/// Waits until this node was added to the cluster of the nodes on `list`, and returns that cluster
+/// with its membership. `desk` tells the identity of this node to a member that adds it. Waits
+/// without a limit. A node whose id is a member with another data directory is rejected.
+pub async fn join(
+    desk: &BootstrapService,
+    own: &Founder,
+    list: &[Listed],
+) -> Result<Bootstrapped, BootstrapError> {
+    join_on(&TokioNet::current(), desk, own, list).await
 }
 
-/// Like [`cluster_of`], with a given [`Net`].
-pub async fn cluster_of_on<N: Net>(net: &N, own: &Founder, list: &[Listed]) -> ClusterId {
-    let asking = Asking::new(net, own, list, true);
+/// Like [`join`], with a given [`Net`].
+pub async fn join_on<N: Net>(
+    net: &N,
+    desk: &BootstrapService,
+    own: &Founder,
+    list: &[Listed],
+) -> Result<Bootstrapped, BootstrapError> {
+    desk.wait(own.clone(), list.to_vec());
+    let asking = Asking::new(net, own, list, Purpose::Join);
     let others: Vec<Listed> =
         list.iter().filter(|listed| listed.node != own.node).cloned().collect();
+    let mut wiped_since = None;
     loop {
         let mut silent = Vec::new();
+        let mut wiped = None;
+        let mut is_unknown = false;
         for (peer, asked) in asking.round(&others).await {
             match asked {
-                Asked::Answer(Answer::Member(cluster, _)) => return cluster,
+                Asked::Answer(Answer::Member(cluster, membership)) => {
+                    return Ok(Bootstrapped { cluster, membership });
+                }
                 Asked::Nothing(why) => silent.push((peer, why)),
-                _ => silent.push((peer, "this node is not a member there yet".to_owned())),
+                Asked::Wiped => wiped = Some(peer),
+                Asked::OtherVersion(_) => return Err(asking.refused(desk, peer, asked)),
+                Asked::Misdirected => silent.push((peer, "another node answers there".to_owned())),
+                Asked::Refused | Asked::Answer(_) => {
+                    is_unknown = true;
+                    silent.push((peer, "this node is no member there yet".to_owned()));
+                }
             }
         }
-        let why = "a member must know this node, and this version cannot add members yet";
-        asking.report(&silent, why);
+        // A member may not have seen yet that the old directory was removed.
+        match wiped.filter(|_| !is_unknown) {
+            Some(peer) => {
+                let since = *wiped_since.get_or_insert_with(|| net.now());
+                if net.now().duration_since(since) >= WIPED_FOR {
+                    return Err(asking.refused(desk, peer, Asked::Wiped));
+                }
+            }
+            None => wiped_since = None,
+        }
+        asking.report(&silent, "this node waits until it is added to the cluster");
         net.sleep(ASK_AGAIN).await;
     }
 }

@@ -54,7 +54,7 @@ pub struct Listed {
 }
 
 /// The longest address that is accepted from another node, in bytes.
-const ADDRESS_BYTES_MAX: usize = 300;
+pub(crate) const ADDRESS_BYTES_MAX: usize = 300;
 
 impl Listed {
     /// Whether both addresses are short enough and of visible characters, so that they may be

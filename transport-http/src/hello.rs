@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use storage::{ClusterId, codec};
 
 /// The version of the peer protocol. It changes with the frames, the messages and their encoding.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// The first bytes of a stream. They distinguish a stray client from a peer of another version.
 const MAGIC: &[u8; 4] = b"raft";
@@ -14,7 +14,7 @@ const MAGIC: &[u8; 4] = b"raft";
 /// The content of the first frame. In the frame, the magic and the version (two bytes,
 /// little-endian) precede it, and a CRC-32C of all bytes before follows. Magic and version never
 /// move, so another version is recognised whatever follows them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The cluster of the sender.
     pub cluster: ClusterId,
@@ -24,6 +24,9 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// The node that the sender dials.
     pub to: NodeId,
+    /// The address of the sender for its peers, as `host:port`. A receiver that does not know the
+    /// sender as a member answers there. May be empty.
+    pub address: String,
 }
 
 /// Why a stream is rejected. The text is sent to the peer, for its operator.
@@ -138,6 +141,7 @@ mod tests {
             from: NodeId(from),
             incarnation: Incarnation(9),
             to: NodeId(to),
+            address: String::new(),
         }
     }
 
@@ -153,17 +157,17 @@ mod tests {
         let refused = |theirs: Hello| Hello::check(&theirs.encode(), &own).unwrap_err();
         assert!(matches!(refused(hello(2, 2, 3)), Refusal::OtherCluster { .. }));
         assert!(matches!(refused(hello(1, 2, 4)), Refusal::OtherNode { .. }));
-        assert_eq!(Hello::check(b"raft\x02\x00nonsense", &own), Err(Refusal::Damaged));
+        assert_eq!(Hello::check(b"raft\x03\x00nonsense", &own), Err(Refusal::Damaged));
         assert_eq!(Hello::check(b"GET / HTTP/1.1", &own), Err(Refusal::NoHello));
     }
 
     #[test]
     fn another_version_is_told_from_junk_whatever_it_says() {
         let own = hello(1, 3, 0);
-        let newer = Hello::check(b"raft\x03\x00something new", &own).unwrap_err();
-        assert_eq!(newer, Refusal::NewerVersion { ours: 2, theirs: 3 });
+        let newer = Hello::check(b"raft\x04\x00something new", &own).unwrap_err();
+        assert_eq!(newer, Refusal::NewerVersion { ours: 3, theirs: 4 });
         let older = Hello::check(b"raft\x01\x00something old", &own).unwrap_err();
-        assert_eq!(older, Refusal::OlderVersion { ours: 2, theirs: 1 });
+        assert_eq!(older, Refusal::OlderVersion { ours: 3, theirs: 1 });
         assert!(older.to_string().contains("version 1"), "{older}");
     }
 

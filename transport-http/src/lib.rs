@@ -40,8 +40,8 @@ mod transport;
 pub mod wire;
 
 pub use bootstrap::{
-    BootstrapError, BootstrapService, Bootstrapped, bootstrap, bootstrap_on, cluster_of,
-    cluster_of_on,
+    AdmitError, BootstrapError, BootstrapService, Bootstrapped, bootstrap, bootstrap_on,
+    identity_of, identity_of_on, join, join_on,
 };
 pub use config::TransportConfig;
 pub use founders::{Founder, Listed};

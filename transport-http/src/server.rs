@@ -49,7 +49,7 @@ pub struct PeerServer<N: Net = TokioNet> {
 /// The state that the connections of a listener share.
 struct Listener<N> {
     net: N,
-    desk: BootstrapService,
+    desk: Arc<BootstrapService>,
     transport: OnceLock<Arc<Shared<N>>>,
     places: Places,
     reported: Mutex<Repeats>,
@@ -78,7 +78,7 @@ impl<N: Net> PeerServer<N> {
         let local_addr = net.local_addr(&socket)?;
         let listener = Arc::new(Listener {
             net: net.clone(),
-            desk: BootstrapService::new(),
+            desk: Arc::new(BootstrapService::new()),
             transport: OnceLock::new(),
             places: Places::new(connections_max),
             reported: Mutex::default(),
@@ -93,7 +93,7 @@ impl<N: Net> PeerServer<N> {
     }
 
     /// Answers the bootstrap requests that arrive here.
-    pub fn desk(&self) -> &BootstrapService {
+    pub fn desk(&self) -> &Arc<BootstrapService> {
         &self.listener.desk
     }
 
@@ -293,12 +293,13 @@ async fn stream<N: Net>(
         (StatusCode::FORBIDDEN, refusal.to_string())
     })?;
     listener.introduce(place, &hello)?;
+    shared.visited(&hello);
     let (signs, body) = Channel::new(1);
     let held = place.clone();
     // The task ends with the connection.
     let reading = net.spawn(async move {
         let _place = held;
-        let passes = |peer| shared.passes(peer);
+        let (passes, peer) = (|peer| shared.passes(peer), hello.from);
         let reading = receive_messages(&shared.inbox, hello, &mut frames, passes);
         tokio::select! {
             biased;
@@ -306,7 +307,7 @@ async fn stream<N: Net>(
                 if let Ended::Frame(error) = &ended {
                     shared.counters.count(error);
                 }
-                report(|| tracing::debug!(peer = %hello.from, "a stream ended: {ended}"));
+                report(|| tracing::debug!(%peer, "a stream ended: {ended}"));
             }
             () = live(&shared.net, signs, shared.config.silence / 4) => {}
         }

@@ -3,16 +3,20 @@
 use crate::body::Budget;
 use crate::config::TransportConfig;
 use crate::dial::Names;
+use crate::founders::{ADDRESS_BYTES_MAX, is_visible};
 use crate::frame::FrameError;
 use crate::hello::Hello;
 use crate::net::Net;
 use crate::repeats::Repeats;
 use driver::{Inbox, report};
 use raft::{Incarnation, LogId, Membership, NodeId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+
+/// The most nodes that are no members whose addresses are kept.
+const VISITORS_MAX: usize = 16;
 
 /// The state that the tasks of a transport share.
 pub(crate) struct Shared<N> {
@@ -20,6 +24,11 @@ pub(crate) struct Shared<N> {
     pub config: TransportConfig,
     pub inbox: Inbox,
     addresses: Mutex<BTreeMap<NodeId, String>>,
+    /// The address of this node for its peers, according to the membership.
+    own_address: Mutex<String>,
+    /// Nodes of this cluster that have opened a stream and are no members here, oldest first, with
+    /// the addresses that they gave: leaders of a later membership, and removed nodes.
+    visitors: Mutex<VecDeque<(NodeId, String)>>,
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
     connected: Mutex<BTreeSet<NodeId>>,
     /// Links that a test has cut.
@@ -100,6 +109,8 @@ impl<N: Net> Shared<N> {
             config,
             inbox,
             addresses: Mutex::default(),
+            own_address: Mutex::default(),
+            visitors: Mutex::default(),
             incarnations: Mutex::default(),
             connected: Mutex::default(),
             cut: Mutex::default(),
@@ -112,7 +123,40 @@ impl<N: Net> Shared<N> {
     }
 
     pub fn address(&self, peer: NodeId) -> Option<String> {
-        lock(&self.addresses).get(&peer).cloned()
+        let known = lock(&self.addresses).get(&peer).cloned();
+        let visits = || lock(&self.visitors).iter().find(|(id, _)| *id == peer).cloned();
+        known.or_else(|| visits().map(|(_, address)| address))
+    }
+
+    /// A node of this cluster has opened a stream. If it is no member, its address is kept, so that
+    /// it can be answered.
+    pub fn visited(&self, hello: &Hello) {
+        let is_known = lock(&self.addresses).contains_key(&hello.from);
+        let is_plain = !hello.address.is_empty()
+            && hello.address.len() <= ADDRESS_BYTES_MAX
+            && hello.address.chars().all(is_visible);
+        if is_known || !is_plain || hello.from == self.config.node {
+            return;
+        }
+        let mut visitors = lock(&self.visitors);
+        let before = visitors.iter().position(|(id, _)| *id == hello.from);
+        if let Some(at) = before {
+            if visitors[at].1 == hello.address {
+                return;
+            }
+            visitors.remove(at);
+        }
+        visitors.push_back((hello.from, hello.address.clone()));
+        if visitors.len() > VISITORS_MAX {
+            visitors.pop_front();
+        }
+        drop(visitors);
+        self.members_changed.notify_waiters();
+    }
+
+    /// Whether a node that is no member has opened a stream lately.
+    pub fn is_visitor(&self, node: NodeId) -> bool {
+        lock(&self.visitors).iter().any(|(id, _)| *id == node)
     }
 
     /// Whether a node with this incarnation is a member.
@@ -126,6 +170,7 @@ impl<N: Net> Shared<N> {
             from: self.config.node,
             incarnation: self.config.incarnation,
             to,
+            address: lock(&self.own_address).clone(),
         }
     }
 
@@ -178,7 +223,15 @@ impl<N: Net> Shared<N> {
         let addresses: BTreeMap<NodeId, String> =
             peers().map(|(id, member)| (*id, member.peer_address.clone())).collect();
         lock(&self.failed).retain(|id, _| addresses.contains_key(id));
-        self.names.retain(|name| addresses.values().any(|address| address == name));
+        let own_entry = membership.members.get(&own).map(|member| member.peer_address.clone());
+        if let Some(address) = own_entry {
+            *lock(&self.own_address) = address;
+        }
+        let mut visitors = lock(&self.visitors);
+        visitors.retain(|(id, _)| !addresses.contains_key(id));
+        let visited = |name: &str| visitors.iter().any(|(_, address)| address == name);
+        self.names.retain(|name| addresses.values().any(|known| known == name) || visited(name));
+        drop(visitors);
         let ids = addresses.keys().copied().collect();
         *lock(&self.addresses) = addresses;
         *lock(&self.incarnations) = peers().map(|(id, member)| (*id, member.incarnation)).collect();

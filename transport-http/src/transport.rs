@@ -19,8 +19,11 @@ use tokio::sync::mpsc;
 /// ends its streams.
 pub struct HttpTransport<N: Net = TokioNet> {
     shared: Arc<Shared<N>>,
-    queues: Mutex<BTreeMap<NodeId, mpsc::Sender<Message>>>,
+    queues: Mutex<Queues>,
 }
+
+/// For each peer, the messages that its stream has yet to send.
+type Queues = BTreeMap<NodeId, mpsc::Sender<Message>>;
 
 impl HttpTransport {
     /// A transport that delivers received messages to `inbox`. Must be called on a tokio runtime.
@@ -66,18 +69,32 @@ impl<N: Net> HttpTransport<N> {
     }
 }
 
+impl<N: Net> HttpTransport<N> {
+    /// Opens a queue of messages to the peer, and keeps a stream for it.
+    fn open<'a>(&self, queues: &'a mut Queues, peer: NodeId) -> &'a mpsc::Sender<Message> {
+        let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        // The task ends when its queue is closed.
+        let keep = link::keep(self.shared.clone(), peer, messages);
+        self.shared.net.spawn(keep).detach();
+        queues.entry(peer).insert_entry(queue).into_mut()
+    }
+}
+
 impl<N: Net> Transport for HttpTransport<N> {
     fn send(&self, message: Message) {
         let peer = message.to;
         if !self.shared.passes(peer) {
             return self.shared.inbox.unreachable(peer);
         }
-        let sent = match lock(&self.queues).get(&peer) {
+        let mut queues = lock(&self.queues);
+        let sent = match queues.get(&peer) {
             Some(queue) => queue.try_send(message).is_ok(),
-            // The receiver is not a member: a reply to a stranger is dropped. A stranger is
-            // answered once it is a member.
-            None => return,
+            // A reply to a node of this cluster that is no member here. Without its address it is
+            // dropped.
+            None if self.shared.address(peer).is_none() => return,
+            None => self.open(&mut queues, peer).try_send(message).is_ok(),
         };
+        drop(queues);
         if !sent {
             self.shared.inbox.unreachable(peer);
         }
@@ -119,15 +136,14 @@ impl<N: Net> Transport for HttpTransport<N> {
     fn set_members(&self, membership: &Membership) {
         let mut queues = lock(&self.queues);
         let peers = self.shared.set_members(membership);
-        queues.retain(|id, _| peers.contains(id));
+        // A link to a visitor ends when its address is forgotten.
+        queues.retain(|id, queue| {
+            !queue.is_closed() && (peers.contains(id) || self.shared.is_visitor(*id))
+        });
         for peer in peers {
-            queues.entry(peer).or_insert_with(|| {
-                let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
-                // The task ends when its queue is closed.
-                let keep = link::keep(self.shared.clone(), peer, messages);
-                self.shared.net.spawn(keep).detach();
-                queue
-            });
+            if !queues.contains_key(&peer) {
+                self.open(&mut queues, peer);
+            }
         }
     }
 }

@@ -212,7 +212,13 @@ impl<A: App> Link<A> {
 
     pub fn hello(&self, to: NodeId) -> Hello {
         let cluster = self.cluster.world().cluster;
-        Hello { cluster, from: NodeId(self.node), incarnation: self.incarnation, to }
+        Hello {
+            cluster,
+            from: NodeId(self.node),
+            incarnation: self.incarnation,
+            to,
+            address: String::new(),
+        }
     }
 
     /// Checks a message that the node sends: what it promises must be on the disk. Returns how long
@@ -252,7 +258,7 @@ impl<A: App> Link<A> {
         let host = world.hosts.get_mut(peer.0 as usize)?;
         let up = host.up.as_ref().filter(|_| !cut)?;
         let incarnation = host.incarnation;
-        let own = Hello { cluster, from: peer, incarnation, to: peer };
+        let own = Hello { cluster, from: peer, incarnation, to: peer, address: String::new() };
         Some((up.machine.clone(), up.inbox.clone(), own))
     }
 }

@@ -14,8 +14,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use driver::DriverStatus;
 use hyper::StatusCode;
-use raft::{NodeId, RoleKind};
+use raft::{Membership, NodeId};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ fn with_own_state(view: &Bytes, own: NodeId, state: &str) -> Option<Bytes> {
     serde_json::to_vec(&view).ok().map(Bytes::from)
 }
 
-fn describe(app: &App, status: &DriverStatus) -> Value {
+pub(super) fn describe(app: &App, status: &DriverStatus) -> Value {
     let raft = &status.raft;
     let members: Vec<Value> = raft
         .membership
@@ -101,7 +102,7 @@ fn describe(app: &App, status: &DriverStatus) -> Value {
             let is_self = *id == app.id;
             json!({
                 "id": id.0,
-                "role": role(app, status, *id),
+                "role": role(status, *id),
                 "voter": raft.membership.is_voter(*id),
                 "client_address": member.client_address,
                 "peer_address": member.peer_address,
@@ -130,23 +131,34 @@ fn describe(app: &App, status: &DriverStatus) -> Value {
         "first_command": app.figures.history_first.load(Ordering::Relaxed),
         "keys": app.figures.keys.load(Ordering::Relaxed),
         "revision": app.figures.revision.load(Ordering::Relaxed),
-        "changing": raft.membership.is_joint(),
+        "membership_version": raft.membership_index.0,
+        "change": change(&raft.membership),
         "members": members,
     })
 }
 
-fn role(app: &App, status: &DriverStatus, id: NodeId) -> &'static str {
+fn role(status: &DriverStatus, id: NodeId) -> &'static str {
     let raft = &status.raft;
     if raft.leader == Some(id) {
         return "leader";
     }
-    if !raft.membership.is_voter(id) {
-        return "learner";
-    }
-    match raft.role {
-        RoleKind::PreCandidate | RoleKind::Candidate if id == app.id => "candidate",
-        _ => "follower",
-    }
+    if raft.membership.is_voter(id) { "voter" } else { "learner" }
+}
+
+/// The change of the members that is in progress, if there is one: the members that it leads to,
+/// and what it waits for.
+pub fn change(membership: &Membership) -> Value {
+    let Some(target) = &membership.target else { return Value::Null };
+    let ids = |ids: &BTreeSet<NodeId>| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+    let waits_for = match membership.is_joint() {
+        true => "a majority of the old voters and one of the new",
+        false => "the new voters to catch up",
+    };
+    json!({
+        "voters": ids(&target.voters),
+        "learners": ids(&target.learners),
+        "waits_for": waits_for,
+    })
 }
 
 /// The state of a member in words. A node that is not the leader knows only its own.

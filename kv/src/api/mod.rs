@@ -13,6 +13,7 @@ mod conditions;
 mod head;
 mod health;
 mod links;
+mod members;
 mod offload;
 mod origin;
 mod params;
@@ -39,7 +40,7 @@ use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
 use axum::Router;
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, post, put};
 use bytes::Bytes;
 use driver::{Clock, Handle, Sleep};
 use hyper::header::HeaderValue;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub forward: bool,
     /// Fetches the leader's view for `/v1/cluster`. With `None` a node always answers with its own.
     pub leader: Option<Arc<dyn AskLeader>>,
+    /// Asks nodes that are to be added for their identity. With `None` no node can be added.
+    pub admission: Option<quorate::Admission>,
     /// Runs long computations on other threads. With `None` they run on the thread of the request.
     pub offload: Option<Arc<dyn Offload>>,
     /// Cuts and restores links. With `None` fault injection is off.
@@ -102,6 +105,7 @@ pub(crate) struct App {
     limits: Limits,
     forward: bool,
     leader: Option<Arc<dyn AskLeader>>,
+    admission: Option<quorate::Admission>,
     offload: Option<Arc<dyn Offload>>,
     links: Option<Arc<dyn Links>>,
     peers: Option<PeerFigures>,
@@ -142,6 +146,7 @@ impl App {
             limits: parts.limits,
             forward: parts.forward,
             leader: parts.leader,
+            admission: parts.admission,
             offload: parts.offload,
             work,
             batches,
@@ -211,6 +216,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/kv/", any(v1::no_key))
         .route("/v1/batch", post(batch::batch).fallback(routes::wrong_method))
         .route("/v1/cluster", get(cluster::cluster).fallback(routes::wrong_method))
+        .route("/v1/cluster/members", put(members::members).fallback(routes::wrong_method))
         .route("/v1/cluster/transfer", post(transfer::transfer).fallback(routes::wrong_method))
         .route("/healthz", get(health::healthz).fallback(routes::wrong_method))
         .route("/readyz", get(health::readyz).fallback(routes::wrong_method))

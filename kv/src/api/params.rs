@@ -83,7 +83,7 @@ pub fn of_read(query: Option<&str>) -> Result<ReadMode, Problem> {
                     "consistency is {other:?}: expected linearizable, lease or stale"
                 )));
             }
-            ("max_age", text) => max_age = Some(duration(text)?),
+            ("max_age", text) => max_age = Some(duration("max_age", text)?),
             (name, _) => return Err(unknown(name)),
         }
     }
@@ -99,8 +99,8 @@ pub fn unknown(name: &str) -> Problem {
     Problem::malformed(format!("the query parameter {name:?} is not known here"))
 }
 
-/// Parses the value of `max_age`, a duration such as `2s`, `500ms` or `1m`.
-fn duration(text: &str) -> Result<Duration, Problem> {
+/// Parses the value of the parameter `name`, a duration such as `2s`, `500ms` or `1m`.
+pub fn duration(name: &str, text: &str) -> Result<Duration, Problem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {
@@ -116,7 +116,7 @@ fn duration(text: &str) -> Result<Duration, Problem> {
         .and_then(|(number, unit_ms)| number.checked_mul(unit_ms))
         .map(Duration::from_millis)
         .ok_or_else(|| {
-            Problem::malformed(format!("max_age is {text:?}: expected a time such as 2s or 500ms"))
+            Problem::malformed(format!("{name} is {text:?}: expected a time such as 2s or 500ms"))
         })
 }
 

@@ -176,6 +176,10 @@ fn title(slug: &str) -> &'static str {
         "stopped" => "Stopping",
         "timeout" => "Timeout",
         "not-ready" => "Not ready",
+        "members-changing" => "Another change of the members",
+        "members-unsafe" => "The change is refused",
+        "members-given-up" => "The change was given up",
+        "not-transferred" => "Leadership was not handed over",
         "not-understood" => "Not understood",
         _ => "Error",
     }

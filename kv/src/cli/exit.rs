@@ -18,6 +18,9 @@ pub const FAILED: u8 = 70;
 /// A node has stopped because its copy of the state differs from those of the others. It has
 /// forgotten its log, and the others repair it when it is started again.
 pub const DIFFERS: u8 = 75;
+/// A node has stopped because it was removed from its cluster, or its disk is that of an earlier
+/// member. A restart does not help.
+pub const REMOVED: u8 = 76;
 /// A node or a cluster cannot start with its settings. A restart does not help.
 pub const CONFIGURATION: u8 = 78;
 /// A clean stop by SIGHUP has this value plus the number of the signal as its exit code, as shells
@@ -36,6 +39,7 @@ Exit codes:
   70  a node or cluster failed while running, or its nodes were killed because they did not stop in
       time or a second signal came (later than 1 s after the first); no acknowledged write is lost
   75  a node stopped because its copy of the data differs; after a restart, the others repair it
+  76  a node stopped because it is not a member of its cluster any more; do not restart it
   78  a node or cluster cannot start with its settings (port, directory, members)
   129 a node or cluster stopped cleanly because its terminal was closed (SIGHUP)";
 

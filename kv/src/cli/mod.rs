@@ -13,11 +13,13 @@ mod http;
 mod input;
 mod lines;
 mod log;
+mod members;
 mod put;
 mod serve;
 mod settings;
 mod signals;
 mod status;
+mod table;
 mod threads;
 mod transfer;
 
@@ -49,6 +51,8 @@ enum Command {
     Delete(delete::Args),
     /// Show the members of the cluster
     Status(status::Args),
+    /// Show or change the members of the cluster
+    Members(members::Args),
     /// Make another node the leader, for instance before this one is stopped
     Transfer(transfer::Args),
     /// Measure the cluster: closed loop, percentiles, longest gap, lost writes
@@ -117,6 +121,7 @@ pub fn run() -> ExitCode {
         Command::Cas(args) => cas::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Members(args) => members::run(&args),
         Command::Transfer(args) => transfer::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -82,6 +82,7 @@ enum Ended {
 fn failure(error: &ServeError) -> u8 {
     match error {
         ServeError::Stopped(StopReason::Diverged) => exit::DIFFERS,
+        ServeError::Stopped(StopReason::NotAMember) => exit::REMOVED,
         _ => exit::FAILED,
     }
 }

@@ -5,11 +5,12 @@
 //! that names all three ways to give it.
 
 use super::duration;
+use kv::address::member;
 use kv::serve::{ELECTION_TIMEOUT, ELECTION_TIMEOUTS, Peer, ServeConfig};
 use raft::NodeId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,9 +30,9 @@ pub struct Flags {
     /// Where to listen for the other nodes [default: its peer address in --peers, if an IP address]
     #[arg(long, env = "RAFT_KV_PEER_LISTEN", value_name = "IP:PORT")]
     pub peer_listen: Option<SocketAddr>,
-    /// All members of the cluster, including this node: `ID=CLIENT_HOST:PORT/PEER_HOST:PORT`, with
+    /// The members of the cluster, including this node: `ID=CLIENT_HOST:PORT/PEER_HOST:PORT`, with
     /// commas
-    #[arg(long, env = "RAFT_KV_PEERS", value_delimiter = ',', value_parser = peer)]
+    #[arg(long, env = "RAFT_KV_PEERS", value_delimiter = ',', value_parser = member)]
     pub peers: Option<Vec<Peer>>,
     /// The directory of this node's log and snapshots
     #[arg(long, env = "RAFT_KV_DATA_DIR", value_name = "DIR")]
@@ -39,8 +40,8 @@ pub struct Flags {
     /// On an empty directory: bootstrap a new cluster with these members
     #[arg(long, env = "RAFT_KV_BOOTSTRAP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub bootstrap: Option<bool>,
-    /// On an empty directory: wait to be added to an existing cluster. This version cannot add
-    /// members yet, so such a node waits for ever
+    /// On an empty directory: wait to be added to an existing cluster (see `members add`). --peers
+    /// has to list this node and at least one member
     #[arg(long, env = "RAFT_KV_JOIN", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub join: Option<bool>,
     /// Campaign as soon as the node starts
@@ -149,7 +150,7 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         (Some(texts), Some(path)) => Some(
             texts
                 .iter()
-                .map(|text| peer(text))
+                .map(|text| member(text))
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|why| SettingsError::File { path: path.clone(), why })?,
         ),
@@ -253,63 +254,6 @@ pub fn election_timeout(text: &str) -> Result<Duration, String> {
                  a number without a unit counts seconds"
             ))
         }
-    }
-}
-
-/// Parses one member: `0=host:8080/host:9080`.
-fn peer(text: &str) -> Result<Peer, String> {
-    if text.trim().is_empty() {
-        return Err("an entry of --peers is empty: there is a comma too many".to_owned());
-    }
-    let parts = text.split_once('=').and_then(|(id, addresses)| {
-        let (client, peer) = addresses.split_once('/')?;
-        Some((id.trim().parse().ok()?, client.trim(), peer.trim()))
-    });
-    if text.contains("://") {
-        return Err(format!("{text}: expected HOST:PORT, without http://"));
-    }
-    let Some((id, client, peer)) = parts else {
-        return Err(format!("{text}: expected ID=CLIENT_HOST:PORT/PEER_HOST:PORT"));
-    };
-    for address in [client, peer] {
-        advertised(address).map_err(|why| format!("{text}: {address} {why}"))?;
-    }
-    Ok(Peer { id: NodeId(id), client_address: client.to_owned(), peer_address: peer.to_owned() })
-}
-
-/// Checks the form of an address at which others are to reach a node.
-fn advertised(address: &str) -> Result<(), String> {
-    let Some((host, port)) = address.rsplit_once(':') else {
-        return Err("has no port: expected HOST:PORT".to_owned());
-    };
-    match port.parse::<u16>() {
-        Ok(0) => return Err("has port 0: the others have to know the port".to_owned()),
-        Ok(_) => {}
-        Err(_) if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
-            return Err("has a port above 65535".to_owned());
-        }
-        Err(_) => return Err("has no port: expected HOST:PORT".to_owned()),
-    }
-    if host.is_empty() {
-        return Err("has no host: name the host at which the others reach this node".to_owned());
-    }
-    let digits = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if digits.is_none() && host.contains(':') {
-        return Err("is no HOST:PORT: put an IPv6 address in brackets".to_owned());
-    }
-    if host.contains(|c: char| c.is_whitespace() || "/@,=".contains(c)) {
-        return Err("is no HOST:PORT".to_owned());
-    }
-    match digits.unwrap_or(host).parse::<IpAddr>() {
-        Ok(ip) if ip.to_canonical().is_unspecified() => Err(
-            "is an address to listen on, not one to be reached at: name this node's address in \
-             --peers, and give this one to --listen or --peer-listen"
-                .to_owned(),
-        ),
-        Ok(ip) if ip.is_multicast() => Err("is no address of a node".to_owned()),
-        Ok(_) => Ok(()),
-        Err(_) if digits.is_some() => Err("is no IPv6 address".to_owned()),
-        Err(_) => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::client::{self, Client, ServerArgs};
 use super::http::Request;
+use super::table::{plain, table};
 use super::{exit, input};
 use hyper::Method;
 use serde_json::Value;
@@ -64,29 +65,6 @@ fn describe(cluster: &Value) -> String {
     )
 }
 
-/// Formats a JSON value as a cell. Strings have no quotes, and null is empty.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-/// Aligns the rows in columns.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<_> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::describe;
@@ -99,14 +77,14 @@ mod tests {
             "members": [
                 {"id": 0, "role": "leader", "client_address": "127.0.0.1:8080",
                  "peer_address": "127.0.0.1:9080", "matched_index": 12, "state": "up"},
-                {"id": 1, "role": "follower", "client_address": "127.0.0.1:8081",
+                {"id": 1, "role": "voter", "client_address": "127.0.0.1:8081",
                  "peer_address": "127.0.0.1:9081", "matched_index": null, "state": "up"},
             ],
         }));
         let expected = "\
 NODE  ROLE      CLIENTS         PEERS           LOG  STATE
 0     leader    127.0.0.1:8080  127.0.0.1:9080  12   up
-1     follower  127.0.0.1:8081  127.0.0.1:9081       up
+1     voter     127.0.0.1:8081  127.0.0.1:9081       up
 
 node 0 leads in term 3; 12 entries committed; 5 keys; as node 1 sees it
 ";

@@ -1,7 +1,7 @@
 //! Rounds of questions to the founders, and what this node makes of their answers.
 
 use super::error::BootstrapError;
-use super::question::{Answer, Asked, Question, ask};
+use super::question::{Answer, Asked, Purpose, Question, ask};
 use super::service::BootstrapService;
 use crate::dial::Names;
 use crate::founders::{Founder, Listed, Lists};
@@ -20,16 +20,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Asking<'a, N> {
     own: &'a Founder,
     list: &'a [Listed],
-    joins: bool,
+    purpose: Purpose,
     names: Names<N>,
     begun: Instant,
     reported: Mutex<Repeats>,
 }
 
 impl<'a, N: Net> Asking<'a, N> {
-    pub(super) fn new(net: &N, own: &'a Founder, list: &'a [Listed], joins: bool) -> Self {
+    pub(super) fn new(net: &N, own: &'a Founder, list: &'a [Listed], purpose: Purpose) -> Self {
         let (names, begun) = (Names::new(net.clone()), net.now());
-        Asking { own, list, joins, names, begun, reported: Mutex::default() }
+        Asking { own, list, purpose, names, begun, reported: Mutex::default() }
     }
 
     /// Sends a question to each of `peers`, all at the same time.
@@ -39,7 +39,7 @@ impl<'a, N: Net> Asking<'a, N> {
                 from: self.own.clone(),
                 to: peer.node,
                 list: self.list.to_vec(),
-                joins: self.joins,
+                purpose: self.purpose,
             };
             let asked = ask(&self.names, &peer.peer_address, &question).await;
             (peer, asked)

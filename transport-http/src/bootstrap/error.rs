@@ -12,8 +12,8 @@ pub enum BootstrapError {
         "this data directory is empty, but node {node} is already a member of a cluster, as node \
          {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory. \
          If it is the wrong directory, name the right one. Never put an older copy in its place: \
-         what it acknowledged since would be lost. If the disk was wiped, this member is lost: the \
-         cluster goes on while a majority of the members is up. This version cannot replace a member"
+         what it acknowledged since would be lost. If the disk was wiped, remove node {node} from \
+         the cluster, start it again as a node that joins, and add it"
     )]
     Wiped {
         /// This node.
@@ -26,8 +26,8 @@ pub enum BootstrapError {
     /// A peer belongs to a cluster of which this node is not a member.
     #[error(
         "node {peer} at {peer_address} belongs to a cluster of which node {node} is no member: this \
-         node has the members {ours}, and that cluster has {theirs}. This version cannot add a member \
-         to a cluster"
+         node has the members {ours}, and that cluster has {theirs}. To add node {node} to that \
+         cluster, start it as a node that joins"
     )]
     Stranger {
         /// This node.

@@ -22,24 +22,34 @@ pub(crate) const QUESTION_BYTES_MAX: usize = 64 << 10;
 /// How long a peer may take to answer, once it is connected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The request of a founder, or of a node that waits to join a cluster.
+/// Why a node asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Purpose {
+    /// It bootstraps a cluster, together with all nodes on its list.
+    Bootstrap,
+    /// Its data directory is empty, and it waits to be added to the cluster of the nodes on its
+    /// list.
+    Join,
+    /// It is a member of this cluster, to which the node that it asks is to be added.
+    Admit(ClusterId),
+}
+
+/// A request for the identity or the cluster of another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Question {
     pub(super) from: Founder,
     pub(super) to: NodeId,
-    /// The list of founders that the sender was given.
+    /// The list of members that the sender was given. To admit a node: its entry alone.
     pub(super) list: Vec<Listed>,
-    /// Whether the sender joins an existing cluster instead of bootstrapping one.
-    pub(super) joins: bool,
+    pub(super) purpose: Purpose,
 }
 
 /// The response to a [`Question`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// The responder bootstraps, too: its identity.
+    /// The responder bootstraps, too, or can be added to the sender's cluster: its identity.
     Founder(Founder),
-    /// The responder belongs to a cluster of which the sender is a member. The membership is empty
-    /// for a node that joins and whose incarnation is not in it yet.
+    /// The responder belongs to a cluster of which the sender is a member.
     Member(ClusterId, Membership),
     /// The responder has another list of founders, or is in a cluster with other members.
     Other(Difference),

@@ -1,6 +1,7 @@
-//! Answers the questions of other nodes that bootstrap or join.
+//! Answers the questions of other nodes: of founders, of nodes that join, and of a member that is
+//! about to add this node to its cluster.
 
-use super::question::{Answer, Question};
+use super::question::{Answer, Purpose, Question};
 use crate::founders::{Difference, Founder, Listed, Lists, listed};
 use crate::hello::{Refusal, open, seal};
 use crate::repeats::Repeats;
@@ -30,8 +31,17 @@ struct State {
 #[derive(Clone, Debug)]
 struct Own {
     founder: Founder,
+    /// The founders, the members of the cluster, or the nodes that this node was given.
     list: Vec<Listed>,
-    cluster: Option<(ClusterId, Membership)>,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Founds,
+    /// Waits to be added to a cluster.
+    Waits,
+    Belongs(ClusterId, Membership),
 }
 
 impl BootstrapService {
@@ -44,13 +54,34 @@ impl BootstrapService {
     /// Starts to answer as a founder of a cluster of all nodes on `list`, which includes this node.
     /// The incarnation in `founder` is durable already (see [`Founder`]).
     pub fn sit(&self, founder: Founder, list: Vec<Listed>) {
-        self.lock().own = Some(Own { founder, list: sorted(list), cluster: None });
+        self.enter(founder, sorted(list), Stage::Founds);
     }
 
-    /// Starts to answer as a member of `cluster` with this membership.
+    /// Starts to answer as a node that waits to be added to a cluster. A member of it may ask for
+    /// the identity of this node. The incarnation in `founder` is durable already.
+    pub fn wait(&self, founder: Founder, list: Vec<Listed>) {
+        self.enter(founder, sorted(list), Stage::Waits);
+    }
+
+    /// Starts to answer as a node of `cluster` with this membership. Call it again for each later
+    /// membership.
     pub fn belong(&self, founder: Founder, cluster: ClusterId, membership: Membership) {
         let list = listed(&membership);
-        self.lock().own = Some(Own { founder, list, cluster: Some((cluster, membership)) });
+        self.enter(founder, list, Stage::Belongs(cluster, membership));
+    }
+
+    fn enter(&self, founder: Founder, list: Vec<Listed>, stage: Stage) {
+        self.lock().own = Some(Own { founder, list, stage });
+    }
+
+    /// The identity of this node, once it has one, and its cluster.
+    pub(super) fn own(&self) -> Option<(Founder, Option<ClusterId>)> {
+        let own = self.lock().own.clone()?;
+        let cluster = match own.stage {
+            Stage::Belongs(cluster, _) => Some(cluster),
+            Stage::Founds | Stage::Waits => None,
+        };
+        Some((own.founder, cluster))
     }
 
     /// Whether this node's incarnation was sent to a founder. If so, this node may be part of a
@@ -86,30 +117,46 @@ impl BootstrapService {
         if question.to != own.founder.node {
             return (StatusCode::MISDIRECTED_REQUEST, Vec::new());
         }
-        let from = &question.from;
-        if let Some((cluster, membership)) = &own.cluster {
-            let known = membership.members.get(&from.node);
-            let is_listed = known.is_some() && own.list.contains(&from.listed());
-            return match known {
-                Some(known) if known.incarnation == from.incarnation => {
-                    (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
+        match (question.purpose, &own.stage) {
+            (Purpose::Admit(cluster), stage) => {
+                // A node that has joined may have been dropped from the membership before it was a
+                // member for good: it is added again.
+                let may_be_added = match stage {
+                    Stage::Waits => true,
+                    Stage::Belongs(own, _) => *own == cluster,
+                    Stage::Founds => false,
+                };
+                let is_meant = question.list.contains(&own.founder.listed());
+                match may_be_added && is_meant {
+                    true => (StatusCode::OK, seal(&Answer::Founder(own.founder))),
+                    false => state.turn_away(&own, &question),
                 }
-                // It learns the id of its cluster, but not the incarnations of the other members.
-                Some(_) if is_listed && question.joins => {
-                    (StatusCode::OK, seal(&Answer::Member(*cluster, Membership::default())))
+            }
+            (_, Stage::Belongs(cluster, membership)) => {
+                let from = &question.from;
+                let known = membership.members.get(&from.node);
+                match known {
+                    Some(known) if known.incarnation == from.incarnation => {
+                        (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
+                    }
+                    Some(_) if own.list.contains(&from.listed()) => {
+                        (StatusCode::CONFLICT, Vec::new())
+                    }
+                    _ => state.refuse(&own, question),
                 }
-                Some(_) if is_listed => (StatusCode::CONFLICT, Vec::new()),
-                _ => state.refuse(&own, question),
-            };
+            }
+            (Purpose::Join, _) | (Purpose::Bootstrap, Stage::Waits) => state.refuse(&own, question),
+            (Purpose::Bootstrap, Stage::Founds) if sorted(question.list.clone()) != own.list => {
+                state.refuse(&own, question)
+            }
+            (Purpose::Bootstrap, Stage::Founds) => {
+                if !own.list.contains(&question.from.listed()) {
+                    return (StatusCode::FORBIDDEN, Vec::new());
+                }
+                state.has_told = true;
+                (StatusCode::OK, seal(&Answer::Founder(own.founder)))
+            }
         }
-        if question.joins || sorted(question.list.clone()) != own.list {
-            return state.refuse(&own, question);
-        }
-        if !own.list.contains(&from.listed()) {
-            return (StatusCode::FORBIDDEN, Vec::new());
-        }
-        state.has_told = true;
-        (StatusCode::OK, seal(&Answer::Founder(own.founder)))
     }
 
     /// The list that the latest question from this founder had, if it is another one than this
@@ -124,6 +171,24 @@ impl BootstrapService {
 }
 
 impl State {
+    /// Rejects a member that would add this node to its cluster: it means another address, or this
+    /// node does not wait.
+    fn turn_away(&mut self, own: &Own, question: &Question) -> (StatusCode, Vec<u8>) {
+        let meant = Lists(&question.list).to_string();
+        if self.reported.is_news(&format!("admit {meant}")) {
+            let is = own.founder.listed();
+            report(|| match own.stage {
+                Stage::Waits => {
+                    tracing::warn!("a cluster is about to add {meant}, but this node is {is}");
+                }
+                _ => {
+                    tracing::warn!("a cluster is about to add {meant}, which does not wait for it")
+                }
+            });
+        }
+        (StatusCode::FORBIDDEN, Vec::new())
+    }
+
     /// Rejects a question: the lists differ, or the sender is not a member. The response contains
     /// the difference only if the sender's list has this node's exact entry.
     fn refuse(&mut self, own: &Own, question: Question) -> (StatusCode, Vec<u8>) {
@@ -132,7 +197,8 @@ impl State {
             true => format!("{node} {}", Lists(&question.list)),
             false => "a node that is not on the list".to_owned(),
         };
-        if !question.joins && self.reported.is_news(&kind) {
+        let founds = question.purpose == Purpose::Bootstrap;
+        if founds && self.reported.is_news(&kind) {
             report(|| {
                 tracing::error!(
                     "node {node} founds a cluster with another list of members: it has {}; this \
@@ -143,9 +209,10 @@ impl State {
             });
         }
         let names_this_node = question.list.contains(&own.founder.listed());
-        let difference = Difference::between(&question.list, &own.list, own.cluster.is_some());
+        let is_member = matches!(own.stage, Stage::Belongs(..));
+        let difference = Difference::between(&question.list, &own.list, is_member);
         let is_ours = own.list.iter().any(|listed| listed.node == node);
-        if is_ours && !question.joins && own.cluster.is_none() && node != own.founder.node {
+        if is_ours && founds && !is_member && node != own.founder.node {
             self.others.insert(node, question.list);
         }
         match names_this_node {
@@ -163,6 +230,7 @@ fn sorted(mut list: Vec<Listed>) -> Vec<Listed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Purpose::{Admit, Bootstrap, Join};
     use raft::{Incarnation, Member};
 
     fn founder(node: u64) -> Founder {
@@ -182,9 +250,9 @@ mod tests {
         desk: &BootstrapService,
         from: Founder,
         nodes: &[u64],
-        joins: bool,
+        purpose: Purpose,
     ) -> (u16, Option<Answer>) {
-        let question = Question { from, to: NodeId(0), list: list(nodes), joins };
+        let question = Question { from, to: NodeId(0), list: list(nodes), purpose };
         let (status, body) = desk.answer(&seal(&question));
         (status.as_u16(), open(&body).ok())
     }
@@ -199,7 +267,7 @@ mod tests {
     fn a_founder_with_the_same_list_is_answered_whatever_its_order() {
         let desk = sitting(&[0, 1, 2]);
         assert!(!desk.has_told());
-        let answer = asked(&desk, founder(1), &[2, 1, 0], false);
+        let answer = asked(&desk, founder(1), &[2, 1, 0], Bootstrap);
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
         assert!(desk.has_told());
     }
@@ -209,12 +277,12 @@ mod tests {
         let desk = sitting(&[0, 1, 2]);
         // Senders that are not on the list, lists without this node's entry, and an empty list.
         for (from, nodes) in [(9, &[0, 1, 2][..]), (9, &[9]), (1, &[1, 2]), (2, &[])] {
-            let (status, answer) = asked(&desk, founder(from), nodes, false);
+            let (status, answer) = asked(&desk, founder(from), nodes, Bootstrap);
             assert_eq!((status, answer), (403, None), "{from} {nodes:?}");
         }
         let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
-        assert_eq!(asked(&desk, elsewhere, &[0, 1, 2], false), (403, None));
-        for junk in [&b""[..], b"hello", b"raft", b"raft\x02\x00"] {
+        assert_eq!(asked(&desk, elsewhere, &[0, 1, 2], Bootstrap), (403, None));
+        for junk in [&b""[..], b"hello", b"raft", b"raft\x03\x00"] {
             assert_eq!(desk.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
         }
         assert!(!desk.has_told());
@@ -223,7 +291,7 @@ mod tests {
     #[test]
     fn a_founder_that_knows_this_one_learns_which_of_its_entries_are_right() {
         let desk = sitting(&[0, 1]);
-        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], false);
+        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], Bootstrap);
         let Some(Answer::Other(difference)) = answer else { panic!("{answer:?}") };
         assert_eq!(status, 403);
         let text = difference.describe(&list(&[0, 1, 2]));
@@ -235,7 +303,7 @@ mod tests {
     #[test]
     fn a_founder_that_has_another_list_is_remembered_with_it() {
         let desk = sitting(&[0, 1, 2]);
-        asked(&desk, founder(1), &[1], false);
+        asked(&desk, founder(1), &[1], Bootstrap);
         assert_eq!(desk.other_list_of(NodeId(1)), Some(list(&[1])));
     }
 
@@ -252,20 +320,40 @@ mod tests {
         };
         let members = members.into_iter().map(|(node, founder)| (node, member(founder)));
         desk.belong(founder(0), cluster, Membership::of_voters(members.collect()));
-        let (status, answer) = asked(&desk, founder(1), &[0, 1], false);
+        let (status, answer) = asked(&desk, founder(1), &[0, 1], Bootstrap);
         assert!(status == 200 && matches!(answer, Some(Answer::Member(_, _))));
         let wiped = Founder { incarnation: Incarnation(1), ..founder(1) };
-        assert_eq!(asked(&desk, wiped, &[0, 1], false), (409, None));
-        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], false);
+        assert_eq!(asked(&desk, wiped.clone(), &[0, 1], Bootstrap), (409, None));
+        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], Bootstrap);
         assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
-        assert_eq!(asked(&desk, founder(2), &[2], true), (403, None), "not added yet");
+        assert_eq!(asked(&desk, founder(2), &[2], Join), (403, None), "not added yet");
+        assert_eq!(asked(&desk, wiped, &[0, 1], Join), (409, None));
+    }
+
+    #[test]
+    fn a_node_that_waits_tells_its_identity_to_a_member_that_names_it_exactly() {
+        let desk = BootstrapService::new();
+        desk.wait(founder(0), list(&[0, 1]));
+        let admits = Admit(ClusterId(7));
+        let answer = asked(&desk, founder(1), &[0], admits);
+        assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
+        assert_eq!(asked(&desk, founder(1), &[1], admits), (403, None), "another address");
+        assert_eq!(asked(&desk, founder(1), &[0, 1], Bootstrap).0, 403);
+        assert_eq!(asked(&desk, founder(1), &[0, 1], Join).0, 403, "both wait");
+        assert!(!desk.has_told());
+
+        desk.belong(founder(0), ClusterId(7), Membership::default());
+        let answer = asked(&desk, founder(1), &[0], admits);
+        assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))), "it was never a member");
+        let others = Admit(ClusterId(8));
+        assert_eq!(asked(&desk, founder(1), &[0], others), (403, None), "of another cluster");
     }
 
     #[test]
     fn a_flipped_bit_in_a_question_is_refused() {
         let desk = sitting(&[0, 1]);
         let question =
-            Question { from: founder(1), to: NodeId(0), list: list(&[0, 1]), joins: false };
+            Question { from: founder(1), to: NodeId(0), list: list(&[0, 1]), purpose: Bootstrap };
         let intact = seal(&question);
         for at in 0..intact.len() {
             let mut bytes = intact.clone();

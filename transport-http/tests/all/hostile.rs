@@ -94,6 +94,7 @@ async fn stream_by_hand(node: &TestNode) -> TcpStream {
         from: NodeId(1),
         incarnation: Incarnation(101),
         to: NodeId(0),
+        address: String::new(),
     };
     let mut first = Vec::new();
     write_first(&mut first, &hello.encode());
@@ -192,7 +193,7 @@ fn offer_of_node_1(node: &TestNode) -> (Hello, SnapshotOffer) {
 fn offer_of(from: NodeId, node: &TestNode) -> (Hello, SnapshotOffer) {
     let status = node.handle.status();
     let (to, incarnation) = (NodeId(0), Incarnation(101));
-    let hello = Hello { cluster: node.cluster, from, incarnation, to };
+    let hello = Hello { cluster: node.cluster, from, incarnation, to, address: String::new() };
     let term = Term(status.raft.term.0 + 1);
     let snapshot = Snapshot {
         last: LogId::new(1000, term.0),

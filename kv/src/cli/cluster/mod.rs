@@ -148,6 +148,7 @@ async fn watch(
             found = &mut leader, if waiting => {
                 waiting = false;
                 // The task ends early only when the runtime does.
+                nodes.0.iter_mut().for_each(NodeProcess::join_from_now_on);
                 if let Ok(id) = found {
                     announce(id, args, addresses, nodes);
                 }

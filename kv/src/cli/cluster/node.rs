@@ -39,6 +39,8 @@ pub struct NodeProcess {
     log_start: u64,
     child: Option<Child>,
     was_started: bool,
+    /// Whether it has to join a cluster that exists, should its directory be empty.
+    joins: bool,
     started: Instant,
     failures: u32,
     restart_at: Option<Instant>,
@@ -70,7 +72,6 @@ impl NodeProcess {
             format!("--data-dir={}", directory.of_node(id).display()),
             format!("--election-timeout={}ms", args.election_timeout.as_millis()),
             format!("--log={}", args.log),
-            "--bootstrap".to_owned(),
             "--stop-on-stdin-eof".to_owned(),
         ];
         if args.fault_injection {
@@ -84,6 +85,7 @@ impl NodeProcess {
             log_start: 0,
             child: None,
             was_started: false,
+            joins: false,
             started: Instant::now(),
             failures: 0,
             restart_at: Some(Instant::now()),
@@ -107,6 +109,11 @@ impl NodeProcess {
         self.refusal.as_deref()
     }
 
+    /// The cluster exists: should the node lose its directory, it must not found another one.
+    pub fn join_from_now_on(&mut self) {
+        self.joins = true;
+    }
+
     /// Detects the end of the process, and starts it again after the backoff. Returns a line to
     /// print if there is something new.
     pub fn look_after(&mut self) -> Option<String> {
@@ -116,8 +123,9 @@ impl NodeProcess {
             // At its first start, node 0 campaigns at once, so that the first port serves soon. Not
             // at a restart, because another node leads by then.
             let is_first = self.id == 0 && !std::mem::replace(&mut self.was_started, true);
-            let more: &[&str] = if is_first { &["--campaign-at-start"] } else { &[] };
-            end = self.spawn(more).err().map(End::NotStarted);
+            let mut more = vec![if self.joins { "--join" } else { "--bootstrap" }];
+            more.extend(is_first.then_some("--campaign-at-start"));
+            end = self.spawn(&more).err().map(End::NotStarted);
         }
         if let Some(child) = &mut self.child {
             let pid = child.id();
@@ -147,6 +155,12 @@ impl NodeProcess {
             self.reported.clear();
         }
         self.child = None;
+        if let End::Exited(_, status) = &end
+            && status.code() == Some(i32::from(exit::REMOVED))
+        {
+            // It is not a member any more, and is not started again.
+            return Some(format!("node {} stopped: {}", self.id, self.last_words()));
+        }
         let pause = (RESTART_PAUSE * 2_u32.pow(self.failures.min(16))).min(RESTART_PAUSE_MAX);
         self.failures += 1;
         self.restart_at = Some(Instant::now() + pause);
