@@ -233,7 +233,7 @@ pub enum ServeError {
     #[error("node {0} is not among the peers that it was given")]
     NotAPeer(NodeId),
     /// The cluster cannot be bootstrapped or joined.
-    #[error("{0}{}", bootstrap_advice(.0))]
+    #[error("{source}{advice}", source = .0, advice = bootstrap_advice(.0))]
     Found(BootstrapError),
     /// Any other error at start. The cause tells what to do.
     #[error(transparent)]

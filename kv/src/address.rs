@@ -1,0 +1,63 @@
+//! Members and their addresses, as an operator writes them.
+
+use crate::serve::Peer;
+use raft::NodeId;
+use std::net::IpAddr;
+
+/// Parses one member: `0=host:8080/host:9080`, the address for its clients and the one for its
+/// peers.
+pub fn member(text: &str) -> Result<Peer, String> {
+    if text.trim().is_empty() {
+        return Err("an entry of the list is empty: there is a comma too many".to_owned());
+    }
+    let parts = text.split_once('=').and_then(|(id, addresses)| {
+        let (client, peer) = addresses.split_once('/')?;
+        Some((id.trim().parse().ok()?, client.trim(), peer.trim()))
+    });
+    if text.contains("://") {
+        return Err(format!("{text}: expected HOST:PORT, without http://"));
+    }
+    let Some((id, client, peer)) = parts else {
+        return Err(format!("{text}: expected ID=CLIENT_HOST:PORT/PEER_HOST:PORT"));
+    };
+    for address in [client, peer] {
+        check(address).map_err(|why| format!("{text}: {address} {why}"))?;
+    }
+    Ok(Peer { id: NodeId(id), client_address: client.to_owned(), peer_address: peer.to_owned() })
+}
+
+/// Checks the form of an address at which others are to reach a node.
+pub fn check(address: &str) -> Result<(), String> {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return Err("has no port: expected HOST:PORT".to_owned());
+    };
+    match port.parse::<u16>() {
+        Ok(0) => return Err("has port 0: the others have to know the port".to_owned()),
+        Ok(_) => {}
+        Err(_) if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
+            return Err("has a port above 65535".to_owned());
+        }
+        Err(_) => return Err("has no port: expected HOST:PORT".to_owned()),
+    }
+    if host.is_empty() {
+        return Err("has no host: name the host at which the others reach this node".to_owned());
+    }
+    let digits = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if digits.is_none() && host.contains(':') {
+        return Err("is no HOST:PORT: put an IPv6 address in brackets".to_owned());
+    }
+    if host.contains(|c: char| c.is_whitespace() || "/@,=".contains(c)) {
+        return Err("is no HOST:PORT".to_owned());
+    }
+    match digits.unwrap_or(host).parse::<IpAddr>() {
+        Ok(ip) if ip.to_canonical().is_unspecified() => Err(
+            "is an address to listen on, not one to be reached at: name this node's address in \
+             --peers, and give this one to --listen or --peer-listen"
+                .to_owned(),
+        ),
+        Ok(ip) if ip.is_multicast() => Err("is no address of a node".to_owned()),
+        Ok(_) => Ok(()),
+        Err(_) if digits.is_some() => Err("is no IPv6 address".to_owned()),
+        Err(_) => Ok(()),
+    }
+}

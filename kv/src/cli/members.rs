@@ -1,0 +1,290 @@
+//! `raft-kv members`: shows and changes the members of the cluster.
+//!
+//! Each change reads the present members, and declares all that the cluster is to have next. The
+//! declaration names the version that was read, so of two changes at once only one is done.
+
+use super::client::{self, Client, ServerArgs};
+use super::table::{plain, table};
+use super::{duration, exit, input};
+use hyper::{Method, StatusCode};
+use kv::address::member;
+use kv::client::{CallError, Request};
+use kv::serve::Peer;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// The pause between two requests for the progress of a change.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    change: Option<Change>,
+    /// Print the members as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(clap::Subcommand)]
+enum Change {
+    /// Add nodes, each started with `serve --join` on an empty directory. The id of a member
+    /// changes its addresses or its role
+    Add {
+        /// The node, as ID=CLIENT_HOST:PORT/PEER_HOST:PORT
+        #[arg(required = true, value_parser = member)]
+        members: Vec<Peer>,
+        /// Without a vote: the node receives all data, and counts for no majority
+        #[arg(long)]
+        learner: bool,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Remove members. They stop by themselves
+    Remove {
+        /// The ids of the members
+        #[arg(required = true)]
+        ids: Vec<u64>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Replace a member, for instance one whose disk is lost, in one change
+    Replace {
+        /// The id of the member that goes
+        id: u64,
+        /// The new node, as ID=CLIENT_HOST:PORT/PEER_HOST:PORT, started with `serve --join`
+        #[arg(long, value_parser = member)]
+        with: Peer,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Do not check that a majority of the new voters answers now
+    #[arg(long)]
+    force: bool,
+    /// Wait for the change for at most this time. It goes on afterwards
+    #[arg(long, default_value = "10m", value_parser = duration::parse)]
+    wait: Duration,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// The client address, the peer address and the role of each member.
+type Declared = BTreeMap<u64, (String, String, &'static str)>;
+
+/// Shows the members, or changes them and shows the result.
+pub fn run(args: &Args) -> u8 {
+    let ended = match &args.change {
+        None => show(args),
+        Some(Change::Add { members, learner, options }) => {
+            let role = if *learner { "learner" } else { "voter" };
+            change(options, |declared| {
+                declared.extend(members.iter().map(|peer| entry(peer, role)));
+                Ok(())
+            })
+        }
+        Some(Change::Remove { ids, options }) => change(options, |declared| {
+            ids.iter().try_for_each(|id| remove(declared, *id).map(drop))
+        }),
+        Some(Change::Replace { id, with, options }) => change(options, |declared| {
+            if declared.contains_key(&with.id.0) {
+                return Err(match with.id.0 == *id {
+                    true => format!(
+                        "node {id} cannot take its own place in one change: remove it, start it with \
+                         an empty data directory and --join, and add it"
+                    ),
+                    false => format!("node {} is a member already", with.id),
+                });
+            }
+            let role = remove(declared, *id)?;
+            declared.extend([entry(with, role)]);
+            Ok(())
+        }),
+    };
+    ended.unwrap_or_else(|error| client::report(&error))
+}
+
+fn entry(peer: &Peer, role: &'static str) -> (u64, (String, String, &'static str)) {
+    (peer.id.0, (peer.client_address.clone(), peer.peer_address.clone(), role))
+}
+
+fn remove(declared: &mut Declared, id: u64) -> Result<&'static str, String> {
+    let removed = declared.remove(&id);
+    removed.map(|(_, _, role)| role).ok_or_else(|| format!("node {id} is not a member"))
+}
+
+fn show(args: &Args) -> Result<u8, CallError> {
+    let cluster = view(&Client::new(&args.server)?)?;
+    let text = match args.json {
+        true => json!({
+            "membership_version": cluster["membership_version"],
+            "change": cluster["change"],
+            "members": cluster["members"],
+        })
+        .to_string(),
+        false => describe(&cluster),
+    };
+    Ok(print(&text))
+}
+
+fn print(text: &str) -> u8 {
+    match input::print_line(text.trim_end()) {
+        Ok(()) => exit::DONE,
+        Err(error) => input::not_printed(&error),
+    }
+}
+
+/// The cluster as its leader sees it.
+fn view(client: &Client) -> Result<Value, CallError> {
+    let response = client.call(&Request::new(Method::GET, "/v1/cluster"))?;
+    match response.status.is_success() {
+        true => Ok(response.json()),
+        false => Err(CallError::NotDone(response.explanation())),
+    }
+}
+
+/// Changes the members with `edit`, waits for the end of the change, and prints the members.
+fn change(
+    options: &Options,
+    edit: impl FnOnce(&mut Declared) -> Result<(), String>,
+) -> Result<u8, CallError> {
+    let client = Client::new(&options.server)?;
+    let cluster = view(&client)?;
+    if cluster["leader"].is_null() {
+        return Err(CallError::NotDone("no leader is known; try again".to_owned()));
+    }
+    if !cluster["change"].is_null() {
+        return Err(CallError::NotDone(format!(
+            "another change is in progress, and waits for {}",
+            plain(&cluster["change"]["waits_for"])
+        )));
+    }
+    let mut declared = members(&cluster);
+    edit(&mut declared).map_err(CallError::NotDone)?;
+    let body = json!({
+        "members": declared.iter().map(|(id, (client, peer, role))| json!({
+            "id": id, "client": client, "peer": peer, "role": role,
+        })).collect::<Vec<_>>(),
+        "if_version": cluster["membership_version"],
+    });
+    let path = format!("/v1/cluster/members?wait=1s&force={}", options.force);
+    let response = client.call(&Request::new(Method::PUT, path).body(body.to_string()))?;
+    match response.status {
+        StatusCode::ACCEPTED => wait(&client, options.wait, &declared, &response.json()),
+        status if status.is_success() => Ok(print(&describe(&response.json()))),
+        _ => Ok(client::refused(&response)),
+    }
+}
+
+/// Waits for the end of a change that has begun, and reports its progress.
+fn wait(
+    client: &Client,
+    within: Duration,
+    declared: &Declared,
+    begun: &Value,
+) -> Result<u8, CallError> {
+    let began = Instant::now();
+    let mut reported = String::new();
+    let mut cluster = begun.clone();
+    loop {
+        if cluster["change"].is_null() && !cluster["leader"].is_null() {
+            if members(&cluster) == *declared {
+                return Ok(print(&describe(&cluster)));
+            }
+            let why = "the change was given up: a new voter did not catch up in time, or another \
+                       change took its place";
+            return Err(CallError::NotDone(why.to_owned()));
+        }
+        let text = progress(&cluster);
+        if text != reported {
+            exit::complain(&text);
+            reported = text;
+        }
+        if began.elapsed() >= within {
+            let why = "the change is still in progress; `raft-kv members` shows how far it is";
+            return Err(CallError::Unknown(why.to_owned()));
+        }
+        std::thread::sleep(LOOK_EVERY);
+        // A node that does not answer may be the one that is removed; the others are asked next.
+        if let Ok(seen) = view(client) {
+            cluster = seen;
+        }
+    }
+}
+
+/// What a change waits for.
+fn progress(cluster: &Value) -> String {
+    let change = &cluster["change"];
+    let targets = change["voters"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let all = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let new = all.iter().filter(|m| m["voter"] == false && targets.contains(&m["id"]));
+    let states: Vec<_> = new.map(|m| format!("node {}: {}", m["id"], plain(&m["state"]))).collect();
+    match change["waits_for"].as_str() {
+        Some(what) if states.is_empty() => format!("waiting for {what}"),
+        Some(what) => format!("waiting for {what}; {}", states.join(", ")),
+        None => "waiting for a leader".to_owned(),
+    }
+}
+
+/// The members as they would be declared.
+fn members(cluster: &Value) -> Declared {
+    let all = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let declared = all.iter().filter_map(|member| {
+        let role = if member["voter"] == true { "voter" } else { "learner" };
+        let (client, peer) = (plain(&member["client_address"]), plain(&member["peer_address"]));
+        Some((member["id"].as_u64()?, (client, peer, role)))
+    });
+    declared.collect()
+}
+
+fn describe(cluster: &Value) -> String {
+    let mut rows = vec![["NODE", "ROLE", "CLIENTS", "PEERS", "STATE"].map(str::to_owned)];
+    for member in cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let cells = ["id", "role", "client_address", "peer_address", "state"];
+        rows.push(cells.map(|name| plain(&member[name])));
+    }
+    let mut text = table(&rows);
+    text += &format!("\nversion {} of the membership", plain(&cluster["membership_version"]));
+    if !cluster["change"].is_null() {
+        text += &format!("; a change is in progress: {}", progress(cluster));
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_in_progress_is_described_with_what_it_waits_for() {
+        let member = |id: u64, role: &str, state: &str| {
+            json!({"id": id, "role": role, "voter": role != "learner", "state": state,
+                "client_address": format!("c:{id}"), "peer_address": format!("p:{id}")})
+        };
+        let mut cluster = json!({
+            "leader": 0, "membership_version": 7, "change": null,
+            "members": [member(0, "leader", "up"), member(3, "learner", "up, 9 entries behind")],
+        });
+        let expected = "\
+NODE  ROLE     CLIENTS  PEERS  STATE
+0     leader   c:0      p:0    up
+3     learner  c:3      p:3    up, 9 entries behind
+
+version 7 of the membership
+";
+        assert_eq!(describe(&cluster), expected);
+        let entry = |id: u64, role| (id, (format!("c:{id}"), format!("p:{id}"), role));
+        assert_eq!(members(&cluster), [entry(0, "voter"), entry(3, "learner")].into());
+        cluster["change"] = json!({"voters": [0, 3], "waits_for": "the new voters to catch up"});
+        let expected = "waiting for the new voters to catch up; node 3: up, 9 entries behind";
+        assert_eq!(progress(&cluster), expected);
+        assert!(describe(&cluster).contains(expected));
+    }
+}
