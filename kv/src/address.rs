@@ -61,3 +61,33 @@ pub fn check(address: &str) -> Result<(), String> {
         Err(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_cannot_work_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("", "comma too many"),
+            ("0=127.0.0.1:8080", "expected ID="),
+            ("x=127.0.0.1:8080/127.0.0.1:9080", "expected ID="),
+            ("0=127.0.0.1/127.0.0.1:9080", "no port"),
+            ("0=127.0.0.1:0/127.0.0.1:9080", "port 0"),
+            ("0=127.0.0.1:8080/127.0.0.1:0", "port 0"),
+            ("0=127.0.0.1:80800/127.0.0.1:9080", "above 65535"),
+            ("0=127.0.0.1:x/127.0.0.1:9080", "no port"),
+            ("0=0.0.0.0:8080/127.0.0.1:9080", "0.0.0.0:8080 is an address to listen on"),
+            ("0=127.0.0.1:8080/[::]:9080", "[::]:9080 is an address to listen on"),
+            ("0=:8080/127.0.0.1:9080", ":8080 has no host"),
+            ("0=::1:8080/127.0.0.1:9080", "brackets"),
+            ("0=[node]:8080/127.0.0.1:9080", "no IPv6 address"),
+            ("0=http://a:8080/127.0.0.1:9080", "without http://"),
+            ("0=a b:8080/127.0.0.1:9080", "no HOST:PORT"),
+        ] {
+            let error = member(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert!(member("0=[::1]:8080/node-0.example:9080").is_ok());
+    }
+}

@@ -112,8 +112,7 @@ impl<S: StateMachine> Builder<S> {
     /// Give an odd number of members, usually 3 or 5.
     ///
     /// When a cluster is bootstrapped or joined, this list counts; afterwards the membership in the
-    /// log does, and the addresses in it cannot be changed: use DNS names. This node has to be in
-    /// the list at every start. Required.
+    /// log does, see [`Node::set_members`]. This node has to be in the list at every start. Required.
     #[must_use]
     pub fn members<A: Into<String>>(mut self, members: impl IntoIterator<Item = (u64, A)>) -> Self {
         self.members.extend(members.into_iter().map(|(id, peer_address)| Listed {
@@ -153,9 +152,13 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// If the data directory is empty, wait until the node has been added to a cluster that exists.
-    /// A directory with state goes on from that. **This version cannot add a member to a cluster,
-    /// so on an empty directory the start waits.** If the id is that of a member whose directory
-    /// was lost, the start returns, but the node never becomes ready: do not use it to replace one.
+    /// The list of members has to name this node and at least one that belongs to the cluster. Then
+    /// add it there, with the same id and addresses: [`Node::set_members`]. [`Builder::start`]
+    /// waits for that without a limit, and after 5 s a log line says so. A directory with state
+    /// goes on from that.
+    ///
+    /// If the id is that of a member whose directory was lost, the start fails: remove the member
+    /// first.
     #[must_use]
     pub fn join(mut self) -> Self {
         self.begin = Some(Begin::Join);

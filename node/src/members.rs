@@ -12,7 +12,7 @@ use std::time::Duration;
 use transport_http::{AdmitError, BootstrapService, Listed};
 
 /// How long to wait for a new node that does not answer.
-const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
+const ADMITTED_WITHIN: Duration = Duration::from_secs(5);
 /// The pause before a new node that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -140,7 +140,7 @@ impl Admission {
     }
 
     /// The change that leads from the membership in `status` to `members`. A node that is a member
-    /// keeps its incarnation; each other one is asked for its own, for up to ten seconds.
+    /// keeps its incarnation; each other one is asked for its own, for up to five seconds.
     pub async fn change(&self, status: &Status, members: &Members) -> Result<Change, AdmitError> {
         let voters = members.declared.iter().filter(|(_, d)| d.votes).map(|(id, _)| *id).collect();
         let mut all = BTreeMap::new();

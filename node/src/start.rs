@@ -35,6 +35,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let peers = binding.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
     let peers = peers.map_err(|source| StartError::Listen { address: listen, source })?;
 
+    let own_address = own.peer_address.clone();
     let starting = Starting { id, data_dir, own, builder: &builder, peers: &peers };
     let disk = RealDisk::new(&starting.data_dir);
     let directory = starting.open(disk.clone()).await?;
@@ -54,6 +55,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     // A peer's connection may be silent for at least as long as a leader.
     let election_timeout = config.tick * config.raft.election_ticks;
     transport_config.silence = transport_config.silence.max(election_timeout);
+    transport_config.peer_address.clone_from(&own_address);
     if let Some(bytes) = builder.snapshot_bytes_per_second {
         transport_config.snapshot_bytes_per_second = bytes;
     }

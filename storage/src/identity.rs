@@ -87,8 +87,8 @@ pub enum IdentityError {
     /// it may be put back, however old.
     #[error(
         "the file IDENTITY is damaged; it never changes, so put it back from a backup. Without it this \
-         member is lost: the cluster goes on while a majority of the members is up, but this \
-         version cannot replace a member"
+         member is lost: the cluster goes on while a majority of the members is up. Then remove it \
+         from the cluster, and add it again with an empty directory"
     )]
     Damaged,
     /// The file was written by another version of this software. Run that version.

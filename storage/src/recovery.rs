@@ -193,8 +193,8 @@ pub enum OpenError {
     /// There is a log but no identity. Restore the file.
     #[error(
         "the directory has a log but no file IDENTITY; put that file back. Without it this member is \
-         lost: the cluster goes on while a majority of the other members is up, but this version \
-         cannot replace a member"
+         lost: the cluster goes on while a majority of the members is up. Then remove it from the \
+         cluster, and add it again with an empty directory"
     )]
     IdentityMissing,
     /// The directory once had a log, and no batch of it can be read.
@@ -202,7 +202,8 @@ pub enum OpenError {
         "the log is gone: the directory once had one, and nothing of it can be read. Put back the \
          files themselves if they were moved, never an older copy of them: what was acknowledged \
          since would be lost. Without them this member is lost: the cluster goes on while a \
-         majority of the other members is up, but this version cannot replace a member"
+         majority of the members is up. Then remove it from the cluster, and add it again with an \
+         empty directory"
     )]
     LogGone,
     /// The log was written by another version of this software. Run that version.

@@ -153,13 +153,16 @@ pub async fn join_on<N: Net>(
 ) -> Result<Bootstrapped, BootstrapError> {
     desk.wait(own.clone(), list.to_vec());
     let asking = Asking::new(net, own, list, Purpose::Join);
-    let others: Vec<Listed> =
-        list.iter().filter(|listed| listed.node != own.node).cloned().collect();
     let mut wiped_since = None;
     loop {
         let mut silent = Vec::new();
         let mut wiped = None;
         let mut is_unknown = false;
+        // The nodes on the list may have left the cluster. The member that adds this node has not.
+        let mut others: Vec<Listed> = list.iter().cloned().chain(desk.admitters()).collect();
+        others.retain(|listed| listed.node != own.node);
+        others.sort();
+        others.dedup();
         for (peer, asked) in asking.round(&others).await {
             match asked {
                 Asked::Answer(Answer::Member(cluster, membership)) => {

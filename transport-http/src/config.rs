@@ -18,6 +18,10 @@ pub struct TransportConfig {
     pub node: NodeId,
     /// The incarnation of this node's data directory, sent at the start of each stream.
     pub incarnation: Incarnation,
+    /// Where peers reach this node, as `host:port`. It is sent at the start of each stream, so that
+    /// a peer that does not know this node as a member, or knows another address of it, can answer.
+    /// Empty by default: peers use the address in the membership.
+    pub peer_address: String,
     /// A stream on which no byte arrives for this long is closed. Keep-alives are sent every
     /// quarter of it. Default: 1 s.
     pub silence: Duration,
@@ -32,6 +36,7 @@ impl TransportConfig {
             cluster,
             node,
             incarnation,
+            peer_address: String::new(),
             silence: Duration::from_secs(1),
             snapshot_bytes_per_second: 64 << 20,
         }

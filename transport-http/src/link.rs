@@ -77,8 +77,8 @@ impl LinkError {
     }
 }
 
-/// Keeps a stream to the peer open, until the peer is no longer a member or the queue is closed and
-/// empty.
+/// Keeps a stream to the peer open, until the queue is closed and empty. To a node that is no member,
+/// opens one stream.
 pub(crate) async fn keep<N: Net>(
     shared: Arc<Shared<N>>,
     peer: NodeId,
@@ -88,14 +88,16 @@ pub(crate) async fn keep<N: Net>(
     let mut messages = Some(messages);
     let mut pause = PAUSE_FIRST;
     let mut reach = Reach::new();
+    let mut attempt = 0;
     while let Some(queue) = messages.take() {
-        let Some(address) = shared.address(peer) else { return };
+        let Some(address) = shared.address_at(peer, attempt) else { return };
+        attempt += 1;
         let (give_back, back) = tokio::sync::oneshot::channel();
         let sign_every = shared.config.silence / 4;
         let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, sign_every);
         let started = net.now();
         let connected = || {
-            shared.set_connected(peer, true);
+            shared.set_connected(peer, Some(&address));
             if let Some(away) = reach.is_back() {
                 report(|| {
                     tracing::info!(%peer, %address, "peer is back after {} s", away.as_secs());
@@ -103,10 +105,14 @@ pub(crate) async fn keep<N: Net>(
             }
         };
         let result = stream(&shared, peer, &address, body, connected).await;
-        shared.set_connected(peer, false);
+        shared.set_connected(peer, None);
         // The body gives the queue back when hyper drops it.
         let Ok(mut queue) = back.await else { return };
         if queue.is_closed() && queue.is_empty() {
+            return;
+        }
+        // A node that is no member is only answered, and dialled again for the next answer.
+        if !shared.is_known(peer) {
             return;
         }
         // Messages left in the queue are stale by the time the peer is back.

@@ -24,13 +24,13 @@ pub(crate) struct Shared<N> {
     pub config: TransportConfig,
     pub inbox: Inbox,
     addresses: Mutex<BTreeMap<NodeId, String>>,
-    /// The address of this node for its peers, according to the membership.
-    own_address: Mutex<String>,
-    /// Nodes of this cluster that have opened a stream and are no members here, oldest first, with
-    /// the addresses that they gave: leaders of a later membership, and removed nodes.
+    /// The addresses that nodes of this cluster gave when they opened a stream, oldest first, where
+    /// the membership has none or another one: leaders of a later membership, removed nodes, and
+    /// members that have moved.
     visitors: Mutex<VecDeque<(NodeId, String)>>,
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
-    connected: Mutex<BTreeSet<NodeId>>,
+    /// The peers to which a stream is open, and at which addresses.
+    connected: Mutex<BTreeMap<NodeId, String>>,
     /// Links that a test has cut.
     cut: Mutex<BTreeSet<NodeId>>,
     any_cut: AtomicBool,
@@ -109,7 +109,6 @@ impl<N: Net> Shared<N> {
             config,
             inbox,
             addresses: Mutex::default(),
-            own_address: Mutex::default(),
             visitors: Mutex::default(),
             incarnations: Mutex::default(),
             connected: Mutex::default(),
@@ -122,29 +121,53 @@ impl<N: Net> Shared<N> {
         }
     }
 
+    /// The address of the peer: that in the membership, or else the one that it gave.
     pub fn address(&self, peer: NodeId) -> Option<String> {
         let known = lock(&self.addresses).get(&peer).cloned();
-        let visits = || lock(&self.visitors).iter().find(|(id, _)| *id == peer).cloned();
-        known.or_else(|| visits().map(|(_, address)| address))
+        known.or_else(|| self.given_address(peer))
     }
 
-    /// A node of this cluster has opened a stream. If it is no member, its address is kept, so that
-    /// it can be answered.
+    /// The address to dial at the attempt with this number. A member that gave another address than
+    /// the membership has is dialled at both in turn.
+    pub fn address_at(&self, peer: NodeId, attempt: usize) -> Option<String> {
+        let given = self.given_address(peer).filter(|_| attempt % 2 == 0);
+        given.or_else(|| self.address(peer))
+    }
+
+    fn given_address(&self, peer: NodeId) -> Option<String> {
+        let visitors = lock(&self.visitors);
+        visitors.iter().find(|(id, _)| *id == peer).map(|(_, address)| address.clone())
+    }
+
+    /// A node of this cluster has opened a stream. If the membership has not the address that it
+    /// gave, that one is kept, so that it can be answered. A member has to have the right
+    /// incarnation.
     pub fn visited(&self, hello: &Hello) {
-        let is_known = lock(&self.addresses).contains_key(&hello.from);
+        let known = lock(&self.addresses).get(&hello.from).cloned();
         let is_plain = !hello.address.is_empty()
             && hello.address.len() <= ADDRESS_BYTES_MAX
             && hello.address.chars().all(is_visible);
-        if is_known || !is_plain || hello.from == self.config.node {
+        let is_impostor = known.is_some() && !self.is_member(hello.from, hello.incarnation);
+        if !is_plain || is_impostor || hello.from == self.config.node {
             return;
         }
         let mut visitors = lock(&self.visitors);
-        let before = visitors.iter().position(|(id, _)| *id == hello.from);
-        if let Some(at) = before {
-            if visitors[at].1 == hello.address {
-                return;
-            }
-            visitors.remove(at);
+        if visitors.iter().any(|(id, address)| *id == hello.from && *address == hello.address) {
+            return;
+        }
+        visitors.retain(|(id, _)| *id != hello.from);
+        if known.as_ref() == Some(&hello.address) {
+            return;
+        }
+        if known.is_some() {
+            let (peer, address) = (hello.from, hello.address.clone());
+            report(|| {
+                tracing::warn!(
+                    %peer, %address,
+                    "a peer is reached at another address than the membership has; declare the \
+                     members with the new address"
+                );
+            });
         }
         visitors.push_back((hello.from, hello.address.clone()));
         if visitors.len() > VISITORS_MAX {
@@ -154,9 +177,9 @@ impl<N: Net> Shared<N> {
         self.members_changed.notify_waiters();
     }
 
-    /// Whether a node that is no member has opened a stream lately.
-    pub fn is_visitor(&self, node: NodeId) -> bool {
-        lock(&self.visitors).iter().any(|(id, _)| *id == node)
+    /// Whether the membership has an address of the node.
+    pub fn is_known(&self, node: NodeId) -> bool {
+        lock(&self.addresses).contains_key(&node)
     }
 
     /// Whether a node with this incarnation is a member.
@@ -170,17 +193,22 @@ impl<N: Net> Shared<N> {
             from: self.config.node,
             incarnation: self.config.incarnation,
             to,
-            address: lock(&self.own_address).clone(),
+            address: self.config.peer_address.clone(),
         }
     }
 
-    pub fn set_connected(&self, peer: NodeId, connected: bool) {
-        let mut set = lock(&self.connected);
-        if connected {
-            set.insert(peer)
-        } else {
-            set.remove(&peer)
+    /// A stream to the peer is open at this address, or none any more.
+    pub fn set_connected(&self, peer: NodeId, at: Option<&str>) {
+        let mut connected = lock(&self.connected);
+        match at {
+            Some(address) => connected.insert(peer, address.to_owned()),
+            None => connected.remove(&peer),
         };
+    }
+
+    /// The address at which a stream to the peer is open.
+    pub fn connected_at(&self, peer: NodeId) -> Option<String> {
+        lock(&self.connected).get(&peer).cloned()
     }
 
     /// Whether messages to and from a peer pass: false if a test has cut the link.
@@ -189,12 +217,12 @@ impl<N: Net> Shared<N> {
     }
 
     pub fn is_connected(&self, peer: NodeId) -> bool {
-        self.passes(peer) && lock(&self.connected).contains(&peer)
+        self.passes(peer) && lock(&self.connected).contains_key(&peer)
     }
 
     /// The peers to which a stream is open.
     pub fn connected(&self) -> BTreeSet<NodeId> {
-        lock(&self.connected).clone()
+        lock(&self.connected).keys().copied().collect()
     }
 
     /// Cuts the link to a peer.
@@ -223,12 +251,15 @@ impl<N: Net> Shared<N> {
         let addresses: BTreeMap<NodeId, String> =
             peers().map(|(id, member)| (*id, member.peer_address.clone())).collect();
         lock(&self.failed).retain(|id, _| addresses.contains_key(id));
-        let own_entry = membership.members.get(&own).map(|member| member.peer_address.clone());
-        if let Some(address) = own_entry {
-            *lock(&self.own_address) = address;
-        }
         let mut visitors = lock(&self.visitors);
-        visitors.retain(|(id, _)| !addresses.contains_key(id));
+        let before = lock(&self.addresses).clone();
+        visitors.retain(|(id, _)| before.get(id) == addresses.get(id));
+        // A node that has been removed is told so: its stream may have been opened before.
+        let gone = before.into_iter().filter(|(id, _)| !addresses.contains_key(id));
+        visitors.extend(gone);
+        while visitors.len() > VISITORS_MAX {
+            visitors.pop_front();
+        }
         let visited = |name: &str| visitors.iter().any(|(_, address)| address == name);
         self.names.retain(|name| addresses.values().any(|known| known == name) || visited(name));
         drop(visitors);

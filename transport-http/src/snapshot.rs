@@ -46,7 +46,10 @@ pub(crate) async fn send<N: Net>(
     mut state: Box<dyn Read + Send>,
 ) -> Result<(), Failure> {
     let net = &shared.net;
-    let address = shared.address(offer.to).ok_or("it is no member any more")?;
+    let address = shared
+        .connected_at(offer.to)
+        .or_else(|| shared.address(offer.to))
+        .ok_or("it is no member any more")?;
     let request = |path, body| {
         let request = Request::builder().method(Method::POST).uri(path);
         request.header(hyper::header::HOST, &address).body(body)

@@ -87,7 +87,7 @@ impl<N: Net> Transport for HttpTransport<N> {
             return self.shared.inbox.unreachable(peer);
         }
         let mut queues = lock(&self.queues);
-        let sent = match queues.get(&peer) {
+        let sent = match queues.get(&peer).filter(|queue| !queue.is_closed()) {
             Some(queue) => queue.try_send(message).is_ok(),
             // A reply to a node of this cluster that is no member here. Without its address it is
             // dropped.
@@ -136,10 +136,7 @@ impl<N: Net> Transport for HttpTransport<N> {
     fn set_members(&self, membership: &Membership) {
         let mut queues = lock(&self.queues);
         let peers = self.shared.set_members(membership);
-        // A link to a visitor ends when its address is forgotten.
-        queues.retain(|id, queue| {
-            !queue.is_closed() && (peers.contains(id) || self.shared.is_visitor(*id))
-        });
+        queues.retain(|id, queue| !queue.is_closed() && peers.contains(id));
         for peer in peers {
             if !queues.contains_key(&peer) {
                 self.open(&mut queues, peer);

@@ -205,6 +205,7 @@ impl<A: App> Link<A> {
         let net = SimNet::new(self.cluster.clone(), self.node, self.life, machine, clock);
         let cluster = self.cluster.world().cluster;
         let mut config = TransportConfig::new(cluster, NodeId(self.node), self.incarnation);
+        config.peer_address = crate::net::peer_address(self.node).to_string();
         config.silence = config.silence.max(Duration::from_micros(election_us));
         self.cluster.mark("nodes talked over sockets");
         (net.clone(), HttpTransport::on(net, config, self.inbox))

@@ -409,7 +409,7 @@ fn a_wiped_node_is_reported_with_the_way_out_and_the_others_serve() {
 
     let mut cluster = Cluster::start(&data, port);
     let line = cluster.wait_for_line("node 2 (pid");
-    assert!(line.contains("cannot start") && line.contains("replace a member"), "{line}");
+    assert!(line.contains("cannot start") && line.contains("raft-kv members remove 2"), "{line}");
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
     // The node is restarted repeatedly, and reported once.
     std::thread::sleep(Duration::from_secs(2));
@@ -430,7 +430,7 @@ fn a_cluster_without_a_quorum_of_its_directories_is_refused() {
     let refused = cluster_command(&data, port).stdin(Stdio::null()).output().unwrap();
     assert_eq!(refused.status.code(), Some(CONFIGURATION));
     let said = complaint(&refused);
-    assert!(said.contains("node 2") && said.contains("replace a member"), "{said}");
+    assert!(said.contains("node 2") && said.contains("raft-kv members remove 2"), "{said}");
     assert!(get(([127, 0, 0, 1], port).into(), "/is_leader").is_none(), "a node is left running");
 }
 

@@ -8,9 +8,12 @@ use crate::repeats::Repeats;
 use driver::report;
 use hyper::StatusCode;
 use raft::{Membership, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use storage::ClusterId;
+
+/// The most members that a node remembers of those that were about to add it.
+const ADMITTERS_MAX: usize = 8;
 
 /// Answers the bootstrap requests of other nodes. The [`PeerServer`](crate::PeerServer) serves it
 /// on the peer port.
@@ -25,6 +28,8 @@ struct State {
     /// The lists of the founders whose list differs from this node's. At most one for each entry of
     /// this node's list.
     others: BTreeMap<NodeId, Vec<Listed>>,
+    /// The members that were about to add this node, the latest last. At most [`ADMITTERS_MAX`].
+    admitters: VecDeque<Listed>,
     reported: Repeats,
 }
 
@@ -127,10 +132,16 @@ impl BootstrapService {
                     Stage::Founds => false,
                 };
                 let is_meant = question.list.contains(&own.founder.listed());
-                match may_be_added && is_meant {
-                    true => (StatusCode::OK, seal(&Answer::Founder(own.founder))),
-                    false => state.turn_away(&own, &question),
+                if !may_be_added || !is_meant {
+                    return state.turn_away(&own, &question);
                 }
+                let admitter = question.from.listed();
+                state.admitters.retain(|known| known.node != admitter.node);
+                state.admitters.push_back(admitter);
+                if state.admitters.len() > ADMITTERS_MAX {
+                    state.admitters.pop_front();
+                }
+                (StatusCode::OK, seal(&Answer::Founder(own.founder)))
             }
             (_, Stage::Belongs(cluster, membership)) => {
                 let from = &question.from;
@@ -163,6 +174,11 @@ impl BootstrapService {
     /// node's. Anybody may have sent it: it is only shown.
     pub(super) fn other_list_of(&self, node: NodeId) -> Option<Vec<Listed>> {
         self.lock().others.get(&node).cloned()
+    }
+
+    /// The members that have asked for the identity of this node, to add it.
+    pub(super) fn admitters(&self) -> Vec<Listed> {
+        self.lock().admitters.iter().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

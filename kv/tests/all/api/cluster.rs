@@ -147,7 +147,7 @@ fn a_wiped_or_foreign_directory_is_refused_with_the_way_out() {
     nodes.remove(position).stop();
     std::fs::remove_dir_all(&configs[2].data_dir).unwrap();
     let refusal = Node::try_start(configs[2].clone()).err().unwrap();
-    assert!(refusal.contains("wiped") && refusal.contains("replace a member"), "{refusal}");
+    assert!(refusal.contains("wiped") && refusal.contains("raft-kv members remove 2"), "{refusal}");
 
     let mut config = configs[2].clone();
     config.bootstrap = false;

@@ -4,6 +4,7 @@ mod bad_input;
 mod cluster;
 mod compat;
 mod heads;
+mod members;
 mod node;
 mod slow;
 mod v1;

@@ -36,6 +36,19 @@ impl Node {
         self.runtime.block_on(running.stop()).expect("it stops in good order");
     }
 
+    /// Waits until it stops by itself, and returns the reason.
+    pub fn wait(mut self) -> Result<(), String> {
+        let mut running = self.running.take().expect("it runs");
+        let within = Duration::from_secs(30);
+        let ended =
+            self.runtime.block_on(async { tokio::time::timeout(within, running.wait()).await });
+        self.running = Some(running);
+        let Ok(ended) = ended else {
+            panic!("not stopped within 30 s: {}", self.get("/v1/cluster?local=true").body);
+        };
+        ended.map_err(|error| error.to_string())
+    }
+
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         ask(self.address, method, path, &[], body)
     }

@@ -76,14 +76,16 @@ pub fn list(founders: &[Founder]) -> Vec<Listed> {
 
 /// Bootstraps a cluster of `count` nodes and starts all of them.
 pub async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
-    start_at(count, tune, &[]).await
+    start_at(count, tune, &[], false).await
 }
 
-/// Like [`start`], but the membership has another address for the nodes in `elsewhere`.
+/// Like [`start`], but the membership has another address for the nodes in `elsewhere`. With `tells`
+/// each node tells its peers its own.
 pub async fn start_at(
     count: u64,
     tune: impl Fn(&mut Config),
     elsewhere: &[(u64, String)],
+    tells: bool,
 ) -> Vec<TestNode> {
     let servers = servers(count).await;
     let founders: Vec<Founder> =
@@ -115,7 +117,10 @@ pub async fn start_at(
         let founded = founded[0].clone();
         let cluster = founded.cluster;
         let member = announced.join(cluster, founded.membership).expect("it can be written");
-        let config = TransportConfig::new(cluster, founder.node(), founder.incarnation());
+        let mut config = TransportConfig::new(cluster, founder.node(), founder.incarnation());
+        if tells {
+            config.peer_address = server.local_addr().to_string();
+        }
         let mut raft = Config::new(founder.node(), founder.incarnation(), 1);
         tune(&mut raft);
         let parts = Parts {

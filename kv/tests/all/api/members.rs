@@ -1,0 +1,278 @@
+//! The members of a cluster change while it serves.
+
+use crate::api::node::{Node, cluster, send, start, until};
+use kv::serve::{Peer, ServeConfig};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const PATH: &str = "/v1/cluster/members";
+
+/// The configurations of `size` nodes: the first `founders` of them bootstrap, the others join.
+fn configs(founders: usize, size: u64, directory: &Path) -> Vec<ServeConfig> {
+    let mut configs = cluster(size, directory);
+    let all: Vec<Peer> = configs[0].peers.clone();
+    for (id, config) in configs.iter_mut().enumerate() {
+        if id < founders {
+            config.peers.truncate(founders);
+        } else {
+            (config.bootstrap, config.join) = (false, true);
+            config.peers = [&all[..founders], &all[id..=id]].concat();
+        }
+    }
+    configs
+}
+
+/// The body that declares these members.
+fn declared<'a>(members: impl IntoIterator<Item = &'a ServeConfig>, role: &str) -> Value {
+    let members = members.into_iter().map(|config| {
+        let own = config.peers.iter().find(|peer| peer.id == config.id).expect("it is listed");
+        json!({"id": own.id.0, "client": own.client_address, "peer": own.peer_address,
+            "role": role})
+    });
+    json!({"members": members.collect::<Vec<_>>()})
+}
+
+/// The nodes of a test, by id.
+type Nodes = BTreeMap<u64, Node>;
+
+fn leader(nodes: &Nodes) -> &Node {
+    until("a node leads", || nodes.values().any(Node::leads));
+    nodes.values().find(|node| node.leads()).unwrap_or_else(|| leader(nodes))
+}
+
+/// Starts a node that joins, in the background: it waits until it has been added.
+fn join(config: &ServeConfig) -> std::thread::JoinHandle<Node> {
+    let config = config.clone();
+    std::thread::spawn(move || Node::start(config))
+}
+
+/// Declares the members with these ids, and starts those that are new.
+fn change(nodes: &mut Nodes, configs: &[ServeConfig], ids: &[u64]) {
+    let joining: Vec<_> = (ids.iter())
+        .filter(|id| !nodes.contains_key(id))
+        .map(|id| (*id, join(&configs[*id as usize])))
+        .collect();
+    let body = declared(ids.iter().map(|id| &configs[*id as usize]), "voter").to_string();
+    let answer = leader(nodes).ask("PUT", PATH, &body);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let listed = answer.json();
+    let listed = listed["members"].as_array().unwrap().iter().map(|m| m["id"].as_u64().unwrap());
+    let mut expected = ids.to_vec();
+    expected.sort_unstable();
+    assert_eq!(listed.collect::<Vec<_>>(), expected);
+    nodes.extend(joining.into_iter().map(|(id, node)| (id, node.join().expect("it joins"))));
+    let removed: Vec<u64> = nodes.keys().copied().filter(|id| !ids.contains(id)).collect();
+    for id in removed {
+        let node = nodes.remove(&id).expect("it is there");
+        let ended = node.wait().expect_err("it stops by itself");
+        assert!(ended.contains("not a member of its cluster any more"), "{ended}");
+    }
+}
+
+/// Ends the writes, even if the test panics.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_cluster_grows_is_replaced_node_by_node_and_shrinks_under_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = configs(3, 8, directory.path());
+    let founders = start(configs[..3].to_vec());
+    let id = |node: &Node| node.get("/v1/cluster?local=true").json()["node"].as_u64().unwrap();
+    let mut nodes: Nodes = founders.into_iter().map(|node| (id(&node), node)).collect();
+    let (ends, live) = (AtomicBool::new(false), Mutex::new(Vec::<SocketAddr>::new()));
+    let publish = |nodes: &Nodes| {
+        *live.lock().unwrap() = nodes.values().map(|node| node.address).collect();
+    };
+    publish(&nodes);
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            let (mut done, mut unknown) = (Vec::new(), 0);
+            for n in 0.. {
+                if ends.load(Ordering::Relaxed) {
+                    break;
+                }
+                let addresses = live.lock().unwrap().clone();
+                let address = addresses[n % addresses.len()];
+                let request = format!(
+                    "PUT /v1/kv/{n} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+                     content-length: 1\r\n\r\nx"
+                );
+                if TcpStream::connect(address).is_err() {
+                    continue;
+                }
+                // Without an answer: the test has dropped the node, which was removed.
+                let Some(answer) = send(address, request.as_bytes()) else { continue };
+                let outcome = answer.status != 200 && answer.json()["outcome"] == "unknown";
+                match answer.status {
+                    200 => done.push(n),
+                    _ if outcome => unknown += 1,
+                    // A node that has been removed, or a cluster between two leaders.
+                    503 => {}
+                    status => panic!("{status}: {}", answer.body),
+                }
+            }
+            (done, unknown)
+        });
+        let _ends = Ends(&ends);
+        for ids in [
+            &[0, 1, 2, 3, 4][..],
+            &[1, 2, 3, 4, 5],
+            &[2, 3, 4, 5, 6],
+            &[3, 4, 5, 6],
+            &[4, 5],
+            &[5],
+            &[5, 7],
+        ] {
+            change(&mut nodes, &configs, ids);
+            publish(&nodes);
+        }
+        ends.store(true, Ordering::Relaxed);
+        let (done, unknown) = writes.join().unwrap();
+        assert!(done.len() > 20 && unknown < done.len(), "{} done, {unknown} unknown", done.len());
+        for n in done {
+            assert_eq!(nodes[&7].get(&format!("/v1/kv/{n}")).body, "x", "write {n} is lost");
+        }
+    });
+}
+
+#[test]
+fn a_change_that_cannot_or_must_not_be_done_is_refused_with_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = configs(3, 5, directory.path());
+    let mut nodes = start(configs[..3].to_vec());
+    let three = || declared(&configs[..3], "voter");
+    // A follower sends the client to the leader.
+    let redirect = nodes[1].ask("PUT", PATH, &three().to_string());
+    let there = format!("http://{}{PATH}", nodes[0].address);
+    assert_eq!((redirect.status, redirect.header("location")), (307, Some(&*there)));
+    // Nothing changes: that is done at once.
+    let same = nodes[0].ask("PUT", PATH, &three().to_string());
+    assert_eq!((same.status, &same.json()["change"]), (200, &Value::Null));
+    let refused = |node: &Node, body: &Value, expected: u16, fault: &str| {
+        let answer = node.ask("PUT", PATH, &body.to_string());
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["outcome"]), (expected, &json!("not_done")), "{body}");
+        assert!(problem["detail"].as_str().unwrap().contains(fault), "{problem}");
+    };
+    let mut other = three();
+    other["if_version"] = json!(same.json()["membership_version"].as_u64().unwrap() + 1);
+    refused(&nodes[0], &other, 409, "version");
+    refused(&nodes[0], &json!({"members": []}), 400, "no voter");
+    refused(&nodes[0], &declared(&configs[..3], "learner"), 400, "no voter");
+    refused(&nodes[0], &declared(&configs[..4], "voter"), 412, "--join");
+    // A node that founds or belongs to a cluster is not taken into another one.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut lone = cluster(1, elsewhere.path()).remove(0);
+    let own = configs[4].peers.last().unwrap().clone();
+    lone.id = own.id;
+    (lone.listen, lone.peer_listen) = (configs[4].listen, configs[4].peer_listen);
+    lone.peers = vec![own];
+    let lone = Node::start(lone);
+    until("it leads", || lone.leads());
+    let with_foreign = configs[..3].iter().chain([&configs[4]]);
+    refused(&nodes[0], &declared(with_foreign, "voter"), 412, "does not wait");
+    drop(lone);
+
+    // A change that waits for its new voter, and another one meanwhile.
+    nodes.truncate(2);
+    refused(&nodes[0], &declared(&configs[..1], "learner"), 400, "no voter");
+    let left: Vec<u64> = nodes.iter().map(id_of).collect();
+    let lost = (0..3).find(|id| !left.contains(id)).unwrap() as usize;
+    let follower = left[1] as usize;
+    drop(nodes.pop());
+    until("the leader notices that it is alone", || !nodes[0].leads());
+    let two = declared([&configs[follower], &configs[lost]], "voter");
+    let answer = nodes[0].ask("PUT", PATH, &two.to_string());
+    assert_eq!(answer.status, 503, "without a quorum there is no leader: {}", answer.body);
+}
+
+fn id_of(node: &Node) -> u64 {
+    node.get("/v1/cluster?local=true").json()["node"].as_u64().unwrap()
+}
+
+#[test]
+fn a_change_that_would_lose_the_quorum_is_refused_unless_it_is_forced() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = configs(3, 3, directory.path());
+    let mut nodes = start(configs.clone());
+    let leader = id_of(&nodes[0]) as usize;
+    let lost = id_of(&nodes[2]) as usize;
+    nodes.pop().unwrap().stop();
+    until("the leader notices the silence", || {
+        let members = nodes[0].get("/v1/cluster").json()["members"].clone();
+        members[lost]["state"].as_str().unwrap().starts_with("no answer")
+    });
+    let two = declared([&configs[leader], &configs[lost]], "voter").to_string();
+    let answer = nodes[0].ask("PUT", PATH, &two);
+    assert_eq!((answer.status, &answer.json()["outcome"]), (412, &json!("not_done")));
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(&format!("these do not: {lost}")), "{detail}");
+    assert!(nodes[0].leads() && nodes[0].ask("PUT", "/v1/kv/a", "1").status == 200);
+    // It is begun all the same, and waits for the lost node: another change is refused meanwhile.
+    let answer = nodes[0].ask("PUT", &format!("{PATH}?force=true&wait=100ms"), &two);
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert!(answer.json()["change"]["waits_for"].is_string(), "{}", answer.body);
+    let one = declared([&configs[leader]], "voter").to_string();
+    let answer = nodes[0].ask("PUT", PATH, &one);
+    assert_eq!((answer.status, &answer.json()["outcome"]), (409, &json!("not_done")));
+    // Declaring the members without the change gives it up.
+    let answer = nodes[0].ask("PUT", PATH, &declared(&configs, "voter").to_string());
+    assert_eq!((answer.status, &answer.json()["change"]), (200, &Value::Null), "{}", answer.body);
+    assert_eq!(nodes[0].ask("PUT", "/v1/kv/a", "2").status, 200);
+}
+
+#[test]
+fn a_learner_reads_and_counts_for_nothing_until_it_is_promoted() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = configs(1, 2, directory.path());
+    let mut nodes = start(vec![configs[0].clone()]);
+    assert_eq!(nodes[0].ask("PUT", "/v1/kv/a", "1").status, 200);
+    let joining = join(&configs[1]);
+    let mut body = declared(&configs, "voter");
+    body["members"][1]["role"] = json!("learner");
+    let answer = nodes[0].ask("PUT", PATH, &body.to_string());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    nodes.push(joining.join().unwrap());
+    assert_eq!(nodes[1].get("/v1/kv/a").body, "1");
+    assert_eq!(nodes[1].get("/v1/cluster").json()["members"][1]["role"], "learner");
+    // The voter alone is a majority.
+    nodes.pop().unwrap().stop();
+    assert_eq!(nodes[0].ask("PUT", "/v1/kv/a", "2").status, 200);
+    nodes.push(Node::start(configs[1].clone()));
+    let answer = nodes[0].ask("PUT", PATH, &declared(&configs, "voter").to_string());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["members"][1]["role"], "voter");
+    assert_eq!(nodes[1].get("/v1/kv/a").body, "2");
+}
+
+#[test]
+fn a_wiped_member_cannot_join_under_its_id_until_it_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = configs(3, 3, directory.path());
+    let mut nodes = start(configs.clone());
+    let lost = id_of(&nodes[2]) as usize;
+    nodes.pop().unwrap().stop();
+    std::fs::remove_dir_all(&configs[lost].data_dir).unwrap();
+    let mut config = configs[lost].clone();
+    (config.bootstrap, config.join) = (false, true);
+    let refusal = Node::try_start(config.clone()).err().unwrap();
+    assert!(refusal.contains("wiped"), "{refusal}");
+    assert!(refusal.contains(&format!("raft-kv members remove {lost}")), "{refusal}");
+    let rest = configs.iter().filter(|config| config.id.0 != lost as u64);
+    assert_eq!(nodes[0].ask("PUT", PATH, &declared(rest, "voter").to_string()).status, 200);
+    let joining = join(&config);
+    let answer = nodes[0].ask("PUT", PATH, &declared(&configs, "voter").to_string());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let back = joining.join().unwrap();
+    assert_eq!(back.ask("PUT", "/v1/kv/a", "1").status, 200);
+}
