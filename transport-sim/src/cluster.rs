@@ -323,6 +323,11 @@ impl<A: App> Cluster<A> {
             StopReason::Shutdown => return,
             StopReason::Store(_) | StopReason::SnapshotUnreadable(_)
                 if world.hosts[node].failing => {}
+            // Nobody starts it again, unless it is being added again.
+            StopReason::NotAMember if world.hosts[node].is_stranger => {
+                world.hosts[node].dead = !world.sockets;
+                world.marks.hit("a node that is no member stopped");
+            }
             reason => {
                 let detail = format!("node {node}: {reason}");
                 drop(world);

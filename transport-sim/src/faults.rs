@@ -219,6 +219,7 @@ impl<A: App> Cluster<A> {
         let mut fresh = Host::new(node as u64, &swarm, incarnation, Membership::default());
         fresh.lives = host.lives;
         fresh.clock = host.clock.clone();
+        fresh.wipes = host.wipes + 1;
         fresh.rotten = true;
         fresh.is_stranger = true;
         *host = fresh;
@@ -226,7 +227,7 @@ impl<A: App> Cluster<A> {
         if !world.sockets {
             return;
         }
-        // The node becomes a member again by itself, and then starts.
+        // An operator removes the member and adds it again.
         let host = &mut world.hosts[node];
         host.disk = MemDisk::new();
         (host.dead, host.is_rejoining) = (true, true);

@@ -5,7 +5,8 @@
 //! other moment, and restarts. In the end all must be members of one cluster with one membership,
 //! which has the incarnations that are on their disks.
 //!
-//! A node whose disk is wiped later runs the same code: it must not bootstrap again, and joins.
+//! A node whose disk is wiped later runs the same code: it must not bootstrap again. An operator
+//! removes it from the members, and adds it again (see `operator.rs`) while it joins.
 
 use crate::app::App;
 use crate::cluster::Cluster;
@@ -233,7 +234,8 @@ impl<A: App> Cluster<A> {
     }
 
     /// Runs a node whose disk was wiped. It tries to bootstrap, as an operator may configure it,
-    /// and must be refused. Then it joins its cluster and starts.
+    /// and must be refused. Then the operator removes the member, and adds it again while it joins
+    /// its cluster and starts.
     pub(crate) async fn rejoin(self, node: usize) {
         let id = node as u64;
         let life = Life::default();
@@ -264,8 +266,13 @@ impl<A: App> Cluster<A> {
             Some(Ended::NotOpened(_)) | None => {}
         }
         self.world().hosts[node].disk.kill();
+        let wipe = self.world().hosts[node].wipes;
+        if !self.removed(node, wipe).await {
+            return;
+        }
         let life = Life::default();
         let (machine, ended) = self.begins(id, &life, Begin::Join);
+        self.shared.outside.spawn(self.clone().add_again(node, wipe));
         let ended = ended.await;
         life.end();
         Executor::current().kill(machine.id());

@@ -26,6 +26,7 @@ mod faults;
 mod founding;
 mod link;
 mod net;
+mod operator;
 mod outcomes;
 mod picture;
 mod pipe;

@@ -115,12 +115,15 @@ impl<A: App> SimTransport<A> {
             let bound = PeerServer::bind_on(net, peer_address(node), PEER_CONNECTIONS_MAX).await;
             let server = bound.expect("the life before this one is over");
             // A wiped node sends its requests here: see `founding.rs`.
-            server.desk().belong(founder, cluster, membership);
+            server.desk().belong(founder.clone(), cluster, membership);
             if let Some((_, http)) = &transport.http {
                 server.open(http);
             }
             drop(transport);
-            handle.stopped().await;
+            let mut changes = handle.changes();
+            while let Some(view) = changes.next().await {
+                server.desk().belong(founder.clone(), cluster, view.membership);
+            }
         });
     }
 

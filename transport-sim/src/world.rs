@@ -61,6 +61,8 @@ pub(crate) struct Host<A: App> {
     pub is_stranger: bool,
     /// After a wipe, it is becoming a member again.
     pub is_rejoining: bool,
+    /// How often its disk was wiped.
+    pub wipes: u64,
     /// How many times it has started.
     pub lives: u64,
     pub up: Option<Up<A>>,
@@ -346,6 +348,7 @@ impl<A: App> Host<A> {
             incarnation,
             is_stranger: false,
             is_rejoining: false,
+            wipes: 0,
             lives: 0,
             up: None,
             writes: 0,

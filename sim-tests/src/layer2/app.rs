@@ -52,6 +52,7 @@ impl App for Store {
                 limits,
                 forward,
                 leader: None,
+                admission: None,
                 offload: None,
                 links: None,
                 peers: None,

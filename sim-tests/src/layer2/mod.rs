@@ -88,6 +88,8 @@ pub const EXPECTED: &[&str] = &[
     "a sync failed and the node stopped",
     "a wiped founder was refused",
     "a wiped node joined",
+    "a wiped node was added again",
+    "a node that is no member stopped",
     "a write was certainly not done",
     "a write was torn",
     "an answer was lost",
