@@ -578,9 +578,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         events.into_iter().for_each(|event| report(|| event.log()));
     }
 
-    /// Shuts the node down if it is not a member any more. That its own log says so is proof. What a
-    /// peer says counts once it has stood for an election timeout without a leader: the peer may be
-    /// behind, and know an earlier member with this id.
+    /// Shuts the node down if it is not a member any more. That its own log says so is proof. What
+    /// a peer says counts once it has stood for an election timeout without a leader: the peer may
+    /// be behind, and know an earlier member with this id.
     fn leave_if_excluded(&mut self) {
         let status = self.shared.status.load();
         let is_told = status.raft.not_a_member && status.raft.leader.is_none();

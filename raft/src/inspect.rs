@@ -1,7 +1,7 @@
 //! Read-only views of a node for tests, simulators and tools. They serve checks after each event,
 //! without the cost of a whole [`Status`](crate::Status).
 
-use crate::{Entry, HardState, Index, LogId, Node, Snapshot, Term};
+use crate::{Entry, HardState, Index, LogId, Membership, Node, Snapshot, Term};
 
 impl Node {
     /// The current term.
@@ -37,6 +37,11 @@ impl Node {
     /// The last entry of the log.
     pub fn last(&self) -> LogId {
         self.core().log.last()
+    }
+
+    /// The membership in force: the latest in the log.
+    pub fn membership(&self) -> &Membership {
+        self.core().log.membership()
     }
 
     /// The snapshot that the log begins after.

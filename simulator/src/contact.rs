@@ -106,7 +106,7 @@ impl Contact {
                 let id = id.0 as usize;
                 id == leader || self.led.get(id).is_some_and(|led| led[leader] >= asked_at)
             };
-            node.base().membership.is_quorum(heard)
+            node.membership().is_quorum(heard)
         };
         if (0..self.nodes.len()).any(confirms) {
             return Ok(());
@@ -179,7 +179,7 @@ impl Contact {
             let (next, consents) = &ear.consents;
             let consented =
                 |id: NodeId| id.0 == at as u64 || (*next == node.term() && consents.contains(&id));
-            if !node.base().membership.is_quorum(consented) {
+            if !node.membership().is_quorum(consented) {
                 let detail =
                     format!("node {at} enters term {} with {consents:?} for {next}", node.term());
                 return violation(
@@ -210,7 +210,7 @@ impl Contact {
             let last = ear.peers.get(id.0 as usize);
             id.0 == at as u64 || last.is_some_and(|last| ear.ticks - last <= patience)
         };
-        if !node.base().membership.is_quorum(heard) {
+        if !node.membership().is_quorum(heard) {
             let detail = format!("node {at} in term {}, for {patience} ticks", node.term());
             return violation(Check::LeaderHearsAQuorumOrLeadsNoMore, (at, node.term()), detail);
         }
@@ -229,7 +229,7 @@ fn spread_term(node: &Node, message: &Message) -> Option<Term> {
             | Body::Vote { .. }
             | Body::NotAMember { .. }
     );
-    let member = node.base().membership.members.get(&message.from);
+    let member = node.membership().members.get(&message.from);
     let known = member.is_some_and(|member| member.incarnation == message.incarnation);
     (spreads && known && message.term > node.term()).then_some(message.term)
 }

@@ -211,7 +211,7 @@ impl<M: StateMachine> Observer<M> {
                 disk.forgot || hard.term > node.term() || for_it
             })
         };
-        if !node.base().membership.is_quorum(voted) {
+        if !node.membership().is_quorum(voted) {
             let detail = format!("node {at} in term {}", node.term());
             return violation(Check::LeaderHasAQuorumOfDurableVotes, (at, node.term()), detail);
         }
@@ -298,7 +298,7 @@ impl<M: StateMachine> Observer<M> {
             let detail = format!("node {at} knew first that {id} is committed");
             return violation(Check::LeaderCommitsFirst, (at, id), detail);
         }
-        let membership = &node.base().membership;
+        let membership = node.membership();
         let on_disk = |id_: NodeId| {
             disks.get(id_.0 as usize).is_some_and(|disk| disk.forgot || disk.shadow.holds(id))
         };
