@@ -32,25 +32,27 @@ use std::io;
 /// | damage or a gap below an intact batch, still needed | [`Case::Rotten`] |
 /// | an intact batch that does not match its successor | as if it were damaged |
 /// | damage after the highest intact batch, covered by the mark | [`Case::RottenEnd`] |
-/// | damage after the highest intact batch, and a block of batch N + 2 | [`Case::RottenEnd`] |
+/// | the same, and a block of a later batch is readable | [`Case::RottenEnd`] |
 /// | a file in `log/` that is not a segment | [`Case::ForeignFile`]: left alone |
 ///
-/// N is the number of the highest intact batch. A batch is begun only after the sync of the one
-/// before. So a block of batch N + 2 proves that batch N + 1 was synced. Without such proof, batch
-/// N + 1 was never acknowledged. A batch does not match its successor if the successor has recorded
-/// another checksum for it.
+/// A batch is begun only after the sync of the one before, and each of its blocks states which
+/// batches were synced, how far the log went and in which term. So any readable block of batch
+/// N + 1 proves that batch N was synced, and what is lost with it. The exception is a repetition: a
+/// start repeats the latest batch because that may not be on the disk. Without proof, the batch
+/// after the highest intact one was never acknowledged. A batch does not match its successor if the
+/// successor has recorded another checksum for it.
 ///
 /// After `Rotten` and `RottenEnd` the node may have lost acknowledged entries. The restored log is
 /// that from just before the damage. It omits entries that cannot have been in the damaged log:
 /// those were overwritten there, and would make the end of the log look later. `hard_state.lost`
-/// records how far the log went. All of this is written at once as a new log, so no later start
+/// records how far the log went; the node does not vote until it is repaired to there. All of this is written at once as a new log, so no later start
 /// knows less. After `RottenEnd` the latest vote is unknown, so the node counts as having voted for
 /// itself.
 ///
 /// One window remains: damage in the highest batch looks like a torn write if the batch was synced
-/// after the last mark. A batch that a power failure cuts off cannot be distinguished from one that
-/// is damaged before the next is written, while no mark covers it. No log with one sync per batch
-/// can distinguish them.
+/// after the last mark, and no block of a later batch is readable (repetitions do not count). A
+/// batch that a power failure cuts off cannot be distinguished from one that is damaged before the
+/// next is written. No log with one sync per batch can distinguish them.
 ///
 /// An operator does nothing about `Empty`, `NotBegun`, `Clean`, `TornTail` and `HarmlessDamage`,
 /// and may leave the file of `ForeignFile`. After `Repeated` and `NewerSnapshot`, synced bytes are
@@ -244,6 +246,8 @@ pub(crate) struct Scan {
     remains: Vec<Remains>,
     /// The highest batch number in any intact block.
     highest_seen: u64,
+    /// The latest statement of any intact block about the batches before its own.
+    proof: Option<Mark>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -294,7 +298,8 @@ impl Scan {
                     damaged = true;
                     self.remains.push(Remains { generation, position });
                 }
-                Block::Ours { batch: number, index, .. } => {
+                Block::Ours { batch: number, index, synced, .. } => {
+                    self.proof = latest(self.proof, Some(synced));
                     let batch = (index == 0 && number > self.fold.number())
                         .then(|| batch::read(rest, seed, generation, position))
                         .flatten();
@@ -337,24 +342,22 @@ impl Scan {
     /// Decides what to restore. `node` is the owner of the directory.
     pub fn finish(mut self, mark: Option<Mark>, node: NodeId) -> Result<Scanned, OpenError> {
         let number = self.fold.number();
-        let marked = mark.filter(|mark| mark.batch > number);
-        // Batch N + 2 is begun after the receipt for N + 1, so N + 1 was synced.
-        let proven = self.highest_seen > number + 1;
-        let synced = marked.is_some() || proven;
-        if number == 0 && synced {
+        // The latest batch that was synced, if it is missing.
+        let missing = latest(mark, self.proof).filter(|synced| synced.batch > number);
+        if number == 0 && missing.is_some() {
             return Err(OpenError::LogGone);
         }
-        if synced {
-            self.fold.end_in_hole();
+        if let Some(synced) = missing {
+            self.fold.end_in_hole(synced.end);
         }
         let mut cases = Vec::new();
-        let batches = self.fold.batches + u64::from(number > 0 && !synced);
+        let batches = self.fold.batches + u64::from(number > 0 && missing.is_none());
         let (mut replayed, harmless, repeated) = std::mem::take(&mut self.fold).finish();
         cases.extend(harmless.into_iter().map(|batch| Case::HarmlessDamage { batch }));
         cases.extend(repeated.into_iter().map(|batch| Case::Repeated { batch }));
         match &mut replayed {
             None => cases.push(Case::NotBegun),
-            Some(Replayed { hole: Some(_), .. }) if synced => {
+            Some(Replayed { hole: Some(_), .. }) if missing.is_some() => {
                 cases.push(Case::RottenEnd { batch: number + 1 });
             }
             Some(Replayed { hole: Some(hole), .. }) => cases.push(Case::Rotten { batch: *hole }),
@@ -367,7 +370,7 @@ impl Scan {
             cases.push(self.loss_files());
         }
         if let Some(replayed) = replayed.as_mut().filter(|replayed| replayed.hole.is_some()) {
-            note_loss(replayed, mark.filter(|mark| mark.batch >= number), synced.then_some(node));
+            note_loss(replayed, missing, node);
         }
         Ok(Scanned {
             replayed,
@@ -381,15 +384,20 @@ impl Scan {
     }
 }
 
-/// Records in the hard state how far the log went. If `abstain` is given, the latest hard state is
-/// lost too: that node counts as having voted for itself, so it grants no vote in that term.
-fn note_loss(replayed: &mut Replayed, mark: Option<Mark>, abstain: Option<NodeId>) {
+/// Of two statements, the one about the later batch.
+fn latest(a: Option<Mark>, b: Option<Mark>) -> Option<Mark> {
+    a.into_iter().chain(b).max_by_key(|synced| synced.batch)
+}
+
+/// Records in the hard state how far the log went. If the batches up to `missing` are missing, the
+/// latest hard state is lost too: `node` counts as having voted for itself in the latest term, so
+/// it grants no vote in that term.
+fn note_loss(replayed: &mut Replayed, missing: Option<Mark>, node: NodeId) {
     let hard = &mut replayed.state.hard_state;
-    let known = [Some(replayed.last), hard.lost, mark.map(|mark| mark.last)];
-    hard.lost = known.into_iter().flatten().max();
-    let Some(node) = abstain else { return };
-    if let Some(mark) = mark.filter(|mark| mark.term > hard.term) {
-        hard.term = mark.term;
+    hard.lost = hard.lost.max(Some(replayed.last));
+    let Some(missing) = missing else { return };
+    if missing.term > hard.term {
+        hard.term = missing.term;
         hard.vote = None;
     }
     hard.vote = hard.vote.or(Some(node));

@@ -8,6 +8,7 @@ mod crash;
 mod log;
 mod model;
 mod snapshots;
+mod two_faults;
 
 use crate::log::BatchRef;
 use crate::testing::MemDisk;
