@@ -12,7 +12,7 @@
 //! 16  batch: u64         its number; batches of a log are numbered from 1
 //! 24  position: u32      of the block in the segment: a misdirected write is no block
 //! 28  index: u32         of the block in the batch
-//! 32  synced: u64        a batch: it and all earlier ones were synced before this block was written
+//! 32  synced: u64        this batch and all before it were synced before the block was written
 //! 40  term: u64          the term in that batch
 //! 48  end: (term: u64, index: u64)       the end of the log after it, see `Mark`
 //! 64  content

@@ -45,9 +45,9 @@ use std::io;
 /// After `Rotten` and `RottenEnd` the node may have lost acknowledged entries. The restored log is
 /// that from just before the damage. It omits entries that cannot have been in the damaged log:
 /// those were overwritten there, and would make the end of the log look later. `hard_state.lost`
-/// records how far the log went; the node does not vote until it is repaired to there. All of this is written at once as a new log, so no later start
-/// knows less. After `RottenEnd` the latest vote is unknown, so the node counts as having voted for
-/// itself.
+/// records how far the log went; the node does not vote until it is repaired to there. All of this
+/// is written at once as a new log, so no later start knows less. After `RottenEnd` the latest vote
+/// is unknown, so the node counts as having voted for itself.
 ///
 /// One window remains: damage in the highest batch looks like a torn write if the batch was synced
 /// after the last mark, and no block of a later batch is readable (repetitions do not count). A

@@ -119,9 +119,10 @@ impl Replay {
             let replayed = Replayed { state, latest, hole: None, last, highest: self.highest };
             return (Some(replayed), self.harmless, self.repeated);
         }
-        // Hard state and base are the latest readable ones. The entries are those from before the hole that
-        // still follow the base and can have been in the log that ended with `last`. Terms never
-        // decrease along that log, so entries of a later term were overwritten in the hole.
+        // Hard state and base are the latest readable ones. The entries are those from before the
+        // hole that still follow the base and can have been in the log that ended with `last`.
+        // Terms never decrease along that log, so entries of a later term were overwritten in the
+        // hole.
         let mut entries = self.before_hole.take().map(|before| before.entries).unwrap_or_default();
         let kept = |entry: &Entry| entry.id.index <= last.index && entry.id.term <= last.term;
         entries.truncate(entries.partition_point(kept));
