@@ -176,14 +176,24 @@ macro_rules! kinds {
                 use FaultKind::*;
                 matches!(
                     self,
-                    Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot | Flip | Wipe
+                    Rot | RotEnd
+                        | Misdirect
+                        | LostWrite
+                        | Unreadable
+                        | SnapshotRot
+                        | Flip
+                        | Wipe
+                        | RotWriting
                 )
             }
 
             /// Whether synced data of a log or a snapshot is damaged or lost, and a part of it stays.
             pub fn damages_files(self) -> bool {
                 use FaultKind::*;
-                matches!(self, Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot)
+                matches!(
+                    self,
+                    Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot | RotWriting
+                )
             }
 
             /// Whether a leader may lose its leadership to the fault without going down.
@@ -276,6 +286,10 @@ kinds! {
     /// The node's disk is wiped. It comes back after `amount` µs under its old id, with a new
     /// incarnation.
     Wipe = "wipe",
+    /// The node's power fails within a write, and the last batch that was synced before it is
+    /// damaged. This waits for a batch that the durable mark covers: without the mark, nothing can
+    /// tell such damage from a torn write.
+    RotWriting = "rotw",
 }
 
 /// The number of nodes that a run can have.

@@ -19,7 +19,7 @@ use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
 use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
-use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting};
+use crate::node::{self, EndBatch, Host, Losing, MISSING, Restoration, Rotting, RottingEnd};
 use crate::observer::{Observed, Observer};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;

@@ -93,6 +93,12 @@ impl<W: Workload> World<'_, W> {
                     host.losing = Some(Losing { down_us: fault.amount, files: segments(host) });
                 }
             }
+            FaultKind::RotWriting => {
+                let host = &mut self.hosts[node];
+                if host.up.is_some() && host.is_whole() {
+                    host.rotting_end = Some(RottingEnd { down_us: fault.amount, batch: None });
+                }
+            }
             FaultKind::SnapshotRot => self.rot_snapshot(node, fault.amount),
             FaultKind::Flip => self.hosts[node].flips = true,
             FaultKind::Wipe => self.wipe(node, fault.amount),
@@ -200,6 +206,72 @@ impl<W: Workload> World<'_, W> {
         self.marks.hit("the end of a log rotted");
     }
 
+    /// The files of the log and of the mark before a write, if its batch may have to be damaged.
+    pub(super) fn before_write(&self, node: usize) -> Option<(BTreeMap<String, Vec<u8>>, Vec<u8>)> {
+        let host = &self.hosts[node];
+        let is_due = host.rotting_end.as_ref().is_some_and(|rotting| rotting.batch.is_none());
+        is_due.then(|| (segments(host), mark(host)))
+    }
+
+    /// Finds the batch that has just been synced, if the write has moved the mark: then the mark
+    /// covers that batch.
+    pub(super) fn finds_end(
+        &mut self,
+        node: usize,
+        (files, mark_before): (BTreeMap<String, Vec<u8>>, Vec<u8>),
+    ) {
+        let host = &mut self.hosts[node];
+        let mark = mark(host);
+        if mark == mark_before {
+            return;
+        }
+        let is_new = |before: &[u8], now: &[u8], at: usize| {
+            let block = |content: &[u8]| {
+                let to = content.len().min(at + BLOCK_BYTES as usize);
+                content.get(at..to).map(<[u8]>::to_vec)
+            };
+            block(before) != block(now)
+        };
+        for (path, now) in segments(host) {
+            // A batch in a new file is passed over.
+            let Some(before) = files.get(&path) else { continue };
+            let blocks: Vec<usize> = (0..now.len())
+                .step_by(BLOCK_BYTES as usize)
+                .filter(|at| is_new(before, &now, *at))
+                .collect();
+            let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { continue };
+            let bytes = now[*first..now.len().min(last + BLOCK_BYTES as usize)].to_vec();
+            if let Some(rotting) = &mut host.rotting_end {
+                rotting.batch = Some(EndBatch { path, offset: *first, bytes, mark });
+            }
+            return;
+        }
+    }
+
+    /// If the last synced batch is to be damaged, makes the power fail within the outstanding write
+    /// and does the damage. Returns whether it did.
+    pub(super) fn rots_within_write(&mut self, node: usize) -> bool {
+        let rotting = self.hosts[node].rotting_end.take_if(|rotting| rotting.batch.is_some());
+        let Some(RottingEnd { down_us, batch: Some(batch) }) = rotting else { return false };
+        self.crash(node, down_us);
+        let host = &mut self.hosts[node];
+        let to = batch.offset + batch.bytes.len();
+        let content = host.disk.read(&batch.path).unwrap_or_default();
+        // The power failure may have undone the mark.
+        if content.get(batch.offset..to) != Some(&*batch.bytes) || mark(host) != batch.mark {
+            return true;
+        }
+        let draw = &mut self.disks[node];
+        let used = batch.bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
+        let at = draw.below(used);
+        let byte = batch.bytes[at as usize] ^ 1 << draw.below(8);
+        let offset = (batch.offset as u64) + at;
+        host.disk.damage(&batch.path, offset, &[byte]);
+        (host.rotten, host.damaged) = (true, true);
+        self.marks.hit("the last batch rotted in a crash");
+        true
+    }
+
     /// If a lost write is due, plans the loss of the write that has just become durable.
     pub(super) fn loses_write(&mut self, node: usize) {
         let host = &mut self.hosts[node];
@@ -299,6 +371,11 @@ impl<W: Workload> World<'_, W> {
 }
 
 /// The files of a node's log.
+/// The contents of the file of the durable mark; empty if there is none.
+fn mark<M>(host: &Host<M>) -> Vec<u8> {
+    host.disk.read("MARK").unwrap_or_default()
+}
+
 fn segments<M>(host: &Host<M>) -> BTreeMap<String, Vec<u8>> {
     let paths = host.disk.paths().into_iter().filter(|path| path.starts_with("log/"));
     paths.filter_map(|path| Some((path.clone(), host.disk.read(&path)?))).collect()
