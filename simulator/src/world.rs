@@ -9,6 +9,7 @@ mod clients;
 mod disks;
 mod ending;
 mod faults;
+mod last_batch;
 mod machines;
 mod steps;
 
@@ -19,7 +20,7 @@ use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
 use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
-use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting};
+use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting, RottingEnd};
 use crate::observer::{Observed, Observer};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;

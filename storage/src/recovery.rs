@@ -281,12 +281,11 @@ pub(crate) struct Scanned {
 }
 
 impl Scan {
-    /// Reads a segment. Its generation is greater than that of the previous one. The error is the
+    /// Reads a segment, which is whole blocks. Its generation is greater than that of the previous one. The error is the
     /// version of a block of another version.
     pub fn segment(&mut self, content: &[u8], seed: u32, generation: u64) -> Result<(), u8> {
         let at = self.segments.len();
-        let mut damaged = !content.len().is_multiple_of(BLOCK_BYTES);
-        let mut position = 0;
+        let (mut damaged, mut position) = (false, 0);
         while let Some(rest) = content.get(position as usize * BLOCK_BYTES..) {
             if rest.len() < BLOCK_BYTES {
                 break;

@@ -240,7 +240,8 @@ fn fill(file: &mut impl DiskFile, bytes: u64) -> io::Result<()> {
 }
 
 /// Reads a whole segment. A block that the disk cannot read is returned as a damaged block, not as
-/// an error.
+/// an error. A part of a block at the end is filled up with zeros: a power failure may leave only a
+/// part of a batch that extended its file.
 pub(crate) fn read(file: &impl DiskFile) -> io::Result<Vec<u8>> {
     let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
     let mut content = vec![0; len];
@@ -254,5 +255,6 @@ pub(crate) fn read(file: &impl DiskFile) -> io::Result<Vec<u8>> {
             }
         }
     }
+    content.resize(len.next_multiple_of(BLOCK_BYTES), 0);
     Ok(content)
 }

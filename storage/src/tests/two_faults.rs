@@ -127,6 +127,28 @@ fn the_two_last_batches_rot() {
 }
 
 #[test]
+fn the_proof_is_a_part_of_a_block_at_the_end_of_a_file() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 3);
+    fail_syncs_of_segments(&disk);
+    // Five blocks, which extend a new segment of four. The last block is not full.
+    let large = [entry(4, 1, 17_000)];
+    let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &large };
+    log.append(batch).expect_err("its sync fails");
+    disk.clear_faults();
+    let torn = blocks_of(&disk, 5);
+    assert_eq!(torn.len(), 5);
+    rot(&disk, blocks_of(&disk, 4)[0]);
+    torn[..4].iter().for_each(|place| rot(&disk, *place));
+    let path = segment::path(torn[4].0);
+    let content = disk.read(&path).unwrap();
+    disk.install(&path, &content[..content.len() - 1_000]);
+    let restored = restore_again_and_again(&disk, 4);
+    assert_eq!(restored.entries, entries(1, 2, 1));
+    assert_eq!(restored.hard_state.lost, Some(LogId::new(3, 1)));
+}
+
+#[test]
 fn a_vote_that_is_lost_is_not_given_again() {
     let disk = MemDisk::new();
     let mut log = of_single_entries(&disk, 2);
