@@ -433,9 +433,14 @@ impl<M: StateMachine> Host<M> {
             Ok((directory, _)) => directory,
             // The disk still fails: the operator sees the error and starts the node again.
             Err(_) if self.failing || self.full => return Ok(None),
-            // After damage the only start-up error allowed is `LogGone`. Damage to a part of the
-            // log must not prevent a start.
+            // After damage a start may fail if all of the log is gone, or if the disk cannot read
+            // the block where the latest batch may be. Other damage to a part of the log must not
+            // prevent a start.
             Err(OpenError::LogGone) if self.damaged => {
+                self.dead = true;
+                return Ok(None);
+            }
+            Err(OpenError::Unreadable { .. }) if self.unreadable.is_some() => {
                 self.dead = true;
                 return Ok(None);
             }

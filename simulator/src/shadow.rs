@@ -152,8 +152,9 @@ impl Shadow {
         let anew = self.base.last == LogId::ZERO && self.hard_state.lost.is_some();
         (anew || restored.snapshot == self.base || restored.snapshot.last < self.base.last)
             && lost.is_some_and(|lost| lost >= self.last() && last <= lost)
-            // At that end the node counts as repaired, so it must have all that it had.
-            && (lost > Some(last) || self.holds(last))
+            // At that end the node counts as repaired, so it must have all that it had. If it had
+            // given its log up, that is the end of the earlier log.
+            && (anew || lost > Some(last) || self.holds(last))
     }
 
     /// Checks what a node has recovered from this disk: exactly that, with or without `maybe`, the

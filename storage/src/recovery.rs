@@ -6,7 +6,7 @@ use crate::batch;
 use crate::block::{self, BLOCK_BYTES, Block};
 use crate::mark::Mark;
 use crate::replay::{Replay, Replayed};
-use crate::segment;
+use crate::segment::{self, Content};
 use crate::{IdentityError, LockError};
 use raft::{LogId, NodeId};
 use std::fmt;
@@ -27,6 +27,7 @@ use std::io;
 /// | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
 /// | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`] |
 /// | damage after the highest intact batch, no proof of a sync | [`Case::TornTail`]; it is erased |
+/// | the same, and the disk cannot read such a block | error [`OpenError::Unreadable`] |
 /// | damage or a gap below an intact batch, no longer needed | [`Case::HarmlessDamage`] |
 /// | damage or a gap in batches that a later one repeats | [`Case::Repeated`] |
 /// | damage or a gap below an intact batch, still needed | [`Case::Rotten`] |
@@ -53,6 +54,10 @@ use std::io;
 /// after the last mark, and no block of a later batch is readable (repetitions do not count). A
 /// batch that a power failure cuts off cannot be distinguished from one that is damaged before the
 /// next is written. No log with one sync per batch can distinguish them.
+///
+/// A torn write leaves blocks that can be read. So a block that the disk cannot read, where the batch
+/// after the highest intact one would be, may be acknowledged. Nothing is erased on the word of a
+/// read that failed. Below an intact batch, such a block counts as damaged.
 ///
 /// An operator does nothing about `Empty`, `NotBegun`, `Clean`, `TornTail` and `HarmlessDamage`,
 /// and may leave the file of `ForeignFile`. After `Repeated` and `NewerSnapshot`, synced bytes are
@@ -218,6 +223,22 @@ pub enum OpenError {
         /// The format version of the file.
         version: u8,
     },
+    /// The disk cannot read a block that may be the last one acknowledged. Nothing was changed. Start
+    /// again; if the error stays, the disk has lost the block.
+    #[error(
+        "{path}: the disk cannot read the block at byte {offset}, at the end of the log: {source}. \
+         What was acknowledged may be in it, so nothing was changed. Start again when the disk works. \
+         If it has lost the block for good, this member is lost: the cluster goes on while a \
+         majority of the other members is up, but this version cannot replace a member"
+    )]
+    Unreadable {
+        /// The path of the file.
+        path: String,
+        /// The offset of the block in the file.
+        offset: u64,
+        /// The error of the disk.
+        source: io::Error,
+    },
     /// A setting is out of range.
     #[error("segment_bytes is {bytes}, and must be a positive multiple of 4096")]
     SegmentSize {
@@ -248,6 +269,8 @@ pub(crate) struct Scan {
     highest_seen: u64,
     /// The latest statement of any intact block about the batches before its own.
     proof: Option<Mark>,
+    /// A block that cannot be read, where the batch after the latest intact one would be.
+    unreadable: Option<(Remains, io::Error)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -283,19 +306,26 @@ pub(crate) struct Scanned {
 impl Scan {
     /// Reads a segment, which is whole blocks. Its generation is greater than that of the previous one. The error is the
     /// version of a block of another version.
-    pub fn segment(&mut self, content: &[u8], seed: u32, generation: u64) -> Result<(), u8> {
+    pub fn segment(&mut self, content: Content, seed: u32, generation: u64) -> Result<(), u8> {
+        let Content { blocks, mut unreadable } = content;
         let at = self.segments.len();
         let (mut damaged, mut position) = (false, 0);
-        while let Some(rest) = content.get(position as usize * BLOCK_BYTES..) {
+        // Whether the block may belong to the batch after the latest intact one.
+        let mut is_next = true;
+        while let Some(rest) = blocks.get(position as usize * BLOCK_BYTES..) {
             if rest.len() < BLOCK_BYTES {
                 break;
             }
             match block::classify(&rest[..BLOCK_BYTES], seed, generation, position) {
                 Block::OtherVersion { version } => return Err(version),
-                Block::NoOp | Block::Stale => {}
+                Block::NoOp | Block::Stale => is_next = false,
                 Block::Damaged => {
                     damaged = true;
-                    self.remains.push(Remains { generation, position });
+                    let place = Remains { generation, position };
+                    self.remains.push(place);
+                    if let Some(error) = unreadable.remove(&position).filter(|_| is_next) {
+                        self.unreadable.get_or_insert((place, error));
+                    }
                 }
                 Block::Ours { batch: number, index, synced, .. } => {
                     self.proof = latest(self.proof, Some(synced));
@@ -307,6 +337,8 @@ impl Scan {
                         self.highest_seen = self.highest_seen.max(number);
                         self.end = Some((at, position));
                         self.remains.clear();
+                        self.unreadable = None;
+                        is_next = true;
                         self.fold.push(batch, at);
                         continue;
                     }
@@ -317,7 +349,7 @@ impl Scan {
             }
             position += 1;
         }
-        let len = content.len() as u64;
+        let len = blocks.len() as u64;
         self.segments.push(ScannedSegment { generation, len, damaged });
         Ok(())
     }
@@ -343,11 +375,18 @@ impl Scan {
         let number = self.fold.number();
         // The latest batch that was synced, if it is missing.
         let missing = latest(mark, self.proof).filter(|synced| synced.batch > number);
-        if number == 0 && missing.is_some() {
-            return Err(OpenError::LogGone);
-        }
-        if let Some(synced) = missing {
-            self.fold.end_in_hole(synced.end);
+        match (missing, self.unreadable.take()) {
+            (Some(synced), _) if number > 0 => self.fold.end_in_hole(synced.end),
+            (_, Some((Remains { generation, position }, source))) => {
+                let offset = u64::from(position) * BLOCK_BYTES as u64;
+                return Err(OpenError::Unreadable {
+                    path: segment::path(generation),
+                    offset,
+                    source,
+                });
+            }
+            (Some(_), None) => return Err(OpenError::LogGone),
+            (None, None) => {}
         }
         let mut cases = Vec::new();
         let batches = self.fold.batches + u64::from(number > 0 && missing.is_none());

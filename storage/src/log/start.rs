@@ -84,7 +84,7 @@ impl<D: Disk> Log<D> {
             let path = segment::path(*generation);
             let content =
                 (log.disk.open(&path)).and_then(|file| segment::read(&file)).map_err(io(&path))?;
-            scan.segment(&content, log.seed, *generation)
+            scan.segment(content, log.seed, *generation)
                 .map_err(|version| OpenError::OtherVersion { path, version })?;
         }
         let mut scanned = scan.finish(mark, identity.node)?;

@@ -9,6 +9,7 @@ mod log;
 mod model;
 mod snapshots;
 mod two_faults;
+mod unreadable;
 
 use crate::log::BatchRef;
 use crate::testing::MemDisk;
