@@ -304,7 +304,7 @@ pub(crate) struct Scanned {
 }
 
 impl Scan {
-    /// Reads a segment, which is whole blocks. Its generation is greater than that of the previous one. The error is the
+    /// Reads a segment. Its generation is greater than that of the previous one. The error is the
     /// version of a block of another version.
     pub fn segment(&mut self, content: Content, seed: u32, generation: u64) -> Result<(), u8> {
         let Content { blocks, mut unreadable } = content;
