@@ -619,11 +619,7 @@ impl<'a, W: Workload> World<'a, W> {
             self.act(node, action)?;
         }
         self.look(node)?;
-        let diverged = self.hosts[node].up.as_ref().is_some_and(|running| {
-            let core = &running.node;
-            core.is_diverged() && core.durable_hard_state() == core.hard_state()
-        });
-        if diverged {
+        if self.hosts[node].up.as_ref().is_some_and(|running| running.node.has_given_up()) {
             if !self.hosts[node].flipped && self.copies_can_be_told() {
                 let detail = format!("node {node} takes its copy for wrong");
                 return violation(Check::OnlyACopyThatDiffersIsGivenUp, node, detail);
