@@ -4,9 +4,9 @@
 //! synced, acknowledged and damaged later. The mark distinguishes them, for the batches it covers.
 //! Each block of the log makes the same statement about the batches before its own (`block.rs`).
 //! The file covers the last batch too, which nothing follows. It is written every 64 batches, after
-//! a sync, and nothing waits for it. It is synced only when it is created, when a start has repeated
-//! the latest batch, and when the log is closed. A missing, damaged or old mark covers fewer batches
-//! and has no other effect.
+//! a sync, and nothing waits for it. It is synced only when it is created, when a start has
+//! repeated the latest batch, and when the log is closed. A missing, damaged or old mark covers
+//! fewer batches and has no other effect.
 //!
 //! The file has two slots that are written in turn, so a torn write leaves the previous mark
 //! intact.

@@ -55,9 +55,9 @@ use std::io;
 /// batch that a power failure cuts off cannot be distinguished from one that is damaged before the
 /// next is written. No log with one sync per batch can distinguish them.
 ///
-/// A torn write leaves blocks that can be read. So a block that the disk cannot read, where the batch
-/// after the highest intact one would be, may be acknowledged. Nothing is erased on the word of a
-/// read that failed. Below an intact batch, such a block counts as damaged.
+/// A torn write leaves blocks that can be read. So a block that the disk cannot read, where the
+/// batch after the highest intact one would be, may be acknowledged. Nothing is erased on the word
+/// of a read that failed. Below an intact batch, such a block counts as damaged.
 ///
 /// An operator does nothing about `Empty`, `NotBegun`, `Clean`, `TornTail` and `HarmlessDamage`,
 /// and may leave the file of `ForeignFile`. After `Repeated` and `NewerSnapshot`, synced bytes are
@@ -223,8 +223,8 @@ pub enum OpenError {
         /// The format version of the file.
         version: u8,
     },
-    /// The disk cannot read a block that may be the last one acknowledged. Nothing was changed. Start
-    /// again; if the error stays, the disk has lost the block.
+    /// The disk cannot read a block that may be the last one acknowledged. Nothing was changed.
+    /// Start again; if the error stays, the disk has lost the block.
     #[error(
         "{path}: the disk cannot read the block at byte {offset}, at the end of the log: {source}. \
          What was acknowledged may be in it, so nothing was changed. Start again when the disk works. \

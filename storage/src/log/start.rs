@@ -211,8 +211,8 @@ impl<D: Disk> Log<D> {
     /// Writes the latest batch again, right after itself. Reading it does not prove that it is on
     /// disk. When the process ended it may have been in the system's cache only. Or its sync may
     /// have failed, after which the cache counts pages as written that never reached the disk. Only
-    /// a new write is certain. The latest batch may itself be a repetition whose sync failed, so the
-    /// new one repeats all that it repeats.
+    /// a new write is certain. The latest batch may itself be a repetition whose sync failed, so
+    /// the new one repeats all that it repeats.
     fn repeat(&mut self, restored: &Restored, latest: Latest, count: usize) -> io::Result<()> {
         let (reset, repeats_after) = (latest.reset, Some(latest.synced));
         let entries = &restored.entries[restored.entries.len() - count..];
