@@ -212,7 +212,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             if tick {
                 self.leave_if_excluded();
             }
-            if self.is_diverged() {
+            if self.node.has_given_up() {
                 self.shared.stop(StopReason::Diverged);
                 return;
             }
@@ -603,11 +603,6 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             questions: self.machine_calls.max_capacity() - self.machine_calls.capacity(),
             waiters: self.shared.waiters.load(Ordering::Relaxed),
         }
-    }
-
-    /// Whether this node's state was found to be wrong, and its disk records that.
-    fn is_diverged(&self) -> bool {
-        self.node.is_diverged() && self.node.durable_hard_state() == self.node.hard_state()
     }
 
     fn is_finished(&self) -> bool {

@@ -582,6 +582,15 @@ impl Core {
         self.diverged
     }
 
+    /// Whether this node's state was found to be wrong, and its disk records that. The hard state
+    /// alone does not tell: an earlier loss may have set it already.
+    pub fn has_given_up(&self) -> bool {
+        self.diverged
+            && self.log_start.is_none()
+            && self.write_out.is_none()
+            && self.durable == self.hard
+    }
+
     /// Removes entries that a snapshot covers from memory, a limited number per call.
     pub fn trim(&mut self, needed_after: Option<Index>) {
         let Config { retained_bytes, catch_up_bytes_max, .. } = self.config;

@@ -60,6 +60,12 @@ impl Node {
         self.core().is_diverged()
     }
 
+    /// Whether this node's state was found to be wrong, and it is durable that the log begins anew.
+    /// A driver stops the node then, and not before: otherwise the next start has the same state.
+    pub fn has_given_up(&self) -> bool {
+        self.core().has_given_up()
+    }
+
     /// Whether this node is the leader of its term.
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.core().id())

@@ -151,7 +151,8 @@ impl Contact {
     /// Checks a node after an event.
     pub fn look(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
         if node.is_diverged() {
-            // It processes nothing any more, and stops.
+            // It processes nothing any more, and stops once its disk has recorded that.
+            self.nodes[at].leads = false;
             return Ok(());
         }
         let before = self.nodes[at].term;
