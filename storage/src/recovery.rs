@@ -230,7 +230,8 @@ pub enum OpenError {
         "{path}: the disk cannot read the block at byte {offset}, at the end of the log: {source}. \
          What was acknowledged may be in it, so nothing was changed. Start again when the disk works. \
          If it has lost the block for good, this member is lost: the cluster goes on while a \
-         majority of the other members is up, but this version cannot replace a member"
+         majority of the members is up. Then remove it from the cluster, and add it again with an \
+         empty directory"
     )]
     Unreadable {
         /// The path of the file.
