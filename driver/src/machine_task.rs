@@ -164,7 +164,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
 
     /// Freezes the state and queues it for writing. Returns a receipt only if it cannot be queued.
     fn freeze(&mut self, order: TakeSnapshot) -> Option<Receipt> {
-        let frozen = self.machine.freeze();
+        let (order, frozen) = (Box::new(order), self.machine.freeze());
         match self.snapshot_orders.try_send(SnapshotOrder::Write { order, frozen }) {
             Ok(()) => None,
             Err(

@@ -105,7 +105,7 @@ pub(crate) enum MachineOrder {
 /// An order to the part that writes snapshots.
 pub(crate) enum SnapshotOrder<F> {
     /// Write this state to the store. It comes from the machine task.
-    Write { order: TakeSnapshot, frozen: F },
+    Write { order: Box<TakeSnapshot>, frozen: F },
     /// The durable log begins after `base`: remove older snapshots.
     Clean { base: LogId },
     /// The part of a snapshot that nobody needs: drop it, which removes its file.

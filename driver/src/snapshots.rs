@@ -113,7 +113,7 @@ impl<F: Frozen> SnapshotPort<F> {
 impl Writer {
     fn work<F: Frozen>(&self, order: SnapshotOrder<F>) -> Option<SnapshotDurable> {
         match order {
-            SnapshotOrder::Write { order, frozen } => Some(self.write(order, &frozen)),
+            SnapshotOrder::Write { order, frozen } => Some(self.write(*order, &frozen)),
             SnapshotOrder::Clean { base } => {
                 if let Err(error) = self.store.remove_before(base) {
                     report(|| tracing::warn!(%error, "old snapshots cannot be removed"));

@@ -130,7 +130,7 @@ impl<N: Net> Shared<N> {
     /// The address to dial at the attempt with this number. A member that gave another address than
     /// the membership has is dialled at both in turn.
     pub fn address_at(&self, peer: NodeId, attempt: usize) -> Option<String> {
-        let given = self.given_address(peer).filter(|_| attempt % 2 == 0);
+        let given = self.given_address(peer).filter(|_| attempt.is_multiple_of(2));
         given.or_else(|| self.address(peer))
     }
 

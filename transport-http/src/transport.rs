@@ -71,12 +71,13 @@ impl<N: Net> HttpTransport<N> {
 
 impl<N: Net> HttpTransport<N> {
     /// Opens a queue of messages to the peer, and keeps a stream for it.
-    fn open<'a>(&self, queues: &'a mut Queues, peer: NodeId) -> &'a mpsc::Sender<Message> {
+    fn open(&self, queues: &mut Queues, peer: NodeId) -> mpsc::Sender<Message> {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
         // The task ends when its queue is closed.
         let keep = link::keep(self.shared.clone(), peer, messages);
         self.shared.net.spawn(keep).detach();
-        queues.entry(peer).insert_entry(queue).into_mut()
+        queues.insert(peer, queue.clone());
+        queue
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Peer {
 /// A pending order for the state machine.
 pub enum Machine {
     Apply(Apply),
-    Restore(Restore),
+    Restore(Box<Restore>),
 }
 
 #[derive(Default)]
@@ -367,7 +367,7 @@ impl Cluster {
             }
             Action::Restore(restore) => {
                 let line = format!("n{id} restore {}", restore.snapshot.last);
-                peer.machine = Some(Machine::Restore(restore));
+                peer.machine = Some(Machine::Restore(Box::new(restore)));
                 line
             }
             Action::Serve(read) => format!("n{id} serve {}", print::read(read)),
