@@ -210,7 +210,7 @@ mod tests {
             (r#"{"members": [{"id": 0, "client": "h:80", "peer": "h:0"}]}"#, "port 0"),
             (r#"{"members": [{"id": 0, "client": "h:80", "peer": "0.0.0.0:9"}]}"#, "listen on"),
             (r#"{"members": [{"id": 0, "client": "h:80", "peer": "h:80"}]}"#, "twice"),
-            (r#"{"members": [{"id": 0, "client": "a:1", "peer": "a:2", "role": "x"}]}"#, "role"),
+            (r#"{"members": [{"id": 0, "client": "a:1", "peer": "a:2", "role": "x"}]}"#, "voter"),
             (r#"{"members": [{"id": -1, "client": "a:1", "peer": "a:2"}]}"#, "-1"),
             (r#"{"members": [[0, "a:1", "a:2"]]}"#, "object"),
             (r#"{"members": [], "version": 3}"#, "version"),

@@ -82,9 +82,9 @@ mod tests {
             ],
         }));
         let expected = "\
-NODE  ROLE      CLIENTS         PEERS           LOG  STATE
-0     leader    127.0.0.1:8080  127.0.0.1:9080  12   up
-1     voter     127.0.0.1:8081  127.0.0.1:9081       up
+NODE  ROLE    CLIENTS         PEERS           LOG  STATE
+0     leader  127.0.0.1:8080  127.0.0.1:9080  12   up
+1     voter   127.0.0.1:8081  127.0.0.1:9081       up
 
 node 0 leads in term 3; 12 entries committed; 5 keys; as node 1 sees it
 ";
