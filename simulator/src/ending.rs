@@ -9,7 +9,7 @@ use crate::checks::{Check, Observer, Violation, violation};
 use crate::copies::{CAUSES, difference};
 use crate::plan::Plan;
 use driver::StateMachine;
-use raft::{Index, Term};
+use raft::{Index, NodeId, Term};
 use std::collections::BTreeMap;
 
 /// Number of events after which the faults stop, even before `faults_until_us`.
@@ -77,11 +77,19 @@ pub trait Ending {
         2 * u64::from(swarm.election_ticks) * u64::from(swarm.tick_us)
     }
 
-    /// Whether a quorum can serve: nodes that are dead or whose disk was wiped do not count.
+    /// Whether a quorum of each membership that may be in force can serve. Nodes that are dead or
+    /// whose disk was wiped do not count. A node that has lost entries counts only if there is a
+    /// leader to repair it.
     fn is_able(&self) -> bool {
         let nodes = self.nodes();
-        let able = nodes.iter().filter(|node| !node.is_dead && !node.is_stranger).count();
-        able > nodes.len() / 2
+        let has_leader = healthy(&nodes).any(|(_, _, up)| up.serves);
+        let is_able = |id: NodeId| {
+            nodes.get(id.0 as usize).is_some_and(|node| {
+                let has_lost = node.up.as_ref().is_some_and(|up| up.has_lost);
+                !node.is_dead && !node.is_stranger && (has_leader || !has_lost)
+            })
+        };
+        self.observer().possible_memberships().all(|membership| membership.is_quorum(is_able))
     }
 
     /// Checks that every node runs, that one leader serves and that all others follow it.
