@@ -111,7 +111,9 @@ impl Leader {
             return Err(ChangeError::OtherVersion { version });
         }
         check(known, &change)?;
-        if self.transfer.is_some() || self.retiring {
+        // A leader that votes no longer hands over at its next tick. With another change in progress
+        // it would lead until that is done.
+        if self.transfer.is_some() || self.retiring || !known.is_voter(core.id()) {
             return Err(ChangeError::Transferring);
         }
         let before = known.given_up();

@@ -167,7 +167,9 @@ impl<M: StateMachine> Observer<M> {
     /// A node has started: it has lost what it had only in memory.
     pub fn started(&mut self, at: usize, node: &Node) {
         self.time.started();
-        self.memberships.begins(&node.base().membership);
+        if node.base().last == LogId::ZERO {
+            self.memberships.begins(&node.base().membership);
+        }
         self.in_force[at].started(node);
         self.seen[at] = Seen {
             term: node.term(),

@@ -15,15 +15,30 @@ pub(super) struct Memberships {
     committed: Vec<(Index, Membership)>,
     /// Every directory that a committed membership has removed.
     removed: BTreeSet<(NodeId, Incarnation)>,
+    /// The memberships that nodes with an empty log began with later. A snapshot of such a node may
+    /// have that, although its last entry is an earlier one.
+    given: Vec<Membership>,
     none: Membership,
 }
 
 impl Memberships {
-    /// The cluster began with this membership.
+    /// The empty log of a node begins with this membership.
     pub fn begins(&mut self, membership: &Membership) {
-        if self.committed.is_empty() && !membership.members.is_empty() {
-            self.committed.push((Index(0), membership.clone()));
+        match self.committed.first() {
+            None if !membership.members.is_empty() => {
+                self.committed.push((Index(0), membership.clone()));
+            }
+            Some((_, first)) if first != membership && !self.given.contains(membership) => {
+                self.given.push(membership.clone());
+            }
+            _ => {}
         }
+    }
+
+    /// Whether a snapshot that ends at an index may have this membership.
+    fn suits(&self, index: Index, membership: &Membership) -> bool {
+        self.at(index).is_none_or(|committed| committed == membership)
+            || self.given.contains(membership)
     }
 
     /// The latest committed membership, and its index.
@@ -92,6 +107,7 @@ impl<M: StateMachine> Observer<M> {
     ) -> Result<(), Violation> {
         let in_force = &self.in_force[at];
         let (id, latest) = in_force.latest();
+        if std::env::var("DBG").is_ok() { eprintln!("  node {at} leads {} term {} commit {} last {}: {id} v{:?} o{:?} t{:?} m{:?}", now.leads, now.term, now.commit, now.last, latest.voters, latest.outgoing, latest.target.as_ref().map(|t| (&t.voters, t.until)), latest.members.keys().collect::<Vec<_>>()); }
         // Rare enough that the cost of a whole status does not matter.
         if node.status().membership != *latest {
             let detail = format!("node {at}: the latest in its log is that of {id}");
@@ -100,9 +116,9 @@ impl<M: StateMachine> Observer<M> {
         let base = node.base();
         let committed = self.memberships.at(base.last.index);
         let own = in_force.at_base();
-        let is_wrong = committed.is_some_and(|committed| *committed != base.membership)
-            || own.is_some_and(|own| *own != base.membership);
-        if base.last != LogId::ZERO && is_wrong {
+        let is_right = self.memberships.suits(base.last.index, &base.membership)
+            && own.is_none_or(|own| *own == base.membership);
+        if base.last != LogId::ZERO && !is_right {
             let detail = format!(
                 "node {at}: the snapshot {} has {:?}, and it is {committed:?}",
                 base.last, base.membership
@@ -134,7 +150,10 @@ impl<M: StateMachine> Observer<M> {
         let in_force = &self.in_force[at];
         let (id, new) = in_force.latest();
         let Some((known, old)) = in_force.previous() else { return Ok(()) };
-        let of_this_term = node.entry(before.commit).map(|entry| entry.id.term) == Some(id.term);
+        // The log in memory may begin after that entry.
+        let base = Some(node.base().last).filter(|base| base.index == before.commit);
+        let committed = node.entry(before.commit).map(|entry| entry.id).or(base);
+        let of_this_term = committed.is_some_and(|committed| committed.term == id.term);
         if before.commit < known.index || !of_this_term {
             let detail = format!(
                 "node {at} appends {id} when it had committed {}, after that of {known}",

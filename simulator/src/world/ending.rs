@@ -50,6 +50,7 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         }
         self.calm = true;
+        self.operator.replaces.clear();
         for host in &mut self.hosts {
             (host.rotting, host.losing) = (None, None);
         }
@@ -117,7 +118,7 @@ impl<W: Workload> World<'_, W> {
             .hosts
             .iter()
             .any(|host| host.rotten || host.flipped || host.snapshot_rotten || host.dead)
-            || (0..self.hosts.len()).any(|node| self.is_stranger(node))
+            || (0..self.hosts.len()).any(|node| self.is_leaving(node))
         {
             return;
         }

@@ -37,6 +37,12 @@ impl<W: Workload> World<'_, W> {
         !self.is_admitted(node, self.observer.committed_membership())
     }
 
+    /// Whether the node is no member, or a change is in progress after which it is none.
+    pub(super) fn is_leaving(&self, node: usize) -> bool {
+        let mut possible = self.observer.possible_memberships();
+        possible.any(|membership| !self.is_admitted(node, &membership.entered()))
+    }
+
     /// Whether every membership that may be in force, or come into force by itself, has a quorum
     /// without this node.
     pub(super) fn can_spare(&self, node: usize) -> bool {
@@ -118,6 +124,7 @@ impl<W: Workload> World<'_, W> {
             Err(ChangeError::WasRemoved { .. }) => "a directory that was removed was refused",
             Err(_) => "a change was refused",
         });
+        if std::env::var("DBG").is_ok() { eprintln!("{} ev{} declare at {leader}: {begun:?}", self.now_us, self.events); }
         self.note(9, leader, begun.as_ref().map_or(0, |index| index.0));
         self.poll(leader)?;
         Ok(begun.is_ok())
