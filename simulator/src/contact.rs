@@ -114,9 +114,7 @@ impl Contact {
         }
         match &message.body {
             // Late replies, even from before its disk was wiped, are for other terms.
-            Body::PreVoteReply { next, granted: true }
-                if *next == ear.term.next() && is_member =>
-            {
+            Body::PreVoteReply { next, granted: true } if *next == ear.term.next() && is_member => {
                 if ear.consents.0 != *next {
                     ear.consents = (*next, BTreeSet::new());
                 }

@@ -350,9 +350,9 @@ impl<M: StateMachine> Observer<M> {
         }
         let membership = self.membership(at);
         let on_disk = |id_: NodeId| {
-            disks.get(id_.0 as usize).is_some_and(|disk| {
-                disk.has_forgotten(id_, membership) || disk.shadow.holds(id)
-            })
+            disks
+                .get(id_.0 as usize)
+                .is_some_and(|disk| disk.has_forgotten(id_, membership) || disk.shadow.holds(id))
         };
         if !membership.is_quorum(on_disk) {
             let detail = format!("{id} is committed without being on the disks of a quorum");

@@ -61,9 +61,10 @@ impl Memberships {
         };
         // Nodes of a change that is given up were never members.
         let is_planned = before.is_changing() && !before.is_joint();
-        let gone = before.members.iter().filter(|(id, member)| {
-            !is_planned && !is_in(membership, id, member.incarnation)
-        });
+        let gone = before
+            .members
+            .iter()
+            .filter(|(id, member)| !is_planned && !is_in(membership, id, member.incarnation));
         let gone: Vec<_> = gone.map(|(id, member)| (*id, member.incarnation)).collect();
         self.removed.extend(gone);
         self.committed.push((index, membership.clone()));
@@ -107,7 +108,6 @@ impl<M: StateMachine> Observer<M> {
     ) -> Result<(), Violation> {
         let in_force = &self.in_force[at];
         let (id, latest) = in_force.latest();
-        if std::env::var("DBG").is_ok() { eprintln!("  node {at} leads {} term {} commit {} last {}: {id} v{:?} o{:?} t{:?} m{:?}", now.leads, now.term, now.commit, now.last, latest.voters, latest.outgoing, latest.target.as_ref().map(|t| (&t.voters, t.until)), latest.members.keys().collect::<Vec<_>>()); }
         // Rare enough that the cost of a whole status does not matter.
         if node.status().membership != *latest {
             let detail = format!("node {at}: the latest in its log is that of {id}");
@@ -141,12 +141,7 @@ impl<M: StateMachine> Observer<M> {
     }
 
     /// Checks a membership that a leader has appended to its log.
-    fn changes_members(
-        &mut self,
-        at: usize,
-        node: &Node,
-        before: Seen,
-    ) -> Result<(), Violation> {
+    fn changes_members(&mut self, at: usize, node: &Node, before: Seen) -> Result<(), Violation> {
         let in_force = &self.in_force[at];
         let (id, new) = in_force.latest();
         let Some((known, old)) = in_force.previous() else { return Ok(()) };

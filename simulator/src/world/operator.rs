@@ -124,7 +124,6 @@ impl<W: Workload> World<'_, W> {
             Err(ChangeError::WasRemoved { .. }) => "a directory that was removed was refused",
             Err(_) => "a change was refused",
         });
-        if std::env::var("DBG").is_ok() { eprintln!("{} ev{} declare at {leader}: {begun:?}", self.now_us, self.events); }
         self.note(9, leader, begun.as_ref().map_or(0, |index| index.0));
         self.poll(leader)?;
         Ok(begun.is_ok())
