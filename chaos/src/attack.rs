@@ -190,7 +190,8 @@ impl Attack<'_> {
         let (links, binary) = (self.links.handle(), &self.stage.binary);
         let (host, settings) = (setup.host, setup.settings.clone());
         let settings = |_| settings.clone();
-        let cluster = Cluster::new(&self.root, binary, links, setup.nodes, host, settings)?;
+        let cluster =
+            Cluster::new(&self.root, binary, links, (setup.nodes, setup.spares), host, settings)?;
         let mut round = Round {
             cluster,
             draw: self.draw(),

@@ -20,8 +20,10 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The links between them.
     pub network: Network,
-    /// The `--peers` argument of all nodes.
+    /// The `--peers` argument of all founders.
     pub peers: String,
+    /// The entry of each node in such an argument.
+    pub entries: Vec<String>,
     binary: PathBuf,
     handle: Handle,
 }
@@ -32,38 +34,50 @@ impl Cluster {
         root: &Path,
         binary: &Path,
         handle: &Handle,
-        count: u64,
+        (count, spares): (u64, u64),
         host: impl Fn(u64) -> String,
         settings: impl Fn(u64) -> Settings,
     ) -> Result<Cluster, Trouble> {
         let network = Network::default();
         let mut nodes = Vec::new();
         let mut peers = Vec::new();
-        for id in 0..count {
+        for id in 0..count + spares {
             let (client, peer) = (ports::free(), ports::free());
             let proxy = network.proxy(handle, id, peer);
             let name = host(id);
             peers.push(format!("{id}={name}:{}/{name}:{}", client.port(), proxy.port()));
-            nodes.push(Node::new(root, id, client, peer, settings(id))?);
+            let mut node = Node::new(root, id, client, peer, settings(id))?;
+            (node.is_member, node.joins) = (id < count, id >= count);
+            nodes.push(node);
         }
         let (binary, handle) = (binary.to_owned(), handle.clone());
-        Ok(Cluster { nodes, network, peers: peers.join(","), binary, handle })
+        let (entries, peers) = (peers.clone(), peers[..count as usize].join(","));
+        Ok(Cluster { nodes, network, peers, entries, binary, handle })
     }
 
     /// Starts a node.
     pub fn start(&mut self, id: u64) -> Result<(), Trouble> {
+        let peers = match self.nodes[id as usize].joins {
+            false => self.peers.clone(),
+            // Itself, and all members.
+            true => {
+                let members = self.nodes.iter().filter(|node| node.is_member || node.id == id);
+                let entries = members.map(|node| self.entries[node.id as usize].as_str());
+                entries.collect::<Vec<_>>().join(",")
+            }
+        };
         let node = &mut self.nodes[id as usize];
-        let pid = node.start(&self.binary, &self.peers)?;
+        let pid = node.start(&self.binary, &peers)?;
         self.network.runs(id, pid);
         Ok(())
     }
 
-    /// The ids of all nodes.
+    /// The ids of all members.
     pub fn ids(&self) -> Vec<u64> {
-        self.nodes.iter().map(|node| node.id).collect()
+        self.nodes.iter().filter(|node| node.is_member).map(|node| node.id).collect()
     }
 
-    /// The client addresses of all nodes.
+    /// The client addresses of all nodes, also of those that are no members yet.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.client).collect()
     }

@@ -58,6 +58,10 @@ pub struct Node {
     flags: PathBuf,
     /// The settings of the next start.
     pub settings: Settings,
+    /// Whether it belongs to the cluster now. Spare and removed nodes do not.
+    pub is_member: bool,
+    /// Whether it joins a cluster that exists, if its directory is empty.
+    pub joins: bool,
     /// Starts so far.
     pub starts: u64,
     /// Whether it is stopped by SIGSTOP.
@@ -140,7 +144,21 @@ impl Node {
         std::fs::create_dir_all(&flags)?;
         let (dir, log) = (root.join(format!("node-{id}")), root.join(format!("node-{id}.log")));
         let (starts, paused, process) = (0, false, None);
-        Ok(Node { id, client, peer, dir, log, flags, settings, starts, paused, process })
+        let (is_member, joins) = (true, false);
+        Ok(Node {
+            id,
+            client,
+            peer,
+            dir,
+            log,
+            flags,
+            settings,
+            is_member,
+            joins,
+            starts,
+            paused,
+            process,
+        })
     }
 
     /// Starts it with this list of peers. Returns the id of its process.
@@ -153,7 +171,7 @@ impl Node {
             format!("--listen={}", self.client),
             format!("--peer-listen={}", self.peer),
             format!("--data-dir={}", self.data_dir().display()),
-            "--bootstrap".to_owned(),
+            if self.joins { "--join".to_owned() } else { "--bootstrap".to_owned() },
             // The node stops with this program, however this program ends.
             "--stop-on-stdin-eof".to_owned(),
         ] {

@@ -17,6 +17,8 @@ use tokio::runtime::Runtime;
 pub struct Setup {
     /// The number of nodes.
     pub nodes: u64,
+    /// The number of further nodes, which may be added to the cluster.
+    pub spares: u64,
     /// The settings of each node.
     pub settings: Settings,
     /// Whether to preload the library of faults.
@@ -41,6 +43,7 @@ impl Default for Setup {
     fn default() -> Self {
         Setup {
             nodes: 3,
+            spares: 0,
             settings: Settings::default(),
             shim: false,
             work: Work::default(),
@@ -147,9 +150,10 @@ impl Round<'_> {
         self.sleep_ms(time);
     }
 
-    /// A random node.
+    /// A random member.
     pub fn any(&mut self) -> u64 {
-        self.draw.below(self.cluster.nodes.len() as u64)
+        let ids = self.cluster.ids();
+        self.draw.pick(&ids)
     }
 
     /// All nodes but this one.

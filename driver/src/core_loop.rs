@@ -212,7 +212,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             if tick {
                 self.leave_if_excluded();
             }
-            if self.is_diverged() {
+            if self.node.has_given_up() {
                 self.shared.stop(StopReason::Diverged);
                 return;
             }
@@ -578,9 +578,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         events.into_iter().for_each(|event| report(|| event.log()));
     }
 
-    /// Shuts the node down if it is not a member any more. That its own log says so is proof. What a
-    /// peer says counts once it has stood for an election timeout without a leader: the peer may be
-    /// behind, and know an earlier member with this id.
+    /// Shuts the node down if it is not a member any more. That its own log says so is proof. What
+    /// a peer says counts once it has stood for an election timeout without a leader: the peer may
+    /// be behind, and know an earlier member with this id.
     fn leave_if_excluded(&mut self) {
         let status = self.shared.status.load();
         let is_told = status.raft.not_a_member && status.raft.leader.is_none();
@@ -603,11 +603,6 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             questions: self.machine_calls.max_capacity() - self.machine_calls.capacity(),
             waiters: self.shared.waiters.load(Ordering::Relaxed),
         }
-    }
-
-    /// Whether this node's state was found to be wrong, and its disk records that.
-    fn is_diverged(&self) -> bool {
-        self.node.is_diverged() && self.node.durable_hard_state() == self.node.hard_state()
     }
 
     fn is_finished(&self) -> bool {

@@ -27,7 +27,11 @@ use std::io::Read;
 ///   mean this node, and speak its version of the encoding; two clusters with the same addresses
 ///   must not mix. `message.incarnation` travels unchanged: the core rejects members with a wrong
 ///   one. It cannot see the cluster or the version, so the transport has to.
-/// - **Members only.** After [`Transport::set_members`] nothing goes to a node that is no member.
+/// - **Nodes that are no members are answered.** The core sends requests to members only. A node
+/// that
+///   was removed, and a leader of a membership that this node does not have yet, send requests here
+///   all the same, and the replies have to reach them: at the address that the membership had for
+///   them, or one that they give when they connect. Otherwise a removed node never stops.
 /// - **Delivered**, for a snapshot, means: durable at the receiver and passed to its core, that is,
 ///   [`Reception::finish`](crate::Reception::finish) and
 ///   [`Inbox::install`](crate::Inbox::install) have returned. Each

@@ -13,6 +13,7 @@ use crate::{
     ReadId, ReceiveSnapshot, Restore, Snapshot, SnapshotDurable, SnapshotOffer, SnapshotReceived,
     StateHash, TakeSnapshot, Term, Write,
 };
+use bytes::Bytes;
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -66,6 +67,8 @@ pub(crate) struct Core {
     next_read: ReadId,
     /// The number of the latest forwarded command.
     next_forward: u64,
+    /// Commands forwarded to a leader without a reply: that leader, and the ticks they have waited.
+    forwards: BTreeMap<u64, (NodeId, u32)>,
     /// Reads whose index is confirmed but not applied yet.
     reads: BTreeSet<(Index, ReadId)>,
     /// Outcomes of reads and forwarded commands, to be returned by `poll`.
@@ -107,6 +110,7 @@ impl Core {
             clock: LogClock::default(),
             restore: None,
             next_forward: 0,
+            forwards: BTreeMap::new(),
             // A late reply to a read of an earlier start must not match a read of this start.
             next_read: ReadId(config.start_nonce.rotate_left(32)),
             reads: BTreeSet::new(),
@@ -149,6 +153,7 @@ impl Core {
             self.write_ticks = self.write_ticks.saturating_add(1);
         }
         self.snapshots.tick();
+        self.tick_forwards();
     }
 
     /// Whether a write has been pending so that this node should not lead: its disk is full, hangs,
@@ -315,9 +320,42 @@ impl Core {
 
     // Forwarded commands.
 
-    pub fn new_forward(&mut self) -> u64 {
+    /// Sends a command to the leader. Returns its number.
+    pub fn forward(&mut self, leader: NodeId, command: Bytes) -> u64 {
         self.next_forward += 1;
-        self.next_forward
+        let number = self.next_forward;
+        self.forwards.insert(number, (leader, 0));
+        let start = self.config.start_nonce;
+        let message = self.message(leader, Body::Forward { start, number, command });
+        self.outbox.send(message);
+        number
+    }
+
+    /// A node has replied to a forwarded command. A leader that has handed leadership over, or lost
+    /// it, still knows what became of the command, so its reply counts in later terms too.
+    pub fn forward_answered(&mut self, from: NodeId, start: u64, number: u64, outcome: Forwarded) {
+        let is_awaited = self.forwards.get(&number).is_some_and(|(leader, _)| *leader == from);
+        if is_awaited && start == self.config.start_nonce {
+            self.forwards.remove(&number);
+            self.forwarded(number, outcome);
+        }
+    }
+
+    /// Reports commands as lost that have had no reply for too long. They may have been appended,
+    /// so they are never sent again.
+    fn tick_forwards(&mut self) {
+        let patience = 2 * self.config.election_ticks;
+        let mut lost = Vec::new();
+        for (number, (_, waited)) in &mut self.forwards {
+            *waited += 1;
+            if *waited > patience {
+                lost.push(*number);
+            }
+        }
+        for number in lost {
+            self.forwards.remove(&number);
+            self.forwarded(number, Forwarded::Lost);
+        }
     }
 
     /// Replies to a follower with the outcome of a command that it forwarded.
@@ -343,7 +381,7 @@ impl Core {
     }
 
     /// Queues the outcome of a forwarded command for the driver.
-    pub fn forwarded(&mut self, number: u64, outcome: Forwarded) {
+    fn forwarded(&mut self, number: u64, outcome: Forwarded) {
         self.answers.push_back(Action::Forwarded { number, outcome });
     }
 
@@ -542,6 +580,15 @@ impl Core {
 
     pub fn is_diverged(&self) -> bool {
         self.diverged
+    }
+
+    /// Whether this node's state was found to be wrong, and its disk records that. The hard state
+    /// alone does not tell: an earlier loss may have set it already.
+    pub fn has_given_up(&self) -> bool {
+        self.diverged
+            && self.log_start.is_none()
+            && self.write_out.is_none()
+            && self.durable == self.hard
     }
 
     /// Removes entries that a snapshot covers from memory, a limited number per call.

@@ -5,14 +5,13 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
-    Body, Entry, Forwarded, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, Round,
+    Body, Entry, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, Round,
     SnapshotReceived,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// Invariants: `acknowledged ≤ verified`; reads and forwarded commands wait only while there is a
-/// leader.
+/// Invariants: `acknowledged ≤ verified`; reads wait only while there is a leader.
 #[derive(Clone, Debug)]
 pub(crate) struct Follower {
     /// The leader, once a message from it has arrived.
@@ -37,8 +36,6 @@ pub(crate) struct Follower {
     reply_due: bool,
     /// Reads sent to the leader, and the ticks they have waited.
     reads: BTreeMap<ReadId, u32>,
-    /// Commands forwarded to the leader without a reply, and the ticks they have waited.
-    forwards: BTreeMap<u64, u32>,
 }
 
 impl Follower {
@@ -55,7 +52,6 @@ impl Follower {
             compared_at: Index(0),
             reply_due: false,
             reads: BTreeMap::new(),
-            forwards: BTreeMap::new(),
         }
     }
 
@@ -73,7 +69,6 @@ impl Follower {
     pub fn tick(&mut self, core: &mut Core) -> Next {
         self.elapsed += 1;
         self.tick_reads(core);
-        self.tick_forwards(core);
         if self.elapsed < self.timeout {
             return Next::Stay;
         }
@@ -106,13 +101,6 @@ impl Follower {
             Body::ReadIndex { read } => {
                 let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
                 core.outbox.send(reply);
-            }
-            Body::ForwardReply { start, number, outcome }
-                if start == core.config.start_nonce && self.leader == Some(message.from) =>
-            {
-                if self.forwards.remove(&number).is_some() {
-                    core.forwarded(number, outcome);
-                }
             }
             Body::Diverged { state } if self.leader == Some(message.from) => core.diverge(state),
             Body::TimeoutNow if self.leader == Some(message.from) && core.may_campaign() => {
@@ -291,38 +279,12 @@ impl Follower {
         let Some(leader) = self.leader else {
             return Err(ProposeError::NotLeader { leader: None });
         };
-        let number = core.new_forward();
-        self.forwards.insert(number, 0);
-        let start = core.config.start_nonce;
-        let message = core.message(leader, Body::Forward { start, number, command });
-        core.outbox.send(message);
-        Ok(number)
-    }
-
-    /// Reports commands as lost that the leader has not answered for too long. They may have been
-    /// appended, so they are never sent again.
-    fn tick_forwards(&mut self, core: &mut Core) {
-        let patience = 2 * core.config.election_ticks;
-        self.forwards.retain(|number, waited| {
-            *waited += 1;
-            if *waited > patience {
-                core.forwarded(*number, Forwarded::Lost);
-            }
-            *waited <= patience
-        });
-    }
-
-    /// Reports the commands that the leader has not answered as lost.
-    pub fn lose_forwards(&mut self, core: &mut Core) {
-        for number in std::mem::take(&mut self.forwards).into_keys() {
-            core.forwarded(number, Forwarded::Lost);
-        }
+        Ok(core.forward(leader, command))
     }
 
     fn lose_leader(&mut self, core: &mut Core) {
         self.leader = None;
         self.refuse_reads(core);
-        self.lose_forwards(core);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Read-only views of a node for tests, simulators and tools. They serve checks after each event,
 //! without the cost of a whole [`Status`](crate::Status).
 
-use crate::{Entry, HardState, Index, LogId, Node, Snapshot, Term};
+use crate::{Entry, HardState, Index, LogId, Membership, Node, Snapshot, Term};
 
 impl Node {
     /// The current term.
@@ -39,6 +39,11 @@ impl Node {
         self.core().log.last()
     }
 
+    /// The membership in force: the latest in the log.
+    pub fn membership(&self) -> &Membership {
+        self.core().log.membership()
+    }
+
     /// The snapshot that the log begins after.
     pub fn base(&self) -> &Snapshot {
         self.core().log.base()
@@ -53,6 +58,12 @@ impl Node {
     /// [`Status::diverged`](crate::Status::diverged).
     pub fn is_diverged(&self) -> bool {
         self.core().is_diverged()
+    }
+
+    /// Whether this node's state was found to be wrong, and it is durable that the log begins anew.
+    /// A driver stops the node then, and not before: otherwise the next start has the same state.
+    pub fn has_given_up(&self) -> bool {
+        self.core().has_given_up()
     }
 
     /// Whether this node is the leader of its term.

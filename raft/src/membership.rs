@@ -9,7 +9,8 @@
 //!
 //! | entry | who decides | ends when it is committed and |
 //! |---|---|---|
-//! | [`Membership::planned`] | the voters as before; new members are learners | each new voter has caught up |
+//! | [`Membership::planned`] | the voters as before; new members are learners | each new voter has
+//! caught up |
 //! | [`Membership::joint`] | a quorum of the new voters and one of the old | |
 //! | [`Membership::entered`] | the new voters | |
 //!

@@ -109,13 +109,16 @@ impl Node {
         if let Body::NotAMember { commit, refused } = message.body {
             return self.core.leave_the_membership(commit, refused);
         }
+        if let Body::ForwardReply { start, number, outcome } = message.body {
+            self.core.forward_answered(message.from, start, number, outcome);
+        }
         // Requests for votes are ignored while the leader is live (§4.2.3). This precedes any
         // change of term.
         if asks_to_disturb(&message.body) && self.hears_a_leader() {
             return;
         }
-        // A leader of a later membership has to be followed (§4.1), although this node does not know
-        // it. But while a member leads, what a stranger sends changes nothing.
+        // A leader of a later membership has to be followed (§4.1), although this node does not
+        // know it. But while a member leads, what a stranger sends changes nothing.
         let acts = message.term > self.core.term()
             || leads(&message.body)
             || matches!(message.body, Body::Forward { .. } | Body::ReadIndex { .. });
@@ -471,10 +474,7 @@ impl Node {
     fn enter(&mut self, mut next: Next) {
         while next != Next::Stay {
             match &mut self.role {
-                Role::Follower(follower) => {
-                    follower.refuse_reads(&mut self.core);
-                    follower.lose_forwards(&mut self.core);
-                }
+                Role::Follower(follower) => follower.refuse_reads(&mut self.core),
                 Role::Leader(leader) => leader.resign(&mut self.core),
                 Role::Candidate(_) => self.core.outbox.forget_requests(),
             }

@@ -194,7 +194,8 @@ impl Contact {
     ) -> Result<(), Violation> {
         self.governs(at, membership, event);
         if node.is_diverged() {
-            // It processes nothing any more, and stops.
+            // It processes nothing any more, and stops once its disk has recorded that.
+            self.nodes[at].leads = false;
             return Ok(());
         }
         let before = self.nodes[at].term;

@@ -7,7 +7,7 @@ use crate::plan::{Fault, FaultKind, Swarm};
 use crate::random::Stream;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use storage::testing::{Fate, MemDisk, Operation, Verdict};
+use storage::testing::{Fate, MemDisk, Operation, Unsynced, Verdict};
 
 /// Delay before a node is started again whose disk failed at the start.
 pub const START_RETRY_US: u64 = 50_000;
@@ -168,8 +168,22 @@ pub fn fail_syncs(disk: &MemDisk) {
 /// The power of a disk fails: each unsynced sector is lost, kept or torn. Returns whether some were
 /// kept and some not, so that a write was torn.
 pub fn lose_unsynced(disk: &MemDisk, swarm: &Swarm, draw: &mut Stream) -> bool {
+    lose_unsynced_but(disk, swarm, draw, |_| false)
+}
+
+/// Like [`lose_unsynced`], but what `stays` names is kept.
+pub fn lose_unsynced_but(
+    disk: &MemDisk,
+    swarm: &Swarm,
+    draw: &mut Stream,
+    stays: impl Fn(Unsynced<'_>) -> bool,
+) -> bool {
     let (mut kept, mut lost) = (false, false);
-    disk.crash(|_| {
+    disk.crash(|unsynced| {
+        if stays(unsynced) {
+            kept = true;
+            return Fate::Kept;
+        }
         if draw.chance(swarm.keep_ppm) {
             kept = true;
             if draw.chance(swarm.tear_ppm) {

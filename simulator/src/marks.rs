@@ -58,6 +58,7 @@ pub const EXPECTED: &[&str] = &[
     "leaders changed",
     "the cluster came back",
     "the end of a log rotted",
+    "the last batch rotted in a crash",
     "the power failed within an operation of the disk",
 ];
 

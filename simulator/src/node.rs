@@ -49,6 +49,8 @@ pub(crate) struct Host<M> {
     pub rotting: Option<Rotting>,
     /// Set if its next write will be lost after it was reported durable.
     pub losing: Option<Losing>,
+    /// Set if its last synced batch will be damaged when the power fails within the next write.
+    pub rotting_end: Option<RottingEnd>,
     /// Its data has been damaged at some time: it may know less than before, if it reports the
     /// loss.
     pub rotten: bool,
@@ -123,6 +125,25 @@ pub(crate) struct Losing {
     pub down_us: u64,
     /// The files of the log, by path.
     pub files: BTreeMap<String, Vec<u8>>,
+}
+
+/// The last synced batch, which will be damaged when the power fails within the write after it.
+pub(crate) struct RottingEnd {
+    /// How long the node is down when the damage is done.
+    pub down_us: u64,
+    /// The batch, once one was synced.
+    pub batch: Option<EndBatch>,
+}
+
+/// The last batch that was synced.
+pub(crate) struct EndBatch {
+    /// The file of the log.
+    pub path: String,
+    /// The offset of its first block, and its blocks.
+    pub offset: usize,
+    pub bytes: Vec<u8>,
+    /// The content of the mark's file, if the mark covers the batch.
+    pub mark: Option<Vec<u8>>,
 }
 
 /// A log that was opened, what it has restored, and the snapshots.
@@ -243,6 +264,7 @@ impl<M: StateMachine> Host<M> {
             needed: Needed::default(),
             rotting: None,
             losing: None,
+            rotting_end: None,
             rotten: false,
             damaged: false,
             flips: false,
@@ -309,7 +331,7 @@ impl<M: StateMachine> Host<M> {
 
     /// Whether no damage is planned.
     pub fn is_whole(&self) -> bool {
-        self.rotting.is_none() && self.losing.is_none()
+        self.rotting.is_none() && self.losing.is_none() && self.rotting_end.is_none()
     }
 
     /// Whether the power has failed within an operation of the disk.
@@ -414,9 +436,14 @@ impl<M: StateMachine> Host<M> {
             Ok((directory, _)) => directory,
             // The disk still fails: the operator sees the error and starts the node again.
             Err(_) if self.failing || self.full => return Ok(None),
-            // After damage the only start-up error allowed is `LogGone`. Damage to a part of the
-            // log must not prevent a start.
+            // After damage a start may fail if all of the log is gone, or if the disk cannot read
+            // the block where the latest batch may be. Other damage to a part of the log must not
+            // prevent a start.
             Err(OpenError::LogGone) if self.damaged => {
+                self.dead = true;
+                return Ok(None);
+            }
+            Err(OpenError::Unreadable { .. }) if self.unreadable.is_some() => {
                 self.dead = true;
                 return Ok(None);
             }

@@ -179,7 +179,14 @@ macro_rules! kinds {
                 use FaultKind::*;
                 matches!(
                     self,
-                    Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot | Flip | Wipe
+                    Rot | RotEnd
+                        | Misdirect
+                        | LostWrite
+                        | Unreadable
+                        | SnapshotRot
+                        | Flip
+                        | Wipe
+                        | RotWriting
                 )
             }
 
@@ -187,7 +194,10 @@ macro_rules! kinds {
             /// stays.
             pub fn damages_files(self) -> bool {
                 use FaultKind::*;
-                matches!(self, Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot)
+                matches!(
+                    self,
+                    Rot | RotEnd | Misdirect | LostWrite | Unreadable | SnapshotRot | RotWriting
+                )
             }
 
             /// Whether a leader may lose its leadership to the fault without going down.
@@ -291,6 +301,11 @@ kinds! {
     /// The leader hands leadership over to node `amount` modulo the number of nodes, or to the best
     /// one if that is the leader itself.
     Transfer = "transfer",
+    /// The node's power fails within a write, and the last batch that was synced before it is
+    /// damaged. It comes back after `amount` µs. Nothing is damaged unless the durable mark or a
+    /// part of the write that is left proves that the batch was synced: otherwise nothing can tell
+    /// such damage from a torn write.
+    RotWriting = "rotw",
     /// An operator declares a membership at the leader: all members stay, and the bits of `amount`
     /// below [`MEMBERS_FORCED`] are the voters; all vote if there is no bit. Layer 1 only.
     Members = "members",

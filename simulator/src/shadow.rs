@@ -144,7 +144,7 @@ impl Shadow {
 
     /// Whether what was recovered is less than this and records the loss. Its tail may be one that
     /// the damaged writes had overwritten: then it is a log that a follower may have, and does not
-    /// reach beyond the entries recorded as lost.
+    /// reach the end that is recorded as lost.
     pub fn is_known_loss(&self, restored: &Restored) -> bool {
         let last = restored.entries.last().map_or(restored.snapshot.last, |entry| entry.id);
         let lost = restored.hard_state.lost;
@@ -152,6 +152,9 @@ impl Shadow {
         let anew = self.base.last == LogId::ZERO && self.hard_state.lost.is_some();
         (anew || restored.snapshot == self.base || restored.snapshot.last < self.base.last)
             && lost.is_some_and(|lost| lost >= self.last() && last <= lost)
+            // At that end the node counts as repaired, so it must have all that it had. If it had
+            // given its log up, that is the end of the earlier log.
+            && (anew || lost > Some(last) || self.holds(last))
     }
 
     /// Checks what a node has recovered from this disk: exactly that, with or without `maybe`, the

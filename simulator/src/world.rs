@@ -9,6 +9,7 @@ mod clients;
 mod disks;
 mod ending;
 mod faults;
+mod last_batch;
 mod machines;
 mod operator;
 mod steps;
@@ -20,7 +21,7 @@ use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
 use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
-use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting};
+use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting, RottingEnd};
 use crate::observer::{Observed, Observer};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::queue::Queue;
@@ -634,11 +635,7 @@ impl<'a, W: Workload> World<'a, W> {
             self.act(node, action)?;
         }
         self.look(node)?;
-        let diverged = self.hosts[node].up.as_ref().is_some_and(|running| {
-            let core = &running.node;
-            core.is_diverged() && core.durable_hard_state() == core.hard_state()
-        });
-        if diverged {
+        if self.hosts[node].up.as_ref().is_some_and(|running| running.node.has_given_up()) {
             if !self.hosts[node].flipped && self.copies_can_be_told() {
                 let detail = format!("node {node} takes its copy for wrong");
                 return violation(Check::OnlyACopyThatDiffersIsGivenUp, node, detail);

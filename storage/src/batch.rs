@@ -15,8 +15,7 @@
 //! 49  last: (term: u64, index: u64)      the end of the log after this batch
 //! 65  first: u64         the index of the first entry
 //! 73  entries: u32, base length: u32
-//! 81  repeats: u32       the number of preceding batches that it repeats
-//! 85  base: raft::Snapshot (codec)
+//! 81  base: raft::Snapshot (codec)
 //!     entries, each: term: u64, time: u64, number: u64, kind: u8, length: u32, payload
 //! ```
 //!
@@ -26,12 +25,13 @@
 
 use crate::block::{self, BLOCK_BYTES, Block, BlockWriter, CONTENT_BYTES, Place, u32_at, u64_at};
 use crate::codec;
+use crate::mark::Mark;
 use bytes::{Bytes, BytesMut};
 use raft::{
     CommandNumber, Entry, HardState, Index, LogId, LogTime, NodeId, Payload, Snapshot, Term,
 };
 
-const HEAD_BYTES: usize = 85;
+const HEAD_BYTES: usize = 81;
 const ENTRY_HEAD_BYTES: usize = 29;
 /// The most bytes of a batch. The core's limits keep writes far below it; a larger one panics.
 const BATCH_BYTES_MAX: usize = 1 << 30;
@@ -45,9 +45,6 @@ const LOST: u8 = 8;
 pub(crate) struct Draft<'a> {
     /// Whether the batch discards all entries of earlier batches.
     pub reset: bool,
-    /// The number of preceding batches that this one repeats. It replaces any of them that is
-    /// damaged. More than 1: a repetition was itself repeated.
-    pub repeats: u32,
     pub previous: u32,
     pub hard_state: HardState,
     /// The snapshot that the log begins after, encoded by the codec.
@@ -63,7 +60,9 @@ pub(crate) struct Batch {
     pub checksum: u32,
     pub blocks: u32,
     pub reset: bool,
-    pub repeats: u32,
+    /// What was synced before it. Batches between that and this one are repeated by this one, which
+    /// replaces any of them that is damaged.
+    pub synced: Mark,
     pub previous: u32,
     pub hard_state: HardState,
     pub base: Snapshot,
@@ -100,7 +99,6 @@ impl Draft<'_> {
         }
         head[73..77].copy_from_slice(&(self.entries.len() as u32).to_le_bytes());
         head[77..81].copy_from_slice(&(self.base.len() as u32).to_le_bytes());
-        head[81..85].copy_from_slice(&self.repeats.to_le_bytes());
         into.put(&head);
         into.put(self.base);
         for entry in self.entries {
@@ -147,7 +145,7 @@ fn put_entry(entry: &Entry, into: &mut BlockWriter) {
 /// begins there or part of it is damaged.
 pub(crate) fn read(blocks: &[u8], seed: u32, generation: u64, position: u32) -> Option<Batch> {
     let first = blocks.get(..BLOCK_BYTES)?;
-    let Block::Ours { batch: number, index: 0, checksum } =
+    let Block::Ours { batch: number, index: 0, checksum, synced } =
         block::classify(first, seed, generation, position)
     else {
         return None;
@@ -163,7 +161,7 @@ pub(crate) fn read(blocks: &[u8], seed: u32, generation: u64, position: u32) -> 
     for (at, block) in (0..).zip(blocks.chunks_exact(BLOCK_BYTES)) {
         if at > 0 {
             let expected = block::classify(block, seed, generation, position + at);
-            let Block::Ours { batch, index, checksum } = expected else { return None };
+            let Block::Ours { batch, index, checksum, .. } = expected else { return None };
             if batch != number || index != at {
                 return None;
             }
@@ -175,11 +173,11 @@ pub(crate) fn read(blocks: &[u8], seed: u32, generation: u64, position: u32) -> 
         return None;
     }
     content.truncate(length);
-    decode(content.freeze(), number, checksum, count)
+    decode(content.freeze(), number, checksum, count, synced)
 }
 
 /// `None` is impossible for the output of [`Draft::encode`]: the checksums have been checked.
-fn decode(content: Bytes, number: u64, checksum: u32, blocks: u32) -> Option<Batch> {
+fn decode(content: Bytes, number: u64, checksum: u32, blocks: u32, synced: Mark) -> Option<Batch> {
     let head = content.get(..HEAD_BYTES)?;
     let flags = head[16];
     let id = |at| LogId { term: Term(u64_at(head, at)), index: Index(u64_at(head, at + 8)) };
@@ -202,7 +200,7 @@ fn decode(content: Bytes, number: u64, checksum: u32, blocks: u32) -> Option<Bat
         checksum,
         blocks,
         reset: flags & RESET != 0,
-        repeats: u32_at(head, 81),
+        synced,
         previous: u32_at(head, 12),
         hard_state,
         base,
@@ -243,7 +241,8 @@ mod tests {
     use raft::Membership;
 
     const SEED: u32 = 5;
-    const PLACE: Place = Place { generation: 3, batch: 9, position: 2 };
+    const SYNCED: Mark = Mark { batch: 8, term: Term(1), end: LogId::ZERO };
+    const PLACE: Place = Place { generation: 3, batch: 9, position: 2, synced: SYNCED };
 
     /// A batch of three blocks.
     fn sealed(byte: u8) -> Vec<u8> {
@@ -257,7 +256,6 @@ mod tests {
         };
         let draft = Draft {
             reset: false,
-            repeats: 0,
             previous: 8,
             hard_state: HardState::default(),
             base: &base,

@@ -12,21 +12,30 @@
 //! 16  batch: u64         its number; batches of a log are numbered from 1
 //! 24  position: u32      of the block in the segment: a misdirected write is no block
 //! 28  index: u32         of the block in the batch
-//! 32  content
+//! 32  synced: u64        this batch and all before it were synced before the block was written
+//! 40  term: u64          the term in that batch
+//! 48  end: (term: u64, index: u64)       the end of the log after it, see `Mark`
+//! 64  content
 //! ```
+//!
+//! So any block that is readable proves how far the log went before it, even if the rest of its
+//! batch is torn and the batch before it is damaged.
 //!
 //! The checksum starts from a seed derived from the directory's incarnation, so a block of another
 //! node's log counts as damaged. Every later version keeps the position and meaning of the first
 //! eight bytes.
 
+use crate::mark::Mark;
+use raft::{Index, LogId, Term};
+
 /// Writes begin and end at multiples of this.
 pub(crate) const BLOCK_BYTES: usize = 4096;
-const HEAD_BYTES: usize = 32;
+const HEAD_BYTES: usize = 64;
 /// The bytes of a batch that one block holds.
 pub(crate) const CONTENT_BYTES: usize = BLOCK_BYTES - HEAD_BYTES;
 const MAGIC: &[u8; 3] = b"RfL";
 /// The format version of segments.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
 
 /// The position of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +44,8 @@ pub(crate) struct Place {
     pub batch: u64,
     /// The position of its first block in the segment.
     pub position: u32,
+    /// What was synced before it.
+    pub synced: Mark,
 }
 
 /// The classification of a block.
@@ -45,7 +56,7 @@ pub(crate) enum Block {
     /// Left over from an earlier use of the segment.
     Stale,
     /// Part of a batch of this segment.
-    Ours { batch: u64, index: u32, checksum: u32 },
+    Ours { batch: u64, index: u32, checksum: u32, synced: Mark },
     /// Written in another format version.
     OtherVersion { version: u8 },
     /// Everything else.
@@ -71,7 +82,16 @@ pub(crate) fn classify(block: &[u8], seed: u32, generation: u64, position: u32) 
     match u64_at(block, 8) {
         found if found < generation => Block::Stale,
         found if found > generation || u32_at(block, 24) != position => Block::Damaged,
-        _ => Block::Ours { batch: u64_at(block, 16), index: u32_at(block, 28), checksum },
+        _ => Block::Ours {
+            batch: u64_at(block, 16),
+            index: u32_at(block, 28),
+            checksum,
+            synced: Mark {
+                batch: u64_at(block, 32),
+                term: Term(u64_at(block, 40)),
+                end: LogId { term: Term(u64_at(block, 48)), index: Index(u64_at(block, 56)) },
+            },
+        },
     }
 }
 
@@ -155,6 +175,10 @@ impl BlockWriter {
         block[16..24].copy_from_slice(&place.batch.to_le_bytes());
         block[24..28].copy_from_slice(&(place.position + index as u32).to_le_bytes());
         block[28..32].copy_from_slice(&(index as u32).to_le_bytes());
+        let Mark { batch, term, end } = place.synced;
+        for (at, number) in (32..).step_by(8).zip([batch, term.0, end.term.0, end.index.0]) {
+            block[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
         let checksum = crc32c::crc32c_append(seed, &block[4..]);
         block[..4].copy_from_slice(&checksum.to_le_bytes());
         checksum

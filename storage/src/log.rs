@@ -137,6 +137,14 @@ struct State {
     last: LogId,
 }
 
+impl State {
+    /// The statement that this batch and all before it are synced.
+    fn mark(&self) -> Mark {
+        let HardState { term, lost, .. } = self.hard_state;
+        Mark { batch: self.number, term, end: lost.map_or(self.last, |lost| lost.max(self.last)) }
+    }
+}
+
 #[derive(Debug)]
 struct Current<F> {
     segment: Segment<F>,
@@ -226,8 +234,7 @@ impl<D: Disk> Log<D> {
             return Ok(());
         }
         let Some(mark) = &mut self.mark else { return self.open_mark() };
-        let State { number, hard_state, last, .. } = &self.state;
-        mark.write(Mark { batch: *number, term: hard_state.term, last: *last })?;
+        mark.write(self.state.mark())?;
         mark.sync()
     }
 
@@ -238,7 +245,7 @@ impl<D: Disk> Log<D> {
             hard_state: batch.hard_state,
             base: batch.log_start.map(LogStart::snapshot),
             reset: matches!(batch.log_start, Some(LogStart::Reset(_))),
-            repeats: 0,
+            repeats_after: None,
             entries: batch.entries,
         })?;
         self.batches_since_mark += 1;
@@ -252,13 +259,12 @@ impl<D: Disk> Log<D> {
 
     fn write_mark(&mut self) -> io::Result<()> {
         self.batches_since_mark = 0;
-        let State { number, hard_state, last, .. } = &self.state;
         if self.mark.as_ref().is_some_and(|mark| !mark.has_name()) {
             self.mark = None;
             return self.open_mark();
         }
         match &mut self.mark {
-            Some(mark) => mark.write(Mark { batch: *number, term: hard_state.term, last: *last }),
+            Some(mark) => mark.write(self.state.mark()),
             None => Ok(()),
         }
     }
@@ -275,8 +281,8 @@ struct Change<'a> {
     /// The new base, if it changes.
     base: Option<&'a Snapshot>,
     reset: bool,
-    /// The number of preceding batches that this one repeats.
-    repeats: u32,
+    /// Set if the batch repeats those after this one, which may not be on the disk.
+    repeats_after: Option<Mark>,
     entries: &'a [Entry],
 }
 
@@ -308,7 +314,6 @@ impl<D: Disk> Log<D> {
         };
         let draft = Draft {
             reset: change.reset,
-            repeats: change.repeats,
             previous: self.state.checksum,
             hard_state: change.hard_state,
             base: if change.base.is_some() { &self.new_base } else { &self.state.encoded_base },
@@ -323,6 +328,7 @@ impl<D: Disk> Log<D> {
         let place = Place {
             generation: current.segment.generation,
             batch: self.state.number + 1,
+            synced: change.repeats_after.unwrap_or_else(|| self.state.mark()),
             position: (current.used / BLOCK_BYTES as u64) as u32,
         };
         let (checksum, blocks) = batch::seal(&mut self.writer, self.seed, place);

@@ -2,9 +2,11 @@
 //!
 //! Damage in the highest batch looks the same in two cases: its write was cut off, or it was
 //! synced, acknowledged and damaged later. The mark distinguishes them, for the batches it covers.
-//! It is written every 64 batches, after a sync, and nothing waits for it. It is synced only when
-//! it is created, when a start has repeated the latest batch, and when the log is closed. A
-//! missing, damaged or old mark covers fewer batches and has no other effect.
+//! Each block of the log makes the same statement about the batches before its own (`block.rs`).
+//! The file covers the last batch too, which nothing follows. It is written every 64 batches, after
+//! a sync, and nothing waits for it. It is synced only when it is created, when a start has
+//! repeated the latest batch, and when the log is closed. A missing, damaged or old mark covers
+//! fewer batches and has no other effect.
 //!
 //! The file has two slots that are written in turn, so a torn write leaves the previous mark
 //! intact.
@@ -27,8 +29,9 @@ pub(crate) struct Mark {
     pub batch: u64,
     /// The term in the last of them.
     pub term: Term,
-    /// The end of the log after it.
-    pub last: LogId,
+    /// The end of the log after it. If the node had already lost entries and has not been repaired,
+    /// the end of what it had lost. A node that loses these batches must be repaired to this end.
+    pub end: LogId,
 }
 
 /// The open file `MARK`.
@@ -75,8 +78,8 @@ impl<F: DiskFile> MarkFile<F> {
         bytes[4..8].copy_from_slice(MAGIC);
         bytes[8..16].copy_from_slice(&mark.batch.to_le_bytes());
         bytes[16..24].copy_from_slice(&mark.term.0.to_le_bytes());
-        bytes[24..32].copy_from_slice(&mark.last.term.0.to_le_bytes());
-        bytes[32..40].copy_from_slice(&mark.last.index.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&mark.end.term.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&mark.end.index.0.to_le_bytes());
         let checksum = crc32c::crc32c_append(self.seed, &bytes[4..]);
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         self.file.write_at(self.slot * SLOT_BYTES as u64, &bytes)?;
@@ -98,6 +101,6 @@ fn read_slot(file: &impl DiskFile, slot: u64, seed: u32) -> Option<Mark> {
     Some(Mark {
         batch: u64_at(&bytes, 8),
         term: Term(u64_at(&bytes, 16)),
-        last: LogId { term: Term(u64_at(&bytes, 24)), index: Index(u64_at(&bytes, 32)) },
+        end: LogId { term: Term(u64_at(&bytes, 24)), index: Index(u64_at(&bytes, 32)) },
     })
 }

@@ -6,7 +6,7 @@ use crate::batch;
 use crate::block::{self, BLOCK_BYTES, Block};
 use crate::mark::Mark;
 use crate::replay::{Replay, Replayed};
-use crate::segment;
+use crate::segment::{self, Content};
 use crate::{IdentityError, LockError};
 use raft::{LogId, NodeId};
 use std::fmt;
@@ -27,30 +27,37 @@ use std::io;
 /// | every batch follows the one before, and nothing else is there | [`Case::Clean`] |
 /// | the same, and blocks left over from earlier uses of a segment | [`Case::Clean`] |
 /// | damage after the highest intact batch, no proof of a sync | [`Case::TornTail`]; it is erased |
+/// | the same, and the disk cannot read such a block | error [`OpenError::Unreadable`] |
 /// | damage or a gap below an intact batch, no longer needed | [`Case::HarmlessDamage`] |
 /// | damage or a gap in batches that a later one repeats | [`Case::Repeated`] |
 /// | damage or a gap below an intact batch, still needed | [`Case::Rotten`] |
 /// | an intact batch that does not match its successor | as if it were damaged |
 /// | damage after the highest intact batch, covered by the mark | [`Case::RottenEnd`] |
-/// | damage after the highest intact batch, and a block of batch N + 2 | [`Case::RottenEnd`] |
+/// | the same, and a block of a later batch is readable | [`Case::RottenEnd`] |
 /// | a file in `log/` that is not a segment | [`Case::ForeignFile`]: left alone |
 ///
-/// N is the number of the highest intact batch. A batch is begun only after the sync of the one
-/// before. So a block of batch N + 2 proves that batch N + 1 was synced. Without such proof, batch
-/// N + 1 was never acknowledged. A batch does not match its successor if the successor has recorded
-/// another checksum for it.
+/// A batch is begun only after the sync of the one before, and each of its blocks states which
+/// batches were synced, how far the log went and in which term. So any readable block of batch
+/// N + 1 proves that batch N was synced, and what is lost with it. The exception is a repetition: a
+/// start repeats the latest batch because that may not be on the disk. Without proof, the batch
+/// after the highest intact one was never acknowledged. A batch does not match its successor if the
+/// successor has recorded another checksum for it.
 ///
 /// After `Rotten` and `RottenEnd` the node may have lost acknowledged entries. The restored log is
 /// that from just before the damage. It omits entries that cannot have been in the damaged log:
 /// those were overwritten there, and would make the end of the log look later. `hard_state.lost`
-/// records how far the log went. All of this is written at once as a new log, so no later start
-/// knows less. After `RottenEnd` the latest vote is unknown, so the node counts as having voted for
-/// itself.
+/// records how far the log went; the node does not vote until it is repaired to there. All of this
+/// is written at once as a new log, so no later start knows less. After `RottenEnd` the latest vote
+/// is unknown, so the node counts as having voted for itself.
 ///
 /// One window remains: damage in the highest batch looks like a torn write if the batch was synced
-/// after the last mark. A batch that a power failure cuts off cannot be distinguished from one that
-/// is damaged before the next is written, while no mark covers it. No log with one sync per batch
-/// can distinguish them.
+/// after the last mark, and no block of a later batch is readable (repetitions do not count). A
+/// batch that a power failure cuts off cannot be distinguished from one that is damaged before the
+/// next is written. No log with one sync per batch can distinguish them.
+///
+/// A torn write leaves blocks that can be read. So a block that the disk cannot read, where the
+/// batch after the highest intact one would be, may be acknowledged. Nothing is erased on the word
+/// of a read that failed. Below an intact batch, such a block counts as damaged.
 ///
 /// An operator does nothing about `Empty`, `NotBegun`, `Clean`, `TornTail` and `HarmlessDamage`,
 /// and may leave the file of `ForeignFile`. After `Repeated` and `NewerSnapshot`, synced bytes are
@@ -217,6 +224,23 @@ pub enum OpenError {
         /// The format version of the file.
         version: u8,
     },
+    /// The disk cannot read a block that may be the last one acknowledged. Nothing was changed.
+    /// Start again; if the error stays, the disk has lost the block.
+    #[error(
+        "{path}: the disk cannot read the block at byte {offset}, at the end of the log: {source}. \
+         What was acknowledged may be in it, so nothing was changed. Start again when the disk works. \
+         If it has lost the block for good, this member is lost: the cluster goes on while a \
+         majority of the members is up. Then remove it from the cluster, and add it again with an \
+         empty directory"
+    )]
+    Unreadable {
+        /// The path of the file.
+        path: String,
+        /// The offset of the block in the file.
+        offset: u64,
+        /// The error of the disk.
+        source: io::Error,
+    },
     /// A setting is out of range.
     #[error("segment_bytes is {bytes}, and must be a positive multiple of 4096")]
     SegmentSize {
@@ -245,6 +269,10 @@ pub(crate) struct Scan {
     remains: Vec<Remains>,
     /// The highest batch number in any intact block.
     highest_seen: u64,
+    /// The latest statement of any intact block about the batches before its own.
+    proof: Option<Mark>,
+    /// A block that cannot be read, where the batch after the latest intact one would be.
+    unreadable: Option<(Remains, io::Error)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -280,22 +308,29 @@ pub(crate) struct Scanned {
 impl Scan {
     /// Reads a segment. Its generation is greater than that of the previous one. The error is the
     /// version of a block of another version.
-    pub fn segment(&mut self, content: &[u8], seed: u32, generation: u64) -> Result<(), u8> {
+    pub fn segment(&mut self, content: Content, seed: u32, generation: u64) -> Result<(), u8> {
+        let Content { blocks, mut unreadable } = content;
         let at = self.segments.len();
-        let mut damaged = !content.len().is_multiple_of(BLOCK_BYTES);
-        let mut position = 0;
-        while let Some(rest) = content.get(position as usize * BLOCK_BYTES..) {
+        let (mut damaged, mut position) = (false, 0);
+        // Whether the block may belong to the batch after the latest intact one.
+        let mut is_next = true;
+        while let Some(rest) = blocks.get(position as usize * BLOCK_BYTES..) {
             if rest.len() < BLOCK_BYTES {
                 break;
             }
             match block::classify(&rest[..BLOCK_BYTES], seed, generation, position) {
                 Block::OtherVersion { version } => return Err(version),
-                Block::NoOp | Block::Stale => {}
+                Block::NoOp | Block::Stale => is_next = false,
                 Block::Damaged => {
                     damaged = true;
-                    self.remains.push(Remains { generation, position });
+                    let place = Remains { generation, position };
+                    self.remains.push(place);
+                    if let Some(error) = unreadable.remove(&position).filter(|_| is_next) {
+                        self.unreadable.get_or_insert((place, error));
+                    }
                 }
-                Block::Ours { batch: number, index, .. } => {
+                Block::Ours { batch: number, index, synced, .. } => {
+                    self.proof = latest(self.proof, Some(synced));
                     let batch = (index == 0 && number > self.fold.number())
                         .then(|| batch::read(rest, seed, generation, position))
                         .flatten();
@@ -304,6 +339,8 @@ impl Scan {
                         self.highest_seen = self.highest_seen.max(number);
                         self.end = Some((at, position));
                         self.remains.clear();
+                        self.unreadable = None;
+                        is_next = true;
                         self.fold.push(batch, at);
                         continue;
                     }
@@ -314,7 +351,7 @@ impl Scan {
             }
             position += 1;
         }
-        let len = content.len() as u64;
+        let len = blocks.len() as u64;
         self.segments.push(ScannedSegment { generation, len, damaged });
         Ok(())
     }
@@ -338,24 +375,29 @@ impl Scan {
     /// Decides what to restore. `node` is the owner of the directory.
     pub fn finish(mut self, mark: Option<Mark>, node: NodeId) -> Result<Scanned, OpenError> {
         let number = self.fold.number();
-        let marked = mark.filter(|mark| mark.batch > number);
-        // Batch N + 2 is begun after the receipt for N + 1, so N + 1 was synced.
-        let proven = self.highest_seen > number + 1;
-        let synced = marked.is_some() || proven;
-        if number == 0 && synced {
-            return Err(OpenError::LogGone);
-        }
-        if synced {
-            self.fold.end_in_hole();
+        // The latest batch that was synced, if it is missing.
+        let missing = latest(mark, self.proof).filter(|synced| synced.batch > number);
+        match (missing, self.unreadable.take()) {
+            (Some(synced), _) if number > 0 => self.fold.end_in_hole(synced.end),
+            (_, Some((Remains { generation, position }, source))) => {
+                let offset = u64::from(position) * BLOCK_BYTES as u64;
+                return Err(OpenError::Unreadable {
+                    path: segment::path(generation),
+                    offset,
+                    source,
+                });
+            }
+            (Some(_), None) => return Err(OpenError::LogGone),
+            (None, None) => {}
         }
         let mut cases = Vec::new();
-        let batches = self.fold.batches + u64::from(number > 0 && !synced);
+        let batches = self.fold.batches + u64::from(number > 0 && missing.is_none());
         let (mut replayed, harmless, repeated) = std::mem::take(&mut self.fold).finish();
         cases.extend(harmless.into_iter().map(|batch| Case::HarmlessDamage { batch }));
         cases.extend(repeated.into_iter().map(|batch| Case::Repeated { batch }));
         match &mut replayed {
             None => cases.push(Case::NotBegun),
-            Some(Replayed { hole: Some(_), .. }) if synced => {
+            Some(Replayed { hole: Some(_), .. }) if missing.is_some() => {
                 cases.push(Case::RottenEnd { batch: number + 1 });
             }
             Some(Replayed { hole: Some(hole), .. }) => cases.push(Case::Rotten { batch: *hole }),
@@ -368,7 +410,7 @@ impl Scan {
             cases.push(self.loss_files());
         }
         if let Some(replayed) = replayed.as_mut().filter(|replayed| replayed.hole.is_some()) {
-            note_loss(replayed, mark.filter(|mark| mark.batch >= number), synced.then_some(node));
+            note_loss(replayed, missing, node);
         }
         Ok(Scanned {
             replayed,
@@ -382,15 +424,20 @@ impl Scan {
     }
 }
 
-/// Records in the hard state how far the log went. If `abstain` is given, the latest hard state is
-/// lost too: that node counts as having voted for itself, so it grants no vote in that term.
-fn note_loss(replayed: &mut Replayed, mark: Option<Mark>, abstain: Option<NodeId>) {
+/// Of two statements, the one about the later batch.
+fn latest(a: Option<Mark>, b: Option<Mark>) -> Option<Mark> {
+    a.into_iter().chain(b).max_by_key(|synced| synced.batch)
+}
+
+/// Records in the hard state how far the log went. If the batches up to `missing` are missing, the
+/// latest hard state is lost too: `node` counts as having voted for itself in the latest term, so
+/// it grants no vote in that term.
+fn note_loss(replayed: &mut Replayed, missing: Option<Mark>, node: NodeId) {
     let hard = &mut replayed.state.hard_state;
-    let known = [Some(replayed.last), hard.lost, mark.map(|mark| mark.last)];
-    hard.lost = known.into_iter().flatten().max();
-    let Some(node) = abstain else { return };
-    if let Some(mark) = mark.filter(|mark| mark.term > hard.term) {
-        hard.term = mark.term;
+    hard.lost = hard.lost.max(Some(replayed.last));
+    let Some(missing) = missing else { return };
+    if missing.term > hard.term {
+        hard.term = missing.term;
         hard.vote = None;
     }
     hard.vote = hard.vote.or(Some(node));

@@ -11,6 +11,7 @@
 //! write. It counts as a hole.
 
 use crate::batch::Batch;
+use crate::mark::Mark;
 use raft::{Entry, HardState, Index, LogId, Snapshot};
 
 /// The log after some batch.
@@ -28,8 +29,8 @@ pub(crate) struct Latest {
     pub number: u64,
     pub checksum: u32,
     pub reset: bool,
-    /// The number of preceding batches that it repeats.
-    pub repeats: u32,
+    /// What was synced before it, see [`Batch::synced`].
+    pub synced: Mark,
     /// The number of its entries. They are the last ones of the state.
     pub entries: usize,
 }
@@ -41,8 +42,8 @@ pub(crate) struct Replay {
     before_hole: Option<State>,
     /// The first hole since the state was last complete.
     hole: Option<u64>,
-    /// Batches after the latest one are missing.
-    ended_in_hole: bool,
+    /// Batches after the latest one are missing. The end of the log after them.
+    end_after_hole: Option<LogId>,
     pending: Option<(Batch, usize)>,
     latest: Option<Latest>,
     /// For each segment, the highest index of an entry in it that a later batch has not replaced.
@@ -63,7 +64,7 @@ pub(crate) struct Replayed {
     /// If set, entries are lost: the state has those from before this missing batch. 0 means that
     /// the oldest batches are missing.
     pub hole: Option<u64>,
-    /// The end of the log after the latest batch, lost entries included.
+    /// The end of the log after the latest batch that was synced, lost entries included.
     pub last: LogId,
     pub highest: Vec<Index>,
 }
@@ -89,7 +90,7 @@ impl Replay {
         }
         if refuted || !follows {
             let missing = self.first_missing();
-            if batch.number - missing <= u64::from(batch.repeats) {
+            if missing > batch.synced.batch {
                 self.repeated.extend(missing..batch.number);
             } else {
                 self.open_hole(missing);
@@ -98,11 +99,11 @@ impl Replay {
         self.pending = Some((batch, segment));
     }
 
-    /// The highest batches are missing: nothing is known after the latest one.
-    pub fn end_in_hole(&mut self) {
+    /// The highest batches are missing: after the latest one, only the end of the log is known.
+    pub fn end_in_hole(&mut self, end: LogId) {
         self.apply_pending();
         self.open_hole(self.first_missing());
-        self.ended_in_hole = true;
+        self.end_after_hole = Some(end);
     }
 
     /// The resulting state, or `None` if there were no batches; then the harmless holes and the
@@ -112,15 +113,16 @@ impl Replay {
         let (Some(state), Some(latest)) = (self.state.take(), self.latest) else {
             return (None, self.harmless, self.repeated);
         };
-        let last = state.last;
-        if state.is_complete() && !self.ended_in_hole {
+        let last = self.end_after_hole.unwrap_or(state.last);
+        if state.is_complete() && self.end_after_hole.is_none() {
             self.harmless.extend(self.hole);
             let replayed = Replayed { state, latest, hole: None, last, highest: self.highest };
             return (Some(replayed), self.harmless, self.repeated);
         }
-        // Hard state and base are the latest ones. The entries are those from before the hole that
-        // still follow the base and can have been in the log that ended with `last`. Terms never
-        // decrease along that log, so entries of a later term were overwritten in the hole.
+        // Hard state and base are the latest readable ones. The entries are those from before the
+        // hole that still follow the base and can have been in the log that ended with `last`.
+        // Terms never decrease along that log, so entries of a later term were overwritten in the
+        // hole.
         let mut entries = self.before_hole.take().map(|before| before.entries).unwrap_or_default();
         let kept = |entry: &Entry| entry.id.index <= last.index && entry.id.term <= last.term;
         entries.truncate(entries.partition_point(kept));
@@ -145,7 +147,7 @@ impl Replay {
             number: batch.number,
             checksum: batch.checksum,
             reset: batch.reset,
-            repeats: batch.repeats,
+            synced: batch.synced,
             entries: batch.entries.len(),
         });
         if batch.reset {

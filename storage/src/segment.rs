@@ -11,6 +11,7 @@
 use crate::block::BLOCK_BYTES;
 use crate::disk::NO_INODES;
 use crate::{Disk, DiskFile};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -239,20 +240,32 @@ fn fill(file: &mut impl DiskFile, bytes: u64) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Reads a whole segment. A block that the disk cannot read is returned as a damaged block, not as
-/// an error.
-pub(crate) fn read(file: &impl DiskFile) -> io::Result<Vec<u8>> {
+/// The content of a segment.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    /// Whole blocks. One that the disk cannot read counts as damaged.
+    pub blocks: Vec<u8>,
+    /// The blocks that the disk cannot read, by position.
+    pub unreadable: BTreeMap<u32, io::Error>,
+}
+
+/// Reads a whole segment. A part of a block at the end is filled up with zeros: a power failure may
+/// leave only a part of a batch that extended its file.
+pub(crate) fn read(file: &impl DiskFile) -> io::Result<Content> {
     let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
-    let mut content = vec![0; len];
-    for (chunk_at, chunk) in (0..).step_by(READ_BYTES).zip(content.chunks_mut(READ_BYTES)) {
+    let mut blocks = vec![0; len];
+    let mut unreadable = BTreeMap::new();
+    for (chunk_at, chunk) in (0..).step_by(READ_BYTES).zip(blocks.chunks_mut(READ_BYTES)) {
         if crate::disk::read_exact_at(file, chunk_at, chunk).is_ok() {
             continue;
         }
         for (at, block) in (chunk_at..).step_by(BLOCK_BYTES).zip(chunk.chunks_mut(BLOCK_BYTES)) {
-            if crate::disk::read_exact_at(file, at, block).is_err() {
+            if let Err(error) = crate::disk::read_exact_at(file, at, block) {
                 block.fill(0xff);
+                unreadable.insert((at / BLOCK_BYTES as u64) as u32, error);
             }
         }
     }
-    Ok(content)
+    blocks.resize(len.next_multiple_of(BLOCK_BYTES), 0);
+    Ok(Content { blocks, unreadable })
 }

@@ -17,7 +17,7 @@
 //!
 //! A node that joins has an empty data directory. It makes its incarnation durable, and asks the
 //! nodes on its list for its membership until one of them reports that it is a member. A member
-//! that is told to add it asks it for its incarnation ([`identity_of`]).
+//! that is about to add it asks it for its incarnation ([`identity_of`]).
 
 mod admission;
 mod asking;

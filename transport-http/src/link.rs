@@ -77,8 +77,8 @@ impl LinkError {
     }
 }
 
-/// Keeps a stream to the peer open, until the queue is closed and empty. To a node that is no member,
-/// opens one stream.
+/// Keeps a stream to the peer open, until the queue is closed and empty. To a node that is no
+/// member, opens one stream.
 pub(crate) async fn keep<N: Net>(
     shared: Arc<Shared<N>>,
     peer: NodeId,

@@ -254,7 +254,7 @@ impl<N: Net> Shared<N> {
         let mut visitors = lock(&self.visitors);
         let before = lock(&self.addresses).clone();
         visitors.retain(|(id, _)| before.get(id) == addresses.get(id));
-        // A node that has been removed is told so: its stream may have been opened before.
+        // A node that has been removed learns it from a reply. Its stream may be an earlier one.
         let gone = before.into_iter().filter(|(id, _)| !addresses.contains_key(id));
         visitors.extend(gone);
         while visitors.len() > VISITORS_MAX {

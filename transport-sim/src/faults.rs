@@ -111,6 +111,7 @@ impl<A: App> Cluster<A> {
             // Layer 1 covers all kinds of damage to a log. Here each kind is damage to one byte.
             FaultKind::Rot
             | FaultKind::RotEnd
+            | FaultKind::RotWriting
             | FaultKind::Misdirect
             | FaultKind::LostWrite
             | FaultKind::Unreadable

@@ -23,7 +23,7 @@ use simulator::random::{Purpose, Stream};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::testing::{Faults, MemDisk, Verdict};
+use storage::testing::{Faults, MemDisk, Operation, Verdict};
 use storage::{ClusterId, Directory, DurableIncarnation};
 use tokio::sync::oneshot;
 use transport_http::{BootstrapError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
@@ -307,16 +307,21 @@ impl<A: App> Cluster<A> {
     }
 }
 
-/// Makes the power fail at one of the next operations of a disk. From then on all operations fail.
+/// Makes the power fail within one of the next operations of a disk that change it. Of a write, a
+/// part is done. After that nothing changes on the disk any more.
 fn fails_after(draw: &mut Stream, failed: Arc<AtomicBool>) -> Faults {
     let mut left = draw.below(OPERATIONS);
     let done_bytes = draw.below(5_000) as usize;
-    Box::new(move |_| {
+    Box::new(move |operation| {
+        if matches!(operation, Operation::Read { .. }) {
+            return Verdict::Done;
+        }
         left = left.saturating_sub(1);
         if left > 0 {
             return Verdict::Done;
         }
-        failed.store(true, Ordering::Relaxed);
+        let is_first = !failed.swap(true, Ordering::Relaxed);
+        let done_bytes = if is_first { done_bytes } else { 0 };
         Verdict::Fails { kind: ErrorKind::Other, done_bytes }
     })
 }

@@ -1,5 +1,5 @@
-//! An operator who replaces the disk of a member: removes the member, and adds it again with its new
-//! data directory. Goes on until it is done, whatever fails meanwhile.
+//! An operator who replaces the disk of a member: removes the member, and adds it again with its
+//! new data directory. Goes on until it is done, whatever fails meanwhile.
 //!
 //! The quorums that the checks count stay right: a quorum of one node fewer is no smaller, and the
 //! same nodes are in it.

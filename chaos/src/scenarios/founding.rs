@@ -35,7 +35,7 @@ fn disagree(attack: &mut Attack<'_>) -> Step {
     let host = |_| "127.0.0.1".to_owned();
     let settings = |_| Settings::default();
     let root = attack.root.clone();
-    let mut cluster = Cluster::new(&root, &attack.stage.binary, &handle, 5, host, settings)?;
+    let mut cluster = Cluster::new(&root, &attack.stage.binary, &handle, (5, 0), host, settings)?;
     let five = cluster.peers.clone();
     let three = five.split(',').take(3).collect::<Vec<_>>().join(",");
     let mut order = vec![0, 1, 2, 3, 4];

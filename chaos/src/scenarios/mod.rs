@@ -5,6 +5,7 @@ mod disks;
 mod files;
 mod founding;
 mod logs;
+mod members;
 mod names;
 mod network;
 mod overload;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
         overload::SCENARIOS,
         names::SCENARIOS,
         founding::SCENARIOS,
+        members::SCENARIOS,
     ];
     let entries = tables.into_iter().flatten();
     let scenario = |(name, about, quick, run): &Entry| {

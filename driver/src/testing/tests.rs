@@ -257,8 +257,8 @@ enum Mistake {
     LossNotReported,
     /// A message to a peer that is gone is dropped, and the loss is not reported.
     GoneNotReported,
-    /// Nodes that are no members any more get messages.
-    MembersForgotten,
+    /// A node that was removed is not answered.
+    RemovedNotAnswered,
     /// No peer is ever connected.
     NeverConnected,
     /// The offer of a snapshot loses its time.
@@ -296,7 +296,7 @@ struct Channels {
 impl Channels {
     fn peer(&self, to: NodeId) -> Option<Inbox> {
         let is_member = self.members.lock().unwrap().members.contains_key(&to);
-        let sends = is_member || self.mistake == Mistake::MembersForgotten;
+        let sends = is_member || self.mistake != Mistake::RemovedNotAnswered;
         self.inboxes.lock().unwrap().get(&to).filter(|inbox| sends && !inbox.is_closed()).cloned()
     }
 }
@@ -453,7 +453,7 @@ fn every_planted_mistake_of_a_transport_is_found() {
         (Mistake::LargeDropped, "a message never arrives"),
         (Mistake::LossNotReported, "of 200 messages were lost, and no loss was reported"),
         (Mistake::GoneNotReported, "messages to a peer that is gone are lost"),
-        (Mistake::MembersForgotten, "no member any more"),
+        (Mistake::RemovedNotAnswered, "a message never arrives"),
         (Mistake::NeverConnected, "`is_connected` is false"),
         (Mistake::OfferAltered, "an offer of a snapshot is not the one that was sent"),
         (Mistake::StateCutOff, "arrived, and differ at byte"),

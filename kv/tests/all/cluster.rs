@@ -1,8 +1,8 @@
 //! The `raft-kv` program as users run it: processes, files, sockets and signals.
 
 use crate::local::{
-    Cluster, PATIENCE, cluster_command, complaint, free_ports, get, scratch, signal,
-    wait_until_gone,
+    Cluster, PATIENCE, PEER_PORT_OFFSET, PROGRAM, cluster_command, complaint, free_ports, get,
+    scratch, signal, wait_until_gone,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -592,4 +592,45 @@ fn a_node_without_a_directory_of_its_own_says_how_to_begin() {
     assert_eq!(refused.status.code(), Some(CONFIGURATION));
     let said = complaint(&refused);
     assert!(said.contains("--bootstrap") && said.contains("--join"), "{said}");
+}
+
+#[test]
+fn a_member_is_removed_and_added_again_with_an_empty_directory() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(3);
+    let mut cluster = Cluster::start(&data, port);
+    assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    let address = cluster.address(2).to_string();
+    let members = |cluster: &Cluster| {
+        let listed = cluster.run(&["members"]);
+        assert!(listed.status.success(), "{}", complaint(&listed));
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    assert!(members(&cluster).contains(&address));
+    let removed = cluster.run(&["members", "remove", "2"]);
+    assert!(removed.status.success(), "{}", complaint(&removed));
+    let line = cluster.wait_for_line("node 2 stopped");
+    assert!(line.contains("not a member of its cluster any more"), "{line}");
+    assert!(!members(&cluster).contains(&address));
+    // Nobody starts it again with that directory.
+    let again = cluster.run(&["members", "remove", "2"]);
+    assert_eq!(again.status.code(), Some(3), "{}", complaint(&again));
+    assert!(cluster.stop().success());
+
+    fs::remove_dir_all(data.join("node-2")).unwrap();
+    let cluster = Cluster::start(&data, port);
+    let peer = format!("127.0.0.1:{}", port + 2 + PEER_PORT_OFFSET);
+    let entry = format!("2={address}/{peer}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // The supervisor starts it with a pause, first to bootstrap and then to join.
+    loop {
+        let added = cluster.run(&["members", "add", &entry]);
+        if added.status.success() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{}", complaint(&added));
+    }
+    assert!(members(&cluster).contains(&address));
+    let got = Command::new(PROGRAM).args(["get", "hello", "--server", &address]).output().unwrap();
+    assert_eq!(got.stdout, b"world");
 }

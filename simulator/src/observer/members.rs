@@ -108,8 +108,7 @@ impl<M: StateMachine> Observer<M> {
     ) -> Result<(), Violation> {
         let in_force = &self.in_force[at];
         let (id, latest) = in_force.latest();
-        // Rare enough that the cost of a whole status does not matter.
-        if node.status().membership != *latest {
+        if node.membership() != latest {
             let detail = format!("node {at}: the latest in its log is that of {id}");
             return violation(Check::LatestMembershipIsInForce, (at, id), detail);
         }

@@ -99,6 +99,9 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
         FaultKind::CrashAt => {
             format!("power of {node} fails within operation {} of its disk", fault.amount % 32)
         }
+        FaultKind::RotWriting => {
+            format!("the last batch of {node} rots in a crash; back after {lasts}")
+        }
         FaultKind::RotEnd => {
             format!("{node} stops, and the end of its log rots; back after {lasts}")
         }

@@ -11,6 +11,12 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         }
         let now = self.now(node);
+        let is_outstanding = |up: &node::Running<W::Machine>| up.write.is_some();
+        if self.hosts[node].up.as_ref().is_some_and(is_outstanding) && self.rots_within_write(node)
+        {
+            return Ok(());
+        }
+        let before = self.before_write(node);
         let host = &mut self.hosts[node];
         let Some(running) = &mut host.up else { return Ok(()) };
         let Some(write) = running.write.take() else { return Ok(()) };
@@ -42,6 +48,9 @@ impl<W: Workload> World<'_, W> {
                     }
                 }
                 self.loses_write(node);
+                if let Some(before) = before {
+                    self.finds_end(node, before);
+                }
                 self.poll(node)?;
                 self.rots(node);
                 Ok(())
@@ -139,7 +148,7 @@ impl<W: Workload> World<'_, W> {
         let host = &mut self.hosts[node];
         let running = host.up.take()?;
         host.restore_disk();
-        host.losing = None;
+        (host.losing, host.rotting_end) = (None, None);
         host.tries_again = false;
         let open = running.proposals.into_values().chain(running.forwards.into_values());
         let open: Vec<usize> = open.collect();

@@ -52,7 +52,7 @@ impl<W: Workload> World<'_, W> {
         self.calm = true;
         self.operator.replaces.clear();
         for host in &mut self.hosts {
-            (host.rotting, host.losing) = (None, None);
+            (host.rotting, host.losing, host.rotting_end) = (None, None, None);
         }
         faults::lift_all(self, self.hosts.len());
         self.struck.clear();

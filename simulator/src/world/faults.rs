@@ -93,6 +93,12 @@ impl<W: Workload> World<'_, W> {
                     host.losing = Some(Losing { down_us: fault.amount, files: segments(host) });
                 }
             }
+            FaultKind::RotWriting => {
+                let host = &mut self.hosts[node];
+                if host.up.is_some() && host.is_whole() {
+                    host.rotting_end = Some(RottingEnd { down_us: fault.amount, batch: None });
+                }
+            }
             FaultKind::SnapshotRot => self.rot_snapshot(node, fault.amount),
             FaultKind::Flip => self.hosts[node].flips = true,
             FaultKind::Wipe => self.wipe(node, fault.amount),
@@ -330,7 +336,7 @@ impl<W: Workload> World<'_, W> {
 }
 
 /// The files of a node's log.
-fn segments<M>(host: &Host<M>) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn segments<M>(host: &Host<M>) -> BTreeMap<String, Vec<u8>> {
     let paths = host.disk.paths().into_iter().filter(|path| path.starts_with("log/"));
     paths.filter_map(|path| Some((path.clone(), host.disk.read(&path)?))).collect()
 }

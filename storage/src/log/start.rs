@@ -84,7 +84,7 @@ impl<D: Disk> Log<D> {
             let path = segment::path(*generation);
             let content =
                 (log.disk.open(&path)).and_then(|file| segment::read(&file)).map_err(io(&path))?;
-            scan.segment(&content, log.seed, *generation)
+            scan.segment(content, log.seed, *generation)
                 .map_err(|version| OpenError::OtherVersion { path, version })?;
         }
         let mut scanned = scan.finish(mark, identity.node)?;
@@ -113,7 +113,7 @@ impl<D: Disk> Log<D> {
             hard_state: restored.hard_state,
             base: Some(&restored.snapshot),
             reset: true,
-            repeats: 0,
+            repeats_after: None,
             entries: &[],
         };
         self.commit(change).map_err(AppendError::into_io)?;
@@ -211,13 +211,13 @@ impl<D: Disk> Log<D> {
     /// Writes the latest batch again, right after itself. Reading it does not prove that it is on
     /// disk. When the process ended it may have been in the system's cache only. Or its sync may
     /// have failed, after which the cache counts pages as written that never reached the disk. Only
-    /// a new write is certain. `repeats` adds up: the latest batch may itself be a repetition whose
-    /// sync failed.
+    /// a new write is certain. The latest batch may itself be a repetition whose sync failed, so
+    /// the new one repeats all that it repeats.
     fn repeat(&mut self, restored: &Restored, latest: Latest, count: usize) -> io::Result<()> {
-        let (reset, repeats) = (latest.reset, latest.repeats.saturating_add(1));
+        let (reset, repeats_after) = (latest.reset, Some(latest.synced));
         let entries = &restored.entries[restored.entries.len() - count..];
         let hard_state = restored.hard_state;
-        let change = Change { hard_state, base: None, reset, repeats, entries };
+        let change = Change { hard_state, base: None, reset, repeats_after, entries };
         self.commit(change).map_err(AppendError::into_io)
     }
 
@@ -234,7 +234,7 @@ impl<D: Disk> Log<D> {
             let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
             let (entries, later) = rest.split_at(count);
             let hard_state = restored.hard_state;
-            let change = Change { hard_state, base: None, reset, repeats: 0, entries };
+            let change = Change { hard_state, base: None, reset, repeats_after: None, entries };
             self.commit(change).map_err(AppendError::into_io)?;
             (rest, reset) = (later, false);
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A sequence of numbers determined by its seed (splitmix64).
-struct Numbers(u64);
+pub(super) struct Numbers(pub u64);
 
 impl Numbers {
     fn next(&mut self) -> u64 {
@@ -24,14 +24,14 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 }
 
 /// From the operation with this number on, everything that changes the disk fails. Returns the
 /// counter of operations.
-fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
+pub(super) fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&count);
     disk.set_faults(Box::new(move |operation| {
@@ -52,7 +52,7 @@ fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
 }
 
 /// All cases of which unsynced writes survive: all, none, each prefix, and some subsets.
-fn crashes(disk: &MemDisk, numbers: &mut Numbers) -> Vec<MemDisk> {
+pub(super) fn crashes(disk: &MemDisk, numbers: &mut Numbers) -> Vec<MemDisk> {
     let mut unsynced = 0;
     disk.fork().crash(|_| {
         unsynced += 1;

@@ -8,6 +8,8 @@ mod crash;
 mod log;
 mod model;
 mod snapshots;
+mod two_faults;
+mod unreadable;
 
 use crate::log::BatchRef;
 use crate::testing::MemDisk;

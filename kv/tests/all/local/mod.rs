@@ -16,7 +16,7 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_raft-kv");
 /// The timeout of all waits. Longer than a start or an election takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The distance between a node's client port and its peer port.
-const PEER_PORT_OFFSET: u16 = 1000;
+pub const PEER_PORT_OFFSET: u16 = 1000;
 
 /// The first of `nodes` consecutive client ports that are free, with free peer ports.
 pub fn free_ports(nodes: u16) -> u16 {

@@ -79,8 +79,8 @@ pub async fn start(count: u64, tune: impl Fn(&mut Config)) -> Vec<TestNode> {
     start_at(count, tune, &[], false).await
 }
 
-/// Like [`start`], but the membership has another address for the nodes in `elsewhere`. With `tells`
-/// each node tells its peers its own.
+/// Like [`start`], but the membership has another address for the nodes in `elsewhere`. With
+/// `tells` each node tells its peers its own.
 pub async fn start_at(
     count: u64,
     tune: impl Fn(&mut Config),
