@@ -111,7 +111,9 @@ impl Leader {
             return Err(ChangeError::OtherVersion { version });
         }
         check(known, &change)?;
-        if self.transfer.is_some() || self.retiring {
+        // A leader that votes no longer hands over at its next tick. With another change in progress
+        // it would lead until that is done.
+        if self.transfer.is_some() || self.retiring || !known.is_voter(core.id()) {
             return Err(ChangeError::Transferring);
         }
         let before = known.given_up();
@@ -159,6 +161,14 @@ impl Leader {
         if membership.is_joint() {
             let entered = membership.entered();
             self.enter_membership(core, entered);
+        } else if !membership.is_voter(core.id()) {
+            // Even with a planned change in the log, which the next leader finishes.
+            if !self.retiring {
+                self.retiring = true;
+                // Without a target there is nobody to wait for.
+                let _ = self.transfer(core, None);
+            }
+            return self.transfer.is_none();
         } else if let Some(target) = &membership.target {
             if self.transfer.is_some() {
                 return false;
@@ -170,13 +180,6 @@ impl Leader {
                 let before = membership.given_up();
                 self.enter_membership(core, before);
             }
-        } else if !membership.is_voter(core.id()) {
-            if !self.retiring {
-                self.retiring = true;
-                // Without a target there is nobody to wait for.
-                let _ = self.transfer(core, None);
-            }
-            return self.transfer.is_none();
         }
         false
     }

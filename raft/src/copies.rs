@@ -17,9 +17,11 @@ impl Leader {
     /// Compares a peer's state hash with this node's at the same index. If this node is the one
     /// that is wrong, it diverges and this returns true.
     pub(crate) fn compare(&mut self, core: &mut Core, from: NodeId, state: StateHash) -> bool {
-        let (Some(own), Some(progress)) =
-            (core.hashes.at(state.index), self.progress.get_mut(&from))
-        else {
+        let Some(progress) = self.progress.get_mut(&from) else { return false };
+        let Some(own) = core.hashes.at(state.index) else {
+            // The peer has applied more than this leader knows to be committed. To commit that, the
+            // leader may need the very peer that waits for the snapshot.
+            progress.incomparable |= state.index > core.commit;
             return false;
         };
         let agrees = own == state.hash;

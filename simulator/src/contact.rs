@@ -16,8 +16,8 @@
 use crate::checks::Check;
 use crate::shadow::Shadow;
 use crate::violation::{Violation, violation};
-use raft::{Body, Message, Node, NodeId, Term};
-use std::collections::BTreeSet;
+use raft::{Body, Index, Membership, Message, Node, NodeId, Term};
+use std::collections::{BTreeSet, VecDeque};
 
 const CONSENT: Check = Check::NobodyConsentsToAnElectionWhileItHearsALeader;
 
@@ -28,7 +28,12 @@ pub(crate) struct Contact {
     /// For each node and each leader: the event at which the leader sent the latest append that the
     /// node has received. A restart does not reset it.
     led: Vec<Vec<u64>>,
+    /// For each node: its latest memberships, with the event at which each came into force.
+    in_force: Vec<VecDeque<(u64, Membership)>>,
 }
+
+/// Number of memberships of a node that are kept, for reads that wait meanwhile.
+const MEMBERSHIPS_MAX: usize = 32;
 
 /// The messages that one node has received since it started.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +53,8 @@ struct Ear {
     due: Option<Term>,
     /// For a leader: the tick at which it last received a message from each node.
     peers: Vec<u64>,
+    /// For how many ticks it has led although it does not vote any more.
+    votes_no_more: u64,
 }
 
 impl Contact {
@@ -58,6 +65,7 @@ impl Contact {
             election_ticks: u64::from(election_ticks),
             nodes: vec![ear; nodes],
             led: vec![vec![0; nodes]; nodes],
+            in_force: vec![VecDeque::new(); nodes],
         }
     }
 
@@ -66,20 +74,47 @@ impl Contact {
         self.nodes[at] = Ear { term: node.term(), peers, ..Ear::default() };
     }
 
+    /// This membership is in force at a node at this event.
+    fn governs(&mut self, at: usize, membership: &Membership, event: u64) {
+        let known = &mut self.in_force[at];
+        if known.back().is_none_or(|(_, latest)| latest != membership) {
+            known.push_back((event, membership.clone()));
+            if known.len() > MEMBERSHIPS_MAX {
+                known.pop_front();
+            }
+        }
+    }
+
+    /// The memberships that were in force at a node at or after an event.
+    fn in_force_since(&self, at: usize, event: u64) -> impl Iterator<Item = &Membership> {
+        let known = &self.in_force[at];
+        let ends = known.iter().skip(1).map(|(from, _)| *from).chain([u64::MAX]);
+        let with_ends = known.iter().zip(ends);
+        with_ends.filter(move |(_, end)| *end >= event).map(|((_, membership), _)| membership)
+    }
+
     /// A node is about to receive a message that was sent at event `sent_at`.
-    pub fn arrives(&mut self, at: usize, node: &Node, message: &Message, sent_at: u64) {
+    pub fn arrives(
+        &mut self,
+        at: usize,
+        (node, membership): (&Node, &Membership),
+        message: &Message,
+        sent_at: u64,
+    ) {
+        let member = membership.members.get(&message.from);
+        let is_member = member.is_some_and(|member| member.incarnation == message.incarnation);
         if matches!(message.body, Body::Append { .. }) && message.term >= node.term() {
             let led = &mut self.led[at][message.from.0 as usize];
             *led = sent_at.max(*led);
         }
         let ear = &mut self.nodes[at];
-        ear.due = spread_term(node, message);
+        ear.due = is_member.then(|| spread_term(node, message)).flatten();
         if let Some(heard) = ear.peers.get_mut(message.from.0 as usize) {
             *heard = ear.ticks;
         }
         match &message.body {
             // Late replies, even from before its disk was wiped, are for other terms.
-            Body::PreVoteReply { next, granted: true } if *next == ear.term.next() => {
+            Body::PreVoteReply { next, granted: true } if *next == ear.term.next() && is_member => {
                 if ear.consents.0 != *next {
                     ear.consents = (*next, BTreeSet::new());
                 }
@@ -106,7 +141,8 @@ impl Contact {
                 let id = id.0 as usize;
                 id == leader || self.led.get(id).is_some_and(|led| led[leader] >= asked_at)
             };
-            node.membership().is_quorum(heard)
+            // The leader may have changed the membership since it confirmed the read.
+            self.in_force_since(leader, asked_at).any(|one| one.is_quorum(heard))
         };
         if (0..self.nodes.len()).any(confirms) {
             return Ok(());
@@ -148,8 +184,15 @@ impl Contact {
         Some(ear.ticks - heard).filter(|ago| *ago < self.election_ticks)
     }
 
-    /// Checks a node after an event.
-    pub fn look(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
+    /// Checks a node after an event, with this membership in force.
+    pub fn look(
+        &mut self,
+        at: usize,
+        node: &Node,
+        membership: &Membership,
+        event: u64,
+    ) -> Result<(), Violation> {
+        self.governs(at, membership, event);
         if node.is_diverged() {
             // It processes nothing any more, and stops once its disk has recorded that.
             self.nodes[at].leads = false;
@@ -180,7 +223,7 @@ impl Contact {
             let (next, consents) = &ear.consents;
             let consented =
                 |id: NodeId| id.0 == at as u64 || (*next == node.term() && consents.contains(&id));
-            if !node.membership().is_quorum(consented) {
+            if !membership.is_quorum(consented) {
                 let detail =
                     format!("node {at} enters term {} with {consents:?} for {next}", node.term());
                 return violation(
@@ -199,19 +242,33 @@ impl Contact {
         Ok(())
     }
 
-    /// Checks a node after a tick.
-    pub fn ticked(&mut self, at: usize, node: &Node) -> Result<(), Violation> {
+    /// Checks a node after a tick. `in_force_at` is the index of the membership that is in force.
+    pub fn ticked(
+        &mut self,
+        at: usize,
+        node: &Node,
+        membership: &Membership,
+        in_force_at: Index,
+    ) -> Result<(), Violation> {
         let ear = &mut self.nodes[at];
         ear.ticks += 1;
+        let votes = membership.is_voter(NodeId(at as u64)) || node.commit() < in_force_at;
+        ear.votes_no_more = if ear.leads && !votes { ear.votes_no_more + 1 } else { 0 };
         if !ear.leads {
             return Ok(());
+        }
+        // As long as a transfer may take, one that was in progress before included.
+        let patience = 4 * self.election_ticks + 2;
+        if ear.votes_no_more > patience {
+            let detail = format!("node {at} in term {}, for {patience} ticks", node.term());
+            return violation(Check::LeaderThatDoesNotVoteLeadsNoMore, (at, node.term()), detail);
         }
         let patience = 2 * self.election_ticks + 1;
         let heard = |id: NodeId| {
             let last = ear.peers.get(id.0 as usize);
             id.0 == at as u64 || last.is_some_and(|last| ear.ticks - last <= patience)
         };
-        if !node.membership().is_quorum(heard) {
+        if !membership.is_quorum(heard) {
             let detail = format!("node {at} in term {}, for {patience} ticks", node.term());
             return violation(Check::LeaderHearsAQuorumOrLeadsNoMore, (at, node.term()), detail);
         }
@@ -220,8 +277,7 @@ impl Contact {
 }
 
 /// The term of a message, if it is later than that of the node and the node must enter it. Requests
-/// for votes are ignored while there is a leader, and a pre-vote changes no term. Only messages
-/// from members count.
+/// for votes are ignored while there is a leader, and a pre-vote changes no term.
 fn spread_term(node: &Node, message: &Message) -> Option<Term> {
     let spreads = !matches!(
         message.body,
@@ -230,7 +286,5 @@ fn spread_term(node: &Node, message: &Message) -> Option<Term> {
             | Body::Vote { .. }
             | Body::NotAMember { .. }
     );
-    let member = node.membership().members.get(&message.from);
-    let known = member.is_some_and(|member| member.incarnation == message.incarnation);
-    (spreads && known && message.term > node.term()).then_some(message.term)
+    (spreads && message.term > node.term()).then_some(message.term)
 }

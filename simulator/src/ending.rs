@@ -9,7 +9,7 @@ use crate::checks::{Check, Observer, Violation, violation};
 use crate::copies::{CAUSES, difference};
 use crate::plan::Plan;
 use driver::StateMachine;
-use raft::{Index, Term};
+use raft::{Index, NodeId, Term};
 use std::collections::BTreeMap;
 
 /// Number of events after which the faults stop, even before `faults_until_us`.
@@ -77,11 +77,19 @@ pub trait Ending {
         2 * u64::from(swarm.election_ticks) * u64::from(swarm.tick_us)
     }
 
-    /// Whether a quorum can serve: nodes that are dead or whose disk was wiped do not count.
+    /// Whether a quorum of each membership that may be in force can serve. Nodes that are dead or
+    /// whose disk was wiped do not count. A node that has lost entries counts only if there is a
+    /// leader to repair it.
     fn is_able(&self) -> bool {
         let nodes = self.nodes();
-        let able = nodes.iter().filter(|node| !node.is_dead && !node.is_stranger).count();
-        able > nodes.len() / 2
+        let has_leader = healthy(&nodes).any(|(_, _, up)| up.serves);
+        let is_able = |id: NodeId| {
+            nodes.get(id.0 as usize).is_some_and(|node| {
+                let has_lost = node.up.as_ref().is_some_and(|up| up.has_lost);
+                !node.is_dead && !node.is_stranger && (has_leader || !has_lost)
+            })
+        };
+        self.observer().possible_memberships().all(|membership| membership.is_quorum(is_able))
     }
 
     /// Checks that every node runs, that one leader serves and that all others follow it.
@@ -176,6 +184,7 @@ pub fn states_are_equal(
 mod tests {
     use super::*;
     use crate::Registers;
+    use raft::{Config, Incarnation, Member, Membership, Node, Restored, Snapshot};
 
     struct World(Plan, Observer<Registers>, Vec<Seen>);
 
@@ -201,7 +210,18 @@ mod tests {
         let seen = |serves| Seen { up: Some(up(serves)), ..Seen::default() };
         let mut nodes = [seen(true), seen(false), seen(false)];
         change(&mut nodes);
-        World(Plan::from_seed(1), Observer::new(3, Registers::default()), nodes.into())
+        let member = |id| Member {
+            incarnation: Incarnation(id),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let members = (0..3).map(|id| (NodeId(id), member(id))).collect();
+        let founded = Restored::initial(Snapshot::initial(Membership::of_voters(members)));
+        let config = Config::new(NodeId(0), Incarnation(0), 0);
+        let node = Node::new(config, founded).expect("a sound configuration");
+        let mut observer = Observer::new(3, Registers::default());
+        observer.started(0, &node);
+        World(Plan::from_seed(1), observer, nodes.into())
     }
 
     fn broken(result: Result<(), Violation>) -> Option<Check> {
@@ -243,6 +263,17 @@ mod tests {
         let is_able = |change: fn(&mut [Seen; 3])| world(change).is_able();
         assert!(is_able(|nodes| (nodes[0].is_dead, nodes[0].up) = (true, None)));
         assert!(!is_able(|nodes| (nodes[0].is_dead, nodes[1].is_stranger) = (true, true)));
+        // Without a leader nobody repairs what a voter has lost.
+        let lost = |nodes: &mut [Seen; 3]| {
+            (nodes[2].is_dead, nodes[2].up) = (true, None);
+            of(&mut nodes[1]).has_lost = true;
+        };
+        assert!(world(lost).is_able());
+        let without_leader = world(|nodes| {
+            lost(nodes);
+            of(&mut nodes[0]).serves = false;
+        });
+        assert!(!without_leader.is_able());
     }
 
     #[test]

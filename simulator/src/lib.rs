@@ -44,6 +44,7 @@ pub mod ending;
 pub mod failure;
 pub mod faults;
 mod hush;
+mod in_force;
 mod kit;
 mod limits;
 pub mod linearizability;

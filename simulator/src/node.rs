@@ -91,6 +91,8 @@ pub(crate) struct Host<M> {
     pub tries_again: bool,
     /// Set once the power has failed within an operation of the disk.
     dark: Option<Arc<AtomicBool>>,
+    /// Its disk was wiped, and it is no member yet.
+    pub waits: bool,
     /// A lasting fault keeps it down, cut off or with a failed disk after the other faults stop.
     pub gone: bool,
     /// It never starts again: damage made it refuse to start, or a lasting fault keeps it down.
@@ -282,6 +284,7 @@ impl<M: StateMachine> Host<M> {
             write_ticks: 0,
             tries_again: false,
             dark: None,
+            waits: false,
             gone: false,
             dead: false,
         }

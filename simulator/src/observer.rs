@@ -3,17 +3,23 @@
 //!
 //! The cost of a check is in proportion to what changed: a run has hundreds of thousands of events.
 
+mod members;
+
 use crate::checks::Check;
 use crate::copies::Copies;
 use crate::describe::{Describe, Plain};
+use crate::in_force::InForce;
+use crate::marks::Marks;
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
 use crate::violation::{About, Violation, violation};
 use crate::workload::Request;
 use bytes::Bytes;
 use driver::{ApplyContext, StateMachine};
+use members::Memberships;
 use raft::{
-    Body, CommandNumber, Entry, Incarnation, Index, LogId, Message, Node, NodeId, Payload, Term,
+    Body, CommandNumber, Entry, Incarnation, Index, LogId, Membership, Message, Node, NodeId,
+    Payload, Term,
 };
 use std::collections::BTreeMap;
 
@@ -24,6 +30,8 @@ struct Seen {
     commit: Index,
     leads: bool,
     last: LogId,
+    /// It leads, does not vote any more, and hands leadership over.
+    retires: bool,
 }
 
 /// The entry that was committed at one index.
@@ -44,12 +52,29 @@ pub struct Observed<'a> {
     pub shadow: &'a Shadow,
     /// Whether it has lost data that it may have acknowledged.
     pub forgot: bool,
+    /// The incarnation of its directory, if it is known. Another incarnation of the same node has
+    /// promised what this disk does not hold.
+    pub incarnation: Option<Incarnation>,
+}
+
+impl Observed<'_> {
+    /// Whether the member with this id has lost what it promised: data was damaged, or its disk was
+    /// replaced.
+    fn has_forgotten(&self, id: NodeId, membership: &Membership) -> bool {
+        let member = membership.members.get(&id).map(|member| member.incarnation);
+        self.forgot || self.incarnation.is_some_and(|incarnation| member != Some(incarnation))
+    }
 }
 
 /// Sees all nodes, and all that was ever committed. `M` is the state machine.
 #[derive(Debug)]
 pub struct Observer<M> {
     seen: Vec<Seen>,
+    /// The memberships in the log of each node.
+    in_force: Vec<InForce>,
+    memberships: Memberships,
+    /// How often noteworthy events happened.
+    pub(crate) marks: Marks,
     leaders: BTreeMap<Term, u64>,
     /// The vote of each disk in each term, as sent in messages.
     votes: BTreeMap<(NodeId, Incarnation, Term), NodeId>,
@@ -72,6 +97,9 @@ impl<M: StateMachine> Observer<M> {
     pub fn new(nodes: u64, reference: M) -> Self {
         Observer {
             seen: vec![Seen::default(); nodes as usize],
+            in_force: (0..nodes).map(|_| InForce::default()).collect(),
+            memberships: Memberships::default(),
+            marks: Marks::default(),
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             announced: BTreeMap::new(),
@@ -139,8 +167,17 @@ impl<M: StateMachine> Observer<M> {
     /// A node has started: it has lost what it had only in memory.
     pub fn started(&mut self, at: usize, node: &Node) {
         self.time.started();
-        self.seen[at] =
-            Seen { term: node.term(), commit: node.commit(), leads: false, last: node.last() };
+        if node.base().last == LogId::ZERO {
+            self.memberships.begins(&node.base().membership);
+        }
+        self.in_force[at].started(node);
+        self.seen[at] = Seen {
+            term: node.term(),
+            commit: node.commit(),
+            leads: false,
+            last: node.last(),
+            retires: false,
+        };
     }
 
     /// Checks a node after an event. `disks` are the disks of all nodes. Returns whether the node
@@ -152,11 +189,12 @@ impl<M: StateMachine> Observer<M> {
         disks: &[Observed<'_>],
     ) -> Result<bool, Violation> {
         let before = self.seen[at];
-        let now = Seen {
+        let mut now = Seen {
             term: node.term(),
             commit: node.commit(),
             leads: node.is_leader(),
             last: node.last(),
+            retires: false,
         };
         self.seen[at] = now;
         if let Some(broken) = node.broken_invariant() {
@@ -165,6 +203,14 @@ impl<M: StateMachine> Observer<M> {
         if node.is_diverged() {
             // It has dropped its log and stops.
             return Ok(false);
+        }
+        let news = self.in_force[at].follow(node);
+        now.retires = now.leads
+            && !self.membership(at).is_voter(NodeId(at as u64))
+            && node.transferring().is_some();
+        self.seen[at] = now;
+        if before.retires && !now.leads && now.term > before.term {
+            self.marks.hit("a leader that was demoted handed over");
         }
         if now.term < before.term {
             return violation(
@@ -187,6 +233,9 @@ impl<M: StateMachine> Observer<M> {
         if *node.durable_hard_state() != disks[at].shadow.hard_state {
             return violation(Check::WhatIsDurableIsOnTheDisk, at, format!("node {at}"));
         }
+        if news.changed {
+            self.look_at_memberships(at, node, (before, now), news)?;
+        }
         let elected = now.leads && (!before.leads || now.term > before.term);
         if elected {
             self.elected(at, node, disks)?;
@@ -204,14 +253,15 @@ impl<M: StateMachine> Observer<M> {
             return violation(Check::OneLeaderATerm, ([known as usize, at], node.term()), detail);
         }
         // A voter may have entered a later term since.
+        let membership = self.membership(at);
         let voted = |id: NodeId| {
             disks.get(id.0 as usize).is_some_and(|disk| {
                 let hard = &disk.shadow.hard_state;
                 let for_it = hard.term == node.term() && hard.vote == Some(NodeId(at as u64));
-                disk.forgot || hard.term > node.term() || for_it
+                disk.has_forgotten(id, membership) || hard.term > node.term() || for_it
             })
         };
-        if !node.membership().is_quorum(voted) {
+        if !membership.is_quorum(voted) {
             let detail = format!("node {at} in term {}", node.term());
             return violation(Check::LeaderHasAQuorumOfDurableVotes, (at, node.term()), detail);
         }
@@ -298,9 +348,11 @@ impl<M: StateMachine> Observer<M> {
             let detail = format!("node {at} knew first that {id} is committed");
             return violation(Check::LeaderCommitsFirst, (at, id), detail);
         }
-        let membership = node.membership();
+        let membership = self.membership(at);
         let on_disk = |id_: NodeId| {
-            disks.get(id_.0 as usize).is_some_and(|disk| disk.forgot || disk.shadow.holds(id))
+            disks
+                .get(id_.0 as usize)
+                .is_some_and(|disk| disk.has_forgotten(id_, membership) || disk.shadow.holds(id))
         };
         if !membership.is_quorum(on_disk) {
             let detail = format!("{id} is committed without being on the disks of a quorum");
@@ -309,6 +361,12 @@ impl<M: StateMachine> Observer<M> {
         if entry.number != self.next_number {
             let detail = format!("{id} has {} where {} is due", entry.number, self.next_number);
             return violation(Check::CommandsAreNumberedDensely, (at, id), detail);
+        }
+        if let Payload::Membership(membership) = &entry.payload
+            && let Some(again) = self.memberships.commit(id.index, membership)
+        {
+            let detail = format!("{id} has node {again} with a directory that was removed");
+            return violation(Check::RemovedDirectoryIsNotAddedAgain, (again, id), detail);
         }
         self.next_number = entry.number_after();
         self.time.committed(id, entry)?;
@@ -461,11 +519,15 @@ impl<M: StateMachine> Observer<M> {
 const ANNOUNCED_TERMS_MAX: usize = 8;
 
 fn hash(entry: &Entry) -> u64 {
+    let membership;
     let (kind, bytes): (u64, &[u8]) = match &entry.payload {
         Payload::NoOp => (1, &[]),
         Payload::Command(bytes) => (2, bytes),
         Payload::System(bytes) => (3, bytes),
-        Payload::Membership(_) => (4, &[]),
+        Payload::Membership(content) => {
+            membership = format!("{content:?}");
+            (4, membership.as_bytes())
+        }
         Payload::Clock => (5, &[]),
     };
     let mut hash = 0xcbf2_9ce4_8422_2325 ^ kind ^ entry.time.0 ^ entry.number.0.rotate_left(32);

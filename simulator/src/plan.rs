@@ -130,6 +130,9 @@ swarm! {
     /// `snapshot_log_bytes_max` of [`raft::Config`]; 0: as `snapshot_bytes`, so that the size of
     /// the last snapshot does not count.
     snapshot_bytes_max,
+    /// 1: an operator replaces nodes whose disks were wiped, and makes all nodes voters in the end.
+    /// One plan in three. Layer 1 only.
+    churn,
 }
 
 /// As the node of a fault: the node that leads when the fault strikes.
@@ -206,7 +209,15 @@ macro_rules! kinds {
             /// Whether `amount` is a duration.
             fn lasts(self) -> bool {
                 use FaultKind::*;
-                !matches!(self, Clock | WallJump | IoError | CrashAt | Transfer)
+                !matches!(
+                    self,
+                    Clock | WallJump | IoError | CrashAt | Transfer | Members | Replace
+                )
+            }
+
+            /// Whether it is a change of the membership. These are drawn by themselves.
+            pub fn changes_members(self) -> bool {
+                matches!(self, FaultKind::Members | FaultKind::Replace)
             }
 
             /// The word for the kind in a printed plan.
@@ -295,13 +306,28 @@ kinds! {
     /// part of the write that is left proves that the batch was synced: otherwise nothing can tell
     /// such damage from a torn write.
     RotWriting = "rotw",
+    /// An operator declares a membership at the leader: all members stay, and the bits of `amount`
+    /// below [`MEMBERS_FORCED`] are the voters; all vote if there is no bit. Layer 1 only.
+    Members = "members",
+    /// An operator removes the node from the membership, wipes its disk, and adds it again with its
+    /// new incarnation. Layer 1 only.
+    Replace = "replace",
 }
+
+/// A bit in the amount of [`FaultKind::Members`]: the change is forced.
+pub const MEMBERS_FORCED: u64 = 1 << 15;
+/// A bit in the amount of [`FaultKind::Members`]: new voters have only an election timeout to catch
+/// up.
+pub const MEMBERS_HURRIED: u64 = 1 << 16;
 
 /// The number of nodes that a run can have.
 pub const NODES: RangeInclusive<u64> = 1..=15;
 
 /// Maximum number of faults in a drawn plan.
 const FAULTS_MAX: u64 = 100;
+
+/// Maximum number of changes of the membership in a drawn plan.
+const CHANGES_MAX: u64 = 40;
 
 /// A fault that deposes leaders is this many times as likely as another.
 const OFTEN: usize = 3;
@@ -375,9 +401,11 @@ impl Plan {
             catch_up_bytes: off_or(&mut draw, &[500, 5_000, 100_000]),
             clock_ticks: election_ticks * off_or(&mut draw, &[1, 10]),
             snapshot_bytes_max: off_or(&mut draw, &[5_000, 1 << 30]),
+            churn: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);
+        plan.draw_churn(among);
         plan
     }
 
@@ -391,7 +419,8 @@ impl Plan {
         // The kinds that occur in this run.
         let one_in = draw.pick(&[2, 2, 6]);
         let mut kinds: Vec<FaultKind> =
-            among.iter().copied().filter(|_| draw.below(one_in) == 0).collect();
+            among.iter().copied().filter(|kind| !kind.changes_members()).collect();
+        kinds.retain(|_| draw.below(one_in) == 0);
         // Changes of leader exercise most of the protocol, so faults that cause them are more
         // likely.
         let often: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.deposes()).collect();
@@ -443,6 +472,49 @@ impl Plan {
                 self.faults.push(Fault { at_us, node, amount, kind });
             }
         }
+        self.faults.sort_by_key(|fault| fault.at_us);
+    }
+
+    /// Draws changes of the membership, in one plan of three. They have streams of their own, so
+    /// that they change nothing else in a plan.
+    fn draw_churn(&mut self, among: &[FaultKind]) {
+        let mut draw = Stream::new(self.seed, Purpose::Churn, 0);
+        if !among.contains(&FaultKind::Members) || draw.below(3) > 0 || self.nodes < 2 {
+            return;
+        }
+        self.swarm.churn = 1;
+        let election_us = self.election_us();
+        let until = u64::from(self.swarm.faults_until_us);
+        let elections = until / election_us.max(1);
+        let count = (elections * draw.pick(&[100, 250, 500]) / 1_000).clamp(1, CHANGES_MAX);
+        // What may strike the leader while its change is in progress.
+        let deposing = [FaultKind::Crash, FaultKind::Kill, FaultKind::Isolate, FaultKind::Transfer];
+        let deposing: Vec<FaultKind> =
+            deposing.into_iter().filter(|kind| among.contains(kind)).collect();
+        for n in 0..count {
+            let mut draw = Stream::new(self.seed, Purpose::Churn, n + 1);
+            let at_us = draw.below(until);
+            let replaces = among.contains(&FaultKind::Replace) && draw.below(6) == 0;
+            let node = if replaces { draw.below(self.nodes) } else { LEADER };
+            let amount = match replaces {
+                true => 0,
+                false => {
+                    let voters = draw.below(1 << self.nodes) | draw.below(1 << self.nodes);
+                    let forced = if draw.below(4) == 0 { MEMBERS_FORCED } else { 0 };
+                    let hurried = if draw.below(3) == 0 { MEMBERS_HURRIED } else { 0 };
+                    voters | forced | hurried
+                }
+            };
+            let kind = if replaces { FaultKind::Replace } else { FaultKind::Members };
+            self.faults.push(Fault { at_us, node, amount, kind });
+            if draw.below(2) == 0 && !deposing.is_empty() {
+                let at_us = at_us + draw.below(election_us);
+                let amount = draw.pick(&[1, 4]) * election_us;
+                let kind = draw.pick(&deposing);
+                self.faults.push(Fault { at_us, node: LEADER, amount, kind });
+            }
+        }
+        self.faults.retain(|fault| fault.at_us < until);
         self.faults.sort_by_key(|fault| fault.at_us);
     }
 }

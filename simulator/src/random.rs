@@ -24,6 +24,8 @@ pub enum Purpose {
     Node,
     /// The faults that remain when the others stop, and transfers that are given up.
     Ending,
+    /// Changes of the membership.
+    Churn,
 }
 
 /// A stream of draws.

@@ -45,6 +45,7 @@ const CALM: &[(&str, u32)] = &[
     ("snapshot_bytes_max", 0),
     ("segment_bytes", 256 << 10),
     ("reads_ppm", 0),
+    ("churn", 0),
 ];
 
 /// Parameters and values that may make the run fail sooner. They are accepted only if it fails

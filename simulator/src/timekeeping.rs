@@ -8,7 +8,7 @@
 
 use crate::checks::Check;
 use crate::violation::{Violation, violation};
-use raft::{Entry, Index, LogId, LogTime, Now, Term};
+use raft::{Entry, Index, LogId, LogTime, Membership, NodeId, Now, Term};
 use std::collections::BTreeMap;
 
 /// Tolerance: each change of leader and each reading may round down to a millisecond.
@@ -22,8 +22,8 @@ const UNCOMMITTED_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Timekeeping {
     clocks: Vec<Now>,
-    /// The wall clocks, the latest first. A field so that its buffer is reused.
-    walls: Vec<u64>,
+    /// The memberships in force at some node. A quorum of each may decide the log's time.
+    memberships: Vec<Membership>,
     /// Elapsed time by the fastest clock in each interval, and by the slowest.
     fast_ns: u64,
     slow_ns: u64,
@@ -54,12 +54,22 @@ impl Timekeeping {
         self.slow_ns += slow;
         self.clocks.clear();
         self.clocks.extend_from_slice(clocks);
-        self.walls.clear();
-        self.walls.extend(clocks.iter().map(|now| now.wall_ms));
-        // A majority has reached the reading of the clock in the middle.
-        self.walls.sort_unstable_by(|a, b| b.cmp(a));
-        let reached_ms = self.walls.get(clocks.len() / 2).copied().unwrap_or(0);
-        self.reached_ms = self.reached_ms.max(reached_ms);
+        let wall_ms = |id: NodeId| clocks.get(id.0 as usize).map_or(0, |now| now.wall_ms);
+        let reached_ms = self.memberships.iter().map(|one| one.reached(wall_ms)).max();
+        self.reached_ms = self.reached_ms.max(reached_ms.unwrap_or(0));
+    }
+
+    /// These memberships are in force at the nodes from now on.
+    pub(crate) fn decides<'a>(&mut self, memberships: impl Iterator<Item = &'a Membership>) {
+        self.memberships.clear();
+        for membership in memberships {
+            let same = |known: &Membership| {
+                (&known.voters, &known.outgoing) == (&membership.voters, &membership.outgoing)
+            };
+            if !self.memberships.iter().any(same) {
+                self.memberships.push(membership.clone());
+            }
+        }
     }
 
     /// A node has started. It may have been the only one that knew the latest time.

@@ -11,6 +11,7 @@ mod ending;
 mod faults;
 mod last_batch;
 mod machines;
+mod operator;
 mod steps;
 
 use crate::checks::Check;
@@ -31,6 +32,7 @@ use crate::timeline::{Timeline, What};
 use crate::violation::{Violation, violation};
 use crate::workload::{Answered, Outcome, Request, Workload};
 use actions::body_number;
+use operator::Operator;
 use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadMode,
     ReceiveSnapshot, SnapshotOffer, Term,
@@ -132,6 +134,8 @@ enum Event {
     Start(usize),
     Strike(usize),
     Lift(usize),
+    /// The operator looks at the cluster.
+    Operate,
     Client(usize),
     Ask {
         operation: usize,
@@ -219,6 +223,7 @@ pub(crate) struct World<'a, W: Workload> {
     replay: Replay,
     /// Faults in force, by their position in the plan, with the struck node resolved.
     struck: BTreeMap<usize, Fault>,
+    operator: Operator,
     /// The faults are over.
     calm: bool,
     /// The kinds of requests that clients have sent since then, and the kinds that were served.
@@ -278,6 +283,7 @@ impl<'a, W: Workload> World<'a, W> {
             differed_until: Index(0),
             limits: Limits::new(plan.nodes, &plan.swarm),
             struck: BTreeMap::new(),
+            operator: Operator::of(plan),
             calm: false,
             asked: Served::default(),
             served: Served::default(),
@@ -299,6 +305,9 @@ impl<'a, W: Workload> World<'a, W> {
             world.queue.push(client as u64, Event::Client(client));
         }
         world.queue.push(u64::from(plan.swarm.faults_until_us), Event::Calm);
+        if world.operator.is_there {
+            world.queue.push(plan.election_us(), Event::Operate);
+        }
         world
     }
 
@@ -341,6 +350,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
         let disks = self.hosts.iter().map(|host| (&host.shadow, host.up.is_some()));
         self.timeline.finish(disks);
+        self.marks.add(&self.observer.marks);
         Run {
             violation: broken,
             events: self.events,
@@ -389,6 +399,7 @@ impl<'a, W: Workload> World<'a, W> {
                 self.lift(fault);
                 Ok(())
             }
+            Event::Operate => self.operate(),
             Event::Client(client) => self.client(client),
             Event::Ask { operation, node } => self.asked(operation, node),
             Event::GiveUp { client, operation } => {
@@ -544,7 +555,11 @@ impl<'a, W: Workload> World<'a, W> {
         self.on(node, |running| running.node.tick(now))?;
         self.no_sick_leader(node)?;
         match &self.hosts[node].up {
-            Some(running) => self.contact.ticked(node, &running.node),
+            Some(running) => {
+                let membership = self.observer.membership(node);
+                let in_force_at = self.observer.membership_id(node).index;
+                self.contact.ticked(node, &running.node, membership, in_force_at)
+            }
             None => Ok(()),
         }
     }
@@ -581,7 +596,8 @@ impl<'a, W: Workload> World<'a, W> {
         self.timeline.arrived(&message, true);
         let now = self.now(node);
         if let Some(running) = &self.hosts[node].up {
-            self.contact.arrives(node, &running.node, &message, sent_at);
+            let governed = (&running.node, self.observer.membership(node));
+            self.contact.arrives(node, governed, &message, sent_at);
             self.limits.arrives(node, &message);
         }
         let append = matches!(message.body, Body::Append { .. });
@@ -645,10 +661,15 @@ impl<'a, W: Workload> World<'a, W> {
         let disks: Vec<Observed<'_>> = self
             .hosts
             .iter()
-            .map(|host| Observed { shadow: &host.shadow, forgot: host.rotten })
+            .map(|host| Observed {
+                shadow: &host.shadow,
+                forgot: host.rotten,
+                incarnation: Some(host.incarnation),
+            })
             .collect();
         let elected = self.observer.look(node, &running.node, &disks)?;
-        self.contact.look(node, &running.node)?;
+        let membership = self.observer.membership(node);
+        self.contact.look(node, &running.node, membership, self.events)?;
         let term = running.node.term();
         self.timeline.look(node, &running.node, running.machine_at);
         if elected {

@@ -121,6 +121,8 @@ impl<A: App> Cluster<A> {
             FaultKind::Flip => {}
             FaultKind::Wipe => self.wipe(node, down_us),
             FaultKind::Transfer => self.transfers(node, fault.amount),
+            // Layer 1 covers these. Here an operator replaces the disks that were wiped.
+            FaultKind::Members | FaultKind::Replace => {}
             FaultKind::CrashWriting
             | FaultKind::CrashSending
             | FaultKind::Isolate

@@ -277,7 +277,7 @@ impl<A: App> World<A> {
         let World { hosts, observer, .. } = self;
         let disks: Vec<Observed<'_>> = hosts
             .iter()
-            .map(|host| Observed { shadow: &host.shadow, forgot: host.rotten })
+            .map(|host| Observed { shadow: &host.shadow, forgot: host.rotten, incarnation: None })
             .collect();
         if observer.look(at, node, &disks)? {
             self.marks.hit("a leader was elected");

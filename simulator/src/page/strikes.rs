@@ -33,6 +33,8 @@ pub(super) fn strikes(timeline: &Timeline, end_us: u64, apart_us: u64) -> Vec<St
             | FaultKind::CrashAt
             | FaultKind::WallJump
             | FaultKind::Transfer
+            | FaultKind::Members
+            | FaultKind::Replace
             | FaultKind::SnapshotRot => 0,
             _ => fault.amount,
         };

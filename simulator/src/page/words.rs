@@ -117,6 +117,14 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
         FaultKind::Rot => format!("a byte of {node}'s log rots; back after {lasts}"),
         FaultKind::Wipe => format!("disk of {node} is wiped; back after {lasts}"),
         FaultKind::Transfer => format!("{node} is told to hand leadership over"),
+        FaultKind::Members => {
+            let votes = |id: &u64| fault.amount >> id & 1 == 1;
+            format!(
+                "{node} is told that the voters are {:?}",
+                (0..nodes).filter(votes).collect::<Vec<_>>()
+            )
+        }
+        FaultKind::Replace => format!("{node} is removed, and added again with an empty disk"),
     }
 }
 

@@ -31,7 +31,7 @@ impl<W: Workload> Ending for World<'_, W> {
         };
         let hosts = self.hosts.iter().enumerate();
         let seen = hosts.map(|(id, host)| Seen {
-            is_stranger: host.incarnation.0 != INCARNATION + id as u64,
+            is_stranger: self.is_stranger(id),
             is_dead: host.dead,
             is_gone: host.gone,
             is_paused: host.paused_until_us > self.now_us,
@@ -50,6 +50,7 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         }
         self.calm = true;
+        self.operator.replaces.clear();
         for host in &mut self.hosts {
             (host.rotting, host.losing, host.rotting_end) = (None, None, None);
         }
@@ -117,6 +118,7 @@ impl<W: Workload> World<'_, W> {
             .hosts
             .iter()
             .any(|host| host.rotten || host.flipped || host.snapshot_rotten || host.dead)
+            || (0..self.hosts.len()).any(|node| self.is_leaving(node))
         {
             return;
         }
@@ -125,15 +127,18 @@ impl<W: Workload> World<'_, W> {
         if matches!(kind, FaultKind::Full | FaultKind::Stall) {
             if nodes >= 3 {
                 let node = self.leader().unwrap_or(draw.below(nodes as u64) as usize);
-                self.let_disk_fail(node, kind);
+                if self.can_spare(node) {
+                    self.let_disk_fail(node, kind);
+                }
             }
             return;
         }
         for _ in 0..(nodes - 1) / 2 {
             let node = draw.below(nodes as u64) as usize;
-            if std::mem::replace(&mut self.hosts[node].gone, true) {
+            if self.hosts[node].gone || !self.can_spare(node) {
                 continue;
             }
+            self.hosts[node].gone = true;
             self.marks.hit("a minority never came back");
             if kind == FaultKind::Crash {
                 self.crash(node, 1);
@@ -165,11 +170,18 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn copies_can_be_told(&self) -> bool {
         let flipped = self.hosts.iter().filter(|host| host.flipped);
         let Some(from) = flipped.map(|host| host.flipped_at).min() else { return true };
-        let right = self.hosts.iter().filter(|host| {
+        self.hosts.len() >= 3 && self.right_copies_decide(from)
+    }
+
+    /// Whether the nodes that have a right copy, and have applied as much, are a quorum of each
+    /// membership that may be in force.
+    fn right_copies_decide(&self, from: Index) -> bool {
+        let is_right = |id: NodeId| {
+            let host = &self.hosts[id.0 as usize];
             let applied = host.up.as_ref().map(|running| running.machine_at);
             !host.flipped && applied.is_some_and(|applied| applied >= from)
-        });
-        self.hosts.len() >= 3 && right.count() > self.hosts.len() / 2
+        };
+        self.observer.possible_memberships().all(|membership| membership.is_quorum(is_right))
     }
 
     /// Whether a majority with right copies has applied as much as any diverged copy. One of two
@@ -177,18 +189,14 @@ impl<W: Workload> World<'_, W> {
     /// cannot tell any more which one was wrong, and a leader sends no snapshot of its own to a
     /// node that needs one (`disputed_at`).
     fn difference_was_decided(&self) -> bool {
-        let right = self.hosts.iter().filter(|host| {
-            let applied = host.up.as_ref().map(|running| running.machine_at);
-            !host.flipped && applied.is_some_and(|applied| applied >= self.differed_until)
-        });
-        self.differed_until == Index(0) || right.count() > self.hosts.len() / 2
+        self.differed_until == Index(0) || self.right_copies_decide(self.differed_until)
     }
 
     pub(super) fn healthy(&self) -> impl Iterator<Item = (usize, &node::Running<W::Machine>)> {
         self.hosts
             .iter()
             .enumerate()
-            .filter(|(id, host)| host.incarnation.0 == INCARNATION + *id as u64 && !host.gone)
+            .filter(|(id, host)| !self.is_stranger(*id) && !host.gone)
             .filter_map(|(id, host)| host.up.as_ref().map(|running| (id, running)))
     }
 
@@ -230,6 +238,10 @@ impl<W: Workload> World<'_, W> {
         if self.served != self.asked {
             let detail = format!("asked for {:?}, served {:?}", self.asked, self.served);
             return violation(Check::ClientsAreServedInTheEnd, (), detail);
+        }
+        if self.operator.is_there && !self.operator.is_done {
+            let detail = format!("{:?}", self.observer.committed_membership());
+            return violation(Check::DeclaredMembershipIsReachedInTheEnd, (), detail);
         }
         Ok(())
     }

@@ -112,6 +112,13 @@ impl<W: Workload> World<'_, W> {
                     return self.poll(node);
                 }
             }
+            FaultKind::Members => match self.hosts[node].up.is_some() {
+                true if self.leader() == Some(node) => self.declare(node, fault.amount)?,
+                _ => self.operator.declares = Some(fault.amount),
+            },
+            FaultKind::Replace => {
+                self.operator.replaces.insert(node);
+            }
             FaultKind::CrashWriting
             | FaultKind::CrashSending
             | FaultKind::Isolate
@@ -309,8 +316,22 @@ impl<W: Workload> World<'_, W> {
         let incarnation = Incarnation(host.incarnation.0 + 1_000);
         *host = Host::new(node as u64, &self.plan.swarm, incarnation, Membership::default(), open);
         host.life = life + 1;
-        host.rotten = true;
+        // If an operator replaces it, it has promised nothing once it is a member again.
+        host.rotten = !self.operator.is_there;
+        host.waits = self.operator.is_there;
         self.marks.hit("a disk was wiped");
+    }
+
+    /// Founds a node whose disk was wiped with this membership, in which it is.
+    pub(super) fn found(&mut self, node: usize, membership: Membership) {
+        if self.hosts[node].up.is_some() {
+            self.crash(node, 1);
+        }
+        let host = &mut self.hosts[node];
+        let (life, open) = (host.life, host.store.as_ref().map(|store| store.open.clone()));
+        let incarnation = host.incarnation;
+        *host = Host::new(node as u64, &self.plan.swarm, incarnation, membership, open);
+        host.life = life + 1;
     }
 }
 
