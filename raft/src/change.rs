@@ -111,8 +111,8 @@ impl Leader {
             return Err(ChangeError::OtherVersion { version });
         }
         check(known, &change)?;
-        // A leader that votes no longer hands over at its next tick. With another change in progress
-        // it would lead until that is done.
+        // A leader that votes no longer hands over at its next tick. With another change in
+        // progress it would lead until that is done.
         if self.transfer.is_some() || self.retiring || !known.is_voter(core.id()) {
             return Err(ChangeError::Transferring);
         }

@@ -56,14 +56,14 @@ checks! {
     BatchIsAnsweredSoOrSo = "a batch is answered so or so",
     /// Once the faults are over, clients must get answers again.
     ClientsAreServedInTheEnd = "clients are served in the end",
-    /// When the faults are over, an operator declares a membership again and again. It must come into
-    /// force.
+    /// When the faults are over, an operator declares a membership again and again. It must come
+    /// into force.
     DeclaredMembershipIsReachedInTheEnd = "the declared membership is reached in the end",
     /// A leader changes the membership only after the previous membership and an entry of its own
     /// term are committed (§4.1). Otherwise two changes can make two quorums without a common node.
     OneChangeOfTheMembershipAtATime = "one change of the membership at a time",
-    /// A directory that was removed from the membership is not admitted again: it may have voted, or
-    /// lost what it acknowledged, without the others knowing.
+    /// A directory that was removed from the membership is not admitted again: it may have voted,
+    /// or lost what it acknowledged, without the others knowing.
     RemovedDirectoryIsNotAddedAgain = "a removed directory is not added again",
     /// Other voters come into force only by a membership with both halves, and the next one has the
     /// new half (§4.3).
@@ -151,8 +151,8 @@ checks! {
     /// A leader that votes in no membership that is in force hands leadership over, or steps down,
     /// once that membership is committed (§4.2.2). This leader leads on.
     LeaderThatDoesNotVoteLeadsNoMore = "a leader that does not vote leads no more",
-    /// A membership is in force as soon as it is in the log, and until the log loses it (§4.1). This
-    /// node decides by another one.
+    /// A membership is in force as soon as it is in the log, and until the log loses it (§4.1).
+    /// This node decides by another one.
     LatestMembershipIsInForce = "the latest membership in the log is in force",
     /// A leader without contact to a quorum steps down within two election timeouts (§6.2). This
     /// leader did not: its clients wait in vain.
@@ -259,8 +259,8 @@ checks! {
     RestoredSnapshotIsCommitted = "a restored snapshot is committed",
     /// A snapshot must cover exactly the entries that were committed (§5.1).
     SnapshotHoldsWhatWasCommitted = "a snapshot holds what was committed",
-    /// A snapshot has the membership that was in force at its last entry (§5.1), not an earlier or a
-    /// later one.
+    /// A snapshot has the membership that was in force at its last entry (§5.1), not an earlier or
+    /// a later one.
     SnapshotHasTheMembershipAtItsEnd = "a snapshot has the membership at its end",
     /// A snapshot is labelled with the entry that was applied last when it was taken (§5.1).
     SnapshotIsOfWhatIsApplied = "a snapshot is of what is applied",
