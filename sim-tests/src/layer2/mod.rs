@@ -89,7 +89,6 @@ pub const EXPECTED: &[&str] = &[
     "a wiped founder was refused",
     "a wiped node joined",
     "a wiped node was added again",
-    "a node that is no member stopped",
     "a write was certainly not done",
     "a write was torn",
     "an answer was lost",
