@@ -140,20 +140,28 @@ impl Admission {
     }
 
     /// The change that leads from the membership in `status` to `members`. A node that is a member
-    /// keeps its incarnation; each other one is asked for its own, for up to five seconds.
+    /// keeps its incarnation; each other one is asked for its own, for up to five seconds. A member
+    /// whose addresses change has to answer there, unless the change is forced.
     pub async fn change(&self, status: &Status, members: &Members) -> Result<Change, AdmitError> {
         let voters = members.declared.iter().filter(|(_, d)| d.votes).map(|(id, _)| *id).collect();
         let mut all = BTreeMap::new();
         for (node, declared) in &members.declared {
             let Declared { peer_address, client_address, .. } = declared.clone();
+            let listed = Listed {
+                node: *node,
+                client_address: client_address.clone(),
+                peer_address: peer_address.clone(),
+            };
             let incarnation = match status.membership.members.get(node) {
-                Some(known) => known.incarnation,
-                None => {
-                    let (client_address, peer_address) =
-                        (client_address.clone(), peer_address.clone());
-                    let listed = Listed { node: *node, client_address, peer_address };
-                    self.identity(&listed).await?
+                Some(known) => {
+                    let stays = known.peer_address == peer_address
+                        && known.client_address == client_address;
+                    if !stays && !members.force {
+                        self.check_moved(&listed, known.incarnation).await?;
+                    }
+                    known.incarnation
                 }
+                None => self.identity(&listed).await?,
             };
             all.insert(*node, Member { incarnation, peer_address, client_address });
         }
@@ -161,6 +169,22 @@ impl Admission {
         change.if_version = members.if_version;
         change.force = members.force;
         Ok(change)
+    }
+
+    /// Checks that a member answers at the addresses that are declared for it. Otherwise a mistake
+    /// in an address could cut off a voter.
+    async fn check_moved(
+        &self,
+        listed: &Listed,
+        incarnation: raft::Incarnation,
+    ) -> Result<(), AdmitError> {
+        let why = match transport_http::identity_of(&self.desk, listed).await {
+            Ok(founder) if founder.incarnation() == incarnation => return Ok(()),
+            Ok(_) => "it has another data directory".to_owned(),
+            Err(AdmitError::Silent { why, .. }) => why,
+            Err(error) => error.to_string(),
+        };
+        Err(AdmitError::NotMoved { node: listed.node, listed: listed.to_string(), why })
     }
 
     async fn identity(&self, listed: &Listed) -> Result<raft::Incarnation, AdmitError> {

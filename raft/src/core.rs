@@ -41,6 +41,8 @@ pub(crate) struct Core {
     pub counters: Counters,
     /// Set when a peer has rejected our incarnation: that peer's commit index at the time.
     not_a_member: Option<Index>,
+    /// The leader has rejected this node's incarnation.
+    expelled: bool,
     /// Members that were sent `NotAMember` since the last tick.
     pub corrected: BTreeSet<NodeId>,
     rng: Pcg32,
@@ -96,6 +98,7 @@ impl Core {
             outbox: Outbox::default(),
             counters: Counters::default(),
             not_a_member: None,
+            expelled: false,
             corrected: BTreeSet::new(),
             orders: 0,
             write_out: None,
@@ -203,6 +206,21 @@ impl Core {
             && !self.is_not_a_member()
     }
 
+    /// A node that does not vote campaigns never, so no peer would tell it that it was removed. It
+    /// asks for pre-votes instead, which change nothing at a member, and does not count them.
+    pub fn ask_whether_removed(&mut self) {
+        let votes = self.log.memberships_from(self.commit).any(|m| m.is_voter(self.config.id));
+        if votes || self.is_disk_stalled() || self.is_not_a_member() {
+            return;
+        }
+        let (next, last) = (self.hard.term.next(), self.log.last());
+        let peers: Vec<NodeId> = self.log.membership().members.keys().copied().collect();
+        for peer in peers.into_iter().filter(|peer| *peer != self.config.id) {
+            let message = self.message(peer, Body::PreVote { next, last });
+            self.outbox.send(message);
+        }
+    }
+
     /// Whether a candidate whose log ends with `last` is up to date enough for this node's vote
     /// (§3.6.1). A node that has lost acknowledged entries cannot decide that, and never grants.
     fn is_up_to_date(&self, last: LogId) -> bool {
@@ -253,8 +271,10 @@ impl Core {
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
-    pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation) {
+    /// What the leader of this term says is final: its log has all that is committed.
+    pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation, by_leader: bool) {
         if refused == self.config.incarnation {
+            self.expelled |= by_leader;
             self.not_a_member = Some(commit);
         }
     }
@@ -270,7 +290,7 @@ impl Core {
 
     /// Whether a committed membership has removed this node.
     pub fn is_removed(&self) -> bool {
-        self.has_removed(self.config.id, self.config.incarnation)
+        self.expelled || self.has_removed(self.config.id, self.config.incarnation)
     }
 
     /// Whether a committed membership has removed the node. That a node is in no membership proves

@@ -77,6 +77,7 @@ impl Follower {
         }
         self.elapsed = 0;
         self.lose_leader(core);
+        core.ask_whether_removed();
         Next::Stay
     }
 

@@ -107,7 +107,8 @@ impl Node {
             return;
         }
         if let Body::NotAMember { commit, refused } = message.body {
-            return self.core.leave_the_membership(commit, refused);
+            let by_leader = message.term == self.core.term() && self.leader() == Some(message.from);
+            return self.core.leave_the_membership(commit, refused, by_leader);
         }
         if let Body::ForwardReply { start, number, outcome } = message.body {
             self.core.forward_answered(message.from, start, number, outcome);

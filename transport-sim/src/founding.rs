@@ -248,7 +248,10 @@ impl<A: App> Cluster<A> {
         life.end();
         Executor::current().kill(machine.id());
         match refused {
-            Some(Ended::Failed(BeginError::Bootstrap(BootstrapError::Wiped { .. }))) => {
+            // Wiped again, it may have been removed already, and is a stranger.
+            Some(Ended::Failed(BeginError::Bootstrap(
+                BootstrapError::Wiped { .. } | BootstrapError::Stranger { .. },
+            ))) => {
                 self.mark("a wiped founder was refused");
             }
             Some(Ended::Joined(joined)) => {

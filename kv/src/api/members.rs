@@ -155,6 +155,7 @@ fn declared_members(declared: &Declared) -> Result<Members, Problem> {
 fn not_admitted(error: &AdmitError) -> Problem {
     let advice = match error {
         AdmitError::Silent { .. } | AdmitError::NotWaiting { .. } => " (raft-kv serve --join)",
+        AdmitError::NotMoved { .. } => "; with --force (?force=true) they are declared unchecked",
         _ => "",
     };
     unsafe_change(format!("{error}{advice}"))
@@ -174,9 +175,9 @@ fn refused(error: MembersError) -> Problem {
             ChangeError::OtherVersion { version } => {
                 conflict("members-changing").with("membership_version", version.0)
             }
-            ChangeError::NoQuorum { .. } => {
-                unsafe_change(format!("{detail}; with force=true it is done all the same"))
-            }
+            ChangeError::NoQuorum { .. } => unsafe_change(format!(
+                "{detail}; with --force (?force=true) it is done all the same"
+            )),
             ChangeError::OtherIncarnation { .. } | ChangeError::WasRemoved { .. } => {
                 unsafe_change(detail)
             }

@@ -84,15 +84,16 @@ pub fn run(args: &Args) -> u8 {
         None => show(args),
         Some(Change::Add { members, learner, options }) => {
             let role = if *learner { "learner" } else { "voter" };
-            change(options, |declared| {
+            change(options, false, |declared| {
                 declared.extend(members.iter().map(|peer| entry(peer, role)));
                 Ok(())
             })
         }
-        Some(Change::Remove { ids, options }) => change(options, |declared| {
+        // A node that has not caught up is removed by giving up the change that adds it.
+        Some(Change::Remove { ids, options }) => change(options, true, |declared| {
             ids.iter().try_for_each(|id| remove(declared, *id).map(drop))
         }),
-        Some(Change::Replace { id, with, options }) => change(options, |declared| {
+        Some(Change::Replace { id, with, options }) => change(options, false, |declared| {
             if declared.contains_key(&with.id.0) {
                 return Err(match with.id.0 == *id {
                     true => format!(
@@ -149,9 +150,10 @@ fn view(client: &Client) -> Result<Value, CallError> {
     }
 }
 
-/// Changes the members with `edit`, waits for the end of the change, and prints the members.
+/// Changes the members with `edit`, which with `gives_up` may undo a change in progress, waits for the end of the change, and prints the members.
 fn change(
     options: &Options,
+    gives_up: bool,
     edit: impl FnOnce(&mut Declared) -> Result<(), String>,
 ) -> Result<u8, CallError> {
     let client = Client::new(&options.server)?;
@@ -159,9 +161,10 @@ fn change(
     if cluster["leader"].is_null() {
         return Err(CallError::NotDone("no leader is known; try again".to_owned()));
     }
-    if !cluster["change"].is_null() {
+    if !cluster["change"].is_null() && !gives_up {
         return Err(CallError::NotDone(format!(
-            "another change is in progress, and waits for {}",
+            "another change is in progress, and waits for {}; as long as a new voter catches up, \
+             `members remove` with its id gives the change up",
             plain(&cluster["change"]["waits_for"])
         )));
     }

@@ -40,6 +40,19 @@ pub enum AdmitError {
         /// The entry that it was to be added with.
         listed: String,
     },
+    /// A member does not answer at the addresses that are declared for it.
+    #[error(
+        "node {node} is a member and does not answer as {listed} ({why}): start it with these \
+         addresses first, then declare them"
+    )]
+    NotMoved {
+        /// The node.
+        node: NodeId,
+        /// The entry that was declared for it.
+        listed: String,
+        /// The cause.
+        why: String,
+    },
     /// Another node answers there.
     #[error("another node than {node} answers at {address}")]
     OtherNode {

@@ -170,6 +170,17 @@ fn a_change_that_cannot_or_must_not_be_done_is_refused_with_the_reason() {
     refused(&nodes[0], &json!({"members": []}), 400, "no voter");
     refused(&nodes[0], &declared(&configs[..3], "learner"), 400, "no voter");
     refused(&nodes[0], &declared(&configs[..4], "voter"), 412, "--join");
+    // Addresses at which the members do not answer would cut them off.
+    let mut swapped = three();
+    for field in ["client", "peer"] {
+        let first = swapped["members"][0][field].take();
+        swapped["members"][0][field] = swapped["members"][1][field].take();
+        swapped["members"][1][field] = first;
+    }
+    refused(&nodes[0], &swapped, 412, "does not answer as");
+    let mut nowhere = three();
+    nowhere["members"][1]["peer"] = json!("127.0.0.1:1");
+    refused(&nodes[0], &nowhere, 412, "does not answer as");
     // A node that founds or belongs to a cluster is not taken into another one.
     let elsewhere = tempfile::tempdir().unwrap();
     let mut lone = cluster(1, elsewhere.path()).remove(0);
@@ -226,8 +237,13 @@ fn a_change_that_would_lose_the_quorum_is_refused_unless_it_is_forced() {
     let answer = nodes[0].ask("PUT", PATH, &one);
     assert_eq!((answer.status, &answer.json()["outcome"]), (409, &json!("not_done")));
     // Declaring the members without the change gives it up.
-    let answer = nodes[0].ask("PUT", PATH, &declared(&configs, "voter").to_string());
-    assert_eq!((answer.status, &answer.json()["change"]), (200, &Value::Null), "{}", answer.body);
+    let before = declared(&configs, "voter").to_string();
+    let mut answer = nodes[0].ask("PUT", PATH, &before);
+    until("the entry of the change is committed, and it is given up", || {
+        answer = nodes[0].ask("PUT", PATH, &before);
+        answer.status == 200
+    });
+    assert_eq!(answer.json()["change"], Value::Null, "{}", answer.body);
     assert_eq!(nodes[0].ask("PUT", "/v1/kv/a", "2").status, 200);
 }
 
@@ -253,6 +269,42 @@ fn a_learner_reads_and_counts_for_nothing_until_it_is_promoted() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.json()["members"][1]["role"], "voter");
     assert_eq!(nodes[1].get("/v1/kv/a").body, "2");
+}
+
+#[test]
+fn a_removed_learner_and_an_earlier_directory_stop_like_a_removed_voter() {
+    let directory = tempfile::tempdir().unwrap();
+    let configs = configs(1, 2, directory.path());
+    let nodes = start(vec![configs[0].clone()]);
+    let mut with_learner = declared(&configs, "voter");
+    with_learner["members"][1]["role"] = json!("learner");
+    let (with_learner, without) =
+        (with_learner.to_string(), declared(&configs[..1], "voter").to_string());
+    let joined = |config: &ServeConfig| {
+        let joining = join(config);
+        let answer = nodes[0].ask("PUT", PATH, &with_learner);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        joining.join().unwrap()
+    };
+    let ends = |node: Node| {
+        let ended = node.wait().expect_err("it stops by itself");
+        assert!(ended.contains("not a member of its cluster any more"), "{ended}");
+    };
+    let first = joined(&configs[1]);
+    assert_eq!(nodes[0].ask("PUT", PATH, &without).status, 200);
+    ends(first);
+    // Also if it is removed while it is down.
+    let earlier = configs[1].data_dir.with_extension("earlier");
+    std::fs::remove_dir_all(&configs[1].data_dir).unwrap();
+    joined(&configs[1]).stop();
+    assert_eq!(nodes[0].ask("PUT", PATH, &without).status, 200);
+    ends(Node::start(configs[1].clone()));
+    // The id comes back with another directory, and then the earlier one is started.
+    std::fs::rename(&configs[1].data_dir, &earlier).unwrap();
+    joined(&configs[1]).stop();
+    let mut config = configs[1].clone();
+    config.data_dir = earlier;
+    ends(Node::start(config));
 }
 
 #[test]
