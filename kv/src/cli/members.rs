@@ -150,7 +150,8 @@ fn view(client: &Client) -> Result<Value, CallError> {
     }
 }
 
-/// Changes the members with `edit`, which with `gives_up` may undo a change in progress, waits for the end of the change, and prints the members.
+/// Changes the members with `edit`, which with `gives_up` may undo a change in progress, waits for
+/// the end of the change, and prints the members.
 fn change(
     options: &Options,
     gives_up: bool,
