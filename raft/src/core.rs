@@ -210,7 +210,8 @@ impl Core {
     /// asks for pre-votes instead, which change nothing at a member, and does not count them.
     pub fn ask_whether_removed(&mut self) {
         let votes = self.log.memberships_from(self.commit).any(|m| m.is_voter(self.config.id));
-        if votes || self.is_disk_stalled() || self.is_not_a_member() {
+        let may_not = self.hard.lost.is_some() || self.diverged || self.is_disk_stalled();
+        if votes || may_not || self.is_not_a_member() {
             return;
         }
         let (next, last) = (self.hard.term.next(), self.log.last());
