@@ -272,7 +272,7 @@ impl Core {
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
-    /// What the leader of this term says is final: its log has all that is committed.
+    /// A rejection by the leader of this term is final: its log has all that is committed.
     pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation, by_leader: bool) {
         if refused == self.config.incarnation {
             self.expelled |= by_leader;

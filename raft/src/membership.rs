@@ -15,7 +15,7 @@
 //! | [`Membership::entered`] | the new voters | |
 //!
 //! A change that only concerns learners or addresses is one entry, since its voters stay the same.
-//! What a leader does with these is in `change.rs`.
+//! The steps of a leader are in `change.rs`.
 
 use crate::bounded::MEMBERS_MAX;
 use crate::{Incarnation, LogTime, NodeId};

@@ -20,7 +20,7 @@ pub(crate) struct InForce {
     none: Membership,
 }
 
-/// What has changed since the latest look.
+/// The changes since the latest look.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct News {
     /// A membership has come or gone, or the base of the log has moved.

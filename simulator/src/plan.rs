@@ -487,7 +487,7 @@ impl Plan {
         let until = u64::from(self.swarm.faults_until_us);
         let elections = until / election_us.max(1);
         let count = (elections * draw.pick(&[100, 250, 500]) / 1_000).clamp(1, CHANGES_MAX);
-        // What may strike the leader while its change is in progress.
+        // Faults that may strike the leader while its change is in progress.
         let deposing = [FaultKind::Crash, FaultKind::Kill, FaultKind::Isolate, FaultKind::Transfer];
         let deposing: Vec<FaultKind> =
             deposing.into_iter().filter(|kind| among.contains(kind)).collect();

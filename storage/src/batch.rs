@@ -60,8 +60,8 @@ pub(crate) struct Batch {
     pub checksum: u32,
     pub blocks: u32,
     pub reset: bool,
-    /// What was synced before it. Batches between that and this one are repeated by this one, which
-    /// replaces any of them that is damaged.
+    /// The end of the log that was synced before it. Batches between that and this one are repeated
+    /// by this one, which replaces any of them that is damaged.
     pub synced: Mark,
     pub previous: u32,
     pub hard_state: HardState,

@@ -44,7 +44,7 @@ pub(crate) struct Place {
     pub batch: u64,
     /// The position of its first block in the segment.
     pub position: u32,
-    /// What was synced before it.
+    /// The end of the log that was synced before it.
     pub synced: Mark,
 }
 

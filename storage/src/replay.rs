@@ -29,7 +29,7 @@ pub(crate) struct Latest {
     pub number: u64,
     pub checksum: u32,
     pub reset: bool,
-    /// What was synced before it, see [`Batch::synced`].
+    /// The end of the log that was synced before it, see [`Batch::synced`].
     pub synced: Mark,
     /// The number of its entries. They are the last ones of the state.
     pub entries: usize,

@@ -222,7 +222,7 @@ fn wait(
     }
 }
 
-/// What a change waits for.
+/// The reason why a change is not done yet, with the state of each new voter.
 fn progress(cluster: &Value) -> String {
     let change = &cluster["change"];
     let targets = change["voters"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -32,7 +32,7 @@ impl Checks {
                     let here = |id: NodeId| {
                         peers.get(&id.0).is_some_and(|peer| !peer.wiped && has(&peer.disk))
                     };
-                    // What commits an entry is a quorum of the membership of some later moment. The
+                    // An entry is committed by a quorum of the membership of some later moment. The
                     // latest that this node knows is in force there.
                     let membership = node.status().membership;
                     assert!(membership.is_quorum(here), "{} is on too few disks", entry.id);
