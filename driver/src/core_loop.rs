@@ -19,11 +19,10 @@ use crate::report::report;
 use crate::shared::Shared;
 use crate::snapshots::{OpenedLater, SnapshotStore};
 use crate::status::{add, count};
-use crate::{Clock, DriverStatus, Inspect, Load, NotReady, StateMachine, Transport};
-use bytes::Bytes;
+use crate::{Clock, DriverStatus, FrozenReplica, Inspect, Load, NotReady, StateMachine, Transport};
 use raft::{
     Action, Forwarded, Index, LogId, LogStart, Membership, Message, Node, NodeId, Now, Proposed,
-    ReadId, ReadMode, Term, Write,
+    ReadId, ReadMode, Request, Term, Write,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,7 +77,7 @@ pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
     pub writes: mpsc::Sender<Write>,
     pub machine_orders: mpsc::Sender<MachineOrder>,
     pub machine_calls: mpsc::Sender<MachineCall<S>>,
-    pub snapshot_orders: mpsc::Sender<SnapshotOrder<S::Frozen>>,
+    pub snapshot_orders: mpsc::Sender<SnapshotOrder<FrozenReplica<S::Frozen>>>,
     pub state: State<S>,
     pub inspect: I,
 }
@@ -323,7 +322,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     fn take_call(&mut self, now: Now, call: CoreCall<S>) {
         match call {
             CoreCall::Propose { command, taken, done } => {
-                let proposed = self.propose(now, command);
+                let proposed = self.propose(now, command.into());
                 match &proposed {
                     Ok(proposed) => {
                         count(&self.shared.metrics.proposals);
@@ -333,7 +332,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 }
                 let _ = taken.send(proposed);
             }
-            CoreCall::Execute { command, done } => self.execute(now, command, done),
+            CoreCall::Execute { request, done } => self.execute(now, request, done),
             CoreCall::Read { mode, read } => self.state.reads.add(mode, read),
             CoreCall::Campaign => self.node.campaign(now),
             CoreCall::Transfer { to, begun } => {
@@ -345,12 +344,12 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    /// Gets a command appended: by this node if it leads, else by the leader.
-    fn execute(&mut self, now: Now, command: Bytes, done: Reply<ExecuteError>) {
+    /// Gets a request appended: by this node if it leads, else by the leader.
+    fn execute(&mut self, now: Now, request: Request, done: Reply<ExecuteError>) {
         let forwards = !self.node.is_leader() && self.state.shutdown_ticks.is_none();
         let waiting = self.state.pending.len() + self.state.forwarded.len();
         let refused = if !forwards {
-            match self.propose(now, command) {
+            match self.propose(now, request) {
                 Ok(proposed) => {
                     count(&self.shared.metrics.proposals);
                     return self.state.pending.push(proposed.id, Caller::Execute(done));
@@ -362,7 +361,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         } else if !self.node.leader().is_some_and(|leader| self.transport.is_connected(leader)) {
             ProposeError::NotLeader { leader: self.node.leader() }
         } else {
-            match self.node.forward(now, command) {
+            match self.node.forward(now, request) {
                 Ok(number) => {
                     count(&self.shared.metrics.proposals);
                     self.state.forwarded.insert(number, done);
@@ -397,7 +396,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let _ = done.send(Err(error));
     }
 
-    fn propose(&mut self, now: Now, command: Bytes) -> Result<Proposed, ProposeError> {
+    fn propose(&mut self, now: Now, request: Request) -> Result<Proposed, ProposeError> {
         if self.state.shutdown_ticks.is_some() {
             return Err(ProposeError::Stopped);
         }
@@ -408,7 +407,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         if self.state.pending.len() >= self.shared.limits.proposals_max {
             return Err(ProposeError::Busy);
         }
-        self.node.propose(now, command).map_err(refused_by_core)
+        self.node.propose(now, request).map_err(refused_by_core)
     }
 
     fn after_tick(&mut self, now: Now) {
@@ -572,7 +571,16 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let events =
             self.state.events.since(&raft, read_only.is_some(), self.election_timeout, self.tick);
         let tick = self.tick;
-        let status = DriverStatus { raft, read_only, load, stopped: None, not_ready, tick };
+        let status = DriverStatus {
+            raft,
+            read_only,
+            load,
+            sessions: self.shared.sessions.load(Ordering::Relaxed),
+            session_bytes: self.shared.session_bytes.load(Ordering::Relaxed),
+            stopped: None,
+            not_ready,
+            tick,
+        };
         self.shared.publish(status);
         // Publishing comes first: a log line may take time.
         events.into_iter().for_each(|event| report(|| event.log()));

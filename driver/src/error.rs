@@ -1,5 +1,6 @@
 //! Errors of calls. Each tells whether the command may have been done.
 
+use crate::SessionError;
 use raft::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,9 @@ pub enum ExecuteError {
     /// It may have been done, or may still be done.
     #[error("unknown: it may have been done, or may still be")]
     Unknown,
+    /// The command belongs to a session, which does not execute it.
+    #[error(transparent)]
+    Session(#[from] SessionError),
 }
 
 impl From<Outcome> for ExecuteError {

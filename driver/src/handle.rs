@@ -3,13 +3,12 @@
 use crate::changes::Changes;
 use crate::clock::Sleep;
 use crate::error::{
-    ExecuteError, MembersError, Outcome, ProposeError, ReadError, StopReason, TransferError,
-    WaitError,
+    MembersError, Outcome, ProposeError, ReadError, StopReason, TransferError, WaitError,
 };
 use crate::messages::{CoreCall, MachineCall, Read};
 use crate::shared::Shared;
 use crate::status::count;
-use crate::{Clock, DriverStatus, MetricsReading, StateMachine};
+use crate::{Clock, DriverStatus, MetricsReading, SessionLimits, StateMachine};
 use bytes::Bytes;
 use raft::{Change, CommandNumber, Index, LogId, NodeId, Term};
 use std::future::Future;
@@ -121,30 +120,14 @@ impl<S: StateMachine> Handle<S> {
         Ok(Proposal { id: proposed.id, number: proposed.number, done })
     }
 
-    /// Executes a command, on any node. A follower gets the leader to append it, and returns the
-    /// answer when it has applied the command itself. Once the command is appended, a failure of
-    /// the leader does not matter to this call. Ends with [`ExecuteError::Unknown`] after the
-    /// default timeout.
-    pub async fn execute(&self, command: Bytes) -> Result<Bytes, ExecuteError> {
-        self.execute_within(command, self.timeout).await
+    /// The limits of the sessions that this node opens.
+    pub fn session_limits(&self) -> SessionLimits {
+        self.shared.session_limits
     }
 
-    /// Like [`Handle::execute`], with a timeout.
-    pub async fn execute_within(
-        &self,
-        command: Bytes,
-        timeout: Duration,
-    ) -> Result<Bytes, ExecuteError> {
-        let (done, answer) = oneshot::channel();
-        let taken = self.calls.try_send(CoreCall::Execute { command, done });
-        taken.map_err(|error| ExecuteError::Refused(not_taken(error)))?;
-        let mut sleep = self.clock.sleep(timeout);
-        tokio::select! {
-            biased;
-            // The sender was dropped: the node has stopped.
-            answer = answer => answer.unwrap_or(Err(ExecuteError::Unknown)),
-            () = &mut sleep => Err(ExecuteError::Unknown),
-        }
+    /// The timeout of calls that specify none.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Reads from the state machine, with the default timeout.

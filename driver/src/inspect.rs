@@ -1,8 +1,10 @@
 //! The interface for observers of a running node: the checks of a simulation.
 
-use crate::{Outcome, StateMachine};
-use bytes::Bytes;
+use crate::{Answer, Outcome, Replica, StateMachine};
 use raft::{Entry, LogId, Node, Snapshot};
+
+/// The outcome of a proposal: the answer to its entry, once that is applied.
+pub type Decision = Result<Answer, Outcome>;
 
 /// Observes the core and the state machine of a node. It can read everything and change nothing.
 /// The default methods do nothing and cost nothing.
@@ -14,16 +16,16 @@ pub trait Inspect<S: StateMachine>: Clone + Send + Sync + 'static {
     /// calls of a turn. Its actions have not been carried out yet.
     fn look(&self, _node: &Node) {}
 
-    /// An entry has been applied with this answer, which is empty if the entry is not a command.
-    /// `machine` has already applied the whole batch of the entry.
-    fn applied(&self, _entry: &Entry, _answer: &Bytes, _machine: &S) {}
+    /// An entry has been applied with this answer. `replica` has already applied the whole batch of
+    /// the entry.
+    fn applied(&self, _entry: &Entry, _answer: &Answer, _replica: &Replica<S>) {}
 
     /// The outcome of a proposal of this node is known. Called even if its caller has stopped
     /// waiting.
-    fn decided(&self, _id: LogId, _outcome: &Result<Bytes, Outcome>) {}
+    fn decided(&self, _id: LogId, _outcome: &Decision) {}
 
     /// The state has been replaced by that of a snapshot, or starts with it.
-    fn restored(&self, _snapshot: &Snapshot, _machine: &S) {}
+    fn restored(&self, _snapshot: &Snapshot, _replica: &Replica<S>) {}
 }
 
 /// An observer that ignores everything.

@@ -21,6 +21,7 @@ mod clock;
 mod core_loop;
 mod error;
 mod events;
+mod execute;
 mod handle;
 mod inbox;
 mod inspect;
@@ -33,7 +34,9 @@ mod pending;
 mod readiness;
 mod reads;
 mod reception;
+mod replica;
 mod report;
+mod session;
 mod shared;
 mod snapshots;
 #[cfg(feature = "tokio")]
@@ -53,13 +56,15 @@ pub use error::{
 };
 pub use handle::{Done, Handle, Proposal, ReadMode};
 pub use inbox::{Inbox, InboxReceiver, OfferError, inbox, inbox_limited};
-pub use inspect::Inspect;
+pub use inspect::{Decision, Inspect};
 pub use limits::Limits;
 pub use machine::{ApplyContext, Frozen, RestoreError, StateMachine};
 pub use node::{Dependencies, Driver, DriverConfig, Part};
 pub use raft::LogTime;
 pub use reception::{Prefix, Received, Reception};
+pub use replica::{Answer, FrozenReplica, Replica, WrongBatch, hashed};
 pub use report::report;
+pub use session::{SessionError, SessionId, SessionLimits, SessionNumber, Sessions};
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
 #[cfg(feature = "tokio")]
 pub use spawn::{TokioClock, spawn};

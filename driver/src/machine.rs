@@ -33,6 +33,12 @@ pub trait StateMachine: Send + 'static {
         commands.into_iter().map(|(at, command)| self.apply(at, command)).collect()
     }
 
+    /// A command number that is not executed: the command is the repeat of one that was executed
+    /// before, or its session has ended (see [`SessionId`](crate::SessionId)). Called in the order
+    /// of the log, like `apply`. Does nothing by default. Override it for a machine that keeps
+    /// something under every [`ApplyContext::number`]; it must be deterministic then.
+    fn skip(&mut self, _at: ApplyContext) {}
+
     /// Answers a read. Changes nothing. `time` is the log time of the last applied entry: a read
     /// uses it to decide what has expired, as `apply` uses [`ApplyContext::time`].
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes;

@@ -5,13 +5,13 @@
 
 use crate::messages::{MachineCall, MachineOrder, Receipt, SnapshotOrder};
 use crate::pending::{Undecided, jump, resolve};
+use crate::replica::hashed;
 use crate::shared::{Shared, panic_message};
 use crate::snapshots::{Counted, SnapshotStore};
 use crate::status::{add, count};
 use crate::waiters::Waiters;
-use crate::{ApplyContext, Inspect, RestoreError, StateMachine, StopReason};
-use bytes::Bytes;
-use raft::{Apply, LogTime, Snapshot, TakeSnapshot, entry_hash};
+use crate::{FrozenReplica, Inspect, Replica, RestoreError, StateMachine, StopReason};
+use raft::{Apply, Snapshot, TakeSnapshot, entry_hash};
 use std::collections::VecDeque;
 use std::io::{self, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,9 +23,7 @@ use tokio::sync::mpsc;
 const CALLS_PER_TURN: usize = 256;
 
 pub(crate) struct MachineTask<S: StateMachine, I> {
-    pub machine: S,
-    /// The log time of the last entry that was applied.
-    pub time: LogTime,
+    pub replica: Replica<S>,
     pub waiters: Waiters,
     /// The snapshot that the state starts with.
     pub base: Snapshot,
@@ -33,7 +31,7 @@ pub(crate) struct MachineTask<S: StateMachine, I> {
     pub orders: mpsc::Receiver<MachineOrder>,
     pub calls: mpsc::Receiver<MachineCall<S>>,
     pub receipts: mpsc::Sender<Receipt>,
-    pub snapshot_orders: mpsc::Sender<SnapshotOrder<S::Frozen>>,
+    pub snapshot_orders: mpsc::Sender<SnapshotOrder<FrozenReplica<S::Frozen>>>,
     pub shared: Arc<Shared>,
     pub inspect: I,
 }
@@ -97,7 +95,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
     fn carry_out(&mut self, order: MachineOrder) -> Result<Option<Receipt>, StopReason> {
         match order {
             MachineOrder::Apply { apply, decided } => {
-                let hashes = self.apply(&apply, decided);
+                let hashes = self.apply(&apply, decided)?;
                 Ok(Some(Receipt::Applied(apply.applied_with(hashes))))
             }
             MachineOrder::Restore { restore, decided } => {
@@ -112,34 +110,31 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
 
     /// Applies a batch. Returns the hash of each entry with its answer, for comparison between
     /// nodes.
-    fn apply(&mut self, apply: &Apply, mut decided: VecDeque<Undecided>) -> Vec<u64> {
+    fn apply(
+        &mut self,
+        apply: &Apply,
+        mut decided: VecDeque<Undecided>,
+    ) -> Result<Vec<u64>, StopReason> {
         let mut hashes = Vec::with_capacity(apply.entries.len());
-        let commands: Vec<(ApplyContext, Bytes)> = apply
-            .entries
-            .iter()
-            .filter_map(|entry| {
-                let at = ApplyContext { id: entry.id, time: entry.time, number: entry.number };
-                Some((at, entry.payload.command()?.clone()))
-            })
-            .collect();
-        let expected = commands.len();
-        let answers = self.machine.apply_batch(commands);
-        assert_eq!(answers.len(), expected, "apply_batch returns one answer for each command");
-        let mut answers = answers.into_iter();
-        for entry in &apply.entries {
-            let result = match entry.payload.command() {
-                Some(_) => answers.next().unwrap_or_default(),
-                None => Bytes::new(),
-            };
-            self.inspect.applied(entry, &result, &self.machine);
-            hashes.push(entry_hash(entry, &result));
+        let answers = self.replica.apply(&apply.entries);
+        let answers =
+            answers.map_err(|error| StopReason::StateMachine(error.to_string().into()))?;
+        for (entry, answer) in apply.entries.iter().zip(answers) {
+            self.inspect.applied(entry, &answer, &self.replica);
+            hashes.push(entry_hash(entry, &hashed(&answer)));
             let told = |id, outcome: &_| self.inspect.decided(id, outcome);
-            resolve(&mut decided, entry, result, told);
+            resolve(&mut decided, entry, answer, told);
             self.waiters.applied(entry.id.term, entry.number_after());
         }
-        self.time = apply.entries.last().map_or(self.time, |entry| entry.time);
         add(&self.shared.metrics.applied, apply.entries.len());
-        hashes
+        self.publish_sessions();
+        Ok(hashes)
+    }
+
+    fn publish_sessions(&self) {
+        let sessions = self.replica.sessions();
+        self.shared.sessions.store(sessions.len(), Ordering::Relaxed);
+        self.shared.session_bytes.store(sessions.bytes(), Ordering::Relaxed);
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), StopReason> {
@@ -149,22 +144,25 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
                 |error: io::Error| StopReason::SnapshotUnreadable(error.to_string().into());
             let state = self.store.open(snapshot.last).map_err(unreadable)?;
             let mut counted = Counted { inner: state, bytes: 0, has_failed: false };
-            let restored = self.machine.restore(&mut BufReader::new(&mut counted));
+            let mut state = BufReader::new(&mut counted);
+            let restored = self.replica.restore(snapshot.time, &mut state);
             restored.map_err(|error| match (counted.has_failed, error) {
                 (true, RestoreError::Io(error)) => unreadable(error),
                 (_, error) => StopReason::Restore(error.to_string().into()),
             })?;
             self.shared.snapshot_bytes.store(counted.bytes, Ordering::Relaxed);
+        } else {
+            self.replica.start_at(snapshot.time);
         }
-        self.time = snapshot.time;
-        self.inspect.restored(snapshot, &self.machine);
+        self.publish_sessions();
+        self.inspect.restored(snapshot, &self.replica);
         self.waiters.jumped(snapshot.last.term, snapshot.number);
         Ok(())
     }
 
     /// Freezes the state and queues it for writing. Returns a receipt only if it cannot be queued.
     fn freeze(&mut self, order: TakeSnapshot) -> Option<Receipt> {
-        let (order, frozen) = (Box::new(order), self.machine.freeze());
+        let (order, frozen) = (Box::new(order), self.replica.freeze());
         match self.snapshot_orders.try_send(SnapshotOrder::Write { order, frozen }) {
             Ok(()) => None,
             Err(
@@ -180,9 +178,10 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
 
     fn answer(&mut self, call: MachineCall<S>) {
         match call {
-            MachineCall::Read(read) => read.answer(&self.machine, self.time),
+            MachineCall::Read(read) => read.answer(self.replica.machine(), self.replica.time()),
             MachineCall::Reads(reads) => {
-                reads.into_iter().for_each(|read| read.answer(&self.machine, self.time));
+                let (machine, time) = (self.replica.machine(), self.replica.time());
+                reads.into_iter().for_each(|read| read.answer(machine, time));
             }
             MachineCall::Wait { number, term, reply } => self.waiters.add(number, term, reply),
             MachineCall::Forget(number) => self.waiters.forget(number),

@@ -15,8 +15,8 @@ use crate::waiters::WaitReply;
 use bytes::Bytes;
 use raft::{
     Applied, Apply, Change, ChangeError, CommandNumber, Durable, Index, LogId, LogTime, NodeId,
-    Proposed, ReadMode, ReceiveSnapshot, Restore, SnapshotDurable, SnapshotOffer, SnapshotReceived,
-    TakeSnapshot, Term, Write,
+    Proposed, ReadMode, ReceiveSnapshot, Request, Restore, SnapshotDurable, SnapshotOffer,
+    SnapshotReceived, TakeSnapshot, Term, Write,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,9 +36,9 @@ pub(crate) enum CoreCall<S: StateMachine> {
         taken: oneshot::Sender<Result<Proposed, ProposeError>>,
         done: Reply<Outcome>,
     },
-    /// Like `Propose`, but forwarded to the leader if that is another node.
+    /// Appends a request, here or on the leader, and answers when it is applied here.
     Execute {
-        command: Bytes,
+        request: Request,
         done: Reply<ExecuteError>,
     },
     Read {

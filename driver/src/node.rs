@@ -7,8 +7,8 @@ use crate::report::report;
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, Handle, InboxReceiver, Inspect, Limits, Load, NotReady, SnapshotPort,
-    SnapshotStore, StateMachine, StorePort, Transport,
+    Clock, DriverStatus, FrozenReplica, Handle, InboxReceiver, Inspect, Limits, Load, NotReady,
+    Replica, SessionLimits, SnapshotPort, SnapshotStore, StateMachine, StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
 use std::future::Future;
@@ -32,13 +32,16 @@ pub struct DriverConfig {
     pub timeout: Duration,
     /// The limits of the node's queues.
     pub limits: Limits,
+    /// The limits of the sessions that this node opens.
+    pub sessions: SessionLimits,
 }
 
 impl DriverConfig {
     /// Ticks of 10 ms, a timeout of 5 s, and the default limits.
     pub fn new(raft: Config) -> Self {
         let (tick, timeout) = (Duration::from_millis(10), Duration::from_secs(5));
-        DriverConfig { raft, tick, timeout, limits: Limits::default() }
+        let (limits, sessions) = (Limits::default(), SessionLimits::default());
+        DriverConfig { raft, tick, timeout, limits, sessions }
     }
 }
 
@@ -71,7 +74,7 @@ pub struct Driver<S: StateMachine> {
     /// Makes writes durable. Run it on a thread of its own.
     pub store: StorePort,
     /// Writes snapshots. Run it on a thread of its own.
-    pub snapshots: SnapshotPort<S::Frozen>,
+    pub snapshots: SnapshotPort<FrozenReplica<S::Frozen>>,
 }
 
 impl<S: StateMachine> Driver<S> {
@@ -108,12 +111,14 @@ impl<S: StateMachine> Driver<S> {
             raft: node.status(),
             read_only: None,
             load: Load::default(),
+            sessions: 0,
+            session_bytes: 0,
             stopped: None,
             not_ready: Some(NotReady::Starting),
             tick: config.tick,
         };
         let limits = config.limits.in_range();
-        let shared = Shared::new(status, limits);
+        let shared = Shared::new(status, limits, config.sessions.in_range());
 
         let (calls, calls_out) = mpsc::channel(limits.calls_max);
         let (machine_calls, machine_calls_out) = mpsc::channel(limits.machine_calls_max);
@@ -130,8 +135,7 @@ impl<S: StateMachine> Driver<S> {
             shared.clone(),
         );
         let machine = MachineTask {
-            machine,
-            time: base.time,
+            replica: Replica::new(machine),
             waiters: Waiters::new(limits.waiters_max),
             base,
             store: snapshots.clone(),

@@ -4,7 +4,7 @@
 //! entry of a later term is applied at or before index `i`, since terms never decrease along the
 //! log. Its outcome is unknown once a snapshot has skipped index `i`.
 
-use crate::{ExecuteError, Outcome};
+use crate::{Answer, Decision, ExecuteError, Outcome};
 use bytes::Bytes;
 use raft::{Entry, LogId, Snapshot};
 use std::collections::VecDeque;
@@ -28,11 +28,17 @@ impl Caller {
         }
     }
 
-    fn answer(self, outcome: Result<Bytes, Outcome>) {
+    fn answer(self, outcome: Decision) {
         // The caller may have stopped waiting.
         match self {
-            Caller::Propose(reply) => drop(reply.send(outcome)),
-            Caller::Execute(reply) => drop(reply.send(outcome.map_err(ExecuteError::from))),
+            // Its command is in no session, so there is no error.
+            Caller::Propose(reply) => {
+                drop(reply.send(outcome.and_then(|answer| answer.map_err(|_| Outcome::Unknown))));
+            }
+            Caller::Execute(reply) => drop(reply.send(match outcome {
+                Ok(answer) => answer.map_err(ExecuteError::from),
+                Err(outcome) => Err(outcome.into()),
+            })),
         }
     }
 }
@@ -45,11 +51,7 @@ pub(crate) struct Undecided {
 
 impl Undecided {
     /// Passes the outcome to `told`, and then to the caller.
-    fn answer(
-        self,
-        outcome: Result<Bytes, Outcome>,
-        told: &impl Fn(LogId, &Result<Bytes, Outcome>),
-    ) {
+    fn answer(self, outcome: Decision, told: &impl Fn(LogId, &Decision)) {
         told(self.id, &outcome);
         self.caller.answer(outcome);
     }
@@ -114,13 +116,12 @@ impl Pending {
     }
 }
 
-/// Answers the proposals that are decided by applying `entry`. `result` is the state machine's
-/// answer to it. Each outcome is also passed to `told`.
+/// Answers the proposals that are decided by applying `entry`. `result` is the answer to it. Each outcome is also passed to `told`.
 pub(crate) fn resolve(
     decided: &mut VecDeque<Undecided>,
     entry: &Entry,
-    result: Bytes,
-    told: impl Fn(LogId, &Result<Bytes, Outcome>),
+    result: Answer,
+    told: impl Fn(LogId, &Decision),
 ) {
     while decided.front().is_some_and(|waiting| waiting.id <= entry.id) {
         let Some(waiting) = decided.pop_front() else { return };
@@ -138,7 +139,7 @@ pub(crate) fn resolve(
 pub(crate) fn jump(
     decided: VecDeque<Undecided>,
     snapshot: &Snapshot,
-    told: impl Fn(LogId, &Result<Bytes, Outcome>),
+    told: impl Fn(LogId, &Decision),
 ) {
     for waiting in decided {
         let jumped_over = waiting.id.index <= snapshot.last.index;
@@ -172,7 +173,7 @@ mod tests {
     fn apply(pending: &mut Pending, entries: &[Entry]) {
         let mut decided = pending.decided_by(entries.last().unwrap().id);
         for entry in entries {
-            resolve(&mut decided, entry, Bytes::from_static(b"result"), |_, _| ());
+            resolve(&mut decided, entry, Ok(Bytes::from_static(b"result")), |_, _| ());
         }
         assert!(decided.is_empty());
     }

@@ -2,7 +2,8 @@
 //! signal.
 
 use crate::report::report;
-use crate::{DriverStatus, Limits, Metrics, StopReason};
+use crate::session::own::OwnSession;
+use crate::{DriverStatus, Limits, Metrics, SessionLimits, StopReason};
 use arc_swap::ArcSwap;
 use std::any::Any;
 use std::future::Future;
@@ -18,6 +19,11 @@ pub(crate) struct Shared {
     pub status: ArcSwap<DriverStatus>,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
+    pub session_limits: SessionLimits,
+    pub own_session: OwnSession,
+    /// The number of open sessions, and their bytes.
+    pub sessions: AtomicUsize,
+    pub session_bytes: AtomicU64,
     /// Reads that have not been answered.
     pub reads_waiting: AtomicUsize,
     /// Callers that wait for a command to be applied.
@@ -40,11 +46,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(status: DriverStatus, limits: Limits) -> Arc<Self> {
+    pub fn new(status: DriverStatus, limits: Limits, session_limits: SessionLimits) -> Arc<Self> {
         Arc::new(Shared {
             status: ArcSwap::from_pointee(status),
             metrics: Arc::default(),
             limits,
+            session_limits,
+            own_session: OwnSession::default(),
+            sessions: AtomicUsize::new(0),
+            session_bytes: AtomicU64::new(0),
             reads_waiting: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             snapshot_bytes: AtomicU64::new(0),
@@ -240,11 +250,13 @@ mod tests {
             raft,
             read_only: None,
             load: Default::default(),
+            sessions: 0,
+            session_bytes: 0,
             stopped: None,
             not_ready: None,
             tick: std::time::Duration::from_millis(10),
         };
-        let shared = Shared::new(status, Limits::default());
+        let shared = Shared::new(status, Limits::default(), SessionLimits::default());
         let reason = StopReason::Store("the disk failed".into());
         tracing::subscriber::with_default(Panics, || shared.stop(reason.clone()));
         assert_eq!(shared.status.load().stopped, Some(reason));

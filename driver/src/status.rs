@@ -16,6 +16,10 @@ pub struct DriverStatus {
     pub read_only: Option<Arc<str>>,
     /// The lengths of the node's queues.
     pub load: Load,
+    /// The open sessions. See [`SessionId`](crate::SessionId).
+    pub sessions: usize,
+    /// Their size, as [`SessionLimits::bytes_max`](crate::SessionLimits::bytes_max) counts it.
+    pub session_bytes: u64,
     /// Why the node has stopped, if it has.
     pub stopped: Option<StopReason>,
     /// Why the node is not ready to serve, if it is not. See [`DriverStatus::ready`].
@@ -116,6 +120,8 @@ metrics! {
     proposals,
     /// Commands that were neither appended nor forwarded, for whatever reason.
     proposals_refused,
+    /// Times a command of a session was proposed again.
+    proposals_repeated,
     /// Reads that a leader had to confirm.
     reads,
     /// Rounds of the core for such reads; several reads share one.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
     LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
-    ReceiveSnapshot, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash, TakeSnapshot,
-    Term, Write,
+    ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash,
+    TakeSnapshot, Term, Write,
 };
 
 /// The most actions after one event. A correct core returns far fewer.
@@ -179,6 +179,7 @@ fn entries(input: &mut Input<'_>, prev: LogId) -> Vec<Entry> {
             1 => Payload::Clock,
             2 => Payload::System(Bytes::from_static(b"system")),
             3 => Payload::Membership(Box::new(membership(input.below(5)))),
+            4 => Payload::SessionCommand(Bytes::from_static(b"command")),
             _ => Payload::Command(Bytes::from_static(b"command")),
         };
         let number = CommandNumber(input.number());
@@ -219,7 +220,13 @@ fn message(input: &mut Input<'_>) -> Message {
         12 => Body::Diverged { state: state(input) },
         13 => {
             let (start, number) = (input.below(3), input.number());
-            Body::Forward { start, number, command: vec![7; input.below(9) as usize].into() }
+            let bytes = Bytes::from(vec![7; input.below(9) as usize]);
+            let request = match input.below(3) {
+                0 => Request::Command(bytes),
+                1 => Request::SessionCommand(bytes),
+                _ => Request::System(bytes),
+            };
+            Body::Forward { start, number, request }
         }
         14 => {
             let (start, number) = (input.below(3), input.number());

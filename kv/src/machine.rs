@@ -87,6 +87,12 @@ impl driver::StateMachine for Machine {
         answers
     }
 
+    /// The history has a record for each number.
+    fn skip(&mut self, at: driver::ApplyContext) {
+        self.state.apply(Place { number: at.number, term: at.id.term }, None);
+        self.publish();
+    }
+
     fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
         let Some((ticket, query)) = Query::decode(query) else { return Answer::Nothing.encode() };
         let found = match query {

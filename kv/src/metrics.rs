@@ -32,16 +32,18 @@ const COMPAT: [&str; 13] = [
     "/disconnect_all",
 ];
 /// The other fixed paths.
-const OTHER: [&str; 7] = [
+const OTHER: [&str; 8] = [
     "/v1/batch",
     "/v1/cluster",
     "/v1/cluster/members",
     "/v1/cluster/transfer",
+    SESSIONS,
     "/healthz",
     "/readyz",
     "/metrics",
 ];
 const KEY: &str = "/v1/kv/{key}";
+const SESSIONS: &str = "/v1/sessions";
 const UNKNOWN: &str = "unknown";
 
 impl Route {
@@ -49,6 +51,9 @@ impl Route {
     pub fn of(path: &str) -> Self {
         if path.starts_with("/v1/kv/") {
             return Route(KEY);
+        }
+        if path.starts_with("/v1/sessions/") {
+            return Route(SESSIONS);
         }
         let known = COMPAT.iter().chain(&OTHER).find(|known| **known == path);
         Route(known.copied().unwrap_or(UNKNOWN))
@@ -71,7 +76,7 @@ impl Route {
 
     /// Whether it is a single read or write, which takes a place for requests.
     pub fn is_work(self) -> bool {
-        matches!(self.0, KEY | "/submit" | "/get" | "/put" | "/cas")
+        matches!(self.0, KEY | SESSIONS | "/submit" | "/get" | "/put" | "/cas")
     }
 
     /// Whether it is a batch, which takes a place for batches.
@@ -150,6 +155,8 @@ pub fn render(
         ("raft_read_only", "1 if the disk has no room.", u64::from(status.read_only.is_some())),
         ("raft_lost", "1 if part of the log is lost.", u64::from(raft.lost.is_some())),
         ("raft_disk_stalled", "1 if a write has not returned.", u64::from(raft.disk_stalled)),
+        ("raft_sessions", "Open sessions.", status.sessions as u64),
+        ("raft_session_bytes", "The bytes of all sessions.", status.session_bytes),
         ("raft_ready", "1 if it is ready to serve.", u64::from(status.ready().is_ok())),
         ("raft_diverged", "1 if its copy differs.", u64::from(raft.diverged)),
         ("raft_not_a_member", "1 if it is no member any more.", u64::from(raft.not_a_member)),

@@ -1,7 +1,7 @@
 //! The errors of a node. The text of each says what happened, and where there is a next step, names
 //! it. Errors of the disk and the listener end with the cause of the operating system.
 
-use driver::StopReason;
+use driver::{SessionError, StopReason};
 use raft::NodeId;
 use std::fmt;
 use std::io;
@@ -163,15 +163,18 @@ pub enum ExecuteError {
         leader: Option<Leader>,
     },
     /// The command may have been done, or may be done later. If it is executed again, it may be
-    /// done twice. A read does not settle it, since the command may be done after the read. To make
-    /// a repetition safe, put a request id into the command, and let the state machine answer a
-    /// known id with the reply that it gave the first time.
+    /// done twice. A read does not settle it, since the command may be done after the read. A
+    /// command of a session can be repeated safely: see
+    /// [`Node::execute_in_session`](crate::Node::execute_in_session).
     #[error(
-        "unknown: the command may have been done, or may still be; repeat it only if the state machine \
-         recognizes repetitions"
+        "unknown: the command may have been done, or may still be; it can be repeated safely only in \
+         a session"
     )]
     Unknown {
         /// The leader, if one is known.
         leader: Option<Leader>,
     },
+    /// The session does not execute the command. Only calls for a session return this.
+    #[error(transparent)]
+    Session(#[from] SessionError),
 }

@@ -2,7 +2,8 @@
 //!
 //! The driver proposes it if this node leads, and otherwise forwards it to the leader. A command
 //! that was certainly not done is proposed again for a while, so that an election is a pause and
-//! not an error. A command that may have been done is never repeated.
+//! not an error. A command that may have been done is repeated in a session only, which executes it
+//! once.
 
 use crate::{ExecuteError, Leader, NotDone};
 use bytes::Bytes;
@@ -30,13 +31,28 @@ pub(crate) async fn execute<S: StateMachine>(
     command: Bytes,
     wait: Duration,
 ) -> Result<Bytes, ExecuteError> {
+    patiently(handle, clock, wait, || handle.execute(command.clone())).await
+}
+
+/// Calls `attempt` until it is done or the outcome is unknown, or until `wait` is over.
+pub(crate) async fn patiently<S, T, F>(
+    handle: &Handle<S>,
+    clock: &dyn Clock,
+    wait: Duration,
+    attempt: impl Fn() -> F,
+) -> Result<T, ExecuteError>
+where
+    S: StateMachine,
+    F: Future<Output = Result<T, driver::ExecuteError>>,
+{
     let began_ns = clock.now().monotonic_ns;
     loop {
-        let refused = match handle.execute(command.clone()).await {
+        let refused = match attempt().await {
             Ok(answer) => return Ok(answer),
             Err(driver::ExecuteError::Unknown) => {
                 return Err(ExecuteError::Unknown { leader: leader(&handle.status()) });
             }
+            Err(driver::ExecuteError::Session(error)) => return Err(error.into()),
             // Another node has become leader.
             Err(driver::ExecuteError::NotDone) => ProposeError::NotLeader { leader: None },
             Err(driver::ExecuteError::Refused(error)) => error,

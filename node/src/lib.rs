@@ -45,8 +45,8 @@ pub use bytes::Bytes;
 pub use driver::{
     ApplyContext, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle, Limits, Load,
     MembersError, MetricsReading, NotReady, Outcome, Proposal, ProposeError, ReadError,
-    ReadMode as Consistency, RestoreError, StateMachine, StopReason, TransferError, View,
-    WaitError,
+    ReadMode as Consistency, RestoreError, SessionError, SessionId, SessionLimits, SessionNumber,
+    StateMachine, StopReason, TransferError, View, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use members::{Admission, Members, SetMembersError};

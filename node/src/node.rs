@@ -5,8 +5,8 @@ use crate::threads::OwnThread;
 use crate::{Builder, Consistency, ExecuteError, Leader, execute};
 use bytes::Bytes;
 use driver::{
-    Changes, Clock, DriverStatus, Handle, Proposal, ProposeError, ReadError, StateMachine,
-    StopReason, TokioClock, TransferError,
+    Changes, Clock, DriverStatus, Handle, Proposal, ProposeError, ReadError, SessionId,
+    SessionNumber, StateMachine, StopReason, TokioClock, TransferError,
 };
 use raft::{Index, NodeId};
 use std::net::SocketAddr;
@@ -68,11 +68,54 @@ impl<S: StateMachine> Node<S> {
     /// While there is no leader, the command waits, for at most
     /// [`Builder::leader_wait`](crate::Builder::leader_wait). Then one attempt takes at most
     /// [`Builder::timeout`](crate::Builder::timeout). So the call takes at most the sum of both,
-    /// 10 s by default. A command that may have been done is never sent again: see
-    /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown). Dropping the future does not cancel
-    /// the command.
+    /// 10 s by default. A follower forwards commands in a session of its own, so it may repeat one
+    /// whose outcome it does not know; any other command that may have been done is never sent
+    /// again: see [`ExecuteError::Unknown`](crate::ExecuteError::Unknown). Dropping the future does
+    /// not cancel the command.
     pub async fn execute(&self, command: impl Into<Bytes>) -> Result<Bytes, ExecuteError> {
         execute::execute(&self.handle, &*self.clock, command.into(), self.leader_wait).await
+    }
+
+    /// Opens a session, in which a command is executed once however often it is repeated. Give its
+    /// id to a client of your service: the client numbers its commands, and repeats one with the
+    /// same number, through any node, until it has a reply. A session that is not used ends by
+    /// itself: see [`SessionLimits`](crate::SessionLimits).
+    pub async fn open_session(&self) -> Result<SessionId, ExecuteError> {
+        let open = || self.handle.open_session(self.handle.timeout());
+        execute::patiently(&self.handle, &*self.clock, self.leader_wait, open).await
+    }
+
+    /// Executes a command of a session once. If the command with this number was executed before,
+    /// this is its first reply, byte for byte.
+    ///
+    /// While there is no leader, or the outcome of an attempt is unknown, the command is tried
+    /// again, for at most as long as [`Node::execute`] takes.
+    ///
+    /// ```no_run
+    /// # async fn example<S: quorate::StateMachine>(node: &quorate::Node<S>)
+    /// # -> Result<(), quorate::ExecuteError> {
+    /// use quorate::SessionNumber;
+    /// let session = node.open_session().await?;
+    /// let first = SessionNumber { session, number: 1, repeats_from: 0 };
+    /// let reply = node.execute_in_session(first, "add 5").await?;
+    /// assert_eq!(node.execute_in_session(first, "add 5").await?, reply);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn execute_in_session(
+        &self,
+        number: SessionNumber,
+        command: impl Into<Bytes>,
+    ) -> Result<Bytes, ExecuteError> {
+        let (command, timeout) = (command.into(), self.leader_wait + self.handle.timeout());
+        let once = || self.handle.execute_in_session(number, command.clone(), timeout);
+        execute::patiently(&self.handle, &*self.clock, Duration::ZERO, once).await
+    }
+
+    /// Ends a session. Returns whether there was one.
+    pub async fn close_session(&self, session: SessionId) -> Result<bool, ExecuteError> {
+        let close = || self.handle.close_session(session, self.handle.timeout());
+        execute::patiently(&self.handle, &*self.clock, self.leader_wait, close).await
     }
 
     /// Queries the state machine on any node. `consistency` sets how fresh the state must be.

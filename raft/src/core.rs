@@ -10,16 +10,25 @@ use crate::work::Ticket;
 use crate::{
     Action, Applied, Apply, Body, Config, Counters, Durable, Entry, Forwarded, HardState,
     Incarnation, Index, LogId, LogStart, LogTime, Membership, Message, NodeId, Now, Payload,
-    ReadId, ReceiveSnapshot, Restore, Snapshot, SnapshotDurable, SnapshotOffer, SnapshotReceived,
-    StateHash, TakeSnapshot, Term, Write,
+    ReadId, ReceiveSnapshot, Request, Restore, Snapshot, SnapshotDurable, SnapshotOffer,
+    SnapshotReceived, StateHash, TakeSnapshot, Term, Write,
 };
-use bytes::Bytes;
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A disk counts as stalled when a write has been pending for this many election timeouts.
 const STALL_ELECTIONS: u32 = 2;
+
+/// A forwarded command without a reply yet.
+#[derive(Clone, Debug)]
+struct Awaited {
+    leader: NodeId,
+    /// How long it has waited.
+    ticks: u32,
+    /// Whether the driver may propose it again.
+    repeatable: bool,
+}
 
 /// The most entries removed from memory in one tick.
 const TRIM_ENTRIES: usize = 4096;
@@ -69,8 +78,8 @@ pub(crate) struct Core {
     next_read: ReadId,
     /// The number of the latest forwarded command.
     next_forward: u64,
-    /// Commands forwarded to a leader without a reply: that leader, and the ticks they have waited.
-    forwards: BTreeMap<u64, (NodeId, u32)>,
+    /// Commands forwarded to a leader without a reply, by their number.
+    forwards: BTreeMap<u64, Awaited>,
     /// Reads whose index is confirmed but not applied yet.
     reads: BTreeSet<(Index, ReadId)>,
     /// Outcomes of reads and forwarded commands, to be returned by `poll`.
@@ -150,13 +159,13 @@ impl Core {
     }
 
     /// One tick of the clock has passed.
-    pub fn tick(&mut self) {
+    pub fn tick(&mut self, leader: Option<NodeId>) {
         self.corrected.clear();
         if self.write_out.is_some() {
             self.write_ticks = self.write_ticks.saturating_add(1);
         }
         self.snapshots.tick();
-        self.tick_forwards();
+        self.tick_forwards(leader);
     }
 
     /// Whether a write has been pending so that this node should not lead: its disk is full, hangs,
@@ -341,13 +350,14 @@ impl Core {
 
     // Forwarded commands.
 
-    /// Sends a command to the leader. Returns its number.
-    pub fn forward(&mut self, leader: NodeId, command: Bytes) -> u64 {
+    /// Sends a request to the leader. Returns its number.
+    pub fn forward(&mut self, leader: NodeId, request: Request) -> u64 {
         self.next_forward += 1;
         let number = self.next_forward;
-        self.forwards.insert(number, (leader, 0));
+        let repeatable = matches!(request, Request::SessionCommand(_));
+        self.forwards.insert(number, Awaited { leader, ticks: 0, repeatable });
         let start = self.config.start_nonce;
-        let message = self.message(leader, Body::Forward { start, number, command });
+        let message = self.message(leader, Body::Forward { start, number, request });
         self.outbox.send(message);
         number
     }
@@ -355,7 +365,7 @@ impl Core {
     /// A node has replied to a forwarded command. A leader that has handed leadership over, or lost
     /// it, still knows what became of the command, so its reply counts in later terms too.
     pub fn forward_answered(&mut self, from: NodeId, start: u64, number: u64, outcome: Forwarded) {
-        let is_awaited = self.forwards.get(&number).is_some_and(|(leader, _)| *leader == from);
+        let is_awaited = self.forwards.get(&number).is_some_and(|it| it.leader == from);
         if is_awaited && start == self.config.start_nonce {
             self.forwards.remove(&number);
             self.forwarded(number, outcome);
@@ -363,13 +373,15 @@ impl Core {
     }
 
     /// Reports commands as lost that have had no reply for too long. They may have been appended,
-    /// so they are never sent again.
-    fn tick_forwards(&mut self) {
+    /// so the core never sends them again. A driver may repeat a command of a session, so such a
+    /// command is reported as soon as there is another leader.
+    fn tick_forwards(&mut self, leader: Option<NodeId>) {
         let patience = 2 * self.config.election_ticks;
         let mut lost = Vec::new();
-        for (number, (_, waited)) in &mut self.forwards {
-            *waited += 1;
-            if *waited > patience {
+        for (number, awaited) in &mut self.forwards {
+            awaited.ticks += 1;
+            let has_moved = leader.is_some_and(|leader| leader != awaited.leader);
+            if awaited.ticks > patience || (awaited.repeatable && has_moved) {
                 lost.push(*number);
             }
         }

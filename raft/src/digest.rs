@@ -40,11 +40,18 @@ pub fn entry_hash(entry: &Entry, answer: &[u8]) -> u64 {
     hash = match &entry.payload {
         Payload::NoOp => mix(hash, 1),
         Payload::Command(bytes) => mix_bytes(mix(hash, 2), bytes),
+        Payload::SessionCommand(bytes) => mix_bytes(mix(hash, 6), bytes),
         Payload::System(bytes) => mix_bytes(mix(hash, 3), bytes),
         Payload::Membership(membership) => mix(mix(hash, 4), membership.members.len() as u64),
         Payload::Clock => mix(hash, 5),
     };
     mix_bytes(hash, answer)
+}
+
+/// A hash of some bytes, the same on every machine and in every version. For finding changes, not
+/// against an adversary.
+pub fn bytes_hash(bytes: &[u8]) -> u64 {
+    mix_bytes(SEED, bytes)
 }
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;

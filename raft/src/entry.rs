@@ -1,6 +1,6 @@
 //! Log entries, and the snapshot that a log begins after.
 
-use crate::{CommandNumber, LogId, LogTime, Membership};
+use crate::{CommandNumber, LogId, LogTime, Membership, Request};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,12 @@ pub enum Payload {
     NoOp,
     /// A client's command, opaque to the protocol. Only commands take a [`CommandNumber`].
     Command(Bytes),
-    /// A command of the driver itself, opaque to the protocol. It takes no number. No driver makes
-    /// one yet; client sessions will.
+    /// A client's command in a session. The bytes begin with a header of the driver, which executes
+    /// the command once however often it is proposed. Opaque to the protocol. Takes a number like
+    /// any command, also if it is a repeat.
+    SessionCommand(Bytes),
+    /// A command of the driver itself, opaque to the protocol: it opens and closes sessions. Takes
+    /// no number.
     System(Bytes),
     /// The membership from this entry on. It is in force as soon as it is in the log (§4.1).
     /// Boxed, because it is rare and would double the size of every entry.
@@ -38,11 +42,21 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// The client's command, or `None` for every other payload.
-    pub fn command(&self) -> Option<&Bytes> {
+    /// Whether it is a client's command, which takes a [`CommandNumber`].
+    pub fn is_command(&self) -> bool {
         match self {
-            Payload::Command(command) => Some(command),
-            Payload::NoOp | Payload::System(_) | Payload::Membership(_) | Payload::Clock => None,
+            Payload::Command(_) | Payload::SessionCommand(_) => true,
+            Payload::NoOp | Payload::System(_) | Payload::Membership(_) | Payload::Clock => false,
+        }
+    }
+}
+
+impl From<Request> for Payload {
+    fn from(request: Request) -> Self {
+        match request {
+            Request::Command(bytes) => Payload::Command(bytes),
+            Request::SessionCommand(bytes) => Payload::SessionCommand(bytes),
+            Request::System(bytes) => Payload::System(bytes),
         }
     }
 }
@@ -50,12 +64,7 @@ impl Payload {
 impl Entry {
     /// The number that the first client command after this entry takes.
     pub fn number_after(&self) -> CommandNumber {
-        match self.payload {
-            Payload::Command(_) => self.number.next(),
-            Payload::NoOp | Payload::System(_) | Payload::Membership(_) | Payload::Clock => {
-                self.number
-            }
-        }
+        if self.payload.is_command() { self.number.next() } else { self.number }
     }
 
     /// The number of bytes that the entry counts for in every limit given in bytes: its payload
@@ -64,7 +73,9 @@ impl Entry {
         Self::OVERHEAD_BYTES
             + match &self.payload {
                 Payload::NoOp | Payload::Clock => 0,
-                Payload::Command(bytes) | Payload::System(bytes) => bytes.len(),
+                Payload::Command(bytes)
+                | Payload::SessionCommand(bytes)
+                | Payload::System(bytes) => bytes.len(),
                 Payload::Membership(membership) => membership.cost_bytes(),
             }
     }

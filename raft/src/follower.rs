@@ -5,10 +5,9 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
-    Body, Entry, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, Round,
+    Body, Entry, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, Request, Round,
     SnapshotReceived,
 };
-use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Invariants: `acknowledged ≤ verified`; reads wait only while there is a leader.
@@ -272,15 +271,15 @@ impl Follower {
         }
     }
 
-    // Forwarded commands of this node's clients.
+    // Forwarded requests of this node's clients.
 
-    /// Sends a command to the leader. Returns its number;
+    /// Sends a request to the leader. Returns its number;
     /// [`Action::Forwarded`](crate::Action::Forwarded) follows.
-    pub fn forward(&mut self, core: &mut Core, command: Bytes) -> Result<u64, ProposeError> {
+    pub fn forward(&mut self, core: &mut Core, request: Request) -> Result<u64, ProposeError> {
         let Some(leader) = self.leader else {
             return Err(ProposeError::NotLeader { leader: None });
         };
-        Ok(core.forward(leader, command))
+        Ok(core.forward(leader, request))
     }
 
     fn lose_leader(&mut self, core: &mut Core) {

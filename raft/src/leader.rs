@@ -6,10 +6,9 @@ use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::transfer::Transfer;
 use crate::{
-    Action, Body, CommandNumber, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus,
-    ProposeError, ReadError, ReadId, Reading, Round, SnapshotOffer, Term,
+    Action, Body, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus, ProposeError,
+    Proposed, ReadError, ReadId, Reading, Request, Round, SnapshotOffer, Term,
 };
-use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Invariants: every other member has a progress; rounds in `confirming` never decrease; a round
@@ -203,8 +202,8 @@ impl Leader {
                 self.rejected(core, from, prev, hint, lost, round);
             }
             Body::ReadIndex { read } => self.peer_read(core, from, read),
-            Body::Forward { start, number, command } => {
-                self.take_forward(core, from, start, number, command);
+            Body::Forward { start, number, request } => {
+                self.take_forward(core, from, start, number, request);
             }
             Body::Vote { last, .. } => {
                 core.answer_vote(from, last);
@@ -222,11 +221,7 @@ impl Leader {
 
     // Proposals.
 
-    pub fn propose(
-        &mut self,
-        core: &mut Core,
-        payload: Payload,
-    ) -> Result<(LogId, CommandNumber), ProposeError> {
+    pub fn propose(&mut self, core: &mut Core, request: Request) -> Result<Proposed, ProposeError> {
         if self.transfer.is_some() {
             // The target leads soon.
             return Err(ProposeError::NotLeader { leader: None });
@@ -235,10 +230,10 @@ impl Leader {
             return Err(ProposeError::Busy);
         }
         let number = core.log.next_number();
-        Ok((self.append(core, payload), number))
+        Ok(Proposed { id: self.append(core, request.into()), number })
     }
 
-    /// Appends a command that a follower forwards, at most once: the message may be duplicated or
+    /// Appends a request that a follower forwards, at most once: the message may be duplicated or
     /// delayed. A number that is not new gets no reply, since that command may have been appended.
     fn take_forward(
         &mut self,
@@ -246,7 +241,7 @@ impl Leader {
         from: NodeId,
         start: u64,
         number: u64,
-        command: Bytes,
+        request: Request,
     ) {
         let starts = self.forwards.entry(from).or_default();
         match starts.iter_mut().rfind(|(known, _)| *known == start) {
@@ -260,11 +255,11 @@ impl Leader {
             }
         }
         let limit_bytes = core.config.command_bytes_max;
-        let outcome = if command.len() > limit_bytes {
+        let outcome = if request.len() > limit_bytes {
             Forwarded::TooLarge { limit_bytes: limit_bytes as u64 }
         } else {
-            match self.propose(core, Payload::Command(command)) {
-                Ok((id, number)) => {
+            match self.propose(core, request) {
+                Ok(Proposed { id, number }) => {
                     if let Some(progress) = self.progress.get_mut(&from) {
                         progress.forwarded = id.index;
                     }

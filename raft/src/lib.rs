@@ -38,14 +38,14 @@ mod work;
 
 pub use change::{Change, ChangeError};
 pub use config::{Config, ConfigError, Restored};
-pub use digest::{StateHash, entry_hash};
+pub use digest::{StateHash, bytes_hash, entry_hash};
 pub use entry::{Entry, Payload, Snapshot};
 pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, ReadId, Round, Term};
 pub use log_time::Reading;
 pub use membership::{Member, Membership, Target};
 pub use message::{Body, Forwarded, Message, SnapshotOffer};
 pub use node::Node;
-pub use request::{ProposeError, Proposed, ReadError, ReadMode};
+pub use request::{ProposeError, Proposed, ReadError, ReadMode, Request};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
 pub use transfer::TransferError;
 pub use work::{

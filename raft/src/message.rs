@@ -1,10 +1,9 @@
 //! The messages that peers send to each other.
 
 use crate::{
-    CommandNumber, Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Round,
-    Snapshot, StateHash, Term,
+    CommandNumber, Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Request,
+    Round, Snapshot, StateHash, Term,
 };
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// A message from one member to another. It may be lost, duplicated, delayed and reordered.
@@ -116,7 +115,7 @@ pub enum Body {
     /// The sender, a leader, orders the receiver to start an election at once (leadership transfer,
     /// §3.10).
     TimeoutNow,
-    /// A client's command that a follower forwards to the leader of the message's term. The leader
+    /// A client's request that a follower forwards to the leader of the message's term. The leader
     /// appends it at most once, even if the message arrives twice. No other node replies: a node
     /// that led earlier in this term may have appended a previous copy.
     Forward {
@@ -124,8 +123,8 @@ pub enum Body {
         start: u64,
         /// Numbers the commands that the sender has forwarded since that start, from 1.
         number: u64,
-        /// The command, opaque to the protocol.
-        command: Bytes,
+        /// The request.
+        request: Request,
     },
     /// The reply to a `Forward`.
     ForwardReply {
@@ -193,7 +192,7 @@ impl Body {
     pub fn cost_bytes(&self) -> usize {
         match self {
             Body::Append { entries, .. } => entries.iter().map(Entry::cost_bytes).sum(),
-            Body::Forward { command, .. } => command.len(),
+            Body::Forward { request, .. } => request.len(),
             _ => 0,
         }
     }

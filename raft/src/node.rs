@@ -7,12 +7,11 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::role::Next;
 use crate::{
-    Action, Applied, Body, Change, ChangeError, CommandNumber, Config, ConfigError, Durable,
-    Incarnation, Index, LogId, Message, NodeId, Now, Payload, ProposeError, Proposed, ReadError,
-    ReadId, ReadMode, ReceiveSnapshot, Restored, RoleKind, SnapshotDurable, SnapshotOffer,
-    SnapshotReceived, Status, TransferError,
+    Action, Applied, Body, Change, ChangeError, Config, ConfigError, Durable, Incarnation, Index,
+    LogId, Message, NodeId, Now, ProposeError, Proposed, ReadError, ReadId, ReadMode,
+    ReceiveSnapshot, Request, Restored, RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived,
+    Status, TransferError,
 };
-use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// A member of a cluster: the protocol's state machine.
@@ -85,7 +84,8 @@ impl Node {
     /// are not made up for. `now` never goes backwards, over the calls of all methods.
     pub fn tick(&mut self, now: Now) {
         self.core.now = now;
-        self.core.tick();
+        let leader = self.leader();
+        self.core.tick(leader);
         let next = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.core),
             Role::Candidate(candidate) => candidate.tick(&mut self.core),
@@ -145,49 +145,39 @@ impl Node {
         self.enter(next);
     }
 
-    /// Appends a client's command to the log, if this node leads.
-    pub fn propose(&mut self, now: Now, command: Bytes) -> Result<Proposed, ProposeError> {
-        self.propose_payload(now, command.len(), Payload::Command(command))
-            .map(|(id, number)| Proposed { id, number })
-    }
-
-    /// Appends a command of the driver to the log, if this node leads. It takes no
-    /// [`CommandNumber`].
-    pub fn propose_system(&mut self, now: Now, command: Bytes) -> Result<LogId, ProposeError> {
-        self.propose_payload(now, command.len(), Payload::System(command)).map(|(id, _)| id)
-    }
-
-    fn propose_payload(
+    /// Appends a request to the log, if this node leads.
+    pub fn propose(
         &mut self,
         now: Now,
-        bytes: usize,
-        payload: Payload,
-    ) -> Result<(LogId, CommandNumber), ProposeError> {
+        request: impl Into<Request>,
+    ) -> Result<Proposed, ProposeError> {
         self.core.now = now;
+        let request = request.into();
         let limit_bytes = self.core.config.command_bytes_max;
-        if bytes > limit_bytes {
+        if request.len() > limit_bytes {
             return Err(ProposeError::TooLarge { limit_bytes });
         }
         let leader = self.leader();
         let Role::Leader(role) = &mut self.role else {
             return Err(ProposeError::NotLeader { leader });
         };
-        let proposed = role.propose(&mut self.core, payload);
+        let proposed = role.propose(&mut self.core, request);
         self.check();
         proposed
     }
 
-    /// Sends a client's command to the leader, if this node follows one. [`Action::Forwarded`] with
-    /// the returned number follows, unless the node stops first. Once the command is appended, this
+    /// Sends a request to the leader, if this node follows one. [`Action::Forwarded`] with the
+    /// returned number follows, unless the node stops first. Once the request is appended, this
     /// node's own log shows whether it is committed, even if the leader fails.
-    pub fn forward(&mut self, now: Now, command: Bytes) -> Result<u64, ProposeError> {
+    pub fn forward(&mut self, now: Now, request: impl Into<Request>) -> Result<u64, ProposeError> {
         self.core.now = now;
+        let request = request.into();
         let limit_bytes = self.core.config.command_bytes_max;
-        if command.len() > limit_bytes {
+        if request.len() > limit_bytes {
             return Err(ProposeError::TooLarge { limit_bytes });
         }
         match &mut self.role {
-            Role::Follower(follower) => follower.forward(&mut self.core, command),
+            Role::Follower(follower) => follower.forward(&mut self.core, request),
             Role::Candidate(_) | Role::Leader(_) => Err(ProposeError::NotLeader { leader: None }),
         }
     }

@@ -1,6 +1,39 @@
 //! The requests of a client, and the reasons for which a node rejects them.
 
 use crate::{CommandNumber, LogId, NodeId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A request to append an entry. Opaque to the protocol. Bytes convert into a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// See [`Payload::Command`](crate::Payload::Command).
+    Command(Bytes),
+    /// See [`Payload::SessionCommand`](crate::Payload::SessionCommand).
+    SessionCommand(Bytes),
+    /// See [`Payload::System`](crate::Payload::System).
+    System(Bytes),
+}
+
+impl Request {
+    /// Its size in bytes.
+    pub fn len(&self) -> usize {
+        let (Request::Command(bytes) | Request::SessionCommand(bytes) | Request::System(bytes)) =
+            self;
+        bytes.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Bytes> for Request {
+    fn from(command: Bytes) -> Self {
+        Request::Command(command)
+    }
+}
 
 /// An accepted proposal: its entry is in the leader's log and may or may not be committed later. It
 /// is committed once an entry with exactly this id is applied. It is lost once another entry is

@@ -144,6 +144,10 @@ fn is_sane_offer(offer: &SnapshotOffer) -> bool {
 fn is_sound(payload: &Payload) -> bool {
     match payload {
         Payload::Membership(membership) => membership.is_sound(),
-        Payload::NoOp | Payload::Command(_) | Payload::System(_) | Payload::Clock => true,
+        Payload::NoOp
+        | Payload::Command(_)
+        | Payload::SessionCommand(_)
+        | Payload::System(_)
+        | Payload::Clock => true,
     }
 }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use raft::{
     Action, Apply, Body, Change, CommandNumber, Config, Entry, Forwarded, Incarnation, Index,
     LogId, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode,
-    Reading, ReceiveSnapshot, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash,
-    TakeSnapshot, Target, Term, Write,
+    Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer,
+    StateHash, TakeSnapshot, Target, Term, Write,
 };
 
 /// Far more actions than one event can cause.
@@ -152,7 +152,13 @@ fn body() -> impl Strategy<Value = Body> {
             .prop_map(|(read, index)| Body::ReadIndexReply { read, index }),
         Just(Body::TimeoutNow),
         (number(), number(), 0_usize..3000).prop_map(|(start, number, len)| {
-            Body::Forward { start, number, command: vec![7; len].into() }
+            let bytes = vec![7; len].into();
+            let request = match number % 3 {
+                0 => Request::Command(bytes),
+                1 => Request::SessionCommand(bytes),
+                _ => Request::System(bytes),
+            };
+            Body::Forward { start, number, request }
         }),
         (number(), number(), log_id(), number()).prop_map(|(start, number, id, command)| {
             let outcome = Forwarded::Appended { id, number: CommandNumber(command) };

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use bytes::Bytes;
 use raft::{
     Action, Config, Incarnation, Member, Membership, Node, NodeId, Now, Restored, Snapshot,
 };
@@ -50,7 +51,7 @@ fn settle(node: &mut Node) -> bool {
 fn bytes_until_snapshot(node: &mut Node) -> usize {
     let mut bytes = 0;
     loop {
-        node.propose(Now::default(), vec![0; COMMAND_BYTES].into()).unwrap();
+        node.propose(Now::default(), Bytes::from(vec![0; COMMAND_BYTES])).unwrap();
         bytes += COMMAND_BYTES;
         if settle(node) {
             return bytes;

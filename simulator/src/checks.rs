@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-pub use crate::observer::{Observed, Observer};
+pub use crate::observer::{Observed, Observer, has_answer};
 pub use crate::shadow::{Change, Shadow, read};
 pub use crate::timekeeping::Timekeeping;
 pub use crate::violation::{About, Violation, violation};
@@ -277,6 +277,10 @@ checks! {
     /// The same commands in the same order must give the same answers on every node. Usually
     /// something is missing from the snapshot, or apply reads a clock or a random number.
     StateMachineIsDeterministic = "the state machine is deterministic",
+    /// A command of a session is executed once, however often it is proposed, and each repeat gets
+    /// the reply of the first time. A session ends when it has not been used for its time, and not
+    /// before.
+    RepeatsGetTheFirstReply = "repeats get the first reply",
     /// A node's term never falls, not even across a crash (§3.3).
     TermGrows = "term grows",
     /// A node enters a term of its own only when a quorum would elect it (§9.6), so that a

@@ -62,12 +62,12 @@ impl Copies {
     }
 
     /// The reference machine has applied the command at this index.
-    pub fn committed<M: StateMachine>(&mut self, at: Index, command: &Bytes, reference: &M) {
+    pub fn committed(&mut self, at: Index, command: &Bytes, state: impl FnOnce() -> Vec<u8>) {
         self.commands.keep(at, command.clone());
         if at < self.due {
             return;
         }
-        let state = state(reference);
+        let state = state();
         self.due = Index(at.0 + 1 + (state.len() / ENTRY_BYTES) as u64);
         self.states.keep(at, state);
     }
@@ -79,15 +79,15 @@ impl Copies {
 
     /// Checks the state of a node that has applied this entry, if that of the reference machine is
     /// known.
-    pub fn applied<M: StateMachine>(
+    pub fn applied(
         &mut self,
         node: usize,
         id: LogId,
-        machine: &M,
+        found: impl FnOnce() -> Vec<u8>,
         describe: &dyn Describe,
     ) -> Result<(), Violation> {
         let Some(expected) = self.states.by_index.get(&id.index) else { return Ok(()) };
-        let found = state(machine);
+        let found = found();
         if found == *expected {
             self.since[node] = id.index;
             return Ok(());
@@ -129,8 +129,13 @@ impl<T: AsRef<[u8]>> Kept<T> {
 
 /// The state of a machine, as in a snapshot.
 pub(crate) fn state<M: StateMachine>(machine: &M) -> Vec<u8> {
+    bytes_of(&machine.freeze())
+}
+
+/// A frozen state, as in a snapshot.
+pub(crate) fn bytes_of(frozen: &impl Frozen) -> Vec<u8> {
     let mut bytes = Vec::new();
-    machine.freeze().write(&mut bytes).expect("memory takes it");
+    frozen.write(&mut bytes).expect("memory takes it");
     bytes
 }
 
@@ -193,8 +198,8 @@ mod tests {
             let command = set(b'k', index);
             reference.apply(at(index), command.clone());
             node.apply(at(index), if index == 3 { set(b'k', 9) } else { command.clone() });
-            copies.committed(Index(index), &command, &reference);
-            let compared = copies.applied(1, LogId::new(index, 1), &node, &Plain);
+            copies.committed(Index(index), &command, || state(&reference));
+            let compared = copies.applied(1, LogId::new(index, 1), || state(&node), &Plain);
             match compared {
                 Ok(()) => assert!(index < 3),
                 Err(found) => {

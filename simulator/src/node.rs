@@ -5,13 +5,14 @@ use crate::bounds::Needed;
 use crate::checks::Check;
 use crate::copies;
 use crate::log::{AnyLog, OpenStore, Store};
+use crate::observer::has_answer;
 use crate::plan::Swarm;
 use crate::shadow::{Change, Shadow, read};
 use crate::violation::{Violation, violation};
 use bytes::Bytes;
-use driver::{ApplyContext, StateMachine};
+use driver::{Answer, Replica, SessionNumber, StateMachine, hashed};
 use raft::{
-    Apply, Config, Incarnation, Index, LogId, LogTime, Membership, Node, NodeId, ReadId, Restored,
+    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, Payload, ReadId, Restored,
     Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::BTreeMap;
@@ -154,11 +155,9 @@ pub(crate) struct Running<M> {
     pub node: Node,
     pub log: AnyLog,
     pub snapshots: Snapshots<MemDisk>,
-    pub machine: M,
-    /// The last index that the state machine has applied.
+    pub replica: Replica<M>,
+    /// The last index that the replica has applied.
     pub machine_at: Index,
-    /// The log time of the last entry that the state machine has applied.
-    pub machine_time: LogTime,
     pub write: Option<Write>,
     pub apply: Option<Apply>,
     pub snapshot: Option<(TakeSnapshot, Vec<u8>)>,
@@ -363,15 +362,16 @@ impl<M: StateMachine> Host<M> {
         id: u64,
         swarm: &Swarm,
         seed: u64,
-        mut machine: M,
+        machine: M,
     ) -> Result<bool, Violation> {
         let Some((log, restored, snapshots)) = self.open_log(id, swarm)? else {
             return Ok(false);
         };
-        let (base, base_time) = (restored.snapshot.last, restored.snapshot.time);
+        let base = restored.snapshot.last;
+        let mut replica = Replica::new(machine);
         let mut snapshot_bytes = 0;
         if base != LogId::ZERO {
-            match restore(id, &snapshots, &restored.snapshot, &mut machine)? {
+            match restore(id, &snapshots, &restored.snapshot, &mut replica)? {
                 Restoration::Done { bytes } => snapshot_bytes = bytes,
                 Restoration::Unreadable(_) if self.failing => return Ok(false),
                 Restoration::Unreadable(detail) => return violation(MISSING, NodeId(id), detail),
@@ -402,9 +402,8 @@ impl<M: StateMachine> Host<M> {
             node,
             log,
             snapshots,
-            machine,
+            replica,
             machine_at: base.index,
-            machine_time: base_time,
             write: None,
             apply: None,
             snapshot: None,
@@ -569,51 +568,64 @@ impl<M: StateMachine> Running<M> {
     pub fn apply(
         &mut self,
         flips: &mut bool,
-        mut each: impl FnMut(Index, &raft::Entry, Option<&Bytes>, Option<&M>) -> Result<(), Violation>,
+        mut each: impl FnMut(
+            Index,
+            &raft::Entry,
+            Option<&Answer>,
+            Option<&Replica<M>>,
+        ) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
         let Some(apply) = self.apply.take() else { return Ok(()) };
         let mut hashes = Vec::with_capacity(apply.entries.len());
         let mut flipped = None;
-        let mut commands = Vec::new();
-        for entry in &apply.entries {
-            let Some(command) = entry.payload.command() else { continue };
-            let at = ApplyContext { id: entry.id, time: entry.time, number: entry.number };
-            let mut command = command.to_vec();
-            if let Some(byte) = command.first_mut().filter(|_| std::mem::take(flips)) {
-                *byte ^= 1;
+        let mut entries = apply.entries.clone();
+        for entry in &mut entries {
+            let (bytes, first) = match &mut entry.payload {
+                Payload::Command(bytes) => (bytes, 0),
+                Payload::SessionCommand(bytes) => (bytes, SessionNumber::BYTES),
+                _ => continue,
+            };
+            if bytes.len() > first && std::mem::take(flips) {
+                let mut changed = bytes.to_vec();
+                changed[first] ^= 1;
+                *bytes = changed.into();
                 flipped = Some(entry.id.index);
             }
-            commands.push((at, Bytes::from(command)));
         }
-        // Some batches go to the machine at once. One by one, its invariants are checked more
-        // often.
+        // Some batches go to the replica at once. One by one, the invariants of its machine are
+        // checked more often.
         let at_once = self.machine_at.0.is_multiple_of(2);
-        let mut commands = commands.into_iter();
         let mut answers = Vec::new();
         if at_once {
-            let commands: Vec<_> = commands.by_ref().collect();
-            let expected = commands.len();
-            answers = self.machine.apply_batch(commands);
-            if answers.len() != expected {
-                let first = apply.entries.first().map(|entry| entry.id);
-                let detail = format!("{} answers to {expected} commands", answers.len());
-                return violation(Check::BatchHasAnAnswerForEachCommand, first, detail);
-            }
+            answers = match self.replica.apply(&entries) {
+                Ok(answers) => answers,
+                Err(error) => {
+                    let first = apply.entries.first().map(|entry| entry.id);
+                    return violation(
+                        Check::BatchHasAnAnswerForEachCommand,
+                        first,
+                        error.to_string(),
+                    );
+                }
+            };
         }
         let mut answers = answers.into_iter();
-        for entry in &apply.entries {
-            let answer = match entry.payload.command() {
-                Some(_) if at_once => answers.next(),
-                Some(_) => commands.next().map(|(at, command)| self.machine.apply(at, command)),
-                None => None,
+        for (entry, given) in apply.entries.iter().zip(&entries) {
+            let answer = match at_once {
+                true => answers.next(),
+                false => {
+                    let applied = self.replica.apply(std::slice::from_ref(given));
+                    applied.ok().and_then(|mut answers| answers.pop())
+                }
             };
-            let hash = entry_hash(entry, answer.as_deref().unwrap_or_default());
+            let answer = answer.unwrap_or_else(|| Ok(Bytes::new()));
+            let hash = entry_hash(entry, &hashed(&answer));
             // A machine's answer need not depend on the flipped bit, so the hash must.
             hashes.push(hash ^ u64::from(flipped == Some(entry.id.index)));
             let is_after = !at_once || apply.entries.last().is_some_and(|last| last.id == entry.id);
-            each(self.machine_at, entry, answer.as_ref(), is_after.then_some(&self.machine))?;
+            let answer = has_answer(&entry.payload).then_some(&answer);
+            each(self.machine_at, entry, answer, is_after.then_some(&self.replica))?;
             self.machine_at = entry.id.index;
-            self.machine_time = entry.time;
         }
         self.node.applied(raft::Now::default(), apply.applied_with(hashes));
         Ok(())
@@ -621,7 +633,7 @@ impl<M: StateMachine> Running<M> {
 
     /// The state, as encoded in a snapshot.
     pub fn state(&self) -> Vec<u8> {
-        copies::state(&self.machine)
+        copies::bytes_of(&self.replica.freeze())
     }
 }
 
@@ -641,16 +653,16 @@ pub(crate) fn restore<M: StateMachine>(
     id: u64,
     snapshots: &Snapshots<MemDisk>,
     snapshot: &Snapshot,
-    machine: &mut M,
+    replica: &mut Replica<M>,
 ) -> Result<Restoration, Violation> {
     let state = match read(snapshots, snapshot.last) {
         Ok(state) => state,
         Err(detail) => return Ok(Restoration::Unreadable(format!("node {id}: {detail}"))),
     };
-    if let Err(error) = machine.restore(&mut state.as_slice()) {
+    if let Err(error) = replica.restore(snapshot.time, &mut state.as_slice()) {
         return violation(Check::SnapshotIsRestored, NodeId(id), format!("node {id}: {error}"));
     }
-    let again = copies::state(machine);
+    let again = copies::bytes_of(&replica.freeze());
     if again != state {
         let detail = format!(
             "node {id}: the state restored from {} differs from the snapshot: {}; {}",

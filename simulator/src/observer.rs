@@ -4,9 +4,10 @@
 //! The cost of a check is in proportion to what changed: a run has hundreds of thousands of events.
 
 mod members;
+mod sessions;
 
 use crate::checks::Check;
-use crate::copies::Copies;
+use crate::copies::{self, Copies};
 use crate::describe::{Describe, Plain};
 use crate::in_force::InForce;
 use crate::marks::Marks;
@@ -15,12 +16,13 @@ use crate::timekeeping::Timekeeping;
 use crate::violation::{About, Violation, violation};
 use crate::workload::Request;
 use bytes::Bytes;
-use driver::{ApplyContext, StateMachine};
+use driver::{Answer, Replica, SessionNumber, StateMachine};
 use members::Memberships;
 use raft::{
     Body, CommandNumber, Entry, Incarnation, Index, LogId, Membership, Message, Node, NodeId,
     Payload, Term,
 };
+use sessions::{Counted, Once};
 use std::collections::BTreeMap;
 
 /// The state of a node when the observer last checked it.
@@ -41,8 +43,8 @@ struct Committed {
     /// The term of the leader that committed it; that of the entry may be earlier.
     term: Term,
     hash: u64,
-    /// The answer of the reference machine, if it is a command.
-    answer: Option<Bytes>,
+    /// The answer of the reference machine, unless the entry is one of the protocol itself.
+    answer: Option<Answer>,
 }
 
 /// The disk of a node, as the observer knows it.
@@ -86,7 +88,9 @@ pub struct Observer<M> {
     /// The checks of the log's time against the clocks of the nodes.
     pub time: Timekeeping,
     /// Applies the committed log, once and in order.
-    reference: M,
+    reference: Replica<Counted<M>>,
+    /// What became of the commands of sessions.
+    once: Once,
     /// Its states, if those of the nodes are compared with them.
     copies: Option<Copies>,
 }
@@ -106,7 +110,8 @@ impl<M: StateMachine> Observer<M> {
             committed: Vec::new(),
             next_number: CommandNumber(0),
             time: Timekeeping::default(),
-            reference,
+            reference: Replica::new(Counted { inner: reference, executed: 0 }),
+            once: Once::default(),
             copies: None,
         }
     }
@@ -114,6 +119,12 @@ impl<M: StateMachine> Observer<M> {
     /// Compares the states of the nodes with that of the reference machine from now on.
     pub(crate) fn with_copies(mut self) -> Self {
         self.copies = Some(Copies::new(self.seen.len() as u64));
+        self
+    }
+
+    /// Checks from now on when sessions end: `ttl_ms` after their last use, by log time.
+    pub(crate) fn with_sessions(mut self, ttl_ms: Option<u64>) -> Self {
+        self.once.ttl_ms = ttl_ms;
         self
     }
 
@@ -129,11 +140,13 @@ impl<M: StateMachine> Observer<M> {
         &mut self,
         node: usize,
         id: LogId,
-        machine: &M,
+        replica: &Replica<M>,
         describe: &dyn Describe,
     ) -> Result<(), Violation> {
         match &mut self.copies {
-            Some(copies) => copies.applied(node, id, machine, describe),
+            Some(copies) => {
+                copies.applied(node, id, || copies::bytes_of(&replica.freeze()), describe)
+            }
             None => Ok(()),
         }
     }
@@ -154,7 +167,7 @@ impl<M: StateMachine> Observer<M> {
     }
 
     /// The reference machine's answer to the command at `index`, if a command is committed there.
-    pub fn answer(&self, index: Index) -> Option<&Bytes> {
+    pub fn answer(&self, index: Index) -> Option<&Answer> {
         self.committed.get(index.0 as usize - 1)?.answer.as_ref()
     }
 
@@ -370,24 +383,45 @@ impl<M: StateMachine> Observer<M> {
         }
         self.next_number = entry.number_after();
         self.time.committed(id, entry)?;
-        let answer = match &entry.payload {
-            Payload::Command(command) => {
-                let at = ApplyContext { id, time: entry.time, number: entry.number };
-                let answer = self.reference.apply(at, command.clone());
-                if let Some(copies) = &mut self.copies {
-                    copies.committed(id.index, command, &self.reference);
-                }
-                Some(answer)
-            }
-            _ => None,
-        };
+        let answer = self.apply(entry)?;
         self.committed.push(Committed { id, term: node.term(), hash, answer });
         Ok(())
     }
 
+    /// Applies a committed entry to the reference machine.
+    fn apply(&mut self, entry: &Entry) -> Result<Option<Answer>, Violation> {
+        if !has_answer(&entry.payload) {
+            return Ok(None);
+        }
+        let before = self.reference.machine().executed;
+        let answers = self.reference.apply(std::slice::from_ref(entry));
+        let answer = answers.ok().and_then(|mut answers| answers.pop());
+        let answer = answer.unwrap_or_else(|| Ok(Bytes::new()));
+        let executed = self.reference.machine().executed - before;
+        let (id, time) = (entry.id, entry.time);
+        match &entry.payload {
+            Payload::SessionCommand(bytes) => {
+                if let Some((number, _)) = SessionNumber::decode(bytes) {
+                    self.once.applied((id, time), number, executed, &answer)?;
+                    if executed == 0 && answer.is_ok() {
+                        self.marks.hit("a repeat got the first reply");
+                    }
+                }
+            }
+            Payload::System(_) => self.once.opened(id, time),
+            _ => {}
+        }
+        if let Some(copies) = &mut self.copies {
+            let reference = &self.reference;
+            let command = command_of(&entry.payload);
+            copies.committed(id.index, &command, || copies::bytes_of(&reference.freeze()));
+        }
+        Ok(Some(answer))
+    }
+
     /// The machine that has applied every committed entry, once and in order.
     pub fn reference(&self) -> &M {
-        &self.reference
+        &self.reference.machine().inner
     }
 
     /// Checks an entry that a node applies: it must be the next one, committed, and its answer must
@@ -397,7 +431,7 @@ impl<M: StateMachine> Observer<M> {
         at: usize,
         before: Index,
         entry: &Entry,
-        answer: Option<&Bytes>,
+        answer: Option<&Answer>,
     ) -> Result<(), Violation> {
         self.applied_as(at, before, entry, answer, &Plain)
     }
@@ -408,7 +442,7 @@ impl<M: StateMachine> Observer<M> {
         at: usize,
         before: Index,
         entry: &Entry,
-        answer: Option<&Bytes>,
+        answer: Option<&Answer>,
         describe: &dyn Describe,
     ) -> Result<(), Violation> {
         if entry.id.index != before.next() {
@@ -423,10 +457,12 @@ impl<M: StateMachine> Observer<M> {
         if let Some(known) = known
             && known.answer.as_ref() != answer
         {
-            let command = entry.payload.command().cloned().unwrap_or_default();
+            let command = command_of(&entry.payload);
             let request = Request::Command(command.clone());
-            let text = |answer: Option<&Bytes>| {
-                answer.map_or("nothing".to_owned(), |answer| describe.answer(&request, answer))
+            let text = |answer: Option<&Answer>| match answer {
+                Some(Ok(answer)) => describe.answer(&request, answer),
+                Some(Err(error)) => error.to_string(),
+                None => "nothing".to_owned(),
             };
             let detail = format!(
                 "node {at} answers {} with {}; the reference machine answered {}; the command: {}",
@@ -518,12 +554,29 @@ impl<M: StateMachine> Observer<M> {
 /// Number of latest terms of which the leaders' logs are kept.
 const ANNOUNCED_TERMS_MAX: usize = 8;
 
+/// Whether clients get an answer to such an entry.
+pub fn has_answer(payload: &Payload) -> bool {
+    payload.is_command() || matches!(payload, Payload::System(_))
+}
+
+/// A client's command, without the header of its session.
+pub(crate) fn command_of(payload: &Payload) -> Bytes {
+    match payload {
+        Payload::Command(command) => command.clone(),
+        Payload::SessionCommand(bytes) => {
+            SessionNumber::decode(bytes).map(|(_, command)| command).unwrap_or_default()
+        }
+        _ => Bytes::new(),
+    }
+}
+
 fn hash(entry: &Entry) -> u64 {
     let membership;
     let (kind, bytes): (u64, &[u8]) = match &entry.payload {
         Payload::NoOp => (1, &[]),
         Payload::Command(bytes) => (2, bytes),
         Payload::System(bytes) => (3, bytes),
+        Payload::SessionCommand(bytes) => (6, bytes),
         Payload::Membership(content) => {
             membership = format!("{content:?}");
             (4, membership.as_bytes())

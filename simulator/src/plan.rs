@@ -133,6 +133,11 @@ swarm! {
     /// 1: an operator replaces nodes whose disks were wiped, and makes all nodes voters in the end.
     /// One plan in three. Layer 1 only.
     churn,
+    /// 1: three of four clients use sessions, and propose a command again whose outcome they do not
+    /// know; 2: with small limits. Half of the plans. Layer 1 only.
+    sessions,
+    /// The time that a session lives without a use, in milliseconds: 60,000, 2,000 or 300.
+    session_ttl_ms,
 }
 
 /// As the node of a fault: the node that leads when the fault strikes.
@@ -402,10 +407,13 @@ impl Plan {
             clock_ticks: election_ticks * off_or(&mut draw, &[1, 10]),
             snapshot_bytes_max: off_or(&mut draw, &[5_000, 1 << 30]),
             churn: 0,
+            sessions: 0,
+            session_ttl_ms: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);
         plan.draw_churn(among);
+        plan.draw_sessions();
         plan
     }
 
@@ -473,6 +481,16 @@ impl Plan {
             }
         }
         self.faults.sort_by_key(|fault| fault.at_us);
+    }
+
+    /// Draws the sessions of clients. They have a stream of their own, so that they change nothing
+    /// else in a plan.
+    fn draw_sessions(&mut self) {
+        let mut draw = Stream::new(self.seed, Purpose::Sessions, 0);
+        self.swarm.sessions = draw.pick(&[0, 0, 1, 2]);
+        if self.swarm.sessions > 0 {
+            self.swarm.session_ttl_ms = draw.pick(&[60_000, 2_000, 300]);
+        }
     }
 
     /// Draws changes of the membership, in one plan of three. They have streams of their own, so

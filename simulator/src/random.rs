@@ -26,6 +26,8 @@ pub enum Purpose {
     Ending,
     /// Changes of the membership.
     Churn,
+    /// The sessions of clients.
+    Sessions,
 }
 
 /// A stream of draws.

@@ -8,9 +8,10 @@
 //! wrong, the latest commands are shown.
 
 use crate::copies;
+use crate::observer::command_of;
 use bytes::Bytes;
-use driver::{ApplyContext, StateMachine};
-use raft::{Apply, Index, LogId};
+use driver::{ApplyContext, SessionId, SessionNumber, StateMachine};
+use raft::{Apply, Index, LogId, Payload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 
@@ -31,6 +32,8 @@ pub(crate) struct Replay {
     restores: Vec<Restore>,
     /// The operation that proposed each entry.
     operations: BTreeMap<LogId, usize>,
+    /// The first entry with each number of a session.
+    numbers: BTreeMap<(SessionId, u64), LogId>,
 }
 
 /// A command, and when a node first applied it.
@@ -81,6 +84,7 @@ impl Replay {
             commands: BTreeMap::new(),
             restores: Vec::new(),
             operations: BTreeMap::new(),
+            numbers: BTreeMap::new(),
         }
     }
 
@@ -88,9 +92,20 @@ impl Replay {
     pub fn applies(&mut self, at_us: u64, event: u64, apply: Option<&Apply>) {
         let Some(apply) = apply.filter(|_| self.is_on) else { return };
         for entry in &apply.entries {
-            let Some(command) = entry.payload.command() else { continue };
+            // A repeat within a session is not executed.
+            if let Payload::SessionCommand(bytes) = &entry.payload
+                && let Some((number, _)) = SessionNumber::decode(bytes)
+                && *self.numbers.entry((number.session, number.number)).or_insert(entry.id)
+                    != entry.id
+            {
+                continue;
+            }
+            if !entry.payload.is_command() {
+                continue;
+            }
+            let command = command_of(&entry.payload);
             let at = ApplyContext { id: entry.id, time: entry.time, number: entry.number };
-            let applied = Applied { at, command: command.clone(), at_us, event };
+            let applied = Applied { at, command, at_us, event };
             self.commands.entry(entry.id.index).or_insert(applied);
         }
     }

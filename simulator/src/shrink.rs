@@ -46,6 +46,7 @@ const CALM: &[(&str, u32)] = &[
     ("segment_bytes", 256 << 10),
     ("reads_ppm", 0),
     ("churn", 0),
+    ("sessions", 0),
 ];
 
 /// Parameters and values that may make the run fail sooner. They are accepted only if it fails

@@ -23,7 +23,7 @@ use crate::marks::Marks;
 use crate::network::{Network, Passage};
 use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting, RottingEnd};
 use crate::observer::{Observed, Observer};
-use crate::plan::{Fault, FaultKind, Plan};
+use crate::plan::{Fault, FaultKind, Plan, Swarm};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
 use crate::replay::Replay;
@@ -32,6 +32,7 @@ use crate::timeline::{Timeline, What};
 use crate::violation::{Violation, violation};
 use crate::workload::{Answered, Outcome, Request, Workload};
 use actions::body_number;
+use driver::{SessionId, SessionLimits, SessionNumber};
 use operator::Operator;
 use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadMode,
@@ -41,6 +42,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
 use storage::PersistError;
 
 /// Number of events after which a run fails: a message storm is a bug too.
@@ -171,6 +173,20 @@ struct Operation_ {
     /// The event at which it reached a node.
     came_at: u64,
     open: bool,
+    in_session: InSession,
+}
+
+/// The part that an operation has in a session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InSession {
+    No,
+    /// It opens a session for its client. Its request follows once that is open.
+    Opens,
+    /// It has this number. `may_be_done` once an attempt may have been appended.
+    Has {
+        number: SessionNumber,
+        may_be_done: bool,
+    },
 }
 
 /// Kinds of requests.
@@ -189,10 +205,20 @@ impl Served {
     }
 }
 
+/// The session of a client.
+#[derive(Clone, Copy)]
+struct ClientSession {
+    id: SessionId,
+    /// The number of the next command.
+    next: u64,
+}
+
 struct Client {
     draw: Stream,
     leader: u64,
     operation: Option<usize>,
+    uses_sessions: bool,
+    session: Option<ClientSession>,
     /// The backoff after an operation whose outcome is unknown; it doubles each time.
     backoff_us: u64,
 }
@@ -246,6 +272,22 @@ pub fn run_for<W: Workload>(plan: &Plan, workload: W, record: bool, events_max: 
     World::new(plan, workload, record).run(events_max)
 }
 
+/// The limits of the sessions that clients open.
+fn session_limits(swarm: &Swarm) -> SessionLimits {
+    let mut limits = SessionLimits::default();
+    limits.ttl = Duration::from_millis(u64::from(swarm.session_ttl_ms));
+    if swarm.sessions > 1 {
+        (limits.window, limits.sessions_max) = (2, 3);
+        (limits.reply_bytes_max, limits.bytes_max) = (10, 1_000);
+    }
+    limits
+}
+
+/// How long a session lives without a use, unless it may end earlier because of small limits.
+fn session_ttl_ms(swarm: &Swarm) -> Option<u64> {
+    (swarm.sessions == 1).then_some(u64::from(swarm.session_ttl_ms))
+}
+
 impl<'a, W: Workload> World<'a, W> {
     fn new(plan: &'a Plan, workload: W, record: bool) -> Self {
         let seed = plan.seed;
@@ -265,6 +307,8 @@ impl<'a, W: Workload> World<'a, W> {
             draw: Stream::new(seed, Purpose::Client, id),
             leader: id % plan.nodes,
             operation: None,
+            uses_sessions: plan.swarm.sessions > 0 && id % 4 != 3,
+            session: None,
             backoff_us: BACKOFF_US,
         };
         let mut world = World {
@@ -274,7 +318,9 @@ impl<'a, W: Workload> World<'a, W> {
             machines: (0..plan.nodes).map(|id| Stream::new(seed, Purpose::Machine, id)).collect(),
             clients: (0..u64::from(plan.swarm.clients)).map(client).collect(),
             operations: Vec::new(),
-            observer: Observer::new(plan.nodes, workload.machine()).with_copies(),
+            observer: Observer::new(plan.nodes, workload.machine())
+                .with_copies()
+                .with_sessions(session_ttl_ms(&plan.swarm)),
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
             replay: Replay::new(record),
@@ -331,7 +377,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
         // An operation that is open when the run ends may have taken effect.
         for operation in 0..self.operations.len() {
-            let _ = self.conclude(operation, None, Outcome::Unknown);
+            let _ = self.give_up(operation);
         }
         if broken.is_none() {
             let judged = panic::catch_unwind(AssertUnwindSafe(|| self.workload.verdict()));
@@ -404,7 +450,7 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Ask { operation, node } => self.asked(operation, node),
             Event::GiveUp { client, operation } => {
                 if self.clients[client].operation == Some(operation) {
-                    self.conclude(operation, None, Outcome::Unknown)?;
+                    self.give_up(operation)?;
                 }
                 Ok(())
             }

@@ -130,6 +130,7 @@ fn put_entry(entry: &Entry, into: &mut BlockWriter) {
             (3, &encoded)
         }
         Payload::Clock => (4, &[]),
+        Payload::SessionCommand(bytes) => (5, bytes),
     };
     let mut head = [0; ENTRY_HEAD_BYTES];
     head[..8].copy_from_slice(&entry.id.term.0.to_le_bytes());
@@ -230,6 +231,7 @@ fn take_entry(rest: &mut Bytes, index: Index) -> Option<Entry> {
             2 => Payload::System(payload),
             3 => Payload::Membership(Box::new(codec::decode(&payload).ok()?)),
             4 if length == 0 => Payload::Clock,
+            5 => Payload::SessionCommand(payload),
             _ => return None,
         },
     })

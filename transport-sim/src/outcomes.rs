@@ -6,8 +6,7 @@
 
 use crate::app::App;
 use crate::world::World;
-use bytes::Bytes;
-use driver::Outcome;
+use driver::{Decision, Outcome};
 use raft::LogId;
 use simulator::checks::{Check, Violation, violation};
 
@@ -15,12 +14,7 @@ const CHECK: Check = Check::ProposalIsAnsweredWithWhatBecameOfIt;
 
 impl<A: App> World<A> {
     /// Checks the outcome that a node reports to the proposer of `id`.
-    pub fn decided(
-        &mut self,
-        node: usize,
-        id: LogId,
-        outcome: &Result<Bytes, Outcome>,
-    ) -> Result<(), Violation> {
+    pub fn decided(&mut self, node: usize, id: LogId, outcome: &Decision) -> Result<(), Violation> {
         let committed = self.observer.id_at(id.index) == Some(id);
         match outcome {
             Ok(answer) => {

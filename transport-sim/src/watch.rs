@@ -3,11 +3,10 @@
 
 use crate::app::App;
 use crate::cluster::Cluster;
-use bytes::Bytes;
-use driver::{Frozen, Inspect, Outcome, StateMachine};
+use driver::{Answer, Decision, Frozen, Inspect, Replica};
 use raft::{Entry, Index, LogId, Node, Snapshot};
 use simulator::What;
-use simulator::checks::{Check, Violation};
+use simulator::checks::{Check, Violation, has_answer};
 
 pub(crate) struct Watch<A: App> {
     pub cluster: Cluster<A>,
@@ -40,8 +39,8 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         self.cluster.broken(broken);
     }
 
-    fn applied(&self, entry: &Entry, answer: &Bytes, machine: &A::Machine) {
-        if let Err(detail) = self.cluster.shared.app.invariant(machine) {
+    fn applied(&self, entry: &Entry, answer: &Answer, replica: &Replica<A::Machine>) {
+        if let Err(detail) = self.cluster.shared.app.invariant(replica.machine()) {
             let check = Check::InvariantOfTheStateMachine;
             self.cluster.broken(Some(Violation::new(check, (self.node, entry.id), detail)));
         }
@@ -51,14 +50,14 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         if let Some(timeline) = world.shown() {
             timeline.applied(self.node, entry.id.index);
         }
-        let answer = matches!(entry.payload, raft::Payload::Command(_)).then_some(answer);
+        let answer = has_answer(&entry.payload).then_some(answer);
         let broken = world.observer.applied(self.node, before, entry, answer).err();
         world.note(7, self.node, entry.id.index.0);
         drop(world);
         self.cluster.broken(broken);
     }
 
-    fn decided(&self, id: LogId, outcome: &Result<Bytes, Outcome>) {
+    fn decided(&self, id: LogId, outcome: &Decision) {
         let mut world = self.cluster.world();
         if world.runs(self.node, self.number).is_none() {
             return;
@@ -68,7 +67,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         self.cluster.broken(broken);
     }
 
-    fn restored(&self, snapshot: &Snapshot, machine: &A::Machine) {
+    fn restored(&self, snapshot: &Snapshot, replica: &Replica<A::Machine>) {
         let mut world = self.cluster.world();
         let last = snapshot.last;
         let id = world.observer.id_at(last.index);
@@ -93,14 +92,14 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
                 Some(Violation::new(Check::RestoredSnapshotIsCommitted, (self.node, last), detail));
         }
         drop(world);
-        self.cluster.broken(broken.or_else(|| self.compare(snapshot, machine)));
+        self.cluster.broken(broken.or_else(|| self.compare(snapshot, replica)));
     }
 }
 
 impl<A: App> Watch<A> {
     /// Checks that a snapshot of the restored state equals the one it was restored from.
-    fn compare(&self, snapshot: &Snapshot, machine: &A::Machine) -> Option<Violation> {
-        let state = bytes_of(&machine.freeze());
+    fn compare(&self, snapshot: &Snapshot, replica: &Replica<A::Machine>) -> Option<Violation> {
+        let state = bytes_of(&replica.freeze());
         let kept = self.cluster.snapshot_bytes(self.node, snapshot.last)?;
         if kept == state {
             return None;

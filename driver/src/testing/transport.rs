@@ -9,8 +9,8 @@ use crate::{Clock, Inbox, InboxReceiver, SnapshotSink, SnapshotStore, Transport,
 use bytes::Bytes;
 use raft::{
     Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId, LogTime, Member,
-    Membership, Message, Node, NodeId, Payload, ReadId, Reading, Restored, Round, Snapshot,
-    SnapshotOffer, StateHash, Term,
+    Membership, Message, Node, NodeId, Payload, ReadId, Reading, Request, Restored, Round,
+    Snapshot, SnapshotOffer, StateHash, Term,
 };
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -162,7 +162,7 @@ impl<T: Transport> Kit<'_, T> {
         self.reports(FIRST);
         let burst = (0..200).map(|number| {
             let (start, command) = (1, Bytes::from(vec![number as u8; 2_000]));
-            message(FIRST, THIRD, 8, Body::Forward { start, number, command })
+            message(FIRST, THIRD, 8, Body::Forward { start, number, request: command.into() })
         });
         let mut missing: Vec<Message> = burst.collect();
         for message in missing.clone() {
@@ -258,7 +258,12 @@ impl<T: Transport> Kit<'_, T> {
         let begun = self.now();
         for number in 0..FLOOD {
             let (start, command) = (2, Bytes::from_static(b"lost"));
-            self.send(message(FIRST, THIRD, 11, Body::Forward { start, number, command }));
+            self.send(message(
+                FIRST,
+                THIRD,
+                11,
+                Body::Forward { start, number, request: command.into() },
+            ));
         }
         if self.now() - begun > FLOOD_WITHIN {
             fails("`send` blocks while the peer is gone");
@@ -433,11 +438,14 @@ fn bodies(large: usize) -> Vec<Body> {
             .zip(commands)
             .map(|(index, command)| entry((1 << 40) + index, Payload::Command(command))),
     );
-    entries.push(entry((1 << 40) + 5, Payload::Clock));
+    entries.push(entry((1 << 40) + 5, Payload::SessionCommand(Bytes::from_static(b"\xff"))));
+    entries.push(entry((1 << 40) + 6, Payload::System(Bytes::from_static(b"\xff"))));
+    entries.push(entry((1 << 40) + 7, Payload::Clock));
     let (commit, time) = (Index(77), LogTime(5));
     let members = [(FIRST, member(FIRST, "a name:1".to_owned()))];
     let membership = Payload::Membership(Box::new(Membership::of_voters(members.into())));
     let append = |entries| Body::Append { prev: at, entries, commit, round, time };
+    let text = Bytes::from_static(b"\xff\x00");
     let outcome = Forwarded::Appended { id: at, number: CommandNumber(4) };
     vec![
         Body::PreVote { next: Term(8), last: at },
@@ -455,7 +463,9 @@ fn bodies(large: usize) -> Vec<Body> {
         Body::ReadIndexReply { read, index: None },
         Body::Diverged { state: hash },
         Body::TimeoutNow,
-        Body::Forward { start: 3, number: 4, command: Bytes::from_static(b"\xff\x00") },
+        Body::Forward { start: 3, number: 4, request: Request::Command(text.clone()) },
+        Body::Forward { start: 3, number: 4, request: Request::SessionCommand(text.clone()) },
+        Body::Forward { start: 3, number: 4, request: Request::System(text) },
         Body::ForwardReply { start: 3, number: 4, outcome },
         Body::NotAMember { commit, refused: Incarnation(u64::MAX) },
     ]

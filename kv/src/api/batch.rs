@@ -31,13 +31,13 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
 
 async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let wait = params::of_write(parts.uri.query(), &parts.headers)?;
+    let params = params::of_write(parts.uri.query(), &parts.headers)?;
     let body = body::whole(body).await;
     let (bytes, limits) = (body.len(), app.limits.clone());
     let parse = move || Ok(Command::Batch(operations(&limits, &body)?).encode());
     let parsed = app.offload(bytes, parse).await;
     let command = parsed.unwrap_or_else(|| Err(Problem::malformed("parsing the batch failed")))?;
-    Ok(match app.write(command, &parts.uri, wait).await {
+    Ok(match app.write(command, &parts.uri, params).await {
         Written::Done(Reply::Batch(outcomes)) => {
             let results: Vec<Value> = outcomes.iter().map(result).collect();
             json_ok(&json!({ "results": results }))

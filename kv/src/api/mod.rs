@@ -1,7 +1,8 @@
 //! The HTTP API of a node, as a `tower` service. It opens no sockets, and its only timers are those
 //! of the given clock.
 //!
-//! `compat` has the calls of the compatible API, `v1`, `batch` and `write` those of the v1 API.
+//! `compat` has the calls of the compatible API; `v1`, `batch`, `sessions` and `write` those of the
+//! v1 API.
 //! [`Api`] assembles them. Every request gets an answer, and no request can stop a node.
 
 mod batch;
@@ -20,6 +21,7 @@ mod params;
 mod problem;
 mod reply;
 mod routes;
+mod sessions;
 mod transfer;
 mod v1;
 mod write;
@@ -40,7 +42,7 @@ use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
 use axum::Router;
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use bytes::Bytes;
 use driver::{Clock, Handle, Sleep};
 use hyper::header::HeaderValue;
@@ -218,6 +220,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/cluster", get(cluster::cluster).fallback(routes::wrong_method))
         .route("/v1/cluster/members", put(members::members).fallback(routes::wrong_method))
         .route("/v1/cluster/transfer", post(transfer::transfer).fallback(routes::wrong_method))
+        .route("/v1/sessions", post(sessions::open).fallback(routes::wrong_method))
+        .route("/v1/sessions/{session}", delete(sessions::close).fallback(routes::wrong_method))
         .route("/healthz", get(health::healthz).fallback(routes::wrong_method))
         .route("/readyz", get(health::readyz).fallback(routes::wrong_method))
         .route("/metrics", get(health::metrics).fallback(routes::wrong_method))

@@ -5,9 +5,9 @@
 
 use super::problem::Problem;
 use super::write::WAIT_MS;
-use driver::ReadMode;
+use driver::{ReadMode, SessionId, SessionNumber};
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_RANGE, HeaderValue};
+use hyper::header::CONTENT_RANGE;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -23,9 +23,33 @@ pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_,
     })
 }
 
-/// Checks that a write has no parameters. None are supported yet. Returns the value of the header
-/// [`WAIT_MS`], if it is present.
-pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+/// The header with the id of a session, from `POST /v1/sessions`.
+pub const SESSION_ID: &str = "session-id";
+
+/// The header with the number of a write in its session, from 1.
+pub const SESSION_SEQ: &str = "session-seq";
+
+/// The parameters of a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteParams {
+    /// How long it may wait for a leader, from the header [`WAIT_MS`].
+    pub wait: Option<Duration>,
+    /// Its session, and its number there.
+    pub session: Option<SessionNumber>,
+}
+
+/// The parameters of a request that changes something other than keys.
+pub fn of_operation(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
+    match of_write(query, headers)?.session {
+        None => Ok(()),
+        Some(_) => Err(Problem::malformed(format!(
+            "{SESSION_ID} and {SESSION_SEQ} are only for writes of keys"
+        ))),
+    }
+}
+
+/// The parameters of a write. There are none in the query yet.
+pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<WriteParams, Problem> {
     if let Some((name, _)) = pairs(query).next() {
         return Err(if name == "ttl" {
             Problem::not_built("keys that expire (ttl) are not available in this version")
@@ -39,26 +63,39 @@ pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<Option<Durat
             "a part of a value (Content-Range) cannot be written, only the whole",
         ));
     }
-    if headers.contains_key("session-id") || headers.contains_key("session-seq") {
-        return Err(Problem::not_built("sessions are not available in this version"));
-    }
-    let mut waits = headers.get_all(WAIT_MS).iter();
-    match (waits.next(), waits.next()) {
-        (None, _) => Ok(None),
-        (Some(wait), None) => wait_of(wait).map(Some),
-        (Some(_), Some(_)) => Err(repeated("header", WAIT_MS)),
+    let wait = number(headers, WAIT_MS, "a number of milliseconds")?.map(Duration::from_millis);
+    Ok(WriteParams { wait, session: of_session(headers)? })
+}
+
+/// The session of a write, from its headers.
+pub fn of_session(headers: &HeaderMap) -> Result<Option<SessionNumber>, Problem> {
+    let session = number(headers, SESSION_ID, "the id of a session")?;
+    match (session, number(headers, SESSION_SEQ, "a number from 1")?) {
+        (None, None) => Ok(None),
+        (Some(_), Some(0)) => Err(Problem::malformed(format!("{SESSION_SEQ} begins at 1"))),
+        (Some(session), Some(number)) => {
+            let session = SessionId(session);
+            Ok(Some(SessionNumber { session, number, repeats_from: 0 }))
+        }
+        _ => Err(Problem::malformed(format!("{SESSION_ID} and {SESSION_SEQ} go together"))),
     }
 }
 
-fn wait_of(header: &HeaderValue) -> Result<Duration, Problem> {
-    let text = String::from_utf8_lossy(header.as_bytes());
+/// The value of a header that is a number.
+fn number(headers: &HeaderMap, name: &str, expected: &str) -> Result<Option<u64>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value,
+        (Some(_), Some(_)) => return Err(repeated("header", name)),
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
     // `parse` alone would take a plus sign.
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    let wait_ms = text.parse().ok().filter(|_| is_number);
-    wait_ms.map(Duration::from_millis).ok_or_else(|| {
-        let detail = format!("{WAIT_MS} is {text:?}: expected a number of milliseconds");
-        Problem::malformed(detail)
-    })
+    let number = text.parse().ok().filter(|_| is_number);
+    number
+        .map(Some)
+        .ok_or_else(|| Problem::malformed(format!("{name} is {text:?}: expected {expected}")))
 }
 
 /// The error for a header or parameter that is given more than once: which one counts is unclear.
@@ -123,6 +160,7 @@ pub fn duration(name: &str, text: &str) -> Result<Duration, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::header::HeaderValue;
 
     #[test]
     fn a_read_says_how_fresh_it_must_be() {
@@ -147,13 +185,34 @@ mod tests {
     }
 
     #[test]
+    fn a_session_has_an_id_and_a_number() {
+        let of = |lines: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            of_write(None, &headers).map(|params| params.session)
+        };
+        let number = SessionNumber { session: SessionId(17), number: 3, repeats_from: 0 };
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[(SESSION_ID, "17"), (SESSION_SEQ, "3")]).unwrap(), Some(number));
+        for lines in [
+            &[(SESSION_ID, "17")][..],
+            &[(SESSION_SEQ, "3")],
+            &[(SESSION_ID, "17"), (SESSION_SEQ, "0")],
+            &[(SESSION_ID, "17"), (SESSION_SEQ, "+3")],
+            &[(SESSION_ID, "x"), (SESSION_SEQ, "3")],
+            &[(SESSION_ID, "17"), (SESSION_SEQ, "3"), (SESSION_SEQ, "3")],
+        ] {
+            assert!(of(lines).is_err(), "{lines:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_built_is_refused_and_not_ignored() {
         assert!(of_write(None, &HeaderMap::new()).is_ok());
         assert!(of_write(Some("ttl=30s"), &HeaderMap::new()).is_err());
         assert!(of_write(Some("x=1"), &HeaderMap::new()).is_err());
-        let mut session = HeaderMap::new();
-        session.insert("session-id", HeaderValue::from_static("1"));
-        assert!(of_write(None, &session).is_err());
         let mut part = HeaderMap::new();
         part.insert(CONTENT_RANGE, HeaderValue::from_static("bytes 0-1/3"));
         assert!(of_write(None, &part).is_err());

@@ -7,7 +7,7 @@ use super::body::BodyError;
 use super::reply::NoRoom;
 use super::routes::refusal;
 use axum::response::{IntoResponse, Response};
-use driver::{ProposeError, ReadError};
+use driver::{ProposeError, ReadError, SessionError};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
@@ -180,6 +180,10 @@ fn title(slug: &str) -> &'static str {
         "members-unsafe" => "The change is refused",
         "members-given-up" => "The change was given up",
         "not-transferred" => "Leadership was not handed over",
+        "session-ended" => "The session has ended",
+        "reply-forgotten" => "The reply is not kept any more",
+        "sequence-reused" => "The number was used for another write",
+        "sequence-gap" => "The number is too high",
         "not-understood" => "Not understood",
         _ => "Error",
     }
@@ -217,6 +221,27 @@ impl From<ProposeError> for Problem {
             _ => Problem::stopped(),
         }
         .not_done()
+    }
+}
+
+impl From<SessionError> for Problem {
+    /// A write of an earlier attempt may have been done if the session does not know its number.
+    fn from(error: SessionError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SessionError::Reused => {
+                Problem::new(StatusCode::CONFLICT, "sequence-reused", detail).not_done()
+            }
+            SessionError::Gap { highest } => {
+                Problem::new(StatusCode::CONFLICT, "sequence-gap", detail)
+                    .with("highest", highest)
+                    .not_done()
+            }
+            SessionError::Forgotten => {
+                Problem::new(StatusCode::GONE, "reply-forgotten", detail).outcome(Known::Unknown)
+            }
+            _ => Problem::new(StatusCode::GONE, "session-ended", detail).outcome(Known::Unknown),
+        }
     }
 }
 

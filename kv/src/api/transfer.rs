@@ -30,7 +30,7 @@ pub async fn transfer(State(app): State<Arc<App>>, request: Request) -> Response
 
 async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    params::of_write(parts.uri.query(), &parts.headers)?;
+    params::of_operation(parts.uri.query(), &parts.headers)?;
     let body = body::whole(body).await;
     let given = match body.is_empty() {
         true => Given::default(),

@@ -50,10 +50,10 @@ pub async fn no_key() -> Response {
 
 async fn change(app: &App, parts: &Parts, change: Change) -> Result<Response, Problem> {
     let key = key_of(&parts.uri, app.limits.key_bytes_max)?;
-    let wait = params::of_write(parts.uri.query(), &parts.headers)?;
+    let params = params::of_write(parts.uri.query(), &parts.headers)?;
     let condition = conditions::of_write(&parts.headers)?;
     let command = Command::Write(Operation { key, change, condition }).encode();
-    Ok(match app.write(command, &parts.uri, wait).await {
+    Ok(match app.write(command, &parts.uri, params).await {
         Written::Done(Reply::Write(outcome)) => answer(outcome)?,
         Written::Done(_) => ignored(),
         Written::Failed(response) => response,

@@ -2,9 +2,11 @@
 //!
 //! A write has one of three outcomes: done, certainly not done, or unknown. A write that was
 //! certainly not done is retried here for a limited time, so that clients see an election as a
-//! delay and not as an error. A write that may have been done is never repeated.
+//! delay and not as an error. A write that may have been done is repeated only in a session, which
+//! executes it once.
 
 use super::App;
+use super::params::WriteParams;
 use super::problem::{Known, Problem};
 use super::routes::json;
 use crate::command::Reply;
@@ -35,29 +37,49 @@ pub enum Written {
     Failed(Response),
 }
 
-impl From<Problem> for Written {
-    fn from(problem: Problem) -> Self {
-        Written::Failed(problem.into_response())
-    }
-}
-
 impl App {
     /// Executes a command, on this node or through the leader. `uri` is that of the client's
-    /// request, `wait` how long the client lets it wait for a leader.
-    pub(super) async fn write(&self, command: Bytes, uri: &Uri, wait: Option<Duration>) -> Written {
+    /// request.
+    pub(super) async fn write(&self, command: Bytes, uri: &Uri, params: WriteParams) -> Written {
+        let timeout = self.limits.request_timeout;
+        let handle = &self.handle;
+        let attempt = || {
+            let command = command.clone();
+            async move {
+                match params.session {
+                    None => handle.execute_within(command, timeout).await,
+                    Some(number) => handle.execute_in_session(number, command, timeout).await,
+                }
+            }
+        };
+        match self.patiently(uri, params.wait, attempt).await {
+            Ok(reply) => Written::Done(Reply::decode(&reply).unwrap_or(Reply::Ignored)),
+            Err(failed) => Written::Failed(failed),
+        }
+    }
+
+    /// Calls `attempt` until it is done or its outcome is unknown, for as long as a write waits for
+    /// a leader. An error is the complete answer.
+    pub(super) async fn patiently<T, F: Future<Output = Result<T, ExecuteError>>>(
+        &self,
+        uri: &Uri,
+        wait: Option<Duration>,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Response> {
         let began_ns = self.clock.now().monotonic_ns;
         let wait = wait.unwrap_or(Duration::MAX).min(self.limits.leader_wait);
-        let timeout = self.limits.request_timeout;
         loop {
             if let Some(redirect) = self.redirect(uri) {
-                return Written::Failed(redirect);
+                return Err(redirect);
             }
-            let problem = match self.handle.execute_within(command.clone(), timeout).await {
-                Ok(reply) => return Written::Done(Reply::decode(&reply).unwrap_or(Reply::Ignored)),
+            let problem = match attempt().await {
+                Ok(done) => return Ok(done),
                 Err(ExecuteError::Unknown) => {
-                    return Problem::timeout("it is not known whether the write was done")
-                        .outcome(Known::Unknown)
-                        .into();
+                    let problem = Problem::timeout("it is not known whether the write was done");
+                    return Err(problem.outcome(Known::Unknown).into_response());
+                }
+                Err(ExecuteError::Session(error)) => {
+                    return Err(Problem::from(error).into_response());
                 }
                 // There is no leader, or another node became leader.
                 Err(
@@ -66,13 +88,13 @@ impl App {
                 // A read-only leader steps down soon. The next leader may have room on its disk.
                 Err(ExecuteError::Refused(error @ ProposeError::ReadOnly { .. })) => error.into(),
                 Err(ExecuteError::Refused(error)) => {
-                    return Problem::from(error).not_done().into();
+                    return Err(Problem::from(error).not_done().into_response());
                 }
             };
             // Measured by the clock, because the attempts take time too.
             let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
             if Duration::from_nanos(passed_ns) + LOOK_EVERY > wait {
-                return problem.not_done().into();
+                return Err(problem.not_done().into_response());
             }
             self.sleep(LOOK_EVERY).await;
         }

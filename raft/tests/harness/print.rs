@@ -1,8 +1,8 @@
 //! The text form of messages, orders and nodes in the scripts: one line each, ids as `7@4`.
 
 use raft::{
-    Body, Entry, HardState, LogStart, Membership, Message, Node, NodeId, Payload, ReadId, RoleKind,
-    Write,
+    Body, Entry, HardState, LogStart, Membership, Message, Node, NodeId, Payload, ReadId, Request,
+    RoleKind, Write,
 };
 use std::fmt::Write as _;
 
@@ -52,8 +52,8 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
         }
         Body::Diverged { state } => format!("Diverged{term} at={}", state.index),
         Body::TimeoutNow => format!("TimeoutNow{term}"),
-        Body::Forward { number, command, .. } => {
-            format!("Forward{term} {number} {:?}", String::from_utf8_lossy(command))
+        Body::Forward { number, request, .. } => {
+            format!("Forward{term} {number} {}", self::request(request))
         }
         Body::ForwardReply { number, outcome, .. } => {
             format!("ForwardReply{term} {number} {outcome:?}")
@@ -172,6 +172,9 @@ pub fn log(node: &Node) -> String {
         let what = match &entry.payload {
             Payload::NoOp => "no-op".to_string(),
             Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Payload::SessionCommand(bytes) => {
+                format!("session:{}", String::from_utf8_lossy(bytes))
+            }
             Payload::System(bytes) => format!("system:{}", String::from_utf8_lossy(bytes)),
             Payload::Membership(membership) => self::membership(membership),
             Payload::Clock => "clock".to_string(),
@@ -187,4 +190,13 @@ pub fn log(node: &Node) -> String {
 
 fn yes(granted: bool) -> &'static str {
     if granted { "yes" } else { "no" }
+}
+
+fn request(request: &Request) -> String {
+    let (kind, bytes) = match request {
+        Request::Command(bytes) => ("", bytes),
+        Request::SessionCommand(bytes) => ("session:", bytes),
+        Request::System(bytes) => ("system:", bytes),
+    };
+    format!("{kind}{:?}", String::from_utf8_lossy(bytes))
 }

@@ -209,11 +209,13 @@ impl Script {
         match name {
             "system" => {
                 let (id, text) = (args.id()?, args.words.pop().ok_or("which command?")?);
-                cluster.event(id, |node, now| node.propose_system(now, text.into()).map(|_| ()));
+                let request = raft::Request::System(text.into());
+                cluster.event(id, |node, now| node.propose(now, request).map(|_| ()));
             }
             "forward" => {
                 let (id, text) = (args.id()?, args.words.pop().ok_or("which command?")?);
-                let forwarded = cluster.event(id, |node, now| node.forward(now, text.into()));
+                let forwarded =
+                    cluster.event(id, |node, now| node.forward(now, bytes::Bytes::from(text)));
                 if let Err(error) = forwarded.ok_or("it is down")? {
                     cluster.say(format!("n{id} refuses: {error}"));
                 }

@@ -103,7 +103,7 @@ impl<W: Workload> World<'_, W> {
                     return violation(Check::LogBeginsAfterWhatIsRestored, (node, last), detail);
                 }
                 let (id, snapshots) = (node as u64, &running.snapshots);
-                match node::restore(id, snapshots, &order.snapshot, &mut running.machine)? {
+                match node::restore(id, snapshots, &order.snapshot, &mut running.replica)? {
                     Restoration::Done { bytes } => running.node.set_snapshot_bytes(bytes),
                     Restoration::Unreadable(_) if host.failing || host.snapshot_rotten => {
                         self.marks.hit("a node could not restore a snapshot and stopped");
@@ -125,7 +125,6 @@ impl<W: Workload> World<'_, W> {
                     );
                 }
                 running.machine_at = last.index;
-                running.machine_time = order.snapshot.time;
                 // It now has the state of another node, which may have diverged unnoticed.
                 host.flipped = self.wrong_snapshots.contains(&order.snapshot.hash);
                 host.flipped_at = Index(0);

@@ -2,7 +2,12 @@
 
 use super::*;
 use crate::checks::Check;
+use bytes::Bytes;
+use driver::SessionError;
 use raft::Forwarded;
+
+/// A client that can repeat a command waits for this many times its patience.
+const SESSION_PATIENCE: u64 = 6;
 
 impl<W: Workload> World<'_, W> {
     pub(super) fn client(&mut self, client: usize) -> Result<(), Violation> {
@@ -18,6 +23,7 @@ impl<W: Workload> World<'_, W> {
         if self.calm {
             self.asked.note(&request);
         }
+        let in_session = self.session_for(client, &request);
         let Client { draw, leader, .. } = &mut self.clients[client];
         // Reads go to any node; most commands go to the node that the client takes for the leader.
         let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
@@ -32,24 +38,53 @@ impl<W: Workload> World<'_, W> {
             floor: self.observer.committed_index(),
             came_at: u64::MAX,
             open: true,
+            in_session,
         });
         self.clients[client].operation = Some(operation);
         let patience_us = u64::from(self.plan.swarm.patience_us);
         let patience_us = if self.calm { patience_us.max(CALM_PATIENCE_US) } else { patience_us };
+        let has_number = matches!(in_session, InSession::Has { .. });
+        let patience_us = if has_number { SESSION_PATIENCE * patience_us } else { patience_us };
         self.queue.push(self.now_us + patience_us, Event::GiveUp { client, operation });
         self.queue.push(self.now_us + after_us, Event::Ask { operation, node });
         Ok(())
+    }
+
+    /// The part that a new request of a client has in a session.
+    fn session_for(&mut self, client: usize, request: &Request) -> InSession {
+        let Client { uses_sessions, session, .. } = &mut self.clients[client];
+        if !*uses_sessions || matches!(request, Request::Query(_)) {
+            return InSession::No;
+        }
+        let Some(session) = session else { return InSession::Opens };
+        let number = SessionNumber { session: session.id, number: session.next, repeats_from: 0 };
+        session.next += 1;
+        InSession::Has { number, may_be_done: false }
+    }
+
+    /// What a node is asked to append for an operation.
+    fn proposal(&self, operation: &Operation_, command: &Bytes) -> raft::Request {
+        match operation.in_session {
+            InSession::No => raft::Request::Command(command.clone()),
+            InSession::Opens => session_limits(&self.plan.swarm).request(),
+            InSession::Has { number, .. } => raft::Request::SessionCommand(number.encode(command)),
+        }
     }
 
     /// A request has reached a node. Its client may have given up already.
     pub(super) fn asked(&mut self, operation: usize, node: usize) -> Result<(), Violation> {
         let now = self.now(node);
         self.operations[operation].came_at = self.events;
-        let Operation_ { client, request, .. } = &self.operations[operation];
+        let asked = &self.operations[operation];
+        let Operation_ { client, request, .. } = asked;
         let client = *client;
-        let taken = match (&mut self.hosts[node].up, request) {
-            (Some(running), Request::Command(command)) => {
-                match running.node.propose(now, command.clone()) {
+        let proposal = match request {
+            Request::Command(command) => Some(self.proposal(asked, command)),
+            Request::Query(_) => None,
+        };
+        let taken = match (&mut self.hosts[node].up, proposal) {
+            (Some(running), Some(proposal)) => {
+                match running.node.propose(now, proposal.clone()) {
                     Ok(proposed) => {
                         self.replay.asked(proposed.id, operation);
                         running.proposals.insert(proposed.id, operation);
@@ -57,7 +92,7 @@ impl<W: Workload> World<'_, W> {
                     }
                     // Half of the clients let a follower forward the command to the leader.
                     Err(raft::ProposeError::NotLeader { leader: Some(_) }) if client % 2 == 1 => {
-                        match running.node.forward(now, command.clone()) {
+                        match running.node.forward(now, proposal) {
                             Ok(number) => running.forwards.insert(number, operation).is_none(),
                             Err(_) => false,
                         }
@@ -72,16 +107,14 @@ impl<W: Workload> World<'_, W> {
                     }
                 }
             }
-            (Some(running), Request::Query(_)) => {
-                match running.node.read(now, ReadMode::Linearizable) {
-                    Ok(read) => {
-                        running.reads.insert(read, operation);
-                        true
-                    }
-                    Err(_) => false,
+            (Some(running), None) => match running.node.read(now, ReadMode::Linearizable) {
+                Ok(read) => {
+                    running.reads.insert(read, operation);
+                    true
                 }
-            }
-            _ => false,
+                Err(_) => false,
+            },
+            (None, _) => false,
         };
         if taken {
             self.waiting(node)?;
@@ -132,9 +165,72 @@ impl<W: Workload> World<'_, W> {
         }
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
         let Request::Query(query) = request else { return Ok(()) };
-        let answer = driver::StateMachine::query(&running.machine, running.machine_time, query);
+        let answer =
+            driver::StateMachine::query(running.replica.machine(), running.replica.time(), query);
         let at = running.machine_at;
         self.conclude(operation, Some(at), Outcome::Done(&answer))
+    }
+
+    /// The client waits no longer. The operation may still be done.
+    pub(super) fn give_up(&mut self, operation: usize) -> Result<(), Violation> {
+        let in_session = &mut self.operations[operation].in_session;
+        if matches!(in_session, InSession::Has { .. }) {
+            *in_session = InSession::No;
+        }
+        self.conclude(operation, None, Outcome::Unknown)
+    }
+
+    /// Proposes a command of a session again, on any node.
+    fn try_again(&mut self, operation: usize) {
+        self.marks.hit("a command of a session was proposed again");
+        let client = self.operations[operation].client;
+        let Client { draw, .. } = &mut self.clients[client];
+        let node = draw.below(self.plan.nodes) as usize;
+        let after_us = BACKOFF_US + draw.below(2 * u64::from(self.plan.swarm.delay_us) + 1);
+        self.queue.push(self.now_us + after_us, Event::Ask { operation, node });
+    }
+
+    /// A client's attempt to open a session has ended. If there is one now, the client sends its
+    /// command.
+    fn session_opened(&mut self, operation: usize, outcome: Outcome<'_>) -> Result<(), Violation> {
+        let Operation_ { client, request, .. } = &self.operations[operation];
+        let (client, request) = (*client, request.clone());
+        self.clients[client].operation = None;
+        let Outcome::Done(reply) = outcome else {
+            self.queue.push(self.now_us + 2 * BACKOFF_US, Event::Client(client));
+            return Ok(());
+        };
+        self.marks.hit("a session was opened");
+        let session = SessionId::of_reply(reply).map(|id| ClientSession { id, next: 1 });
+        self.clients[client].session = session;
+        self.ask(client, request)
+    }
+
+    /// A session has not executed a command, at this index.
+    pub(super) fn refused(
+        &mut self,
+        operation: usize,
+        index: Index,
+        error: SessionError,
+    ) -> Result<(), Violation> {
+        let known = &mut self.operations[operation];
+        let InSession::Has { may_be_done, .. } = known.in_session else { return Ok(()) };
+        // Its client does not try it again.
+        known.in_session = InSession::No;
+        let client = known.client;
+        let outcome = match error {
+            SessionError::Ended => {
+                self.marks.hit("a session ended");
+                self.clients[client].session = None;
+                if may_be_done { Outcome::Unknown } else { Outcome::NotDone }
+            }
+            SessionError::Forgotten => Outcome::Unknown,
+            error => {
+                let detail = format!("at {index}: {error}");
+                return violation(Check::RepeatsGetTheFirstReply, index, detail);
+            }
+        };
+        self.conclude(operation, None, outcome)
     }
 
     /// Ends an operation from the client's point of view.
@@ -148,8 +244,18 @@ impl<W: Workload> World<'_, W> {
         if !known.open {
             return Ok(());
         }
+        if let InSession::Has { may_be_done, .. } = &mut known.in_session
+            && !matches!(outcome, Outcome::Done(_))
+        {
+            *may_be_done |= outcome == Outcome::Unknown;
+            self.try_again(operation);
+            return Ok(());
+        }
         known.open = false;
         let client = known.client;
+        if known.in_session == InSession::Opens {
+            return self.session_opened(operation, outcome);
+        }
         if let (Some(at), Outcome::Done(answer)) = (at, outcome) {
             match &known.request {
                 Request::Command(_) if at <= known.floor => {
@@ -160,7 +266,9 @@ impl<W: Workload> World<'_, W> {
                         detail,
                     );
                 }
-                Request::Command(_) if self.observer.answer(at).is_none_or(|a| a != answer) => {
+                Request::Command(_)
+                    if self.observer.answer(at).is_none_or(|a| a.as_deref() != Ok(answer)) =>
+                {
                     return violation(
                         Check::ClientsHearWhatWasDone,
                         (known.node, at),

@@ -6,7 +6,7 @@ use crate::checks::Check;
 use crate::ending::{CONVERGE_TIMEOUTS, Ending, QUIET_TIMEOUTS, Seen, Up, states_are_equal};
 use crate::faults::{self, Faulty};
 use bytes::Bytes;
-use driver::StateMachine;
+use driver::{Replica, StateMachine};
 
 /// Number of queries by which the copies are compared at the end.
 const QUERIES_MAX: usize = 64;
@@ -308,18 +308,16 @@ impl<W: Workload> World<'_, W> {
         let reference = self.observer.reference();
         let committed = self.observer.committed_index();
         for (id, running) in self.healthy().filter(|(_, up)| up.machine_at == committed) {
-            let mut restored = self.workload.machine();
-            if let Err(error) = restored.restore(&mut running.state().as_slice()) {
+            let time = running.replica.time();
+            let mut restored = Replica::new(self.workload.machine());
+            if let Err(error) = restored.restore(time, &mut running.state().as_slice()) {
                 return violation(Check::SnapshotIsTheState, id, format!("node {id}: {error}"));
             }
             for query in &queries {
-                let expected = reference.query(running.machine_time, query);
+                let expected = reference.query(time, query);
                 let answers = [
-                    (running.machine.query(running.machine_time, query), ""),
-                    (
-                        restored.query(running.machine_time, query),
-                        ", restored from its own snapshot,",
-                    ),
+                    (running.replica.machine().query(time, query), ""),
+                    (restored.machine().query(time, query), ", restored from its own snapshot,"),
                 ];
                 for (answer, how) in answers {
                     if answer != expected {

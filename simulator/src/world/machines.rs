@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::checks::Check;
+use crate::observer::command_of;
 
 /// The longest time that a receiver takes to write a snapshot.
 const RECEIVE_US: u64 = 20_000;
@@ -44,9 +45,13 @@ impl<W: Workload> World<'_, W> {
             if let Some(machine) = machine {
                 observer.has_state(node, entry.id, machine, describe)?;
             }
-            if let Some(Err(detail)) = machine.map(|machine| workload.invariant(machine)) {
-                let command = entry.payload.command().map(|command| describe.command(command));
-                let command = command.map_or(String::new(), |text| format!(": {text}"));
+            if let Some(Err(detail)) = machine.map(|replica| workload.invariant(replica.machine()))
+            {
+                let command = command_of(&entry.payload);
+                let command = match entry.payload.is_command() {
+                    true => format!(": {}", describe.command(&command)),
+                    false => String::new(),
+                };
                 let detail = format!("{detail}; node {node}, after {}{command}", entry.id);
                 return violation(Check::InvariantOfTheStateMachine, (node, entry.id), detail);
             }
@@ -89,9 +94,10 @@ impl<W: Workload> World<'_, W> {
         }
         for (operation, answer) in concluded {
             match answer {
-                Some((index, answer)) => {
+                Some((index, Ok(answer))) => {
                     self.conclude(operation, Some(index), Outcome::Done(&answer))?;
                 }
+                Some((index, Err(error))) => self.refused(operation, index, error)?,
                 None => {
                     self.marks.hit("a proposal was certainly not done");
                     self.conclude(operation, None, Outcome::NotDone)?;

@@ -40,6 +40,7 @@ impl<W: Workload> World<'_, W> {
             let client = client.map_or("a client".to_owned(), |number| format!("client {number}"));
             let request = Request::Command(applied.command.clone());
             let answer = self.observer.answer(id.index);
+            let answer = answer.and_then(|answer| answer.as_ref().ok());
             let answer = answer.map(|answer| describe.answer(&request, answer));
             let answer = answer.map_or(String::new(), |answer| format!(" → {answer}"));
             let command = describe.command(&applied.command);
@@ -75,7 +76,7 @@ impl<W: Workload> World<'_, W> {
         });
         let answered = named.filter_map(|(number, _)| {
             let index = self.replay.id_of(number)?.index;
-            Some((index, self.observer.answer(index)?.clone()))
+            Some((index, self.observer.answer(index)?.clone().ok()?))
         });
         answered.collect()
     }

@@ -5,6 +5,8 @@ use super::{
     refused_read, wait_of,
 };
 use crate::api::App;
+use crate::api::params;
+use crate::api::problem::Problem;
 use crate::api::reply::{self, Share};
 use crate::command::{Kind, Reply};
 use crate::pieces::Pieces;
@@ -13,8 +15,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use driver::{Outcome, ProposeError, ReadMode};
+use driver::{ExecuteError, ProposeError, ReadMode, SessionError};
+use hyper::HeaderMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The answer to `/get`, `/put` and `/cas`.
 struct Done {
@@ -29,6 +33,8 @@ struct Done {
 const STATUS_DONE: u8 = 0;
 const STATUS_NOT_LEADER: u8 = 1;
 const STATUS_COMMIT_FAILED: u8 = 2;
+/// The number was used before, and the first reply cannot be given.
+const STATUS_DUPLICATE: u8 = 3;
 
 impl Done {
     fn new(kind: Kind, resp_status: u8, value: Option<Bytes>) -> Self {
@@ -46,6 +52,16 @@ impl Done {
 
     fn failed(kind: Kind, outcome: &'static str) -> Self {
         Done { outcome: Some(outcome), ..Done::new(kind, STATUS_COMMIT_FAILED, None) }
+    }
+
+    fn out_of_session(kind: Kind, error: SessionError) -> Self {
+        let (resp_status, outcome) = match error {
+            SessionError::Reused => (STATUS_DUPLICATE, "not_done"),
+            SessionError::Forgotten => (STATUS_DUPLICATE, "unknown"),
+            SessionError::Gap { .. } => (STATUS_COMMIT_FAILED, "not_done"),
+            _ => (STATUS_COMMIT_FAILED, "unknown"),
+        };
+        Done { outcome: Some(outcome), ..Done::new(kind, resp_status, None) }
     }
 
     /// The bytes that it needs in the budget for replies.
@@ -102,16 +118,23 @@ async fn try_get(app: &App, body: Body) -> Answer {
 }
 
 /// `POST /put {"key","value"}`: answered when the write is committed and applied.
-pub async fn put(State(app): State<Arc<App>>, body: Body) -> Response {
-    either(one_write(&app, Kind::Put, body).await)
+pub async fn put(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    either(one_write(&app, Kind::Put, &headers, body).await)
 }
 
 /// `POST /cas {"key","compare_value","value"}`: answered when the command is committed and applied.
-pub async fn cas(State(app): State<Arc<App>>, body: Body) -> Response {
-    either(one_write(&app, Kind::Cas, body).await)
+pub async fn cas(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    either(one_write(&app, Kind::Cas, &headers, body).await)
 }
 
-async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
+/// Appends a command on this node, which leads, and waits until it is applied.
+async fn propose(app: &App, command: Bytes, timeout: Duration) -> Result<Bytes, ExecuteError> {
+    let proposal = app.handle.propose_within(command, timeout).await;
+    Ok(proposal.map_err(ExecuteError::Refused)?.done.await?)
+}
+
+async fn one_write(app: &App, kind: Kind, headers: &HeaderMap, body: Body) -> Answer {
+    let session = params::of_session(headers).map_err(Problem::into_compat)?;
     let given: Given = read_json(app, body).await?;
     let timeout = wait_of(given.timeout_ms, app.limits.request_timeout)?;
     let command = command(app, kind, given)?;
@@ -120,17 +143,21 @@ async fn one_write(app: &App, kind: Kind, body: Body) -> Answer {
     if !app.handle.status().raft.serving {
         return Ok(Done::not_leader(app, kind).send_short());
     }
-    let proposal = match app.handle.propose_within(command.encode(), timeout).await {
-        Ok(proposal) => proposal,
-        Err(ProposeError::NotLeader { .. }) => {
+    let executed = match session {
+        None => propose(app, command.encode(), timeout).await,
+        Some(number) => app.handle.execute_in_session(number, command.encode(), timeout).await,
+    };
+    let reply = match executed {
+        Ok(reply) => reply,
+        Err(ExecuteError::Refused(ProposeError::NotLeader { .. })) => {
             return Ok(Done::not_leader(app, kind).send_short());
         }
-        Err(error) => return Err(refused_proposal(&error)),
-    };
-    let reply = match proposal.done.await {
-        Ok(reply) => reply,
-        Err(Outcome::NotDone) => return Ok(Done::failed(kind, "not_done").send_short()),
-        Err(Outcome::Unknown) => return Ok(Done::failed(kind, "unknown").send_short()),
+        Err(ExecuteError::Refused(error)) => return Err(refused_proposal(&error)),
+        Err(ExecuteError::NotDone) => return Ok(Done::failed(kind, "not_done").send_short()),
+        Err(ExecuteError::Unknown) => return Ok(Done::failed(kind, "unknown").send_short()),
+        Err(ExecuteError::Session(error)) => {
+            return Ok(Done::out_of_session(kind, error).send_short());
+        }
     };
     let Some(Reply::Compat { previous, .. }) = Reply::decode(&reply) else {
         return Ok(Done::failed(kind, "not_done").send_short());

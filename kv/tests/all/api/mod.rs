@@ -6,5 +6,6 @@ mod compat;
 mod heads;
 mod members;
 mod node;
+mod sessions;
 mod slow;
 mod v1;

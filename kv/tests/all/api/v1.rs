@@ -62,8 +62,6 @@ fn what_is_not_built_or_not_known_is_refused_and_not_ignored() {
         assert_eq!(answer.status, status, "{method} {path}");
         assert!(answer.json()["type"].as_str().unwrap().starts_with("urn:raft-kv:problem:"));
     }
-    let session = ask(node.address, "PUT", "/v1/kv/a", &["session-id: 1"], "x");
-    assert_eq!(session.status, 501);
     assert_eq!(node.get("/v1/kv/a").status, 404);
 }
 

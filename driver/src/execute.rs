@@ -1,0 +1,206 @@
+//! Executes commands on any node, in sessions and without.
+
+use crate::error::{ExecuteError, ProposeError};
+use crate::messages::CoreCall;
+use crate::session::own::{Begun, OWN_WINDOW};
+use crate::session::{SessionError, SessionId, SessionLimits, SessionNumber, SystemCommand};
+use crate::status::count;
+use crate::{Handle, StateMachine};
+use bytes::Bytes;
+use raft::Request;
+use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+
+/// The pause before a command of a session is proposed again.
+const REPEAT_AFTER: Duration = Duration::from_millis(20);
+
+impl<S: StateMachine> Handle<S> {
+    /// Executes a command, on any node. A follower gets the leader to append it, and returns the
+    /// answer when it has applied the command itself. It does so in a session of its own, so the
+    /// command is executed once, also if the leader fails and the next one is asked. Ends with
+    /// [`ExecuteError::Unknown`] after the default timeout.
+    pub async fn execute(&self, command: Bytes) -> Result<Bytes, ExecuteError> {
+        self.execute_within(command, self.timeout).await
+    }
+
+    /// Like [`Handle::execute`], with a timeout.
+    pub async fn execute_within(
+        &self,
+        command: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, ExecuteError> {
+        let until_ns = self.until_ns(timeout);
+        loop {
+            let raft = &self.status().raft;
+            if raft.leader.is_none_or(|leader| leader == raft.id) {
+                return self.attempt(Request::Command(command), until_ns).await;
+            }
+            let number = match self.shared.own_session.begin() {
+                Begun::Number(number) => number,
+                Begun::Full => return self.attempt(Request::Command(command), until_ns).await,
+                Begun::NoSession => {
+                    self.open_own_session(until_ns).await?;
+                    continue;
+                }
+            };
+            match self.repeat(number.at, &command, until_ns, Patience::UntilRefused).await {
+                // The session was not used for too long, and has ended. Nothing was executed.
+                Err(ExecuteError::Session(SessionError::Ended)) => {
+                    self.shared.own_session.ended(number.at.session);
+                }
+                // No reply is kept for a number that is not in flight, but this one is.
+                Err(ExecuteError::Session(_)) => return Err(ExecuteError::Unknown),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Opens a session, on any node, with the limits of this node's settings. See [`SessionId`].
+    pub async fn open_session(&self, timeout: Duration) -> Result<SessionId, ExecuteError> {
+        self.open(self.shared.session_limits, self.until_ns(timeout)).await
+    }
+
+    /// Ends a session, on any node. Returns whether there was one. It would end by itself when it
+    /// has not been used for a while.
+    pub async fn close_session(
+        &self,
+        session: SessionId,
+        timeout: Duration,
+    ) -> Result<bool, ExecuteError> {
+        let until_ns = self.until_ns(timeout);
+        let request = Request::System(SystemCommand::Close(session).encode());
+        // To close it twice does no harm, but the answer to the second call is another.
+        Ok(self.attempt(request, until_ns).await? == [1][..])
+    }
+
+    /// Executes a command of a session, on any node, once. While there is no leader, or the outcome
+    /// of an attempt is unknown, it is tried again until the timeout. If it ends with
+    /// [`ExecuteError::Unknown`], call it again with the same number and command, on any node.
+    pub async fn execute_in_session(
+        &self,
+        number: SessionNumber,
+        command: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, ExecuteError> {
+        self.repeat(number, &command, self.until_ns(timeout), Patience::UntilTimeout).await
+    }
+
+    /// Proposes a command of a session until its outcome is known.
+    async fn repeat(
+        &self,
+        number: SessionNumber,
+        command: &[u8],
+        until_ns: u64,
+        patience: Patience,
+    ) -> Result<Bytes, ExecuteError> {
+        let bytes = number.encode(command);
+        // Whether an earlier attempt may have been appended.
+        let mut may_be_done = false;
+        loop {
+            let failed = match self.attempt(Request::SessionCommand(bytes.clone()), until_ns).await
+            {
+                Ok(reply) => return Ok(reply),
+                // The session ended after an attempt of unknown outcome.
+                Err(ExecuteError::Session(_)) if may_be_done => ExecuteError::Unknown,
+                Err(error @ ExecuteError::Session(_)) => return Err(error),
+                Err(ExecuteError::Unknown) => {
+                    may_be_done = true;
+                    ExecuteError::Unknown
+                }
+                Err(error) if may_be_done => {
+                    tracing::trace!(%error, "a command is tried again");
+                    ExecuteError::Unknown
+                }
+                Err(error) if patience == Patience::UntilRefused => return Err(error),
+                Err(error) => match &error {
+                    ExecuteError::NotDone
+                    | ExecuteError::Refused(
+                        ProposeError::NotLeader { .. } | ProposeError::ReadOnly { .. },
+                    ) => error,
+                    _ => return Err(error),
+                },
+            };
+            let left_ns = until_ns.saturating_sub(self.clock.now().monotonic_ns);
+            if left_ns <= REPEAT_AFTER.as_nanos() as u64 || self.status().stopped.is_some() {
+                return Err(failed);
+            }
+            self.clock.sleep(REPEAT_AFTER).await;
+            count(&self.shared.metrics.proposals_repeated);
+        }
+    }
+
+    /// Opens the session of this node, unless another caller does.
+    async fn open_own_session(&self, until_ns: u64) -> Result<(), ExecuteError> {
+        let own = &self.shared.own_session;
+        let mut sleep = self
+            .clock
+            .sleep(Duration::from_nanos(until_ns.saturating_sub(self.clock.now().monotonic_ns)));
+        // The command has not been proposed yet, so it is not done.
+        let not_done = || ExecuteError::Refused(ProposeError::NotLeader { leader: None });
+        let _opening = tokio::select! {
+            biased;
+            opening = own.opening.lock() => opening,
+            () = &mut sleep => return Err(not_done()),
+        };
+        if !matches!(own.begin(), Begun::NoSession) {
+            return Ok(());
+        }
+        let limits = SessionLimits { window: OWN_WINDOW, ..self.shared.session_limits };
+        match self.open(limits, until_ns).await {
+            Ok(session) => {
+                own.opened(session);
+                Ok(())
+            }
+            Err(ExecuteError::Unknown) => Err(not_done()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a session. If the outcome of an attempt is unknown, another session is opened: one
+    /// that is not used ends by itself.
+    async fn open(&self, limits: SessionLimits, until_ns: u64) -> Result<SessionId, ExecuteError> {
+        let request = limits.request();
+        loop {
+            match self.attempt(request.clone(), until_ns).await {
+                Ok(reply) => return SessionId::of_reply(&reply).ok_or(ExecuteError::Unknown),
+                Err(ExecuteError::Unknown) if self.clock.now().monotonic_ns < until_ns => {
+                    self.clock.sleep(REPEAT_AFTER).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn until_ns(&self, timeout: Duration) -> u64 {
+        let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.clock.now().monotonic_ns.saturating_add(timeout_ns)
+    }
+
+    /// Gets a request appended once, and waits for its outcome.
+    async fn attempt(&self, request: Request, until_ns: u64) -> Result<Bytes, ExecuteError> {
+        let (done, answer) = oneshot::channel();
+        self.calls.try_send(CoreCall::Execute { request, done }).map_err(|error| {
+            ExecuteError::Refused(match error {
+                TrySendError::Full(_) => ProposeError::Busy,
+                TrySendError::Closed(_) => ProposeError::Stopped,
+            })
+        })?;
+        let left_ns = until_ns.saturating_sub(self.clock.now().monotonic_ns);
+        let mut sleep = self.clock.sleep(Duration::from_nanos(left_ns));
+        tokio::select! {
+            biased;
+            // The sender was dropped: the node has stopped.
+            answer = answer => answer.unwrap_or(Err(ExecuteError::Unknown)),
+            () = &mut sleep => Err(ExecuteError::Unknown),
+        }
+    }
+}
+
+/// How long a command of a session is tried again that was certainly not done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Not at all.
+    UntilRefused,
+    UntilTimeout,
+}

@@ -1,0 +1,85 @@
+//! The session of a node itself, for commands of its callers that it forwards to the leader.
+//!
+//! With it a forwarded command whose outcome is unknown can be repeated: at the next leader, or by
+//! this node if it leads by then.
+
+use super::{SessionId, SessionNumber};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How many numbers the session of a node knows. So many forwarded commands can be in flight
+/// within it; further ones are forwarded without a session.
+pub(crate) const OWN_WINDOW: u32 = 16_384;
+
+/// The session of a node, opened when it is first needed.
+#[derive(Default)]
+pub(crate) struct OwnSession {
+    current: Mutex<Option<Numbers>>,
+    /// Held by the caller that opens a session.
+    pub opening: tokio::sync::Mutex<()>,
+}
+
+/// Invariant: every number in `in_flight` is below `next`.
+struct Numbers {
+    session: SessionId,
+    next: u64,
+    in_flight: BTreeSet<u64>,
+}
+
+/// What [`OwnSession::begin`] gives.
+pub(crate) enum Begun<'a> {
+    Number(InFlight<'a>),
+    /// There is no session: open one.
+    NoSession,
+    /// Too many commands are in flight.
+    Full,
+}
+
+impl OwnSession {
+    fn lock(&self) -> MutexGuard<'_, Option<Numbers>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number for a new command.
+    pub fn begin(&self) -> Begun<'_> {
+        let mut current = self.lock();
+        let Some(numbers) = &mut *current else { return Begun::NoSession };
+        let number = numbers.next;
+        let first = numbers.in_flight.first().copied().unwrap_or(number);
+        if number - first >= u64::from(OWN_WINDOW) {
+            return Begun::Full;
+        }
+        numbers.next += 1;
+        numbers.in_flight.insert(number);
+        let at = SessionNumber { session: numbers.session, number, repeats_from: first };
+        Begun::Number(InFlight { own: self, at })
+    }
+
+    pub fn opened(&self, session: SessionId) {
+        *self.lock() = Some(Numbers { session, next: 1, in_flight: BTreeSet::new() });
+    }
+
+    /// The session has ended: the next command opens another.
+    pub fn ended(&self, session: SessionId) {
+        let mut current = self.lock();
+        if current.as_ref().is_some_and(|numbers| numbers.session == session) {
+            *current = None;
+        }
+    }
+}
+
+/// A command in flight. It is never repeated after this is dropped.
+pub(crate) struct InFlight<'a> {
+    own: &'a OwnSession,
+    pub at: SessionNumber,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(numbers) = &mut *self.own.lock()
+            && numbers.session == self.at.session
+        {
+            numbers.in_flight.remove(&self.at.number);
+        }
+    }
+}

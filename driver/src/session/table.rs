@@ -1,0 +1,291 @@
+//! The open sessions, as a part of the replicated state.
+//!
+//! It changes only by entries of the log, in their order, and depends on nothing else. It shares
+//! structure between clones, so that a snapshot costs nothing to begin.
+
+use super::{SessionError, SessionId, SessionLimits, SessionNumber};
+use crate::RestoreError;
+use bytes::Bytes;
+use imbl::{OrdMap, OrdSet};
+use raft::{LogTime, bytes_hash};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use storage::codec;
+
+/// What a session counts for in [`SessionLimits::bytes_max`], in bytes.
+const SESSION_BYTES: u64 = 128;
+/// What a number counts for, in addition to its reply.
+const NUMBER_BYTES: u64 = 64;
+/// A use is noted only if this part of the time to live has passed since the last one that was, so
+/// that most commands do not move their session.
+const USE_NOTED_PART: u64 = 16;
+
+/// The open sessions of a cluster.
+///
+/// Invariants: `by_use` has each session once, with the time of its last noted use; `bytes` is the
+/// sum of the sessions' costs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sessions {
+    limits: SessionLimits,
+    by_id: OrdMap<SessionId, Arc<Session>>,
+    by_use: OrdSet<(LogTime, SessionId)>,
+    bytes: u64,
+}
+
+/// Invariants: every number in `replies` is from `floor` to `highest`; `floor` is more than
+/// `highest - window`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Session {
+    window: u32,
+    /// The last noted use.
+    used: LogTime,
+    /// The highest number that was executed.
+    highest: u64,
+    /// The lowest number that is known. Lower ones may have been executed.
+    floor: u64,
+    /// The numbers that were executed.
+    replies: BTreeMap<u64, Kept>,
+    reply_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    /// The hash of the command.
+    command: u64,
+    /// `None` if it was dropped for its size.
+    reply: Option<Bytes>,
+}
+
+/// What to do with a command of a session.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Execute it, and pass the reply to [`Sessions::executed`] before anything else is applied.
+    Execute,
+    /// It was executed before, with this reply.
+    Repeat(Bytes),
+    Refuse(SessionError),
+}
+
+impl Session {
+    fn cost(&self) -> u64 {
+        SESSION_BYTES + NUMBER_BYTES * self.replies.len() as u64 + self.reply_bytes
+    }
+
+    /// Forgets all numbers below `floor`.
+    fn raise_floor(&mut self, floor: u64) {
+        if floor <= self.floor {
+            return;
+        }
+        self.floor = floor;
+        while let Some(first) = self.replies.first_entry().filter(|first| *first.key() < floor) {
+            let reply = first.remove().reply;
+            self.reply_bytes -= reply.map_or(0, |reply| reply.len() as u64);
+        }
+    }
+
+    fn add(&mut self, number: u64, kept: Kept, reply_bytes_max: u64) {
+        self.highest = self.highest.max(number);
+        self.reply_bytes += kept.reply.as_ref().map_or(0, |reply| reply.len() as u64);
+        self.replies.insert(number, kept);
+        self.raise_floor((self.highest + 1).saturating_sub(u64::from(self.window)));
+        for (known, kept) in &mut self.replies {
+            if self.reply_bytes <= reply_bytes_max {
+                break;
+            }
+            if *known != number
+                && let Some(reply) = kept.reply.take()
+            {
+                self.reply_bytes -= reply.len() as u64;
+            }
+        }
+    }
+}
+
+impl Sessions {
+    /// The number of open sessions. Those whose time is over count until the next command of any
+    /// session.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is no session.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Their size, as [`SessionLimits::bytes_max`] counts it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Opens a session. `id` must be new.
+    pub(crate) fn open(&mut self, time: LogTime, id: SessionId, limits: SessionLimits) {
+        self.limits = limits.in_range();
+        self.expire(time);
+        let session = Session {
+            window: self.limits.window,
+            used: time,
+            highest: 0,
+            floor: 1,
+            replies: BTreeMap::new(),
+            reply_bytes: 0,
+        };
+        self.bytes += session.cost();
+        self.by_use.insert((time, id));
+        self.by_id.insert(id, Arc::new(session));
+        self.evict(id);
+    }
+
+    /// Ends a session. Returns whether there was one.
+    pub(crate) fn close(&mut self, time: LogTime, id: SessionId) -> bool {
+        self.expire(time);
+        self.remove(id)
+    }
+
+    /// Decides about a command.
+    pub(crate) fn judge(&mut self, time: LogTime, at: SessionNumber, command: &[u8]) -> Verdict {
+        self.expire(time);
+        let Some(session) = self.by_id.get_mut(&at.session) else {
+            return Verdict::Refuse(SessionError::Ended);
+        };
+        let noted_ms = self.limits.ttl.as_millis() as u64 / USE_NOTED_PART;
+        if time.0 > session.used.0 + noted_ms {
+            self.by_use.remove(&(session.used, at.session));
+            self.by_use.insert((time, at.session));
+            Arc::make_mut(session).used = time;
+        }
+        if at.number > 0 && at.number < session.floor {
+            return Verdict::Refuse(SessionError::Forgotten);
+        }
+        if at.number == 0 || at.number > session.highest + u64::from(session.window) {
+            return Verdict::Refuse(SessionError::Gap { highest: session.highest });
+        }
+        match session.replies.get(&at.number) {
+            None => Verdict::Execute,
+            Some(kept) if kept.command != bytes_hash(command) => {
+                Verdict::Refuse(SessionError::Reused)
+            }
+            Some(Kept { reply: Some(reply), .. }) => Verdict::Repeat(reply.clone()),
+            Some(Kept { reply: None, .. }) => Verdict::Refuse(SessionError::Forgotten),
+        }
+    }
+
+    /// A command has been executed with this reply.
+    pub(crate) fn executed(&mut self, at: SessionNumber, command: &[u8], reply: Bytes) {
+        let Some(session) = self.by_id.get_mut(&at.session) else { return };
+        let session = Arc::make_mut(session);
+        let before = session.cost();
+        let kept = Kept { command: bytes_hash(command), reply: Some(reply) };
+        session.add(at.number, kept, self.limits.reply_bytes_max);
+        session.raise_floor(at.repeats_from.min(at.number));
+        self.bytes = self.bytes - before + session.cost();
+        self.evict(at.session);
+        debug_assert_eq!(self.broken_invariant(), None);
+    }
+
+    /// Ends the sessions whose time is over at `time`.
+    fn expire(&mut self, time: LogTime) {
+        let ttl_ms = self.limits.ttl.as_millis() as u64;
+        // A session that was used last right before a use would have been noted lives for its time.
+        let lives_ms = ttl_ms + ttl_ms / USE_NOTED_PART;
+        while let Some((used, id)) = self.by_use.get_min().copied() {
+            if used.0.saturating_add(lives_ms) >= time.0 {
+                return;
+            }
+            self.remove(id);
+        }
+    }
+
+    /// Ends the sessions that were not used for the longest time, until the others are within the
+    /// limits. `keep` stays.
+    fn evict(&mut self, keep: SessionId) {
+        while self.by_id.len() > self.limits.sessions_max as usize
+            || self.bytes > self.limits.bytes_max
+        {
+            let oldest = self.by_use.iter().map(|(_, id)| *id).find(|id| *id != keep);
+            let Some(oldest) = oldest else { return };
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.by_id.remove(&id) else { return false };
+        self.by_use.remove(&(session.used, id));
+        self.bytes -= session.cost();
+        true
+    }
+
+    /// The first invariant that does not hold, if any. Checked after every command in debug builds
+    /// while there are few sessions.
+    fn broken_invariant(&self) -> Option<&'static str> {
+        const CHECKED_MAX: usize = 16;
+        let few = self.by_id.len() <= CHECKED_MAX;
+        let sessions = || self.by_id.iter().take(if few { CHECKED_MAX } else { 0 });
+        let known = |session: &Session| {
+            session.replies.keys().all(|it| (session.floor..=session.highest).contains(it))
+        };
+        let rules = [
+            ("a session is not in the order of uses", self.by_id.len() == self.by_use.len()),
+            (
+                "the time of a use is wrong",
+                sessions().all(|(id, it)| self.by_use.contains(&(it.used, *id))),
+            ),
+            (
+                "the bytes are wrong",
+                !few || sessions().map(|(_, it)| it.cost()).sum::<u64>() == self.bytes,
+            ),
+            ("a number is outside of its window", sessions().all(|(_, it)| known(it))),
+            (
+                "a window is too long",
+                sessions().all(|(_, it)| it.floor + u64::from(it.window) > it.highest),
+            ),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
+    }
+
+    /// Writes all sessions.
+    pub(crate) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        put(&(self.limits, self.by_id.len() as u64), &mut buffer, to)?;
+        for (id, session) in &self.by_id {
+            put(&(*id, &**session), &mut buffer, to)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what [`Sessions::write`] has written, and nothing beyond it.
+    pub(crate) fn read(from: &mut dyn Read) -> Result<Self, RestoreError> {
+        let (limits, count): (SessionLimits, u64) = take(from)?;
+        let mut sessions = Sessions { limits: limits.in_range(), ..Sessions::default() };
+        for _ in 0..count {
+            let (id, session): (SessionId, Session) = take(from)?;
+            sessions.bytes += session.cost();
+            sessions.by_use.insert((session.used, id));
+            sessions.by_id.insert(id, Arc::new(session));
+        }
+        match sessions.broken_invariant() {
+            None => Ok(sessions),
+            Some(broken) => Err(RestoreError::Malformed(format!("sessions: {broken}"))),
+        }
+    }
+}
+
+fn put<T: Serialize>(value: &T, buffer: &mut Vec<u8>, to: &mut dyn Write) -> io::Result<()> {
+    buffer.clear();
+    codec::encode(value, buffer);
+    let length = u32::try_from(buffer.len()).map_err(io::Error::other)?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(buffer)
+}
+
+/// The snapshot's checksums have been checked, so a length is one that [`put`] has written.
+fn take<T: serde::de::DeserializeOwned>(from: &mut dyn Read) -> Result<T, RestoreError> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let mut value = Vec::new();
+    from.take(u64::from(u32::from_le_bytes(length))).read_to_end(&mut value)?;
+    let value = codec::decode_unlimited(&value);
+    value.map_err(|error| RestoreError::Malformed(format!("sessions: {error}")))
+}
