@@ -45,8 +45,9 @@ impl<S: StateMachine> Handle<S> {
                 }
             };
             match self.repeat(number.at, &command, until_ns, Patience::UntilRefused).await {
-                // The session was not used for too long, and has ended. Nothing was executed.
-                Err(ExecuteError::Session(SessionError::Ended)) => {
+                // The session was not used for too long, or so many commands before this one were
+                // not done that its number is too high. Nothing was executed.
+                Err(ExecuteError::Session(SessionError::Ended | SessionError::Gap { .. })) => {
                     self.shared.own_session.ended(number.at.session);
                 }
                 // No reply is kept for a number that is not in flight, but this one is.

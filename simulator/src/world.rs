@@ -377,7 +377,7 @@ impl<'a, W: Workload> World<'a, W> {
         }
         // An operation that is open when the run ends may have taken effect.
         for operation in 0..self.operations.len() {
-            let _ = self.give_up(operation);
+            let _ = self.waits_no_longer(operation);
         }
         if broken.is_none() {
             let judged = panic::catch_unwind(AssertUnwindSafe(|| self.workload.verdict()));
@@ -450,7 +450,7 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Ask { operation, node } => self.asked(operation, node),
             Event::GiveUp { client, operation } => {
                 if self.clients[client].operation == Some(operation) {
-                    self.give_up(operation)?;
+                    self.waits_no_longer(operation)?;
                 }
                 Ok(())
             }

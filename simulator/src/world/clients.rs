@@ -172,7 +172,7 @@ impl<W: Workload> World<'_, W> {
     }
 
     /// The client waits no longer. The operation may still be done.
-    pub(super) fn give_up(&mut self, operation: usize) -> Result<(), Violation> {
+    pub(super) fn waits_no_longer(&mut self, operation: usize) -> Result<(), Violation> {
         let in_session = &mut self.operations[operation].in_session;
         if matches!(in_session, InSession::Has { .. }) {
             *in_session = InSession::No;
@@ -219,7 +219,7 @@ impl<W: Workload> World<'_, W> {
         known.in_session = InSession::No;
         let client = known.client;
         let outcome = match error {
-            SessionError::Ended => {
+            SessionError::Ended | SessionError::Gap { .. } => {
                 self.marks.hit("a session ended");
                 self.clients[client].session = None;
                 if may_be_done { Outcome::Unknown } else { Outcome::NotDone }
