@@ -33,5 +33,7 @@ pub const MESSAGES_PER_S_MAX: u64 = 5_000;
 pub const HEALTH_P99_MAX: Duration = Duration::from_millis(500);
 /// How long a client waits for a response. After that, the outcome is unknown.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a client repeats a write of its session. After that, the outcome may be unknown.
+pub const SESSION_PATIENCE: Duration = Duration::from_secs(20);
 /// The most bytes of one response that a client reads into memory.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;

@@ -1,10 +1,10 @@
 //! Clients that use a cluster through every API, and record the responses.
 //!
 //! Each client does one operation after another, on a few keys that all clients share. Values are
-//! unique numbers. A client repeats nothing: an operation without a response has an unknown
-//! outcome.
+//! unique numbers. A client repeats only what belongs to its session: any other operation without a
+//! response has an unknown outcome.
 
-use crate::bounds::REQUEST_TIMEOUT;
+use crate::bounds::{REQUEST_TIMEOUT, SESSION_PATIENCE};
 use crate::history::{Heard, History, Record};
 use crate::http::{Answer, Connection, Failed};
 use crate::timeline::Timeline;
@@ -17,12 +17,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 /// The number of keys, which all clients share. There are few, so that operations conflict.
 pub const KEYS: u64 = 8;
+
+/// A put in a session, among the names of the APIs in a history.
+pub const SESSION_PUT: &str = "session put";
 
 /// The name of a key.
 pub fn key_name(key: u64) -> String {
@@ -71,6 +74,7 @@ impl Clients {
                 history: history.clone(),
                 timeline: timeline.clone(),
                 replay: Replay::default(),
+                session: None,
                 work,
             };
             handle.spawn(client.run(stop.clone()))
@@ -102,7 +106,15 @@ struct Client {
     history: History,
     timeline: Timeline,
     replay: Replay,
+    session: Option<Session>,
     work: Work,
+}
+
+/// The session of a client.
+struct Session {
+    id: String,
+    /// The number of the next write.
+    next: u64,
 }
 
 impl Client {
@@ -110,8 +122,10 @@ impl Client {
         while !stop.load(Ordering::Relaxed) {
             let key = self.draw.below(KEYS);
             match self.draw.below(100) {
-                0..20 => self.v1_put(key).await,
-                20..40 => self.v1_get(key).await,
+                0..10 => self.v1_put(key).await,
+                10..18 => self.session_put(key).await,
+                18..24 => self.session_swap(key).await,
+                24..40 => self.v1_get(key).await,
                 40..48 => self.v1_swap(key, false).await,
                 48..54 => self.v1_swap(key, true).await,
                 54..62 => self.v1_batch().await,
@@ -178,6 +192,65 @@ impl Client {
         let answer = self.ask(Method::PUT, &path, &[], self.text(value)).await;
         let heard = self.v1_heard("PUT", answer);
         self.add("v1 put", key, node, begun, Action::Write(value, None), heard);
+    }
+
+    async fn session_put(&mut self, key: u64) {
+        self.any_node();
+        let (value, node, begun) = (self.history.value(), self.node, self.timeline.micros());
+        let body = self.text(value);
+        let heard = self.in_session(key, None, body).await;
+        self.add(SESSION_PUT, key, node, begun, Action::Write(value, None), heard);
+    }
+
+    /// Like `v1_swap`, in a session. A repeat gets the first reply, so it does not compare with
+    /// what the first attempt has written.
+    async fn session_swap(&mut self, key: u64) {
+        self.any_node();
+        let Some((Some(from), Some(version))) = self.v1_read(key).await else { return };
+        let (to, node, begun) = (self.history.value(), self.node, self.timeline.micros());
+        let body = self.text(to);
+        let heard = self.in_session(key, Some(&version), body).await;
+        let before = (heard == Heard::Done).then_some(Some(from));
+        self.add("session swap", key, node, begun, Action::Swap { from, to, before }, heard);
+    }
+
+    /// Writes in the session of this client. Tries again, at any node, until the reply is there.
+    async fn in_session(&mut self, key: u64, if_match: Option<&str>, body: String) -> Heard {
+        let Some((id, number)) = self.session_number().await else { return Heard::NotDone };
+        let (path, number) = (format!("/v1/kv/{}", key_name(key)), number.to_string());
+        let mut headers = vec![("session-id", id.as_str()), ("session-seq", number.as_str())];
+        headers.extend(if_match.map(|version| ("if-match", version)));
+        let begun = Instant::now();
+        // Whether an attempt may have been done.
+        let mut unknown = false;
+        while begun.elapsed() < SESSION_PATIENCE {
+            let answer = self.ask(Method::PUT, &path, &headers, body.clone()).await;
+            match &answer {
+                Ok(answer) if answer.status / 100 == 2 => return Heard::Done,
+                // The condition did not hold at the first attempt.
+                Ok(answer) if answer.status == 412 => return Heard::NotDone,
+                Ok(answer) if matches!(answer.status, 409 | 410) => {
+                    self.session = None;
+                    break;
+                }
+                _ => unknown |= self.v1_heard("PUT in a session", answer) == Heard::Unknown,
+            }
+            self.any_node();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if unknown { Heard::Unknown } else { Heard::NotDone }
+    }
+
+    /// The number of a new write, in a session that is opened if there is none.
+    async fn session_number(&mut self) -> Option<(String, u64)> {
+        if self.session.is_none() {
+            let opened = self.ask(Method::POST, "/v1/sessions", &[], "").await.ok()?;
+            let id = opened.json()["session"].as_str()?.to_owned();
+            self.session = Some(Session { id, next: 1 });
+        }
+        let session = self.session.as_mut()?;
+        session.next += 1;
+        Some((session.id.clone(), session.next - 1))
     }
 
     /// The outcome of a write, as its response promises it.

@@ -1,6 +1,6 @@
 //! Checks the histories of the clients against the copies of all nodes.
 
-use crate::clients::{KEYS, Replay, key_name};
+use crate::clients::{KEYS, Replay, SESSION_PUT, key_name};
 use crate::history::{Heard, Record, by_key};
 use serde_json::Value;
 use simulator::linearizability::{Verdict, check, explain};
@@ -15,6 +15,10 @@ pub struct Counts {
     pub refused: u64,
     /// Operations whose outcome is unknown.
     pub unknown: u64,
+    /// Writes in sessions that got their reply.
+    pub in_sessions: u64,
+    /// Writes in sessions that got none within [`crate::bounds::SESSION_PATIENCE`].
+    pub sessions_failed: u64,
     /// Acknowledged writes that a copy lacks, counted once for each such copy.
     pub lost: u64,
     /// Writes that were done more than once, counted once for each copy.
@@ -39,7 +43,16 @@ pub fn judge(
     violations: &mut Vec<String>,
 ) -> Counts {
     let count = |heard| records.iter().filter(|record| record.heard == heard).count() as u64;
+    let in_session = |record: &&Record| record.api.starts_with("session");
+    // A put without a condition is never refused.
+    let failed = |record: &&Record| match record.api {
+        SESSION_PUT => record.heard != Heard::Done,
+        _ => record.heard == Heard::Unknown,
+    };
+    let sessions_failed = records.iter().filter(in_session).filter(failed).count() as u64;
     let mut counts = Counts {
+        in_sessions: records.iter().filter(in_session).count() as u64 - sessions_failed,
+        sessions_failed,
         done: count(Heard::Done),
         refused: count(Heard::NotDone),
         unknown: count(Heard::Unknown),

@@ -13,6 +13,8 @@ struct Row {
     done: u64,
     refused: u64,
     unknown: u64,
+    in_sessions: u64,
+    sessions_failed: u64,
     lost: u64,
     doubled: u64,
     stale: u64,
@@ -37,6 +39,8 @@ impl Row {
             (&mut self.done, counts.done),
             (&mut self.refused, counts.refused),
             (&mut self.unknown, counts.unknown),
+            (&mut self.in_sessions, counts.in_sessions),
+            (&mut self.sessions_failed, counts.sessions_failed),
             (&mut self.lost, counts.lost),
             (&mut self.doubled, counts.doubled),
             (&mut self.stale, counts.stale),
@@ -66,6 +70,8 @@ impl Row {
             self.done.to_string(),
             self.refused.to_string(),
             self.unknown.to_string(),
+            self.in_sessions.to_string(),
+            self.sessions_failed.to_string(),
             self.lost.to_string(),
             self.doubled.to_string(),
             self.stale.to_string(),
@@ -81,12 +87,14 @@ impl Row {
 }
 
 /// The names of the columns.
-pub const COLUMNS: [&str; 15] = [
+pub const COLUMNS: [&str; 17] = [
     "scenario",
     "rounds",
     "done",
     "refused",
     "unknown",
+    "session",
+    "failed",
     "lost",
     "doubled",
     "stale",
