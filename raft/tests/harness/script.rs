@@ -6,7 +6,7 @@
 //!                           [SETTING=N ..]   compares: nodes report hashes of what they apply
 //! propose N COMMAND ..      several at once are several proposals under one poll
 //! system N COMMAND
-//! forward N COMMAND         N forwards it to its leader; each command takes the next number
+//! forward N COMMAND [session]  N forwards it to its leader; each command takes the next number
 //! read N
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
@@ -213,9 +213,14 @@ impl Script {
                 cluster.event(id, |node, now| node.propose(now, request).map(|_| ()));
             }
             "forward" => {
-                let (id, text) = (args.id()?, args.words.pop().ok_or("which command?")?);
+                let (id, in_session) = (args.id()?, args.flag("session"));
+                let text = args.words.pop().ok_or("which command?")?;
+                let request = match in_session {
+                    true => raft::Request::SessionCommand(text.into()),
+                    false => raft::Request::Command(text.into()),
+                };
                 let forwarded =
-                    cluster.event(id, |node, now| node.forward(now, bytes::Bytes::from(text)));
+                    cluster.event(id, |node, now| node.forward(now, request));
                 if let Err(error) = forwarded.ok_or("it is down")? {
                     cluster.say(format!("n{id} refuses: {error}"));
                 }
