@@ -243,10 +243,17 @@ impl Client {
 
     /// The number of a new write, in a session that is opened if there is none.
     async fn session_number(&mut self) -> Option<(String, u64)> {
-        if self.session.is_none() {
-            let opened = self.ask(Method::POST, "/v1/sessions", &[], "").await.ok()?;
-            let id = opened.json()["session"].as_str()?.to_owned();
-            self.session = Some(Session { id, next: 1 });
+        let begun = Instant::now();
+        while self.session.is_none() && begun.elapsed() < SESSION_PATIENCE {
+            let opened = self.ask(Method::POST, "/v1/sessions", &[], "").await;
+            let opened = opened.map(|answer| answer.json()).unwrap_or_default();
+            match opened["session"].as_str() {
+                Some(id) => self.session = Some(Session { id: id.to_owned(), next: 1 }),
+                None => {
+                    self.any_node();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
         }
         let session = self.session.as_mut()?;
         session.next += 1;

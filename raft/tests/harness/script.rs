@@ -219,8 +219,7 @@ impl Script {
                     true => raft::Request::SessionCommand(text.into()),
                     false => raft::Request::Command(text.into()),
                 };
-                let forwarded =
-                    cluster.event(id, |node, now| node.forward(now, request));
+                let forwarded = cluster.event(id, |node, now| node.forward(now, request));
                 if let Err(error) = forwarded.ok_or("it is down")? {
                     cluster.say(format!("n{id} refuses: {error}"));
                 }
