@@ -332,6 +332,8 @@ impl<W: Workload> World<'_, W> {
         let incarnation = host.incarnation;
         *host = Host::new(node as u64, &self.plan.swarm, incarnation, membership, open);
         host.life = life + 1;
+        // A node that was dead has no start ahead.
+        self.queue.push(self.now_us + 1, Event::Start(node));
     }
 }
 
