@@ -97,7 +97,8 @@ impl Leader {
     }
 
     pub fn tick(&mut self, core: &mut Core) -> Next {
-        self.progress.values_mut().for_each(Progress::tick);
+        let base = core.log.base().last.index;
+        self.progress.values_mut().for_each(|progress| progress.tick(base));
         if self.holds_others_back(core) {
             core.counters.disk_stepped_down += 1;
             return Next::Follower { term: core.term(), leader: None };
