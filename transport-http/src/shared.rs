@@ -28,6 +28,9 @@ pub(crate) struct Shared<N> {
     /// the membership has none or another one: leaders of a later membership, removed nodes, and
     /// members that have moved.
     visitors: Mutex<VecDeque<(NodeId, String)>>,
+    /// The earlier data directories of members that have opened a stream, oldest first. At most
+    /// [`VISITORS_MAX`].
+    obsolete: Mutex<VecDeque<Obsolete>>,
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
     /// The peers to which a stream is open, and at which addresses.
     connected: Mutex<BTreeMap<NodeId, String>>,
@@ -84,6 +87,26 @@ impl Counters {
     }
 }
 
+/// An earlier data directory of a member that runs.
+pub(crate) struct Obsolete {
+    node: NodeId,
+    incarnation: Incarnation,
+    /// Where its peers reach it, as it says.
+    address: String,
+    /// A message to it is on its way.
+    is_told: bool,
+}
+
+/// Where a node with a rejected incarnation is reached.
+pub(crate) enum Tell {
+    /// At this address of its own.
+    At(String),
+    /// A message is on its way already.
+    Already,
+    /// At the address of the member with its id.
+    AtMember,
+}
+
 /// The counters of a transport, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -110,6 +133,7 @@ impl<N: Net> Shared<N> {
             inbox,
             addresses: Mutex::default(),
             visitors: Mutex::default(),
+            obsolete: Mutex::default(),
             incarnations: Mutex::default(),
             connected: Mutex::default(),
             cut: Mutex::default(),
@@ -148,8 +172,11 @@ impl<N: Net> Shared<N> {
             && hello.address.len() <= ADDRESS_BYTES_MAX
             && hello.address.chars().all(is_visible);
         let is_impostor = known.is_some() && !self.is_member(hello.from, hello.incarnation);
-        if !is_plain || is_impostor || hello.from == self.config.node {
+        if !is_plain || hello.from == self.config.node {
             return;
+        }
+        if is_impostor {
+            return self.remember_obsolete(hello);
         }
         let mut visitors = lock(&self.visitors);
         if visitors.iter().any(|(id, address)| *id == hello.from && *address == hello.address) {
@@ -175,6 +202,44 @@ impl<N: Net> Shared<N> {
         }
         drop(visitors);
         self.members_changed.notify_waiters();
+    }
+
+    /// An earlier data directory of a member has opened a stream. The rejection goes to the address
+    /// that it gives, since the member itself may run at that of the membership.
+    fn remember_obsolete(&self, hello: &Hello) {
+        let mut obsolete = lock(&self.obsolete);
+        obsolete.retain(|known| known.incarnation != hello.incarnation);
+        obsolete.push_back(Obsolete {
+            node: hello.from,
+            incarnation: hello.incarnation,
+            address: hello.address.clone(),
+            is_told: false,
+        });
+        if obsolete.len() > VISITORS_MAX {
+            obsolete.pop_front();
+        }
+    }
+
+    /// The address of an earlier data directory of a member, if nobody tells it yet that it is
+    /// obsolete. The caller does, and reports it with [`Shared::has_told_obsolete`].
+    pub fn tell_obsolete(&self, node: NodeId, incarnation: Incarnation) -> Tell {
+        let mut obsolete = lock(&self.obsolete);
+        let is_it = |known: &&mut Obsolete| (known.node, known.incarnation) == (node, incarnation);
+        match obsolete.iter_mut().find(is_it) {
+            None => Tell::AtMember,
+            Some(known) if known.is_told => Tell::Already,
+            Some(known) => {
+                known.is_told = true;
+                Tell::At(known.address.clone())
+            }
+        }
+    }
+
+    /// An attempt to tell an earlier data directory that it is obsolete has ended.
+    pub fn has_told_obsolete(&self, incarnation: Incarnation) {
+        for known in lock(&self.obsolete).iter_mut() {
+            known.is_told &= known.incarnation != incarnation;
+        }
     }
 
     /// Whether the membership has an address of the node.
