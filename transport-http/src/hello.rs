@@ -27,6 +27,10 @@ pub struct Hello {
     /// The address of the sender for its peers, as `host:port`. A receiver that does not know the
     /// sender as a member answers there. May be empty.
     pub address: String,
+    /// The sender's election timeout, in milliseconds. 0: unknown. All nodes should have the same.
+    pub election_timeout_ms: u32,
+    /// The time between two heartbeats of the sender as a leader, in milliseconds. 0: unknown.
+    pub heartbeat_ms: u32,
 }
 
 /// Why a stream is rejected. The text is sent to the peer, for its operator.
@@ -142,6 +146,8 @@ mod tests {
             incarnation: Incarnation(9),
             to: NodeId(to),
             address: String::new(),
+            election_timeout_ms: 300,
+            heartbeat_ms: 50,
         }
     }
 

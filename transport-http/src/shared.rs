@@ -13,6 +13,7 @@ use raft::{Incarnation, LogId, Membership, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The most nodes that are no members whose addresses are kept.
@@ -31,6 +32,9 @@ pub(crate) struct Shared<N> {
     /// The earlier data directories of members that have opened a stream, oldest first. At most
     /// [`VISITORS_MAX`].
     obsolete: Mutex<VecDeque<Obsolete>>,
+    /// The election timeouts and heartbeats of peers that differ from those of this node, in
+    /// milliseconds. At most one for each member.
+    settings: Mutex<BTreeMap<NodeId, (u32, u32)>>,
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
     /// The peers to which a stream is open, and at which addresses.
     connected: Mutex<BTreeMap<NodeId, String>>,
@@ -120,6 +124,11 @@ pub struct TransportFigures {
     pub refused_streams: u64,
 }
 
+/// A time in whole milliseconds, as it is sent.
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -134,6 +143,7 @@ impl<N: Net> Shared<N> {
             addresses: Mutex::default(),
             visitors: Mutex::default(),
             obsolete: Mutex::default(),
+            settings: Mutex::default(),
             incarnations: Mutex::default(),
             connected: Mutex::default(),
             cut: Mutex::default(),
@@ -259,7 +269,35 @@ impl<N: Net> Shared<N> {
             incarnation: self.config.incarnation,
             to,
             address: self.config.peer_address.clone(),
+            election_timeout_ms: millis(self.config.election_timeout),
+            heartbeat_ms: millis(self.config.heartbeat),
         }
+    }
+
+    /// Warns of a member that has other settings of time than this node, once for each.
+    pub fn compare_settings(&self, hello: &Hello) {
+        let own = self.hello(hello.from);
+        let times = |hello: &Hello| (hello.election_timeout_ms, hello.heartbeat_ms);
+        let is_same = times(&own) == times(hello) || [&own, hello].iter().any(|h| times(h).0 == 0);
+        if is_same || !self.is_member(hello.from, hello.incarnation) {
+            return;
+        }
+        let known = lock(&self.settings).insert(hello.from, times(hello));
+        if known == Some(times(hello)) {
+            return;
+        }
+        let (peer, ours, theirs) = (hello.from, times(&own), times(hello));
+        report(|| {
+            tracing::warn!(
+                "node {peer} has an election timeout of {} ms and a heartbeat of {} ms, and this node \
+                 {} ms and {} ms: start all nodes with the same settings. With different ones, a node \
+                 may depose leaders that are healthy",
+                theirs.0,
+                theirs.1,
+                ours.0,
+                ours.1
+            );
+        });
     }
 
     /// A stream to the peer is open at this address, or none any more.
@@ -316,6 +354,7 @@ impl<N: Net> Shared<N> {
         let addresses: BTreeMap<NodeId, String> =
             peers().map(|(id, member)| (*id, member.peer_address.clone())).collect();
         lock(&self.failed).retain(|id, _| addresses.contains_key(id));
+        lock(&self.settings).retain(|id, _| addresses.contains_key(id));
         let mut visitors = lock(&self.visitors);
         let before = lock(&self.addresses).clone();
         visitors.retain(|(id, _)| before.get(id) == addresses.get(id));
