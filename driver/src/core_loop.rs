@@ -344,7 +344,13 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 let _ = begun.send(self.node.transfer(now, to));
             }
             CoreCall::SetMembers { change, begun } => {
-                self.state.preflight.add(&mut self.node, now, self.election_timeout, change, begun);
+                self.state.preflight.add(
+                    &mut self.node,
+                    now,
+                    self.election_timeout,
+                    *change,
+                    begun,
+                );
             }
         }
     }

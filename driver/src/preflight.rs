@@ -35,14 +35,13 @@ impl Preflight {
         node: &mut Node,
         now: Now,
         limit: Duration,
-        change: Box<Change>,
+        mut change: Change,
         begun: Begun,
     ) {
         if self.waiting.len() >= WAITING_MAX {
             let _ = begun.send(Err(MembersError::Busy));
             return;
         }
-        let mut change = *change;
         change.since = node.ask_peers(now);
         let until_ns = now.monotonic_ns.saturating_add(limit.as_nanos() as u64);
         self.waiting.push(Waiting { change, begun, until_ns });
