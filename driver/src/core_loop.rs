@@ -13,6 +13,7 @@ use crate::messages::{
     CoreCall, MachineCall, MachineOrder, PeerSnapshot, RECEIPTS_MAX, Receipt, SnapshotOrder,
 };
 use crate::pending::{Caller, Pending, Reply};
+use crate::preflight::Preflight;
 use crate::readiness::Readiness;
 use crate::reads::Reads;
 use crate::report::report;
@@ -90,6 +91,7 @@ pub(crate) struct State<S: StateMachine> {
     /// The last index that the state machine has been ordered to apply or restore.
     ordered: Index,
     reads: Reads<S>,
+    preflight: Preflight,
     cleaning: Cleaning,
     /// A write for which the disk had no room, and the ticks until its retry.
     full: Option<(Box<Write>, u32)>,
@@ -115,6 +117,7 @@ impl<S: StateMachine> State<S> {
             forwarded: BTreeMap::new(),
             ordered: Index(0),
             reads: Reads::new(),
+            preflight: Preflight::default(),
             cleaning: Cleaning::new(),
             full: None,
             full_retry_ticks: FULL_RETRY_TICKS,
@@ -202,6 +205,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 self.inspect.look(&self.node);
                 self.after_tick(now);
             }
+            self.state.preflight.try_all(&mut self.node, now);
             self.ask_reads(now);
             self.inspect.look(&self.node);
             self.hand_out();
@@ -339,7 +343,13 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 let _ = begun.send(self.node.transfer(now, to));
             }
             CoreCall::SetMembers { change, begun } => {
-                let _ = begun.send(self.node.set_members(now, *change));
+                self.state.preflight.add(
+                    &mut self.node,
+                    now,
+                    self.election_timeout,
+                    *change,
+                    begun,
+                );
             }
         }
     }

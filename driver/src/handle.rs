@@ -287,7 +287,7 @@ impl<S: StateMachine> Handle<S> {
             TrySendError::Full(_) => MembersError::Busy,
             TrySendError::Closed(_) => MembersError::Stopped,
         })?;
-        Ok(answer.await.map_err(|_| MembersError::Stopped)??)
+        answer.await.map_err(|_| MembersError::Stopped)?
     }
 
     /// Waits until the change that began at `begun` is done: the membership with these members and

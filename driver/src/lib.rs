@@ -31,6 +31,7 @@ mod machine_task;
 mod messages;
 mod node;
 mod pending;
+mod preflight;
 mod readiness;
 mod reads;
 mod reception;

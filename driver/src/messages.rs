@@ -14,9 +14,9 @@ use crate::snapshots::SnapshotSink;
 use crate::waiters::WaitReply;
 use bytes::Bytes;
 use raft::{
-    Applied, Apply, Change, ChangeError, CommandNumber, Durable, Index, LogId, LogTime, NodeId,
-    Proposed, ReadMode, ReceiveSnapshot, Request, Restore, SnapshotDurable, SnapshotOffer,
-    SnapshotReceived, TakeSnapshot, Term, Write,
+    Applied, Apply, Change, CommandNumber, Durable, LogId, LogTime, NodeId, Proposed, ReadMode,
+    ReceiveSnapshot, Request, Restore, SnapshotDurable, SnapshotOffer, SnapshotReceived,
+    TakeSnapshot, Term, Write,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,7 +54,7 @@ pub(crate) enum CoreCall<S: StateMachine> {
     /// Changes the membership. Answered with the index of the first entry.
     SetMembers {
         change: Box<Change>,
-        begun: oneshot::Sender<Result<Index, ChangeError>>,
+        begun: crate::preflight::Begun,
     },
 }
 

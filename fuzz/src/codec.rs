@@ -47,6 +47,8 @@ fn look(bytes: &[u8]) {
         incarnation: raft::Incarnation(1),
         to: raft::NodeId(2),
         address: String::new(),
+        election_timeout_ms: 0,
+        heartbeat_ms: 0,
     };
     let _ = Hello::check(bytes, &own);
     let _ = decode::<SnapshotOffer>(bytes);

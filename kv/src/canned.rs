@@ -2,6 +2,7 @@
 //! that cannot be parsed.
 
 use crate::api::NODE;
+use crate::connection::Common;
 use axum::response::{IntoResponse, Response};
 use driver::NotReady;
 use hyper::StatusCode;
@@ -10,7 +11,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The answer to any request before the node has joined its cluster.
-pub(crate) fn starting(path: &str, peer_address: &str, node: &HeaderValue) -> Response {
+pub(crate) fn starting(path: &str, common: &Common) -> Response {
+    let waits = common.waits.get().map(String::as_str);
     let json = |body: String| {
         let mut response = body.into_response();
         let kind = HeaderValue::from_static("application/json");
@@ -21,17 +23,19 @@ pub(crate) fn starting(path: &str, peer_address: &str, node: &HeaderValue) -> Re
         "/healthz" => "ok\n".into_response(),
         "/is_leader" => json("{\"is_leader\":false}".to_owned()),
         "/ready" => json("{\"ready\":true}".to_owned()),
-        "/listen_addr" => json(serde_json::json!({ "address": peer_address }).to_string()),
+        "/listen_addr" => json(serde_json::json!({ "address": common.peer_address }).to_string()),
         "/readyz" => {
-            let detail = NotReady::Starting.to_string();
-            problem(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", &detail)
+            let starting = NotReady::Starting.to_string();
+            let detail = waits.unwrap_or(&starting);
+            problem(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail)
         }
         _ => {
-            let detail = "this node is starting; it waits for the other nodes, or reads its log";
+            let starting = "this node is starting; it waits for the other nodes, or reads its log";
+            let detail = waits.unwrap_or(starting);
             problem(StatusCode::SERVICE_UNAVAILABLE, "starting", "Starting", detail)
         }
     };
-    response.headers_mut().insert(NODE, node.clone());
+    response.headers_mut().insert(NODE, common.node.clone());
     response
 }
 

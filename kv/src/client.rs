@@ -5,9 +5,15 @@
 //! is retried on the next server until the timeout. A request that may have been executed is never
 //! repeated, unless it is a read.
 //!
+//! A server may accept a connection and never answer: its process is stopped, or it is no node. A
+//! write that was sent to it could not be repeated. So a client that divides its time
+//! ([`Client::dividing_time`]) first asks a server whether it is a node, and lets none use up the
+//! time of the others.
+//!
 //! This module opens no connections ([`Exchange`] does), and uses only the clock that it is given.
 
-use crate::api::{NODE, WAIT_MS};
+pub use crate::api::NODE;
+use crate::api::WAIT_MS;
 use bytes::Bytes;
 use driver::Clock;
 use http_body_util::Full;
@@ -15,6 +21,7 @@ use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, StatusCode};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The pause after all servers have failed. An election takes some hundred milliseconds.
@@ -27,6 +34,10 @@ const REDIRECTS_MAX: usize = 3;
 /// The client waits at most this much longer than it lets the node wait. An answer without a wait
 /// takes less.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// The question whether a server is a node that answers. Each node answers it at once, whatever its
+/// disk does.
+const PROBE: &str = "/healthz";
 
 /// The least time for which a further attempt is made.
 const ATTEMPT_MIN: Duration = Duration::from_millis(20);
@@ -144,6 +155,9 @@ pub struct Client<E> {
     timeout: Duration,
     exchange: E,
     clock: Arc<dyn Clock>,
+    divides_time: bool,
+    /// The server that answered last, which a client that divides its time tries first.
+    first: AtomicUsize,
 }
 
 impl<E: Exchange> Client<E> {
@@ -154,13 +168,33 @@ impl<E: Exchange> Client<E> {
         exchange: E,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Client { servers, timeout, exchange, clock }
+        let first = AtomicUsize::new(0);
+        Client { servers, timeout, exchange, clock, divides_time: false, first }
+    }
+
+    /// Lets no server use up the time of the others. With several servers, an attempt to read takes
+    /// an equal share of the time that is left, and a write is sent only to a server that has just
+    /// answered as a node.
+    #[must_use]
+    pub fn dividing_time(mut self) -> Self {
+        self.divides_time = self.servers.len() > 1;
+        self
     }
 
     /// Sends `request` to one server after another until one gives an answer of the store. Statuses
     /// such as 404 and 412 are answers of the store. A server error or 429 is not: it leads to a
     /// retry or to an error.
     pub async fn call(&self, request: &Request) -> Result<Response, CallError> {
+        self.call_for(request, |_| true).await
+    }
+
+    /// Like [`Client::call`] for a read, but an answer that is not `wanted` is only returned if all
+    /// other servers have been tried.
+    pub async fn call_for(
+        &self,
+        request: &Request,
+        wanted: impl Fn(&Response) -> bool,
+    ) -> Result<Response, CallError> {
         let began_ns = self.clock.now().monotonic_ns;
         let left = || {
             let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
@@ -169,26 +203,70 @@ impl<E: Exchange> Client<E> {
         // The latest reason other than "cannot connect" is the most useful in an error message.
         let mut reason = String::new();
         loop {
-            let mut nobody = Vec::new();
-            for server in &self.servers {
+            let (mut nobody, mut unwanted) = (Vec::new(), None);
+            let first = self.first.load(Ordering::Relaxed);
+            for at in (first..self.servers.len()).chain(0..first) {
+                let server = &self.servers[at];
                 let left = left();
                 if left < ATTEMPT_MIN && !(reason.is_empty() && nobody.is_empty()) {
+                    if let Some(response) = unwanted {
+                        return Ok(response);
+                    }
                     let reason = if reason.is_empty() { nobody.join("; ") } else { reason };
                     return Err(CallError::NotDone(reason));
                 }
-                match self.attempt(server, request, left).await {
-                    Ok(response) => return Ok(response),
+                match self.probe_and_attempt(server, request, left).await {
+                    Ok(response) if wanted(&response) => {
+                        if self.divides_time {
+                            self.first.store(at, Ordering::Relaxed);
+                        }
+                        return Ok(response);
+                    }
+                    Ok(response) => unwanted = Some(response),
                     Err(Missed::Nobody(why)) => nobody.push(why),
                     Err(Missed::NotDone(why)) => reason = why,
                     Err(Missed::Unknown(why)) if request.method == Method::GET => reason = why,
                     Err(Missed::Unknown(why)) => return Err(CallError::Unknown(why)),
                 }
             }
+            if let Some(response) = unwanted {
+                return Ok(response);
+            }
             if nobody.len() == self.servers.len() {
                 return Err(CallError::NotDone(nobody.join("; ")));
             }
             self.clock.sleep(RETRY_PAUSE).await;
         }
+    }
+
+    /// One attempt at `server`. If this client divides its time, it has a share of what is left.
+    async fn probe_and_attempt(
+        &self,
+        server: &str,
+        request: &Request,
+        left: Duration,
+    ) -> Result<Response, Missed> {
+        if !self.divides_time {
+            return self.attempt(server, request, left).await;
+        }
+        let servers = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
+        let share = (left / servers).max(ATTEMPT_MIN).min(left);
+        if request.method == Method::GET {
+            return self.attempt(server, request, share).await;
+        }
+        let began_ns = self.clock.now().monotonic_ns;
+        let probe = Request::new(Method::GET, PROBE);
+        let answer = self.exchange.exchange(server, &probe, share).await;
+        let answer = answer.map_err(|failure| match failure {
+            Failure::Nobody(why) => Missed::Nobody(why),
+            Failure::NotSent(why) | Failure::Lost(why) => Missed::NotDone(why),
+        })?;
+        if !answer.headers.contains_key(NODE) {
+            return Err(foreign(server, &Method::GET, &answer));
+        }
+        let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
+        let left = left.saturating_sub(Duration::from_nanos(passed_ns));
+        self.attempt(server, request, left).await
     }
 
     /// One attempt, which starts at `server` and follows redirects.

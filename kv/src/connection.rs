@@ -51,6 +51,8 @@ pub(crate) struct Common {
     pub node: HeaderValue,
     /// The address at which other nodes reach this one, for `/listen_addr`.
     pub peer_address: String,
+    /// What the node waits for, for an operator, if it waits to be added to its cluster.
+    pub waits: OnceLock<String>,
     /// How long a client may take to send a head, or to read the next bytes of an answer.
     pub client_timeout: Duration,
     /// Counts long replies that were refused or delayed for lack of memory.
@@ -181,10 +183,7 @@ impl Visit {
         let turn = Turn(visit.talk.clone());
         let mut response = match visit.common.api.get() {
             Some(api) => api.answer(request.map(|body| visit.arriving(body)), visit.source).await,
-            None => {
-                let Common { peer_address, node, .. } = &*visit.common;
-                canned::starting(request.uri().path(), peer_address, node)
-            }
+            None => canned::starting(request.uri().path(), &visit.common),
         };
         if visit.place.is_lost() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

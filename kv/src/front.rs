@@ -192,7 +192,7 @@ async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
             *request.headers_mut() = headers;
             api.answer(request, None).await
         }
-        None => canned::starting(&path, &visitor.common.peer_address, &visitor.common.node),
+        None => canned::starting(&path, &visitor.common),
     };
     let is_last =
         is_last || matches!(visitor.seat, Seat::Overflow(_)) || visitor.seat.place().is_lost();

@@ -232,6 +232,12 @@ pub enum ServeError {
     /// The node is not in its own list of peers.
     #[error("node {0} is not among the peers that it was given")]
     NotAPeer(NodeId),
+    /// The node is to join a cluster, and `--peers` names no node of one.
+    #[error(
+        "--join: --peers lists only node {0} itself; list at least one member of the cluster that it \
+         is to join, too"
+    )]
+    JoinsNobody(NodeId),
     /// The cluster cannot be bootstrapped or joined.
     #[error("{source}{advice}", source = .0, advice = bootstrap_advice(.0))]
     Found(BootstrapError),
@@ -255,6 +261,7 @@ impl ServeError {
             StartError::Base { directory, source } => ServeError::Base { directory, source },
             StartError::Disk { directory, source } => ServeError::Disk { directory, source },
             StartError::NoState { directory } => ServeError::NoState { directory },
+            StartError::JoinsNobody(node) => ServeError::JoinsNobody(node),
             StartError::Bootstrap(error) => ServeError::Found(error),
             StartError::Claim { directory, source } => match source {
                 ClaimError::OtherNode { found, expected } => {
@@ -379,7 +386,7 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     if config.bootstrap {
         builder = builder.bootstrap();
     } else if config.join {
-        builder = builder.join();
+        builder = builder.join().on_wait(clients.waiting(waits_to_be_added(&own, &config)));
     }
     let node = builder.start().await.map_err(|error| ServeError::of(error, &config))?;
 
@@ -404,6 +411,21 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         pressure: clients.pressure(),
     }));
     Ok(Running { node, clients })
+}
+
+/// What a node that joins waits for, and the command that ends it.
+fn waits_to_be_added(own: &Peer, config: &ServeConfig) -> String {
+    let entry = |peer: &Peer| format!("{}={}/{}", peer.id, peer.client_address, peer.peer_address);
+    let others: Vec<&Peer> = config.peers.iter().filter(|peer| peer.id != own.id).collect();
+    let named: Vec<String> = others.iter().map(|peer| entry(peer)).collect();
+    let server = others.first().map_or("HOST:PORT", |peer| &peer.client_address);
+    format!(
+        "node {} waits to be added as a member to the cluster of {}: \
+         raft-kv members add {} --server http://{server}",
+        own.id,
+        named.join(","),
+        entry(own)
+    )
 }
 
 fn election_timeout(config: &ServeConfig) -> Duration {

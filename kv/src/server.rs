@@ -73,6 +73,7 @@ impl ClientServer {
             api: OnceLock::new(),
             node: node.0.into(),
             peer_address,
+            waits: OnceLock::new(),
             client_timeout: limits.client_timeout,
             pressure: Arc::default(),
         });
@@ -99,6 +100,17 @@ impl ClientServer {
     /// The counter that rises when there is no room for a long reply.
     pub fn pressure(&self) -> Arc<Pressure> {
         self.common.pressure.clone()
+    }
+
+    /// A function that makes requests be answered that the node waits to be added to its cluster,
+    /// with this text for an operator. Call it once at most.
+    pub fn waiting(&self, text: String) -> impl Fn() + Send + Sync + 'static {
+        let common = self.common.clone();
+        move || {
+            report(|| tracing::info!("{text}"));
+            // A second call would be a bug. It is ignored.
+            let _ = common.waits.set(text.clone());
+        }
     }
 
     /// Serves the whole API from now on. Call it once.

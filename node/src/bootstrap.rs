@@ -57,7 +57,13 @@ pub async fn begin<D: Disk, N: Net>(
         Founder::new(announced.who(), own.peer_address.clone(), own.client_address.clone());
     let (cluster, membership) = match how {
         Begin::Join => {
-            tracing::info!("waiting to be added to a cluster");
+            let named: Vec<String> =
+                list.iter().filter(|l| l.node != own.node).map(Listed::to_string).collect();
+            let named = named.join(",");
+            tracing::info!(
+                "node {} waits to be added as a member to the cluster of {named}",
+                own.node
+            );
             let joined = transport_http::join_on(net, desk, &founder, list).await?;
             tracing::info!(cluster = %joined.cluster, "was added to a cluster");
             (joined.cluster, joined.membership)

@@ -50,6 +50,17 @@ pub struct Builder<S> {
     pub(crate) log: LogConfig,
     pub(crate) snapshot_bytes_per_second: Option<u64>,
     pub(crate) tuning: Vec<Tuning>,
+    pub(crate) on_wait: Option<OnWait>,
+}
+
+/// See [`Builder::on_wait`].
+#[derive(Clone)]
+pub(crate) struct OnWait(pub Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for OnWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnWait")
+    }
 }
 
 /// A change of the driver's settings, see [`Builder::tune`].
@@ -80,6 +91,7 @@ impl<S: StateMachine> Builder<S> {
             log: LogConfig::default(),
             snapshot_bytes_per_second: None,
             tuning: Vec::new(),
+            on_wait: None,
         }
     }
 
@@ -163,6 +175,15 @@ impl<S: StateMachine> Builder<S> {
     #[must_use]
     pub fn join(mut self) -> Self {
         self.begin = Some(Begin::Join);
+        self
+    }
+
+    /// Calls `notify` once the node begins to wait until it is added to its cluster
+    /// ([`Builder::join`]), so that an operator can learn what to do. It is not called if the data
+    /// directory has state.
+    #[must_use]
+    pub fn on_wait(mut self, notify: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_wait = Some(OnWait(Arc::new(notify)));
         self
     }
 

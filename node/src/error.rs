@@ -92,6 +92,12 @@ pub enum StartError {
         /// The data directory.
         directory: PathBuf,
     },
+    /// The node is to join a cluster, and its list of members names no node of one.
+    #[error(
+        "node {0} is to join a cluster, and its list of members names only itself: it has to name at \
+         least one member of that cluster too"
+    )]
+    JoinsNobody(NodeId),
     /// The cluster cannot be bootstrapped.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),

@@ -13,6 +13,8 @@ use transport_http::{AdmitError, BootstrapService, Listed};
 
 /// How long to wait for a new node that does not answer.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(5);
+/// How long to wait for a new node that does not know yet whether it was told to join this cluster.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 /// The pause before a new node that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -189,11 +191,19 @@ impl Admission {
 
     async fn identity(&self, listed: &Listed) -> Result<raft::Incarnation, AdmitError> {
         let within_ns = ADMITTED_WITHIN.as_nanos() as u64;
-        let until_ns = self.clock.now().monotonic_ns.saturating_add(within_ns);
+        let now_ns = self.clock.now().monotonic_ns;
+        let until_ns = now_ns.saturating_add(within_ns);
+        let asked_until_ns = now_ns.saturating_add(CONFIRMED_WITHIN.as_nanos() as u64);
         loop {
             match transport_http::identity_of(&self.desk, listed).await {
                 Ok(founder) => return Ok(founder.incarnation()),
                 Err(AdmitError::Silent { .. }) if self.clock.now().monotonic_ns < until_ns => {
+                    self.clock.sleep(ASK_AGAIN).await;
+                }
+                // It asks the nodes that it was told to join whether this is their cluster.
+                Err(AdmitError::OtherCluster { .. })
+                    if self.clock.now().monotonic_ns < asked_until_ns =>
+                {
                     self.clock.sleep(ASK_AGAIN).await;
                 }
                 Err(error) => return Err(error),

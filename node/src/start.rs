@@ -6,13 +6,14 @@
 //! [`Directory`](storage::Directory)).
 
 use crate::assembly::{Assembled, Parts};
-use crate::bootstrap::{self, BeginError};
+use crate::bootstrap::{self, Begin, BeginError};
+use crate::builder::OnWait;
 use crate::threads::OwnThread;
 use crate::{Builder, Node, StartError};
 use driver::{StateMachine, TokioClock};
 use raft::{Membership, NodeId};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use storage::{ClaimError, Directory, Log, Member, OpenError, RealDisk, Snapshots, Unclaimed};
@@ -47,6 +48,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let cluster = member.cluster();
     let founder = starting.introduce(member.who());
     starting.warn_of_other_members(member.membership());
+    starting.warn_of_other_address(member.membership());
     peers.desk().belong(founder.clone(), cluster, member.membership().clone());
     let (member, snapshots) = starting.check_base(member, disk).await?;
 
@@ -56,6 +58,8 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let election_timeout = config.tick * config.raft.election_ticks;
     transport_config.silence = transport_config.silence.max(election_timeout);
     transport_config.peer_address.clone_from(&own_address);
+    transport_config.election_timeout = election_timeout;
+    transport_config.heartbeat = config.tick * config.raft.heartbeat_ticks;
     if let Some(bytes) = builder.snapshot_bytes_per_second {
         transport_config.snapshot_bytes_per_second = bytes;
     }
@@ -189,6 +193,14 @@ impl<S: StateMachine> Starting<'_, S> {
         let how = self.builder.begin.ok_or_else(refused)?;
         let (net, desk) = (TokioNet::current(), self.peers.desk());
         let list = &self.builder.members;
+        if how == Begin::Join {
+            if list.iter().all(|listed| listed.node == self.id) {
+                return Err(StartError::JoinsNobody(self.id));
+            }
+            if let Some(OnWait(notify)) = &self.builder.on_wait {
+                notify();
+            }
+        }
         let begun = bootstrap::begin(&net, desk, unclaimed, &self.own, list, how).await;
         begun.map_err(|error| match error {
             BeginError::Claim(error) => self.claim_error(error),
@@ -223,27 +235,75 @@ impl<S: StateMachine> Starting<'_, S> {
         Ok((member, snapshots))
     }
 
-    /// Warns if the list of members differs from the membership in the log. The list has an effect
+    /// Warns if the list of members contradicts the membership in the log. The list has an effect
     /// only when a cluster is bootstrapped or joined, and an operator who changes it later should
-    /// know that.
+    /// know that. A list that names some of the members is that of a node that has joined, or of a
+    /// cluster that has grown.
     fn warn_of_other_members(&self, membership: &Membership) {
-        let text = |mut listed: Vec<Listed>| {
+        let text = |listed: &[Listed]| {
+            let mut listed: Vec<String> = listed.iter().map(Listed::to_string).collect();
             listed.sort();
-            let listed: Vec<String> = listed.iter().map(Listed::to_string).collect();
             listed.join(",")
         };
-        let given = text(self.builder.members.clone());
+        let given = &self.builder.members;
         let known = membership.members.iter().map(|(node, member)| Listed {
             node: *node,
             client_address: member.client_address.clone(),
             peer_address: member.peer_address.clone(),
         });
-        let known = text(known.collect());
-        if !membership.members.is_empty() && given != known {
+        let known: Vec<Listed> = known.collect();
+        if !known.is_empty() && !given.iter().all(|listed| known.contains(listed)) {
+            let (given, known) = (text(given), text(&known));
             tracing::warn!(
                 "the node was started with members {given}, but the members in the log are {known}: the \
                  log counts, and the nodes reach one another at the addresses in it"
             );
+        }
+    }
+
+    /// Warns if this node listens at another address than the one at which its peers reach it.
+    fn warn_of_other_address(&self, membership: &Membership) {
+        let Some(own) = membership.members.get(&self.id) else { return };
+        let listens = self.peers.local_addr();
+        if !reaches(&own.peer_address, listens) {
+            tracing::warn!(
+                "the node listens for peers at {listens}, but the members reach it at {}: unless that \
+                 address leads here, correct the listen address, or declare the new address",
+                own.peer_address
+            );
+        }
+    }
+}
+
+/// Whether a connection to `address` arrives at a listener at `listens`, as far as that can be seen
+/// without a name look-up.
+fn reaches(address: &str, listens: SocketAddr) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_same_host = match host.parse::<IpAddr>() {
+        Ok(ip) => listens.ip().is_unspecified() || ip.to_canonical() == listens.ip().to_canonical(),
+        Err(_) => true,
+    };
+    is_same_host && port.parse() == Ok(listens.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reaches;
+
+    #[test]
+    fn a_listener_at_another_address_than_the_declared_one_is_noticed() {
+        for (address, listens, expected) in [
+            ("127.0.0.1:9080", "127.0.0.1:9080", true),
+            ("10.0.0.1:9080", "0.0.0.0:9080", true),
+            ("[::1]:9080", "[::1]:9080", true),
+            ("node-1.example:9080", "10.0.0.1:9080", true),
+            ("127.0.0.1:9080", "127.0.0.1:9081", false),
+            ("node-1.example:9080", "10.0.0.1:9081", false),
+            ("10.0.0.1:9080", "10.0.0.2:9080", false),
+            ("10.0.0.1:9080", "0.0.0.0:9081", false),
+        ] {
+            assert_eq!(reaches(address, listens.parse().unwrap()), expected, "{address} {listens}");
         }
     }
 }

@@ -10,7 +10,7 @@
 use crate::core::Core;
 use crate::leader::Leader;
 use crate::progress::{Progress, State};
-use crate::{Index, LogTime, Member, Membership, NodeId, Payload, Target};
+use crate::{Index, LogTime, Member, Membership, NodeId, Payload, Round, Target};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A declared change of the membership. Make one with [`Change::to`] and change its fields.
@@ -26,6 +26,10 @@ pub struct Change {
     pub if_version: Option<Index>,
     /// Do not check that a quorum of the new voters replies now. Off by default.
     pub force: bool,
+    /// A voter replies if it has acknowledged this round or a later one (see
+    /// [`Node::ask_peers`](crate::Node::ask_peers)). By default: if any message of it has arrived
+    /// within the last election timeout, which a node that has just stopped passes too.
+    pub since: Option<Round>,
     /// The change is given up if its new voters have not caught up after this time, in
     /// milliseconds of log time. 10 minutes by default.
     pub catch_up_ms: u64,
@@ -34,7 +38,14 @@ pub struct Change {
 impl Change {
     /// A change to these members and voters, with the defaults.
     pub fn to(members: BTreeMap<NodeId, Member>, voters: BTreeSet<NodeId>) -> Self {
-        Change { members, voters, if_version: None, force: false, catch_up_ms: 600_000 }
+        Change {
+            members,
+            voters,
+            if_version: None,
+            force: false,
+            since: None,
+            catch_up_ms: 600_000,
+        }
     }
 }
 
@@ -130,7 +141,7 @@ impl Leader {
         }
         let is_new = |id: NodeId| !known.is_voter(id);
         let silent: Vec<NodeId> = (change.voters.iter().copied())
-            .filter(|id| !is_new(*id) && !self.replies(core, *id))
+            .filter(|id| !is_new(*id) && !self.replies_since(core, *id, change.since))
             .collect();
         if !change.force && change.voters.len() - silent.len() <= change.voters.len() / 2 {
             return Err(ChangeError::NoQuorum { silent });
@@ -149,6 +160,12 @@ impl Leader {
     fn replies(&self, core: &Core, node: NodeId) -> bool {
         let lately = |p: &Progress| p.silent_ticks < core.config.election_ticks;
         node == core.id() || self.progress.get(&node).is_some_and(lately)
+    }
+
+    /// Whether the member has replied to the round `since`, or replies as far as this leader knows.
+    fn replies_since(&self, core: &Core, node: NodeId, since: Option<Round>) -> bool {
+        let Some(since) = since else { return self.replies(core, node) };
+        node == core.id() || self.progress.get(&node).is_some_and(|p| p.round >= since)
     }
 
     /// One tick of a change: takes its next step, if that is due. Returns whether this leader has
@@ -188,16 +205,20 @@ impl Leader {
     /// has caught up once it has acknowledged what this log held at the heartbeat before the last.
     fn is_ready(&self, core: &Core, target: &Target) -> bool {
         let (_, enough) = self.round_last;
+        // A joint membership cannot be given up, so a voter that has just stopped must not count.
+        let takes_part = |id: &NodeId| {
+            self.replies(core, *id) && self.replies_since(core, *id, Some(self.change_round))
+        };
         let has_caught_up = |id: &NodeId| {
             core.log.membership().is_voter(*id)
                 || self.progress.get(id).is_some_and(|p| {
                     p.state == State::Replicate
                         && p.matched >= enough
                         && p.agrees != Some(false)
-                        && self.replies(core, *id)
+                        && takes_part(id)
                 })
         };
-        let replying = target.voters.iter().filter(|id| self.replies(core, **id)).count();
+        let replying = target.voters.iter().filter(|id| takes_part(id)).count();
         target.voters.iter().all(has_caught_up) && replying > target.voters.len() / 2
     }
 
@@ -211,6 +232,7 @@ impl Leader {
             let progress = self.progress.entry(*node).or_insert_with(|| Progress::new(next));
             progress.heartbeat_due = true;
         }
+        self.change_round = self.ask_peers(core);
         self.try_commit(core);
         id.index
     }

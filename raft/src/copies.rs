@@ -9,8 +9,9 @@ use crate::leader::Leader;
 use crate::progress::Progress;
 use crate::{Body, Index, NodeId, StateHash};
 
-/// A snapshot is not offered until a peer has confirmed its state. After this many election
-/// timeouts without a reply, a peer is no longer waited for.
+/// A snapshot is not offered until a peer has confirmed its state. A peer is no longer waited for
+/// after this many election timeouts in which it has reported no later state than before. That it
+/// sends something else proves nothing: while its disk hangs, it still sends reads and rejections.
 const CONFIRM_ELECTIONS: u32 = 10;
 
 impl Leader {
@@ -18,6 +19,7 @@ impl Leader {
     /// that is wrong, it diverges and this returns true.
     pub(crate) fn compare(&mut self, core: &mut Core, from: NodeId, state: StateHash) -> bool {
         let Some(progress) = self.progress.get_mut(&from) else { return false };
+        progress.reported(state.index);
         let Some(own) = core.hashes.at(state.index) else {
             // The peer has applied more than this leader knows to be committed. To commit that, the
             // leader may need the very peer that waits for the snapshot.
@@ -65,11 +67,11 @@ impl Leader {
     /// peer that can.
     pub(crate) fn may_offer_base(&self, core: &Core) -> bool {
         let base = core.log.base().last.index;
-        let confirms = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= base;
         let patience = CONFIRM_ELECTIONS.saturating_mul(core.config.election_ticks);
-        let could = |p: &Progress| p.silent_ticks < patience && p.next > base && !p.incomparable;
+        let could =
+            |p: &Progress| p.unconfirmed_ticks < patience && p.next > base && !p.incomparable;
         let mut peers = self.progress.values();
-        let confirmed = peers.clone().any(confirms) || !peers.any(could);
+        let confirmed = peers.clone().any(|p| p.confirms(base)) || !peers.any(could);
         confirmed && !core.snapshots.is_base_unreadable() && self.disputed_at(core).is_none()
     }
 

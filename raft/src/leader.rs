@@ -43,6 +43,9 @@ pub(crate) struct Leader {
     /// The end of the log at the latest heartbeat, and at the one before. A learner that has the
     /// latter has caught up.
     pub(crate) round_last: (Index, Index),
+    /// The round that began with the latest membership. Only replies to it or to a later one show
+    /// who takes part in a change.
+    pub(crate) change_round: Round,
     /// This node votes no longer, and has tried to hand leadership over.
     pub(crate) retiring: bool,
 }
@@ -84,6 +87,7 @@ impl Leader {
             forwards: BTreeMap::new(),
             transfer: None,
             round_last: (term_start, term_start),
+            change_round: Round(0),
             retiring: false,
         };
         leader.start_round(core);
@@ -96,7 +100,8 @@ impl Leader {
     }
 
     pub fn tick(&mut self, core: &mut Core) -> Next {
-        self.progress.values_mut().for_each(Progress::tick);
+        let base = core.log.base().last.index;
+        self.progress.values_mut().for_each(|progress| progress.tick(base));
         if self.holds_others_back(core) {
             core.counters.disk_stepped_down += 1;
             return Next::Follower { term: core.term(), leader: None };
@@ -453,6 +458,12 @@ impl Leader {
             return core.outbox.send(reply);
         }
         self.reads.push(Asker::Peer(from, read));
+    }
+
+    /// Starts a round at once, and returns it.
+    pub fn ask_peers(&mut self, core: &Core) -> Round {
+        self.start_round(core);
+        self.round
     }
 
     /// Starts a round for the waiting reads, unless a round with reads is pending: then they share

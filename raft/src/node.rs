@@ -9,8 +9,8 @@ use crate::role::Next;
 use crate::{
     Action, Applied, Body, Change, ChangeError, Config, ConfigError, Durable, Incarnation, Index,
     LogId, Message, NodeId, Now, ProposeError, Proposed, ReadError, ReadId, ReadMode,
-    ReceiveSnapshot, Request, Restored, RoleKind, SnapshotDurable, SnapshotOffer, SnapshotReceived,
-    Status, TransferError,
+    ReceiveSnapshot, Request, Restored, RoleKind, Round, SnapshotDurable, SnapshotOffer,
+    SnapshotReceived, Status, TransferError,
 };
 use std::collections::BTreeMap;
 
@@ -214,6 +214,16 @@ impl Node {
             return Err(TransferError::NotLeader { leader });
         };
         role.transfer(&mut self.core, to)
+    }
+
+    /// Sends a heartbeat to all peers at once, if this node leads. Returns its round, for
+    /// [`Change::since`].
+    pub fn ask_peers(&mut self, now: Now) -> Option<Round> {
+        self.core.now = now;
+        match &mut self.role {
+            Role::Leader(leader) => Some(leader.ask_peers(&self.core)),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
     }
 
     /// Begins a change of the membership, if this node leads. Returns the index of its first entry,

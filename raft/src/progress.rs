@@ -32,6 +32,12 @@ pub(crate) struct Progress {
     /// The latest index at which it agreed, and the index at which it was first found to differ.
     pub agreed_at: Index,
     pub differs_at: Index,
+    /// The latest index at which the peer has reported a state.
+    pub reported_at: Index,
+    /// Ticks during which the peer could have confirmed the state that the leader's log begins
+    /// after, and has reported no later state. A peer whose disk hangs may send messages all the
+    /// time and never report one.
+    pub unconfirmed_ticks: u32,
     /// Ticks since the peer last answered.
     pub silent_ticks: u32,
     /// The peer has replied since the leader last checked for a quorum.
@@ -86,6 +92,8 @@ impl Progress {
             other: None,
             agreed_at: Index(0),
             differs_at: Index(0),
+            reported_at: Index(0),
+            unconfirmed_ticks: 0,
             silent_ticks: 0,
             active: false,
             heartbeat_due: false,
@@ -98,10 +106,26 @@ impl Progress {
         }
     }
 
-    /// One tick of the leader's clock has passed.
-    pub fn tick(&mut self) {
+    /// One tick of the clock of the leader, whose log begins after `base`, has passed.
+    pub fn tick(&mut self, base: Index) {
         self.silent_ticks = self.silent_ticks.saturating_add(1);
+        self.unconfirmed_ticks = match self.confirms(base) {
+            true => 0,
+            false => self.unconfirmed_ticks.saturating_add(1),
+        };
         self.snapshot_wait = self.snapshot_wait.saturating_sub(1);
+    }
+
+    /// The peer has reported its state at `index`.
+    pub fn reported(&mut self, index: Index) {
+        if index > self.reported_at {
+            (self.reported_at, self.unconfirmed_ticks) = (index, 0);
+        }
+    }
+
+    /// Whether the peer has confirmed the leader's state at `base` or later.
+    pub fn confirms(&self, base: Index) -> bool {
+        self.agrees == Some(true) && self.agreed_at >= base
     }
 
     /// Returns to probing from `next`, or from right after `matched` if that is later.

@@ -17,7 +17,9 @@
 //!
 //! A node that joins has an empty data directory. It makes its incarnation durable, and asks the
 //! nodes on its list for its membership until one of them reports that it is a member. A member
-//! that is about to add it asks it for its incarnation ([`identity_of`]).
+//! that is about to add it asks it for its incarnation ([`identity_of`]). It gets it only if a node
+//! on the list belongs to the same cluster: that node is in the membership that the question
+//! contains, or says so itself. So a mistake in an address does not move a node to another cluster.
 
 mod admission;
 mod asking;
@@ -152,7 +154,7 @@ pub async fn join_on<N: Net>(
     list: &[Listed],
 ) -> Result<Bootstrapped, BootstrapError> {
     desk.wait(own.clone(), list.to_vec());
-    let asking = Asking::new(net, own, list, Purpose::Join);
+    let asking = Asking::new(net, own, list, Purpose::Join(None));
     let mut wiped_since = None;
     loop {
         let mut silent = Vec::new();
@@ -163,10 +165,14 @@ pub async fn join_on<N: Net>(
         others.retain(|listed| listed.node != own.node);
         others.sort();
         others.dedup();
-        for (peer, asked) in asking.round(&others).await {
+        for (peer, asked) in asking.round_for(&others, Purpose::Join(desk.offer())).await {
             match asked {
                 Asked::Answer(Answer::Member(cluster, membership)) => {
                     return Ok(Bootstrapped { cluster, membership });
+                }
+                Asked::Answer(Answer::Ours(cluster)) => {
+                    is_unknown = true;
+                    desk.confirm(cluster);
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
                 Asked::Wiped => wiped = Some(peer),

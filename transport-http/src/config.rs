@@ -22,6 +22,11 @@ pub struct TransportConfig {
     /// a peer that does not know this node as a member, or knows another address of it, can answer.
     /// Empty by default: peers use the address in the membership.
     pub peer_address: String,
+    /// The election timeout of this node, which is sent at the start of each stream: peers warn if
+    /// theirs differs. Zero by default: unknown.
+    pub election_timeout: Duration,
+    /// The time between two heartbeats, which is sent and compared too.
+    pub heartbeat: Duration,
     /// A stream on which no byte arrives for this long is closed. Keep-alives are sent every
     /// quarter of it. Default: 1 s.
     pub silence: Duration,
@@ -37,6 +42,8 @@ impl TransportConfig {
             node,
             incarnation,
             peer_address: String::new(),
+            election_timeout: Duration::ZERO,
+            heartbeat: Duration::ZERO,
             silence: Duration::from_secs(1),
             snapshot_bytes_per_second: 64 << 20,
         }

@@ -27,6 +27,10 @@ pub struct Hello {
     /// The address of the sender for its peers, as `host:port`. A receiver that does not know the
     /// sender as a member answers there. May be empty.
     pub address: String,
+    /// The sender's election timeout, in milliseconds. 0: unknown. All nodes should have the same.
+    pub election_timeout_ms: u32,
+    /// The time between two heartbeats of the sender as a leader, in milliseconds. 0: unknown.
+    pub heartbeat_ms: u32,
 }
 
 /// Why a stream is rejected. The text is sent to the peer, for its operator.
@@ -142,6 +146,8 @@ mod tests {
             incarnation: Incarnation(9),
             to: NodeId(to),
             address: String::new(),
+            election_timeout_ms: 300,
+            heartbeat_ms: 50,
         }
     }
 
@@ -157,17 +163,17 @@ mod tests {
         let refused = |theirs: Hello| Hello::check(&theirs.encode(), &own).unwrap_err();
         assert!(matches!(refused(hello(2, 2, 3)), Refusal::OtherCluster { .. }));
         assert!(matches!(refused(hello(1, 2, 4)), Refusal::OtherNode { .. }));
-        assert_eq!(Hello::check(b"raft\x03\x00nonsense", &own), Err(Refusal::Damaged));
+        assert_eq!(Hello::check(b"raft\x04\x00nonsense", &own), Err(Refusal::Damaged));
         assert_eq!(Hello::check(b"GET / HTTP/1.1", &own), Err(Refusal::NoHello));
     }
 
     #[test]
     fn another_version_is_told_from_junk_whatever_it_says() {
         let own = hello(1, 3, 0);
-        let newer = Hello::check(b"raft\x04\x00something new", &own).unwrap_err();
-        assert_eq!(newer, Refusal::NewerVersion { ours: 3, theirs: 4 });
+        let newer = Hello::check(b"raft\x05\x00something new", &own).unwrap_err();
+        assert_eq!(newer, Refusal::NewerVersion { ours: 4, theirs: 5 });
         let older = Hello::check(b"raft\x01\x00something old", &own).unwrap_err();
-        assert_eq!(older, Refusal::OlderVersion { ours: 3, theirs: 1 });
+        assert_eq!(older, Refusal::OlderVersion { ours: 4, theirs: 1 });
         assert!(older.to_string().contains("version 1"), "{older}");
     }
 

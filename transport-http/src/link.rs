@@ -16,7 +16,7 @@ use hyper::body::{Body, Frame};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use raft::{Message, NodeId};
+use raft::{Incarnation, Message, NodeId};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -132,6 +132,31 @@ pub(crate) async fn keep<N: Net>(
         pause = (pause * 2).min(PAUSE_LAST);
         messages = Some(queue);
     }
+}
+
+/// Opens a stream to an earlier data directory of a member, for one message: that it is obsolete.
+pub(crate) async fn tell<N: Net>(
+    shared: Arc<Shared<N>>,
+    address: String,
+    refused: Incarnation,
+    message: Message,
+) {
+    let (net, peer, silence) = (shared.net.clone(), message.to, shared.config.silence);
+    let (queue, messages) = mpsc::channel(1);
+    // It has room for one. The stream ends with it, since the queue is closed.
+    let _ = queue.try_send(message);
+    drop(queue);
+    let (give_back, _back) = tokio::sync::oneshot::channel();
+    let body = Outgoing::new(&net, shared.hello(peer), messages, give_back, silence / 4);
+    let told = stream(&shared, peer, &address, body, || ());
+    match timeout(&net, 2 * silence, told).await {
+        Ok(Ok(()) | Err(LinkError::Stream { why: StreamError::Ended, .. })) => {}
+        Ok(Err(error)) => {
+            report(|| tracing::debug!(%peer, address, %error, "an earlier directory is not told"));
+        }
+        Err(_) => report(|| tracing::debug!(%peer, address, "an earlier directory is not told")),
+    }
+    shared.has_told_obsolete(refused);
 }
 
 async fn stream<N: Net>(

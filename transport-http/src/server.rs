@@ -294,6 +294,7 @@ async fn stream<N: Net>(
     })?;
     listener.introduce(place, &hello)?;
     shared.visited(&hello);
+    shared.compare_settings(&hello);
     let (signs, body) = Channel::new(1);
     let held = place.clone();
     // The task ends with the connection.

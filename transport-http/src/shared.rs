@@ -13,6 +13,7 @@ use raft::{Incarnation, LogId, Membership, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The most nodes that are no members whose addresses are kept.
@@ -28,6 +29,12 @@ pub(crate) struct Shared<N> {
     /// the membership has none or another one: leaders of a later membership, removed nodes, and
     /// members that have moved.
     visitors: Mutex<VecDeque<(NodeId, String)>>,
+    /// The earlier data directories of members that have opened a stream, oldest first. At most
+    /// [`VISITORS_MAX`].
+    obsolete: Mutex<VecDeque<Obsolete>>,
+    /// The election timeouts and heartbeats of peers that differ from those of this node, in
+    /// milliseconds. At most one for each member.
+    settings: Mutex<BTreeMap<NodeId, (u32, u32)>>,
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
     /// The peers to which a stream is open, and at which addresses.
     connected: Mutex<BTreeMap<NodeId, String>>,
@@ -84,6 +91,26 @@ impl Counters {
     }
 }
 
+/// An earlier data directory of a member that runs.
+pub(crate) struct Obsolete {
+    node: NodeId,
+    incarnation: Incarnation,
+    /// Where its peers reach it, as it says.
+    address: String,
+    /// A message to it is on its way.
+    is_told: bool,
+}
+
+/// Where a node with a rejected incarnation is reached.
+pub(crate) enum Tell {
+    /// At this address of its own.
+    At(String),
+    /// A message is on its way already.
+    Already,
+    /// At the address of the member with its id.
+    AtMember,
+}
+
 /// The counters of a transport, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -95,6 +122,11 @@ pub struct TransportFigures {
     /// Streams and snapshots rejected: another cluster, another version or another node; for
     /// streams also if no connection slot was free.
     pub refused_streams: u64,
+}
+
+/// A time in whole milliseconds, as it is sent.
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,6 +142,8 @@ impl<N: Net> Shared<N> {
             inbox,
             addresses: Mutex::default(),
             visitors: Mutex::default(),
+            obsolete: Mutex::default(),
+            settings: Mutex::default(),
             incarnations: Mutex::default(),
             connected: Mutex::default(),
             cut: Mutex::default(),
@@ -148,8 +182,11 @@ impl<N: Net> Shared<N> {
             && hello.address.len() <= ADDRESS_BYTES_MAX
             && hello.address.chars().all(is_visible);
         let is_impostor = known.is_some() && !self.is_member(hello.from, hello.incarnation);
-        if !is_plain || is_impostor || hello.from == self.config.node {
+        if !is_plain || hello.from == self.config.node {
             return;
+        }
+        if is_impostor {
+            return self.remember_obsolete(hello);
         }
         let mut visitors = lock(&self.visitors);
         if visitors.iter().any(|(id, address)| *id == hello.from && *address == hello.address) {
@@ -177,6 +214,44 @@ impl<N: Net> Shared<N> {
         self.members_changed.notify_waiters();
     }
 
+    /// An earlier data directory of a member has opened a stream. The rejection goes to the address
+    /// that it gives, since the member itself may run at that of the membership.
+    fn remember_obsolete(&self, hello: &Hello) {
+        let mut obsolete = lock(&self.obsolete);
+        obsolete.retain(|known| known.incarnation != hello.incarnation);
+        obsolete.push_back(Obsolete {
+            node: hello.from,
+            incarnation: hello.incarnation,
+            address: hello.address.clone(),
+            is_told: false,
+        });
+        if obsolete.len() > VISITORS_MAX {
+            obsolete.pop_front();
+        }
+    }
+
+    /// The address of an earlier data directory of a member, if nobody tells it yet that it is
+    /// obsolete. The caller does, and reports it with [`Shared::has_told_obsolete`].
+    pub fn tell_obsolete(&self, node: NodeId, incarnation: Incarnation) -> Tell {
+        let mut obsolete = lock(&self.obsolete);
+        let is_it = |known: &&mut Obsolete| (known.node, known.incarnation) == (node, incarnation);
+        match obsolete.iter_mut().find(is_it) {
+            None => Tell::AtMember,
+            Some(known) if known.is_told => Tell::Already,
+            Some(known) => {
+                known.is_told = true;
+                Tell::At(known.address.clone())
+            }
+        }
+    }
+
+    /// An attempt to tell an earlier data directory that it is obsolete has ended.
+    pub fn has_told_obsolete(&self, incarnation: Incarnation) {
+        for known in lock(&self.obsolete).iter_mut() {
+            known.is_told &= known.incarnation != incarnation;
+        }
+    }
+
     /// Whether the membership has an address of the node.
     pub fn is_known(&self, node: NodeId) -> bool {
         lock(&self.addresses).contains_key(&node)
@@ -194,7 +269,35 @@ impl<N: Net> Shared<N> {
             incarnation: self.config.incarnation,
             to,
             address: self.config.peer_address.clone(),
+            election_timeout_ms: millis(self.config.election_timeout),
+            heartbeat_ms: millis(self.config.heartbeat),
         }
+    }
+
+    /// Warns of a member that has other settings of time than this node, once for each.
+    pub fn compare_settings(&self, hello: &Hello) {
+        let own = self.hello(hello.from);
+        let times = |hello: &Hello| (hello.election_timeout_ms, hello.heartbeat_ms);
+        let is_same = times(&own) == times(hello) || [&own, hello].iter().any(|h| times(h).0 == 0);
+        if is_same || !self.is_member(hello.from, hello.incarnation) {
+            return;
+        }
+        let known = lock(&self.settings).insert(hello.from, times(hello));
+        if known == Some(times(hello)) {
+            return;
+        }
+        let (peer, ours, theirs) = (hello.from, times(&own), times(hello));
+        report(|| {
+            tracing::warn!(
+                "node {peer} has an election timeout of {} ms and a heartbeat of {} ms, and this node \
+                 {} ms and {} ms: start all nodes with the same settings. With different ones, a node \
+                 may depose leaders that are healthy",
+                theirs.0,
+                theirs.1,
+                ours.0,
+                ours.1
+            );
+        });
     }
 
     /// A stream to the peer is open at this address, or none any more.
@@ -251,6 +354,7 @@ impl<N: Net> Shared<N> {
         let addresses: BTreeMap<NodeId, String> =
             peers().map(|(id, member)| (*id, member.peer_address.clone())).collect();
         lock(&self.failed).retain(|id, _| addresses.contains_key(id));
+        lock(&self.settings).retain(|id, _| addresses.contains_key(id));
         let mut visitors = lock(&self.visitors);
         let before = lock(&self.addresses).clone();
         visitors.retain(|(id, _)| before.get(id) == addresses.get(id));

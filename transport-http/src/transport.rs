@@ -4,10 +4,10 @@ use crate::config::TransportConfig;
 use crate::frame::FRAME_BYTES_MAX;
 use crate::link::{self, QUEUE_MESSAGES_MAX};
 use crate::net::{Net, Running as _, TokioNet};
-use crate::shared::{Shared, TransportFigures, lock};
+use crate::shared::{Shared, Tell, TransportFigures, lock};
 use crate::snapshot;
 use driver::{Inbox, Transport, report};
-use raft::{Membership, Message, NodeId, SnapshotOffer};
+use raft::{Body, Membership, Message, NodeId, SnapshotOffer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -86,6 +86,16 @@ impl<N: Net> Transport for HttpTransport<N> {
         let peer = message.to;
         if !self.shared.passes(peer) {
             return self.shared.inbox.unreachable(peer);
+        }
+        if let Body::NotAMember { refused, .. } = message.body {
+            match self.shared.tell_obsolete(peer, refused) {
+                Tell::At(address) => {
+                    let told = link::tell(self.shared.clone(), address, refused, message);
+                    return self.shared.net.spawn(told).detach();
+                }
+                Tell::Already => return,
+                Tell::AtMember => {}
+            }
         }
         let mut queues = lock(&self.queues);
         let sent = match queues.get(&peer).filter(|queue| !queue.is_closed()) {

@@ -222,6 +222,8 @@ impl<A: App> Link<A> {
             incarnation: self.incarnation,
             to,
             address: String::new(),
+            election_timeout_ms: 0,
+            heartbeat_ms: 0,
         }
     }
 
@@ -262,7 +264,15 @@ impl<A: App> Link<A> {
         let host = world.hosts.get_mut(peer.0 as usize)?;
         let up = host.up.as_ref().filter(|_| !cut)?;
         let incarnation = host.incarnation;
-        let own = Hello { cluster, from: peer, incarnation, to: peer, address: String::new() };
+        let own = Hello {
+            cluster,
+            from: peer,
+            incarnation,
+            to: peer,
+            address: String::new(),
+            election_timeout_ms: 0,
+            heartbeat_ms: 0,
+        };
         Some((up.machine.clone(), up.inbox.clone(), own))
     }
 }

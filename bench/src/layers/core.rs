@@ -144,7 +144,7 @@ impl Cluster {
             }
             Action::Apply(apply) => {
                 if at == 0 {
-                    let commands = apply.entries.iter().filter(|e| e.payload.command().is_some());
+                    let commands = apply.entries.iter().filter(|e| e.payload.is_command());
                     self.applied += commands.count() as u64;
                 }
                 node.applied(self.now, apply.applied());

@@ -120,7 +120,10 @@ fn wanted(query: Option<&str>) -> Result<Wanted, Problem> {
     }
     let wait = wait.unwrap_or(WAIT);
     if wait > WAIT_MAX {
-        let detail = format!("wait is {wait:?}: the answer waits for at most {WAIT_MAX:?}");
+        let detail = format!(
+            "wait is {wait:?}: the answer waits for at most {} min; the change goes on afterwards",
+            WAIT_MAX.as_secs() / 60
+        );
         return Err(Problem::malformed(detail));
     }
     Ok(Wanted { wait, force: force.unwrap_or(false) })
@@ -154,7 +157,9 @@ fn declared_members(declared: &Declared) -> Result<Members, Problem> {
 
 fn not_admitted(error: &AdmitError) -> Problem {
     let advice = match error {
-        AdmitError::Silent { .. } | AdmitError::NotWaiting { .. } => " (raft-kv serve --join)",
+        AdmitError::Silent { .. }
+        | AdmitError::NotWaiting { .. }
+        | AdmitError::OtherCluster { .. } => " (raft-kv serve --join)",
         AdmitError::NotMoved { .. } => "; with --force (?force=true) they are declared unchecked",
         _ => "",
     };

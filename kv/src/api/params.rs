@@ -153,7 +153,11 @@ pub fn duration(name: &str, text: &str) -> Result<Duration, Problem> {
         .and_then(|(number, unit_ms)| number.checked_mul(unit_ms))
         .map(Duration::from_millis)
         .ok_or_else(|| {
-            Problem::malformed(format!("{name} is {text:?}: expected a time such as 2s or 500ms"))
+            let detail = format!(
+                "{name} is {text:?}: expected a whole number with the unit ms, s or m, such as \
+                 500ms, 2s or 60m"
+            );
+            Problem::malformed(detail)
         })
 }
 

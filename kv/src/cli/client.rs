@@ -3,10 +3,12 @@
 use super::http::{self, Sockets};
 use super::{duration, exit, input};
 use driver::TokioClock;
+use futures_util::future::join_all;
 use hyper::Method;
 use hyper::header::ETAG;
 pub use kv::client::CallError;
 use kv::client::{Request, Response};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use std::time::Duration;
 #[derive(clap::Args, Clone)]
 pub struct ServerArgs {
     /// The address of a node. May be given several times, or separated by commas: if one is down,
-    /// the next is tried
+    /// hangs or is no node, the next is tried
     #[arg(
         long = "server",
         short = 's',
@@ -54,13 +56,61 @@ impl Client {
             .map_err(|error| CallError::NotDone(exit::with_limit(&error)))?;
         let clock = Arc::new(TokioClock::new());
         let client = kv::client::Client::new(args.servers.clone(), args.timeout, Sockets, clock);
-        Ok(Client { client, runtime })
+        Ok(Client { client: client.dividing_time(), runtime })
     }
 
     /// Runs [`kv::client::Client::call`] and waits for its result.
     pub fn call(&self, request: &Request) -> Result<Response, CallError> {
         self.runtime.block_on(self.client.call(request))
     }
+
+    /// The cluster as its leader sees it, or else as some node does: a node that is cut off answers
+    /// too, and knows no leader.
+    pub fn view(&self) -> Result<Response, CallError> {
+        let request = Request::new(Method::GET, "/v1/cluster");
+        self.runtime.block_on(self.client.call_for(&request, has_leader))
+    }
+
+    /// If a view of the cluster has no leader, asks all members, and writes into it which do not
+    /// answer: a node without a leader knows nothing of the others. Returns a text for people, or
+    /// `None` if there is a leader.
+    pub fn add_silence(&self, cluster: &mut Value) -> Option<String> {
+        if !cluster["leader"].is_null() {
+            return None;
+        }
+        let node = cluster["node"].clone();
+        let members = cluster["members"].as_array_mut()?;
+        let ask = async |member: &mut Value| {
+            let address = member["client_address"].as_str().unwrap_or_default().to_owned();
+            let request = Request::new(Method::GET, "/v1/cluster?local=true");
+            let answer = http::exchange(&address, &request, MEMBER_TIMEOUT).await;
+            let view = answer.ok().filter(|answer| answer.headers.contains_key(kv::client::NODE));
+            let Some(view) = view.map(|answer| answer.json()) else {
+                member["state"] = "no answer".into();
+                return Some(format!("node {} ({address})", member["id"]));
+            };
+            let own = view["members"].as_array().into_iter().flatten();
+            if let Some(own) = own.into_iter().find(|own| own["id"] == member["id"]) {
+                member["state"] = own["state"].clone();
+            }
+            None
+        };
+        let others = members.iter_mut().filter(|member| member["id"] != node);
+        let silent = self.runtime.block_on(join_all(others.map(ask)));
+        let silent: Vec<String> = silent.into_iter().flatten().collect();
+        Some(match silent.is_empty() {
+            true => "there is no leader, although all members answer; try again".to_owned(),
+            false => format!("there is no leader; no answer from {}", silent.join(", ")),
+        })
+    }
+}
+
+/// How long a member may take to answer whether it is there.
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether a view of the cluster names a leader.
+pub fn has_leader(response: &Response) -> bool {
+    response.status.is_success() && !response.json()["leader"].is_null()
 }
 
 /// Reports an answer without success, and returns the exit code.

@@ -13,7 +13,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         "ms" => 0.001,
         "" | "s" => 1.0,
         "m" => 60.0,
-        _ => return Err("expected a duration as 10s, 500ms or 2m".into()),
+        _ => return Err("expected a number with the unit ms, s or m, as 500ms, 10s or 2m".into()),
     };
     match number.parse::<f64>() {
         Ok(number) if number > 0.0 && number * factor <= DURATION_MAX.as_secs_f64() => {

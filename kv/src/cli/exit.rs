@@ -9,7 +9,7 @@ pub const DONE: u8 = 0;
 /// write was lost.
 pub const NO: u8 = 1;
 /// Certainly not done: no server could be reached, there is no leader, or the request was refused.
-/// For `status`: there is no leader.
+/// For `status` and `members`: there is no leader.
 pub const NOT_DONE: u8 = 3;
 /// The request was sent, but no answer came. It may have been executed.
 pub const UNKNOWN: u8 = 4;
@@ -33,8 +33,8 @@ Exit codes:
   0   done
   1   negative: the key does not exist, the comparison failed, or (bench --check) a write was lost
   2   the command line is invalid
-  3   certainly not done: no server reached, no leader, or refused; status: no leader; or the
-      result could not be printed
+  3   certainly not done: no server reached, no leader, or refused; status, members: no leader; or
+      the result could not be printed
   4   unknown: sent, but no answer arrived; it may have been done
   70  a node or cluster failed while running, or its nodes were killed because they did not stop in
       time or a second signal came (later than 1 s after the first); no acknowledged write is lost

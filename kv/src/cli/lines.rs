@@ -166,18 +166,44 @@ mod tests {
         assert!(!text.contains("one"), "{text}");
     }
 
+    /// Announces its first write, which blocks until the test ends, as on a full pipe that nobody
+    /// reads.
+    struct Stuck(mpsc::Sender<()>, mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(());
+            let _ = self.1.recv();
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn a_reader_that_has_stopped_holds_up_nobody_and_costs_bounded_memory() {
-        let (_reader, writer) = io::pipe().unwrap();
-        let lines = Lines::start("test", writer).unwrap();
+        const LINES: usize = 10_000;
+        let ((begun, begins), (_end, ends)) = (mpsc::channel(), mpsc::channel());
+        let lines = Lines::start("test", Stuck(begun, ends)).unwrap();
         let line = [b'x'; 1000];
-        let began = Instant::now();
-        for _ in 0..10_000 {
-            lines.add(&line);
-        }
-        assert!(lines.shared.lock().bytes <= WAITING_BYTES_MAX);
-        assert!(lines.shared.lock().lost > 1000);
-        lines.flush();
-        assert!(began.elapsed() < FLUSH_TIMEOUT * 5);
+        lines.add(&line);
+        // From here on the writer's thread takes no line and no count.
+        begins.recv().unwrap();
+        let adding = lines.clone();
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || {
+            (0..LINES).for_each(|_| adding.add(&line));
+            adding.flush();
+            let _ = done.send(());
+        });
+        // Somebody who is held up waits for ever. The limit only keeps the test from doing so.
+        is_done.recv_timeout(Duration::from_secs(120)).expect("nobody is held up");
+        let queue = lines.shared.lock();
+        // The line that is being written counts too.
+        let room = WAITING_BYTES_MAX / line.len() - 1;
+        assert_eq!((queue.lines.len(), queue.lost), (room, (LINES - room) as u64));
+        assert_eq!(queue.bytes, (room + 1) * line.len());
     }
 }

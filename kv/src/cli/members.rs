@@ -121,7 +121,9 @@ fn remove(declared: &mut Declared, id: u64) -> Result<&'static str, String> {
 }
 
 fn show(args: &Args) -> Result<u8, CallError> {
-    let cluster = view(&Client::new(&args.server)?)?;
+    let client = Client::new(&args.server)?;
+    let mut cluster = view(&client)?;
+    let silent = client.add_silence(&mut cluster);
     let text = match args.json {
         true => json!({
             "membership_version": cluster["membership_version"],
@@ -131,7 +133,11 @@ fn show(args: &Args) -> Result<u8, CallError> {
         .to_string(),
         false => describe(&cluster),
     };
-    Ok(print(&text))
+    let printed = print(&text);
+    match silent {
+        Some(why) if printed == exit::DONE => Err(CallError::NotDone(why)),
+        _ => Ok(printed),
+    }
 }
 
 fn print(text: &str) -> u8 {
@@ -143,7 +149,7 @@ fn print(text: &str) -> u8 {
 
 /// The cluster as its leader sees it.
 fn view(client: &Client) -> Result<Value, CallError> {
-    let response = client.call(&Request::new(Method::GET, "/v1/cluster"))?;
+    let response = client.view()?;
     match response.status.is_success() {
         true => Ok(response.json()),
         false => Err(CallError::NotDone(response.explanation())),
@@ -170,7 +176,14 @@ fn change(
         )));
     }
     let mut declared = members(&cluster);
+    let before = declared.clone();
     edit(&mut declared).map_err(CallError::NotDone)?;
+    if declared == before && cluster["change"].is_null() {
+        return Ok(print(&format!(
+            "{}unchanged: these are the members already",
+            describe(&cluster)
+        )));
+    }
     let body = json!({
         "members": declared.iter().map(|(id, (client, peer, role))| json!({
             "id": id, "client": client, "peer": peer, "role": role,

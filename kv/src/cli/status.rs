@@ -1,10 +1,8 @@
 //! `raft-kv status`: the members of the cluster and their states.
 
-use super::client::{self, Client, ServerArgs};
-use super::http::Request;
+use super::client::{self, CallError, Client, ServerArgs};
 use super::table::{plain, table};
 use super::{exit, input};
-use hyper::Method;
 use serde_json::Value;
 
 #[derive(clap::Args)]
@@ -18,19 +16,22 @@ pub struct Args {
 
 /// Prints a table of the members. The exit code is [`exit::NOT_DONE`] if there is no leader.
 pub fn run(args: &Args) -> u8 {
-    let request = Request::new(Method::GET, "/v1/cluster");
-    match Client::new(&args.server).and_then(|client| client.call(&request)) {
+    let client = match Client::new(&args.server) {
+        Ok(client) => client,
+        Err(error) => return client::report(&error),
+    };
+    match client.view() {
         Ok(response) if response.status.is_success() => {
-            let cluster = response.json();
-            let text = if args.json {
-                String::from_utf8_lossy(&response.body).into_owned()
-            } else {
-                describe(&cluster)
-            };
+            let mut cluster = response.json();
+            let silent = client.add_silence(&mut cluster);
+            let text = if args.json { cluster.to_string() } else { describe(&cluster) };
             if let Err(error) = input::print_line(text.trim_end()) {
                 return input::not_printed(&error);
             }
-            if cluster["leader"].is_null() { exit::NOT_DONE } else { exit::DONE }
+            match silent {
+                Some(why) => client::report(&CallError::NotDone(why)),
+                None => exit::DONE,
+            }
         }
         Ok(response) => client::refused(&response),
         Err(error) => client::report(&error),

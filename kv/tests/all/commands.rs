@@ -135,3 +135,39 @@ fn without_a_leader_nothing_is_done_and_that_is_certain() {
         assert!(complaint(&output).contains("starting"), "{command:?}: {output:?}");
     }
 }
+
+#[test]
+fn a_server_that_hangs_or_is_no_node_does_not_hold_up_the_others() {
+    let (_scratch, data) = scratch();
+    let members = Members::serving(&data, free_ports(3));
+    members.wait_for_followers(0);
+    let own = members.address(0).to_string();
+    // It accepts connections and never answers, as a stopped process does.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let servers = [address(&hangs), address(&foreign), address(&silent), own].join(",");
+    drop(silent);
+    std::thread::spawn(move || {
+        for stream in foreign.incoming() {
+            let Ok(mut stream) = stream else { break };
+            let _ = stream.read(&mut [0; 4096]);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+            let _ = stream.write_all(answer);
+        }
+    });
+    for command in [
+        &["put", "a", "1"][..],
+        &["get", "a"],
+        &["cas", "a", "1", "2"],
+        &["status"],
+        &["members"],
+        &["delete", "a"],
+        &["transfer"],
+    ] {
+        let (output, time) = run(&servers, &[command, &["--timeout", "12s"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {output:?}");
+        assert!(time < Duration::from_secs(12), "{command:?}: {time:?}");
+    }
+}

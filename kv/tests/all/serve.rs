@@ -17,10 +17,15 @@ struct Node {
 
 impl Node {
     fn start(directory: &Path, id: u64, peers: &str, more: &[&str]) -> Node {
+        Node::begin("--bootstrap", directory, id, peers, more)
+    }
+
+    fn begin(how: &str, directory: &Path, id: u64, peers: &str, more: &[&str]) -> Node {
         let log = directory.join(format!("{id}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_raft-kv"))
-            .args(["serve", "--bootstrap", "--election-timeout=1s"])
+            .args(["serve", how])
+            .env("RAFT_KV_ELECTION_TIMEOUT", "1s")
             .arg(format!("--id={id}"))
             .arg(format!("--peers={peers}"))
             .arg(format!("--data-dir={}", directory.join(id.to_string()).display()))
@@ -35,6 +40,11 @@ impl Node {
 
     fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let log = self.log();
+        log.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect()
     }
 
     /// Waits for the end of the process, and returns its exit code.
@@ -160,6 +170,85 @@ fn a_restart_with_other_peers_than_the_members_warns_and_names_both() {
     let log = node.log();
     let warning = log.lines().find(|line| line.contains("WARN")).expect("a warning");
     assert!(warning.contains(&first[0]) && warning.contains(&second[0]), "{warning}");
+}
+
+/// Runs a client command. Returns its exit code and all that it prints.
+fn command(peer: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_raft-kv"))
+        .args(arguments)
+        .args(["--timeout", "20s", "--server", &client_address(peer).to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code(), printed.concat())
+}
+
+fn is_ready(peer: &str) -> bool {
+    let reply = request(client_address(peer), "GET /readyz HTTP/1.0");
+    reply.is_some_and(|reply| reply.contains("200 OK"))
+}
+
+#[test]
+fn a_node_that_joins_says_what_it_waits_for_and_starts_again_without_a_warning() {
+    let scratch = tempfile::tempdir().unwrap();
+    let all = peers(2);
+    let mut alone = Node::begin("--join", scratch.path(), 1, &all[1], &[]);
+    assert_eq!(alone.end(), Some(CONFIGURATION));
+    assert!(alone.log().contains("lists only node 1 itself"), "{}", alone.log());
+
+    let first = Node::start(scratch.path(), 0, &all[0], &[]);
+    until("it leads", || leads(&all[0]));
+    let start = |more: &[&str]| Node::begin("--join", scratch.path(), 1, &all.join(","), more);
+    let mut joins = start(&[]);
+    let add = format!("raft-kv members add {}", all[1]);
+    let waits = |head: &str| {
+        let reply = request(client_address(&all[1]), head).unwrap_or_default();
+        let named = format!("waits to be added as a member to the cluster of {}", all[0]);
+        reply.contains("503") && reply.contains(&named) && reply.contains(&add)
+    };
+    until("it says that it waits", || {
+        waits("GET /readyz HTTP/1.0") && waits("GET /v1/cluster HTTP/1.0")
+    });
+    assert!(joins.log().contains(&add), "{}", joins.log());
+    let add = ["members", "add", &all[1]];
+    let (code, printed) = command(&all[0], &add);
+    assert!(code == Some(0) && !printed.contains("unchanged"), "{code:?} {printed}");
+    let (code, printed) = command(&all[0], &add);
+    assert!(code == Some(0) && printed.contains("unchanged"), "{code:?} {printed}");
+
+    // The flags still name one of the members.
+    until("it is ready", || is_ready(&all[1]));
+    assert_eq!(joins.stop(), Some(0));
+    let warned = |node: &Node| node.warnings();
+    assert_eq!(warned(&joins), [""; 0], "a healthy start has no warning");
+    let mut again = start(&[]);
+    until("it is ready", || is_ready(&all[1]));
+    assert_eq!(warned(&again), [""; 0], "nor has a restart");
+
+    // Without a majority, the members that do not answer are named.
+    assert_eq!(again.stop(), Some(0));
+    until("it is noticed", || !leads(&all[0]));
+    for name in ["members", "status"] {
+        let (code, printed) = command(&all[0], &[name]);
+        let named =
+            printed.contains(&format!("no answer from node 1 ({})", client_address(&all[1])));
+        assert!(code == Some(3) && named, "{code:?} {printed}");
+    }
+
+    // Settings of time that differ, and a listener that the others do not reach.
+    let before = first.warnings().len();
+    let elsewhere = peers(1)[0].rsplit('/').next().unwrap().to_owned();
+    let listen = format!("--peer-listen={elsewhere}");
+    let again = start(&["--election-timeout=2s", &listen]);
+    let has = |node: &Node, parts: [&str; 2]| {
+        node.warnings().iter().any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    let own = all[1].rsplit('/').next().unwrap();
+    until("the addresses are named", || has(&again, [&elsewhere, own]));
+    until("the settings are named", || has(&first, ["2000 ms", "1000 ms"]));
+    let settings = first.warnings().into_iter().skip(before);
+    assert_eq!(settings.filter(|line| line.contains("election timeout")).count(), 1);
 }
 
 #[test]

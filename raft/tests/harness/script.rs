@@ -11,7 +11,8 @@
 //! tick [N] [times=K]        without N: every node once, in order
 //! campaign N
 //! transfer N [to=M]         N hands leadership over
-//! members N V .. [learners=L,..] [version=I] [force] [catch_up_ms=T]
+//! ask N                     N sends a heartbeat to all, and names its round
+//! members N V .. [learners=L,..] [version=I] [force] [since=ROUND] [catch_up_ms=T]
 //!                           N changes the membership to the voters V and the learners L
 //! add N                     a new node, which knows no membership
 //! elect N [V ..]            N campaigns; its writes and messages are carried out among N
@@ -258,8 +259,15 @@ impl Script {
                     cluster.say(format!("n{id} does not hand over: {error}"));
                 }
             }
+            "ask" => {
+                let id = args.id()?;
+                let mut round = None;
+                cluster.event(id, |node, now| round = node.ask_peers(now));
+                cluster.say(format!("n{id} round {}", round.ok_or("it does not lead")?.0));
+            }
             "members" => {
                 let id = args.id()?;
+                let since = args.number("since")?.map(Round);
                 let force = args.flag("force");
                 let list = args.key("learners").unwrap_or_default();
                 let (version, catch_up_ms) = (args.number("version")?, args.number("catch_up_ms")?);
@@ -276,6 +284,7 @@ impl Script {
                 let mut change = Change::to(members, voters);
                 change.if_version = version.map(Index);
                 change.force = force;
+                change.since = since;
                 change.catch_up_ms = catch_up_ms.unwrap_or(change.catch_up_ms);
                 let mut begun = None;
                 cluster.event(id, |node, now| begun = Some(node.set_members(now, change)));

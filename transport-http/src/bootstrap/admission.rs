@@ -6,7 +6,7 @@
 use super::question::{Answer, Asked, Purpose, Question, ask};
 use super::service::BootstrapService;
 use crate::dial::Names;
-use crate::founders::{Founder, Listed};
+use crate::founders::{Founder, Listed, Lists};
 use crate::net::{Net, TokioNet};
 use raft::NodeId;
 
@@ -39,6 +39,20 @@ pub enum AdmitError {
         address: String,
         /// The entry that it was to be added with.
         listed: String,
+    },
+    /// The node waits to be added to another cluster.
+    #[error(
+        "node {node} at {address} waits to be added to the cluster of {named}, and none of these nodes \
+         is a member of this cluster: to add it here, start it with an empty data directory, as a \
+         node that joins, with a member of this cluster on its list"
+    )]
+    OtherCluster {
+        /// The node.
+        node: NodeId,
+        /// Its address for peers.
+        address: String,
+        /// The nodes whose cluster it waits for.
+        named: String,
     },
     /// A member does not answer at the addresses that are declared for it.
     #[error(
@@ -87,15 +101,20 @@ pub async fn identity_of_on<N: Net>(
     desk: &BootstrapService,
     listed: &Listed,
 ) -> Result<Founder, AdmitError> {
-    let Some((own, Some(cluster))) = desk.own() else { return Err(AdmitError::Starting) };
+    let Some((own, Some(cluster), members)) = desk.own() else { return Err(AdmitError::Starting) };
     let (node, address) = (listed.node, listed.peer_address.clone());
     let purpose = Purpose::Admit(cluster);
-    let question = Question { from: own, to: node, list: vec![listed.clone()], purpose };
+    let list = std::iter::once(listed.clone()).chain(members).collect();
+    let question = Question { from: own, to: node, list, purpose };
     match ask(&Names::new(net.clone()), &address, &question).await {
         Asked::Answer(Answer::Founder(founder)) if founder.listed() == *listed => Ok(founder),
         Asked::Nothing(why) => Err(AdmitError::Silent { node, address, why }),
         Asked::Misdirected => Err(AdmitError::OtherNode { node, address }),
         Asked::OtherVersion(why) => Err(AdmitError::OtherVersion { node, address, why }),
+        Asked::Answer(Answer::Elsewhere(named)) => {
+            let named = Lists(&named).to_string();
+            Err(AdmitError::OtherCluster { node, address, named })
+        }
         Asked::Refused | Asked::Wiped | Asked::Answer(_) => {
             Err(AdmitError::NotWaiting { node, address, listed: listed.to_string() })
         }

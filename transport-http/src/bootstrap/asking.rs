@@ -34,12 +34,21 @@ impl<'a, N: Net> Asking<'a, N> {
 
     /// Sends a question to each of `peers`, all at the same time.
     pub(super) async fn round(&self, peers: &[Listed]) -> Vec<(Listed, Asked)> {
+        self.round_for(peers, self.purpose).await
+    }
+
+    /// Sends a question with another purpose to each of `peers`.
+    pub(super) async fn round_for(
+        &self,
+        peers: &[Listed],
+        purpose: Purpose,
+    ) -> Vec<(Listed, Asked)> {
         let ask = async |peer: Listed| {
             let question = Question {
                 from: self.own.clone(),
                 to: peer.node,
                 list: self.list.to_vec(),
-                purpose: self.purpose,
+                purpose,
             };
             let asked = ask(&self.names, &peer.peer_address, &question).await;
             (peer, asked)

@@ -28,8 +28,8 @@ pub(super) enum Purpose {
     /// It bootstraps a cluster, together with all nodes on its list.
     Bootstrap,
     /// Its data directory is empty, and it waits to be added to the cluster of the nodes on its
-    /// list.
-    Join,
+    /// list. A member of this cluster is about to add it: is that theirs?
+    Join(Option<ClusterId>),
     /// It is a member of this cluster, to which the node that it asks is to be added.
     Admit(ClusterId),
 }
@@ -39,7 +39,8 @@ pub(super) enum Purpose {
 pub(super) struct Question {
     pub(super) from: Founder,
     pub(super) to: NodeId,
-    /// The list of members that the sender was given. To admit a node: its entry alone.
+    /// The list of members that the sender was given. To admit a node: its entry, then those of the
+    /// sender's members.
     pub(super) list: Vec<Listed>,
     pub(super) purpose: Purpose,
 }
@@ -53,6 +54,11 @@ pub(super) enum Answer {
     Member(ClusterId, Membership),
     /// The responder has another list of founders, or is in a cluster with other members.
     Other(Difference),
+    /// The responder is a member of the cluster that is about to add the sender.
+    Ours(ClusterId),
+    /// The responder waits to be added to the cluster of these nodes. The sender's cluster has none
+    /// of them as a member.
+    Elsewhere(Vec<Listed>),
 }
 
 /// The outcome of a question.

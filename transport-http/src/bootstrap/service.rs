@@ -29,7 +29,13 @@ struct State {
     /// this node's list.
     others: BTreeMap<NodeId, Vec<Listed>>,
     /// The members that were about to add this node, the latest last. At most [`ADMITTERS_MAX`].
+    /// Each is of a cluster that this node was told to join.
     admitters: VecDeque<Listed>,
+    /// The cluster of the latest member that was about to add this node, and of which it is not
+    /// known whether this node was told to join it.
+    offer: Option<ClusterId>,
+    /// A cluster of which a node on the list of this node says that it is a member.
+    confirmed: Option<ClusterId>,
     reported: Repeats,
 }
 
@@ -39,6 +45,13 @@ struct Own {
     /// The founders, the members of the cluster, or the nodes that this node was given.
     list: Vec<Listed>,
     stage: Stage,
+}
+
+impl Own {
+    /// The other nodes on the list.
+    fn named(&self) -> impl Iterator<Item = &Listed> {
+        self.list.iter().filter(|listed| listed.node != self.founder.node)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -79,14 +92,14 @@ impl BootstrapService {
         self.lock().own = Some(Own { founder, list, stage });
     }
 
-    /// The identity of this node, once it has one, and its cluster.
-    pub(super) fn own(&self) -> Option<(Founder, Option<ClusterId>)> {
+    /// The identity of this node, once it has one, its cluster, and the list of its members.
+    pub(super) fn own(&self) -> Option<(Founder, Option<ClusterId>, Vec<Listed>)> {
         let own = self.lock().own.clone()?;
         let cluster = match own.stage {
             Stage::Belongs(cluster, _) => Some(cluster),
             Stage::Founds | Stage::Waits => None,
         };
-        Some((own.founder, cluster))
+        Some((own.founder, cluster, own.list))
     }
 
     /// Whether this node's incarnation was sent to a founder. If so, this node may be part of a
@@ -123,26 +136,7 @@ impl BootstrapService {
             return (StatusCode::MISDIRECTED_REQUEST, Vec::new());
         }
         match (question.purpose, &own.stage) {
-            (Purpose::Admit(cluster), stage) => {
-                // A node that has joined may have been dropped from the membership before it was a
-                // member for good: it is added again.
-                let may_be_added = match stage {
-                    Stage::Waits => true,
-                    Stage::Belongs(own, _) => *own == cluster,
-                    Stage::Founds => false,
-                };
-                let is_meant = question.list.contains(&own.founder.listed());
-                if !may_be_added || !is_meant {
-                    return state.turn_away(&own, &question);
-                }
-                let admitter = question.from.listed();
-                state.admitters.retain(|known| known.node != admitter.node);
-                state.admitters.push_back(admitter);
-                if state.admitters.len() > ADMITTERS_MAX {
-                    state.admitters.pop_front();
-                }
-                (StatusCode::OK, seal(&Answer::Founder(own.founder)))
-            }
+            (Purpose::Admit(cluster), _) => state.admit(&own, &question, cluster),
             (_, Stage::Belongs(cluster, membership)) => {
                 let from = &question.from;
                 let known = membership.members.get(&from.node);
@@ -153,10 +147,15 @@ impl BootstrapService {
                     Some(_) if own.list.contains(&from.listed()) => {
                         (StatusCode::CONFLICT, Vec::new())
                     }
+                    _ if question.purpose == Purpose::Join(Some(*cluster)) => {
+                        (StatusCode::OK, seal(&Answer::Ours(*cluster)))
+                    }
                     _ => state.refuse(&own, question),
                 }
             }
-            (Purpose::Join, _) | (Purpose::Bootstrap, Stage::Waits) => state.refuse(&own, question),
+            (Purpose::Join(_), _) | (Purpose::Bootstrap, Stage::Waits) => {
+                state.refuse(&own, question)
+            }
             (Purpose::Bootstrap, Stage::Founds) if sorted(question.list.clone()) != own.list => {
                 state.refuse(&own, question)
             }
@@ -176,6 +175,19 @@ impl BootstrapService {
         self.lock().others.get(&node).cloned()
     }
 
+    /// The cluster that is about to add this node, while it is not known whether that is the one of
+    /// the nodes on this node's list.
+    pub(super) fn offer(&self) -> Option<ClusterId> {
+        self.lock().offer
+    }
+
+    /// A node on the list of this node says that it is a member of `cluster`.
+    pub(super) fn confirm(&self, cluster: ClusterId) {
+        let mut state = self.lock();
+        state.confirmed = Some(cluster);
+        state.offer = state.offer.filter(|offer| *offer != cluster);
+    }
+
     /// The members that have asked for the identity of this node, to add it.
     pub(super) fn admitters(&self) -> Vec<Listed> {
         self.lock().admitters.iter().cloned().collect()
@@ -187,10 +199,75 @@ impl BootstrapService {
 }
 
 impl State {
+    /// Answers a member of `cluster` that is about to add this node. Its question names this node,
+    /// then all members.
+    fn admit(
+        &mut self,
+        own: &Own,
+        question: &Question,
+        cluster: ClusterId,
+    ) -> (StatusCode, Vec<u8>) {
+        let is_meant = question.list.first() == Some(&own.founder.listed());
+        // A node that has joined may have been dropped from the membership before it was a member
+        // for good: it is added again.
+        let may_be_added = match &own.stage {
+            Stage::Waits => true,
+            Stage::Belongs(own, _) => *own == cluster,
+            Stage::Founds => false,
+        };
+        if !may_be_added || !is_meant {
+            return self.turn_away(own, question);
+        }
+        if matches!(own.stage, Stage::Waits) && !self.is_told_to_join(own, question, cluster) {
+            return self.wait_elsewhere(own, question, cluster);
+        }
+        let admitter = question.from.listed();
+        self.admitters.retain(|known| known.node != admitter.node);
+        self.admitters.push_back(admitter);
+        if self.admitters.len() > ADMITTERS_MAX {
+            self.admitters.pop_front();
+        }
+        (StatusCode::OK, seal(&Answer::Founder(own.founder.clone())))
+    }
+
+    /// Whether a cluster is the one that this node is to join: a node on its list is a member, or
+    /// has said so. The list may write its address in another way than the membership does.
+    fn is_told_to_join(&self, own: &Own, question: &Question, cluster: ClusterId) -> bool {
+        let is_member = |named: &Listed| {
+            let mut members = question.list.iter().skip(1);
+            members.any(|m| (m.node, &m.peer_address) == (named.node, &named.peer_address))
+        };
+        self.confirmed == Some(cluster) || own.named().any(is_member)
+    }
+
+    /// Rejects a member of a cluster that this node was not told to join, as far as it knows.
+    fn wait_elsewhere(
+        &mut self,
+        own: &Own,
+        question: &Question,
+        cluster: ClusterId,
+    ) -> (StatusCode, Vec<u8>) {
+        let named: Vec<Listed> = own.named().cloned().collect();
+        self.offer = Some(cluster);
+        if self.reported.is_news(&format!("offer of {cluster}")) {
+            let admitter = question.from.listed();
+            report(|| {
+                tracing::warn!(
+                    "{admitter} is about to add this node to cluster {cluster}; this node waits to \
+                     be added to the cluster of {}, and does not know any of them as a member of \
+                     cluster {cluster}. It is not added. If it belongs there, start it with a \
+                     member of that cluster on its list",
+                    Lists(&named)
+                );
+            });
+        }
+        (StatusCode::FORBIDDEN, seal(&Answer::Elsewhere(named)))
+    }
+
     /// Rejects a member that would add this node to its cluster: it means another address, or this
     /// node does not wait.
     fn turn_away(&mut self, own: &Own, question: &Question) -> (StatusCode, Vec<u8>) {
-        let meant = Lists(&question.list).to_string();
+        let meant = Lists(question.list.get(..1).unwrap_or_default()).to_string();
         if self.reported.is_news(&format!("admit {meant}")) {
             let is = own.founder.listed();
             report(|| match own.stage {
@@ -298,7 +375,7 @@ mod tests {
         }
         let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
         assert_eq!(asked(&desk, elsewhere, &[0, 1, 2], Bootstrap), (403, None));
-        for junk in [&b""[..], b"hello", b"raft", b"raft\x03\x00"] {
+        for junk in [&b""[..], b"hello", b"raft", b"raft\x04\x00"] {
             assert_eq!(desk.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
         }
         assert!(!desk.has_told());
@@ -342,8 +419,8 @@ mod tests {
         assert_eq!(asked(&desk, wiped.clone(), &[0, 1], Bootstrap), (409, None));
         let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], Bootstrap);
         assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
-        assert_eq!(asked(&desk, founder(2), &[2], Join), (403, None), "not added yet");
-        assert_eq!(asked(&desk, wiped, &[0, 1], Join), (409, None));
+        assert_eq!(asked(&desk, founder(2), &[2], Join(None)), (403, None), "not added yet");
+        assert_eq!(asked(&desk, wiped, &[0, 1], Join(None)), (409, None));
     }
 
     #[test]
@@ -351,11 +428,11 @@ mod tests {
         let desk = BootstrapService::new();
         desk.wait(founder(0), list(&[0, 1]));
         let admits = Admit(ClusterId(7));
-        let answer = asked(&desk, founder(1), &[0], admits);
+        let answer = asked(&desk, founder(1), &[0, 1], admits);
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
         assert_eq!(asked(&desk, founder(1), &[1], admits), (403, None), "another address");
         assert_eq!(asked(&desk, founder(1), &[0, 1], Bootstrap).0, 403);
-        assert_eq!(asked(&desk, founder(1), &[0, 1], Join).0, 403, "both wait");
+        assert_eq!(asked(&desk, founder(1), &[0, 1], Join(None)).0, 403, "both wait");
         assert!(!desk.has_told());
 
         desk.belong(founder(0), ClusterId(7), Membership::default());
@@ -363,6 +440,43 @@ mod tests {
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))), "it was never a member");
         let others = Admit(ClusterId(8));
         assert_eq!(asked(&desk, founder(1), &[0], others), (403, None), "of another cluster");
+    }
+
+    #[test]
+    fn a_node_that_waits_is_added_only_to_the_cluster_of_the_nodes_that_it_names() {
+        let desk = BootstrapService::new();
+        desk.wait(founder(0), list(&[0, 1]));
+        let (other, named) = (ClusterId(8), || Some(Answer::Elsewhere(list(&[1]))));
+        // Nodes 5 and 6 are the members of another cluster.
+        assert_eq!(asked(&desk, founder(5), &[0, 5, 6], Admit(other)), (403, named()));
+        assert_eq!(desk.admitters(), [], "it is not asked for its membership");
+        assert_eq!(desk.offer(), Some(other), "it may be theirs under other addresses");
+        // A member of that name lives elsewhere.
+        let elsewhere = Listed { peer_address: "far:9080".to_owned(), ..founder(1).listed() };
+        let question = Question {
+            from: founder(5),
+            to: NodeId(0),
+            list: vec![founder(0).listed(), elsewhere],
+            purpose: Admit(other),
+        };
+        assert_eq!(open(&desk.answer(&seal(&question)).1).ok(), named());
+        desk.confirm(ClusterId(7));
+        assert_eq!(asked(&desk, founder(5), &[0, 5, 6], Admit(other)), (403, named()));
+        // Node 1 is a member of it and has said so.
+        desk.confirm(other);
+        assert_eq!(desk.offer(), None);
+        let answer = asked(&desk, founder(5), &[0, 5, 6], Admit(other));
+        assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
+        assert_eq!(desk.admitters(), list(&[5]));
+    }
+
+    #[test]
+    fn a_member_says_whether_a_cluster_is_its_own_and_does_not_name_it() {
+        let desk = BootstrapService::new();
+        desk.belong(founder(0), ClusterId(7), Membership::default());
+        let ours = asked(&desk, founder(1), &[1], Join(Some(ClusterId(7))));
+        assert_eq!(ours, (200, Some(Answer::Ours(ClusterId(7)))));
+        assert_eq!(asked(&desk, founder(1), &[1], Join(Some(ClusterId(8)))), (403, None));
     }
 
     #[test]

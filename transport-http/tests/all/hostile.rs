@@ -95,6 +95,8 @@ async fn stream_by_hand(node: &TestNode) -> TcpStream {
         incarnation: Incarnation(101),
         to: NodeId(0),
         address: String::new(),
+        election_timeout_ms: 0,
+        heartbeat_ms: 0,
     };
     let mut first = Vec::new();
     write_first(&mut first, &hello.encode());
@@ -193,7 +195,15 @@ fn offer_of_node_1(node: &TestNode) -> (Hello, SnapshotOffer) {
 fn offer_of(from: NodeId, node: &TestNode) -> (Hello, SnapshotOffer) {
     let status = node.handle.status();
     let (to, incarnation) = (NodeId(0), Incarnation(101));
-    let hello = Hello { cluster: node.cluster, from, incarnation, to, address: String::new() };
+    let hello = Hello {
+        cluster: node.cluster,
+        from,
+        incarnation,
+        to,
+        address: String::new(),
+        election_timeout_ms: 0,
+        heartbeat_ms: 0,
+    };
     let term = Term(status.raft.term.0 + 1);
     let snapshot = Snapshot {
         last: LogId::new(1000, term.0),

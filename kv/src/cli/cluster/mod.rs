@@ -18,6 +18,7 @@ use super::settings::election_timeout;
 use super::signals::{Stop, StopSignals};
 use super::threads;
 use directory::Directory;
+use leader::Found;
 use node::NodeProcess;
 use program::Program;
 use std::path::PathBuf;
@@ -149,8 +150,8 @@ async fn watch(
                 waiting = false;
                 // The task ends early only when the runtime does.
                 nodes.0.iter_mut().for_each(NodeProcess::join_from_now_on);
-                if let Ok(id) = found {
-                    announce(id, args, addresses, nodes);
+                if let Ok(found) = found {
+                    announce(&found, args, addresses, nodes);
                 }
             }
             same = &mut compared, if comparing => {
@@ -228,17 +229,24 @@ impl Drop for Nodes {
     }
 }
 
-fn announce(leader: u16, args: &Args, addresses: &[ports::Addresses], nodes: &Nodes) {
-    let running = nodes.0.iter().filter(|node| node.pid().is_some()).count();
-    let count = match running == nodes.0.len() {
+fn announce(found: &Found, args: &Args, addresses: &[ports::Addresses], nodes: &Nodes) {
+    let leader = found.leader;
+    let is_member = |id: u16| found.members.contains(&u64::from(id));
+    let running = nodes.0.iter().filter(|node| node.pid().is_some() && is_member(node.id()));
+    let (running, all) = (running.count(), found.members.len());
+    let count = match running == all {
         true => running.to_string(),
-        false => format!("{running} of {}", nodes.0.len()),
+        false => format!("{running} of {all}"),
     };
     let mut text = format!("{count} nodes are running; node {leader} leads.\n\n");
     let others = addresses.iter().filter(|node| node.id != leader);
     for node in addresses.iter().filter(|node| node.id == leader).chain(others) {
         let pid = nodes.0.iter().find(|process| process.id() == node.id).and_then(NodeProcess::pid);
-        let pid = pid.map_or("does not run".to_owned(), |pid| format!("pid {pid}"));
+        let pid = match pid {
+            _ if !is_member(node.id) => "is not a member of the cluster".to_owned(),
+            Some(pid) => format!("pid {pid}"),
+            None => "does not run".to_owned(),
+        };
         let role = if node.id == leader { "  leader" } else { "" };
         text += &format!("  node {}  http://{}  {pid}{role}\n", node.id, node.client);
     }
