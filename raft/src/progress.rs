@@ -2,6 +2,7 @@
 //!
 //! Appends are not queued: the next one is built from this state when there is room for it.
 
+use crate::lease::Relied;
 use crate::{Index, LogId, Round, StateHash};
 use std::collections::VecDeque;
 
@@ -47,6 +48,8 @@ pub(crate) struct Progress {
     pub told_commit: Index,
     /// The appends with entries that are in flight.
     pub inflight: Inflight,
+    /// Until when the leader may rely on the peer's promise to grant no vote.
+    pub relied: Relied,
     /// Consecutive snapshot transfers that failed.
     snapshot_failures: u32,
     /// Ticks until a snapshot may be offered again.
@@ -93,6 +96,7 @@ impl Progress {
             forwarded: Index(0),
             told_commit: Index(0),
             inflight: Inflight::default(),
+            relied: Relied::default(),
             snapshot_failures: 0,
             snapshot_wait: 0,
         }

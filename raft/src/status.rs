@@ -31,6 +31,9 @@ pub struct Status {
     /// Whether the node leads and has applied the no-op of its term. Only then does it know what is
     /// committed (§6.4).
     pub serving: bool,
+    /// Whether the node leads and holds a lease: it answers lease reads without a round of
+    /// heartbeats.
+    pub lease: bool,
     /// The last entry of its log.
     pub last: LogId,
     /// The last index that is on its disk.
@@ -129,4 +132,6 @@ pub struct Counters {
     pub states_differ: u64,
     /// The times it stopped leading because its disk was stalled while the others could commit.
     pub disk_stepped_down: u64,
+    /// Lease reads that this node has answered from its lease: its own and those of followers.
+    pub lease_reads: u64,
 }

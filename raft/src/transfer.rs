@@ -111,6 +111,7 @@ impl Leader {
         let is_due = transfer.told_at.is_none_or(|told_at| transfer.ticks >= told_at + every);
         if is_whole && is_due {
             transfer.told_at = Some(transfer.ticks);
+            self.lease.give_up();
             let message = core.message(transfer.to, Body::TimeoutNow);
             core.outbox.send(message);
         }

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version of the encoding. Raise it whenever the same value is encoded differently.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The most bytes that decoding one value may allocate. A number counts with its size in memory,
 /// not with its encoded one: a `u64` of one encoded byte counts as 8.
