@@ -23,6 +23,8 @@ pub const EXPECTED: &[&str] = &[
     "a follower got a read index",
     "a joint membership was left by another leader",
     "a joint membership was left",
+    "a leader answered a follower from its lease",
+    "a leader answered a read from its lease",
     "a leader handed over",
     "a leader heard of lost entries",
     "a leader that was demoted handed over",

@@ -6,18 +6,20 @@ use crate::checks::Check;
 use crate::copies;
 use crate::log::{AnyLog, OpenStore, Store};
 use crate::plan::Swarm;
+use crate::random::{Purpose, Stream};
 use crate::shadow::{Change, Shadow, read};
 use crate::violation::{Violation, violation};
 use bytes::Bytes;
 use driver::{ApplyContext, StateMachine};
 use raft::{
-    Apply, Config, Incarnation, Index, LogId, LogTime, Membership, Node, NodeId, ReadId, Restored,
-    Snapshot, TakeSnapshot, Write, entry_hash,
+    Apply, Config, Incarnation, Index, LeaseConfig, LogId, LogTime, Membership, Node, NodeId,
+    ReadId, Restored, Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use storage::testing::{MemDisk, Operation, Verdict};
 use storage::{BaseError, Case, ClusterId, Directory, Log, LogConfig, OpenError, Snapshots};
 
@@ -204,6 +206,11 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     }
     if swarm.reads_max > 0 {
         config.reads_max = swarm.reads_max as usize;
+    }
+    let is_off = Stream::new(seed, Purpose::Lease, life).chance(swarm.lease_off_ppm);
+    if swarm.lease_drift_ppm > 0 && !is_off {
+        let tick = Duration::from_micros(u64::from(swarm.tick_us));
+        config.lease = Some(LeaseConfig { tick, drift_ppm: swarm.lease_drift_ppm });
     }
     config
 }

@@ -133,6 +133,22 @@ swarm! {
     /// 1: an operator replaces nodes whose disks were wiped, and makes all nodes voters in the end.
     /// One plan in three. Layer 1 only.
     churn,
+    /// The bound on clock drift of leases: 10,000, 100,000 or 250,000, which no clock exceeds then;
+    /// 0 in half of the plans: there are no leases, and clocks run at any rate.
+    lease_drift_ppm,
+    /// Share of starts of a node at which leases are off: 0, or 300,000 in one plan of three.
+    lease_off_ppm,
+}
+
+impl Swarm {
+    /// The rate of a clock in per mille of simulated time, within the bound on drift if there are
+    /// leases.
+    pub fn clock_rate(&self, per_mille: u64) -> u64 {
+        match u64::from(self.lease_drift_ppm / 1_000) {
+            0 => per_mille,
+            drift => per_mille.clamp(1_000 - drift, 1_000 + drift),
+        }
+    }
 }
 
 /// As the node of a fault: the node that leads when the fault strikes.
@@ -402,10 +418,13 @@ impl Plan {
             clock_ticks: election_ticks * off_or(&mut draw, &[1, 10]),
             snapshot_bytes_max: off_or(&mut draw, &[5_000, 1 << 30]),
             churn: 0,
+            lease_drift_ppm: 0,
+            lease_off_ppm: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);
         plan.draw_churn(among);
+        plan.draw_leases();
         plan
     }
 
@@ -473,6 +492,18 @@ impl Plan {
             }
         }
         self.faults.sort_by_key(|fault| fault.at_us);
+    }
+
+    /// Draws the settings of leases. They have a stream of their own, so that they change nothing
+    /// else in a plan.
+    fn draw_leases(&mut self) {
+        let mut draw = Stream::new(self.seed, Purpose::Lease, 0);
+        // With three ticks, one of them is left for a promise.
+        if draw.below(2) == 0 || self.swarm.election_ticks < 3 {
+            return;
+        }
+        self.swarm.lease_drift_ppm = draw.pick(&[10_000, 100_000, 250_000]);
+        self.swarm.lease_off_ppm = draw.pick(&[0, 0, 300_000]);
     }
 
     /// Draws changes of the membership, in one plan of three. They have streams of their own, so

@@ -26,6 +26,8 @@ pub enum Purpose {
     Ending,
     /// Changes of the membership.
     Churn,
+    /// Leases, and clocks within their bound on drift.
+    Lease,
 }
 
 /// A stream of draws.

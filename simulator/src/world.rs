@@ -18,6 +18,7 @@ use crate::checks::Check;
 use crate::contact::Contact;
 use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
 use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
+use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
@@ -170,6 +171,8 @@ struct Operation_ {
     floor: Index,
     /// The event at which it reached a node.
     came_at: u64,
+    /// A lease is enough to confirm it.
+    by_lease: bool,
     open: bool,
 }
 
@@ -212,6 +215,7 @@ pub(crate) struct World<'a, W: Workload> {
     operations: Vec<Operation_>,
     observer: Observer<W::Machine>,
     contact: Contact,
+    leases: Leases,
     /// The hashes of snapshots that were taken of a diverged state.
     wrong_snapshots: BTreeSet<Option<u64>>,
     /// The last entry that was applied to a diverged copy, even if that copy is gone.
@@ -279,6 +283,7 @@ impl<'a, W: Workload> World<'a, W> {
             timeline: Timeline::new(record, plan.nodes),
             replay: Replay::new(record),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
+            leases: Leases::new(plan.nodes),
             wrong_snapshots: BTreeSet::new(),
             differed_until: Index(0),
             limits: Limits::new(plan.nodes, &plan.swarm),
@@ -297,6 +302,13 @@ impl<'a, W: Workload> World<'a, W> {
             trace: seed,
             queue: Queue::new(),
         };
+        // With leases, clocks drift from the beginning.
+        if plan.swarm.lease_drift_ppm > 0 {
+            for (id, host) in (1..).zip(&mut world.hosts) {
+                let drift = Stream::new(seed, Purpose::Lease, id).pick(&[0, 1_000, 2_000]);
+                host.set_clock_rate(0, plan.swarm.clock_rate(drift));
+            }
+        }
         (0..plan.nodes as usize).for_each(|node| world.queue.push(0, Event::Start(node)));
         for (at, fault) in plan.faults.iter().enumerate() {
             world.queue.push(fault.at_us, Event::Strike(at));
@@ -601,7 +613,19 @@ impl<'a, W: Workload> World<'a, W> {
             self.limits.arrives(node, &message);
         }
         let append = matches!(message.body, Body::Append { .. });
+        if matches!(message.body, Body::ReadIndex { lease: true, .. })
+            && self.hosts[node].up.as_ref().is_some_and(|running| running.node.holds_lease(now))
+        {
+            self.marks.hit("a leader answered a follower from its lease");
+        }
         let (sender, term) = (message.from, message.term);
+        if let Some(running) = &self.hosts[node].up
+            && append
+            && running.node.leader() == Some(sender)
+            && running.node.term() == term
+        {
+            self.leases.heard_leader(node, now);
+        }
         self.on(node, |running| running.node.step(now, message))?;
         if let Some(running) = &self.hosts[node].up
             && append
@@ -609,6 +633,7 @@ impl<'a, W: Workload> World<'a, W> {
             && running.node.term() == term
         {
             self.contact.heard_leader(node, &running.node);
+            self.leases.heard_leader(node, now);
         }
         Ok(())
     }
@@ -655,6 +680,17 @@ impl<'a, W: Workload> World<'a, W> {
         Ok(())
     }
 
+    /// Checks the leases of all nodes, those that are paused included.
+    fn check_leases(&mut self) -> Result<(), Violation> {
+        for node in 0..self.hosts.len() {
+            let now = self.now(node);
+            if let Some(running) = &self.hosts[node].up {
+                self.leases.look(node, &running.node, now, self.events)?;
+            }
+        }
+        Ok(())
+    }
+
     fn look(&mut self, node: usize) -> Result<(), Violation> {
         self.pass_time();
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
@@ -672,7 +708,9 @@ impl<'a, W: Workload> World<'a, W> {
         self.contact.look(node, &running.node, membership, self.events)?;
         let term = running.node.term();
         self.timeline.look(node, &running.node, running.machine_at);
+        self.leases.look(node, &running.node, self.now(node), self.events)?;
         if elected {
+            self.check_leases()?;
             self.marks.hit("a leader was elected");
             self.note(3, node, term.0);
         }

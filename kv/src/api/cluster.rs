@@ -119,6 +119,7 @@ pub(super) fn describe(app: &App, status: &DriverStatus) -> Value {
         "node": app.id.0,
         "cluster_id": app.cluster.map(|cluster| cluster.to_string()),
         "serving": status.serving(),
+        "lease": raft.lease,
         "not_ready": status.ready().err().map(|reason| reason.to_string()),
         "leader": raft.leader.map(|leader| leader.0),
         "term": raft.term.0,
