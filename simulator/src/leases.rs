@@ -25,8 +25,10 @@ pub(crate) struct Leases {
 /// The promise of one node, by its own clock.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stated {
-    /// When it last heard from a leader.
+    /// When it last heard from a leader, and of which term that was. A vote of that term, which may
+    /// have waited for the disk, elects no other one.
     heard_ns: u64,
+    term: Term,
     /// When what it has stated to a leader ends.
     until_ns: u64,
 }
@@ -41,16 +43,23 @@ impl Leases {
         }
     }
 
+    /// A node has a new disk and incarnation: it is another node, whose votes count for nothing
+    /// until it is added to the membership.
+    pub fn wiped(&mut self, at: usize) {
+        self.promises[at] = Stated::default();
+    }
+
     /// A node has processed an append and follows its sender.
-    pub fn heard_leader(&mut self, at: usize, now: Now) {
-        self.promises[at].heard_ns = now.monotonic_ns;
+    pub fn heard_leader(&mut self, at: usize, term: Term, now: Now) {
+        let Stated { heard_ns, term: of, .. } = &mut self.promises[at];
+        (*heard_ns, *of) = (now.monotonic_ns, term);
     }
 
     /// Checks a message that a node sends.
     pub fn said(&mut self, at: usize, message: &Message, now: Now) -> Result<(), Violation> {
         let (candidate, term) = match message.body {
             Body::Appended { promise_ms, .. } => {
-                let Stated { heard_ns, until_ns } = &mut self.promises[at];
+                let Stated { heard_ns, until_ns, .. } = &mut self.promises[at];
                 *until_ns = (*until_ns).max(*heard_ns + u64::from(promise_ms) * 1_000_000);
                 return Ok(());
             }
@@ -63,8 +72,9 @@ impl Leases {
             Body::PreVoteReply { next, granted: true } => (message.to, next),
             _ => return Ok(()),
         };
-        let until_ns = self.promises[at].until_ns;
-        if now.monotonic_ns >= until_ns || self.ordered.contains(&(candidate, term)) {
+        let Stated { until_ns, term: led, .. } = self.promises[at];
+        let is_over = now.monotonic_ns >= until_ns;
+        if is_over || term <= led || self.ordered.contains(&(candidate, term)) {
             return Ok(());
         }
         let left_us = (until_ns - now.monotonic_ns) / 1_000;

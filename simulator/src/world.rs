@@ -624,7 +624,7 @@ impl<'a, W: Workload> World<'a, W> {
             && running.node.leader() == Some(sender)
             && running.node.term() == term
         {
-            self.leases.heard_leader(node, now);
+            self.leases.heard_leader(node, term, now);
         }
         self.on(node, |running| running.node.step(now, message))?;
         if let Some(running) = &self.hosts[node].up
@@ -633,7 +633,7 @@ impl<'a, W: Workload> World<'a, W> {
             && running.node.term() == term
         {
             self.contact.heard_leader(node, &running.node);
-            self.leases.heard_leader(node, now);
+            self.leases.heard_leader(node, term, now);
         }
         Ok(())
     }

@@ -322,6 +322,7 @@ impl<W: Workload> World<'_, W> {
         // If an operator replaces it, it has promised nothing once it is a member again.
         host.rotten = !self.operator.is_there;
         host.waits = self.operator.is_there;
+        self.leases.wiped(node);
         self.marks.hit("a disk was wiped");
     }
 
