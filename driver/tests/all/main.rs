@@ -5,4 +5,5 @@
 
 mod changes;
 mod cluster;
+mod leases;
 mod support;
