@@ -204,7 +204,7 @@ fn message(input: &mut Input<'_>) -> Message {
             let (matched, round) = (Index(input.number()), round(input));
             let state = (input.below(2) == 0).then(|| state(input));
             let promise_ms = input.number() as u32;
-            Body::Appended { matched, round, state, promise_ms }
+            Body::Appended { matched, round, state, promise_ms, priority: input.below(4) as u8 }
         }
         8 => {
             let (prev, hint) = (Index(input.number()), log_id(input));

@@ -84,6 +84,9 @@ pub struct Config {
     /// Leases: a leader answers reads of [`ReadMode::Lease`](crate::ReadMode) without a round of
     /// heartbeats. They rest on a bound on clock drift. `None`, the default: there are none.
     pub lease: Option<LeaseConfig>,
+    /// A leader hands leadership over to a voter with a higher priority, once that has been healthy
+    /// for four election timeouts. 0 by default.
+    pub priority: u8,
 }
 
 impl Config {
@@ -112,6 +115,7 @@ impl Config {
             catch_up_bytes_max: 256 << 20,
             clock_ticks: 3_000,
             lease: None,
+            priority: 0,
         }
     }
 

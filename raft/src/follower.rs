@@ -229,7 +229,8 @@ impl Follower {
         self.reply_due = false;
         self.acknowledged = matched;
         let (round, promise_ms) = (self.round, core.may_state_promise_ms());
-        Some(core.message(leader, Body::Appended { matched, round, state, promise_ms }))
+        let priority = if core.may_campaign() { core.config.priority } else { 0 };
+        Some(core.message(leader, Body::Appended { matched, round, state, promise_ms, priority }))
     }
 
     // Reads (§6.4): the leader provides the read index, and the state is this node's own.

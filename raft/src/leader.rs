@@ -110,6 +110,7 @@ impl Leader {
         if self.tick_change(core) {
             return Next::Follower { term: core.term(), leader: None };
         }
+        self.tick_priorities(core);
         self.ticks_since_quorum += 1;
         if self.ticks_since_quorum >= core.config.election_ticks {
             self.ticks_since_quorum = 0;
@@ -186,7 +187,10 @@ impl Leader {
             progress.silent_ticks = 0;
         }
         match message.body {
-            Body::Appended { matched, round, state, promise_ms } => {
+            Body::Appended { matched, round, state, promise_ms, priority } => {
+                if let Some(progress) = self.progress.get_mut(&from) {
+                    progress.priority = priority;
+                }
                 // A peer that knows its state hash sends it in the reply to each new round.
                 if let Some(progress) = self.progress.get_mut(&from)
                     && state.is_none()
@@ -546,6 +550,7 @@ impl Leader {
             in_snapshot: matches!(p.state, State::Snapshot(_)),
             silent_ticks: p.silent_ticks,
             losses: p.losses,
+            priority: p.priority,
             agrees: p.agrees,
             differs_at: (p.agrees == Some(false)).then_some(p.differs_at),
         };

@@ -28,6 +28,7 @@ mod membership;
 mod message;
 mod node;
 mod outbox;
+mod priority;
 mod progress;
 mod request;
 mod role;

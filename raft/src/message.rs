@@ -82,6 +82,9 @@ pub enum Body {
         /// For how long the sender grants no vote, in milliseconds of its own clock since it
         /// received the latest message of this leader. 0 without leases.
         promise_ms: u32,
+        /// The sender's priority. 0 while it could not lead, for instance because its disk is
+        /// stalled.
+        priority: u8,
     },
     /// Reports that the sender's log has no entry `prev`.
     Rejected {

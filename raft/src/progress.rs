@@ -48,6 +48,10 @@ pub(crate) struct Progress {
     pub told_commit: Index,
     /// The appends with entries that are in flight.
     pub inflight: Inflight,
+    /// The peer's priority, as of its latest reply; 0 while it could not lead.
+    pub priority: u8,
+    /// Ticks for which the peer has been preferred to the leader, and healthy.
+    pub preferred_ticks: u32,
     /// Until when the leader may rely on the peer's promise to grant no vote.
     pub relied: Relied,
     /// Consecutive snapshot transfers that failed.
@@ -96,6 +100,8 @@ impl Progress {
             forwarded: Index(0),
             told_commit: Index(0),
             inflight: Inflight::default(),
+            priority: 0,
+            preferred_ticks: 0,
             relied: Relied::default(),
             snapshot_failures: 0,
             snapshot_wait: 0,

@@ -98,6 +98,8 @@ pub struct PeerStatus {
     /// If it does not agree: the first index at which it was found to differ. While no quorum has
     /// one state from there on, the leader sends no snapshot to anybody.
     pub differs_at: Option<Index>,
+    /// Its priority, as of its latest reply; 0 while it could not lead.
+    pub priority: u8,
     /// How many times this leader has found that the peer lost entries that it had acknowledged.
     pub losses: u64,
 }
@@ -134,4 +136,6 @@ pub struct Counters {
     pub disk_stepped_down: u64,
     /// Lease reads that this node has answered from its lease: its own and those of followers.
     pub lease_reads: u64,
+    /// Times this node, as leader, began to hand leadership over to a voter with a higher priority.
+    pub gave_way: u64,
 }

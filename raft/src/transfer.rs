@@ -37,7 +37,7 @@ pub enum TransferError {
 }
 
 /// A target that has not replied for this many ticks is not waited for. At least two heartbeats.
-fn silence_max(core: &Core) -> u32 {
+pub(crate) fn silence_max(core: &Core) -> u32 {
     (core.config.election_ticks / 2).max(2 * core.config.heartbeat_ticks)
 }
 

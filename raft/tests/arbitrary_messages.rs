@@ -144,7 +144,7 @@ fn body() -> impl Strategy<Value = Body> {
         ),
         (index(), round(), prop::option::of(state())).prop_map(|(matched, round, state)| {
             let promise_ms = (round.0 % 3) as u32 * 50;
-            Body::Appended { matched, round, state, promise_ms }
+            Body::Appended { matched, round, state, promise_ms, priority: 1 }
         }),
         state().prop_map(|state| Body::Diverged { state }),
         (index(), log_id(), any::<bool>(), round())

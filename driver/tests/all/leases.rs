@@ -17,9 +17,8 @@ fn with_leases(config: &mut DriverConfig) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_with_a_lease_answers_its_own_reads_and_those_of_followers() {
     let network = Network::default();
-    let nodes: Vec<_> = (1..=NODES)
-        .map(|id| start(&network, &MemDisk::new(), id, NODES, with_leases))
-        .collect();
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &MemDisk::new(), id, NODES, with_leases)).collect();
     let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
     add(leading, 7).await;
     for node in &nodes {
@@ -50,9 +49,8 @@ async fn a_leader_with_a_lease_answers_its_own_reads_and_those_of_followers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_has_no_lease_and_answers_nothing() {
     let network = Network::default();
-    let nodes: Vec<_> = (1..=NODES)
-        .map(|id| start(&network, &MemDisk::new(), id, NODES, with_leases))
-        .collect();
+    let nodes: Vec<_> =
+        (1..=NODES).map(|id| start(&network, &MemDisk::new(), id, NODES, with_leases)).collect();
     let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
     add(leading, 7).await;
     eventually("a lease", || leading.status().raft.lease).await;

@@ -129,6 +129,12 @@ impl Cluster {
                     let tick = std::time::Duration::from_millis(10);
                     config.lease = Some(LeaseConfig { tick, drift_ppm: *value as u32 });
                 }
+                // `priority_2=5`: n2 has priority 5.
+                name if name.starts_with("priority_") => {
+                    if name.ends_with(&format!("_{id}")) {
+                        config.priority = *value as u8;
+                    }
+                }
                 "clock_ticks" => config.clock_ticks = *value as u32,
                 other => panic!("there is no setting {other}"),
             }

@@ -9,6 +9,8 @@
 //! forward N COMMAND         N forwards it to its leader; each command takes the next number
 //! read N [lease]
 //! tick [N] [times=K]        without N: every node once, in order
+//! lead N [V ..] [times=K]   K times: N ticks, and then everything among N and the V (or all) is
+//!                           carried out
 //! campaign N
 //! transfer N [to=M]         N hands leadership over
 //! members N V .. [learners=L,..] [version=I] [force] [catch_up_ms=T]
@@ -248,6 +250,20 @@ impl Script {
                     }
                 }
             }
+            "lead" => {
+                let (id, times) = (args.id()?, args.number("times")?.unwrap_or(1));
+                let mut among = vec![id];
+                while let Some(other) = args.maybe_id() {
+                    among.push(other);
+                }
+                if among.len() == 1 {
+                    among = cluster.peers.keys().copied().collect();
+                }
+                for _ in 0..times {
+                    cluster.event(id, |node, now| node.tick(now));
+                    cluster.stabilize(&among);
+                }
+            }
             "campaign" => {
                 cluster.event(args.id()?, |node, now| node.campaign(now));
             }
@@ -477,6 +493,7 @@ impl Script {
                 matched: Index(args.number("matched")?.unwrap_or_default()),
                 round: Round(args.number("round")?.unwrap_or_default()),
                 state: None,
+                priority: args.number("priority")?.unwrap_or_default() as u8,
                 promise_ms: args.number("promise_ms")?.unwrap_or_default() as u32,
             },
             "Rejected" => Body::Rejected {
@@ -630,6 +647,7 @@ impl Script {
                         ("states_differ", counters.states_differ),
                         ("stale_receipts", counters.stale_receipts),
                         ("lease_reads", counters.lease_reads),
+                        ("gave_way", counters.gave_way),
                     ];
                     let set = named.iter().filter(|(_, count)| *count > 0);
                     let text: Vec<String> = set.map(|(n, count)| format!("{n}={count}")).collect();
