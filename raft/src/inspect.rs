@@ -1,9 +1,14 @@
 //! Read-only views of a node for tests, simulators and tools. They serve checks after each event,
 //! without the cost of a whole [`Status`](crate::Status).
 
-use crate::{Entry, HardState, Index, LogId, Membership, Node, Now, Snapshot, Term};
+use crate::{Counters, Entry, HardState, Index, LogId, Membership, Node, Now, Snapshot, Term};
 
 impl Node {
+    /// What was ignored, and elections.
+    pub fn counters(&self) -> &Counters {
+        &self.core().counters
+    }
+
     /// The current term.
     pub fn term(&self) -> Term {
         self.core().term()

@@ -2,13 +2,13 @@
 //!
 //! Each node has a priority of its own ([`Config::priority`](crate::Config::priority)), and states
 //! it in its replies while it could lead. Leadership moves only to a strictly higher priority, and
-//! only to a voter that has been healthy for some election timeouts: it replies, has what this
-//! leader has sent it, and its copy does not differ. So two nodes never hand leadership to each
+//! only to a voter that has been healthy for some election timeouts: it replies, each entry reaches
+//! its disk soon, and its copy does not differ. So two nodes never hand leadership to each
 //! other in turn, and a node that comes and goes does not disturb.
 
 use crate::core::Core;
 use crate::leader::Leader;
-use crate::progress::{Progress, State};
+use crate::progress::Progress;
 use crate::transfer::silence_max;
 
 /// A preferred voter must have been healthy for this many election timeouts. The next attempt after
@@ -24,16 +24,16 @@ impl Leader {
             && !self.retiring
             && self.is_serving(core)
             && !membership.is_changing();
-        let (own, (_, enough)) = (core.config.priority, self.round_last);
-        let silent_ticks_max = silence_max(core);
+        let (own, last) = (core.config.priority, core.log.last().index);
+        let late_ticks_max = silence_max(core);
         let is_healthy = |p: &Progress| {
             p.priority > own
-                && p.state == State::Replicate
-                && p.matched >= enough
-                && p.silent_ticks < silent_ticks_max
+                && p.chase_ticks < late_ticks_max
+                && p.silent_ticks < late_ticks_max
                 && p.agrees != Some(false)
         };
         for (id, progress) in &mut self.progress {
+            progress.chase(last);
             let is_preferred = may_move && membership.is_voter(*id) && is_healthy(progress);
             progress.preferred_ticks =
                 if is_preferred { progress.preferred_ticks.saturating_add(1) } else { 0 };

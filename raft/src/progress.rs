@@ -52,6 +52,9 @@ pub(crate) struct Progress {
     pub priority: u8,
     /// Ticks for which the peer has been preferred to the leader, and healthy.
     pub preferred_ticks: u32,
+    /// An earlier end of the leader's log, and for how many ticks the peer has not reached it.
+    pub chased: Index,
+    pub chase_ticks: u32,
     /// Until when the leader may rely on the peer's promise to grant no vote.
     pub relied: Relied,
     /// Consecutive snapshot transfers that failed.
@@ -102,6 +105,8 @@ impl Progress {
             inflight: Inflight::default(),
             priority: 0,
             preferred_ticks: 0,
+            chased: next,
+            chase_ticks: 0,
             relied: Relied::default(),
             snapshot_failures: 0,
             snapshot_wait: 0,
@@ -112,6 +117,14 @@ impl Progress {
     pub fn tick(&mut self) {
         self.silent_ticks = self.silent_ticks.saturating_add(1);
         self.snapshot_wait = self.snapshot_wait.saturating_sub(1);
+    }
+
+    /// One tick in which the leader's log ends with `last`.
+    pub fn chase(&mut self, last: Index) {
+        self.chase_ticks = self.chase_ticks.saturating_add(1);
+        if self.matched >= self.chased {
+            (self.chased, self.chase_ticks) = (last, 0);
+        }
     }
 
     /// Returns to probing from `next`, or from right after `matched` if that is later.

@@ -25,6 +25,7 @@ pub const EXPECTED: &[&str] = &[
     "a joint membership was left",
     "a leader answered a follower from its lease",
     "a leader answered a read from its lease",
+    "a leader gave way to a preferred node",
     "a leader handed over",
     "a leader heard of lost entries",
     "a leader that was demoted handed over",

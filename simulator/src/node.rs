@@ -207,6 +207,7 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     if swarm.reads_max > 0 {
         config.reads_max = swarm.reads_max as usize;
     }
+    config.priority = swarm.priority(id);
     let is_off = Stream::new(seed, Purpose::Lease, life).chance(swarm.lease_off_ppm);
     if swarm.lease_drift_ppm > 0 && !is_off {
         let tick = Duration::from_micros(u64::from(swarm.tick_us));

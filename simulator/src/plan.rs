@@ -138,9 +138,17 @@ swarm! {
     lease_drift_ppm,
     /// Share of starts of a node at which leases are off: 0, or 300,000 in one plan of three.
     lease_off_ppm,
+    /// The priorities of the nodes, from 0 to 3: two bits for each, those of node 0 last. Not 0 in a
+    /// third of the plans. Layer 1 only.
+    priorities,
 }
 
 impl Swarm {
+    /// The priority of a node.
+    pub fn priority(&self, node: u64) -> u8 {
+        (self.priorities.checked_shr(2 * node as u32).unwrap_or(0) & 3) as u8
+    }
+
     /// The rate of a clock in per mille of simulated time, within the bound on drift if there are
     /// leases.
     pub fn clock_rate(&self, per_mille: u64) -> u64 {
@@ -420,11 +428,13 @@ impl Plan {
             churn: 0,
             lease_drift_ppm: 0,
             lease_off_ppm: 0,
+            priorities: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);
         plan.draw_churn(among);
         plan.draw_leases();
+        plan.draw_priorities();
         plan
     }
 
@@ -492,6 +502,15 @@ impl Plan {
             }
         }
         self.faults.sort_by_key(|fault| fault.at_us);
+    }
+
+    /// Draws the priorities of the nodes. If a disk fails for good, nobody else can tell that its
+    /// node should not be preferred, until something is written.
+    fn draw_priorities(&mut self) {
+        let mut draw = Stream::new(self.seed, Purpose::Priority, 0);
+        if draw.below(3) == 0 && self.swarm.lasting < 5 {
+            self.swarm.priorities = draw.below(1 << 32) as u32;
+        }
     }
 
     /// Draws the settings of leases. They have a stream of their own, so that they change nothing

@@ -28,6 +28,8 @@ pub enum Purpose {
     Churn,
     /// Leases, and clocks within their bound on drift.
     Lease,
+    /// The priorities of nodes.
+    Priority,
 }
 
 /// A stream of draws.

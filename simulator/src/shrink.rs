@@ -46,6 +46,7 @@ const CALM: &[(&str, u32)] = &[
     ("segment_bytes", 256 << 10),
     ("reads_ppm", 0),
     ("churn", 0),
+    ("priorities", 0),
     ("lease_off_ppm", 0),
     ("lease_drift_ppm", 0),
 ];

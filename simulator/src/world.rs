@@ -564,7 +564,15 @@ impl<'a, W: Workload> World<'a, W> {
         let next_us = (u64::from(self.plan.swarm.tick_us) * 1_000 / rate).max(1);
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
         let now = self.now(node);
-        self.on(node, |running| running.node.tick(now))?;
+        let mut gave_way = false;
+        self.on(node, |running| {
+            let before = running.node.counters().gave_way;
+            running.node.tick(now);
+            gave_way = running.node.counters().gave_way > before;
+        })?;
+        if gave_way {
+            self.marks.hit("a leader gave way to a preferred node");
+        }
         self.no_sick_leader(node)?;
         match &self.hosts[node].up {
             Some(running) => {
