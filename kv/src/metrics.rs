@@ -190,6 +190,7 @@ pub fn render(
         ("stepped_down", "Times the node stepped down as leader.", core.stepped_down),
         ("disk_stepped_down", "Times it did so for its disk.", core.disk_stepped_down),
         ("states_differ", "Times the copy of a peer differed.", core.states_differ),
+        ("gave_way", "Times it handed over to a preferred node.", core.gave_way),
         ("lease_reads", "Batches of reads answered from its lease.", core.lease_reads),
     ] {
         metric(&mut text, &format!("raft_{name}_total"), help, "counter", value);

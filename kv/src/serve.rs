@@ -60,6 +60,9 @@ pub struct ServeConfig {
     /// The bound on clock drift for leases, in parts per million: see [`quorate::Builder::leases`].
     /// `None`, the default: no leases.
     pub lease_drift_ppm: Option<u32>,
+    /// A leader gives way to a healthy voter with a higher priority: see
+    /// [`quorate::Builder::priority`]. Default 0.
+    pub priority: u8,
     /// Let clients cut and restore links between nodes. For tests only.
     pub fault_injection: bool,
     /// True: writes are forwarded to the leader. False: they are answered with a redirect to it.
@@ -96,6 +99,7 @@ impl ServeConfig {
             campaign_at_start: false,
             election_timeout: ELECTION_TIMEOUT,
             lease_drift_ppm: None,
+            priority: 0,
             fault_injection: false,
             forward: true,
             insecure: false,
@@ -375,6 +379,7 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         .listen(config.peer_listen)
         .campaign_at_start(config.campaign_at_start)
         .election_timeout(config.election_timeout)
+        .priority(config.priority)
         .insecure(config.insecure)
         .peer_connections_max(share.peers);
     for peer in &config.peers {

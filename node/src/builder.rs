@@ -44,6 +44,7 @@ pub struct Builder<S> {
     pub(crate) campaign_at_start: bool,
     pub(crate) election_timeout: Duration,
     pub(crate) lease_drift_ppm: Option<u32>,
+    pub(crate) priority: u8,
     pub(crate) insecure: bool,
     pub(crate) connections_max: usize,
     pub(crate) timeout: Duration,
@@ -75,6 +76,7 @@ impl<S: StateMachine> Builder<S> {
             campaign_at_start: false,
             election_timeout: ELECTION_TIMEOUT,
             lease_drift_ppm: None,
+            priority: 0,
             insecure: false,
             connections_max: PEER_CONNECTIONS_MAX,
             timeout: Duration::from_secs(5),
@@ -201,6 +203,16 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
+    /// The priority of this node as a leader, 0 by default. A leader hands leadership over to a voter
+    /// with a higher priority, once that has been healthy for four election timeouts: it replies and
+    /// its log is up to date. A leader that [`Node::transfer`] or an election has chosen gives way
+    /// too. The other nodes need no setting.
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = priority;
+        self
+    }
+
     /// Allow a listen address that other machines can reach. Peers are not authenticated yet:
     /// anyone who can reach the port can change everything. Off by default: only loopback addresses
     /// are accepted.
@@ -295,6 +307,7 @@ impl<S: StateMachine> Builder<S> {
         driver.raft.heartbeat_ticks =
             (driver.raft.election_ticks / HEARTBEATS).clamp(1, HEARTBEAT_TICKS_MAX);
         driver.raft.campaign_at_start = self.campaign_at_start;
+        driver.raft.priority = self.priority;
         let tick = driver.tick;
         driver.raft.lease =
             self.lease_drift_ppm.map(|drift_ppm| raft::LeaseConfig { tick, drift_ppm });

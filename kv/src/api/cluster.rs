@@ -112,6 +112,7 @@ pub(super) fn describe(app: &App, status: &DriverStatus) -> Value {
                 "last_heard_ms": if is_self { Some(0) } else { silent.map(|s| s.as_millis() as u64) },
                 "agrees": peer.and_then(|peer| peer.agrees),
                 "losses": peer.map(|peer| peer.losses),
+                "priority": peer.map(|peer| peer.priority),
             })
         })
         .collect();

@@ -56,6 +56,9 @@ pub struct Flags {
     /// Set the same on all nodes [default: no leases]
     #[arg(long, env = "RAFT_KV_LEASE_DRIFT", value_name = "PERCENT", value_parser = lease_drift)]
     pub lease_drift: Option<u32>,
+    /// A leader gives way to a healthy voter with a higher priority, from 0 to 255 [default: 0]
+    #[arg(long, env = "RAFT_KV_PRIORITY", value_name = "NUMBER")]
+    pub priority: Option<u8>,
     /// Let clients cut and restore links between nodes (for tests only)
     #[arg(long, env = "RAFT_KV_FAULT_INJECTION", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub fault_injection: Option<bool>,
@@ -93,6 +96,7 @@ struct File {
     campaign_at_start: Option<bool>,
     election_timeout: Option<String>,
     lease_drift: Option<f64>,
+    priority: Option<u8>,
     fault_injection: Option<bool>,
     no_forward: Option<bool>,
     hosts: Option<Vec<String>>,
@@ -201,6 +205,7 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         campaign_at_start: flags.campaign_at_start.or(file.campaign_at_start).unwrap_or(false),
         election_timeout: flags.election_timeout.or(file_timeout).unwrap_or(ELECTION_TIMEOUT),
         lease_drift_ppm: flags.lease_drift.or(file_drift),
+        priority: flags.priority.or(file.priority).unwrap_or(0),
         fault_injection: flags.fault_injection.or(file.fault_injection).unwrap_or(false),
         hosts: flags.hosts.or(file_hosts).unwrap_or_default(),
         insecure: flags.insecure.or(file.insecure).unwrap_or(false),
@@ -364,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_on_clock_drift_is_a_percentage() {
+    fn a_bound_on_clock_drift_is_a_percentage_and_a_priority_a_number() {
         for (text, ppm) in [("1", 10_000), ("0.05", 500), ("25%", 250_000), ("0.0001", 1)] {
             assert_eq!(lease_drift(text), Ok(ppm));
         }
@@ -372,9 +377,10 @@ mod tests {
             assert!(lease_drift(text).unwrap_err().contains("a percentage up to 25"), "{text}");
         }
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        writeln!(file, "lease-drift = 0.5").unwrap();
+        writeln!(file, "lease-drift = 0.5\npriority = 3").unwrap();
         let given = Flags { config: Some(file.path().to_owned()), ..flags() };
-        assert_eq!(resolve(given).unwrap().serve.lease_drift_ppm, Some(5_000));
+        let settings = resolve(given).unwrap().serve;
+        assert_eq!((settings.lease_drift_ppm, settings.priority), (Some(5_000), 3));
         assert_eq!(resolve(flags()).unwrap().serve.lease_drift_ppm, None);
     }
 
