@@ -576,6 +576,7 @@ impl<M: StateMachine> Running<M> {
     /// that after the entry: of a batch that the machine applies at once, for the last entry only.
     pub fn apply(
         &mut self,
+        now: raft::Now,
         flips: &mut bool,
         mut each: impl FnMut(Index, &raft::Entry, Option<&Bytes>, Option<&M>) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
@@ -623,7 +624,7 @@ impl<M: StateMachine> Running<M> {
             self.machine_at = entry.id.index;
             self.machine_time = entry.time;
         }
-        self.node.applied(raft::Now::default(), apply.applied_with(hashes));
+        self.node.applied(now, apply.applied_with(hashes));
         Ok(())
     }
 
