@@ -178,6 +178,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             fill(&mut self.inbox_receiver.messages, &mut messages, MESSAGES_PER_TURN);
             fill(&mut self.calls, &mut calls, CALLS_PER_TURN);
 
+            // After everything was taken: a lease that holds at this reading confirms reads that
+            // have arrived before it.
             let now = self.clock.now();
             receipts.drain(..).for_each(|receipt| self.take_receipt(now, receipt));
             self.take_reports();
@@ -448,13 +450,15 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    /// Requests one read of the core for all reads of this turn.
+    /// Requests one read of the core for all reads of this turn that have the same mode. The clock
+    /// was read after they arrived: a lease that holds then confirms them.
     fn ask_reads(&mut self, now: Now) {
-        let Some(batch) = self.state.reads.next(now) else { return };
-        count(&self.shared.metrics.read_rounds);
-        match self.node.read(now, batch.mode) {
-            Ok(id) => self.state.reads.asked(id, batch),
-            Err(_) => self.state.reads.refused(batch.reads),
+        while let Some(batch) = self.state.reads.next(now) {
+            count(&self.shared.metrics.read_rounds);
+            match self.node.read(now, batch.mode) {
+                Ok(id) => self.state.reads.asked(id, batch),
+                Err(_) => self.state.reads.refused(batch.reads),
+            }
         }
     }
 

@@ -26,8 +26,10 @@ pub enum ReadMode {
     /// The state contains everything that was done before the read was requested, confirmed by a
     /// quorum (§6.4).
     Linearizable,
-    /// Not implemented yet: the same as `Linearizable`. Later it is confirmed by the leader's
-    /// lease.
+    /// Like `Linearizable`, but confirmed by the leader's lease, without a round of messages to a
+    /// quorum (§6.4.1). That holds if the clocks of the nodes drift no more than
+    /// [`LeaseConfig::drift_ppm`](raft::LeaseConfig::drift_ppm). Without a lease, as when leases are
+    /// off, it is a linearizable read.
     Lease,
     /// The state contains everything that was done up to `max_age` ago. A node that knows that its
     /// state is that fresh answers at once; otherwise the read becomes a linearizable one. Only a

@@ -26,7 +26,7 @@ pub struct DriverConfig {
     pub raft: Config,
     /// The length of a tick, 10 ms by default; more than zero, which is not checked. All times in
     /// [`raft::Config`] are in ticks, so `election_ticks` and `heartbeat_ticks` have to change
-    /// with it.
+    /// with it. The tick in [`raft::Config::lease`] is set to this one.
     pub tick: Duration,
     /// The timeout of calls that specify none, 5 s by default.
     pub timeout: Duration,
@@ -96,6 +96,10 @@ impl<S: StateMachine> Driver<S> {
         inspect: impl Inspect<S>,
     ) -> Result<Self, ConfigError> {
         let Dependencies { machine, transport, inbox_receiver, snapshots, clock } = dependencies;
+        let mut config = config;
+        if let Some(lease) = &mut config.raft.lease {
+            lease.tick = config.tick;
+        }
         fits(&config.raft, transport.message_bytes_max())?;
         let base = restored.snapshot.clone();
         if let Err(error) = snapshots.remove_before(base.last) {

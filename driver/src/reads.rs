@@ -1,7 +1,8 @@
 //! The reads of a node that the core has not confirmed yet.
 //!
-//! All reads of one turn are confirmed by one read of the core. A read that is refused, for
-//! instance because there is no leader, is asked again at the next tick until its caller times out.
+//! All reads of one turn and one mode are confirmed by one read of the core. A read that is refused,
+//! for instance because there is no leader, is asked again at the next tick, as a linearizable one,
+//! until its caller times out.
 
 use crate::StateMachine;
 use crate::messages::Read;
@@ -10,7 +11,6 @@ use std::collections::BTreeMap;
 
 /// Reads that are confirmed together, by one read of the core.
 pub(crate) struct ReadBatch<S: StateMachine> {
-    /// The strictest mode of the batch.
     pub mode: ReadMode,
     /// When the core was asked, in monotonic time.
     pub asked_ns: u64,
@@ -21,9 +21,9 @@ pub(crate) struct ReadBatch<S: StateMachine> {
 pub(crate) struct Reads<S: StateMachine> {
     /// Reads that the core has been asked to confirm.
     asked: BTreeMap<ReadId, ReadBatch<S>>,
-    /// The reads of this turn.
+    /// The reads of this turn: linearizable ones, and those for which a lease is enough.
     new: Vec<Read<S>>,
-    new_mode: ReadMode,
+    new_by_lease: Vec<Read<S>>,
     /// Reads that were refused. They are retried at the next tick.
     refused: Vec<Read<S>>,
 }
@@ -33,17 +33,17 @@ impl<S: StateMachine> Reads<S> {
         Reads {
             asked: BTreeMap::new(),
             new: Vec::new(),
-            new_mode: ReadMode::Lease,
+            new_by_lease: Vec::new(),
             refused: Vec::new(),
         }
     }
 
     /// Adds a read to those of this turn.
     pub fn add(&mut self, mode: ReadMode, read: Read<S>) {
-        if mode == ReadMode::Linearizable {
-            self.new_mode = mode;
+        match mode {
+            ReadMode::Linearizable => self.new.push(read),
+            ReadMode::Lease => self.new_by_lease.push(read),
         }
-        self.new.push(read);
     }
 
     /// Adds the reads that were refused, unless their callers have stopped waiting.
@@ -55,13 +55,16 @@ impl<S: StateMachine> Reads<S> {
         }
     }
 
-    /// The reads of this turn, if there are any.
+    /// The next reads of this turn, if there are any: at most one batch of each mode.
     pub fn next(&mut self, now: Now) -> Option<ReadBatch<S>> {
-        if self.new.is_empty() {
+        let (mode, new) = match self.new.is_empty() {
+            true => (ReadMode::Lease, &mut self.new_by_lease),
+            false => (ReadMode::Linearizable, &mut self.new),
+        };
+        if new.is_empty() {
             return None;
         }
-        let mode = std::mem::replace(&mut self.new_mode, ReadMode::Lease);
-        let reads = std::mem::take(&mut self.new);
+        let reads = std::mem::take(new);
         Some(ReadBatch { mode, asked_ns: now.monotonic_ns, reads })
     }
 
@@ -88,6 +91,6 @@ impl<S: StateMachine> Reads<S> {
     /// The number of reads that wait.
     pub fn len(&self) -> usize {
         let asked: usize = self.asked.values().map(|batch| batch.reads.len()).sum();
-        asked + self.new.len() + self.refused.len()
+        asked + self.new.len() + self.new_by_lease.len() + self.refused.len()
     }
 }

@@ -124,7 +124,7 @@ metrics! {
     proposals_repeated,
     /// Reads that a leader had to confirm.
     reads,
-    /// Rounds of the core for such reads; several reads share one.
+    /// Reads of the core for such reads; several share one. Each takes a round or a lease.
     read_rounds,
     /// Reads answered from the state as it was.
     stale_reads,

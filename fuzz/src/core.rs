@@ -204,13 +204,17 @@ fn message(input: &mut Input<'_>) -> Message {
         7 => {
             let (matched, round) = (Index(input.number()), round(input));
             let state = (input.below(2) == 0).then(|| state(input));
-            Body::Appended { matched, round, state }
+            let promise_ms = input.number() as u32;
+            Body::Appended { matched, round, state, promise_ms, priority: input.below(4) as u8 }
         }
         8 => {
             let (prev, hint) = (Index(input.number()), log_id(input));
             Body::Rejected { prev, hint, lost: input.below(4) == 0, round: round(input) }
         }
-        9 => Body::ReadIndex { read: ReadId(input.number()) },
+        9 => {
+            let read = ReadId(input.number());
+            Body::ReadIndex { read, lease: input.below(2) == 0 }
+        }
         10 => {
             let read = ReadId(input.number());
             let index = (input.below(2) == 0).then(|| Index(input.number()));

@@ -146,6 +146,7 @@ pub fn render(
         ("raft_term", "The current term.", raft.term.0),
         ("raft_is_leader", "1 if the node leads.", role(RoleKind::Leader)),
         ("raft_serving", "1 if it leads and takes proposals.", u64::from(status.serving())),
+        ("raft_has_lease", "1 if it leads and holds a lease.", u64::from(raft.lease)),
         ("raft_has_leader", "1 if a leader is known.", u64::from(raft.leader.is_some())),
         ("raft_last_index", "The end of the log.", raft.last.index.0),
         ("raft_durable_index", "The end of the log on disk.", raft.durable.0),
@@ -196,6 +197,8 @@ pub fn render(
         ("stepped_down", "Times the node stepped down as leader.", core.stepped_down),
         ("disk_stepped_down", "Times it did so for its disk.", core.disk_stepped_down),
         ("states_differ", "Times the copy of a peer differed.", core.states_differ),
+        ("gave_way", "Times it handed over to a preferred node.", core.gave_way),
+        ("lease_reads", "Batches of reads answered from its lease.", core.lease_reads),
     ] {
         metric(&mut text, &format!("raft_{name}_total"), help, "counter", value);
     }

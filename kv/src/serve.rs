@@ -57,6 +57,12 @@ pub struct ServeConfig {
     /// above the longest stalls of network and disks, and to the same value on all nodes. Default
     /// [`ELECTION_TIMEOUT`]. A value outside [`ELECTION_TIMEOUTS`] is clamped to it.
     pub election_timeout: Duration,
+    /// The bound on clock drift for leases, in parts per million: see [`quorate::Builder::leases`].
+    /// `None`, the default: no leases.
+    pub lease_drift_ppm: Option<u32>,
+    /// A leader gives way to a healthy voter with a higher priority: see
+    /// [`quorate::Builder::priority`]. Default 0.
+    pub priority: u8,
     /// Let clients cut and restore links between nodes. For tests only.
     pub fault_injection: bool,
     /// True: writes are forwarded to the leader. False: they are answered with a redirect to it.
@@ -92,6 +98,8 @@ impl ServeConfig {
             join: false,
             campaign_at_start: false,
             election_timeout: ELECTION_TIMEOUT,
+            lease_drift_ppm: None,
+            priority: 0,
             fault_injection: false,
             forward: true,
             insecure: false,
@@ -378,10 +386,14 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         .listen(config.peer_listen)
         .campaign_at_start(config.campaign_at_start)
         .election_timeout(config.election_timeout)
+        .priority(config.priority)
         .insecure(config.insecure)
         .peer_connections_max(share.peers);
     for peer in &config.peers {
         builder = builder.member(peer.id.0, &peer.peer_address, &peer.client_address);
+    }
+    if let Some(drift_ppm) = config.lease_drift_ppm {
+        builder = builder.leases(drift_ppm);
     }
     if config.bootstrap {
         builder = builder.bootstrap();

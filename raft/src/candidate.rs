@@ -70,6 +70,7 @@ impl Candidate {
         self.elapsed += 1;
         if self.elapsed >= self.timeout {
             return match core.may_campaign() {
+                true if core.promise.holds() => Next::Stay,
                 true => Next::PreCandidate,
                 false => Next::Follower { term: core.term(), leader: None },
             };
@@ -105,7 +106,7 @@ impl Candidate {
                 core.answer_pre_vote(message.from, next, last);
                 Next::Stay
             }
-            Body::ReadIndex { read } => {
+            Body::ReadIndex { read, .. } => {
                 let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
                 core.outbox.send(reply);
                 Next::Stay

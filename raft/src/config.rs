@@ -1,6 +1,6 @@
 //! The input of a node at start-up: its settings, and what was recovered from its disk.
 
-use crate::{Entry, HardState, Incarnation, NodeId, Snapshot};
+use crate::{Entry, HardState, Incarnation, LeaseConfig, NodeId, Snapshot};
 
 /// The settings of a node. Times are in ticks; the driver chooses the length of a tick (10 ms by
 /// default). Make one with [`Config::new`] and change its fields.
@@ -81,6 +81,12 @@ pub struct Config {
     /// A leader appends a `Clock` entry after this many ticks without any other entry, 3000 by
     /// default (30 s).
     pub clock_ticks: u32,
+    /// Leases: a leader answers reads of [`ReadMode::Lease`](crate::ReadMode) without a round of
+    /// heartbeats. They rest on a bound on clock drift. `None`, the default: there are none.
+    pub lease: Option<LeaseConfig>,
+    /// A leader hands leadership over to a voter with a higher priority, once that has been healthy
+    /// for four election timeouts. 0 by default.
+    pub priority: u8,
 }
 
 impl Config {
@@ -108,6 +114,8 @@ impl Config {
             retained_bytes: 16 << 20,
             catch_up_bytes_max: 256 << 20,
             clock_ticks: 3_000,
+            lease: None,
+            priority: 0,
         }
     }
 
@@ -115,6 +123,14 @@ impl Config {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.heartbeat_ticks < 1 || self.election_ticks < 2 * self.heartbeat_ticks {
             return Err(ConfigError::Ticks);
+        }
+        if let Some(lease) = self.lease {
+            if !(1..=LeaseConfig::DRIFT_PPM_MAX).contains(&lease.drift_ppm) {
+                return Err(ConfigError::Drift { max_ppm: LeaseConfig::DRIFT_PPM_MAX });
+            }
+            if lease.promise_ms(self.election_ticks) == 0 {
+                return Err(ConfigError::NoRoomForLease);
+            }
         }
         let limits = [
             ("append_bytes_max", self.append_bytes_max),
@@ -161,6 +177,15 @@ pub enum ConfigError {
     /// The tick settings contradict each other.
     #[error("heartbeat_ticks must be at least 1 and election_ticks at least twice as many")]
     Ticks,
+    /// The bound on clock drift is 0, which no clock keeps, or leaves too little of a lease.
+    #[error("the bound on clock drift must be from 1 to {max_ppm} parts per million")]
+    Drift {
+        /// The greatest bound.
+        max_ppm: u32,
+    },
+    /// The shortest election timeout leaves no time for a lease.
+    #[error("with leases, election_ticks must be at least two ticks and a millisecond")]
+    NoRoomForLease,
     /// A limit of zero would let nothing through.
     #[error("{name} must not be zero")]
     ZeroLimit {

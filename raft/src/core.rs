@@ -2,6 +2,7 @@
 //! pending work orders. Roles borrow it; it does not depend on them.
 
 use crate::digest::Hashes;
+use crate::lease::Promise;
 use crate::log::Log;
 use crate::log_time::{self, LogClock, Reading};
 use crate::outbox::Outbox;
@@ -39,7 +40,13 @@ const TRIM_ENTRIES: usize = 4096;
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 pub(crate) struct Core {
     pub config: Config,
-    pub now: Now,
+    now: Now,
+    /// The reading of the monotonic clock at the latest tick.
+    ticked_ns: u64,
+    /// How often the monotonic clock has gone back, or stood from one tick to the next.
+    pub clock_failures: u64,
+    /// This node's promise to grant no vote.
+    pub promise: Promise,
     pub log: Log,
     /// Term and vote in memory. `durable` is what is on disk.
     hard: HardState,
@@ -86,6 +93,11 @@ pub(crate) struct Core {
     answers: VecDeque<Action>,
 }
 
+/// The promise that follows from a node's settings; 0 without leases.
+fn own_promise_ms(config: &Config) -> u32 {
+    config.lease.map_or(0, |lease| lease.promise_ms(config.election_ticks))
+}
+
 impl Core {
     /// The caller has checked `config`, and that the log and the hard state fit together.
     pub fn new(config: Config, hard: HardState, log: Log) -> Self {
@@ -93,6 +105,9 @@ impl Core {
         let hashes = Hashes::starting(base, log.base().hash);
         let durable = hard;
         let mut hard = hard;
+        // On the disk before the first promise is stated. It is lowered after the wait.
+        let promise_ms = own_promise_ms(&config);
+        hard.promise_ms = hard.promise_ms.max(promise_ms);
         // The crash may have come after the repair but before a write that records it.
         if hard.lost.is_some_and(|lost| log.durable_last() >= lost) {
             hard.lost = None;
@@ -100,6 +115,9 @@ impl Core {
         Core {
             rng: Pcg32::seed_from_u64(config.seed),
             now: Now::default(),
+            ticked_ns: 0,
+            clock_failures: 0,
+            promise: Promise::inherited(durable.promise_ms),
             hard,
             durable,
             commit: base,
@@ -158,8 +176,41 @@ impl Core {
         }
     }
 
+    /// The latest reading of the clocks.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Takes a reading of the clocks, before each event.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+        if self.promise.see(now.monotonic_ns) {
+            self.clock_failures += 1;
+        }
+    }
+
+    /// For how long this node promises to grant no vote when it hears from a leader.
+    pub fn promise_ms(&self) -> u32 {
+        own_promise_ms(&self.config)
+    }
+
+    /// The promise that a reply may state: none before the disk has its length, since a restarted
+    /// node could break it.
+    pub fn may_state_promise_ms(&self) -> u32 {
+        let promise_ms = self.promise_ms();
+        if self.durable.promise_ms >= promise_ms { promise_ms } else { 0 }
+    }
+
     /// One tick of the clock has passed.
     pub fn tick(&mut self, leader: Option<NodeId>) {
+        if self.config.lease.is_some() && self.now.monotonic_ns <= self.ticked_ns {
+            self.clock_failures += 1;
+        }
+        self.ticked_ns = self.now.monotonic_ns;
+        // Earlier starts may have promised for longer. Until that is over, the disk keeps it.
+        if !self.promise.holds() {
+            self.hard.promise_ms = self.promise_ms();
+        }
         self.corrected.clear();
         if self.write_out.is_some() {
             self.write_ticks = self.write_ticks.saturating_add(1);

@@ -14,13 +14,14 @@ impl Node {
         // Writing to a hasher cannot fail.
         let _ = write!(
             sink,
-            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{}",
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{}",
             core.hard_state(),
             core.durable_hard_state(),
             core.log,
             core.commit,
             core.applied,
             core.outbox,
+            core.promise,
             role,
             core.has_write_out(),
         );

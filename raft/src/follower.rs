@@ -5,8 +5,8 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
-    Body, Entry, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, Request, Round,
-    SnapshotReceived,
+    Body, Entry, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, ReadMode, Request,
+    Round, SnapshotReceived,
 };
 use std::collections::BTreeMap;
 
@@ -33,8 +33,17 @@ pub(crate) struct Follower {
     compared_at: Index,
     /// An acknowledgement is due even if it contains no news.
     reply_due: bool,
-    /// Reads sent to the leader, and the ticks they have waited.
-    reads: BTreeMap<ReadId, u32>,
+    /// Reads sent to the leader.
+    reads: BTreeMap<ReadId, Asked>,
+}
+
+/// A read sent to the leader.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// The leader may answer from its lease.
+    lease: bool,
+    /// The ticks it has waited.
+    waited: u32,
 }
 
 impl Follower {
@@ -72,7 +81,8 @@ impl Follower {
             return Next::Stay;
         }
         if core.may_campaign() {
-            return Next::PreCandidate;
+            // With a clock that is slow the promise may outlast the timeout.
+            return if core.promise.holds() { Next::Stay } else { Next::PreCandidate };
         }
         self.elapsed = 0;
         self.lose_leader(core);
@@ -98,7 +108,7 @@ impl Follower {
                 self.read_confirmed(core, read, index);
             }
             // The sender still takes this node for the leader.
-            Body::ReadIndex { read } => {
+            Body::ReadIndex { read, .. } => {
                 let reply = core.message(message.from, Body::ReadIndexReply { read, index: None });
                 core.outbox.send(reply);
             }
@@ -119,6 +129,7 @@ impl Follower {
         }
         self.leader = Some(leader);
         self.elapsed = 0;
+        core.promise.make(core.promise_ms());
         true
     }
 
@@ -216,19 +227,22 @@ impl Follower {
         let state = if self.reply_due { core.hashes.upto(self.compared_at) } else { None };
         self.reply_due = false;
         self.acknowledged = matched;
-        Some(core.message(leader, Body::Appended { matched, round: self.round, state }))
+        let (round, promise_ms) = (self.round, core.may_state_promise_ms());
+        let priority = if core.may_campaign() { core.config.priority } else { 0 };
+        Some(core.message(leader, Body::Appended { matched, round, state, promise_ms, priority }))
     }
 
     // Reads (§6.4): the leader provides the read index, and the state is this node's own.
 
-    pub fn read(&mut self, core: &mut Core) -> Result<ReadId, ReadError> {
+    pub fn read(&mut self, core: &mut Core, mode: ReadMode) -> Result<ReadId, ReadError> {
         let Some(leader) = self.leader else { return Err(ReadError::NoLeader) };
         if self.reads.len() + core.reads_waiting() >= core.config.reads_max {
             return Err(ReadError::Busy);
         }
         let read = core.new_read();
-        self.reads.insert(read, 0);
-        let question = core.message(leader, Body::ReadIndex { read });
+        let lease = mode == ReadMode::Lease;
+        self.reads.insert(read, Asked { lease, waited: 0 });
+        let question = core.message(leader, Body::ReadIndex { read, lease });
         core.outbox.send(question);
         Ok(read)
     }
@@ -250,14 +264,14 @@ impl Follower {
     fn tick_reads(&mut self, core: &mut Core) {
         let Some(leader) = self.leader else { return };
         let (again, patience) = (core.config.heartbeat_ticks, 2 * core.config.election_ticks);
-        self.reads.retain(|read, waited| {
+        self.reads.retain(|read, Asked { lease, waited }| {
             *waited += 1;
             if *waited > patience {
                 core.refuse_read(*read);
                 return false;
             }
             if waited.is_multiple_of(again) {
-                let question = core.message(leader, Body::ReadIndex { read: *read });
+                let question = core.message(leader, Body::ReadIndex { read: *read, lease: *lease });
                 core.outbox.send(question);
             }
             true

@@ -1,9 +1,14 @@
 //! Read-only views of a node for tests, simulators and tools. They serve checks after each event,
 //! without the cost of a whole [`Status`](crate::Status).
 
-use crate::{Entry, HardState, Index, LogId, Membership, Node, Snapshot, Term};
+use crate::{Counters, Entry, HardState, Index, LogId, Membership, Node, Now, Snapshot, Term};
 
 impl Node {
+    /// What was ignored, and elections.
+    pub fn counters(&self) -> &Counters {
+        &self.core().counters
+    }
+
     /// The current term.
     pub fn term(&self) -> Term {
         self.core().term()
@@ -64,6 +69,11 @@ impl Node {
     /// A driver stops the node then, and not before: otherwise the next start has the same state.
     pub fn has_given_up(&self) -> bool {
         self.core().has_given_up()
+    }
+
+    /// Whether this node leads and holds a lease at this reading of its clocks.
+    pub fn holds_lease(&self, now: Now) -> bool {
+        self.leads_with_lease(now.monotonic_ns)
     }
 
     /// Whether this node is the leader of its term.

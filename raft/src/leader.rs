@@ -2,12 +2,13 @@
 //! confirms reads by rounds of heartbeats.
 
 use crate::core::Core;
+use crate::lease::{Lease, Relied};
 use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::transfer::Transfer;
 use crate::{
     Action, Body, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus, ProposeError,
-    Proposed, ReadError, ReadId, Reading, Request, Round, SnapshotOffer, Term,
+    Proposed, ReadError, ReadId, ReadMode, Reading, Request, Round, SnapshotOffer, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -48,6 +49,7 @@ pub(crate) struct Leader {
     pub(crate) change_round: Round,
     /// This node votes no longer, and has tried to hand leadership over.
     pub(crate) retiring: bool,
+    pub(crate) lease: Lease,
 }
 
 /// The most starts of a peer that a leader remembers in one term. A command that a still earlier
@@ -89,6 +91,7 @@ impl Leader {
             round_last: (term_start, term_start),
             change_round: Round(0),
             retiring: false,
+            lease: Lease::default(),
         };
         leader.start_round(core);
         leader.try_commit(core);
@@ -111,6 +114,7 @@ impl Leader {
         if self.tick_change(core) {
             return Next::Follower { term: core.term(), leader: None };
         }
+        self.tick_priorities(core);
         self.ticks_since_quorum += 1;
         if self.ticks_since_quorum >= core.config.election_ticks {
             self.ticks_since_quorum = 0;
@@ -187,7 +191,10 @@ impl Leader {
             progress.silent_ticks = 0;
         }
         match message.body {
-            Body::Appended { matched, round, state } => {
+            Body::Appended { matched, round, state, promise_ms, priority } => {
+                if let Some(progress) = self.progress.get_mut(&from) {
+                    progress.priority = priority;
+                }
                 // A peer that knows its state hash sends it in the reply to each new round.
                 if let Some(progress) = self.progress.get_mut(&from)
                     && state.is_none()
@@ -197,6 +204,7 @@ impl Leader {
                     progress.other = None;
                 }
                 self.appended(core, from, matched, round);
+                self.rely_on(core, from, round, promise_ms);
                 if let Some(state) = state
                     && self.compare(core, from, state)
                 {
@@ -206,7 +214,7 @@ impl Leader {
             Body::Rejected { prev, hint, lost, round } => {
                 self.rejected(core, from, prev, hint, lost, round);
             }
-            Body::ReadIndex { read } => self.peer_read(core, from, read),
+            Body::ReadIndex { read, lease } => self.peer_read(core, from, read, lease),
             Body::Forward { start, number, request } => {
                 self.take_forward(core, from, start, number, request);
             }
@@ -418,6 +426,7 @@ impl Leader {
 
     fn start_round(&mut self, core: &Core) {
         self.round = self.round.next();
+        self.lease.round_begins(core, self.round);
         self.ticks_since_round = 0;
         for progress in self.progress.values_mut() {
             progress.heartbeat_due = true;
@@ -436,16 +445,45 @@ impl Leader {
         self.reads.len() + self.confirming.len() + core.reads_waiting()
     }
 
-    pub fn read(&mut self, core: &mut Core) -> Result<ReadId, ReadError> {
+    pub fn read(&mut self, core: &mut Core, mode: ReadMode) -> Result<ReadId, ReadError> {
         if self.reads_waiting(core) >= core.config.reads_max {
             return Err(ReadError::Busy);
         }
         let read = core.new_read();
-        self.reads.push(Asker::Own(read));
+        if mode == ReadMode::Lease && self.holds_lease(core, core.now().monotonic_ns) {
+            core.counters.lease_reads += 1;
+            core.confirm_read(read, core.commit);
+        } else {
+            self.reads.push(Asker::Own(read));
+        }
         Ok(read)
     }
 
-    fn peer_read(&mut self, core: &mut Core, from: NodeId, read: ReadId) {
+    /// Whether this leader may answer reads without a round, at this reading of its clock. No
+    /// other leader has been elected by then, so all that was ever acknowledged to a client is
+    /// below this leader's commit index. A read that was requested before the reading sees all of
+    /// it, however late it is served.
+    pub fn holds_lease(&self, core: &Core, now_ns: u64) -> bool {
+        let relied = |id: NodeId| self.progress.get(&id).map_or(Relied::default(), |p| p.relied);
+        self.is_serving(core) && self.lease.holds(core, now_ns, core.log.membership(), relied)
+    }
+
+    /// A peer has replied to a round with a promise of this length.
+    fn rely_on(&mut self, core: &Core, from: NodeId, round: Round, promise_ms: u32) {
+        if let Some(progress) = self.progress.get_mut(&from)
+            && let Some(relied) = self.lease.relies_until(core, round, promise_ms)
+        {
+            progress.relied = progress.relied.or(relied);
+        }
+    }
+
+    fn peer_read(&mut self, core: &mut Core, from: NodeId, read: ReadId, lease: bool) {
+        if lease && self.holds_lease(core, core.now().monotonic_ns) {
+            core.counters.lease_reads += 1;
+            let index = Some(core.commit);
+            let reply = core.message(from, Body::ReadIndexReply { read, index });
+            return core.outbox.send(reply);
+        }
         let waits =
             |asker: &Asker| matches!(asker, Asker::Peer(id, r) if (*id, *r) == (from, read));
         let known =
@@ -518,6 +556,7 @@ impl Leader {
             in_snapshot: matches!(p.state, State::Snapshot(_)),
             silent_ticks: p.silent_ticks,
             losses: p.losses,
+            priority: p.priority,
             agrees: p.agrees,
             differs_at: (p.agrees == Some(false)).then_some(p.differs_at),
         };

@@ -78,6 +78,12 @@ pub enum Body {
         /// The hash of what the sender has applied. Set only in the reply to a new round, if it is
         /// known.
         state: Option<StateHash>,
+        /// For how long the sender grants no vote, in milliseconds of its own clock since it
+        /// received the latest message of this leader. 0 without leases.
+        promise_ms: u32,
+        /// The sender's priority. 0 while it could not lead, for instance because its disk is
+        /// stalled.
+        priority: u8,
     },
     /// Reports that the sender's log has no entry `prev`.
     Rejected {
@@ -96,13 +102,16 @@ pub enum Body {
     ReadIndex {
         /// The follower's token for the read.
         read: ReadId,
+        /// The leader may answer from its lease.
+        lease: bool,
     },
     /// The reply to a `ReadIndex`. The follower may serve the read once it has applied up to
     /// `index`.
     ReadIndexReply {
         /// The token from the `ReadIndex`.
         read: ReadId,
-        /// The leader's commit index, confirmed by a quorum after the request arrived. `None` if
+        /// The leader's commit index, confirmed by a quorum after the request arrived, or by a
+        /// lease that held then. `None` if
         /// the sender is not the leader, or has too many reads waiting.
         index: Option<Index>,
     },

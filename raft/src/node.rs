@@ -83,7 +83,7 @@ impl Node {
     /// One tick of the clock has passed. Call it once for each tick length; ticks that were missed
     /// are not made up for. `now` never goes backwards, over the calls of all methods.
     pub fn tick(&mut self, now: Now) {
-        self.core.now = now;
+        self.core.set_now(now);
         let leader = self.leader();
         self.core.tick(leader);
         let next = match &mut self.role {
@@ -101,7 +101,7 @@ impl Node {
     /// its own term (§3.3). A peer may be stale or faulty: it is corrected or ignored, never
     /// trusted.
     pub fn step(&mut self, now: Now, message: Message) {
-        self.core.now = now;
+        self.core.set_now(now);
         // The log of a diverged node is reset and its state is wrong: it only waits to be stopped.
         if self.core.is_diverged() || !self.core.admits(&message) {
             return;
@@ -115,7 +115,7 @@ impl Node {
         }
         // Requests for votes are ignored while the leader is live (§4.2.3). This precedes any
         // change of term.
-        if asks_to_disturb(&message.body) && self.hears_a_leader() {
+        if asks_to_disturb(&message.body) && (self.hears_a_leader() || self.core.promise.holds()) {
             return;
         }
         // A leader of a later membership has to be followed (§4.1), although this node does not
@@ -151,7 +151,7 @@ impl Node {
         now: Now,
         request: impl Into<Request>,
     ) -> Result<Proposed, ProposeError> {
-        self.core.now = now;
+        self.core.set_now(now);
         let request = request.into();
         let limit_bytes = self.core.config.command_bytes_max;
         if request.len() > limit_bytes {
@@ -170,7 +170,7 @@ impl Node {
     /// returned number follows, unless the node stops first. Once the request is appended, this
     /// node's own log shows whether it is committed, even if the leader fails.
     pub fn forward(&mut self, now: Now, request: impl Into<Request>) -> Result<u64, ProposeError> {
-        self.core.now = now;
+        self.core.set_now(now);
         let request = request.into();
         let limit_bytes = self.core.config.command_bytes_max;
         if request.len() > limit_bytes {
@@ -185,20 +185,20 @@ impl Node {
     /// Requests a read, on any node. [`Action::Serve`] or [`Action::Refuse`] follows, unless the
     /// node stops first.
     pub fn read(&mut self, now: Now, mode: ReadMode) -> Result<ReadId, ReadError> {
-        self.core.now = now;
-        let (ReadMode::Linearizable | ReadMode::Lease) = mode;
+        self.core.set_now(now);
         match &mut self.role {
-            Role::Follower(follower) => follower.read(&mut self.core),
+            Role::Follower(follower) => follower.read(&mut self.core, mode),
             Role::Candidate(_) => Err(ReadError::NoLeader),
-            Role::Leader(leader) => leader.read(&mut self.core),
+            Role::Leader(leader) => leader.read(&mut self.core, mode),
         }
     }
 
-    /// Starts a pre-vote without waiting for the election timeout, unless this node leads or may
-    /// not campaign. A live leader is not disturbed by it.
+    /// Starts a pre-vote without waiting for the election timeout, unless this node leads, may not
+    /// campaign, or has promised not to (see [`LeaseConfig`](crate::LeaseConfig)). A live leader is not disturbed by it.
     pub fn campaign(&mut self, now: Now) {
-        self.core.now = now;
-        if !matches!(self.role, Role::Leader(_)) && self.core.may_campaign() {
+        self.core.set_now(now);
+        let may_campaign = self.core.may_campaign() && !self.core.promise.holds();
+        if !matches!(self.role, Role::Leader(_)) && may_campaign {
             self.enter(Next::PreCandidate);
         }
     }
@@ -208,7 +208,7 @@ impl Node {
     /// proposals: they are rejected as `NotLeader` without a leader, and can be repeated. If the
     /// target does not lead by then, this node goes on.
     pub fn transfer(&mut self, now: Now, to: Option<NodeId>) -> Result<NodeId, TransferError> {
-        self.core.now = now;
+        self.core.set_now(now);
         let leader = self.leader();
         let Role::Leader(role) = &mut self.role else {
             return Err(TransferError::NotLeader { leader });
@@ -219,7 +219,7 @@ impl Node {
     /// Sends a heartbeat to all peers at once, if this node leads. Returns its round, for
     /// [`Change::since`].
     pub fn ask_peers(&mut self, now: Now) -> Option<Round> {
-        self.core.now = now;
+        self.core.set_now(now);
         match &mut self.role {
             Role::Leader(leader) => Some(leader.ask_peers(&self.core)),
             Role::Follower(_) | Role::Candidate(_) => None,
@@ -233,7 +233,7 @@ impl Node {
     /// and its entry ([`Status::membership_index`]) is committed. It is given up, and the
     /// membership is the previous one, if its new voters do not catch up in time.
     pub fn set_members(&mut self, now: Now, change: Change) -> Result<Index, ChangeError> {
-        self.core.now = now;
+        self.core.set_now(now);
         let leader = self.leader();
         let Role::Leader(role) = &mut self.role else {
             return Err(ChangeError::NotLeader { leader });
@@ -275,7 +275,7 @@ impl Node {
 
     /// A write is durable. Receipts that are not for the pending write are ignored and counted.
     pub fn persisted(&mut self, now: Now, done: Durable) {
-        self.core.now = now;
+        self.core.set_now(now);
         if !self.core.persisted(done) {
             return;
         }
@@ -292,14 +292,14 @@ impl Node {
 
     /// The state machine has applied a batch or restored a snapshot.
     pub fn applied(&mut self, now: Now, done: Applied) {
-        self.core.now = now;
+        self.core.set_now(now);
         self.core.applied(done);
         self.check();
     }
 
     /// A snapshot is durable, or could not be written. Only a durable snapshot frees log entries.
     pub fn compact(&mut self, now: Now, done: SnapshotDurable) {
-        self.core.now = now;
+        self.core.set_now(now);
         self.core.compact(done);
         self.trim();
         self.check();
@@ -331,7 +331,7 @@ impl Node {
     /// A snapshot received from a leader is durable. Receipts of another start are ignored and
     /// counted.
     pub fn install(&mut self, now: Now, done: SnapshotReceived) {
-        self.core.now = now;
+        self.core.set_now(now);
         if !self.core.is_received(&done) {
             return;
         }
@@ -405,6 +405,7 @@ impl Node {
             leader: self.leader(),
             transferring: self.transferring(),
             serving,
+            lease: self.holds_lease(core.now()),
             last: core.log.last(),
             durable: core.log.durable(),
             commit: core.commit,
@@ -431,6 +432,13 @@ impl Node {
             Role::Follower(follower) => follower.leader,
             Role::Candidate(_) => None,
             Role::Leader(_) => Some(self.core.id()),
+        }
+    }
+
+    pub(crate) fn leads_with_lease(&self, now_ns: u64) -> bool {
+        match &self.role {
+            Role::Leader(leader) => leader.holds_lease(&self.core, now_ns),
+            Role::Follower(_) | Role::Candidate(_) => false,
         }
     }
 

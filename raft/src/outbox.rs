@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn hard(term: u64, vote: Option<NodeId>) -> HardState {
-        HardState { term: Term(term), vote, lost: None }
+        HardState { term: Term(term), vote, lost: None, promise_ms: 0 }
     }
 
     #[test]

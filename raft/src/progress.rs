@@ -2,6 +2,7 @@
 //!
 //! Appends are not queued: the next one is built from this state when there is room for it.
 
+use crate::lease::Relied;
 use crate::{Index, LogId, Round, StateHash};
 use std::collections::VecDeque;
 
@@ -53,6 +54,15 @@ pub(crate) struct Progress {
     pub told_commit: Index,
     /// The appends with entries that are in flight.
     pub inflight: Inflight,
+    /// The peer's priority, as of its latest reply; 0 while it could not lead.
+    pub priority: u8,
+    /// Ticks for which the peer has been preferred to the leader, and healthy.
+    pub preferred_ticks: u32,
+    /// An earlier end of the leader's log, and for how many ticks the peer has not reached it.
+    pub chased: Index,
+    pub chase_ticks: u32,
+    /// Until when the leader may rely on the peer's promise to grant no vote.
+    pub relied: Relied,
     /// Consecutive snapshot transfers that failed.
     snapshot_failures: u32,
     /// Ticks until a snapshot may be offered again.
@@ -101,6 +111,11 @@ impl Progress {
             forwarded: Index(0),
             told_commit: Index(0),
             inflight: Inflight::default(),
+            priority: 0,
+            preferred_ticks: 0,
+            chased: next,
+            chase_ticks: 0,
+            relied: Relied::default(),
             snapshot_failures: 0,
             snapshot_wait: 0,
         }
@@ -126,6 +141,14 @@ impl Progress {
     /// Whether the peer has confirmed the leader's state at `base` or later.
     pub fn confirms(&self, base: Index) -> bool {
         self.agrees == Some(true) && self.agreed_at >= base
+    }
+
+    /// One tick in which the leader's log ends with `last`.
+    pub fn chase(&mut self, last: Index) {
+        self.chase_ticks = self.chase_ticks.saturating_add(1);
+        if self.matched >= self.chased {
+            (self.chased, self.chase_ticks) = (last, 0);
+        }
     }
 
     /// Returns to probing from `next`, or from right after `matched` if that is later.

@@ -73,8 +73,9 @@ pub enum ReadMode {
     /// By a round of heartbeats to a quorum (§6.4). The read sees every write that completed
     /// before it was requested.
     Linearizable,
-    /// By the leader's lease (§6.4.1). Leases are not implemented yet: the read is confirmed like
-    /// a linearizable one.
+    /// By the leader's lease (§6.4.1), at once. A leader without a lease confirms the read like a
+    /// linearizable one. The read sees every write that completed before it was requested, if the
+    /// clocks of the nodes keep within [`LeaseConfig::drift_ppm`](crate::LeaseConfig::drift_ppm).
     Lease,
 }
 

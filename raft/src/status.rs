@@ -31,6 +31,9 @@ pub struct Status {
     /// Whether the node leads and has applied the no-op of its term. Only then does it know what is
     /// committed (§6.4).
     pub serving: bool,
+    /// Whether the node leads and holds a lease: it answers lease reads without a round of
+    /// heartbeats.
+    pub lease: bool,
     /// The last entry of its log.
     pub last: LogId,
     /// The last index that is on its disk.
@@ -95,6 +98,8 @@ pub struct PeerStatus {
     /// If it does not agree: the first index at which it was found to differ. While no quorum has
     /// one state from there on, the leader sends no snapshot to anybody.
     pub differs_at: Option<Index>,
+    /// Its priority, as of its latest reply; 0 while it could not lead.
+    pub priority: u8,
     /// How many times this leader has found that the peer lost entries that it had acknowledged.
     pub losses: u64,
 }
@@ -129,4 +134,8 @@ pub struct Counters {
     pub states_differ: u64,
     /// The times it stopped leading because its disk was stalled while the others could commit.
     pub disk_stepped_down: u64,
+    /// Lease reads that this node has answered from its lease: its own and those of followers.
+    pub lease_reads: u64,
+    /// Times this node, as leader, began to hand leadership over to a voter with a higher priority.
+    pub gave_way: u64,
 }

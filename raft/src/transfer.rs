@@ -37,7 +37,7 @@ pub enum TransferError {
 }
 
 /// A target that has not replied for this many ticks is not waited for. At least two heartbeats.
-fn silence_max(core: &Core) -> u32 {
+pub(crate) fn silence_max(core: &Core) -> u32 {
     (core.config.election_ticks / 2).max(2 * core.config.heartbeat_ticks)
 }
 
@@ -111,6 +111,7 @@ impl Leader {
         let is_due = transfer.told_at.is_none_or(|told_at| transfer.ticks >= told_at + every);
         if is_whole && is_due {
             transfer.told_at = Some(transfer.ticks);
+            self.lease.give_up();
             let message = core.message(transfer.to, Body::TimeoutNow);
             core.outbox.send(message);
         }

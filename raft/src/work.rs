@@ -64,6 +64,10 @@ pub struct HardState {
     /// value is the last entry of the log before the loss. The node neither votes nor campaigns
     /// until its log is as up to date again.
     pub lost: Option<crate::LogId>,
+    /// The longest time, in milliseconds, for which this node may have promised to grant no vote
+    /// since it heard from a leader (see [`LeaseConfig`](crate::LeaseConfig)). It waits for as long
+    /// after a start. 0 if it has made no such promise.
+    pub promise_ms: u32,
 }
 
 /// How a write changes where the log begins.

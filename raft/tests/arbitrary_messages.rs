@@ -142,12 +142,14 @@ fn body() -> impl Strategy<Value = Body> {
                 Body::Append { prev, entries, commit, round, time }
             }
         ),
-        (index(), round(), prop::option::of(state()))
-            .prop_map(|(matched, round, state)| { Body::Appended { matched, round, state } }),
+        (index(), round(), prop::option::of(state())).prop_map(|(matched, round, state)| {
+            let promise_ms = (round.0 % 3) as u32 * 50;
+            Body::Appended { matched, round, state, promise_ms, priority: 1 }
+        }),
         state().prop_map(|state| Body::Diverged { state }),
         (index(), log_id(), any::<bool>(), round())
             .prop_map(|(prev, hint, lost, round)| Body::Rejected { prev, hint, lost, round }),
-        read().prop_map(|read| Body::ReadIndex { read }),
+        (read(), any::<bool>()).prop_map(|(read, lease)| Body::ReadIndex { read, lease }),
         (read(), prop::option::of(index()))
             .prop_map(|(read, index)| Body::ReadIndexReply { read, index }),
         Just(Body::TimeoutNow),

@@ -157,6 +157,10 @@ checks! {
     /// A leader without contact to a quorum steps down within two election timeouts (§6.2). This
     /// leader did not: its clients wait in vain.
     LeaderHearsAQuorumOrLeadsNoMore = "a leader hears a quorum or leads no more",
+    /// When a leader is elected, the leases of all earlier leaders are over (§6.4.1), by the clocks
+    /// of those. A read that this leader answers from its lease may miss what the later one has
+    /// committed.
+    LeaseEndsBeforeAnotherLeads = "a lease ends before another leads",
     /// A leader never overwrites or removes entries of its own log (§3.5).
     LeaderOnlyAppends = "a leader only appends",
     /// A leader whose disk stalls while the others commit steps down within a few election
@@ -235,6 +239,12 @@ checks! {
     OnlyWhatIsCommittedIsApplied = "only what is committed is applied",
     /// A promise that a test defines.
     PromiseOfThisTest = "a promise of this test",
+    /// When all nodes are healthy again, no voter has a higher priority than the leader.
+    PreferredNodeLeadsInTheEnd = "a preferred node leads in the end",
+    /// A node that has promised its leader to grant no vote for some time keeps that promise, even
+    /// if it restarts meanwhile (§6.4.1). The lease of its leader rests on it. Elections that a
+    /// leader has ordered are exempt.
+    PromiseToALeaderIsKept = "a promise to a leader is kept",
     /// The answer to a proposal is its result, certainly not done, or unknown. This answer differs
     /// from the outcome of the entry.
     ProposalIsAnsweredWithWhatBecameOfIt = "a proposal is answered with what became of it",

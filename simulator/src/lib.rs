@@ -46,6 +46,7 @@ pub mod faults;
 mod hush;
 mod in_force;
 mod kit;
+mod leases;
 mod limits;
 pub mod linearizability;
 mod log;

@@ -7,18 +7,20 @@ use crate::copies;
 use crate::log::{AnyLog, OpenStore, Store};
 use crate::observer::has_answer;
 use crate::plan::Swarm;
+use crate::random::{Purpose, Stream};
 use crate::shadow::{Change, Shadow, read};
 use crate::violation::{Violation, violation};
 use bytes::Bytes;
 use driver::{Answer, Replica, SessionNumber, StateMachine, hashed};
 use raft::{
-    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, Payload, ReadId, Restored,
-    Snapshot, TakeSnapshot, Write, entry_hash,
+    Apply, Config, Incarnation, Index, LeaseConfig, LogId, Membership, Node, NodeId, Payload,
+    ReadId, Restored, Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use storage::testing::{MemDisk, Operation, Verdict};
 use storage::{BaseError, Case, ClusterId, Directory, Log, LogConfig, OpenError, Snapshots};
 
@@ -203,6 +205,12 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     }
     if swarm.reads_max > 0 {
         config.reads_max = swarm.reads_max as usize;
+    }
+    config.priority = swarm.priority(id);
+    let is_off = Stream::new(seed, Purpose::Lease, life).chance(swarm.lease_off_ppm);
+    if swarm.lease_drift_ppm > 0 && !is_off {
+        let tick = Duration::from_micros(u64::from(swarm.tick_us));
+        config.lease = Some(LeaseConfig { tick, drift_ppm: swarm.lease_drift_ppm });
     }
     config
 }
@@ -567,6 +575,7 @@ impl<M: StateMachine> Running<M> {
     /// that after the entry: of a batch that the machine applies at once, for the last entry only.
     pub fn apply(
         &mut self,
+        now: raft::Now,
         flips: &mut bool,
         mut each: impl FnMut(
             Index,
@@ -627,7 +636,7 @@ impl<M: StateMachine> Running<M> {
             each(self.machine_at, entry, answer, is_after.then_some(&self.replica))?;
             self.machine_at = entry.id.index;
         }
-        self.node.applied(raft::Now::default(), apply.applied_with(hashes));
+        self.node.applied(now, apply.applied_with(hashes));
         Ok(())
     }
 

@@ -138,6 +138,30 @@ swarm! {
     sessions,
     /// The time that a session lives without a use, in milliseconds: 60,000, 2,000 or 300.
     session_ttl_ms,
+    /// The bound on clock drift of leases: 10,000, 100,000 or 250,000, which no clock exceeds then;
+    /// 0 in half of the plans: there are no leases, and clocks run at any rate.
+    lease_drift_ppm,
+    /// Share of starts of a node at which leases are off: 0, or 300,000 in one plan of three.
+    lease_off_ppm,
+    /// The priorities of the nodes, from 0 to 3: two bits for each, those of node 0 last. Not 0 in a
+    /// third of the plans. Layer 1 only.
+    priorities,
+}
+
+impl Swarm {
+    /// The priority of a node.
+    pub fn priority(&self, node: u64) -> u8 {
+        (self.priorities.checked_shr(2 * node as u32).unwrap_or(0) & 3) as u8
+    }
+
+    /// The rate of a clock in per mille of simulated time, within the bound on drift if there are
+    /// leases.
+    pub fn clock_rate(&self, per_mille: u64) -> u64 {
+        match u64::from(self.lease_drift_ppm / 1_000) {
+            0 => per_mille,
+            drift => per_mille.clamp(1_000 - drift, 1_000 + drift),
+        }
+    }
 }
 
 /// As the node of a fault: the node that leads when the fault strikes.
@@ -409,11 +433,16 @@ impl Plan {
             churn: 0,
             sessions: 0,
             session_ttl_ms: 0,
+            lease_drift_ppm: 0,
+            lease_off_ppm: 0,
+            priorities: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);
         plan.draw_churn(among);
         plan.draw_sessions();
+        plan.draw_leases();
+        plan.draw_priorities();
         plan
     }
 
@@ -491,6 +520,27 @@ impl Plan {
         if self.swarm.sessions > 0 {
             self.swarm.session_ttl_ms = draw.pick(&[60_000, 2_000, 300]);
         }
+    }
+
+    /// Draws the priorities of the nodes. If a disk fails for good, nobody else can tell that its
+    /// node should not be preferred, until something is written.
+    fn draw_priorities(&mut self) {
+        let mut draw = Stream::new(self.seed, Purpose::Priority, 0);
+        if draw.below(3) == 0 && self.swarm.lasting < 5 {
+            self.swarm.priorities = draw.below(1 << 32) as u32;
+        }
+    }
+
+    /// Draws the settings of leases. They have a stream of their own, so that they change nothing
+    /// else in a plan.
+    fn draw_leases(&mut self) {
+        let mut draw = Stream::new(self.seed, Purpose::Lease, 0);
+        // With three ticks, one of them is left for a promise.
+        if draw.below(2) == 0 || self.swarm.election_ticks < 3 {
+            return;
+        }
+        self.swarm.lease_drift_ppm = draw.pick(&[10_000, 100_000, 250_000]);
+        self.swarm.lease_off_ppm = draw.pick(&[0, 0, 300_000]);
     }
 
     /// Draws changes of the membership, in one plan of three. They have streams of their own, so

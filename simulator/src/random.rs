@@ -28,6 +28,10 @@ pub enum Purpose {
     Churn,
     /// The sessions of clients.
     Sessions,
+    /// Leases, and clocks within their bound on drift.
+    Lease,
+    /// The priorities of nodes.
+    Priority,
 }
 
 /// A stream of draws.

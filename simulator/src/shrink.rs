@@ -47,6 +47,9 @@ const CALM: &[(&str, u32)] = &[
     ("reads_ppm", 0),
     ("churn", 0),
     ("sessions", 0),
+    ("priorities", 0),
+    ("lease_off_ppm", 0),
+    ("lease_drift_ppm", 0),
 ];
 
 /// Parameters and values that may make the run fail sooner. They are accepted only if it fails

@@ -18,6 +18,7 @@ use crate::checks::Check;
 use crate::contact::Contact;
 use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
 use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
+use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
@@ -172,6 +173,8 @@ struct Operation_ {
     floor: Index,
     /// The event at which it reached a node.
     came_at: u64,
+    /// A lease is enough to confirm it.
+    by_lease: bool,
     open: bool,
     in_session: InSession,
 }
@@ -238,6 +241,7 @@ pub(crate) struct World<'a, W: Workload> {
     operations: Vec<Operation_>,
     observer: Observer<W::Machine>,
     contact: Contact,
+    leases: Leases,
     /// The hashes of snapshots that were taken of a diverged state.
     wrong_snapshots: BTreeSet<Option<u64>>,
     /// The last entry that was applied to a diverged copy, even if that copy is gone.
@@ -325,6 +329,7 @@ impl<'a, W: Workload> World<'a, W> {
             timeline: Timeline::new(record, plan.nodes),
             replay: Replay::new(record),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
+            leases: Leases::new(plan.nodes),
             wrong_snapshots: BTreeSet::new(),
             differed_until: Index(0),
             limits: Limits::new(plan.nodes, &plan.swarm),
@@ -343,6 +348,13 @@ impl<'a, W: Workload> World<'a, W> {
             trace: seed,
             queue: Queue::new(),
         };
+        // With leases, clocks drift from the beginning.
+        if plan.swarm.lease_drift_ppm > 0 {
+            for (id, host) in (1..).zip(&mut world.hosts) {
+                let drift = Stream::new(seed, Purpose::Lease, id).pick(&[0, 1_000, 2_000]);
+                host.set_clock_rate(0, plan.swarm.clock_rate(drift));
+            }
+        }
         (0..plan.nodes as usize).for_each(|node| world.queue.push(0, Event::Start(node)));
         for (at, fault) in plan.faults.iter().enumerate() {
             world.queue.push(fault.at_us, Event::Strike(at));
@@ -598,7 +610,15 @@ impl<'a, W: Workload> World<'a, W> {
         let next_us = (u64::from(self.plan.swarm.tick_us) * 1_000 / rate).max(1);
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
         let now = self.now(node);
-        self.on(node, |running| running.node.tick(now))?;
+        let mut gave_way = false;
+        self.on(node, |running| {
+            let before = running.node.counters().gave_way;
+            running.node.tick(now);
+            gave_way = running.node.counters().gave_way > before;
+        })?;
+        if gave_way {
+            self.marks.hit("a leader gave way to a preferred node");
+        }
         self.no_sick_leader(node)?;
         match &self.hosts[node].up {
             Some(running) => {
@@ -647,7 +667,19 @@ impl<'a, W: Workload> World<'a, W> {
             self.limits.arrives(node, &message);
         }
         let append = matches!(message.body, Body::Append { .. });
+        if matches!(message.body, Body::ReadIndex { lease: true, .. })
+            && self.hosts[node].up.as_ref().is_some_and(|running| running.node.holds_lease(now))
+        {
+            self.marks.hit("a leader answered a follower from its lease");
+        }
         let (sender, term) = (message.from, message.term);
+        if let Some(running) = &self.hosts[node].up
+            && append
+            && running.node.leader() == Some(sender)
+            && running.node.term() == term
+        {
+            self.leases.heard_leader(node, term, now);
+        }
         self.on(node, |running| running.node.step(now, message))?;
         if let Some(running) = &self.hosts[node].up
             && append
@@ -655,6 +687,7 @@ impl<'a, W: Workload> World<'a, W> {
             && running.node.term() == term
         {
             self.contact.heard_leader(node, &running.node);
+            self.leases.heard_leader(node, term, now);
         }
         Ok(())
     }
@@ -701,6 +734,17 @@ impl<'a, W: Workload> World<'a, W> {
         Ok(())
     }
 
+    /// Checks the leases of all nodes, those that are paused included.
+    fn check_leases(&mut self) -> Result<(), Violation> {
+        for node in 0..self.hosts.len() {
+            let now = self.now(node);
+            if let Some(running) = &self.hosts[node].up {
+                self.leases.look(node, &running.node, now, self.events)?;
+            }
+        }
+        Ok(())
+    }
+
     fn look(&mut self, node: usize) -> Result<(), Violation> {
         self.pass_time();
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
@@ -718,7 +762,9 @@ impl<'a, W: Workload> World<'a, W> {
         self.contact.look(node, &running.node, membership, self.events)?;
         let term = running.node.term();
         self.timeline.look(node, &running.node, running.machine_at);
+        self.leases.look(node, &running.node, self.now(node), self.events)?;
         if elected {
+            self.check_leases()?;
             self.marks.hit("a leader was elected");
             self.note(3, node, term.0);
         }

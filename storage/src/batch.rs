@@ -15,7 +15,8 @@
 //! 49  last: (term: u64, index: u64)      the end of the log after this batch
 //! 65  first: u64         the index of the first entry
 //! 73  entries: u32, base length: u32
-//! 81  base: raft::Snapshot (codec)
+//! 81  promise: u32      of the hard state, in milliseconds
+//! 85  base: raft::Snapshot (codec)
 //!     entries, each: term: u64, time: u64, number: u64, kind: u8, length: u32, payload
 //! ```
 //!
@@ -31,7 +32,7 @@ use raft::{
     CommandNumber, Entry, HardState, Index, LogId, LogTime, NodeId, Payload, Snapshot, Term,
 };
 
-const HEAD_BYTES: usize = 81;
+const HEAD_BYTES: usize = 85;
 const ENTRY_HEAD_BYTES: usize = 29;
 /// The most bytes of a batch. The core's limits keep writes far below it; a larger one panics.
 const BATCH_BYTES_MAX: usize = 1 << 30;
@@ -99,6 +100,7 @@ impl Draft<'_> {
         }
         head[73..77].copy_from_slice(&(self.entries.len() as u32).to_le_bytes());
         head[77..81].copy_from_slice(&(self.base.len() as u32).to_le_bytes());
+        head[81..85].copy_from_slice(&hard.promise_ms.to_le_bytes());
         into.put(&head);
         into.put(self.base);
         for entry in self.entries {
@@ -186,6 +188,7 @@ fn decode(content: Bytes, number: u64, checksum: u32, blocks: u32, synced: Mark)
         term: Term(u64_at(head, 17)),
         vote: (flags & VOTE != 0).then(|| NodeId(u64_at(head, 25))),
         lost: (flags & LOST != 0).then(|| id(33)),
+        promise_ms: u32_at(head, 81),
     };
     let base_end = HEAD_BYTES.checked_add(u32_at(head, 77) as usize)?;
     let base = codec::decode(content.get(HEAD_BYTES..base_end)?).ok()?;

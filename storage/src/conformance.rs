@@ -10,10 +10,11 @@
 use crate::{LogStore, PersistError};
 use bytes::Bytes;
 use raft::{
-    Action, Body, CommandNumber, Config, Entry, HardState, Incarnation, Index, LogId, LogStart,
-    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, Restored, Round, Snapshot,
-    SnapshotOffer, TakeSnapshot, Term, Write,
+    Action, Body, CommandNumber, Config, Entry, HardState, Incarnation, Index, LeaseConfig, LogId,
+    LogStart, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, Restored, Round,
+    Snapshot, SnapshotOffer, TakeSnapshot, Term, Write,
 };
+use std::time::Duration;
 
 /// The node whose log is stored. Its peers are 2, which sends everything, and 3.
 const NODE: NodeId = NodeId(1);
@@ -450,6 +451,8 @@ impl<'a, L: LogStore> Kit<'a, L> {
 fn node(start_nonce: u64, restored: Restored) -> Node {
     let mut config = Config::new(NODE, Incarnation(NODE.0), start_nonce);
     config.snapshot_log_bytes = 1;
+    // The hard state then has a promise, too.
+    config.lease = Some(LeaseConfig { tick: Duration::from_millis(10), drift_ppm: 1_000 });
     match Node::new(config, restored) {
         Ok(node) => node,
         Err(error) => panic!("the log store restores a state that no core has: {error}"),

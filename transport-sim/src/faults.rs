@@ -99,7 +99,8 @@ impl<A: App> Cluster<A> {
                 let mut world = self.world();
                 world.pass_time();
                 let by_ms = world.clocks.below(2 * JUMP_MS) as i64 - JUMP_MS as i64;
-                world.hosts[node].clock.set_rate(fault.amount);
+                let per_mille = world.plan.swarm.clock_rate(fault.amount);
+                world.hosts[node].clock.set_rate(per_mille);
                 world.hosts[node].clock.jump(by_ms);
             }
             FaultKind::WallJump => {

@@ -5,5 +5,6 @@
 
 mod changes;
 mod cluster;
+mod leases;
 mod sessions;
 mod support;

@@ -112,6 +112,7 @@ pub(super) fn describe(app: &App, status: &DriverStatus) -> Value {
                 "last_heard_ms": if is_self { Some(0) } else { silent.map(|s| s.as_millis() as u64) },
                 "agrees": peer.and_then(|peer| peer.agrees),
                 "losses": peer.map(|peer| peer.losses),
+                "priority": peer.map(|peer| peer.priority),
             })
         })
         .collect();
@@ -119,6 +120,7 @@ pub(super) fn describe(app: &App, status: &DriverStatus) -> Value {
         "node": app.id.0,
         "cluster_id": app.cluster.map(|cluster| cluster.to_string()),
         "serving": status.serving(),
+        "lease": raft.lease,
         "not_ready": status.ready().err().map(|reason| reason.to_string()),
         "leader": raft.leader.map(|leader| leader.0),
         "term": raft.term.0,

@@ -7,7 +7,7 @@
 use super::duration;
 use kv::address::member;
 use kv::serve::{ELECTION_TIMEOUT, ELECTION_TIMEOUTS, Peer, ServeConfig};
-use raft::NodeId;
+use raft::{LeaseConfig, NodeId};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,6 +51,14 @@ pub struct Flags {
     /// than the usual stalls of network and disks, and the same on all nodes [default: 300ms]
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = election_timeout)]
     pub election_timeout: Option<Duration>,
+    /// Leases: the leader answers reads with `consistency=lease` without asking the others. The
+    /// percentage bounds the drift of each node's clock: 1 is far above what clocks of machines do.
+    /// Set the same on all nodes [default: no leases]
+    #[arg(long, env = "RAFT_KV_LEASE_DRIFT", value_name = "PERCENT", value_parser = lease_drift)]
+    pub lease_drift: Option<u32>,
+    /// A leader gives way to a healthy voter with a higher priority, from 0 to 255 [default: 0]
+    #[arg(long, env = "RAFT_KV_PRIORITY", value_name = "NUMBER")]
+    pub priority: Option<u8>,
     /// Let clients cut and restore links between nodes (for tests only)
     #[arg(long, env = "RAFT_KV_FAULT_INJECTION", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub fault_injection: Option<bool>,
@@ -87,6 +95,8 @@ struct File {
     join: Option<bool>,
     campaign_at_start: Option<bool>,
     election_timeout: Option<String>,
+    lease_drift: Option<f64>,
+    priority: Option<u8>,
     fault_injection: Option<bool>,
     no_forward: Option<bool>,
     hosts: Option<Vec<String>>,
@@ -162,6 +172,12 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         })?),
         _ => None,
     };
+    let file_drift = match (file.lease_drift, &flags.config) {
+        (Some(percent), Some(path)) => Some(lease_drift(&percent.to_string()).map_err(|why| {
+            SettingsError::File { path: path.clone(), why: format!("lease-drift: {why}") }
+        })?),
+        _ => None,
+    };
     let id = flags.id.or(file.id).ok_or(SettingsError::Missing("id"))?;
     let peers = flags.peers.or(file_peers).ok_or(SettingsError::Missing("peers"))?;
     let bootstrap = flags.bootstrap.or(file.bootstrap).unwrap_or(false);
@@ -188,6 +204,8 @@ pub fn resolve(flags: Flags) -> Result<Settings, SettingsError> {
         join,
         campaign_at_start: flags.campaign_at_start.or(file.campaign_at_start).unwrap_or(false),
         election_timeout: flags.election_timeout.or(file_timeout).unwrap_or(ELECTION_TIMEOUT),
+        lease_drift_ppm: flags.lease_drift.or(file_drift),
+        priority: flags.priority.or(file.priority).unwrap_or(0),
         fault_injection: flags.fault_injection.or(file.fault_injection).unwrap_or(false),
         hosts: flags.hosts.or(file_hosts).unwrap_or_default(),
         insecure: flags.insecure.or(file.insecure).unwrap_or(false),
@@ -253,6 +271,19 @@ pub fn election_timeout(text: &str) -> Result<Duration, String> {
                 "{text} is {timeout:?}: an election timeout is at least {least:?} and at most {most:?}; \
                  a number without a unit counts seconds"
             ))
+        }
+    }
+}
+
+/// Parses a bound on clock drift in percent. Returns it in parts per million.
+pub fn lease_drift(text: &str) -> Result<u32, String> {
+    let percent = text.trim().trim_end_matches('%').parse::<f64>();
+    let ppm = percent.map_or(0.0, |percent| percent * 10_000.0).round();
+    match (1.0..=f64::from(LeaseConfig::DRIFT_PPM_MAX)).contains(&ppm) {
+        true => Ok(ppm as u32),
+        false => {
+            let most = LeaseConfig::DRIFT_PPM_MAX / 10_000;
+            Err(format!("{text:?} is no bound on clock drift: expected a percentage up to {most}"))
         }
     }
 }
@@ -335,6 +366,22 @@ mod tests {
         writeln!(file, "election-timeout = \"1ms\"").unwrap();
         let given = Flags { config: Some(file.path().to_owned()), ..flags() };
         assert!(resolve(given).err().unwrap().to_string().contains("election-timeout"));
+    }
+
+    #[test]
+    fn a_bound_on_clock_drift_is_a_percentage_and_a_priority_a_number() {
+        for (text, ppm) in [("1", 10_000), ("0.05", 500), ("25%", 250_000), ("0.0001", 1)] {
+            assert_eq!(lease_drift(text), Ok(ppm));
+        }
+        for text in ["0", "26", "-1", "NaN", "inf", "much", ""] {
+            assert!(lease_drift(text).unwrap_err().contains("a percentage up to 25"), "{text}");
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "lease-drift = 0.5\npriority = 3").unwrap();
+        let given = Flags { config: Some(file.path().to_owned()), ..flags() };
+        let settings = resolve(given).unwrap().serve;
+        assert_eq!((settings.lease_drift_ppm, settings.priority), (Some(5_000), 3));
+        assert_eq!(resolve(flags()).unwrap().serve.lease_drift_ppm, None);
     }
 
     #[test]

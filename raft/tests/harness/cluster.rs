@@ -4,9 +4,9 @@ use super::checks::Checks;
 use super::disk::Disk;
 use super::print::{self, Show};
 use raft::{
-    Action, Apply, Body, Config, Durable, Incarnation, Index, LogId, Member, Membership, Message,
-    Node, NodeId, Now, ReceiveSnapshot, Restore, RoleKind, Snapshot, SnapshotOffer, TakeSnapshot,
-    Write, entry_hash,
+    Action, Apply, Body, Config, Durable, Incarnation, Index, LeaseConfig, LogId, Member,
+    Membership, Message, Node, NodeId, Now, ReceiveSnapshot, Restore, RoleKind, Snapshot,
+    SnapshotOffer, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,6 +123,18 @@ impl Cluster {
                 "snapshot_bytes" => config.snapshot_log_bytes = size,
                 "retained_bytes" => config.retained_bytes = size,
                 "catch_up_bytes" => config.catch_up_bytes_max = size,
+                // With ticks of 10 ms a promise lasts 80 ms.
+                "lease_drift_ppm" if *value == 0 => config.lease = None,
+                "lease_drift_ppm" => {
+                    let tick = std::time::Duration::from_millis(10);
+                    config.lease = Some(LeaseConfig { tick, drift_ppm: *value as u32 });
+                }
+                // `priority_2=5`: n2 has priority 5.
+                name if name.starts_with("priority_") => {
+                    if name.ends_with(&format!("_{id}")) {
+                        config.priority = *value as u8;
+                    }
+                }
                 "clock_ticks" => config.clock_ticks = *value as u32,
                 other => panic!("there is no setting {other}"),
             }

@@ -38,14 +38,20 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
             let list = if list.is_empty() { String::new() } else { format!(" {}", entries(list)) };
             format!("Append{term} prev={prev}{list} commit={commit}{}", round(r))
         }
-        Body::Appended { matched, round: r, .. } => {
-            format!("Appended{term} matched={matched}{}", round(r))
+        Body::Appended { matched, round: r, promise_ms, .. } => {
+            let promise = match promise_ms {
+                0 => String::new(),
+                promise_ms => format!(" promise={promise_ms}ms"),
+            };
+            format!("Appended{term} matched={matched}{}{promise}", round(r))
         }
         Body::Rejected { prev, hint, lost, round: r } => {
             let lost = if *lost { " lost" } else { "" };
             format!("Rejected{term} prev={prev} hint={hint}{lost}{}", round(r))
         }
-        Body::ReadIndex { read: token } => format!("ReadIndex{term} {}", read(*token)),
+        Body::ReadIndex { read: token, lease } => {
+            format!("ReadIndex{term} {}{}", read(*token), if *lease { " lease" } else { "" })
+        }
         Body::ReadIndexReply { read: token, index } => {
             let index = index.map_or("none".to_string(), |index| format!("index={index}"));
             format!("ReadIndexReply{term} {} {index}", read(*token))
@@ -83,6 +89,9 @@ pub fn write(write: &Write, disk: &HardState) -> String {
     if let Some(vote) = hard.vote.filter(|_| (hard.term, hard.vote) != (disk.term, disk.vote)) {
         line += &format!(" vote=n{vote}");
     }
+    if hard.promise_ms != disk.promise_ms {
+        line += &format!(" promise={}ms", hard.promise_ms);
+    }
     if hard.lost.is_none() && disk.lost.is_some() {
         line += " repaired";
     }
@@ -115,6 +124,7 @@ pub fn status(node: &Node) -> String {
     );
     let flags = [
         ("serving", status.serving),
+        ("lease", status.lease),
         ("not_a_member", status.not_a_member),
         ("removed", status.removed),
     ];

@@ -7,8 +7,10 @@
 //! propose N COMMAND ..      several at once are several proposals under one poll
 //! system N COMMAND
 //! forward N COMMAND [session]  N forwards it to its leader; each command takes the next number
-//! read N
+//! read N [lease]
 //! tick [N] [times=K]        without N: every node once, in order
+//! lead N [V ..] [times=K]   K times: N ticks, and then everything among N and the V (or all) is
+//!                           carried out
 //! campaign N
 //! transfer N [to=M]         N hands leadership over
 //! ask N                     N sends a heartbeat to all, and names its round
@@ -18,6 +20,9 @@
 //! elect N [V ..]            N campaigns; its writes and messages are carried out among N
 //!                           and the V (or all) until N leads; its later messages stay in flight
 //! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
+//! pass MS [N ..]            advances the monotonic clocks of all nodes, or of these; `pass back=MS`:
+//!                           sets them back
+//! set SETTING=N             from the next start of each node on
 //! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays in flight
 //! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
 //! inflight                  lists the messages in flight
@@ -227,11 +232,15 @@ impl Script {
             }
             "read" => {
                 let id = args.id()?;
+                let mode = match args.flag("lease") {
+                    true => ReadMode::Lease,
+                    false => ReadMode::Linearizable,
+                };
                 // The node is polled after the token is printed, so the line of the token comes
                 // first.
                 let peer = cluster.peer(id);
                 let node = peer.node.as_mut().ok_or("it is down")?;
-                let line = match node.read(peer.now, ReadMode::Linearizable) {
+                let line = match node.read(peer.now, mode) {
                     Ok(read) => format!("n{id} read {}", print::read(read)),
                     Err(error) => format!("n{id} refuses: {error}"),
                 };
@@ -246,6 +255,20 @@ impl Script {
                     for id in &ids {
                         cluster.event(*id, |node, now| node.tick(now));
                     }
+                }
+            }
+            "lead" => {
+                let (id, times) = (args.id()?, args.number("times")?.unwrap_or(1));
+                let mut among = vec![id];
+                while let Some(other) = args.maybe_id() {
+                    among.push(other);
+                }
+                if among.len() == 1 {
+                    among = cluster.peers.keys().copied().collect();
+                }
+                for _ in 0..times {
+                    cluster.event(id, |node, now| node.tick(now));
+                    cluster.stabilize(&among);
                 }
             }
             "campaign" => {
@@ -311,6 +334,25 @@ impl Script {
                 let now = &mut cluster.peer(id).now;
                 now.monotonic_ns += passed_ms * 1_000_000;
                 now.wall_ms = wall_ms;
+            }
+            "pass" => {
+                let back_ms = args.number("back")?;
+                let passed_ms = if back_ms.is_none() { args.id()? } else { 0 };
+                let mut ids = Vec::new();
+                while let Some(id) = args.maybe_id() {
+                    ids.push(id);
+                }
+                for (id, peer) in &mut cluster.peers {
+                    if ids.is_empty() || ids.contains(id) {
+                        peer.now.monotonic_ns += passed_ms * 1_000_000;
+                        peer.now.monotonic_ns -= back_ms.unwrap_or(0) * 1_000_000;
+                    }
+                }
+            }
+            "set" => {
+                for (name, value) in std::mem::take(&mut args.keys) {
+                    cluster.settings.push((name, value.parse()?));
+                }
             }
             "cut" => {
                 let (one, both) = (args.id()?, args.number("to")?);
@@ -466,6 +508,8 @@ impl Script {
                 matched: Index(args.number("matched")?.unwrap_or_default()),
                 round: Round(args.number("round")?.unwrap_or_default()),
                 state: None,
+                priority: args.number("priority")?.unwrap_or_default() as u8,
+                promise_ms: args.number("promise_ms")?.unwrap_or_default() as u32,
             },
             "Rejected" => Body::Rejected {
                 prev: Index(args.number("prev")?.unwrap_or_default()),
@@ -473,7 +517,7 @@ impl Script {
                 lost: args.flag("lost"),
                 round: Round(args.number("round")?.unwrap_or_default()),
             },
-            "ReadIndex" => Body::ReadIndex { read: read(args)? },
+            "ReadIndex" => Body::ReadIndex { read: read(args)?, lease: args.flag("lease") },
             "ReadIndexReply" => {
                 Body::ReadIndexReply { read: read(args)?, index: args.number("index")?.map(Index) }
             }
@@ -617,6 +661,8 @@ impl Script {
                         ("disk_stepped_down", counters.disk_stepped_down),
                         ("states_differ", counters.states_differ),
                         ("stale_receipts", counters.stale_receipts),
+                        ("lease_reads", counters.lease_reads),
+                        ("gave_way", counters.gave_way),
                     ];
                     let set = named.iter().filter(|(_, count)| *count > 0);
                     let text: Vec<String> = set.map(|(n, count)| format!("{n}={count}")).collect();

@@ -40,6 +40,7 @@ impl<W: Workload> World<'_, W> {
             Action::Send(message) => {
                 self.observer.said(node, &message, &self.hosts[node].shadow)?;
                 self.contact.said(node, &message, &self.hosts[node].shadow)?;
+                self.leases.said(node, &message, self.now(node))?;
                 self.limits.said(node, &message, self.now_us)?;
                 self.send(node, message);
                 Ok(())
@@ -181,7 +182,7 @@ pub(super) fn body_number(body: &Body) -> u64 {
         Body::Append { entries, .. } => 5 + ((entries.len() as u64) << 4),
         Body::Appended { matched, .. } => 6 + (matched.0 << 4),
         Body::Rejected { prev, .. } => 7 + (prev.0 << 4),
-        Body::ReadIndex { .. } => 8,
+        Body::ReadIndex { lease, .. } => 8 + (u64::from(*lease) << 4),
         Body::ReadIndexReply { .. } => 9,
         Body::TimeoutNow => 10,
         Body::Diverged { .. } => 12,

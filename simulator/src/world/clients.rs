@@ -37,6 +37,7 @@ impl<W: Workload> World<'_, W> {
             begun_us: self.now_us,
             floor: self.observer.committed_index(),
             came_at: u64::MAX,
+            by_lease: self.plan.swarm.lease_drift_ppm > 0 && operation.is_multiple_of(2),
             open: true,
             in_session,
         });
@@ -107,13 +108,24 @@ impl<W: Workload> World<'_, W> {
                     }
                 }
             }
-            (Some(running), None) => match running.node.read(now, ReadMode::Linearizable) {
-                Ok(read) => {
-                    running.reads.insert(read, operation);
-                    true
+            (Some(running), None) => {
+                let mode = match self.operations[operation].by_lease {
+                    true => ReadMode::Lease,
+                    false => ReadMode::Linearizable,
+                };
+                if self.leases.look(node, &running.node, now, self.events)?
+                    && mode == ReadMode::Lease
+                {
+                    self.marks.hit("a leader answered a read from its lease");
                 }
-                Err(_) => false,
-            },
+                match running.node.read(now, mode) {
+                    Ok(read) => {
+                        running.reads.insert(read, operation);
+                        true
+                    }
+                    Err(_) => false,
+                }
+            }
             (None, _) => false,
         };
         if taken {
@@ -158,8 +170,10 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn serve(&mut self, node: usize, read: raft::ReadId) -> Result<(), Violation> {
         let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
         let Some(operation) = running.reads.remove(&read) else { return Ok(()) };
-        let Operation_ { request, came_at, .. } = &self.operations[operation];
-        self.contact.served(node, &running.node, *came_at)?;
+        let Operation_ { request, came_at, by_lease, .. } = &self.operations[operation];
+        if !by_lease || !self.leases.held_since(*came_at) {
+            self.contact.served(node, &running.node, *came_at)?;
+        }
         if self.hosts[node].flipped {
             return self.conclude(operation, None, Outcome::NotDone);
         }

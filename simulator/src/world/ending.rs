@@ -243,7 +243,26 @@ impl<W: Workload> World<'_, W> {
             let detail = format!("{:?}", self.observer.committed_membership());
             return violation(Check::DeclaredMembershipIsReachedInTheEnd, (), detail);
         }
-        Ok(())
+        self.is_preferred_leader()
+    }
+
+    /// Checks that no healthy voter has a higher priority than the leader. A lasting fault may keep
+    /// away a node that only the others take for healthy: so such nodes do not count at all.
+    fn is_preferred_leader(&self) -> Result<(), Violation> {
+        let Some((term, leader)) = self.observer.latest_leader() else { return Ok(()) };
+        let own = self.plan.swarm.priority(leader);
+        let membership = self.observer.membership(leader as usize);
+        let is_preferred = |id: usize| {
+            let id = id as u64;
+            membership.is_voter(NodeId(id)) && self.plan.swarm.priority(id) > own
+        };
+        match self.healthy().map(|(id, _)| id).find(|id| is_preferred(*id)) {
+            None => Ok(()),
+            Some(id) => {
+                let detail = format!("node {leader} leads in term {term}, node {id} is preferred");
+                violation(Check::PreferredNodeLeadsInTheEnd, ([id, leader as usize], term), detail)
+            }
+        }
     }
 
     fn is_at_rest(&self) -> Result<(), Violation> {

@@ -73,7 +73,10 @@ impl<W: Workload> World<'_, W> {
                 let sign = if fault.amount % 2 == 1 { -1 } else { 1 };
                 self.hosts[node].wall_offset_ms += sign * fault.amount as i64;
             }
-            FaultKind::Clock => self.hosts[node].set_clock_rate(self.now_us, fault.amount),
+            FaultKind::Clock => {
+                let per_mille = self.plan.swarm.clock_rate(fault.amount);
+                self.hosts[node].set_clock_rate(self.now_us, per_mille);
+            }
             FaultKind::CrashAt => {
                 let done_bytes = self.disks[node].below(16_384) as usize;
                 self.hosts[node].darken_at(fault.amount % 32, done_bytes);
@@ -319,6 +322,7 @@ impl<W: Workload> World<'_, W> {
         // If an operator replaces it, it has promised nothing once it is a member again.
         host.rotten = !self.operator.is_there;
         host.waits = self.operator.is_there;
+        self.leases.wiped(node);
         self.marks.hit("a disk was wiped");
     }
 

@@ -19,6 +19,7 @@ impl<W: Workload> World<'_, W> {
         if self.hosts[node].life != life {
             return Ok(());
         }
+        let now = self.now(node);
         let host = &mut self.hosts[node];
         let Some(running) = &mut host.up else { return Ok(()) };
         let (flips, mut flipped, mut flipped_at) = (host.flips, host.flipped, host.flipped_at);
@@ -28,7 +29,7 @@ impl<W: Workload> World<'_, W> {
         let mut latest = LogId::ZERO;
         let mut unknown = Vec::new();
         self.replay.applies(self.now_us, self.events, running.apply.as_ref());
-        running.apply(&mut host.flips, |before, entry, answer, machine| {
+        running.apply(now, &mut host.flips, |before, entry, answer, machine| {
             // A diverged copy must be detected: see `is_well`. Until then the checks exempt it.
             if flips && !flipped && answer.is_some() {
                 (flipped, flipped_at) = (true, entry.id.index);

@@ -51,7 +51,7 @@ fn snapshot(last: LogId) -> Snapshot {
 }
 
 fn hard(term: u64, vote: Option<u64>) -> HardState {
-    HardState { term: Term(term), vote: vote.map(NodeId), lost: None }
+    HardState { term: Term(term), vote: vote.map(NodeId), lost: None, promise_ms: 7 }
 }
 
 /// A command of `len` bytes that is unique to its entry.

@@ -14,7 +14,7 @@ mod program;
 
 use super::exit;
 use super::lines::Lines;
-use super::settings::election_timeout;
+use super::settings::{election_timeout, lease_drift};
 use super::signals::{Stop, StopSignals};
 use super::threads;
 use directory::Directory;
@@ -47,6 +47,9 @@ pub struct Args {
     /// A leader that is silent for this time, or up to twice this time, is replaced
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", default_value = "300ms", value_name = "DURATION", value_parser = election_timeout)]
     election_timeout: Duration,
+    /// Leases, with this bound on the drift of each node's clock; see `serve` [default: no leases]
+    #[arg(long, env = "RAFT_KV_LEASE_DRIFT", value_name = "PERCENT", value_parser = lease_drift)]
+    lease_drift: Option<u32>,
     /// Let clients cut and restore links between nodes (for tests only)
     #[arg(long)]
     fault_injection: bool,

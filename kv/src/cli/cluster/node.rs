@@ -74,6 +74,9 @@ impl NodeProcess {
             format!("--log={}", args.log),
             "--stop-on-stdin-eof".to_owned(),
         ];
+        if let Some(drift_ppm) = args.lease_drift {
+            arguments.push(format!("--lease-drift={}", f64::from(drift_ppm) / 10_000.0));
+        }
         if args.fault_injection {
             arguments.push("--fault-injection".to_owned());
         }

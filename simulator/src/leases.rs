@@ -1,0 +1,114 @@
+//! Checks of leases (see the module `lease` of `raft`), at every moment and by each node's own
+//! clock.
+//!
+//! - When a leader is elected, no leader of an earlier term holds a lease, and none gets one later.
+//!   Nobody needs to read at that moment, and a paused leader counts too.
+//! - A node that has stated a promise neither votes nor campaigns before the promise ends, even if
+//!   it crashes and starts with other settings. Elections that a leader has ordered are exempt.
+
+use crate::checks::Check;
+use crate::violation::{Violation, violation};
+use raft::{Body, Message, Node, NodeId, Now, Term};
+use std::collections::BTreeSet;
+
+#[derive(Debug)]
+pub(crate) struct Leases {
+    /// The latest term that had a leader.
+    latest: Term,
+    /// For each node: the latest event at which it held a lease.
+    held_at: Vec<u64>,
+    promises: Vec<Stated>,
+    /// The elections that a leader has ordered: candidate and term.
+    ordered: BTreeSet<(NodeId, Term)>,
+}
+
+/// The promise of one node, by its own clock.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stated {
+    /// When it last heard from a leader, and of which term that was. A vote of that term, which may
+    /// have waited for the disk, elects no other one.
+    heard_ns: u64,
+    term: Term,
+    /// When what it has stated to a leader ends.
+    until_ns: u64,
+}
+
+impl Leases {
+    pub fn new(nodes: u64) -> Self {
+        Leases {
+            latest: Term(0),
+            held_at: vec![0; nodes as usize],
+            promises: vec![Stated::default(); nodes as usize],
+            ordered: BTreeSet::new(),
+        }
+    }
+
+    /// A node has a new disk and incarnation: it is another node, whose votes count for nothing
+    /// until it is added to the membership.
+    pub fn wiped(&mut self, at: usize) {
+        self.promises[at] = Stated::default();
+    }
+
+    /// A node has processed an append and follows its sender.
+    pub fn heard_leader(&mut self, at: usize, term: Term, now: Now) {
+        let Stated { heard_ns, term: of, .. } = &mut self.promises[at];
+        (*heard_ns, *of) = (now.monotonic_ns, term);
+    }
+
+    /// Checks a message that a node sends.
+    pub fn said(&mut self, at: usize, message: &Message, now: Now) -> Result<(), Violation> {
+        let (candidate, term) = match message.body {
+            Body::Appended { promise_ms, .. } => {
+                let Stated { heard_ns, until_ns, .. } = &mut self.promises[at];
+                *until_ns = (*until_ns).max(*heard_ns + u64::from(promise_ms) * 1_000_000);
+                return Ok(());
+            }
+            Body::Vote { transfer: true, .. } => {
+                self.ordered.insert((message.from, message.term));
+                return Ok(());
+            }
+            Body::Vote { .. } => (message.from, message.term),
+            Body::VoteReply { granted: true, .. } => (message.to, message.term),
+            Body::PreVoteReply { next, granted: true } => (message.to, next),
+            _ => return Ok(()),
+        };
+        let Stated { until_ns, term: led, .. } = self.promises[at];
+        let is_over = now.monotonic_ns >= until_ns;
+        if is_over || term <= led || self.ordered.contains(&(candidate, term)) {
+            return Ok(());
+        }
+        let left_us = (until_ns - now.monotonic_ns) / 1_000;
+        let detail =
+            format!("node {at} is bound for another {left_us} µs of its clock: {:?}", message.body);
+        violation(Check::PromiseToALeaderIsKept, (at, term), detail)
+    }
+
+    /// Notes whether a node holds a lease at this event, and checks that no later leader has been
+    /// elected.
+    pub fn look(
+        &mut self,
+        at: usize,
+        node: &Node,
+        now: Now,
+        event: u64,
+    ) -> Result<bool, Violation> {
+        if node.is_leader() {
+            self.latest = self.latest.max(node.term());
+        }
+        let holds = node.holds_lease(now);
+        if holds {
+            self.held_at[at] = event;
+        }
+        if holds && node.term() < self.latest {
+            let (term, latest) = (node.term(), self.latest);
+            let detail = format!("node {at} holds one in term {term}, after {latest} has begun");
+            return violation(Check::LeaseEndsBeforeAnotherLeads, (at, [term, latest]), detail);
+        }
+        Ok(holds)
+    }
+
+    /// Whether some node held a lease at or after an event.
+    pub fn held_since(&self, event: u64) -> bool {
+        self.held_at.iter().any(|at| *at >= event)
+    }
+}
