@@ -2,8 +2,8 @@
 //!
 //! Nodes forward requests to the leader, so any running node can serve a client. Redirects are
 //! followed: a node with `--no-forward` answers with one. A request that was certainly not executed
-//! is retried on the next server until the timeout. A request that may have been executed is never
-//! repeated, unless it is a read.
+//! is retried on the next server until the timeout. A request that may have been executed is
+//! repeated only if it is a read, or a write in a session ([`Client::write`]), which is done once.
 //!
 //! A server may accept a connection and never answer: its process is stopped, or it is no node. A
 //! write that was sent to it could not be repeated. So a client that divides its time
@@ -13,7 +13,7 @@
 //! This module opens no connections ([`Exchange`] does), and uses only the clock that it is given.
 
 pub use crate::api::NODE;
-use crate::api::WAIT_MS;
+use crate::api::{SESSION_ID, SESSION_SEQ, WAIT_MS};
 use bytes::Bytes;
 use driver::Clock;
 use http_body_util::Full;
@@ -56,6 +56,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether it may be sent again although it may have been executed.
+    fn is_repeatable(&self) -> bool {
+        self.method == Method::GET || self.headers.iter().any(|(name, _)| name == SESSION_ID)
+    }
+
     /// A request without headers and body.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
         Request { method, path: path.into(), headers: Vec::new(), body: Bytes::new() }
@@ -188,6 +193,28 @@ impl<E: Exchange> Client<E> {
         self.call_for(request, |_| true).await
     }
 
+    /// Like [`Client::call`] for a write, which is done once: it is sent in a session of its own,
+    /// and repeated until its outcome is known. The session costs a request before it.
+    pub async fn write(&self, request: &Request) -> Result<Response, CallError> {
+        let began_ns = self.clock.now().monotonic_ns;
+        let opened = self.call(&Request::new(Method::POST, "/v1/sessions")).await;
+        let opened = opened.map_err(|error| match error {
+            // Only the session is in doubt. The write was not sent.
+            CallError::Unknown(why) | CallError::NotDone(why) => CallError::NotDone(why),
+        })?;
+        let session = opened.json()["session"].as_str().and_then(|id| id.parse().ok());
+        let Some(session) = session else {
+            // An earlier version, without sessions.
+            return self.call(request).await;
+        };
+        let mut request = request.clone();
+        request.headers.push((HeaderName::from_static(SESSION_ID), session));
+        request.headers.push((HeaderName::from_static(SESSION_SEQ), HeaderValue::from(1)));
+        let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
+        let left = self.timeout.saturating_sub(Duration::from_nanos(passed_ns));
+        self.repeat(&request, left, |_| true).await
+    }
+
     /// Like [`Client::call`] for a read, but an answer that is not `wanted` is only returned if all
     /// other servers have been tried.
     pub async fn call_for(
@@ -195,11 +222,22 @@ impl<E: Exchange> Client<E> {
         request: &Request,
         wanted: impl Fn(&Response) -> bool,
     ) -> Result<Response, CallError> {
+        self.repeat(request, self.timeout, wanted).await
+    }
+
+    async fn repeat(
+        &self,
+        request: &Request,
+        timeout: Duration,
+        wanted: impl Fn(&Response) -> bool,
+    ) -> Result<Response, CallError> {
         let began_ns = self.clock.now().monotonic_ns;
         let left = || {
             let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
-            self.timeout.saturating_sub(Duration::from_nanos(passed_ns))
+            timeout.saturating_sub(Duration::from_nanos(passed_ns))
         };
+        // Whether an attempt to write in a session may have been done.
+        let mut may_be_done = false;
         // The latest reason other than "cannot connect" is the most useful in an error message.
         let mut reason = String::new();
         loop {
@@ -213,9 +251,22 @@ impl<E: Exchange> Client<E> {
                         return Ok(response);
                     }
                     let reason = if reason.is_empty() { nobody.join("; ") } else { reason };
-                    return Err(CallError::NotDone(reason));
+                    return Err(match may_be_done {
+                        true => CallError::Unknown(reason),
+                        false => CallError::NotDone(reason),
+                    });
                 }
                 match self.probe_and_attempt(server, request, left).await {
+                    // The session has ended: an earlier attempt may have been done, this one not.
+                    Ok(response)
+                        if response.status == StatusCode::GONE && request.method != Method::GET =>
+                    {
+                        let why = response.explanation();
+                        return Err(match may_be_done {
+                            true => CallError::Unknown(why),
+                            false => CallError::NotDone(why),
+                        });
+                    }
                     Ok(response) if wanted(&response) => {
                         if self.divides_time {
                             self.first.store(at, Ordering::Relaxed);
@@ -225,14 +276,17 @@ impl<E: Exchange> Client<E> {
                     Ok(response) => unwanted = Some(response),
                     Err(Missed::Nobody(why)) => nobody.push(why),
                     Err(Missed::NotDone(why)) => reason = why,
-                    Err(Missed::Unknown(why)) if request.method == Method::GET => reason = why,
+                    Err(Missed::Unknown(why)) if request.is_repeatable() => {
+                        may_be_done |= request.method != Method::GET;
+                        reason = why;
+                    }
                     Err(Missed::Unknown(why)) => return Err(CallError::Unknown(why)),
                 }
             }
             if let Some(response) = unwanted {
                 return Ok(response);
             }
-            if nobody.len() == self.servers.len() {
+            if nobody.len() == self.servers.len() && !may_be_done {
                 return Err(CallError::NotDone(nobody.join("; ")));
             }
             self.clock.sleep(RETRY_PAUSE).await;
@@ -251,7 +305,7 @@ impl<E: Exchange> Client<E> {
         }
         let servers = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
         let share = (left / servers).max(ATTEMPT_MIN).min(left);
-        if request.method == Method::GET {
+        if request.is_repeatable() {
             return self.attempt(server, request, share).await;
         }
         let began_ns = self.clock.now().monotonic_ns;

@@ -32,6 +32,7 @@ pub(crate) use head::HEAD_BYTES_MAX;
 pub use links::Links;
 pub use offload::Offload;
 pub use origin::Hosts;
+pub(crate) use params::{SESSION_ID, SESSION_SEQ};
 pub use reply::Pressure;
 pub(crate) use routes::is_short;
 pub use write::{NODE, WAIT_MS};

@@ -70,7 +70,7 @@ fn swap(client: &Client, args: &Args, compare: &[u8], value: &[u8]) -> Result<u8
         };
         let mut write = client::on_key(Method::PUT, &args.key).body(value.to_vec());
         write.headers.push((IF_MATCH, version.clone()));
-        let written = client.call(&write)?;
+        let written = client.write(&write)?;
         match written.status {
             StatusCode::PRECONDITION_FAILED => continue,
             _ if client::has_version(&written) => return Ok(exit::DONE),

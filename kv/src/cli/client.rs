@@ -64,6 +64,11 @@ impl Client {
         self.runtime.block_on(self.client.call(request))
     }
 
+    /// Runs [`kv::client::Client::write`] and waits for its result.
+    pub fn write(&self, request: &Request) -> Result<Response, CallError> {
+        self.runtime.block_on(self.client.write(request))
+    }
+
     /// The cluster as its leader sees it, or else as some node does: a node that is cut off answers
     /// too, and knows no leader.
     pub fn view(&self) -> Result<Response, CallError> {

@@ -16,7 +16,7 @@ pub struct Args {
 /// Deletes the key. Prints nothing on success.
 pub fn run(args: &Args) -> u8 {
     let request = client::on_key(Method::DELETE, &args.key);
-    match Client::new(&args.server).and_then(|client| client.call(&request)) {
+    match Client::new(&args.server).and_then(|client| client.write(&request)) {
         Ok(response) if response.status.is_success() => exit::DONE,
         Ok(response) if response.status == StatusCode::NOT_FOUND => {
             exit::complain(format_args!("no such key: {}", args.key.display()));

@@ -25,7 +25,7 @@ pub fn run(args: &Args) -> u8 {
         }
     };
     let request = client::on_key(Method::PUT, &args.key).body(value);
-    match Client::new(&args.server).and_then(|client| client.call(&request)) {
+    match Client::new(&args.server).and_then(|client| client.write(&request)) {
         Ok(response) if client::has_version(&response) => exit::DONE,
         Ok(response) => client::refused(&response),
         Err(error) => client::report(&error),

@@ -25,6 +25,7 @@ const PROBLEMS: &[(u16, &[&str])] = &[
     (307, &["not-leader"]),
     (404, &["not-found"]),
     (408, &["slow"]),
+    (410, &["session-ended"]),
     (412, &["condition-failed"]),
     (413, &["too-large"]),
     (429, &["overloaded"]),
@@ -63,6 +64,12 @@ fn wrong_in_v1(request: &Request, answer: &Response) -> Option<&'static str> {
             let results = answer.json()["results"].as_array().cloned().unwrap_or_default();
             is_json(answer).or_else(|| results.iter().find_map(wrong_result))
         }
+        (&Method::POST, 201) if request.path == "/v1/sessions" => {
+            let body = answer.json();
+            let session = body["session"].as_str().is_some_and(|id| id.parse::<u64>().is_ok());
+            let limits = body["ttl_ms"] == 60_000 && body["window"] == 128;
+            is_json(answer).or_else(|| (!session || !limits).then_some("the session"))
+        }
         (&Method::GET, 200) => {
             let is_bytes = header(answer, CONTENT_TYPE.as_str()) == "application/octet-stream";
             (!is_bytes || version(answer).is_none()).then_some("the type or the version")
@@ -95,10 +102,10 @@ fn wrong_problem(request: &Request, answer: &Response) -> Option<&'static str> {
     let problem = answer.json();
     let name = problem["type"].as_str().and_then(|name| name.strip_prefix("urn:raft-kv:problem:"));
     let is_text = |field: &str| problem[field].as_str().is_some_and(|text| !text.is_empty());
-    // A write may have been done only if its time was over.
+    // A write may have been done only if its time was over, or that of its session.
     let outcome = match (status, problem["outcome"].as_str()) {
         (_, None) => request.method == Method::GET,
-        (504, Some(outcome)) => outcome == "unknown",
+        (410 | 504, Some(outcome)) => outcome == "unknown",
         (_, Some(outcome)) => outcome == "not_done",
     };
     let waits = matches!(status, 429 | 503);

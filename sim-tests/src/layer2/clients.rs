@@ -156,6 +156,14 @@ impl User {
         Ok(())
     }
 
+    /// Sends a write. Half of the clients do so in sessions, and repeat it.
+    async fn send(&self, request: &Request) -> Result<Response, CallError> {
+        match self.number.is_multiple_of(2) {
+            true => self.client.write(request).await,
+            false => self.client.call(request).await,
+        }
+    }
+
     async fn put(&mut self, register: u8) -> Result<(), Violation> {
         let condition = self.condition(register);
         self.write(register, condition).await
@@ -196,7 +204,7 @@ impl User {
         let mut request = Request::new(Method::DELETE, path(register));
         request.headers.extend(condition.header());
         let (begun_us, floor) = (now_us(), self.store.history().floor());
-        let answer = self.client.call(&request).await;
+        let answer = self.send(&request).await;
         let now_us = now_us();
         let (ended, ended_us) = match answer {
             Ok(answer) if answer.status == StatusCode::NO_CONTENT => {
@@ -236,7 +244,7 @@ impl User {
         let mut request = Request::new(Method::PUT, path(register)).body(body);
         request.headers.extend(condition.header());
         let begun_us = now_us();
-        let answer = self.client.call(&request).await;
+        let answer = self.send(&request).await;
         let ended_us = now_us();
         let ended = match &answer {
             Ok(answer) if answer.status == StatusCode::OK => Ended::Done,

@@ -71,11 +71,11 @@ fn repeats_are_recognized_after_a_restart_and_fill_their_place_in_the_history() 
     assert_eq!(put(node.address, 41, "end").header("etag"), Some("\"41\""));
     assert_eq!(node.get("/v1/kv/a").body, "end");
     // The repeat has a number in the history, and changes nothing for a client that replays it.
-    let commits = node.get("/get_commits_since?index=38").json();
-    let commits = commits["commits"].as_array().unwrap();
+    let commits = node.get("/get_commits_since?since_index=38").json();
+    let commits = commits.as_array().unwrap();
     let numbers: Vec<_> = commits.iter().map(|it| it["log_index"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [39, 40, 41], "{commits:?}");
-    assert_eq!(commits[1]["command"]["type"], "get", "{commits:?}");
+    assert_eq!(commits[1]["command"]["kind"], "get", "{commits:?}");
 }
 
 #[test]
