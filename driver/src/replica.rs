@@ -317,8 +317,7 @@ mod tests {
     #[test]
     fn what_is_outside_of_the_window_is_never_executed() {
         let mut log = Applied::new();
-        let mut limits = SessionLimits::default();
-        limits.window = 3;
+        let limits = SessionLimits { window: 3, ..SessionLimits::default() };
         let session = log.open(limits);
         assert_eq!(log.run(session, 4, "x"), Err(SessionError::Gap { highest: 0 }));
         assert_eq!(log.run(session, 0, "x"), Err(SessionError::Gap { highest: 0 }));
@@ -355,8 +354,8 @@ mod tests {
     #[test]
     fn a_session_ends_by_log_time() {
         let mut log = Applied::new();
-        let mut limits = SessionLimits::default();
-        limits.ttl = Duration::from_millis(1_600);
+        let limits =
+            SessionLimits { ttl: Duration::from_millis(1_600), ..SessionLimits::default() };
         let (used, idle) = (log.open(limits), log.open(limits));
         for number in 1..=4 {
             log.time_ms += 1_600;
@@ -379,8 +378,7 @@ mod tests {
     #[test]
     fn everything_is_bounded() {
         let mut log = Applied::new();
-        let mut limits = SessionLimits::default();
-        limits.reply_bytes_max = 2;
+        let limits = SessionLimits { reply_bytes_max: 2, ..SessionLimits::default() };
         let session = log.open(limits);
         for number in 1..=4 {
             log.run(session, number, "x").unwrap();

@@ -25,10 +25,10 @@ pub async fn find(nodes: Vec<Addresses>) -> Found {
     loop {
         for node in &nodes {
             let answer = http::exchange(&node.client.to_string(), &request, ANSWER_TIMEOUT).await;
-            if answer.is_ok_and(|answer| answer.json()["is_leader"] == true) {
-                if let Some(members) = members_of(node).await {
-                    return Found { leader: node.id, members };
-                }
+            if answer.is_ok_and(|answer| answer.json()["is_leader"] == true)
+                && let Some(members) = members_of(node).await
+            {
+                return Found { leader: node.id, members };
             }
         }
         tokio::time::sleep(ASK_EVERY).await;
