@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn everything_is_bounded() {
         let mut log = Applied::new();
-        let limits = SessionLimits { reply_bytes_max: 2, ..SessionLimits::default() };
+        let mut limits = SessionLimits { reply_bytes_max: 2, ..SessionLimits::default() };
         let session = log.open(limits);
         for number in 1..=4 {
             log.run(session, number, "x").unwrap();
