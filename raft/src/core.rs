@@ -222,8 +222,12 @@ impl Core {
     /// Whether a write has been pending so that this node should not lead: its disk is full, hangs,
     /// or is very slow.
     pub fn is_disk_stalled(&self) -> bool {
-        self.write_out.is_some()
-            && self.write_ticks >= STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
+        self.write_out.is_some() && self.write_ticks >= self.stall_ticks()
+    }
+
+    /// A write that has been pending for this many ticks shows a stalled disk.
+    pub fn stall_ticks(&self) -> u32 {
+        STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
     }
 
     /// An election timeout in ticks, drawn at random each time (§3.4).
