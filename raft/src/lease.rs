@@ -36,6 +36,8 @@ pub struct LeaseConfig {
     pub tick: Duration,
     /// The bound on clock drift, in parts per million: in a second, the monotonic clock of each node
     /// gains or loses at most this many microseconds. From 1 to [`LeaseConfig::DRIFT_PPM_MAX`].
+    /// A daemon that corrects the time of day also slews the monotonic clock, chrony by up to 83,333
+    /// by default and Linux by up to 100,000.
     pub drift_ppm: u32,
 }
 

@@ -181,7 +181,7 @@ fn refused(error: MembersError) -> Problem {
                 conflict("members-changing").with("membership_version", version.0)
             }
             ChangeError::NoQuorum { .. } => unsafe_change(format!(
-                "{detail}; with --force (?force=true) it is done all the same"
+                "{detail}; with --force (?force=true) it begins all the same, and waits for them"
             )),
             ChangeError::OtherIncarnation { .. } | ChangeError::WasRemoved { .. } => {
                 unsafe_change(detail)
