@@ -208,7 +208,7 @@ impl Core {
         }
         self.ticked_ns = self.now.monotonic_ns;
         // Earlier starts may have promised for longer. Until that is over, the disk keeps it.
-        if !self.promise.holds() {
+        if !self.promise.is_inherited() {
             self.hard.promise_ms = self.promise_ms();
         }
         self.corrected.clear();

@@ -35,8 +35,9 @@
 //! crash [N] [keep]          the pending write is lost; keep: it was just synced
 //! restart [N]               without N: every node that is down
 //! wipe N [join]             a new disk under the id; join: one that knows no membership
-//! lose N INDEX [silent]     damages the disk of a node that is down, from INDEX on;
-//!                           silent: recovery does not notice
+//! lose N INDEX [silent] [promise]  damages the disk of a node that is down, from INDEX on;
+//!                           silent: recovery does not notice; promise: the hard state that had
+//!                           the length of a promise is lost too
 //! flip N                    N's state machine applies something other than the next batch
 //! machine N                 the state machine's order is done (with hold_machines)
 //! snapshot N [failed]       the ordered snapshot is durable, or has failed
@@ -570,12 +571,15 @@ impl Script {
             }
             _ => {
                 let index = Index(args.id()?);
-                let silent = args.flag("silent");
+                let (silent, promise) = (args.flag("silent"), args.flag("promise"));
                 let peer = self.cluster.peer(id);
                 if peer.node.is_some() {
                     return Err("it is up".into());
                 }
                 peer.disk.lose_from(index, silent);
+                if promise {
+                    peer.disk.hard_state.promise_ms = 0;
+                }
             }
         }
         Ok(())
