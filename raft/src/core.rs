@@ -108,6 +108,12 @@ impl Core {
         // On the disk before the first promise is stated. It is lowered after the wait.
         let promise_ms = own_promise_ms(&config);
         hard.promise_ms = hard.promise_ms.max(promise_ms);
+        // After a loss, the length that an earlier start has written may be lost too. It is unknown
+        // then; as long as the settings stay the same, it is that of this start.
+        let inherited_ms = match hard.lost {
+            Some(_) => hard.promise_ms,
+            None => durable.promise_ms,
+        };
         // The crash may have come after the repair but before a write that records it.
         if hard.lost.is_some_and(|lost| log.durable_last() >= lost) {
             hard.lost = None;
@@ -117,7 +123,7 @@ impl Core {
             now: Now::default(),
             ticked_ns: 0,
             clock_failures: 0,
-            promise: Promise::inherited(durable.promise_ms),
+            promise: Promise::inherited(inherited_ms),
             hard,
             durable,
             commit: base,
