@@ -6,6 +6,7 @@ use crate::lease::Promise;
 use crate::log::Log;
 use crate::log_time::{self, LogClock, Reading};
 use crate::outbox::Outbox;
+use crate::probation::Probation;
 use crate::snapshot_schedule::SnapshotSchedule;
 use crate::work::Ticket;
 use crate::{
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub clock_failures: u64,
     /// This node's promise to grant no vote.
     pub promise: Promise,
+    pub probation: Probation,
     pub log: Log,
     /// Term and vote in memory. `durable` is what is on disk.
     hard: HardState,
@@ -124,6 +126,7 @@ impl Core {
             ticked_ns: 0,
             clock_failures: 0,
             promise: Promise::inherited(inherited_ms),
+            probation: Probation::default(),
             hard,
             durable,
             commit: base,
@@ -207,6 +210,11 @@ impl Core {
         if self.durable.promise_ms >= promise_ms { promise_ms } else { 0 }
     }
 
+    /// This node's priority: 0 for a while after it has failed as a leader.
+    pub fn priority(&self) -> u8 {
+        self.probation.priority(self.config.priority)
+    }
+
     /// One tick of the clock has passed.
     pub fn tick(&mut self, leader: Option<NodeId>) {
         if self.config.lease.is_some() && self.now.monotonic_ns <= self.ticked_ns {
@@ -217,6 +225,8 @@ impl Core {
         if !self.promise.is_inherited() {
             self.hard.promise_ms = self.promise_ms();
         }
+        let leads = leader == Some(self.config.id);
+        self.probation.tick(leads, self.config.election_ticks);
         self.corrected.clear();
         if self.write_out.is_some() {
             self.write_ticks = self.write_ticks.saturating_add(1);

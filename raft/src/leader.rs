@@ -544,7 +544,7 @@ impl Leader {
     }
 
     /// This node stops leading. Its own reads are rejected; a follower repeats its reads at the
-    /// next leader.
+    /// next leader. A leader that has not handed over has failed.
     pub fn resign(&mut self, core: &mut Core) {
         core.counters.stepped_down += 1;
         let confirming =
@@ -553,6 +553,9 @@ impl Leader {
             if let Asker::Own(read) = asker {
                 core.refuse_read(read);
             }
+        }
+        if self.transfer.is_none() && !self.retiring {
+            core.probation.begin(core.config.election_ticks);
         }
     }
 

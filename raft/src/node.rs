@@ -485,7 +485,7 @@ impl Node {
             match &mut self.role {
                 Role::Follower(follower) => follower.refuse_reads(&mut self.core),
                 Role::Leader(leader) => leader.resign(&mut self.core),
-                Role::Candidate(_) => self.core.outbox.forget_requests(),
+                Role::Candidate(candidate) => candidate.end(&mut self.core, next),
             }
             (self.role, next) = self.take_role(next);
         }

@@ -98,7 +98,7 @@ pub struct PeerStatus {
     /// If it does not agree: the first index at which it was found to differ. While no quorum has
     /// one state from there on, the leader sends no snapshot to anybody.
     pub differs_at: Option<Index>,
-    /// Its priority, as of its latest reply; 0 while it could not lead.
+    /// Its priority, as of its latest reply; 0 while it could not lead, or has lately failed to.
     pub priority: u8,
     /// How many times this leader has found that the peer lost entries that it had acknowledged.
     pub losses: u64,

@@ -11,6 +11,8 @@
 //! tick [N] [times=K]        without N: every node once, in order
 //! lead N [V ..] [times=K]   K times: N ticks, and then everything among N and the V (or all) is
 //!                           carried out
+//! run [V ..] times=K        K times: one tick of each of the V (or all), and then everything among
+//!                           them is carried out
 //! campaign N
 //! transfer N [to=M]         N hands leadership over
 //! ask N                     N sends a heartbeat to all, and names its round
@@ -269,6 +271,21 @@ impl Script {
                 }
                 for _ in 0..times {
                     cluster.event(id, |node, now| node.tick(now));
+                    cluster.stabilize(&among);
+                }
+            }
+            "run" => {
+                let mut among = Vec::new();
+                while let Some(id) = args.maybe_id() {
+                    among.push(id);
+                }
+                if among.is_empty() {
+                    among = cluster.peers.keys().copied().collect();
+                }
+                for _ in 0..args.number("times")?.ok_or("how many times?")? {
+                    for id in &among {
+                        cluster.event(*id, |node, now| node.tick(now));
+                    }
                     cluster.stabilize(&among);
                 }
             }
