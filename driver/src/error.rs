@@ -130,6 +130,12 @@ pub enum MembersError {
          voters stored entries, another change took its place, or its leader was lost"
     )]
     GivenUp,
+    /// Another change has followed, so it is unknown whether this one was done.
+    #[error(
+        "another change of the members has followed, and it is unknown whether this one was done: \
+         look at the membership"
+    )]
+    Superseded,
     /// Too many calls are waiting. Retry later.
     #[error("too much is waiting on this node; try again later")]
     Busy,

@@ -415,6 +415,7 @@ impl Node {
             snapshot: core.log.base().clone(),
             membership: core.log.membership().clone(),
             membership_index: core.log.membership_index(),
+            given_up: core.log.given_up(),
             lost: core.hard_state().lost,
             disk_stalled: core.is_disk_stalled(),
             diverged: core.is_diverged(),

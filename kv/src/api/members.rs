@@ -8,7 +8,7 @@ use super::batch_json::Object;
 use super::body;
 use super::cluster;
 use super::params;
-use super::problem::Problem;
+use super::problem::{Known, Problem};
 use super::routes;
 use super::write::json_ok;
 use crate::address;
@@ -190,8 +190,9 @@ fn refused(error: MembersError) -> Problem {
         }
         .not_done(),
         MembersError::GivenUp => conflict("members-given-up").not_done(),
+        MembersError::Superseded => conflict("members-superseded").outcome(Known::Unknown),
         MembersError::Busy => Problem::overloaded(detail).not_done(),
-        _ => Problem::stopped().outcome(super::problem::Known::Unknown),
+        _ => Problem::stopped().outcome(Known::Unknown),
     }
 }
 
