@@ -248,10 +248,11 @@ impl<S: StateMachine> Handle<S> {
         self.calls.try_send(CoreCall::Campaign).is_ok()
     }
 
-    /// Hands leadership over to a voter: `to`, or the one with the longest log. Returns the new
-    /// leader once this node knows it. Proposals are rejected as `NotLeader` meanwhile, usually for
+    /// Hands leadership over to a voter: `to`, or the one with the highest priority of those that
+    /// keep up, or else the one with the longest log. Returns the new leader once this node knows it. Proposals are rejected as `NotLeader` meanwhile, usually for
     /// a few milliseconds, and may be repeated. If the target does not take over within two
-    /// election timeouts, this node goes on.
+    /// election timeouts, this node goes on. If the target's disk hangs, and has not been needed
+    /// since, there is no leader until an election timeout is over.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         let (begun, answer) = oneshot::channel();
         let call = CoreCall::Transfer { to, begun };

@@ -218,8 +218,8 @@ impl<S: StateMachine> Builder<S> {
     /// (`maxslewrate`) by default. A smaller bound needs a smaller `maxslewrate` on all nodes.
     ///
     /// Off by default. Set it on all nodes: voters without it do not count for a lease. A node that
-    /// had leases on at an earlier start votes only after the time of a promise, 20 ms less than
-    /// the election timeout, has passed since its start.
+    /// had leases on at an earlier start votes only once the longest promise of that start is over:
+    /// two ticks less than its election timeout then.
     #[must_use]
     pub fn leases(mut self, drift_ppm: u32) -> Self {
         self.lease_drift_ppm = Some(drift_ppm);
