@@ -139,7 +139,8 @@ impl<S: StateMachine> Node<S> {
     ///
     /// Returns the new leader. Commands wait meanwhile, usually a few milliseconds. If the target
     /// does not take over within two election timeouts, this node goes on as the leader. If the
-    /// target's disk hangs, and has not been needed since, there is no leader for an election timeout.
+    /// target's disk hangs, and has not been needed since, there is no leader for an election
+    /// timeout.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         self.handle.transfer(to).await
     }

@@ -184,7 +184,8 @@ impl Restored {
 pub enum ConfigError {
     /// The tick settings contradict each other.
     #[error(
-        "heartbeat_ticks must be at least 1, and election_ticks at least twice as many and at most {max}"
+        "heartbeat_ticks must be at least 1, and election_ticks at least twice as many and at most \
+         {max}"
     )]
     Ticks {
         /// The most ticks of an election timeout.

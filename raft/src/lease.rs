@@ -34,10 +34,10 @@ use std::time::Duration;
 pub struct LeaseConfig {
     /// The length of a tick: the least time between two calls of [`Node::tick`](crate::Node::tick).
     pub tick: Duration,
-    /// The bound on clock drift, in parts per million: in a second, the monotonic clock of each node
-    /// gains or loses at most this many microseconds. From 1 to [`LeaseConfig::DRIFT_PPM_MAX`].
-    /// A daemon that corrects the time of day also slews the monotonic clock, chrony by up to 83,333
-    /// by default and Linux by up to 100,000.
+    /// The bound on clock drift, in parts per million: in a second, the monotonic clock of each
+    /// node gains or loses at most this many microseconds. From 1 to
+    /// [`LeaseConfig::DRIFT_PPM_MAX`]. A daemon that corrects the time of day also slews the
+    /// monotonic clock, chrony by up to 83,333 by default and Linux by up to 100,000.
     pub drift_ppm: u32,
 }
 
@@ -109,8 +109,8 @@ impl Promise {
         self.until_ns = self.until_ns.max(until_ns);
     }
 
-    /// Whether a promise of an earlier start may still bind this node. This start's own promises are
-    /// renewed with each message of a leader, so they may hold all the time.
+    /// Whether a promise of an earlier start may still bind this node. This start's own promises
+    /// are renewed with each message of a leader, so they may hold all the time.
     pub fn is_inherited(&self) -> bool {
         self.inherited_ms.is_some() || self.seen_ns < self.inherited_until_ns
     }
