@@ -232,7 +232,7 @@ impl<S: StateMachine> Builder<S> {
     /// chosen gives way too. The other nodes need no setting.
     ///
     /// A node that loses leadership without handing it over, or is not elected when a leader hands
-    /// over to it, has priority 0 for 16 election timeouts. The pause doubles each time, up to
+    /// over to it, states priority 0 for 16 election timeouts. The pause doubles each time, up to
     /// 1,024 (five minutes by default), until it has led for that long.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {

@@ -210,7 +210,7 @@ impl Core {
         if self.durable.promise_ms >= promise_ms { promise_ms } else { 0 }
     }
 
-    /// This node's priority: 0 for a while after it has failed as a leader.
+    /// The priority that this node states: 0 for a while after it has failed as a leader.
     pub fn priority(&self) -> u8 {
         self.probation.priority(self.config.priority)
     }

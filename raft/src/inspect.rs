@@ -76,9 +76,9 @@ impl Node {
         self.leads_with_lease(now.monotonic_ns)
     }
 
-    /// The priority of this node for now: 0 for a while after it has failed as a leader (see
-    /// [`Config::priority`](crate::Config::priority)).
-    pub fn priority(&self) -> u8 {
+    /// The priority that this node states for now: 0 for a while after it has failed as a leader
+    /// (see [`Config::priority`](crate::Config::priority)).
+    pub fn stated_priority(&self) -> u8 {
         self.core().priority()
     }
 

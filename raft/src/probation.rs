@@ -46,7 +46,7 @@ impl Probation {
         }
     }
 
-    /// The priority that the node has for now.
+    /// The priority that the node states for now.
     pub fn priority(&self, configured: u8) -> u8 {
         if self.left_ticks > 0 { 0 } else { configured }
     }

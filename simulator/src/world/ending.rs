@@ -251,11 +251,10 @@ impl<W: Workload> World<'_, W> {
     /// keep away a node that only the others take for healthy: so such nodes do not count at all.
     fn is_preferred_leader(&self) -> Result<(), Violation> {
         let Some((term, leader)) = self.observer.latest_leader() else { return Ok(()) };
-        let leads = self.hosts[leader as usize].up.as_ref();
-        let own = leads.map_or(0, |running| running.node.priority());
+        let own = self.plan.swarm.priority(leader);
         let membership = self.observer.membership(leader as usize);
         let mut preferred = self.healthy().filter(|(id, running)| {
-            membership.is_voter(NodeId(*id as u64)) && running.node.priority() > own
+            membership.is_voter(NodeId(*id as u64)) && running.node.stated_priority() > own
         });
         match preferred.next() {
             None => Ok(()),
