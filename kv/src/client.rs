@@ -39,6 +39,9 @@ const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// disk does.
 const PROBE: &str = "/healthz";
 
+/// Opens a session. One that is not used ends by itself, so it may be opened again.
+const SESSIONS: &str = "/v1/sessions";
+
 /// The least time for which a further attempt is made.
 const ATTEMPT_MIN: Duration = Duration::from_millis(20);
 
@@ -58,7 +61,9 @@ pub struct Request {
 impl Request {
     /// Whether it may be sent again although it may have been executed.
     fn is_repeatable(&self) -> bool {
-        self.method == Method::GET || self.headers.iter().any(|(name, _)| name == SESSION_ID)
+        self.method == Method::GET
+            || self.headers.iter().any(|(name, _)| name == SESSION_ID)
+            || self.path == SESSIONS
     }
 
     /// A request without headers and body.
@@ -197,7 +202,7 @@ impl<E: Exchange> Client<E> {
     /// and repeated until its outcome is known. The session costs a request before it.
     pub async fn write(&self, request: &Request) -> Result<Response, CallError> {
         let began_ns = self.clock.now().monotonic_ns;
-        let opened = self.call(&Request::new(Method::POST, "/v1/sessions")).await;
+        let opened = self.call(&Request::new(Method::POST, SESSIONS)).await;
         let opened = opened.map_err(|error| match error {
             // Only the session is in doubt. The write was not sent.
             CallError::Unknown(why) | CallError::NotDone(why) => CallError::NotDone(why),
@@ -212,6 +217,9 @@ impl<E: Exchange> Client<E> {
         request.headers.push((HeaderName::from_static(SESSION_SEQ), HeaderValue::from(1)));
         let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
         let left = self.timeout.saturating_sub(Duration::from_nanos(passed_ns));
+        if left < ATTEMPT_MIN {
+            return Err(CallError::NotDone("to open a session took all of the time".into()));
+        }
         self.repeat(&request, left, |_| true).await
     }
 

@@ -160,7 +160,8 @@ pub enum NotDone {
 /// Why a command is not known to be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
-    /// The command was certainly not done, and never will be. It may be executed again.
+    /// The command was certainly not done by this call, and never will be. It may be executed
+    /// again. In a session: if an earlier call with this number was unknown, it still is.
     #[error("not done: {why}")]
     NotDone {
         /// The reason.

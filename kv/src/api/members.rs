@@ -68,6 +68,7 @@ pub async fn members(State(app): State<Arc<App>>, request: Request) -> Response 
 
 async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
+    params::of_no_session(&parts.headers).map_err(Problem::not_done)?;
     let wanted = wanted(parts.uri.query()).map_err(Problem::not_done)?;
     let body = body::whole(body).await;
     let declared: Declared = serde_json::from_slice(&body)

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use driver::SessionError;
 use raft::Forwarded;
 
+/// A client that closes its sessions does so after this many commands.
+const CLOSED_AFTER: u64 = 8;
+
 /// A client that can repeat a command waits for this many times its patience.
 const SESSION_PATIENCE: u64 = 6;
 
@@ -24,6 +27,9 @@ impl<W: Workload> World<'_, W> {
             self.asked.note(&request);
         }
         let in_session = self.session_for(client, &request);
+        if let (InSession::Closes, Some(session)) = (in_session, &self.clients[client].session) {
+            self.observer.once.may_be_closed(session.id);
+        }
         let Client { draw, leader, .. } = &mut self.clients[client];
         // Reads go to any node; most commands go to the node that the client takes for the leader.
         let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
@@ -58,7 +64,13 @@ impl<W: Workload> World<'_, W> {
             return InSession::No;
         }
         let Some(session) = session else { return InSession::Opens };
-        let number = SessionNumber { session: session.id, number: session.next, repeats_from: 0 };
+        // Half of the clients tell that they repeat no earlier number, and close their sessions.
+        let is_tidy = client / 2 % 2 == 1;
+        if is_tidy && !session.is_closed && session.next > CLOSED_AFTER {
+            return InSession::Closes;
+        }
+        let repeats_from = if is_tidy { session.next } else { 0 };
+        let number = SessionNumber { session: session.id, number: session.next, repeats_from };
         session.next += 1;
         InSession::Has { number, may_be_done: false }
     }
@@ -67,7 +79,11 @@ impl<W: Workload> World<'_, W> {
     fn proposal(&self, operation: &Operation_, command: &Bytes) -> raft::Request {
         match operation.in_session {
             InSession::No => raft::Request::Command(command.clone()),
-            InSession::Opens => session_limits(&self.plan.swarm).request(),
+            InSession::Opens => session_limits(&self.plan.swarm).request(operation.client as u32),
+            InSession::Closes => match &self.clients[operation.client].session {
+                Some(session) => session.id.close_request(),
+                None => raft::Request::Command(command.clone()),
+            },
             InSession::Has { number, .. } => raft::Request::SessionCommand(number.encode(command)),
         }
     }
@@ -215,8 +231,27 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         };
         self.marks.hit("a session was opened");
-        let session = SessionId::of_reply(reply).map(|id| ClientSession { id, next: 1 });
+        let session =
+            SessionId::of_reply(reply).map(|id| ClientSession { id, next: 1, is_closed: false });
         self.clients[client].session = session;
+        self.ask(client, request)
+    }
+
+    /// A client's attempt to close its session has ended. It sends its command: in the closed
+    /// session, which does not execute it, or in another if the outcome is not known.
+    fn session_closed(&mut self, operation: usize, outcome: Outcome<'_>) -> Result<(), Violation> {
+        let Operation_ { client, request, .. } = &self.operations[operation];
+        let (client, request) = (*client, request.clone());
+        self.clients[client].operation = None;
+        let session = &mut self.clients[client].session;
+        match (outcome, &mut *session) {
+            (Outcome::Done([1]), Some(session)) => {
+                session.is_closed = true;
+                self.observer.once.closed(session.id);
+                self.marks.hit("a session was closed");
+            }
+            _ => *session = None,
+        }
         self.ask(client, request)
     }
 
@@ -238,7 +273,7 @@ impl<W: Workload> World<'_, W> {
                 self.clients[client].session = None;
                 if may_be_done { Outcome::Unknown } else { Outcome::NotDone }
             }
-            SessionError::Forgotten => Outcome::Unknown,
+            SessionError::Forgotten | SessionError::TooLow => Outcome::Unknown,
             error => {
                 let detail = format!("at {index}: {error}");
                 return violation(Check::RepeatsGetTheFirstReply, index, detail);
@@ -267,8 +302,10 @@ impl<W: Workload> World<'_, W> {
         }
         known.open = false;
         let client = known.client;
-        if known.in_session == InSession::Opens {
-            return self.session_opened(operation, outcome);
+        match known.in_session {
+            InSession::Opens => return self.session_opened(operation, outcome),
+            InSession::Closes => return self.session_closed(operation, outcome),
+            InSession::No | InSession::Has { .. } => {}
         }
         if let (Some(at), Outcome::Done(answer)) = (at, outcome) {
             match &known.request {
