@@ -123,12 +123,19 @@ pub enum MembersError {
     #[error(transparent)]
     Refused(#[from] raft::ChangeError),
     /// The membership is another one than the change declared: its new voters did not catch up in
-    /// time, it was given up on request, or its leader was lost before it was committed.
+    /// time, no majority of its voters stored entries, it was given up on request, or its leader was
+    /// lost before it was committed.
     #[error(
-        "the change was given up: its new voters did not catch up in time, another change took its \
-         place, or its leader was lost"
+        "the change was given up: its new voters did not catch up in time, no majority of its \
+         voters stored entries, another change took its place, or its leader was lost"
     )]
     GivenUp,
+    /// Another change has followed, so it is unknown whether this one was done.
+    #[error(
+        "another change of the members has followed, and it is unknown whether this one was done: \
+         look at the membership"
+    )]
+    Superseded,
     /// Too many calls are waiting. Retry later.
     #[error("too much is waiting on this node; try again later")]
     Busy,

@@ -295,20 +295,13 @@ impl<S: StateMachine> Handle<S> {
     /// Waits until the change that began at `begun` is done: the membership with these members and
     /// voters is in force and committed. Returns its index. Works on every node that is a member
     /// before and after the change, and on one that it removes. Waits without a limit; to limit
-    /// the time, drop the future. The change goes on all the same.
+    /// the time, drop the future. The change goes on all the same. If another change follows at
+    /// once, the outcome of this one may be unknown ([`MembersError::Superseded`]).
     pub async fn members_set(&self, begun: Index, change: &Change) -> Result<Index, MembersError> {
         loop {
             let status = self.status();
-            let raft = &status.raft;
-            let (membership, index) = (&raft.membership, raft.membership_index);
-            let settled = raft.commit >= begun && raft.commit >= index && !membership.is_changing();
-            if settled && index >= begun {
-                let is_declared =
-                    membership.members == change.members && membership.voters == change.voters;
-                return if is_declared { Ok(index) } else { Err(MembersError::GivenUp) };
-            }
-            if settled {
-                return Err(MembersError::GivenUp);
+            if let Some(end) = end_of_change(&status.raft, begun, change) {
+                return end;
             }
             if status.stopped.is_some() {
                 return Err(MembersError::Stopped);
@@ -344,6 +337,26 @@ impl<S: StateMachine> Handle<S> {
     pub async fn stopped(&self) -> StopReason {
         self.shared.stopped().await
     }
+}
+
+/// How the change that began at `begun` has ended, as the node's status shows it. `None` while it,
+/// or a later one, is in progress.
+fn end_of_change(
+    raft: &raft::Status,
+    begun: Index,
+    change: &Change,
+) -> Option<Result<Index, MembersError>> {
+    let (membership, index) = (&raft.membership, raft.membership_index);
+    if raft.commit < begun || raft.commit < index || membership.is_changing() {
+        return None;
+    }
+    let is_declared = membership.members == change.members && membership.voters == change.voters;
+    if is_declared && index >= begun {
+        return Some(Ok(index));
+    }
+    // Either the change is not in the log, or the next membership after its first one has ended it.
+    let is_given_up = index <= begun || raft.given_up == Some(begun);
+    Some(Err(if is_given_up { MembersError::GivenUp } else { MembersError::Superseded }))
 }
 
 impl<S: StateMachine> Clone for Handle<S> {

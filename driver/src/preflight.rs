@@ -3,7 +3,10 @@
 //! The leader's knowledge of its peers is up to an election timeout old. In that time a voter may
 //! have stopped, and a change that needs it would stop the cluster. So each change waits for the
 //! replies to a heartbeat that is sent after the change was requested. The check itself is the
-//! core's ([`raft::Change::since`]).
+//! core's ([`raft::Change::since`]). It also refuses a change whose voters reply and have stored
+//! nothing for a while: their disks hang, or they are still catching up. A disk that has hung only
+//! while there was nothing to store passes; the core then waits for it before the joint
+//! configuration, as long as the change can still be given up.
 
 use crate::error::MembersError;
 use raft::{Change, ChangeError, Index, Node, Now};

@@ -213,7 +213,9 @@ impl<S: StateMachine> Builder<S> {
     /// without asking a quorum. `drift_ppm` is the bound on clock drift, in parts per million: in
     /// each second, the monotonic clock of each node gains or loses at most this many microseconds.
     /// If a clock drifts more, or stands while a virtual machine is paused, a lease read may miss
-    /// acknowledged writes. 10,000 (1 %) is far above what clocks of machines do.
+    /// acknowledged writes. Set 100,000 (10 %) unless you know what may adjust the clocks: the
+    /// monotonic clock follows the corrections of the time of day, and chrony slews by up to 8.3 %
+    /// (`maxslewrate`) by default. A smaller bound needs a smaller `maxslewrate` on all nodes.
     ///
     /// Off by default. Set it on all nodes: voters without it do not count for a lease. A node that
     /// had leases on at an earlier start votes only after the time of a promise, 20 ms less than
@@ -228,6 +230,10 @@ impl<S: StateMachine> Builder<S> {
     /// with a higher priority, once that has been healthy for four election timeouts: it replies and
     /// its log is up to date. A leader that [`Node::transfer`] or an election has chosen gives way
     /// too. The other nodes need no setting.
+    ///
+    /// A node that loses leadership without handing it over, or is not elected when a leader hands
+    /// over to it, has priority 0 for 16 election timeouts. The pause doubles each time, up to 1,024
+    /// (five minutes by default), until it has led for that long.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {
         self.priority = priority;

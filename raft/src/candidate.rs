@@ -152,6 +152,14 @@ impl Candidate {
         Next::Stay
     }
 
+    /// This node is a candidate no longer.
+    pub fn end(&self, core: &mut Core, next: Next) {
+        core.outbox.forget_requests();
+        if self.transfer && next != Next::Leader {
+            core.probation.begin(core.config.election_ticks);
+        }
+    }
+
     /// The invariant that does not hold, if any.
     pub fn broken_invariant(&self, core: &Core) -> Option<&'static str> {
         let own = core.hard_state().vote == Some(core.id());

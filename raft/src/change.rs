@@ -24,14 +24,16 @@ pub struct Change {
     /// Reject the change unless the membership in force is that of this index. Not checked by
     /// default.
     pub if_version: Option<Index>,
-    /// Do not check that a quorum of the new voters replies now. Off by default.
+    /// Begin although no quorum of the new voters replies and stores entries now. Off by default.
+    /// The change still waits for one before the joint configuration, and is given up without it.
     pub force: bool,
     /// A voter replies if it has acknowledged this round or a later one (see
     /// [`Node::ask_peers`](crate::Node::ask_peers)). By default: if any message of it has arrived
     /// within the last election timeout, which a node that has just stopped passes too.
     pub since: Option<Round>,
-    /// The change is given up if its new voters have not caught up after this time, in
-    /// milliseconds of log time. 10 minutes by default.
+    /// The change is given up if, after this time in milliseconds of log time, its new voters have
+    /// not caught up or no quorum of all its voters replies and stores entries. 10 minutes by
+    /// default.
     pub catch_up_ms: u64,
 }
 
@@ -100,16 +102,24 @@ pub enum ChangeError {
         /// The node.
         node: NodeId,
     },
-    /// Of the new voters, too few reply now. The cluster would stop.
-    #[error("no quorum of the new voters replies now; these do not: {}", list(silent))]
+    /// Of the new voters, too few reply now and have stored what they were sent. The cluster would
+    /// stop.
+    #[error("no quorum of the new voters replies and stores entries now{}", why(silent, behind))]
     NoQuorum {
         /// The new voters that do not reply.
         silent: Vec<NodeId>,
+        /// Those that reply and have not stored what they were sent: the disk hangs, or they are
+        /// still catching up.
+        behind: Vec<NodeId>,
     },
 }
 
-fn list(nodes: &[NodeId]) -> String {
-    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+fn why(silent: &[NodeId], behind: &[NodeId]) -> String {
+    let list =
+        |nodes: &[NodeId]| nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+    let parts = [("no reply from", silent), ("far behind or with a slow disk", behind)];
+    let parts = parts.iter().filter(|(_, nodes)| !nodes.is_empty());
+    parts.map(|(what, nodes)| format!("; {what}: {}", list(nodes))).collect()
 }
 
 impl Leader {
@@ -139,12 +149,15 @@ impl Leader {
         if gives_up {
             return Ok(self.enter_membership(core, before));
         }
-        let is_new = |id: NodeId| !known.is_voter(id);
-        let silent: Vec<NodeId> = (change.voters.iter().copied())
-            .filter(|id| !is_new(*id) && !self.replies_since(core, *id, change.since))
-            .collect();
-        if !change.force && change.voters.len() - silent.len() <= change.voters.len() / 2 {
-            return Err(ChangeError::NoQuorum { silent });
+        // New voters receive the log first: the change waits for them.
+        let present = change.voters.iter().copied().filter(|id| known.is_voter(*id));
+        let (replying, silent): (Vec<NodeId>, Vec<NodeId>) =
+            present.partition(|id| self.replies_since(core, *id, change.since));
+        let is_behind = |id: &NodeId| !self.keeps_up(core, *id);
+        let behind: Vec<NodeId> = replying.into_iter().filter(is_behind).collect();
+        let failing = silent.len() + behind.len();
+        if !change.force && change.voters.len() - failing <= change.voters.len() / 2 {
+            return Err(ChangeError::NoQuorum { silent, behind });
         }
         let until = LogTime(core.log_time().0.saturating_add(change.catch_up_ms));
         let planned = known.planned(change.members, change.voters, until);
@@ -166,6 +179,15 @@ impl Leader {
     fn replies_since(&self, core: &Core, node: NodeId, since: Option<Round>) -> bool {
         let Some(since) = since else { return self.replies(core, node) };
         node == core.id() || self.progress.get(&node).is_some_and(|p| p.round >= since)
+    }
+
+    /// Whether the member has lately stored what the log held. A disk that hangs is noticed only once
+    /// there is something to store.
+    fn keeps_up(&self, core: &Core, node: NodeId) -> bool {
+        match self.progress.get(&node) {
+            Some(progress) => progress.chase_ticks < core.stall_ticks(),
+            None => node == core.id() && !core.is_disk_stalled(),
+        }
     }
 
     /// One tick of a change: takes its next step, if that is due. Returns whether this leader has
@@ -196,18 +218,32 @@ impl Leader {
             } else if core.log_time() >= target.until {
                 let before = membership.given_up();
                 self.enter_membership(core, before);
+            } else if self.takes_part(core, target) {
+                // Since they stored the probe, their disks may have failed.
+                let probe = self.append(core, Payload::Clock).index;
+                self.probe(core, probe);
             }
         }
         false
     }
 
-    /// Whether every new voter has caught up (§4.2.1), and a quorum of the target replies. A peer
-    /// has caught up once it has acknowledged what this log held at the heartbeat before the last.
+    /// Whether the target takes part in the change, as shown by a recent probe.
     fn is_ready(&self, core: &Core, target: &Target) -> bool {
+        self.ticks_since_probe <= core.stall_ticks() && self.takes_part(core, target)
+    }
+
+    /// Whether every new voter has caught up (§4.2.1), and a quorum of the target replies and has
+    /// the probe on disk. A peer has caught up once it has acknowledged what this log held at the
+    /// heartbeat before the last.
+    ///
+    /// A joint membership cannot be given up, so a voter that has just stopped must not count, nor
+    /// one whose disk hangs, nor one that waits for a snapshot: both of them reply to heartbeats.
+    fn takes_part(&self, core: &Core, target: &Target) -> bool {
         let (_, enough) = self.round_last;
-        // A joint membership cannot be given up, so a voter that has just stopped must not count.
         let takes_part = |id: &NodeId| {
-            self.replies(core, *id) && self.replies_since(core, *id, Some(self.change_round))
+            self.replies(core, *id)
+                && self.replies_since(core, *id, Some(self.change_round))
+                && self.on_disk(core, *id) >= self.change_probe
         };
         let has_caught_up = |id: &NodeId| {
             core.log.membership().is_voter(*id)
@@ -232,9 +268,16 @@ impl Leader {
             let progress = self.progress.entry(*node).or_insert_with(|| Progress::new(next));
             progress.heartbeat_due = true;
         }
-        self.change_round = self.ask_peers(core);
+        self.probe(core, id.index);
         self.try_commit(core);
         id.index
+    }
+
+    /// From now on, a voter takes part in a change once it has this entry on disk and has replied
+    /// to a round that begins now.
+    fn probe(&mut self, core: &Core, entry: Index) {
+        (self.change_probe, self.ticks_since_probe) = (entry, 0);
+        self.change_round = self.ask_peers(core);
     }
 }
 

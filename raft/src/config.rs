@@ -85,7 +85,9 @@ pub struct Config {
     /// heartbeats. They rest on a bound on clock drift. `None`, the default: there are none.
     pub lease: Option<LeaseConfig>,
     /// A leader hands leadership over to a voter with a higher priority, once that has been healthy
-    /// for four election timeouts. 0 by default.
+    /// for four election timeouts. A node that loses leadership without handing it over, or is not
+    /// elected when a leader hands over to it, has priority 0 for 16 election timeouts. The pause
+    /// doubles each time, up to 1,024, until it has led for that long. 0 by default.
     pub priority: u8,
 }
 

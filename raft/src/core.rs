@@ -6,6 +6,7 @@ use crate::lease::Promise;
 use crate::log::Log;
 use crate::log_time::{self, LogClock, Reading};
 use crate::outbox::Outbox;
+use crate::probation::Probation;
 use crate::snapshot_schedule::SnapshotSchedule;
 use crate::work::Ticket;
 use crate::{
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub clock_failures: u64,
     /// This node's promise to grant no vote.
     pub promise: Promise,
+    pub probation: Probation,
     pub log: Log,
     /// Term and vote in memory. `durable` is what is on disk.
     hard: HardState,
@@ -108,6 +110,12 @@ impl Core {
         // On the disk before the first promise is stated. It is lowered after the wait.
         let promise_ms = own_promise_ms(&config);
         hard.promise_ms = hard.promise_ms.max(promise_ms);
+        // After a loss, the length that an earlier start has written may be lost too. It is unknown
+        // then; as long as the settings stay the same, it is that of this start.
+        let inherited_ms = match hard.lost {
+            Some(_) => hard.promise_ms,
+            None => durable.promise_ms,
+        };
         // The crash may have come after the repair but before a write that records it.
         if hard.lost.is_some_and(|lost| log.durable_last() >= lost) {
             hard.lost = None;
@@ -117,7 +125,8 @@ impl Core {
             now: Now::default(),
             ticked_ns: 0,
             clock_failures: 0,
-            promise: Promise::inherited(durable.promise_ms),
+            promise: Promise::inherited(inherited_ms),
+            probation: Probation::default(),
             hard,
             durable,
             commit: base,
@@ -201,6 +210,11 @@ impl Core {
         if self.durable.promise_ms >= promise_ms { promise_ms } else { 0 }
     }
 
+    /// This node's priority: 0 for a while after it has failed as a leader.
+    pub fn priority(&self) -> u8 {
+        self.probation.priority(self.config.priority)
+    }
+
     /// One tick of the clock has passed.
     pub fn tick(&mut self, leader: Option<NodeId>) {
         if self.config.lease.is_some() && self.now.monotonic_ns <= self.ticked_ns {
@@ -208,9 +222,11 @@ impl Core {
         }
         self.ticked_ns = self.now.monotonic_ns;
         // Earlier starts may have promised for longer. Until that is over, the disk keeps it.
-        if !self.promise.holds() {
+        if !self.promise.is_inherited() {
             self.hard.promise_ms = self.promise_ms();
         }
+        let leads = leader == Some(self.config.id);
+        self.probation.tick(leads, self.config.election_ticks);
         self.corrected.clear();
         if self.write_out.is_some() {
             self.write_ticks = self.write_ticks.saturating_add(1);
@@ -222,8 +238,12 @@ impl Core {
     /// Whether a write has been pending so that this node should not lead: its disk is full, hangs,
     /// or is very slow.
     pub fn is_disk_stalled(&self) -> bool {
-        self.write_out.is_some()
-            && self.write_ticks >= STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
+        self.write_out.is_some() && self.write_ticks >= self.stall_ticks()
+    }
+
+    /// A write that has been pending for this many ticks shows a stalled disk.
+    pub fn stall_ticks(&self) -> u32 {
+        STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
     }
 
     /// An election timeout in ticks, drawn at random each time (§3.4).

@@ -228,7 +228,7 @@ impl Follower {
         self.reply_due = false;
         self.acknowledged = matched;
         let (round, promise_ms) = (self.round, core.may_state_promise_ms());
-        let priority = if core.may_campaign() { core.config.priority } else { 0 };
+        let priority = if core.may_campaign() { core.priority() } else { 0 };
         Some(core.message(leader, Body::Appended { matched, round, state, promise_ms, priority }))
     }
 

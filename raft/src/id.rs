@@ -62,8 +62,8 @@ number! {
 number! {
     /// Log time in milliseconds since the Unix epoch: one clock for the whole cluster.
     ///
-    /// No single wall clock decides it. Let ρ be the drift of a monotonic clock (at most one in a
-    /// thousand, say). Then:
+    /// No single wall clock decides it. Let ρ be the drift of a monotonic clock (one in a thousand
+    /// at most; one in ten while a daemon slews it to correct the time of day). Then:
     ///
     /// - It never goes backwards along the log.
     /// - As long as one node of each electing quorum has been running since its last message from a

@@ -44,8 +44,11 @@ pub(crate) struct Leader {
     /// The end of the log at the latest heartbeat, and at the one before. A learner that has the
     /// latter has caught up.
     pub(crate) round_last: (Index, Index),
-    /// The round that began with the latest membership. Only replies to it or to a later one show
-    /// who takes part in a change.
+    /// The entry that shows which voters take part in a change: those that have it on disk. It is
+    /// the latest membership, the no-op of the term, or a `Clock` entry appended since.
+    pub(crate) change_probe: Index,
+    pub(crate) ticks_since_probe: u32,
+    /// The round that began with the probe. Only replies to it or to a later one count.
     pub(crate) change_round: Round,
     /// This node votes no longer, and has tried to hand leadership over.
     pub(crate) retiring: bool,
@@ -89,6 +92,8 @@ impl Leader {
             forwards: BTreeMap::new(),
             transfer: None,
             round_last: (term_start, term_start),
+            change_probe: term_start,
+            ticks_since_probe: 0,
             change_round: Round(0),
             retiring: false,
             lease: Lease::default(),
@@ -111,6 +116,7 @@ impl Leader {
         }
         self.keep_time(core);
         self.tick_transfer(core);
+        self.ticks_since_probe = self.ticks_since_probe.saturating_add(1);
         if self.tick_change(core) {
             return Next::Follower { term: core.term(), leader: None };
         }
@@ -373,13 +379,7 @@ impl Leader {
     /// Commits the entries that a quorum has on disk, if the last of them is of this term
     /// (§3.6.2).
     pub(crate) fn try_commit(&mut self, core: &mut Core) {
-        let own = core.log.durable();
-        let on_disk = |id: NodeId| match self.progress.get(&id) {
-            Some(progress) => progress.matched,
-            None if id == core.id() => own,
-            None => Index(0),
-        };
-        let reached = core.log.membership().reached(on_disk);
+        let reached = core.log.membership().reached(|id| self.on_disk(core, id));
         let of_this_term = core.log.id_at(reached).is_some_and(|id| id.term == core.term());
         if reached <= core.commit || !of_this_term {
             return;
@@ -396,6 +396,15 @@ impl Leader {
         for progress in self.progress.values_mut() {
             let waits = progress.told_commit < progress.forwarded && progress.forwarded <= reached;
             progress.commit_due |= waits && progress.state == State::Replicate;
+        }
+    }
+
+    /// The last entry that the member has on disk, as far as this leader knows.
+    pub(crate) fn on_disk(&self, core: &Core, node: NodeId) -> Index {
+        match self.progress.get(&node) {
+            Some(progress) => progress.matched,
+            None if node == core.id() => core.log.durable(),
+            None => Index(0),
         }
     }
 
@@ -535,7 +544,7 @@ impl Leader {
     }
 
     /// This node stops leading. Its own reads are rejected; a follower repeats its reads at the
-    /// next leader.
+    /// next leader. A leader that has not handed over has failed.
     pub fn resign(&mut self, core: &mut Core) {
         core.counters.stepped_down += 1;
         let confirming =
@@ -544,6 +553,9 @@ impl Leader {
             if let Asker::Own(read) = asker {
                 core.refuse_read(read);
             }
+        }
+        if self.transfer.is_none() && !self.retiring {
+            core.probation.begin(core.config.election_ticks);
         }
     }
 

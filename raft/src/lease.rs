@@ -36,6 +36,8 @@ pub struct LeaseConfig {
     pub tick: Duration,
     /// The bound on clock drift, in parts per million: in a second, the monotonic clock of each node
     /// gains or loses at most this many microseconds. From 1 to [`LeaseConfig::DRIFT_PPM_MAX`].
+    /// A daemon that corrects the time of day also slews the monotonic clock, chrony by up to 83,333
+    /// by default and Linux by up to 100,000.
     pub drift_ppm: u32,
 }
 
@@ -65,6 +67,8 @@ pub(crate) struct Promise {
     /// An earlier start of this node may have promised for as long just before it ended. The wait
     /// begins with the first reading of the clock.
     inherited_ms: Option<u32>,
+    /// When what an earlier start may have promised ends, by this node's clock.
+    inherited_until_ns: u64,
     /// When the promise ends, by this node's clock.
     until_ns: u64,
     /// The latest reading of the clock.
@@ -82,9 +86,11 @@ impl Promise {
     pub fn see(&mut self, now_ns: u64) -> bool {
         let back_ns = self.seen_ns.saturating_sub(now_ns);
         self.until_ns = self.until_ns.saturating_sub(back_ns);
+        self.inherited_until_ns = self.inherited_until_ns.saturating_sub(back_ns);
         self.seen_ns = now_ns;
         if let Some(promise_ms) = self.inherited_ms.take() {
             self.make(promise_ms);
+            self.inherited_until_ns = self.until_ns;
         }
         back_ns > 0
     }
@@ -93,6 +99,12 @@ impl Promise {
     pub fn make(&mut self, promise_ms: u32) {
         let until_ns = self.seen_ns.saturating_add(u64::from(promise_ms) * 1_000_000);
         self.until_ns = self.until_ns.max(until_ns);
+    }
+
+    /// Whether a promise of an earlier start may still bind this node. This start's own promises are
+    /// renewed with each message of a leader, so they may hold all the time.
+    pub fn is_inherited(&self) -> bool {
+        self.inherited_ms.is_some() || self.seen_ns < self.inherited_until_ns
     }
 
     /// Whether the node may grant no vote now.
@@ -240,6 +252,21 @@ mod tests {
         assert!(promise.holds());
         promise.see(170 * MS);
         assert!(!promise.holds());
+    }
+
+    #[test]
+    fn what_is_inherited_ends_although_the_promise_is_renewed() {
+        let mut promise = Promise::inherited(100);
+        assert!(promise.is_inherited(), "before the first reading");
+        promise.see(1_000 * MS);
+        promise.make(500);
+        // The clock goes back: 60 ms are left.
+        promise.see(1_040 * MS);
+        promise.see(700 * MS);
+        promise.see(760 * MS - 1);
+        assert!(promise.is_inherited());
+        promise.see(760 * MS);
+        assert!(!promise.is_inherited() && promise.holds());
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod message;
 mod node;
 mod outbox;
 mod priority;
+mod probation;
 mod progress;
 mod request;
 mod role;

@@ -115,6 +115,14 @@ impl Log {
         self.memberships.last().expect("there is always a membership").0
     }
 
+    /// The index of the planned change that the membership in force has ended, if it is in the log. A
+    /// joint membership follows one that is not given up.
+    pub fn given_up(&self) -> Option<Index> {
+        let [.., (at, planned), (_, next)] = &self.memberships[..] else { return None };
+        let is_given_up = planned.is_changing() && !planned.is_joint() && !next.is_changing();
+        (is_given_up && *at > self.base().last.index).then_some(*at)
+    }
+
     /// The membership as of `index`, if it comes from an entry. That of the beginning may be a
     /// later one that a node was given when it started with an empty log: it proves nothing.
     pub fn logged_membership(&self, index: Index) -> Option<&Membership> {
@@ -432,5 +440,29 @@ mod tests {
         assert_eq!(log.membership_at(Index(1)), &Membership::default());
         log.truncate_from(Index(2));
         assert_eq!(log.membership(), &Membership::default());
+    }
+
+    #[test]
+    fn a_change_is_given_up_if_a_final_membership_follows_the_planned_one() {
+        let ids = |ids: &[u64]| ids.iter().copied().map(crate::NodeId).collect();
+        let before = Membership { voters: ids(&[1]), ..Membership::default() };
+        let planned = before.planned(Default::default(), ids(&[2]), LogTime(0));
+        let (joint, given_up) = (planned.joint(), planned.given_up());
+        let entered = joint.entered();
+        for (memberships, expected) in [
+            (vec![&planned], None),
+            (vec![&planned, &joint], None),
+            (vec![&planned, &joint, &entered], None),
+            (vec![&planned, &given_up], Some(Index(2))),
+            (vec![&planned, &given_up, &planned], None),
+            (vec![&given_up, &entered], None),
+        ] {
+            let mut log = log(&[1]);
+            for (at, membership) in memberships.into_iter().enumerate() {
+                let payload = Payload::Membership(Box::new(membership.clone()));
+                log.append(Entry { payload, ..entry(2 + at as u64, 1) });
+            }
+            assert_eq!(log.given_up(), expected);
+        }
     }
 }

@@ -10,7 +10,7 @@
 //! | entry | who decides | ends when it is committed and |
 //! |---|---|---|
 //! | [`Membership::planned`] | the voters as before; new members are learners | each new voter has
-//! caught up |
+//! caught up, and a quorum of the target's voters replies and has it on disk |
 //! | [`Membership::joint`] | a quorum of the new voters and one of the old | |
 //! | [`Membership::entered`] | the new voters | |
 //!
@@ -72,7 +72,7 @@ pub struct Target {
     /// The nodes that were no members before the change. They are dropped if it is given up.
     #[serde(deserialize_with = "crate::bounded::set")]
     pub added: BTreeSet<NodeId>,
-    /// The log time at which the change is given up, if the new voters have not caught up by then.
+    /// The log time at which the change is given up, if the target is not ready by then.
     /// Once the joint configuration is in the log, a change is always finished.
     pub until: LogTime,
 }

@@ -82,7 +82,7 @@ pub enum Body {
         /// received the latest message of this leader. 0 without leases.
         promise_ms: u32,
         /// The sender's priority. 0 while it could not lead, for instance because its disk is
-        /// stalled.
+        /// stalled, and for a while after it has failed as a leader.
         priority: u8,
     },
     /// Reports that the sender's log has no entry `prev`.

@@ -415,6 +415,7 @@ impl Node {
             snapshot: core.log.base().clone(),
             membership: core.log.membership().clone(),
             membership_index: core.log.membership_index(),
+            given_up: core.log.given_up(),
             lost: core.hard_state().lost,
             disk_stalled: core.is_disk_stalled(),
             diverged: core.is_diverged(),
@@ -485,7 +486,7 @@ impl Node {
             match &mut self.role {
                 Role::Follower(follower) => follower.refuse_reads(&mut self.core),
                 Role::Leader(leader) => leader.resign(&mut self.core),
-                Role::Candidate(_) => self.core.outbox.forget_requests(),
+                Role::Candidate(candidate) => candidate.end(&mut self.core, next),
             }
             (self.role, next) = self.take_role(next);
         }

@@ -4,7 +4,8 @@
 //! it in its replies while it could lead. Leadership moves only to a strictly higher priority, and
 //! only to a voter that has been healthy for some election timeouts: it replies, each entry reaches
 //! its disk soon, and its copy does not differ. So two nodes never hand leadership to each
-//! other in turn, and a node that comes and goes does not disturb.
+//! other in turn, and a node that comes and goes does not disturb. A node that has failed as a leader
+//! has priority 0 for a while (see `probation.rs`), also in its own eyes while it leads.
 
 use crate::core::Core;
 use crate::leader::Leader;
@@ -24,7 +25,7 @@ impl Leader {
             && !self.retiring
             && self.is_serving(core)
             && !membership.is_changing();
-        let (own, last) = (core.config.priority, core.log.last().index);
+        let (own, last) = (core.priority(), core.log.last().index);
         let late_ticks_max = silence_max(core);
         let is_healthy = |p: &Progress| {
             p.priority > own

@@ -52,6 +52,9 @@ pub struct Status {
     pub membership: Membership,
     /// The index of its entry, which is its version. 0 if it is that of the beginning.
     pub membership_index: Index,
+    /// If a change was given up, and the membership in force came of that: the index of the change's
+    /// first entry. `None` once that is compacted.
+    pub given_up: Option<Index>,
     /// If set, part of the log is lost and is being repaired from the peers. The value is the end
     /// of the lost log.
     pub lost: Option<LogId>,
@@ -98,7 +101,7 @@ pub struct PeerStatus {
     /// If it does not agree: the first index at which it was found to differ. While no quorum has
     /// one state from there on, the leader sends no snapshot to anybody.
     pub differs_at: Option<Index>,
-    /// Its priority, as of its latest reply; 0 while it could not lead.
+    /// Its priority, as of its latest reply; 0 while it could not lead, or has lately failed to.
     pub priority: u8,
     /// How many times this leader has found that the peer lost entries that it had acknowledged.
     pub losses: u64,

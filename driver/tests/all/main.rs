@@ -6,5 +6,6 @@
 mod changes;
 mod cluster;
 mod leases;
+mod members;
 mod sessions;
 mod support;

@@ -154,7 +154,7 @@ pub fn change(membership: &Membership) -> Value {
     let ids = |ids: &BTreeSet<NodeId>| ids.iter().map(|id| id.0).collect::<Vec<_>>();
     let waits_for = match membership.is_joint() {
         true => "a majority of the old voters and one of the new",
-        false => "the new voters to catch up",
+        false => "the new voters to catch up, and a majority of all voters to store entries",
     };
     json!({
         "voters": ids(&target.voters),

@@ -8,7 +8,7 @@ use super::batch_json::Object;
 use super::body;
 use super::cluster;
 use super::params;
-use super::problem::Problem;
+use super::problem::{Known, Problem};
 use super::routes;
 use super::write::json_ok;
 use crate::address;
@@ -182,7 +182,7 @@ fn refused(error: MembersError) -> Problem {
                 conflict("members-changing").with("membership_version", version.0)
             }
             ChangeError::NoQuorum { .. } => unsafe_change(format!(
-                "{detail}; with --force (?force=true) it is done all the same"
+                "{detail}; with --force (?force=true) it begins all the same, and waits for them"
             )),
             ChangeError::OtherIncarnation { .. } | ChangeError::WasRemoved { .. } => {
                 unsafe_change(detail)
@@ -191,8 +191,9 @@ fn refused(error: MembersError) -> Problem {
         }
         .not_done(),
         MembersError::GivenUp => conflict("members-given-up").not_done(),
+        MembersError::Superseded => conflict("members-superseded").outcome(Known::Unknown),
         MembersError::Busy => Problem::overloaded(detail).not_done(),
-        _ => Problem::stopped().outcome(super::problem::Known::Unknown),
+        _ => Problem::stopped().outcome(Known::Unknown),
     }
 }
 

@@ -179,6 +179,7 @@ fn title(slug: &str) -> &'static str {
         "members-changing" => "Another change of the members",
         "members-unsafe" => "The change is refused",
         "members-given-up" => "The change was given up",
+        "members-superseded" => "Another change has followed",
         "not-transferred" => "Leadership was not handed over",
         "session-ended" => "The session has ended",
         "reply-forgotten" => "The reply is not kept any more",

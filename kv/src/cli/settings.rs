@@ -52,8 +52,8 @@ pub struct Flags {
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = election_timeout)]
     pub election_timeout: Option<Duration>,
     /// Leases: the leader answers reads with `consistency=lease` without asking the others. The
-    /// percentage bounds the drift of each node's clock: 1 is far above what clocks of machines do.
-    /// Set the same on all nodes [default: no leases]
+    /// percentage bounds the drift of each node's clock: set 10, or set the `maxslewrate` of chrony
+    /// (8.3 by default) below a smaller value. The same on all nodes [default: no leases]
     #[arg(long, env = "RAFT_KV_LEASE_DRIFT", value_name = "PERCENT", value_parser = lease_drift)]
     pub lease_drift: Option<u32>,
     /// A leader gives way to a healthy voter with a higher priority, from 0 to 255 [default: 0]

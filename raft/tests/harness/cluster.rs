@@ -123,7 +123,8 @@ impl Cluster {
                 "snapshot_bytes" => config.snapshot_log_bytes = size,
                 "retained_bytes" => config.retained_bytes = size,
                 "catch_up_bytes" => config.catch_up_bytes_max = size,
-                // With ticks of 10 ms a promise lasts 80 ms.
+                // With 10 ticks of 10 ms a promise lasts 80 ms.
+                "election_ticks" => config.election_ticks = *value as u32,
                 "lease_drift_ppm" if *value == 0 => config.lease = None,
                 "lease_drift_ppm" => {
                     let tick = std::time::Duration::from_millis(10);

@@ -11,6 +11,8 @@
 //! tick [N] [times=K]        without N: every node once, in order
 //! lead N [V ..] [times=K]   K times: N ticks, and then everything among N and the V (or all) is
 //!                           carried out
+//! run [V ..] times=K        K times: one tick of each of the V (or all), and then everything among
+//!                           them is carried out
 //! campaign N
 //! transfer N [to=M]         N hands leadership over
 //! ask N                     N sends a heartbeat to all, and names its round
@@ -35,8 +37,9 @@
 //! crash [N] [keep]          the pending write is lost; keep: it was just synced
 //! restart [N]               without N: every node that is down
 //! wipe N [join]             a new disk under the id; join: one that knows no membership
-//! lose N INDEX [silent]     damages the disk of a node that is down, from INDEX on;
-//!                           silent: recovery does not notice
+//! lose N INDEX [silent] [promise]  damages the disk of a node that is down, from INDEX on;
+//!                           silent: recovery does not notice; promise: the hard state that had
+//!                           the length of a promise is lost too
 //! flip N                    N's state machine applies something other than the next batch
 //! machine N                 the state machine's order is done (with hold_machines)
 //! snapshot N [failed]       the ordered snapshot is durable, or has failed
@@ -268,6 +271,21 @@ impl Script {
                 }
                 for _ in 0..times {
                     cluster.event(id, |node, now| node.tick(now));
+                    cluster.stabilize(&among);
+                }
+            }
+            "run" => {
+                let mut among = Vec::new();
+                while let Some(id) = args.maybe_id() {
+                    among.push(id);
+                }
+                if among.is_empty() {
+                    among = cluster.peers.keys().copied().collect();
+                }
+                for _ in 0..args.number("times")?.ok_or("how many times?")? {
+                    for id in &among {
+                        cluster.event(*id, |node, now| node.tick(now));
+                    }
                     cluster.stabilize(&among);
                 }
             }
@@ -570,12 +588,15 @@ impl Script {
             }
             _ => {
                 let index = Index(args.id()?);
-                let silent = args.flag("silent");
+                let (silent, promise) = (args.flag("silent"), args.flag("promise"));
                 let peer = self.cluster.peer(id);
                 if peer.node.is_some() {
                     return Err("it is up".into());
                 }
                 peer.disk.lose_from(index, silent);
+                if promise {
+                    peer.disk.hard_state.promise_ms = 0;
+                }
             }
         }
         Ok(())

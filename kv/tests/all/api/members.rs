@@ -227,7 +227,7 @@ fn a_change_that_would_lose_the_quorum_is_refused_unless_it_is_forced() {
     let answer = nodes[0].ask("PUT", PATH, &two);
     assert_eq!((answer.status, &answer.json()["outcome"]), (412, &json!("not_done")));
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains(&format!("these do not: {lost}")), "{detail}");
+    assert!(detail.contains(&format!("no reply from: {lost}")), "{detail}");
     assert!(nodes[0].leads() && nodes[0].ask("PUT", "/v1/kv/a", "1").status == 200);
     // It is begun all the same, and waits for the lost node: another change is refused meanwhile.
     let answer = nodes[0].ask("PUT", &format!("{PATH}?force=true&wait=100ms"), &two);
