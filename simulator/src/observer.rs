@@ -390,9 +390,6 @@ impl<M: StateMachine> Observer<M> {
 
     /// Applies a committed entry to the reference machine.
     fn apply(&mut self, entry: &Entry) -> Result<Option<Answer>, Violation> {
-        if !has_answer(&entry.payload) {
-            return Ok(None);
-        }
         let before = self.reference.machine().executed;
         let answers = self.reference.apply(std::slice::from_ref(entry));
         let answer = answers.ok().and_then(|mut answers| answers.pop());
@@ -416,12 +413,15 @@ impl<M: StateMachine> Observer<M> {
             }
             _ => {}
         }
-        if let Some(copies) = &mut self.copies {
+        let has_answer = has_answer(&entry.payload);
+        // The clock may end sessions.
+        let may_change = has_answer || matches!(entry.payload, Payload::Clock);
+        if let Some(copies) = self.copies.as_mut().filter(|_| may_change) {
             let reference = &self.reference;
             let command = command_of(&entry.payload);
             copies.committed(id.index, &command, || copies::bytes_of(&reference.freeze()));
         }
-        Ok(Some(answer))
+        Ok(has_answer.then_some(answer))
     }
 
     /// The machine that has applied every committed entry, once and in order.

@@ -187,10 +187,12 @@ enum InSession {
     Opens,
     /// It closes the session of its client. Its request follows.
     Closes,
-    /// It has this number. `may_be_done` once an attempt may have been appended.
+    /// It has this number. `may_be_done` once an attempt may have been appended; `is_repeated`
+    /// until its client gives up. An attempt that is under way then belongs to the session too.
     Has {
         number: SessionNumber,
         may_be_done: bool,
+        is_repeated: bool,
     },
 }
 

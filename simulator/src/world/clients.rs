@@ -72,7 +72,7 @@ impl<W: Workload> World<'_, W> {
         let repeats_from = if is_tidy { session.next } else { 0 };
         let number = SessionNumber { session: session.id, number: session.next, repeats_from };
         session.next += 1;
-        InSession::Has { number, may_be_done: false }
+        InSession::Has { number, may_be_done: false, is_repeated: true }
     }
 
     /// What a node is asked to append for an operation.
@@ -203,9 +203,8 @@ impl<W: Workload> World<'_, W> {
 
     /// The client waits no longer. The operation may still be done.
     pub(super) fn waits_no_longer(&mut self, operation: usize) -> Result<(), Violation> {
-        let in_session = &mut self.operations[operation].in_session;
-        if matches!(in_session, InSession::Has { .. }) {
-            *in_session = InSession::No;
+        if let InSession::Has { is_repeated, .. } = &mut self.operations[operation].in_session {
+            *is_repeated = false;
         }
         self.conclude(operation, None, Outcome::Unknown)
     }
@@ -263,9 +262,11 @@ impl<W: Workload> World<'_, W> {
         error: SessionError,
     ) -> Result<(), Violation> {
         let known = &mut self.operations[operation];
-        let InSession::Has { may_be_done, .. } = known.in_session else { return Ok(()) };
-        // Its client does not try it again.
-        known.in_session = InSession::No;
+        let InSession::Has { may_be_done, is_repeated, .. } = &mut known.in_session else {
+            return Ok(());
+        };
+        *is_repeated = false;
+        let may_be_done = *may_be_done;
         let client = known.client;
         let outcome = match error {
             SessionError::Ended | SessionError::Gap { .. } => {
@@ -293,7 +294,7 @@ impl<W: Workload> World<'_, W> {
         if !known.open {
             return Ok(());
         }
-        if let InSession::Has { may_be_done, .. } = &mut known.in_session
+        if let InSession::Has { may_be_done, is_repeated: true, .. } = &mut known.in_session
             && !matches!(outcome, Outcome::Done(_))
         {
             *may_be_done |= outcome == Outcome::Unknown;
