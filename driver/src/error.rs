@@ -123,8 +123,8 @@ pub enum MembersError {
     #[error(transparent)]
     Refused(#[from] raft::ChangeError),
     /// The membership is another one than the change declared: its new voters did not catch up in
-    /// time, no majority of its voters stored entries, it was given up on request, or its leader was
-    /// lost before it was committed.
+    /// time, no majority of its voters stored entries, it was given up on request, or its leader
+    /// was lost before it was committed.
     #[error(
         "the change was given up: its new voters did not catch up in time, no majority of its \
          voters stored entries, another change took its place, or its leader was lost"

@@ -28,8 +28,8 @@ pub enum ReadMode {
     Linearizable,
     /// Like `Linearizable`, but confirmed by the leader's lease, without a round of messages to a
     /// quorum (§6.4.1). That holds if the clocks of the nodes drift no more than
-    /// [`LeaseConfig::drift_ppm`](raft::LeaseConfig::drift_ppm). Without a lease, as when leases are
-    /// off, it is a linearizable read.
+    /// [`LeaseConfig::drift_ppm`](raft::LeaseConfig::drift_ppm). Without a lease, as when leases
+    /// are off, it is a linearizable read.
     Lease,
     /// The state contains everything that was done up to `max_age` ago. A node that knows that its
     /// state is that fresh answers at once; otherwise the read becomes a linearizable one. Only a
@@ -248,10 +248,12 @@ impl<S: StateMachine> Handle<S> {
         self.calls.try_send(CoreCall::Campaign).is_ok()
     }
 
-    /// Hands leadership over to a voter: `to`, or the one with the longest log. Returns the new
-    /// leader once this node knows it. Proposals are rejected as `NotLeader` meanwhile, usually for
-    /// a few milliseconds, and may be repeated. If the target does not take over within two
-    /// election timeouts, this node goes on.
+    /// Hands leadership over to a voter: `to`, or the one with the highest priority of those that
+    /// keep up, or else the one with the longest log. Returns the new leader once this node knows
+    /// it. Proposals are rejected as `NotLeader` meanwhile, usually for a few milliseconds, and may
+    /// be repeated. If the target does not take over within two election timeouts, this node goes
+    /// on. If the target's disk hangs, and has not been needed since, there is no leader until an
+    /// election timeout is over.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         let (begun, answer) = oneshot::channel();
         let call = CoreCall::Transfer { to, begun };

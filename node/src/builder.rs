@@ -218,22 +218,22 @@ impl<S: StateMachine> Builder<S> {
     /// (`maxslewrate`) by default. A smaller bound needs a smaller `maxslewrate` on all nodes.
     ///
     /// Off by default. Set it on all nodes: voters without it do not count for a lease. A node that
-    /// had leases on at an earlier start votes only after the time of a promise, 20 ms less than
-    /// the election timeout, has passed since its start.
+    /// had leases on at an earlier start votes only once the longest promise of that start is over:
+    /// two ticks less than its election timeout then.
     #[must_use]
     pub fn leases(mut self, drift_ppm: u32) -> Self {
         self.lease_drift_ppm = Some(drift_ppm);
         self
     }
 
-    /// The priority of this node as a leader, 0 by default. A leader hands leadership over to a voter
-    /// with a higher priority, once that has been healthy for four election timeouts: it replies and
-    /// its log is up to date. A leader that [`Node::transfer`] or an election has chosen gives way
-    /// too. The other nodes need no setting.
+    /// The priority of this node as a leader, 0 by default. A leader hands leadership over to a
+    /// voter with a higher priority, once that has been healthy for four election timeouts: it
+    /// replies and its log is up to date. A leader that [`Node::transfer`] or an election has
+    /// chosen gives way too. The other nodes need no setting.
     ///
     /// A node that loses leadership without handing it over, or is not elected when a leader hands
-    /// over to it, has priority 0 for 16 election timeouts. The pause doubles each time, up to 1,024
-    /// (five minutes by default), until it has led for that long.
+    /// over to it, has priority 0 for 16 election timeouts. The pause doubles each time, up to
+    /// 1,024 (five minutes by default), until it has led for that long.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {
         self.priority = priority;

@@ -97,9 +97,9 @@ impl Members {
     }
 
     /// Do not check that a majority of the new voters answers and stores entries now, nor that a
-    /// member answers at the new addresses that are declared for it. The change still waits for such
-    /// a majority, and is given up after ten minutes without one. A wrong address can cut off a
-    /// member.
+    /// member answers at the new addresses that are declared for it. The change still waits for
+    /// such a majority, and is given up after ten minutes without one. A wrong address can cut off
+    /// a member.
     #[must_use]
     pub fn force(mut self) -> Self {
         self.force = true;

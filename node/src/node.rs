@@ -135,11 +135,14 @@ impl<S: StateMachine> Node<S> {
         self.handle.propose(command.into()).await
     }
 
-    /// Hands leadership over to another voter: `to`, or the one with the longest log. For a node
-    /// that is about to stop, or a preferred leader. [`Node::shutdown`] does it too.
+    /// Hands leadership over to another voter: `to`, or the one with the highest priority of those
+    /// that keep up, or else the one with the longest log. For a node that is about to stop, or a
+    /// preferred leader. [`Node::shutdown`] does it too.
     ///
     /// Returns the new leader. Commands wait meanwhile, usually a few milliseconds. If the target
-    /// does not take over within two election timeouts, this node goes on as the leader.
+    /// does not take over within two election timeouts, this node goes on as the leader. If the
+    /// target's disk hangs, and has not been needed since, there is no leader for an election
+    /// timeout.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         self.handle.transfer(to).await
     }

@@ -181,8 +181,8 @@ impl Leader {
         node == core.id() || self.progress.get(&node).is_some_and(|p| p.round >= since)
     }
 
-    /// Whether the member has lately stored what the log held. A disk that hangs is noticed only once
-    /// there is something to store.
+    /// Whether the member has lately stored what the log held. A disk that hangs is noticed only
+    /// once there is something to store.
     fn keeps_up(&self, core: &Core, node: NodeId) -> bool {
         match self.progress.get(&node) {
             Some(progress) => progress.chase_ticks < core.stall_ticks(),

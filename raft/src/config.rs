@@ -2,6 +2,9 @@
 
 use crate::{Entry, HardState, Incarnation, LeaseConfig, NodeId, Snapshot};
 
+/// Multiples of an election timeout are counted in `u32`. With ticks of 10 ms this is two days.
+const ELECTION_TICKS_MAX: u32 = 1 << 24;
+
 /// The settings of a node. Times are in ticks; the driver chooses the length of a tick (10 ms by
 /// default). Make one with [`Config::new`] and change its fields.
 ///
@@ -123,14 +126,17 @@ impl Config {
 
     /// The first setting that is out of range, if there is one.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        if self.heartbeat_ticks < 1 || self.election_ticks < 2 * self.heartbeat_ticks {
-            return Err(ConfigError::Ticks);
+        let are_apart =
+            self.heartbeat_ticks >= 1 && self.election_ticks / 2 >= self.heartbeat_ticks;
+        if !are_apart || self.election_ticks > ELECTION_TICKS_MAX {
+            return Err(ConfigError::Ticks { max: ELECTION_TICKS_MAX });
         }
         if let Some(lease) = self.lease {
             if !(1..=LeaseConfig::DRIFT_PPM_MAX).contains(&lease.drift_ppm) {
                 return Err(ConfigError::Drift { max_ppm: LeaseConfig::DRIFT_PPM_MAX });
             }
-            if lease.promise_ms(self.election_ticks) == 0 {
+            let between_rounds = lease.tick.saturating_mul(self.heartbeat_ticks);
+            if lease.lasts(self.election_ticks) <= between_rounds {
                 return Err(ConfigError::NoRoomForLease);
             }
         }
@@ -177,16 +183,25 @@ impl Restored {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The tick settings contradict each other.
-    #[error("heartbeat_ticks must be at least 1 and election_ticks at least twice as many")]
-    Ticks,
+    #[error(
+        "heartbeat_ticks must be at least 1, and election_ticks at least twice as many and at most \
+         {max}"
+    )]
+    Ticks {
+        /// The most ticks of an election timeout.
+        max: u32,
+    },
     /// The bound on clock drift is 0, which no clock keeps, or leaves too little of a lease.
     #[error("the bound on clock drift must be from 1 to {max_ppm} parts per million")]
     Drift {
         /// The greatest bound.
         max_ppm: u32,
     },
-    /// The shortest election timeout leaves no time for a lease.
-    #[error("with leases, election_ticks must be at least two ticks and a millisecond")]
+    /// A lease would end before the next round of heartbeats could extend it.
+    #[error(
+        "a lease would not last from one heartbeat to the next: raise election_ticks, or lower \
+         heartbeat_ticks or the bound on clock drift"
+    )]
     NoRoomForLease,
     /// A limit of zero would let nothing through.
     #[error("{name} must not be zero")]
@@ -222,4 +237,55 @@ pub enum ConfigError {
         /// The restored term.
         hard_state: crate::Term,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn config(heartbeat_ticks: u32, election_ticks: u32) -> Config {
+        let config = Config::new(NodeId(1), Incarnation(1), 1);
+        Config { heartbeat_ticks, election_ticks, ..config }
+    }
+
+    #[test]
+    fn an_election_timeout_is_at_least_two_heartbeats_and_has_a_limit() {
+        let ticks = Err(ConfigError::Ticks { max: ELECTION_TICKS_MAX });
+        for (heartbeat_ticks, election_ticks, expected) in [
+            (1, 2, Ok(())),
+            (5, 30, Ok(())),
+            (5, 10, Ok(())),
+            (5, ELECTION_TICKS_MAX, Ok(())),
+            (5, 9, ticks.clone()),
+            (0, 30, ticks.clone()),
+            (u32::MAX, u32::MAX, ticks.clone()),
+            (5, ELECTION_TICKS_MAX + 1, ticks),
+        ] {
+            assert_eq!(config(heartbeat_ticks, election_ticks).check(), expected);
+        }
+    }
+
+    #[test]
+    fn a_lease_lasts_from_one_heartbeat_to_the_next() {
+        let ms = Duration::from_millis;
+        for (tick, heartbeat_ticks, election_ticks, drift_ppm, is_enough) in [
+            (ms(10), 5, 30, 100_000, true),
+            (ms(10), 5, 30, LeaseConfig::DRIFT_PPM_MAX, true),
+            // The promise lasts two ticks, and the lease a little less.
+            (ms(10), 2, 4, 1, false),
+            (ms(10), 1, 4, LeaseConfig::DRIFT_PPM_MAX, false),
+            (ms(10), 1, 4, LeaseConfig::DRIFT_PPM_MAX - 1, true),
+            // The length of a promise is in whole milliseconds.
+            (Duration::from_micros(100), 1, 11, 1, false),
+            (Duration::from_micros(100), 1, 12, 1, true),
+            (Duration::MAX, 5, 30, 1, false),
+            (Duration::ZERO, 5, 30, 1, false),
+        ] {
+            let lease = Some(LeaseConfig { tick, drift_ppm });
+            let config = Config { lease, ..config(heartbeat_ticks, election_ticks) };
+            let expected = if is_enough { Ok(()) } else { Err(ConfigError::NoRoomForLease) };
+            assert_eq!(config.check(), expected, "{tick:?} {heartbeat_ticks} {election_ticks}");
+        }
+    }
 }

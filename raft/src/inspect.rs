@@ -76,6 +76,12 @@ impl Node {
         self.leads_with_lease(now.monotonic_ns)
     }
 
+    /// The priority of this node for now: 0 for a while after it has failed as a leader (see
+    /// [`Config::priority`](crate::Config::priority)).
+    pub fn priority(&self) -> u8 {
+        self.core().priority()
+    }
+
     /// Whether this node is the leader of its term.
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.core().id())

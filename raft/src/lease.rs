@@ -34,10 +34,10 @@ use std::time::Duration;
 pub struct LeaseConfig {
     /// The length of a tick: the least time between two calls of [`Node::tick`](crate::Node::tick).
     pub tick: Duration,
-    /// The bound on clock drift, in parts per million: in a second, the monotonic clock of each node
-    /// gains or loses at most this many microseconds. From 1 to [`LeaseConfig::DRIFT_PPM_MAX`].
-    /// A daemon that corrects the time of day also slews the monotonic clock, chrony by up to 83,333
-    /// by default and Linux by up to 100,000.
+    /// The bound on clock drift, in parts per million: in a second, the monotonic clock of each
+    /// node gains or loses at most this many microseconds. From 1 to
+    /// [`LeaseConfig::DRIFT_PPM_MAX`]. A daemon that corrects the time of day also slews the
+    /// monotonic clock, chrony by up to 83,333 by default and Linux by up to 100,000.
     pub drift_ppm: u32,
 }
 
@@ -46,10 +46,18 @@ impl LeaseConfig {
     pub const DRIFT_PPM_MAX: u32 = 250_000;
 
     /// For how long a node that has heard from its leader grants no vote, in milliseconds: two
-    /// ticks less than the shortest election timeout. So a promise delays no election.
+    /// ticks less than the shortest election timeout. The promise is over before the timeout,
+    /// unless ticks come sooner than [`LeaseConfig::tick`] by the node's clock. A restarted node
+    /// waits for as long in any case.
     pub fn promise_ms(&self, election_ticks: u32) -> u32 {
-        let promise = self.tick * election_ticks.saturating_sub(2);
+        let promise = self.tick.saturating_mul(election_ticks.saturating_sub(2));
         u32::try_from(promise.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// How long a lease lasts by the leader's clock, from the beginning of a round that a quorum
+    /// with the same settings acknowledges. It has to be longer than the time between two rounds.
+    pub fn lasts(&self, election_ticks: u32) -> Duration {
+        Duration::from_nanos(self.relied_on_ns(self.promise_ms(election_ticks)))
     }
 
     /// How long a leader may rely on a promise of this length, in nanoseconds of its own clock. Its
@@ -101,8 +109,8 @@ impl Promise {
         self.until_ns = self.until_ns.max(until_ns);
     }
 
-    /// Whether a promise of an earlier start may still bind this node. This start's own promises are
-    /// renewed with each message of a leader, so they may hold all the time.
+    /// Whether a promise of an earlier start may still bind this node. This start's own promises
+    /// are renewed with each message of a leader, so they may hold all the time.
     pub fn is_inherited(&self) -> bool {
         self.inherited_ms.is_some() || self.seen_ns < self.inherited_until_ns
     }

@@ -115,8 +115,8 @@ impl Log {
         self.memberships.last().expect("there is always a membership").0
     }
 
-    /// The index of the planned change that the membership in force has ended, if it is in the log. A
-    /// joint membership follows one that is not given up.
+    /// The index of the planned change that the membership in force has ended, if it is in the log.
+    /// A joint membership follows one that is not given up.
     pub fn given_up(&self) -> Option<Index> {
         let [.., (at, planned), (_, next)] = &self.memberships[..] else { return None };
         let is_given_up = planned.is_changing() && !planned.is_joint() && !next.is_changing();

@@ -194,7 +194,8 @@ impl Node {
     }
 
     /// Starts a pre-vote without waiting for the election timeout, unless this node leads, may not
-    /// campaign, or has promised not to (see [`LeaseConfig`](crate::LeaseConfig)). A live leader is not disturbed by it.
+    /// campaign, or has promised not to (see [`LeaseConfig`](crate::LeaseConfig)). A live leader is
+    /// not disturbed by it.
     pub fn campaign(&mut self, now: Now) {
         self.core.set_now(now);
         let may_campaign = self.core.may_campaign() && !self.core.promise.holds();
@@ -203,10 +204,12 @@ impl Node {
         }
     }
 
-    /// Begins to hand leadership over to a voter, `to` or the one with the longest log. Returns the
+    /// Begins to hand leadership over to a voter: `to`, or the one with the highest priority of
+    /// those that have stored everything lately, or else the one with the longest log. Returns the
     /// target. Until that node leads, or two election timeouts have passed, this one takes no
     /// proposals: they are rejected as `NotLeader` without a leader, and can be repeated. If the
-    /// target does not lead by then, this node goes on.
+    /// target does not lead by then, this node goes on. If the target's disk hangs, and has not
+    /// been needed since, there is no leader until an election timeout is over.
     pub fn transfer(&mut self, now: Now, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         self.core.set_now(now);
         let leader = self.leader();

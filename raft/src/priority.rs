@@ -3,9 +3,9 @@
 //! Each node has a priority of its own ([`Config::priority`](crate::Config::priority)), and states
 //! it in its replies while it could lead. Leadership moves only to a strictly higher priority, and
 //! only to a voter that has been healthy for some election timeouts: it replies, each entry reaches
-//! its disk soon, and its copy does not differ. So two nodes never hand leadership to each
-//! other in turn, and a node that comes and goes does not disturb. A node that has failed as a leader
-//! has priority 0 for a while (see `probation.rs`), also in its own eyes while it leads.
+//! its disk soon, and its copy does not differ. So two nodes never hand leadership to each other in
+//! turn, and a node that comes and goes does not disturb. A node that has failed as a leader has
+//! priority 0 for a while (see `probation.rs`), also in its own eyes while it leads.
 
 use crate::core::Core;
 use crate::leader::Leader;

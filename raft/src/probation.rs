@@ -3,9 +3,10 @@
 //!
 //! A leader judges the health of a preferred voter by its replies. It cannot see whether the voter
 //! would fail as a leader: because its disk stalls now and then, or because it does not reach the
-//! others. Without a pause, leadership would come back to such a node again and again, and each time
-//! the cluster would be without a leader for a while. A node counts as failed when it loses
-//! leadership without handing it over, or is not elected although a leader has ordered its election.
+//! others. Without a pause, leadership would come back to such a node again and again, and each
+//! time the cluster would be without a leader for a while. A node counts as failed when it loses
+//! leadership without handing it over, or is not elected although a leader has ordered its
+//! election.
 //!
 //! The pause doubles with each failure. It is counted in this node's memory only: a restart forgets
 //! it, and no other node has a say.

@@ -54,7 +54,8 @@ pub(crate) struct Progress {
     pub told_commit: Index,
     /// The appends with entries that are in flight.
     pub inflight: Inflight,
-    /// The peer's priority, as of its latest reply; 0 while it could not lead, or has lately failed to.
+    /// The peer's priority, as of its latest reply; 0 while it could not lead, or has lately failed
+    /// to.
     pub priority: u8,
     /// Ticks for which the peer has been preferred to the leader, and healthy.
     pub preferred_ticks: u32,

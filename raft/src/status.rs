@@ -52,8 +52,8 @@ pub struct Status {
     pub membership: Membership,
     /// The index of its entry, which is its version. 0 if it is that of the beginning.
     pub membership_index: Index,
-    /// If a change was given up, and the membership in force came of that: the index of the change's
-    /// first entry. `None` once that is compacted.
+    /// If a change was given up, and the membership in force came of that: the index of the
+    /// change's first entry. `None` once that is compacted.
     pub given_up: Option<Index>,
     /// If set, part of the log is lost and is being repaired from the peers. The value is the end
     /// of the lost log.

@@ -3,10 +3,15 @@
 //! The leader takes no more proposals, sends the target what it lacks, and tells it to campaign at
 //! once. The target then wins, unless it fails or messages are lost: its log is as long as the
 //! leader's, and a vote for a transfer is granted although a leader is live. If the target does not
-//! lead within an election timeout, this leader goes on.
+//! lead within two election timeouts, and no later term has begun, this leader goes on.
+//!
+//! A target whose disk began to hang while there was nothing to store is not recognised. It enters
+//! the next term without being able to request votes, and its next reply removes the leader. Then
+//! there is no leader until an election timeout is over.
 
 use crate::core::Core;
 use crate::leader::Leader;
+use crate::progress::Progress;
 use crate::{Body, NodeId};
 
 /// Why leadership was not handed over.
@@ -28,7 +33,7 @@ pub enum TransferError {
     /// No other voter replies.
     #[error("no other voter replies")]
     NoTarget,
-    /// Leadership is being handed over to another target. Try again after an election timeout.
+    /// Leadership is being handed over to another target. Try again after two election timeouts.
     #[error("leadership is being handed over to node {to}")]
     UnderWay {
         /// The other target.
@@ -52,8 +57,7 @@ pub(crate) struct Transfer {
 }
 
 impl Leader {
-    /// Begins to hand over, to the voter with the longest log if there is no `to`. Returns the
-    /// target.
+    /// Begins to hand over, to the best voter if there is no `to`. Returns the target.
     pub fn transfer(
         &mut self,
         core: &mut Core,
@@ -77,15 +81,21 @@ impl Leader {
         Ok(to)
     }
 
-    /// The voter with the longest log among those that have replied lately, and whose state does
-    /// not differ.
+    /// Of the voters that have replied lately, and whose state does not differ: the one with the
+    /// highest priority of those that have stored everything lately. If there is none, the one with
+    /// the longest log.
     fn best_voter(&self, core: &Core) -> Option<NodeId> {
+        let late_ticks_max = silence_max(core);
         let replies = self.progress.iter().filter(|(id, progress)| {
             core.log.membership().is_voter(**id)
-                && progress.silent_ticks < silence_max(core)
+                && progress.silent_ticks < late_ticks_max
                 && progress.agrees != Some(false)
         });
-        replies.max_by_key(|(_, progress)| progress.matched).map(|(id, _)| *id)
+        let worth = |progress: &Progress| {
+            let keeps_up = progress.chase_ticks < late_ticks_max;
+            (keeps_up.then_some(progress.priority), progress.matched)
+        };
+        replies.max_by_key(|(_, progress)| worth(progress)).map(|(id, _)| *id)
     }
 
     /// One tick of a transfer. It is given up once the target is silent, and after the longest

@@ -13,14 +13,13 @@ use crate::violation::{Violation, violation};
 use bytes::Bytes;
 use driver::{Answer, Replica, SessionNumber, StateMachine, hashed};
 use raft::{
-    Apply, Config, Incarnation, Index, LeaseConfig, LogId, Membership, Node, NodeId, Payload,
-    ReadId, Restored, Snapshot, TakeSnapshot, Write, entry_hash,
+    Apply, Config, Incarnation, Index, LogId, Membership, Node, NodeId, Payload, ReadId, Restored,
+    Snapshot, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use storage::testing::{MemDisk, Operation, Verdict};
 use storage::{BaseError, Case, ClusterId, Directory, Log, LogConfig, OpenError, Snapshots};
 
@@ -207,11 +206,7 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
         config.reads_max = swarm.reads_max as usize;
     }
     config.priority = swarm.priority(id);
-    let is_off = Stream::new(seed, Purpose::Lease, life).chance(swarm.lease_off_ppm);
-    if swarm.lease_drift_ppm > 0 && !is_off {
-        let tick = Duration::from_micros(u64::from(swarm.tick_us));
-        config.lease = Some(LeaseConfig { tick, drift_ppm: swarm.lease_drift_ppm });
-    }
+    config.lease = swarm.lease(&mut Stream::new(seed, Purpose::Lease, life));
     config
 }
 

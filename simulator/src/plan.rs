@@ -5,9 +5,11 @@
 //! failing plan can be shrunk by removing faults. A plan prints as one line and parses from it.
 
 use crate::random::{Purpose, Stream};
+use raft::LeaseConfig;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Everything that a run depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +143,8 @@ swarm! {
     /// The bound on clock drift of leases: 10,000, 100,000 or 250,000, which no clock exceeds then;
     /// 0 in half of the plans: there are no leases, and clocks run at any rate.
     lease_drift_ppm,
-    /// Share of starts of a node at which leases are off: 0, or 300,000 in one plan of three.
+    /// Share of starts of a node at which leases are off: 0, or 300,000 in one plan of three. At as
+    /// many of the others, promises are half as long.
     lease_off_ppm,
     /// The priorities of the nodes, from 0 to 3: two bits for each, those of node 0 last. Not 0 in a
     /// third of the plans. Layer 1 only.
@@ -152,6 +155,28 @@ impl Swarm {
     /// The priority of a node.
     pub fn priority(&self, node: u64) -> u8 {
         (self.priorities.checked_shr(2 * node as u32).unwrap_or(0) & 3) as u8
+    }
+
+    /// The settings of leases of a node at one of its starts. Where some starts have none, others
+    /// have a tick that counts as half as long, so their promises are shorter than earlier ones.
+    pub fn lease(&self, draw: &mut Stream) -> Option<LeaseConfig> {
+        let (is_off, is_short) = (draw.chance(self.lease_off_ppm), draw.chance(self.lease_off_ppm));
+        if self.lease_drift_ppm == 0 || is_off {
+            return None;
+        }
+        let half = self.tick() / 2;
+        let is_short = is_short && self.has_room_for_leases(half, self.lease_drift_ppm);
+        let tick = if is_short { half } else { self.tick() };
+        Some(LeaseConfig { tick, drift_ppm: self.lease_drift_ppm })
+    }
+
+    /// Whether a lease lasts from one heartbeat to the next.
+    fn has_room_for_leases(&self, tick: Duration, drift_ppm: u32) -> bool {
+        LeaseConfig { tick, drift_ppm }.lasts(self.election_ticks) > tick * self.heartbeat_ticks
+    }
+
+    fn tick(&self) -> Duration {
+        Duration::from_micros(u64::from(self.tick_us))
     }
 
     /// The rate of a clock in per mille of simulated time, within the bound on drift if there are
@@ -535,12 +560,14 @@ impl Plan {
     /// else in a plan.
     fn draw_leases(&mut self) {
         let mut draw = Stream::new(self.seed, Purpose::Lease, 0);
-        // With three ticks, one of them is left for a promise.
-        if draw.below(2) == 0 || self.swarm.election_ticks < 3 {
+        if draw.below(2) == 0 {
             return;
         }
-        self.swarm.lease_drift_ppm = draw.pick(&[10_000, 100_000, 250_000]);
-        self.swarm.lease_off_ppm = draw.pick(&[0, 0, 300_000]);
+        let drift_ppm = draw.pick(&[10_000, 100_000, 250_000]);
+        let off_ppm = draw.pick(&[0, 0, 300_000]);
+        if self.swarm.has_room_for_leases(self.swarm.tick(), drift_ppm) {
+            (self.swarm.lease_drift_ppm, self.swarm.lease_off_ppm) = (drift_ppm, off_ppm);
+        }
     }
 
     /// Draws changes of the membership, in one plan of three. They have streams of their own, so

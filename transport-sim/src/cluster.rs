@@ -11,7 +11,7 @@ use crate::world::{Limits, Rotting, Up, World, log_config};
 use driver::{DriverConfig, Handle, StopReason};
 use madsim::runtime::{Handle as Executor, NodeHandle};
 use quorate::assembly::{Assembled, Parts};
-use raft::{Config, Incarnation, Index, LeaseConfig, LogId, NodeId};
+use raft::{Config, Incarnation, Index, LogId, NodeId};
 use simulator::checks::{Check, Shadow, Violation, read, violation};
 use simulator::ending::{CALM_THINK_US, Ending};
 use simulator::faults::{POWER_FAILS_TOO_PPM, ROT_WRITES, START_RETRY_US};
@@ -392,11 +392,7 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     config.snapshot_log_bytes_max = swarm.snapshot_bytes_max as usize;
     config.retained_bytes = swarm.retained_bytes as usize;
     config.catch_up_bytes_max = swarm.catch_up_bytes as usize;
-    let is_off = Stream::new(seed, Purpose::Lease, life).chance(swarm.lease_off_ppm);
-    if swarm.lease_drift_ppm > 0 && !is_off {
-        let tick = Duration::from_micros(u64::from(swarm.tick_us));
-        config.lease = Some(LeaseConfig { tick, drift_ppm: swarm.lease_drift_ppm });
-    }
+    config.lease = swarm.lease(&mut Stream::new(seed, Purpose::Lease, life));
     if swarm.clock_ticks > 0 {
         config.clock_ticks = swarm.clock_ticks;
     }

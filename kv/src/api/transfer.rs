@@ -19,7 +19,7 @@ use std::sync::Arc;
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Given {
-    /// The node that is to lead. Without it: the follower with the longest log.
+    /// The node that is to lead. Without it: the preferred follower of those that keep up.
     to: Option<u64>,
 }
 
@@ -58,7 +58,7 @@ fn refused(error: TransferError) -> Problem {
         }
         TransferError::Busy => Problem::overloaded(error.to_string()),
         TransferError::Stopped => Problem::stopped(),
-        // It did not come about, or another transfer is under way. This node goes on as leader.
+        // It did not come about, or another transfer is under way.
         _ => Problem::new(StatusCode::CONFLICT, "not-transferred", error.to_string()),
     }
 }

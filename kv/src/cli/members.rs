@@ -65,8 +65,8 @@ enum Change {
 
 #[derive(clap::Args)]
 struct Options {
-    /// Do not check that a majority of the new voters answers now, nor new addresses of members. The
-    /// change still waits for such a majority before it takes effect
+    /// Do not check that a majority of the new voters answers now, nor new addresses of members.
+    /// The change still waits for such a majority before it takes effect
     #[arg(long)]
     force: bool,
     /// Wait for the change for at most this time. It goes on afterwards

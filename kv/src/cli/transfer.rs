@@ -7,7 +7,8 @@ use kv::client::Request;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The id of the node that is to lead. Without it: the follower with the longest log
+    /// The id of the node that is to lead. Without it: the follower with the highest
+    /// priority of those that keep up
     #[arg(long)]
     to: Option<u64>,
     #[command(flatten)]

@@ -246,19 +246,20 @@ impl<W: Workload> World<'_, W> {
         self.is_preferred_leader()
     }
 
-    /// Checks that no healthy voter has a higher priority than the leader. A lasting fault may keep
-    /// away a node that only the others take for healthy: so such nodes do not count at all.
+    /// Checks that no healthy voter has a higher priority than the leader, for now: the faults may
+    /// have made nodes fail as leaders, which are not preferred for a while. A lasting fault may
+    /// keep away a node that only the others take for healthy: so such nodes do not count at all.
     fn is_preferred_leader(&self) -> Result<(), Violation> {
         let Some((term, leader)) = self.observer.latest_leader() else { return Ok(()) };
-        let own = self.plan.swarm.priority(leader);
+        let leads = self.hosts[leader as usize].up.as_ref();
+        let own = leads.map_or(0, |running| running.node.priority());
         let membership = self.observer.membership(leader as usize);
-        let is_preferred = |id: usize| {
-            let id = id as u64;
-            membership.is_voter(NodeId(id)) && self.plan.swarm.priority(id) > own
-        };
-        match self.healthy().map(|(id, _)| id).find(|id| is_preferred(*id)) {
+        let mut preferred = self.healthy().filter(|(id, running)| {
+            membership.is_voter(NodeId(*id as u64)) && running.node.priority() > own
+        });
+        match preferred.next() {
             None => Ok(()),
-            Some(id) => {
+            Some((id, _)) => {
                 let detail = format!("node {leader} leads in term {term}, node {id} is preferred");
                 violation(Check::PreferredNodeLeadsInTheEnd, ([id, leader as usize], term), detail)
             }
@@ -274,8 +275,18 @@ impl<W: Workload> World<'_, W> {
         Ok(())
     }
 
+    /// Whether the leader has a higher priority than this earlier one: it was not preferred for a
+    /// while, since it had failed as a leader.
+    fn is_more_preferred(&self, earlier: Option<(Term, u64)>) -> bool {
+        let priority =
+            |leader: Option<(Term, u64)>| leader.map_or(0, |(_, id)| self.plan.swarm.priority(id));
+        priority(self.observer.latest_leader()) > priority(earlier)
+    }
+
     pub(super) fn quiet(&mut self, leader: Option<(Term, u64)>) -> Result<(), Violation> {
-        self.leads_still(leader)?;
+        if !self.is_more_preferred(leader) {
+            self.leads_still(leader)?;
+        }
         let until_us = self.now_us + SETTLE_TIMEOUTS * self.timeout_us();
         self.rests(until_us)
     }
