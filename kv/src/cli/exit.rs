@@ -1,6 +1,7 @@
 //! The exit codes, which scripts rely on.
 
 use super::lines::Lines;
+use kv::plain::escaped;
 use std::io::{self, Write};
 
 /// Done; for `serve` and `cluster`: stopped as asked.
@@ -53,10 +54,11 @@ pub fn with_limit(error: &io::Error) -> String {
     }
 }
 
-/// Prints on standard error why the program ends. Returns after at most a second, even if nothing
+/// Prints on standard error why the program ends. Characters that a terminal acts on are escaped,
+/// since the reason may contain what a server or a file says. Returns after at most a second, even if nothing
 /// could be printed.
 pub fn complain(what: impl std::fmt::Display) {
-    let line = format!("raft-kv: {what}\n");
+    let line = format!("raft-kv: {}\n", escaped(&what.to_string()));
     // A thread writes the line: standard error may be a pipe that is not read, and the program has
     // to end.
     match Lines::start("complaint", std::io::stderr()) {

@@ -126,8 +126,12 @@ impl BootstrapService {
             }
             Err(_) => return (StatusCode::FORBIDDEN, Vec::new()),
         };
-        if !question.list.iter().all(Listed::is_plain) || !question.from.listed().is_plain() {
-            return (StatusCode::BAD_REQUEST, b"an address is too long or no plain text".to_vec());
+        let from = question.from.listed();
+        let faulty = question.list.iter().chain([&from]).find_map(|listed| {
+            listed.check().err().map(|why| format!("an address of node {} {why}", listed.node))
+        });
+        if let Some(why) = faulty {
+            return (StatusCode::BAD_REQUEST, why.into());
         }
         let Some(own) = state.own.clone() else {
             return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
@@ -477,6 +481,31 @@ mod tests {
         let ours = asked(&desk, founder(1), &[1], Join(Some(ClusterId(7))));
         assert_eq!(ours, (200, Some(Answer::Ours(ClusterId(7)))));
         assert_eq!(asked(&desk, founder(1), &[1], Join(Some(ClusterId(8)))), (403, None));
+    }
+
+    #[test]
+    fn an_address_that_could_not_be_printed_is_refused_with_the_reason() {
+        let desk = BootstrapService::new();
+        desk.wait(founder(0), list(&[0, 1]));
+        let ask = |from: Founder, list: Vec<Listed>| {
+            let purpose = Admit(ClusterId(7));
+            let (status, body) =
+                desk.answer(&seal(&Question { from, to: NodeId(0), list, purpose }));
+            (status.as_u16(), String::from_utf8(body).unwrap_or_default())
+        };
+        let long = Founder { peer_address: format!("{}:80", "a".repeat(300)), ..founder(1) };
+        let escapes = Founder { client_address: "a\x1b[2J:80".to_owned(), ..founder(1) };
+        for (given, why) in [(long, "at most 261"), (escapes, "contains '\\u{1b}'")] {
+            for (from, list) in [
+                (given.clone(), list(&[0, 1])),
+                (founder(1), vec![founder(0).listed(), given.listed()]),
+            ] {
+                let (status, text) = ask(from, list);
+                assert_eq!(status, 400);
+                assert!(text.starts_with("an address of node 1 ") && text.contains(why), "{text}");
+            }
+        }
+        assert_eq!(ask(founder(1), list(&[0, 1])).0, 200);
     }
 
     #[test]
