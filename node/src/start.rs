@@ -49,7 +49,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let founder = starting.introduce(member.who());
     starting.warn_of_other_members(member.membership());
     starting.warn_of_other_address(member.membership());
-    peers.desk().belong(founder.clone(), cluster, member.membership().clone());
+    peers.desk().belong(founder.clone(), cluster, member.base_membership().clone());
     let (member, snapshots) = starting.check_base(member, disk).await?;
 
     let config = builder.driver_config(id);
@@ -82,11 +82,14 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     let handle = spawned.map_err(StartError::Thread)?;
     peers.open(&transport);
-    // Other nodes are told the present members, and not those of the start.
+    // Other nodes are told the present members, and not those of the start. A node that joined by
+    // a membership that is not committed could be in none later, and nobody would tell it.
     let (desk, mut changes) = (peers.desk().clone(), handle.changes());
     core.runtime().spawn(async move {
         while let Some(view) = changes.next().await {
-            desk.belong(founder.clone(), cluster, view.membership);
+            if view.is_committed {
+                desk.belong(founder.clone(), cluster, view.membership);
+            }
         }
     });
     Ok(Node { id, cluster, handle, clock, transport, peers, core, leader_wait })

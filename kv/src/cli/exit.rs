@@ -19,8 +19,8 @@ pub const FAILED: u8 = 70;
 /// A node has stopped because its copy of the state differs from those of the others. It has
 /// forgotten its log, and the others repair it when it is started again.
 pub const DIFFERS: u8 = 75;
-/// A node has stopped because it was removed from its cluster, or its disk is that of an earlier
-/// member. A restart does not help.
+/// A node has stopped because it was removed from its cluster, its addition was given up, or its
+/// disk is that of an earlier member. A restart does not help.
 pub const REMOVED: u8 = 76;
 /// A node or a cluster cannot start with its settings. A restart does not help.
 pub const CONFIGURATION: u8 = 78;

@@ -59,6 +59,8 @@ pub(super) enum Answer {
     /// The responder waits to be added to the cluster of these nodes. The sender's cluster has none
     /// of them as a member.
     Elsewhere(Vec<Listed>),
+    /// The sender, with this incarnation, was removed from the responder's cluster.
+    Removed,
 }
 
 impl Answer {
@@ -70,7 +72,7 @@ impl Answer {
                 membership.members.values().try_for_each(Member::check_addresses)
             }
             Answer::Elsewhere(list) => list.iter().try_for_each(Listed::check),
-            Answer::Other(_) | Answer::Ours(_) => Ok(()),
+            Answer::Other(_) | Answer::Ours(_) | Answer::Removed => Ok(()),
         }
     }
 }

@@ -145,6 +145,10 @@ impl BootstrapService {
                 let from = &question.from;
                 let known = membership.members.get(&from.node);
                 match known {
+                    // It was removed before it knew that it was added, and is never added again.
+                    None if membership.removed.get(&from.node) == Some(&from.incarnation) => {
+                        (StatusCode::FORBIDDEN, seal(&Answer::Removed))
+                    }
                     Some(known) if known.incarnation == from.incarnation => {
                         (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
                     }
@@ -425,6 +429,21 @@ mod tests {
         assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
         assert_eq!(asked(&desk, founder(2), &[2], Join(None)), (403, None), "not added yet");
         assert_eq!(asked(&desk, wiped, &[0, 1], Join(None)), (409, None));
+    }
+
+    #[test]
+    fn a_node_that_was_removed_before_it_joined_is_told_so() {
+        let desk = BootstrapService::new();
+        let mut membership = Membership::default();
+        membership.removed.insert(NodeId(1), Incarnation(101));
+        desk.belong(founder(0), ClusterId(7), membership);
+        for purpose in [Join(None), Join(Some(ClusterId(7))), Bootstrap] {
+            let answer = asked(&desk, founder(1), &[0, 1], purpose);
+            assert_eq!(answer, (403, Some(Answer::Removed)));
+        }
+        let with_a_new_directory = Founder { incarnation: Incarnation(5), ..founder(1) };
+        let (status, answer) = asked(&desk, with_a_new_directory, &[0, 1], Join(None));
+        assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
     }
 
     #[test]
