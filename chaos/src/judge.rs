@@ -6,7 +6,7 @@ use serde_json::Value;
 use simulator::linearizability::{Verdict, check, explain};
 use std::collections::BTreeMap;
 
-/// So many writes in sessions may fail although none is done.
+/// This many writes in sessions may fail although none is done.
 const SESSIONS_FAILED_MAX: u64 = 10;
 
 /// The counts of a round.

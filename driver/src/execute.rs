@@ -47,8 +47,8 @@ impl<S: StateMachine> Handle<S> {
                 }
             };
             match self.repeat(number.at, &command, until_ns).await {
-                // The session was not used for too long, or so many commands before this one were
-                // not done that its number is too high. Nothing was executed.
+                // The session was not used for too long, or too many commands before this one were
+                // not done, so its number is too high. Nothing was executed.
                 Err(ExecuteError::Session(SessionError::Ended | SessionError::Gap { .. })) => {
                     self.shared.own_session.ended(number.at.session);
                 }

@@ -8,8 +8,8 @@
 //!
 //! A session is opened through the log, and its id is made from the index of that entry. So the
 //! sessions are the same on every node, are part of each snapshot, and survive a restart of the
-//! whole cluster. They end by log time, which all nodes share. A command of a session that has ended
-//! is never executed.
+//! whole cluster. They end by log time, which all nodes share. A command of a session that has
+//! ended is never executed.
 //!
 //! Everything is bounded, see [`SessionLimits`]. The limits travel with the entry that opens a
 //! session, so nodes with different settings keep the same sessions.
@@ -62,9 +62,9 @@ pub struct SessionLimits {
     /// The most sessions, 100,000 by default. To open one more ends the one that was not used for
     /// the longest time.
     pub sessions_max: u32,
-    /// The bytes of all sessions, 256 MiB by default: 768 for each session, 160 for each number that
-    /// it knows, and the replies. Beyond it the sessions end that were not used for the longest
-    /// time.
+    /// The bytes of all sessions, 256 MiB by default: 768 for each session, 160 for each number
+    /// that it knows, and the replies. Beyond it the sessions end that were not used for the
+    /// longest time.
     pub bytes_max: u64,
 }
 

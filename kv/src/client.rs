@@ -14,11 +14,13 @@
 
 pub use crate::api::NODE;
 use crate::api::{SESSION_ID, SESSION_SEQ, WAIT_MS};
+use crate::plain::shown;
 use bytes::Bytes;
 use driver::Clock;
 use http_body_util::Full;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, StatusCode};
+use raft::check_address;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -115,7 +117,8 @@ impl Response {
         let problem = self.json();
         let said = ["detail", "title", "error"].iter().find_map(|field| problem[*field].as_str());
         match said {
-            Some(said) => format!("{said} ({})", self.status),
+            // The server may be anything.
+            Some(said) => format!("{} ({})", shown(said), self.status),
             None => self.status.to_string(),
         }
     }
@@ -414,6 +417,7 @@ fn sorted(response: Response) -> Result<Response, Missed> {
 fn split_location(location: &str) -> Option<(String, String)> {
     let rest = location.strip_prefix("http://")?;
     let (address, path) = rest.split_once('/')?;
+    check_address(address).ok()?;
     Some((address.to_owned(), format!("/{path}")))
 }
 
@@ -446,6 +450,16 @@ mod tests {
     }
 
     #[test]
+    fn a_text_of_a_foreign_server_is_short_and_harmless_on_a_terminal() {
+        let body = serde_json::json!({"detail": format!("\x1b]0;\n{}", "x".repeat(70_000))});
+        let mut answer = answer(400, "");
+        answer.body = body.to_string().into();
+        let text = answer.explanation();
+        assert!(text.starts_with("\\u001b]0;\\u000axxx") && text.ends_with("(400 Bad Request)"));
+        assert!(text.len() < 400 && !text.contains(char::is_control), "{text}");
+    }
+
+    #[test]
     fn a_server_that_is_no_node_does_not_count() {
         let read = foreign("a:1", &Method::GET, &answer(200, "ok"));
         assert!(matches!(read, Missed::Nobody(_)));
@@ -458,5 +472,7 @@ mod tests {
         let expected = Some(("127.0.0.1:8081".to_owned(), "/v1/kv/a%2Fb?x=1".to_owned()));
         assert_eq!(split_location("http://127.0.0.1:8081/v1/kv/a%2Fb?x=1"), expected);
         assert_eq!(split_location("/elsewhere"), None);
+        assert_eq!(split_location("http://a b:1/"), None);
+        assert_eq!(split_location(&format!("http://{}:1/", "a".repeat(300))), None);
     }
 }

@@ -2,7 +2,7 @@
 //! it. Errors of the disk and the listener end with the cause of the operating system.
 
 use driver::{SessionError, StopReason};
-use raft::NodeId;
+use raft::{AddressError, NodeId};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +30,9 @@ pub enum StartError {
     /// A member's address for peers is not of the form `host:port`.
     #[error("node {0} has the address {1:?} in the list of members, which is not host:port")]
     MemberAddress(NodeId, String),
+    /// An address of a member is too long, or has characters that no address has.
+    #[error("in the list of members, an address of node {0} {1}")]
+    BadAddress(NodeId, AddressError),
     /// The address of this node in the list of members is a name, and a listener needs an IP
     /// address.
     #[error("{0} is not an IP address to listen on: set the address with listen()")]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many numbers the session of a node knows. So many forwarded commands can be in flight
+/// How many numbers the session of a node knows. This many forwarded commands can be in flight
 /// within it; further ones are forwarded without a session.
 pub(crate) const OWN_WINDOW: u32 = 16_384;
 

@@ -329,7 +329,9 @@ fn a_node_whose_addition_is_given_up_stops_like_a_removed_one() {
     let answer = nodes[0].ask("PUT", &format!("{PATH}?wait=1ms"), &all);
     assert_eq!(answer.status, 202, "{}", answer.body);
     // It joins, but never catches up: that takes some heartbeats.
-    assert_eq!(nodes[0].post("/disconnect_peer", r#"{"peer_id": 3}"#).status, 200);
+    until("the leader has it as a member, and cuts it off", || {
+        nodes[0].post("/disconnect_peer", r#"{"peer_id": 3}"#).status == 200
+    });
     let added = joining.join().expect("it joins");
     assert!(nodes[0].get("/v1/cluster").json()["change"].is_object(), "it is in progress");
     let before = declared(&configs[..3], "voter").to_string();
@@ -342,7 +344,9 @@ fn a_node_whose_addition_is_given_up_stops_like_a_removed_one() {
     let joining = join(&configs[3]);
     let answer = nodes[0].ask("PUT", &format!("{PATH}?wait=1ms"), &all);
     assert_eq!(answer.status, 202, "{}", answer.body);
-    assert_eq!(nodes[0].post("/connect_peer", r#"{"peer_id": 3}"#).status, 200);
+    until("the leader has it as a member, and lets it in", || {
+        nodes[0].post("/connect_peer", r#"{"peer_id": 3}"#).status == 200
+    });
     let added = joining.join().expect("it joins");
     until("it votes", || nodes[0].get("/v1/cluster").json()["members"][3]["role"] == "voter");
     assert_eq!(added.ask("PUT", "/v1/kv/a", "1").status, 200);
