@@ -1,5 +1,5 @@
-//! Texts of others, made fit for a terminal or a line of a log: bounded, and without characters that
-//! a terminal acts on.
+//! Texts of others, made fit for a terminal or a line of a log: bounded, and without characters
+//! that a terminal acts on.
 
 use std::fmt::Write;
 
@@ -7,8 +7,9 @@ use std::fmt::Write;
 /// address fits.
 pub const SHOWN_CHARS_MAX: usize = 300;
 
-/// Whether a terminal may act on a character, or show what follows it elsewhere: control characters,
-/// separators of lines, and marks of invisible formatting such as the direction of the text.
+/// Whether a terminal may act on a character, or show what follows it elsewhere: control
+/// characters, separators of lines, and marks of invisible formatting such as the direction of the
+/// text.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')

@@ -55,8 +55,8 @@ pub fn with_limit(error: &io::Error) -> String {
 }
 
 /// Prints on standard error why the program ends. Characters that a terminal acts on are escaped,
-/// since the reason may contain what a server or a file says. Returns after at most a second, even if nothing
-/// could be printed.
+/// since the reason may contain what a server or a file says. Returns after at most a second, even
+/// if nothing could be printed.
 pub fn complain(what: impl std::fmt::Display) {
     let line = format!("raft-kv: {}\n", escaped(&what.to_string()));
     // A thread writes the line: standard error may be a pipe that is not read, and the program has
