@@ -6,6 +6,9 @@ use serde_json::Value;
 use simulator::linearizability::{Verdict, check, explain};
 use std::collections::BTreeMap;
 
+/// This many writes in sessions may fail although none is done.
+const SESSIONS_FAILED_MAX: u64 = 10;
+
 /// The counts of a round.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -58,6 +61,9 @@ pub fn judge(
         unknown: count(Heard::Unknown),
         ..Counts::default()
     };
+    if counts.in_sessions == 0 && sessions_failed >= SESSIONS_FAILED_MAX {
+        violations.push(format!("none of {sessions_failed} writes in sessions was done"));
+    }
     compare(copies, &mut counts, violations);
     // Listings that lack old commits prove nothing about a single write. The reads at the end still
     // do.

@@ -19,6 +19,8 @@ pub struct View {
     /// The latest membership in the node's log. It acts from the moment it is in the log, and may
     /// still be replaced by an earlier one if it is never committed.
     pub membership: Membership,
+    /// Whether the node knows that this membership is committed.
+    pub is_committed: bool,
 }
 
 impl View {
@@ -28,6 +30,7 @@ impl View {
             leader: status.raft.leader,
             serving: status.serving(),
             membership: status.raft.membership.clone(),
+            is_committed: status.is_membership_committed(),
         }
     }
 }

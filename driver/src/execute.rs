@@ -2,8 +2,8 @@
 
 use crate::error::{ExecuteError, ProposeError};
 use crate::messages::CoreCall;
-use crate::session::own::{Begun, OWN_WINDOW};
-use crate::session::{SessionError, SessionId, SessionLimits, SessionNumber, SystemCommand};
+use crate::session::own::{Begun, OWN_REPLY_BYTES_MAX, OWN_WINDOW};
+use crate::session::{SessionError, SessionId, SessionLimits, SessionNumber};
 use crate::status::count;
 use crate::{Handle, StateMachine};
 use bytes::Bytes;
@@ -33,7 +33,9 @@ impl<S: StateMachine> Handle<S> {
         let until_ns = self.until_ns(timeout);
         loop {
             let raft = &self.status().raft;
-            if raft.leader.is_none_or(|leader| leader == raft.id) {
+            // A command that only fits without the bytes of a session is sent without one.
+            let needs_none = raft.leader.is_none_or(|leader| leader == raft.id);
+            if needs_none || !self.shared.own_session.fits(&command) {
                 return self.attempt(Request::Command(command), until_ns).await;
             }
             let number = match self.shared.own_session.begin() {
@@ -44,9 +46,9 @@ impl<S: StateMachine> Handle<S> {
                     continue;
                 }
             };
-            match self.repeat(number.at, &command, until_ns, Patience::UntilRefused).await {
-                // The session was not used for too long, or so many commands before this one were
-                // not done that its number is too high. Nothing was executed.
+            match self.repeat(number.at, &command, until_ns).await {
+                // The session was not used for too long, or too many commands before this one were
+                // not done, so its number is too high. Nothing was executed.
                 Err(ExecuteError::Session(SessionError::Ended | SessionError::Gap { .. })) => {
                     self.shared.own_session.ended(number.at.session);
                 }
@@ -70,61 +72,47 @@ impl<S: StateMachine> Handle<S> {
         timeout: Duration,
     ) -> Result<bool, ExecuteError> {
         let until_ns = self.until_ns(timeout);
-        let request = Request::System(SystemCommand::Close(session).encode());
+        let request = session.close_request();
         // To close it twice does no harm, but the answer to the second call is another.
         Ok(self.attempt(request, until_ns).await? == [1][..])
     }
 
-    /// Executes a command of a session, on any node, once. While there is no leader, or the outcome
-    /// of an attempt is unknown, it is tried again until the timeout. If it ends with
-    /// [`ExecuteError::Unknown`], call it again with the same number and command, on any node.
+    /// Executes a command of a session, on any node, once. While the outcome of an attempt is
+    /// unknown, it is tried again until the timeout. If it ends with [`ExecuteError::Unknown`],
+    /// call it again with the same number and command, on any node. Another error speaks of this
+    /// call only: if an earlier one has ended with `Unknown`, that outcome is still unknown.
     pub async fn execute_in_session(
         &self,
         number: SessionNumber,
         command: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, ExecuteError> {
-        self.repeat(number, &command, self.until_ns(timeout), Patience::UntilTimeout).await
+        self.repeat(number, &command, self.until_ns(timeout)).await
     }
 
-    /// Proposes a command of a session until its outcome is known.
+    /// Proposes a command of a session. If the outcome is unknown, proposes it again until it is
+    /// known.
     async fn repeat(
         &self,
         number: SessionNumber,
         command: &[u8],
         until_ns: u64,
-        patience: Patience,
     ) -> Result<Bytes, ExecuteError> {
         let bytes = number.encode(command);
         // Whether an earlier attempt may have been appended.
         let mut may_be_done = false;
         loop {
-            let failed = match self.attempt(Request::SessionCommand(bytes.clone()), until_ns).await
-            {
+            match self.attempt(Request::SessionCommand(bytes.clone()), until_ns).await {
                 Ok(reply) => return Ok(reply),
                 // The session ended after an attempt of unknown outcome.
-                Err(ExecuteError::Session(_)) if may_be_done => ExecuteError::Unknown,
-                Err(error @ ExecuteError::Session(_)) => return Err(error),
-                Err(ExecuteError::Unknown) => {
-                    may_be_done = true;
-                    ExecuteError::Unknown
-                }
-                Err(error) if may_be_done => {
-                    tracing::trace!(%error, "a command is tried again");
-                    ExecuteError::Unknown
-                }
-                Err(error) if patience == Patience::UntilRefused => return Err(error),
-                Err(error) => match &error {
-                    ExecuteError::NotDone
-                    | ExecuteError::Refused(
-                        ProposeError::NotLeader { .. } | ProposeError::ReadOnly { .. },
-                    ) => error,
-                    _ => return Err(error),
-                },
-            };
+                Err(ExecuteError::Session(_)) if may_be_done => return Err(ExecuteError::Unknown),
+                Err(ExecuteError::Unknown) => may_be_done = true,
+                Err(error) if may_be_done => tracing::trace!(%error, "a command is tried again"),
+                Err(error) => return Err(error),
+            }
             let left_ns = until_ns.saturating_sub(self.clock.now().monotonic_ns);
             if left_ns <= REPEAT_AFTER.as_nanos() as u64 || self.status().stopped.is_some() {
-                return Err(failed);
+                return Err(ExecuteError::Unknown);
             }
             self.clock.sleep(REPEAT_AFTER).await;
             count(&self.shared.metrics.proposals_repeated);
@@ -147,7 +135,11 @@ impl<S: StateMachine> Handle<S> {
         if !matches!(own.begin(), Begun::NoSession) {
             return Ok(());
         }
-        let limits = SessionLimits { window: OWN_WINDOW, ..self.shared.session_limits };
+        let limits = SessionLimits {
+            window: OWN_WINDOW,
+            reply_bytes_max: OWN_REPLY_BYTES_MAX,
+            ..self.shared.session_limits
+        };
         match self.open(limits, until_ns).await {
             Ok(session) => {
                 own.opened(session);
@@ -161,7 +153,7 @@ impl<S: StateMachine> Handle<S> {
     /// Opens a session. If the outcome of an attempt is unknown, another session is opened: one
     /// that is not used ends by itself.
     async fn open(&self, limits: SessionLimits, until_ns: u64) -> Result<SessionId, ExecuteError> {
-        let request = limits.request();
+        let request = limits.request(self.shared.own_session.salt());
         loop {
             match self.attempt(request.clone(), until_ns).await {
                 Ok(reply) => return SessionId::of_reply(&reply).ok_or(ExecuteError::Unknown),
@@ -196,12 +188,4 @@ impl<S: StateMachine> Handle<S> {
             () = &mut sleep => Err(ExecuteError::Unknown),
         }
     }
-}
-
-/// How long a command of a session is tried again that was certainly not done.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    /// Not at all.
-    UntilRefused,
-    UntilTimeout,
 }

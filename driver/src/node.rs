@@ -4,6 +4,7 @@ use crate::core_loop::{CoreLoop, State};
 use crate::machine_task::MachineTask;
 use crate::messages::{MACHINE_ORDERS_MAX, RECEIPTS_MAX};
 use crate::report::report;
+use crate::session::own::OwnSession;
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
 use crate::{
@@ -109,6 +110,9 @@ impl<S: StateMachine> Driver<S> {
         // Two heartbeats at least: a stream that is dialled again makes no node unready.
         let heartbeats = config.tick * (2 * config.raft.heartbeat_ticks);
         let leader_absence_max = heartbeats.max(election_timeout / 4);
+        let limits = config.limits.in_range();
+        let sessions = config.sessions.in_range();
+        let own_session = OwnSession::new(config.raft.start_nonce, config.raft.command_bytes_max);
         let node = Node::new(config.raft, restored)?;
         inspect.started(&node);
         let status = DriverStatus {
@@ -121,8 +125,7 @@ impl<S: StateMachine> Driver<S> {
             not_ready: Some(NotReady::Starting),
             tick: config.tick,
         };
-        let limits = config.limits.in_range();
-        let shared = Shared::new(status, limits, config.sessions.in_range());
+        let shared = Shared::new(status, limits, sessions, own_session);
 
         let (calls, calls_out) = mpsc::channel(limits.calls_max);
         let (machine_calls, machine_calls_out) = mpsc::channel(limits.machine_calls_max);

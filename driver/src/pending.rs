@@ -116,7 +116,8 @@ impl Pending {
     }
 }
 
-/// Answers the proposals that are decided by applying `entry`. `result` is the answer to it. Each outcome is also passed to `told`.
+/// Answers the proposals that are decided by applying `entry`. `result` is the answer to it. Each
+/// outcome is also passed to `told`.
 pub(crate) fn resolve(
     decided: &mut VecDeque<Undecided>,
     entry: &Entry,

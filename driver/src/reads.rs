@@ -1,8 +1,8 @@
 //! The reads of a node that the core has not confirmed yet.
 //!
-//! All reads of one turn and one mode are confirmed by one read of the core. A read that is refused,
-//! for instance because there is no leader, is asked again at the next tick, as a linearizable one,
-//! until its caller times out.
+//! All reads of one turn and one mode are confirmed by one read of the core. A read that is
+//! refused, for instance because there is no leader, is asked again at the next tick, as a
+//! linearizable one, until its caller times out.
 
 use crate::StateMachine;
 use crate::messages::Read;

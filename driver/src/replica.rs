@@ -72,7 +72,11 @@ impl<S: StateMachine> Replica<S> {
                     self.in_session(at, bytes)
                 }
                 Payload::System(bytes) => Ok(self.system(at, bytes)),
-                Payload::NoOp | Payload::Membership(_) | Payload::Clock => Ok(Bytes::new()),
+                Payload::Clock => {
+                    self.sessions.expire(at.time);
+                    Ok(Bytes::new())
+                }
+                Payload::NoOp | Payload::Membership(_) => Ok(Bytes::new()),
             };
             answers.push(answer);
         }
@@ -126,8 +130,8 @@ impl<S: StateMachine> Replica<S> {
 
     fn system(&mut self, at: ApplyContext, bytes: &[u8]) -> Bytes {
         match SystemCommand::decode(bytes) {
-            Some(SystemCommand::Open(limits)) => {
-                let id = SessionId(at.id.index.0);
+            Some(SystemCommand::Open { limits, salt }) => {
+                let id = SessionId::new(salt, at.id.index);
                 self.sessions.open(at.time, id, limits);
                 id.encode()
             }
@@ -240,8 +244,14 @@ mod tests {
             self.replica.apply(&[entry]).unwrap().remove(0)
         }
 
+        fn clock(&mut self) {
+            let mut entry = self.entry(Request::Command(Bytes::new()));
+            entry.payload = Payload::Clock;
+            self.replica.apply(&[entry]).unwrap().remove(0).unwrap();
+        }
+
         fn open(&mut self, limits: SessionLimits) -> SessionId {
-            SessionId::of_reply(&self.apply(limits.request()).unwrap()).unwrap()
+            SessionId::of_reply(&self.apply(limits.request(7)).unwrap()).unwrap()
         }
 
         fn run(&mut self, session: SessionId, number: u64, command: &str) -> Answer {
@@ -325,9 +335,9 @@ mod tests {
         assert_eq!(log.run(session, 3, "c"), reply("2"));
         assert_eq!(log.run(session, 1, "a"), reply("3"));
         assert_eq!(log.run(session, 5, "e"), reply("4"));
-        assert_eq!(log.run(session, 1, "a"), Err(SessionError::Forgotten));
+        assert_eq!(log.run(session, 1, "a"), Err(SessionError::TooLow));
         // It was not executed, but the session cannot tell any more.
-        assert_eq!(log.run(session, 2, "b"), Err(SessionError::Forgotten));
+        assert_eq!(log.run(session, 2, "b"), Err(SessionError::TooLow));
         assert_eq!(log.run(session, 4, "d"), reply("7"));
         assert_eq!(log.run(session, 5, "other"), Err(SessionError::Reused));
         assert_eq!(log.text(), "--cae--d-");
@@ -343,8 +353,8 @@ mod tests {
         for number in 1..=5 {
             log.apply(in_session(session, number, number, "x")).unwrap();
         }
-        assert_eq!(log.replica.sessions().bytes(), empty + 64 + 1);
-        assert_eq!(log.run(session, 4, "x"), Err(SessionError::Forgotten));
+        assert_eq!(log.replica.sessions().bytes(), empty + 160 + 1);
+        assert_eq!(log.run(session, 4, "x"), Err(SessionError::TooLow));
         assert_eq!(log.run(session, 5, "x"), reply("4"));
         // It cannot say so of the number itself and those above.
         log.apply(in_session(session, 6, 100, "x")).unwrap();
@@ -401,11 +411,86 @@ mod tests {
         assert!(log.run(third, 1, "x").is_ok());
 
         // No room for a second session.
-        limits.bytes_max = 400;
+        limits.bytes_max = 1_800;
         let last = log.open(limits);
         assert!(log.run(last, 1, "x").is_ok());
         assert_eq!(log.run(session, 7, "x"), Err(SessionError::Ended));
-        assert!(log.replica.sessions().bytes() <= 400);
+        assert!(log.replica.sessions().bytes() <= 1_800);
+    }
+
+    #[test]
+    fn replies_are_dropped_in_any_order_of_numbers() {
+        let mut log = Applied::new();
+        let limits = SessionLimits { reply_bytes_max: 3, ..SessionLimits::default() };
+        let session = log.open(limits);
+        let fresh = log.replica.sessions().bytes();
+        // The texts before are of one byte, then of two.
+        for number in [9, 7, 8, 5, 6, 20, 3, 4, 2, 1] {
+            log.run(session, number, "x").unwrap();
+        }
+        assert_eq!(log.run(session, 1, "x"), reply("9"));
+        assert_eq!(log.run(session, 20, "x"), reply("5"));
+        for number in [2, 3, 4, 5, 6, 7, 8, 9] {
+            let answer = log.run(session, number, "x");
+            assert!(matches!(answer, Err(SessionError::Forgotten) | Ok(_)), "{number}: {answer:?}");
+        }
+        assert_eq!(log.replica.sessions().bytes(), fresh + 10 * 160 + 3);
+    }
+
+    #[test]
+    fn the_clock_ends_sessions_in_steps() {
+        let mut log = Applied::new();
+        let sessions: Vec<_> = (0..1_500).map(|_| log.open(SessionLimits::default())).collect();
+        log.time_ms += 100_000;
+        log.clock();
+        assert_eq!(log.replica.sessions().len(), 500);
+        // The time of these is over too, whether they are still there or not.
+        for session in [sessions[0], sessions[1_499]] {
+            assert_eq!(log.run(session, 1, "x"), Err(SessionError::Ended));
+        }
+        log.clock();
+        assert!(log.replica.sessions().is_empty());
+    }
+
+    #[test]
+    fn an_id_of_another_history_is_no_session() {
+        let (mut log, mut other) = (Applied::new(), Applied::new());
+        let open = |salt| SessionLimits::default().request(salt);
+        let session = SessionId::of_reply(&log.apply(open(1)).unwrap()).unwrap();
+        assert_ne!(Ok(session.encode()), other.apply(open(2)));
+        assert_eq!(other.run(session, 1, "x"), Err(SessionError::Ended));
+    }
+
+    /// The sessions are computed by every node alike. If this fails, nodes of two versions of the
+    /// program differ: raise the versions of the codec and of the peers' protocol.
+    #[test]
+    fn the_rules_of_sessions_are_fixed() {
+        let mut log = Applied::new();
+        let limits = SessionLimits {
+            window: 4,
+            reply_bytes_max: 3,
+            sessions_max: 3,
+            bytes_max: 3_600,
+            ttl: Duration::from_secs(2),
+        };
+        let sessions: Vec<_> = (0..4).map(|_| log.open(limits)).collect();
+        // The answers, and the state after each.
+        let mut all = Vec::new();
+        for step in 0..400_u64 {
+            log.time_ms += step % 7 * step / 8;
+            let session = sessions[(step % 5 % 4) as usize];
+            let out = [2, 2, 2, 0, 9][(step % 23 % 5) as usize];
+            let number = step / 16 + step % 3 + out;
+            let text = ["text", "other text"][usize::from(step % 11 == 10)];
+            all.extend(hashed(&log.apply(in_session(session, number, 0, text))));
+            log.replica.sessions.write(&mut all).unwrap();
+        }
+        let count = |what: &[u8]| all.windows(what.len()).filter(|it| *it == what).count();
+        let refusals = [&b"ended"[..], b"forgotten", b"too low", b"reused", b"gap"].map(count);
+        assert_eq!(
+            (refusals, raft::bytes_hash(&all)),
+            ([236, 42, 2, 14, 29], 7_354_952_687_780_417_110)
+        );
     }
 
     #[test]
@@ -413,7 +498,7 @@ mod tests {
         let mut log = Applied::new();
         let session = log.open(SessionLimits::default());
         log.run(session, 1, "x").unwrap();
-        let close = || Request::System(SystemCommand::Close(session).encode());
+        let close = || session.close_request();
         assert_eq!(log.apply(close()), Ok(Bytes::from_static(&[1])));
         assert_eq!(log.apply(close()), Ok(Bytes::from_static(&[0])));
         assert_eq!(log.run(session, 1, "x"), Err(SessionError::Ended));

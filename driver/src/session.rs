@@ -6,10 +6,10 @@
 //! state, the numbers that were executed and their replies. A repeat is not executed; it gets the
 //! first reply, byte for byte.
 //!
-//! A session is opened through the log, and its id is the index of that entry. So the sessions are
-//! the same on every node, are part of each snapshot, and survive a restart of the whole cluster.
-//! They end by log time, which all nodes share. A command of a session that has ended is never
-//! executed.
+//! A session is opened through the log, and its id is made from the index of that entry. So the
+//! sessions are the same on every node, are part of each snapshot, and survive a restart of the
+//! whole cluster. They end by log time, which all nodes share. A command of a session that has
+//! ended is never executed.
 //!
 //! Everything is bounded, see [`SessionLimits`]. The limits travel with the entry that opens a
 //! session, so nodes with different settings keep the same sessions.
@@ -21,12 +21,16 @@ pub use table::Sessions;
 pub(crate) use table::Verdict;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use raft::Request;
+use raft::{Index, Request};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use storage::codec;
 
 /// Identifies a session. It is never given to another session of the cluster.
+///
+/// The low 44 bits are the index of the entry that opened it. The high 20 bits are a random number
+/// that the opener chose: if a cluster is set back to a backup, it opens sessions at the same
+/// indexes again, and a client of before must not find one of them under its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
@@ -38,13 +42,16 @@ impl std::fmt::Display for SessionId {
 
 /// The limits of sessions. Start from [`SessionLimits::default`] and change its fields.
 ///
-/// `window` belongs to a session. The others belong to the whole cluster: those of the session that
-/// was opened last are in force.
+/// `window` and `reply_bytes_max` belong to a session. The others belong to the whole cluster:
+/// those of the session that was opened last are in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SessionLimits {
     /// A session ends when it has not been used for this long, by log time. 60 s by default. It may
     /// end up to a sixteenth later. At most a day.
+    ///
+    /// It is removed by a later entry of a session, or of the clock, which a leader appends now and
+    /// then while nobody writes.
     pub ttl: Duration,
     /// How many numbers of a session are known, counted back from the highest: 128 by default, at
     /// most 65,536. A lower number is never executed.
@@ -55,9 +62,9 @@ pub struct SessionLimits {
     /// The most sessions, 100,000 by default. To open one more ends the one that was not used for
     /// the longest time.
     pub sessions_max: u32,
-    /// The bytes of all sessions, 256 MiB by default: 128 for each session, 64 for each number that
-    /// it knows, and the replies. Beyond it the sessions end that were not used for the longest
-    /// time.
+    /// The bytes of all sessions, 256 MiB by default: 768 for each session, 160 for each number
+    /// that it knows, and the replies. Beyond it the sessions end that were not used for the
+    /// longest time.
     pub bytes_max: u64,
 }
 
@@ -74,9 +81,10 @@ impl Default for SessionLimits {
 }
 
 impl SessionLimits {
-    /// The request that opens a session with these limits. See [`SessionId::of_reply`].
-    pub fn request(self) -> Request {
-        Request::System(SystemCommand::Open(self).encode())
+    /// The request that opens a session with these limits. `salt` should be random; its low 20 bits
+    /// become a part of the id. See [`SessionId::of_reply`].
+    pub fn request(self, salt: u32) -> Request {
+        Request::System(SystemCommand::Open { limits: self, salt }.encode())
     }
 
     /// The limits with each clamped.
@@ -98,11 +106,13 @@ pub enum SessionError {
     /// call and never will be. An earlier call with the same number may have executed it.
     #[error("the session has ended")]
     Ended,
-    /// The number is so old that the session does not know it any more, or it was executed and the
-    /// reply is no longer kept. An earlier call with this number may have executed the command; this
-    /// one has not.
-    #[error("the session does not keep the reply to this number any more")]
+    /// An earlier call with this number has executed the command, and the reply is no longer kept.
+    #[error("the command was executed before, and the session does not keep its reply any more")]
     Forgotten,
+    /// The number is below the window, so the session does not know whether it was executed. An
+    /// earlier call with it may have executed the command; this one has not and never will.
+    #[error("the number is lower than the numbers that the session still knows")]
+    TooLow,
     /// The number was used for another command before. This command was not executed and never will
     /// be.
     #[error("the number was used for another command of this session")]
@@ -122,6 +132,7 @@ impl SessionError {
         Bytes::from_static(match self {
             SessionError::Ended => b"ended",
             SessionError::Forgotten => b"forgotten",
+            SessionError::TooLow => b"too low",
             SessionError::Reused => b"reused",
             SessionError::Gap { .. } => b"gap",
         })
@@ -136,8 +147,9 @@ pub struct SessionNumber {
     /// The number of the command, from 1. It has to be new for each command, and the same for each
     /// repeat.
     pub number: u64,
-    /// The client will never again repeat a command with a lower number, so their replies need not
-    /// be kept. 0 if it does not say.
+    /// No command with a lower number is under way or will be sent again, so their replies need not
+    /// be kept. 0 if the client does not say. A lower number that arrives later all the same is not
+    /// executed.
     pub repeats_from: u64,
 }
 
@@ -171,8 +183,8 @@ impl SessionNumber {
 /// A command of the driver itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SystemCommand {
-    /// Opens a session. Its id is the index of the entry, and is the reply.
-    Open(SessionLimits),
+    /// Opens a session. Its id is the reply.
+    Open { limits: SessionLimits, salt: u32 },
     /// Ends a session. The reply is one byte: 1 if there was such a session.
     Close(SessionId),
 }
@@ -191,8 +203,20 @@ impl SystemCommand {
 }
 
 impl SessionId {
+    const INDEX_BITS: u32 = 44;
+
+    /// The id of the session that the entry at `index` opens.
+    pub(crate) fn new(salt: u32, index: Index) -> Self {
+        SessionId(index.0 ^ u64::from(salt) << Self::INDEX_BITS)
+    }
+
     pub(crate) fn encode(self) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    /// The request that ends the session. The reply is one byte: 1 if there was one.
+    pub fn close_request(self) -> Request {
+        Request::System(SystemCommand::Close(self).encode())
     }
 
     /// The id in the reply to [`SessionLimits::request`].

@@ -46,13 +46,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(status: DriverStatus, limits: Limits, session_limits: SessionLimits) -> Arc<Self> {
+    pub fn new(
+        status: DriverStatus,
+        limits: Limits,
+        session_limits: SessionLimits,
+        own_session: OwnSession,
+    ) -> Arc<Self> {
         Arc::new(Shared {
             status: ArcSwap::from_pointee(status),
             metrics: Arc::default(),
             limits,
             session_limits,
-            own_session: OwnSession::default(),
+            own_session,
             sessions: AtomicUsize::new(0),
             session_bytes: AtomicU64::new(0),
             reads_waiting: AtomicUsize::new(0),
@@ -256,7 +261,12 @@ mod tests {
             not_ready: None,
             tick: std::time::Duration::from_millis(10),
         };
-        let shared = Shared::new(status, Limits::default(), SessionLimits::default());
+        let shared = Shared::new(
+            status,
+            Limits::default(),
+            SessionLimits::default(),
+            OwnSession::new(1, 1 << 20),
+        );
         let reason = StopReason::Store("the disk failed".into());
         tracing::subscriber::with_default(Panics, || shared.stop(reason.clone()));
         assert_eq!(shared.status.load().stopped, Some(reason));

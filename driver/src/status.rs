@@ -40,6 +40,11 @@ impl DriverStatus {
             && self.raft.leader == other.raft.leader
             && self.serving() == other.serving()
             && self.raft.membership == other.raft.membership
+            && self.is_membership_committed() == other.is_membership_committed()
+    }
+
+    pub(crate) fn is_membership_committed(&self) -> bool {
+        self.raft.commit >= self.raft.membership_index
     }
 
     /// Whether the node is ready to serve requests, or why it is not. Several reasons may apply:

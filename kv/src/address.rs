@@ -1,7 +1,8 @@
 //! Members and their addresses, as an operator writes them.
 
+use crate::plain::shown;
 use crate::serve::Peer;
-use raft::NodeId;
+use raft::{AddressError, NodeId, check_address};
 use std::net::IpAddr;
 
 /// Parses one member: `0=host:8080/host:9080`, the address for its clients and the one for its
@@ -14,20 +15,25 @@ pub fn member(text: &str) -> Result<Peer, String> {
         let (client, peer) = addresses.split_once('/')?;
         Some((id.trim().parse().ok()?, client.trim(), peer.trim()))
     });
+    let entry = shown(text);
     if text.contains("://") {
-        return Err(format!("{text}: expected HOST:PORT, without http://"));
+        return Err(format!("{entry}: expected HOST:PORT, without http://"));
     }
     let Some((id, client, peer)) = parts else {
-        return Err(format!("{text}: expected ID=CLIENT_HOST:PORT/PEER_HOST:PORT"));
+        return Err(format!("{entry}: expected ID=CLIENT_HOST:PORT/PEER_HOST:PORT"));
     };
     for address in [client, peer] {
-        check(address).map_err(|why| format!("{text}: {address} {why}"))?;
+        check(address).map_err(|why| format!("{entry}: {} {why}", shown(address)))?;
     }
     Ok(Peer { id: NodeId(id), client_address: client.to_owned(), peer_address: peer.to_owned() })
 }
 
-/// Checks the form of an address at which others are to reach a node.
+/// Checks the form of an address at which others are to reach a node. The reason continues a
+/// sentence that begins with the address.
 pub fn check(address: &str) -> Result<(), String> {
+    if let Err(why @ AddressError::TooLong { .. }) = check_address(address) {
+        return Err(why.to_string());
+    }
     let Some((host, port)) = address.rsplit_once(':') else {
         return Err("has no port: expected HOST:PORT".to_owned());
     };
@@ -46,9 +52,7 @@ pub fn check(address: &str) -> Result<(), String> {
     if digits.is_none() && host.contains(':') {
         return Err("is no HOST:PORT: put an IPv6 address in brackets".to_owned());
     }
-    if host.contains(|c: char| c.is_whitespace() || "/@,=".contains(c)) {
-        return Err("is no HOST:PORT".to_owned());
-    }
+    check_address(host).map_err(|why| why.to_string())?;
     match digits.unwrap_or(host).parse::<IpAddr>() {
         Ok(ip) if ip.to_canonical().is_unspecified() => Err(
             "is an address to listen on, not one to be reached at: name this node's address in \
@@ -68,6 +72,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_work_is_refused_with_the_reason() {
+        let long = format!("0=127.0.0.1:8080/{}:9080", "a".repeat(70_000));
         for (text, why) in [
             ("", "comma too many"),
             ("0=127.0.0.1:8080", "expected ID="),
@@ -83,10 +88,15 @@ mod tests {
             ("0=::1:8080/127.0.0.1:9080", "brackets"),
             ("0=[node]:8080/127.0.0.1:9080", "no IPv6 address"),
             ("0=http://a:8080/127.0.0.1:9080", "without http://"),
-            ("0=a b:8080/127.0.0.1:9080", "no HOST:PORT"),
+            ("0=a b:8080/127.0.0.1:9080", "contains ' '"),
+            ("0=a\x1b[31m:8080/127.0.0.1:9080", "contains '\\u{1b}'"),
+            ("0=127.0.0.1:8080/a\nb:9080", "contains '\\n'"),
+            ("0=ü:8080/127.0.0.1:9080", "contains 'ü'"),
+            (&long, "has 70005 bytes, and an address has at most 261"),
         ] {
             let error = member(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
+            assert!(!error.contains(char::is_control) && error.len() < 500, "{error}");
         }
         assert!(member("0=[::1]:8080/node-0.example:9080").is_ok());
     }

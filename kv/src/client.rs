@@ -14,11 +14,13 @@
 
 pub use crate::api::NODE;
 use crate::api::{SESSION_ID, SESSION_SEQ, WAIT_MS};
+use crate::plain::shown;
 use bytes::Bytes;
 use driver::Clock;
 use http_body_util::Full;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, StatusCode};
+use raft::check_address;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,6 +41,9 @@ const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// disk does.
 const PROBE: &str = "/healthz";
 
+/// Opens a session. One that is not used ends by itself, so it may be opened again.
+const SESSIONS: &str = "/v1/sessions";
+
 /// The least time for which a further attempt is made.
 const ATTEMPT_MIN: Duration = Duration::from_millis(20);
 
@@ -58,7 +63,9 @@ pub struct Request {
 impl Request {
     /// Whether it may be sent again although it may have been executed.
     fn is_repeatable(&self) -> bool {
-        self.method == Method::GET || self.headers.iter().any(|(name, _)| name == SESSION_ID)
+        self.method == Method::GET
+            || self.headers.iter().any(|(name, _)| name == SESSION_ID)
+            || self.path == SESSIONS
     }
 
     /// A request without headers and body.
@@ -110,7 +117,8 @@ impl Response {
         let problem = self.json();
         let said = ["detail", "title", "error"].iter().find_map(|field| problem[*field].as_str());
         match said {
-            Some(said) => format!("{said} ({})", self.status),
+            // The server may be anything.
+            Some(said) => format!("{} ({})", shown(said), self.status),
             None => self.status.to_string(),
         }
     }
@@ -197,7 +205,7 @@ impl<E: Exchange> Client<E> {
     /// and repeated until its outcome is known. The session costs a request before it.
     pub async fn write(&self, request: &Request) -> Result<Response, CallError> {
         let began_ns = self.clock.now().monotonic_ns;
-        let opened = self.call(&Request::new(Method::POST, "/v1/sessions")).await;
+        let opened = self.call(&Request::new(Method::POST, SESSIONS)).await;
         let opened = opened.map_err(|error| match error {
             // Only the session is in doubt. The write was not sent.
             CallError::Unknown(why) | CallError::NotDone(why) => CallError::NotDone(why),
@@ -212,6 +220,9 @@ impl<E: Exchange> Client<E> {
         request.headers.push((HeaderName::from_static(SESSION_SEQ), HeaderValue::from(1)));
         let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
         let left = self.timeout.saturating_sub(Duration::from_nanos(passed_ns));
+        if left < ATTEMPT_MIN {
+            return Err(CallError::NotDone("to open a session took all of the time".into()));
+        }
         self.repeat(&request, left, |_| true).await
     }
 
@@ -406,6 +417,7 @@ fn sorted(response: Response) -> Result<Response, Missed> {
 fn split_location(location: &str) -> Option<(String, String)> {
     let rest = location.strip_prefix("http://")?;
     let (address, path) = rest.split_once('/')?;
+    check_address(address).ok()?;
     Some((address.to_owned(), format!("/{path}")))
 }
 
@@ -438,6 +450,16 @@ mod tests {
     }
 
     #[test]
+    fn a_text_of_a_foreign_server_is_short_and_harmless_on_a_terminal() {
+        let body = serde_json::json!({"detail": format!("\x1b]0;\n{}", "x".repeat(70_000))});
+        let mut answer = answer(400, "");
+        answer.body = body.to_string().into();
+        let text = answer.explanation();
+        assert!(text.starts_with("\\u001b]0;\\u000axxx") && text.ends_with("(400 Bad Request)"));
+        assert!(text.len() < 400 && !text.contains(char::is_control), "{text}");
+    }
+
+    #[test]
     fn a_server_that_is_no_node_does_not_count() {
         let read = foreign("a:1", &Method::GET, &answer(200, "ok"));
         assert!(matches!(read, Missed::Nobody(_)));
@@ -450,5 +472,7 @@ mod tests {
         let expected = Some(("127.0.0.1:8081".to_owned(), "/v1/kv/a%2Fb?x=1".to_owned()));
         assert_eq!(split_location("http://127.0.0.1:8081/v1/kv/a%2Fb?x=1"), expected);
         assert_eq!(split_location("/elsewhere"), None);
+        assert_eq!(split_location("http://a b:1/"), None);
+        assert_eq!(split_location(&format!("http://{}:1/", "a".repeat(300))), None);
     }
 }

@@ -31,6 +31,7 @@ mod metrics;
 mod patient;
 mod pieces;
 mod places;
+pub mod plain;
 mod query;
 #[cfg(test)]
 mod replay_tests;

@@ -124,7 +124,8 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// Adds members: all of the cluster, this node included, each with the `host:port` where its
-    /// peers reach it. A second call adds to the first. Each id may occur once; 0 is a valid id.
+    /// peers reach it. An address has at most [`ADDRESS_BYTES_MAX`](crate::ADDRESS_BYTES_MAX)
+    /// bytes. A second call adds to the first. Each id may occur once; 0 is a valid id.
     /// Give an odd number of members, usually 3 or 5.
     ///
     /// When a cluster is bootstrapped or joined, this list counts; afterwards the membership in the

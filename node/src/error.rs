@@ -2,7 +2,7 @@
 //! it. Errors of the disk and the listener end with the cause of the operating system.
 
 use driver::{SessionError, StopReason};
-use raft::NodeId;
+use raft::{AddressError, NodeId};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +30,9 @@ pub enum StartError {
     /// A member's address for peers is not of the form `host:port`.
     #[error("node {0} has the address {1:?} in the list of members, which is not host:port")]
     MemberAddress(NodeId, String),
+    /// An address of a member is too long, or has characters that no address has.
+    #[error("in the list of members, an address of node {0} {1}")]
+    BadAddress(NodeId, AddressError),
     /// The address of this node in the list of members is a name, and a listener needs an IP
     /// address.
     #[error("{0} is not an IP address to listen on: set the address with listen()")]
@@ -160,7 +163,8 @@ pub enum NotDone {
 /// Why a command is not known to be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
-    /// The command was certainly not done, and never will be. It may be executed again.
+    /// The command was certainly not done by this call, and never will be. It may be executed
+    /// again. In a session: if an earlier call with this number was unknown, it still is.
     #[error("not done: {why}")]
     NotDone {
         /// The reason.

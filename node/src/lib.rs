@@ -52,8 +52,9 @@ pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use members::{Admission, Members, SetMembersError};
 pub use node::Node;
 pub use raft::{
-    Change, ChangeError, CommandNumber, Config, ConfigError, Counters, Index, LeaseConfig, LogId,
-    LogTime, Member, Membership, NodeId, PeerStatus, RoleKind, Status, Term,
+    ADDRESS_BYTES_MAX, AddressError, Change, ChangeError, CommandNumber, Config, ConfigError,
+    Counters, Index, LeaseConfig, LogId, LogTime, Member, Membership, NodeId, PeerStatus, RoleKind,
+    Status, Term,
 };
 pub use storage::{
     BaseError, ClaimError, ClusterId, IdentityError, LockError, LogConfig, OpenError,

@@ -5,7 +5,7 @@
 //! every new node for its own. The change itself is the leader's ([`raft::Node::set_members`]).
 
 use driver::{Clock, Handle, MembersError, StateMachine};
-use raft::{Change, Index, Member, Membership, NodeId, Status};
+use raft::{Change, Index, Member, Membership, NodeId, Status, check_address};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +148,11 @@ impl Admission {
     /// whose addresses change has to answer there, unless the change is forced.
     pub async fn change(&self, status: &Status, members: &Members) -> Result<Change, AdmitError> {
         let voters = members.declared.iter().filter(|(_, d)| d.votes).map(|(id, _)| *id).collect();
+        for (node, declared) in &members.declared {
+            for address in [&declared.peer_address, &declared.client_address] {
+                check_address(address).map_err(|why| AdmitError::Address { node: *node, why })?;
+            }
+        }
         let mut all = BTreeMap::new();
         for (node, declared) in &members.declared {
             let Declared { peer_address, client_address, .. } = declared.clone();

@@ -89,7 +89,9 @@ impl<S: StateMachine> Node<S> {
     /// this is its first reply, byte for byte.
     ///
     /// While there is no leader, or the outcome of an attempt is unknown, the command is tried
-    /// again, for at most as long as [`Node::execute`] takes.
+    /// again, for at most as long as [`Node::execute`] takes. An error other than
+    /// [`ExecuteError::Unknown`](crate::ExecuteError::Unknown) speaks of this call only: if an
+    /// earlier one has ended with `Unknown`, the command may still be executed by that one.
     ///
     /// ```no_run
     /// # async fn example<S: quorate::StateMachine>(node: &quorate::Node<S>)
@@ -107,9 +109,9 @@ impl<S: StateMachine> Node<S> {
         number: SessionNumber,
         command: impl Into<Bytes>,
     ) -> Result<Bytes, ExecuteError> {
-        let (command, timeout) = (command.into(), self.leader_wait + self.handle.timeout());
+        let (command, timeout) = (command.into(), self.handle.timeout());
         let once = || self.handle.execute_in_session(number, command.clone(), timeout);
-        execute::patiently(&self.handle, &*self.clock, Duration::ZERO, once).await
+        execute::patiently(&self.handle, &*self.clock, self.leader_wait, once).await
     }
 
     /// Ends a session. Returns whether there was one.

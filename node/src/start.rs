@@ -11,7 +11,7 @@ use crate::builder::OnWait;
 use crate::threads::OwnThread;
 use crate::{Builder, Node, StartError};
 use driver::{StateMachine, TokioClock};
-use raft::{Membership, NodeId};
+use raft::{Membership, NodeId, check_address};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let founder = starting.introduce(member.who());
     starting.warn_of_other_members(member.membership());
     starting.warn_of_other_address(member.membership());
-    peers.desk().belong(founder.clone(), cluster, member.membership().clone());
+    peers.desk().belong(founder.clone(), cluster, member.base_membership().clone());
     let (member, snapshots) = starting.check_base(member, disk).await?;
 
     let config = builder.driver_config(id);
@@ -82,11 +82,14 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     let handle = spawned.map_err(StartError::Thread)?;
     peers.open(&transport);
-    // Other nodes are told the present members, and not those of the start.
+    // Other nodes are told the present members, and not those of the start. A node that joined by
+    // a membership that is not committed could be in none later, and nobody would tell it.
     let (desk, mut changes) = (peers.desk().clone(), handle.changes());
     core.runtime().spawn(async move {
         while let Some(view) = changes.next().await {
-            desk.belong(founder.clone(), cluster, view.membership);
+            if view.is_committed {
+                desk.belong(founder.clone(), cluster, view.membership);
+            }
         }
     });
     Ok(Node { id, cluster, handle, clock, transport, peers, core, leader_wait })
@@ -95,7 +98,10 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
 /// Rejects a list of members that no cluster can have.
 fn check_members(members: &[Listed]) -> Result<(), StartError> {
     for (at, listed) in members.iter().enumerate() {
-        let address = &listed.peer_address;
+        let Listed { node, client_address, peer_address: address } = listed;
+        for given in [address, client_address] {
+            check_address(given).map_err(|why| StartError::BadAddress(*node, why))?;
+        }
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
         let port = port.and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|port| port == 0) {
@@ -289,7 +295,29 @@ fn reaches(address: &str, listens: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::reaches;
+    use super::{check_members, reaches};
+    use raft::NodeId;
+    use transport_http::Listed;
+
+    #[test]
+    fn an_address_that_no_host_has_is_refused_with_the_reason() {
+        let check = |peer: &str, client: &str| {
+            let (node, peer_address) = (NodeId(4), peer.to_owned());
+            let listed = Listed { node, peer_address, client_address: client.to_owned() };
+            check_members(&[listed]).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("node-4.example:9080", ""), Ok(()));
+        for (peer, client, why) in [
+            ("node-4", "", "which is not host:port"),
+            (&format!("{}:9080", "a".repeat(70_000)), "", "at most 261"),
+            ("a\x1b[2J:9080", "", "contains '\\u{1b}'"),
+            ("a:9080", "b\n:8080", "contains '\\n'"),
+        ] {
+            let error = check(peer, client).unwrap_err();
+            assert!(error.contains("node 4") && error.contains(why), "{error}");
+            assert!(error.len() < 300 && !error.contains(char::is_control), "{error}");
+        }
+    }
 
     #[test]
     fn a_listener_at_another_address_than_the_declared_one_is_noticed() {

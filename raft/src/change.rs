@@ -10,7 +10,7 @@
 use crate::core::Core;
 use crate::leader::Leader;
 use crate::progress::{Progress, State};
-use crate::{Index, LogTime, Member, Membership, NodeId, Payload, Round, Target};
+use crate::{AddressError, Index, LogTime, Member, Membership, NodeId, Payload, Round, Target};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A declared change of the membership. Make one with [`Change::to`] and change its fields.
@@ -88,6 +88,15 @@ pub enum ChangeError {
     TooMany {
         /// The limit.
         limit: usize,
+    },
+    /// An address of a new member, or a new address, is too long or has other characters than an
+    /// address.
+    #[error("an address of node {node} {why}")]
+    Address {
+        /// The node.
+        node: NodeId,
+        /// The fault of the address.
+        why: AddressError,
     },
     /// The node is a member with another data directory. Remove it first, and add it in a second
     /// change: a new directory knows nothing of the votes that the old one has given.
@@ -297,6 +306,9 @@ fn check(known: &Membership, change: &Change) -> Result<(), ChangeError> {
     }
     for (id, member) in &change.members {
         let node = *id;
+        if known.members.get(id) != Some(member) {
+            member.check_addresses().map_err(|why| ChangeError::Address { node, why })?;
+        }
         if known.members.get(id).is_some_and(|known| known.incarnation != member.incarnation) {
             return Err(ChangeError::OtherIncarnation { node });
         }

@@ -286,12 +286,12 @@ impl Core {
             && !self.is_not_a_member()
     }
 
-    /// A node that does not vote campaigns never, so no peer would tell it that it was removed. It
-    /// asks for pre-votes instead, which change nothing at a member, and does not count them.
+    /// A node that may not campaign asks nobody for votes, so no peer would tell it that it was
+    /// removed. It asks for pre-votes instead, which change nothing at a member, and does not count
+    /// them. It may be a learner, or a voter that has lost log or whose disk is full: it could not
+    /// even store the entry that removes it.
     pub fn ask_whether_removed(&mut self) {
-        let votes = self.log.memberships_from(self.commit).any(|m| m.is_voter(self.config.id));
-        let may_not = self.hard.lost.is_some() || self.diverged || self.is_disk_stalled();
-        if votes || may_not || self.is_not_a_member() {
+        if self.diverged || self.is_not_a_member() {
             return;
         }
         let (next, last) = (self.hard.term.next(), self.log.last());

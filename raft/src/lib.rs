@@ -7,6 +7,7 @@
 //!
 //! Numbers such as §3.4 refer to Diego Ongaro's thesis, *Consensus: Bridging Theory and Practice*.
 
+mod address;
 mod bounded;
 mod candidate;
 mod change;
@@ -39,6 +40,7 @@ mod transfer;
 mod validation;
 mod work;
 
+pub use address::{ADDRESS_BYTES_MAX, AddressError, check_address};
 pub use change::{Change, ChangeError};
 pub use config::{Config, ConfigError, Restored};
 pub use digest::{StateHash, bytes_hash, entry_hash};

@@ -53,9 +53,9 @@ pub struct Membership {
     pub outgoing: Option<BTreeSet<NodeId>>,
     /// The configuration that a change in progress leads to.
     pub target: Option<Target>,
-    /// The nodes that were members and have been removed, with their incarnations. They are told
-    /// so, and cannot be added again with the same data directory. At most 1,024: those with the
-    /// lowest ids are forgotten first.
+    /// The nodes that were members and have been removed, with their incarnations. Those whose
+    /// addition was given up are among them. They are told so, and cannot be added again with the
+    /// same data directory. At most 1,024: those with the lowest ids are forgotten first.
     #[serde(deserialize_with = "crate::bounded::map")]
     pub removed: BTreeMap<NodeId, Incarnation>,
 }
@@ -69,7 +69,7 @@ pub struct Target {
     /// Its learners.
     #[serde(deserialize_with = "crate::bounded::set")]
     pub learners: BTreeSet<NodeId>,
-    /// The nodes that were no members before the change. They are dropped if it is given up.
+    /// The nodes that were no members before the change. They are removed if it is given up.
     #[serde(deserialize_with = "crate::bounded::set")]
     pub added: BTreeSet<NodeId>,
     /// The log time at which the change is given up, if the target is not ready by then.
@@ -155,6 +155,28 @@ impl Membership {
         let stays = |id: &NodeId| target.voters.contains(id) || target.learners.contains(id);
         let (members, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
             self.members.clone().into_iter().partition(|(id, _)| stays(id));
+        let removed = self.removed_with(&members, gone);
+        Membership { members, voters: target.voters.clone(), outgoing: None, target: None, removed }
+    }
+
+    /// The configuration before a planned change, if the change is given up. Changed addresses
+    /// stay. The added nodes may have joined as learners by now, so they count as removed: they are
+    /// told so, and stop.
+    #[must_use]
+    pub fn given_up(&self) -> Self {
+        let Some(target) = &self.target else { return self.clone() };
+        let (gone, members): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            self.members.clone().into_iter().partition(|(id, _)| target.added.contains(id));
+        let removed = self.removed_with(&members, gone);
+        Membership { members, target: None, removed, ..self.clone() }
+    }
+
+    /// The removed nodes of a configuration with these members, once `gone` are removed too.
+    fn removed_with(
+        &self,
+        members: &BTreeMap<NodeId, Member>,
+        gone: BTreeMap<NodeId, Member>,
+    ) -> BTreeMap<NodeId, Incarnation> {
         let mut removed = self.removed.clone();
         removed.extend(gone.into_iter().map(|(id, member)| (id, member.incarnation)));
         // An id may come back with another data directory.
@@ -162,17 +184,7 @@ impl Membership {
         while removed.len() > MEMBERS_MAX {
             removed.pop_first();
         }
-        Membership { members, voters: target.voters.clone(), outgoing: None, target: None, removed }
-    }
-
-    /// The configuration before a planned change, if the change is given up. Changed addresses
-    /// stay.
-    #[must_use]
-    pub fn given_up(&self) -> Self {
-        let Some(target) = &self.target else { return self.clone() };
-        let mut members = self.members.clone();
-        members.retain(|id, _| !target.added.contains(id));
-        Membership { members, target: None, ..self.clone() }
+        removed
     }
 
     /// Whether the nodes for which `agrees` holds form a quorum: a majority of each half. An empty

@@ -239,8 +239,8 @@ checks! {
     OnlyWhatIsCommittedIsApplied = "only what is committed is applied",
     /// A promise that a test defines.
     PromiseOfThisTest = "a promise of this test",
-    /// When all nodes are healthy again, no voter has a higher priority than the leader. A node that
-    /// has failed as a leader has none for a while.
+    /// When all nodes are healthy again, no voter has a higher priority than the leader. A node
+    /// that has failed as a leader has none for a while.
     PreferredNodeLeadsInTheEnd = "a preferred node leads in the end",
     /// A node that has promised its leader to grant no vote for some time keeps that promise, even
     /// if it restarts meanwhile (§6.4.1). The lease of its leader rests on it. Elections that a

@@ -153,10 +153,10 @@ impl Contact {
 
     /// Checks a message that a node sends, given the contents of its disk.
     pub fn said(&self, at: usize, message: &Message, disk: &Shadow) -> Result<(), Violation> {
+        // A request for a pre-vote only asks. It also shows whether the node was removed.
         let has_a_say = matches!(
             message.body,
-            Body::PreVote { .. }
-                | Body::PreVoteReply { granted: true, .. }
+            Body::PreVoteReply { granted: true, .. }
                 | Body::Vote { .. }
                 | Body::VoteReply { granted: true, .. }
         );

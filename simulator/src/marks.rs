@@ -51,6 +51,7 @@ pub const EXPECTED: &[&str] = &[
     "a read was served",
     "a sector became unreadable",
     "a session ended",
+    "a session was closed",
     "a session was opened",
     "a snapshot had a joint membership",
     "a snapshot rotted",

@@ -16,7 +16,7 @@ use crate::timekeeping::Timekeeping;
 use crate::violation::{About, Violation, violation};
 use crate::workload::Request;
 use bytes::Bytes;
-use driver::{Answer, Replica, SessionNumber, StateMachine};
+use driver::{Answer, Replica, SessionId, SessionLimits, SessionNumber, StateMachine};
 use members::Memberships;
 use raft::{
     Body, CommandNumber, Entry, Incarnation, Index, LogId, Membership, Message, Node, NodeId,
@@ -90,7 +90,7 @@ pub struct Observer<M> {
     /// Applies the committed log, once and in order.
     reference: Replica<Counted<M>>,
     /// What became of the commands of sessions.
-    once: Once,
+    pub(crate) once: Once,
     /// Its states, if those of the nodes are compared with them.
     copies: Option<Copies>,
 }
@@ -122,9 +122,9 @@ impl<M: StateMachine> Observer<M> {
         self
     }
 
-    /// Checks from now on when sessions end: `ttl_ms` after their last use, by log time.
-    pub(crate) fn with_sessions(mut self, ttl_ms: Option<u64>) -> Self {
-        self.once.ttl_ms = ttl_ms;
+    /// Checks sessions of these limits: see [`Once::with_limits`].
+    pub(crate) fn with_sessions(mut self, limits: SessionLimits, large: bool) -> Self {
+        self.once = Once::with_limits(limits, large);
         self
     }
 
@@ -390,9 +390,6 @@ impl<M: StateMachine> Observer<M> {
 
     /// Applies a committed entry to the reference machine.
     fn apply(&mut self, entry: &Entry) -> Result<Option<Answer>, Violation> {
-        if !has_answer(&entry.payload) {
-            return Ok(None);
-        }
         let before = self.reference.machine().executed;
         let answers = self.reference.apply(std::slice::from_ref(entry));
         let answer = answers.ok().and_then(|mut answers| answers.pop());
@@ -408,15 +405,23 @@ impl<M: StateMachine> Observer<M> {
                     }
                 }
             }
-            Payload::System(_) => self.once.opened(id, time),
+            Payload::System(_) => {
+                // The reply to a session that was closed is no id.
+                if let Some(session) = answer.as_deref().ok().and_then(SessionId::of_reply) {
+                    self.once.opened(session, time);
+                }
+            }
             _ => {}
         }
-        if let Some(copies) = &mut self.copies {
+        let has_answer = has_answer(&entry.payload);
+        // The clock may end sessions.
+        let may_change = has_answer || matches!(entry.payload, Payload::Clock);
+        if let Some(copies) = self.copies.as_mut().filter(|_| may_change) {
             let reference = &self.reference;
             let command = command_of(&entry.payload);
             copies.committed(id.index, &command, || copies::bytes_of(&reference.freeze()));
         }
-        Ok(Some(answer))
+        Ok(has_answer.then_some(answer))
     }
 
     /// The machine that has applied every committed entry, once and in order.

@@ -146,8 +146,8 @@ swarm! {
     /// Share of starts of a node at which leases are off: 0, or 300,000 in one plan of three. At as
     /// many of the others, promises are half as long.
     lease_off_ppm,
-    /// The priorities of the nodes, from 0 to 3: two bits for each, those of node 0 last. Not 0 in a
-    /// third of the plans. Layer 1 only.
+    /// The priorities of the nodes, from 0 to 3: two bits for each, those of node 0 last. Not 0 in
+    /// a third of the plans. Layer 1 only.
     priorities,
 }
 

@@ -185,10 +185,14 @@ enum InSession {
     No,
     /// It opens a session for its client. Its request follows once that is open.
     Opens,
-    /// It has this number. `may_be_done` once an attempt may have been appended.
+    /// It closes the session of its client. Its request follows.
+    Closes,
+    /// It has this number. `may_be_done` once an attempt may have been appended; `is_repeated`
+    /// until its client gives up. An attempt that is under way then belongs to the session too.
     Has {
         number: SessionNumber,
         may_be_done: bool,
+        is_repeated: bool,
     },
 }
 
@@ -214,6 +218,8 @@ struct ClientSession {
     id: SessionId,
     /// The number of the next command.
     next: u64,
+    /// It was closed. One more command is sent, which must not be executed.
+    is_closed: bool,
 }
 
 struct Client {
@@ -282,14 +288,9 @@ fn session_limits(swarm: &Swarm) -> SessionLimits {
     limits.ttl = Duration::from_millis(u64::from(swarm.session_ttl_ms));
     if swarm.sessions > 1 {
         (limits.window, limits.sessions_max) = (2, 3);
-        (limits.reply_bytes_max, limits.bytes_max) = (10, 1_000);
+        (limits.reply_bytes_max, limits.bytes_max) = (10, 4_000);
     }
     limits
-}
-
-/// How long a session lives without a use, unless it may end earlier because of small limits.
-fn session_ttl_ms(swarm: &Swarm) -> Option<u64> {
-    (swarm.sessions == 1).then_some(u64::from(swarm.session_ttl_ms))
 }
 
 impl<'a, W: Workload> World<'a, W> {
@@ -324,7 +325,7 @@ impl<'a, W: Workload> World<'a, W> {
             operations: Vec::new(),
             observer: Observer::new(plan.nodes, workload.machine())
                 .with_copies()
-                .with_sessions(session_ttl_ms(&plan.swarm)),
+                .with_sessions(session_limits(&plan.swarm), plan.swarm.sessions == 1),
             marks: Marks::default(),
             timeline: Timeline::new(record, plan.nodes),
             replay: Replay::new(record),

@@ -223,6 +223,11 @@ impl<D: Disk> Member<D> {
         latest.unwrap_or(&self.restored.snapshot.membership)
     }
 
+    /// The membership that the log begins with. Unlike that of the whole log, it is committed.
+    pub fn base_membership(&self) -> &Membership {
+        &self.restored.snapshot.membership
+    }
+
     /// Reads the snapshot that the log begins after, and repairs the log if it is lost. Returns the
     /// case that applies if it is. See [`Log::check_base`]. Blocks.
     pub fn check_base(&mut self, snapshots: &Snapshots<D>) -> Result<Option<Case>, BaseError> {

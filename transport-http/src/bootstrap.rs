@@ -137,7 +137,8 @@ async fn wait_for_list<N: Net>(net: &N, desk: &BootstrapService, peer: &Listed, 
 
 /// Waits until this node was added to the cluster of the nodes on `list`, and returns that cluster
 /// with its membership. `desk` tells the identity of this node to a member that adds it. Waits
-/// without a limit. A node whose id is a member with another data directory is rejected.
+/// without a limit. A node whose id is a member with another data directory is rejected, and one
+/// that was removed meanwhile.
 pub async fn join(
     desk: &BootstrapService,
     own: &Founder,
@@ -176,7 +177,9 @@ pub async fn join_on<N: Net>(
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
                 Asked::Wiped => wiped = Some(peer),
-                Asked::OtherVersion(_) => return Err(asking.refused(desk, peer, asked)),
+                Asked::OtherVersion(_) | Asked::Answer(Answer::Removed) => {
+                    return Err(asking.refused(desk, peer, asked));
+                }
                 Asked::Misdirected => silent.push((peer, "another node answers there".to_owned())),
                 Asked::Refused | Asked::Answer(_) => {
                     is_unknown = true;

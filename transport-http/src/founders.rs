@@ -1,6 +1,6 @@
 //! The founders of a cluster, as an operator lists them, and how two lists differ.
 
-use raft::{Incarnation, Membership, NodeId};
+use raft::{AddressError, Incarnation, Membership, NodeId, check_address};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use storage::DurableIncarnation;
@@ -53,16 +53,11 @@ pub struct Listed {
     pub peer_address: String,
 }
 
-/// The longest address that is accepted from another node, in bytes.
-pub(crate) const ADDRESS_BYTES_MAX: usize = 300;
-
 impl Listed {
-    /// Whether both addresses are short enough and of visible characters, so that they may be
-    /// printed.
-    pub(crate) fn is_plain(&self) -> bool {
-        [&self.client_address, &self.peer_address]
-            .iter()
-            .all(|address| address.len() <= ADDRESS_BYTES_MAX && address.chars().all(is_visible))
+    /// Checks the length and the characters of both addresses, so that they may be printed.
+    pub(crate) fn check(&self) -> Result<(), AddressError> {
+        check_address(&self.client_address)?;
+        check_address(&self.peer_address)
     }
 }
 

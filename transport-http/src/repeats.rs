@@ -88,16 +88,25 @@ impl Reach {
     }
 }
 
+/// The most characters of a text of a peer in a line of the log.
+const ONE_LINE_CHARS_MAX: usize = 500;
+
 /// A text of a peer, for a line of the log: a peer could otherwise forge further lines.
 pub(crate) fn one_line(text: &[u8]) -> String {
     let plain = |c: char| if is_visible(c) || c == ' ' { c } else { '?' };
-    String::from_utf8_lossy(text).chars().map(plain).collect()
+    String::from_utf8_lossy(text).chars().take(ONE_LINE_CHARS_MAX).map(plain).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::time::advance;
+
+    #[test]
+    fn a_text_of_a_peer_is_one_short_line() {
+        assert_eq!(one_line("a\nb\x1b[2Jé\u{202e}".as_bytes()), "a?b?[2Jé?");
+        assert_eq!(one_line(&[b'x'; 64 << 10]).len(), ONE_LINE_CHARS_MAX);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_lasts_is_reported_once_and_then_now_and_then() {

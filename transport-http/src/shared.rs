@@ -3,13 +3,12 @@
 use crate::body::Budget;
 use crate::config::TransportConfig;
 use crate::dial::Names;
-use crate::founders::{ADDRESS_BYTES_MAX, is_visible};
 use crate::frame::FrameError;
 use crate::hello::Hello;
 use crate::net::Net;
 use crate::repeats::Repeats;
 use driver::{Inbox, report};
-use raft::{Incarnation, LogId, Membership, NodeId};
+use raft::{Incarnation, LogId, Membership, NodeId, check_address};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -178,9 +177,7 @@ impl<N: Net> Shared<N> {
     /// incarnation.
     pub fn visited(&self, hello: &Hello) {
         let known = lock(&self.addresses).get(&hello.from).cloned();
-        let is_plain = !hello.address.is_empty()
-            && hello.address.len() <= ADDRESS_BYTES_MAX
-            && hello.address.chars().all(is_visible);
+        let is_plain = !hello.address.is_empty() && check_address(&hello.address).is_ok();
         let is_impostor = known.is_some() && !self.is_member(hello.from, hello.incarnation);
         if !is_plain || hello.from == self.config.node {
             return;

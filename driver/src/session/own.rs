@@ -5,15 +5,24 @@
 
 use super::{SessionId, SessionNumber};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many numbers the session of a node knows. So many forwarded commands can be in flight
+/// How many numbers the session of a node knows. This many forwarded commands can be in flight
 /// within it; further ones are forwarded without a session.
 pub(crate) const OWN_WINDOW: u32 = 16_384;
 
+/// The bytes of replies that it keeps: those of commands in flight.
+pub(crate) const OWN_REPLY_BYTES_MAX: u64 = 16 << 20;
+
 /// The session of a node, opened when it is first needed.
-#[derive(Default)]
 pub(crate) struct OwnSession {
+    /// Identifies this start of the node.
+    start_nonce: u64,
+    /// The most bytes of a command, with its number in the session.
+    command_bytes_max: usize,
+    /// How many sessions were opened through this node.
+    opened: AtomicU64,
     current: Mutex<Option<Numbers>>,
     /// Held by the caller that opens a session.
     pub opening: tokio::sync::Mutex<()>,
@@ -36,6 +45,28 @@ pub(crate) enum Begun<'a> {
 }
 
 impl OwnSession {
+    pub fn new(start_nonce: u64, command_bytes_max: usize) -> Self {
+        OwnSession {
+            start_nonce,
+            command_bytes_max,
+            opened: AtomicU64::new(0),
+            current: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether a command with its number is not too large for the log.
+    pub fn fits(&self, command: &[u8]) -> bool {
+        command.len() + SessionNumber::BYTES <= self.command_bytes_max
+    }
+
+    /// A random number for the next session that is opened through this node.
+    pub fn salt(&self) -> u32 {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let seed = [self.start_nonce.to_le_bytes(), number.to_le_bytes()].concat();
+        raft::bytes_hash(&seed) as u32
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Numbers>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }

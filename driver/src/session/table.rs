@@ -14,10 +14,15 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use storage::codec;
 
-/// What a session counts for in [`SessionLimits::bytes_max`], in bytes.
-const SESSION_BYTES: u64 = 128;
-/// What a number counts for, in addition to its reply.
-const NUMBER_BYTES: u64 = 64;
+/// What a session counts for in [`SessionLimits::bytes_max`], in bytes: its places in both orders
+/// and the first block of its numbers.
+const SESSION_BYTES: u64 = 768;
+/// What a number counts for, in addition to its reply: its place in a block that may be half full,
+/// and the allocation of the reply.
+const NUMBER_BYTES: u64 = 160;
+/// The most sessions that one entry ends because their time is over. Further ones are ended by the
+/// next entries, so that no entry takes long.
+const EXPIRED_MAX: usize = 1_000;
 /// A use is noted only if this part of the time to live has passed since the last one that was, so
 /// that most commands do not move their session.
 const USE_NOTED_PART: u64 = 16;
@@ -35,10 +40,11 @@ pub struct Sessions {
 }
 
 /// Invariants: every number in `replies` is from `floor` to `highest`; `floor` is more than
-/// `highest - window`.
+/// `highest - window`; no number below `kept_from` has a reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Session {
     window: u32,
+    reply_bytes_max: u64,
     /// The last noted use.
     used: LogTime,
     /// The highest number that was executed.
@@ -48,6 +54,9 @@ struct Session {
     /// The numbers that were executed.
     replies: BTreeMap<u64, Kept>,
     reply_bytes: u64,
+    /// The lowest number whose reply may still be kept, so that dropping the next one needs no
+    /// search.
+    kept_from: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,15 +94,19 @@ impl Session {
         }
     }
 
-    fn add(&mut self, number: u64, kept: Kept, reply_bytes_max: u64) {
+    fn add(&mut self, number: u64, kept: Kept) {
         self.highest = self.highest.max(number);
         self.reply_bytes += kept.reply.as_ref().map_or(0, |reply| reply.len() as u64);
         self.replies.insert(number, kept);
         self.raise_floor((self.highest + 1).saturating_sub(u64::from(self.window)));
-        for (known, kept) in &mut self.replies {
-            if self.reply_bytes <= reply_bytes_max {
+        let from = self.kept_from.min(number);
+        self.kept_from = number;
+        for (known, kept) in self.replies.range_mut(from..) {
+            if self.reply_bytes <= self.reply_bytes_max {
+                self.kept_from = number.min(*known);
                 break;
             }
+            // The new reply is kept in any case.
             if *known != number
                 && let Some(reply) = kept.reply.take()
             {
@@ -104,8 +117,8 @@ impl Session {
 }
 
 impl Sessions {
-    /// The number of open sessions. Those whose time is over count until the next command of any
-    /// session.
+    /// The number of open sessions. Those whose time is over count until an entry of a session or
+    /// of the clock ends them.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -126,11 +139,13 @@ impl Sessions {
         self.expire(time);
         let session = Session {
             window: self.limits.window,
+            reply_bytes_max: self.limits.reply_bytes_max,
             used: time,
             highest: 0,
             floor: 1,
             replies: BTreeMap::new(),
             reply_bytes: 0,
+            kept_from: 1,
         };
         self.bytes += session.cost();
         self.by_use.insert((time, id));
@@ -141,12 +156,16 @@ impl Sessions {
     /// Ends a session. Returns whether there was one.
     pub(crate) fn close(&mut self, time: LogTime, id: SessionId) -> bool {
         self.expire(time);
-        self.remove(id)
+        let is_over = self.by_id.get(&id).is_some_and(|it| self.is_over(it.used, time));
+        self.remove(id) && !is_over
     }
 
     /// Decides about a command.
     pub(crate) fn judge(&mut self, time: LogTime, at: SessionNumber, command: &[u8]) -> Verdict {
         self.expire(time);
+        if self.by_id.get(&at.session).is_some_and(|it| self.is_over(it.used, time)) {
+            self.remove(at.session);
+        }
         let Some(session) = self.by_id.get_mut(&at.session) else {
             return Verdict::Refuse(SessionError::Ended);
         };
@@ -157,7 +176,7 @@ impl Sessions {
             Arc::make_mut(session).used = time;
         }
         if at.number > 0 && at.number < session.floor {
-            return Verdict::Refuse(SessionError::Forgotten);
+            return Verdict::Refuse(SessionError::TooLow);
         }
         if at.number == 0 || at.number > session.highest + u64::from(session.window) {
             return Verdict::Refuse(SessionError::Gap { highest: session.highest });
@@ -178,20 +197,25 @@ impl Sessions {
         let session = Arc::make_mut(session);
         let before = session.cost();
         let kept = Kept { command: bytes_hash(command), reply: Some(reply) };
-        session.add(at.number, kept, self.limits.reply_bytes_max);
+        session.add(at.number, kept);
         session.raise_floor(at.repeats_from.min(at.number));
         self.bytes = self.bytes - before + session.cost();
         self.evict(at.session);
         debug_assert_eq!(self.broken_invariant(), None);
     }
 
-    /// Ends the sessions whose time is over at `time`.
-    fn expire(&mut self, time: LogTime) {
+    /// Whether a session that was used last at `used` has ended at `time`.
+    fn is_over(&self, used: LogTime, time: LogTime) -> bool {
         let ttl_ms = self.limits.ttl.as_millis() as u64;
         // A session that was used last right before a use would have been noted lives for its time.
-        let lives_ms = ttl_ms + ttl_ms / USE_NOTED_PART;
-        while let Some((used, id)) = self.by_use.get_min().copied() {
-            if used.0.saturating_add(lives_ms) >= time.0 {
+        used.0.saturating_add(ttl_ms + ttl_ms / USE_NOTED_PART) < time.0
+    }
+
+    /// Ends sessions whose time is over at `time`, the longest unused first, but not too many.
+    pub(crate) fn expire(&mut self, time: LogTime) {
+        for _ in 0..EXPIRED_MAX {
+            let Some((used, id)) = self.by_use.get_min().copied() else { return };
+            if !self.is_over(used, time) {
                 return;
             }
             self.remove(id);
@@ -226,6 +250,9 @@ impl Sessions {
         let known = |session: &Session| {
             session.replies.keys().all(|it| (session.floor..=session.highest).contains(it))
         };
+        let is_dropped = |session: &Session| {
+            session.replies.range(..session.kept_from).all(|(_, kept)| kept.reply.is_none())
+        };
         let rules = [
             ("a session is not in the order of uses", self.by_id.len() == self.by_use.len()),
             (
@@ -237,6 +264,7 @@ impl Sessions {
                 !few || sessions().map(|(_, it)| it.cost()).sum::<u64>() == self.bytes,
             ),
             ("a number is outside of its window", sessions().all(|(_, it)| known(it))),
+            ("a reply was missed", sessions().all(|(_, it)| is_dropped(it))),
             (
                 "a window is too long",
                 sessions().all(|(_, it)| it.floor + u64::from(it.window) > it.highest),

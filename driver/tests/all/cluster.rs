@@ -7,7 +7,7 @@ use bytes::Bytes;
 use driver::{
     DriverConfig, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError,
 };
-use raft::{CommandNumber, NodeId, Term};
+use raft::{Change, CommandNumber, Membership, NodeId, Term};
 use std::io;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -405,6 +405,35 @@ async fn a_leader_whose_disk_is_full_leaves_the_lead_to_others() {
     eventually("ready again", || sick.status().ready().is_ok()).await;
     let sum = sick.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 7);
+}
+
+/// It cannot store the entries that remove it, so its own log never shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_is_removed_while_its_disk_is_full_stops() {
+    let (network, disks) = (Network::default(), disks());
+    let mut nodes: Vec<_> =
+        (1..NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let (breaking, breaks) = tokio::sync::watch::channel(None);
+    let (log, restored) = open_log(&disks[2], NODES, NODES);
+    let store = Broken { log, breaks };
+    nodes.push(start_with(&network, &disks[2], NODES, restored, store, |_| {}, drop));
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    assert_eq!(leading.status().raft.id.0, 1, "the one that campaigns at once");
+    let removed = &nodes[2];
+    eventually("it follows", || removed.status().ready().is_ok()).await;
+    breaking.send(Some("full")).unwrap();
+    add(leading, 1).await;
+    eventually("it does not campaign any more", || removed.status().raft.disk_stalled).await;
+    let Membership { mut members, mut voters, .. } = leading.status().raft.membership.clone();
+    members.remove(&NodeId(NODES));
+    voters.remove(&NodeId(NODES));
+    let change = Change::to(members, voters);
+    let begun = leading.set_members(change.clone()).await.unwrap();
+    leading.members_set(begun, &change).await.unwrap();
+    eventually("it stops", || removed.status().stopped.is_some()).await;
+    assert_eq!(removed.stopped().await, StopReason::NotAMember);
+    assert!(removed.status().raft.durable < begun, "its disk is full to the end");
+    assert_eq!(add(leading, 1).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use super::problem::{Known, Problem};
 use super::routes;
 use super::write::json_ok;
 use crate::address;
+use crate::plain::shown;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use driver::MembersError;
@@ -68,6 +69,7 @@ pub async fn members(State(app): State<Arc<App>>, request: Request) -> Response 
 
 async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
+    params::of_no_session(&parts.headers).map_err(Problem::not_done)?;
     let wanted = wanted(parts.uri.query()).map_err(Problem::not_done)?;
     let body = body::whole(body).await;
     let declared: Declared = serde_json::from_slice(&body)
@@ -138,7 +140,7 @@ fn declared_members(declared: &Declared) -> Result<Members, Problem> {
         }
         for given in [client, peer] {
             address::check(given)
-                .map_err(|why| Problem::malformed(format!("node {id}: {given} {why}")))?;
+                .map_err(|why| Problem::malformed(format!("node {id}: {} {why}", shown(given))))?;
             if !addresses.insert(given.to_ascii_lowercase()) {
                 let detail = format!("{given} is declared twice: each listener needs its own");
                 return Err(Problem::malformed(detail));
@@ -157,6 +159,7 @@ fn declared_members(declared: &Declared) -> Result<Members, Problem> {
 
 fn not_admitted(error: &AdmitError) -> Problem {
     let advice = match error {
+        AdmitError::Address { .. } => return Problem::malformed(error.to_string()),
         AdmitError::Silent { .. }
         | AdmitError::NotWaiting { .. }
         | AdmitError::OtherCluster { .. } => " (raft-kv serve --join)",
@@ -212,19 +215,25 @@ mod tests {
             {"id": 7, "client": "h:81", "peer": "h:91", "role": "learner"}], "if_version": 3}"#;
         let expected = Members::new().voter(0, "h:90", "h:80").learner(7, "h:91", "h:81");
         assert_eq!(declare(body), Ok(expected.if_version(Index(3))));
+        let name = "a".repeat(70_000);
+        let long =
+            format!(r#"{{"members": [{{"id": 0, "client": "h:80", "peer": "{name}:90"}}]}}"#);
         for (body, fault) in [
             (r#"{"members": [{"id": 0, "client": "h:80"}]}"#, "peer"),
             (r#"{"members": [{"id": 0, "client": "h:80", "peer": "h:0"}]}"#, "port 0"),
             (r#"{"members": [{"id": 0, "client": "h:80", "peer": "0.0.0.0:9"}]}"#, "listen on"),
             (r#"{"members": [{"id": 0, "client": "h:80", "peer": "h:80"}]}"#, "twice"),
             (r#"{"members": [{"id": 0, "client": "a:1", "peer": "a:2", "role": "x"}]}"#, "voter"),
+            (r#"{"members": [{"id": 0, "client": "h:80", "peer": "h\n:90"}]}"#, "contains '\\\\n'"),
+            (r#"{"members": [{"id": 0, "client": "\u001b[31m:80", "peer": "h:90"}]}"#, "u{1b}"),
+            (&long, "at most 261"),
             (r#"{"members": [{"id": -1, "client": "a:1", "peer": "a:2"}]}"#, "-1"),
             (r#"{"members": [[0, "a:1", "a:2"]]}"#, "object"),
             (r#"{"members": [], "version": 3}"#, "version"),
             (r#"{}"#, "members"),
         ] {
             let error = declare(body).unwrap_err();
-            assert!(error.contains(fault), "{body}: {error}");
+            assert!(error.contains(fault) && error.len() < 1_000, "{body}: {error}");
         }
         let twice = r#"{"members": [{"id": 0, "client": "a:1", "peer": "a:2"},
             {"id": 0, "client": "b:1", "peer": "b:2"}]}"#;

@@ -40,12 +40,17 @@ pub struct WriteParams {
 
 /// The parameters of a request that changes something other than keys.
 pub fn of_operation(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
-    match of_write(query, headers)?.session {
-        None => Ok(()),
-        Some(_) => Err(Problem::malformed(format!(
-            "{SESSION_ID} and {SESSION_SEQ} are only for writes of keys"
-        ))),
+    of_no_session(headers)?;
+    of_write(query, headers).map(drop)
+}
+
+/// Checks that there are no headers of a session, for a request that cannot be part of one.
+pub fn of_no_session(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(SESSION_ID) || headers.contains_key(SESSION_SEQ) {
+        let detail = format!("{SESSION_ID} and {SESSION_SEQ} are not for this request");
+        return Err(Problem::malformed(detail));
     }
+    Ok(())
 }
 
 /// The parameters of a write. There are none in the query yet.

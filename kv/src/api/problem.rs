@@ -238,7 +238,7 @@ impl From<SessionError> for Problem {
                     .with("highest", highest)
                     .not_done()
             }
-            SessionError::Forgotten => {
+            SessionError::Forgotten | SessionError::TooLow => {
                 Problem::new(StatusCode::GONE, "reply-forgotten", detail).outcome(Known::Unknown)
             }
             _ => Problem::new(StatusCode::GONE, "session-ended", detail).outcome(Known::Unknown),

@@ -25,10 +25,8 @@ pub async fn open(State(app): State<Arc<App>>, request: Request) -> Response {
 
 async fn try_open(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
+    params::of_no_session(&parts.headers)?;
     let params = params::of_write(parts.uri.query(), &parts.headers)?;
-    if params.session.is_some() {
-        return Err(Problem::malformed("a session is not opened in a session"));
-    }
     if !body::whole(body).await.is_empty() {
         return Err(Problem::malformed("POST /v1/sessions has no body"));
     }
@@ -65,10 +63,8 @@ async fn try_close(
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
+    params::of_no_session(headers)?;
     let params = params::of_write(uri.query(), headers)?;
-    if params.session.is_some() {
-        return Err(Problem::malformed("the path names the session, not a header"));
-    }
     let is_number = session.bytes().all(|byte| byte.is_ascii_digit());
     let id = session.parse().ok().filter(|_| is_number).map(SessionId);
     let id = id.ok_or_else(|| Problem::malformed("the id of a session is a number"))?;

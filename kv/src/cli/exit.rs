@@ -1,6 +1,7 @@
 //! The exit codes, which scripts rely on.
 
 use super::lines::Lines;
+use kv::plain::escaped;
 use std::io::{self, Write};
 
 /// Done; for `serve` and `cluster`: stopped as asked.
@@ -18,8 +19,8 @@ pub const FAILED: u8 = 70;
 /// A node has stopped because its copy of the state differs from those of the others. It has
 /// forgotten its log, and the others repair it when it is started again.
 pub const DIFFERS: u8 = 75;
-/// A node has stopped because it was removed from its cluster, or its disk is that of an earlier
-/// member. A restart does not help.
+/// A node has stopped because it was removed from its cluster, its addition was given up, or its
+/// disk is that of an earlier member. A restart does not help.
 pub const REMOVED: u8 = 76;
 /// A node or a cluster cannot start with its settings. A restart does not help.
 pub const CONFIGURATION: u8 = 78;
@@ -53,10 +54,11 @@ pub fn with_limit(error: &io::Error) -> String {
     }
 }
 
-/// Prints on standard error why the program ends. Returns after at most a second, even if nothing
-/// could be printed.
+/// Prints on standard error why the program ends. Characters that a terminal acts on are escaped,
+/// since the reason may contain what a server or a file says. Returns after at most a second, even
+/// if nothing could be printed.
 pub fn complain(what: impl std::fmt::Display) {
-    let line = format!("raft-kv: {what}\n");
+    let line = format!("raft-kv: {}\n", escaped(&what.to_string()));
     // A thread writes the line: standard error may be a pipe that is not read, and the program has
     // to end.
     match Lines::start("complaint", std::io::stderr()) {

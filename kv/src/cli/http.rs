@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use hyper::header::HeaderValue;
 use hyper_util::rt::TokioIo;
 pub use kv::client::{Exchange, Failure, Request, Response};
+use raft::check_address;
 use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -117,6 +118,7 @@ pub fn address_of(server: &str) -> Result<String, String> {
     if address.contains('@') {
         return Err("a server has no user name and no password".to_owned());
     }
+    check_address(address).map_err(|why| format!("it {why}"))?;
     // An IPv6 address in brackets contains colons too.
     let port_at = address.rfind(':').filter(|at| !address[*at..].contains(']'));
     let (host, port) = match port_at {
@@ -161,6 +163,8 @@ mod tests {
             ("http://:8080", "no host"),
             ("localhost:80800", "1 to 65535"),
             ("localhost:", "1 to 65535"),
+            ("http://a\x1b[2Jb:8080", "contains '\\u{1b}'"),
+            (&format!("{}:8080", "a".repeat(257)), "at most 261"),
             ("http://admin:secret@localhost:8080", "no password"),
         ] {
             let error = address_of(server).unwrap_err();

@@ -1,6 +1,7 @@
 //! Keys and values of the command line. Both may be any bytes.
 
 use super::exit;
+use kv::plain::escaped;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rustix::fs::OFlags;
 use std::ffi::{OsStr, OsString};
@@ -52,10 +53,11 @@ fn was_closed(stream: impl AsFd) -> bool {
     is_null && rustix::fs::fcntl_getfl(&stream).is_ok_and(is_for_both)
 }
 
-/// Prints a text and a newline on standard output.
+/// Prints a text and a newline on standard output. Characters that a terminal acts on are escaped,
+/// so the text may contain what a server has sent.
 pub fn print_line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", escaped(text))?;
     out.flush()
 }
 

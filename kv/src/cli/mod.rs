@@ -23,6 +23,7 @@ mod table;
 mod threads;
 mod transfer;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -83,6 +84,18 @@ fn warn_of_variables(name: &str) {
     }
 }
 
+/// Shortens and escapes the arguments that an error repeats. They may come from a script.
+fn show_plainly(error: &mut clap::Error) {
+    let kinds =
+        [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    for kind in kinds {
+        if let Some(ContextValue::String(text)) = error.get(kind) {
+            let text = kv::plain::shown(text);
+            error.insert(kind, ContextValue::String(text));
+        }
+    }
+}
+
 /// Runs the program on the arguments of this process.
 pub fn run() -> ExitCode {
     // Client commands use many connections too, and the nodes of a cluster inherit the limit.
@@ -91,7 +104,8 @@ pub fn run() -> ExitCode {
     let parsed = command.try_get_matches();
     let command_line = match parsed.and_then(|found| CommandLine::from_arg_matches(&found)) {
         Ok(command_line) => command_line,
-        Err(error) => {
+        Err(mut error) => {
+            show_plainly(&mut error);
             // The text of --help and --version is a result. An error of the arguments has an exit
             // code that says enough.
             if let Err(failed) = error.print()

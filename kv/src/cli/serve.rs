@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+use transport_http::BootstrapError;
 
 /// Runs a node.
 pub fn run(flags: Flags) -> u8 {
@@ -82,7 +83,8 @@ enum Ended {
 fn failure(error: &ServeError) -> u8 {
     match error {
         ServeError::Stopped(StopReason::Diverged) => exit::DIFFERS,
-        ServeError::Stopped(StopReason::NotAMember) => exit::REMOVED,
+        ServeError::Stopped(StopReason::NotAMember)
+        | ServeError::Found(BootstrapError::Removed { .. }) => exit::REMOVED,
         _ => exit::FAILED,
     }
 }
@@ -113,6 +115,9 @@ async fn node(settings: Settings) -> Ended {
     };
     let mut running = match started {
         Ok(running) => running,
+        Err(error @ ServeError::Found(BootstrapError::Removed { .. })) => {
+            return Ended::Failed(error);
+        }
         Err(error) => return Ended::Refused(error.to_string()),
     };
     tracing::info!(

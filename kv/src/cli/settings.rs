@@ -6,8 +6,9 @@
 
 use super::duration;
 use kv::address::member;
+use kv::plain::shown;
 use kv::serve::{ELECTION_TIMEOUT, ELECTION_TIMEOUTS, Peer, ServeConfig};
-use raft::{LeaseConfig, NodeId};
+use raft::{LeaseConfig, NodeId, check_address};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -294,8 +295,12 @@ fn host(text: &str) -> Result<String, String> {
     if name == "*" {
         return Ok(name.to_owned());
     }
-    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || "/@,=*".contains(c)) {
-        return Err(format!("{text:?} is no name of a host: expected a name, or * for all"));
+    if name.is_empty() {
+        return Err("a name of a host is empty: expected a name, or * for all".to_owned());
+    }
+    if let Err(why) = check_address(name) {
+        let name = shown(name);
+        return Err(format!("{name} is no name of a host, or * for all: it {why}"));
     }
     Ok(name.to_owned())
 }

@@ -59,12 +59,9 @@ impl Memberships {
         let is_in = |membership: &Membership, id: &NodeId, incarnation: Incarnation| {
             membership.members.get(id).is_some_and(|member| member.incarnation == incarnation)
         };
-        // Nodes of a change that is given up were never members.
-        let is_planned = before.is_changing() && !before.is_joint();
-        let gone = before
-            .members
-            .iter()
-            .filter(|(id, member)| !is_planned && !is_in(membership, id, member.incarnation));
+        // Nodes of a change that is given up are removed too.
+        let gone = (before.members.iter())
+            .filter(|(id, member)| !is_in(membership, id, member.incarnation));
         let gone: Vec<_> = gone.map(|(id, member)| (*id, member.incarnation)).collect();
         self.removed.extend(gone);
         self.committed.push((index, membership.clone()));

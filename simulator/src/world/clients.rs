@@ -6,6 +6,9 @@ use bytes::Bytes;
 use driver::SessionError;
 use raft::Forwarded;
 
+/// A client that closes its sessions does so after this many commands.
+const CLOSED_AFTER: u64 = 8;
+
 /// A client that can repeat a command waits for this many times its patience.
 const SESSION_PATIENCE: u64 = 6;
 
@@ -24,6 +27,9 @@ impl<W: Workload> World<'_, W> {
             self.asked.note(&request);
         }
         let in_session = self.session_for(client, &request);
+        if let (InSession::Closes, Some(session)) = (in_session, &self.clients[client].session) {
+            self.observer.once.may_be_closed(session.id);
+        }
         let Client { draw, leader, .. } = &mut self.clients[client];
         // Reads go to any node; most commands go to the node that the client takes for the leader.
         let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
@@ -58,16 +64,26 @@ impl<W: Workload> World<'_, W> {
             return InSession::No;
         }
         let Some(session) = session else { return InSession::Opens };
-        let number = SessionNumber { session: session.id, number: session.next, repeats_from: 0 };
+        // Half of the clients tell that they repeat no earlier number, and close their sessions.
+        let is_tidy = client / 2 % 2 == 1;
+        if is_tidy && !session.is_closed && session.next > CLOSED_AFTER {
+            return InSession::Closes;
+        }
+        let repeats_from = if is_tidy { session.next } else { 0 };
+        let number = SessionNumber { session: session.id, number: session.next, repeats_from };
         session.next += 1;
-        InSession::Has { number, may_be_done: false }
+        InSession::Has { number, may_be_done: false, is_repeated: true }
     }
 
     /// What a node is asked to append for an operation.
     fn proposal(&self, operation: &Operation_, command: &Bytes) -> raft::Request {
         match operation.in_session {
             InSession::No => raft::Request::Command(command.clone()),
-            InSession::Opens => session_limits(&self.plan.swarm).request(),
+            InSession::Opens => session_limits(&self.plan.swarm).request(operation.client as u32),
+            InSession::Closes => match &self.clients[operation.client].session {
+                Some(session) => session.id.close_request(),
+                None => raft::Request::Command(command.clone()),
+            },
             InSession::Has { number, .. } => raft::Request::SessionCommand(number.encode(command)),
         }
     }
@@ -187,9 +203,8 @@ impl<W: Workload> World<'_, W> {
 
     /// The client waits no longer. The operation may still be done.
     pub(super) fn waits_no_longer(&mut self, operation: usize) -> Result<(), Violation> {
-        let in_session = &mut self.operations[operation].in_session;
-        if matches!(in_session, InSession::Has { .. }) {
-            *in_session = InSession::No;
+        if let InSession::Has { is_repeated, .. } = &mut self.operations[operation].in_session {
+            *is_repeated = false;
         }
         self.conclude(operation, None, Outcome::Unknown)
     }
@@ -215,8 +230,27 @@ impl<W: Workload> World<'_, W> {
             return Ok(());
         };
         self.marks.hit("a session was opened");
-        let session = SessionId::of_reply(reply).map(|id| ClientSession { id, next: 1 });
+        let session =
+            SessionId::of_reply(reply).map(|id| ClientSession { id, next: 1, is_closed: false });
         self.clients[client].session = session;
+        self.ask(client, request)
+    }
+
+    /// A client's attempt to close its session has ended. It sends its command: in the closed
+    /// session, which does not execute it, or in another if the outcome is not known.
+    fn session_closed(&mut self, operation: usize, outcome: Outcome<'_>) -> Result<(), Violation> {
+        let Operation_ { client, request, .. } = &self.operations[operation];
+        let (client, request) = (*client, request.clone());
+        self.clients[client].operation = None;
+        let session = &mut self.clients[client].session;
+        match (outcome, &mut *session) {
+            (Outcome::Done([1]), Some(session)) => {
+                session.is_closed = true;
+                self.observer.once.closed(session.id);
+                self.marks.hit("a session was closed");
+            }
+            _ => *session = None,
+        }
         self.ask(client, request)
     }
 
@@ -228,9 +262,11 @@ impl<W: Workload> World<'_, W> {
         error: SessionError,
     ) -> Result<(), Violation> {
         let known = &mut self.operations[operation];
-        let InSession::Has { may_be_done, .. } = known.in_session else { return Ok(()) };
-        // Its client does not try it again.
-        known.in_session = InSession::No;
+        let InSession::Has { may_be_done, is_repeated, .. } = &mut known.in_session else {
+            return Ok(());
+        };
+        *is_repeated = false;
+        let may_be_done = *may_be_done;
         let client = known.client;
         let outcome = match error {
             SessionError::Ended | SessionError::Gap { .. } => {
@@ -238,7 +274,7 @@ impl<W: Workload> World<'_, W> {
                 self.clients[client].session = None;
                 if may_be_done { Outcome::Unknown } else { Outcome::NotDone }
             }
-            SessionError::Forgotten => Outcome::Unknown,
+            SessionError::Forgotten | SessionError::TooLow => Outcome::Unknown,
             error => {
                 let detail = format!("at {index}: {error}");
                 return violation(Check::RepeatsGetTheFirstReply, index, detail);
@@ -258,7 +294,7 @@ impl<W: Workload> World<'_, W> {
         if !known.open {
             return Ok(());
         }
-        if let InSession::Has { may_be_done, .. } = &mut known.in_session
+        if let InSession::Has { may_be_done, is_repeated: true, .. } = &mut known.in_session
             && !matches!(outcome, Outcome::Done(_))
         {
             *may_be_done |= outcome == Outcome::Unknown;
@@ -267,8 +303,10 @@ impl<W: Workload> World<'_, W> {
         }
         known.open = false;
         let client = known.client;
-        if known.in_session == InSession::Opens {
-            return self.session_opened(operation, outcome);
+        match known.in_session {
+            InSession::Opens => return self.session_opened(operation, outcome),
+            InSession::Closes => return self.session_closed(operation, outcome),
+            InSession::No | InSession::Has { .. } => {}
         }
         if let (Some(at), Outcome::Done(answer)) = (at, outcome) {
             match &known.request {

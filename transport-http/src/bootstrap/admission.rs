@@ -8,12 +8,20 @@ use super::service::BootstrapService;
 use crate::dial::Names;
 use crate::founders::{Founder, Listed, Lists};
 use crate::net::{Net, TokioNet};
-use raft::NodeId;
+use raft::{AddressError, NodeId};
 
 /// Why a node cannot be added to this cluster. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmitError {
+    /// An address that is declared for the node is too long, or has characters that no address has.
+    #[error("an address of node {node} {why}")]
+    Address {
+        /// The node.
+        node: NodeId,
+        /// The fault of the address.
+        why: AddressError,
+    },
     /// The node does not answer. It may answer later.
     #[error(
         "node {node} does not answer at {address} ({why}): start it with an empty data directory, as \

@@ -67,6 +67,7 @@ impl<'a, N: Net> Asking<'a, N> {
         let ours = Lists(self.list).to_string();
         let (node, Listed { node: peer, peer_address, .. }) = (self.own.node, peer);
         match asked {
+            Asked::Answer(Answer::Removed) => BootstrapError::Removed { node, peer, peer_address },
             Asked::Wiped => BootstrapError::Wiped { node, peer, peer_address },
             Asked::OtherVersion(why) => BootstrapError::OtherVersion { peer, peer_address, why },
             Asked::Answer(Answer::Other(difference)) => {

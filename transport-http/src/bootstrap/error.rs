@@ -23,6 +23,20 @@ pub enum BootstrapError {
         /// The `host:port` of that peer.
         peer_address: String,
     },
+    /// The addition of this node was given up, or it was removed, before it knew that it was added.
+    #[error(
+        "this node is not a member of its cluster any more, as node {peer} at {peer_address} knows: \
+         the change that added node {node} was given up, or it was removed again, before it had \
+         joined. To add it again, start it with an empty data directory, as a node that joins"
+    )]
+    Removed {
+        /// This node.
+        node: NodeId,
+        /// The peer that knows it.
+        peer: NodeId,
+        /// The `host:port` of that peer.
+        peer_address: String,
+    },
     /// A peer belongs to a cluster of which this node is not a member.
     #[error(
         "node {peer} at {peer_address} belongs to a cluster of which node {node} is no member: this \

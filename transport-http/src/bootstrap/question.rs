@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use raft::{Membership, NodeId};
+use raft::{AddressError, Member, Membership, NodeId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use storage::ClusterId;
@@ -59,6 +59,22 @@ pub(super) enum Answer {
     /// The responder waits to be added to the cluster of these nodes. The sender's cluster has none
     /// of them as a member.
     Elsewhere(Vec<Listed>),
+    /// The sender, with this incarnation, was removed from the responder's cluster.
+    Removed,
+}
+
+impl Answer {
+    /// Checks the addresses in it. They are kept for good, and printed.
+    fn check(&self) -> Result<(), AddressError> {
+        match self {
+            Answer::Founder(founder) => founder.listed().check(),
+            Answer::Member(_, membership) => {
+                membership.members.values().try_for_each(Member::check_addresses)
+            }
+            Answer::Elsewhere(list) => list.iter().try_for_each(Listed::check),
+            Answer::Other(_) | Answer::Ours(_) | Answer::Removed => Ok(()),
+        }
+    }
 }
 
 /// The outcome of a question.
@@ -85,10 +101,13 @@ pub(super) async fn ask<N: Net>(
         Err(why) => return Asked::Nothing(why),
     };
     match (status, open::<Answer>(&body)) {
-        (StatusCode::OK | StatusCode::FORBIDDEN, Ok(answer)) => {
-            trial.accept();
-            Asked::Answer(answer)
-        }
+        (StatusCode::OK | StatusCode::FORBIDDEN, Ok(answer)) => match answer.check() {
+            Ok(()) => {
+                trial.accept();
+                Asked::Answer(answer)
+            }
+            Err(why) => Asked::Nothing(format!("in its answer, an address {why}")),
+        },
         (StatusCode::FORBIDDEN, Err(_)) => Asked::Refused,
         (StatusCode::CONFLICT, _) => Asked::Wiped,
         (StatusCode::MISDIRECTED_REQUEST, _) => Asked::Misdirected,
@@ -140,4 +159,26 @@ async fn post<N: Net>(
 
 fn text_of(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::Incarnation;
+
+    #[test]
+    fn an_answer_with_an_address_that_could_not_be_printed_counts_for_nothing() {
+        let node = NodeId(1);
+        let with = |address: &str| {
+            let (client_address, peer_address) = (address.to_owned(), "a:1".to_owned());
+            let incarnation = Incarnation(1);
+            let listed = Listed { node, client_address, peer_address };
+            let Listed { client_address, peer_address, .. } = listed.clone();
+            let member = Member { incarnation, peer_address, client_address };
+            let membership = Membership::of_voters([(node, member)].into());
+            [Answer::Elsewhere(vec![listed]), Answer::Member(ClusterId(1), membership)]
+        };
+        assert!(with("").iter().chain(&with("b:2")).all(|answer| answer.check().is_ok()));
+        assert!(with("b\n:2").iter().all(|answer| answer.check().is_err()));
+    }
 }

@@ -126,8 +126,12 @@ impl BootstrapService {
             }
             Err(_) => return (StatusCode::FORBIDDEN, Vec::new()),
         };
-        if !question.list.iter().all(Listed::is_plain) || !question.from.listed().is_plain() {
-            return (StatusCode::BAD_REQUEST, b"an address is too long or no plain text".to_vec());
+        let from = question.from.listed();
+        let faulty = question.list.iter().chain([&from]).find_map(|listed| {
+            listed.check().err().map(|why| format!("an address of node {} {why}", listed.node))
+        });
+        if let Some(why) = faulty {
+            return (StatusCode::BAD_REQUEST, why.into());
         }
         let Some(own) = state.own.clone() else {
             return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
@@ -141,6 +145,10 @@ impl BootstrapService {
                 let from = &question.from;
                 let known = membership.members.get(&from.node);
                 match known {
+                    // It was removed before it knew that it was added, and is never added again.
+                    None if membership.removed.get(&from.node) == Some(&from.incarnation) => {
+                        (StatusCode::FORBIDDEN, seal(&Answer::Removed))
+                    }
                     Some(known) if known.incarnation == from.incarnation => {
                         (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
                     }
@@ -424,6 +432,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_removed_before_it_joined_is_told_so() {
+        let desk = BootstrapService::new();
+        let mut membership = Membership::default();
+        membership.removed.insert(NodeId(1), Incarnation(101));
+        desk.belong(founder(0), ClusterId(7), membership);
+        for purpose in [Join(None), Join(Some(ClusterId(7))), Bootstrap] {
+            let answer = asked(&desk, founder(1), &[0, 1], purpose);
+            assert_eq!(answer, (403, Some(Answer::Removed)));
+        }
+        let with_a_new_directory = Founder { incarnation: Incarnation(5), ..founder(1) };
+        let (status, answer) = asked(&desk, with_a_new_directory, &[0, 1], Join(None));
+        assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
+    }
+
+    #[test]
     fn a_node_that_waits_tells_its_identity_to_a_member_that_names_it_exactly() {
         let desk = BootstrapService::new();
         desk.wait(founder(0), list(&[0, 1]));
@@ -477,6 +500,31 @@ mod tests {
         let ours = asked(&desk, founder(1), &[1], Join(Some(ClusterId(7))));
         assert_eq!(ours, (200, Some(Answer::Ours(ClusterId(7)))));
         assert_eq!(asked(&desk, founder(1), &[1], Join(Some(ClusterId(8)))), (403, None));
+    }
+
+    #[test]
+    fn an_address_that_could_not_be_printed_is_refused_with_the_reason() {
+        let desk = BootstrapService::new();
+        desk.wait(founder(0), list(&[0, 1]));
+        let ask = |from: Founder, list: Vec<Listed>| {
+            let purpose = Admit(ClusterId(7));
+            let (status, body) =
+                desk.answer(&seal(&Question { from, to: NodeId(0), list, purpose }));
+            (status.as_u16(), String::from_utf8(body).unwrap_or_default())
+        };
+        let long = Founder { peer_address: format!("{}:80", "a".repeat(300)), ..founder(1) };
+        let escapes = Founder { client_address: "a\x1b[2J:80".to_owned(), ..founder(1) };
+        for (given, why) in [(long, "at most 261"), (escapes, "contains '\\u{1b}'")] {
+            for (from, list) in [
+                (given.clone(), list(&[0, 1])),
+                (founder(1), vec![founder(0).listed(), given.listed()]),
+            ] {
+                let (status, text) = ask(from, list);
+                assert_eq!(status, 400);
+                assert!(text.starts_with("an address of node 1 ") && text.contains(why), "{text}");
+            }
+        }
+        assert_eq!(ask(founder(1), list(&[0, 1])).0, 200);
     }
 
     #[test]

@@ -5,13 +5,15 @@ use super::{
     Answer, Given, absent, busy, command, either, leader, read_json, refused_proposal, wait_of,
 };
 use crate::api::App;
+use crate::api::params;
+use crate::api::problem::Problem;
 use crate::api::routes::{json, refusal};
 use crate::command::Kind;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use driver::{DriverStatus, ProposeError, WaitError};
-use hyper::StatusCode;
+use hyper::{HeaderMap, StatusCode};
 use raft::{CommandNumber, Term};
 use serde::Deserialize;
 use serde_json::json as value;
@@ -22,11 +24,13 @@ use std::time::Duration;
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// `POST /submit`: answered as soon as the leader has appended the command, before it is committed.
-pub async fn submit(State(app): State<Arc<App>>, body: Body) -> Response {
-    either(try_submit(&app, body).await)
+pub async fn submit(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    either(try_submit(&app, &headers, body).await)
 }
 
-async fn try_submit(app: &App, body: Body) -> Answer {
+async fn try_submit(app: &App, headers: &HeaderMap, body: Body) -> Answer {
+    // If they were ignored, a repeat would be done twice.
+    params::of_no_session(headers).map_err(Problem::into_compat)?;
     let given: Given = read_json(app, body).await?;
     let kind = match given.kind.as_deref() {
         Some("put") => Kind::Put,

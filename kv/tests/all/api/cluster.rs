@@ -190,10 +190,13 @@ fn a_node_without_a_leader_says_so_everywhere_and_is_not_ready() {
     assert!(node.get("/metrics").body.contains("\nraft_ready 0\n"));
     assert_eq!(node.get("/healthz").status, 200);
     // A write waits for as long as its header permits, and is then answered with `not_done`.
-    let began = Instant::now();
-    let answer = ask(node.address, "PUT", "/v1/kv/a", &["raft-kv-wait-ms: 700"], "x");
-    let time = began.elapsed();
-    assert_eq!((answer.status, &answer.json()["outcome"]), (503, &json!("not_done")));
-    let expected = Duration::from_millis(500)..Duration::from_secs(5);
-    assert!(expected.contains(&time), "{time:?}");
+    for session in [&[][..], &["session-id: 1", "session-seq: 1"]] {
+        let headers = [session, &["raft-kv-wait-ms: 700"]].concat();
+        let began = Instant::now();
+        let answer = ask(node.address, "PUT", "/v1/kv/a", &headers, "x");
+        let time = began.elapsed();
+        assert_eq!((answer.status, &answer.json()["outcome"]), (503, &json!("not_done")));
+        let expected = Duration::from_millis(500)..Duration::from_secs(5);
+        assert!(expected.contains(&time), "{time:?} {session:?}");
+    }
 }

@@ -319,6 +319,40 @@ fn a_removed_learner_and_an_earlier_directory_stop_like_a_removed_voter() {
 }
 
 #[test]
+fn a_node_whose_addition_is_given_up_stops_like_a_removed_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut configs = configs(3, 4, directory.path());
+    configs.iter_mut().for_each(|config| config.fault_injection = true);
+    let nodes = start(configs[..3].to_vec());
+    let joining = join(&configs[3]);
+    let all = declared(&configs, "voter").to_string();
+    let answer = nodes[0].ask("PUT", &format!("{PATH}?wait=1ms"), &all);
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    // It joins, but never catches up: that takes some heartbeats.
+    until("the leader has it as a member, and cuts it off", || {
+        nodes[0].post("/disconnect_peer", r#"{"peer_id": 3}"#).status == 200
+    });
+    let added = joining.join().expect("it joins");
+    assert!(nodes[0].get("/v1/cluster").json()["change"].is_object(), "it is in progress");
+    let before = declared(&configs[..3], "voter").to_string();
+    let answer = nodes[0].ask("PUT", PATH, &before);
+    assert_eq!((answer.status, &answer.json()["change"]), (200, &Value::Null), "{}", answer.body);
+    let ended = added.wait().expect_err("it stops by itself");
+    assert!(ended.contains("not a member of its cluster any more"), "{ended}");
+    // With a new directory it is added.
+    std::fs::remove_dir_all(&configs[3].data_dir).unwrap();
+    let joining = join(&configs[3]);
+    let answer = nodes[0].ask("PUT", &format!("{PATH}?wait=1ms"), &all);
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    until("the leader has it as a member, and lets it in", || {
+        nodes[0].post("/connect_peer", r#"{"peer_id": 3}"#).status == 200
+    });
+    let added = joining.join().expect("it joins");
+    until("it votes", || nodes[0].get("/v1/cluster").json()["members"][3]["role"] == "voter");
+    assert_eq!(added.ask("PUT", "/v1/kv/a", "1").status, 200);
+}
+
+#[test]
 fn a_wiped_member_cannot_join_under_its_id_until_it_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let configs = configs(3, 3, directory.path());

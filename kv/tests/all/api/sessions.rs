@@ -72,8 +72,8 @@ fn repeats_are_recognized_after_a_restart_and_fill_their_place_in_the_history() 
     assert_eq!(node.get("/v1/kv/a").body, "end");
     // The repeat has a number in the history, and changes nothing for a client that replays it.
     let commits = node.get("/get_commits_since?since_index=38").json();
-    let commits = commits.as_array().unwrap();
-    let numbers: Vec<_> = commits.iter().map(|it| it["log_index"].as_u64().unwrap()).collect();
+    let commits = commits["commits"].as_array().unwrap();
+    let numbers: Vec<_> = commits.iter().map(|it| it["index"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [39, 40, 41], "{commits:?}");
     assert_eq!(commits[1]["command"]["kind"], "get", "{commits:?}");
 }
@@ -129,7 +129,19 @@ fn a_bad_session_is_refused_and_not_ignored() {
     ] {
         assert_eq!(node.ask(method, path, body).status, status, "{method} {path}");
     }
-    let session = ["session-id: 1", "session-seq: 1"];
-    let transfer = ask(node.address, "POST", "/v1/cluster/transfer", &session, "");
-    assert_eq!(transfer.status, 400);
+    // Requests that cannot be part of a session: a repeat would be done again.
+    for (method, path, body) in [
+        ("POST", "/v1/cluster/transfer", ""),
+        ("PUT", "/v1/cluster/members", r#"{"voters": {}}"#),
+        ("POST", "/v1/sessions", ""),
+        ("DELETE", "/v1/sessions/1", ""),
+        ("POST", "/submit", r#"{"kind": "put", "key": "a", "value": "x"}"#),
+    ] {
+        for headers in [&["session-id: 1", "session-seq: 1"][..], &["session-seq: 1"]] {
+            let answer = ask(node.address, method, path, headers, body);
+            assert_eq!(answer.status, 400, "{method} {path}");
+            assert!(answer.body.contains("session-id"), "{method} {path}: {}", answer.body);
+        }
+    }
+    assert_eq!(node.get("/get_commits_since").json()["count"], 0);
 }
