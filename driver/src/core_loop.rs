@@ -303,6 +303,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             count(&self.shared.metrics.peers_unreachable);
             self.node.unreachable(peer);
         }
+        for peer in reports.gone {
+            self.node.gone(peer);
+        }
         for ((to, snapshot), delivered) in reports.snapshots_sent {
             self.node.snapshot_sent(to, snapshot, delivered);
         }

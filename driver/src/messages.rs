@@ -140,6 +140,7 @@ pub(crate) struct PeerReports {
 #[derive(Default)]
 pub(crate) struct NewPeerReports {
     pub unreachable: BTreeSet<NodeId>,
+    pub gone: BTreeSet<NodeId>,
     pub snapshots_sent: BTreeMap<(NodeId, LogId), bool>,
     /// Snapshots of this node that could not be read for sending.
     pub unreadable: BTreeSet<LogId>,
@@ -154,6 +155,13 @@ impl PeerReports {
     pub fn unreachable(&self, peer: NodeId) {
         self.add(|reports| {
             reports.unreachable.insert(peer);
+        });
+    }
+
+    /// Reports that the process of `peer` has ended.
+    pub fn gone(&self, peer: NodeId) {
+        self.add(|reports| {
+            reports.gone.insert(peer);
         });
     }
 

@@ -21,6 +21,8 @@ use std::io::Read;
 ///   without a report.
 /// - **No method blocks.** The queue for each peer is bounded; a message that does not fit is
 ///   dropped and reported. A slow or dead peer delays no other peer.
+/// - **An ended process may be reported**, with [`Inbox::gone`](crate::Inbox::gone), if the
+///   transport can tell it from a broken network. It shortens the time without a leader.
 /// - **Size.** A message of up to [`Transport::message_bytes_max`] bytes is carried. A larger one
 ///   would be lost each time that it is sent, so the driver refuses settings that allow it.
 /// - **Cluster, incarnation, version.** A receiver accepts only senders of its own cluster that

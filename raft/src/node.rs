@@ -262,6 +262,17 @@ impl Node {
         self.check();
     }
 
+    /// The transport reports that the process of this peer has ended, for instance because its
+    /// connection was closed and a new one is refused. If it was the leader, the next election
+    /// begins within a quarter of the shortest election timeout, and not after a whole one. A wrong
+    /// report does no harm: a leader that others hear is not deposed, since they grant no pre-vote.
+    pub fn gone(&mut self, peer: NodeId) {
+        if let Role::Follower(follower) = &mut self.role {
+            follower.gone(&mut self.core, peer);
+        }
+        self.check();
+    }
+
     /// A leader offers a snapshot. Returns the order to receive it if this node needs it.
     pub fn accept(&mut self, offer: SnapshotOffer) -> Option<ReceiveSnapshot> {
         if !self.core.admits_offer(&offer) || self.refuses_stranger(offer.from, offer.incarnation) {

@@ -133,6 +133,16 @@ impl Contact {
         ear.consents.1.clear();
     }
 
+    /// A node learns that the process of a peer has ended. If that is its leader, it waits for it no
+    /// longer. Returns whether it is.
+    pub fn gone(&mut self, at: usize, node: &Node, peer: usize) -> bool {
+        let is_leader = node.leader() == Some(NodeId(peer as u64));
+        if is_leader {
+            self.nodes[at].leader = None;
+        }
+        is_leader
+    }
+
     /// Checks a read that is served: it must have been confirmed since event `asked_at`, when it
     /// was requested.
     pub fn served(&self, at: usize, node: &Node, asked_at: u64) -> Result<(), Violation> {

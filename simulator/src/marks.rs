@@ -41,6 +41,7 @@ pub const EXPECTED: &[&str] = &[
     "a node did not start from a failing disk",
     "a node had lost the snapshot its log began after",
     "a node knew what it had lost",
+    "a node learned that its leader's process has ended",
     "a node restarted from a snapshot",
     "a node stopped cleanly",
     "a node with a wrong copy stopped",

@@ -149,6 +149,9 @@ swarm! {
     /// The priorities of the nodes, from 0 to 3: two bits for each, those of node 0 last. Not 0 in
     /// a third of the plans. Layer 1 only.
     priorities,
+    /// The time until the peers of a process learn that it has ended, in microseconds: 20,000 or
+    /// 300,000, when it may run again. 0 in half of the plans: they do not. Layer 1 only.
+    gone_us,
 }
 
 impl Swarm {
@@ -461,6 +464,7 @@ impl Plan {
             lease_drift_ppm: 0,
             lease_off_ppm: 0,
             priorities: 0,
+            gone_us: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         plan.draw_faults(among);
@@ -468,6 +472,8 @@ impl Plan {
         plan.draw_sessions();
         plan.draw_leases();
         plan.draw_priorities();
+        let mut draw = Stream::new(seed, Purpose::Gone, 0);
+        plan.swarm.gone_us = draw.pick(&[0, 0, 20_000, 300_000]);
         plan
     }
 

@@ -32,6 +32,8 @@ pub enum Purpose {
     Lease,
     /// The priorities of nodes.
     Priority,
+    /// Reports of processes that have ended.
+    Gone,
 }
 
 /// A stream of draws.

@@ -113,6 +113,11 @@ enum Event {
         node: usize,
         peer: NodeId,
     },
+    /// A node learns that the process of a peer has ended.
+    Gone {
+        node: usize,
+        peer: usize,
+    },
     Synced {
         node: usize,
         life: u64,
@@ -441,6 +446,14 @@ impl<'a, W: Workload> World<'a, W> {
                 self.limits.lost(node, peer.0 as usize);
                 self.on(node, |running| running.node.unreachable(peer))
             }
+            Event::Gone { node, peer } => {
+                if let Some(running) = &self.hosts[node].up {
+                    if self.contact.gone(node, &running.node, peer) {
+                        self.marks.hit("a node learned that its leader's process has ended");
+                    }
+                }
+                self.on(node, |running| running.node.gone(NodeId(peer as u64)))
+            }
             Event::Synced { node, life } => self.synced(node, life),
             Event::Applied { node, life } => self.applied(node, life),
             Event::Snapshot { node, life } => self.snapshot_written(node, life),
@@ -498,6 +511,7 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Tick { node, .. }
             | Event::Ask { node, .. }
             | Event::Unreachable { node, .. }
+            | Event::Gone { node, .. }
             | Event::Synced { node, .. }
             | Event::Applied { node, .. }
             | Event::Snapshot { node, .. }

@@ -58,6 +58,11 @@ pub(crate) enum DialError {
 }
 
 impl DialError {
+    /// Whether nothing listens at the address, so that the process which did has ended.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, DialError::Connect { kind: io::ErrorKind::ConnectionRefused, .. })
+    }
+
     /// A key that is equal for errors of the same kind, so that each kind is reported once.
     pub fn kind(&self) -> String {
         match self {

@@ -17,10 +17,12 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use raft::{Incarnation, Message, NodeId};
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -89,6 +91,8 @@ pub(crate) async fn keep<N: Net>(
     let mut pause = PAUSE_FIRST;
     let mut reach = Reach::new();
     let mut attempt = 0;
+    // Whether a stream was open since the last report that the peer is gone.
+    let was_open = AtomicBool::new(false);
     while let Some(queue) = messages.take() {
         let Some(address) = shared.address_at(peer, attempt) else { return };
         attempt += 1;
@@ -97,6 +101,7 @@ pub(crate) async fn keep<N: Net>(
         let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, sign_every);
         let started = net.now();
         let connected = || {
+            was_open.store(true, Ordering::Relaxed);
             shared.set_connected(peer, Some(&address));
             if let Some(away) = reach.is_back() {
                 report(|| {
@@ -118,6 +123,11 @@ pub(crate) async fn keep<N: Net>(
         // Messages left in the queue are stale by the time the peer is back.
         while queue.try_recv().is_ok() {}
         shared.inbox.unreachable(peer);
+        if matches!(&result, Err(LinkError::Dial(error)) if error.is_refused())
+            && was_open.swap(false, Ordering::Relaxed)
+        {
+            shared.inbox.gone(peer);
+        }
         if let Err(error) = result
             && reach.is_away(&error.kind())
         {

@@ -269,6 +269,35 @@ fn a_lost_write_is_found_by_the_check() {
 }
 
 #[test]
+fn the_successor_of_a_killed_leader_does_not_wait_for_an_election_timeout() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::spawn_with(&data, free_ports(3), 3, |mut command| {
+        command.arg("--election-timeout=6s");
+        command
+    });
+    cluster.wait_for_line("Ctrl-C");
+    // A leader's stream to a node may open later than it leads.
+    let is_ready = |id| get(cluster.address(id), "/readyz").is_some_and(|body| body.contains("ok"));
+    let deadline = Instant::now() + PATIENCE;
+    while !(0..3).all(is_ready) {
+        assert!(Instant::now() < deadline, "not all are ready");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let leader = cluster.leader();
+    let pid = cluster.pid(leader);
+    let killed = Instant::now();
+    signal(pid, Signal::KILL);
+    let leads = |id: &u16| {
+        get(cluster.address(*id), "/is_leader").is_some_and(|body| body.contains("true"))
+    };
+    while !(0..3).filter(|id| *id != leader).any(|id| leads(&id)) {
+        // Without a report of its end it would take 6 s at least.
+        assert!(killed.elapsed() < Duration::from_secs(5), "no other node leads");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn a_crashed_node_is_started_again() {
     let (_scratch, data) = scratch();
     let mut cluster = Cluster::start(&data, free_ports(3));

@@ -1,38 +1,54 @@
 //! The commands of the scripts. Nodes are numbered from 1. After each command the affected nodes
 //! are polled until they return no more actions, and those actions are the output.
 //!
-//! ```text cluster nodes=3 [leader=1] [show=terms,rounds] [hold_machines] [compares] [SETTING=N ..]
-//! compares: nodes report hashes of what they apply propose N COMMAND ..      several at once are
-//! several proposals under one poll system N COMMAND forward N COMMAND [session]  N forwards it to
-//! its leader; each command takes the next number read N [lease] tick [N] [times=K]        without
-//! N: every node once, in order lead N [V ..] [times=K]   K times: N ticks, and then everything
-//! among N and the V (or all) is carried out run [V ..] times=K        K times: one tick of each of
-//! the V (or all), and then everything among them is carried out campaign N transfer N [to=M]
-//! N hands leadership over ask N                     N sends a heartbeat to all, and names its
-//! round members N V .. [learners=L,..] [version=I] [force] [since=ROUND] [catch_up_ms=T] N changes
-//! the membership to the voters V and the learners L add N                     a new node, which
-//! knows no membership elect N [V ..]            N campaigns; its writes and messages are carried
-//! out among N and the V (or all) until N leads; its later messages stay in flight clock N MS
-//! [passed=MS]    sets the node's wall clock; advances its monotonic clock pass MS [N ..]
-//! advances the monotonic clocks of all nodes, or of these; `pass back=MS`: sets them back set
-//! SETTING=N             from the next start of each node on deliver [TO] [SELECTION] [keep]
-//! [reverse]   keep: a copy arrives, the message stays in flight drop [TO] [SELECTION]
-//! SELECTION: from=N type=Append at=K (the K-th of those, from 1) inflight                  lists
-//! the messages in flight inject TO from=N BODY [term=T] [incarnation=I] [FIELD=VALUE ..] cut N [M]
-//! all links of N, or those between N and M; `cut N to=M`: one way heal                      all
-//! links work again unreachable N PEER        N's transport reports a loss sync N [hold]
-//! the write is on disk; hold: its receipt is held receipt N                 passes a held receipt
-//! to the node crash [N] [keep]          the pending write is lost; keep: it was just synced
-//! restart [N]               without N: every node that is down wipe N [join]             a new
-//! disk under the id; join: one that knows no membership lose N INDEX [silent] [promise]  damages
-//! the disk of a node that is down, from INDEX on; silent: recovery does not notice; promise: the
-//! hard state that had the length of a promise is lost too flip N                    N's state
-//! machine applies something other than the next batch machine N                 the state
-//! machine's order is done (with hold_machines) snapshot N [failed]       the ordered snapshot is
-//! durable, or has failed offer N                   the offer reaches N, and the bytes too if N
-//! accepts it install N                 the received snapshot is durable sent N PEER ok|failed
-//! N's transport has finished a snapshot transfer stabilize [N ..]          syncs, deliveries and
-//! snapshots, until nothing is pending status [N], log N, disk N, counters N
+//! ```text
+//! cluster nodes=3 [leader=1] [show=terms,rounds] [hold_machines] [compares]
+//!                           [SETTING=N ..]   compares: nodes report hashes of what they apply
+//! propose N COMMAND ..      several at once are several proposals under one poll
+//! system N COMMAND
+//! forward N COMMAND [session]  N forwards it to its leader; each command takes the next number
+//! read N [lease]
+//! tick [N] [times=K]        without N: every node once, in order
+//! lead N [V ..] [times=K]   K times: N ticks, and then everything among N and the V (or all) is
+//!                           carried out
+//! run [V ..] times=K        K times: one tick of each of the V (or all), and then everything among
+//!                           them is carried out
+//! campaign N
+//! transfer N [to=M]         N hands leadership over
+//! ask N                     N sends a heartbeat to all, and names its round
+//! members N V .. [learners=L,..] [version=I] [force] [since=ROUND] [catch_up_ms=T]
+//!                           N changes the membership to the voters V and the learners L
+//! add N                     a new node, which knows no membership
+//! elect N [V ..]            N campaigns; its writes and messages are carried out among N
+//!                           and the V (or all) until N leads; its later messages stay in flight
+//! clock N MS [passed=MS]    sets the node's wall clock; advances its monotonic clock
+//! pass MS [N ..]            advances the monotonic clocks of all nodes, or of these;
+//!                           `pass back=MS`: sets them back
+//! set SETTING=N             from the next start of each node on
+//! deliver [TO] [SELECTION] [keep] [reverse]   keep: a copy arrives, the message stays in flight
+//! drop [TO] [SELECTION]     SELECTION: from=N type=Append at=K (the K-th of those, from 1)
+//! inflight                  lists the messages in flight
+//! inject TO from=N BODY [term=T] [incarnation=I] [FIELD=VALUE ..]
+//! cut N [M]                 all links of N, or those between N and M; `cut N to=M`: one way
+//! heal                      all links work again
+//! unreachable N PEER        N's transport reports a loss
+//! gone N PEER               N's transport reports that the process of PEER has ended
+//! sync N [hold]             the write is on disk; hold: its receipt is held
+//! receipt N                 passes a held receipt to the node
+//! crash [N] [keep]          the pending write is lost; keep: it was just synced
+//! restart [N]               without N: every node that is down
+//! wipe N [join]             a new disk under the id; join: one that knows no membership
+//! lose N INDEX [silent] [promise]  damages the disk of a node that is down, from INDEX on;
+//!                           silent: recovery does not notice; promise: the hard state that had
+//!                           the length of a promise is lost too
+//! flip N                    N's state machine applies something other than the next batch
+//! machine N                 the state machine's order is done (with hold_machines)
+//! snapshot N [failed]       the ordered snapshot is durable, or has failed
+//! offer N                   the offer reaches N, and the bytes too if N accepts it
+//! install N                 the received snapshot is durable
+//! sent N PEER ok|failed     N's transport has finished a snapshot transfer
+//! stabilize [N ..]          syncs, deliveries and snapshots, until nothing is pending
+//! status [N], log N, disk N, counters N
 //! ```
 
 use super::cluster::Cluster;
@@ -385,6 +401,10 @@ impl Script {
             "unreachable" => {
                 let (id, peer) = (args.id()?, args.id()?);
                 cluster.event(id, |node, _| node.unreachable(NodeId(peer)));
+            }
+            "gone" => {
+                let (id, peer) = (args.id()?, args.id()?);
+                cluster.event(id, |node, _| node.gone(NodeId(peer)));
             }
             "sync" => {
                 let (id, hold) = (args.id()?, args.flag("hold"));

@@ -165,6 +165,14 @@ impl<W: Workload> World<'_, W> {
         self.note(6, node, down_us);
         self.timeline.add(node, What::Down);
         self.queue.push(self.now_us + down_us, Event::Start(node));
+        let gone_us = u64::from(self.plan.swarm.gone_us);
+        if gone_us > 0 {
+            // The report may come after the node has started again.
+            for peer in (0..self.hosts.len()).filter(|peer| *peer != node) {
+                let after_us = gone_us + 1_000 * peer as u64;
+                self.queue.push(self.now_us + after_us, Event::Gone { node: peer, peer: node });
+            }
+        }
         Some(running.log)
     }
 }
