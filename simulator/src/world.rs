@@ -446,6 +446,8 @@ impl<'a, W: Workload> World<'a, W> {
                 self.limits.lost(node, peer.0 as usize);
                 self.on(node, |running| running.node.unreachable(peer))
             }
+            // A report that comes too late is a fault.
+            Event::Gone { peer, .. } if self.calm && self.hosts[peer].up.is_some() => Ok(()),
             Event::Gone { node, peer } => {
                 if let Some(running) = &self.hosts[node].up {
                     if self.contact.gone(node, &running.node, peer) {
