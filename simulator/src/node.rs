@@ -584,12 +584,10 @@ impl<M: StateMachine> Running<M> {
         let mut flipped = None;
         let mut entries = apply.entries.clone();
         for entry in &mut entries {
-            let (bytes, first) = match &mut entry.payload {
-                Payload::Command(bytes) => (bytes, 0),
-                Payload::SessionCommand(bytes) => (bytes, SessionNumber::BYTES),
-                _ => continue,
-            };
-            if bytes.len() > first && std::mem::take(flips) {
+            let Some(first) = command_begins_at(&entry.payload) else { continue };
+            if let Payload::Command(bytes) | Payload::SessionCommand(bytes) = &mut entry.payload
+                && std::mem::take(flips)
+            {
                 let mut changed = bytes.to_vec();
                 changed[first] ^= 1;
                 *bytes = changed.into();
@@ -639,6 +637,17 @@ impl<M: StateMachine> Running<M> {
     pub fn state(&self) -> Vec<u8> {
         copies::bytes_of(&self.replica.freeze())
     }
+}
+
+/// Where the bytes of a client's command begin in an entry, if there are any. A bit of the first of
+/// them may flip.
+pub(crate) fn command_begins_at(payload: &Payload) -> Option<usize> {
+    let (bytes, first) = match payload {
+        Payload::Command(bytes) => (bytes, 0),
+        Payload::SessionCommand(bytes) => (bytes, SessionNumber::BYTES),
+        _ => return None,
+    };
+    (bytes.len() > first).then_some(first)
 }
 
 /// The check that fails if a needed snapshot cannot be read.

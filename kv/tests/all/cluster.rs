@@ -277,7 +277,8 @@ fn the_successor_of_a_killed_leader_does_not_wait_for_an_election_timeout() {
     });
     cluster.wait_for_line("Ctrl-C");
     // A leader's stream to a node may open later than it leads.
-    let is_ready = |id| get(cluster.address(id), "/readyz").is_some_and(|body| body.starts_with("ready"));
+    let is_ready =
+        |id| get(cluster.address(id), "/readyz").is_some_and(|body| body.starts_with("ready"));
     let deadline = Instant::now() + PATIENCE;
     while !(0..3).all(is_ready) {
         assert!(Instant::now() < deadline, "not all are ready");

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::checks::Check;
+use crate::node::command_begins_at;
 use crate::observer::command_of;
 
 /// The longest time that a receiver takes to write a snapshot.
@@ -31,7 +32,7 @@ impl<W: Workload> World<'_, W> {
         self.replay.applies(self.now_us, self.events, running.apply.as_ref());
         running.apply(now, &mut host.flips, |before, entry, answer, machine| {
             // A diverged copy must be detected: see `is_well`. Until then the checks exempt it.
-            if flips && !flipped && answer.is_some() {
+            if flips && !flipped && command_begins_at(&entry.payload).is_some() {
                 (flipped, flipped_at) = (true, entry.id.index);
             }
             if flipped {
