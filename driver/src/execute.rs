@@ -38,7 +38,9 @@ impl<S: StateMachine> Handle<S> {
             if needs_none || !self.shared.own_session.fits(&command) {
                 return self.attempt(Request::Command(command), until_ns).await;
             }
-            let number = match self.shared.own_session.begin() {
+            let own = &self.shared.own_session;
+            let ttl = self.shared.session_limits.ttl;
+            let number = match own.begin(self.clock.now().monotonic_ns, ttl) {
                 Begun::Number(number) => number,
                 Begun::Full => return self.attempt(Request::Command(command), until_ns).await,
                 Begun::NoSession => {
@@ -50,11 +52,15 @@ impl<S: StateMachine> Handle<S> {
                 // The session was not used for too long, or too many commands before this one were
                 // not done, so its number is too high. Nothing was executed.
                 Err(ExecuteError::Session(SessionError::Ended | SessionError::Gap { .. })) => {
-                    self.shared.own_session.ended(number.at.session);
+                    own.ended(number.at.session);
                 }
                 // No reply is kept for a number that is not in flight, but this one is.
                 Err(ExecuteError::Session(_)) => return Err(ExecuteError::Unknown),
-                outcome => return outcome,
+                Ok(reply) => {
+                    own.used(number.at.session, self.clock.now().monotonic_ns);
+                    return Ok(reply);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -132,7 +138,8 @@ impl<S: StateMachine> Handle<S> {
             opening = own.opening.lock() => opening,
             () = &mut sleep => return Err(not_done()),
         };
-        if !matches!(own.begin(), Begun::NoSession) {
+        let now_ns = self.clock.now().monotonic_ns;
+        if !matches!(own.begin(now_ns, self.shared.session_limits.ttl), Begun::NoSession) {
             return Ok(());
         }
         let limits = SessionLimits {
@@ -142,7 +149,7 @@ impl<S: StateMachine> Handle<S> {
         };
         match self.open(limits, until_ns).await {
             Ok(session) => {
-                own.opened(session);
+                own.opened(session, self.clock.now().monotonic_ns);
                 Ok(())
             }
             Err(ExecuteError::Unknown) => Err(not_done()),

@@ -60,7 +60,7 @@ impl<S: StateMachine> Replica<S> {
         let mut places = Vec::new();
         for entry in entries {
             let at = ApplyContext { id: entry.id, time: entry.time, number: entry.number };
-            self.time = entry.time;
+            let before = std::mem::replace(&mut self.time, entry.time);
             let answer = match &entry.payload {
                 Payload::Command(command) => {
                     places.push(answers.len());
@@ -76,7 +76,11 @@ impl<S: StateMachine> Replica<S> {
                     self.sessions.expire(at.time);
                     Ok(Bytes::new())
                 }
-                Payload::NoOp | Payload::Membership(_) => Ok(Bytes::new()),
+                Payload::NoOp => {
+                    self.sessions.term_begins(entry.time.0.saturating_sub(before.0));
+                    Ok(Bytes::new())
+                }
+                Payload::Membership(_) => Ok(Bytes::new()),
             };
             answers.push(answer);
         }
@@ -245,8 +249,12 @@ mod tests {
         }
 
         fn clock(&mut self) {
+            self.other(Payload::Clock);
+        }
+
+        fn other(&mut self, payload: Payload) {
             let mut entry = self.entry(Request::Command(Bytes::new()));
-            entry.payload = Payload::Clock;
+            entry.payload = payload;
             self.replica.apply(&[entry]).unwrap().remove(0).unwrap();
         }
 
@@ -386,6 +394,24 @@ mod tests {
     }
 
     #[test]
+    fn time_without_a_leader_does_not_count() {
+        let mut log = Applied::new();
+        let limits =
+            SessionLimits { ttl: Duration::from_millis(1_600), ..SessionLimits::default() };
+        let session = log.open(limits);
+        log.run(session, 1, "x").unwrap();
+        log.time_ms += 1_000;
+        log.clock();
+        log.time_ms += 100_000;
+        log.other(Payload::NoOp);
+        log.restart();
+        log.time_ms += 600;
+        assert_eq!(log.run(session, 1, "x"), reply("0"));
+        log.time_ms += 1_701;
+        assert_eq!(log.run(session, 1, "x"), Err(SessionError::Ended));
+    }
+
+    #[test]
     fn everything_is_bounded() {
         let mut log = Applied::new();
         let mut limits = SessionLimits { reply_bytes_max: 2, ..SessionLimits::default() };
@@ -489,7 +515,7 @@ mod tests {
         let refusals = [&b"ended"[..], b"forgotten", b"too low", b"reused", b"gap"].map(count);
         assert_eq!(
             (refusals, raft::bytes_hash(&all)),
-            ([236, 42, 2, 14, 29], 7_354_952_687_780_417_110)
+            ([236, 42, 2, 14, 29], 15_669_783_307_002_365_774)
         );
     }
 

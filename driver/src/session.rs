@@ -8,8 +8,8 @@
 //!
 //! A session is opened through the log, and its id is made from the index of that entry. So the
 //! sessions are the same on every node, are part of each snapshot, and survive a restart of the
-//! whole cluster. They end by log time, which all nodes share. A command of a session that has
-//! ended is never executed.
+//! whole cluster. They end by log time, which all nodes share; time without a leader does not
+//! count. A command of a session that has ended is never executed.
 //!
 //! Everything is bounded, see [`SessionLimits`]. The limits travel with the entry that opens a
 //! session, so nodes with different settings keep the same sessions.
@@ -47,8 +47,9 @@ impl std::fmt::Display for SessionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SessionLimits {
-    /// A session ends when it has not been used for this long, by log time. 60 s by default. It may
-    /// end up to a sixteenth later. At most a day.
+    /// A session ends when it has not been used for this long, by log time and without the time in
+    /// which there was no leader. 60 s by default. It may end up to a sixteenth later. At most a
+    /// day.
     ///
     /// It is removed by a later entry of a session, or of the clock, which a leader appends now and
     /// then while nobody writes.
@@ -60,7 +61,8 @@ pub struct SessionLimits {
     /// lowest numbers are dropped; the newest one is always kept.
     pub reply_bytes_max: u64,
     /// The most sessions, 100,000 by default. To open one more ends the one that was not used for
-    /// the longest time.
+    /// the longest time. A use is only noted if a sixteenth of `ttl` has passed since the last one
+    /// that was.
     pub sessions_max: u32,
     /// The bytes of all sessions, 256 MiB by default: 768 for each session, 160 for each number
     /// that it knows, and the replies. Beyond it the sessions end that were not used for the

@@ -396,6 +396,7 @@ impl<M: StateMachine> Observer<M> {
         let answer = answer.unwrap_or_else(|| Ok(Bytes::new()));
         let executed = self.reference.machine().executed - before;
         let (id, time) = (entry.id, entry.time);
+        self.once.time(time, matches!(entry.payload, Payload::NoOp));
         match &entry.payload {
             Payload::SessionCommand(bytes) => {
                 if let Some((number, _)) = SessionNumber::decode(bytes) {

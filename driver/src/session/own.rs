@@ -7,6 +7,7 @@ use super::{SessionId, SessionNumber};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How many numbers the session of a node knows. This many forwarded commands can be in flight
 /// within it; further ones are forwarded without a session.
@@ -14,6 +15,9 @@ pub(crate) const OWN_WINDOW: u32 = 16_384;
 
 /// The bytes of replies that it keeps: those of commands in flight.
 pub(crate) const OWN_REPLY_BYTES_MAX: u64 = 16 << 20;
+
+/// Another session is opened when this part of the time to live has passed without a use.
+const UNUSED_PART: u32 = 2;
 
 /// The session of a node, opened when it is first needed.
 pub(crate) struct OwnSession {
@@ -33,6 +37,9 @@ struct Numbers {
     session: SessionId,
     next: u64,
     in_flight: BTreeSet<u64>,
+    /// When the session was opened, or a command in it was last answered: monotonic, in
+    /// nanoseconds.
+    used_ns: u64,
 }
 
 /// What [`OwnSession::begin`] gives.
@@ -71,10 +78,16 @@ impl OwnSession {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A number for a new command.
-    pub fn begin(&self) -> Begun<'_> {
+    /// A number for a new command. A session that was not used for a part of its time to live may
+    /// end before the command is repeated for the last time, and then its outcome would be unknown.
+    /// Another one is opened in time.
+    pub fn begin(&self, now_ns: u64, ttl: Duration) -> Begun<'_> {
         let mut current = self.lock();
         let Some(numbers) = &mut *current else { return Begun::NoSession };
+        let unused_ns = now_ns.saturating_sub(numbers.used_ns);
+        if Duration::from_nanos(unused_ns) > ttl / UNUSED_PART && numbers.in_flight.is_empty() {
+            return Begun::NoSession;
+        }
         let number = numbers.next;
         let first = numbers.in_flight.first().copied().unwrap_or(number);
         if number - first >= u64::from(OWN_WINDOW) {
@@ -86,8 +99,18 @@ impl OwnSession {
         Begun::Number(InFlight { own: self, at })
     }
 
-    pub fn opened(&self, session: SessionId) {
-        *self.lock() = Some(Numbers { session, next: 1, in_flight: BTreeSet::new() });
+    pub fn opened(&self, session: SessionId, now_ns: u64) {
+        let in_flight = BTreeSet::new();
+        *self.lock() = Some(Numbers { session, next: 1, in_flight, used_ns: now_ns });
+    }
+
+    /// A command in the session was answered.
+    pub fn used(&self, session: SessionId, now_ns: u64) {
+        if let Some(numbers) = &mut *self.lock()
+            && numbers.session == session
+        {
+            numbers.used_ns = now_ns;
+        }
     }
 
     /// The session has ended: the next command opens another.

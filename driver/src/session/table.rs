@@ -34,6 +34,9 @@ const USE_NOTED_PART: u64 = 16;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sessions {
     limits: SessionLimits,
+    /// The time without a leader, in milliseconds of log time, while there were sessions. It does
+    /// not count for their time to live, since nobody could use them.
+    leaderless_ms: u64,
     by_id: OrdMap<SessionId, Arc<Session>>,
     by_use: OrdSet<(LogTime, SessionId)>,
     bytes: u64,
@@ -45,7 +48,7 @@ pub struct Sessions {
 struct Session {
     window: u32,
     reply_bytes_max: u64,
-    /// The last noted use.
+    /// The last noted use, by [`Sessions::clock`].
     used: LogTime,
     /// The highest number that was executed.
     highest: u64,
@@ -133,10 +136,24 @@ impl Sessions {
         self.bytes
     }
 
+    /// A term has begun, this long after the last entry of the log before it.
+    pub(crate) fn term_begins(&mut self, after_ms: u64) {
+        // The time of the first entries of all depends on when a node has joined.
+        if !self.is_empty() {
+            self.leaderless_ms += after_ms;
+        }
+    }
+
+    /// The time by which sessions end.
+    fn clock(&self, time: LogTime) -> LogTime {
+        LogTime(time.0.saturating_sub(self.leaderless_ms))
+    }
+
     /// Opens a session. `id` must be new.
     pub(crate) fn open(&mut self, time: LogTime, id: SessionId, limits: SessionLimits) {
         self.limits = limits.in_range();
-        self.expire(time);
+        let time = self.clock(time);
+        self.end_unused(time);
         let session = Session {
             window: self.limits.window,
             reply_bytes_max: self.limits.reply_bytes_max,
@@ -155,14 +172,16 @@ impl Sessions {
 
     /// Ends a session. Returns whether there was one.
     pub(crate) fn close(&mut self, time: LogTime, id: SessionId) -> bool {
-        self.expire(time);
+        let time = self.clock(time);
+        self.end_unused(time);
         let is_over = self.by_id.get(&id).is_some_and(|it| self.is_over(it.used, time));
         self.remove(id) && !is_over
     }
 
     /// Decides about a command.
     pub(crate) fn judge(&mut self, time: LogTime, at: SessionNumber, command: &[u8]) -> Verdict {
-        self.expire(time);
+        let time = self.clock(time);
+        self.end_unused(time);
         if self.by_id.get(&at.session).is_some_and(|it| self.is_over(it.used, time)) {
             self.remove(at.session);
         }
@@ -213,6 +232,10 @@ impl Sessions {
 
     /// Ends sessions whose time is over at `time`, the longest unused first, but not too many.
     pub(crate) fn expire(&mut self, time: LogTime) {
+        self.end_unused(self.clock(time));
+    }
+
+    fn end_unused(&mut self, time: LogTime) {
         for _ in 0..EXPIRED_MAX {
             let Some((used, id)) = self.by_use.get_min().copied() else { return };
             if !self.is_over(used, time) {
@@ -276,7 +299,8 @@ impl Sessions {
     /// Writes all sessions.
     pub(crate) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
         let mut buffer = Vec::new();
-        put(&(self.limits, self.by_id.len() as u64), &mut buffer, to)?;
+        let head = (self.limits, self.leaderless_ms, self.by_id.len() as u64);
+        put(&head, &mut buffer, to)?;
         for (id, session) in &self.by_id {
             put(&(*id, &**session), &mut buffer, to)?;
         }
@@ -285,8 +309,9 @@ impl Sessions {
 
     /// Reads what [`Sessions::write`] has written, and nothing beyond it.
     pub(crate) fn read(from: &mut dyn Read) -> Result<Self, RestoreError> {
-        let (limits, count): (SessionLimits, u64) = take(from)?;
-        let mut sessions = Sessions { limits: limits.in_range(), ..Sessions::default() };
+        let (limits, leaderless_ms, count): (SessionLimits, u64, u64) = take(from)?;
+        let limits = limits.in_range();
+        let mut sessions = Sessions { limits, leaderless_ms, ..Sessions::default() };
         for _ in 0..count {
             let (id, session): (SessionId, Session) = take(from)?;
             sessions.bytes += session.cost();

@@ -26,6 +26,7 @@ async fn a_command_of_a_session_is_executed_once_on_whichever_node_it_is_repeate
     let number = |number| SessionNumber { session, number, repeats_from: 0 };
     let first = number(1);
     for node in &nodes {
+        eventually("it knows a leader", || node.status().raft.leader.is_some()).await;
         let reply = node.execute_in_session(first, Bytes::from_static(b"5"), TIMEOUT).await;
         assert_eq!(text(&reply.unwrap()), 5);
     }
@@ -88,6 +89,31 @@ async fn a_command_forwarded_to_a_leader_that_is_gone_is_done_by_the_next() {
     assert_eq!(text(&follower.execute(Bytes::from_static(b"1")).await.unwrap()), 1);
     // The leader still hears the others, and appends what they forward.
     others.iter().for_each(|other| network.cut(lead.0, *other));
+    let reply = follower.execute_within(Bytes::from_static(b"10"), TIMEOUT).await;
+    assert_eq!(text(&reply.unwrap()), 11);
+    network.heal();
+    assert_eq!(sum(&old).await, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_own_session_has_ended_forwards_in_another() {
+    let (network, disks) = (Network::default(), [(); 3].map(|()| MemDisk::new()));
+    let start = |id| {
+        start(&network, &disks[id as usize - 1], id, NODES, |config| {
+            config.sessions.ttl = Duration::from_millis(800);
+        })
+    };
+    let nodes: Vec<_> = (1..=NODES).map(start).collect();
+    let old = leader(&nodes.iter().collect::<Vec<_>>()).await.clone();
+    let lead = old.status().raft.id;
+    let follower = nodes.iter().find(|node| node.status().raft.id != lead).unwrap().clone();
+    eventually("it knows the leader", || follower.status().raft.leader == Some(lead)).await;
+    assert_eq!(text(&follower.execute(Bytes::from_static(b"1")).await.unwrap()), 1);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    // The leader takes what is forwarded, and commits nothing. If the node used its session, it
+    // would not know the outcome when it repeats the command: the session has ended.
+    let others = (1..=NODES).filter(|id| *id != lead.0);
+    others.for_each(|other| network.cut(lead.0, other));
     let reply = follower.execute_within(Bytes::from_static(b"10"), TIMEOUT).await;
     assert_eq!(text(&reply.unwrap()), 11);
     network.heal();

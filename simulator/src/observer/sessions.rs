@@ -56,6 +56,9 @@ pub(crate) struct Once {
     known: BTreeMap<SessionId, Known>,
     /// Sessions that their clients have asked to close.
     may_be_closed: BTreeSet<SessionId>,
+    /// The time of the last entry, and the time without a leader while there were sessions.
+    latest: LogTime,
+    leaderless_ms: u64,
 }
 
 /// What is known of a session.
@@ -78,8 +81,17 @@ impl Once {
         Once { limits: Some(limits), ttl_ms, ..Once::default() }
     }
 
+    /// An entry is about to be applied. Time before the beginning of a term was without a leader.
+    pub fn time(&mut self, time: LogTime, begins_term: bool) {
+        let before = std::mem::replace(&mut self.latest, time);
+        if begins_term {
+            self.leaderless_ms += time.0.saturating_sub(before.0);
+        }
+    }
+
     /// A session was opened.
     pub fn opened(&mut self, id: SessionId, time: LogTime) {
+        let time = LogTime(time.0 - self.leaderless_ms);
         let known =
             Known { replies: BTreeMap::new(), used: time, repeats_from: 0, has_ended: false };
         self.known.insert(id, known);
@@ -105,6 +117,7 @@ impl Once {
         executed: u64,
         answer: &Answer,
     ) -> Result<(), Violation> {
+        let time = LogTime(time.0 - self.leaderless_ms);
         let told = format!("{id}, number {} of session {}", number.number, number.session);
         let broken = |why: &str| {
             let detail = format!("{told}, was executed {executed} times, answer {answer:?}: {why}");
