@@ -8,6 +8,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The most time from the end of all faults until writes are served through every node and all
 /// copies are equal.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(30);
+
+/// A node lists all commits within this time. There are up to 70 MB of them, and the machine may be
+/// busy.
+pub const LISTING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A healthy quorum replaces a leader with a faulty disk within this time, whatever the fault. It
 /// covers some ten election timeouts, and the time that a client needs to find the new leader.
 pub const FAILOVER_MAX: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! A cluster of nodes on this machine, and the requests that scenarios send to it.
 
-use crate::bounds::PATIENCE;
+use crate::bounds::{LISTING_TIMEOUT, PATIENCE};
 use crate::http::{Answer, Connection, Failed};
 use crate::live;
 use crate::network::Network;
@@ -98,6 +98,11 @@ impl Cluster {
     /// Sends `GET path` to a node.
     pub fn get(&self, id: u64, path: &str) -> Result<Answer, Failed> {
         self.ask(id, Method::GET, path, "", Duration::from_secs(5))
+    }
+
+    /// Reads all commits through a node. The answer may have many megabytes.
+    pub fn listing(&self, id: u64) -> Result<Answer, Failed> {
+        self.ask(id, Method::GET, "/get_commits_since?since_index=-1", "", LISTING_TIMEOUT)
     }
 
     /// Writes through a node. Returns whether the write was done.

@@ -57,7 +57,7 @@ impl Round<'_> {
     fn listing(&self, id: u64) -> Result<Answer, Failed> {
         let until = Instant::now() + RECOVERY_MAX;
         loop {
-            let answer = self.cluster.get(id, "/get_commits_since?since_index=-1");
+            let answer = self.cluster.listing(id);
             let is_busy = answer.as_ref().is_ok_and(|answer| answer.status == 429);
             if !is_busy || Instant::now() >= until {
                 return answer;
