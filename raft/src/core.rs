@@ -431,7 +431,7 @@ impl Core {
     pub fn forward(&mut self, leader: NodeId, request: Request) -> u64 {
         self.next_forward += 1;
         let number = self.next_forward;
-        let repeatable = matches!(request, Request::SessionCommand(_));
+        let repeatable = !matches!(request, Request::Command(_));
         self.forwards.insert(number, Awaited { leader, ticks: 0, repeatable });
         let start = self.config.start_nonce;
         let message = self.message(leader, Body::Forward { start, number, request });
@@ -450,8 +450,8 @@ impl Core {
     }
 
     /// Reports commands as lost that have had no reply for too long. They may have been appended,
-    /// so the core never sends them again. A driver may repeat a command of a session, so such a
-    /// command is reported as soon as there is another leader.
+    /// so the core never sends them again. A driver may repeat a command of a session, and open
+    /// another session, so such a request is reported as soon as there is another leader.
     fn tick_forwards(&mut self, leader: Option<NodeId>) {
         let patience = 2 * self.config.election_ticks;
         let mut lost = Vec::new();
