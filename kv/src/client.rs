@@ -63,9 +63,12 @@ pub struct Request {
 impl Request {
     /// Whether it may be sent again although it may have been executed.
     fn is_repeatable(&self) -> bool {
-        self.method == Method::GET
-            || self.headers.iter().any(|(name, _)| name == SESSION_ID)
-            || self.path == SESSIONS
+        !self.changes_something() || self.headers.iter().any(|(name, _)| name == SESSION_ID)
+    }
+
+    /// Whether it matters that it was executed. A session that is not used ends by itself.
+    fn changes_something(&self) -> bool {
+        self.method != Method::GET && self.path != SESSIONS
     }
 
     /// A request without headers and body.
@@ -288,7 +291,7 @@ impl<E: Exchange> Client<E> {
                     Err(Missed::Nobody(why)) => nobody.push(why),
                     Err(Missed::NotDone(why)) => reason = why,
                     Err(Missed::Unknown(why)) if request.is_repeatable() => {
-                        may_be_done |= request.method != Method::GET;
+                        may_be_done |= request.changes_something();
                         reason = why;
                     }
                     Err(Missed::Unknown(why)) => return Err(CallError::Unknown(why)),
@@ -327,7 +330,7 @@ impl<E: Exchange> Client<E> {
             Failure::NotSent(why) | Failure::Lost(why) => Missed::NotDone(why),
         })?;
         if !answer.headers.contains_key(NODE) {
-            return Err(foreign(server, &Method::GET, &answer));
+            return Err(foreign(server, false, &answer));
         }
         let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
         let left = left.saturating_sub(Duration::from_nanos(passed_ns));
@@ -356,7 +359,7 @@ impl<E: Exchange> Client<E> {
                 Failure::Lost(why) => Missed::Unknown(why),
             })?;
             if !response.headers.contains_key(NODE) {
-                return Err(foreign(&address, &request.method, &response));
+                return Err(foreign(&address, request.changes_something(), &response));
             }
             if response.status != StatusCode::TEMPORARY_REDIRECT {
                 return sorted(response);
@@ -384,15 +387,15 @@ enum Missed {
 }
 
 /// Handles an answer without the `raft-kv-node` header. The server is not a node, but may be a
-/// proxy in front of one that has executed the request.
-fn foreign(address: &str, method: &Method, response: &Response) -> Missed {
+/// proxy in front of one that has executed the request, if that `changes_something`.
+fn foreign(address: &str, changes_something: bool, response: &Response) -> Missed {
     let status = response.status;
     let why = format!(
         "{address} answers {status}, but is no raft-kv node: its answer has no {NODE} header"
     );
-    match *method {
-        Method::GET => Missed::Nobody(why),
-        _ => Missed::Unknown(why),
+    match changes_something {
+        false => Missed::Nobody(why),
+        true => Missed::Unknown(why),
     }
 }
 
@@ -461,9 +464,9 @@ mod tests {
 
     #[test]
     fn a_server_that_is_no_node_does_not_count() {
-        let read = foreign("a:1", &Method::GET, &answer(200, "ok"));
+        let read = foreign("a:1", false, &answer(200, "ok"));
         assert!(matches!(read, Missed::Nobody(_)));
-        let write = foreign("a:1", &Method::PUT, &answer(200, "ok"));
+        let write = foreign("a:1", true, &answer(200, "ok"));
         assert!(matches!(write, Missed::Unknown(_)));
     }
 

@@ -135,7 +135,7 @@ fn broken(simulation: &Simulation<simulator::Registers>) -> Failed {
 
 #[test]
 fn a_correct_store_passes_under_every_fault_that_strikes_it() {
-    let passed = simulation(Mistake::None).seeds(0..40).run();
+    let passed = simulation(Mistake::None).seeds(0..100).run();
     for mark in [
         "a crash met a write",
         "a disk was full",
