@@ -91,9 +91,9 @@ impl Inbox {
     }
 
     /// Reports that the process of `peer` has ended: the connection to it was closed, and nothing
-    /// accepts a new one at its address. If it led, a successor is elected at once, and not after an
-    /// election timeout. A transport that cannot tell an ended process from a slow one, or from a
-    /// broken network, does not report this. Report it once for each loss of a connection.
+    /// accepts a new one at its address. If it led, a successor is elected at once, and not after
+    /// an election timeout. A transport that cannot tell an ended process from a slow one, or from
+    /// a broken network, does not report this. Report it once for each loss of a connection.
     pub fn gone(&self, peer: NodeId) {
         self.reports.gone(peer);
     }

@@ -252,8 +252,8 @@ impl Core {
         least + self.rng.next_u32() % least
     }
 
-    /// A delay in ticks before an election whose reason all voters learn of at once, so that they do
-    /// not all campaign at the same time: less than a quarter of the shortest election timeout.
+    /// A delay in ticks before an election whose reason all voters learn of at once, so that they
+    /// do not all campaign at the same time: less than a quarter of the shortest election timeout.
     pub fn election_delay(&mut self) -> u32 {
         self.rng.next_u32() % (self.config.election_ticks / 4).max(1)
     }

@@ -133,8 +133,8 @@ impl Contact {
         ear.consents.1.clear();
     }
 
-    /// A node learns that the process of a peer has ended. If that is its leader, it waits for it no
-    /// longer. Returns whether it is.
+    /// A node learns that the process of a peer has ended. If that is its leader, it waits for it
+    /// no longer. Returns whether it is.
     pub fn gone(&mut self, at: usize, node: &Node, peer: usize) -> bool {
         let is_leader = node.leader() == Some(NodeId(peer as u64));
         if is_leader {
