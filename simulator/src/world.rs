@@ -449,10 +449,10 @@ impl<'a, W: Workload> World<'a, W> {
             // A report that comes too late is a fault.
             Event::Gone { peer, .. } if self.calm && self.hosts[peer].up.is_some() => Ok(()),
             Event::Gone { node, peer } => {
-                if let Some(running) = &self.hosts[node].up {
-                    if self.contact.gone(node, &running.node, peer) {
-                        self.marks.hit("a node learned that its leader's process has ended");
-                    }
+                if let Some(running) = &self.hosts[node].up
+                    && self.contact.gone(node, &running.node, peer)
+                {
+                    self.marks.hit("a node learned that its leader's process has ended");
                 }
                 self.on(node, |running| running.node.gone(NodeId(peer as u64)))
             }
