@@ -1,4 +1,4 @@
-//! What the address of a member may consist of.
+//! Checks the addresses of members: their length and their characters.
 //!
 //! The core never uses an address, but it keeps them in the log for good and gives them to every
 //! node. There they end up in log lines, tables and headers. So they are short, and contain nothing

@@ -14,11 +14,11 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use storage::codec;
 
-/// What a session counts for in [`SessionLimits::bytes_max`], in bytes: its places in both orders
-/// and the first block of its numbers.
+/// The bytes that a session counts for in [`SessionLimits::bytes_max`]: an entry in each of the two
+/// maps, and the first node of the map of its numbers.
 const SESSION_BYTES: u64 = 768;
-/// What a number counts for, in addition to its reply: its place in a block that may be half full,
-/// and the allocation of the reply.
+/// The bytes that a number counts for, in addition to its reply: an entry in a node of the map that
+/// may be half full, and the allocation of the reply.
 const NUMBER_BYTES: u64 = 160;
 /// The most sessions that one entry ends because their time is over. Further ones are ended by the
 /// next entries, so that no entry takes long.

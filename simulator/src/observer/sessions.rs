@@ -61,7 +61,7 @@ pub(crate) struct Once {
     leaderless_ms: u64,
 }
 
-/// What is known of a session.
+/// The commands of a session so far, and when it was used.
 #[derive(Debug)]
 struct Known {
     /// The first reply to each number.
