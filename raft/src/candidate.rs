@@ -44,17 +44,19 @@ impl Candidate {
         candidate
     }
 
-    /// Sends the request to all voters that have not replied yet.
+    /// Sends the request to all voters that have not replied yet. A refusal of a pre-vote binds
+    /// nobody: that voter may have received from a leader until now, so it is asked again.
     fn ask(&self, core: &mut Core) {
         let membership = core.log.membership();
-        let silent: Vec<NodeId> = (membership.members.keys())
-            .filter(|id| {
-                **id != core.id() && membership.is_voter(**id) && !self.votes.contains_key(id)
-            })
-            .copied()
+        let is_open = |id: NodeId| match self.votes.get(&id) {
+            None => true,
+            Some(granted) => self.pre && !granted,
+        };
+        let to_ask: Vec<NodeId> = (membership.members.keys().copied())
+            .filter(|id| *id != core.id() && membership.is_voter(*id) && is_open(*id))
             .collect();
         let last = core.log.last();
-        for to in silent {
+        for to in to_ask {
             if self.pre {
                 let question = core.message(to, Body::PreVote { next: core.term().next(), last });
                 core.outbox.send(question);
@@ -95,6 +97,10 @@ impl Candidate {
                 self.votes.insert(message.from, granted);
                 if granted {
                     self.readings.insert(message.from, clock);
+                } else {
+                    // It granted its pre-vote, or its vote for another: there is another candidate.
+                    let timeout = self.elapsed + core.split_vote_timeout();
+                    self.timeout = self.timeout.min(timeout);
                 }
                 self.outcome(core)
             }

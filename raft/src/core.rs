@@ -246,16 +246,34 @@ impl Core {
         STALL_ELECTIONS.saturating_mul(self.config.election_ticks)
     }
 
-    /// An election timeout in ticks, drawn at random each time (§3.4).
+    /// An election timeout in ticks, drawn at random each time (§3.4): from the shortest one to half
+    /// as much again. A wider range would only delay the election: a split vote costs little (see
+    /// [`Core::split_vote_timeout`]).
     pub fn election_timeout(&mut self) -> u32 {
         let least = self.config.election_ticks;
-        least + self.rng.next_u32() % least
+        least + self.rng.next_u32() % (least / 2).max(1)
     }
 
-    /// A delay in ticks before an election whose reason all voters learn of at once, so that they
-    /// do not all campaign at the same time: less than a quarter of the shortest election timeout.
-    pub fn election_delay(&mut self) -> u32 {
-        self.rng.next_u32() % (self.config.election_ticks / 4).max(1)
+    /// For how many ticks a candidate still waits once it knows that the votes are split: long
+    /// enough for the other candidate to win after all, and different at each candidate.
+    pub fn split_vote_timeout(&mut self) -> u32 {
+        let least = (self.config.election_ticks / 4).max(1);
+        least + self.rng.next_u32() % (2 * least)
+    }
+
+    /// For how many ticks this node lets others campaign first after the process of the leader has
+    /// ended. All voters learn of it at about the same time, so they take turns, in the order of
+    /// their ids, beginning after the leader's. Most elections are won before the second turn.
+    pub fn turn_after(&self, leader: NodeId) -> u32 {
+        let (own, membership) = (self.config.id, self.log.membership());
+        let is_before = |id: NodeId| match own > leader {
+            true => leader < id && id < own,
+            false => id > leader || id < own,
+        };
+        let voters = membership.members.keys().filter(|id| membership.is_voter(**id));
+        let turn = u32::try_from(voters.filter(|id| is_before(**id)).count()).unwrap_or(u32::MAX);
+        let step = (self.config.election_ticks / 10).max(1);
+        turn.saturating_mul(step).min(self.config.election_ticks)
     }
 
     /// Enters a later term, in which this node has not voted yet.
@@ -358,20 +376,30 @@ impl Core {
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
-    /// A rejection by the leader of this term is final: its log has all that is committed.
+    /// A rejection by the leader of this term is final: its log has all that is committed. But a
+    /// late one may have been sent before this node was added.
     pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation, by_leader: bool) {
         if refused == self.config.incarnation {
-            self.expelled |= by_leader;
+            let is_late = self.listed_at().is_some_and(|listed_at| commit < listed_at);
+            self.expelled |= by_leader && !is_late;
             self.not_a_member = Some(commit);
         }
     }
 
+    /// The index of the membership in force, if it lists this node. 0 if it comes from no entry.
+    fn listed_at(&self) -> Option<Index> {
+        let own = self.log.membership().members.get(&self.config.id)?;
+        (own.incarnation == self.config.incarnation).then(|| self.log.membership_index())
+    }
+
     /// Whether the latest known membership, ours or a peer's, excludes us. A peer that had
-    /// committed less than we have does not count against a membership that lists us.
+    /// committed less than we have, or less than the entry that lists us, does not count against a
+    /// membership that lists us.
     pub fn is_not_a_member(&self) -> bool {
-        let ours = self.log.membership().members.get(&self.config.id);
-        let listed = ours.is_some_and(|own| own.incarnation == self.config.incarnation);
-        let is_told = self.not_a_member.is_some_and(|told_at| !listed || told_at > self.commit);
+        let listed_at = self.listed_at();
+        let is_told = self.not_a_member.is_some_and(|told_at| {
+            listed_at.is_none_or(|listed_at| told_at > self.commit && told_at >= listed_at)
+        });
         is_told || self.is_removed()
     }
 

@@ -77,10 +77,10 @@ impl Follower {
     /// The process of a peer has ended. If that is the leader, this node waits for it no longer: it
     /// grants pre-votes, and its own timeout expires soon. The next message of the leader, if there
     /// is one after all, makes it wait again.
-    pub fn gone(&mut self, core: &mut Core, peer: NodeId) {
+    pub fn gone(&mut self, core: &Core, peer: NodeId) {
         if self.leader == Some(peer) {
             self.elapsed = self.elapsed.max(core.config.election_ticks);
-            self.timeout = self.timeout.min(self.elapsed + 1 + core.election_delay());
+            self.timeout = self.timeout.min(self.elapsed + 1 + core.turn_after(peer));
         }
     }
 

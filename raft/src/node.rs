@@ -264,12 +264,13 @@ impl Node {
 
     /// The transport reports that the process of this peer has ended, for instance because its
     /// connection was closed and a new one is refused. If it was the leader, the next election
-    /// begins within a quarter of the shortest election timeout, and not after a whole one. A wrong
+    /// begins without waiting for an election timeout: the voters campaign in turn, a tenth of the
+    /// shortest election timeout apart, until one of them is elected. A wrong
     /// report deposes no leader that a majority still receives from, since these nodes grant no
     /// pre-vote. It is never unsafe.
     pub fn gone(&mut self, peer: NodeId) {
         if let Role::Follower(follower) = &mut self.role {
-            follower.gone(&mut self.core, peer);
+            follower.gone(&self.core, peer);
         }
         self.check();
     }

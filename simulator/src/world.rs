@@ -190,8 +190,8 @@ enum InSession {
     No,
     /// It opens a session for its client. Its request follows once that is open.
     Opens,
-    /// It closes the session of its client. Its request follows.
-    Closes,
+    /// It closes this session, which its client has. Its request follows.
+    Closes(SessionId),
     /// It has this number. `may_be_done` once an attempt may have been appended; `is_repeated`
     /// until its client gives up. An attempt that is under way then belongs to the session too.
     Has {

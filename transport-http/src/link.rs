@@ -128,13 +128,25 @@ pub(crate) async fn keep<N: Net>(
         {
             shared.inbox.gone(peer);
         }
+        let lasted = net.now().duration_since(started) > PAUSE_LAST;
+        // Dialled again at once: that shows whether the process of the peer has ended, and each
+        // moment counts if it was the leader.
+        let at_once = lasted
+            && matches!(
+                &result,
+                Err(LinkError::Stream { why: StreamError::Broken(_) | StreamError::Ended, .. })
+            );
         if let Err(error) = result
             && reach.is_away(&error.kind())
         {
             report(|| tracing::warn!(%peer, %address, "peer cannot be reached: {error}"));
         }
-        if net.now().duration_since(started) > PAUSE_LAST {
+        if lasted {
             pause = PAUSE_FIRST;
+        }
+        if at_once {
+            messages = Some(queue);
+            continue;
         }
         // The pause is between half of the backoff and all of it.
         let jitter = net.draw() % (1 + pause.as_micros() as u64 / 2);

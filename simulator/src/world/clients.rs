@@ -27,8 +27,8 @@ impl<W: Workload> World<'_, W> {
             self.asked.note(&request);
         }
         let in_session = self.session_for(client, &request);
-        if let (InSession::Closes, Some(session)) = (in_session, &self.clients[client].session) {
-            self.observer.once.may_be_closed(session.id);
+        if let InSession::Closes(session) = in_session {
+            self.observer.once.may_be_closed(session);
         }
         let Client { draw, leader, .. } = &mut self.clients[client];
         // Reads go to any node; most commands go to the node that the client takes for the leader.
@@ -67,7 +67,7 @@ impl<W: Workload> World<'_, W> {
         // Half of the clients tell that they repeat no earlier number, and close their sessions.
         let is_tidy = client / 2 % 2 == 1;
         if is_tidy && !session.is_closed && session.next > CLOSED_AFTER {
-            return InSession::Closes;
+            return InSession::Closes(session.id);
         }
         let repeats_from = if is_tidy { session.next } else { 0 };
         let number = SessionNumber { session: session.id, number: session.next, repeats_from };
@@ -80,10 +80,7 @@ impl<W: Workload> World<'_, W> {
         match operation.in_session {
             InSession::No => raft::Request::Command(command.clone()),
             InSession::Opens => session_limits(&self.plan.swarm).request(operation.client as u32),
-            InSession::Closes => match &self.clients[operation.client].session {
-                Some(session) => session.id.close_request(),
-                None => raft::Request::Command(command.clone()),
-            },
+            InSession::Closes(session) => session.close_request(),
             InSession::Has { number, .. } => raft::Request::SessionCommand(number.encode(command)),
         }
     }
@@ -305,7 +302,7 @@ impl<W: Workload> World<'_, W> {
         let client = known.client;
         match known.in_session {
             InSession::Opens => return self.session_opened(operation, outcome),
-            InSession::Closes => return self.session_closed(operation, outcome),
+            InSession::Closes(_) => return self.session_closed(operation, outcome),
             InSession::No | InSession::Has { .. } => {}
         }
         if let (Some(at), Outcome::Done(answer)) = (at, outcome) {
