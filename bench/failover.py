@@ -127,4 +127,5 @@ def main():
           f"95 of 100 within {at(0.95):.0f} ms, least {times[0]:.0f} ms, most {times[-1]:.0f} ms")
 
 
-main()
+if __name__ == "__main__":
+    main()
