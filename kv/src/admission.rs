@@ -6,10 +6,11 @@
 //! places decreases. While they do not, and all places are taken, it increases.
 //!
 //! A request that finds no place waits for a short time, and is then refused. The wait limits how
-//! often clients can retry, so that refusing them does not overload the node. The queue of an
-//! address is first in, first out until its oldest request has waited too long; from then on it is
-//! last in, first out. In a lasting overload some requests have to be refused. This order keeps the
-//! wait of the others short.
+//! often clients can retry, so that refusing them does not overload the node. The first requests of
+//! an address that wait stand in line, as many as its share of the places. So the wait in line takes
+//! about as long as a request. The others wait aside: they get a place only when the line of their
+//! address is empty, the newest first. In a lasting overload that never happens, so they are
+//! refused, and those that are admitted have waited for a short time.
 //!
 //! The share of a client address is the number of places divided by the number of addresses. Once
 //! half of the places are taken, an address gets no place beyond its share. An address below its
@@ -42,8 +43,6 @@ const STEP: usize = 8;
 const RESERVE: usize = 4;
 /// The longest time that a request waits for a place.
 const WAIT_MAX: Duration = Duration::from_millis(100);
-/// Once the oldest request of an address has waited longer than this, the newest comes first.
-const PATIENCE: Duration = Duration::from_millis(25);
 /// The most requests that wait at once. Others are refused at once.
 const WAITING_MAX: usize = 4096;
 
@@ -61,8 +60,8 @@ struct State {
     taken: usize,
     /// Taken places of each client address. Addresses without a taken place have no entry.
     by_source: BTreeMap<Option<IpAddr>, usize>,
-    /// Requests that wait for a place: for each address, ordered by arrival.
-    waiting: BTreeMap<Option<IpAddr>, BTreeMap<u64, Waiting>>,
+    /// Requests that wait for a place, for each address. An address without any has no entry.
+    waiting: BTreeMap<Option<IpAddr>, Queue>,
     waiting_count: usize,
     /// The number of the next request that waits.
     next_waiting: u64,
@@ -73,12 +72,15 @@ struct State {
     window: Window,
 }
 
-/// A request that waits for a place.
-#[derive(Debug)]
-struct Waiting {
-    since_ns: u64,
-    place: oneshot::Sender<Admitted>,
+/// The requests of one address that wait for a place, by number, which is the order of arrival.
+#[derive(Debug, Default)]
+struct Queue {
+    in_line: BTreeMap<u64, Waiting>,
+    aside: BTreeMap<u64, Waiting>,
 }
+
+/// Sends a waiting request its place.
+type Waiting = oneshot::Sender<Admitted>;
 
 /// The outcome of asking for a place.
 #[derive(Debug)]
@@ -203,7 +205,7 @@ impl Admission {
                 (waiting, admitted)
             };
             // If the request was cancelled, the loop gives the place to the next one.
-            if let Err(mut admitted) = waiting.place.send(admitted) {
+            if let Err(mut admitted) = waiting.send(admitted) {
                 admitted.is_refused = true;
             }
         }
@@ -250,12 +252,17 @@ impl Drop for Admitted {
 }
 
 impl State {
+    /// The number of places divided by the number of addresses, this one included.
+    fn share(&self, source: Option<IpAddr>) -> usize {
+        let is_new = !self.by_source.contains_key(&source);
+        (self.places / (self.by_source.len() + usize::from(is_new))).max(1)
+    }
+
     /// Whether a further request from this address may have a place.
     fn has_place(&self, source: Option<IpAddr>) -> bool {
         let own = self.by_source.get(&source).copied().unwrap_or(0);
         let sources = self.by_source.len() + usize::from(own == 0);
-        let share = (self.places / sources).max(1);
-        let has_less = own < share;
+        let has_less = own < self.share(source);
         let places = match has_less && sources > 1 {
             true => self.places + (self.places / RESERVE).max(1),
             false => self.places,
@@ -270,16 +277,20 @@ impl State {
         self.next_waiting += 1;
         self.waiting_count += 1;
         let (place, arrives) = oneshot::channel();
-        let waiting = Waiting { since_ns: self.now_ns, place };
-        self.waiting.entry(source).or_default().insert(number, waiting);
+        let share = self.share(source);
+        let queue = self.waiting.entry(source).or_default();
+        match queue.in_line.len() < share {
+            true => queue.in_line.insert(number, place),
+            false => queue.aside.insert(number, place),
+        };
         (number, arrives)
     }
 
     /// Removes a request from the queue, if it is still in it.
     fn forget(&mut self, source: Option<IpAddr>, number: u64) -> Option<Waiting> {
         let queue = self.waiting.get_mut(&source)?;
-        let waiting = queue.remove(&number)?;
-        if queue.is_empty() {
+        let waiting = queue.in_line.remove(&number).or_else(|| queue.aside.remove(&number))?;
+        if queue.in_line.is_empty() && queue.aside.is_empty() {
             self.waiting.remove(&source);
         }
         self.waiting_count -= 1;
@@ -295,12 +306,8 @@ impl State {
             return None;
         }
         let queue = self.waiting.get(&source)?;
-        let (oldest, waiting) = queue.first_key_value()?;
-        let waited = Duration::from_nanos(self.now_ns.saturating_sub(waiting.since_ns));
-        let number = match waited > PATIENCE {
-            true => *queue.last_key_value()?.0,
-            false => *oldest,
-        };
+        let oldest = queue.in_line.keys().next();
+        let number = *oldest.or_else(|| queue.aside.keys().next_back())?;
         self.forget(source, number).map(|waiting| (source, waiting))
     }
 
@@ -419,18 +426,41 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_served_in_order_until_it_takes_too_long_and_then_the_newest_first() {
+    fn as_many_as_there_are_places_wait_in_order_and_the_newest_of_the_others_comes_next() {
+        let admission = Admission::new(2);
+        let held = [enter(&admission, None, 0).unwrap(), enter(&admission, None, 0).unwrap()];
+        let mut waiting: Vec<Receiver> = (0..5).map(|_| wait(&admission, None, 0)).collect();
+        let mut order = Vec::new();
+        let mut places: Vec<Admitted> = held.into();
+        while let Some(place) = places.pop() {
+            place.leave(MS);
+            for (number, arrives) in waiting.iter_mut().enumerate() {
+                if let Ok(admitted) = arrives.try_recv() {
+                    order.push(number);
+                    places.push(admitted);
+                }
+            }
+        }
+        assert_eq!(order, [0, 1, 4, 3, 2]);
+        assert_eq!(admission.places(), (2, 0));
+        assert!(admission.state().waiting.is_empty());
+    }
+
+    #[test]
+    fn a_newcomer_gets_into_line_before_those_that_wait_aside() {
         let admission = Admission::new(1);
         let first = enter(&admission, None, 0).unwrap();
-        let mut waiting: Vec<Receiver> = (0..4).map(|_| wait(&admission, None, 0)).collect();
+        let mut in_line = wait(&admission, None, 0);
+        let mut aside = wait(&admission, None, 0);
         first.leave(MS);
-        let second = waiting[0].try_recv().expect("the oldest comes first");
-        second.leave(100 * MS);
-        let third = waiting[3].try_recv().expect("after a long wait the newest comes first");
-        assert!(waiting[1].try_recv().is_err() && waiting[2].try_recv().is_err());
+        let second = in_line.try_recv().expect("it stands in line");
+        let mut newcomer = wait(&admission, None, MS);
+        second.leave(2 * MS);
+        let third = newcomer.try_recv().expect("it found room in the line");
+        assert!(aside.try_recv().is_err());
         // A cancelled request does not keep a place.
-        drop(waiting);
-        third.leave(101 * MS);
+        drop(aside);
+        third.leave(3 * MS);
         assert_eq!(admission.places(), (1, 0));
     }
 

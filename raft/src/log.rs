@@ -241,18 +241,20 @@ impl Log {
     /// `bytes_max` in total, and at most [`ENTRIES_MAX`] of them. The first entry is always copied.
     /// Returns the total cost in bytes.
     pub fn copy(&self, from: Index, to: Index, bytes_max: usize, into: &mut Vec<Entry>) -> usize {
+        let offset = |index: Index| index.0.checked_sub(self.before.index.0 + 1);
+        let (Some(first), Some(last)) = (offset(from), offset(to)) else { return 0 };
+        let end = usize::try_from(last + 1).unwrap_or(usize::MAX).min(self.entries.len());
+        let first = usize::try_from(first).unwrap_or(usize::MAX).min(end);
+        let room = ENTRIES_MAX.saturating_sub(into.len());
         let mut bytes = 0;
-        let mut index = from;
-        while index <= to && into.len() < ENTRIES_MAX {
-            let Some(entry) = self.entry(index) else { break };
-            let cost = entry.cost_bytes();
-            if bytes > 0 && bytes + cost > bytes_max {
-                break;
-            }
-            bytes += cost;
-            into.push(entry.clone());
-            index = index.next();
-        }
+        let fits = |entry: &&Entry| {
+            let with_it = bytes + entry.cost_bytes();
+            let fits = bytes == 0 || with_it <= bytes_max;
+            bytes = if fits { with_it } else { bytes };
+            fits
+        };
+        let count = self.entries.range(first..end).take(room).take_while(fits).count();
+        into.extend(self.entries.range(first..first + count).cloned());
         bytes
     }
 

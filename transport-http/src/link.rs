@@ -22,7 +22,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -91,8 +90,8 @@ pub(crate) async fn keep<N: Net>(
     let mut pause = PAUSE_FIRST;
     let mut reach = Reach::new();
     let mut attempt = 0;
-    // Whether a stream was open since the last report that the peer is gone.
-    let was_open = AtomicBool::new(false);
+    // The contacts with the peer when it was last reported as gone.
+    let mut gone_after = 0;
     while let Some(queue) = messages.take() {
         let Some(address) = shared.address_at(peer, attempt) else { return };
         attempt += 1;
@@ -101,7 +100,7 @@ pub(crate) async fn keep<N: Net>(
         let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, sign_every);
         let started = net.now();
         let connected = || {
-            was_open.store(true, Ordering::Relaxed);
+            shared.note_contact(peer);
             shared.set_connected(peer, Some(&address));
             if let Some(away) = reach.is_back() {
                 report(|| {
@@ -123,9 +122,11 @@ pub(crate) async fn keep<N: Net>(
         // Messages left in the queue are stale by the time the peer is back.
         while queue.try_recv().is_ok() {}
         shared.inbox.unreachable(peer);
+        let contacts = shared.contacts(peer);
         if matches!(&result, Err(LinkError::Dial(error)) if error.is_refused())
-            && was_open.swap(false, Ordering::Relaxed)
+            && contacts != gone_after
         {
+            gone_after = contacts;
             shared.inbox.gone(peer);
         }
         let lasted = net.now().duration_since(started) > PAUSE_LAST;
@@ -148,9 +149,17 @@ pub(crate) async fn keep<N: Net>(
             messages = Some(queue);
             continue;
         }
-        // The pause is between half of the backoff and all of it.
+        // The pause is between half of the backoff and all of it. A contact makes it shorter: the
+        // peer is back, or its process may have ended.
         let jitter = net.draw() % (1 + pause.as_micros() as u64 / 2);
-        net.sleep(pause / 2 + Duration::from_micros(jitter)).await;
+        let pause_now = pause / 2 + Duration::from_micros(jitter);
+        let least = pause_now.min(PAUSE_FIRST);
+        net.sleep(least).await;
+        tokio::select! {
+            biased;
+            () = shared.other_contact(peer, contacts) => {}
+            () = net.sleep(pause_now - least) => {}
+        }
         pause = (pause * 2).min(PAUSE_LAST);
         messages = Some(queue);
     }

@@ -295,6 +295,10 @@ async fn stream<N: Net>(
     listener.introduce(place, &hello)?;
     shared.visited(&hello);
     shared.compare_settings(&hello);
+    let member = shared.is_member(hello.from, hello.incarnation).then_some(hello.from);
+    if let Some(member) = member {
+        shared.note_contact(member);
+    }
     let (signs, body) = Channel::new(1);
     let held = place.clone();
     // The task ends with the connection.
@@ -311,6 +315,9 @@ async fn stream<N: Net>(
                 report(|| tracing::debug!(%peer, "a stream ended: {ended}"));
             }
             () = live(&shared.net, signs, shared.config.silence / 4) => {}
+        }
+        if let Some(member) = member {
+            shared.note_contact(member);
         }
     });
     reading.detach();

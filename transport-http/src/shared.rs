@@ -37,6 +37,10 @@ pub(crate) struct Shared<N> {
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
     /// The peers to which a stream is open, and at which addresses.
     connected: Mutex<BTreeMap<NodeId, String>>,
+    /// How often a stream to or from each member has opened, or one from it has ended.
+    contacts: Mutex<BTreeMap<NodeId, u64>>,
+    /// Notified whenever one of `contacts` changes.
+    contact: Notify,
     /// Links that a test has cut.
     cut: Mutex<BTreeSet<NodeId>>,
     any_cut: AtomicBool,
@@ -145,6 +149,8 @@ impl<N: Net> Shared<N> {
             settings: Mutex::default(),
             incarnations: Mutex::default(),
             connected: Mutex::default(),
+            contacts: Mutex::default(),
+            contact: Notify::new(),
             cut: Mutex::default(),
             any_cut: AtomicBool::new(false),
             budget: Budget::default(),
@@ -306,6 +312,28 @@ impl<N: Net> Shared<N> {
         };
     }
 
+    /// A stream to or from this member has opened, or one from it has ended.
+    pub fn note_contact(&self, peer: NodeId) {
+        *lock(&self.contacts).entry(peer).or_default() += 1;
+        self.contact.notify_waiters();
+    }
+
+    /// How often [`Shared::note_contact`] was called for the peer.
+    pub fn contacts(&self, peer: NodeId) -> u64 {
+        lock(&self.contacts).get(&peer).copied().unwrap_or_default()
+    }
+
+    /// Returns when the number of contacts is not `known` any more.
+    pub async fn other_contact(&self, peer: NodeId, known: u64) {
+        loop {
+            let changed = self.contact.notified();
+            if self.contacts(peer) != known {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// The address at which a stream to the peer is open.
     pub fn connected_at(&self, peer: NodeId) -> Option<String> {
         lock(&self.connected).get(&peer).cloned()
@@ -352,6 +380,7 @@ impl<N: Net> Shared<N> {
             peers().map(|(id, member)| (*id, member.peer_address.clone())).collect();
         lock(&self.failed).retain(|id, _| addresses.contains_key(id));
         lock(&self.settings).retain(|id, _| addresses.contains_key(id));
+        lock(&self.contacts).retain(|id, _| addresses.contains_key(id));
         let mut visitors = lock(&self.visitors);
         let before = lock(&self.addresses).clone();
         visitors.retain(|(id, _)| before.get(id) == addresses.get(id));
