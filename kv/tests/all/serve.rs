@@ -99,14 +99,6 @@ fn leads(peer: &str) -> bool {
     reply.is_some_and(|reply| reply.contains("true"))
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
     for first in [0, 1, 2] {
@@ -116,7 +108,11 @@ fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
         let mut nodes = Vec::new();
         for id in [first, (first + 1) % 3, (first + 2) % 3] {
             nodes.push(Node::start(scratch.path(), id as u64, &list(id), &[]));
-            std::thread::sleep(Duration::from_millis(300));
+            let node = nodes.last_mut().unwrap();
+            until("it listens, or has ended", || {
+                TcpStream::connect(client_address(&all[id])).is_ok()
+                    || node.process.try_wait().unwrap().is_some()
+            });
         }
         // Node 2 may start after the two with different lists have ended. It then waits for them.
         for node in nodes.iter_mut().filter(|node| !node.log.ends_with("2.log")) {

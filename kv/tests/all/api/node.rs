@@ -1,12 +1,15 @@
 //! Nodes in this process with real disks and sockets, and a client that sends exactly the given
 //! bytes.
 
+pub use crate::local::until;
+
+use crate::local::PATIENCE;
 use kv::serve::{Peer, Running, ServeConfig, run};
 use raft::NodeId;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// A node with its own runtime, as in a separate process.
@@ -39,12 +42,11 @@ impl Node {
     /// Waits until it stops by itself, and returns the reason.
     pub fn wait(mut self) -> Result<(), String> {
         let mut running = self.running.take().expect("it runs");
-        let within = Duration::from_secs(30);
         let ended =
-            self.runtime.block_on(async { tokio::time::timeout(within, running.wait()).await });
+            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, running.wait()).await });
         self.running = Some(running);
         let Ok(ended) = ended else {
-            panic!("not stopped within 30 s: {}", self.get("/v1/cluster?local=true").body);
+            panic!("not stopped within {PATIENCE:?}: {}", self.get("/v1/cluster?local=true").body);
         };
         ended.map_err(|error| error.to_string())
     }
@@ -140,14 +142,6 @@ pub fn start(configs: Vec<ServeConfig>) -> Vec<Node> {
     nodes
 }
 
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within 30 s: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A parsed HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -181,7 +175,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[&str], body
 /// Sends bytes, and reads until the node closes the connection. `None` if there was no answer.
 pub fn send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).expect("the node listens");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     // The node may close before it has read everything. Its answer is read nevertheless.
     let _ = stream.write_all(bytes);
     let mut all = Vec::new();
