@@ -58,11 +58,11 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    pub(super) fn know_snapshot_size(&mut self) {
+    fn know_snapshot_size(&mut self) {
         self.node.set_snapshot_bytes(self.shared.snapshot_bytes.load(Ordering::Relaxed));
     }
 
-    pub(super) fn clean(&mut self) {
+    fn clean(&mut self) {
         if let Some(base) = self.state.cleaning.take()
             && let Err(TrySendError::Full(_)) =
                 self.snapshot_orders.try_send(SnapshotOrder::Clean { base })
@@ -72,7 +72,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     /// Removes what was left of a snapshot that this node has not needed after all.
-    pub(super) fn discard_reception(&self) {
+    fn discard_reception(&self) {
         let Ok(room) = self.snapshot_orders.try_reserve() else { return };
         if let Some(part) = self.inbox_receiver.receptions.unneeded(self.node.commit()) {
             room.send(SnapshotOrder::Discard(part));
@@ -161,7 +161,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     /// After the start, reads the commit index until a quorum has confirmed it.
-    pub(super) fn confirm_readiness(&mut self, now: Now) {
+    fn confirm_readiness(&mut self, now: Now) {
         if self.state.readiness.wants_confirmation()
             && let Ok(read) = self.node.read(now, ReadMode::Linearizable)
         {

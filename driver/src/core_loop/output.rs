@@ -68,7 +68,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    pub(super) fn order(&mut self, order: MachineOrder) {
+    fn order(&mut self, order: MachineOrder) {
         match self.machine_orders.try_send(order) {
             // If the machine task is gone, its guard has stopped the node.
             Ok(()) | Err(TrySendError::Closed(_)) => {}
@@ -78,7 +78,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    pub(super) fn serve(&mut self, id: ReadId) {
+    fn serve(&mut self, id: ReadId) {
         if self.state.readiness.answered(id, true) {
             return;
         }
