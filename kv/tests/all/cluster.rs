@@ -115,7 +115,7 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
     let mut cluster = Cluster::start(&data, free_ports(3));
     let record = data.join("record");
     let mut bench = Command::new(crate::local::PROGRAM)
-        .args(["bench", "--json", "--duration=1h", "--clients=8", "--keys=1000"])
+        .args(["bench", "--json", "--duration=3600s", "--clients=8", "--keys=1000"])
         .arg(format!("--server={}", cluster.servers()))
         .arg(format!("--record={}", record.display()))
         .stdout(Stdio::null())

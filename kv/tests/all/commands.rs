@@ -165,8 +165,9 @@ fn a_server_that_hangs_or_is_no_node_does_not_hold_up_the_others() {
         &["delete", "a"],
         &["transfer"],
     ] {
-        let (output, time) = run(&servers, &[command, &["--timeout", TIMEOUT]].concat());
+        // Each server gets a quarter of the time. One that got all of it would make the command
+        // fail.
+        let (output, _) = run(&servers, &[command, &["--timeout", "20s"]].concat());
         assert_eq!(output.status.code(), Some(0), "{command:?}: {output:?}");
-        assert!(time < SOON, "{command:?}: {time:?}");
     }
 }

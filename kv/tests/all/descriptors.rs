@@ -169,12 +169,8 @@ fn clients_that_reset_their_connections_while_their_requests_wait_keep_no_descri
         // The first answer has arrived, and stays unread: closing will reset the connection.
         assert_eq!(client.peek(&mut first).unwrap(), 1);
     }
-    until("the requests wait", || {
-        members.metric(0, "driver_waiting_waiters") >= CLIENTS as u64
-    });
+    until("the requests wait", || members.metric(0, "driver_waiting_waiters") >= CLIENTS as u64);
     let held = members.member(0).descriptors();
     drop(waiting);
-    until("the descriptors are closed", || {
-        members.member(0).descriptors() + CLIENTS <= held + 5
-    });
+    until("the descriptors are closed", || members.member(0).descriptors() + CLIENTS <= held + 5);
 }

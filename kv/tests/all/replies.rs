@@ -1,7 +1,7 @@
 //! Replies that are not read take bounded memory of a node.
 
-use crate::local::serve::{Members, ask};
 use crate::api::node::single;
+use crate::local::serve::{Members, ask};
 use crate::local::{PATIENCE, free_ports, scratch, until};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,12 +1,11 @@
 //! Nodes as an operator starts them with `raft-kv serve`: lists of peers, listeners and log.
 
+use crate::local::{PATIENCE, PEER_PORT_OFFSET, free_ports, until};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 const CONFIGURATION: i32 = 78;
 
 /// A running `raft-kv serve`. Killed on drop.
@@ -75,10 +74,14 @@ impl Drop for Node {
 
 /// Entries for `--peers`, with free ports.
 fn peers(count: usize) -> Vec<String> {
-    let sockets: Vec<_> =
-        (0..2 * count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
-    let at = |n: usize| sockets[n].local_addr().unwrap();
-    (0..count).map(|id| format!("{id}={}/{}", at(2 * id), at(2 * id + 1))).collect()
+    let port = free_ports(count as u16);
+    let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    (0..count as u16)
+        .map(|id| {
+            let (client, peer) = (port + id, port + id + PEER_PORT_OFFSET);
+            format!("{id}={}/{}", address(client), address(peer))
+        })
+        .collect()
 }
 
 fn client_address(peer: &str) -> SocketAddr {

@@ -3,11 +3,11 @@
 
 pub use crate::local::until;
 
-use crate::local::PATIENCE;
+use crate::local::{PATIENCE, PEER_PORT_OFFSET, free_ports};
 use kv::serve::{Peer, Running, ServeConfig, run};
 use raft::NodeId;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -86,15 +86,15 @@ impl Drop for Node {
 
 /// The configurations of a cluster on free ports. Each node has a subdirectory of `directory`.
 pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
-    let ports: Vec<_> = (0..2 * size)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("there is a free port"))
-        .collect();
-    let address = |n: u64| ports[n as usize].local_addr().expect("a bound port has a number");
+    let port = free_ports(size as u16);
+    let client_address = |id: u64| SocketAddr::from((Ipv4Addr::LOCALHOST, port + id as u16));
+    let peer_address =
+        |id: u64| SocketAddr::from((Ipv4Addr::LOCALHOST, port + id as u16 + PEER_PORT_OFFSET));
     let peers: Vec<Peer> = (0..size)
         .map(|id| Peer {
             id: NodeId(id),
-            client_address: address(2 * id).to_string(),
-            peer_address: address(2 * id + 1).to_string(),
+            client_address: client_address(id).to_string(),
+            peer_address: peer_address(id).to_string(),
         })
         .collect();
     (0..size)
@@ -105,8 +105,8 @@ pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
             election_timeout: Duration::from_secs(1),
             ..ServeConfig::new(
                 NodeId(id),
-                address(2 * id),
-                address(2 * id + 1),
+                client_address(id),
+                peer_address(id),
                 peers.clone(),
                 directory.join(id.to_string()),
             )
