@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// The most connections that may be closing at once.
 const CLOSING_MAX: usize = 16;
@@ -213,12 +214,15 @@ impl Drop for Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::advance;
 
-    #[test]
-    fn the_connection_that_was_idle_the_longest_makes_room() {
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_that_was_idle_the_longest_makes_room() {
         let places = Places::new(2, Duration::ZERO);
         let first = Arc::new(places.take().unwrap());
-        std::thread::sleep(Duration::from_millis(3));
+        advance(MOMENT).await;
         let second = Arc::new(places.take().unwrap());
         let work = first.work();
         let third = places.take().unwrap();
@@ -246,17 +250,17 @@ mod tests {
         assert!(places.take().is_none());
     }
 
-    #[test]
-    fn the_connection_that_waits_the_longest_for_a_body_makes_room_if_there_is_no_other() {
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_that_waits_the_longest_for_a_body_makes_room_if_there_is_no_other() {
         let places = Places::new(3, Duration::ZERO);
         let [first, second, third] = [0, 1, 2].map(|_| Arc::new(places.take().unwrap()));
         let _busy = (first.work(), second.work(), third.work());
-        first.body_begins();
         second.body_begins();
-        assert!(places.take().is_none(), "they have not waited for long");
-        first.seat.body_since_ms.store(2, Ordering::Relaxed);
-        second.seat.body_since_ms.store(1, Ordering::Relaxed);
-        std::thread::sleep(BODY_MIN + Duration::from_millis(3));
+        advance(MOMENT).await;
+        first.body_begins();
+        advance(BODY_MIN - MOMENT * 2).await;
+        assert!(places.take().is_none(), "neither has waited for long");
+        advance(MOMENT * 2).await;
         let fourth = Arc::new(places.take().unwrap());
         assert!(second.is_lost() && !first.is_lost() && !third.is_lost());
         let _also_busy = fourth.work();

@@ -1,5 +1,6 @@
 //! Checks some house rules for comments and documents: no line of them is longer than 100 columns,
-//! and none uses a phrase that readers found hard to understand.
+//! none uses a phrase that readers found hard to understand, and each link to a file or a heading
+//! leads somewhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -101,5 +102,56 @@ fn documents_are_narrow_and_plain() {
             faults.extend(banned(line).map(|phrase| format!("{at}: \"{phrase}\"")));
         }
     }
+    assert_none(&faults);
+}
+
+/// The targets of the links in a document that are files or headings of this tree.
+fn local_links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+}
+
+/// The part of a link after the `#` that leads to this heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        '-' | '_' => Some(c),
+        _ if c.is_alphanumeric() => Some(c.to_ascii_lowercase()),
+        _ => None,
+    });
+    kept.collect()
+}
+
+/// The text without code, in which brackets mean something else.
+fn without_code(text: &str) -> String {
+    let blocks = text.split("```").step_by(2).collect::<String>();
+    blocks.split('`').step_by(2).collect()
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let (mut faults, mut links) = (Vec::new(), 0);
+    for path in files(".md") {
+        let text = fs::read_to_string(&path).expect("it can be read");
+        for target in local_links(&without_code(&text)) {
+            links += 1;
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let linked = match file {
+                "" => path.clone(),
+                file => path.parent().expect("it is in a directory").join(file),
+            };
+            let leads = linked.exists()
+                && (heading.is_empty()
+                    || fs::read_to_string(&linked).is_ok_and(|text| {
+                        text.lines()
+                            .filter(|line| line.starts_with('#'))
+                            .any(|line| anchor(line) == heading)
+                    }));
+            if !leads {
+                faults.push(format!("{}: {target}", path.display()));
+            }
+        }
+    }
+    assert!(links > 30, "only {links} links were found");
     assert_none(&faults);
 }

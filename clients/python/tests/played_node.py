@@ -45,6 +45,7 @@ class PlayedNode:
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
         self.url = f"http://{self.address}"
         self._lock = threading.Lock()
+        self._ended = threading.Semaphore(0)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self):
@@ -78,6 +79,11 @@ class PlayedNode:
                     pass
             except OSError:
                 pass
+        self._ended.release()
+
+    def wait_for_an_end(self):
+        """Waits until one more connection is closed."""
+        assert self._ended.acquire(timeout=60), "the connection stays open"
 
     def _answer(self, connection, incoming):
         first = incoming.readline().decode()

@@ -93,10 +93,10 @@ def test_a_request_that_is_not_taken_was_not_done_even_if_the_node_lives(node, m
     node.ignored = 1
     began = time.monotonic()
     with pytest.raises(NetworkError) as raised:
-        KVStore(node.url, timeout_ms=40_000).put("k", "v" * (64 << 20))
+        KVStore(node.url, timeout_ms=3_600_000).put("k", "v" * (64 << 20))
     assert raised.value.outcome == "not_done" and "not sent whole" in str(raised.value)
     # The time of the operation is not waited for.
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
 
 
 def test_interim_answers_are_passed_over(node):

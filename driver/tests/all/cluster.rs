@@ -1,15 +1,18 @@
 //! Whole nodes in one process, tested through the calls of their clients.
 
 use crate::support::{
-    Counted, Network, add, eventually, leader, open_log, start, start_with, text,
+    Counted, Gate, Network, add, eventually, leader, open_log, start, start_with, text,
 };
 use bytes::Bytes;
 use driver::{
     DriverConfig, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError,
 };
 use raft::{Change, CommandNumber, Membership, NodeId, Term};
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::mpsc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use storage::testing::{MemDisk, Verdict};
 use storage::{LogStore, PersistError};
@@ -105,8 +108,10 @@ async fn the_death_of_the_leader_loses_nothing_that_was_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
     let (network, disks) = (Network::default(), disks());
+    // The leader does not step down before it was asked.
+    let adapt = |config: &mut DriverConfig| config.raft.election_ticks = 250;
     let nodes: Vec<_> =
-        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+        (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, adapt)).collect();
     let old = leader(&nodes.iter().collect::<Vec<_>>()).await.clone();
     add(&old, 1).await;
     let cut = old.status().raft.id;
@@ -204,23 +209,36 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
     let (network, disks) = (Network::default(), disks());
-    // One of three nodes has no leader, so every accepted call waits until its timeout.
+    // One of three nodes has no leader, so every accepted call waits.
     let node = start(&network, &disks[0], 1, NODES, |config| {
-        config.timeout = Duration::from_millis(200);
         config.limits.reads_max = 1;
         config.limits.waiters_max = 1;
     });
-    let read = || node.read(Bytes::new(), ReadMode::Linearizable);
-    let (taken, refused) = tokio::join!(read(), read());
-    assert_eq!(taken.unwrap_err(), ReadError::NoLeader);
+    let read = |timeout| node.read_within(Bytes::new(), ReadMode::Linearizable, timeout);
+    let refused = tokio::select! {
+        biased;
+        taken = read(Duration::MAX) => panic!("{taken:?}"),
+        refused = read(Duration::MAX) => refused,
+    };
     assert_eq!(refused.unwrap_err(), ReadError::Busy);
+    assert_eq!(read(Duration::from_millis(50)).await.unwrap_err(), ReadError::NoLeader);
     let far = CommandNumber(1_000);
-    let in_time = |wait| tokio::time::timeout(Duration::from_millis(200), wait);
-    let (taken, refused) =
-        tokio::join!(in_time(node.wait_applied(far, None)), in_time(node.wait_applied(far, None)));
-    assert!(taken.is_err(), "it waits");
-    assert_eq!(refused.unwrap(), Err(WaitError::Busy));
+    let refused = tokio::select! {
+        biased;
+        taken = node.wait_applied(far, None) => panic!("{taken:?}"),
+        refused = node.wait_applied(far, None) => refused,
+    };
+    assert_eq!(refused, Err(WaitError::Busy));
     node.shutdown().await;
+}
+
+/// The result of the future, if it has one at once.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    let poll = |context: &mut Context<'_>| Poll::Ready(future.as_mut().poll(context));
+    match poll_fn(poll).await {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,19 +248,19 @@ async fn a_wait_given_up_while_there_is_no_room_to_say_so_is_forgotten() {
     });
     leader(&[&node]).await;
     let far = CommandNumber(1_000);
-    let for_ms = |ms, wait| tokio::time::timeout(Duration::from_millis(ms), wait);
-    let first = for_ms(150, node.wait_applied(far, None));
-    let second = async {
-        // Once the first is taken, the state machine is busy, and the second stays in the queue.
-        eventually("the first waits", || node.status().load.waiters == 1).await;
-        let slow = node.propose(Bytes::from_static(b"slow")).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let second = for_ms(150, node.wait_applied(far, None)).await;
-        slow.done.await.unwrap();
-        second
-    };
-    let (first, second) = tokio::join!(first, second);
-    assert!(first.is_err() && second.is_err(), "the command never comes");
+    let mut first = Box::pin(node.wait_applied(far, None));
+    assert_eq!(poll_once(first.as_mut()).await, None);
+    // Once the first is taken, the state machine is busy, and the second stays in the queue.
+    eventually("the first waits", || node.status().load.waiters == 1).await;
+    let gate = Gate::new();
+    let slow = node.propose(gate.command()).await.unwrap();
+    eventually("the machine is busy", || gate.is_reached()).await;
+    let mut second = Box::pin(node.wait_applied(far, None));
+    assert_eq!(poll_once(second.as_mut()).await, None);
+    assert_eq!(node.wait_applied(far, None).await, Err(WaitError::Busy));
+    drop((first, second));
+    drop(gate);
+    slow.done.await.unwrap();
     assert_eq!(add(&node, 1).await, 1);
     eventually("nobody waits", || node.status().load.waiters == 0).await;
 }
@@ -360,7 +378,7 @@ async fn overload_is_refused_and_status_does_not_wait() {
         let _ = until_dropped.recv();
         Verdict::Done
     }));
-    let slow = node.propose(Bytes::from_static(b"slow")).await.unwrap();
+    let slow = node.propose(Bytes::from_static(b"1")).await.unwrap();
     let mut busy = 0;
     for _ in 0..20 {
         let refused = node.propose(Bytes::from(vec![b'x'; 500])).await;
@@ -483,10 +501,12 @@ async fn a_follower_whose_leader_is_gone_is_not_ready_before_the_election() {
     // A healthy cluster stays ready, and so does a follower that cannot dial its leader for a
     // while but receives from it.
     network.cut(2, 1);
-    for _ in 0..200 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let received = following.metrics().messages_received;
+    eventually("50 messages of its leader", || {
         assert_eq!(following.status().ready(), Ok(()));
-    }
+        following.metrics().messages_received >= received + 50
+    })
+    .await;
     network.heal();
     // As if its power had failed: a leader that shuts down hands over.
     network.isolate(1, &[2, 3]);

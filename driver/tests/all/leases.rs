@@ -1,9 +1,10 @@
 //! Lease reads on whole nodes.
 
-use crate::support::{Network, add, eventually, leader, start, text};
+use crate::support::{Counter, Network, add, eventually, leader, start, text};
 use bytes::Bytes;
-use driver::{DriverConfig, ReadMode};
+use driver::{DriverConfig, Handle, ReadMode};
 use raft::LeaseConfig;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::testing::MemDisk;
 
@@ -12,6 +13,12 @@ const NODES: u64 = 3;
 /// The driver sets the length of a tick itself.
 fn with_leases(config: &mut DriverConfig) {
     config.raft.lease = Some(LeaseConfig { tick: Duration::ZERO, drift_ppm: 10_000 });
+}
+
+/// Waits until the node has published its status again, as it does once a tick.
+async fn next_status(node: &Handle<Counter>) {
+    let before = node.status();
+    eventually("the next status", || !Arc::ptr_eq(&before, &node.status())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,8 +35,7 @@ async fn a_leader_with_a_lease_answers_its_own_reads_and_those_of_followers() {
             let before = leading.status().raft.counters.lease_reads;
             let sum = node.read(Bytes::new(), ReadMode::Lease).await.unwrap();
             assert_eq!(text(&sum), 7);
-            // The status is published once a tick.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            next_status(leading).await;
             if leading.status().raft.counters.lease_reads > before {
                 break;
             }
@@ -39,7 +45,7 @@ async fn a_leader_with_a_lease_answers_its_own_reads_and_those_of_followers() {
     // A linearizable read never counts a lease.
     let before = leading.status().raft.counters.lease_reads;
     leading.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    next_status(leading).await;
     assert_eq!(leading.status().raft.counters.lease_reads, before);
     for node in &nodes {
         node.shutdown().await;
@@ -62,7 +68,7 @@ async fn a_leader_that_is_cut_off_has_no_lease_and_answers_nothing() {
     add(next, 1).await;
     let read = leading.read_within(Bytes::new(), ReadMode::Lease, Duration::from_millis(300)).await;
     assert!(read.is_err(), "another leader was elected, and has committed: {read:?}");
-    assert!(!leading.status().raft.lease);
+    eventually("no lease", || !leading.status().raft.lease).await;
     for node in &nodes {
         node.shutdown().await;
     }

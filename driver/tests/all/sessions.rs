@@ -1,13 +1,12 @@
 //! Sessions on whole nodes: a command is executed once.
 
-use crate::support::{Counter, Network, eventually, leader, start, text};
+use crate::support::{Counter, Network, PATIENCE as TIMEOUT, eventually, leader, start, text};
 use bytes::Bytes;
 use driver::{ExecuteError, Handle, ReadMode, SessionError, SessionNumber};
 use std::time::Duration;
 use storage::testing::MemDisk;
 
 const NODES: u64 = 3;
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn start_all(network: &Network, disks: &[MemDisk]) -> Vec<Handle<Counter>> {
     (1..=NODES).map(|id| start(network, &disks[id as usize - 1], id, NODES, |_| {})).collect()
@@ -64,11 +63,8 @@ async fn a_forwarded_command_whose_answer_was_lost_is_repeated_and_done_once() {
         let command = Bytes::from_static(b"10");
         tokio::spawn(async move { follower.execute_within(command, TIMEOUT).await })
     };
-    loop {
-        if sum(&leading).await == 11 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    while sum(&leading).await != 11 {
+        assert!(!waiting.is_finished(), "it was answered");
     }
     let repeated = || follower.metrics().proposals_repeated > 0;
     eventually("the follower tries again", repeated).await;
@@ -97,10 +93,11 @@ async fn a_command_forwarded_to_a_leader_that_is_gone_is_done_by_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_own_session_has_ended_forwards_in_another() {
+    const TTL: Duration = Duration::from_millis(800);
     let (network, disks) = (Network::default(), [(); 3].map(|()| MemDisk::new()));
     let start = |id| {
         start(&network, &disks[id as usize - 1], id, NODES, |config| {
-            config.sessions.ttl = Duration::from_millis(800);
+            config.sessions.ttl = TTL;
         })
     };
     let nodes: Vec<_> = (1..=NODES).map(start).collect();
@@ -109,9 +106,12 @@ async fn a_node_whose_own_session_has_ended_forwards_in_another() {
     let follower = nodes.iter().find(|node| node.status().raft.id != lead).unwrap().clone();
     eventually("it knows the leader", || follower.status().raft.leader == Some(lead)).await;
     assert_eq!(text(&follower.execute(Bytes::from_static(b"1")).await.unwrap()), 1);
-    // Others write meanwhile: time without entries before an election would not count.
-    for _ in 0..10 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    // The session ends by the log's time. Others write meanwhile: time without entries before an
+    // election would not count.
+    let stale = ReadMode::Stale { max_age: Duration::MAX };
+    let time = async || text(&old.read(Bytes::from_static(b"time"), stale).await.unwrap());
+    let ended = time().await + TTL.as_millis() as u64;
+    while time().await <= ended {
         assert_eq!(text(&old.execute(Bytes::from_static(b"0")).await.unwrap()), 1);
     }
     // The leader takes what is forwarded, and commits nothing. If the node used its session, it

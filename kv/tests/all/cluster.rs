@@ -2,7 +2,7 @@
 
 use crate::local::{
     Cluster, PATIENCE, PEER_PORT_OFFSET, PROGRAM, cluster_command, complaint, free_ports, get,
-    scratch, signal, wait_until_gone,
+    scratch, signal, until, wait_until_gone,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -114,23 +114,26 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
     let (_scratch, data) = scratch();
     let mut cluster = Cluster::start(&data, free_ports(3));
     let record = data.join("record");
-    let bench = Command::new(crate::local::PROGRAM)
-        .args(["bench", "--json", "--duration=8s", "--clients=8", "--keys=1000"])
+    let mut bench = Command::new(crate::local::PROGRAM)
+        .args(["bench", "--json", "--duration=3600s", "--clients=8", "--keys=1000"])
         .arg(format!("--server={}", cluster.servers()))
         .arg(format!("--record={}", record.display()))
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
+    let recorded = || fs::metadata(&record).map_or(0, |file| file.len());
+    until("writes are acknowledged", || recorded() > 0);
     let leader = cluster.leader();
     signal(cluster.pid(leader), Signal::KILL);
-    let bench = bench.wait_with_output().unwrap();
     cluster.wait_for_line("signal 9");
-
-    let report: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
-    let gap = report["longest_gap_ms"].as_f64().unwrap();
-    // A generous limit, for busy machines. The test is only that writes continued.
-    assert!(gap < 5_000.0, "writes did not go on: {report:#}");
+    // What was acknowledged before and is not in the file yet is at most a piece of 8 KiB.
+    let before = recorded();
+    until("writes go on", || recorded() >= before + (32 << 10));
+    bench.kill().unwrap();
+    bench.wait().unwrap();
+    // The last line may be incomplete.
+    let lines = fs::read_to_string(&record).unwrap();
+    fs::write(&record, &lines[..=lines.rfind('\n').unwrap()]).unwrap();
     let check = cluster.run(&["bench", "--check", &record.display().to_string()]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.status.success() && said.contains(": 0 lost"), "{said}{}", complaint(&check));
@@ -272,18 +275,14 @@ fn a_lost_write_is_found_by_the_check() {
 fn the_successor_of_a_killed_leader_does_not_wait_for_an_election_timeout() {
     let (_scratch, data) = scratch();
     let mut cluster = Cluster::spawn_with(&data, free_ports(3), 3, |mut command| {
-        command.arg("--election-timeout=6s");
+        command.arg("--election-timeout=30s");
         command
     });
     cluster.wait_for_line("Ctrl-C");
     // A leader's stream to a node may open later than it leads.
     let is_ready =
         |id| get(cluster.address(id), "/readyz").is_some_and(|body| body.starts_with("ready"));
-    let deadline = Instant::now() + PATIENCE;
-    while !(0..3).all(is_ready) {
-        assert!(Instant::now() < deadline, "not all are ready");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("all are ready", || (0..3).all(is_ready));
     let leader = cluster.leader();
     let pid = cluster.pid(leader);
     let killed = Instant::now();
@@ -292,8 +291,8 @@ fn the_successor_of_a_killed_leader_does_not_wait_for_an_election_timeout() {
         get(cluster.address(*id), "/is_leader").is_some_and(|body| body.contains("true"))
     };
     while !(0..3).filter(|id| *id != leader).any(|id| leads(&id)) {
-        // Without a report of its end it would take 6 s at least.
-        assert!(killed.elapsed() < Duration::from_secs(5), "no other node leads");
+        // Without a report of its end it would take 30 s at least.
+        assert!(killed.elapsed() < Duration::from_secs(25), "no other node leads");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -307,11 +306,7 @@ fn a_crashed_node_is_started_again() {
     signal(cluster.pid(other), Signal::KILL);
     let line = cluster.wait_for_line("signal 9");
     assert!(line.contains(&format!("node {other}")), "{line}");
-    let deadline = Instant::now() + PATIENCE;
-    while get(cluster.address(other), "/is_leader").is_none() {
-        assert!(Instant::now() < deadline, "node {other} does not come back");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("it comes back", || get(cluster.address(other), "/is_leader").is_some());
 }
 
 #[test]
@@ -338,11 +333,7 @@ fn a_cluster_whose_program_is_replaced_goes_on_with_its_own() {
     assert_eq!(name(pid), "raft-kv\n");
     signal(pid, Signal::KILL);
     cluster.wait_for_line("signal 9");
-    let deadline = Instant::now() + PATIENCE;
-    while get(cluster.address(other), "/is_leader").is_none() {
-        assert!(Instant::now() < deadline, "node {other} does not come back");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("it comes back", || get(cluster.address(other), "/is_leader").is_some());
 }
 
 #[test]
@@ -442,7 +433,9 @@ fn a_wiped_node_is_reported_with_the_way_out_and_the_others_serve() {
     assert!(line.contains("cannot start") && line.contains("raft-kv members remove 2"), "{line}");
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
     // The node is restarted repeatedly, and reported once.
-    std::thread::sleep(Duration::from_secs(2));
+    let log = data.join("node-2.log");
+    let starts = || fs::read_to_string(&log).unwrap().matches("members remove 2").count();
+    until("the third restart", || starts() >= 4);
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
     assert!(cluster.lines_with("cannot start") <= 2);
 }
@@ -513,10 +506,13 @@ fn a_cluster_under_nohup_goes_on_when_the_terminal_goes_away() {
     let node = cluster.pid(0);
     signal(cluster.supervisor(), Signal::HUP);
     signal(node, Signal::HUP);
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(crate::local::is_alive(cluster.supervisor()) && crate::local::is_alive(node));
     assert!(cluster.run(&["put", "hello", "world"]).status.success());
+    assert!(crate::local::is_alive(cluster.supervisor()) && crate::local::is_alive(node));
+    // A supervisor that had taken the first signal would end with 129, and a node that had would
+    // have been started again.
     assert_eq!(cluster.stop().code(), Some(0));
+    assert_eq!(cluster.lines_with("node 0  http"), 1);
+    assert_eq!(cluster.lines_with("node 0 (pid"), 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! without a leader.
 
 use crate::local::serve::Members;
-use crate::local::{PROGRAM, complaint, free_ports, scratch};
+use crate::local::{PATIENCE, PROGRAM, complaint, free_ports, scratch};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 /// Exit codes, as in `cli/exit.rs`.
 const NOT_DONE: i32 = 3;
-/// A command that fails at once takes less than this, even on a busy machine. One that waits takes
-/// 20 s.
-const SOON: Duration = Duration::from_secs(8);
+/// A command that fails at once takes less than this, however busy the machine is. One that waits
+/// takes [`TIMEOUT`].
+const SOON: Duration = PATIENCE;
 
 fn run(server: &str, arguments: &[&str]) -> (Output, Duration) {
     let began = Instant::now();
@@ -25,12 +25,13 @@ fn run(server: &str, arguments: &[&str]) -> (Output, Duration) {
     (output, began.elapsed())
 }
 
-const PUT: &[&str] = &["put", "a", "1", "--timeout", "20s"];
-const GET: &[&str] = &["get", "a", "--timeout", "20s"];
-const CAS: &[&str] = &["cas", "a", "1", "2", "--timeout", "20s"];
-const DELETE: &[&str] = &["delete", "a", "--timeout", "20s"];
-const STATUS: &[&str] = &["status", "--timeout", "20s"];
-const BENCH: &[&str] = &["bench", "--duration", "1s", "--timeout", "20s"];
+const TIMEOUT: &str = "300s";
+const PUT: &[&str] = &["put", "a", "1", "--timeout", TIMEOUT];
+const GET: &[&str] = &["get", "a", "--timeout", TIMEOUT];
+const CAS: &[&str] = &["cas", "a", "1", "2", "--timeout", TIMEOUT];
+const DELETE: &[&str] = &["delete", "a", "--timeout", TIMEOUT];
+const STATUS: &[&str] = &["status", "--timeout", TIMEOUT];
+const BENCH: &[&str] = &["bench", "--duration", "1s", "--timeout", TIMEOUT];
 
 #[test]
 fn where_nothing_listens_the_commands_say_so_at_once() {
@@ -113,7 +114,7 @@ fn without_a_leader_nothing_is_done_and_that_is_certain() {
             assert_eq!(output.status.code(), Some(NOT_DONE), "{command:?} {time}: {output:?}");
         }
     }
-    let (output, _) = run(&server, STATUS);
+    let (output, _) = run(&server, &["status", "--timeout", "20s"]);
     assert_eq!(output.status.code(), Some(NOT_DONE), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("no leader in term"), "{text}");
@@ -122,7 +123,7 @@ fn without_a_leader_nothing_is_done_and_that_is_certain() {
     let mut members = Members::new(&data, free_ports(3));
     members.start(0, Stdio::null(), &[]);
     let server = members.address(0).to_string();
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     while std::net::TcpStream::connect(&server).is_err() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
@@ -164,8 +165,9 @@ fn a_server_that_hangs_or_is_no_node_does_not_hold_up_the_others() {
         &["delete", "a"],
         &["transfer"],
     ] {
-        let (output, time) = run(&servers, &[command, &["--timeout", "12s"]].concat());
+        // Each server gets a quarter of the time. One that got all of it would make the command
+        // fail.
+        let (output, _) = run(&servers, &[command, &["--timeout", "20s"]].concat());
         assert_eq!(output.status.code(), Some(0), "{command:?}: {output:?}");
-        assert!(time < Duration::from_secs(12), "{command:?}: {time:?}");
     }
 }

@@ -2,11 +2,10 @@
 //! pipe that is not read. Such a node works like any other.
 
 use crate::local::serve::{Member, Members};
-use crate::local::{PATIENCE, free_ports, get, scratch};
+use crate::local::{free_ports, get, scratch, until};
 use std::fs::File;
 use std::io::{PipeReader, Write};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 /// The exit code of a node that failed while running.
 const FAILED: i32 = 70;
@@ -44,14 +43,17 @@ fn a_node_does_all_that_any_other_does(kind: &str) {
 
     // A peer is killed and restarted. The node logs the lost stream and connects again.
     members.kill(1);
-    std::thread::sleep(Duration::from_millis(500));
+    until("the node notices that the peer is gone", || {
+        let text = get(members.address(0), "/metrics").unwrap();
+        let silent = "raft_peer_silent_ms{peer=\"1\"} ";
+        let silent_ms = text.lines().find_map(|line| line.strip_prefix(silent)).unwrap();
+        silent_ms.parse::<u64>().unwrap() > 500
+    });
     assert_eq!(members.put(0, "b", "2"), 200);
     members.start(1, Stdio::null(), &[]);
-    let deadline = Instant::now() + PATIENCE;
-    while get(members.address(1), "/v1/kv/b").as_deref() != Some("2") {
-        assert!(Instant::now() < deadline, "the peer that came back is not reached");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the peer that came back is reached", || {
+        get(members.address(1), "/v1/kv/b").as_deref() == Some("2")
+    });
     assert!(get(members.address(0), "/is_leader").unwrap().contains("true"), "it leads no more");
 
     // Its disk fails. The node ends, although it cannot write its last line.

@@ -1,10 +1,10 @@
 //! Replies that are not read take bounded memory of a node.
 
+use crate::api::node::single;
 use crate::local::serve::{Members, ask};
-use crate::local::{free_ports, scratch};
+use crate::local::{PATIENCE, free_ports, scratch, until};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
 
 /// Each of these bytes takes six in JSON.
 const VALUE_BYTES: usize = 1 << 20;
@@ -49,13 +49,16 @@ fn replies_that_nobody_reads_cost_bounded_memory() {
                 client
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(500));
-        let grown = members.member(0).memory_bytes().saturating_sub(before);
-        assert!(grown < MEMORY_BYTES_MAX, "{path}: {} MiB more", grown >> 20);
+        // Once the first byte of each reply is there, all of them are in memory.
+        for client in &clients {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(client.peek(&mut [0]).unwrap(), 1);
+            let grown = members.member(0).memory_bytes().saturating_sub(before);
+            assert!(grown < MEMORY_BYTES_MAX, "{path}: {} MiB more", grown >> 20);
+        }
         // Each client gets its value, or a refusal with 429.
         for client in &mut clients {
             let mut status = [0; 12];
-            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             client.read_exact(&mut status).unwrap();
             assert!([b"200", b"429"].iter().any(|known| status.ends_with(*known)), "{status:?}");
         }
@@ -84,23 +87,35 @@ fn unread(leader: SocketAddr, clients: usize) -> Vec<TcpStream> {
 
 #[test]
 fn replies_that_nobody_reads_make_room_for_those_that_somebody_waits_for() {
-    let (_scratch, data) = scratch();
-    let members = Members::serving(&data, free_ports(3));
-    let leader = members.address(0);
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |config| {
+        config.limits.replies_bytes_max = 32 << 20;
+        // Without memory pressure, a client that does not read would be disconnected only then.
+        config.limits.client_timeout = PATIENCE * 10;
+    });
     // More replies than fit into the memory budget.
-    let clients = unread(leader, 300);
-    std::thread::sleep(Duration::from_millis(500));
-    let began = Instant::now();
-    let mut refused = 0;
-    while !ask(leader, "GET", "/v1/kv/z", b"").starts_with("HTTP/1.1 200") {
-        refused += 1;
-        // Without memory pressure, a client that does not read would be disconnected only after 30
-        // s.
-        assert!(began.elapsed() < Duration::from_secs(15));
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert!(refused > 0, "there was room all the time");
+    let clients = unread(node.address, 60);
+    let is_refused = |client: &&TcpStream| {
+        let mut status = [0; 12];
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        until("it is answered", || client.peek(&mut status).unwrap() == status.len());
+        status.ends_with(b"429")
+    };
+    assert!(clients.iter().any(|client| is_refused(&client)), "there was room all the time");
+    until("they make room", || node.get("/v1/kv/z").status == 200);
     drop(clients);
+}
+
+/// The bytes that wait in the sockets of this port, and the connections that wait to be accepted.
+fn unread_bytes(port: u16) -> u64 {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let of_port = sockets.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (_, local_port) = fields.nth(1)?.split_once(':')?;
+        let (_, received) = fields.nth(2)?.split_once(':')?;
+        (u16::from_str_radix(local_port, 16) == Ok(port)).then_some(received)
+    });
+    of_port.map(|received| u64::from_str_radix(received, 16).unwrap()).sum()
 }
 
 #[test]
@@ -109,7 +124,7 @@ fn a_body_takes_memory_when_it_is_there_and_not_when_it_is_announced() {
     let members = Members::serving(&data, free_ports(3));
     let address = members.address(0);
     let before = members.member(0).virtual_bytes();
-    let clients: Vec<TcpStream> = (0..200)
+    let mut clients: Vec<TcpStream> = (0..200)
         .map(|_| {
             let mut client = TcpStream::connect(address).unwrap();
             write!(
@@ -117,14 +132,16 @@ fn a_body_takes_memory_when_it_is_there_and_not_when_it_is_announced() {
                 "POST /v1/batch HTTP/1.1\r\nHost: {address}\r\nContent-Length: 24000000\r\n\r\n"
             )
             .unwrap();
-            for _ in 0..3 {
-                client.write_all(&[b' '; 10_000]).unwrap();
-                std::thread::sleep(Duration::from_millis(5));
-            }
             client
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    for _ in 0..3 {
+        until("the node has read all", || unread_bytes(address.port()) == 0);
+        for client in &mut clients {
+            client.write_all(&[b' '; 10_000]).unwrap();
+        }
+    }
+    until("the node has read all", || unread_bytes(address.port()) == 0);
     let grown = members.member(0).virtual_bytes().saturating_sub(before);
     assert!(grown < 1 << 30, "{} MiB more", grown >> 20);
     drop(clients);

@@ -1,12 +1,11 @@
 //! Nodes as an operator starts them with `raft-kv serve`: lists of peers, listeners and log.
 
+use crate::local::{PATIENCE, PEER_PORT_OFFSET, free_ports, until};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 const CONFIGURATION: i32 = 78;
 
 /// A running `raft-kv serve`. Killed on drop.
@@ -75,10 +74,14 @@ impl Drop for Node {
 
 /// Entries for `--peers`, with free ports.
 fn peers(count: usize) -> Vec<String> {
-    let sockets: Vec<_> =
-        (0..2 * count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
-    let at = |n: usize| sockets[n].local_addr().unwrap();
-    (0..count).map(|id| format!("{id}={}/{}", at(2 * id), at(2 * id + 1))).collect()
+    let port = free_ports(count as u16);
+    let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    (0..count as u16)
+        .map(|id| {
+            let (client, peer) = (port + id, port + id + PEER_PORT_OFFSET);
+            format!("{id}={}/{}", address(client), address(peer))
+        })
+        .collect()
 }
 
 fn client_address(peer: &str) -> SocketAddr {
@@ -99,14 +102,6 @@ fn leads(peer: &str) -> bool {
     reply.is_some_and(|reply| reply.contains("true"))
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
     for first in [0, 1, 2] {
@@ -116,7 +111,11 @@ fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
         let mut nodes = Vec::new();
         for id in [first, (first + 1) % 3, (first + 2) % 3] {
             nodes.push(Node::start(scratch.path(), id as u64, &list(id), &[]));
-            std::thread::sleep(Duration::from_millis(300));
+            let node = nodes.last_mut().unwrap();
+            until("it listens, or has ended", || {
+                TcpStream::connect(client_address(&all[id])).is_ok()
+                    || node.process.try_wait().unwrap().is_some()
+            });
         }
         // Node 2 may start after the two with different lists have ended. It then waits for them.
         for node in nodes.iter_mut().filter(|node| !node.log.ends_with("2.log")) {

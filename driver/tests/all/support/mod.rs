@@ -14,7 +14,8 @@ use raft::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use storage::testing::MemDisk;
 use storage::{ClusterId, Directory, Log, LogConfig, LogStore, Snapshots};
@@ -31,18 +32,20 @@ impl StateMachine for Counter {
 
     fn apply(&mut self, _at: ApplyContext, command: Bytes) -> Bytes {
         assert_ne!(&command[..], b"panic", "the command says so");
-        if &command[..] == b"slow" {
-            std::thread::sleep(Duration::from_millis(300));
-        }
+        Gate::pass(&command);
         let number = std::str::from_utf8(&command).ok().and_then(|text| text.parse().ok());
         self.sum += number.unwrap_or(0u64);
         self.count += 1;
         Bytes::from(self.sum.to_string())
     }
 
-    fn query(&self, _time: LogTime, query: &[u8]) -> Bytes {
-        assert!(query.is_empty() || query == b"count");
-        let answer = if query.is_empty() { self.sum } else { self.count };
+    fn query(&self, time: LogTime, query: &[u8]) -> Bytes {
+        let answer = match query {
+            b"" => self.sum,
+            b"count" => self.count,
+            b"time" => time.0,
+            _ => panic!("no such query"),
+        };
         Bytes::from(answer.to_string())
     }
 
@@ -66,6 +69,51 @@ pub struct Counted(pub u64, pub u64);
 impl Frozen for Counted {
     fn write(&self, to: &mut dyn Write) -> io::Result<()> {
         write!(to, "{} {}", self.0, self.1)
+    }
+}
+
+/// Gates that a state machine has come to, and those that are open.
+static GATES: (Mutex<Gates>, Condvar) =
+    (Mutex::new(Gates { reached: BTreeSet::new(), open: BTreeSet::new() }), Condvar::new());
+/// Each gate and each start of a node gets a number of its own.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+struct Gates {
+    reached: BTreeSet<u64>,
+    open: BTreeSet<u64>,
+}
+
+/// A command that keeps every [`Counter`] that applies it busy until the gate is dropped.
+pub struct Gate(u64);
+
+impl Gate {
+    pub fn new() -> Self {
+        Gate(NUMBERS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn command(&self) -> Bytes {
+        Bytes::from(format!("gate {}", self.0))
+    }
+
+    /// Whether a state machine waits at this gate.
+    pub fn is_reached(&self) -> bool {
+        GATES.0.lock().unwrap().reached.contains(&self.0)
+    }
+
+    /// Waits until the gate that `command` names is open. Other commands do not wait.
+    fn pass(command: &[u8]) {
+        let name = std::str::from_utf8(command).ok().and_then(|text| text.strip_prefix("gate "));
+        let Some(number) = name.map(|number| number.parse().unwrap()) else { return };
+        let mut gates = GATES.0.lock().unwrap();
+        gates.reached.insert(number);
+        drop(GATES.1.wait_while(gates, |gates| !gates.open.contains(&number)).unwrap());
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        GATES.0.lock().unwrap().open.insert(self.0);
+        GATES.1.notify_all();
     }
 }
 
@@ -204,7 +252,7 @@ pub fn start_with<L: LogStore + 'static>(
     network.0.lock().unwrap().inboxes.insert(NodeId(id), inbox.clone());
     let transport = ChannelTransport { node: NodeId(id), network: network.clone(), own: inbox };
     let transport = Arc::new(transport);
-    let nonce = Instant::now().elapsed().as_nanos() as u64 + id;
+    let nonce = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let mut config = DriverConfig::new(Config::new(NodeId(id), Incarnation(100 + id), nonce));
     config.raft.campaign_at_start = id == 1;
     // On a busy machine a leader may be delayed, and few tests are about that.
@@ -216,11 +264,14 @@ pub fn start_with<L: LogStore + 'static>(
     spawn(Driver::new(config, restored, dependencies).unwrap(), log, close).unwrap()
 }
 
-/// Waits until `condition` holds. Panics after half a minute.
+/// The limit of all waits: what has not happened by then never will, however busy the machine is.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds. Panics after [`PATIENCE`].
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(30), "in vain: {what}");
+        assert!(start.elapsed() < PATIENCE, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,9 +1,9 @@
 //! Every request gets an answer, and no request stops the node.
 
-use crate::api::node::{Node, send, single};
+use crate::api::node::{Node, send, single, until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn refused(node: &Node, path: &str, body: &str, status: u16) {
     let answer = node.post(path, body);
@@ -151,7 +151,7 @@ fn half_a_request_and_then_silence_is_cut_off() {
     let node = single(directory.path(), |config| {
         config.limits.client_timeout = Duration::from_millis(300);
     });
-    let start = Instant::now();
+    // `send` fails if the node does not close the connection.
     for half in [
         &b"POST /subm"[..],
         b"POST /submit HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{\"kind\"",
@@ -162,7 +162,6 @@ fn half_a_request_and_then_silence_is_cut_off() {
             assert_eq!(answer.status, 408, "{answer:?}");
         }
     }
-    assert!(start.elapsed() < Duration::from_secs(5));
     assert!(node.leads());
     assert_eq!(node.get("/v1/kv/a").status, 404);
 }
@@ -186,6 +185,7 @@ fn a_body_in_another_transfer_coding_is_refused() {
 fn a_client_that_does_not_read_its_answer_is_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     let node = single(directory.path(), |config| {
+        config.limits.listings_max = 1;
         config.limits.client_timeout = Duration::from_millis(300);
     });
     let value = "v".repeat(1 << 20);
@@ -194,7 +194,8 @@ fn a_client_that_does_not_read_its_answer_is_cut_off() {
     }
     let mut silent = TcpStream::connect(node.address).unwrap();
     silent.write_all(b"GET /get_commits_since HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(silent.peek(&mut [0]).unwrap(), 1, "its answer begins");
+    until("it makes room for another", || node.get("/get_commits_since?limit=1").status == 200);
     let mut all = Vec::new();
     // Reads what both sides have buffered, up to the end of the connection.
     let _ = silent.read_to_end(&mut all);

@@ -5,7 +5,7 @@ mod cluster;
 mod compat;
 mod heads;
 mod members;
-mod node;
+pub mod node;
 mod sessions;
 mod slow;
 mod v1;

@@ -1,12 +1,15 @@
 //! Nodes in this process with real disks and sockets, and a client that sends exactly the given
 //! bytes.
 
+pub use crate::local::until;
+
+use crate::local::{PATIENCE, PEER_PORT_OFFSET, free_ports};
 use kv::serve::{Peer, Running, ServeConfig, run};
 use raft::NodeId;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// A node with its own runtime, as in a separate process.
@@ -39,12 +42,11 @@ impl Node {
     /// Waits until it stops by itself, and returns the reason.
     pub fn wait(mut self) -> Result<(), String> {
         let mut running = self.running.take().expect("it runs");
-        let within = Duration::from_secs(30);
         let ended =
-            self.runtime.block_on(async { tokio::time::timeout(within, running.wait()).await });
+            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, running.wait()).await });
         self.running = Some(running);
         let Ok(ended) = ended else {
-            panic!("not stopped within 30 s: {}", self.get("/v1/cluster?local=true").body);
+            panic!("not stopped within {PATIENCE:?}: {}", self.get("/v1/cluster?local=true").body);
         };
         ended.map_err(|error| error.to_string())
     }
@@ -84,15 +86,15 @@ impl Drop for Node {
 
 /// The configurations of a cluster on free ports. Each node has a subdirectory of `directory`.
 pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
-    let ports: Vec<_> = (0..2 * size)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("there is a free port"))
-        .collect();
-    let address = |n: u64| ports[n as usize].local_addr().expect("a bound port has a number");
+    let port = free_ports(size as u16);
+    let client_address = |id: u64| SocketAddr::from((Ipv4Addr::LOCALHOST, port + id as u16));
+    let peer_address =
+        |id: u64| SocketAddr::from((Ipv4Addr::LOCALHOST, port + id as u16 + PEER_PORT_OFFSET));
     let peers: Vec<Peer> = (0..size)
         .map(|id| Peer {
             id: NodeId(id),
-            client_address: address(2 * id).to_string(),
-            peer_address: address(2 * id + 1).to_string(),
+            client_address: client_address(id).to_string(),
+            peer_address: peer_address(id).to_string(),
         })
         .collect();
     (0..size)
@@ -103,8 +105,8 @@ pub fn cluster(size: u64, directory: &Path) -> Vec<ServeConfig> {
             election_timeout: Duration::from_secs(1),
             ..ServeConfig::new(
                 NodeId(id),
-                address(2 * id),
-                address(2 * id + 1),
+                client_address(id),
+                peer_address(id),
                 peers.clone(),
                 directory.join(id.to_string()),
             )
@@ -140,14 +142,6 @@ pub fn start(configs: Vec<ServeConfig>) -> Vec<Node> {
     nodes
 }
 
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within 30 s: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A parsed HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -181,7 +175,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[&str], body
 /// Sends bytes, and reads until the node closes the connection. `None` if there was no answer.
 pub fn send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).expect("the node listens");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     // The node may close before it has read everything. Its answer is read nevertheless.
     let _ = stream.write_all(bytes);
     let mut all = Vec::new();

@@ -208,6 +208,15 @@ pub fn signal(pid: i32, signal: rustix::process::Signal) {
     let _ = rustix::process::kill_process(pid, signal);
 }
 
+/// Waits until `holds`. Panics after [`PATIENCE`].
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Whether a process exists.
 pub fn is_alive(pid: i32) -> bool {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -216,11 +225,7 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// Waits until a process no longer exists.
 pub fn wait_until_gone(pid: i32) {
-    let deadline = Instant::now() + PATIENCE;
-    while is_alive(pid) {
-        assert!(Instant::now() < deadline, "process {pid} is still there");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until(&format!("process {pid} is gone"), || !is_alive(pid));
 }
 
 /// The body of the answer to a GET. `None` if the node does not answer.

@@ -1,0 +1,90 @@
+//! The way of a command into the log: appended here if this node leads, else forwarded to the
+//! leader.
+//!
+//! A command that is certainly not appended is refused with the reason. One whose fate is not known
+//! gets [`ExecuteError::Unknown`], and is never sent again by this file: whether it may be repeated
+//! is for the caller to say (`execute.rs`).
+
+use super::CoreLoop;
+use crate::error::{ExecuteError, ProposeError};
+use crate::pending::{Caller, Reply};
+use crate::status::count;
+use crate::{Clock, Inspect, StateMachine, Transport};
+use raft::{Forwarded, Now, Proposed, Request};
+
+impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I> {
+    /// Gets a request appended: by this node if it leads, else by the leader.
+    pub(super) fn execute(&mut self, now: Now, request: Request, done: Reply<ExecuteError>) {
+        let forwards = !self.node.is_leader() && self.state.shutdown_ticks.is_none();
+        let waiting = self.state.pending.len() + self.state.forwarded.len();
+        let refused = if !forwards {
+            match self.propose(now, request) {
+                Ok(proposed) => {
+                    count(&self.shared.metrics.proposals);
+                    return self.state.pending.push(proposed.id, Caller::Execute(done));
+                }
+                Err(error) => error,
+            }
+        } else if waiting >= self.shared.limits.proposals_max {
+            ProposeError::Busy
+        } else if !self.node.leader().is_some_and(|leader| self.transport.is_connected(leader)) {
+            ProposeError::NotLeader { leader: self.node.leader() }
+        } else {
+            match self.node.forward(now, request) {
+                Ok(number) => {
+                    count(&self.shared.metrics.proposals);
+                    self.state.forwarded.insert(number, done);
+                    return;
+                }
+                Err(error) => refused_by_core(error),
+            }
+        };
+        count(&self.shared.metrics.proposals_refused);
+        let _ = done.send(Err(ExecuteError::Refused(refused)));
+    }
+
+    /// The leader has replied to a forwarded command, or has been lost.
+    pub(super) fn forwarded(&mut self, number: u64, outcome: Forwarded) {
+        let Some(done) = self.state.forwarded.remove(&number) else { return };
+        let error = match outcome {
+            // It has been applied or skipped by a snapshot already: the answer is lost.
+            Forwarded::Appended { id, .. } if id.index <= self.state.ordered => {
+                ExecuteError::Unknown
+            }
+            Forwarded::Appended { id, .. } => {
+                return self.state.pending.push(id, Caller::Execute(done));
+            }
+            Forwarded::Busy => ExecuteError::Refused(ProposeError::Busy),
+            Forwarded::TooLarge { limit_bytes } => {
+                let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+                ExecuteError::Refused(ProposeError::TooLarge { limit_bytes })
+            }
+            Forwarded::Lost => ExecuteError::Unknown,
+            Forwarded::NotTaken => ExecuteError::Refused(ProposeError::NotLeader { leader: None }),
+        };
+        let _ = done.send(Err(error));
+    }
+
+    pub(super) fn propose(&mut self, now: Now, request: Request) -> Result<Proposed, ProposeError> {
+        if self.state.shutdown_ticks.is_some() {
+            return Err(ProposeError::Stopped);
+        }
+        // A follower forwards the command to the leader, whose disk may have room.
+        if let Some(reason) = self.state.read_only.as_ref().filter(|_| self.node.is_leader()) {
+            return Err(ProposeError::ReadOnly { reason: reason.clone() });
+        }
+        if self.state.pending.len() >= self.shared.limits.proposals_max {
+            return Err(ProposeError::Busy);
+        }
+        self.node.propose(now, request).map_err(refused_by_core)
+    }
+}
+
+fn refused_by_core(error: raft::ProposeError) -> ProposeError {
+    match error {
+        raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { leader },
+        raft::ProposeError::TooLarge { limit_bytes } => ProposeError::TooLarge { limit_bytes },
+        // Any further variant also means that the command was not appended.
+        _ => ProposeError::Busy,
+    }
+}
