@@ -65,7 +65,8 @@ pub(crate) struct Progress {
     /// Until when the leader may rely on the peer's promise to grant no vote.
     pub relied: Relied,
     /// The snapshot that was offered to the peer and that it does not have yet. If its transfer
-    /// fails, the same one is offered again, so that it continues where it stopped.
+    /// fails, the same one is offered again, so that it continues where it stopped. Until the peer
+    /// has acknowledged it, the leader keeps the entries after it.
     pub offered: Option<Snapshot>,
     /// Consecutive snapshot transfers that failed.
     snapshot_failures: u32,
@@ -196,7 +197,6 @@ impl Progress {
     /// snapshot all the time.
     pub fn snapshot_ended(&mut self, delivered: bool, pause_ticks: u32) {
         if delivered {
-            self.offered = None;
             self.snapshot_failures = 0;
             self.snapshot_wait = 0;
             return;

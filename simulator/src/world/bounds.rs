@@ -33,8 +33,7 @@ impl<W: Workload> World<'_, W> {
             // failed.
             let (live, largest) = live_bytes(running);
             let due = snapshot_due_bytes(swarm, &self.hosts[id].disk);
-            // It may wait for a round index.
-            let most = due + due / 4 + MEANWHILE * largest;
+            let most = due + MEANWHILE * largest;
             let what = "bytes of entries that no snapshot covers";
             within(Check::SnapshotsKeepTheLogShort, id, what, live, most)?;
             // A leader keeps more for a lagging peer, and drops it some time later.
