@@ -4,8 +4,8 @@
 //! While the state machine is yet to restore a snapshot (the first one after a start included), a
 //! later one may be installed. The earlier one is then older than everything the log needs, but
 //! must still exist: a state machine that cannot read its snapshot stops the node. So nothing is
-//! removed while a restore is pending. Transfers to peers are not waited for: a transfer fails if
-//! its snapshot is removed, and the peer is sent the later one.
+//! removed while a restore is pending. A leader also keeps what it has offered to a peer: if the
+//! transfer fails, it continues with the same snapshot (`raft::Node::offered_snapshots`).
 
 use raft::LogId;
 
@@ -15,12 +15,14 @@ pub(crate) struct Cleaning {
     /// The log on disk begins after this, and older snapshots have not been removed yet.
     due: Option<LogId>,
     restoring: bool,
+    /// The base and the older snapshots that were kept when others were last removed.
+    last: Option<(LogId, Vec<LogId>)>,
 }
 
 impl Cleaning {
     /// The state machine starts by restoring the snapshot that the log begins after.
     pub fn new() -> Self {
-        Cleaning { moving: None, due: None, restoring: true }
+        Cleaning { moving: None, due: None, restoring: true, last: None }
     }
 
     /// A write is pending that makes the log begin after `base`.
@@ -48,12 +50,19 @@ impl Cleaning {
         self.due = self.due.or(Some(base));
     }
 
-    /// Snapshots older than the returned one may be removed now. Each is returned once.
-    pub fn take(&mut self) -> Option<LogId> {
-        match self.restoring {
-            true => None,
-            false => self.due.take(),
+    /// Snapshots older than the returned one may be removed now, but for those that are returned
+    /// with it. `offered` are those that may still be sent. Each is returned once, and again when
+    /// one of those that were kept is no longer offered.
+    pub fn take(&mut self, offered: Vec<LogId>) -> Option<(LogId, Vec<LogId>)> {
+        if self.restoring {
+            return None;
         }
+        let is_left = |kept: &Vec<LogId>| kept.iter().any(|id| !offered.contains(id));
+        let again = self.last.as_ref().filter(|(_, kept)| is_left(kept)).map(|(base, _)| *base);
+        let base = self.due.take().or(again)?;
+        let kept: Vec<LogId> = offered.into_iter().filter(|id| id.index < base.index).collect();
+        self.last = Some((base, kept.clone()));
+        Some((base, kept))
     }
 }
 
@@ -71,13 +80,13 @@ mod tests {
         let mut cleaning = Cleaning::new();
         cleaning.restored();
         cleaning.moves(id(5));
-        assert_eq!(cleaning.take(), None);
+        assert_eq!(cleaning.take(vec![]), None);
         cleaning.moved();
-        assert_eq!(cleaning.take(), Some(id(5)));
+        assert_eq!(cleaning.take(vec![]), Some((id(5), vec![])));
         cleaning.put_off(id(5));
-        assert_eq!(cleaning.take(), Some(id(5)));
+        assert_eq!(cleaning.take(vec![]), Some((id(5), vec![])));
         cleaning.moved();
-        assert_eq!(cleaning.take(), None);
+        assert_eq!(cleaning.take(vec![]), None);
     }
 
     #[test]
@@ -85,13 +94,27 @@ mod tests {
         let mut cleaning = Cleaning::new();
         cleaning.moves(id(5));
         cleaning.moved();
-        assert_eq!(cleaning.take(), None, "it may not have begun");
+        assert_eq!(cleaning.take(vec![]), None, "it may not have begun");
         cleaning.restored();
         cleaning.restores();
         cleaning.moves(id(9));
         cleaning.moved();
-        assert_eq!(cleaning.take(), None);
+        assert_eq!(cleaning.take(vec![]), None);
         cleaning.restored();
-        assert_eq!(cleaning.take(), Some(id(9)));
+        assert_eq!(cleaning.take(vec![]), Some((id(9), vec![])));
+    }
+
+    #[test]
+    fn what_was_offered_stays_until_it_is_delivered() {
+        let mut cleaning = Cleaning::new();
+        cleaning.restored();
+        cleaning.put_off(id(5));
+        assert_eq!(cleaning.take(vec![id(5)]), Some((id(5), vec![])), "the base stays anyway");
+        assert_eq!(cleaning.take(vec![id(5)]), None);
+        cleaning.put_off(id(9));
+        assert_eq!(cleaning.take(vec![id(5)]), Some((id(9), vec![id(5)])));
+        assert_eq!(cleaning.take(vec![id(5)]), None);
+        assert_eq!(cleaning.take(vec![]), Some((id(9), vec![])), "it is removed now");
+        assert_eq!(cleaning.take(vec![]), None);
     }
 }

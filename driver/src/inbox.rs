@@ -15,7 +15,8 @@ const MESSAGES_MAX: usize = 256;
 const OFFERS_MAX: usize = 8;
 
 /// Creates the inbox of a node, before its driver. The transport gets the [`Inbox`], the driver the
-/// [`InboxReceiver`]. Received snapshots are written to `store`.
+/// [`InboxReceiver`]. Received snapshots are written to `store`. Blocks: if an earlier process has
+/// received part of a snapshot, it is read.
 pub fn inbox(store: Arc<dyn SnapshotStore>) -> (Inbox, InboxReceiver) {
     inbox_limited(store, MESSAGES_MAX)
 }
@@ -26,7 +27,7 @@ pub fn inbox_limited(store: Arc<dyn SnapshotStore>, messages_max: usize) -> (Inb
     let (messages, messages_out) = mpsc::channel(in_range(messages_max));
     let (offers, offers_out) = mpsc::channel(OFFERS_MAX);
     let reports = Arc::new(PeerReports::default());
-    let receptions = Receptions::default();
+    let receptions = Receptions::of(store.as_ref());
     let inbox =
         Inbox { messages, offers, reports: reports.clone(), store, receptions: receptions.clone() };
     (inbox, InboxReceiver { messages: messages_out, offers: offers_out, reports, receptions })

@@ -106,9 +106,9 @@ pub(crate) enum MachineOrder {
 pub(crate) enum SnapshotOrder<F> {
     /// Write this state to the store. It comes from the machine task.
     Write { order: Box<TakeSnapshot>, frozen: F },
-    /// The durable log begins after `base`: remove older snapshots.
-    Clean { base: LogId },
-    /// The part of a snapshot that nobody needs: drop it, which removes its file.
+    /// The durable log begins after `base`: remove older snapshots, but those in `kept`.
+    Clean { base: LogId, kept: Vec<LogId> },
+    /// The part of a snapshot that nobody needs: remove it.
     Discard(Box<dyn SnapshotSink>),
 }
 

@@ -103,7 +103,7 @@ impl<S: StateMachine> Driver<S> {
         }
         fits(&config.raft, transport.message_bytes_max())?;
         let base = restored.snapshot.clone();
-        if let Err(error) = snapshots.remove_before(base.last) {
+        if let Err(error) = snapshots.remove_before(base.last, &[]) {
             report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
         }
         let election_timeout = config.tick * config.raft.election_ticks;

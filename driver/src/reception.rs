@@ -1,10 +1,13 @@
 //! The reception of one snapshot from a peer.
 //!
 //! If a transfer breaks, what has arrived is kept, and a later offer of the same snapshot continues
-//! after it. At most one unfinished snapshot is kept. It is removed by the next reception that
-//! begins anew, by a restart of the node, and once the node has committed what it covers.
+//! after it, whoever sends it: two snapshots with the same description hold the same state, and the
+//! sender checks that its own begins with the same bytes. A store may keep the part when the node
+//! ends. At most one unfinished snapshot is kept. It is removed by the next reception that begins
+//! anew, and once the node has committed what it covers.
 
 use crate::inbox::OfferError;
+use crate::report::report;
 use crate::snapshots::{SnapshotSink, SnapshotStore};
 use raft::{Index, ReceiveSnapshot, Snapshot, SnapshotReceived};
 use std::io::{self, Write};
@@ -30,10 +33,13 @@ impl Prefix {
 }
 
 /// A snapshot of which only a prefix has arrived.
-struct Unfinished {
-    snapshot: Snapshot,
-    prefix: Prefix,
-    sink: Box<dyn SnapshotSink>,
+pub struct Unfinished {
+    /// The description of the snapshot.
+    pub snapshot: Snapshot,
+    /// What has arrived.
+    pub prefix: Prefix,
+    /// Takes the bytes that follow.
+    pub sink: Box<dyn SnapshotSink>,
 }
 
 /// The state that the receptions of a node share. A clone is another handle to it.
@@ -45,6 +51,18 @@ pub(crate) struct Receptions {
 }
 
 impl Receptions {
+    /// Begins with what an earlier process has received. Blocks.
+    pub fn of(store: &dyn SnapshotStore) -> Self {
+        let receptions = Receptions::default();
+        match store.unfinished() {
+            Ok(left) => *receptions.unfinished() = left,
+            Err(error) => report(|| {
+                tracing::warn!(%error, "a snapshot that was received in part cannot be read");
+            }),
+        }
+        receptions
+    }
+
     fn unfinished(&self) -> MutexGuard<'_, Option<Unfinished>> {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,7 +151,7 @@ impl Reception {
     fn open(&mut self) -> io::Result<Box<dyn SnapshotSink>> {
         match (self.sink.take(), &self.order) {
             (Some(sink), _) => Ok(sink),
-            (None, Some(order)) => self.store.create(order.snapshot()),
+            (None, Some(order)) => self.store.receive(order.snapshot()),
             (None, None) => Err(io::Error::other("the reception has ended")),
         }
     }
@@ -141,7 +159,10 @@ impl Reception {
     /// Writes the next bytes of the state. Blocks. After an error nothing is kept.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut sink = self.open()?;
-        sink.write_all(bytes)?;
+        if let Err(error) = sink.write_all(bytes) {
+            sink.discard();
+            return Err(error);
+        }
         self.prefix.add(bytes);
         self.sink = Some(sink);
         Ok(())
@@ -158,7 +179,9 @@ impl Reception {
 
     /// Removes what has been written: it is not a prefix of the snapshot.
     pub fn discard(mut self) {
-        self.sink = None;
+        if let Some(sink) = self.sink.take() {
+            sink.discard();
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! long, so it happens here, on a thread of its own in production.
 
 use crate::messages::{PeerReports, Receipt, SnapshotOrder};
+use crate::reception::{Prefix, Unfinished};
 use crate::report::report;
 use crate::shared::{PartGuard, Shared, panic_message};
 use crate::status::count;
@@ -29,16 +30,31 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// [`SnapshotSink::finish`]. Any error counts as a failed snapshot, which is tried again later.
     /// Blocks.
     fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>>;
+    /// As `create`, for a snapshot that a peer sends. What was written may stay if the sink is
+    /// dropped, or if the process ends, for [`SnapshotStore::unfinished`]. By default it does not.
+    /// Blocks.
+    fn receive(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>> {
+        self.create(snapshot)
+    }
+    /// The part of a snapshot that this node had received before it was started, verified. Called
+    /// once, before any `receive`. By default there is none. Blocks.
+    fn unfinished(&self) -> io::Result<Option<Unfinished>> {
+        Ok(None)
+    }
     /// Opens a snapshot to read its verified state. If the snapshot is missing, the error's kind is
     /// `NotFound`. If it is damaged, the kind is `InvalidData`, here or in a later read. Blocks.
     fn open(&self, id: LogId) -> io::Result<Box<dyn Read + Send>>;
     /// Removes the snapshots that are not needed once the durable log begins after `base`: all
-    /// except `base` and those of a higher index. One that is finished meanwhile must stay. Blocks.
-    fn remove_before(&self, base: LogId) -> io::Result<()>;
+    /// except `base`, those in `kept`, and those of a higher index. One that is finished meanwhile
+    /// must stay. Blocks.
+    fn remove_before(&self, base: LogId, kept: &[LogId]) -> io::Result<()>;
 }
 
-/// Receives the state of a snapshot. If it is dropped before `finish`, nothing remains of it.
+/// Receives the state of a snapshot. If it is dropped before `finish`, nothing remains of it,
+/// unless it is from [`SnapshotStore::receive`].
 pub trait SnapshotSink: Write + Send {
+    /// Removes what was written. By default, dropping the sink does that.
+    fn discard(self: Box<Self>) {}
     /// Makes the snapshot durable: after this returns it survives a power failure.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
@@ -53,12 +69,29 @@ impl<D: Disk + Sync> SnapshotStore for storage::Snapshots<D> {
         Ok(Box::new(reader))
     }
 
-    fn remove_before(&self, base: LogId) -> io::Result<()> {
-        storage::Snapshots::remove_before(self, base)
+    fn receive(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>> {
+        Ok(Box::new(storage::Snapshots::receive(self, snapshot)?))
+    }
+
+    fn unfinished(&self) -> io::Result<Option<Unfinished>> {
+        let part = storage::Snapshots::unfinished(self)?;
+        Ok(part.map(|storage::Part { snapshot, bytes, checksum, writer }| Unfinished {
+            snapshot,
+            prefix: Prefix { bytes, checksum },
+            sink: Box::new(writer),
+        }))
+    }
+
+    fn remove_before(&self, base: LogId, kept: &[LogId]) -> io::Result<()> {
+        storage::Snapshots::remove_before(self, base, kept)
     }
 }
 
 impl<D: Disk> SnapshotSink for storage::SnapshotWriter<D> {
+    fn discard(self: Box<Self>) {
+        storage::SnapshotWriter::discard(*self);
+    }
+
     fn finish(self: Box<Self>) -> io::Result<()> {
         storage::SnapshotWriter::finish(*self)
     }
@@ -114,14 +147,14 @@ impl Writer {
     fn work<F: Frozen>(&self, order: SnapshotOrder<F>) -> Option<SnapshotDurable> {
         match order {
             SnapshotOrder::Write { order, frozen } => Some(self.write(*order, &frozen)),
-            SnapshotOrder::Clean { base } => {
-                if let Err(error) = self.store.remove_before(base) {
+            SnapshotOrder::Clean { base, kept } => {
+                if let Err(error) = self.store.remove_before(base, &kept) {
                     report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
                 }
                 None
             }
             SnapshotOrder::Discard(part) => {
-                drop(part);
+                part.discard();
                 None
             }
         }

@@ -266,6 +266,7 @@ fn offer(input: &mut Input<'_>) -> SnapshotOffer {
             time: LogTime(input.number()),
             number: CommandNumber(input.number()),
             membership: membership(input.below(5)),
+            membership_index: Index(input.number()),
             hash: (input.below(2) == 0).then_some(1),
         },
     }

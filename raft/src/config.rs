@@ -12,7 +12,7 @@ const ELECTION_TICKS_MAX: u32 = 1 << 24;
 ///
 /// - entries that are applied: `retained_bytes` (16 MiB) and, until the next snapshot is durable,
 ///   `snapshot_log_bytes` (64 MiB), or as many bytes as the last snapshot has, if that is more, up
-///   to `snapshot_log_bytes_max` (1 GiB);
+///   to `snapshot_log_bytes_max` (1 GiB), and a quarter more;
 /// - entries that are not committed: up to `uncommitted_bytes_max` (64 MiB);
 /// - on a leader with a peer that catches up: another `catch_up_bytes_max` (256 MiB).
 ///
@@ -64,7 +64,8 @@ pub struct Config {
     /// order, 64 MiB by default. If the last snapshot is larger, its size counts instead (thesis
     /// §5.1.2): then the log and the snapshots together cost about two bytes of disk writes for
     /// each byte of commands, however large the state is. Until the snapshot is durable, the
-    /// entries are kept in memory and on disk.
+    /// entries are kept in memory and on disk. The order may be up to a quarter later, so that all
+    /// nodes take their snapshots at the same entries.
     pub snapshot_log_bytes: usize,
     /// However large the last snapshot is, the next one is ordered after this many bytes of
     /// entries, 1 GiB by default. Lower it to save memory; the disk then writes more for a state

@@ -143,7 +143,7 @@ impl Core {
             log_start: None,
             apply_out: None,
             apply_buffer: Vec::new(),
-            snapshots: SnapshotSchedule::new(log.len()),
+            snapshots: SnapshotSchedule::new(base, log.len()),
             hashes,
             diverged: false,
             clock: LogClock::default(),
@@ -611,12 +611,16 @@ impl Core {
             self.apply_out = Some(ticket.number);
             return Some(Action::Restore(Restore { ticket, snapshot }));
         }
-        if self.snapshots.is_due(&self.config)
+        let place = self.snapshots.place(&self.config, self.applied);
+        if place.is_some_and(|place| place <= self.applied)
             && let Some(order) = self.snapshot_order()
         {
             return Some(Action::TakeSnapshot(order));
         }
-        let to = self.commit.min(self.log.durable());
+        let mut to = self.commit.min(self.log.durable());
+        if let Some(place) = place.filter(|place| *place > self.applied) {
+            to = to.min(place);
+        }
         if self.applied >= to {
             return None;
         }
@@ -630,7 +634,7 @@ impl Core {
     }
 
     fn snapshot_order(&mut self) -> Option<TakeSnapshot> {
-        self.snapshots.begins();
+        self.snapshots.begins(self.applied);
         let base = self.log.base();
         if self.applied == base.last.index && self.snapshots.is_base_unreadable() {
             // Take the same snapshot again: it replaces the unreadable one.
@@ -643,11 +647,13 @@ impl Core {
             return None;
         }
         let entry = self.log.entry(self.applied)?;
+        let (membership_index, membership) = self.log.membership_at(self.applied);
         let snapshot = Snapshot {
             last: entry.id,
             time: entry.time,
             number: entry.number_after(),
-            membership: self.log.membership_at(self.applied).clone(),
+            membership: membership.clone(),
+            membership_index,
             hash: self.hashes.at(self.applied),
         };
         let ticket = self.ticket();
@@ -747,6 +753,7 @@ impl Core {
     pub fn replace_log(&mut self, snapshot: Snapshot) {
         self.commit = snapshot.last.index;
         self.log.reset(snapshot.clone());
+        self.snapshots.begins(snapshot.last.index);
         self.snapshots.base_is_readable();
         self.log_start = Some(LogStart::Reset(snapshot.clone()));
         self.restore = Some(snapshot);

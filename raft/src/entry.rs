@@ -1,6 +1,6 @@
 //! Log entries, and the snapshot that a log begins after.
 
-use crate::{CommandNumber, LogId, LogTime, Membership, Request};
+use crate::{CommandNumber, Index, LogId, LogTime, Membership, Request};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,8 @@ pub struct Snapshot {
     pub number: CommandNumber,
     /// The membership as of that entry, both halves if it is joint.
     pub membership: Membership,
+    /// The index of the entry that holds this membership. 0 if it is that of the beginning.
+    pub membership_index: Index,
     /// The rolling hash of what was applied up to that entry (see [`StateHash`](crate::StateHash)).
     /// `None` if it is not known.
     pub hash: Option<u64>,
@@ -113,6 +115,7 @@ impl Snapshot {
             time: LogTime::default(),
             number: CommandNumber::default(),
             membership,
+            membership_index: Index(0),
             hash: Some(0),
         }
     }

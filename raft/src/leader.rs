@@ -109,7 +109,8 @@ impl Leader {
 
     pub fn tick(&mut self, core: &mut Core) -> Next {
         let base = core.log.base().last.index;
-        self.progress.values_mut().for_each(|progress| progress.tick(base));
+        let election_ticks = core.config.election_ticks;
+        self.progress.values_mut().for_each(|progress| progress.tick(base, election_ticks));
         if self.holds_others_back(core) {
             core.counters.disk_stepped_down += 1;
             return Next::Follower { term: core.term(), leader: None };
@@ -376,6 +377,16 @@ impl Leader {
         progress.state = State::Probe { asked: true };
     }
 
+    /// This snapshot of this node is unreadable: it is not offered again.
+    pub fn forget_offers(&mut self, snapshot: LogId) {
+        self.progress.values_mut().for_each(|progress| progress.forget_offer(snapshot));
+    }
+
+    /// The snapshots that were offered to peers and may be offered again.
+    pub fn offered(&self) -> impl Iterator<Item = LogId> {
+        self.progress.values().filter_map(|p| p.offered.as_ref()).map(|offered| offered.last)
+    }
+
     /// Commits the entries that a quorum has on disk, if the last of them is of this term
     /// (§3.6.2).
     pub(crate) fn try_commit(&mut self, core: &mut Core) {
@@ -416,8 +427,7 @@ impl Leader {
         let may_offer = self.may_offer_base(core);
         for (id, progress) in &mut self.progress {
             if may_offer && progress.wants_snapshot(core.log.before().index) {
-                let snapshot = core.log.base().clone();
-                progress.await_snapshot(snapshot.last);
+                let snapshot = progress.offer(core.log.before().index, core.log.base());
                 return Some(Action::SendSnapshot(SnapshotOffer {
                     from: core.id(),
                     to: *id,

@@ -24,7 +24,8 @@ pub(crate) struct Log {
     entries: VecDeque<Entry>,
     /// The cost in bytes of the entries in memory that the snapshot covers.
     covered_bytes: usize,
-    /// The membership as of `base.last`, then each later one in the log.
+    /// The membership as of `base.last`, then each later one in the log, with the indexes of their
+    /// entries.
     memberships: Vec<(Index, Membership)>,
     /// The entries up to here are on disk.
     durable: Index,
@@ -40,7 +41,7 @@ impl Log {
     pub fn new(base: Snapshot, entries: Vec<Entry>) -> Self {
         let before = base.last;
         let mut log = Log {
-            memberships: vec![(base.last.index, base.membership.clone())],
+            memberships: vec![(base.membership_index, base.membership.clone())],
             base,
             before,
             entries: VecDeque::with_capacity(entries.len()),
@@ -98,10 +99,11 @@ impl Log {
         &self.memberships.last().expect("there is always a membership").1
     }
 
-    /// The membership as of `index`, which is not below the base.
-    pub fn membership_at(&self, index: Index) -> &Membership {
+    /// The membership as of `index`, which is not below the base, and the index of its entry.
+    pub fn membership_at(&self, index: Index) -> (Index, &Membership) {
         let after = self.memberships.partition_point(|(at, _)| *at <= index);
-        &self.memberships[after.saturating_sub(1)].1
+        let (at, membership) = &self.memberships[after.saturating_sub(1)];
+        (*at, membership)
     }
 
     /// The membership as of `index`, which is not below the base, and all later ones.
@@ -190,9 +192,8 @@ impl Log {
     pub fn compact(&mut self, snapshot: Snapshot) {
         assert!(self.contains(snapshot.last), "a snapshot of another log");
         let upto = snapshot.last.index;
-        let membership = self.membership_at(upto).clone();
-        self.memberships.retain(|(at, _)| *at > upto);
-        self.memberships.insert(0, (upto, membership));
+        let covered = self.memberships.partition_point(|(at, _)| *at <= upto);
+        self.memberships.drain(..covered.saturating_sub(1));
         let held = |index: Index| (index.0.saturating_sub(self.before.index.0)) as usize;
         let (from, to) = (held(self.base.last.index), held(upto));
         self.covered_bytes += self.entries.range(from..to).map(Entry::cost_bytes).sum::<usize>();
@@ -230,7 +231,7 @@ impl Log {
         self.entries.clear();
         self.covered_bytes = 0;
         self.before = snapshot.last;
-        self.memberships = vec![(snapshot.last.index, snapshot.membership.clone())];
+        self.memberships = vec![(snapshot.membership_index, snapshot.membership.clone())];
         self.handed = snapshot.last.index;
         self.durable = Index(0);
         self.proves = self.proves.map(|_| Index(0));
@@ -439,9 +440,33 @@ mod tests {
         let payload = Payload::Membership(Box::new(grown.clone()));
         log.append(Entry { payload, ..entry(2, 1) });
         assert_eq!(log.membership(), &grown);
-        assert_eq!(log.membership_at(Index(1)), &Membership::default());
+        assert_eq!(log.membership_at(Index(1)), (Index(0), &Membership::default()));
         log.truncate_from(Index(2));
         assert_eq!(log.membership(), &Membership::default());
+    }
+
+    #[test]
+    fn a_membership_keeps_its_index_when_a_snapshot_covers_it() {
+        let mut log = log(&[1]);
+        let grown = Membership { voters: [crate::NodeId(7)].into(), ..Membership::default() };
+        let payload = Payload::Membership(Box::new(grown.clone()));
+        log.append(Entry { payload, ..entry(2, 1) });
+        log.append(entry(3, 1));
+        let taken = |log: &Log, index: u64| {
+            let (membership_index, membership) = log.membership_at(Index(index));
+            let membership = membership.clone();
+            Snapshot { membership_index, membership, ..snapshot(LogId::new(index, 1)) }
+        };
+        let (early, late) = (taken(&log, 1), taken(&log, 3));
+        log.compact(early);
+        assert_eq!(log.membership_index(), Index(2));
+        log.compact(late.clone());
+        assert_eq!(log.membership_index(), Index(2));
+        assert_eq!(log.memberships.len(), 1);
+        // After a restart, and on a node that was sent the snapshot.
+        assert_eq!(Log::new(late.clone(), Vec::new()).membership_index(), Index(2));
+        log.reset(late);
+        assert_eq!((log.membership_index(), log.membership()), (Index(2), &grown));
     }
 
     #[test]

@@ -329,10 +329,24 @@ impl Node {
         self.core.snapshots.set_last_bytes(bytes);
     }
 
-    /// The snapshot that the log begins after is damaged or missing on this node. It is no longer
-    /// offered to peers, and another snapshot is ordered.
+    /// This snapshot is damaged or missing on this node. It is no longer offered to peers. If the
+    /// log begins after it, another snapshot is ordered.
     pub fn snapshot_unreadable(&mut self, snapshot: LogId) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.forget_offers(snapshot);
+        }
         self.core.base_unreadable(snapshot);
+    }
+
+    /// The snapshots older than [`Node::base`] that a leader has offered to peers and may offer
+    /// again, in order. A driver keeps them: a transfer that has failed continues with the same
+    /// snapshot, even if a newer one has been taken meanwhile.
+    pub fn offered_snapshots(&self) -> Vec<LogId> {
+        let Role::Leader(leader) = &self.role else { return Vec::new() };
+        let (before, base) = (self.core.log.before(), self.core.log.base().last);
+        let older = leader.offered().filter(|id| (before.index..base.index).contains(&id.index));
+        let unique: std::collections::BTreeSet<LogId> = older.collect();
+        unique.into_iter().collect()
     }
 
     /// Removes entries that neither this node nor a peer needs any more.

@@ -3,7 +3,7 @@
 //! Appends are not queued: the next one is built from this state when there is room for it.
 
 use crate::lease::Relied;
-use crate::{Index, LogId, Round, StateHash};
+use crate::{Index, LogId, Round, Snapshot, StateHash};
 use std::collections::VecDeque;
 
 /// Invariants: `matched < next`; everything in flight is above `matched`.
@@ -64,6 +64,10 @@ pub(crate) struct Progress {
     pub chase_ticks: u32,
     /// Until when the leader may rely on the peer's promise to grant no vote.
     pub relied: Relied,
+    /// The snapshot that was offered to the peer and that it does not have yet. If its transfer
+    /// fails, the same one is offered again, so that it continues where it stopped. Until the peer
+    /// has acknowledged it, the leader keeps the entries after it.
+    pub offered: Option<Snapshot>,
     /// Consecutive snapshot transfers that failed.
     snapshot_failures: u32,
     /// Ticks until a snapshot may be offered again.
@@ -72,6 +76,9 @@ pub(crate) struct Progress {
 
 /// After this many failures the pause between two snapshot transfers stops doubling.
 const SNAPSHOT_DOUBLINGS_MAX: u32 = 6;
+/// After this many election timeouts of silence, the snapshot that was offered to a peer is not kept
+/// for it any more.
+const OFFER_ELECTIONS: u32 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -117,14 +124,18 @@ impl Progress {
             chased: next,
             chase_ticks: 0,
             relied: Relied::default(),
+            offered: None,
             snapshot_failures: 0,
             snapshot_wait: 0,
         }
     }
 
     /// One tick of the clock of the leader, whose log begins after `base`, has passed.
-    pub fn tick(&mut self, base: Index) {
+    pub fn tick(&mut self, base: Index, election_ticks: u32) {
         self.silent_ticks = self.silent_ticks.saturating_add(1);
+        if self.silent_ticks > OFFER_ELECTIONS.saturating_mul(election_ticks) {
+            self.offered = None;
+        }
         self.unconfirmed_ticks = match self.confirms(base) {
             true => 0,
             false => self.unconfirmed_ticks.saturating_add(1),
@@ -199,17 +210,30 @@ impl Progress {
     /// stay in the leader's log, or the peer needs another snapshot. `None` if nothing is known, or
     /// if the peer has not replied for more than `silent_ticks_max`.
     pub fn position(&self, silent_ticks_max: u32) -> Option<Index> {
-        match self.state {
-            State::Snapshot(snapshot) => Some(snapshot.index),
+        match (self.state, &self.offered) {
+            (State::Snapshot(snapshot), _) => Some(snapshot.index),
+            (_, Some(offered)) => Some(offered.last.index),
             _ if self.silent_ticks > silent_ticks_max => None,
             _ => Some(self.matched).filter(|matched| matched.0 > 0),
         }
     }
 
-    /// The entries that the peer needs are no longer in the log: this snapshot is being sent to it.
-    pub fn await_snapshot(&mut self, snapshot: LogId) {
+    /// The entries that the peer needs are no longer in the log: the returned snapshot is to be
+    /// sent. It is the one that was offered before, if the log still has the entries after it.
+    /// Otherwise it is `base`, after which the log begins. `before` is the last entry that is not
+    /// in memory.
+    pub fn offer(&mut self, before: Index, base: &Snapshot) -> Snapshot {
+        let again = self.offered.take().filter(|offered| offered.last.index >= before);
+        let snapshot = again.unwrap_or_else(|| base.clone());
+        self.offered = Some(snapshot.clone());
         self.inflight.clear();
-        self.state = State::Snapshot(snapshot);
+        self.state = State::Snapshot(snapshot.last);
+        snapshot
+    }
+
+    /// The snapshot cannot be read any more.
+    pub fn forget_offer(&mut self, snapshot: LogId) {
+        self.offered.take_if(|offered| offered.last == snapshot);
     }
 
     /// The peer has acknowledged its log up to `matched`. `latest` is the leader's latest round.
@@ -220,6 +244,7 @@ impl Progress {
         }
         self.next = self.next.max(self.matched.next());
         self.inflight.free(self.matched);
+        self.offered.take_if(|offered| offered.last.index <= matched);
         match self.state {
             // The peer's durable log ends before the probed position: the reply is old, or its disk
             // is behind. Moving back would send entries again that it already has.
@@ -306,11 +331,36 @@ mod tests {
     #[test]
     fn a_snapshot_ends_when_the_peer_has_as_much() {
         let mut progress = probing(0, 3);
-        progress.await_snapshot(LogId::new(7, 1));
+        progress.state = State::Snapshot(LogId::new(7, 1));
         progress.acknowledge(Index(2), Round(1));
         assert_eq!(progress.state, State::Snapshot(LogId::new(7, 1)));
         progress.acknowledge(Index(7), Round(1));
         assert_eq!((progress.state, progress.next), (State::Replicate, Index(8)));
+    }
+
+    #[test]
+    fn a_snapshot_is_offered_again_as_long_as_the_log_follows_it() {
+        let base = |index| Snapshot {
+            last: LogId::new(index, 1),
+            ..Snapshot::initial(crate::Membership::default())
+        };
+        let mut progress = probing(0, 3);
+        assert_eq!(progress.offer(Index(7), &base(7)), base(7));
+        // The transfer fails, and a newer snapshot is taken meanwhile.
+        progress.snapshot_ended(false, 1);
+        progress.probe(Index(1));
+        assert_eq!(progress.position(0), Some(Index(7)), "the entries after it are kept");
+        assert_eq!(progress.offer(Index(7), &base(9)), base(7));
+        // Too much was written meanwhile.
+        assert_eq!(progress.offer(Index(8), &base(9)), base(9));
+        progress.forget_offer(LogId::new(9, 1));
+        assert_eq!(progress.offer(Index(8), &base(12)), base(12));
+        // It has caught up, or is silent for ever.
+        progress.acknowledge(Index(12), Round(1));
+        assert_eq!(progress.offered, None);
+        progress.offer(Index(8), &base(12));
+        (0..=64 * 10).for_each(|_| progress.tick(Index(12), 10));
+        assert_eq!(progress.offered, None);
     }
 
     #[test]

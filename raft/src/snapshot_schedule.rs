@@ -3,8 +3,14 @@
 //! A snapshot is due when enough entries have been applied since the last order, when one has
 //! failed some time ago, or when the one that the log begins after cannot be read. At most one
 //! order is pending.
+//!
+//! A snapshot falls on a round index: a multiple of a power of two, which is between an eighth and
+//! a quarter of the number of entries since the last one. So nodes that would order it a few
+//! entries apart take it at the same entry, and hold the same snapshot. A leader can then continue
+//! the transfer that another one has begun. The nodes agree on nothing for that: one that takes
+//! its snapshot elsewhere only sends another one.
 
-use crate::Config;
+use crate::{Config, Index};
 
 /// After a snapshot could not be written, the wait before the next attempt is an election timeout.
 /// It doubles with each failure, at most this many times.
@@ -22,6 +28,10 @@ pub(crate) struct SnapshotSchedule {
     /// Bytes of entries applied since the last order, and writes.
     applied_bytes: usize,
     writes: usize,
+    /// The last entry that was applied at the last order.
+    ordered_at: Index,
+    /// The entry at which the snapshot that is due falls.
+    place: Option<Index>,
     /// The size of the last snapshot, as far as it is known.
     last_bytes: u64,
     /// The snapshot that the log begins after cannot be read.
@@ -29,9 +39,10 @@ pub(crate) struct SnapshotSchedule {
 }
 
 impl SnapshotSchedule {
-    /// The schedule of a node that starts with this many entries in its log.
-    pub fn new(entries: usize) -> Self {
-        SnapshotSchedule { writes: entries, ..SnapshotSchedule::default() }
+    /// The schedule of a node that starts with this many entries in its log, after a snapshot at
+    /// `base`.
+    pub fn new(base: Index, entries: usize) -> Self {
+        SnapshotSchedule { writes: entries, ordered_at: base, ..SnapshotSchedule::default() }
     }
 
     /// One tick of the clock has passed.
@@ -57,19 +68,33 @@ impl SnapshotSchedule {
         self.last_bytes = bytes;
     }
 
-    /// Whether a snapshot is to be ordered: in proportion to the last one, see
-    /// `Config::snapshot_log_bytes`.
-    pub fn is_due(&self, config: &Config) -> bool {
+    /// The entry at which a snapshot is to be ordered, if one is due and the entries up to
+    /// `applied` are applied: in proportion to the last one, see `Config::snapshot_log_bytes`.
+    pub fn place(&mut self, config: &Config, applied: Index) -> Option<Index> {
+        if self.out.is_some() {
+            return None;
+        }
         let (least, most) = (config.snapshot_log_bytes, config.snapshot_log_bytes_max);
         let last = usize::try_from(self.last_bytes).unwrap_or(usize::MAX);
-        let is_due = self.is_wanted
-            || self.applied_bytes >= last.clamp(least, most.max(least))
-            || self.writes >= config.snapshot_log_writes;
-        is_due && self.out.is_none()
+        let (bytes_max, writes_max) =
+            (last.clamp(least, most.max(least)), config.snapshot_log_writes);
+        let is_over =
+            |bytes: usize, writes: usize| self.applied_bytes >= bytes || self.writes >= writes;
+        if self.is_wanted || is_over(with_a_quarter(bytes_max), with_a_quarter(writes_max)) {
+            return Some(applied);
+        }
+        if !is_over(bytes_max, writes_max) {
+            return None;
+        }
+        let entries = applied.0.saturating_sub(self.ordered_at.0);
+        Some(*self.place.get_or_insert_with(|| round_up(applied, entries)))
     }
 
-    /// What made a snapshot due is dealt with: an order follows, or none is possible.
-    pub fn begins(&mut self) {
+    /// What made a snapshot due is dealt with: an order follows, or none is possible, or the log
+    /// begins anew. The entries up to `applied` are applied.
+    pub fn begins(&mut self, applied: Index) {
+        self.ordered_at = applied;
+        self.place = None;
         self.applied_bytes = 0;
         self.writes = 0;
         self.is_wanted = false;
@@ -121,5 +146,38 @@ impl SnapshotSchedule {
     /// Whether the snapshot that the log begins after is unreadable.
     pub fn is_base_unreadable(&self) -> bool {
         self.base_unreadable
+    }
+}
+
+fn with_a_quarter(limit: usize) -> usize {
+    limit.saturating_add(limit / 4)
+}
+
+/// The first round index from `applied` on. This many entries have been applied since the last
+/// snapshot.
+fn round_up(applied: Index, entries: u64) -> Index {
+    let step = (entries / 4).max(1).ilog2();
+    Index(applied.0.div_ceil(1 << step) << step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_a_few_entries_apart_take_the_same_snapshot() {
+        // (applied, entries since the last order, the place)
+        let cases = [
+            (7, 7, 7),
+            (9, 8, 10),
+            (103, 100, 112),
+            (112, 109, 112),
+            (65_000, 60_000, 65_536),
+            (65_300, 60_300, 65_536),
+            (65_536, 65_536, 65_536),
+        ];
+        for (applied, entries, place) in cases {
+            assert_eq!(round_up(Index(applied), entries), Index(place), "{applied} {entries}");
+        }
     }
 }

@@ -138,6 +138,7 @@ fn is_sane_offer(offer: &SnapshotOffer) -> bool {
         && snapshot.number.0 <= NUMBER_MAX
         && snapshot.time.0 <= NUMBER_MAX
         && snapshot.membership.is_sound()
+        && snapshot.membership_index <= snapshot.last.index
 }
 
 /// Whether a correct leader could have proposed it.

@@ -186,8 +186,8 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn offer() -> impl Strategy<Value = SnapshotOffer> {
-    (node_id(), term(), log_id(), number(), number(), membership()).prop_map(
-        |(from, term, last, time, number, membership)| SnapshotOffer {
+    (node_id(), term(), log_id(), number(), number(), membership(), number()).prop_map(
+        |(from, term, last, time, number, membership, membership_index)| SnapshotOffer {
             from,
             to: NodeId(0),
             term,
@@ -197,6 +197,7 @@ fn offer() -> impl Strategy<Value = SnapshotOffer> {
                 time: LogTime(time),
                 number: CommandNumber(number),
                 membership,
+                membership_index: Index(membership_index),
                 hash: None,
             },
         },

@@ -90,7 +90,9 @@ pub fn snapshot_due_bytes(swarm: &Swarm, disk: &MemDisk) -> u64 {
     let paths = disk.paths().into_iter().filter(|path| path.ends_with(".snap"));
     let largest = paths.filter_map(|path| disk.read(&path)).map(|state| state.len() as u64).max();
     let most = u64::from(swarm.snapshot_bytes_max);
-    u64::from(swarm.snapshot_bytes).max(largest.unwrap_or_default().min(most))
+    let due = u64::from(swarm.snapshot_bytes).max(largest.unwrap_or_default().min(most));
+    // It may wait for a round index.
+    due + due / 4
 }
 
 /// Checks the snapshots that a node keeps, finished or not, except for files that its disk has

@@ -97,6 +97,8 @@ pub struct Simulation<M> {
     nodes: Option<u64>,
     clients: Option<u32>,
     faults: Vec<FaultKind>,
+    always: Vec<FaultKind>,
+    sessions: Option<bool>,
     swarm: SwarmChoice,
     plan: Option<Plan>,
     regressions: Option<PathBuf>,
@@ -255,6 +257,8 @@ impl<M: StateMachine> Simulation<M> {
             nodes: None,
             clients: None,
             faults: FaultKind::ALL.to_vec(),
+            always: Vec::new(),
+            sessions: None,
             swarm: Box::new(|_| ()),
             plan: None,
             regressions: None,
@@ -290,6 +294,37 @@ impl<M: StateMachine> Simulation<M> {
     /// parameters of its swarm: see [`swarm`](Simulation::swarm).
     pub fn faults(mut self, kinds: &[FaultKind]) -> Self {
         self.faults = kinds.to_vec();
+        self
+    }
+
+    /// Kinds of faults that strike in every run, in addition to those of
+    /// [`faults`](Simulation::faults). By default each seed draws the kinds: a third of the runs
+    /// have changes of the membership ([`FaultKind::Members`]), and a third or fewer have
+    /// [`FaultKind::Transfer`].
+    ///
+    /// ```
+    /// # use simulator::plan::FaultKind;
+    /// # use simulator::{RegisterWorkload, Simulation};
+    /// Simulation::of(|| RegisterWorkload::new(1, 0))
+    ///     .seeds(0..2)
+    ///     // Members are added, removed and replaced, and leadership is handed over, in each run.
+    ///     .always(&[FaultKind::Members, FaultKind::Replace, FaultKind::Transfer])
+    ///     // Commands whose outcome is unknown are repeated, and must be executed once.
+    ///     .sessions(true)
+    ///     .run();
+    /// ```
+    pub fn always(mut self, kinds: &[FaultKind]) -> Self {
+        self.always = kinds.to_vec();
+        self
+    }
+
+    /// Whether clients use sessions: all runs, or none. By default half of the runs do. In a run
+    /// with sessions three of four clients have one. They repeat each command whose outcome they do
+    /// not know, and the simulation checks that it was executed once. Sessions end while they are
+    /// in use in some runs, since the limits are small: then the outcome of a command stays
+    /// unknown.
+    pub fn sessions(mut self, used: bool) -> Self {
+        self.sessions = Some(used);
         self
     }
 
@@ -471,7 +506,10 @@ impl<M: StateMachine> Simulation<M> {
     fn plan_of(&self, seed: u64) -> Plan {
         let mut faults = self.faults.clone();
         faults.retain(|kind| self.log_store.is_none() || !kind.damages_files());
-        let mut plan = Plan::drawn(seed, self.nodes, &faults);
+        let mut plan = Plan::drawn_with(seed, self.nodes, &faults, &self.always);
+        if let Some(used) = self.sessions {
+            plan.set_sessions(used);
+        }
         if let Some(clients) = self.clients {
             plan.swarm.clients = clients;
         }

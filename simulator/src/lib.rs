@@ -15,6 +15,8 @@
 //! | [`Simulation::of`] | a whole [`Workload`]: clients that share what they know |
 //! | [`Simulation::invariant`] | a check of the state after each command |
 //! | [`Simulation::history`] | a check of all requests and answers together |
+//! | [`Simulation::always`] | faults for every run: changes of members, transfers of leadership |
+//! | [`Simulation::sessions`] | whether clients use sessions |
 //! | [`Simulation::describe`] | how commands and answers read in a report |
 //! | [`Simulation::log_store`] | your own log store instead of the library's |
 //!

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
-use simulator::plan::FaultKind;
+use simulator::plan::{FaultKind, Plan};
 use simulator::{Failed, Request, Simulation, random::Stream};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -390,4 +390,34 @@ fn a_panic_is_found_and_told_like_every_other_failure() {
     let drawn = std::fs::read_to_string(&page).expect("there is a page");
     assert!(drawn.contains("nothing panics"));
     std::fs::remove_file(page).expect("it was made above");
+}
+
+#[test]
+fn members_change_leaders_hand_over_and_sessions_repeat_in_every_run_if_asked() {
+    let one = |seed: u64, sessions: bool| {
+        Simulation::new(Echo::<false>::default, request)
+            .seeds(seed..seed + 1)
+            .nodes(3)
+            .faults(&[FaultKind::Crash])
+            .always(&[FaultKind::Members, FaultKind::Transfer])
+            .sessions(sessions)
+            .run()
+            .marks
+    };
+    for seed in 0..6 {
+        let marks = one(seed, true);
+        for mark in ["a change of the membership began", "a session was opened"] {
+            assert!(marks.count(mark) > 0, "seed {seed}, never: {mark}");
+        }
+        assert_eq!(one(seed, false).count("a session was opened"), 0, "seed {seed}");
+    }
+    let plans = (0..50).map(|seed| {
+        Plan::drawn_with(seed, None, &[FaultKind::Crash], &[FaultKind::Transfer, FaultKind::Wipe])
+    });
+    for plan in plans {
+        let has = |kind| plan.faults.iter().any(|fault| fault.kind == kind);
+        assert!(has(FaultKind::Transfer), "{plan}");
+        assert!(has(FaultKind::Wipe) || plan.nodes < 3, "{plan}");
+        assert!(plan.swarm.churn == 0, "{plan}");
+    }
 }

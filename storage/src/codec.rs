@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version of the encoding. Raise it whenever the same value is encoded differently.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 
 /// The most bytes that decoding one value may allocate. A number counts with its size in memory,
 /// not with its encoded one: a `u64` of one encoded byte counts as 8.
@@ -90,7 +90,7 @@ pub fn decode_unlimited<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::{Entry, LogId, Payload};
+    use raft::{Entry, Incarnation, Index, LogId, Member, Membership, NodeId, Payload, Snapshot};
 
     fn entry() -> Entry {
         Entry {
@@ -98,6 +98,22 @@ mod tests {
             time: raft::LogTime(1_700_000_000_000),
             number: raft::CommandNumber(5),
             payload: Payload::Command(bytes::Bytes::from_static(b"x=1")),
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let member = Member {
+            incarnation: Incarnation(3),
+            peer_address: "p:1".to_owned(),
+            client_address: "c:2".to_owned(),
+        };
+        Snapshot {
+            last: LogId::new(9, 4),
+            time: raft::LogTime(1_000),
+            number: raft::CommandNumber(6),
+            membership: Membership::of_voters([(NodeId(7), member)].into()),
+            membership_index: Index(8),
+            hash: Some(2),
         }
     }
 
@@ -114,6 +130,11 @@ mod tests {
         let mut bytes = Vec::new();
         encode(&entry(), &mut bytes);
         assert_eq!(bytes, b"\x04\x07\xfd\x00\x68\xe5\xcf\x8b\x01\x00\x00\x05\x01\x03x=1");
+        let mut bytes = Vec::new();
+        encode(&snapshot(), &mut bytes);
+        let golden =
+            b"\x04\x09\xfb\xe8\x03\x06\x01\x07\x03\x03p:1\x03c:2\x01\x07\0\0\0\x08\x01\x02";
+        assert_eq!(bytes, golden);
     }
 
     #[test]

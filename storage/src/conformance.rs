@@ -388,6 +388,7 @@ impl<'a, L: LogStore> Kit<'a, L> {
             time: LogTime(1_000 + last.index.0),
             number: CommandNumber(last.index.0),
             membership: membership(),
+            membership_index: last.index,
             hash: Some(77),
         };
         let (term, incarnation) = (last.term, Incarnation(LEADER.0));

@@ -57,7 +57,7 @@ pub use identity::{ClusterId, Identity, IdentityError};
 pub use log::{Log, LogConfig, Recovery, Usage};
 pub use real_disk::{DIRECTORY_MODE, FILE_MODE, RealDisk, RealFile};
 pub use recovery::{Case, OpenError};
-pub use snapshots::{SnapshotError, SnapshotReader, SnapshotWriter, Snapshots, is_damage};
+pub use snapshots::{Part, SnapshotError, SnapshotReader, SnapshotWriter, Snapshots, is_damage};
 pub use store::{LogStore, PersistError};
 
 /// For tests: a disk in memory with injected faults and power failures, and a conformance kit for

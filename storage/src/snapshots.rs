@@ -11,6 +11,10 @@
 //! trailer: 0: u32, checksum: u32, bytes of state: u64
 //! ```
 //!
+//! A snapshot that is received from a peer is written to a file of its own kind (`.part`), which
+//! stays when the process ends. The next start reads and verifies it, and the transfer continues
+//! after the chunks that are intact. There is at most one.
+//!
 //! The store does not know which snapshots are needed. The caller keeps the one that the durable
 //! log begins after. When the log durably begins after a later snapshot, the caller calls
 //! [`Snapshots::remove_before`]. Snapshots later than that remain.
@@ -47,7 +51,7 @@ pub struct Snapshots<D> {
 
 impl<D: Disk> Snapshots<D> {
     /// Opens the snapshots in `disk`, which the caller has locked. Removes unfinished files of an
-    /// earlier process.
+    /// earlier process, but not what it has received from a peer.
     pub fn new(disk: D) -> io::Result<Self> {
         disk.create_dir(DIR)?;
         disk.sync_dir("")?;
@@ -61,7 +65,66 @@ impl<D: Disk> Snapshots<D> {
     /// exists only after [`SnapshotWriter::finish`].
     pub fn create(&self, snapshot: &Snapshot) -> io::Result<SnapshotWriter<D>> {
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
-        let temporary = format!("{DIR}/{number}.tmp");
+        self.begin(snapshot, format!("{DIR}/{number}.tmp"), false)
+    }
+
+    /// Begins the reception of a snapshot from a peer. Unlike [`Snapshots::create`], what has been
+    /// written stays if the writer is dropped: [`Snapshots::unfinished`] finds it at the next
+    /// start. It replaces any earlier part.
+    pub fn receive(&self, snapshot: &Snapshot) -> io::Result<SnapshotWriter<D>> {
+        for part in self.parts()? {
+            self.disk.remove(&path(part, PART))?;
+        }
+        self.begin(snapshot, path(snapshot.last, PART), true)
+    }
+
+    /// The part of a snapshot that an earlier process has received. Reads and verifies it. Call it
+    /// at most once, before [`Snapshots::receive`]: two writers of one file would mix.
+    pub fn unfinished(&self) -> io::Result<Option<Part<D>>> {
+        let mut parts = self.parts()?;
+        let Some(id) = parts.pop() else { return Ok(None) };
+        // A removal may have been undone by a power failure.
+        for older in parts {
+            self.disk.remove(&path(older, PART))?;
+        }
+        let file = self.disk.open(&path(id, PART))?;
+        let Some(mut reader) = SnapshotReader::of_part(id, file) else {
+            self.disk.remove(&path(id, PART))?;
+            return Ok(None);
+        };
+        let mut checksum = 0;
+        while reader.next_chunk().is_ok() && !reader.ended {
+            checksum = crc32c::crc32c_append(checksum, &reader.chunk);
+        }
+        let SnapshotReader { mut file, snapshot, offset, read_bytes, .. } = reader;
+        // What follows is damaged. It must not be taken for the end of the snapshot.
+        file.set_len(offset)?;
+        file.sync_data()?;
+        let writer = SnapshotWriter {
+            disk: self.disk.clone(),
+            file: Some(file),
+            temporary: path(id, PART),
+            stays: true,
+            id,
+            buffer: vec![0; CHUNK_HEAD_BYTES],
+            offset,
+            checksum: reader.checksum,
+            state_bytes: read_bytes,
+            synced: offset,
+        };
+        Ok(Some(Part { snapshot, bytes: read_bytes, checksum, writer }))
+    }
+
+    fn parts(&self) -> io::Result<Vec<LogId>> {
+        Ok(self.disk.list(DIR)?.iter().filter_map(|name| parse(name, PART)).collect())
+    }
+
+    fn begin(
+        &self,
+        snapshot: &Snapshot,
+        temporary: String,
+        stays: bool,
+    ) -> io::Result<SnapshotWriter<D>> {
         let created = self.disk.create(&temporary);
         let file = created.map_err(|error| named(&self.disk, &temporary, error))?;
         let mut description = Vec::new();
@@ -77,6 +140,7 @@ impl<D: Disk> Snapshots<D> {
             disk: self.disk.clone(),
             file: Some(file),
             temporary,
+            stays,
             id: snapshot.last,
             buffer,
             offset: 0,
@@ -90,7 +154,7 @@ impl<D: Disk> Snapshots<D> {
 
     /// Opens a snapshot to read its state. Chunks are verified as they are read.
     pub fn open(&self, id: LogId) -> Result<SnapshotReader<D::File>, SnapshotError> {
-        let file = match self.disk.open(&path(id)) {
+        let file = match self.disk.open(&path(id, FINISHED)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(SnapshotError::Missing { id });
@@ -111,27 +175,37 @@ impl<D: Disk> Snapshots<D> {
 
     /// The finished snapshots, ordered by the index of their last entry.
     pub fn list(&self) -> io::Result<Vec<LogId>> {
-        Ok(self.disk.list(DIR)?.iter().filter_map(|name| parse(name)).collect())
+        Ok(self.disk.list(DIR)?.iter().filter_map(|name| parse(name, FINISHED)).collect())
     }
 
     /// Removes the snapshots that are not needed once the durable log begins after `base`. It keeps
-    /// `base` and later ones, which the log may be about to begin after.
-    pub fn remove_before(&self, base: LogId) -> io::Result<()> {
+    /// `base`, those in `kept`, and later ones, which the log may be about to begin after.
+    pub fn remove_before(&self, base: LogId, kept: &[LogId]) -> io::Result<()> {
         for id in self.list()? {
-            if id != base && id.index <= base.index {
-                self.disk.remove(&path(id))?;
+            if id != base && id.index <= base.index && !kept.contains(&id) {
+                self.disk.remove(&path(id, FINISHED))?;
+            }
+        }
+        for id in self.parts()? {
+            if id.index <= base.index {
+                self.disk.remove(&path(id, PART))?;
             }
         }
         Ok(())
     }
 }
 
-fn path(id: LogId) -> String {
-    format!("{DIR}/{:016x}-{:016x}.snap", id.index.0, id.term.0)
+/// The ending of the name of a finished snapshot.
+const FINISHED: &str = ".snap";
+/// The ending of the name of a snapshot that is received.
+const PART: &str = ".part";
+
+fn path(id: LogId, ending: &str) -> String {
+    format!("{DIR}/{:016x}-{:016x}{ending}", id.index.0, id.term.0)
 }
 
-fn parse(name: &str) -> Option<LogId> {
-    let (index, term) = name.strip_suffix(".snap")?.split_once('-')?;
+fn parse(name: &str, ending: &str) -> Option<LogId> {
+    let (index, term) = name.strip_suffix(ending)?.split_once('-')?;
     let number = |text: &str| match text.len() {
         16 => u64::from_str_radix(text, 16).ok(),
         _ => None,
@@ -139,12 +213,27 @@ fn parse(name: &str) -> Option<LogId> {
     Some(LogId::new(number(index)?, number(term)?))
 }
 
-/// Writes the state of a snapshot. If it is dropped before `finish`, the file is removed.
+/// The first bytes of a snapshot, which an earlier process has received.
+pub struct Part<D: Disk> {
+    /// The description of the snapshot.
+    pub snapshot: Snapshot,
+    /// The bytes of state that are there, and their CRC-32C.
+    pub bytes: u64,
+    /// See `bytes`.
+    pub checksum: u32,
+    /// Continues after them.
+    pub writer: SnapshotWriter<D>,
+}
+
+/// Writes the state of a snapshot. If it is dropped before `finish`, the file is removed, unless
+/// the snapshot is one that is [received](Snapshots::receive).
 pub struct SnapshotWriter<D: Disk> {
     disk: D,
     /// `None` once it is finished.
     file: Option<D::File>,
     temporary: String,
+    /// The file stays if the writer is dropped.
+    stays: bool,
     id: LogId,
     /// The chunk being filled, after space for its head.
     buffer: Vec<u8>,
@@ -163,8 +252,15 @@ impl<D: Disk> SnapshotWriter<D> {
         self.state_bytes
     }
 
-    /// Makes the snapshot durable: after this returns it survives a power failure.
+    /// Removes what was written.
+    pub fn discard(mut self) {
+        self.stays = false;
+    }
+
+    /// Makes the snapshot durable: after this returns it survives a power failure. If it fails,
+    /// nothing stays.
     pub fn finish(mut self) -> io::Result<()> {
+        self.stays = false;
         self.end_chunk()?;
         self.buffer.clear();
         self.buffer.extend_from_slice(&0u32.to_le_bytes());
@@ -175,7 +271,7 @@ impl<D: Disk> SnapshotWriter<D> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
         let done = file
             .sync_data()
-            .and_then(|()| self.disk.rename(&self.temporary, &path(self.id)))
+            .and_then(|()| self.disk.rename(&self.temporary, &path(self.id, FINISHED)))
             .and_then(|()| self.disk.sync_dir(DIR));
         if done.is_err() {
             self.file = Some(file);
@@ -235,7 +331,7 @@ impl<D: Disk> Write for SnapshotWriter<D> {
 
 impl<D: Disk> Drop for SnapshotWriter<D> {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
+        if self.file.take().is_some() && !self.stays {
             // If it cannot be removed now, the next start removes it.
             let _ = self.disk.remove(&self.temporary);
         }
@@ -268,8 +364,51 @@ impl<F: DiskFile> SnapshotReader<F> {
             io::ErrorKind::UnexpectedEof => damaged("it is cut short"),
             _ => SnapshotError::Io { id, source },
         };
+        let (snapshot, offset, checksum) = Self::head(id, &file)?;
+        let mut trailer = [0; TRAILER_BYTES];
+        let len = file.len().map_err(io)?;
+        let trailer_at = len.checked_sub(TRAILER_BYTES as u64).ok_or(damaged("it is cut short"))?;
+        read_exact_at(&file, trailer_at, &mut trailer).map_err(io)?;
+        Ok(SnapshotReader {
+            file,
+            id,
+            snapshot,
+            chunk: Vec::new(),
+            given: 0,
+            offset,
+            checksum,
+            read_bytes: 0,
+            state_bytes: u64_at(&trailer, 8),
+            ended: false,
+        })
+    }
+
+    /// A reader of a snapshot that may be cut off. `None` if its head is damaged.
+    fn of_part(id: LogId, file: F) -> Option<Self> {
+        let (snapshot, offset, checksum) = Self::head(id, &file).ok()?;
+        Some(SnapshotReader {
+            file,
+            id,
+            snapshot,
+            chunk: Vec::new(),
+            given: 0,
+            offset,
+            checksum,
+            read_bytes: 0,
+            state_bytes: 0,
+            ended: false,
+        })
+    }
+
+    /// Reads the head. Returns the description, the bytes of the head, and their checksum.
+    fn head(id: LogId, file: &F) -> Result<(Snapshot, u64, u32), SnapshotError> {
+        let damaged = |what| SnapshotError::Damaged { id, what };
+        let io = |source: io::Error| match source.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("it is cut short"),
+            _ => SnapshotError::Io { id, source },
+        };
         let mut head = vec![0; HEAD_BYTES];
-        read_exact_at(&file, 0, &mut head).map_err(io)?;
+        read_exact_at(file, 0, &mut head).map_err(io)?;
         if &head[..8] != MAGIC {
             return Err(damaged("it is no snapshot"));
         }
@@ -279,7 +418,7 @@ impl<F: DiskFile> SnapshotReader<F> {
         }
         let end = HEAD_BYTES + length as usize;
         head.resize(end + 4, 0);
-        read_exact_at(&file, HEAD_BYTES as u64, &mut head[HEAD_BYTES..]).map_err(io)?;
+        read_exact_at(file, HEAD_BYTES as u64, &mut head[HEAD_BYTES..]).map_err(io)?;
         let checksum = u32_at(&head, end);
         if checksum != crc32c::crc32c(&head[..end]) {
             return Err(damaged("its head"));
@@ -295,22 +434,7 @@ impl<F: DiskFile> SnapshotReader<F> {
         if snapshot.last != id {
             return Err(damaged("it is another snapshot"));
         }
-        let mut trailer = [0; TRAILER_BYTES];
-        let len = file.len().map_err(io)?;
-        let trailer_at = len.checked_sub(TRAILER_BYTES as u64).ok_or(damaged("it is cut short"))?;
-        read_exact_at(&file, trailer_at, &mut trailer).map_err(io)?;
-        Ok(SnapshotReader {
-            file,
-            id,
-            snapshot,
-            chunk: Vec::new(),
-            given: 0,
-            offset: head.len() as u64,
-            checksum,
-            read_bytes: 0,
-            state_bytes: u64_at(&trailer, 8),
-            ended: false,
-        })
+        Ok((snapshot, head.len() as u64, checksum))
     }
 
     /// The description of the snapshot.

@@ -63,9 +63,9 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     fn clean(&mut self) {
-        if let Some(base) = self.state.cleaning.take()
+        if let Some((base, kept)) = self.state.cleaning.take(self.node.offered_snapshots())
             && let Err(TrySendError::Full(_)) =
-                self.snapshot_orders.try_send(SnapshotOrder::Clean { base })
+                self.snapshot_orders.try_send(SnapshotOrder::Clean { base, kept })
         {
             self.state.cleaning.put_off(base);
         }

@@ -1,8 +1,10 @@
 //! A conformance kit for snapshot stores: does an implementation of [`SnapshotStore`] keep its
 //! promises?
 
-use crate::{SnapshotSink, SnapshotStore};
-use raft::{CommandNumber, Incarnation, LogId, LogTime, Member, Membership, NodeId, Snapshot};
+use crate::{Prefix, SnapshotSink, SnapshotStore, Unfinished};
+use raft::{
+    CommandNumber, Incarnation, Index, LogId, LogTime, Member, Membership, NodeId, Snapshot,
+};
 use std::io::{self, ErrorKind, Read};
 
 /// How a store under test starts.
@@ -43,6 +45,7 @@ pub fn snapshot_store<S: SnapshotStore>(mut open: impl FnMut(SnapshotStart) -> S
     one_is_replaced_by_another_of_its_name(open);
     several_at_once_do_not_mix(open);
     what_is_old_is_removed(open);
+    what_was_received_is_continued(open);
 }
 
 type Open<'a, S> = &'a mut dyn FnMut(SnapshotStart) -> S;
@@ -114,20 +117,47 @@ fn several_at_once_do_not_mix<S: SnapshotStore>(open: Open<'_, S>) {
     expect(&store, id(9, 1), Some(&second), "two were written at once");
 }
 
+fn what_was_received_is_continued<S: SnapshotStore>(open: Open<'_, S>) {
+    let (store, whole) = (open(SnapshotStart::New), state(300_000, 1));
+    let description = snapshot(id(5, 1));
+    let begun = store.receive(&description);
+    let mut sink = begun.unwrap_or_else(|error| fails(&format!("no reception begins: {error}")));
+    put(sink.as_mut(), &whole[..200_000]);
+    // As a process that ends: nothing is dropped.
+    std::mem::forget(sink);
+    let store = restart(open, store);
+    expect(&store, id(5, 1), None, "part of it was received");
+    let left = store.unfinished().unwrap_or_else(|error| fails(&format!("unfinished: {error}")));
+    if let Some(Unfinished { snapshot, prefix, mut sink }) = left {
+        let bytes = usize::try_from(prefix.bytes).unwrap_or(usize::MAX).min(whole.len());
+        let mut expected = Prefix::default();
+        expected.add(&whole[..bytes]);
+        if snapshot != description || prefix != expected {
+            fails("`unfinished` returns a part of something else");
+        }
+        put(sink.as_mut(), &whole[bytes..]);
+        finish(sink, id(5, 1));
+        let store = restart(open, store);
+        expect(&store, id(5, 1), Some(&whole), "its parts were received before and after a start");
+    }
+}
+
 fn what_is_old_is_removed<S: SnapshotStore>(open: Open<'_, S>) {
     let store = open(SnapshotStart::New);
-    for (at, number) in [(id(5, 1), 1), (id(8, 1), 2), (id(8, 2), 3), (id(9, 2), 4)] {
+    for (at, number) in [(id(5, 1), 1), (id(7, 1), 6), (id(8, 1), 2), (id(8, 2), 3), (id(9, 2), 4)]
+    {
         write(&store, at, &state(1_000, number));
     }
     let mut sink = begin(&store, id(12, 2));
     put(sink.as_mut(), &state(1_000, 5));
-    if let Err(error) = store.remove_before(id(8, 2)) {
+    if let Err(error) = store.remove_before(id(8, 2), &[id(7, 1)]) {
         fails(&format!("old snapshots cannot be removed: {error}"));
     }
     finish(sink, id(12, 2));
-    let kept = [(id(8, 2), 3), (id(9, 2), 4), (id(12, 2), 5)];
+    let kept = [(id(7, 1), 6), (id(8, 2), 3), (id(9, 2), 4), (id(12, 2), 5)];
     for (at, number) in kept {
-        let what = "older ones were removed, and the log begins after it or before it";
+        let what =
+            "older ones were removed, and it is kept, or the log begins after it or before it";
         expect(&store, at, Some(&state(1_000, number)), what);
     }
     let removed = "the log begins after a later one, and what is older was removed";
@@ -233,6 +263,7 @@ fn snapshot(last: LogId) -> Snapshot {
         time: LogTime(1_000),
         number: CommandNumber(last.index.0),
         membership: Membership::of_voters([(NodeId(1), member)].into()),
+        membership_index: Index(0),
         hash: Some(1),
     }
 }

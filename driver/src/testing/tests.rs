@@ -61,6 +61,8 @@ enum StoreMistake {
     BaseRemoved,
     /// Only the snapshot that the log begins after is kept.
     LaterOnesRemoved,
+    /// Those that are to be kept are removed too.
+    KeptRemoved,
     /// Nothing is removed.
     NothingRemoved,
     /// A snapshot that is being written is removed too.
@@ -125,13 +127,14 @@ impl SnapshotStore for NaiveStore {
         }
     }
 
-    fn remove_before(&self, base: LogId) -> io::Result<()> {
+    fn remove_before(&self, base: LogId, kept: &[LogId]) -> io::Result<()> {
         let mut files = self.files.lock().unwrap();
         let keeps = |id: &LogId| match self.mistake {
             StoreMistake::NothingRemoved => true,
             StoreMistake::BaseRemoved => id.index > base.index,
             StoreMistake::LaterOnesRemoved => *id == base,
-            _ => *id == base || id.index > base.index,
+            StoreMistake::KeptRemoved => *id == base || id.index > base.index,
+            _ => *id == base || id.index > base.index || kept.contains(id),
         };
         files.volatile.retain(|id, _| keeps(id));
         files.durable = files.volatile.clone();
@@ -226,10 +229,11 @@ fn every_planted_mistake_of_a_snapshot_store_is_found() {
         (Of::MissingIsDamaged, "ends with InvalidData, not NotFound"),
         (Of::NamedByIndex, "there is one of this index, of another term"),
         (Of::OneFileForAll, "snapshot"),
-        (Of::BaseRemoved, "older ones were removed, and the log begins after it"),
-        (Of::LaterOnesRemoved, "older ones were removed, and the log begins after it"),
+        (Of::BaseRemoved, "older ones were removed, and it is kept"),
+        (Of::LaterOnesRemoved, "older ones were removed, and it is kept"),
+        (Of::KeptRemoved, "older ones were removed, and it is kept"),
         (Of::NothingRemoved, "what is older was removed, and snapshot"),
-        (Of::UnfinishedRemoved, "older ones were removed, and the log begins after it"),
+        (Of::UnfinishedRemoved, "older ones were removed, and it is kept"),
     ];
     for (mistake, what) in expected {
         let found = try_store(mistake).unwrap_or_else(|| panic!("{mistake:?} is not found"));

@@ -490,6 +490,7 @@ fn offer(index: u64) -> SnapshotOffer {
         time: LogTime(1_000 + index),
         number: CommandNumber(index),
         membership: Membership::of_voters([(FIRST, member(FIRST, String::new()))].into()),
+        membership_index: Index(0),
         hash: Some(index),
     };
     SnapshotOffer {
@@ -542,7 +543,7 @@ impl SnapshotStore for Kept {
         Ok(Box::new(io::Cursor::new(state)))
     }
 
-    fn remove_before(&self, _base: LogId) -> io::Result<()> {
+    fn remove_before(&self, _base: LogId, _kept: &[LogId]) -> io::Result<()> {
         Ok(())
     }
 }

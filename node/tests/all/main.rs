@@ -9,3 +9,4 @@ mod conformance;
 mod machine;
 mod restart;
 mod simulated;
+mod snapshots;

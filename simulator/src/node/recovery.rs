@@ -44,7 +44,7 @@ impl<M: StateMachine> Host<M> {
                 Restoration::Unreadable(detail) => return violation(MISSING, NodeId(id), detail),
             }
         }
-        if snapshots.remove_before(base).is_err() && self.failing {
+        if snapshots.remove_before(base, &[]).is_err() && self.failing {
             return Ok(false);
         }
         self.life += 1;

@@ -5,7 +5,7 @@ use crate::checks::Check;
 use crate::in_force::News;
 use crate::violation::{Violation, violation};
 use driver::StateMachine;
-use raft::{Incarnation, Index, LogId, Membership, Node, NodeId};
+use raft::{Incarnation, Index, LogId, Membership, Node, NodeId, Snapshot};
 use std::collections::BTreeSet;
 
 /// The memberships that were committed.
@@ -35,10 +35,11 @@ impl Memberships {
         }
     }
 
-    /// Whether a snapshot that ends at an index may have this membership.
-    fn suits(&self, index: Index, membership: &Membership) -> bool {
-        self.at(index).is_none_or(|committed| committed == membership)
-            || self.given.contains(membership)
+    /// Whether a snapshot may have the membership, and the index, that it has.
+    fn suits(&self, snapshot: &Snapshot) -> bool {
+        let Snapshot { last, membership, membership_index, .. } = snapshot;
+        self.at(last.index).is_none_or(|known| known == (*membership_index, membership))
+            || self.given.contains(membership) && *membership_index == Index(0)
     }
 
     /// The latest committed membership, and its index.
@@ -46,10 +47,10 @@ impl Memberships {
         self.committed.last().map_or((Index(0), &self.none), |(at, latest)| (*at, latest))
     }
 
-    /// The committed membership as of an index.
-    fn at(&self, index: Index) -> Option<&Membership> {
+    /// The committed membership as of an index, and the index of its entry.
+    fn at(&self, index: Index) -> Option<(Index, &Membership)> {
         let after = self.committed.partition_point(|(at, _)| *at <= index);
-        self.committed.get(after.checked_sub(1)?).map(|(_, membership)| membership)
+        self.committed.get(after.checked_sub(1)?).map(|(at, membership)| (*at, membership))
     }
 
     /// An entry with a membership is committed. Returns a node that it adds again with a directory
@@ -112,12 +113,12 @@ impl<M: StateMachine> Observer<M> {
         let base = node.base();
         let committed = self.memberships.at(base.last.index);
         let own = in_force.at_base();
-        let is_right = self.memberships.suits(base.last.index, &base.membership)
-            && own.is_none_or(|own| *own == base.membership);
+        let is_right =
+            self.memberships.suits(base) && own.is_none_or(|own| *own == base.membership);
         if base.last != LogId::ZERO && !is_right {
             let detail = format!(
-                "node {at}: the snapshot {} has {:?}, and it is {committed:?}",
-                base.last, base.membership
+                "node {at}: the snapshot {} has {:?} of entry {}, and it is {committed:?}",
+                base.last, base.membership, base.membership_index
             );
             return violation(Check::SnapshotHasTheMembershipAtItsEnd, (at, base.last), detail);
         }

@@ -20,6 +20,17 @@ const OFTEN: usize = 3;
 impl Plan {
     /// The plan of a seed, with this number of nodes if given, and with faults of these kinds only.
     pub fn drawn(seed: u64, nodes: Option<u64>, among: &[FaultKind]) -> Plan {
+        Plan::drawn_with(seed, nodes, among, &[])
+    }
+
+    /// As [`Plan::drawn`], but each kind in `always` strikes in the run, whatever the seed draws.
+    /// One that loses data needs three nodes, and a change of the membership two.
+    pub fn drawn_with(
+        seed: u64,
+        nodes: Option<u64>,
+        among: &[FaultKind],
+        always: &[FaultKind],
+    ) -> Plan {
         let mut draw = Stream::new(seed, Purpose::Swarm, 0);
         let drawn = draw.pick(&[3, 3, 3, 5, 5, 1, 2, 4]);
         let nodes = nodes.unwrap_or(drawn);
@@ -90,8 +101,10 @@ impl Plan {
             gone_us: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
-        plan.draw_faults(among);
-        plan.draw_churn(among);
+        let also = always.iter().filter(|kind| !among.contains(kind));
+        let among: Vec<FaultKind> = among.iter().chain(also).copied().collect();
+        plan.draw_faults(&among, always);
+        plan.draw_churn(&among, always);
         plan.draw_sessions();
         plan.draw_leases();
         plan.draw_priorities();
@@ -100,13 +113,15 @@ impl Plan {
         plan
     }
 
-    fn draw_faults(&mut self, among: &[FaultKind]) {
+    fn draw_faults(&mut self, among: &[FaultKind], always: &[FaultKind]) {
         let mut draw = Stream::new(self.seed, Purpose::Faults, 0);
         // The kinds that occur in this run.
         let one_in = draw.pick(&[2, 2, 6]);
         let mut kinds: Vec<FaultKind> =
             among.iter().copied().filter(|kind| !kind.changes_members()).collect();
-        kinds.retain(|_| draw.below(one_in) == 0);
+        kinds.retain(|kind| draw.below(one_in) == 0 || always.contains(kind));
+        let always: Vec<FaultKind> =
+            always.iter().copied().filter(|kind| !kind.changes_members()).collect();
         // Changes of leader exercise most of the protocol, so faults that cause them are more
         // likely.
         let often: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.deposes()).collect();
@@ -116,7 +131,7 @@ impl Plan {
         // Zero, or a number in proportion to the run's election timeouts. With too many faults the
         // cluster never makes enough progress to break a promise.
         let count = elections * draw.pick(&[0, 125, 250, 250, 500, 700]) / 1_000;
-        let count = count.min(FAULTS_MAX);
+        let count = count.min(FAULTS_MAX).max(always.len() as u64);
         // Faults with time to recover in between find other bugs than faults that overlap.
         let paced = draw.below(2) == 0;
         let pause = draw.pick(&[2, 4, 8]);
@@ -128,6 +143,8 @@ impl Plan {
         for n in 0..count {
             let mut draw = Stream::new(self.seed, Purpose::Faults, n + 1);
             let Some(kind) = (!kinds.is_empty()).then(|| draw.pick(&kinds)) else { break };
+            let sure = always.get(n as usize).copied();
+            let kind = sure.unwrap_or(kind);
             let until = u64::from(self.swarm.faults_until_us);
             let forgets = kind.forgets();
             if forgets && alone {
@@ -153,6 +170,7 @@ impl Plan {
                 true => free_us + draw.below(pause * election_us),
                 false => draw.below(until),
             };
+            let at_us = if sure.is_some() { at_us % until.max(1) } else { at_us };
             free_us = at_us + if kind.lasts() { amount } else { 0 };
             if at_us < until {
                 self.faults.push(Fault { at_us, node, amount, kind });
@@ -169,6 +187,13 @@ impl Plan {
         if self.swarm.sessions > 0 {
             self.swarm.session_ttl_ms = draw.pick(&[60_000, 2_000, 300]);
         }
+    }
+
+    /// Draws the sessions of clients anew, so that there are some, or none.
+    pub(crate) fn set_sessions(&mut self, used: bool) {
+        let mut draw = Stream::new(self.seed, Purpose::Sessions, 1);
+        self.swarm.sessions = if used { draw.pick(&[1, 2]) } else { 0 };
+        self.swarm.session_ttl_ms = if used { draw.pick(&[60_000, 2_000, 300]) } else { 0 };
     }
 
     /// Draws the priorities of the nodes. If a disk fails for good, nobody else can tell that its
@@ -196,9 +221,11 @@ impl Plan {
 
     /// Draws changes of the membership, in one plan of three. They have streams of their own, so
     /// that they change nothing else in a plan.
-    fn draw_churn(&mut self, among: &[FaultKind]) {
+    fn draw_churn(&mut self, among: &[FaultKind], always: &[FaultKind]) {
         let mut draw = Stream::new(self.seed, Purpose::Churn, 0);
-        if !among.contains(&FaultKind::Members) || draw.below(3) > 0 || self.nodes < 2 {
+        let always = always.iter().any(|kind| kind.changes_members());
+        let may = among.contains(&FaultKind::Members);
+        if !(draw.below(3) == 0 && may || always) || self.nodes < 2 {
             return;
         }
         self.swarm.churn = 1;

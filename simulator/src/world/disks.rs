@@ -30,7 +30,8 @@ impl<W: Workload> World<'_, W> {
                 running.node.persisted(now, done);
                 // Older snapshots are not needed once the log on disk begins after this one. A
                 // failed removal is retried later.
-                let _ = running.snapshots.remove_before(host.shadow.base.last);
+                let kept = running.node.offered_snapshots();
+                let _ = running.snapshots.remove_before(host.shadow.base.last, &kept);
                 self.note(5, node, host_last(&self.hosts[node].shadow));
                 self.timeline.durable(node, &self.hosts[node].shadow);
                 self.hosts[node].written(&change);

@@ -133,7 +133,10 @@ fn only_the_snapshots_that_are_needed_stay() {
     let store = store(&disk);
     assert_eq!(store.list().unwrap(), all);
     save(&disk, LogId::new(7, 3), 10);
-    store.remove_before(all[1]).unwrap();
+    save(&disk, LogId::new(6, 3), 10);
+    store.remove_before(all[1], &[LogId::new(6, 3)]).unwrap();
+    assert_eq!(store.list().unwrap(), [&[LogId::new(6, 3)], &all[1..]].concat());
+    store.remove_before(all[1], &[]).unwrap();
     assert_eq!(store.list().unwrap(), all[1..]);
     assert!(disk.read("snapshots/notes.txt").is_some());
 }
@@ -148,7 +151,7 @@ fn a_snapshot_that_is_finished_while_older_ones_are_removed_stays() {
         scope.spawn(|| {
             loop {
                 let base = latest.load(Ordering::Acquire);
-                snapshots.remove_before(LogId::new(base, 1)).unwrap();
+                snapshots.remove_before(LogId::new(base, 1), &[]).unwrap();
                 if base == LAST {
                     break;
                 }
@@ -165,4 +168,66 @@ fn a_snapshot_that_is_finished_while_older_ones_are_removed_stays() {
         }
     });
     assert_eq!(snapshots.list().unwrap(), [LogId::new(LAST, 1)]);
+}
+
+/// Writes part of a snapshot from a peer, as a process that ends meanwhile.
+fn receive_part(disk: &MemDisk, id: LogId, len: usize) {
+    let mut writer = store(disk).receive(&snapshot(id)).unwrap();
+    writer.write_all(&state(len)).unwrap();
+    std::mem::forget(writer);
+}
+
+#[test]
+fn what_was_received_of_a_snapshot_is_there_after_a_restart() {
+    let id = LogId::new(7, 4);
+    for (len, intact) in [(10, 0), (70_000, 65_536), (200_000, 196_608)] {
+        let disk = MemDisk::new();
+        receive_part(&disk, id, len);
+        let mut part = store(&disk).unfinished().unwrap().unwrap();
+        assert_eq!((part.snapshot, part.bytes), (snapshot(id), intact));
+        assert_eq!(part.checksum, crc32c::crc32c(&state(intact as usize)));
+        assert!(matches!(store(&disk).open(id), Err(SnapshotError::Missing { .. })));
+        part.writer.write_all(&state(300_000)[intact as usize..]).unwrap();
+        part.writer.finish().unwrap();
+        disk.crash(|_| Fate::Lost);
+        let mut read = Vec::new();
+        store(&disk).open(id).unwrap().read_to_end(&mut read).unwrap();
+        assert!(read == state(300_000));
+        assert_eq!(disk.paths(), [path(id)]);
+    }
+}
+
+#[test]
+fn no_damaged_part_of_a_snapshot_is_continued() {
+    let (disk, id) = (MemDisk::new(), LogId::new(7, 4));
+    receive_part(&disk, id, 200_000);
+    let path = disk.paths().remove(0);
+    let whole = disk.read(&path).unwrap();
+    for at in (0..whole.len()).step_by(997) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        disk.install(&path, &damaged);
+        let Some(part) = store(&disk).unfinished().unwrap() else { continue };
+        let bytes = part.bytes as usize;
+        assert!(bytes <= at && part.checksum == crc32c::crc32c(&state(bytes)), "damage at {at}");
+        let length = disk.read(&path).unwrap().len();
+        assert!(length <= at, "the damage at {at} stays in the file");
+    }
+}
+
+#[test]
+fn the_part_of_a_snapshot_is_removed_when_it_is_of_no_use() {
+    let disk = MemDisk::new();
+    receive_part(&disk, LogId::new(7, 4), 100_000);
+    // By the reception of another one, by a log that has it, and on order.
+    receive_part(&disk, LogId::new(9, 4), 100_000);
+    assert_eq!(disk.paths(), ["snapshots/0000000000000009-0000000000000004.part"]);
+    store(&disk).remove_before(LogId::new(8, 4), &[]).unwrap();
+    assert_eq!(disk.paths().len(), 1);
+    store(&disk).remove_before(LogId::new(9, 4), &[]).unwrap();
+    assert_eq!(disk.paths(), [""; 0]);
+    receive_part(&disk, LogId::new(9, 4), 100_000);
+    store(&disk).unfinished().unwrap().unwrap().writer.discard();
+    assert_eq!(disk.paths(), [""; 0]);
+    assert!(store(&disk).unfinished().unwrap().is_none());
 }
