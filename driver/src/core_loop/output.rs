@@ -1,7 +1,8 @@
 //! What the core wants done: each action goes to the part of the node that does it.
 //!
-//! Nothing waits here. The core has at most one order of each kind out, so the queues to the log and
-//! the state machine have room for them. The queue of questions may be full: then reads are retried.
+//! Nothing waits here. The core has at most one order of each kind out, so the queues to the log
+//! and the state machine have room for them. The queue of questions may be full: then reads are
+//! retried.
 
 use super::CoreLoop;
 use crate::messages::{MachineCall, MachineOrder};

@@ -1,7 +1,8 @@
 //! Damage to the log of a node that is planned and not done yet.
 //!
-//! Damage is done when later writes prove that the damaged one was durable: nothing can tell it from
-//! a torn write otherwise. How it is chosen is in `world/disks.rs` and `world/last_batch.rs`.
+//! Damage is done when later writes prove that the damaged one was durable. Without them nothing
+//! can tell it from a torn write. How it is chosen is in `world/faults.rs` and
+//! `world/last_batch.rs`.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The start of a node from its disk, and the check of what it has recovered.
 //!
-//! It must recover exactly what was reported durable. After damage it may recover less at one start,
-//! and must report the loss.
+//! It must recover exactly what was reported durable. After damage it may recover less at one
+//! start, and must report the loss.
 
 use super::settings::{config, log_config};
 use super::{Host, Running};

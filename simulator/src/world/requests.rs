@@ -1,7 +1,7 @@
 //! What the world remembers of clients and their requests.
 //!
-//! An operation stays here after its end, because a late answer may still arrive. What clients do is
-//! in `clients.rs`.
+//! An operation stays here after its end, because a late answer may still arrive. What clients do
+//! is in `clients.rs`.
 
 use super::*;
 

@@ -172,8 +172,8 @@ fn a_body_in_another_transfer_coding_is_refused() {
     let node = single(directory.path(), |_| {});
     for coding in ["gzip, chunked", "identity, chunked", "chunked, chunked", "gzip"] {
         let request = format!(
-            "PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n\r\n\
-             1\r\nx\r\n0\r\n\r\n"
+            "PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Transfer-Encoding: {coding}\r\n\r\n1\r\nx\r\n0\r\n\r\n"
         );
         let answer = send(node.address, request.as_bytes()).unwrap();
         assert!([400, 501].contains(&answer.status), "{coding}: {answer:?}");
