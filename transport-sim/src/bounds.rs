@@ -73,10 +73,13 @@ impl<A: App> Cluster<A> {
     }
 
     fn is_empty(&self, node: usize, handle: &Handle<A::Machine>) -> Result<(), Violation> {
+        // A leader keeps what it has offered to a node that is away.
+        let healthy = self.healthy().len();
         let load = handle.status().load.named();
         nothing_waits(node, load.into_iter().map(|(name, _, count)| (name, count)))?;
         let world = self.world();
         let (host, swarm) = (&world.hosts[node], &world.plan.swarm);
+        let away = (world.hosts.len() - healthy) as u64;
         let requests = host.up.as_ref().map_or(0, |up| up.requests.count());
         nothing_waits(node, [("requests", requests)])?;
         let failed = handle.metrics().snapshots_failed;
@@ -85,8 +88,6 @@ impl<A: App> Cluster<A> {
         within(Check::SnapshotsKeepTheLogShort, node, what, bytes, most)?;
         let (_, bytes) = log_files(&host.disk);
         log_is_small(node, bytes, host.needed.log_bytes_max(swarm, RECYCLED_SEGMENTS))?;
-        // A leader keeps what it has offered to a node that is away.
-        let away = (world.hosts.len() - self.healthy().len()) as u64;
         snapshots_are_few(node, &host.disk, SNAPSHOTS_MAX + away, 0)
     }
 }
