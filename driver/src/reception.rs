@@ -1,8 +1,8 @@
 //! The reception of one snapshot from a peer.
 //!
 //! If a transfer breaks, what has arrived is kept, and a later offer of the same snapshot continues
-//! after it, whoever sends it: two snapshots with the same description hold the same state, and the
-//! sender checks that its own begins with the same bytes. A store may keep the part when the node
+//! after it, also one of another sender: two snapshots with the same description hold the same
+//! state, and the checksums of the part are compared. A store may keep the part when the node
 //! ends. At most one unfinished snapshot is kept. It is removed by the next reception that begins
 //! anew, and once the node has committed what it covers.
 

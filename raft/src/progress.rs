@@ -76,8 +76,8 @@ pub(crate) struct Progress {
 
 /// After this many failures the pause between two snapshot transfers stops doubling.
 const SNAPSHOT_DOUBLINGS_MAX: u32 = 6;
-/// After this many election timeouts of silence, the snapshot that was offered to a peer is not kept
-/// for it any more.
+/// After this many election timeouts of silence, the snapshot that was offered to a peer is not
+/// kept for it any more.
 const OFFER_ELECTIONS: u32 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const COMMAND_BYTES: usize = 1 << 20;
-const COMMANDS: usize = 36;
+/// A snapshot is due after as many.
+const COMMANDS: usize = 24;
 /// How often the transfer is cut off.
 const CUTS: u64 = 5;
 
@@ -140,7 +141,7 @@ impl Cluster<'_> {
         let builder = Node::builder(Kept::default()).id(id).members(self.members.clone());
         let builder = builder.data_dir(self.data.join(id.to_string())).bootstrap();
         let builder = builder.election_timeout(Duration::from_millis(300)).tune(|config| {
-            config.raft.snapshot_log_bytes = (COMMANDS - 4) * COMMAND_BYTES;
+            config.raft.snapshot_log_bytes = COMMANDS * COMMAND_BYTES;
             config.raft.retained_bytes = 0;
         });
         let builder = builder.snapshot_bytes_per_second(32 << 20);
@@ -197,11 +198,12 @@ async fn a_transfer_goes_on_after_cuts_a_restart_another_leader_and_a_newer_snap
         .await;
     // Node 3 is away while the others write so much that their logs begin after a snapshot.
     third.shutdown().await;
-    write(&one, COMMANDS).await;
+    // It may be taken a quarter later than it is due.
+    write(&one, COMMANDS * 4 / 3).await;
     eventually("snapshots", || base(&one).index.0 > 0 && base(&two).index.0 > 0).await;
     let snapshot = base(&one);
     assert_eq!(snapshot, base(&two), "both have taken the same one");
-    let size = ((COMMANDS - 4) * COMMAND_BYTES) as u64;
+    let size = one.status().raft.snapshot.number.0 * COMMAND_BYTES as u64;
 
     let mut third = cluster.start(3).await;
     for cut in 1..=CUTS {
@@ -221,7 +223,7 @@ async fn a_transfer_goes_on_after_cuts_a_restart_another_leader_and_a_newer_snap
             }
             // The leader takes a newer snapshot.
             4 => {
-                write(leads, COMMANDS).await;
+                write(leads, COMMANDS * 2).await;
                 eventually("a newer snapshot", || base(leads).index > snapshot.index).await;
             }
             _ => {}
@@ -233,7 +235,7 @@ async fn a_transfer_goes_on_after_cuts_a_restart_another_leader_and_a_newer_snap
     assert_eq!(third.read(Vec::new(), Consistency::Linearizable).await.unwrap(), whole);
     assert_eq!(third.handle().metrics().snapshots_received, 1, "the rest came from the log");
     let sent = gate.bytes.load(Ordering::SeqCst);
-    println!("{sent} bytes were sent of a snapshot of {size} at least");
+    println!("{sent} bytes were sent of a snapshot of {size}");
     assert!(sent >= size, "{sent} bytes were sent of {size}");
     assert!(sent <= size * 6 / 5, "{sent} bytes were sent of {size}");
     gating.abort();
