@@ -9,8 +9,9 @@
 //! often clients can retry, so that refusing them does not overload the node. The first requests of
 //! an address that wait stand in line, as many as its share of the places. So the wait in line takes
 //! about as long as a request. The others wait aside: they get a place only when the line of their
-//! address is empty, the newest first. In a lasting overload that never happens, so they are
-//! refused, and those that are admitted have waited for a short time.
+//! address is empty, the newest first. So a burst is served to its end. In a lasting overload, some
+//! have to be refused: then those that have waited aside for long get no place any more, so that
+//! what is admitted is answered soon.
 //!
 //! The share of a client address is the number of places divided by the number of addresses. Once
 //! half of the places are taken, an address gets no place beyond its share. An address below its
@@ -43,6 +44,10 @@ const STEP: usize = 8;
 const RESERVE: usize = 4;
 /// The longest time that a request waits for a place.
 const WAIT_MAX: Duration = Duration::from_millis(100);
+/// In a lasting overload, a request that has waited aside for this long gets no place.
+const PATIENCE: Duration = Duration::from_millis(25);
+/// An overload lasts for this long after a request was refused.
+const OVERLOAD: Duration = Duration::from_secs(1);
 /// The most requests that wait at once. Others are refused at once.
 const WAITING_MAX: usize = 4096;
 
@@ -67,6 +72,8 @@ struct State {
     next_waiting: u64,
     /// The latest time that any caller passed in.
     now_ns: u64,
+    /// When a request was refused last.
+    refused_ns: Option<u64>,
     /// The estimated time that a request takes on a lightly loaded node. A moving average.
     easy: Duration,
     window: Window,
@@ -79,8 +86,12 @@ struct Queue {
     aside: BTreeMap<u64, Waiting>,
 }
 
-/// Sends a waiting request its place.
-type Waiting = oneshot::Sender<Admitted>;
+/// A request that waits for a place.
+#[derive(Debug)]
+struct Waiting {
+    since_ns: u64,
+    place: oneshot::Sender<Admitted>,
+}
 
 /// The outcome of asking for a place.
 #[derive(Debug)]
@@ -137,6 +148,7 @@ impl Admission {
             waiting_count: 0,
             next_waiting: 0,
             now_ns: 0,
+            refused_ns: None,
             easy: EASY_FIRST,
             window: Window::default(),
         };
@@ -164,7 +176,11 @@ impl Admission {
         };
         drop(turn);
         // The place may have arrived after the timeout and before the request left the queue.
-        admitted.or_else(|| place.try_recv().ok())
+        let admitted = admitted.or_else(|| place.try_recv().ok());
+        if admitted.is_none() {
+            self.state().refuse(clock.now().monotonic_ns);
+        }
+        admitted
     }
 
     /// Takes a place if one is free. Otherwise adds the request to the queue, or refuses it.
@@ -176,6 +192,7 @@ impl Admission {
         }
         state.window.taken_most = state.places;
         if state.waiting_count >= WAITING_MAX {
+            state.refuse(now_ns);
             return Asked::Refused;
         }
         let (number, place) = state.wait(source);
@@ -205,7 +222,7 @@ impl Admission {
                 (waiting, admitted)
             };
             // If the request was cancelled, the loop gives the place to the next one.
-            if let Err(mut admitted) = waiting.send(admitted) {
+            if let Err(mut admitted) = waiting.place.send(admitted) {
                 admitted.is_refused = true;
             }
         }
@@ -277,11 +294,12 @@ impl State {
         self.next_waiting += 1;
         self.waiting_count += 1;
         let (place, arrives) = oneshot::channel();
+        let waiting = Waiting { since_ns: self.now_ns, place };
         let share = self.share(source);
         let queue = self.waiting.entry(source).or_default();
         match queue.in_line.len() < share {
-            true => queue.in_line.insert(number, place),
-            false => queue.aside.insert(number, place),
+            true => queue.in_line.insert(number, waiting),
+            false => queue.aside.insert(number, waiting),
         };
         (number, arrives)
     }
@@ -301,14 +319,38 @@ impl State {
     /// fewest taken places comes first.
     fn next(&mut self) -> Option<(Option<IpAddr>, Waiting)> {
         let own = |source: &Option<IpAddr>| self.by_source.get(source).copied().unwrap_or(0);
-        let source = *self.waiting.keys().min_by_key(|source| own(source))?;
+        let first = |queue: &Queue| self.first(queue);
+        let queues = self.waiting.iter();
+        let may_come = queues.filter_map(|(source, queue)| Some((*source, first(queue)?)));
+        let (source, number) = may_come.min_by_key(|(source, _)| own(source))?;
         if !self.has_place(source) {
             return None;
         }
-        let queue = self.waiting.get(&source)?;
-        let oldest = queue.in_line.keys().next();
-        let number = *oldest.or_else(|| queue.aside.keys().next_back())?;
         self.forget(source, number).map(|waiting| (source, waiting))
+    }
+
+    /// The request of an address that comes next, if one may come.
+    fn first(&self, queue: &Queue) -> Option<u64> {
+        if let Some((oldest, _)) = queue.in_line.first_key_value() {
+            return Some(*oldest);
+        }
+        let (newest, waiting) = queue.aside.last_key_value()?;
+        let is_late = self.is_overloaded() && self.since(waiting.since_ns) > PATIENCE;
+        (!is_late).then_some(*newest)
+    }
+
+    fn refuse(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        self.refused_ns = Some(self.now_ns);
+    }
+
+    /// Whether requests have had to be refused of late.
+    fn is_overloaded(&self) -> bool {
+        self.refused_ns.is_some_and(|refused_ns| self.since(refused_ns) < OVERLOAD)
+    }
+
+    fn since(&self, then_ns: u64) -> Duration {
+        Duration::from_nanos(self.now_ns.saturating_sub(then_ns))
     }
 
     /// Records the duration of a request, and adjusts the number of places at the end of a window.
@@ -444,6 +486,22 @@ mod tests {
         assert_eq!(order, [0, 1, 4, 3, 2]);
         assert_eq!(admission.places(), (2, 0));
         assert!(admission.state().waiting.is_empty());
+    }
+
+    #[test]
+    fn in_a_lasting_overload_a_long_wait_aside_ends_with_a_refusal() {
+        for (is_refused, expected) in [(false, true), (true, false)] {
+            let admission = Admission::new(1);
+            let first = enter(&admission, None, 0).unwrap();
+            let (mut in_line, mut aside) = (wait(&admission, None, 0), wait(&admission, None, 0));
+            if is_refused {
+                admission.state().refuse(0);
+            }
+            first.leave(30 * MS);
+            in_line.try_recv().expect("it stands in line").leave(31 * MS);
+            assert_eq!(aside.try_recv().is_ok(), expected, "refused before: {is_refused}");
+            drop(aside);
+        }
     }
 
     #[test]
