@@ -41,9 +41,10 @@ pub enum TransferError {
     },
 }
 
-/// A target that has not replied for this many ticks is not waited for. At least two heartbeats.
+/// A target that has not replied for this many ticks is not waited for. More than two
+/// heartbeats: one may be lost, and the reply to the next one takes its time.
 pub(crate) fn silence_max(core: &Core) -> u32 {
-    (core.config.election_ticks / 2).max(2 * core.config.heartbeat_ticks)
+    (core.config.election_ticks / 2).max(2 * core.config.heartbeat_ticks + 1)
 }
 
 /// A transfer in progress.
