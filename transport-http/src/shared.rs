@@ -59,6 +59,8 @@ pub(crate) struct Counters {
     damaged: AtomicU64,
     no_room: AtomicU64,
     refused: AtomicU64,
+    snapshot_bytes_sent: AtomicU64,
+    snapshot_bytes_received: AtomicU64,
 }
 
 impl Counters {
@@ -85,7 +87,19 @@ impl Counters {
             damaged_frames: read(&self.damaged),
             frames_without_room: read(&self.no_room),
             refused_streams: read(&self.refused),
+            snapshot_bytes_sent: read(&self.snapshot_bytes_sent),
+            snapshot_bytes_received: read(&self.snapshot_bytes_received),
         }
+    }
+
+    /// Counts a part of a snapshot that a receiver has taken.
+    pub fn snapshot_sent(&self, bytes: u64) {
+        self.snapshot_bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a part of a snapshot that has arrived.
+    pub fn snapshot_received(&self, bytes: u64) {
+        self.snapshot_bytes_received.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts a rejected stream or snapshot.
@@ -125,6 +139,11 @@ pub struct TransportFigures {
     /// Streams and snapshots rejected: another cluster, another version or another node; for
     /// streams also if no connection slot was free.
     pub refused_streams: u64,
+    /// Bytes of state sent in snapshots. A transfer that goes on after an interruption does not
+    /// send again what the receiver has.
+    pub snapshot_bytes_sent: u64,
+    /// Bytes of state received in snapshots.
+    pub snapshot_bytes_received: u64,
 }
 
 /// A time in whole milliseconds, as it is sent.

@@ -112,6 +112,7 @@ pub(crate) async fn send<N: Net>(
                 .await
                 .map_err(|_| "the receiver takes nothing")?
                 .map_err(|_| "the receiver closed")?;
+            shared.counters.snapshot_sent(len);
             if last {
                 return Ok::<(), Failure>(());
             }
@@ -185,7 +186,9 @@ pub(crate) async fn receive<N: Net>(
 ) -> Result<(), (StatusCode, String)> {
     let own = shared.hello(shared.config.node);
     let passes = |hello: &Hello| introduce(hello) && shared.passes(hello.from);
-    let received = receive_snapshot(&own, &shared.inbox, &mut frames, &shared.net, passes).await;
+    let arrived = |bytes| shared.counters.snapshot_received(bytes);
+    let received =
+        receive_snapshot(&own, &shared.inbox, &mut frames, &shared.net, passes, arrived).await;
     received.map_err(|refused| failure(shared, &refused))
 }
 

@@ -133,13 +133,15 @@ pub fn read_answer(answer: &[u8]) -> Option<Prefix> {
 }
 
 /// Receives a snapshot for the node that `own` describes. Returns once the snapshot is durable and
-/// handed to `inbox`. `passes` decides whether this sender is accepted at the moment.
+/// handed to `inbox`. `passes` decides whether this sender is accepted at the moment. `arrived` gets
+/// the size of each part of the state.
 pub async fn receive_snapshot(
     own: &Hello,
     inbox: &Inbox,
     frames: &mut impl Frames,
     offload: &impl Offload,
     passes: impl Fn(&Hello) -> bool,
+    arrived: impl Fn(u64),
 ) -> Result<(), Refused> {
     let offer = read_offer(own, frames, passes).await?;
     let start = decode_prefix(&next(frames.next().await)?);
@@ -164,6 +166,7 @@ pub async fn receive_snapshot(
             Some(_) => return Err(bad("neither a part of a snapshot nor its end")),
         }
         let chunk = frame.slice(1..);
+        arrived(chunk.len() as u64);
         let write = move || reception.write(&chunk).map(|()| reception);
         reception = offload.run(write).await.ok_or(Refused::Gone)?.map_err(lost)?;
     }

@@ -62,7 +62,7 @@ pub(crate) async fn send<A: App>(
     let (cluster, way) = (link.cluster.clone(), (offer.from, offer.to));
     let (term, last) = (offer.term, offer.snapshot.last);
     machine.spawn(async move {
-        let received = receive_snapshot(&own, &inbox, &mut frames, &Inline, |_| true).await;
+        let received = receive_snapshot(&own, &inbox, &mut frames, &Inline, |_| true, |_| ()).await;
         cluster.receives(way, (term, last), received.is_ok());
         let _ = tell.send(received.is_ok());
     });
