@@ -200,7 +200,7 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// A leader is replaced after it has sent nothing for this long, or up to twice as long (the
+    /// A leader is replaced after it has sent nothing for this long, or half as long again (the
     /// time is random). Set it above the pauses of network and disks, and to the same value on all
     /// nodes. The default is [`ELECTION_TIMEOUT`], 300 ms; a value outside of [`ELECTION_TIMEOUTS`]
     /// counts as the nearest one inside.

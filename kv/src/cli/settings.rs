@@ -48,7 +48,7 @@ pub struct Flags {
     /// Campaign as soon as the node starts
     #[arg(long, env = "RAFT_KV_CAMPAIGN_AT_START", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub campaign_at_start: Option<bool>,
-    /// A leader that is silent for this time, or up to twice this time, is replaced. Must be longer
+    /// A leader that is silent for this time, or half as long again, is replaced. Must be longer
     /// than the usual stalls of network and disks, and the same on all nodes [default: 300ms]
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = election_timeout)]
     pub election_timeout: Option<Duration>,

@@ -44,7 +44,7 @@ pub struct Args {
     /// The data directory; node i uses its subdirectory node-i
     #[arg(long, env = "RAFT_KV_DATA_DIR", default_value = "./raft-kv-data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// A leader that is silent for this time, or up to twice this time, is replaced
+    /// A leader that is silent for this time, or half as long again, is replaced
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", default_value = "300ms", value_name = "DURATION", value_parser = election_timeout)]
     election_timeout: Duration,
     /// Leases, with this bound on the drift of each node's clock; see `serve` [default: no leases]
