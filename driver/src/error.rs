@@ -217,8 +217,9 @@ pub enum StopReason {
     /// machine gave other answers. It has reset its log. Restart it: its peers repair it. If it
     /// happens again, the state machine is not deterministic, or the hardware has bad memory.
     #[error(
-        "this node's copy of the state differs from those of the other nodes; it has forgotten its \
-         log and is repaired by them when it is started again"
+        "this node's copy of the state differs from those of the other nodes: its state machine is \
+         not deterministic or of another version, or its memory is bad; it has forgotten its log \
+         and is repaired by them when it is started again"
     )]
     Diverged,
     /// The node was removed from its cluster, or its data directory is not that of the member with
@@ -255,8 +256,11 @@ pub enum StopReason {
         /// The message of the panic.
         message: Arc<str>,
     },
-    /// A part of the node was dropped while others were running.
-    #[error("the {part} was dropped")]
+    /// A part of the node was dropped while others were running. That happens when the program
+    /// drops the node, or its runtime, without a shutdown.
+    #[error(
+        "the {part} was dropped: the program dropped its node or its runtime without a shutdown"
+    )]
     Dropped {
         /// The name of the part.
         part: &'static str,

@@ -121,7 +121,10 @@ pub enum SessionError {
     Reused,
     /// The number is 0, or more than a window above the highest that was used. The command was not
     /// executed and never will be by this call.
-    #[error("the number is more than a window above the highest that was used, {highest}")]
+    #[error(
+        "numbers begin at 1, and this one is 0 or more than a window above the highest that was \
+         used, {highest}"
+    )]
     Gap {
         /// The highest number that the session has executed.
         highest: u64,

@@ -162,7 +162,9 @@ impl<S: StateMachine> Builder<S> {
     /// them have to be up once, at the same time, with the same list of members. [`Builder::start`]
     /// waits for them without a limit, and after 5 s a log line names those that are missing. Drop
     /// its future to give up. A directory with state goes on from that, whether this is set or not,
-    /// so a service can set it always.
+    /// so a service can set it always. Of this and [`Builder::join`], the last call counts.
+    ///
+    /// Log lines go to `tracing`: a program that installs no subscriber sees none of them.
     #[must_use]
     pub fn bootstrap(mut self) -> Self {
         self.begin = Some(Begin::Bootstrap);
@@ -172,8 +174,9 @@ impl<S: StateMachine> Builder<S> {
     /// If the data directory is empty, wait until the node has been added to a cluster that exists.
     /// The list of members has to name this node and at least one that belongs to the cluster. Then
     /// add it there, with the same id and addresses: [`Node::set_members`]. [`Builder::start`]
-    /// waits for that without a limit, and after 5 s a log line says so. A directory with state
-    /// goes on from that.
+    /// waits for that without a limit, and after 5 s a log line says so (see
+    /// [`Builder::bootstrap`]). A directory with state goes on from that. Of this and
+    /// [`Builder::bootstrap`], the last call counts.
     ///
     /// If the id is that of a member whose directory was lost, the start fails: remove the member
     /// first.
@@ -299,7 +302,8 @@ impl<S: StateMachine> Builder<S> {
     /// # struct Machine;
     /// # fn tuned<S: quorate::StateMachine>(builder: quorate::Builder<S>) -> quorate::Builder<S> {
     /// builder.tune(|config| {
-    ///     config.raft.snapshot_log_bytes_max = 256 << 20;
+    ///     config.raft.snapshot_log_bytes = 16 << 20; // a snapshot is due after as much log
+    ///     config.sessions.window = 1_000;
     ///     config.raft.command_bytes_max = 1 << 20;
     ///     config.limits.proposals_max = 1_000;
     /// })

@@ -137,8 +137,13 @@ impl fmt::Display for Leader {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotDone {
-    /// No leader accepted the command within the time that a command waits for one.
-    #[error("no leader was found in time; try again when a majority of the nodes is up")]
+    /// No leader accepted the command within the time that a command waits for one. Or this node is
+    /// not ready yet, for instance because it still applies its log:
+    /// [`DriverStatus::not_ready`](driver::DriverStatus::not_ready) has the reason.
+    #[error(
+        "no leader took the command in time; try again when a majority of the nodes is up and this \
+         node is ready"
+    )]
     NoLeader,
     /// Too many commands are waiting: the queue is full.
     #[error("too many commands are waiting; try again later")]

@@ -104,6 +104,9 @@ impl<S: StateMachine> Node<S> {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// Numbers begin at 1. A [`TypedNode`](crate::TypedNode) has a call of its own, which takes a
+    /// command of its machine's type.
     pub async fn execute_in_session(
         &self,
         number: SessionNumber,

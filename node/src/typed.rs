@@ -7,11 +7,14 @@ use crate::{
     Builder, Consistency, ExecuteError, Node, Proposal, ProposeError, ReadError, StartError,
 };
 use bytes::Bytes;
-use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
+use driver::{
+    ApplyContext, Frozen, LogTime, RestoreError, SessionNumber, StateMachine, StopReason, report,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use storage::codec;
 
 /// A deterministic state machine: the same commands in the same order give the same replies and
@@ -34,6 +37,11 @@ use storage::codec;
 /// types of its commands and of its state, or adds variants at the end of an enum. It upgrades
 /// every node before any node sends a new variant. An old command must get its old reply, since
 /// nodes compare a hash of the replies: see [`StateMachine`].
+///
+/// If the type of the commands is changed in another way, the commands that are still in the log
+/// cannot be decoded, and **the state lacks them**, also after a restart of all nodes. A node logs an
+/// error for the first command that it cannot decode. Stop it then, and start the version that wrote
+/// the log: once a snapshot has been taken, the commands are gone.
 pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     /// A command of a client.
     type Command: Serialize + DeserializeOwned;
@@ -94,9 +102,20 @@ impl<M: TypedMachine> StateMachine for Typed<M> {
     type Frozen = Typed<M>;
 
     fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes {
-        // A command that this version cannot decode is rejected by every node of this version.
-        let reply = codec::decode(&command).ok().map(|command| self.0.apply(at, command));
-        encode(&reply)
+        // A command that this version cannot decode is rejected by every node of this version. It
+        // may be a client's mistake, so the node goes on.
+        let command = codec::decode(&command).ok();
+        if command.is_none() && !HAS_REPORTED.swap(true, Ordering::Relaxed) {
+            report(|| {
+                tracing::error!(
+                    index = %at.id.index,
+                    "a command in the log cannot be decoded, so it changes nothing: if the type of \
+                     the commands was changed, stop all nodes and start the earlier version; later \
+                     ones are not reported"
+                );
+            });
+        }
+        encode(&command.map(|command| self.0.apply(at, command)))
     }
 
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes {
@@ -124,6 +143,9 @@ impl<M: TypedMachine> Frozen for Typed<M> {
         to.write_all(&state)
     }
 }
+
+/// Whether a command that cannot be decoded was reported. Once for each process: there may be many.
+static HAS_REPORTED: AtomicBool = AtomicBool::new(false);
 
 fn encode(value: &impl Serialize) -> Bytes {
     let mut bytes = Vec::new();
@@ -176,6 +198,15 @@ impl<M: TypedMachine> TypedNode<M> {
         self.0.propose(encode(command)).await
     }
 
+    /// Executes a command of a session once: see [`Node::execute_in_session`].
+    pub async fn execute_in_session(
+        &self,
+        number: SessionNumber,
+        command: &M::Command,
+    ) -> Result<M::Reply, TypedError<ExecuteError>> {
+        reply(&self.0.execute_in_session(number, encode(command)).await?)
+    }
+
     /// Queries the state machine: see [`Node::read`].
     pub async fn read(
         &self,
@@ -185,7 +216,13 @@ impl<M: TypedMachine> TypedNode<M> {
         reply(&self.0.read(encode(query), consistency).await?)
     }
 
-    /// The node itself, for instance to shut it down.
+    /// Stops the node cleanly: see [`Node::shutdown`]. A node that is shared is stopped by
+    /// [`Handle::shutdown`](driver::Handle::shutdown), which hands over too.
+    pub async fn shutdown(self) -> StopReason {
+        self.0.shutdown().await
+    }
+
+    /// The node itself.
     pub fn into_inner(self) -> Node<Typed<M>> {
         self.0
     }

@@ -70,6 +70,7 @@ pub fn state_machine<M: StateMachine>(
 ) {
     let kit = Kit { machine: &machine, commands, queries };
     let truth = kit.run();
+    kit.commands_change_the_state(&truth);
     kit.two_machines_agree(&truth);
     kit.queries_change_nothing(&truth);
     kit.a_frozen_state_stays_as_it_is(&truth);
@@ -100,6 +101,17 @@ impl<M: StateMachine> Kit<'_, M> {
             id: LogId::new(FIRST_INDEX + command, 3),
             time: LogTime(1_700_000_000_000 + command * STEP_MS),
             number: CommandNumber(command),
+        }
+    }
+
+    /// Commands that the machine cannot decode would pass all the rules.
+    fn commands_change_the_state(&self, truth: &Truth) {
+        let first = truth.states.first();
+        if truth.states.iter().all(|state| Some(state) == first) {
+            panic!(
+                "no command has changed the state: give commands that do, in the encoding that the \
+                 machine expects (for a `TypedMachine`, `Typed::<M>::encode_command`)"
+            );
         }
     }
 
