@@ -6,7 +6,7 @@ use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
     Body, Entry, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, ReadMode, Request,
-    Round, SnapshotReceived,
+    Round, Snapshot,
 };
 use std::collections::BTreeMap;
 
@@ -132,7 +132,7 @@ impl Follower {
     }
 
     /// Records a message from `leader`. Returns false if it cannot be the leader of this term.
-    fn hear(&mut self, core: &mut Core, leader: NodeId) -> bool {
+    pub fn hear(&mut self, core: &mut Core, leader: NodeId) -> bool {
         if self.leader.is_some_and(|known| known != leader) {
             core.counters.invalid_messages += 1;
             return false;
@@ -205,19 +205,15 @@ impl Follower {
     }
 
     /// A snapshot from the leader is durable.
-    pub fn install(&mut self, core: &mut Core, done: SnapshotReceived) {
-        let offer = done.offer;
-        if !self.hear(core, offer.from) {
-            return;
-        }
-        let last = offer.snapshot.last;
+    pub fn install(&mut self, core: &mut Core, snapshot: Snapshot) {
+        let last = snapshot.last;
         self.reply_due = true;
         if last.index > core.commit {
             if core.log.contains(last) {
                 // The whole snapshot is here already, and is now known to be committed.
                 core.commit_to(last.index);
             } else {
-                core.replace_log(offer.snapshot);
+                core.replace_log(snapshot);
             }
         }
         self.verified = self.verified.max(core.commit);

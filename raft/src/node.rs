@@ -359,22 +359,28 @@ impl Node {
     }
 
     /// A snapshot received from a leader is durable. Receipts of another start are ignored and
-    /// counted.
+    /// counted. One of a leader that has been deposed meanwhile counts too: a snapshot holds
+    /// committed entries only, so it is true in every later term.
     pub fn install(&mut self, now: Now, done: SnapshotReceived) {
         self.core.set_now(now);
         if !self.core.is_received(&done) {
             return;
         }
-        let offer = &done.offer;
-        if self.core.is_diverged() || offer.term < self.core.term() {
+        if self.core.is_diverged() {
             return;
         }
-        if offer.term > self.core.term() {
-            self.enter(Next::Follower { term: offer.term, leader: None });
+        let (from, term) = (done.offer.from, done.offer.term);
+        if term > self.core.term() {
+            self.enter(Next::Follower { term, leader: None });
         }
-        self.yield_to(done.offer.from);
-        if let Role::Follower(follower) = &mut self.role {
-            follower.install(&mut self.core, done);
+        let is_current = term == self.core.term();
+        if is_current {
+            self.yield_to(from);
+        }
+        if let Role::Follower(follower) = &mut self.role
+            && (!is_current || follower.hear(&mut self.core, from))
+        {
+            follower.install(&mut self.core, done.offer.snapshot);
         }
         self.check();
     }

@@ -7,7 +7,7 @@ use super::signals::{Stop, StopSignals};
 use super::threads;
 use driver::StopReason;
 use kv::serve::ServeError;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Instant;
@@ -89,6 +89,21 @@ fn failure(error: &ServeError) -> u8 {
     }
 }
 
+/// Whether the node did not start because its disk has no room. It will once there is some, so a
+/// service manager may start it again.
+fn is_without_room(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 fn refuse(why: impl std::fmt::Display) -> u8 {
     exit::complain(why);
     exit::CONFIGURATION
@@ -118,6 +133,7 @@ async fn node(settings: Settings) -> Ended {
         Err(error @ ServeError::Found(BootstrapError::Removed { .. })) => {
             return Ended::Failed(error);
         }
+        Err(error) if is_without_room(&error) => return Ended::Failed(error),
         Err(error) => return Ended::Refused(error.to_string()),
     };
     tracing::info!(
@@ -171,6 +187,16 @@ async fn abandoned(asked: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_without_room_may_be_tried_again() {
+        let error = |kind: io::ErrorKind| ServeError::Disk {
+            directory: "data".into(),
+            source: io::Error::from(kind),
+        };
+        assert!(is_without_room(&error(io::ErrorKind::StorageFull)));
+        assert!(!is_without_room(&error(io::ErrorKind::PermissionDenied)));
+    }
 
     #[test]
     fn a_node_whose_copy_differs_has_an_exit_code_of_its_own() {
