@@ -342,6 +342,6 @@ mod tests {
     fn the_bytes_of_a_command_in_the_log_are_fixed() {
         // If this fails, logs of an earlier version are read wrongly: raise the codec's version.
         let bytes = Command::Write(put("a", "1")).encode();
-        assert_eq!(&bytes[..], b"\x04\x01\x01a\x00\x011\x03\x07");
+        assert_eq!(&bytes[..], b"\x05\x01\x01a\x00\x011\x03\x07");
     }
 }

@@ -383,7 +383,7 @@ mod tests {
         }
         let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
         assert_eq!(asked(&desk, elsewhere, &[0, 1, 2], Bootstrap), (403, None));
-        for junk in [&b""[..], b"hello", b"raft", b"raft\x04\x00"] {
+        for junk in [&b""[..], b"hello", b"raft", b"raft\x05\x00"] {
             assert_eq!(desk.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
         }
         assert!(!desk.has_told());
