@@ -97,7 +97,7 @@ def fill(port, megabytes):
         batch = [{"op": "put", "key": f"key-{number}", "value": value}
                  for number in range(first, first + 512)]
         while True:
-            connection.request("POST", "/v1/batch", json.dumps(batch),
+            connection.request("POST", "/v1/batch", json.dumps({"operations": batch}),
                                {"content-type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
@@ -157,7 +157,8 @@ def main():
             began = time.monotonic()
             fill(cluster.clients[cluster.leader()], args.megabytes)
             print(f"filled with {args.megabytes} MiB in {time.monotonic() - began:.0f} s", flush=True)
-            size = args.megabytes << 20
+            # A snapshot may hold as little as half of the data; the log has the rest.
+            size = args.megabytes << 19
             proxy = Proxy(proxied, peer)
             new = start_new()
             time.sleep(1)

@@ -7,7 +7,7 @@
 //!
 //! A request that finds no place waits for a short time, and is then refused. The wait limits how
 //! often clients can retry, so that refusing them does not overload the node. The first requests of
-//! an address that wait stand in line, as many as its share of the places. So the wait in line takes
+//! an address that wait stand in line, as many as its share of the places. So that wait takes
 //! about as long as a request. The others wait aside: they get a place only when the line of their
 //! address is empty, the newest first. So a burst is served to its end. In a lasting overload, some
 //! have to be refused: then those that have waited aside for long get no place any more, so that

@@ -39,9 +39,9 @@ use storage::codec;
 /// nodes compare a hash of the replies: see [`StateMachine`].
 ///
 /// If the type of the commands is changed in another way, the commands that are still in the log
-/// cannot be decoded, and **the state lacks them**, also after a restart of all nodes. A node logs an
-/// error for the first command that it cannot decode. Stop it then, and start the version that wrote
-/// the log: once a snapshot has been taken, the commands are gone.
+/// cannot be decoded, and **the state lacks them**, also after a restart of all nodes. A node logs
+/// an error for the first command that it cannot decode. Stop it then, and start the version that
+/// wrote the log: once a snapshot has been taken, the commands are gone.
 pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     /// A command of a client.
     type Command: Serialize + DeserializeOwned;

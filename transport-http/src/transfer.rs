@@ -133,8 +133,8 @@ pub fn read_answer(answer: &[u8]) -> Option<Prefix> {
 }
 
 /// Receives a snapshot for the node that `own` describes. Returns once the snapshot is durable and
-/// handed to `inbox`. `passes` decides whether this sender is accepted at the moment. `arrived` gets
-/// the size of each part of the state.
+/// handed to `inbox`. `passes` decides whether this sender is accepted at the moment. `arrived`
+/// gets the size of each part of the state.
 pub async fn receive_snapshot(
     own: &Hello,
     inbox: &Inbox,

@@ -47,7 +47,10 @@ fn what_happens_in_a_run_is_recorded() {
     assert!(open < 50, "{open} messages are on their way for ever, {arrived} arrived");
     assert!(shown.flights.iter().any(|flight| flight.kind == FlightKind::Granted));
     assert!(shown.spans.iter().any(|span| span.outcome == Ended::Done && !span.answer.is_empty()));
-    assert!(shown.logs.iter().all(|log| log.entries.last() == shown.logs[0].entries.last()));
+    // An entry may be on its way when the run ends.
+    let ends = shown.logs.iter().filter_map(|log| log.entries.last());
+    let shortest = ends.min().expect("there are entries");
+    assert!(shown.logs.iter().all(|log| log.entries.contains(shortest)));
 }
 
 #[test]
