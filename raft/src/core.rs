@@ -247,8 +247,8 @@ impl Core {
     }
 
     /// An election timeout in ticks, drawn at random each time (§3.4): from the shortest one to
-    /// half as much again. A wider range would only delay the election: a split vote costs little (see
-    /// [`Core::split_vote_timeout`]).
+    /// half as much again. A wider range would only delay the election: a split vote costs little
+    /// (see [`Core::split_vote_timeout`]).
     pub fn election_timeout(&mut self) -> u32 {
         let least = self.config.election_ticks;
         least + self.rng.next_u32() % (least / 2).max(1)
