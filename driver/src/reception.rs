@@ -36,7 +36,7 @@ impl Prefix {
 pub struct Unfinished {
     /// The description of the snapshot.
     pub snapshot: Snapshot,
-    /// What has arrived.
+    /// Length and checksum of the state received so far.
     pub prefix: Prefix,
     /// Takes the bytes that follow.
     pub sink: Box<dyn SnapshotSink>,

@@ -90,8 +90,8 @@ impl SnapshotSchedule {
         Some(*self.place.get_or_insert_with(|| round_up(applied, entries)))
     }
 
-    /// What made a snapshot due is dealt with: an order follows, or none is possible, or the log
-    /// begins anew. The entries up to `applied` are applied.
+    /// Counts anew from here, because a snapshot was ordered, or none is possible, or the log was
+    /// replaced. The entries up to `applied` are applied.
     pub fn begins(&mut self, applied: Index) {
         self.ordered_at = applied;
         self.place = None;

@@ -97,7 +97,7 @@ impl<D: Disk> Snapshots<D> {
             checksum = crc32c::crc32c_append(checksum, &reader.chunk);
         }
         let SnapshotReader { mut file, snapshot, offset, read_bytes, .. } = reader;
-        // What follows is damaged. It must not be taken for the end of the snapshot.
+        // The bytes after this are damaged. They must not be read as the end of the snapshot.
         file.set_len(offset)?;
         file.sync_data()?;
         let writer = SnapshotWriter {
@@ -364,29 +364,24 @@ impl<F: DiskFile> SnapshotReader<F> {
             io::ErrorKind::UnexpectedEof => damaged("it is cut short"),
             _ => SnapshotError::Io { id, source },
         };
-        let (snapshot, offset, checksum) = Self::head(id, &file)?;
+        let mut reader = Self::begin(id, file)?;
         let mut trailer = [0; TRAILER_BYTES];
-        let len = file.len().map_err(io)?;
+        let len = reader.file.len().map_err(io)?;
         let trailer_at = len.checked_sub(TRAILER_BYTES as u64).ok_or(damaged("it is cut short"))?;
-        read_exact_at(&file, trailer_at, &mut trailer).map_err(io)?;
-        Ok(SnapshotReader {
-            file,
-            id,
-            snapshot,
-            chunk: Vec::new(),
-            given: 0,
-            offset,
-            checksum,
-            read_bytes: 0,
-            state_bytes: u64_at(&trailer, 8),
-            ended: false,
-        })
+        read_exact_at(&reader.file, trailer_at, &mut trailer).map_err(io)?;
+        reader.state_bytes = u64_at(&trailer, 8);
+        Ok(reader)
     }
 
     /// A reader of a snapshot that may be cut off. `None` if its head is damaged.
     fn of_part(id: LogId, file: F) -> Option<Self> {
-        let (snapshot, offset, checksum) = Self::head(id, &file).ok()?;
-        Some(SnapshotReader {
+        Self::begin(id, file).ok()
+    }
+
+    /// A reader that has read the head. It does not know the length of the state.
+    fn begin(id: LogId, file: F) -> Result<Self, SnapshotError> {
+        let (snapshot, offset, checksum) = Self::head(id, &file)?;
+        Ok(SnapshotReader {
             file,
             id,
             snapshot,

@@ -1,8 +1,8 @@
-//! What the core loop takes in: receipts, reports of the transport, snapshots of peers, calls of
+//! The inputs of the core loop: receipts, reports of the transport, snapshots of peers, calls of
 //! clients, and ticks.
 //!
-//! Each of these is passed to the core at once. What the core wants done in return is in
-//! `output.rs`, and the fate of a command in `commands.rs`.
+//! Each of these is passed to the core at once. The actions that the core orders are in
+//! `output.rs`, and the outcome of a command is in `commands.rs`.
 
 use super::{CoreLoop, FULL_RETRY_TICKS, FULL_RETRY_TICKS_MAX};
 use crate::messages::{CoreCall, PeerSnapshot, Receipt, SnapshotOrder};

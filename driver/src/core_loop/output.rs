@@ -1,4 +1,4 @@
-//! What the core wants done: each action goes to the part of the node that does it.
+//! The actions that the core orders. Each goes to the part of the node that carries it out.
 //!
 //! Nothing waits here. The core has at most one order of each kind out, so the queues to the log
 //! and the state machine have room for them. The queue of questions may be full: then reads are

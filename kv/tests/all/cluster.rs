@@ -126,7 +126,7 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
     let leader = cluster.leader();
     signal(cluster.pid(leader), Signal::KILL);
     cluster.wait_for_line("signal 9");
-    // What was acknowledged before and is not in the file yet is at most a piece of 8 KiB.
+    // At most 8 KiB of earlier acknowledgements are not in the file yet.
     let before = recorded();
     until("writes go on", || recorded() >= before + (32 << 10));
     bench.kill().unwrap();

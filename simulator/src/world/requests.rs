@@ -1,4 +1,4 @@
-//! What the world remembers of clients and their requests.
+//! The clients of the world, and the requests that they have sent.
 //!
 //! An operation stays here after its end, because a late answer may still arrive. What clients do
 //! is in `clients.rs`.
