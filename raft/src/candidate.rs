@@ -44,19 +44,17 @@ impl Candidate {
         candidate
     }
 
-    /// Sends the request to all voters that have not replied yet. A refusal of a pre-vote binds
-    /// nobody: that voter may have received from a leader until now, so it is asked again.
+    /// Sends the request to all voters that have not replied yet.
     fn ask(&self, core: &mut Core) {
         let membership = core.log.membership();
-        let is_open = |id: NodeId| match self.votes.get(&id) {
-            None => true,
-            Some(granted) => self.pre && !granted,
-        };
-        let to_ask: Vec<NodeId> = (membership.members.keys().copied())
-            .filter(|id| *id != core.id() && membership.is_voter(*id) && is_open(*id))
+        let silent: Vec<NodeId> = (membership.members.keys())
+            .filter(|id| {
+                **id != core.id() && membership.is_voter(**id) && !self.votes.contains_key(id)
+            })
+            .copied()
             .collect();
         let last = core.log.last();
-        for to in to_ask {
+        for to in silent {
             if self.pre {
                 let question = core.message(to, Body::PreVote { next: core.term().next(), last });
                 core.outbox.send(question);
