@@ -2,7 +2,7 @@
 
 use crate::limits::in_range;
 use crate::messages::{PeerReports, PeerSnapshot};
-use crate::reception::{Prefix, Received, Reception, Receptions};
+use crate::reception::{Prefix, Reception, Receptions};
 use crate::snapshots::SnapshotStore;
 use raft::{LogId, Message, NodeId, Snapshot, SnapshotOffer};
 use std::io;
@@ -128,13 +128,8 @@ impl Inbox {
         self.offers.send(event).await.map_err(|_| OfferError::Stopped)?;
         let order = answer.await.map_err(|_| OfferError::Stopped)?;
         let order = order.ok_or(OfferError::Unwanted)?;
-        self.receptions.begin(order, start, self.store.clone())
-    }
-
-    /// Passes a received snapshot to the core. Returns false if the node has stopped.
-    pub async fn install(&self, received: Received) -> bool {
-        let event = PeerSnapshot::Received(Box::new(received.0));
-        self.offers.send(event).await.is_ok()
+        let core = self.offers.clone().reserve_owned().await.map_err(|_| OfferError::Stopped)?;
+        self.receptions.begin(order, start, self.store.clone(), core)
     }
 
     /// Whether the driver has ended.

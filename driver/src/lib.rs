@@ -62,7 +62,7 @@ pub use limits::Limits;
 pub use machine::{ApplyContext, Frozen, RestoreError, StateMachine};
 pub use node::{Dependencies, Driver, DriverConfig, Part};
 pub use raft::LogTime;
-pub use reception::{Prefix, Received, Reception, Unfinished};
+pub use reception::{Prefix, Reception, Unfinished};
 pub use replica::{Answer, FrozenReplica, Replica, WrongBatch, hashed};
 pub use report::report;
 pub use session::{SessionError, SessionId, SessionLimits, SessionNumber, Sessions};

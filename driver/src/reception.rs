@@ -7,12 +7,14 @@
 //! anew, and once the node has committed what it covers.
 
 use crate::inbox::OfferError;
+use crate::messages::PeerSnapshot;
 use crate::report::report;
 use crate::snapshots::{SnapshotSink, SnapshotStore};
-use raft::{Index, ReceiveSnapshot, Snapshot, SnapshotReceived};
+use raft::{Index, ReceiveSnapshot, Snapshot};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc::OwnedPermit;
 
 /// The first bytes of a snapshot's state. Two equal prefixes are taken to be the same bytes; the
 /// transport compares the checksum of the whole state at the end.
@@ -84,12 +86,13 @@ impl Receptions {
     }
 
     /// Begins a reception that continues after `start`. `start` must be what
-    /// [`Receptions::prefix`] has returned, or empty to begin anew.
+    /// [`Receptions::prefix`] has returned, or empty to begin anew. `core` takes the snapshot.
     pub fn begin(
         &self,
         order: Box<ReceiveSnapshot>,
         start: Prefix,
         store: Arc<dyn SnapshotStore>,
+        core: OwnedPermit<PeerSnapshot>,
     ) -> Result<Reception, OfferError> {
         if self.busy.swap(true, Ordering::AcqRel) {
             return Err(OfferError::Busy);
@@ -106,7 +109,7 @@ impl Receptions {
             return Err(OfferError::Gone);
         }
         Ok(Reception {
-            order: Some(order),
+            unfinished: Some((order, core)),
             store,
             sink,
             prefix: start,
@@ -119,8 +122,9 @@ impl Receptions {
 /// A snapshot that is being received. Writing blocks. If it is dropped before
 /// [`Reception::finish`], a later offer may continue it.
 pub struct Reception {
-    /// `None` only once it is finished.
-    order: Option<Box<ReceiveSnapshot>>,
+    /// The order of the core, and the place in the core's queue for its result. `None` only once it
+    /// is finished.
+    unfinished: Option<(Box<ReceiveSnapshot>, OwnedPermit<PeerSnapshot>)>,
     store: Arc<dyn SnapshotStore>,
     /// Opened at the first write, since opening may block.
     sink: Option<Box<dyn SnapshotSink>>,
@@ -138,10 +142,6 @@ impl Drop for Turn {
     }
 }
 
-/// A snapshot that has been received and is durable, for [`Inbox::install`](crate::Inbox::install).
-#[must_use]
-pub struct Received(pub(crate) SnapshotReceived);
-
 impl Reception {
     /// The part that has been written so far, including by earlier transfers.
     pub fn prefix(&self) -> Prefix {
@@ -149,9 +149,9 @@ impl Reception {
     }
 
     fn open(&mut self) -> io::Result<Box<dyn SnapshotSink>> {
-        match (self.sink.take(), &self.order) {
+        match (self.sink.take(), &self.unfinished) {
             (Some(sink), _) => Ok(sink),
-            (None, Some(order)) => self.store.receive(order.snapshot()),
+            (None, Some((order, _))) => self.store.receive(order.snapshot()),
             (None, None) => Err(io::Error::other("the reception has ended")),
         }
     }
@@ -168,13 +168,19 @@ impl Reception {
         Ok(())
     }
 
-    /// Makes the snapshot durable after all its bytes were written, and reads it back to verify it:
-    /// the log is reset to it next. Blocks.
-    pub fn finish(mut self) -> io::Result<Received> {
+    /// Makes the snapshot durable after all its bytes were written, reads it back to verify it,
+    /// since the log is reset to it next, and passes it to the core. Blocks, for a large snapshot
+    /// for minutes. It does all of it even if the sender gives up meanwhile. An error also if the
+    /// node has stopped.
+    pub fn finish(mut self) -> io::Result<()> {
         self.open()?.finish()?;
-        let order = self.order.take().ok_or(io::ErrorKind::Other)?;
+        let (order, core) = self.unfinished.take().ok_or(io::ErrorKind::Other)?;
         io::copy(&mut self.store.open(order.snapshot().last)?, &mut io::sink())?;
-        Ok(Received(order.durable()))
+        let core = core.send(PeerSnapshot::Received(Box::new(order.durable())));
+        match core.is_closed() {
+            true => Err(io::Error::other("this node is stopping")),
+            false => Ok(()),
+        }
     }
 
     /// Removes what has been written: it is not a prefix of the snapshot.
@@ -187,7 +193,7 @@ impl Reception {
 
 impl Drop for Reception {
     fn drop(&mut self) {
-        if let (Some(sink), Some(order)) = (self.sink.take(), &self.order) {
+        if let (Some(sink), Some((order, _))) = (self.sink.take(), &self.unfinished) {
             let snapshot = order.snapshot().clone();
             *self.receptions.unfinished() =
                 Some(Unfinished { snapshot, prefix: self.prefix, sink });

@@ -34,8 +34,7 @@ use std::io::Read;
 ///   here all the same. The replies have to reach them: at the address that the membership had for
 ///   them, or one that they give when they connect. Otherwise a removed node never stops.
 /// - **Delivered**, for a snapshot, means: durable at the receiver and passed to its core, that is,
-///   [`Reception::finish`](crate::Reception::finish) and
-///   [`Inbox::install`](crate::Inbox::install) have returned. Each
+///   [`Reception::finish`](crate::Reception::finish) has returned. Each
 ///   [`Transport::send_snapshot`] ends with exactly one report, delivered or not, also if the peer
 ///   is gone, does not need the snapshot, or the state cannot be read. The bytes arrive whole, in
 ///   order, or the transfer has failed.

@@ -74,6 +74,13 @@ impl Follower {
         self.timeout = 0;
     }
 
+    /// After [`Follower::hurry`], waits for an election timeout again.
+    fn wait_in_full(&mut self, core: &mut Core) {
+        if self.timeout == 0 {
+            self.timeout = core.election_timeout();
+        }
+    }
+
     /// The process of a peer has ended. If that is the leader, this node waits for it no longer: it
     /// grants pre-votes, and its own timeout expires soon. The next message of the leader, if there
     /// is one after all, makes it wait again.
@@ -95,6 +102,7 @@ impl Follower {
             return if core.promise.holds() { Next::Stay } else { Next::PreCandidate };
         }
         self.elapsed = 0;
+        self.wait_in_full(core);
         self.lose_leader(core);
         core.ask_whether_removed();
         Next::Stay
@@ -139,6 +147,7 @@ impl Follower {
         }
         self.leader = Some(leader);
         self.elapsed = 0;
+        self.wait_in_full(core);
         core.promise.make(core.promise_ms());
         true
     }

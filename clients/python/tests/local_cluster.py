@@ -72,6 +72,9 @@ class Cluster:
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
         self.leader(READY_SECONDS)
         self.wait_for_line("Ctrl-C")
+        # The third node may still start when the other two have a leader.
+        for url in self.urls:
+            self.wait_for_answer(url)
 
     def _read(self, process: subprocess.Popen) -> None:
         for line in process.stdout:
@@ -87,6 +90,16 @@ class Cluster:
                 break
             time.sleep(0.05)
         raise AssertionError(f"the cluster never said {part!r}: {self.output}")
+
+    def wait_for_answer(self, url: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                requests.get(f"{url}/is_leader", timeout=1)
+                return
+            except requests.RequestException:
+                time.sleep(0.05)
+        raise AssertionError(f"{url} never answered: {self.output}")
 
     def leader(self, seconds: float = 15) -> int:
         """The node that leads, waited for."""

@@ -127,7 +127,10 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             CoreCall::Read { mode, read } => self.state.reads.add(mode, read),
             CoreCall::Campaign => self.node.campaign(now),
             CoreCall::Transfer { to, begun } => {
-                let _ = begun.send(self.node.transfer(now, to));
+                let taken = self.node.transfer(now, to);
+                // The caller learns the outcome from the status, so it has to show the transfer.
+                self.publish();
+                let _ = begun.send(taken);
             }
             CoreCall::SetMembers { change, begun } => {
                 self.state.preflight.add(

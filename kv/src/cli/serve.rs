@@ -124,9 +124,16 @@ async fn node(settings: Settings) -> Ended {
     let id = settings.serve.id;
     let started = tokio::select! {
         biased;
-        stop = signals.wait() => return Ended::Told(stop),
-        () = &mut abandoned => return Ended::Told(Stop::Asked),
-        started = kv::serve::run(settings.serve) => started,
+        stop = signals.wait() => Err(stop),
+        () = &mut abandoned => Err(Stop::Asked),
+        started = kv::serve::run(settings.serve) => Ok(started),
+    };
+    let started = match started {
+        Ok(started) => started,
+        Err(stop) => {
+            log_stop(stop);
+            return Ended::Told(stop);
+        }
     };
     let mut running = match started {
         Ok(running) => running,
@@ -149,10 +156,7 @@ async fn node(settings: Settings) -> Ended {
     let outcome = match ended {
         Ok(outcome) => outcome,
         Err(_) => {
-            match told {
-                Stop::Asked => tracing::info!("stopping: asked to by a signal or the supervisor"),
-                Stop::Hangup => tracing::info!("stopping: SIGHUP has come (nohup prevents that)"),
-            }
+            log_stop(told);
             let first = Instant::now();
             tokio::select! {
                 biased;
@@ -164,6 +168,13 @@ async fn node(settings: Settings) -> Ended {
     match outcome {
         Ok(()) => Ended::Told(told),
         Err(error) => Ended::Failed(error),
+    }
+}
+
+fn log_stop(cause: Stop) {
+    match cause {
+        Stop::Asked => tracing::info!("stopping: asked to by a signal or the supervisor"),
+        Stop::Hangup => tracing::info!("stopping: SIGHUP has come (nohup prevents that)"),
     }
 }
 

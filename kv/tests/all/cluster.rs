@@ -144,7 +144,7 @@ fn a_killed_leader_loses_no_acknowledged_write_and_writes_go_on() {
 fn a_result_that_cannot_be_printed_is_an_error_of_every_command() {
     let (_scratch, data) = scratch();
     let mut cluster = Cluster::spawn(&data, free_ports(1), 1);
-    cluster.wait_for_line("Ctrl-C");
+    cluster.wait_until_it_serves();
     assert!(cluster.run(&["put", "hello", "world"]).status.success());
     let servers = cluster.servers();
     let on_a_full_disk = |arguments: &[&str]| {
@@ -177,7 +177,7 @@ fn a_result_that_cannot_be_printed_is_an_error_of_every_command() {
 fn a_closed_standard_input_is_no_empty_value() {
     let (_scratch, data) = scratch();
     let mut cluster = Cluster::spawn(&data, free_ports(1), 1);
-    cluster.wait_for_line("Ctrl-C");
+    cluster.wait_until_it_serves();
     let put = |redirection: &str| {
         Command::new("sh")
             .arg("-c")
@@ -278,7 +278,7 @@ fn the_successor_of_a_killed_leader_does_not_wait_for_an_election_timeout() {
         command.arg("--election-timeout=30s");
         command
     });
-    cluster.wait_for_line("Ctrl-C");
+    cluster.wait_until_it_serves();
     // A leader's stream to a node may open later than it leads.
     let is_ready =
         |id| get(cluster.address(id), "/readyz").is_some_and(|body| body.starts_with("ready"));
@@ -323,7 +323,7 @@ fn a_cluster_whose_program_is_replaced_goes_on_with_its_own() {
         other.args(command.get_args());
         other
     });
-    cluster.wait_for_line("Ctrl-C");
+    cluster.wait_until_it_serves();
     let replacement = scratch.path().join("raft-kv.new");
     fs::write(&replacement, "no program").unwrap();
     fs::rename(&replacement, &program).unwrap();
@@ -502,7 +502,7 @@ fn a_cluster_under_nohup_goes_on_when_the_terminal_goes_away() {
         nohup.arg(command.get_program()).args(command.get_args());
         nohup
     });
-    cluster.wait_for_line("Ctrl-C");
+    cluster.wait_until_it_serves();
     let node = cluster.pid(0);
     signal(cluster.supervisor(), Signal::HUP);
     signal(node, Signal::HUP);
@@ -523,7 +523,7 @@ fn a_port_in_use_does_not_bind_the_directory_to_it() {
     let refused = cluster_command(&data, port).arg("--nodes=1").output().unwrap();
     assert_eq!(refused.status.code(), Some(CONFIGURATION));
     let mut other = Cluster::spawn(&data, free_ports(1), 1);
-    other.wait_for_line("Ctrl-C");
+    other.wait_until_it_serves();
     drop(taken);
 }
 
@@ -570,7 +570,7 @@ fn a_directory_held_by_another_cluster_is_refused() {
     let (_scratch, data) = scratch();
     let port = free_ports(1);
     let mut first = Cluster::spawn(&data, port, 1);
-    first.wait_for_line("Ctrl-C");
+    first.wait_until_it_serves();
     let second = cluster_command(&data, free_ports(1)).arg("--nodes=1").output().unwrap();
     assert_eq!(second.status.code(), Some(CONFIGURATION));
     let said = complaint(&second);
@@ -582,7 +582,7 @@ fn a_node_directory_held_by_a_single_node_is_refused() {
     let (_scratch, data) = scratch();
     let (port, other) = (free_ports(1), free_ports(1));
     let mut first = Cluster::spawn(&data, port, 1);
-    first.wait_for_line("Ctrl-C");
+    first.wait_until_it_serves();
     let second = Command::new(crate::local::PROGRAM)
         .args(["serve", "--id=0", "--bootstrap"])
         .arg(format!("--peers=0=127.0.0.1:{other}/127.0.0.1:{}", other + 1000))

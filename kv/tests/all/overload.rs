@@ -39,6 +39,7 @@ fn large_batches_and_long_listings_cost_no_election() {
     let batches = AtomicUsize::new(0);
     let mut health = 0;
     std::thread::scope(|scope| {
+        let stop = SetOnDrop(&over);
         for _ in 0..BATCH_CLIENTS {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
@@ -66,7 +67,7 @@ fn large_batches_and_long_listings_cost_no_election() {
         {
             health += 1;
         }
-        over.store(true, Ordering::Relaxed);
+        drop(stop);
     });
     assert_eq!(members.metric(0, "raft_term"), term, "there was an election");
     assert!(health >= HEALTH_ANSWERS, "a health request was not answered while it led");

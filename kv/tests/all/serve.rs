@@ -103,6 +103,15 @@ fn leads(peer: &str) -> bool {
 }
 
 #[test]
+fn a_node_that_is_stopped_while_it_waits_for_its_peers_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut node = Node::start(scratch.path(), 0, &peers(3).join(","), &[]);
+    until("it listens for peers", || node.log().contains("listening for peers"));
+    assert_eq!(node.stop(), Some(0), "{}", node.log());
+    assert!(node.log().contains("stopping: asked to"), "{}", node.log());
+}
+
+#[test]
 fn founders_with_different_lists_found_no_two_clusters_whatever_the_order() {
     for first in [0, 1, 2] {
         let scratch = tempfile::tempdir().unwrap();

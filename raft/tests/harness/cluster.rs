@@ -136,6 +136,7 @@ impl Cluster {
                         config.priority = *value as u8;
                     }
                 }
+                "campaign_at_start" => config.campaign_at_start = *value > 0,
                 "clock_ticks" => config.clock_ticks = *value as u32,
                 other => panic!("there is no setting {other}"),
             }

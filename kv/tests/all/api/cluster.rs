@@ -1,7 +1,9 @@
 //! Three nodes: each serves any request, and acknowledged writes are not lost.
 
 use crate::api::node::{Node, ask, cluster, start, until};
+use crate::local::SetOnDrop;
 use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -57,11 +59,13 @@ fn leadership_is_handed_over_on_request_and_no_write_is_refused_meanwhile() {
     assert_eq!((refused.status, &refused.json()["outcome"]), (400, &json!("not_done")));
     assert_eq!(nodes[0].post(path, r#"{"too": 1}"#).status, 400);
     const TRANSFERS: [u64; 4] = [1, 0, 2, 1];
-    let ends = std::sync::atomic::AtomicBool::new(false);
+    let ends = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // The scope waits for the thread, also when an assertion fails.
+        let stop = SetOnDrop(&ends);
         let writes = scope.spawn(|| {
             let (mut written, mut unknown) = (0, 0);
-            while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+            while !ends.load(Ordering::Relaxed) {
                 let answer = nodes[2].ask("PUT", "/v1/kv/a", "x");
                 match answer.status {
                     200 => written += 1,
@@ -76,10 +80,11 @@ fn leadership_is_handed_over_on_request_and_no_write_is_refused_meanwhile() {
         for to in TRANSFERS {
             let leader = nodes.iter().find(|node| node.leads()).unwrap();
             let answer = leader.post(path, &format!(r#"{{"to": {to}}}"#));
-            assert_eq!((answer.status, &answer.json()["leader"]), (200, &json!(to)));
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            assert_eq!(answer.json()["leader"], json!(to));
             until("it serves", || nodes[to as usize].leads());
         }
-        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stop);
         assert!(writes.join().unwrap() > 0);
     });
 }

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -42,11 +43,20 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts three nodes, and waits until one is leader.
+    /// Starts three nodes, and waits until one is leader and each of them answers.
     pub fn start(directory: &Path, port: u16) -> Self {
         let mut cluster = Cluster::spawn(directory, port, 3);
-        cluster.wait_for_line("Ctrl-C");
+        cluster.wait_until_it_serves();
         cluster
+    }
+
+    /// Waits until a node is leader and each of them answers.
+    pub fn wait_until_it_serves(&mut self) {
+        self.wait_for_line("Ctrl-C");
+        // The supervisor reports as soon as there is a leader. Another node may still start.
+        for id in 0..self.nodes {
+            until("each node answers", || get(self.address(id), "/is_leader").is_some());
+        }
     }
 
     /// Starts `nodes` nodes without waiting.
@@ -214,6 +224,15 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Sets a flag that ends other threads when it is dropped, also when an assertion fails.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
