@@ -131,6 +131,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         self.publish();
         loop {
             let mut slept = false;
+            let calls_max = self.calls_max();
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
@@ -147,8 +148,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                     if !self.inbox_receiver.messages.is_closed() || !self.inbox_receiver.messages.is_empty() => {}
                 () = self.inbox_receiver.reports.notify.notified() => {}
                 Some(offer) = self.inbox_receiver.offers.recv() => offers.push(offer),
-                _ = self.calls.recv_many(&mut calls, CALLS_PER_TURN),
-                    if !self.calls.is_closed() || !self.calls.is_empty() => {}
+                _ = self.calls.recv_many(&mut calls, calls_max),
+                    if calls_max > 0 && (!self.calls.is_closed() || !self.calls.is_empty()) => {}
                 () = &mut sleep => slept = true,
             }
             if !slept {
@@ -157,7 +158,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             count(&self.shared.metrics.turns);
             fill(&mut self.receipts, &mut receipts, RECEIPTS_MAX);
             fill(&mut self.inbox_receiver.messages, &mut messages, MESSAGES_PER_TURN);
-            fill(&mut self.calls, &mut calls, CALLS_PER_TURN);
+            fill(&mut self.calls, &mut calls, calls_max);
 
             // After everything was taken: a lease that holds at this reading confirms reads that
             // have arrived before it.

@@ -9,7 +9,6 @@ use crate::{Handle, StateMachine};
 use bytes::Bytes;
 use raft::Request;
 use std::time::Duration;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 /// The pause before a command of a session is proposed again.
@@ -180,12 +179,8 @@ impl<S: StateMachine> Handle<S> {
     /// Gets a request appended once, and waits for its outcome.
     async fn attempt(&self, request: Request, until_ns: u64) -> Result<Bytes, ExecuteError> {
         let (done, answer) = oneshot::channel();
-        self.calls.try_send(CoreCall::Execute { request, done }).map_err(|error| {
-            ExecuteError::Refused(match error {
-                TrySendError::Full(_) => ProposeError::Busy,
-                TrySendError::Closed(_) => ProposeError::Stopped,
-            })
-        })?;
+        self.send_command(request.len(), CoreCall::Execute { request, done })
+            .map_err(ExecuteError::Refused)?;
         let left_ns = until_ns.saturating_sub(self.clock.now().monotonic_ns);
         let mut sleep = self.clock.sleep(Duration::from_nanos(left_ns));
         tokio::select! {

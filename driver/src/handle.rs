@@ -91,15 +91,25 @@ impl Future for Done {
     }
 }
 
-/// The error of a call that the core loop's queue did not take.
-fn not_taken<T>(error: TrySendError<T>) -> ProposeError {
-    match error {
-        TrySendError::Full(_) => ProposeError::Busy,
-        TrySendError::Closed(_) => ProposeError::Stopped,
-    }
-}
-
 impl<S: StateMachine> Handle<S> {
+    /// Passes a command of this size to the core loop.
+    pub(crate) fn send_command(&self, bytes: usize, call: CoreCall<S>) -> Result<(), ProposeError> {
+        let waiting = &self.shared.calls_bytes;
+        let before = waiting.fetch_add(bytes, Ordering::Relaxed);
+        let sent = if before > 0 && before + bytes > self.shared.limits.calls_bytes_max {
+            Err(ProposeError::Busy)
+        } else {
+            self.calls.try_send(call).map_err(|error| match error {
+                TrySendError::Full(_) => ProposeError::Busy,
+                TrySendError::Closed(_) => ProposeError::Stopped,
+            })
+        };
+        if sent.is_err() {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        sent
+    }
+
     /// Proposes a command, on the leader. Returns as soon as the leader has appended it.
     /// [`Proposal::done`] returns the outcome, within the default timeout.
     pub async fn propose(&self, command: Bytes) -> Result<Proposal, ProposeError> {
@@ -114,7 +124,7 @@ impl<S: StateMachine> Handle<S> {
     ) -> Result<Proposal, ProposeError> {
         let (taken, proposed) = oneshot::channel();
         let (done, reply) = oneshot::channel();
-        self.calls.try_send(CoreCall::Propose { command, taken, done }).map_err(not_taken)?;
+        self.send_command(command.len(), CoreCall::Propose { command, taken, done })?;
         // The core loop takes the call in its next turn, which never blocks. If the loop ends
         // before that, the command has not been proposed.
         let proposed = proposed.await.map_err(|_| ProposeError::Stopped)??;

@@ -10,14 +10,16 @@ use tokio::sync::Semaphore;
 /// clamped to the range from 1 to the longest possible queue.
 ///
 /// A queue takes memory only for what waits in it: about 100 bytes for each item, and the bytes of
-/// commands and queries. Those bytes have no limit here; the caller's own is `calls_max` times
-/// [`raft::Config::command_bytes_max`].
+/// commands and queries. The bytes of queries have no limit here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
     /// The most client calls (proposals and reads) that wait for the core, 8192 by default.
     /// Further ones are rejected.
     pub calls_max: usize,
+    /// The most bytes of commands that wait for the core, 256 MiB by default. A further command is
+    /// rejected, unless none waits.
+    pub calls_bytes_max: usize,
     /// The most calls (reads, batches of confirmed reads, and waits) that wait for the state
     /// machine, 16,384 by default. Further calls are rejected; a batch of confirmed reads is
     /// retried.
@@ -39,6 +41,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             calls_max: 8192,
+            calls_bytes_max: 256 << 20,
             machine_calls_max: 16_384,
             snapshot_orders_max: 8,
             reads_max: 16_384,
@@ -53,6 +56,7 @@ impl Limits {
     pub(crate) fn in_range(self) -> Self {
         Limits {
             calls_max: in_range(self.calls_max),
+            calls_bytes_max: self.calls_bytes_max,
             machine_calls_max: in_range(self.machine_calls_max),
             snapshot_orders_max: in_range(self.snapshot_orders_max),
             reads_max: in_range(self.reads_max),

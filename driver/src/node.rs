@@ -101,7 +101,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(lease) = &mut config.raft.lease {
             lease.tick = config.tick;
         }
-        fits(&config.raft, transport.message_bytes_max())?;
+        fits(&config.raft, transport.message_bytes_max(), transport.queue_messages_max())?;
         let base = restored.snapshot.clone();
         if let Err(error) = snapshots.remove_before(base.last, &[]) {
             report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
@@ -193,8 +193,18 @@ impl<S: StateMachine> Driver<S> {
 const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// Whether every message fits into what the transport carries. One that did not would be lost each
-/// time that it is sent, and the log would end there for good.
-fn fits(config: &raft::Config, message_bytes_max: usize) -> Result<(), ConfigError> {
+/// time that it is sent, and the log would end there for good. If there were more in flight than the
+/// transport's queue holds, some would be lost whenever a peer is slow.
+fn fits(
+    config: &raft::Config,
+    message_bytes_max: usize,
+    queue_messages_max: usize,
+) -> Result<(), ConfigError> {
+    let limit = queue_messages_max;
+    if config.inflight_messages_max > limit {
+        let value = config.inflight_messages_max;
+        return Err(ConfigError::MoreThanQueued { name: "inflight_messages_max", value, limit });
+    }
     let limit_bytes = message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
     let sizes = [
         ("command_bytes_max", config.command_bytes_max),
@@ -214,12 +224,16 @@ mod tests {
     #[test]
     fn settings_whose_messages_the_transport_does_not_carry_are_refused() {
         let mut config = Config::new(NodeId(1), Incarnation(1), 1);
-        assert_eq!(fits(&config, usize::MAX), Ok(()));
-        assert_eq!(fits(&config, 64 << 20), Ok(()));
+        assert_eq!(fits(&config, usize::MAX, usize::MAX), Ok(()));
+        assert_eq!(fits(&config, 64 << 20, 256), Ok(()));
+        config.inflight_messages_max = 257;
+        let refused = fits(&config, 64 << 20, 256).unwrap_err();
+        assert!(refused.to_string().contains("inflight_messages_max is 257"), "{refused}");
+        config.inflight_messages_max = 256;
         config.command_bytes_max = 64 << 20;
-        let refused = fits(&config, 64 << 20).unwrap_err();
+        let refused = fits(&config, 64 << 20, 256).unwrap_err();
         assert!(refused.to_string().contains("command_bytes_max is 67108864"), "{refused}");
         (config.command_bytes_max, config.append_bytes_max) = (1 << 20, 65 << 20);
-        assert!(fits(&config, 64 << 20).is_err());
+        assert!(fits(&config, 64 << 20, 256).is_err());
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     /// The number of open sessions, and their bytes.
     pub sessions: AtomicUsize,
     pub session_bytes: AtomicU64,
+    /// The bytes of the commands that wait for the core.
+    pub calls_bytes: AtomicUsize,
     /// Reads that have not been answered.
     pub reads_waiting: AtomicUsize,
     /// Callers that wait for a command to be applied.
@@ -60,6 +62,7 @@ impl Shared {
             own_session,
             sessions: AtomicUsize::new(0),
             session_bytes: AtomicU64::new(0),
+            calls_bytes: AtomicUsize::new(0),
             reads_waiting: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             snapshot_bytes: AtomicU64::new(0),

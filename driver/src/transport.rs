@@ -60,6 +60,18 @@ pub trait Transport: Send + Sync + 'static {
         usize::MAX
     }
 
+    /// The most messages that may wait for one peer. A node whose settings let a leader have more in
+    /// flight is not started: the rest would be dropped each time.
+    fn queue_messages_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// How many messages to `peer` the transport takes now without dropping one. A node that does
+    /// not lead takes no more commands in one turn than it can forward.
+    fn room(&self, _peer: NodeId) -> usize {
+        usize::MAX
+    }
+
     /// Takes over the current members and their addresses. Called when the membership changes.
     fn set_members(&self, membership: &Membership);
 }

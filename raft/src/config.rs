@@ -222,6 +222,17 @@ pub enum ConfigError {
         /// The most that it may be.
         limit_bytes: usize,
     },
+    /// A leader may have more messages in flight to a peer than the transport keeps for it. The
+    /// driver checks this.
+    #[error("{name} is {value}, and the transport keeps at most {limit} messages a peer: lower it")]
+    MoreThanQueued {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// The most that it may be.
+        limit: usize,
+    },
     /// The entries do not follow the snapshot or each other. The store has a bug.
     #[error("the restored log is not contiguous at index {at}")]
     Gap {

@@ -111,6 +111,15 @@ impl<N: Net> Transport for HttpTransport<N> {
         }
     }
 
+    fn queue_messages_max(&self) -> usize {
+        link::QUEUE_MESSAGES_MAX
+    }
+
+    fn room(&self, peer: NodeId) -> usize {
+        let queues = lock(&self.queues);
+        queues.get(&peer).map_or(link::QUEUE_MESSAGES_MAX, mpsc::Sender::capacity)
+    }
+
     fn message_bytes_max(&self) -> usize {
         FRAME_BYTES_MAX
     }

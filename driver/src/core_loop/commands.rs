@@ -5,7 +5,7 @@
 //! gets [`ExecuteError::Unknown`], and is never sent again by this file: whether it may be repeated
 //! is for the caller to say (`execute.rs`).
 
-use super::CoreLoop;
+use super::{CALLS_PER_TURN, CoreLoop};
 use crate::error::{ExecuteError, ProposeError};
 use crate::pending::{Caller, Reply};
 use crate::status::count;
@@ -41,6 +41,19 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         };
         count(&self.shared.metrics.proposals_refused);
         let _ = done.send(Err(ExecuteError::Refused(refused)));
+    }
+
+    /// How many calls this turn may take. A node that does not lead sends a message to the leader
+    /// for each command, and what the transport drops has an unknown fate. The calls beyond its
+    /// room wait for the next turn, which comes with the next message or tick.
+    pub(super) fn calls_max(&self) -> usize {
+        match self.node.leader() {
+            Some(leader) if !self.node.is_leader() && self.transport.is_connected(leader) => {
+                // A part of the room is left to replies and reads.
+                CALLS_PER_TURN.min(self.transport.room(leader) / 4 * 3)
+            }
+            _ => CALLS_PER_TURN,
+        }
     }
 
     /// The leader has replied to a forwarded command, or has been lost.

@@ -113,6 +113,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     pub(super) fn take_call(&mut self, now: Now, call: CoreCall<S>) {
         match call {
             CoreCall::Propose { command, taken, done } => {
+                self.shared.calls_bytes.fetch_sub(command.len(), Ordering::Relaxed);
                 let proposed = self.propose(now, command.into());
                 match &proposed {
                     Ok(proposed) => {
@@ -123,7 +124,10 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
                 }
                 let _ = taken.send(proposed);
             }
-            CoreCall::Execute { request, done } => self.execute(now, request, done),
+            CoreCall::Execute { request, done } => {
+                self.shared.calls_bytes.fetch_sub(request.len(), Ordering::Relaxed);
+                self.execute(now, request, done);
+            }
             CoreCall::Read { mode, read } => self.state.reads.add(mode, read),
             CoreCall::Campaign => self.node.campaign(now),
             CoreCall::Transfer { to, begun } => {

@@ -94,6 +94,21 @@ async fn what_was_answered_is_there_after_all_nodes_were_killed() {
     assert!(members.contains(&(leader.id.0, leader.peer_address)));
 }
 
+/// A follower forwards each command in a message of its own, and the queue to the leader holds 256.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_forwards_no_more_commands_at_once_than_its_queue_holds() {
+    const COMMANDS: i64 = 3_000;
+    let data = tempfile::tempdir().unwrap();
+    let nodes = start_all(&addresses(3), data.path()).await;
+    let follower = &nodes[(leader(&nodes).await + 1) % 3];
+    let adds = (0..COMMANDS).map(|_| async { follower.execute(&1).await.unwrap() });
+    let mut answers = futures_util::future::join_all(adds).await;
+    answers.sort_unstable();
+    assert_eq!(answers, (1..=COMMANDS).collect::<Vec<_>>());
+    let repeated = follower.handle().metrics().proposals_repeated;
+    assert_eq!(repeated, 0, "commands were dropped on their way to the leader");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_a_command_is_not_said_to_be_done() {
     let data = tempfile::tempdir().unwrap();
