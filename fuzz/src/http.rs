@@ -5,7 +5,7 @@ use crate::Input;
 use kv::serve::{Peer, Running, ServeConfig, run as serve};
 use raft::NodeId;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -28,11 +28,12 @@ fn node() -> SocketAddr {
 fn start() -> Served {
     let runtime = Runtime::new().expect("a runtime starts");
     let directory = tempfile::tempdir().expect("there is a temporary directory");
-    let free = |_| {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        listener.local_addr().expect("it has an address")
-    };
-    let [client, peer] = [0, 1].map(free);
+    // Ports that no outgoing connection gets by chance.
+    let ports = std::iter::repeat_with(|| 10_000 + rand::random::<u16>() % 20_000);
+    let mut listeners =
+        ports.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    let held = [0, 1].map(|_| listeners.next().expect("a port is free"));
+    let [client, peer] = held.map(|held| held.local_addr().expect("it has an address"));
     let own =
         Peer { id: NodeId(0), client_address: client.to_string(), peer_address: peer.to_string() };
     let path = directory.path().join("data");

@@ -287,7 +287,7 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// The most bytes a second with which this node, as the leader, sends a snapshot to one peer.
-    /// The default is 64 MiB.
+    /// The default is 64 MiB. Less than 1 MiB counts as 1 MiB.
     #[must_use]
     pub fn snapshot_bytes_per_second(mut self, bytes: u64) -> Self {
         self.snapshot_bytes_per_second = Some(bytes);

@@ -8,13 +8,12 @@ use crate::{
 };
 use bytes::Bytes;
 use driver::{
-    ApplyContext, Frozen, LogTime, RestoreError, SessionNumber, StateMachine, StopReason, report,
+    ApplyContext, Frozen, LogTime, RestoreError, SessionNumber, StateMachine, StopReason,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
 use storage::codec;
 
 /// A deterministic state machine: the same commands in the same order give the same replies and
@@ -28,8 +27,8 @@ use storage::codec;
 /// # Types
 ///
 /// The codec does not describe itself: no `serde_json::Value`, no `untagged`, `flatten` or
-/// `skip_serializing_if`. Values of such types cannot be decoded, which shows as
-/// [`TypedError::OtherVersion`]. A sequence must know its length, or encoding it panics.
+/// `skip_serializing_if`. A command of such a type is refused as [`TypedError::NotDecodable`], and
+/// nothing is sent. A sequence must know its length, or encoding it panics.
 ///
 /// # Upgrades
 ///
@@ -38,10 +37,9 @@ use storage::codec;
 /// every node before any node sends a new variant. An old command must get its old reply, since
 /// nodes compare a hash of the replies: see [`StateMachine`].
 ///
-/// If the type of the commands is changed in another way, the commands that are still in the log
-/// cannot be decoded, and **the state lacks them**, also after a restart of all nodes. A node logs
-/// an error for the first command that it cannot decode. Stop it then, and start the version that
-/// wrote the log: once a snapshot has been taken, the commands are gone.
+/// If the type of the commands is changed in another way, commands that are still in the log cannot
+/// be decoded. The node then stops with [`StopReason::StateMachine`], since a state without them
+/// would differ from what clients were told. Start the version that wrote the log.
 pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     /// A command of a client.
     type Command: Serialize + DeserializeOwned;
@@ -85,10 +83,9 @@ impl<M: TypedMachine> Typed<M> {
         codec::decode(query).ok()
     }
 
-    /// Decodes what [`StateMachine::apply`] returns. `None` if it is of another version, or if the
-    /// state machine could not decode the command.
+    /// Decodes what [`StateMachine::apply`] returns. `None` if it is of another version.
     pub fn decode_reply(reply: &[u8]) -> Option<M::Reply> {
-        codec::decode(reply).ok().flatten()
+        codec::decode(reply).ok()
     }
 
     /// Decodes what [`StateMachine::query`] returns. `None` if it is of another version, or if the
@@ -101,21 +98,17 @@ impl<M: TypedMachine> Typed<M> {
 impl<M: TypedMachine> StateMachine for Typed<M> {
     type Frozen = Typed<M>;
 
+    /// Panics if the command cannot be decoded, which stops the node.
     fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes {
-        // A command that this version cannot decode is rejected by every node of this version. It
-        // may be a client's mistake, so the node goes on.
-        let command = codec::decode(&command).ok();
-        if command.is_none() && !HAS_REPORTED.swap(true, Ordering::Relaxed) {
-            report(|| {
-                tracing::error!(
-                    index = %at.id.index,
-                    "a command in the log cannot be decoded, so it changes nothing: if the type of \
-                     the commands was changed, stop all nodes and start the earlier version; later \
-                     ones are not reported"
-                );
-            });
-        }
-        encode(&command.map(|command| self.0.apply(at, command)))
+        // Without it the state would differ from what the client was told.
+        let command = codec::decode(&command).unwrap_or_else(|error| {
+            panic!(
+                "the command at index {} cannot be decoded ({error}): if the type of the commands was changed, start \
+                 the version that wrote the log",
+                at.id.index
+            )
+        });
+        encode(&self.0.apply(at, command))
     }
 
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes {
@@ -144,9 +137,6 @@ impl<M: TypedMachine> Frozen for Typed<M> {
     }
 }
 
-/// Whether a command that cannot be decoded was reported. Once for each process: there may be many.
-static HAS_REPORTED: AtomicBool = AtomicBool::new(false);
-
 fn encode(value: &impl Serialize) -> Bytes {
     let mut bytes = Vec::new();
     codec::encode(value, &mut bytes);
@@ -159,10 +149,15 @@ pub enum TypedError<E> {
     /// The node returned an error instead of a reply.
     #[error(transparent)]
     Node(#[from] E),
-    /// A command, a query or its answer could not be decoded. Another version of the state machine
-    /// runs on a node, or the codec cannot decode the type: see [`TypedMachine`]. If the command
-    /// could not be decoded, it has changed nothing; if the reply could not, the command was
-    /// applied.
+    /// The codec cannot decode the bytes that it made of this command or query: its type has a
+    /// field that does not describe itself, see [`TypedMachine`]. Nothing was sent.
+    #[error("the codec cannot decode values of this type, so nothing was sent: {why}")]
+    NotDecodable {
+        /// What the codec found.
+        why: String,
+    },
+    /// The reply could not be decoded here, or the query at the state machine: a node runs another
+    /// version of the state machine. A command was applied all the same.
     #[error("another version of the state machine runs in the cluster: upgrade all nodes")]
     OtherVersion,
 }
@@ -189,13 +184,16 @@ impl<M: TypedMachine> TypedNode<M> {
         &self,
         command: &M::Command,
     ) -> Result<M::Reply, TypedError<ExecuteError>> {
-        reply(&self.0.execute(encode(command)).await?)
+        reply(&self.0.execute(decodable(command)?).await?)
     }
 
     /// Appends a command to the log and returns without waiting for its outcome, on the leader
     /// only: see [`Node::propose`]. [`Typed::decode_reply`] decodes the reply.
-    pub async fn propose(&self, command: &M::Command) -> Result<Proposal, ProposeError> {
-        self.0.propose(encode(command)).await
+    pub async fn propose(
+        &self,
+        command: &M::Command,
+    ) -> Result<Proposal, TypedError<ProposeError>> {
+        Ok(self.0.propose(decodable(command)?).await?)
     }
 
     /// Executes a command of a session once: see [`Node::execute_in_session`].
@@ -204,7 +202,7 @@ impl<M: TypedMachine> TypedNode<M> {
         number: SessionNumber,
         command: &M::Command,
     ) -> Result<M::Reply, TypedError<ExecuteError>> {
-        reply(&self.0.execute_in_session(number, encode(command)).await?)
+        reply(&self.0.execute_in_session(number, decodable(command)?).await?)
     }
 
     /// Queries the state machine: see [`Node::read`].
@@ -213,7 +211,8 @@ impl<M: TypedMachine> TypedNode<M> {
         query: &M::Query,
         consistency: Consistency,
     ) -> Result<M::Answer, TypedError<ReadError>> {
-        reply(&self.0.read(encode(query), consistency).await?)
+        let answer = self.0.read(decodable(query)?, consistency).await?;
+        reply::<Option<_>, _>(&answer)?.ok_or(TypedError::OtherVersion)
     }
 
     /// Stops the node cleanly: see [`Node::shutdown`]. A node that is shared is stopped by
@@ -243,7 +242,15 @@ impl<M: TypedMachine> Deref for TypedNode<M> {
     }
 }
 
+/// The encoding of a value, if it can be decoded again: a command that cannot would stop all nodes.
+fn decodable<T: Serialize + DeserializeOwned, E>(value: &T) -> Result<Bytes, TypedError<E>> {
+    let bytes = encode(value);
+    match codec::decode::<T>(&bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(TypedError::NotDecodable { why: error.to_string() }),
+    }
+}
+
 fn reply<T: DeserializeOwned, E>(bytes: &[u8]) -> Result<T, TypedError<E>> {
-    let reply: Option<T> = codec::decode(bytes).map_err(|_| TypedError::OtherVersion)?;
-    reply.ok_or(TypedError::OtherVersion)
+    codec::decode(bytes).map_err(|_| TypedError::OtherVersion)
 }

@@ -13,8 +13,9 @@ use crate::{Body, Forwarded, Incarnation, LogId, Message, NodeId, Payload, Snaps
 pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// No correct peer sends a term that is ahead of ours by more than this. Each election raises the
-/// term by one and takes an election timeout, so this is years of constant elections. A later term
-/// is made durable and spreads: without this limit one bad message could stop the cluster for good.
+/// term by one and takes an election timeout, so with one of 300 ms this is 58 days of constant
+/// elections, and nodes that cannot win one do not begin any (§9.6). A later term is made durable
+/// and spreads: without this limit one bad message could stop the cluster for good.
 const TERM_LEAP_MAX: u64 = 1 << 24;
 
 impl Core {

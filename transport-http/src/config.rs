@@ -30,7 +30,8 @@ pub struct TransportConfig {
     /// A stream on which no byte arrives for this long is closed. Keep-alives are sent every
     /// quarter of it. Default: 1 s.
     pub silence: Duration,
-    /// The most bytes per second at which a snapshot is sent. Default: 64 MiB/s.
+    /// The most bytes per second at which a snapshot is sent. Default: 64 MiB/s. Less than 1 MiB/s
+    /// counts as 1 MiB/s.
     pub snapshot_bytes_per_second: u64,
 }
 

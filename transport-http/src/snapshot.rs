@@ -27,6 +27,9 @@ use std::time::Duration;
 
 /// The bytes of state in one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
+/// The least rate, in bytes a second. At a lower one the receiver could take the pause after a chunk
+/// for silence.
+const SNAPSHOT_RATE_MIN: u64 = 1 << 20;
 /// The most chunks that may wait for the network.
 const CHUNKS_MAX: usize = 4;
 /// How long the receiver may take to accept a chunk, and to respond after the last one.
@@ -95,7 +98,7 @@ pub(crate) async fn send<N: Net>(
     let request = request("/raft/v1/snapshot", receiver)?;
     let mut head = Vec::new();
     write_offer(&mut head, &hello, &offer, writer.prefix());
-    let rate = shared.config.snapshot_bytes_per_second.max(1);
+    let rate = shared.config.snapshot_bytes_per_second.max(SNAPSHOT_RATE_MIN);
     let feed = async move {
         body.send_data(head.into()).await.map_err(|_| "the receiver closed")?;
         loop {

@@ -11,7 +11,7 @@ use crate::rounds::{Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
 use kv::serve::{Peer, Running, ServeConfig, run};
 use raft::NodeId;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -199,11 +199,16 @@ fn leader(nodes: &[Running]) -> Result<SocketAddr, Error> {
     Err("no node was elected".into())
 }
 
+/// Listeners on free ports that no outgoing connection gets by chance.
+fn free_listeners() -> impl Iterator<Item = TcpListener> {
+    let ports = std::iter::repeat_with(|| 10_000 + rand::random::<u16>() % 20_000);
+    ports.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+}
+
 /// Settings of three nodes on free ports.
 fn configs(directory: &Path) -> Result<Vec<ServeConfig>, Error> {
     // All ports are held until all are chosen.
-    let held: Vec<_> =
-        (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let held: Vec<_> = free_listeners().take(6).collect();
     let ports: Vec<SocketAddr> =
         held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
     let peer = |id: usize| Peer {

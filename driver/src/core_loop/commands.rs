@@ -44,13 +44,15 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
     }
 
     /// How many calls this turn may take. A node that does not lead sends a message to the leader
-    /// for each command, and what the transport drops has an unknown fate. The calls beyond its
-    /// room wait for the next turn, which comes with the next message or tick.
+    /// for each command, and gets one back; what a transport drops has an unknown fate. So the
+    /// commands without a reply fill half of a queue at most, here and at the leader. Further calls
+    /// wait for the next turn, which comes with the next message or tick.
     pub(super) fn calls_max(&self) -> usize {
         match self.node.leader() {
             Some(leader) if !self.node.is_leader() && self.transport.is_connected(leader) => {
-                // A part of the room is left to replies and reads.
-                CALLS_PER_TURN.min(self.transport.room(leader) / 4 * 3)
+                let unanswered = self.state.forwarded.len();
+                let window = (self.transport.queue_messages_max() / 2).saturating_sub(unanswered);
+                CALLS_PER_TURN.min(window).min(self.transport.room(leader) / 4 * 3)
             }
             _ => CALLS_PER_TURN,
         }

@@ -1,8 +1,8 @@
 //! Nodes with a typed state machine, killed and started again.
 
 use quorate::{
-    ApplyContext, Consistency, ExecuteError, LogTime, NotDone, StartError, TypedError,
-    TypedMachine, TypedNode,
+    ApplyContext, Consistency, ExecuteError, LogTime, Node, NotDone, SessionNumber, StartError,
+    StopReason, TypedError, TypedMachine, TypedNode,
 };
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
@@ -29,8 +29,7 @@ impl TypedMachine for Counter {
 
 /// Addresses of this machine on which nothing listened a moment ago.
 fn addresses(count: u64) -> Vec<(u64, String)> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: Vec<TcpListener> = (0..count).map(|_| crate::listener()).collect();
     let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
     (1..).zip(listeners.iter().map(address)).collect()
 }
@@ -42,6 +41,8 @@ async fn start(
 ) -> Result<TypedNode<Counter>, StartError> {
     loop {
         let builder = TypedNode::builder(Counter::default()).id(id).members(members.to_vec());
+        // Long, so that a busy machine causes no elections.
+        let builder = builder.election_timeout(std::time::Duration::from_secs(1));
         match builder.data_dir(data.join(id.to_string())).bootstrap().start_typed().await {
             // A node that was dropped a moment ago may still hold its address and its directory.
             Err(StartError::Listen { .. } | StartError::Lock(_)) => {
@@ -92,6 +93,67 @@ async fn what_was_answered_is_there_after_all_nodes_were_killed() {
     }
     let leader = nodes[0].leader().unwrap();
     assert!(members.contains(&(leader.id.0, leader.peer_address)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_command_of_a_session_gets_the_first_reply() {
+    let data = tempfile::tempdir().unwrap();
+    let members = addresses(3);
+    let nodes = start_all(&members, data.path()).await;
+    let session = nodes[0].open_session().await.unwrap();
+    let number = SessionNumber { session, number: 1, repeats_from: 0 };
+    assert_eq!(nodes[0].execute_in_session(number, &5).await.unwrap(), 5);
+    assert_eq!(nodes[1].execute(&2).await.unwrap(), 7);
+    drop(nodes);
+    let nodes = start_all(&members, data.path()).await;
+    assert_eq!(nodes[2].execute_in_session(number, &5).await.unwrap(), 5);
+    assert_eq!(nodes[2].read(&(), Consistency::Linearizable).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_be_decoded_stops_the_node() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start_all(&addresses(1), data.path()).await.remove(0);
+    assert_eq!(node.execute(&1).await.unwrap(), 1);
+    let no_command = b"of another version, and long enough".as_slice();
+    let unknown = Node::execute(&node, no_command).await.unwrap_err();
+    assert!(matches!(unknown, ExecuteError::Unknown { .. }), "{unknown}");
+    match node.stopped().await {
+        StopReason::StateMachine(why) => assert!(why.contains("cannot be decoded"), "{why}"),
+        other => panic!("{other}"),
+    }
+}
+
+/// Its commands do not describe themselves.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Untagged;
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Loose {
+    Number(i64),
+}
+
+impl TypedMachine for Untagged {
+    type Command = Loose;
+    type Reply = ();
+    type Query = ();
+    type Answer = ();
+
+    fn apply(&mut self, _at: ApplyContext, _command: Loose) {}
+
+    fn query(&self, _time: LogTime, (): ()) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_type_the_codec_cannot_decode_is_not_sent() {
+    let data = tempfile::tempdir().unwrap();
+    let builder = TypedNode::builder(Untagged).id(1).members(addresses(1));
+    let node = builder.data_dir(data.path()).bootstrap().start_typed().await.unwrap();
+    let refused = node.execute(&Loose::Number(1)).await.unwrap_err();
+    assert!(matches!(refused, TypedError::NotDecodable { .. }), "{refused}");
+    node.read(&(), Consistency::Linearizable).await.unwrap();
+    assert_eq!(node.status().stopped, None);
 }
 
 /// A follower forwards each command in a message of its own, and the queue to the leader holds 256.
