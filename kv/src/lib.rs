@@ -38,5 +38,6 @@ mod replay_tests;
 pub mod serve;
 mod server;
 mod snapshot;
+pub use snapshot::FORMAT as STORE_VERSION;
 pub mod state;
 pub mod store;

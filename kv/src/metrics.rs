@@ -191,7 +191,11 @@ pub fn render(
         ("wrong_incarnation", "Messages of a node with another disk.", core.wrong_incarnation),
         ("strangers", "Messages of nodes that are not members.", core.strangers),
         ("invalid_messages", "Messages that no correct peer sends.", core.invalid_messages),
-        ("stale_receipts", "Receipts for work of an earlier term.", core.stale_receipts),
+        (
+            "stale_receipts",
+            "Receipts of another node or start, or for no pending work.",
+            core.stale_receipts,
+        ),
         ("campaigns", "Times the node campaigned.", core.campaigns),
         ("elected", "Times the node was elected.", core.elected),
         ("stepped_down", "Times the node stepped down as leader.", core.stepped_down),

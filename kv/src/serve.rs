@@ -53,7 +53,7 @@ pub struct ServeConfig {
     pub join: bool,
     /// Become a candidate at once instead of waiting for an election timeout.
     pub campaign_at_start: bool,
-    /// A follower campaigns when its leader has been silent for one to two times this long. Set it
+    /// A follower campaigns when its leader has been silent for 1 to 1.5 times this long. Set it
     /// above the longest stalls of network and disks, and to the same value on all nodes. Default
     /// [`ELECTION_TIMEOUT`]. A value outside [`ELECTION_TIMEOUTS`] is clamped to it.
     pub election_timeout: Duration,

@@ -21,7 +21,7 @@ use std::io::{self, BufWriter, Read, Write};
 use storage::codec;
 
 /// The version of this format. A snapshot with another version is rejected.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 /// The most bytes of one frame. Larger than the largest command.
 const FRAME_BYTES_MAX: u32 = 64 << 20;

@@ -30,8 +30,8 @@ const LEADER_WAIT_ELECTIONS: u32 = 10;
 
 /// The settings of a [`Node`]. Made by [`Node::builder`].
 ///
-/// Apart from the state machine, a node keeps at most about 150 MiB of log in memory while its
-/// snapshots have up to 64 MiB, and at most about 1.4 GiB with large snapshots and a peer that
+/// Apart from the state machine, a node keeps about 160 MiB of log in memory while its
+/// snapshots have up to 64 MiB, and about 1.6 GiB with large snapshots and a peer that
 /// catches up: see [`raft::Config`]. The connections of peers take up to 128 MiB more.
 #[derive(Clone, Debug)]
 pub struct Builder<S> {
@@ -213,7 +213,7 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// Leases: the leader answers reads of [`ReadMode::Lease`](driver::ReadMode::Lease) at once,
+    /// Leases: the leader answers reads of [`Consistency::Lease`](crate::Consistency) at once,
     /// without asking a quorum. `drift_ppm` is the bound on clock drift, in parts per million: in
     /// each second, the monotonic clock of each node gains or loses at most this many microseconds.
     /// If a clock drifts more, or stands while a virtual machine is paused, a lease read may miss
@@ -254,7 +254,7 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// The most connections from peers at once. Lower it for a process with few file descriptors.
-    /// The default is 128.
+    /// The default is 128; fewer than 4 count as 4.
     #[must_use]
     pub fn peer_connections_max(mut self, connections: usize) -> Self {
         self.connections_max = connections;
@@ -295,7 +295,8 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// Changes any setting of the protocol and of the driver: batches, queues, memory, the size of
-    /// commands, when a snapshot is due, the length of a tick. The function gets the settings with
+    /// commands, when a snapshot is due, the length of a tick. Times in ticks, such as
+    /// the election timeout, change with the length of a tick. The function gets the settings with
     /// the other methods' values in them. The node's id and incarnation cannot be changed.
     ///
     /// ```

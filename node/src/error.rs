@@ -24,6 +24,9 @@ pub enum StartError {
     /// The list of members has a node twice.
     #[error("node {0} is in the list of members twice")]
     DuplicateMember(NodeId),
+    /// The list has more members than a cluster can have.
+    #[error("the list has {0} members, and a cluster has at most {1}")]
+    TooManyMembers(usize, usize),
     /// Two members have one address for peers.
     #[error("nodes {0} and {1} both have the address {2} in the list of members")]
     DuplicateAddress(NodeId, NodeId, String),

@@ -97,6 +97,9 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
 
 /// Rejects a list of members that no cluster can have.
 fn check_members(members: &[Listed]) -> Result<(), StartError> {
+    if members.len() > raft::CLUSTER_MEMBERS_MAX {
+        return Err(StartError::TooManyMembers(members.len(), raft::CLUSTER_MEMBERS_MAX));
+    }
     for (at, listed) in members.iter().enumerate() {
         let Listed { node, client_address, peer_address: address } = listed;
         for given in [address, client_address] {

@@ -10,7 +10,10 @@ use std::marker::PhantomData;
 
 /// The most entries in one message. A leader sends no more at once.
 pub(crate) const ENTRIES_MAX: usize = 1 << 16;
-/// The most members of a cluster, learners included.
+/// The most members of a cluster, learners and those that a change removes included. A transport
+/// has to keep a connection to each.
+pub const CLUSTER_MEMBERS_MAX: usize = 64;
+/// The most items of a set or map that arrives, as of the nodes that were removed.
 pub(crate) const MEMBERS_MAX: usize = 1 << 10;
 
 pub(crate) fn entries<'de, D: Deserializer<'de>, T: Deserialize<'de>>(

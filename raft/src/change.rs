@@ -292,7 +292,7 @@ impl Leader {
 
 /// Whether the change makes sense, whatever the state of the cluster.
 fn check(known: &Membership, change: &Change) -> Result<(), ChangeError> {
-    let limit = crate::bounded::MEMBERS_MAX;
+    let limit = crate::CLUSTER_MEMBERS_MAX;
     if change.voters.is_empty() {
         return Err(ChangeError::NoVoter);
     }

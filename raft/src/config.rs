@@ -33,7 +33,7 @@ pub struct Config {
     /// Ticks between two rounds of heartbeats, 5 by default (50 ms). At least 1.
     pub heartbeat_ticks: u32,
     /// The shortest election timeout in ticks, 30 by default (300 ms). Each timeout is drawn at
-    /// random from here up to one less than twice this (§3.4). At least 2 × `heartbeat_ticks`.
+    /// random from here up to one and a half times this (§3.4). At least 2 × `heartbeat_ticks`.
     /// Raise it if messages between nodes or syncs of the disk often take longer than a third.
     pub election_ticks: u32,
     /// Start an election at the first tick instead of after an election timeout. Off by default.

@@ -41,6 +41,7 @@ mod validation;
 mod work;
 
 pub use address::{ADDRESS_BYTES_MAX, AddressError, check_address};
+pub use bounded::CLUSTER_MEMBERS_MAX;
 pub use change::{Change, ChangeError};
 pub use config::{Config, ConfigError, Restored};
 pub use digest::{StateHash, bytes_hash, entry_hash};

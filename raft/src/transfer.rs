@@ -99,8 +99,8 @@ impl Leader {
         replies.max_by_key(|(_, progress)| worth(progress)).map(|(id, _)| *id)
     }
 
-    /// One tick of a transfer. It is given up once the target is silent, and after the longest
-    /// election timeout.
+    /// One tick of a transfer. It is given up once the target is silent, and after two of the
+    /// shortest election timeouts.
     pub(crate) fn tick_transfer(&mut self, core: &mut Core) {
         let Some(transfer) = &mut self.transfer else { return };
         transfer.ticks += 1;

@@ -35,7 +35,7 @@ const HEAD_BYTES: usize = 64;
 pub(crate) const CONTENT_BYTES: usize = BLOCK_BYTES - HEAD_BYTES;
 const MAGIC: &[u8; 3] = b"RfL";
 /// The format version of segments.
-pub(crate) const VERSION: u8 = 5;
+pub const VERSION: u8 = 5;
 
 /// The position of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

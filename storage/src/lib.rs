@@ -19,6 +19,8 @@
 //! MARK                        how far the log was known to be synced, some time ago
 //! log/0000000000000001.seg    segments of the log, by generation
 //! snapshots/<index>-<term>.snap
+//! snapshots/<index>-<term>.part   one that is being received; a later transfer continues it
+//! *.tmp                       being written; removed by the next start
 //! ```
 //!
 //! The module [`codec`] is public for the other crates of this family. Its functions may change
@@ -51,6 +53,7 @@ mod store;
 mod tests;
 
 pub use base::BaseError;
+pub use block::VERSION as LOG_VERSION;
 pub use directory::{Announced, ClaimError, Directory, DurableIncarnation, Member, Unclaimed};
 pub use disk::{Disk, DiskFile, LockError};
 pub use identity::{ClusterId, Identity, IdentityError};

@@ -45,7 +45,7 @@ pub struct LogConfig {
     /// The size of a segment in bytes, 16 MiB by default. A positive multiple of 4 KiB. The first
     /// segments of a log are smaller, from 2 MiB on. A batch that needs more gets a larger segment.
     pub segment_bytes: u64,
-    /// The most bytes of all segments on disk, spare ones included; 16 GiB by default. A write that
+    /// The most bytes of all segments on disk, spare ones included; 4 GiB by default. A write that
     /// needs more is rejected as [`PersistError::Full`], and the node becomes read-only until a
     /// snapshot frees some. A small write takes up to 4 KiB until the log is compacted.
     ///
@@ -63,7 +63,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         LogConfig {
             segment_bytes: 16 << 20,
-            bytes_max: 16 << 30,
+            bytes_max: 4 << 30,
             recycled_bytes_max: 256 << 20,
             background: true,
         }

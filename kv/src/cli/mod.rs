@@ -56,17 +56,19 @@ enum Command {
     Members(members::Args),
     /// Make another node the leader, for instance before this one is stopped
     Transfer(transfer::Args),
-    /// Measure the cluster: closed loop, percentiles, longest gap, lost writes
+    /// Measure the cluster: closed or open loop, percentiles, longest gap, lost writes
     Bench(bench::Args),
 }
 
-/// The text of `--version`. A data directory can be read by programs with the same data format
-/// only, and nodes understand one another only with the same protocol.
+/// The text of `--version`. A data directory can be read only by programs with the same versions of
+/// encoding, log and store, and nodes understand one another only with the same protocol.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "{} (data format {}, protocol {})",
+        "{} (encoding {}, log {}, store {}, protocol {})",
         env!("CARGO_PKG_VERSION"),
         storage::codec::VERSION,
+        storage::LOG_VERSION,
+        kv::STORE_VERSION,
         transport_http::PROTOCOL_VERSION
     )
 });

@@ -212,8 +212,13 @@ fn a_record_without_writes_proves_nothing() {
 fn the_version_names_the_formats_on_the_disk_and_on_the_wire() {
     let version = Command::new(crate::local::PROGRAM).arg("--version").output().unwrap().stdout;
     let version = String::from_utf8(version).unwrap();
-    let formats = (storage::codec::VERSION, transport_http::PROTOCOL_VERSION);
-    let expected = format!("(data format {}, protocol {})\n", formats.0, formats.1);
+    let expected = format!(
+        "(encoding {}, log {}, store {}, protocol {})\n",
+        storage::codec::VERSION,
+        storage::LOG_VERSION,
+        kv::STORE_VERSION,
+        transport_http::PROTOCOL_VERSION
+    );
     assert!(version.ends_with(&expected), "{version}");
 }
 

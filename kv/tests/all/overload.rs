@@ -1,7 +1,7 @@
 //! More requests than a node can serve. It serves some, refuses the rest, and stays leader.
 
 use crate::local::serve::{Members, ask};
-use crate::local::{free_ports, scratch};
+use crate::local::{SetOnDrop, free_ports, scratch};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

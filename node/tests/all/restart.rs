@@ -224,6 +224,8 @@ async fn a_list_of_members_that_no_cluster_can_have_is_refused() {
     };
     let (one, two) = ((1, "127.0.0.1:9001"), (2, "127.0.0.1:9002"));
     assert!(refused(&[one, two, two]).await.contains("node 2 is in the list of members twice"));
+    let many: Vec<_> = (1..=65).map(|id| (id, "127.0.0.1:9001")).collect();
+    assert!(refused(&many).await.contains("65 members, and a cluster has at most 64"));
     assert!(refused(&[one, (2, "127.0.0.1:9001")]).await.contains("1 and 2 both have the address"));
     for address in ["host", "host:", ":9002", "host:0", "host:70000", "host:port"] {
         let text = refused(&[one, (2, address)]).await;
