@@ -5,8 +5,8 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
-    Body, Entry, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId, ReadMode, Request,
-    Round, Snapshot,
+    Body, Entry, Incarnation, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId,
+    ReadMode, Request, Round, Snapshot,
 };
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub(crate) struct Follower {
     /// The leader, once a message from it has arrived.
     pub leader: Option<NodeId>,
+    /// The incarnation with which it has sent that message.
+    leader_incarnation: Option<Incarnation>,
     /// Ticks since the last message from the leader, or the last granted vote.
     elapsed: u32,
     /// The election timeout in ticks.
@@ -50,6 +52,7 @@ impl Follower {
     pub fn new(core: &mut Core, leader: Option<NodeId>) -> Self {
         Follower {
             leader,
+            leader_incarnation: None,
             elapsed: 0,
             timeout: core.election_timeout(),
             leader_commit: Index(0),
@@ -111,7 +114,7 @@ impl Follower {
     pub fn step(&mut self, core: &mut Core, message: Message) -> Next {
         match message.body {
             Body::Append { prev, entries, commit, round, time } => {
-                if self.hear(core, message.from) {
+                if self.hear(core, message.from, message.incarnation) {
                     core.hear_time(time);
                     self.append(core, prev, entries, commit, round);
                 }
@@ -139,13 +142,19 @@ impl Follower {
         Next::Stay
     }
 
+    /// Whether this node follows this leader, as it was when its first message arrived.
+    pub fn follows(&self, leader: NodeId, incarnation: Incarnation) -> bool {
+        let is_same = self.leader_incarnation.is_none_or(|known| known == incarnation);
+        self.leader == Some(leader) && is_same
+    }
+
     /// Records a message from `leader`. Returns false if it cannot be the leader of this term.
-    pub fn hear(&mut self, core: &mut Core, leader: NodeId) -> bool {
-        if self.leader.is_some_and(|known| known != leader) {
+    pub fn hear(&mut self, core: &mut Core, leader: NodeId, incarnation: Incarnation) -> bool {
+        if self.leader.is_some() && !self.follows(leader, incarnation) {
             core.counters.invalid_messages += 1;
             return false;
         }
-        self.leader = Some(leader);
+        (self.leader, self.leader_incarnation) = (Some(leader), Some(incarnation));
         self.elapsed = 0;
         self.wait_in_full(core);
         core.promise.make(core.promise_ms());
@@ -188,6 +197,11 @@ impl Follower {
                     return;
                 }
                 core.log.truncate_from(entry.id.index);
+            }
+            if entry.number != core.log.next_number() {
+                // Logs that agree up to here have the same commands up to here.
+                core.counters.invalid_messages += 1;
+                return;
             }
             core.log.append(entry);
         }

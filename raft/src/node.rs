@@ -107,7 +107,13 @@ impl Node {
             return;
         }
         if let Body::NotAMember { commit, refused } = message.body {
-            let by_leader = message.term == self.core.term() && self.leader() == Some(message.from);
+            // A node that was removed hears no leader: a leader of which it is no member sends it
+            // nothing.
+            if self.refuses_stranger(message.from, message.incarnation) {
+                return;
+            }
+            let by_leader =
+                message.term == self.core.term() && self.follows(message.from, message.incarnation);
             return self.core.leave_the_membership(commit, refused, by_leader);
         }
         if let Body::ForwardReply { start, number, outcome } = message.body {
@@ -378,7 +384,7 @@ impl Node {
             self.yield_to(from);
         }
         if let Role::Follower(follower) = &mut self.role
-            && (!is_current || follower.hear(&mut self.core, from))
+            && (!is_current || follower.hear(&mut self.core, from, done.offer.incarnation))
         {
             follower.install(&mut self.core, done.offer.snapshot);
         }
@@ -504,9 +510,13 @@ impl Node {
     fn refuses_stranger(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
         let refuses = self.core.is_stranger(from, incarnation)
             && self.hears_a_leader()
-            && self.leader() != Some(from);
+            && !self.follows(from, incarnation);
         self.core.counters.strangers += u64::from(refuses);
         refuses
+    }
+
+    fn follows(&self, leader: NodeId, incarnation: Incarnation) -> bool {
+        matches!(&self.role, Role::Follower(follower) if follower.follows(leader, incarnation))
     }
 
     /// A message of this term's leader has arrived: a candidate becomes its follower (§3.4).

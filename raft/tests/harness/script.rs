@@ -510,18 +510,23 @@ impl Script {
             "Vote" => Body::Vote { last: args.log_id("last")?, transfer: args.flag("transfer") },
             "VoteReply" => Body::VoteReply { granted: args.flag("yes"), clock: Reading::default() },
             "Append" => {
-                let number = args.number("number")?.unwrap_or_default();
+                let prev = args.log_id("prev")?;
                 let list = args.key("entries").unwrap_or_default();
                 let ids: Vec<LogId> = list.split_whitespace().map(log_id).collect::<Result<_>>()?;
-                let entry = |id| Entry {
+                // By default the numbers follow those of the receiver's log.
+                let node = self.cluster.peers[&to].node.as_ref();
+                let before = node.and_then(|node| node.entry(prev.index));
+                let follows = before.map_or(0, |entry| entry.number_after().0);
+                let first = args.number("number")?.unwrap_or(follows);
+                let entry = |(at, id)| Entry {
                     id,
                     time: LogTime(0),
-                    number: raft::CommandNumber(number),
+                    number: raft::CommandNumber(first.wrapping_add(at)),
                     payload: Payload::Command(Bytes::from_static(b"junk")),
                 };
                 Body::Append {
-                    prev: args.log_id("prev")?,
-                    entries: ids.into_iter().map(entry).collect(),
+                    prev,
+                    entries: (0..).zip(ids).map(entry).collect(),
                     commit: Index(args.number("commit")?.unwrap_or_default()),
                     round: Round(args.number("round")?.unwrap_or_default()),
                     time: LogTime(args.number("time")?.unwrap_or_default()),
