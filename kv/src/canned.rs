@@ -39,6 +39,15 @@ pub(crate) fn starting(path: &str, common: &Common) -> Response {
     response
 }
 
+/// The answer to a request for `/metrics` while too many others wait.
+pub(crate) fn too_many_metrics(common: &Common) -> Response {
+    let detail = "too many requests for /metrics wait";
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let mut response = problem(status, "overloaded", "Overloaded", detail);
+    response.headers_mut().insert(NODE, common.node.clone());
+    response
+}
+
 /// The answer of a full node. The connection closes after it.
 pub(crate) fn full(node: &HeaderValue) -> Vec<u8> {
     let detail =
@@ -85,7 +94,8 @@ pub(crate) fn bad_head(why: BadHead, node: &HeaderValue) -> Vec<u8> {
             (StatusCode::URI_TOO_LONG, "uri-too-long", "The path is too long", detail)
         }
         BadHead::TooLarge => {
-            let detail = "the head of the request is too long, or has too many headers";
+            let detail =
+                "the head of the request is too long, has too many headers, or an absurd length";
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             (status, "head-too-large", "The head is too large", detail)
         }

@@ -18,7 +18,7 @@ use crate::plain::shown;
 use bytes::Bytes;
 use driver::Clock;
 use http_body_util::Full;
-use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, StatusCode};
 use raft::check_address;
 use std::future::Future;
@@ -90,6 +90,10 @@ impl Request {
         *request.uri_mut() =
             self.path.parse().map_err(|error| format!("bad path {}: {error}", self.path))?;
         request.headers_mut().insert(HOST, host.clone());
+        if self.method == hyper::Method::PUT {
+            // hyper leaves it out for an empty body, which the API then takes for a mistake.
+            request.headers_mut().insert(CONTENT_LENGTH, self.body.len().into());
+        }
         for (name, value) in &self.headers {
             request.headers_mut().insert(name.clone(), value.clone());
         }

@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// The most bytes that hyper buffers on a connection: of a head that it reads, and of an answer
 /// that it writes. Slightly above `api::HEAD_BYTES_MAX`, so that a head beyond that limit still
@@ -57,6 +58,37 @@ pub(crate) struct Common {
     pub client_timeout: Duration,
     /// Counts long replies that were refused or delayed for lack of memory.
     pub pressure: Arc<Pressure>,
+    /// The turn to answer `/metrics`, see [`MetricsTurns`].
+    pub metrics: MetricsTurns,
+}
+
+/// The most answers of `/metrics` that wait for their turn. Beyond it the answer is 429.
+const METRICS_WAITING_MAX: usize = 32;
+/// The least time between two of these answers.
+const METRICS_EVERY: Duration = Duration::from_millis(10);
+
+/// The turns to answer `/metrics`, whose text is long. Without a bound, a client that asks for it
+/// without end would delay `/healthz` and `/readyz` on the same thread.
+#[derive(Debug)]
+pub(crate) struct MetricsTurns {
+    waiting: Semaphore,
+    turn: Semaphore,
+}
+
+impl Default for MetricsTurns {
+    fn default() -> Self {
+        MetricsTurns { waiting: Semaphore::new(METRICS_WAITING_MAX), turn: Semaphore::new(1) }
+    }
+}
+
+impl MetricsTurns {
+    /// Waits for a turn. False if too many wait.
+    pub async fn take(&self) -> bool {
+        let Ok(_waiting) = self.waiting.try_acquire() else { return false };
+        let _turn = self.turn.acquire().await;
+        tokio::time::sleep(METRICS_EVERY).await;
+        true
+    }
 }
 
 /// Serves a connection until it ends or loses its place.
@@ -277,5 +309,21 @@ impl HttpBody for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_for_metrics_take_turns_and_those_beyond_the_limit_are_refused() {
+        let turns = MetricsTurns::default();
+        let begun = tokio::time::Instant::now();
+        let all = std::iter::repeat_with(|| turns.take()).take(METRICS_WAITING_MAX + 3);
+        let taken = futures_util::future::join_all(all).await;
+        assert_eq!(taken.iter().filter(|taken| **taken).count(), METRICS_WAITING_MAX);
+        assert!(begun.elapsed() >= METRICS_EVERY * METRICS_WAITING_MAX as u32);
+        assert!(turns.take().await);
     }
 }

@@ -83,7 +83,8 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
         };
         match question {
             Ok(Next::Plain(question)) => match answer(&mut visitor, question).await {
-                Ok(true) => {}
+                // Other connections on this thread get their turn.
+                Ok(true) => tokio::task::yield_now().await,
                 Ok(false) | Err(_) => return,
             },
             Ok(Next::Other) => break,
@@ -184,7 +185,9 @@ async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
     let Plain { bytes, path, headers, is_last } = question;
     let mut head = [0; HEAD_BYTES_MAX];
     visitor.stream.read_exact(&mut head[..bytes]).await?;
+    let has_turn = path != "/metrics" || visitor.common.metrics.take().await;
     let response = match visitor.common.api.get() {
+        Some(_) if !has_turn => canned::too_many_metrics(&visitor.common),
         Some(api) => {
             let mut request = Request::new(Body::empty());
             *request.method_mut() = Method::GET;

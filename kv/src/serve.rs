@@ -413,7 +413,10 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         cluster: Some(node.cluster()),
         peer_address: own.peer_address,
         hosts: Hosts::of(config.peers.iter().map(|p| &p.client_address).chain(&config.hosts)),
-        limits: config.limits.clone().for_elections(election_timeout(&config)),
+        limits: Limits {
+            connections_max: share.clients,
+            ..config.limits.clone().for_elections(election_timeout(&config))
+        },
         forward: config.forward,
         admission: Some(node.admission()),
         leader: Some(Arc::new(LeaderClient::new(descriptors::ASKING)) as Arc<dyn AskLeader>),

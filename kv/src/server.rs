@@ -6,7 +6,7 @@
 
 use crate::api::{Api, Pressure};
 use crate::canned;
-use crate::connection::Common;
+use crate::connection::{Common, MetricsTurns};
 use crate::descriptors::{self, Share};
 use crate::front::{self, Seat, Visitor};
 use crate::limits::Limits;
@@ -76,6 +76,7 @@ impl ClientServer {
             waits: OnceLock::new(),
             client_timeout: limits.client_timeout,
             pressure: Arc::default(),
+            metrics: MetricsTurns::default(),
         });
         let (stop, stopping) = watch::channel(false);
         let acceptor = Acceptor {

@@ -69,6 +69,11 @@ pub enum Verdict {
 }
 
 impl Conditions {
+    /// Whether they hold only if the key exists (RFC 9110, 13.1.1).
+    pub fn need_the_key(&self) -> bool {
+        self.matches.is_some()
+    }
+
     /// Evaluates the conditions for the version that was found. `If-Match` takes precedence.
     pub fn verdict(&self, found: Version) -> Verdict {
         if self.matches.as_ref().is_some_and(|tags| !tags.contain(found)) {

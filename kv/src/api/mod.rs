@@ -116,6 +116,8 @@ pub(crate) struct App {
     work: Arc<Admission>,
     /// Places for batches.
     batches: Semaphore,
+    /// Places for `wait_commit`. Each keeps a connection for up to a minute.
+    waits: Semaphore,
     requests: Requests,
     /// The metrics as rendered last, and when.
     metrics: Mutex<Option<(u64, Bytes)>>,
@@ -133,6 +135,8 @@ impl App {
     fn new(parts: Parts) -> Self {
         let work = Admission::new(parts.limits.requests_max);
         let batches = Semaphore::new(parts.limits.batches_max);
+        // The other half of the connections is left to requests that are answered soon.
+        let waits = Semaphore::new((parts.limits.connections_max / 2).max(1));
         let bodies = Bodies::new(parts.limits.bodies_bytes_max);
         let replies = Arc::new(Semaphore::new(parts.limits.replies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));
@@ -153,6 +157,7 @@ impl App {
             offload: parts.offload,
             work,
             batches,
+            waits,
             links: parts.links,
             peers: parts.peers,
             requests: Requests::default(),

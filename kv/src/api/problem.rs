@@ -180,6 +180,7 @@ fn title(slug: &str) -> &'static str {
         "members-unsafe" => "The change is refused",
         "members-given-up" => "The change was given up",
         "members-superseded" => "Another change has followed",
+        "length-required" => "The length of the body is missing",
         "not-transferred" => "Leadership was not handed over",
         "session-ended" => "The session has ended",
         "reply-forgotten" => "The reply is not kept any more",

@@ -150,7 +150,11 @@ pub async fn wrong_method(request: extract::Request) -> Response {
 
 /// The answer for an unknown path.
 pub async fn unknown(request: extract::Request) -> Response {
-    let detail = format!("there is no {}", request.uri().path());
+    let path = request.uri().path();
+    let detail = match path.is_empty() {
+        true => "the request has no path".to_owned(),
+        false => format!("there is no {path}"),
+    };
     Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
         .not_done()
         .with("error", "unknown path")

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
@@ -23,8 +23,18 @@ pub const PREFIX: &str = "/v1/kv/";
 
 /// `PUT /v1/kv/{key}`: writes the body as the value.
 pub async fn put(app: &App, parts: &Parts, value: Bytes) -> Response {
+    if value.is_empty() && !says_its_length(&parts.headers) {
+        // It may be a value that the client has sent without saying so.
+        let detail = "a PUT needs Content-Length or Transfer-Encoding, also for an empty value";
+        let problem = Problem::new(StatusCode::LENGTH_REQUIRED, "length-required", detail);
+        return problem.not_done().into_response();
+    }
     let written = change(app, parts, Change::Put(value)).await;
     written.unwrap_or_else(|problem| problem.not_done().into_response())
+}
+
+fn says_its_length(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// `DELETE /v1/kv/{key}`: removes the key.
@@ -100,6 +110,7 @@ async fn read(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response, Pro
             response.headers_mut().insert(CONTENT_TYPE, bytes);
             Ok(response)
         }
+        _ if conditions.need_the_key() => Err(failed(None)),
         _ => Err(not_found()),
     }
 }

@@ -94,6 +94,9 @@ async fn try_wait_commit(app: &App, body: Body) -> Answer {
         return Err(refusal(StatusCode::BAD_REQUEST, error));
     };
     let timeout = wait_of(wait.timeout_ms, WAIT_DEFAULT)?;
+    let Ok(_place) = app.waits.try_acquire() else {
+        return Err(busy("too many requests wait for a command"));
+    };
     let term = wait.term.map(Term);
     let waited = tokio::select! {
         biased;

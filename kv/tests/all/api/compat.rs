@@ -1,7 +1,9 @@
 //! The compatible API, field for field.
 
-use crate::api::node::{Node, ask, single};
+use crate::api::node::{Node, ask, single, until};
 use serde_json::{Value, json};
+use std::io::Write;
+use std::net::TcpStream;
 
 fn value(node: &Node, path: &str) -> Value {
     let answer = node.get(path);
@@ -93,6 +95,30 @@ fn waiting_for_what_does_not_come_ends_in_time() {
     // The command with this number has another term.
     let answer = node.post("/wait_commit", r#"{"log_index": 0, "timeout_ms": 5000, "term": 7}"#);
     assert_eq!(answer.status, 409);
+}
+
+#[test]
+fn waiting_requests_leave_half_of_the_connections_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |config| config.limits.connections_max = 20);
+    let body = r#"{"log_index": 0, "timeout_ms": 60000}"#;
+    let head = format!("POST /wait_commit HTTP/1.1\r\nhost: {}", node.address);
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let mut waiting = Vec::new();
+    for _ in 0..12 {
+        let mut stream = TcpStream::connect(node.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        waiting.push(stream);
+    }
+    let is_refused = |stream: &TcpStream| {
+        let mut answer = [0; 12];
+        stream.peek(&mut answer).is_ok() && answer == *b"HTTP/1.1 429"
+    };
+    let refused = || waiting.iter().filter(|stream| is_refused(stream)).count();
+    until("two of the twelve are refused", || refused() == 2);
+    assert_eq!(node.post("/wait_commit", body).status, 429);
+    assert_eq!(node.ask("PUT", "/v1/kv/a", "x").status, 200);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The v1 API.
 
-use crate::api::node::{ask, single, until};
+use crate::api::node::{ask, send, single, until};
 use serde_json::json;
 
 #[test]
@@ -41,6 +41,30 @@ fn conditions_compare_versions() {
     let delete = |header: &str| ask(node.address, "DELETE", "/v1/kv/a", &[header], "");
     assert_eq!(delete("if-match: \"1\"").status, 412);
     assert_eq!(delete("if-match: \"2\"").status, 204);
+}
+
+#[test]
+fn a_read_on_condition_that_the_key_exists_fails_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let get = |header: &str| ask(node.address, "GET", "/v1/kv/a", &[header], "").status;
+    assert_eq!((get("if-match: *"), get("if-match: \"1\"")), (412, 412));
+    assert_eq!(get("if-none-match: *"), 404);
+}
+
+#[test]
+fn a_put_that_does_not_say_how_long_its_value_is_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    assert_eq!(node.ask("PUT", "/v1/kv/a", "old").status, 200);
+    for version in ["1.0", "1.1"] {
+        let head = format!("PUT /v1/kv/a HTTP/{version}\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let head = head.replace("host: a", &format!("host: {}", node.address));
+        let answer = send(node.address, format!("{head}new").as_bytes()).unwrap();
+        assert_eq!((answer.status, &answer.json()["outcome"]), (411, &json!("not_done")));
+    }
+    assert_eq!(node.get("/v1/kv/a").body, "old");
+    assert_eq!(node.ask("PUT", "/v1/kv/a", "").status, 200);
 }
 
 #[test]
