@@ -53,8 +53,12 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Applies entries. Returns one answer for each.
-    pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Answer>, WrongBatch> {
-        let mut answers: Vec<Answer> = Vec::with_capacity(entries.len());
+    pub fn apply<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) -> Result<Vec<Answer>, WrongBatch> {
+        let entries = entries.into_iter();
+        let mut answers: Vec<Answer> = Vec::with_capacity(entries.size_hint().0);
         // Commands without a session, to be applied at once, and their places among the answers.
         let mut commands: Vec<(ApplyContext, Bytes)> = Vec::new();
         let mut places = Vec::new();

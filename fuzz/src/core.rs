@@ -199,7 +199,7 @@ fn message(input: &mut Input<'_>) -> Message {
             let prev = log_id(input);
             let (entries, commit) = (entries(input, prev), Index(input.number()));
             let (round, time) = (round(input), LogTime(input.number()));
-            Body::Append { prev, entries, commit, round, time }
+            Body::Append { prev, entries: entries.into(), commit, round, time }
         }
         7 => {
             let (matched, round) = (Index(input.number()), round(input));
@@ -265,7 +265,7 @@ fn offer(input: &mut Input<'_>) -> SnapshotOffer {
             last: log_id(input),
             time: LogTime(input.number()),
             number: CommandNumber(input.number()),
-            membership: membership(input.below(5)),
+            membership: membership(input.below(5)).into(),
             membership_index: Index(input.number()),
             hash: (input.below(2) == 0).then_some(1),
         },

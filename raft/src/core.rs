@@ -70,11 +70,9 @@ pub(crate) struct Core {
     write_out: Option<(u64, HardState)>,
     /// Ticks that the write has been pending.
     write_ticks: u32,
-    write_buffer: Vec<Entry>,
     /// A change of the start of the log, to be part of the next write.
     log_start: Option<LogStart>,
     apply_out: Option<u64>,
-    apply_buffer: Vec<Entry>,
     /// When the next snapshot is due, and whether one is pending.
     pub snapshots: SnapshotSchedule,
     /// Rolling hashes of the applied entries, for comparison between nodes.
@@ -139,10 +137,8 @@ impl Core {
             orders: 0,
             write_out: None,
             write_ticks: 0,
-            write_buffer: Vec::new(),
             log_start: None,
             apply_out: None,
-            apply_buffer: Vec::new(),
             snapshots: SnapshotSchedule::new(base, log.len()),
             hashes,
             diverged: false,
@@ -557,13 +553,15 @@ impl Core {
 
     /// The next write, if there is anything to write and no write is pending.
     pub fn next_write(&mut self) -> Option<Write> {
-        let written = self.hard == self.durable && !self.log.has_unwritten();
-        if self.write_out.is_some() || (written && self.log_start.is_none()) {
+        if self.write_out.is_some() {
+            return None;
+        }
+        let written = !self.log.has_unwritten() && self.hard == self.durable;
+        if written && self.log_start.is_none() {
             return None;
         }
         let ticket = self.ticket();
-        let mut entries = std::mem::take(&mut self.write_buffer);
-        self.log.fill_write(self.config.write_bytes_max, &mut entries);
+        let entries = self.log.fill_write(self.config.write_bytes_max);
         self.write_out = Some((ticket.number, self.hard));
         self.write_ticks = 0;
         self.snapshots.wrote();
@@ -587,7 +585,6 @@ impl Core {
             return false;
         }
         let Some((_, hard)) = self.write_out.take() else { return false };
-        self.write_buffer = done.buffer;
         self.durable = hard;
         self.log.written();
         if self.hard.lost.is_some_and(|lost| self.log.durable_last() >= lost) {
@@ -624,9 +621,8 @@ impl Core {
         if self.applied >= to {
             return None;
         }
-        let mut entries = std::mem::take(&mut self.apply_buffer);
         let bytes_max = self.config.apply_bytes_max;
-        let bytes = self.log.copy(self.applied.next(), to, bytes_max, &mut entries);
+        let (entries, bytes) = self.log.share(self.applied.next(), to, bytes_max);
         self.snapshots.applied(bytes);
         let ticket = self.ticket();
         self.apply_out = Some(ticket.number);
@@ -652,7 +648,7 @@ impl Core {
             last: entry.id,
             time: entry.time,
             number: entry.number_after(),
-            membership: membership.clone(),
+            membership: Box::new(membership.clone()),
             membership_index,
             hash: self.hashes.at(self.applied),
         };
@@ -667,9 +663,6 @@ impl Core {
             return;
         }
         self.apply_out = None;
-        if done.buffer.capacity() > self.apply_buffer.capacity() {
-            self.apply_buffer = done.buffer;
-        }
         self.applied = self.applied.max(done.to);
         if done.to == self.log.base().last.index && done.hashes.is_empty() {
             self.hashes = Hashes::starting(done.to, self.log.base().hash);

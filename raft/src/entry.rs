@@ -98,8 +98,9 @@ pub struct Snapshot {
     pub time: LogTime,
     /// The number that the first client command after it takes.
     pub number: CommandNumber,
-    /// The membership as of that entry, both halves if it is joint.
-    pub membership: Membership,
+    /// The membership as of that entry, both halves if it is joint. Boxed, because it would double
+    /// the size of every order, and few orders have a snapshot.
+    pub membership: Box<Membership>,
     /// The index of the entry that holds this membership. 0 if it is that of the beginning.
     pub membership_index: Index,
     /// The rolling hash of what was applied up to that entry (see [`StateHash`](crate::StateHash)).
@@ -114,7 +115,7 @@ impl Snapshot {
             last: LogId::ZERO,
             time: LogTime::default(),
             number: CommandNumber::default(),
-            membership,
+            membership: Box::new(membership),
             membership_index: Index(0),
             hash: Some(0),
         }

@@ -5,8 +5,8 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
-    Body, Entry, Incarnation, Index, LogId, Message, NodeId, ProposeError, ReadError, ReadId,
-    ReadMode, Request, Round, Snapshot,
+    Body, Entries, Entry, Incarnation, Index, LogId, Message, NodeId, ProposeError, ReadError,
+    ReadId, ReadMode, Request, Round, Snapshot,
 };
 use std::collections::BTreeMap;
 
@@ -165,7 +165,7 @@ impl Follower {
         &mut self,
         core: &mut Core,
         prev: LogId,
-        entries: Vec<Entry>,
+        mut entries: Entries,
         commit: Index,
         round: Round,
     ) {
@@ -186,6 +186,18 @@ impl Follower {
         }
         let had = core.log.last();
         let end = prev.index.0 + entries.len() as u64;
+        if prev == had {
+            // Most appends follow the end of the log, and all their entries are new.
+            let mut number = core.log.next_number();
+            let follows = |entry: &Entry| {
+                entry.number == std::mem::replace(&mut number, entry.number_after())
+            };
+            if !entries.iter().all(follows) {
+                core.counters.invalid_messages += 1;
+                return;
+            }
+            core.log.extend(std::mem::take(&mut entries));
+        }
         for entry in entries {
             if entry.id.index <= core.commit || core.log.contains(entry.id) {
                 continue;
@@ -333,7 +345,7 @@ impl Follower {
 
 /// Whether an append contradicts committed entries, where all logs agree. No correct leader sends
 /// that, and its later entries would not fit onto this log.
-fn contradicts(core: &Core, prev: LogId, entries: &[Entry]) -> bool {
+fn contradicts(core: &Core, prev: LogId, entries: &Entries) -> bool {
     let said = std::iter::once(prev).chain(entries.iter().map(|entry| entry.id));
     said.take_while(|id| id.index <= core.commit)
         .any(|id| core.log.id_at(id.index).is_some_and(|here| here != id))

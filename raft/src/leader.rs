@@ -7,8 +7,9 @@ use crate::progress::{Progress, State};
 use crate::role::Next;
 use crate::transfer::Transfer;
 use crate::{
-    Action, Body, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus, ProposeError,
-    Proposed, ReadError, ReadId, ReadMode, Reading, Request, Round, SnapshotOffer, Term,
+    Action, Body, Entries, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus,
+    ProposeError, Proposed, ReadError, ReadId, ReadMode, Reading, Request, Round, SnapshotOffer,
+    Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -390,19 +391,17 @@ impl Leader {
     /// Commits the entries that a quorum has on disk, if the last of them is of this term
     /// (§3.6.2).
     pub(crate) fn try_commit(&mut self, core: &mut Core) {
+        if core.commit == core.log.last().index {
+            return;
+        }
         let reached = core.log.membership().reached(|id| self.on_disk(core, id));
         let of_this_term = core.log.id_at(reached).is_some_and(|id| id.term == core.term());
         if reached <= core.commit || !of_this_term {
             return;
         }
-        let mut index = core.commit.next();
-        while index <= reached {
-            // Entries of earlier terms were never added.
-            let cost = core.log.entry(index).filter(|_| index > self.term_start);
-            let cost_bytes = cost.map_or(0, crate::Entry::cost_bytes);
-            self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(cost_bytes);
-            index = index.next();
-        }
+        // Entries of earlier terms were never added.
+        let cost_bytes = core.log.cost_bytes(core.commit.max(self.term_start), reached);
+        self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(cost_bytes);
         core.commit_to(reached);
         for progress in self.progress.values_mut() {
             let waits = progress.told_commit < progress.forwarded && progress.forwarded <= reached;
@@ -424,7 +423,8 @@ impl Leader {
     pub fn next_message(&mut self, core: &mut Core) -> Option<Action> {
         self.start_read_round(core);
         let round = self.round;
-        let may_offer = self.may_offer_base(core);
+        let wants = |progress: &Progress| progress.wants_snapshot(core.log.before().index);
+        let may_offer = self.progress.values().any(wants) && self.may_offer_base(core);
         for (id, progress) in &mut self.progress {
             if may_offer && progress.wants_snapshot(core.log.before().index) {
                 let snapshot = progress.offer(core.log.before().index, core.log.base());
@@ -534,6 +534,9 @@ impl Leader {
     }
 
     fn confirm_reads(&mut self, core: &mut Core) {
+        if self.confirming.is_empty() {
+            return;
+        }
         let (latest, own) = (self.round, core.id());
         let heard = |id: NodeId| match self.progress.get(&id) {
             Some(progress) => progress.round,
@@ -615,6 +618,9 @@ impl Leader {
 /// The next append to a peer, if one is due and there is room for it.
 fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
     let last = core.log.last().index;
+    if progress.next > last && !progress.heartbeat_due && !progress.commit_due {
+        return None;
+    }
     let full = || {
         let config = &core.config;
         progress.inflight.is_full(config.inflight_messages_max, config.inflight_bytes_max)
@@ -627,7 +633,7 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
     // before the first entry, where all logs agree.
     let Some(prev) = prev else {
         let due = std::mem::take(&mut progress.heartbeat_due);
-        let (prev, commit, entries) = (LogId::ZERO, core.commit, Vec::new());
+        let (prev, commit, entries) = (LogId::ZERO, core.commit, Entries::default());
         let time = core.log_time();
         return due.then_some(Body::Append { prev, entries, commit, round, time });
     };
@@ -639,10 +645,11 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
     if !has_entries && !progress.heartbeat_due && !progress.commit_due {
         return None;
     }
-    let mut entries = Vec::new();
+    let mut entries = Entries::default();
     if has_entries {
         let bytes_max = core.config.append_bytes_max;
-        let bytes = core.log.copy(progress.next, last, bytes_max, &mut entries);
+        let bytes;
+        (entries, bytes) = core.log.share(progress.next, last, bytes_max);
         match (&mut progress.state, entries.last()) {
             (State::Probe { asked }, _) => *asked = true,
             (State::Replicate, Some(entry)) => progress.sent(entry.id.index, bytes),

@@ -15,6 +15,7 @@ mod config;
 mod copies;
 mod core;
 mod digest;
+mod entries;
 mod entry;
 #[cfg(feature = "clone-work")]
 mod fingerprint;
@@ -45,6 +46,7 @@ pub use bounded::CLUSTER_MEMBERS_MAX;
 pub use change::{Change, ChangeError};
 pub use config::{Config, ConfigError, Restored};
 pub use digest::{StateHash, bytes_hash, entry_hash};
+pub use entries::Entries;
 pub use entry::{Entry, Payload, Snapshot};
 pub use id::{CommandNumber, Incarnation, Index, LogId, LogTime, NodeId, Now, ReadId, Round, Term};
 pub use lease::LeaseConfig;

@@ -8,8 +8,10 @@
 //! what must be written, and [`Log::written`] records that it is durable.
 
 use crate::bounded::ENTRIES_MAX;
-use crate::{CommandNumber, Entry, Index, LogId, LogTime, Membership, Payload, Snapshot, Term};
-use std::collections::VecDeque;
+use crate::entries::Runs;
+use crate::{
+    CommandNumber, Entries, Entry, Index, LogId, LogTime, Membership, Payload, Snapshot, Term,
+};
 
 /// Invariants: `entries` are contiguous and follow `before`; their terms never decrease;
 /// `before.index ≤ base.last.index ≤ last().index`; `durable ≤ handed ≤ last().index`;
@@ -21,7 +23,7 @@ pub(crate) struct Log {
     /// The entry right before the first one in `entries`. It is at or below `base.last`: some
     /// entries that the snapshot covers are retained for peers that are slightly behind.
     before: LogId,
-    entries: VecDeque<Entry>,
+    entries: Runs,
     /// The cost in bytes of the entries in memory that the snapshot covers.
     covered_bytes: usize,
     /// The membership as of `base.last`, then each later one in the log, with the indexes of their
@@ -41,10 +43,10 @@ impl Log {
     pub fn new(base: Snapshot, entries: Vec<Entry>) -> Self {
         let before = base.last;
         let mut log = Log {
-            memberships: vec![(base.membership_index, base.membership.clone())],
+            memberships: vec![(base.membership_index, (*base.membership).clone())],
             base,
             before,
-            entries: VecDeque::with_capacity(entries.len()),
+            entries: Runs::default(),
             covered_bytes: 0,
             durable: before.index,
             handed: before.index,
@@ -161,18 +163,41 @@ impl Log {
         let count = self.entries.partition_point(|entry| entry.id.term <= term).min(known);
         match count {
             0 => self.before,
-            count => self.entries[count - 1].id,
+            count => self.entries.get(count - 1).map_or(self.before, |entry| entry.id),
         }
     }
 
     /// Appends an entry. The caller has checked that it follows the last one.
     pub fn append(&mut self, entry: Entry) {
-        assert_eq!(entry.id.index, self.last().index.next(), "a gap in the log");
-        assert!(entry.id.term >= self.last().term, "terms fall along the log");
+        self.note(self.last(), &entry);
+        self.entries.push_back(entry);
+    }
+
+    /// Appends entries, which the log shares from then on. The caller has checked that they follow
+    /// the last one.
+    pub fn extend(&mut self, entries: Entries) {
+        let mut last = self.last();
+        for entry in &entries {
+            self.note(last, entry);
+            last = entry.id;
+        }
+        self.entries.extend(entries);
+    }
+
+    /// An entry is about to be appended after `last`.
+    fn note(&mut self, last: LogId, entry: &Entry) {
+        assert_eq!(entry.id.index, last.index.next(), "a gap in the log");
+        assert!(entry.id.term >= last.term, "terms fall along the log");
         if let Payload::Membership(membership) = &entry.payload {
             self.memberships.push((entry.id.index, (**membership).clone()));
         }
-        self.entries.push_back(entry);
+    }
+
+    /// The cost in bytes of the entries after `after` up to `to`, as far as they are in memory.
+    pub fn cost_bytes(&self, after: Index, to: Index) -> usize {
+        let held = |index: Index| (index.0.saturating_sub(self.before.index.0)) as usize;
+        let entries = self.entries.iter_from(held(after));
+        entries.take(held(to).saturating_sub(held(after))).map(Entry::cost_bytes).sum()
     }
 
     /// Removes the entry at `index`, which is above the base, and all later ones. If the pending
@@ -194,9 +219,7 @@ impl Log {
         let upto = snapshot.last.index;
         let covered = self.memberships.partition_point(|(at, _)| *at <= upto);
         self.memberships.drain(..covered.saturating_sub(1));
-        let held = |index: Index| (index.0.saturating_sub(self.before.index.0)) as usize;
-        let (from, to) = (held(self.base.last.index), held(upto));
-        self.covered_bytes += self.entries.range(from..to).map(Entry::cost_bytes).sum::<usize>();
+        self.covered_bytes += self.cost_bytes(self.base.last.index, upto);
         self.base = snapshot;
     }
 
@@ -218,10 +241,9 @@ impl Log {
             if first.index > self.base.last.index || self.covered_bytes <= limit {
                 return;
             }
-            if let Some(entry) = self.entries.pop_front() {
-                self.covered_bytes -= entry.cost_bytes();
-                self.before = entry.id;
-            }
+            self.covered_bytes -= self.entries.front().map_or(0, Entry::cost_bytes);
+            self.before = first;
+            self.entries.pop_front();
         }
     }
 
@@ -231,32 +253,23 @@ impl Log {
         self.entries.clear();
         self.covered_bytes = 0;
         self.before = snapshot.last;
-        self.memberships = vec![(snapshot.membership_index, snapshot.membership.clone())];
+        self.memberships = vec![(snapshot.membership_index, (*snapshot.membership).clone())];
         self.handed = snapshot.last.index;
         self.durable = Index(0);
         self.proves = self.proves.map(|_| Index(0));
         self.base = snapshot;
     }
 
-    /// Appends to `into` the entries from `from` up to `to`, as long as they cost at most
-    /// `bytes_max` in total, and at most [`ENTRIES_MAX`] of them. The first entry is always copied.
-    /// Returns the total cost in bytes.
-    pub fn copy(&self, from: Index, to: Index, bytes_max: usize, into: &mut Vec<Entry>) -> usize {
+    /// The entries from `from` up to `to`, as long as they cost at most `bytes_max` in total. There
+    /// are at most [`ENTRIES_MAX`] of them, and always the first. Also returns their cost in bytes.
+    pub fn share(&self, from: Index, to: Index, bytes_max: usize) -> (Entries, usize) {
         let offset = |index: Index| index.0.checked_sub(self.before.index.0 + 1);
-        let (Some(first), Some(last)) = (offset(from), offset(to)) else { return 0 };
+        let (Some(first), Some(last)) = (offset(from), offset(to)) else {
+            return (Entries::default(), 0);
+        };
         let end = usize::try_from(last + 1).unwrap_or(usize::MAX).min(self.entries.len());
         let first = usize::try_from(first).unwrap_or(usize::MAX).min(end);
-        let room = ENTRIES_MAX.saturating_sub(into.len());
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            let with_it = bytes + entry.cost_bytes();
-            let fits = bytes == 0 || with_it <= bytes_max;
-            bytes = if fits { with_it } else { bytes };
-            fits
-        };
-        let count = self.entries.range(first..end).take(room).take_while(fits).count();
-        into.extend(self.entries.range(first..first + count).cloned());
-        bytes
+        self.entries.share(first, end.min(first + ENTRIES_MAX), bytes_max)
     }
 
     /// Whether there are entries that are in no write yet.
@@ -264,15 +277,16 @@ impl Log {
         self.handed < self.last().index
     }
 
-    /// Fills a write with entries that are in no write yet. The caller must issue the write at
-    /// once.
-    pub fn fill_write(&mut self, bytes_max: usize, into: &mut Vec<Entry>) {
+    /// The entries of the next write: those that are in no write yet. The caller must issue the
+    /// write at once.
+    pub fn fill_write(&mut self, bytes_max: usize) -> Entries {
         assert!(self.proves.is_none(), "one write is out at a time");
-        self.copy(self.handed.next(), self.last().index, bytes_max, into);
-        if let Some(entry) = into.last() {
+        let (entries, _) = self.share(self.handed.next(), self.last().index, bytes_max);
+        if let Some(entry) = entries.last() {
             self.handed = entry.id.index;
         }
         self.proves = Some(self.handed);
+        entries
     }
 
     /// Records that the pending write is on disk.
@@ -355,15 +369,14 @@ mod tests {
         let mut log = log(&[1]);
         log.append(entry(2, 1));
         log.append(entry(3, 1));
-        log.fill_write(1 << 20, &mut Vec::new());
+        let _ = log.fill_write(1 << 20);
         log.truncate_from(Index(2));
         log.append(entry(2, 2));
         log.written();
         assert_eq!(log.durable(), Index(1), "2@1 is on disk, 2@2 is not");
 
-        let mut write = Vec::new();
-        log.fill_write(1 << 20, &mut write);
-        assert_eq!(write, [entry(2, 2)]);
+        let write = log.fill_write(1 << 20);
+        assert_eq!(write.to_vec(), [entry(2, 2)]);
         log.written();
         assert_eq!(log.durable(), Index(2));
     }
@@ -379,11 +392,11 @@ mod tests {
     fn a_reset_is_durable_only_by_a_write_that_starts_after_it() {
         let mut log = log(&[1]);
         log.append(entry(2, 1));
-        log.fill_write(1 << 20, &mut Vec::new());
+        let _ = log.fill_write(1 << 20);
         log.reset(snapshot(LogId::new(9, 2)));
         log.written();
         assert_eq!(log.durable(), Index(0));
-        log.fill_write(1 << 20, &mut Vec::new());
+        let _ = log.fill_write(1 << 20);
         log.written();
         assert_eq!((log.durable(), log.last()), (Index(9), LogId::new(9, 2)));
     }
@@ -455,7 +468,11 @@ mod tests {
         let taken = |log: &Log, index: u64| {
             let (membership_index, membership) = log.membership_at(Index(index));
             let membership = membership.clone();
-            Snapshot { membership_index, membership, ..snapshot(LogId::new(index, 1)) }
+            Snapshot {
+                membership_index,
+                membership: membership.into(),
+                ..snapshot(LogId::new(index, 1))
+            }
         };
         let (early, late) = (taken(&log, 1), taken(&log, 3));
         log.compact(early);

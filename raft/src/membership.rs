@@ -22,6 +22,10 @@ use crate::{Incarnation, LogTime, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Up to this many voters, [`Membership::reached`] allocates nothing. A leader calls it for each
+/// acknowledgement.
+const FEW_VOTERS: usize = 9;
+
 /// The incarnation and addresses of one member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -204,12 +208,20 @@ impl Membership {
     /// joint configuration: the lesser of the two halves. If each voter has ten times its id,
     /// voters 1, 2, 3 have reached 20. With outgoing voters 3, 4, 5, which have reached 40, it is
     /// still 20.
-    pub fn reached<T: Ord + Default>(&self, value: impl Fn(NodeId) -> T) -> T {
+    pub fn reached<T: Ord + Default + Copy>(&self, value: impl Fn(NodeId) -> T) -> T {
         self.halves()
             .map(|half| {
-                let mut values: Vec<T> = half.iter().map(|id| value(*id)).collect();
+                let mut few = [T::default(); FEW_VOTERS];
+                let mut many = Vec::new();
+                let values = if half.len() <= FEW_VOTERS {
+                    &mut few[..half.len()]
+                } else {
+                    many.resize(half.len(), T::default());
+                    &mut many[..]
+                };
+                values.iter_mut().zip(half).for_each(|(place, id)| *place = value(*id));
                 values.sort_unstable_by(|a, b| b.cmp(a));
-                values.into_iter().nth(half.len() / 2).unwrap_or_default()
+                values.get(half.len() / 2).copied().unwrap_or_default()
             })
             .min()
             .unwrap_or_default()
@@ -283,5 +295,10 @@ mod tests {
         assert_eq!(reached(of(&[1, 2, 3, 4], None)), 20);
         assert_eq!(reached(of(&[1, 2, 3], Some(&[3, 4, 5]))), 20);
         assert_eq!(reached(of(&[7, 8, 9], Some(&[1, 2]))), 10);
+        let voters: Vec<u64> = (1..=2 * FEW_VOTERS as u64 + 1).collect();
+        for count in 1..=voters.len() {
+            let least_of_a_quorum = count as u64 - count as u64 / 2;
+            assert_eq!(reached(of(&voters[..count], None)), 10 * least_of_a_quorum);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The messages that peers send to each other.
 
 use crate::{
-    CommandNumber, Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading, Request,
-    Round, Snapshot, StateHash, Term,
+    CommandNumber, Entries, Entry, Incarnation, Index, LogId, LogTime, NodeId, ReadId, Reading,
+    Request, Round, Snapshot, StateHash, Term,
 };
 use serde::{Deserialize, Serialize};
 
@@ -60,8 +60,7 @@ pub enum Body {
         /// The entry right before `entries`.
         prev: LogId,
         /// The entries after `prev`, contiguous, at most 65,536. May be empty.
-        #[serde(deserialize_with = "crate::bounded::entries")]
-        entries: Vec<Entry>,
+        entries: Entries,
         /// The leader's commit index.
         commit: Index,
         /// The round of heartbeats that this message belongs to. The reply repeats it.

@@ -5,7 +5,7 @@
 //! twice. A receipt carries the node, its start nonce and the order's number: a foreign or stale
 //! receipt is ignored and counted.
 
-use crate::{Entry, Forwarded, Index, Message, NodeId, ReadId, Snapshot, SnapshotOffer, Term};
+use crate::{Entries, Forwarded, Index, Message, NodeId, ReadId, Snapshot, SnapshotOffer, Term};
 use serde::{Deserialize, Serialize};
 
 /// A work order for the driver. Each may be started as soon as it is returned, in parallel with all
@@ -104,16 +104,14 @@ pub struct Write {
     /// How the start of the log changes, if it does.
     pub log_start: Option<LogStart>,
     /// The entries to append. May be empty.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 impl Write {
     /// Converts the order into its receipt. Call it only after the sync that made the write
     /// durable.
     pub fn durable(self) -> Durable {
-        let mut buffer = self.entries;
-        buffer.clear();
-        Durable { ticket: self.ticket, buffer }
+        Durable { ticket: self.ticket }
     }
 }
 
@@ -123,8 +121,6 @@ impl Write {
 #[must_use]
 pub struct Durable {
     pub(crate) ticket: Ticket,
-    /// The write's buffer, emptied, for reuse in the next write.
-    pub(crate) buffer: Vec<Entry>,
 }
 
 /// Committed entries to apply, in order. All kinds of entries are included, not only commands; the
@@ -135,7 +131,7 @@ pub struct Durable {
 pub struct Apply {
     pub(crate) ticket: Ticket,
     /// The entries to apply: contiguous, starting right after those applied before.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 impl Apply {
@@ -150,9 +146,7 @@ impl Apply {
     /// them.
     pub fn applied_with(self, hashes: Vec<u64>) -> Applied {
         let to = self.entries.last().map(|entry| entry.id.index).unwrap_or_default();
-        let mut buffer = self.entries;
-        buffer.clear();
-        Applied { ticket: self.ticket, to, hashes, buffer }
+        Applied { ticket: self.ticket, to, hashes }
     }
 }
 
@@ -164,7 +158,6 @@ pub struct Applied {
     pub(crate) ticket: Ticket,
     pub(crate) to: Index,
     pub(crate) hashes: Vec<u64>,
-    pub(crate) buffer: Vec<Entry>,
 }
 
 /// An order to take a snapshot of the state machine.
@@ -247,6 +240,6 @@ impl Restore {
     /// Converts the order into its receipt once the state machine has the snapshot's state.
     pub fn restored(self) -> Applied {
         let to = self.snapshot.last.index;
-        Applied { ticket: self.ticket, to, hashes: Vec::new(), buffer: Vec::new() }
+        Applied { ticket: self.ticket, to, hashes: Vec::new() }
     }
 }

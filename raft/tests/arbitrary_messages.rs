@@ -6,9 +6,9 @@ use bytes::Bytes;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use raft::{
-    Action, Apply, Body, Change, CommandNumber, Config, Entry, Forwarded, Incarnation, Index,
-    LogId, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode,
-    Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer,
+    Action, Apply, Body, Change, CommandNumber, Config, Entries, Entry, Forwarded, Incarnation,
+    Index, LogId, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId,
+    ReadMode, Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer,
     StateHash, TakeSnapshot, Target, Term, Write,
 };
 
@@ -133,13 +133,13 @@ fn body() -> impl Strategy<Value = Body> {
         (entries(), index(), round(), number()).prop_map(
             |((prev, entries), commit, round, time)| {
                 let time = LogTime(time);
-                Body::Append { prev, entries, commit, round, time }
+                Body::Append { prev, entries: entries.into(), commit, round, time }
             }
         ),
         (entries(), index(), round(), number()).prop_map(
             |((prev, entries), commit, round, time)| {
                 let time = LogTime(time);
-                Body::Append { prev, entries, commit, round, time }
+                Body::Append { prev, entries: entries.into(), commit, round, time }
             }
         ),
         (index(), round(), prop::option::of(state())).prop_map(|(matched, round, state)| {
@@ -196,7 +196,7 @@ fn offer() -> impl Strategy<Value = SnapshotOffer> {
                 last,
                 time: LogTime(time),
                 number: CommandNumber(number),
-                membership,
+                membership: Box::new(membership),
                 membership_index: Index(membership_index),
                 hash: None,
             },
@@ -344,7 +344,13 @@ impl Driven {
             1 => {
                 let (prev, commit, round) = (LogId::ZERO, Index(0), Round(1));
                 self.handle(say(
-                    Body::Append { prev, entries: Vec::new(), commit, round, time: LogTime(0) },
+                    Body::Append {
+                        prev,
+                        entries: Entries::default(),
+                        commit,
+                        round,
+                        time: LogTime(0),
+                    },
                     1,
                 ));
             }

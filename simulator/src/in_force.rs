@@ -37,7 +37,7 @@ impl InForce {
     /// The node has started: reads its whole log.
     pub fn started(&mut self, node: &Node) {
         *self = InForce { base: node.base().last, last: node.base().last, ..InForce::default() };
-        self.memberships.push((self.base, node.base().membership.clone()));
+        self.memberships.push((self.base, (*node.base().membership).clone()));
         self.follow(node);
         self.is_fresh = true;
     }
@@ -85,7 +85,7 @@ impl InForce {
         let is_within = self.terms.get(&base.index) == Some(&base.term);
         self.terms = self.terms.split_off(&base.index.next());
         if !is_within {
-            self.memberships = vec![(base, node.base().membership.clone())];
+            self.memberships = vec![(base, (*node.base().membership).clone())];
             return;
         }
         let covered = self.memberships.iter().take_while(|(id, _)| id.index <= base.index).count();

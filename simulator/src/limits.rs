@@ -1,6 +1,6 @@
 //! Checks of limits: each append, write and applied batch, and the appends in flight to each peer,
 //! stay within the node's configuration. They are counted where they leave the node, in the unit of
-//! all limits ([`Entry::cost_bytes`]).
+//! all limits ([`raft::Entry::cost_bytes`]).
 //!
 //! A rejection or an acknowledgement always frees appends in flight here, even if the node itself
 //! ignores it. So these checks do not notice a node that frees too much.
@@ -11,7 +11,7 @@
 use crate::checks::Check;
 use crate::plan::Swarm;
 use crate::violation::{Violation, violation};
-use raft::{Body, Entry, Index, Message, Term};
+use raft::{Body, Entries, Index, Message, Term};
 use std::collections::VecDeque;
 
 const CHECK: Check = Check::LimitsAreKept;
@@ -71,12 +71,12 @@ impl Limits {
     }
 
     /// Checks a write that a node hands out.
-    pub fn writes(&self, at: usize, entries: &[Entry]) -> Result<(), Violation> {
+    pub fn writes(&self, at: usize, entries: &Entries) -> Result<(), Violation> {
         is_within(at, "a write", entries, self.write_bytes)
     }
 
     /// Checks a batch that a node hands to its state machine.
-    pub fn applies(&self, at: usize, entries: &[Entry]) -> Result<(), Violation> {
+    pub fn applies(&self, at: usize, entries: &Entries) -> Result<(), Violation> {
         is_within(at, "what is applied at once", entries, self.apply_bytes)
     }
 
@@ -151,11 +151,11 @@ impl Limits {
     }
 }
 
-fn cost_bytes(entries: &[Entry]) -> u64 {
+fn cost_bytes(entries: &Entries) -> u64 {
     entries.iter().map(|entry| entry.cost_bytes() as u64).sum()
 }
 
-fn is_within(at: usize, what: &str, entries: &[Entry], most: u64) -> Result<(), Violation> {
+fn is_within(at: usize, what: &str, entries: &Entries, most: u64) -> Result<(), Violation> {
     let bytes = cost_bytes(entries);
     if entries.len() > 1 && bytes > most {
         let detail = format!("node {at}: {what} has {bytes} bytes, at most {most}");

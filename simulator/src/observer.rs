@@ -19,8 +19,8 @@ use bytes::Bytes;
 use driver::{Answer, Replica, SessionId, SessionLimits, SessionNumber, StateMachine};
 use members::Memberships;
 use raft::{
-    Body, CommandNumber, Entry, Incarnation, Index, LogId, Membership, Message, Node, NodeId,
-    Payload, Term,
+    Body, CommandNumber, Entries, Entry, Incarnation, Index, LogId, Membership, Message, Node,
+    NodeId, Payload, Term,
 };
 use sessions::{Counted, Once};
 use std::collections::BTreeMap;
@@ -534,7 +534,7 @@ impl<M: StateMachine> Observer<M> {
 
     /// Records the log that a leader announces in an append. Old terms are dropped: no node
     /// acknowledges anything in them.
-    fn announce(&mut self, term: Term, prev: LogId, entries: &[Entry]) {
+    fn announce(&mut self, term: Term, prev: LogId, entries: &Entries) {
         let log = self.announced.entry(term).or_default();
         log.extend(entries.iter().map(|entry| (entry.id.index, entry.id)));
         log.insert(prev.index, prev);

@@ -5,7 +5,7 @@
 //! node promises must be in here first.
 
 use crate::checks::{Check, Violation, violation};
-use raft::{Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
+use raft::{Entries, Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
 use std::collections::VecDeque;
 use std::io::Read;
 use storage::testing::{Fate, MemDisk};
@@ -22,7 +22,7 @@ const HEAD_BYTES_MAX: usize = 1_000;
 pub struct Change {
     hard_state: HardState,
     log_start: Option<LogStart>,
-    entries: Vec<Entry>,
+    entries: Entries,
 }
 
 impl Change {

@@ -26,6 +26,7 @@
 
 use crate::block::{self, BLOCK_BYTES, Block, BlockWriter, CONTENT_BYTES, Place, u32_at, u64_at};
 use crate::codec;
+use crate::log::first_of;
 use crate::mark::Mark;
 use bytes::{Bytes, BytesMut};
 use raft::{
@@ -51,7 +52,8 @@ pub(crate) struct Draft<'a> {
     /// The snapshot that the log begins after, encoded by the codec.
     pub base: &'a [u8],
     pub last: LogId,
-    pub entries: &'a [Entry],
+    /// In order, in any number of slices.
+    pub entries: &'a [&'a [Entry]],
 }
 
 /// A batch that was read back, completely and with correct checksums.
@@ -81,7 +83,8 @@ impl Draft<'_> {
         flags |= if hard.vote.is_some() { VOTE } else { 0 };
         flags |= if hard.lost.is_some() { LOST } else { 0 };
         let lost = hard.lost.unwrap_or(LogId::ZERO);
-        let first = self.entries.first().map_or(0, |entry| entry.id.index.0);
+        let first = first_of(self.entries).map_or(0, |entry| entry.id.index.0);
+        let count: usize = self.entries.iter().map(|entries| entries.len()).sum();
 
         let mut head = [0; HEAD_BYTES];
         head[12..16].copy_from_slice(&self.previous.to_le_bytes());
@@ -98,12 +101,12 @@ impl Draft<'_> {
         for (place, number) in head[17..73].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
-        head[73..77].copy_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        head[73..77].copy_from_slice(&(count as u32).to_le_bytes());
         head[77..81].copy_from_slice(&(self.base.len() as u32).to_le_bytes());
         head[81..85].copy_from_slice(&hard.promise_ms.to_le_bytes());
         into.put(&head);
         into.put(self.base);
-        for entry in self.entries {
+        for entry in self.entries.iter().copied().flatten() {
             put_entry(entry, into);
         }
         assert!(into.len() <= BATCH_BYTES_MAX, "a write of more than 1 GiB: a bug of the core");
@@ -265,7 +268,7 @@ mod tests {
             hard_state: HardState::default(),
             base: &base,
             last: entry.id,
-            entries: &[entry],
+            entries: &[&[entry]],
         };
         let mut writer = BlockWriter::default();
         draft.encode(&mut writer);

@@ -111,7 +111,7 @@ mod tests {
             last: LogId::new(9, 4),
             time: raft::LogTime(1_000),
             number: raft::CommandNumber(6),
-            membership: Membership::of_voters([(NodeId(7), member)].into()),
+            membership: Box::new(Membership::of_voters([(NodeId(7), member)].into())),
             membership_index: Index(8),
             hash: Some(2),
         }

@@ -247,7 +247,7 @@ struct Planned {
 impl Planned {
     fn of(write: &Write) -> Self {
         let Write { hard_state, log_start, entries, .. } = write;
-        Planned { hard_state: *hard_state, log_start: log_start.clone(), entries: entries.clone() }
+        Planned { hard_state: *hard_state, log_start: log_start.clone(), entries: entries.to_vec() }
     }
 }
 
@@ -378,6 +378,7 @@ impl<'a, L: LogStore> Kit<'a, L> {
 
     fn append(&mut self, term: u64, prev: LogId, entries: Vec<Entry>, commit: u64) {
         let (commit, time) = (Index(commit), LogTime(2_000));
+        let entries = entries.into();
         self.receive(term, Body::Append { prev, entries, commit, round: Round(1), time });
     }
 
@@ -387,7 +388,7 @@ impl<'a, L: LogStore> Kit<'a, L> {
             last,
             time: LogTime(1_000 + last.index.0),
             number: CommandNumber(last.index.0),
-            membership: membership(),
+            membership: membership().into(),
             membership_index: last.index,
             hash: Some(77),
         };
@@ -406,7 +407,7 @@ impl<'a, L: LogStore> Kit<'a, L> {
         let (term, incarnation) = (prev.term, Incarnation(LEADER.0));
         let body = Body::Append {
             prev,
-            entries: commands(index, index + 2, term.0),
+            entries: commands(index, index + 2, term.0).into(),
             commit: Index(0),
             round: Round(1),
             time: LogTime(2_000),

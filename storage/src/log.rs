@@ -166,7 +166,8 @@ struct Full {
 pub(crate) struct BatchRef<'a> {
     pub hard_state: HardState,
     pub log_start: Option<&'a LogStart>,
-    pub entries: &'a [Entry],
+    /// The entries in order, in any number of slices.
+    pub entries: &'a [&'a [Entry]],
 }
 
 /// Why a batch is not durable; see [`PersistError`].
@@ -270,6 +271,16 @@ impl<D: Disk> Log<D> {
     }
 }
 
+/// The first of these entries.
+pub(crate) fn first_of<'a>(slices: &[&'a [Entry]]) -> Option<&'a Entry> {
+    slices.iter().find_map(|entries| entries.first())
+}
+
+/// The last of these entries.
+fn last_of<'a>(slices: &[&'a [Entry]]) -> Option<&'a Entry> {
+    slices.iter().rev().find_map(|entries| entries.last())
+}
+
 fn seed(identity: Option<&Identity>) -> u32 {
     identity.map_or(0, |identity| crc32c::crc32c(&identity.incarnation.0.to_le_bytes()))
 }
@@ -283,7 +294,7 @@ struct Change<'a> {
     reset: bool,
     /// Set if the batch repeats those after this one, which may not be on the disk.
     repeats_after: Option<Mark>,
-    entries: &'a [Entry],
+    entries: &'a [&'a [Entry]],
 }
 
 // Writing.
@@ -307,7 +318,7 @@ impl<D: Disk> Log<D> {
             self.new_base.clear();
             codec::encode(base, &mut self.new_base);
         }
-        let last = match change.entries.last() {
+        let last = match last_of(change.entries) {
             Some(entry) => entry.id,
             None if change.reset || self.state.last.index < base.index => base,
             None => self.state.last,
@@ -442,7 +453,7 @@ impl<D: Disk> Log<D> {
         if change.reset {
             current.highest = Index(0);
         }
-        let (Some(first), Some(last)) = (change.entries.first(), change.entries.last()) else {
+        let (Some(first), Some(last)) = (first_of(change.entries), last_of(change.entries)) else {
             return;
         };
         let kept = Index(first.id.index.0.saturating_sub(1));
@@ -485,10 +496,11 @@ where
     D::File: Send,
 {
     fn persist(&mut self, write: Write) -> Result<Durable, PersistError> {
+        let entries: Vec<&[Entry]> = write.entries.slices().collect();
         let batch = BatchRef {
             hard_state: write.hard_state,
             log_start: write.log_start.as_ref(),
-            entries: &write.entries,
+            entries: &entries,
         };
         match self.append(batch) {
             Ok(()) => Ok(write.durable()),

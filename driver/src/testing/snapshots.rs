@@ -262,7 +262,7 @@ fn snapshot(last: LogId) -> Snapshot {
         last,
         time: LogTime(1_000),
         number: CommandNumber(last.index.0),
-        membership: Membership::of_voters([(NodeId(1), member)].into()),
+        membership: Box::new(Membership::of_voters([(NodeId(1), member)].into())),
         membership_index: Index(0),
         hash: Some(1),
     }

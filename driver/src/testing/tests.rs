@@ -314,7 +314,7 @@ impl Transport for Channels {
                 false
             }
             (Body::Append { entries, .. }, Mistake::EntriesLost) => {
-                entries.truncate(1);
+                *entries = entries.iter().take(1).cloned().collect();
                 false
             }
             (body, _) => body.cost_bytes() > 1 << 20,

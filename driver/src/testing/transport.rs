@@ -433,7 +433,13 @@ fn bodies(large: usize) -> Vec<Body> {
     let (commit, time) = (Index(77), LogTime(5));
     let members = [(FIRST, member(FIRST, "a name:1".to_owned()))];
     let membership = Payload::Membership(Box::new(Membership::of_voters(members.into())));
-    let append = |entries| Body::Append { prev: at, entries, commit, round, time };
+    let append = |entries: Vec<Entry>| Body::Append {
+        prev: at,
+        entries: entries.into(),
+        commit,
+        round,
+        time,
+    };
     let text = Bytes::from_static(b"\xff\x00");
     let outcome = Forwarded::Appended { id: at, number: CommandNumber(4) };
     vec![
@@ -478,7 +484,7 @@ fn offer(index: u64) -> SnapshotOffer {
         last: LogId::new(index, 5),
         time: LogTime(1_000 + index),
         number: CommandNumber(index),
-        membership: Membership::of_voters([(FIRST, member(FIRST, String::new()))].into()),
+        membership: Membership::of_voters([(FIRST, member(FIRST, String::new()))].into()).into(),
         membership_index: Index(0),
         hash: Some(index),
     };

@@ -98,8 +98,8 @@ pub fn write(write: &Write, disk: &HardState) -> String {
     line
 }
 
-pub fn entries(entries: &[Entry]) -> String {
-    let ids: Vec<String> = entries.iter().map(|entry| entry.id.to_string()).collect();
+pub fn entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
+    let ids: Vec<String> = entries.into_iter().map(|entry| entry.id.to_string()).collect();
     format!("[{}]", ids.join(" "))
 }
 

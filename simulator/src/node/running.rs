@@ -50,7 +50,7 @@ impl<M: StateMachine> Running<M> {
         let Some(apply) = self.apply.take() else { return Ok(()) };
         let mut hashes = Vec::with_capacity(apply.entries.len());
         let mut flipped = None;
-        let mut entries = apply.entries.clone();
+        let mut entries = apply.entries.to_vec();
         for entry in &mut entries {
             let Some(first) = command_begins_at(&entry.payload) else { continue };
             if let Payload::Command(bytes) | Payload::SessionCommand(bytes) = &mut entry.payload

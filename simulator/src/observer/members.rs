@@ -38,7 +38,7 @@ impl Memberships {
     /// Whether a snapshot may have the membership, and the index, that it has.
     fn suits(&self, snapshot: &Snapshot) -> bool {
         let Snapshot { last, membership, membership_index, .. } = snapshot;
-        self.at(last.index).is_none_or(|known| known == (*membership_index, membership))
+        self.at(last.index).is_none_or(|known| known == (*membership_index, &**membership))
             || self.given.contains(membership) && *membership_index == Index(0)
     }
 
@@ -114,7 +114,7 @@ impl<M: StateMachine> Observer<M> {
         let committed = self.memberships.at(base.last.index);
         let own = in_force.at_base();
         let is_right =
-            self.memberships.suits(base) && own.is_none_or(|own| *own == base.membership);
+            self.memberships.suits(base) && own.is_none_or(|own| *own == *base.membership);
         if base.last != LogId::ZERO && !is_right {
             let detail = format!(
                 "node {at}: the snapshot {} has {:?} of entry {}, and it is {committed:?}",

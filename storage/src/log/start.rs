@@ -215,7 +215,7 @@ impl<D: Disk> Log<D> {
     /// the new one repeats all that it repeats.
     fn repeat(&mut self, restored: &Restored, latest: Latest, count: usize) -> io::Result<()> {
         let (reset, repeats_after) = (latest.reset, Some(latest.synced));
-        let entries = &restored.entries[restored.entries.len() - count..];
+        let entries: &[&[Entry]] = &[&restored.entries[restored.entries.len() - count..]];
         let hard_state = restored.hard_state;
         let change = Change { hard_state, base: None, reset, repeats_after, entries };
         self.commit(change).map_err(AppendError::into_io)
@@ -233,6 +233,7 @@ impl<D: Disk> Log<D> {
             };
             let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
             let (entries, later) = rest.split_at(count);
+            let entries: &[&[Entry]] = &[entries];
             let hard_state = restored.hard_state;
             let change = Change { hard_state, base: None, reset, repeats_after: None, entries };
             self.commit(change).map_err(AppendError::into_io)?;

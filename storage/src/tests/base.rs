@@ -95,7 +95,7 @@ fn a_lost_snapshot_is_a_loss_that_the_peers_repair() {
     assert_eq!(case, Some(Case::SnapshotLost { snapshot: OLD }));
     assert!(case.is_some_and(|case| case.is_loss()));
     assert_eq!((restored.snapshot.last, restored.entries.len()), (LogId::ZERO, 0));
-    assert_eq!(restored.snapshot.membership, membership());
+    assert_eq!(*restored.snapshot.membership, membership());
     assert_eq!(restored.hard_state.lost, Some(LogId::new(8, 2)));
     assert_eq!(restored.hard_state.term, Term(2));
     assert_settled(&disk, &restored);

@@ -207,7 +207,7 @@ fn a_torn_tail_is_dropped_and_never_comes_back() {
     // A batch of two blocks whose second block did not reach the disk.
     fail_syncs_of(&disk, &path(1));
     let large = [entry(2, 1, 5000)];
-    let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &large };
+    let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &[&large] };
     assert!(log.append(batch).is_err());
     disk.clear_faults();
     let second_block =
@@ -234,7 +234,7 @@ fn the_remains_of_a_torn_tail_are_erased() {
     let mut log = begun(&disk);
     fail_syncs_of(&disk, &path(1));
     let large = [entry(1, 1, 9000)]; // Three blocks.
-    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &large };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&large] };
     assert!(log.append(batch).is_err());
     disk.clear_faults();
     rot(&disk, 1, 2);

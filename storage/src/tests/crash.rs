@@ -122,7 +122,7 @@ fn check(disk: &MemDisk, acknowledged: &Model, under_way: &Model, numbers: &mut 
         let before = model.clone();
         for op in [Op::Vote { vote: None }, Op::Write { replaced: 1, count: 1, len: 10 }] {
             let planned = model.plan(&op);
-            log.append(planned.batch()).unwrap();
+            planned.append_to(&mut log).unwrap();
             model.apply(&planned);
         }
         let (_, found) = reopen(&disk);
@@ -143,19 +143,19 @@ fn a_power_failure_at_any_operation_loses_nothing_acknowledged_and_invents_nothi
                 let (mut log, mut model) = (begun(&disk), Model::new());
                 for op in &ops[..steps] {
                     let planned = model.plan(op);
-                    log.append(planned.batch()).unwrap();
+                    planned.append_to(&mut log).unwrap();
                     model.apply(&planned);
                 }
                 let planned = model.plan(&ops[steps]);
                 let mut under_way = model.clone();
                 under_way.apply(&planned);
                 fail_from(&disk, fail_at);
-                let done = log.append(planned.batch()).is_ok();
+                let done = planned.append_to(&mut log).is_ok();
                 disk.clear_faults();
                 if done {
                     model = under_way.clone();
                 } else {
-                    let again = log.append(planned.batch());
+                    let again = planned.append_to(&mut log);
                     assert!(again.is_err(), "a disk that failed is not trusted again");
                 }
                 for crashed in crashes(&disk, &mut numbers) {
@@ -210,7 +210,8 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
         Operation::Sync { .. } => Verdict::FailsAndForgets,
         _ => Verdict::Done,
     }));
-    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &entries(2, 2, 1) };
+    let batch =
+        BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&entries(2, 2, 1)] };
     assert!(log.append(batch).is_err());
     disk.clear_faults();
     // The process restarts, reads the batch from the system's cache, and continues.

@@ -83,7 +83,7 @@ fn written_after(change: impl FnOnce(&std::path::Path)) -> Result<(), String> {
     write(&mut log, hard(3, Some(2)), &[entry(1, 3, 100)]);
     change(&directory);
     let next = [entry(2, 3, 100)];
-    let batch = BatchRef { hard_state: hard(3, Some(2)), log_start: None, entries: &next };
+    let batch = BatchRef { hard_state: hard(3, Some(2)), log_start: None, entries: &[&next] };
     let written = log.append(batch).map_err(|error| error.into_io().to_string());
     let again = log.append(batch).map_err(|error| error.into_io().to_string());
     assert_eq!(written.is_ok(), again.is_ok(), "the failure is final: {written:?} {again:?}");
@@ -142,7 +142,7 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
     let mut written = 0;
     let refused = loop {
         let next = entries(written + 1, written + 1, 1);
-        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&next] };
         match log.append(batch) {
             Ok(()) => written += 1,
             Err(AppendError::Full(_)) => break next,
@@ -150,7 +150,7 @@ fn a_full_disk_refuses_a_write_and_takes_the_same_one_later() {
         }
     };
     assert_eq!(written, 3, "what was reserved can be used");
-    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &refused };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&refused] };
     assert!(matches!(log.append(batch), Err(AppendError::Full(_))));
     // A restart finds everything acknowledged but has no room to start: it reports that.
     let full = disk.fork();
@@ -174,7 +174,7 @@ fn a_disk_without_room_for_a_segment_is_not_written_to_and_the_error_says_what_i
     let refused = loop {
         index += 1;
         let next = entries(index, index, 1);
-        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&next] };
         if log.append(batch).is_err() {
             break next;
         }
@@ -188,7 +188,7 @@ fn a_disk_without_room_for_a_segment_is_not_written_to_and_the_error_says_what_i
         Verdict::Done
     }));
     for _ in 0..10 {
-        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &refused };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&refused] };
         let Err(AppendError::Full(error)) = log.append(batch) else { panic!("there is no room") };
         let message = error.to_string();
         assert!(message.contains("no room for the next log segment (log/next.tmp)"), "{message}");
@@ -205,7 +205,7 @@ fn a_write_cut_short_for_want_of_room_is_tried_again_at_the_same_place() {
     let mut log = begun(&disk);
     // Larger than a segment, so the write extends the file.
     let large = [entry(1, 1, 40_000)];
-    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &large };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&large] };
     disk.set_capacity(Some(disk.used_bytes() + config().segment_bytes + 5_000));
     assert!(matches!(log.append(batch), Err(AppendError::Full(_))));
     disk.set_capacity(None);
@@ -222,7 +222,7 @@ fn the_bound_on_disk_use_holds() {
     log.begin(snapshot(LogId::ZERO)).unwrap();
     for index in 1.. {
         let next = entries(index, index, 1);
-        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&next] };
         match log.append(batch) {
             Ok(()) => assert!(log.usage().bytes <= log.usage().bytes_max),
             Err(AppendError::Full(error)) => {
@@ -248,7 +248,7 @@ fn a_disk_that_has_failed_is_never_trusted_again() {
             _ => Verdict::Done,
         }));
         let next = entries(1, 1, 1);
-        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&next] };
         assert!(matches!(log.append(batch), Err(AppendError::Failed(_))));
         disk.clear_faults();
         for _ in 0..3 {
@@ -354,7 +354,7 @@ fn a_write_for_which_there_is_no_memory_is_made_again_over_its_written_part() {
     }));
     let batch = entries(3, 5, 1);
     let refused =
-        log.append(BatchRef { hard_state: hard(1, None), log_start: None, entries: &batch });
+        log.append(BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&batch] });
     assert!(matches!(refused, Err(AppendError::Full(_))), "{refused:?}");
     disk.clear_faults();
     write(&mut log, hard(1, None), &batch);
@@ -374,7 +374,7 @@ fn a_sync_for_which_there_is_no_memory_is_final() {
         _ => Verdict::Done,
     }));
     let batch = entries(1, 1, 1);
-    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &batch };
+    let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&batch] };
     assert!(matches!(log.append(batch), Err(AppendError::Failed(_))));
     disk.clear_faults();
     assert!(matches!(log.append(batch), Err(AppendError::Failed(_))), "it stays so");
@@ -387,7 +387,7 @@ fn a_disk_without_inodes_is_reported_as_that_and_not_as_one_without_bytes() {
     disk.set_files_max(Some(disk.paths().len()));
     let refused = (1..100).find_map(|index| {
         let next = entries(index, index, 1);
-        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &next };
+        let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&next] };
         log.append(batch).err()
     });
     let message = refused.expect("a segment is needed").into_io().to_string();

@@ -89,7 +89,7 @@ fn begun(disk: &MemDisk) -> Log<MemDisk> {
 }
 
 fn write<D: Disk>(log: &mut Log<D>, hard_state: HardState, entries: &[Entry]) {
-    log.append(BatchRef { hard_state, log_start: None, entries }).unwrap();
+    log.append(BatchRef { hard_state, log_start: None, entries: &[entries] }).unwrap();
 }
 
 fn log_start<D: Disk>(
@@ -98,7 +98,7 @@ fn log_start<D: Disk>(
     log_start: &LogStart,
     entries: &[Entry],
 ) {
-    log.append(BatchRef { hard_state, log_start: Some(log_start), entries }).unwrap();
+    log.append(BatchRef { hard_state, log_start: Some(log_start), entries: &[entries] }).unwrap();
 }
 
 fn ids(restored: &Restored) -> Vec<String> {

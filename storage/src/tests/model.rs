@@ -1,6 +1,7 @@
 //! The log compared with a simple model: a base, a Vec of entries, a hard state.
 
 use super::*;
+use crate::log::AppendError;
 use proptest::prelude::*;
 
 /// The expected state of the log.
@@ -33,12 +34,11 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    pub fn batch(&self) -> BatchRef<'_> {
-        BatchRef {
-            hard_state: self.hard_state,
-            log_start: self.log_start.as_ref(),
-            entries: &self.entries,
-        }
+    pub fn append_to<D: Disk>(&self, log: &mut Log<D>) -> Result<(), AppendError> {
+        let (hard_state, log_start) = (self.hard_state, self.log_start.as_ref());
+        // In two slices, as entries in memory may be.
+        let (one, other) = self.entries.split_at(self.entries.len() / 2);
+        log.append(BatchRef { hard_state, log_start, entries: &[one, other] })
     }
 }
 
@@ -162,7 +162,7 @@ proptest! {
         let (mut log, mut model) = (begun(&disk), Model::new());
         for (op, end) in steps {
             let planned = model.plan(&op);
-            log.append(planned.batch()).unwrap();
+            planned.append_to(&mut log).unwrap();
             model.apply(&planned);
             match end {
                 None => continue,
@@ -190,7 +190,7 @@ fn segments_go_round_and_the_log_stays_small() {
     let (mut log, mut model) = (begun(&disk), Model::new());
     let mut step = |op: Op| {
         let planned = model.plan(&op);
-        log.append(planned.batch()).unwrap();
+        planned.append_to(&mut log).unwrap();
         model.apply(&planned);
         log.usage().bytes
     };

@@ -29,7 +29,7 @@ fn fail_syncs_of_segments(disk: &MemDisk) {
 fn begin_two_blocks(disk: &MemDisk, log: &mut Log<MemDisk>, hard_state: HardState, index: u64) {
     fail_syncs_of_segments(disk);
     let entries = [entry(index, hard_state.term.0, 5000)];
-    let batch = BatchRef { hard_state, log_start: None, entries: &entries };
+    let batch = BatchRef { hard_state, log_start: None, entries: &[&entries] };
     log.append(batch).expect_err("its sync fails");
     disk.clear_faults();
 }
@@ -133,7 +133,7 @@ fn the_proof_is_a_part_of_a_block_at_the_end_of_a_file() {
     fail_syncs_of_segments(&disk);
     // Five blocks, which extend a new segment of four. The last block is not full.
     let large = [entry(4, 1, 17_000)];
-    let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &large };
+    let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &[&large] };
     log.append(batch).expect_err("its sync fails");
     disk.clear_faults();
     let torn = blocks_of(&disk, 5);
