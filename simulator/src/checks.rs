@@ -165,6 +165,10 @@ checks! {
     /// voters that it declares replies, and stores entries: each of them has been heard of within
     /// an election timeout, and has something on disk that the leader appended within the last two.
     JointMembershipHasAQuorumThatStores = "a joint membership has a quorum that stores",
+    /// As long as a leader holds a lease, a quorum of the voters has promised to grant no vote, and
+    /// is bound by that still, by its own clocks (§6.4.1). Learners do not count, and a joint
+    /// membership needs both halves. Otherwise another leader may be elected meanwhile.
+    LeaseRestsOnPromisesOfAQuorum = "a lease rests on promises of a quorum",
     /// A leader never overwrites or removes entries of its own log (§3.5).
     LeaderOnlyAppends = "a leader only appends",
     /// A leader whose disk stalls while the others commit steps down within a few election
@@ -198,6 +202,10 @@ checks! {
     /// election timeout ago. Until then it is a learner. Otherwise the cluster may have to wait for
     /// it, while it receives a long log.
     NewVoterHasCaughtUp = "a new voter has caught up",
+    /// A leader keeps a snapshot that it has offered to a peer, also when it has a newer one, until
+    /// the peer has it, as long as its log has the entries after it. So a transfer that was cut off
+    /// goes on with the same snapshot, and does not begin anew each time.
+    OfferedSnapshotIsKept = "an offered snapshot is kept",
     /// Once the faults are over, the leader must not change.
     NoLeaderChangesWithoutAFault = "no leader changes without a fault",
     /// The run had far more events than such a run should have: some node repeats messages without
@@ -294,6 +302,10 @@ checks! {
     /// Restoring a snapshot and taking one again must give the same bytes: otherwise something is
     /// missing from it, or it is not deterministic.
     SnapshotIsTheState = "a snapshot is the state",
+    /// A snapshot that is finished is complete, and has the same bytes as every other snapshot of
+    /// the same entry. A transfer that was cut off relies on it: it may go on with the snapshot of
+    /// another node.
+    SnapshotsOfOneEntryAreEqual = "snapshots of one entry are equal",
     /// A log that begins after a snapshot is of no use without that snapshot.
     SnapshotThatTheLogBeginsAfterIsThere = "the snapshot that the log begins after is there",
     /// A snapshot is due after a configured number of applied bytes, and then the log begins after

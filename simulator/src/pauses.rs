@@ -108,8 +108,7 @@ impl Pauses {
         if priority == 0 || left == 0 {
             return Ok(());
         }
-        let detail =
-            format!("node {at} states {priority}, and its pause goes on for {left} ticks");
+        let detail = format!("node {at} states {priority}, and its pause goes on for {left} ticks");
         violation(Check::NodeThatFailedAsALeaderPauses, (at, message.term), detail)
     }
 

@@ -21,6 +21,7 @@ use crate::checks::Check;
 use crate::contact::Contact;
 use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
 use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
+use crate::joint::JointChanges;
 use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::marks::Marks;
@@ -31,7 +32,6 @@ use crate::pauses::Pauses;
 use crate::plan::{Fault, FaultKind, Plan, Swarm};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
-use crate::readiness::Readiness;
 use crate::replay::Replay;
 use crate::shadow::{Change, Shadow};
 use crate::timeline::{Timeline, What};
@@ -126,7 +126,7 @@ pub(crate) struct World<'a, W: Workload> {
     contact: Contact,
     leases: Leases,
     pauses: Pauses,
-    readiness: Readiness,
+    joint: JointChanges,
     /// The hashes of snapshots that were taken of a diverged state.
     wrong_snapshots: BTreeSet<Option<u64>>,
     /// The last entry that was applied to a diverged copy, even if that copy is gone.
@@ -211,7 +211,7 @@ impl<'a, W: Workload> World<'a, W> {
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
             leases: Leases::new(plan.nodes),
             pauses: Pauses::new(plan.nodes, &plan.swarm),
-            readiness: Readiness::new(plan.nodes, &plan.swarm),
+            joint: JointChanges::new(plan.nodes, &plan.swarm),
             wrong_snapshots: BTreeSet::new(),
             differed_until: Index(0),
             limits: Limits::new(plan.nodes, &plan.swarm),

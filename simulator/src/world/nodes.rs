@@ -60,7 +60,7 @@ impl<W: Workload> World<'_, W> {
         }
         self.contact.started(node, &running.node);
         self.pauses.started(node, &running.node);
-        self.readiness.started(node);
+        self.joint.started(node);
         self.note(1, node, life);
         self.queue.push(self.now_us, Event::Tick { node, life });
         self.poll(node)
@@ -75,7 +75,7 @@ impl<W: Workload> World<'_, W> {
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
         let now = self.now(node);
         self.pauses.tick(node);
-        self.readiness.tick(node);
+        self.joint.tick(node);
         let mut gave_way = false;
         self.on(node, |running| {
             let before = running.node.counters().gave_way;
@@ -138,6 +138,9 @@ impl<W: Workload> World<'_, W> {
             && self.hosts[node].up.as_ref().is_some_and(|running| running.node.holds_lease(now))
         {
             self.marks.hit("a leader answered a follower from its lease");
+        }
+        if append {
+            self.leases.arrives(node, now);
         }
         let (sender, term) = (message.from, message.term);
         if let Some(running) = &self.hosts[node].up
@@ -230,10 +233,13 @@ impl<W: Workload> World<'_, W> {
         self.pauses.look(node, &running.node, membership)?;
         let in_force = (self.observer.membership_id(node), membership);
         let silent_ticks = |id| self.contact.silent_ticks(node, id);
-        self.readiness.look(node, &running.node, in_force, &disks, silent_ticks)?;
+        self.joint.look(node, &running.node, in_force, &disks, silent_ticks)?;
         let term = running.node.term();
         self.timeline.look(node, &running.node, running.machine_at);
-        self.leases.look(node, &running.node, self.now(node), self.events)?;
+        if self.leases.look(node, &running.node, self.now(node), self.events)? {
+            let leader = (&running.node, membership);
+            self.leases.rests_on(node, leader, &disks, |voter| self.now(voter))?;
+        }
         if elected {
             self.check_leases()?;
             self.marks.hit("a leader was elected");

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 const RECENT_ELECTIONS: u64 = 2;
 
 #[derive(Debug)]
-pub(crate) struct Readiness {
+pub(crate) struct JointChanges {
     election_ticks: u64,
     nodes: Vec<Watched>,
 }
@@ -35,9 +35,9 @@ struct Watched {
     before: Option<LogId>,
 }
 
-impl Readiness {
+impl JointChanges {
     pub fn new(nodes: u64, swarm: &Swarm) -> Self {
-        Readiness {
+        JointChanges {
             election_ticks: swarm.election_ticks.into(),
             nodes: vec![Watched::default(); nodes as usize],
         }
@@ -75,7 +75,8 @@ impl Readiness {
         let (id, membership) = in_force;
         let mut result = Ok(());
         if leads.is_some() && leads == watched.leads {
-            let becomes_joint = id != watched.in_force.0 && membership.is_joint();
+            // The entry changes too when a snapshot covers it.
+            let becomes_joint = !watched.in_force.1.is_joint() && membership.is_joint();
             if becomes_joint {
                 let is_there = |id: NodeId| silent_ticks(id) <= self.election_ticks;
                 result = watched.joins(at, (id, membership), disks, is_there);
@@ -109,9 +110,9 @@ impl Watched {
         is_there: impl Fn(NodeId) -> bool,
     ) -> Result<(), Violation> {
         let has = |voter: NodeId, entry: LogId| {
-            disks.get(voter.0 as usize).is_some_and(|disk| {
-                disk.has_forgotten(voter, joint) || disk.shadow.holds(entry)
-            })
+            disks
+                .get(voter.0 as usize)
+                .is_some_and(|disk| disk.has_forgotten(voter, joint) || disk.shadow.holds(entry))
         };
         let recent = self.appended.front().map(|(_, first, _)| *first);
         let takes_part = |voter: &NodeId| {
@@ -137,5 +138,65 @@ impl Watched {
                 violation(Check::NewVoterHasCaughtUp, ([*voter, NodeId(at as u64)], id), detail)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::Shadow;
+    use bytes::Bytes;
+    use raft::{CommandNumber, Entry, Incarnation, LogTime, Member, Payload, Restored, Snapshot};
+
+    fn members(ids: impl Iterator<Item = u64>) -> Membership {
+        let member = |id| Member {
+            incarnation: Incarnation(id),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        Membership::of_voters(ids.map(|id| (NodeId(id), member(id))).collect())
+    }
+
+    /// The promise that is broken if a change to three voters, of which node 2 is new, becomes
+    /// joint when the disks end with these entries.
+    fn broken(ends: [u64; 3], silent: Option<u64>) -> Option<Check> {
+        let id = |index| LogId::new(index, 1);
+        let disk = |last| {
+            let mut shadow = Shadow::new(&Restored::initial(Snapshot::initial(members(0..3))));
+            shadow.entries.extend((1..=last).map(|index| Entry {
+                id: id(index),
+                time: LogTime(0),
+                number: CommandNumber(0),
+                payload: Payload::Command(Bytes::new()),
+            }));
+            shadow
+        };
+        let shadows = ends.map(disk);
+        let disks =
+            shadows.each_ref().map(|shadow| Observed { shadow, forgot: false, incarnation: None });
+        let watched = Watched {
+            in_force: (id(1), members(0..2)),
+            appended: VecDeque::from([(7, id(5), id(6))]),
+            before: Some(id(4)),
+            ..Watched::default()
+        };
+        let is_there = |id: NodeId| Some(id.0) != silent;
+        let joined = watched.joins(0, (id(7), &members(0..3)), &disks, is_there);
+        joined.err().map(|broken| broken.check)
+    }
+
+    #[test]
+    fn a_majority_of_the_target_replies_and_has_something_recent() {
+        assert_eq!(broken([6, 5, 5], None), None);
+        assert_eq!(broken([6, 5, 4], Some(2)), None);
+        let stores = Some(Check::JointMembershipHasAQuorumThatStores);
+        assert_eq!(broken([6, 4, 4], None), stores);
+        assert_eq!(broken([6, 5, 4], Some(1)), stores);
+    }
+
+    #[test]
+    fn a_new_voter_has_what_the_log_held_before() {
+        assert_eq!(broken([6, 5, 4], None), None);
+        assert_eq!(broken([6, 5, 3], None), Some(Check::NewVoterHasCaughtUp));
     }
 }
