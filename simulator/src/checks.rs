@@ -161,6 +161,14 @@ checks! {
     /// of those. A read that this leader answers from its lease may miss what the later one has
     /// committed.
     LeaseEndsBeforeAnotherLeads = "a lease ends before another leads",
+    /// A joint membership cannot be given up. So a change becomes joint only while a majority of the
+    /// voters that it declares replies, and stores entries: each of them has been heard of within
+    /// an election timeout, and has something on disk that the leader appended within the last two.
+    JointMembershipHasAQuorumThatStores = "a joint membership has a quorum that stores",
+    /// As long as a leader holds a lease, a quorum of the voters has promised to grant no vote, and
+    /// is bound by that still, by its own clocks (§6.4.1). Learners do not count, and a joint
+    /// membership needs both halves. Otherwise another leader may be elected meanwhile.
+    LeaseRestsOnPromisesOfAQuorum = "a lease rests on promises of a quorum",
     /// A leader never overwrites or removes entries of its own log (§3.5).
     LeaderOnlyAppends = "a leader only appends",
     /// A leader whose disk stalls while the others commit steps down within a few election
@@ -190,6 +198,14 @@ checks! {
     /// The configured sizes bound the memory and disk usage of a node, and the requests that wait
     /// there. This node uses more: in the long run it fills up.
     MemoryAndLogStayBounded = "memory and log stay bounded",
+    /// A node becomes a voter once it has caught up (§4.2.1): it has what its leader's log held one
+    /// election timeout ago. Until then it is a learner. Otherwise the cluster may have to wait for
+    /// it, while it receives a long log.
+    NewVoterHasCaughtUp = "a new voter has caught up",
+    /// A leader keeps a snapshot that it has offered to a peer, also when it has a newer one, until
+    /// the peer has it, as long as its log has the entries after it. So a transfer that was cut off
+    /// goes on with the same snapshot, and does not begin anew each time.
+    OfferedSnapshotIsKept = "an offered snapshot is kept",
     /// Once the faults are over, the leader must not change.
     NoLeaderChangesWithoutAFault = "no leader changes without a fault",
     /// The run had far more events than such a run should have: some node repeats messages without
@@ -211,6 +227,10 @@ checks! {
     /// A node that shuts down closes its log: only then can the next start distinguish damage from
     /// a torn write. The disk had no fault, and closing failed.
     NodeStopsCleanly = "a node stops cleanly",
+    /// A node that loses leadership without handing it over, or is not elected although a leader has
+    /// ordered that, states priority 0 for 16 election timeouts. The pause doubles each time. This
+    /// node stated a priority before its pause was over, so leadership may return to it too soon.
+    NodeThatFailedAsALeaderPauses = "a node that failed as a leader pauses",
     /// Some time after a node has ended, each of its tasks must have ended too.
     NothingIsLeftOfANode = "nothing is left of a node",
     /// An assertion failed, in the library or in the state machine. The panic's place is in the
@@ -239,6 +259,8 @@ checks! {
     OnlyWhatIsCommittedIsApplied = "only what is committed is applied",
     /// A promise that a test defines.
     PromiseOfThisTest = "a promise of this test",
+    /// A node that has failed as a leader states its priority again when its pause is over.
+    PauseOfANodeEnds = "the pause of a node ends",
     /// When all nodes are healthy again, no voter has a higher priority than the leader. A node
     /// that has failed as a leader has none for a while.
     PreferredNodeLeadsInTheEnd = "a preferred node leads in the end",
@@ -280,6 +302,10 @@ checks! {
     /// Restoring a snapshot and taking one again must give the same bytes: otherwise something is
     /// missing from it, or it is not deterministic.
     SnapshotIsTheState = "a snapshot is the state",
+    /// A snapshot that is finished is complete, and has the same bytes as every other snapshot of
+    /// the same entry. A transfer that was cut off relies on it: it may go on with the snapshot of
+    /// another node.
+    SnapshotsOfOneEntryAreEqual = "snapshots of one entry are equal",
     /// A log that begins after a snapshot is of no use without that snapshot.
     SnapshotThatTheLogBeginsAfterIsThere = "the snapshot that the log begins after is there",
     /// A snapshot is due after a configured number of applied bytes, and then the log begins after

@@ -194,6 +194,13 @@ impl Contact {
         Some(ear.ticks - heard).filter(|ago| *ago < self.election_ticks)
     }
 
+    /// For how many ticks a node has received nothing from another one; as a leader, since it was
+    /// elected.
+    pub fn silent_ticks(&self, at: usize, other: NodeId) -> u64 {
+        let ear = &self.nodes[at];
+        ear.peers.get(other.0 as usize).map_or(u64::MAX, |last| ear.ticks - last)
+    }
+
     /// Checks a node after an event, with this membership in force.
     pub fn look(
         &mut self,

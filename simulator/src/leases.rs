@@ -3,12 +3,15 @@
 //!
 //! - When a leader is elected, no leader of an earlier term holds a lease, and none gets one later.
 //!   Nobody needs to read at that moment, and a paused leader counts too.
+//! - As long as a leader holds a lease, a quorum of the voters is bound by promises that it has
+//!   stated: each half, if the membership is joint.
 //! - A node that has stated a promise neither votes nor campaigns before the promise ends, even if
 //!   it crashes and starts with other settings. Elections that a leader has ordered are exempt.
 
 use crate::checks::Check;
+use crate::observer::Observed;
 use crate::violation::{Violation, violation};
-use raft::{Body, Message, Node, NodeId, Now, Term};
+use raft::{Body, Membership, Message, Node, NodeId, Now, Term};
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
@@ -31,6 +34,11 @@ struct Stated {
     term: Term,
     /// When what it has stated to a leader ends.
     until_ns: u64,
+    /// When it last received an append, from whomever: a leader whom it does not follow yet may be
+    /// its leader by the time of its reply.
+    appended_ns: u64,
+    /// When what it has stated ends at the latest.
+    latest_ns: u64,
 }
 
 impl Leases {
@@ -55,12 +63,22 @@ impl Leases {
         (*heard_ns, *of) = (now.monotonic_ns, term);
     }
 
+    /// A node is about to process an append.
+    pub fn arrives(&mut self, at: usize, now: Now) {
+        self.promises[at].appended_ns = now.monotonic_ns;
+    }
+
     /// Checks a message that a node sends.
     pub fn said(&mut self, at: usize, message: &Message, now: Now) -> Result<(), Violation> {
         let (candidate, term) = match message.body {
             Body::Appended { promise_ms, .. } => {
-                let Stated { heard_ns, until_ns, .. } = &mut self.promises[at];
-                *until_ns = (*until_ns).max(*heard_ns + u64::from(promise_ms) * 1_000_000);
+                let Stated { heard_ns, until_ns, appended_ns, latest_ns, .. } =
+                    &mut self.promises[at];
+                let promise_ns = u64::from(promise_ms) * 1_000_000;
+                *until_ns = (*until_ns).max(*heard_ns + promise_ns);
+                if promise_ns > 0 {
+                    *latest_ns = (*latest_ns).max(*appended_ns + promise_ns);
+                }
                 return Ok(());
             }
             Body::Vote { transfer: true, .. } => {
@@ -105,6 +123,30 @@ impl Leases {
             return violation(Check::LeaseEndsBeforeAnotherLeads, (at, [term, latest]), detail);
         }
         Ok(holds)
+    }
+
+    /// Checks the promises that the lease of a leader rests on. `now` is the clock of each node.
+    pub fn rests_on(
+        &self,
+        at: usize,
+        (node, membership): (&Node, &Membership),
+        disks: &[Observed<'_>],
+        now: impl Fn(usize) -> Now,
+    ) -> Result<(), Violation> {
+        let is_bound = |id: NodeId| {
+            let voter = id.0 as usize;
+            voter == at
+                || disks.get(voter).is_some_and(|disk| disk.has_forgotten(id, membership))
+                || self
+                    .promises
+                    .get(voter)
+                    .is_some_and(|stated| stated.latest_ns > now(voter).monotonic_ns)
+        };
+        if membership.is_quorum(is_bound) {
+            return Ok(());
+        }
+        let detail = format!("node {at} holds one in term {}", node.term());
+        violation(Check::LeaseRestsOnPromisesOfAQuorum, (at, node.term()), detail)
     }
 
     /// Whether some node held a lease at or after an event.

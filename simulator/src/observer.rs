@@ -62,7 +62,7 @@ pub struct Observed<'a> {
 impl Observed<'_> {
     /// Whether the member with this id has lost what it promised: data was damaged, or its disk was
     /// replaced.
-    fn has_forgotten(&self, id: NodeId, membership: &Membership) -> bool {
+    pub(crate) fn has_forgotten(&self, id: NodeId, membership: &Membership) -> bool {
         let member = membership.members.get(&id).map(|member| member.incarnation);
         self.forgot || self.incarnation.is_some_and(|incarnation| member != Some(incarnation))
     }

@@ -34,6 +34,8 @@ pub enum Purpose {
     Priority,
     /// Reports of processes that have ended.
     Gone,
+    /// Where the transfer of a snapshot is cut off, and the sizes of its chunks.
+    Cuts,
 }
 
 /// A stream of draws.

@@ -21,12 +21,14 @@ use crate::checks::Check;
 use crate::contact::Contact;
 use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
 use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
+use crate::joint::JointChanges;
 use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::marks::Marks;
 use crate::network::{Network, Passage};
 use crate::node::{self, Host, Losing, MISSING, Restoration, Rotting, RottingEnd};
 use crate::observer::{Observed, Observer};
+use crate::pauses::Pauses;
 use crate::plan::{Fault, FaultKind, Plan, Swarm};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
@@ -123,6 +125,8 @@ pub(crate) struct World<'a, W: Workload> {
     observer: Observer<W::Machine>,
     contact: Contact,
     leases: Leases,
+    pauses: Pauses,
+    joint: JointChanges,
     /// The hashes of snapshots that were taken of a diverged state.
     wrong_snapshots: BTreeSet<Option<u64>>,
     /// The last entry that was applied to a diverged copy, even if that copy is gone.
@@ -206,6 +210,8 @@ impl<'a, W: Workload> World<'a, W> {
             replay: Replay::new(record),
             contact: Contact::new(plan.nodes, plan.swarm.election_ticks),
             leases: Leases::new(plan.nodes),
+            pauses: Pauses::new(plan.nodes, &plan.swarm),
+            joint: JointChanges::new(plan.nodes, &plan.swarm),
             wrong_snapshots: BTreeSet::new(),
             differed_until: Index(0),
             limits: Limits::new(plan.nodes, &plan.swarm),

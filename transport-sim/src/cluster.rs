@@ -148,7 +148,13 @@ impl<A: App> Cluster<A> {
         }
         let swarm = world.plan.swarm.clone();
         let life = Life::default();
-        let disk = SimDisk::new(host.disk.clone(), life.clone());
+        let shared = Arc::downgrade(&self.shared);
+        let watcher = move |change, path: &str| {
+            if let Some(shared) = shared.upgrade() {
+                Cluster { shared }.name_changed(node, change, path);
+            }
+        };
+        let disk = SimDisk::new(host.disk.clone(), life.clone()).watched(watcher);
         let opened =
             Directory::open(disk.clone(), log_config(&swarm)).and_then(|(directory, _)| {
                 let failed = |source| OpenError::Io { path: "snapshots".to_owned(), source };
@@ -275,6 +281,7 @@ impl<A: App> Cluster<A> {
             service: None,
             requests: Requests::default(),
             applied: Index(0),
+            offered: Vec::new(),
         });
         drop(world);
         let id = NodeId(node as u64);

@@ -4,6 +4,7 @@
 //! Their destructors clean up, which a real process could not do any more. So each life has its own
 //! handle to the disk, which stops working when the life is over.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,16 +27,47 @@ impl Life {
     }
 }
 
+/// A change of the name of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameChange {
+    /// A file has this name now.
+    Renamed,
+    /// No file has this name any more.
+    Removed,
+}
+
+/// What is called after each change of a name.
+type Watcher = Arc<dyn Fn(NameChange, &str) + Send + Sync>;
+
 /// A life's handle to a disk.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct SimDisk {
     disk: MemDisk,
     life: Life,
+    watcher: Option<Watcher>,
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SimDisk { disk, life, watcher: _ } = self;
+        f.debug_struct("SimDisk").field("disk", disk).field("life", life).finish_non_exhaustive()
+    }
 }
 
 impl SimDisk {
     pub fn new(disk: MemDisk, life: Life) -> Self {
-        SimDisk { disk, life }
+        SimDisk { disk, life, watcher: None }
+    }
+
+    /// Calls `watcher` after each change of a name.
+    pub fn watched(self, watcher: impl Fn(NameChange, &str) + Send + Sync + 'static) -> Self {
+        SimDisk { watcher: Some(Arc::new(watcher)), ..self }
+    }
+
+    fn changed(&self, change: NameChange, path: &str) {
+        if let Some(watcher) = &self.watcher {
+            watcher(change, path);
+        }
     }
 
     fn disk(&self) -> io::Result<&MemDisk> {
@@ -71,11 +103,15 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk()?.rename(from, to)
+        self.disk()?.rename(from, to)?;
+        self.changed(NameChange::Renamed, to);
+        Ok(())
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        self.disk()?.remove(path)
+        self.disk()?.remove(path)?;
+        self.changed(NameChange::Removed, path);
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {

@@ -18,6 +18,7 @@
 use crate::app::App;
 use crate::clock::SimClock;
 use crate::cluster::Cluster;
+use crate::cuts::Cut;
 use crate::disk::Life;
 use crate::net::{SimNet, peer_address};
 use crate::picture::Heard;
@@ -248,6 +249,13 @@ impl<A: App> Link<A> {
         let world = &mut *world;
         let link = (self.node, peer.0);
         world.network.pass(now_us(), link, &world.plan.swarm, world.calm)
+    }
+
+    /// Draws how the transfer of a snapshot goes, in a run in which that is drawn.
+    pub fn cuts(&self) -> Option<Cut> {
+        let mut world = self.cluster.world();
+        let calm = world.calm;
+        world.cuts.next(calm)
     }
 
     /// Draws a number below `below` from the stream of the link to `peer`.

@@ -2,6 +2,7 @@
 //! sender that has the product's timeout.
 
 use crate::app::App;
+use crate::cuts::Cut;
 use crate::link::{Link, after_us};
 use crate::pipe::{Piece, SILENCE, pipe};
 use crate::time::{now_us, sleep_us};
@@ -11,7 +12,8 @@ use std::io::Read;
 use tokio::sync::{mpsc, oneshot};
 use transport_http::wire::{ChunkWriter, HEAD_BYTES, Offload, receive_snapshot, write_offer};
 
-/// Sizes of chunks; each transfer draws one. They include small ones, since states are small here.
+/// Sizes of chunks; each transfer draws one, in the runs in which `cuts.rs` does not decide. They
+/// include small ones, since states are small here.
 const CHUNK_BYTES: [usize; 3] = [200, 4_000, 256 << 10];
 /// One in this many losses of a chunk breaks the connection; the others delay the chunk.
 const BREAKS_ONE_IN: u64 = 4;
@@ -69,7 +71,8 @@ pub(crate) async fn send<A: App>(
     let mut head = Vec::new();
     write_offer(&mut head, &link.hello(peer), &offer, writer.prefix());
     let chunk_bytes = CHUNK_BYTES[link.draw(peer, CHUNK_BYTES.len() as u64) as usize];
-    let feed = feed(link, peer, pipe, (head, writer), state.as_mut(), chunk_bytes);
+    let cut = link.cuts();
+    let feed = feed(link, peer, pipe, (head, writer), state.as_mut(), (chunk_bytes, cut));
     let patience = sleep_us(SILENCE.as_micros() as u64);
     let result = async {
         // A receiver may answer before it has read everything, if it rejects the snapshot.
@@ -98,13 +101,15 @@ async fn feed<A: App>(
     pipe: mpsc::Sender<Piece>,
     (head, mut writer): (Vec<u8>, ChunkWriter),
     state: &mut (dyn Read + Send),
-    chunk_bytes: usize,
+    (chunk_bytes, mut cut): (usize, Option<Cut>),
 ) {
     let mut due_us = now_us() + 1;
     if pipe.send(Piece { due_us, bytes: Some(head.into()) }).await.is_err() {
         return;
     }
     loop {
+        let next = cut.as_mut().map(Cut::next_chunk);
+        let (chunk_bytes, is_cut) = next.unwrap_or((chunk_bytes, false));
         let mut chunk = Vec::with_capacity(chunk_bytes.min(4_096));
         if state.take(chunk_bytes as u64).read_to_end(&mut chunk).is_err() {
             return;
@@ -115,12 +120,12 @@ async fn feed<A: App>(
         let broken = match link.pass(peer) {
             Passage::Arrives { after_us, .. } => {
                 due_us = due_us.max(now_us() + after_us);
-                false
+                is_cut
             }
             Passage::Lost { .. } => {
                 due_us += 10_000;
                 let cut = link.reaches(peer).is_none();
-                cut || link.draw(peer, BREAKS_ONE_IN) == 0
+                is_cut || cut || link.draw(peer, BREAKS_ONE_IN) == 0
             }
         };
         if broken {

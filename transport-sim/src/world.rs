@@ -4,7 +4,9 @@
 use crate::app::{App, Service};
 use crate::call::Requests;
 use crate::clock::SimClock;
+use crate::cuts::Cuts;
 use crate::disk::{Life, SimDisk};
+use crate::finished::Finished;
 use crate::net::peer_address;
 use crate::sockets::Bound;
 use crate::store::Slot;
@@ -112,6 +114,8 @@ pub(crate) struct Up<A: App> {
     pub requests: Requests,
     /// The last index that the state machine has applied.
     pub applied: Index,
+    /// The snapshots older than its log that it has offered to peers and may offer again.
+    pub offered: Vec<LogId>,
 }
 
 /// Options of a run.
@@ -137,6 +141,10 @@ pub(crate) struct World<A: App> {
     pub machines: Vec<Stream>,
     /// Draws for the network apart from loss and delay, per link.
     pub links: Vec<Stream>,
+    /// The transfers of snapshots that are cut off.
+    pub cuts: Cuts,
+    /// The snapshots that nodes have finished.
+    pub finished: Finished,
     pub calls: Stream,
     pub clocks: Stream,
     pub marks: Marks,
@@ -188,6 +196,8 @@ impl<A: App> World<A> {
             links: (0..nodes * nodes)
                 .map(|l| Stream::new(seed, Purpose::Network, 1_000 + l))
                 .collect(),
+            cuts: Cuts::of(seed),
+            finished: Finished::default(),
             calls: Stream::new(seed, Purpose::Network, 2_000),
             clocks: Stream::new(seed, Purpose::Network, 2_001),
             marks: Marks::default(),
@@ -272,6 +282,9 @@ impl<A: App> World<A> {
         let applied = self.hosts[at].up.as_ref().map_or(Index(0), |up| up.applied);
         if let Some(timeline) = self.shown() {
             timeline.look(at, node, applied);
+        }
+        if let Some(up) = &mut self.hosts[at].up {
+            up.offered = node.offered_snapshots();
         }
         self.pass_time();
         let World { hosts, observer, .. } = self;

@@ -41,6 +41,7 @@ impl<W: Workload> World<'_, W> {
                 self.observer.said(node, &message, &self.hosts[node].shadow)?;
                 self.contact.said(node, &message, &self.hosts[node].shadow)?;
                 self.leases.said(node, &message, self.now(node))?;
+                self.pauses.said(node, &message)?;
                 self.limits.said(node, &message, self.now_us)?;
                 self.send(node, message);
                 Ok(())

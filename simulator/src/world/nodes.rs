@@ -59,6 +59,8 @@ impl<W: Workload> World<'_, W> {
             self.replay.restores(self.now_us, self.events, node, last);
         }
         self.contact.started(node, &running.node);
+        self.pauses.started(node, &running.node);
+        self.joint.started(node);
         self.note(1, node, life);
         self.queue.push(self.now_us, Event::Tick { node, life });
         self.poll(node)
@@ -72,6 +74,8 @@ impl<W: Workload> World<'_, W> {
         let next_us = (u64::from(self.plan.swarm.tick_us) * 1_000 / rate).max(1);
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
         let now = self.now(node);
+        self.pauses.tick(node);
+        self.joint.tick(node);
         let mut gave_way = false;
         self.on(node, |running| {
             let before = running.node.counters().gave_way;
@@ -127,12 +131,16 @@ impl<W: Workload> World<'_, W> {
             let governed = (&running.node, self.observer.membership(node));
             self.contact.arrives(node, governed, &message, sent_at);
             self.limits.arrives(node, &message);
+            self.pauses.arrives(node, &message);
         }
         let append = matches!(message.body, Body::Append { .. });
         if matches!(message.body, Body::ReadIndex { lease: true, .. })
             && self.hosts[node].up.as_ref().is_some_and(|running| running.node.holds_lease(now))
         {
             self.marks.hit("a leader answered a follower from its lease");
+        }
+        if append {
+            self.leases.arrives(node, now);
         }
         let (sender, term) = (message.from, message.term);
         if let Some(running) = &self.hosts[node].up
@@ -222,9 +230,16 @@ impl<W: Workload> World<'_, W> {
         let elected = self.observer.look(node, &running.node, &disks)?;
         let membership = self.observer.membership(node);
         self.contact.look(node, &running.node, membership, self.events)?;
+        self.pauses.look(node, &running.node, membership)?;
+        let in_force = (self.observer.membership_id(node), membership);
+        let silent_ticks = |id| self.contact.silent_ticks(node, id);
+        self.joint.look(node, &running.node, in_force, &disks, silent_ticks)?;
         let term = running.node.term();
         self.timeline.look(node, &running.node, running.machine_at);
-        self.leases.look(node, &running.node, self.now(node), self.events)?;
+        if self.leases.look(node, &running.node, self.now(node), self.events)? {
+            let leader = (&running.node, membership);
+            self.leases.rests_on(node, leader, &disks, |voter| self.now(voter))?;
+        }
         if elected {
             self.check_leases()?;
             self.marks.hit("a leader was elected");
