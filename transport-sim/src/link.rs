@@ -152,8 +152,8 @@ impl<A: App> Transport for SimTransport<A> {
             http.send(message);
             return self.crashes(crash);
         }
-        let queued = self.queues().get(&peer).map(|queue| queue.try_send(message));
-        if let Some(Err(refused)) = queued {
+        let refused = self.queues().get(&peer).and_then(|queue| queue.try_send(message).err());
+        if let Some(refused) = refused {
             self.link.leaves(&refused.into_inner(), None);
             self.link.inbox.unreachable(peer);
         }
