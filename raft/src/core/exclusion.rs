@@ -1,0 +1,66 @@
+//! Whether this node is still a member, as far as it can know: from its own log, or from what peers
+//! report.
+//!
+//! A node that was removed receives nothing from a leader, so it asks. What it learns may be late:
+//! the log decides whether a report is older than the entry that lists this node.
+
+use super::Core;
+use crate::{Body, Incarnation, Index, NodeId};
+
+impl Core {
+    /// A node that may not campaign asks nobody for votes, so no peer would tell it that it was
+    /// removed. It asks for pre-votes instead, which change nothing at a member, and does not count
+    /// them. It may be a learner, or a voter that has lost log or whose disk is full: it could not
+    /// even store the entry that removes it.
+    pub fn ask_whether_removed(&mut self) {
+        if self.diverged || self.is_not_a_member() {
+            return;
+        }
+        let (next, last) = (self.hard.term.next(), self.log.last());
+        let peers: Vec<NodeId> = self.log.membership().members.keys().copied().collect();
+        for peer in peers.into_iter().filter(|peer| *peer != self.config.id) {
+            let message = self.message(peer, Body::PreVote { next, last });
+            self.outbox.send(message);
+        }
+    }
+
+    /// A peer has rejected our incarnation: its membership has no member with it.
+    /// A rejection by the leader of this term is final: its log has all that is committed. But a
+    /// late one may have been sent before this node was added.
+    pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation, by_leader: bool) {
+        if refused == self.config.incarnation {
+            let is_late = self.listed_at().is_some_and(|listed_at| commit < listed_at);
+            self.expelled |= by_leader && !is_late;
+            self.not_a_member = Some(commit);
+        }
+    }
+
+    /// The index of the membership in force, if it lists this node. 0 if it comes from no entry.
+    fn listed_at(&self) -> Option<Index> {
+        let own = self.log.membership().members.get(&self.config.id)?;
+        (own.incarnation == self.config.incarnation).then(|| self.log.membership_index())
+    }
+
+    /// Whether the latest known membership, ours or a peer's, excludes us. A peer that had
+    /// committed less than we have, or less than the entry that lists us, does not count against a
+    /// membership that lists us.
+    pub fn is_not_a_member(&self) -> bool {
+        let listed_at = self.listed_at();
+        let is_told = self.not_a_member.is_some_and(|told_at| {
+            listed_at.is_none_or(|listed_at| told_at > self.commit && told_at >= listed_at)
+        });
+        is_told || self.is_removed()
+    }
+
+    /// Whether a committed membership has removed this node.
+    pub fn is_removed(&self) -> bool {
+        self.expelled || self.has_removed(self.config.id, self.config.incarnation)
+    }
+
+    /// Whether a committed membership has removed the node. That a node is in no membership proves
+    /// nothing: ours may be older than it (§4.1).
+    pub fn has_removed(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let committed = self.log.logged_membership(self.commit);
+        committed.is_some_and(|membership| membership.removed.get(&node) == Some(&incarnation))
+    }
+}
