@@ -162,8 +162,8 @@ checks! {
     /// committed.
     LeaseEndsBeforeAnotherLeads = "a lease ends before another leads",
     /// A joint membership cannot be given up. So a change becomes joint only while a majority of the
-    /// voters that it declares replies, and stores entries: each of them has been heard of within
-    /// an election timeout, and has something on disk that the leader appended within the last two.
+    /// voters that it declares replies, and stores entries: each of them has replied within an
+    /// election timeout, and has something on disk that the leader appended within the last two.
     JointMembershipHasAQuorumThatStores = "a joint membership has a quorum that stores",
     /// As long as a leader holds a lease, a quorum of the voters has promised to grant no vote, and
     /// is bound by that still, by its own clocks (§6.4.1). Learners do not count, and a joint

@@ -88,6 +88,6 @@ impl<A: App> Cluster<A> {
         within(Check::SnapshotsKeepTheLogShort, node, what, bytes, most)?;
         let (_, bytes) = log_files(&host.disk);
         log_is_small(node, bytes, host.needed.log_bytes_max(swarm, RECYCLED_SEGMENTS))?;
-        snapshots_are_few(node, &host.disk, SNAPSHOTS_MAX + away, 0)
+        snapshots_are_few(node, &host.disk, SNAPSHOTS_MAX + away, host.refused)
     }
 }

@@ -225,6 +225,7 @@ impl<A: App> Cluster<A> {
         host.lives += 1;
         host.maybe = None;
         host.damaged = false;
+        host.refused = 0;
         host.paused = 0;
         let number = host.lives;
         let (incarnation, clock) = (host.incarnation, host.clock.clone());

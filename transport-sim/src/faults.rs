@@ -39,7 +39,8 @@ impl<A: App> Faulty for World<A> {
         &mut self.armed
     }
 
-    fn done_bytes(&mut self, _node: usize) -> usize {
+    fn done_bytes(&mut self, node: usize) -> usize {
+        self.hosts[node].refused += 1;
         DONE_BYTES
     }
 }

@@ -80,6 +80,9 @@ pub(crate) struct Host<A: App> {
     pub damaged: bool,
     /// Its disk returns errors.
     pub failing: bool,
+    /// Number of disk operations that were made to fail since the last start: the removal of an
+    /// unfinished file may have been one.
+    pub refused: u64,
     /// Its disk is full.
     pub full: bool,
     /// Its disk completes no write before the first of these times, and is slow until the second.
@@ -370,6 +373,7 @@ impl<A: App> Host<A> {
             rotten: false,
             damaged: false,
             failing: false,
+            refused: 0,
             full: false,
             stalled_until_us: 0,
             slow_until_us: 0,
