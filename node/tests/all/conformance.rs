@@ -16,7 +16,6 @@ fn the_lock_service_conforms() {
                 _ => Command::Acquire { lock, owner: format!("client {}", n % 5), for_ms: n * 40 },
             })
         })
-        .chain([Bytes::from_static(b"no command")])
         .collect();
     let queries = ["lock 0", "lock 1", "lock 2", "none"];
     let queries = queries.map(|lock| Typed::<Locks>::encode_query(&lock.to_owned()));

@@ -2,13 +2,15 @@
 
 use crate::checks::Check;
 use crate::copies;
+use crate::hush::Hushed;
 use crate::log::AnyLog;
 use crate::observer::has_answer;
 use crate::violation::{Violation, violation};
 use bytes::Bytes;
-use driver::{Answer, Replica, SessionNumber, StateMachine, hashed};
-use raft::{Apply, Index, LogId, Node, Payload, ReadId, TakeSnapshot, Write, entry_hash};
+use driver::{Answer, Replica, SessionNumber, StateMachine, WrongBatch, hashed};
+use raft::{Apply, Entry, Index, LogId, Node, Payload, ReadId, TakeSnapshot, Write, entry_hash};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use storage::Snapshots;
 use storage::testing::MemDisk;
 
@@ -64,10 +66,14 @@ impl<M: StateMachine> Running<M> {
         }
         // Some batches go to the replica at once. One by one, the invariants of its machine are
         // checked more often.
-        let at_once = self.machine_at.0.is_multiple_of(2);
+        let at_once = flipped.is_some() || self.machine_at.0.is_multiple_of(2);
         let mut answers = Vec::new();
         if at_once {
-            answers = match self.replica.apply(&entries) {
+            let applied = match flipped {
+                Some(_) => self.apply_or_undo(&entries),
+                None => Some(self.replica.apply(&entries)),
+            };
+            answers = match applied.unwrap_or_else(|| self.replica.apply(&apply.entries)) {
                 Ok(answers) => answers,
                 Err(error) => {
                     let first = apply.entries.first().map(|entry| entry.id);
@@ -99,6 +105,18 @@ impl<M: StateMachine> Running<M> {
         }
         self.node.applied(now, apply.applied_with(hashes));
         Ok(())
+    }
+
+    /// Applies entries with a flipped bit. A machine may panic at a command that no client can have
+    /// sent. Then nothing is applied, and only the hash shows the flip.
+    fn apply_or_undo(&mut self, entries: &[Entry]) -> Option<Result<Vec<Answer>, WrongBatch>> {
+        let (time, before) = (self.replica.time(), self.state());
+        let _hushed = Hushed::new();
+        let applied = catch_unwind(AssertUnwindSafe(|| self.replica.apply(entries)));
+        if applied.is_err() {
+            self.replica.restore(time, &mut before.as_slice()).expect("what it has written itself");
+        }
+        applied.ok()
     }
 
     /// The state, as encoded in a snapshot.
