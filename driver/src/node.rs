@@ -193,8 +193,8 @@ impl<S: StateMachine> Driver<S> {
 const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// Whether every message fits into what the transport carries. One that did not would be lost each
-/// time that it is sent, and the log would end there for good. If there were more in flight than the
-/// transport's queue holds, some would be lost whenever a peer is slow.
+/// time that it is sent, and the log would end there for good. If there were more in flight than
+/// the transport's queue holds, some would be lost whenever a peer is slow.
 fn fits(
     config: &raft::Config,
     message_bytes_max: usize,

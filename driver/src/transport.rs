@@ -60,8 +60,8 @@ pub trait Transport: Send + Sync + 'static {
         usize::MAX
     }
 
-    /// The most messages that may wait for one peer. A node whose settings let a leader have more in
-    /// flight is not started: the rest would be dropped each time.
+    /// The most messages that may wait for one peer. A node whose settings let a leader have more
+    /// in flight is not started: the rest would be dropped each time.
     fn queue_messages_max(&self) -> usize {
         usize::MAX
     }

@@ -123,10 +123,10 @@ impl<S: StateMachine> Node<S> {
         execute::patiently(&self.handle, &*self.clock, self.leader_wait, close).await
     }
 
-    /// Queries the state machine on any node. `consistency` sets how fresh the state must be. A read
-    /// that no leader confirms is repeated for 10 s (`DriverConfig::timeout`); then it ends with
-    /// [`ReadError::Timeout`], or [`ReadError::NoLeader`] if none is known. `Busy`: too many reads
-    /// wait. All errors mean that nothing was read.
+    /// Queries the state machine on any node. `consistency` sets how fresh the state must be. A
+    /// read that no leader confirms is repeated for 10 s (`DriverConfig::timeout`); then it ends
+    /// with [`ReadError::Timeout`], or [`ReadError::NoLeader`] if none is known. `Busy`: too many
+    /// reads wait. All errors mean that nothing was read.
     pub async fn read(
         &self,
         query: impl Into<Bytes>,
@@ -136,8 +136,9 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Appends a command to the log and returns without waiting for its outcome. Works only on the
-    /// leader. For clients that send many commands before they wait for a reply. An error means that
-    /// the command was not appended. [`Proposal::done`] ends within 10 s (`DriverConfig::timeout`).
+    /// leader. For clients that send many commands before they wait for a reply. An error means
+    /// that the command was not appended. [`Proposal::done`] ends within 10 s
+    /// (`DriverConfig::timeout`).
     pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Proposal, ProposeError> {
         self.handle.propose(command.into()).await
     }

@@ -161,8 +161,8 @@ checks! {
     /// of those. A read that this leader answers from its lease may miss what the later one has
     /// committed.
     LeaseEndsBeforeAnotherLeads = "a lease ends before another leads",
-    /// A joint membership cannot be given up. So a change becomes joint only while a majority of the
-    /// voters that it declares replies, and stores entries: each of them has replied within an
+    /// A joint membership cannot be given up. So a change becomes joint only while a majority of
+    /// the voters that it declares replies, and stores entries: each of them has replied within an
     /// election timeout, and has something on disk that the leader appended within the last two.
     JointMembershipHasAQuorumThatStores = "a joint membership has a quorum that stores",
     /// As long as a leader holds a lease, a quorum of the voters has promised to grant no vote, and
@@ -227,9 +227,10 @@ checks! {
     /// A node that shuts down closes its log: only then can the next start distinguish damage from
     /// a torn write. The disk had no fault, and closing failed.
     NodeStopsCleanly = "a node stops cleanly",
-    /// A node that loses leadership without handing it over, or is not elected although a leader has
-    /// ordered that, states priority 0 for 16 election timeouts. The pause doubles each time. This
-    /// node stated a priority before its pause was over, so leadership may return to it too soon.
+    /// A node that loses leadership without handing it over, or is not elected although a leader
+    /// has ordered that, states priority 0 for 16 election timeouts. The pause doubles each time.
+    /// This node stated a priority before its pause was over, so leadership may return to it too
+    /// soon.
     NodeThatFailedAsALeaderPauses = "a node that failed as a leader pauses",
     /// Some time after a node has ended, each of its tasks must have ended too.
     NothingIsLeftOfANode = "nothing is left of a node",

@@ -27,8 +27,8 @@ use std::time::Duration;
 
 /// The bytes of state in one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
-/// The least rate, in bytes a second. At a lower one the receiver could take the pause after a chunk
-/// for silence.
+/// The least rate, in bytes a second. At a lower one the receiver could take the pause after a
+/// chunk for silence.
 const SNAPSHOT_RATE_MIN: u64 = 1 << 20;
 /// The most chunks that may wait for the network.
 const CHUNKS_MAX: usize = 4;

@@ -30,6 +30,8 @@ use tokio::sync::mpsc;
 /// Sizes of a connection's window, the bytes that are written and not read; each connection draws
 /// one.
 const WINDOW_BYTES: [usize; 3] = [2_000, 64 << 10, 256 << 10];
+/// The largest command passes within one of this many parts of the election timeout.
+const ELECTION_PARTS: u64 = 4;
 /// The most connections that wait to be accepted; a further one gets no answer.
 const BACKLOG: usize = 128;
 /// Delay until a lost piece is sent again, in proportion to the run's election timeout.
@@ -139,6 +141,16 @@ impl<A: App> Cluster<A> {
         world.network.pass(now_us(), link, &world.plan.swarm, world.calm)
     }
 
+    /// A window through which the largest command passes within a part of the election timeout.
+    /// With a smaller one a leader that is well would be replaced, and rightly so.
+    fn window_bytes_min(&self) -> usize {
+        let world = self.world();
+        let round_us = 2 * u64::from(world.plan.swarm.delay_us);
+        let rounds = world.plan.election_us() / round_us.max(1) / ELECTION_PARTS;
+        let bytes = u64::from(world.plan.swarm.padding_bytes) / rounds.max(1);
+        bytes as usize
+    }
+
     fn is_link_cut(&self, link: (u64, u64)) -> bool {
         self.world().network.is_cut(link.0, link.1)
     }
@@ -213,7 +225,7 @@ impl<A: App> Cluster<A> {
         let window = self.draw((from, to), WINDOW_BYTES.len() as u64) as usize;
         let connection = Arc::new(Mutex::new(Connection {
             ways: Default::default(),
-            window_bytes: WINDOW_BYTES[window],
+            window_bytes: WINDOW_BYTES[window].max(self.window_bytes_min()),
         }));
         let end = |life: &Life, link, end| SimStream {
             cluster: self.clone(),
