@@ -23,6 +23,8 @@ pub(crate) struct Leader {
     pub(crate) term_start: Index,
     /// The latest round of heartbeats.
     round: Round,
+    /// Ticks since the latest round that a tick has begun. Rounds for reads do not count: under
+    /// constant reads, nothing would be probed again.
     ticks_since_round: u32,
     ticks_since_quorum: u32,
     /// Reads that wait for the next round to start.
@@ -138,6 +140,7 @@ impl Leader {
                 }
             }
             self.round_last = (core.log.last().index, self.round_last.0);
+            self.ticks_since_round = 0;
             self.start_round(core);
         }
         // Followers learn the commit index from the next entries. If none are due, send it now.
@@ -446,7 +449,6 @@ impl Leader {
     fn start_round(&mut self, core: &Core) {
         self.round = self.round.next();
         self.lease.round_begins(core, self.round);
-        self.ticks_since_round = 0;
         for progress in self.progress.values_mut() {
             progress.heartbeat_due = true;
         }
