@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Number of seeds in the ordinary tests; they take about twenty seconds.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     let value = std::env::var(name).ok()?;
