@@ -153,7 +153,7 @@ pub enum TypedError<E> {
     /// field that does not describe itself, see [`TypedMachine`]. Nothing was sent.
     #[error("the codec cannot decode values of this type, so nothing was sent: {why}")]
     NotDecodable {
-        /// What the codec found.
+        /// The error of the codec.
         why: String,
     },
     /// The reply could not be decoded here, or the query at the state machine: a node runs another

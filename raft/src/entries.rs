@@ -387,16 +387,11 @@ impl fmt::Debug for Runs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CommandNumber, LogId, LogTime, Payload};
+    use crate::{LogId, Payload};
     use bytes::Bytes;
 
     fn entry(index: u64, term: u64) -> Entry {
-        Entry {
-            id: LogId::new(index, term),
-            time: LogTime(0),
-            number: CommandNumber(0),
-            payload: Payload::Command(Bytes::from_static(&[7; 60])),
-        }
+        Entry::test_command(index, term, &[7; 60])
     }
 
     fn entries(from: u64, to: u64) -> Entries {

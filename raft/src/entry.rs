@@ -121,3 +121,16 @@ impl Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+impl Entry {
+    /// A command with the number 0, for the tests of this crate.
+    pub(crate) fn test_command(index: u64, term: u64, command: &'static [u8]) -> Entry {
+        Entry {
+            id: LogId::new(index, term),
+            time: LogTime(0),
+            number: CommandNumber(0),
+            payload: Payload::Command(Bytes::from_static(command)),
+        }
+    }
+}

@@ -315,15 +315,9 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     fn entry(index: u64, term: u64) -> Entry {
-        Entry {
-            id: LogId::new(index, term),
-            time: LogTime(0),
-            number: CommandNumber(0),
-            payload: Payload::Command(Bytes::from_static(b"x")),
-        }
+        Entry::test_command(index, term, b"x")
     }
 
     /// A log that is entirely on disk, with entries of these terms from index 1 on.

@@ -10,7 +10,7 @@ use crate::violation::{Violation, violation};
 use raft::{Index, LogId, Membership, Node, NodeId, Term};
 use std::collections::VecDeque;
 
-/// What a quorum of the target has on disk must have been appended within this many election
+/// A quorum of the target has entries on disk that were appended within this many election
 /// timeouts.
 const RECENT_ELECTIONS: u64 = 2;
 

@@ -36,7 +36,7 @@ pub(crate) enum NameChange {
     Removed,
 }
 
-/// What is called after each change of a name.
+/// A function that is called after each change of a name.
 type Watcher = Arc<dyn Fn(NameChange, &str) + Send + Sync>;
 
 /// A life's handle to a disk.

@@ -1,4 +1,4 @@
-//! What clients of this node wait for: commands that were forwarded to the leader, and reads.
+//! The pending requests of this node: commands that were forwarded to the leader, and reads.
 //!
 //! Their outcomes are queued here until the driver polls them.
 

@@ -4,6 +4,7 @@
 mod checks;
 mod cluster;
 mod disk;
+mod inject;
 mod print;
 mod script;
 

@@ -56,31 +56,30 @@ use super::print;
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use raft::{
-    Body, Change, Entry, Incarnation, Index, LogId, LogTime, Membership, Message, NodeId, Payload,
-    ReadId, ReadMode, Reading, Round, Snapshot, Term,
+    Change, Incarnation, Index, LogId, Membership, Message, NodeId, ReadMode, Round, Snapshot,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write as _;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(super) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// One run of one script.
 #[derive(Default)]
 pub struct Script {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     /// The snapshots being sent: leader, peer, and last entry.
     sending: Vec<(u64, u64, LogId)>,
 }
 
 /// The arguments of a command, consumed one by one.
-struct Args {
-    words: Vec<String>,
-    keys: Vec<(String, String)>,
+pub(super) struct Args {
+    pub(super) words: Vec<String>,
+    pub(super) keys: Vec<(String, String)>,
 }
 
 impl Args {
-    fn new(command: &Command) -> Self {
+    pub(super) fn new(command: &Command) -> Self {
         let (mut words, mut keys) = (Vec::new(), Vec::new());
         for argument in &command.args {
             match argument {
@@ -92,35 +91,35 @@ impl Args {
         Args { words, keys }
     }
 
-    fn id(&mut self) -> Result<u64> {
+    pub(super) fn id(&mut self) -> Result<u64> {
         self.maybe_id().ok_or_else(|| "which node?".into())
     }
 
-    fn maybe_id(&mut self) -> Option<u64> {
+    pub(super) fn maybe_id(&mut self) -> Option<u64> {
         let id = self.words.first()?.parse().ok()?;
         self.words.remove(0);
         Some(id)
     }
 
-    fn flag(&mut self, name: &str) -> bool {
+    pub(super) fn flag(&mut self, name: &str) -> bool {
         let at = self.words.iter().position(|word| word == name);
         at.map(|at| self.words.remove(at)).is_some()
     }
 
-    fn key(&mut self, name: &str) -> Option<String> {
+    pub(super) fn key(&mut self, name: &str) -> Option<String> {
         let at = self.keys.iter().position(|(key, _)| key == name)?;
         Some(self.keys.remove(at).1)
     }
 
-    fn number(&mut self, name: &str) -> Result<Option<u64>> {
+    pub(super) fn number(&mut self, name: &str) -> Result<Option<u64>> {
         self.key(name).map(|value| Ok(value.parse()?)).transpose()
     }
 
-    fn log_id(&mut self, name: &str) -> Result<LogId> {
+    pub(super) fn log_id(&mut self, name: &str) -> Result<LogId> {
         self.key(name).map_or(Ok(LogId::ZERO), |value| log_id(&value))
     }
 
-    fn done(&self) -> Result<()> {
+    pub(super) fn done(&self) -> Result<()> {
         match self.words.is_empty() && self.keys.is_empty() {
             true => Ok(()),
             false => Err(format!("what is {:?} {:?}?", self.words, self.keys).into()),
@@ -128,7 +127,7 @@ impl Args {
     }
 }
 
-fn log_id(text: &str) -> Result<LogId> {
+pub(super) fn log_id(text: &str) -> Result<LogId> {
     let (index, term) = text.split_once('@').ok_or("a log id looks like 7@4")?;
     Ok(LogId::new(index.parse()?, term.parse()?))
 }
@@ -487,80 +486,6 @@ impl Script {
     }
 
     /// Delivers a message that no node has sent.
-    fn inject(&mut self, args: &mut Args) -> Result<()> {
-        let (to, from) = (args.id()?, args.number("from")?.ok_or("from whom?")?);
-        let term = args.number("term")?.unwrap_or(1);
-        let incarnation = args.number("incarnation")?.unwrap_or(100 + from);
-        if args.words.is_empty() {
-            return Err("which message?".into());
-        }
-        let kind = args.words.remove(0);
-        let read = |args: &mut Args| -> Result<ReadId> {
-            Ok(ReadId(args.number("read")?.unwrap_or_default()))
-        };
-        let body = match kind.as_str() {
-            "PreVote" => Body::PreVote {
-                next: Term(args.number("next")?.unwrap_or(term + 1)),
-                last: args.log_id("last")?,
-            },
-            "PreVoteReply" => Body::PreVoteReply {
-                next: Term(args.number("next")?.unwrap_or(term + 1)),
-                granted: args.flag("yes"),
-            },
-            "Vote" => Body::Vote { last: args.log_id("last")?, transfer: args.flag("transfer") },
-            "VoteReply" => Body::VoteReply { granted: args.flag("yes"), clock: Reading::default() },
-            "Append" => {
-                let prev = args.log_id("prev")?;
-                let list = args.key("entries").unwrap_or_default();
-                let ids: Vec<LogId> = list.split_whitespace().map(log_id).collect::<Result<_>>()?;
-                // By default the numbers follow those of the receiver's log.
-                let node = self.cluster.peers[&to].node.as_ref();
-                let before = node.and_then(|node| node.entry(prev.index));
-                let follows = before.map_or(0, |entry| entry.number_after().0);
-                let first = args.number("number")?.unwrap_or(follows);
-                let entry = |(at, id)| Entry {
-                    id,
-                    time: LogTime(0),
-                    number: raft::CommandNumber(first.wrapping_add(at)),
-                    payload: Payload::Command(Bytes::from_static(b"junk")),
-                };
-                Body::Append {
-                    prev,
-                    entries: (0..).zip(ids).map(entry).collect(),
-                    commit: Index(args.number("commit")?.unwrap_or_default()),
-                    round: Round(args.number("round")?.unwrap_or_default()),
-                    time: LogTime(args.number("time")?.unwrap_or_default()),
-                }
-            }
-            "Appended" => Body::Appended {
-                matched: Index(args.number("matched")?.unwrap_or_default()),
-                round: Round(args.number("round")?.unwrap_or_default()),
-                state: None,
-                priority: args.number("priority")?.unwrap_or_default() as u8,
-                promise_ms: args.number("promise_ms")?.unwrap_or_default() as u32,
-            },
-            "Rejected" => Body::Rejected {
-                prev: Index(args.number("prev")?.unwrap_or_default()),
-                hint: args.log_id("hint")?,
-                lost: args.flag("lost"),
-                round: Round(args.number("round")?.unwrap_or_default()),
-            },
-            "ReadIndex" => Body::ReadIndex { read: read(args)?, lease: args.flag("lease") },
-            "ReadIndexReply" => {
-                Body::ReadIndexReply { read: read(args)?, index: args.number("index")?.map(Index) }
-            }
-            "TimeoutNow" => Body::TimeoutNow,
-            "NotAMember" => Body::NotAMember {
-                commit: Index(args.number("commit")?.unwrap_or_default()),
-                refused: Incarnation(args.number("refused")?.unwrap_or_default()),
-            },
-            _ => return Err("there is no such message".into()),
-        };
-        let (from, to, term) = (NodeId(from), NodeId(to), Term(term));
-        self.cluster.step(Message { from, to, term, incarnation: Incarnation(incarnation), body });
-        Ok(())
-    }
-
     fn life(&mut self, name: &str, args: &mut Args) -> Result<()> {
         if args.words.is_empty() {
             let up = name == "crash";
