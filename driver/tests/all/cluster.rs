@@ -365,6 +365,22 @@ async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
     assert_eq!(add(&node, 2).await, 3);
 }
 
+/// On one thread, the loop takes no call before both have been made.
+#[tokio::test]
+async fn commands_that_wait_have_a_limit_in_bytes() {
+    let disk = MemDisk::new();
+    let node = start(&Network::default(), &disk, 1, 1, |config| {
+        config.limits.calls_bytes_max = 1_000;
+    });
+    leader(&[&node]).await;
+    let large = || node.propose(Bytes::from(vec![b'1'; 600]));
+    let (first, second) = tokio::join!(large(), large());
+    assert!(first.is_ok(), "{first:?}");
+    assert_eq!(second.unwrap_err(), ProposeError::Busy);
+    // One command may be larger than the limit, and what was taken waits no more.
+    node.propose(Bytes::from(vec![b'1'; 2_000])).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_and_status_does_not_wait() {
     let disk = MemDisk::new();
