@@ -24,6 +24,14 @@
 //! A tokio runtime with more than one thread for your own code. The protocol runs on a thread of
 //! its own, so that your tasks cannot delay it.
 //!
+//! # What is stable
+//!
+//! What stands at the root of this crate is its public interface. Until 1.0 a minor version may
+//! change it; the changelog names each change. The modules [`assembly`], [`bootstrap`] and
+//! [`threads`] are the interface for simulators and for programs that put a node together in
+//! another way. They follow the inside of the library and may change with any version, as may the
+//! crates `quorate-core`, `quorate-storage`, `quorate-driver` and `quorate-http`.
+//!
 //! # What it is not
 //!
 //! It does not authenticate peers and does not encrypt what they send: the peer port belongs on a

@@ -43,6 +43,7 @@ mod contact;
 mod copies;
 mod describe;
 pub mod ending;
+mod erased;
 pub mod failure;
 pub mod faults;
 mod hush;

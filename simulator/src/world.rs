@@ -20,6 +20,7 @@ mod steps;
 use crate::checks::Check;
 use crate::contact::Contact;
 use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
+use crate::erased::{Erased, Machine};
 use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
 use crate::joint::JointChanges;
 use crate::leases::Leases;
@@ -109,20 +110,20 @@ pub struct Run {
     pub timeline: Timeline,
 }
 
-pub(crate) struct World<'a, W: Workload> {
+pub(crate) struct World<'a> {
     plan: &'a Plan,
-    workload: W,
+    workload: &'a mut dyn Workload<Machine = Machine>,
     now_us: u64,
     events: u64,
     trace: u64,
     queue: Queue<Event>,
-    hosts: Vec<Host<W::Machine>>,
+    hosts: Vec<Host<Machine>>,
     network: Network,
     disks: Vec<Stream>,
     machines: Vec<Stream>,
     clients: Vec<Client>,
     operations: Vec<Operation_>,
-    observer: Observer<W::Machine>,
+    observer: Observer<Machine>,
     contact: Contact,
     leases: Leases,
     pauses: Pauses,
@@ -158,7 +159,7 @@ pub fn run<W: Workload>(plan: &Plan, workload: W, record: bool) -> Run {
 
 /// Runs a plan for at most `events_max` events. Shrinking needs no longer runs.
 pub fn run_for<W: Workload>(plan: &Plan, workload: W, record: bool, events_max: u64) -> Run {
-    World::new(plan, workload, record).run(events_max)
+    World::new(plan, &mut Erased(workload), record).run(events_max)
 }
 
 /// The limits of the sessions that clients open.
@@ -172,8 +173,12 @@ fn session_limits(swarm: &Swarm) -> SessionLimits {
     limits
 }
 
-impl<'a, W: Workload> World<'a, W> {
-    fn new(plan: &'a Plan, workload: W, record: bool) -> Self {
+impl<'a> World<'a> {
+    fn new(
+        plan: &'a Plan,
+        workload: &'a mut dyn Workload<Machine = Machine>,
+        record: bool,
+    ) -> Self {
         let seed = plan.seed;
         let member = |id: u64| Member {
             incarnation: Incarnation(INCARNATION + id),
@@ -325,7 +330,7 @@ impl<'a, W: Workload> World<'a, W> {
     fn on(
         &mut self,
         node: usize,
-        act: impl FnOnce(&mut node::Running<W::Machine>),
+        act: impl FnOnce(&mut node::Running<Machine>),
     ) -> Result<(), Violation> {
         if let Some(running) = &mut self.hosts[node].up {
             act(running);

@@ -320,113 +320,188 @@ async fn connect<N: Net>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::TokioNet;
+    use crate::net::TokioTask;
+    use crate::transfer::Offload;
+    use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio::time::timeout;
+    use std::time::Instant;
+    use tokio::io::DuplexStream;
 
-    /// Resolves the test names, `kind-port`: the kind selects the result, the port is the port of
-    /// the address.
-    fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
-        let (kind, port) = name.split_once('-').expect("a test's name");
-        let port: u16 = port.parse().expect("a port");
-        let live = SocketAddr::from(([127, 0, 0, 1], port));
-        // Nothing listens there.
-        let dead = SocketAddr::from(([127, 0, 0, 2], port));
-        match kind {
-            "slow" => {
-                LOOKUPS.fetch_add(1, Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(700));
-                Ok(vec![live])
-            }
-            "several" => Ok(vec![dead, live]),
-            "moved" => Ok(vec![live]),
-            "empty" => Ok(Vec::new()),
-            _ => Err(io::Error::other("no such host is known")),
+    /// How long a look-up of a name that begins with "slow" takes.
+    const SLOW: Duration = Duration::from_millis(700);
+
+    /// A network on tokio's clock, which the tests pause: it advances when all tasks wait, to the
+    /// next timer. So the tests state how long a dial takes, whatever the machine does meanwhile.
+    #[derive(Clone, Debug, Default)]
+    struct PausedNet(Arc<Scene>);
+
+    #[derive(Debug, Default)]
+    struct Scene {
+        /// They accept connections.
+        live: Mutex<BTreeSet<SocketAddr>>,
+        /// They do not answer. All others refuse connections.
+        silent: Mutex<BTreeSet<SocketAddr>>,
+        lookups: AtomicUsize,
+    }
+
+    /// The addresses that the names of the tests resolve to.
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 9080))
+    }
+
+    impl PausedNet {
+        fn with(live: &[u8], silent: &[u8]) -> Self {
+            let net = PausedNet::default();
+            net.0.live.lock().unwrap().extend(live.iter().copied().map(address));
+            net.0.silent.lock().unwrap().extend(silent.iter().copied().map(address));
+            net
+        }
+
+        /// How long dialling `name` takes, and what comes of it.
+        async fn dial(&self, names: &Names<Self>, name: &str) -> (Duration, DialResult) {
+            let begin = self.now();
+            let dialled = names.dial(name).await;
+            (self.now() - begin, dialled)
         }
     }
 
-    static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+    type DialResult = Result<(DuplexStream, Trial), DialError>;
 
-    async fn listener() -> (TcpListener, u16) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        (listener, port)
+    impl Offload for PausedNet {
+        async fn run<T: Send + 'static>(
+            &self,
+            work: impl FnOnce() -> T + Send + 'static,
+        ) -> Option<T> {
+            Some(work())
+        }
     }
 
-    #[tokio::test]
+    impl Net for PausedNet {
+        type Stream = DuplexStream;
+        type Listener = ();
+        type Sleep = tokio::time::Sleep;
+        type Task = TokioTask;
+
+        async fn look_up(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+            self.0.lookups.fetch_add(1, Ordering::SeqCst);
+            match name {
+                "slow" => tokio::time::sleep(SLOW).await,
+                "hung" => std::future::pending().await,
+                _ => {}
+            }
+            match name {
+                "slow" | "moved" => Ok(vec![address(1)]),
+                "several" => Ok(vec![address(2), address(1)]),
+                "empty" => Ok(Vec::new()),
+                _ => Err(io::Error::other("no such host is known")),
+            }
+        }
+
+        async fn connect(&self, to: SocketAddr) -> io::Result<DuplexStream> {
+            if self.0.silent.lock().unwrap().contains(&to) {
+                std::future::pending::<()>().await;
+            }
+            match self.0.live.lock().unwrap().contains(&to) {
+                true => Ok(tokio::io::duplex(1).0),
+                false => Err(io::ErrorKind::ConnectionRefused.into()),
+            }
+        }
+
+        async fn bind(&self, _: SocketAddr) -> io::Result<()> {
+            unreachable!("these tests only dial")
+        }
+
+        fn local_addr(&self, (): &()) -> io::Result<SocketAddr> {
+            unreachable!("these tests only dial")
+        }
+
+        async fn accept(&self, (): &()) -> io::Result<(DuplexStream, SocketAddr)> {
+            unreachable!("these tests only dial")
+        }
+
+        fn now(&self) -> Instant {
+            tokio::time::Instant::now().into_std()
+        }
+
+        fn sleep(&self, duration: Duration) -> Self::Sleep {
+            tokio::time::sleep(duration)
+        }
+
+        fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> TokioTask {
+            TokioTask::new(tokio::spawn(task))
+        }
+
+        fn draw(&self) -> u64 {
+            unreachable!("dialling draws nothing")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_slow_look_up_only_delays_and_is_made_once_for_all_who_wait() {
-        let (_listener, port) = listener().await;
-        let (names, address) = (Names::new(TokioNet::resolved_by(resolve)), format!("slow-{port}"));
-        let (one, other) = tokio::join!(names.dial(&address), names.dial(&address));
+        let net = PausedNet::with(&[1], &[]);
+        let names = Names::new(net.clone());
+        let ((took, one), (_, other)) =
+            tokio::join!(net.dial(&names, "slow"), net.dial(&names, "slow"));
+        assert_eq!(took, SLOW);
         assert!(other.is_ok());
         drop(other);
         one.unwrap().1.accept();
-        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
-        let begin = std::time::Instant::now();
-        names.dial(&address).await.unwrap();
-        assert!(
-            begin.elapsed() < Duration::from_millis(600),
-            "the last good address is tried first"
-        );
+        assert_eq!(net.0.lookups.load(Ordering::SeqCst), 1);
+        let (took, again) = net.dial(&names, "slow").await;
+        assert!(again.is_ok());
+        assert_eq!(took, Duration::ZERO, "the last good address is tried first");
     }
 
-    // Other systems have only one loopback address.
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_dead_address_of_several_is_passed_over() {
-        let (_listener, port) = listener().await;
-        let names = Names::new(TokioNet::resolved_by(resolve));
-        names.dial(&format!("several-{port}")).await.unwrap();
+        let net = PausedNet::with(&[1], &[]);
+        let (took, dialled) = net.dial(&Names::new(net.clone()), "several").await;
+        assert_eq!(dialled.unwrap().1.at(), address(1));
+        assert_eq!(took, Duration::ZERO);
     }
 
-    // Other systems have only one loopback address.
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_address_that_hangs_does_not_hold_up_the_next() {
-        let (_live, port) = listener().await;
-        // After a few connections its listen queue is full, and further ones hang.
-        let hung = socket_that_hangs(port);
-        let mut fill = Vec::new();
-        for _ in 0..8 {
-            let dialled = timeout(Duration::from_millis(100), TcpStream::connect(hung.1)).await;
-            fill.push(dialled);
-        }
-        assert!(fill.last().is_some_and(Result::is_err), "it hangs");
-        let begin = std::time::Instant::now();
-        Names::new(TokioNet::resolved_by(resolve)).dial(&format!("several-{port}")).await.unwrap();
-        assert!(begin.elapsed() < CONNECT_TIMEOUT);
+        let net = PausedNet::with(&[1], &[2]);
+        let (took, dialled) = net.dial(&Names::new(net.clone()), "several").await;
+        assert_eq!(dialled.unwrap().1.at(), address(1));
+        assert_eq!(took, NEXT_ADDRESS_AFTER);
     }
 
-    #[cfg(target_os = "linux")]
-    fn socket_that_hangs(port: u16) -> (tokio::net::TcpListener, SocketAddr) {
-        let at = SocketAddr::from(([127, 0, 0, 2], port));
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(at).unwrap();
-        (socket.listen(1).unwrap(), at)
-    }
-
-    // Other systems have only one loopback address.
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_address_that_worked_once_does_not_hide_the_present_one() {
-        let (_listener, port) = listener().await;
-        let names = Names::new(TokioNet::resolved_by(resolve));
-        let address = format!("moved-{port}");
-        let former = SocketAddr::from(([127, 0, 0, 3], port));
-        names.with(&address, |name| name.last_good = Some(former));
-        names.dial(&address).await.unwrap();
+        for former_is_silent in [false, true] {
+            let net = PausedNet::with(&[1], if former_is_silent { &[3] } else { &[] });
+            let names = Names::new(net.clone());
+            names.with("moved", |name| name.last_good = Some(address(3)));
+            let (took, dialled) = net.dial(&names, "moved").await;
+            assert_eq!(dialled.unwrap().1.at(), address(1));
+            assert!(took <= NEXT_ADDRESS_AFTER);
+        }
     }
 
-    #[tokio::test]
-    async fn each_failure_says_what_it_is() {
-        let names = Names::new(TokioNet::resolved_by(resolve));
-        let said = async |address: &str| names.dial(address).await.unwrap_err().to_string();
-        assert_eq!(said("unknown-1").await, "name look-up failed: no such host is known");
-        assert_eq!(said("empty-1").await, "name look-up failed: it has no address");
-        let (listener, port) = listener().await;
-        drop(listener);
-        let refused = format!("cannot connect to 127.0.0.1:{port}: connection refused");
-        assert_eq!(said(&format!("127.0.0.1:{port}")).await, refused);
+    #[tokio::test(start_paused = true)]
+    async fn each_failure_says_what_it_is_and_takes_no_longer_than_its_limit() {
+        let net = PausedNet::with(&[], &[4]);
+        let names = Names::new(net.clone());
+        for (name, limit, said) in [
+            ("unknown", Duration::ZERO, "name look-up failed: no such host is known"),
+            ("empty", Duration::ZERO, "name look-up failed: it has no address"),
+            ("hung", LOOKUP_TIMEOUT, "name look-up failed: no answer within 5s"),
+            (
+                "10.0.0.4:9080",
+                CONNECT_TIMEOUT,
+                "cannot connect to 10.0.0.4:9080: no answer within 1s",
+            ),
+            (
+                "10.0.0.5:9080",
+                Duration::ZERO,
+                "cannot connect to 10.0.0.5:9080: connection refused",
+            ),
+        ] {
+            let (took, dialled) = net.dial(&names, name).await;
+            assert_eq!(dialled.unwrap_err().to_string(), said);
+            assert_eq!(took, limit, "{name}");
+        }
     }
 }

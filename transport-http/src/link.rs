@@ -367,6 +367,9 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
+    /// A mistake for which the test would wait for ever fails it after this time.
+    const NEVER: Duration = Duration::from_secs(60);
+
     /// The addresses to which the name of the peer resolves.
     static PEER: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
 
@@ -397,13 +400,13 @@ mod tests {
         transport
     }
 
-    async fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) {
+    async fn until(what: &str, holds: impl Fn() -> bool) {
         let holds = async {
             while !holds() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(limit, holds).await.unwrap_or_else(|_| panic!("never: {what}"));
+        tokio::time::timeout(NEVER, holds).await.unwrap_or_else(|_| panic!("never: {what}"));
     }
 
     /// Accepts connections for ever, sends `answer`, and closes them.
@@ -428,7 +431,7 @@ mod tests {
         resolves_to(&[server.local_addr()]);
         let dialling = transport(&net, 0);
         let is_connected = || dialling.is_connected(NodeId(1));
-        until("connected", Duration::from_secs(5), is_connected).await;
+        until("connected", is_connected).await;
 
         let empty = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
         let page = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>";
@@ -436,7 +439,7 @@ mod tests {
         for (moves, answer) in answers.into_iter().enumerate() {
             let former = server.local_addr();
             drop(server);
-            until("it is gone", Duration::from_secs(5), || !is_connected()).await;
+            until("it is gone", || !is_connected()).await;
             foreign(former, answer).await;
             let next = SocketAddr::from(([127, 0, 0, 3 + moves as u8], port));
             server = PeerServer::bind(next).await.unwrap();
@@ -455,7 +458,7 @@ mod tests {
                     }
                 }
             };
-            let reached = tokio::time::timeout(Duration::from_secs(3), steady).await;
+            let reached = tokio::time::timeout(NEVER, steady).await;
             assert!(reached.is_ok(), "it is not reached at its new address, {next}");
         }
     }

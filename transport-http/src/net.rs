@@ -126,7 +126,7 @@ impl Net for TokioNet {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> TokioTask {
-        TokioTask(Some(self.runtime.spawn(task)))
+        TokioTask::new(self.runtime.spawn(task))
     }
 
     fn draw(&self) -> u64 {
@@ -160,6 +160,12 @@ pub fn not_itself(stream: tokio::net::TcpStream) -> io::Result<tokio::net::TcpSt
 /// The handle of a tokio task. Dropping it aborts the task.
 #[derive(Debug)]
 pub struct TokioTask(Option<tokio::task::JoinHandle<()>>);
+
+impl TokioTask {
+    pub(crate) fn new(task: tokio::task::JoinHandle<()>) -> Self {
+        TokioTask(Some(task))
+    }
+}
 
 impl Running for TokioTask {
     fn is_finished(&self) -> bool {

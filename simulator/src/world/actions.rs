@@ -3,7 +3,7 @@
 use super::*;
 use crate::checks::Check;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     pub(super) fn act(&mut self, node: usize, action: Action) -> Result<(), Violation> {
         let life = self.hosts[node].life;
         let swarm = &self.plan.swarm;

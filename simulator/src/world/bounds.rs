@@ -24,7 +24,7 @@ const MEANWHILE: u64 = 100;
 /// the base, and the one for the write after that.
 const SNAPSHOTS_MAX: u64 = 3;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     /// Checks the memory and disk usage of healthy nodes, when all is quiet.
     pub(super) fn bounds(&self) -> Result<(), Violation> {
         let swarm = &self.plan.swarm;
@@ -53,7 +53,7 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn log_bounds(
         &self,
         id: usize,
-        running: &Running<W::Machine>,
+        running: &Running<Machine>,
     ) -> Result<(), Violation> {
         let (host, swarm) = (&self.hosts[id], &self.plan.swarm);
         let segment_bytes = u64::from(swarm.segment_bytes).max(1);

@@ -12,7 +12,7 @@ const CLOSED_AFTER: u64 = 8;
 /// A client that can repeat a command waits for this many times its patience.
 const SESSION_PATIENCE: u64 = 6;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     pub(super) fn client(&mut self, client: usize) -> Result<(), Violation> {
         if self.clients[client].operation.is_some() || self.at_rest {
             return Ok(());

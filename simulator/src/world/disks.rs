@@ -5,13 +5,13 @@ use crate::checks::Check;
 use crate::faults::{self, BEGUN_PPM};
 use crate::log::AnyLog;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     pub(super) fn synced(&mut self, node: usize, life: u64) -> Result<(), Violation> {
         if self.hosts[node].life != life {
             return Ok(());
         }
         let now = self.now(node);
-        let is_outstanding = |up: &node::Running<W::Machine>| up.write.is_some();
+        let is_outstanding = |up: &node::Running<Machine>| up.write.is_some();
         if self.hosts[node].up.as_ref().is_some_and(is_outstanding) && self.rots_within_write(node)
         {
             return Ok(());

@@ -11,19 +11,19 @@ use driver::{Replica, StateMachine};
 /// Number of queries by which the copies are compared at the end.
 const QUERIES_MAX: usize = 64;
 
-impl<W: Workload> Ending for World<'_, W> {
-    type Machine = W::Machine;
+impl Ending for World<'_> {
+    type Machine = Machine;
 
     fn plan(&self) -> &Plan {
         self.plan
     }
 
-    fn observer(&self) -> &Observer<W::Machine> {
+    fn observer(&self) -> &Observer<Machine> {
         &self.observer
     }
 
     fn nodes(&self) -> Vec<Seen> {
-        let up = |running: &node::Running<W::Machine>| Up {
+        let up = |running: &node::Running<Machine>| Up {
             serves: running.node.status().serving,
             has_lost: running.node.hard_state().lost.is_some(),
             applied: running.machine_at,
@@ -44,7 +44,7 @@ impl<W: Workload> Ending for World<'_, W> {
     }
 }
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     pub(super) fn calm_down(&mut self) -> Result<(), Violation> {
         if self.calm {
             return Ok(());
@@ -192,7 +192,7 @@ impl<W: Workload> World<'_, W> {
         self.differed_until == Index(0) || self.right_copies_decide(self.differed_until)
     }
 
-    pub(super) fn healthy(&self) -> impl Iterator<Item = (usize, &node::Running<W::Machine>)> {
+    pub(super) fn healthy(&self) -> impl Iterator<Item = (usize, &node::Running<Machine>)> {
         self.hosts
             .iter()
             .enumerate()
@@ -209,7 +209,7 @@ impl<W: Workload> World<'_, W> {
         let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
         // A leader whose disk is full may keep leading as long as its writes need no space.
         let full_leads = self.hosts.iter().any(|host| {
-            let leads = |running: &node::Running<W::Machine>| running.node.status().serving;
+            let leads = |running: &node::Running<Machine>| running.node.status().serving;
             host.gone && host.full && host.up.as_ref().is_some_and(leads)
         });
         if self.now_us >= until_us && (full_leads || !can_be_told) {

@@ -72,7 +72,7 @@ pub(super) enum Event {
 /// A snapshot in transfer: the offer, the state, and the life of the sender.
 pub(super) type Transfer = (SnapshotOffer, Vec<u8>, u64);
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     /// Processes an event. The power of its node may fail within it.
     pub(super) fn event(&mut self, event: Event) -> Result<(), Violation> {
         let place = self.place(&event);

@@ -6,7 +6,7 @@ use crate::faults::{self, Drive, Faulty, ROT_WRITES, Struck};
 /// Size of the block that a misdirected write puts in the wrong place.
 const BLOCK_BYTES: u64 = 4_096;
 
-impl<W: Workload> Faulty for World<'_, W> {
+impl Faulty for World<'_> {
     fn now_us(&self) -> u64 {
         self.now_us
     }
@@ -31,7 +31,7 @@ impl<W: Workload> Faulty for World<'_, W> {
     }
 }
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     pub(super) fn strike(&mut self, at: usize) -> Result<(), Violation> {
         if self.calm {
             return Ok(());

@@ -20,7 +20,7 @@ const BLOCK_STAYS_PPM: u32 = 500_000;
 /// The files of a log, by path.
 type Files = BTreeMap<String, Vec<u8>>;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     /// The files of the log and of the mark before a write, if its batch is to be damaged.
     pub(super) fn before_write(&self, node: usize) -> Option<(Files, Vec<u8>)> {
         let host = &self.hosts[node];

@@ -15,7 +15,7 @@ const LATE_INSTALL_ELECTIONS: u64 = 20;
 /// The sender's life of such a transfer: no sender waits for its result.
 const NO_LIFE: u64 = u64::MAX;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     pub(super) fn applied(&mut self, node: usize, life: u64) -> Result<(), Violation> {
         if self.hosts[node].life != life {
             return Ok(());

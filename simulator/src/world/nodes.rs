@@ -5,7 +5,7 @@
 
 use super::*;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
         let host = &mut self.hosts[node];
         if host.up.is_some() || host.dead {

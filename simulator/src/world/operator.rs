@@ -25,7 +25,7 @@ impl Operator {
     }
 }
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     /// The incarnation of a node's directory, if the membership has that.
     fn is_admitted(&self, node: usize, membership: &Membership) -> bool {
         let member = membership.members.get(&NodeId(node as u64));

@@ -5,10 +5,10 @@ use crate::replay::{Led, Wrong};
 use crate::timeline::{Ended, Step};
 use bytes::Bytes;
 
-impl<W: Workload> World<'_, W> {
+impl World<'_> {
     /// The commands that led to a violation which a state machine may have caused by itself.
     pub(super) fn steps_to(&self, violation: &Violation) -> Vec<Step> {
-        let holds = |machine: &W::Machine| self.workload.invariant(machine);
+        let holds = |machine: &Machine| self.workload.invariant(machine);
         let wrong = match violation.check {
             _ if !self.timeline.is_on() => return Vec::new(),
             Check::InvariantOfTheStateMachine => Wrong::State(&holds),

@@ -8,7 +8,7 @@ use raft::{
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use storage::{RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,14 +76,16 @@ async fn a_flood_of_idle_connections_keeps_no_member_out() {
         client_address: String::new(),
     };
     transport.set_members(&Membership::of_voters([(NodeId(0), member)].into()));
-    let begin = Instant::now();
     eventually("it is let in", async || !transport.connected().is_empty()).await;
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
-    // The idle ones are closed after a while.
-    let mut byte = [0];
-    let last = flood.last_mut().expect("there are some");
-    let closed = tokio::time::timeout(Duration::from_secs(6), last.read(&mut byte)).await;
-    assert!(closed.is_ok(), "an idle connection is kept");
+    // It has not waited until the idle ones are closed, which happens after a while.
+    let is_open = |stream: &&TcpStream| {
+        let read = stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    assert!(flood.iter().filter(is_open).count() > 0, "it was let in when all others were gone");
+    for idle in &mut flood {
+        assert!(is_closed(idle).await, "an idle connection is kept");
+    }
     stop(nodes).await;
 }
 
@@ -109,13 +111,16 @@ async fn stream_by_hand(node: &TestNode) -> TcpStream {
     stream
 }
 
-/// Whether the other side closes the stream within this time. Reads its keep-alives until then.
-async fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
+/// A mistake for which a test would wait for ever fails it after this time.
+const NEVER: Duration = Duration::from_secs(60);
+
+/// Whether the other side closes the stream. Reads its keep-alives until then.
+async fn is_closed(stream: &mut TcpStream) -> bool {
     let reading = async {
         let mut bytes = [0; 1024];
         while matches!(stream.read(&mut bytes).await, Ok(read) if read > 0) {}
     };
-    tokio::time::timeout(within, reading).await.is_ok()
+    tokio::time::timeout(NEVER, reading).await.is_ok()
 }
 
 #[tokio::test]
@@ -137,7 +142,7 @@ async fn a_flipped_bit_closes_the_stream_and_is_counted() {
         let mut bytes = intact.clone();
         bytes[at] ^= 1;
         stream.write_all(&bytes).await.expect("it reads");
-        assert!(is_closed(&mut stream, Duration::from_secs(5)).await, "byte {at}");
+        assert!(is_closed(&mut stream).await, "byte {at}");
         eventually("it is counted", async || {
             nodes[0].transport.figures().damaged_frames == before + 1
         })
@@ -155,7 +160,7 @@ async fn a_frame_that_stalls_is_given_up_and_its_size_is_not_reserved() {
     write_frame(&mut frame, |into| into.extend(vec![7; 60 << 20]));
     let mut stream = stream_by_hand(&nodes[0]).await;
     stream.write_all(&frame[..1000]).await.expect("it reads");
-    assert!(is_closed(&mut stream, Duration::from_secs(5)).await);
+    assert!(is_closed(&mut stream).await);
     stop(nodes).await;
 }
 
