@@ -215,7 +215,11 @@ impl<S: StateMachine> Handle<S> {
     fn wait_for_read(&self) -> Result<ReadWaiting<'_>, ReadError> {
         let waiting = self.shared.reads_waiting.fetch_add(1, Ordering::Relaxed);
         let guard = ReadWaiting(&self.shared);
-        if waiting < self.shared.limits.reads_max { Ok(guard) } else { Err(ReadError::Busy) }
+        if waiting < self.shared.limits.reads_waiting_max {
+            Ok(guard)
+        } else {
+            Err(ReadError::Busy)
+        }
     }
 
     fn is_fresher_than(&self, max_age: Duration) -> bool {

@@ -29,7 +29,7 @@ pub struct Limits {
     /// is ordered again.
     pub snapshot_orders_max: usize,
     /// The most unanswered reads, 16,384 by default. Further ones are rejected.
-    pub reads_max: usize,
+    pub reads_waiting_max: usize,
     /// The most undecided proposals, 65,536 by default. Further ones are rejected.
     pub proposals_max: usize,
     /// The most callers that wait for a command to be applied, 65,536 by default. Further ones are
@@ -44,7 +44,7 @@ impl Default for Limits {
             calls_bytes_max: 256 << 20,
             machine_calls_max: 16_384,
             snapshot_orders_max: 8,
-            reads_max: 16_384,
+            reads_waiting_max: 16_384,
             proposals_max: 65_536,
             waiters_max: 65_536,
         }
@@ -59,7 +59,7 @@ impl Limits {
             calls_bytes_max: self.calls_bytes_max,
             machine_calls_max: in_range(self.machine_calls_max),
             snapshot_orders_max: in_range(self.snapshot_orders_max),
-            reads_max: in_range(self.reads_max),
+            reads_waiting_max: in_range(self.reads_waiting_max),
             proposals_max: in_range(self.proposals_max),
             waiters_max: in_range(self.waiters_max),
         }

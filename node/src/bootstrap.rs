@@ -38,11 +38,11 @@ pub enum BeginError {
     Disk(#[from] io::Error),
 }
 
-/// Bootstraps or joins a cluster. `own` is the entry of this node in `list`; `desk` answers the
+/// Bootstraps or joins a cluster. `own` is the entry of this node in `list`; `service` answers the
 /// other founders, on this node's listener for peers. Waits for the other nodes without a limit.
 pub async fn begin<D: Disk, N: Net>(
     net: &N,
-    desk: &BootstrapService,
+    service: &BootstrapService,
     unclaimed: Unclaimed<D>,
     own: &Listed,
     list: &[Listed],
@@ -64,19 +64,19 @@ pub async fn begin<D: Disk, N: Net>(
                 "node {} waits to be added as a member to the cluster of {named}",
                 own.node
             );
-            let joined = transport_http::join_on(net, desk, &founder, list).await?;
+            let joined = transport_http::join_on(net, service, &founder, list).await?;
             tracing::info!(cluster = %joined.cluster, "was added to a cluster");
             (joined.cluster, joined.membership)
         }
         Begin::Bootstrap => {
-            desk.sit(founder.clone(), list.to_vec());
-            match transport_http::bootstrap_on(net, desk, &founder, list).await {
+            service.answer_as_founder(founder.clone(), list.to_vec());
+            match transport_http::bootstrap_on(net, service, &founder, list).await {
                 Ok(founded) => {
                     tracing::info!(cluster = %founded.cluster, "bootstrapped a cluster");
                     (founded.cluster, founded.membership)
                 }
                 Err(error) => {
-                    if !desk.has_told() {
+                    if !service.has_sent_incarnation() {
                         // No node counts on this one: it may found another cluster.
                         announced.forget_founders()?;
                     }

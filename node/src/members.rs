@@ -128,7 +128,7 @@ pub enum SetMembersError {
 /// A clone does the same.
 #[derive(Clone)]
 pub struct Admission {
-    desk: Arc<BootstrapService>,
+    service: Arc<BootstrapService>,
     clock: Arc<dyn Clock>,
 }
 
@@ -139,8 +139,8 @@ impl std::fmt::Debug for Admission {
 }
 
 impl Admission {
-    pub(crate) fn new(desk: Arc<BootstrapService>, clock: Arc<dyn Clock>) -> Self {
-        Admission { desk, clock }
+    pub(crate) fn new(service: Arc<BootstrapService>, clock: Arc<dyn Clock>) -> Self {
+        Admission { service, clock }
     }
 
     /// The change that leads from the membership in `status` to `members`. A node that is a member
@@ -187,7 +187,7 @@ impl Admission {
         listed: &Listed,
         incarnation: raft::Incarnation,
     ) -> Result<(), AdmitError> {
-        let why = match transport_http::identity_of(&self.desk, listed).await {
+        let why = match transport_http::identity_of(&self.service, listed).await {
             Ok(founder) if founder.incarnation() == incarnation => return Ok(()),
             Ok(_) => "it has another data directory".to_owned(),
             Err(AdmitError::Silent { why, .. }) => why,
@@ -202,7 +202,7 @@ impl Admission {
         let until_ns = now_ns.saturating_add(within_ns);
         let asked_until_ns = now_ns.saturating_add(CONFIRMED_WITHIN.as_nanos() as u64);
         loop {
-            match transport_http::identity_of(&self.desk, listed).await {
+            match transport_http::identity_of(&self.service, listed).await {
                 Ok(founder) => return Ok(founder.incarnation()),
                 Err(AdmitError::Silent { .. }) if self.clock.now().monotonic_ns < until_ns => {
                     self.clock.sleep(ASK_AGAIN).await;

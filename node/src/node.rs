@@ -186,7 +186,7 @@ impl<S: StateMachine> Node<S> {
     /// Prepares changes of the membership for a program that sends them itself, see
     /// [`Handle::set_members`].
     pub fn admission(&self) -> Admission {
-        Admission::new(self.peers.desk().clone(), self.clock())
+        Admission::new(self.peers.bootstrap_service().clone(), self.clock())
     }
 
     /// The leader, if this node knows one.

@@ -49,7 +49,11 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let founder = starting.introduce(member.who());
     starting.warn_of_other_members(member.membership());
     starting.warn_of_other_address(member.membership());
-    peers.desk().belong(founder.clone(), cluster, member.base_membership().clone());
+    peers.bootstrap_service().answer_as_member(
+        founder.clone(),
+        cluster,
+        member.base_membership().clone(),
+    );
     let (member, snapshots) = starting.check_base(member, disk).await?;
 
     let config = builder.driver_config(id);
@@ -84,11 +88,11 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     peers.open(&transport);
     // Other nodes are told the present members, and not those of the start. A node that joined by
     // a membership that is not committed could be in none later, and nobody would tell it.
-    let (desk, mut changes) = (peers.desk().clone(), handle.changes());
+    let (service, mut changes) = (peers.bootstrap_service().clone(), handle.changes());
     core.runtime().spawn(async move {
         while let Some(view) = changes.next().await {
             if view.is_committed {
-                desk.belong(founder.clone(), cluster, view.membership);
+                service.answer_as_member(founder.clone(), cluster, view.membership);
             }
         }
     });
@@ -200,7 +204,7 @@ impl<S: StateMachine> Starting<'_, S> {
         }
         let refused = || StartError::NoState { directory: self.data_dir.clone() };
         let how = self.builder.begin.ok_or_else(refused)?;
-        let (net, desk) = (TokioNet::current(), self.peers.desk());
+        let (net, service) = (TokioNet::current(), self.peers.bootstrap_service());
         let list = &self.builder.members;
         if how == Begin::Join {
             if list.iter().all(|listed| listed.node == self.id) {
@@ -210,7 +214,7 @@ impl<S: StateMachine> Starting<'_, S> {
                 notify();
             }
         }
-        let begun = bootstrap::begin(&net, desk, unclaimed, &self.own, list, how).await;
+        let begun = bootstrap::begin(&net, service, unclaimed, &self.own, list, how).await;
         begun.map_err(|error| match error {
             BeginError::Claim(error) => self.claim_error(error),
             BeginError::Bootstrap(error) => error.into(),

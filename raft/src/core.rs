@@ -266,8 +266,8 @@ impl Core {
     }
 
     /// Takes over the log time from a leader's message.
-    pub fn hear_time(&mut self, time: LogTime) {
-        self.clock.hear(time, self.now);
+    pub fn observe_time(&mut self, time: LogTime) {
+        self.clock.observe(time, self.now);
     }
 
     /// This node's log clock, for a vote reply.
@@ -279,7 +279,7 @@ impl Core {
     pub fn start_time(&mut self, readings: &BTreeMap<NodeId, Reading>) {
         let start =
             log_time::start(self.log.membership(), readings, self.log.last_time(), self.now);
-        self.clock.hear(start, self.now);
+        self.clock.observe(start, self.now);
     }
 
     /// The first invariant that does not hold, if any. Checked after every event in debug builds.

@@ -68,7 +68,7 @@ impl Follower {
 
     /// Whether a message of the leader arrived within the shortest election timeout. Then no quorum
     /// that includes this node can have elected another leader since (§4.2.3).
-    pub fn hears_a_leader(&self, core: &Core) -> bool {
+    pub fn has_live_leader(&self, core: &Core) -> bool {
         self.leader.is_some() && self.elapsed < core.config.election_ticks
     }
 
@@ -114,8 +114,8 @@ impl Follower {
     pub fn step(&mut self, core: &mut Core, message: Message) -> Next {
         match message.body {
             Body::Append { prev, entries, commit, round, time } => {
-                if self.hear(core, message.from, message.incarnation) {
-                    core.hear_time(time);
+                if self.accept_leader(core, message.from, message.incarnation) {
+                    core.observe_time(time);
                     self.append(core, prev, entries, commit, round);
                 }
             }
@@ -149,7 +149,12 @@ impl Follower {
     }
 
     /// Records a message from `leader`. Returns false if it cannot be the leader of this term.
-    pub fn hear(&mut self, core: &mut Core, leader: NodeId, incarnation: Incarnation) -> bool {
+    pub fn accept_leader(
+        &mut self,
+        core: &mut Core,
+        leader: NodeId,
+        incarnation: Incarnation,
+    ) -> bool {
         if self.leader.is_some() && !self.follows(leader, incarnation) {
             core.counters.invalid_messages += 1;
             return false;

@@ -145,7 +145,7 @@ impl Leader {
         }
         // Followers learn the commit index from the next entries. If none are due, send it now.
         for progress in self.progress.values_mut() {
-            if progress.told_commit < core.commit && progress.state == State::Replicate {
+            if progress.sent_commit < core.commit && progress.state == State::Replicate {
                 progress.commit_due = true;
             }
         }
@@ -407,7 +407,7 @@ impl Leader {
         self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(cost_bytes);
         core.commit_to(reached);
         for progress in self.progress.values_mut() {
-            let waits = progress.told_commit < progress.forwarded && progress.forwarded <= reached;
+            let waits = progress.sent_commit < progress.forwarded && progress.forwarded <= reached;
             progress.commit_due |= waits && progress.state == State::Replicate;
         }
     }
@@ -660,7 +660,7 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
     }
     progress.heartbeat_due = false;
     progress.commit_due = false;
-    progress.told_commit = core.commit;
+    progress.sent_commit = core.commit;
     let time = core.log_time();
     Some(Body::Append { prev, entries, commit: core.commit, round, time })
 }

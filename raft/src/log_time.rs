@@ -62,7 +62,7 @@ impl LogClock {
 
     /// Takes over a leader's log time (perhaps this node's own), unless this node already knows a
     /// later one. Messages take time to arrive.
-    pub fn hear(&mut self, time: LogTime, now: Now) {
+    pub fn observe(&mut self, time: LogTime, now: Now) {
         if is_plausible(time, now) && self.time(now).is_none_or(|known| known < time) {
             self.known = Some((time, now.monotonic_ns));
         }
@@ -111,23 +111,23 @@ mod tests {
     fn a_node_runs_the_time_it_has_heard_on_by_its_monotonic_clock() {
         let mut clock = LogClock::default();
         assert_eq!((clock.time(at(5)), clock.reading(at(5))), (None, Wall(LogTime(777))));
-        clock.hear(LogTime(1_000), at(10));
+        clock.observe(LogTime(1_000), at(10));
         assert_eq!(clock.reading(at(60_010)), Running(LogTime(61_000)));
-        clock.hear(LogTime(60_900), at(60_010));
+        clock.observe(LogTime(60_900), at(60_010));
         assert_eq!(
             clock.time(at(60_020)),
             Some(LogTime(61_010)),
             "a late message sets nothing back"
         );
-        clock.hear(LogTime(62_000), at(60_020));
+        clock.observe(LogTime(62_000), at(60_020));
         assert_eq!(clock.time(at(60_021)), Some(LogTime(62_001)));
     }
 
     #[test]
     fn a_time_that_no_clock_can_show_is_not_taken_over() {
         let mut clock = LogClock::default();
-        clock.hear(LogTime(1_000), at(10));
-        clock.hear(LogTime(NUMBER_MAX - 5), at(20));
+        clock.observe(LogTime(1_000), at(10));
+        clock.observe(LogTime(NUMBER_MAX - 5), at(20));
         assert_eq!(clock.time(at(20)), Some(LogTime(1_010)));
         // A clock at the end of its range stays in it.
         clock.known = Some((LogTime(NUMBER_MAX - 5), 0));

@@ -121,7 +121,7 @@ impl Node {
         }
         // Requests for votes are ignored while the leader is live (§4.2.3). This precedes any
         // change of term.
-        if asks_to_disturb(&message.body) && (self.hears_a_leader() || self.core.promise.holds()) {
+        if asks_to_disturb(&message.body) && (self.has_live_leader() || self.core.promise.holds()) {
             return;
         }
         // A leader of a later membership has to be followed (§4.1), although this node does not
@@ -384,7 +384,7 @@ impl Node {
             self.yield_to(from);
         }
         if let Role::Follower(follower) = &mut self.role
-            && (!is_current || follower.hear(&mut self.core, from, done.offer.incarnation))
+            && (!is_current || follower.accept_leader(&mut self.core, from, done.offer.incarnation))
         {
             follower.install(&mut self.core, done.offer.snapshot);
         }
@@ -496,9 +496,9 @@ impl Node {
 
     // Roles.
 
-    fn hears_a_leader(&self) -> bool {
+    fn has_live_leader(&self) -> bool {
         match &self.role {
-            Role::Follower(follower) => follower.hears_a_leader(&self.core),
+            Role::Follower(follower) => follower.has_live_leader(&self.core),
             Role::Candidate(_) => false,
             // A leader that has lost its quorum steps down within an election timeout.
             Role::Leader(_) => true,
@@ -509,7 +509,7 @@ impl Node {
     /// members, while another node leads. It is counted.
     fn refuses_stranger(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
         let refuses = self.core.is_stranger(from, incarnation)
-            && self.hears_a_leader()
+            && self.has_live_leader()
             && !self.follows(from, incarnation);
         self.core.counters.strangers += u64::from(refuses);
         refuses

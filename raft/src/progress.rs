@@ -51,7 +51,7 @@ pub(crate) struct Progress {
     /// index as soon as the entry is committed.
     pub forwarded: Index,
     /// The commit index that was last sent to the peer.
-    pub told_commit: Index,
+    pub sent_commit: Index,
     /// The appends with entries that are in flight.
     pub inflight: Inflight,
     /// The peer's priority, as of its latest reply; 0 while it could not lead, or has lately failed
@@ -117,7 +117,7 @@ impl Progress {
             heartbeat_due: false,
             commit_due: false,
             forwarded: Index(0),
-            told_commit: Index(0),
+            sent_commit: Index(0),
             inflight: Inflight::default(),
             priority: 0,
             preferred_ticks: 0,

@@ -81,6 +81,7 @@ pub struct Readme;
 pub use checks::Check;
 pub use clients::{Client, Objection};
 pub use describe::{Describe, Plain};
+pub use erased::{Erased, ErasedFrozen, ErasedMachine};
 pub use failure::Failed;
 pub use kit::{Passed, Simulation, SimulationError};
 pub use log::{OpenStore, Opened};

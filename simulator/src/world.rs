@@ -20,7 +20,7 @@ mod steps;
 use crate::checks::Check;
 use crate::contact::Contact;
 use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
-use crate::erased::{Erased, Machine};
+use crate::erased::{Erased, ErasedMachine};
 use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
 use crate::joint::JointChanges;
 use crate::leases::Leases;
@@ -112,18 +112,18 @@ pub struct Run {
 
 pub(crate) struct World<'a> {
     plan: &'a Plan,
-    workload: &'a mut dyn Workload<Machine = Machine>,
+    workload: &'a mut dyn Workload<Machine = ErasedMachine>,
     now_us: u64,
     events: u64,
     trace: u64,
     queue: Queue<Event>,
-    hosts: Vec<Host<Machine>>,
+    hosts: Vec<Host<ErasedMachine>>,
     network: Network,
     disks: Vec<Stream>,
     machines: Vec<Stream>,
     clients: Vec<Client>,
     operations: Vec<Operation_>,
-    observer: Observer<Machine>,
+    observer: Observer<ErasedMachine>,
     contact: Contact,
     leases: Leases,
     pauses: Pauses,
@@ -176,7 +176,7 @@ fn session_limits(swarm: &Swarm) -> SessionLimits {
 impl<'a> World<'a> {
     fn new(
         plan: &'a Plan,
-        workload: &'a mut dyn Workload<Machine = Machine>,
+        workload: &'a mut dyn Workload<Machine = ErasedMachine>,
         record: bool,
     ) -> Self {
         let seed = plan.seed;
@@ -330,7 +330,7 @@ impl<'a> World<'a> {
     fn on(
         &mut self,
         node: usize,
-        act: impl FnOnce(&mut node::Running<Machine>),
+        act: impl FnOnce(&mut node::Running<ErasedMachine>),
     ) -> Result<(), Violation> {
         if let Some(running) = &mut self.hosts[node].up {
             act(running);

@@ -63,21 +63,21 @@ pub struct Bootstrapped {
 }
 
 /// Bootstraps a cluster: asks all founders for their identity until all have answered. `list`
-/// contains all founders, `own` included; `desk` answers the founders that ask this node. If a
+/// contains all founders, `own` included; `service` answers the founders that ask this node. If a
 /// founder is a member of a cluster already, returns that cluster. Waits without a limit: only a
 /// rejection ends it with an error.
 pub async fn bootstrap(
-    desk: &BootstrapService,
+    service: &BootstrapService,
     own: &Founder,
     list: &[Listed],
 ) -> Result<Bootstrapped, BootstrapError> {
-    bootstrap_on(&TokioNet::current(), desk, own, list).await
+    bootstrap_on(&TokioNet::current(), service, own, list).await
 }
 
 /// Like [`bootstrap`], with a given [`Net`].
 pub async fn bootstrap_on<N: Net>(
     net: &N,
-    desk: &BootstrapService,
+    service: &BootstrapService,
     own: &Founder,
     list: &[Listed],
 ) -> Result<Bootstrapped, BootstrapError> {
@@ -97,8 +97,8 @@ pub async fn bootstrap_on<N: Net>(
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
                 asked => {
-                    wait_for_list(net, desk, &peer, &asked).await;
-                    return Err(asking.refused(desk, peer, asked));
+                    wait_for_list(net, service, &peer, &asked).await;
+                    return Err(asking.refused(service, peer, asked));
                 }
             }
         }
@@ -121,13 +121,13 @@ pub async fn bootstrap_on<N: Net>(
 /// Waits a moment for the question of a founder with another list, because it carries that list. So
 /// both founders can report both lists, whichever of them started first. The other founder is
 /// answered meanwhile.
-async fn wait_for_list<N: Net>(net: &N, desk: &BootstrapService, peer: &Listed, asked: &Asked) {
+async fn wait_for_list<N: Net>(net: &N, service: &BootstrapService, peer: &Listed, asked: &Asked) {
     let shows = match asked {
         Asked::Answer(Answer::Other(difference)) => !difference.of_members(),
         _ => false,
     };
     let until = net.now() + SHOWN_WITHIN;
-    while shows && desk.other_list_of(peer.node).is_none() && net.now() < until {
+    while shows && service.other_list_of(peer.node).is_none() && net.now() < until {
         net.sleep(ASK_AGAIN).await;
     }
     if shows {
@@ -136,25 +136,25 @@ async fn wait_for_list<N: Net>(net: &N, desk: &BootstrapService, peer: &Listed, 
 }
 
 /// Waits until this node was added to the cluster of the nodes on `list`, and returns that cluster
-/// with its membership. `desk` tells the identity of this node to a member that adds it. Waits
+/// with its membership. `service` tells the identity of this node to a member that adds it. Waits
 /// without a limit. A node whose id is a member with another data directory is rejected, and one
 /// that was removed meanwhile.
 pub async fn join(
-    desk: &BootstrapService,
+    service: &BootstrapService,
     own: &Founder,
     list: &[Listed],
 ) -> Result<Bootstrapped, BootstrapError> {
-    join_on(&TokioNet::current(), desk, own, list).await
+    join_on(&TokioNet::current(), service, own, list).await
 }
 
 /// Like [`join`], with a given [`Net`].
 pub async fn join_on<N: Net>(
     net: &N,
-    desk: &BootstrapService,
+    service: &BootstrapService,
     own: &Founder,
     list: &[Listed],
 ) -> Result<Bootstrapped, BootstrapError> {
-    desk.wait(own.clone(), list.to_vec());
+    service.answer_as_joiner(own.clone(), list.to_vec());
     let asking = Asking::new(net, own, list, Purpose::Join(None));
     let mut wiped_since = None;
     loop {
@@ -162,23 +162,23 @@ pub async fn join_on<N: Net>(
         let mut wiped = None;
         let mut is_unknown = false;
         // The nodes on the list may have left the cluster. The member that adds this node has not.
-        let mut others: Vec<Listed> = list.iter().cloned().chain(desk.admitters()).collect();
+        let mut others: Vec<Listed> = list.iter().cloned().chain(service.admitters()).collect();
         others.retain(|listed| listed.node != own.node);
         others.sort();
         others.dedup();
-        for (peer, asked) in asking.round_for(&others, Purpose::Join(desk.offer())).await {
+        for (peer, asked) in asking.round_for(&others, Purpose::Join(service.offer())).await {
             match asked {
                 Asked::Answer(Answer::Member(cluster, membership)) => {
                     return Ok(Bootstrapped { cluster, membership });
                 }
                 Asked::Answer(Answer::Ours(cluster)) => {
                     is_unknown = true;
-                    desk.confirm(cluster);
+                    service.confirm(cluster);
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
                 Asked::Wiped => wiped = Some(peer),
                 Asked::OtherVersion(_) | Asked::Answer(Answer::Removed) => {
-                    return Err(asking.refused(desk, peer, asked));
+                    return Err(asking.refused(service, peer, asked));
                 }
                 Asked::Misdirected => silent.push((peer, "another node answers there".to_owned())),
                 Asked::Refused | Asked::Answer(_) => {
@@ -192,7 +192,7 @@ pub async fn join_on<N: Net>(
             Some(peer) => {
                 let since = *wiped_since.get_or_insert_with(|| net.now());
                 if net.now().duration_since(since) >= WIPED_FOR {
-                    return Err(asking.refused(desk, peer, Asked::Wiped));
+                    return Err(asking.refused(service, peer, Asked::Wiped));
                 }
             }
             None => wiped_since = None,

@@ -49,7 +49,7 @@ pub struct PeerServer<N: Net = TokioNet> {
 /// The state that the connections of a listener share.
 struct Listener<N> {
     net: N,
-    desk: Arc<BootstrapService>,
+    service: Arc<BootstrapService>,
     transport: OnceLock<Arc<Shared<N>>>,
     places: Places,
     reported: Mutex<Repeats>,
@@ -78,7 +78,7 @@ impl<N: Net> PeerServer<N> {
         let local_addr = net.local_addr(&socket)?;
         let listener = Arc::new(Listener {
             net: net.clone(),
-            desk: Arc::new(BootstrapService::new()),
+            service: Arc::new(BootstrapService::new()),
             transport: OnceLock::new(),
             places: Places::new(connections_max),
             reported: Mutex::default(),
@@ -93,8 +93,8 @@ impl<N: Net> PeerServer<N> {
     }
 
     /// Answers the bootstrap requests that arrive here.
-    pub fn desk(&self) -> &Arc<BootstrapService> {
-        &self.listener.desk
+    pub fn bootstrap_service(&self) -> &Arc<BootstrapService> {
+        &self.listener.service
     }
 
     /// Accepts streams and snapshots for `transport` from now on. Has no effect after the first
@@ -206,7 +206,7 @@ async fn answer<N: Net>(
     let route = (request.method().clone(), request.uri().path().to_owned());
     match (&route.0, route.1.as_str(), shared) {
         (&Method::POST, bootstrap::PATH, _) => {
-            answer_founder(request, &listener.net, &listener.desk).await
+            answer_founder(request, &listener.net, &listener.service).await
         }
         (&Method::POST, "/raft/v1/stream", Some(shared)) => {
             let answer = stream(request, from, place, &listener, shared.clone()).await;
@@ -260,12 +260,12 @@ fn text(status: StatusCode, why: impl Into<Bytes>) -> Answer {
 async fn answer_founder<N: Net>(
     request: Request<Incoming>,
     net: &N,
-    desk: &BootstrapService,
+    service: &BootstrapService,
 ) -> Answer {
     let question = Limited::new(request.into_body(), QUESTION_BYTES_MAX).collect();
     match timeout(net, HELLO_TIMEOUT, question).await {
         Ok(Ok(question)) => {
-            let (status, body) = desk.answer(&question.to_bytes());
+            let (status, body) = service.answer(&question.to_bytes());
             text(status, body)
         }
         Ok(Err(_)) => text(StatusCode::FORBIDDEN, ""),

@@ -415,7 +415,7 @@ fn queues(queues_max: u32) -> driver::Limits {
         limits.calls_max = max;
         limits.machine_calls_max = max;
         limits.snapshot_orders_max = max;
-        limits.reads_max = max;
+        limits.reads_waiting_max = max;
         limits.proposals_max = max;
         limits.waiters_max = max;
     }

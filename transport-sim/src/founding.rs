@@ -210,7 +210,7 @@ impl<A: App> Cluster<A> {
                 Err(error) => return drop(tell.send(Ended::NotOpened(error))),
                 Ok((Directory::Member(member), _)) => Ok(member),
                 Ok((Directory::Unclaimed(unclaimed), _)) => {
-                    begin(&net, server.desk(), unclaimed, &own, &list, how).await
+                    begin(&net, server.bootstrap_service(), unclaimed, &own, &list, how).await
                 }
             };
             let member = match member {
@@ -224,7 +224,11 @@ impl<A: App> Cluster<A> {
             };
             let Listed { peer_address, client_address, .. } = own;
             let founder = Founder::new(joined.who, peer_address, client_address);
-            server.desk().belong(founder, joined.cluster, joined.membership.clone());
+            server.bootstrap_service().answer_as_member(
+                founder,
+                joined.cluster,
+                joined.membership.clone(),
+            );
             drop(member);
             let _ = tell.send(Ended::Joined(joined));
             // Other founders may still send requests.

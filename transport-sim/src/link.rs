@@ -116,14 +116,18 @@ impl<A: App> SimTransport<A> {
             let bound = PeerServer::bind_on(net, peer_address(node), PEER_CONNECTIONS_MAX).await;
             let server = bound.expect("the life before this one is over");
             // A wiped node sends its requests here: see `founding.rs`.
-            server.desk().belong(founder.clone(), cluster, membership);
+            server.bootstrap_service().answer_as_member(founder.clone(), cluster, membership);
             if let Some((_, http)) = &transport.http {
                 server.open(http);
             }
             drop(transport);
             let mut changes = handle.changes();
             while let Some(view) = changes.next().await {
-                server.desk().belong(founder.clone(), cluster, view.membership);
+                server.bootstrap_service().answer_as_member(
+                    founder.clone(),
+                    cluster,
+                    view.membership,
+                );
             }
         });
     }

@@ -9,7 +9,7 @@ use raft::NodeId;
 use simulator::Violation;
 use simulator::random::{Purpose, Stream};
 use simulator::timeline::{Ended, shown};
-use simulator::{Answered, Outcome, Request, Workload};
+use simulator::{Answered, Erased, ErasedMachine, Outcome, Request, Workload};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A workload whose clients call a node's [`driver::Handle`].
@@ -22,9 +22,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// assert_eq!(run.violation, None);
 /// assert!(run.messages > 0);
 /// ```
-pub struct Calls<W> {
-    workload: Mutex<W>,
+pub struct Calls {
+    workload: Mutex<AnyWorkload>,
 }
+
+/// Whole nodes take minutes to compile, so they are not compiled for each workload.
+type AnyWorkload = Box<dyn Workload<Machine = ErasedMachine> + Send>;
 
 /// The answer of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,23 +43,23 @@ pub enum Reply {
     Unknown,
 }
 
-impl<W: Workload> Calls<W> {
+impl Calls {
     /// Wraps a workload for [`simulate`](crate::simulate).
-    pub fn new(workload: W) -> Self {
-        Calls { workload: Mutex::new(workload) }
+    pub fn new(workload: impl Workload + Send + 'static) -> Self {
+        Calls { workload: Mutex::new(Box::new(Erased(workload))) }
     }
 
-    fn workload(&self) -> MutexGuard<'_, W> {
+    fn workload(&self) -> MutexGuard<'_, AnyWorkload> {
         self.workload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<W: Workload + Send + 'static> App for Calls<W> {
-    type Machine = W::Machine;
+impl App for Calls {
+    type Machine = ErasedMachine;
     type Request = Request;
     type Response = Reply;
 
-    fn boot(&self) -> (W::Machine, Boot<Self>) {
+    fn boot(&self) -> (ErasedMachine, Boot<Self>) {
         let boot = |node: Started<Self>| -> Service<Request, Reply> {
             Arc::new(move |request| {
                 let handle = node.handle.clone();
@@ -142,7 +145,7 @@ impl<W: Workload + Send + 'static> App for Calls<W> {
         })
     }
 
-    fn invariant(&self, machine: &W::Machine) -> Result<(), String> {
+    fn invariant(&self, machine: &ErasedMachine) -> Result<(), String> {
         self.workload().invariant(machine)
     }
 

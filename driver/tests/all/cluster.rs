@@ -211,7 +211,7 @@ async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
     let (network, disks) = (Network::default(), disks());
     // One of three nodes has no leader, so every accepted call waits.
     let node = start(&network, &disks[0], 1, NODES, |config| {
-        config.limits.reads_max = 1;
+        config.limits.reads_waiting_max = 1;
         config.limits.waiters_max = 1;
     });
     let read = |timeout| node.read_within(Bytes::new(), ReadMode::Linearizable, timeout);

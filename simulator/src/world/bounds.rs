@@ -53,7 +53,7 @@ impl World<'_> {
     pub(super) fn log_bounds(
         &self,
         id: usize,
-        running: &Running<Machine>,
+        running: &Running<ErasedMachine>,
     ) -> Result<(), Violation> {
         let (host, swarm) = (&self.hosts[id], &self.plan.swarm);
         let segment_bytes = u64::from(swarm.segment_bytes).max(1);

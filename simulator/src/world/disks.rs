@@ -11,7 +11,7 @@ impl World<'_> {
             return Ok(());
         }
         let now = self.now(node);
-        let is_outstanding = |up: &node::Running<Machine>| up.write.is_some();
+        let is_outstanding = |up: &node::Running<ErasedMachine>| up.write.is_some();
         if self.hosts[node].up.as_ref().is_some_and(is_outstanding) && self.rots_within_write(node)
         {
             return Ok(());

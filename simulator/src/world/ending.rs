@@ -12,18 +12,18 @@ use driver::{Replica, StateMachine};
 const QUERIES_MAX: usize = 64;
 
 impl Ending for World<'_> {
-    type Machine = Machine;
+    type Machine = ErasedMachine;
 
     fn plan(&self) -> &Plan {
         self.plan
     }
 
-    fn observer(&self) -> &Observer<Machine> {
+    fn observer(&self) -> &Observer<ErasedMachine> {
         &self.observer
     }
 
     fn nodes(&self) -> Vec<Seen> {
-        let up = |running: &node::Running<Machine>| Up {
+        let up = |running: &node::Running<ErasedMachine>| Up {
             serves: running.node.status().serving,
             has_lost: running.node.hard_state().lost.is_some(),
             applied: running.machine_at,
@@ -192,7 +192,7 @@ impl World<'_> {
         self.differed_until == Index(0) || self.right_copies_decide(self.differed_until)
     }
 
-    pub(super) fn healthy(&self) -> impl Iterator<Item = (usize, &node::Running<Machine>)> {
+    pub(super) fn healthy(&self) -> impl Iterator<Item = (usize, &node::Running<ErasedMachine>)> {
         self.hosts
             .iter()
             .enumerate()
@@ -209,7 +209,7 @@ impl World<'_> {
         let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
         // A leader whose disk is full may keep leading as long as its writes need no space.
         let full_leads = self.hosts.iter().any(|host| {
-            let leads = |running: &node::Running<Machine>| running.node.status().serving;
+            let leads = |running: &node::Running<ErasedMachine>| running.node.status().serving;
             host.gone && host.full && host.up.as_ref().is_some_and(leads)
         });
         if self.now_us >= until_us && (full_leads || !can_be_told) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 impl World<'_> {
     /// The commands that led to a violation which a state machine may have caused by itself.
     pub(super) fn steps_to(&self, violation: &Violation) -> Vec<Step> {
-        let holds = |machine: &Machine| self.workload.invariant(machine);
+        let holds = |machine: &ErasedMachine| self.workload.invariant(machine);
         let wrong = match violation.check {
             _ if !self.timeline.is_on() => return Vec::new(),
             Check::InvariantOfTheStateMachine => Wrong::State(&holds),

@@ -98,18 +98,23 @@ pub enum AdmitError {
     Starting,
 }
 
-/// Asks the node with this entry for its identity, once. `desk` is that of a running node.
-pub async fn identity_of(desk: &BootstrapService, listed: &Listed) -> Result<Founder, AdmitError> {
-    identity_of_on(&TokioNet::current(), desk, listed).await
+/// Asks the node with this entry for its identity, once. `service` is that of a running node.
+pub async fn identity_of(
+    service: &BootstrapService,
+    listed: &Listed,
+) -> Result<Founder, AdmitError> {
+    identity_of_on(&TokioNet::current(), service, listed).await
 }
 
 /// Like [`identity_of`], with a given [`Net`].
 pub async fn identity_of_on<N: Net>(
     net: &N,
-    desk: &BootstrapService,
+    service: &BootstrapService,
     listed: &Listed,
 ) -> Result<Founder, AdmitError> {
-    let Some((own, Some(cluster), members)) = desk.own() else { return Err(AdmitError::Starting) };
+    let Some((own, Some(cluster), members)) = service.own() else {
+        return Err(AdmitError::Starting);
+    };
     let (node, address) = (listed.node, listed.peer_address.clone());
     let purpose = Purpose::Admit(cluster);
     let list = std::iter::once(listed.clone()).chain(members).collect();

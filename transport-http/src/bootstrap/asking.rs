@@ -60,7 +60,7 @@ impl<'a, N: Net> Asking<'a, N> {
 
     pub(super) fn refused(
         &self,
-        desk: &BootstrapService,
+        service: &BootstrapService,
         peer: Listed,
         asked: Asked,
     ) -> BootstrapError {
@@ -71,7 +71,7 @@ impl<'a, N: Net> Asking<'a, N> {
             Asked::Wiped => BootstrapError::Wiped { node, peer, peer_address },
             Asked::OtherVersion(why) => BootstrapError::OtherVersion { peer, peer_address, why },
             Asked::Answer(Answer::Other(difference)) => {
-                let theirs = match desk.other_list_of(peer) {
+                let theirs = match service.other_list_of(peer) {
                     Some(list) => Lists(&list).to_string(),
                     None => difference.describe(self.list),
                 };
@@ -80,7 +80,7 @@ impl<'a, N: Net> Asking<'a, N> {
                     false => BootstrapError::OtherList { peer, peer_address, ours, theirs },
                 }
             }
-            Asked::Refused => match desk.other_list_of(peer) {
+            Asked::Refused => match service.other_list_of(peer) {
                 Some(list) => self.other_list(peer, Lists(&list).to_string()),
                 None => BootstrapError::NotAFounder { peer, peer_address, ours },
             },

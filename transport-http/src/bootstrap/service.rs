@@ -24,7 +24,7 @@ pub struct BootstrapService(Mutex<State>);
 struct State {
     own: Option<Own>,
     /// Whether this node's incarnation was sent to a founder.
-    has_told: bool,
+    has_sent_incarnation: bool,
     /// The lists of the founders whose list differs from this node's. At most one for each entry of
     /// this node's list.
     others: BTreeMap<NodeId, Vec<Listed>>,
@@ -63,27 +63,27 @@ enum Stage {
 }
 
 impl BootstrapService {
-    /// A desk without an identity. It answers questions with status 503 until
-    /// [`BootstrapService::sit`] or [`BootstrapService::belong`] is called.
+    /// A service without an identity. It answers questions with status 503 until
+    /// [`BootstrapService::answer_as_founder`] or [`BootstrapService::answer_as_member`] is called.
     pub fn new() -> Self {
         BootstrapService::default()
     }
 
     /// Starts to answer as a founder of a cluster of all nodes on `list`, which includes this node.
     /// The incarnation in `founder` is durable already (see [`Founder`]).
-    pub fn sit(&self, founder: Founder, list: Vec<Listed>) {
+    pub fn answer_as_founder(&self, founder: Founder, list: Vec<Listed>) {
         self.enter(founder, sorted(list), Stage::Founds);
     }
 
     /// Starts to answer as a node that waits to be added to a cluster. A member of it may ask for
     /// the identity of this node. The incarnation in `founder` is durable already.
-    pub fn wait(&self, founder: Founder, list: Vec<Listed>) {
+    pub fn answer_as_joiner(&self, founder: Founder, list: Vec<Listed>) {
         self.enter(founder, sorted(list), Stage::Waits);
     }
 
     /// Starts to answer as a node of `cluster` with this membership. Call it again for each later
     /// membership.
-    pub fn belong(&self, founder: Founder, cluster: ClusterId, membership: Membership) {
+    pub fn answer_as_member(&self, founder: Founder, cluster: ClusterId, membership: Membership) {
         let list = listed(&membership);
         self.enter(founder, list, Stage::Belongs(cluster, membership));
     }
@@ -104,8 +104,8 @@ impl BootstrapService {
 
     /// Whether this node's incarnation was sent to a founder. If so, this node may be part of a
     /// cluster already.
-    pub fn has_told(&self) -> bool {
-        self.lock().has_told
+    pub fn has_sent_incarnation(&self) -> bool {
+        self.lock().has_sent_incarnation
     }
 
     /// Returns the status and the body of the response to an encoded question.
@@ -171,7 +171,7 @@ impl BootstrapService {
                 if !own.list.contains(&question.from.listed()) {
                     return (StatusCode::FORBIDDEN, Vec::new());
                 }
-                state.has_told = true;
+                state.has_sent_incarnation = true;
                 (StatusCode::OK, seal(&Answer::Founder(own.founder)))
             }
         }
@@ -348,69 +348,69 @@ mod tests {
     }
 
     fn asked(
-        desk: &BootstrapService,
+        service: &BootstrapService,
         from: Founder,
         nodes: &[u64],
         purpose: Purpose,
     ) -> (u16, Option<Answer>) {
         let question = Question { from, to: NodeId(0), list: list(nodes), purpose };
-        let (status, body) = desk.answer(&seal(&question));
+        let (status, body) = service.answer(&seal(&question));
         (status.as_u16(), open(&body).ok())
     }
 
-    fn sitting(nodes: &[u64]) -> BootstrapService {
-        let desk = BootstrapService::new();
-        desk.sit(founder(0), list(nodes));
-        desk
+    fn founding(nodes: &[u64]) -> BootstrapService {
+        let service = BootstrapService::new();
+        service.answer_as_founder(founder(0), list(nodes));
+        service
     }
 
     #[test]
     fn a_founder_with_the_same_list_is_answered_whatever_its_order() {
-        let desk = sitting(&[0, 1, 2]);
-        assert!(!desk.has_told());
-        let answer = asked(&desk, founder(1), &[2, 1, 0], Bootstrap);
+        let service = founding(&[0, 1, 2]);
+        assert!(!service.has_sent_incarnation());
+        let answer = asked(&service, founder(1), &[2, 1, 0], Bootstrap);
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
-        assert!(desk.has_told());
+        assert!(service.has_sent_incarnation());
     }
 
     #[test]
     fn nobody_else_is_told_anything() {
-        let desk = sitting(&[0, 1, 2]);
+        let service = founding(&[0, 1, 2]);
         // Senders that are not on the list, lists without this node's entry, and an empty list.
         for (from, nodes) in [(9, &[0, 1, 2][..]), (9, &[9]), (1, &[1, 2]), (2, &[])] {
-            let (status, answer) = asked(&desk, founder(from), nodes, Bootstrap);
+            let (status, answer) = asked(&service, founder(from), nodes, Bootstrap);
             assert_eq!((status, answer), (403, None), "{from} {nodes:?}");
         }
         let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
-        assert_eq!(asked(&desk, elsewhere, &[0, 1, 2], Bootstrap), (403, None));
+        assert_eq!(asked(&service, elsewhere, &[0, 1, 2], Bootstrap), (403, None));
         for junk in [&b""[..], b"hello", b"raft", b"raft\x05\x00"] {
-            assert_eq!(desk.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
+            assert_eq!(service.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
         }
-        assert!(!desk.has_told());
+        assert!(!service.has_sent_incarnation());
     }
 
     #[test]
     fn a_founder_that_knows_this_one_learns_which_of_its_entries_are_right() {
-        let desk = sitting(&[0, 1]);
-        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], Bootstrap);
+        let service = founding(&[0, 1]);
+        let (status, answer) = asked(&service, founder(2), &[0, 1, 2], Bootstrap);
         let Some(Answer::Other(difference)) = answer else { panic!("{answer:?}") };
         assert_eq!(status, 403);
         let text = difference.describe(&list(&[0, 1, 2]));
         assert!(text.contains("0=client0:8080/peer0:9080,1=client1:8080/peer1:9080"), "{text}");
         assert!(text.contains("but not 2=client2:8080/peer2:9080"), "{text}");
-        assert_eq!(desk.other_list_of(NodeId(2)), None, "it is no founder here");
+        assert_eq!(service.other_list_of(NodeId(2)), None, "it is no founder here");
     }
 
     #[test]
     fn a_founder_that_has_another_list_is_remembered_with_it() {
-        let desk = sitting(&[0, 1, 2]);
-        asked(&desk, founder(1), &[1], Bootstrap);
-        assert_eq!(desk.other_list_of(NodeId(1)), Some(list(&[1])));
+        let service = founding(&[0, 1, 2]);
+        asked(&service, founder(1), &[1], Bootstrap);
+        assert_eq!(service.other_list_of(NodeId(1)), Some(list(&[1])));
     }
 
     #[test]
     fn a_member_tells_its_cluster_to_members_only() {
-        let desk = BootstrapService::new();
+        let service = BootstrapService::new();
         let members: BTreeMap<NodeId, Founder> =
             [0, 1].map(|node| (NodeId(node), founder(node))).into();
         let cluster = ClusterId(7);
@@ -420,60 +420,60 @@ mod tests {
             client_address: founder.client_address,
         };
         let members = members.into_iter().map(|(node, founder)| (node, member(founder)));
-        desk.belong(founder(0), cluster, Membership::of_voters(members.collect()));
-        let (status, answer) = asked(&desk, founder(1), &[0, 1], Bootstrap);
+        service.answer_as_member(founder(0), cluster, Membership::of_voters(members.collect()));
+        let (status, answer) = asked(&service, founder(1), &[0, 1], Bootstrap);
         assert!(status == 200 && matches!(answer, Some(Answer::Member(_, _))));
         let wiped = Founder { incarnation: Incarnation(1), ..founder(1) };
-        assert_eq!(asked(&desk, wiped.clone(), &[0, 1], Bootstrap), (409, None));
-        let (status, answer) = asked(&desk, founder(2), &[0, 1, 2], Bootstrap);
+        assert_eq!(asked(&service, wiped.clone(), &[0, 1], Bootstrap), (409, None));
+        let (status, answer) = asked(&service, founder(2), &[0, 1, 2], Bootstrap);
         assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
-        assert_eq!(asked(&desk, founder(2), &[2], Join(None)), (403, None), "not added yet");
-        assert_eq!(asked(&desk, wiped, &[0, 1], Join(None)), (409, None));
+        assert_eq!(asked(&service, founder(2), &[2], Join(None)), (403, None), "not added yet");
+        assert_eq!(asked(&service, wiped, &[0, 1], Join(None)), (409, None));
     }
 
     #[test]
     fn a_node_that_was_removed_before_it_joined_is_told_so() {
-        let desk = BootstrapService::new();
+        let service = BootstrapService::new();
         let mut membership = Membership::default();
         membership.removed.insert(NodeId(1), Incarnation(101));
-        desk.belong(founder(0), ClusterId(7), membership);
+        service.answer_as_member(founder(0), ClusterId(7), membership);
         for purpose in [Join(None), Join(Some(ClusterId(7))), Bootstrap] {
-            let answer = asked(&desk, founder(1), &[0, 1], purpose);
+            let answer = asked(&service, founder(1), &[0, 1], purpose);
             assert_eq!(answer, (403, Some(Answer::Removed)));
         }
         let with_a_new_directory = Founder { incarnation: Incarnation(5), ..founder(1) };
-        let (status, answer) = asked(&desk, with_a_new_directory, &[0, 1], Join(None));
+        let (status, answer) = asked(&service, with_a_new_directory, &[0, 1], Join(None));
         assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
     }
 
     #[test]
     fn a_node_that_waits_tells_its_identity_to_a_member_that_names_it_exactly() {
-        let desk = BootstrapService::new();
-        desk.wait(founder(0), list(&[0, 1]));
+        let service = BootstrapService::new();
+        service.answer_as_joiner(founder(0), list(&[0, 1]));
         let admits = Admit(ClusterId(7));
-        let answer = asked(&desk, founder(1), &[0, 1], admits);
+        let answer = asked(&service, founder(1), &[0, 1], admits);
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
-        assert_eq!(asked(&desk, founder(1), &[1], admits), (403, None), "another address");
-        assert_eq!(asked(&desk, founder(1), &[0, 1], Bootstrap).0, 403);
-        assert_eq!(asked(&desk, founder(1), &[0, 1], Join(None)).0, 403, "both wait");
-        assert!(!desk.has_told());
+        assert_eq!(asked(&service, founder(1), &[1], admits), (403, None), "another address");
+        assert_eq!(asked(&service, founder(1), &[0, 1], Bootstrap).0, 403);
+        assert_eq!(asked(&service, founder(1), &[0, 1], Join(None)).0, 403, "both wait");
+        assert!(!service.has_sent_incarnation());
 
-        desk.belong(founder(0), ClusterId(7), Membership::default());
-        let answer = asked(&desk, founder(1), &[0], admits);
+        service.answer_as_member(founder(0), ClusterId(7), Membership::default());
+        let answer = asked(&service, founder(1), &[0], admits);
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))), "it was never a member");
         let others = Admit(ClusterId(8));
-        assert_eq!(asked(&desk, founder(1), &[0], others), (403, None), "of another cluster");
+        assert_eq!(asked(&service, founder(1), &[0], others), (403, None), "of another cluster");
     }
 
     #[test]
     fn a_node_that_waits_is_added_only_to_the_cluster_of_the_nodes_that_it_names() {
-        let desk = BootstrapService::new();
-        desk.wait(founder(0), list(&[0, 1]));
+        let service = BootstrapService::new();
+        service.answer_as_joiner(founder(0), list(&[0, 1]));
         let (other, named) = (ClusterId(8), || Some(Answer::Elsewhere(list(&[1]))));
         // Nodes 5 and 6 are the members of another cluster.
-        assert_eq!(asked(&desk, founder(5), &[0, 5, 6], Admit(other)), (403, named()));
-        assert_eq!(desk.admitters(), [], "it is not asked for its membership");
-        assert_eq!(desk.offer(), Some(other), "it may be theirs under other addresses");
+        assert_eq!(asked(&service, founder(5), &[0, 5, 6], Admit(other)), (403, named()));
+        assert_eq!(service.admitters(), [], "it is not asked for its membership");
+        assert_eq!(service.offer(), Some(other), "it may be theirs under other addresses");
         // A member of that name lives elsewhere.
         let elsewhere = Listed { peer_address: "far:9080".to_owned(), ..founder(1).listed() };
         let question = Question {
@@ -482,34 +482,34 @@ mod tests {
             list: vec![founder(0).listed(), elsewhere],
             purpose: Admit(other),
         };
-        assert_eq!(open(&desk.answer(&seal(&question)).1).ok(), named());
-        desk.confirm(ClusterId(7));
-        assert_eq!(asked(&desk, founder(5), &[0, 5, 6], Admit(other)), (403, named()));
+        assert_eq!(open(&service.answer(&seal(&question)).1).ok(), named());
+        service.confirm(ClusterId(7));
+        assert_eq!(asked(&service, founder(5), &[0, 5, 6], Admit(other)), (403, named()));
         // Node 1 is a member of it and has said so.
-        desk.confirm(other);
-        assert_eq!(desk.offer(), None);
-        let answer = asked(&desk, founder(5), &[0, 5, 6], Admit(other));
+        service.confirm(other);
+        assert_eq!(service.offer(), None);
+        let answer = asked(&service, founder(5), &[0, 5, 6], Admit(other));
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
-        assert_eq!(desk.admitters(), list(&[5]));
+        assert_eq!(service.admitters(), list(&[5]));
     }
 
     #[test]
     fn a_member_says_whether_a_cluster_is_its_own_and_does_not_name_it() {
-        let desk = BootstrapService::new();
-        desk.belong(founder(0), ClusterId(7), Membership::default());
-        let ours = asked(&desk, founder(1), &[1], Join(Some(ClusterId(7))));
+        let service = BootstrapService::new();
+        service.answer_as_member(founder(0), ClusterId(7), Membership::default());
+        let ours = asked(&service, founder(1), &[1], Join(Some(ClusterId(7))));
         assert_eq!(ours, (200, Some(Answer::Ours(ClusterId(7)))));
-        assert_eq!(asked(&desk, founder(1), &[1], Join(Some(ClusterId(8)))), (403, None));
+        assert_eq!(asked(&service, founder(1), &[1], Join(Some(ClusterId(8)))), (403, None));
     }
 
     #[test]
     fn an_address_that_could_not_be_printed_is_refused_with_the_reason() {
-        let desk = BootstrapService::new();
-        desk.wait(founder(0), list(&[0, 1]));
+        let service = BootstrapService::new();
+        service.answer_as_joiner(founder(0), list(&[0, 1]));
         let ask = |from: Founder, list: Vec<Listed>| {
             let purpose = Admit(ClusterId(7));
             let (status, body) =
-                desk.answer(&seal(&Question { from, to: NodeId(0), list, purpose }));
+                service.answer(&seal(&Question { from, to: NodeId(0), list, purpose }));
             (status.as_u16(), String::from_utf8(body).unwrap_or_default())
         };
         let long = Founder { peer_address: format!("{}:80", "a".repeat(300)), ..founder(1) };
@@ -529,15 +529,15 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_in_a_question_is_refused() {
-        let desk = sitting(&[0, 1]);
+        let service = founding(&[0, 1]);
         let question =
             Question { from: founder(1), to: NodeId(0), list: list(&[0, 1]), purpose: Bootstrap };
         let intact = seal(&question);
         for at in 0..intact.len() {
             let mut bytes = intact.clone();
             bytes[at] ^= 0x10;
-            assert_ne!(desk.answer(&bytes).0, StatusCode::OK, "byte {at}");
+            assert_ne!(service.answer(&bytes).0, StatusCode::OK, "byte {at}");
         }
-        assert_eq!(desk.answer(&intact).0, StatusCode::OK);
+        assert_eq!(service.answer(&intact).0, StatusCode::OK);
     }
 }

@@ -167,23 +167,28 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
         (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
     let all = list(&founders);
     for (server, founder) in servers.iter().zip(&founders) {
-        server.desk().sit(founder.clone(), all.clone());
+        server.bootstrap_service().answer_as_founder(founder.clone(), all.clone());
     }
-    let desk = BootstrapService::new();
-    let first = bootstrap(&desk, &founders[0], &all).await.expect("all are up");
-    servers[0].desk().belong(founders[0].clone(), first.cluster, first.membership.clone());
+    let service = BootstrapService::new();
+    let first = bootstrap(&service, &founders[0], &all).await.expect("all are up");
+    servers[0].bootstrap_service().answer_as_member(
+        founders[0].clone(),
+        first.cluster,
+        first.membership.clone(),
+    );
 
-    let slow = bootstrap(&desk, &founders[1], &all).await.expect("it is the same founder");
+    let slow = bootstrap(&service, &founders[1], &all).await.expect("it is the same founder");
     assert_eq!(slow, first);
 
     let wiped = founder(2, &servers[2], 999);
-    let refused = bootstrap(&desk, &wiped, &all).await.expect_err("its disk was wiped");
+    let refused = bootstrap(&service, &wiped, &all).await.expect_err("its disk was wiped");
     assert!(matches!(refused, BootstrapError::Wiped { node: NodeId(2), .. }), "{refused}");
     assert!(refused.to_string().contains("remove node 2"), "what is possible is named: {refused}");
 
     let stranger = founder(9, &servers[2], 5);
     let with_stranger = list(&[founders[0].clone(), stranger.clone()]);
-    let refused = bootstrap(&desk, &stranger, &with_stranger).await.expect_err("it is not known");
+    let refused =
+        bootstrap(&service, &stranger, &with_stranger).await.expect_err("it is not known");
     assert!(matches!(refused, BootstrapError::Stranger { .. }), "{refused}");
 }
 
@@ -193,13 +198,13 @@ async fn founders_with_different_lists_found_nothing_together() {
     let founders: Vec<Founder> =
         (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
     let (all, two) = (list(&founders), list(&founders[..2]));
-    servers[0].desk().sit(founders[0].clone(), two.clone());
-    servers[1].desk().sit(founders[1].clone(), all.clone());
-    servers[2].desk().sit(founders[2].clone(), all.clone());
+    servers[0].bootstrap_service().answer_as_founder(founders[0].clone(), two.clone());
+    servers[1].bootstrap_service().answer_as_founder(founders[1].clone(), all.clone());
+    servers[2].bootstrap_service().answer_as_founder(founders[2].clone(), all.clone());
     // Each of the two nodes reports both lists.
     let (one, other) = tokio::join!(
-        bootstrap(servers[0].desk(), &founders[0], &two),
-        bootstrap(servers[1].desk(), &founders[1], &all),
+        bootstrap(servers[0].bootstrap_service(), &founders[0], &two),
+        bootstrap(servers[1].bootstrap_service(), &founders[1], &all),
     );
     for refused in [one, other] {
         let Err(refused @ BootstrapError::OtherList { .. }) = refused else {
@@ -214,7 +219,8 @@ async fn founders_with_different_lists_found_nothing_together() {
         assert!(text.contains(&both[1]), "{text}");
     }
     // A node that is not on another's list learns which of its entries are right.
-    let refused = bootstrap(servers[2].desk(), &founders[2], &all).await.expect_err("refused");
+    let refused =
+        bootstrap(servers[2].bootstrap_service(), &founders[2], &all).await.expect_err("refused");
     assert!(refused.to_string().contains(&format!("not {}", all[2])), "{refused}");
 }
 
@@ -224,7 +230,7 @@ async fn a_question_of_a_stranger_ends_no_bootstrap() {
     let founders: Vec<Founder> =
         (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
     let both = list(&founders);
-    servers[0].desk().sit(founders[0].clone(), both.clone());
+    servers[0].bootstrap_service().answer_as_founder(founders[0].clone(), both.clone());
     // It pretends to be node 1, which is not up yet, and has another list.
     let stranger = founder(1, &servers[2], 7);
     let other = list(&[founders[0].clone(), stranger.clone()]);
@@ -234,10 +240,11 @@ async fn a_question_of_a_stranger_ends_no_bootstrap() {
     let late = async {
         // The first rounds of node 0 find nobody.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        servers[1].desk().sit(founders[1].clone(), both.clone());
-        bootstrap(servers[1].desk(), &founders[1], &both).await
+        servers[1].bootstrap_service().answer_as_founder(founders[1].clone(), both.clone());
+        bootstrap(servers[1].bootstrap_service(), &founders[1], &both).await
     };
-    let (first, second) = tokio::join!(bootstrap(servers[0].desk(), &founders[0], &both), late);
+    let (first, second) =
+        tokio::join!(bootstrap(servers[0].bootstrap_service(), &founders[0], &both), late);
     let first = first.expect("the question of the stranger does not count");
     assert_eq!(first, second.expect("the lists agree"));
 }
@@ -248,11 +255,16 @@ async fn a_founder_on_its_own_refuses_those_that_count_on_it() {
     let founders: Vec<Founder> =
         (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
     let alone = list(&founders[1..]);
-    servers[1].desk().sit(founders[1].clone(), alone.clone());
-    let founded = bootstrap(servers[1].desk(), &founders[1], &alone).await.expect("it is alone");
-    let refused = bootstrap(servers[0].desk(), &founders[0], &list(&founders)).await;
+    servers[1].bootstrap_service().answer_as_founder(founders[1].clone(), alone.clone());
+    let founded =
+        bootstrap(servers[1].bootstrap_service(), &founders[1], &alone).await.expect("it is alone");
+    let refused = bootstrap(servers[0].bootstrap_service(), &founders[0], &list(&founders)).await;
     assert!(matches!(refused, Err(BootstrapError::OtherList { .. })), "{refused:?}");
-    servers[1].desk().belong(founders[1].clone(), founded.cluster, founded.membership);
-    let refused = bootstrap(servers[0].desk(), &founders[0], &list(&founders)).await;
+    servers[1].bootstrap_service().answer_as_member(
+        founders[1].clone(),
+        founded.cluster,
+        founded.membership,
+    );
+    let refused = bootstrap(servers[0].bootstrap_service(), &founders[0], &list(&founders)).await;
     assert!(matches!(refused, Err(BootstrapError::Stranger { .. })), "{refused:?}");
 }

@@ -92,11 +92,12 @@ pub async fn start_at(
         (0..count).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
     let list = list(&founders);
     for (server, founder) in servers.iter().zip(&founders) {
-        server.desk().sit(founder.clone(), list.clone());
+        server.bootstrap_service().answer_as_founder(founder.clone(), list.clone());
     }
     let mut founded = Vec::new();
     for (server, founder) in servers.iter().zip(&founders) {
-        founded.push(bootstrap(server.desk(), founder, &list).await.expect("all are up"));
+        founded
+            .push(bootstrap(server.bootstrap_service(), founder, &list).await.expect("all are up"));
     }
     for (id, address) in elsewhere {
         for one in &mut founded {
