@@ -9,6 +9,7 @@ mod commands;
 mod input;
 mod output;
 mod standing;
+mod ticks;
 
 use crate::cleaning::Cleaning;
 use crate::error::{ExecuteError, StopReason};
@@ -28,6 +29,7 @@ use standing::Leadership;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use ticks::Ticks;
 use tokio::sync::mpsc;
 
 /// The most client calls taken in one turn.
@@ -121,8 +123,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);
         let mut calls = Vec::with_capacity(CALLS_PER_TURN);
         let mut offers = Vec::new();
-        let tick_ns = self.tick.as_nanos() as u64;
-        let mut next_tick_ns = self.clock.now().monotonic_ns + tick_ns;
+        let mut ticks = Ticks::new(self.tick, self.clock.now().monotonic_ns);
         let mut sleep = self.clock.sleep(self.tick);
         let shared = self.shared.clone();
         let mut stopped = std::pin::pin!(shared.stopped());
@@ -163,6 +164,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             // After everything was taken: a lease that holds at this reading confirms reads that
             // have arrived before it.
             let now = self.clock.now();
+            let idled = ticks.take_idle(now.monotonic_ns);
+            (0..idled).for_each(|_| self.node.tick(now));
             receipts.drain(..).for_each(|receipt| self.take_receipt(now, receipt));
             self.take_reports();
             self.inspect.look(&self.node);
@@ -176,17 +179,13 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             });
             offers.drain(..).for_each(|offer| self.take_offer(now, offer));
             calls.drain(..).for_each(|call| self.take_call(now, call));
-            let tick = now.monotonic_ns >= next_tick_ns;
-            if slept && !tick {
-                // The sleep was slightly short, or the clock was set back or slowed down.
-                let left_ns = next_tick_ns - now.monotonic_ns;
-                sleep = self.clock.sleep(Duration::from_nanos(left_ns));
-            }
-            if tick {
-                next_tick_ns = now.monotonic_ns + tick_ns;
-                sleep = self.clock.sleep(self.tick);
+            let is_due = ticks.take(now.monotonic_ns);
+            if is_due {
                 self.node.tick(now);
                 self.inspect.look(&self.node);
+            }
+            let tick = is_due || idled > 0;
+            if tick {
                 self.after_tick(now);
             }
             self.state.preflight.try_all(&mut self.node, now);
@@ -198,6 +197,10 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
             }
             if tick {
                 self.leave_if_excluded();
+            }
+            let idle = if self.is_at_rest() { self.node.idle_ticks() } else { 0 };
+            if let Some(length) = ticks.sleep(idle, slept, now.monotonic_ns) {
+                sleep = self.clock.sleep(length);
             }
             if self.node.has_given_up() {
                 self.shared.stop(StopReason::Diverged);

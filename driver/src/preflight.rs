@@ -50,6 +50,11 @@ impl Preflight {
         self.waiting.push(Waiting { change, begun, until_ns });
     }
 
+    /// Whether no change waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Begins the changes of which enough voters have replied, and ends those that are refused.
     pub fn try_all(&mut self, node: &mut Node, now: Now) {
         let mut at = 0;

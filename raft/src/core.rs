@@ -3,6 +3,7 @@
 
 mod elections;
 mod exclusion;
+mod idle;
 mod orders;
 mod requests;
 

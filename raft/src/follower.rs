@@ -94,6 +94,14 @@ impl Follower {
         }
     }
 
+    /// The number of ticks that only count: see [`Node::idle_ticks`](crate::Node::idle_ticks).
+    pub fn idle_ticks(&self) -> u32 {
+        match self.reads.is_empty() && !self.reply_due {
+            true => self.timeout.saturating_sub(self.elapsed).saturating_sub(1),
+            false => 0,
+        }
+    }
+
     pub fn tick(&mut self, core: &mut Core) -> Next {
         self.elapsed += 1;
         self.tick_reads(core);

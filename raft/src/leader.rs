@@ -1,6 +1,8 @@
 //! A leader: takes proposals, replicates the log, commits entries that a quorum has on disk, and
 //! confirms reads by rounds of heartbeats.
 
+mod idle;
+
 use crate::core::Core;
 use crate::lease::{Lease, Relied};
 use crate::progress::{Progress, State};

@@ -81,7 +81,8 @@ impl Node {
     // Events in.
 
     /// One tick of the clock has passed. Call it once for each tick length; ticks that were missed
-    /// are not made up for. `now` never goes backwards, over the calls of all methods.
+    /// are not made up for, except those of [`Node::idle_ticks`]. `now` never goes backwards, over
+    /// the calls of all methods.
     pub fn tick(&mut self, now: Now) {
         self.core.set_now(now);
         let leader = self.leader();
@@ -93,6 +94,24 @@ impl Node {
         };
         self.enter(next);
         self.trim();
+    }
+
+    /// The number of ticks that will do nothing but count, if no other event comes before; at most
+    /// a heartbeat interval. A driver may let that many pass, and call [`Node::tick`] as many times
+    /// when it next wakes up, before it hands in anything else. Call it when [`Node::poll`] has
+    /// returned `None`.
+    ///
+    /// It is 0 while anybody waits for the node, in elections and changes, and with leases.
+    pub fn idle_ticks(&self) -> u32 {
+        if !self.core.is_at_rest() {
+            return 0;
+        }
+        let ticks = match &self.role {
+            Role::Leader(leader) => leader.idle_ticks(&self.core),
+            Role::Follower(follower) => follower.idle_ticks(),
+            Role::Candidate(_) => 0,
+        };
+        ticks.min(self.core.config.heartbeat_ticks)
     }
 
     /// Handles one message from a peer.

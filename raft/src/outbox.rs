@@ -39,6 +39,11 @@ struct Held {
 }
 
 impl Outbox {
+    /// Whether no message is ready or held back.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.held.is_empty()
+    }
+
     /// Queues a message that promises nothing.
     pub fn send(&mut self, message: Message) {
         debug_assert!(!promises(&message.body), "a promise must be held: {message:?}");

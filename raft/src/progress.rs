@@ -143,6 +143,18 @@ impl Progress {
         self.snapshot_wait = self.snapshot_wait.saturating_sub(1);
     }
 
+    /// Whether no tick before the next heartbeat does anything for the peer, in the eyes of a
+    /// leader that has committed up to `commit` and has this priority.
+    pub fn is_at_rest(&self, commit: Index, priority: u8) -> bool {
+        let has_all = match self.state {
+            State::Replicate => self.sent_commit >= commit,
+            State::Probe { .. } => true,
+            State::Snapshot(_) => false,
+        };
+        let is_due = self.heartbeat_due || self.commit_due || self.snapshot_wait > 0;
+        has_all && !is_due && self.priority <= priority
+    }
+
     /// The peer has reported its state at `index`.
     pub fn reported(&mut self, index: Index) {
         if index > self.reported_at {

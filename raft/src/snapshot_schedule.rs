@@ -53,6 +53,11 @@ impl SnapshotSchedule {
         }
     }
 
+    /// Whether no order is pending, and no tick will make one due.
+    pub fn is_at_rest(&self) -> bool {
+        self.out.is_none() && self.wait == 0 && !self.is_wanted
+    }
+
     /// Entries of this size are applied.
     pub fn applied(&mut self, bytes: usize) {
         self.applied_bytes += bytes;

@@ -71,6 +71,8 @@ struct Cluster {
     changes: u64,
     entered: u64,
     wiped: u64,
+    /// Ticks that a node had declared idle.
+    idled: u64,
 }
 
 impl Cluster {
@@ -98,6 +100,7 @@ impl Cluster {
             changes: 0,
             entered: 0,
             wiped: 0,
+            idled: 0,
         };
         for id in 0..size + spares {
             let disk = if id < size { disk.clone() } else { Disk::empty() };
@@ -126,7 +129,7 @@ impl Cluster {
     fn step(&mut self) {
         let at = self.draw(self.members.len());
         match self.draw(100) {
-            0..12 => self.members[at].node.tick(Now::default()),
+            0..12 => self.tick(at),
             12..66 if !self.network.is_empty() => {
                 let which = self.draw(self.network.len().min(8));
                 let message = self.network.remove(which);
@@ -176,11 +179,23 @@ impl Cluster {
         self.poll(at);
     }
 
+    fn tick(&mut self, at: usize) {
+        let node = &mut self.members[at].node;
+        let idle = node.idle_ticks();
+        node.tick(Now::default());
+        if idle > 0 {
+            assert_eq!(node.poll().map(|action| format!("{action:?}")), None, "an idle tick acts");
+            let left = node.idle_ticks();
+            assert!(left + 1 >= idle, "of {idle} idle ticks {left} are left after one");
+            self.idled += 1;
+        }
+    }
+
     /// A step of a time in which nothing fails: every node ticks, every message arrives, every
     /// write reaches the disk.
     fn calm(&mut self, round: usize) {
         for at in 0..self.members.len() {
-            self.members[at].node.tick(Now::default());
+            self.tick(at);
             if round.is_multiple_of(10) {
                 let _ = self.members[at].node.propose(Now::default(), Bytes::from_static(b"y"));
             }
@@ -378,6 +393,7 @@ fn no_schedule_breaks_a_promise_and_all_of_the_protocol_is_exercised() {
 #[test]
 fn no_change_of_the_membership_breaks_a_promise() {
     let (mut commands, mut changes, mut entered, mut wiped, mut stuck) = (0, 0, 0, 0, 0);
+    let mut idled = 0;
     let seeds = std::env::var("SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     for seed in 1..=seeds {
         let size = 1 + seed % 4;
@@ -397,6 +413,7 @@ fn no_change_of_the_membership_breaks_a_promise() {
         changes += cluster.changes;
         entered += cluster.entered;
         wiped += cluster.wiped;
+        idled += cluster.idled;
         let leads = |peer: &&Peer| peer.node.is_leader() && peer.node.status().serving;
         let leader = cluster.members.iter().find(leads).map(|peer| peer.node.status());
         if leader.is_none() {
@@ -435,6 +452,7 @@ fn no_change_of_the_membership_breaks_a_promise() {
     println!("{commands} commands, {changes} changes, {entered} entered, {wiped} wiped");
     assert_eq!(stuck, 0, "clusters that commit nothing any more");
     assert!(commands as u64 > 10 * seeds && changes > seeds && entered > seeds && wiped > seeds);
+    assert!(idled > seeds, "only {idled} ticks were idle");
 }
 
 #[test]

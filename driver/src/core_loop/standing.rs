@@ -103,6 +103,17 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
+    /// Whether nothing in the driver needs a tick.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let State { pending, forwarded, reads, preflight, full, shutdown_ticks, .. } = &self.state;
+        pending.len() + forwarded.len() + reads.len() == 0
+            && preflight.is_empty()
+            && full.is_none()
+            && shutdown_ticks.is_none()
+            && self.state.excluded_ticks == 0
+            && !self.state.readiness.wants_confirmation()
+    }
+
     pub(super) fn is_finished(&self) -> bool {
         match self.state.shutdown_ticks {
             Some(0) => true,

@@ -5,6 +5,7 @@
 
 mod changes;
 mod cluster;
+mod idle;
 mod leases;
 mod members;
 mod sessions;

@@ -76,12 +76,18 @@ impl World<'_> {
         let now = self.now(node);
         self.pauses.tick(node);
         self.joint.tick(node);
-        let mut gave_way = false;
+        let (mut gave_way, mut acted) = (false, None);
         self.on(node, |running| {
-            let before = running.node.counters().gave_way;
+            let (before, is_idle) =
+                (running.node.counters().gave_way, running.node.idle_ticks() > 0);
             running.node.tick(now);
             gave_way = running.node.counters().gave_way > before;
+            acted = if is_idle { running.node.poll() } else { None };
         })?;
+        if let Some(action) = acted {
+            let detail = format!("node {node} acts on a tick that it declared idle: {action:?}");
+            return violation(Check::Invariant, node, detail);
+        }
         if gave_way {
             self.marks.hit("a leader gave way to a preferred node");
         }
