@@ -182,8 +182,19 @@ pub enum NotReady {
     /// A write has been pending for two election timeouts or longer.
     #[error("the disk does not answer")]
     DiskStalled,
-    /// The node has lost entries that it had acknowledged, and its peers are repairing it.
-    #[error("the log was damaged and is being repaired by the other nodes")]
+    /// The node needs a snapshot of the leader to catch up, and cannot store it. The leader sends
+    /// it again from time to time.
+    #[error("a snapshot of the leader cannot be stored: {reason}")]
+    SnapshotNotStored {
+        /// The error of the disk.
+        reason: Arc<str>,
+    },
+    /// The node has lost entries that it had acknowledged, and its peers are repairing it. That
+    /// takes a majority of the voters without this node.
+    #[error(
+        "the log was damaged and is being repaired by the other nodes, which takes a majority \
+         without this one"
+    )]
     Repairing,
     /// The node knows no leader.
     #[error("no leader is known")]
@@ -192,6 +203,13 @@ pub enum NotReady {
     /// election follows if the leader is gone.
     #[error("the leader is not connected")]
     LeaderNotConnected,
+    /// The node leads, and its oldest entry that is not committed has waited for longer than 2 s: no
+    /// majority of the voters stores its entries.
+    #[error("nothing was committed for {waiting:?}: no majority of the voters stores the entries")]
+    NotCommitting {
+        /// How long the entry has waited.
+        waiting: Duration,
+    },
     /// Since its start the node has not applied up to a commit index that a quorum has confirmed.
     #[error("the node is catching up after its start")]
     CatchingUp,

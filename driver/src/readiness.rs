@@ -10,7 +10,7 @@
 //! that index is applied here is measured. A number of entries means nothing without their rate.
 
 use crate::{NotReady, StopReason};
-use raft::{Index, NodeId, Now, ReadId, Status, Term};
+use raft::{Index, NodeId, Now, ReadId, RoleKind, Status, Term};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub(crate) struct Readiness {
     sampled_in: Term,
     /// Everything that the leader had committed at this time is applied here.
     fresh_at_ns: u64,
+    /// While this node leads: the end of the log at some time, in nanoseconds, if that is not
+    /// committed yet.
+    uncommitted: Option<(Index, u64)>,
     /// The leader, and when something was received from it, or it was connected, for the last time.
     leader_seen: Option<(NodeId, u64)>,
 }
@@ -70,6 +73,11 @@ impl Readiness {
             self.sampled_in = status.term;
             self.sample = None;
         }
+        let (last, leads) = (status.last.index, status.role == RoleKind::Leader);
+        self.uncommitted = self.uncommitted.filter(|(at, _)| leads && status.commit < *at);
+        if self.uncommitted.is_none() && leads && status.commit < last {
+            self.uncommitted = Some((last, now.monotonic_ns));
+        }
         let (at, now_ns) = self.sample.unwrap_or((status.leader_commit, now.monotonic_ns));
         if status.leader.is_none() {
             return;
@@ -82,11 +90,13 @@ impl Readiness {
         }
     }
 
-    /// Why the node is not ready, if it is not.
+    /// Why the node is not ready, if it is not. `not_stored`: why the last snapshot of a leader
+    /// could not be stored.
     pub fn obstacle(
         &self,
         status: &Status,
         read_only: Option<&Arc<str>>,
+        not_stored: Option<&Arc<str>>,
         absence_max: Duration,
         now: Now,
     ) -> Option<NotReady> {
@@ -102,6 +112,12 @@ impl Readiness {
         if status.disk_stalled {
             return Some(NotReady::DiskStalled);
         }
+        let since = |at_ns| Duration::from_nanos(now.monotonic_ns.saturating_sub(at_ns));
+        let behind = since(self.fresh_at_ns);
+        let has_all = status.lost.is_none() && self.confirmed && behind <= BEHIND_MAX;
+        if let Some(reason) = not_stored.filter(|_| !has_all) {
+            return Some(NotReady::SnapshotNotStored { reason: reason.clone() });
+        }
         if status.lost.is_some() {
             return Some(NotReady::Repairing);
         }
@@ -112,10 +128,13 @@ impl Readiness {
         if Duration::from_nanos(now.monotonic_ns.saturating_sub(seen_ns)) > absence_max {
             return Some(NotReady::LeaderNotConnected);
         }
+        let waiting = self.uncommitted.map(|(_, at_ns)| since(at_ns)).unwrap_or_default();
+        if waiting > BEHIND_MAX {
+            return Some(NotReady::NotCommitting { waiting });
+        }
         if !self.confirmed {
             return Some(NotReady::CatchingUp);
         }
-        let behind = Duration::from_nanos(now.monotonic_ns.saturating_sub(self.fresh_at_ns));
         (behind > BEHIND_MAX).then_some(NotReady::Behind { behind })
     }
 }

@@ -50,6 +50,16 @@ pub(crate) struct Receptions {
     /// Whether a snapshot is being received. Only one is received at a time.
     busy: Arc<AtomicBool>,
     unfinished: Arc<Mutex<Option<Unfinished>>>,
+    failures: Arc<Mutex<Failures>>,
+}
+
+/// The snapshots of a leader that could not be stored.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Failures {
+    /// Their number since the start.
+    pub count: u64,
+    /// Why the last one could not, until one is stored or none is needed any more.
+    pub latest: Option<Arc<str>>,
 }
 
 impl Receptions {
@@ -67,6 +77,30 @@ impl Receptions {
 
     fn unfinished(&self) -> MutexGuard<'_, Option<Unfinished>> {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures_mut(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The snapshots that could not be stored.
+    pub fn failures(&self) -> Failures {
+        self.failures_mut().clone()
+    }
+
+    /// A snapshot is stored, or none is needed any more.
+    pub fn forget_failure(&self) {
+        self.failures_mut().latest = None;
+    }
+
+    /// Counts it if a snapshot could not be stored.
+    fn counted<T>(&self, stored: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &stored {
+            let mut failures = self.failures_mut();
+            failures.count += 1;
+            failures.latest = Some(error.to_string().into());
+        }
+        stored
     }
 
     /// The part of a snapshot that an earlier transfer has left.
@@ -158,8 +192,10 @@ impl Reception {
 
     /// Writes the next bytes of the state. Blocks. After an error nothing is kept.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut sink = self.open()?;
-        if let Err(error) = sink.write_all(bytes) {
+        let opened = self.open();
+        let mut sink = self.receptions.counted(opened)?;
+        let written = sink.write_all(bytes);
+        if let Err(error) = self.receptions.counted(written) {
             sink.discard();
             return Err(error);
         }
@@ -173,14 +209,21 @@ impl Reception {
     /// for minutes. It does all of it even if the sender gives up meanwhile. An error also if the
     /// node has stopped.
     pub fn finish(mut self) -> io::Result<()> {
-        self.open()?.finish()?;
-        let (order, core) = self.unfinished.take().ok_or(io::ErrorKind::Other)?;
-        io::copy(&mut self.store.open(order.snapshot().last)?, &mut io::sink())?;
+        let stored = self.store_all();
+        let (order, core) = self.receptions.counted(stored)?;
+        self.receptions.forget_failure();
         let core = core.send(PeerSnapshot::Received(Box::new(order.durable())));
         match core.is_closed() {
             true => Err(io::Error::other("this node is stopping")),
             false => Ok(()),
         }
+    }
+
+    fn store_all(&mut self) -> io::Result<(Box<ReceiveSnapshot>, OwnedPermit<PeerSnapshot>)> {
+        self.open()?.finish()?;
+        let (order, core) = self.unfinished.take().ok_or(io::ErrorKind::Other)?;
+        io::copy(&mut self.store.open(order.snapshot().last)?, &mut io::sink())?;
+        Ok((order, core))
     }
 
     /// Removes what has been written: it is not a prefix of the snapshot.
@@ -204,7 +247,7 @@ impl Drop for Reception {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::{LogId, Membership};
+    use raft::{Incarnation, LogId, Membership, NodeId};
 
     struct Sink;
 
@@ -222,6 +265,87 @@ mod tests {
         fn finish(self: Box<Self>) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// It stores and reads back nothing, or finds no room.
+    struct Store {
+        is_full: bool,
+    }
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl SnapshotSink for Full {
+        fn finish(self: Box<Self>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl SnapshotStore for Store {
+        fn create(&self, _snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>> {
+            unreachable!("no snapshot is taken")
+        }
+
+        fn receive(&self, _snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>> {
+            if self.is_full { Ok(Box::new(Full)) } else { Ok(Box::new(Sink)) }
+        }
+
+        fn unfinished(&self) -> io::Result<Option<Unfinished>> {
+            Ok(None)
+        }
+
+        fn open(&self, _id: LogId) -> io::Result<Box<dyn io::Read + Send>> {
+            Ok(Box::new(io::empty()))
+        }
+
+        fn remove_before(&self, _id: LogId, _kept: &[LogId]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_stored_is_counted_and_the_reason_stands_until_one_is() {
+        let receptions = Receptions::default();
+        let (core, _received) = tokio::sync::mpsc::channel(8);
+        let member = |id| raft::Member {
+            incarnation: Incarnation(id),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let members = [1, 2].map(|id| (NodeId(id), member(id)));
+        let membership = Membership::of_voters(members.into());
+        let restored = raft::Restored::initial(Snapshot::initial(membership.clone()));
+        let config = raft::Config::new(NodeId(1), Incarnation(1), 1);
+        let mut node = raft::Node::new(config, restored).unwrap();
+        let snapshot = Snapshot { last: LogId::new(5, 1), ..Snapshot::initial(membership) };
+        let (from, to, term, incarnation) = (NodeId(2), NodeId(1), raft::Term(1), Incarnation(2));
+        let offer = raft::SnapshotOffer { from, to, term, incarnation, snapshot };
+        let mut begin = |is_full| {
+            let permit = core.clone().try_reserve_owned().unwrap();
+            let order = Box::new(node.accept(offer.clone()).unwrap());
+            let store = Arc::new(Store { is_full });
+            receptions.begin(order, Prefix::default(), store, permit).unwrap()
+        };
+        for failed in 1..=2 {
+            assert!(begin(true).write(b"state").is_err());
+            let failures = receptions.failures();
+            assert_eq!(failures.count, failed);
+            assert!(failures.latest.unwrap().contains("space"));
+        }
+        let mut reception = begin(false);
+        reception.write(b"state").unwrap();
+        reception.finish().unwrap();
+        let failures = receptions.failures();
+        assert_eq!((failures.count, failures.latest), (2, None));
     }
 
     #[test]

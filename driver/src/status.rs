@@ -157,6 +157,8 @@ metrics! {
     snapshots_sent,
     /// Snapshots received from a leader.
     snapshots_received,
+    /// Snapshots of a leader that could not be stored.
+    snapshots_not_stored,
     /// Turns of the core loop: one each time that it wakes up.
     turns,
 }

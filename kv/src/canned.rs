@@ -10,6 +10,25 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
+/// The type of Prometheus' text format.
+pub(crate) const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The metrics of a node that has not joined its cluster: what alerts are made of.
+const STARTING_METRICS: &str = "\
+# HELP raft_ready 1 if it is ready to serve.
+# TYPE raft_ready gauge
+raft_ready 0
+# HELP raft_serving 1 if it leads and takes proposals.
+# TYPE raft_serving gauge
+raft_serving 0
+# HELP raft_is_leader 1 if the node leads.
+# TYPE raft_is_leader gauge
+raft_is_leader 0
+# HELP raft_has_leader 1 if a leader is known.
+# TYPE raft_has_leader gauge
+raft_has_leader 0
+";
+
 /// The answer to any request before the node has joined its cluster.
 pub(crate) fn starting(path: &str, common: &Common) -> Response {
     let waits = common.waits.get().map(String::as_str);
@@ -24,6 +43,12 @@ pub(crate) fn starting(path: &str, common: &Common) -> Response {
         "/is_leader" => json("{\"is_leader\":false}".to_owned()),
         "/ready" => json("{\"ready\":true}".to_owned()),
         "/listen_addr" => json(serde_json::json!({ "address": common.peer_address }).to_string()),
+        "/metrics" => {
+            let mut response = STARTING_METRICS.into_response();
+            let kind = HeaderValue::from_static(METRICS_TEXT);
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
         "/readyz" => {
             let starting = NotReady::Starting.to_string();
             let detail = waits.unwrap_or(&starting);

@@ -131,6 +131,7 @@ impl Leader {
         if self.ticks_since_quorum >= core.config.election_ticks {
             self.ticks_since_quorum = 0;
             if !self.has_quorum(core) {
+                core.counters.quorum_stepped_down += 1;
                 return Next::Follower { term: core.term(), leader: None };
             }
         }

@@ -137,6 +137,9 @@ pub struct Counters {
     pub states_differ: u64,
     /// The times it stopped leading because its disk was stalled while the others could commit.
     pub disk_stepped_down: u64,
+    /// The times it stopped leading because no majority of the voters had answered for an election
+    /// timeout (CheckQuorum, §6.2).
+    pub quorum_stepped_down: u64,
     /// Lease reads that this node has answered from its lease: its own and those of followers.
     pub lease_reads: u64,
     /// Times this node, as leader, began to hand leadership over to a voter with a higher priority.

@@ -24,9 +24,21 @@ pub enum TransferError {
         /// The leader, if this node knows it.
         leader: Option<NodeId>,
     },
-    /// The target is no voter, or is this node itself.
-    #[error("node {to} is not another voter")]
+    /// The target is no voter.
+    #[error("node {to} is not a voter")]
     NotAVoter {
+        /// The target.
+        to: NodeId,
+    },
+    /// The target is this node itself.
+    #[error("node {to} leads already")]
+    LeadsAlready {
+        /// The target.
+        to: NodeId,
+    },
+    /// The target has not replied lately.
+    #[error("node {to} does not answer")]
+    Silent {
         /// The target.
         to: NodeId,
     },
@@ -70,7 +82,13 @@ impl Leader {
                 false => Err(TransferError::UnderWay { to: known }),
             };
         }
+        let is_silent =
+            |to| self.progress.get(&to).is_some_and(|p| p.silent_ticks >= silence_max(core));
         let to = match to {
+            Some(to) if to == core.id() => return Err(TransferError::LeadsAlready { to }),
+            Some(to) if is_silent(to) && core.log.membership().is_voter(to) => {
+                return Err(TransferError::Silent { to });
+            }
             Some(to) if !self.progress.contains_key(&to) || !core.log.membership().is_voter(to) => {
                 return Err(TransferError::NotAVoter { to });
             }

@@ -6,6 +6,7 @@
 
 use super::{CoreLoop, SHUTDOWN_GRACE_TICKS, State};
 use crate::error::StopReason;
+use crate::events::Conditions;
 use crate::report::report;
 use crate::{Clock, DriverStatus, Inspect, Load, NotReady, StateMachine, Transport};
 use raft::{LogId, NodeId, Term};
@@ -48,6 +49,8 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let read_only = self.state.read_only.clone();
         let load = self.load();
         let now = self.clock.now();
+        let failures = self.inbox_receiver.receptions.failures();
+        self.shared.metrics.snapshots_not_stored.store(failures.count, Ordering::Relaxed);
         let readiness = &mut self.state.readiness;
         readiness.tick(&raft, now);
         // A node is always connected to itself.
@@ -56,10 +59,28 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         let not_ready = match self.state.shutdown_ticks {
             Some(_) if self.state.leaves => Some(NotReady::NotAMember),
             Some(_) => Some(NotReady::Stopped(StopReason::Shutdown)),
-            None => readiness.obstacle(&raft, read_only.as_ref(), self.leader_absence_max, now),
+            None => {
+                let not_stored = failures.latest.as_ref();
+                readiness.obstacle(
+                    &raft,
+                    read_only.as_ref(),
+                    not_stored,
+                    self.leader_absence_max,
+                    now,
+                )
+            }
         };
-        let events =
-            self.state.events.since(&raft, read_only.is_some(), self.election_timeout, self.tick);
+        if not_ready.is_none() && failures.latest.is_some() {
+            self.inbox_receiver.receptions.forget_failure();
+        }
+        let conditions = Conditions {
+            disk_full: read_only.is_some(),
+            not_ready: not_ready.as_ref(),
+            election_timeout: self.election_timeout,
+            tick: self.tick,
+            now,
+        };
+        let events = self.state.events.since(&raft, conditions);
         let tick = self.tick;
         let status = DriverStatus {
             raft,

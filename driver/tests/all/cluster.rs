@@ -1,7 +1,7 @@
 //! Whole nodes in one process, tested through the calls of their clients.
 
 use crate::support::{
-    Counted, Gate, Network, add, eventually, leader, open_log, start, start_with, text,
+    Counted, Gate, Network, PATIENCE, add, eventually, leader, open_log, start, start_with, text,
 };
 use bytes::Bytes;
 use driver::{
@@ -439,6 +439,32 @@ async fn a_leader_whose_disk_is_full_leaves_the_lead_to_others() {
     eventually("ready again", || sick.status().ready().is_ok()).await;
     let sum = sick.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_followers_store_nothing_is_not_ready_and_says_why() {
+    let (network, disks) = (Network::default(), disks());
+    let (breaking, breaks) = tokio::sync::watch::channel(None);
+    let mut nodes = vec![start(&network, &disks[0], 1, NODES, |_| {})];
+    for id in 2..=NODES {
+        let disk = &disks[id as usize - 1];
+        let (log, restored) = open_log(disk, id, NODES);
+        let store = Broken { log, breaks: breaks.clone() };
+        nodes.push(start_with(&network, disk, id, restored, store, |_| {}, drop));
+    }
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    assert_eq!(leading.status().raft.id.0, 1, "the one that campaigns at once");
+    assert_eq!(add(leading, 1).await, 1);
+    eventually("ready", || leading.status().ready().is_ok()).await;
+    breaking.send(Some("full")).unwrap();
+    let held_up = leading.propose_within(Bytes::from_static(b"2"), PATIENCE).await.unwrap();
+    let commits_nothing =
+        || matches!(leading.status().ready(), Err(NotReady::NotCommitting { .. }));
+    eventually("not ready", commits_nothing).await;
+    assert!(leading.status().raft.serving, "its followers answer, so it leads on");
+    breaking.send(None).unwrap();
+    assert_eq!(text(&held_up.done.await.unwrap()), 3);
+    eventually("ready again", || leading.status().ready().is_ok()).await;
 }
 
 /// It cannot store the entries that remove it, so its own log never shows it.

@@ -2,6 +2,7 @@
 
 use super::App;
 use super::problem::Problem;
+use crate::canned::METRICS_TEXT;
 use crate::metrics;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -42,7 +43,7 @@ fn unready(why: String) -> Response {
 /// `GET /metrics`: all metrics, in Prometheus' text format.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let mut response = text(&app).into_response();
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let kind = HeaderValue::from_static(METRICS_TEXT);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }

@@ -68,8 +68,13 @@ pub fn of_write(query: Option<&str>, headers: &HeaderMap) -> Result<WriteParams,
             "a part of a value (Content-Range) cannot be written, only the whole",
         ));
     }
-    let wait = number(headers, WAIT_MS, "a number of milliseconds")?.map(Duration::from_millis);
-    Ok(WriteParams { wait, session: of_session(headers)? })
+    Ok(WriteParams { wait: of_wait(headers)?, session: of_session(headers)? })
+}
+
+/// How long a request may wait for a leader, from its header.
+pub fn of_wait(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+    let wait = number(headers, WAIT_MS, "a number of milliseconds")?;
+    Ok(wait.map(Duration::from_millis))
 }
 
 /// The session of a write, from its headers.

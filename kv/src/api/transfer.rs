@@ -53,9 +53,9 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
 fn refused(error: TransferError) -> Problem {
     match error {
         TransferError::Refused(raft::TransferError::NotLeader { .. }) => Problem::no_leader(),
-        TransferError::Refused(raft::TransferError::NotAVoter { .. }) => {
-            Problem::malformed(error.to_string())
-        }
+        TransferError::Refused(
+            raft::TransferError::NotAVoter { .. } | raft::TransferError::LeadsAlready { .. },
+        ) => Problem::malformed(error.to_string()),
         TransferError::Busy => Problem::overloaded(error.to_string()),
         TransferError::Stopped => Problem::stopped(),
         // It did not come about, or another transfer is under way.

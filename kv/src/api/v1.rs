@@ -17,6 +17,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The prefix of all paths of keys.
 pub const PREFIX: &str = "/v1/kv/";
@@ -94,7 +95,8 @@ async fn read(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response, Pro
     let conditions = conditions::of_read(headers)?;
     let ticket = app.answers.ticket();
     let query = Query::Value(&key).encode(&ticket);
-    let answer = app.handle.read_within(query, mode, app.limits.read_timeout).await?;
+    let limit = params::of_wait(headers)?.unwrap_or(Duration::MAX).min(app.limits.read_timeout);
+    let answer = app.handle.read_within(query, mode, limit).await?;
     match Received::decode(answer, &ticket) {
         Received::Value(version, value) => {
             match conditions.verdict(version) {

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// The pause between two requests for the progress of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A line of progress of which only the numbers have changed is printed after this time.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -172,7 +174,7 @@ fn change(
     if !cluster["change"].is_null() && !gives_up {
         return Err(CallError::NotDone(format!(
             "another change is in progress, and waits for {}; as long as a new voter catches up, \
-             `members remove` with its id gives the change up",
+             `members remove` with the ids of all new voters gives the change up",
             plain(&cluster["change"]["waits_for"])
         )));
     }
@@ -208,7 +210,7 @@ fn wait(
     begun: &Value,
 ) -> Result<u8, CallError> {
     let began = Instant::now();
-    let mut reported = String::new();
+    let mut reported: Option<(String, Instant)> = None;
     let mut cluster = begun.clone();
     loop {
         if cluster["change"].is_null() && !cluster["leader"].is_null() {
@@ -220,9 +222,13 @@ fn wait(
             return Err(CallError::NotDone(why.to_owned()));
         }
         let text = progress(&cluster);
-        if text != reported {
+        // Only the numbers of a line may have changed: how far behind, or silent for how long.
+        let is_news = reported.as_ref().is_none_or(|(before, at)| {
+            *before != text && (!is_same_but_numbers(before, &text) || at.elapsed() >= REPORT_EVERY)
+        });
+        if is_news {
             exit::complain(&text);
-            reported = text;
+            reported = Some((text, Instant::now()));
         }
         if began.elapsed() >= within {
             let why = "the change is still in progress; `raft-kv members` shows how far it is";
@@ -234,6 +240,12 @@ fn wait(
             cluster = seen;
         }
     }
+}
+
+/// Whether two lines differ in their numbers only.
+fn is_same_but_numbers(one: &str, other: &str) -> bool {
+    let words = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    words(one) == words(other)
 }
 
 /// The reason why a change is not done yet, with the state of each new voter.
@@ -279,6 +291,12 @@ fn describe(cluster: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_differ_in_numbers_only_are_told_from_others() {
+        assert!(is_same_but_numbers("node 4: no answer for 1.7 s", "node 4: no answer for 12.1 s"));
+        assert!(!is_same_but_numbers("node 4: no answer for 1.7 s", "node 4: up"));
+    }
 
     #[test]
     fn a_change_in_progress_is_described_with_what_it_waits_for() {

@@ -2,7 +2,7 @@
 //! without a leader.
 
 use crate::local::serve::Members;
-use crate::local::{PATIENCE, PROGRAM, complaint, free_ports, scratch};
+use crate::local::{PATIENCE, PROGRAM, complaint, free_ports, get, scratch};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
@@ -128,6 +128,8 @@ fn without_a_leader_nothing_is_done_and_that_is_certain() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
     }
+    let metrics = get(members.address(0), "/metrics").expect("they are answered at any time");
+    assert!(metrics.contains("\nraft_ready 0\n"), "{metrics}");
     for command in [&["put", "a", "2"][..], &["get", "a"], &["status"]] {
         let (output, _) = run(&server, &[command, &["--timeout", "1s"]].concat());
         assert_eq!(output.status.code(), Some(NOT_DONE), "{command:?}: {output:?}");

@@ -203,7 +203,11 @@ fn a_node_without_a_leader_says_so_everywhere_and_is_not_ready() {
     assert!(answer.json()["detail"].as_str().unwrap().contains("no leader"), "{answer:?}");
     assert!(node.get("/metrics").body.contains("\nraft_ready 0\n"));
     assert_eq!(node.get("/healthz").status, 200);
-    // A write waits for as long as its header permits, and is then answered with `not_done`.
+    // A request waits for as long as its header permits. A write is then answered with `not_done`.
+    let began = Instant::now();
+    let answer = ask(node.address, "GET", "/v1/kv/a", &["raft-kv-wait-ms: 700"], "");
+    assert_eq!(answer.status, 503);
+    assert!(began.elapsed() < LEADER_WAIT, "{:?}", began.elapsed());
     for session in [&[][..], &["session-id: 1", "session-seq: 1"]] {
         let headers = [session, &["raft-kv-wait-ms: 700"]].concat();
         let began = Instant::now();

@@ -30,7 +30,16 @@ impl Node {
             .enable_all()
             .build()
             .expect("a runtime starts");
-        let running = runtime.block_on(run(config)).map_err(|error| error.to_string())?;
+        let begun = std::time::Instant::now();
+        let running = loop {
+            match runtime.block_on(run(config.clone())).map_err(|error| error.to_string()) {
+                // A node that a test has stopped a moment ago may still hold its port.
+                Err(error) if error.contains("in use") && begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                run => break run?,
+            }
+        };
         Ok(Node { address: running.client_addr(), running: Some(running), runtime })
     }
 
