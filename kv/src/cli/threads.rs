@@ -31,8 +31,8 @@ pub fn check_supervisor() -> Result<(), ThreadError> {
 /// The system does not permit the threads that are needed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot start a thread: {} (see ulimit -u, or pids.max of the cgroup; {needed} threads \
-     are needed, and {started} could be started)", exit::with_limit(.source)
+    "cannot start a thread: {} (see ulimit -u and ulimit -v, or pids.max of the cgroup; {needed} \
+     threads are needed, and {started} could be started)", exit::with_limit(.source)
 )]
 pub struct ThreadError {
     needed: usize,
