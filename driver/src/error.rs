@@ -203,8 +203,8 @@ pub enum NotReady {
     /// election follows if the leader is gone.
     #[error("the leader is not connected")]
     LeaderNotConnected,
-    /// The node leads, and its oldest entry that is not committed has waited for longer than 2 s: no
-    /// majority of the voters stores its entries.
+    /// The node leads, and its oldest entry that is not committed has waited for longer than 2 s:
+    /// no majority of the voters stores its entries.
     #[error("nothing was committed for {waiting:?}: no majority of the voters stores the entries")]
     NotCommitting {
         /// How long the entry has waited.
