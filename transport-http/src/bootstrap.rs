@@ -176,7 +176,11 @@ pub async fn join_on<N: Net>(
                     service.confirm(cluster);
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
-                Asked::Wiped => wiped = Some(peer),
+                Asked::Wiped => {
+                    let why = "this id is a member there, with another data directory";
+                    silent.push((peer.clone(), why.to_owned()));
+                    wiped = Some(peer);
+                }
                 Asked::OtherVersion(_) | Asked::Answer(Answer::Removed) => {
                     return Err(asking.refused(service, peer, asked));
                 }
