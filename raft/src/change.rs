@@ -279,6 +279,8 @@ impl Leader {
         }
         self.probe(core, id.index);
         self.try_commit(core);
+        // Those whose replies the reads wait for may be members no more.
+        self.confirm_reads(core);
         id.index
     }
 

@@ -538,17 +538,21 @@ impl Leader {
         }
     }
 
-    fn confirm_reads(&mut self, core: &mut Core) {
+    /// The latest round to which a quorum has replied.
+    fn confirmed_round(&self, core: &Core) -> Round {
+        core.log.membership().reached(|id| match self.progress.get(&id) {
+            Some(progress) => progress.round,
+            None if id == core.id() => self.round,
+            None => Round(0),
+        })
+    }
+
+    /// Confirms the reads of the rounds to which a quorum has replied.
+    pub(crate) fn confirm_reads(&mut self, core: &mut Core) {
         if self.confirming.is_empty() {
             return;
         }
-        let (latest, own) = (self.round, core.id());
-        let heard = |id: NodeId| match self.progress.get(&id) {
-            Some(progress) => progress.round,
-            None if id == own => latest,
-            None => Round(0),
-        };
-        let confirmed = core.log.membership().reached(heard);
+        let confirmed = self.confirmed_round(core);
         while self.confirming.front().is_some_and(|(round, _, _)| *round <= confirmed) {
             let Some((_, index, asker)) = self.confirming.pop_front() else { break };
             match asker {
@@ -606,7 +610,10 @@ impl Leader {
         let term_start = core.log.id_at(self.term_start).map(|id| id.term);
         let each =
             |rule: fn(&Progress, Index) -> bool| self.progress.values().all(|p| rule(p, last));
+        let mut rounds = self.confirming.iter().map(|(round, _, _)| *round);
+        let reads_wait = rounds.next().is_none_or(|round| round > self.confirmed_round(core));
         let rules = [
+            ("a read waits although its round is confirmed", reads_wait),
             ("a peer's match is not below its next", each(|p, _| p.matched < p.next)),
             ("a peer has more than the leader", each(|p, last| p.matched <= last)),
             ("a peer is to be sent what is not there", each(|p, last| p.next <= last.next())),
