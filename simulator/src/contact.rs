@@ -151,8 +151,10 @@ impl Contact {
                 let id = id.0 as usize;
                 id == leader || self.led.get(id).is_some_and(|led| led[leader] >= asked_at)
             };
-            // The leader may have changed the membership since it confirmed the read.
-            self.in_force_since(leader, asked_at).any(|one| one.is_quorum(heard))
+            // The leader may have changed the membership since it confirmed the read, or a moment
+            // ago; that one is compared with its log after this event.
+            let own = (leader == at).then(|| node.membership());
+            self.in_force_since(leader, asked_at).chain(own).any(|one| one.is_quorum(heard))
         };
         if (0..self.nodes.len()).any(confirms) {
             return Ok(());
