@@ -87,14 +87,21 @@ impl Row {
     }
 }
 
-/// Measures all contestants in turn, `rounds` times. Where a contestant named `base` has the same
-/// setting, the others get a figure `ratio`: their first figure by that of `base` in the same
-/// round.
+/// A system that the others are compared with.
+pub struct Base {
+    /// The name of the system.
+    pub system: &'static str,
+    /// The name of the figure that compares another system with this one.
+    pub ratio: &'static str,
+}
+
+/// Measures all contestants in turn, `rounds` times. Where one of the `bases` has the same setting,
+/// the others get a ratio: their first figure by that of the base in the same round.
 pub fn in_turn(
     rounds: u32,
     span: Span,
     mut contestants: Vec<Contestant<'_>>,
-    base: &str,
+    bases: &[Base],
 ) -> Result<Vec<Row>, Error> {
     let mut samples: Vec<Vec<Sample>> = contestants.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
@@ -102,16 +109,16 @@ pub fn in_turn(
             samples.push((contestant.measure)(span)?);
         }
     }
-    for at in 0..contestants.len() {
+    for (at, base) in (0..contestants.len()).flat_map(|at| bases.iter().map(move |b| (at, b))) {
         let is_base = |other: &Contestant<'_>| {
-            other.system == base && other.setting == contestants[at].setting
+            other.system == base.system && other.setting == contestants[at].setting
         };
         let Some(of) = contestants.iter().position(is_base).filter(|of| *of != at) else {
             continue;
         };
-        let base: Vec<f64> = samples[of].iter().map(|sample| sample[0].1).collect();
-        for (sample, base) in samples[at].iter_mut().zip(base) {
-            sample.push(("ratio", sample[0].1 / base));
+        let by: Vec<f64> = samples[of].iter().map(|sample| sample[0].1).collect();
+        for (sample, by) in samples[at].iter_mut().zip(by) {
+            sample.push((base.ratio, sample[0].1 / by));
         }
     }
     let row = |(contestant, samples): (Contestant<'_>, Vec<Sample>)| Row {
@@ -154,10 +161,11 @@ mod tests {
         };
         // The second round was slow for both.
         let both = vec![contestant("a", [100.0, 20.0, 90.0]), contestant("b", [50.0, 10.0, 60.0])];
-        let rows = in_turn(3, Span::Operations(1), both, "b").unwrap();
+        let base = Base { system: "b", ratio: "ratio to b" };
+        let rows = in_turn(3, Span::Operations(1), both, &[base]).unwrap();
         assert_eq!(*order.borrow(), "ababab");
         let figure = |name, median, min, max| Figure { name, median, min, max };
-        let ratio = figure("ratio", 2.0, 1.5, 2.0);
+        let ratio = figure("ratio to b", 2.0, 1.5, 2.0);
         assert_eq!(rows[0].figures, [figure("a second", 90.0, 20.0, 100.0), ratio]);
         assert_eq!(rows[1].figures, [figure("a second", 50.0, 10.0, 60.0)]);
     }

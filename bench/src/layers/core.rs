@@ -21,35 +21,63 @@ pub fn measure(rounds: u32, span: Span, value: &Bytes) -> Result<Vec<Row>, Error
         contestants.push(Contestant {
             system: "quorate-core",
             setting: format!("{batch} at once"),
-            measure: Box::new(move |span| Ok(sample(span, batch, value))),
+            measure: Box::new(move |span| Ok(sample(&mut Cluster::new(), span, batch, value))),
         });
     }
-    in_turn(rounds, span, contestants, "")
+    in_turn(rounds, span, contestants, &[])
 }
 
-fn sample(span: Span, batch: u64, value: &Bytes) -> Sample {
-    let mut cluster = Cluster::new();
+/// A cluster that is measured.
+pub trait Subject {
+    /// Proposes `batch` entries, and runs until all of them are committed, and applied on the
+    /// leader.
+    fn commit(&mut self, batch: u64, value: &Bytes);
+
+    /// Passes a tick to each node, and runs until there is nothing left to do.
+    fn tick(&mut self);
+
+    /// What all nodes together have done so far.
+    fn counts(&self) -> Counts;
+}
+
+/// What a cluster has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Messages that were sent.
+    pub messages: u64,
+    /// Writes that were ordered, each of which would be a sync.
+    pub writes: u64,
+}
+
+/// Measures a new cluster once.
+pub fn sample(cluster: &mut impl Subject, span: Span, batch: u64, value: &Bytes) -> Sample {
     // The first snapshots and the buffers are there before the measurement.
     for _ in 0..TICK_ENTRIES {
         cluster.commit(1, value);
     }
-    let (messages, writes) = (cluster.messages, cluster.writes);
+    cluster.tick();
+    let before = cluster.counts();
     let (allocations, watch) = (allocations::count(), span.start());
-    let mut done = 0;
+    let (mut done, mut since_tick) = (0, 0);
     while watch.goes_on(done) {
         // Reading the clock for each entry would be a part of its cost.
         for _ in 0..(64 / batch).max(1) {
             cluster.commit(batch, value);
             done += batch;
+            since_tick += batch;
+            if since_tick >= TICK_ENTRIES {
+                since_tick = 0;
+                cluster.tick();
+            }
         }
     }
     let seconds = watch.seconds();
-    let entry = done as f64;
+    let (after, entry) = (cluster.counts(), done as f64);
     vec![
         ("entries/s", entry / seconds),
         ("ns/entry", seconds * 1e9 / entry),
-        ("messages/entry", (cluster.messages - messages) as f64 / entry),
-        ("writes/entry", (cluster.writes - writes) as f64 / entry),
+        ("messages/entry", (after.messages - before.messages) as f64 / entry),
+        ("writes/entry", (after.writes - before.writes) as f64 / entry),
         ("allocations/entry", (allocations::count() - allocations) as f64 / entry),
     ]
 }
@@ -59,13 +87,32 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Now,
     mail: VecDeque<Message>,
-    /// Messages that were sent.
-    messages: u64,
-    /// Writes that were ordered, each of which would be a sync.
-    writes: u64,
+    counts: Counts,
     /// Entries that the leader has applied.
     applied: u64,
-    entries_since_tick: u64,
+}
+
+impl Subject for Cluster {
+    fn commit(&mut self, batch: u64, value: &Bytes) {
+        let end = self.applied + batch;
+        for _ in 0..batch {
+            self.nodes[0].propose(self.now, value.clone()).expect("the first node leads");
+        }
+        self.settle();
+        assert_eq!(self.applied, end, "all that was proposed is applied");
+    }
+
+    fn tick(&mut self) {
+        self.now.monotonic_ns += TICK.as_nanos() as u64;
+        for node in &mut self.nodes {
+            node.tick(self.now);
+        }
+        self.settle();
+    }
+
+    fn counts(&self) -> Counts {
+        self.counts
+    }
 }
 
 impl Cluster {
@@ -79,38 +126,13 @@ impl Cluster {
             nodes: nodes.into(),
             now: Now { monotonic_ns: 1, wall_ms: 1 },
             mail: VecDeque::new(),
-            messages: 0,
-            writes: 0,
+            counts: Counts::default(),
             applied: 0,
-            entries_since_tick: 0,
         };
         cluster.nodes[0].campaign(cluster.now);
         cluster.settle();
         assert_eq!(cluster.nodes[0].status().role, RoleKind::Leader);
         cluster
-    }
-
-    /// Proposes `batch` entries, and runs until all of them are committed and applied.
-    fn commit(&mut self, batch: u64, value: &Bytes) {
-        let end = self.applied + batch;
-        for _ in 0..batch {
-            self.nodes[0].propose(self.now, value.clone()).expect("the first node leads");
-        }
-        self.settle();
-        assert_eq!(self.applied, end, "all that was proposed is applied");
-        self.entries_since_tick += batch;
-        if self.entries_since_tick >= TICK_ENTRIES {
-            self.entries_since_tick = 0;
-            self.tick();
-        }
-    }
-
-    fn tick(&mut self) {
-        self.now.monotonic_ns += TICK.as_nanos() as u64;
-        for node in &mut self.nodes {
-            node.tick(self.now);
-        }
-        self.settle();
     }
 
     /// Runs until there is nothing left to do.
@@ -135,11 +157,11 @@ impl Cluster {
         let node = &mut self.nodes[at];
         match action {
             Action::Persist(write) => {
-                self.writes += 1;
+                self.counts.writes += 1;
                 node.persisted(self.now, write.durable());
             }
             Action::Send(message) => {
-                self.messages += 1;
+                self.counts.messages += 1;
                 self.mail.push_back(message);
             }
             Action::Apply(apply) => {

@@ -43,7 +43,7 @@ pub fn measure(rounds: u32, span: Span, value: &Bytes, dir: &Path) -> Result<Vec
         setting: format!("{at_once} at once"),
         measure: Box::new(move |span| sample(span, at_once, value, cluster)),
     });
-    in_turn(rounds, span, contestants.into(), "")
+    in_turn(rounds, span, contestants.into(), &[])
 }
 
 fn sample(span: Span, at_once: usize, value: &Bytes, cluster: &Cluster) -> Result<Sample, Error> {

@@ -32,7 +32,7 @@ pub fn measure(rounds: u32, span: Span, value: &Bytes) -> Result<Vec<Row>, Error
             measure: Box::new(move |span| runtime.block_on(sample(span, clients, value))),
         });
     }
-    in_turn(rounds, span, contestants, "")
+    in_turn(rounds, span, contestants, &[])
 }
 
 async fn sample(span: Span, clients: u64, value: &Bytes) -> Result<Sample, Error> {
@@ -70,7 +70,11 @@ async fn sample(span: Span, clients: u64, value: &Bytes) -> Result<Sample, Error
 
 /// Runs `clients` tasks, which share the turns. Returns the number of operations and the time in
 /// seconds.
-async fn load<F>(span: Span, clients: u64, client: impl Fn(Turns) -> F) -> Result<(f64, f64), Error>
+pub async fn load<F>(
+    span: Span,
+    clients: u64,
+    client: impl Fn(Turns) -> F,
+) -> Result<(f64, f64), Error>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -89,7 +93,7 @@ where
 
 /// The turns of the clients of one measurement.
 #[derive(Clone)]
-struct Turns {
+pub struct Turns {
     span: Span,
     done: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
@@ -97,7 +101,7 @@ struct Turns {
 
 impl Turns {
     /// Whether a client takes another turn.
-    fn goes_on(&self) -> bool {
+    pub fn goes_on(&self) -> bool {
         match self.span {
             Span::Time(_) => !self.ended.load(Relaxed),
             Span::Operations(operations) => self.done.load(Relaxed) < operations,
@@ -105,7 +109,7 @@ impl Turns {
     }
 
     /// A client has finished a turn.
-    fn done(&self) {
+    pub fn done(&self) {
         self.done.fetch_add(1, Relaxed);
     }
 }

@@ -4,7 +4,7 @@
 //! The writes are those of a real core with one node. Only the time in the log is counted.
 
 use crate::cluster;
-use crate::rounds::{Contestant, Error, Row, Sample, Span, in_turn};
+use crate::rounds::{Base, Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
 use raft::{Action, Incarnation, Node, NodeId, Now};
 use std::cell::Cell;
@@ -29,6 +29,8 @@ const NODE: NodeId = NodeId(1);
 /// The size of the file for the bare syncs.
 const FILE_BYTES: u64 = 16 << 20;
 
+const FDATASYNC: Base = Base { system: "fdatasync", ratio: "ratio to fdatasync" };
+
 /// Measures the log below `dir`.
 pub fn measure(rounds: u32, span: Span, value: &Bytes, dir: &Path) -> Result<Vec<Row>, Error> {
     let mut contestants = Vec::new();
@@ -52,7 +54,7 @@ pub fn measure(rounds: u32, span: Span, value: &Bytes, dir: &Path) -> Result<Vec
             measure: Box::new(move |span| bare(span, batch, write_bytes.get(), dir)),
         });
     }
-    in_turn(rounds, span, contestants, "fdatasync")
+    in_turn(rounds, span, contestants, &[FDATASYNC])
 }
 
 /// Measures the log once. Also returns the bytes of a write.
@@ -116,7 +118,7 @@ fn fill(file: &File) -> io::Result<()> {
 }
 
 /// The figures of writes that took these times.
-fn of_times(times: &mut [Duration], batch: u64) -> Sample {
+pub fn of_times(times: &mut [Duration], batch: u64) -> Sample {
     times.sort_unstable();
     let seconds: f64 = times.iter().map(Duration::as_secs_f64).sum();
     let writes = times.len() as f64 / seconds;
