@@ -4,12 +4,15 @@
 //! neighbour strikes all of them. The counts (messages, writes, syncs, allocations) hardly depend
 //! on the machine, and `tests/counts.rs` holds their bounds.
 //!
-//! Of other projects, only etcd is compared so far: see `compare-etcd.sh`.
+//! With the feature `peers`, other projects take their turns too: see `src/peers`. For etcd,
+//! see `compare-etcd.sh`.
 
 mod allocations;
 mod cluster;
 mod http;
 mod layers;
+#[cfg(feature = "peers")]
+mod peers;
 mod plot;
 mod rounds;
 mod table;

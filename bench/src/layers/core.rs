@@ -3,7 +3,9 @@
 
 use crate::allocations;
 use crate::cluster::{self, TICK};
-use crate::rounds::{Contestant, Error, Row, Sample, Span, in_turn};
+#[cfg(feature = "peers")]
+use crate::peers;
+use crate::rounds::{Base, Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
 use raft::{Action, Message, Node, NodeId, Now, Restored, RoleKind, Snapshot};
 use std::collections::VecDeque;
@@ -14,17 +16,22 @@ const BATCHES: [u64; 3] = [1, 64, 1024];
 /// The nodes get a tick after this many entries: at 400,000 entries a second, each 10 ms.
 const TICK_ENTRIES: u64 = 4096;
 
+const RAFT_RS: Base = Base { system: "raft-rs", ratio: "ratio to raft-rs" };
+
 /// Measures the core.
 pub fn measure(rounds: u32, span: Span, value: &Bytes) -> Result<Vec<Row>, Error> {
     let mut contestants = Vec::new();
     for batch in BATCHES {
+        let setting = format!("{batch} at once");
         contestants.push(Contestant {
             system: "quorate-core",
-            setting: format!("{batch} at once"),
+            setting: setting.clone(),
             measure: Box::new(move |span| Ok(sample(&mut Cluster::new(), span, batch, value))),
         });
+        #[cfg(feature = "peers")]
+        contestants.push(peers::raft_rs::contestant(batch, setting, value));
     }
-    in_turn(rounds, span, contestants, &[])
+    in_turn(rounds, span, contestants, &[RAFT_RS])
 }
 
 /// A cluster that is measured.

@@ -1,0 +1,4 @@
+//! Other projects, measured next to the layer of this one that does the same. Only with the feature
+//! `peers`, so that ordinary builds do not compile them.
+
+pub mod raft_rs;
