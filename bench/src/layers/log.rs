@@ -4,6 +4,8 @@
 //! The writes are those of a real core with one node. Only the time in the log is counted.
 
 use crate::cluster;
+#[cfg(feature = "peers")]
+use crate::peers;
 use crate::rounds::{Base, Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
 use raft::{Action, Incarnation, Node, NodeId, Now};
@@ -30,6 +32,7 @@ const NODE: NodeId = NodeId(1);
 const FILE_BYTES: u64 = 16 << 20;
 
 const FDATASYNC: Base = Base { system: "fdatasync", ratio: "ratio to fdatasync" };
+const RAFT_ENGINE: Base = Base { system: "raft-engine", ratio: "ratio to raft-engine" };
 
 /// Measures the log below `dir`.
 pub fn measure(rounds: u32, span: Span, value: &Bytes, dir: &Path) -> Result<Vec<Row>, Error> {
@@ -53,8 +56,10 @@ pub fn measure(rounds: u32, span: Span, value: &Bytes, dir: &Path) -> Result<Vec
             setting: setting.clone(),
             measure: Box::new(move |span| bare(span, batch, write_bytes.get(), dir)),
         });
+        #[cfg(feature = "peers")]
+        contestants.push(peers::raft_engine::contestant(batch, setting, value, dir));
     }
-    in_turn(rounds, span, contestants, &[FDATASYNC])
+    in_turn(rounds, span, contestants, &[FDATASYNC, RAFT_ENGINE])
 }
 
 /// Measures the log once. Also returns the bytes of a write.
