@@ -3,7 +3,9 @@
 
 use crate::allocations;
 use crate::cluster;
-use crate::rounds::{Contestant, Error, Row, Sample, Span, in_turn};
+#[cfg(feature = "peers")]
+use crate::peers;
+use crate::rounds::{Base, Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
 use driver::{
     ApplyContext, Dependencies, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError,
@@ -20,19 +22,23 @@ use storage::{LogStore, PersistError, Snapshots};
 /// Each client proposes its next command when the last one is applied.
 const CLIENTS: [u64; 3] = [1, 64, 1024];
 
+const OPENRAFT: Base = Base { system: "openraft", ratio: "ratio to openraft" };
+
 /// Measures the driver.
 pub fn measure(rounds: u32, span: Span, value: &Bytes) -> Result<Vec<Row>, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut contestants = Vec::new();
     for clients in CLIENTS {
-        let runtime = &runtime;
+        let (runtime, setting) = (&runtime, format!("{clients} clients"));
         contestants.push(Contestant {
             system: "quorate-driver",
-            setting: format!("{clients} clients"),
+            setting: setting.clone(),
             measure: Box::new(move |span| runtime.block_on(sample(span, clients, value))),
         });
+        #[cfg(feature = "peers")]
+        contestants.push(peers::openraft::contestant(clients, setting, value, runtime));
     }
-    in_turn(rounds, span, contestants, &[])
+    in_turn(rounds, span, contestants, &[OPENRAFT])
 }
 
 async fn sample(span: Span, clients: u64, value: &Bytes) -> Result<Sample, Error> {
