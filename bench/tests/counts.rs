@@ -78,6 +78,20 @@ fn the_driver_commits_what_many_clients_propose() {
     }
 }
 
+/// The benchmark itself checks that each node has applied, or the log has, what is counted.
+#[cfg(feature = "peers")]
+#[test]
+fn other_projects_take_their_turns() {
+    for (bench, system, setting, name) in [
+        ("core", "raft-rs", "1024 at once", "entries/s"),
+        ("driver", "openraft", "64 clients", "proposals/s"),
+        ("log", "raft-engine", "64 a write", "writes/s"),
+    ] {
+        let report = run(&[bench, "--ops=200"]);
+        assert!(figure(&report, system, setting, name) > 0.0, "{report}");
+    }
+}
+
 #[test]
 fn a_write_over_http_costs_a_bounded_number_of_messages_and_syncs() {
     let report = run(&["counts", "--ops=500"]);
