@@ -8,10 +8,12 @@
 //! snapshot is taken and which entries stay behind it. No bytes of a value are copied, and no
 //! message is encoded.
 //!
-//! Not comparable: here, our core has a thread of its own on each node; openraft consists of tasks
-//! of the runtime. Our driver also keeps sessions, clocks and limits on what waits. The timeouts
-//! of openraft are longer than its defaults, so that a busy machine causes no election and no
-//! repeated request.
+//! Not comparable: each node of ours has a thread that writes and one that applies, so that a slow
+//! disk does not stop the core. With openraft that is up to the host, and this one writes and
+//! applies in the tasks of openraft. One client waits for the threads to be woken, which costs more
+//! than the work itself. Our driver also keeps sessions, clocks and limits on what waits. The
+//! timeouts of openraft are longer than its defaults, so that a busy machine causes no election and
+//! no repeated request.
 
 use crate::allocations;
 use crate::cluster;

@@ -7,11 +7,11 @@
 //! else. Both write into files of the same size that are filled with zeros and were synced before
 //! the measurement, and both use old files again. The entries are read again at the end.
 //!
-//! Not comparable: our log also writes term, vote and commit index with the entries, on blocks of
-//! their own. TiKV writes its state next to the entries too, but that is left out here.
-//! raft-engine indexes in memory where each entry is; here the core keeps the entries. Its removal
-//! of old entries and files is not in its time. Compression is off, since it is of no use for
-//! random values; the values here are all alike.
+//! Not comparable: our log also writes term and vote with the entries, on blocks of their own. TiKV
+//! writes its state next to the entries too, but that is left out here. raft-engine indexes in
+//! memory where each entry is; here the core keeps the entries. Its removal of old entries and
+//! files is not in its time. Compression is off, since it is of no use for random values; the
+//! values here are all alike.
 
 use crate::layers::log;
 use crate::rounds::{Contestant, Error, Sample, Span};
@@ -26,8 +26,12 @@ use storage::LogConfig;
 /// The raft group.
 const GROUP: u64 = 1;
 
-/// Files that are filled with zeros at the start, as two thirds of their number.
+/// Files with entries, above which old ones are used again. Half as many more are filled with zeros
+/// at the start.
 const FILES: u64 = 4;
+
+/// The bytes of a write before the measurement.
+const FIRST_WRITE_BYTES: u64 = 1 << 20;
 
 /// Old entries are removed after this many bytes of values.
 const PURGE_BYTES: u64 = 8 << 20;
@@ -51,6 +55,7 @@ fn sample(span: Span, batch: u64, value: &Bytes, dir: &Path) -> Result<Sample, E
     for file in fs::read_dir(directory.path())? {
         File::open(file?.path())?.sync_all()?;
     }
+    log.leave_first_file(value)?;
     log.write(batch, value)?;
     log.times.clear();
     log.bytes.clear();
@@ -105,12 +110,33 @@ impl Log {
         self.last += batch;
         self.since_purge += batch * value.len() as u64;
         if self.since_purge >= PURGE_BYTES {
-            self.since_purge = 0;
-            // The entries of this write stay.
-            self.engine.compact_to(GROUP, self.last + 1 - batch);
-            self.engine.purge_expired_files()?;
+            self.purge(batch)?;
         }
         Ok(())
+    }
+
+    /// Removes all entries but the last ones.
+    fn purge(&mut self, kept: u64) -> Result<(), Error> {
+        self.since_purge = 0;
+        self.engine.compact_to(GROUP, self.last + 1 - kept);
+        self.engine.purge_expired_files()?;
+        Ok(())
+    }
+
+    /// Writes until the first file is full. Only that one is new and not filled with zeros, and its
+    /// syncs would take longer than those of all others.
+    fn leave_first_file(&mut self, value: &Bytes) -> Result<(), Error> {
+        let entries = (FIRST_WRITE_BYTES / value.len().max(1) as u64).clamp(1, 4096);
+        let (mut written, file_bytes) = (0, LogConfig::default().segment_bytes as usize);
+        while written < file_bytes {
+            let indexes = self.last + 1..=self.last + entries;
+            let new: Vec<Entry> = indexes.map(|index| entry(index, value)).collect();
+            self.batch.add_entries::<Entries>(GROUP, &new)?;
+            written += self.engine.write(&mut self.batch, false)?;
+            self.last += entries;
+        }
+        // The next write begins the second file.
+        self.purge(1)
     }
 }
 

@@ -8,9 +8,9 @@
 //! pre-vote. Both pass on the commit index with the next append or heartbeat, and both share the
 //! bytes of a value among the nodes; neither encodes a message.
 //!
-//! Not comparable: entries are proposed one by one with `RawNode::propose`, as ours are, but it takes
-//! ownership of a `Vec`, so each proposal allocates and copies its value. A host of raft-rs keeps
-//! the log; here the core does, with the clocks and checks that it has in addition.
+//! Not comparable: entries are proposed one by one with `RawNode::propose`, as ours are, but it
+//! takes ownership of a `Vec`, so each proposal allocates and copies its value. A host of raft-rs
+//! keeps the log; here the core does, with the clocks and checks that it has in addition.
 //!
 //! `batch_append` and `skip_bcast_commit` are on, which are off by default. Of the four ways to set
 //! them, this was the fastest for batches; for single entries, `batch_append` makes no difference.
