@@ -1,7 +1,6 @@
 """Many keys at once: writes in batches, reads without waiting for the answer to each."""
 
 import json
-import re
 import time
 from collections import deque
 from typing import Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
@@ -9,7 +8,7 @@ from urllib.parse import quote
 
 from .connection import NoHttpError, Response
 from .errors import UNKNOWN, CommitFailedError
-from .node import ANSWER_TIMEOUT, Node, check_texts
+from .node import ANSWER_TIMEOUT, KEYS, NODE_ID, VERSION, Node, check_texts
 
 #: The most operations in one batch. A node takes 1024; half of them are as fast.
 _BATCH_OPERATIONS = 512
@@ -21,9 +20,6 @@ _READS = 128
 _READS_BYTES = 16 << 10
 
 _BATCH = "/v1/batch"
-_KEY = "/v1/kv/"
-_NODE = b"raft-kv-node"
-_VERSION = re.compile(r'"[0-9]+"')
 _NOT_FOUND = "urn:raft-kv:problem:not-found"
 
 
@@ -86,13 +82,13 @@ def get(node: Node, keys: Iterable[str], seconds: float) -> Dict[str, str]:
     for key in dict.fromkeys(keys):
         check_texts(key=key)
         _check(key)
-        waiting.append((key, f"{_KEY}{quote(key, safe='')}"))
+        waiting.append((key, f"{KEYS}{quote(key, safe='')}"))
     found: Dict[str, str] = {}
     while waiting:
         key, path = waiting.popleft()
-        response = node.execute("GET", path, None, seconds)
+        response = node.execute("GET", path, None, seconds, "")
         _take(node, key, response, None, found)
-        identity = response.header(_NODE)
+        identity = response.header(NODE_ID)
         while waiting and response.stays:
             try:
                 response = _read_some(node, waiting, identity, found)
@@ -124,7 +120,7 @@ def _read_some(
         connection.send(request, deadline)
         answers = [connection.receive(deadline) for _ in asked]
     except (OSError, NoHttpError) as error:
-        raise node.lost(_KEY, error) from error
+        raise node.lost(KEYS, error) from error
     for (key, _), answer in zip(asked, answers):
         _take(node, key, answer, identity, found)
     return answers[-1]
@@ -134,17 +130,17 @@ def _take(
     node: Node, key: str, response: Response, identity: Optional[str], found: Dict[str, str]
 ) -> None:
     """Notes what an answer says about a key, if it is the answer of this node."""
-    node_id = response.header(_NODE)
+    node_id = response.header(NODE_ID)
     if node_id is not None and identity in (None, node_id):
-        if response.status == 200 and _VERSION.fullmatch(response.header(b"etag") or ""):
+        if response.status == 200 and VERSION.fullmatch(response.header(b"etag") or ""):
             found[key] = response.content.decode("utf-8", "replace")
             return
-        answer = node.judge(response, _KEY)
+        answer = node.judge(response, KEYS)
         if answer.status == 404 and answer.fields.get("type") == _NOT_FOUND:
             return
         if not answer.is_done:
             raise CommitFailedError(f"get_many refused: {answer.explanation}", answer.outcome)
-    raise node.foreign(_KEY, f"HTTP {response.status}, node {node_id}, a value without a version")
+    raise node.foreign(KEYS, f"HTTP {response.status}, node {node_id}, a value without a version")
 
 
 def _check(key: str) -> None:

@@ -7,6 +7,7 @@ password file of the environment is used, no redirect is followed, no request is
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -23,7 +24,15 @@ ANSWER_TIMEOUT = 5.0
 #: How long a node that is late may take to show that it lives, in seconds.
 GRACE = 1.0
 
+#: Where the keys of the v1 API are.
+KEYS = "/v1/kv/"
+#: The header that each answer of a node has.
+NODE_ID = b"raft-kv-node"
+#: The version of a key, as the header ``ETag`` has it.
+VERSION = re.compile(r'"[0-9]+"')
+
 _EXCERPT_CHARS = 60
+_JSON = "Content-Type: application/json\r\n"
 #: Redirects that promise that the request was not executed (RFC 9110, 15.4).
 _NOT_HERE = (307, 308)
 
@@ -56,6 +65,10 @@ class Answer(NamedTuple):
         return NOT_DONE if self.status < 500 or self.status == 503 else UNKNOWN
 
 
+class NotReachedError(NetworkError):
+    """There is nobody at the address."""
+
+
 class Node:
     """The node at ``address``: a URL, or ``host:port`` alone.
 
@@ -65,8 +78,8 @@ class Node:
     def __init__(self, address: str) -> None:
         self.url = address.rstrip("/")
         self._target: Optional[Target] = None
-        # A wrong address is reported by each operation, as what it is: nothing was sent.
-        self._fault = ""
+        #: What is wrong with the address. Each operation reports it: nothing was sent.
+        self.fault = ""
         self._host = self._prefix = ""
         self._local = threading.local()
         try:
@@ -76,7 +89,7 @@ class Node:
             if "://" not in address:
                 self.url = f"http://{self.url}"
         except ValueError as error:
-            self._fault = f"{address!r} is no address of a node: {error}; nothing was sent"
+            self.fault = f"{address!r} is no address of a node: {error}; nothing was sent"
 
     def ask(self, path: str, seconds: float) -> Answer:
         """Gets what the node knows at once, within ``seconds``.
@@ -85,13 +98,21 @@ class Node:
         :raises AnswerError: the answer is not one of a node
         """
         deadline = time.monotonic() + seconds
-        response = self._exchange("GET", path, None, deadline, lambda one: one.receive(deadline))
+        request = self._request("GET", path, None, "")
+        response = self._exchange(path, request, deadline, lambda one: one.receive(deadline))
         return self.judge(response, path)
 
     def execute(
-        self, method: str, path: str, content: Optional[bytes], seconds: float
+        self,
+        method: str,
+        path: str,
+        content: Optional[bytes],
+        seconds: float,
+        headers: str = _JSON,
     ) -> Response:
         """Sends an operation, and returns the answer within ``seconds``, be it another server's.
+
+        ``headers`` are whole lines, beyond those that each request has.
 
         An operation takes as long as the cluster needs. A node that is silent is asked for a sign
         of life, after a few seconds and when the time is over: a node that hangs is found out
@@ -117,7 +138,7 @@ class Node:
 
         # A node that lives takes a request soon, however long it then works on it.
         sent = began + min(ANSWER_TIMEOUT, seconds)
-        return self._exchange(method, path, content, sent, receive)
+        return self._exchange(path, self._request(method, path, content, headers), sent, receive)
 
     def foreign(self, path: str, what: str, outcome: str = UNKNOWN) -> AnswerError:
         """The error for an answer that no node gives."""
@@ -140,15 +161,14 @@ class Node:
         """The shortest request for what is at a path."""
         return f"GET {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode()
 
-    def _request(self, method: str, path: str, content: Optional[bytes]) -> bytes:
+    def _request(self, method: str, path: str, content: Optional[bytes], headers: str) -> bytes:
         head = (
             f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n"
-            "Accept: application/json\r\nUser-Agent: python-raft-kv\r\n"
+            f"Accept: application/json\r\nUser-Agent: python-raft-kv\r\n{headers}"
         )
         if content is None:
             return f"{head}\r\n".encode()
-        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        return head.encode() + content
+        return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
     def lost(self, path: str, error: Exception, was_sent: bool = True) -> NetworkError:
         """The error for a request without an answer."""
@@ -179,13 +199,11 @@ class Node:
 
     def _exchange(
         self,
-        method: str,
         path: str,
-        content: Optional[bytes],
+        request: bytes,
         deadline: float,
         receive: Callable[[Connection], Response],
     ) -> Response:
-        request = self._request(method, path, content)
         connection = self.kept()
         if connection is None or not connection.is_usable:
             connection = self._connect(deadline)
@@ -209,12 +227,12 @@ class Node:
 
     def _connect(self, deadline: float) -> Connection:
         if self._target is None:
-            raise NetworkError(self._fault, NOT_DONE)
+            raise NotReachedError(self.fault, NOT_DONE)
         try:
             connection = Connection(self._target, min(CONNECT_TIMEOUT, left(deadline)))
         except (OSError, UnicodeError) as error:
             why = f"name look-up failed: {error}" if _is_look_up(error) else str(error)
-            raise NetworkError(f"{self.url}: not reached: {why}", NOT_DONE) from error
+            raise NotReachedError(f"{self.url}: not reached: {why}", NOT_DONE) from error
         self._local.connection = (os.getpid(), connection)
         return connection
 
