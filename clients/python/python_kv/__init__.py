@@ -18,6 +18,7 @@ from .errors import (
     NotLeaderError,
 )
 from .kvstore import KVStore
+from .session import SessionClient
 
 __version__ = "0.1.0"
 
@@ -30,4 +31,5 @@ __all__ = [
     "NetworkError",
     "NoLeaderError",
     "NotLeaderError",
+    "SessionClient",
 ]

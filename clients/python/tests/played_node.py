@@ -36,6 +36,8 @@ class PlayedNode:
     def __init__(self):
         self.answers = []
         self.asked = []
+        #: The methods and headers of the requests, with names in lower case.
+        self.heads = []
         self.connections = 0
         #: Connections that nobody reads from, before the others.
         self.ignored = 0
@@ -89,13 +91,17 @@ class PlayedNode:
         first = incoming.readline().decode()
         if not first:
             return False
-        length = 0
+        method, path = first.split(" ")[:2]
+        head = {"method": method}
         for line in iter(incoming.readline, b"\r\n"):
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        body = incoming.read(length)
+            name, value = line.decode().split(":", 1)
+            head[name.lower()] = value.strip()
+        body = incoming.read(int(head.get("content-length", 0)))
+        is_json = head.get("content-type") == "application/json"
         with self._lock:
-            self.asked.append((first.split(" ")[1], json.loads(body) if body else None))
+            self.heads.append(head)
+            text = body.decode() if body else None
+            self.asked.append((path, json.loads(text) if text and is_json else text))
             answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
         return self._send(connection, answer)
 
