@@ -6,6 +6,8 @@ kv = KVStore("http://localhost:8080", server_id=0)
 previous_value, was_found = kv.put("hello", "world")
 value, found = kv.get("hello")
 old_value, was_found = kv.cas("hello", "world", "there")
+
+Use SessionClient for several nodes, and for writes that are repeated and done once.
 """
 
 from .client import KVClient

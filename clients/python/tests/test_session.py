@@ -13,9 +13,11 @@ from played_node import HANG
 from python_kv import AnswerError, CommitFailedError, NetworkError, SessionClient
 from test_addresses_and_times import NO_ADDRESSES, PATIENCE
 from test_foreign import FOREIGN
+from test_outcomes import LIVES
 
 NODE = {"raft-kv-node": "3"}
 OPENED = (201, {"session": "17", "ttl_ms": 60_000, "window": 128}, NODE)
+OPENED_NEXT = (201, {**OPENED[1], "session": "18"}, NODE)
 WRITTEN = (200, b"", {**NODE, "ETag": '"7"'})
 DELETED = (204, b"", {**NODE, "ETag": '"7"'})
 
@@ -80,7 +82,7 @@ def test_operations_on_any_node(cluster):
 
 def test_text_of_every_kind_survives(cluster):
     with SessionClient(cluster.urls) as kv:
-        for text in ["/", "a/b//c", "%2F", "?x=1#y", "..", "\r\n", "\x7f\x00", "ключ", "😀" * 1000]:
+        for text in ["/", "a/b//c", "%2F", "?x=1#y", "..", "\r\n\x7f\x00", "ключ", "😀" * 1000]:
             assert kv.put(f"s/{text[:10]}", text) is None
             assert kv.cas(f"s/{text[:10]}", text, "") == (text, True)
             assert kv.get(f"s/{text[:10]}") == ("", True)
@@ -94,11 +96,13 @@ def test_text_of_every_kind_survives(cluster):
 
 
 def test_what_the_store_refuses_fails_at_once(cluster):
-    with SessionClient(cluster.urls, timeout_ms=3_600_000) as kv:
+    began = time.monotonic()
+    with SessionClient(cluster.urls, timeout_ms=2000 * PATIENCE) as kv:
         for key, value in (("s/refused", "x" * ((1 << 20) + 1)), ("k" * 5000, "")):
             with pytest.raises(CommitFailedError) as raised:
                 kv.put(key, value)
             assert raised.value.outcome == "not_done" and "HTTP 413" in str(raised.value)
+            assert time.monotonic() - began < PATIENCE
         assert kv.get("s/refused") == (None, False)
 
 
@@ -195,13 +199,15 @@ def test_when_the_time_is_over_the_outcome_is_that_of_all_attempts(node):
     assert failure(lambda: SessionClient(node.url, timeout_ms=100).get("k")).outcome == "not_done"
 
 
-def test_a_node_that_hangs_does_not_hold_up_the_others(cluster, node):
-    node.answers = [HANG]
+@pytest.mark.parametrize("lives", [False, True])
+def test_a_node_that_hangs_does_not_hold_up_the_others(cluster, node, lives):
+    node.answers = [HANG, LIVES] if lives else [HANG]
+    key = f"hangs/{lives}"
     with SessionClient([node.url, *cluster.urls]) as kv:
         began = time.monotonic()
-        kv.put("hangs", "1")
+        kv.put(key, "1")
         assert time.monotonic() - began < 15
-    assert commands(cluster.urls[0], "hangs") == [("put", "1")]
+    assert commands(cluster.urls[0], key) == [("put", "1")]
 
 
 def session_ids(proxy):
@@ -250,15 +256,15 @@ def test_a_new_session_that_is_refused_is_not_replaced_forever(node):
     assert node.paths == ["/v1/sessions", "/v1/kv/k"]
 
 
-def test_a_session_that_was_idle_for_long_is_not_used_again(node):
-    short = (201, {"session": "1", "ttl_ms": 200, "window": 128}, NODE)
-    node.answers = [short, WRITTEN, OPENED, WRITTEN]
+def test_a_session_that_was_idle_for_long_is_not_used_again(node, monkeypatch):
+    now, passed = time.monotonic, [0]
+    monkeypatch.setattr(time, "monotonic", lambda: now() + passed[0])
+    node.answers = [OPENED, WRITTEN, WRITTEN, WRITTEN, OPENED_NEXT, WRITTEN]
     kv = SessionClient(node.url)
-    kv.put("k", "v")
-    time.sleep(0.15)
-    kv.put("k", "v")
-    kv.put("k", "v")
-    assert numbers(node) == [("1", "1"), ("17", "1"), ("17", "2")]
+    for seconds in (0, 20, 20, 31):
+        passed[0] += seconds
+        kv.put("k", "v")
+    assert numbers(node) == [("17", "1"), ("17", "2"), ("17", "3"), ("18", "1")]
 
 
 def test_numbers_that_no_write_was_done_with_do_not_use_up_the_window(cluster):
@@ -307,20 +313,27 @@ def test_threads_use_sessions_of_their_own_at_a_time(cluster):
         assert written == [("put", str(n)) for n in range(20)]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_child_process_has_sessions_of_its_own(cluster):
-    kv = SessionClient(cluster.urls)
-    kv.put("fork", "parent")
+def in_a_child(call):
     child = os.fork()
     if child == 0:
-        kv.put("fork", "child")
-        kv.close()
-        os._exit(0 if kv._idle == [] else 1)
+        call()
+        os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    # The same number and the same write as the child's: it is another write all the same.
-    kv.put("fork", "child")
-    kv.close()
-    assert [value for _, value in commands(cluster.urls[0], "fork")] == ["parent", "child", "child"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_process_has_sessions_of_its_own(cluster):
+    with SessionClient(cluster.urls) as kv:
+        kv.put("fork", "parent")
+        session = kv._idle[0].id
+        in_a_child(lambda: kv.put("fork", "same"))
+        # The same write, with the next number: it is another one than the child's.
+        kv.put("fork", "same")
+        written = [value for _, value in commands(cluster.urls[0], "fork")]
+        assert written == ["parent", "same", "same"]
+        in_a_child(kv.close)
+        kv.put("fork", "parent")
+        assert kv._idle[0].id == session, "the child has ended it"
 
 
 def test_closing_ends_the_sessions(cluster, proxy):
@@ -415,12 +428,13 @@ def test_where_no_node_is_the_answer_comes_at_once(node):
     urls = [f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"]
     began = time.monotonic()
     for addresses in (urls, NO_ADDRESSES[-1]):
-        kv = SessionClient(addresses, timeout_ms=3_600_000)
+        kv = SessionClient(addresses, timeout_ms=2000 * PATIENCE)
         error = failure(lambda: kv.put("k", "v"))
         assert isinstance(error, NetworkError) and error.outcome == "not_done"
         assert "not reached" in str(error)
+        assert time.monotonic() - began < PATIENCE
     node.answers = [FOREIGN["html"]]
-    kv = SessionClient([urls[0], node.url], timeout_ms=3_600_000)
+    kv = SessionClient([urls[0], node.url], timeout_ms=2000 * PATIENCE)
     error = failure(lambda: kv.put("k", "v"))
     assert isinstance(error, AnswerError) and error.outcome == "not_done"
     # Nothing but a session was asked for.
@@ -485,7 +499,8 @@ def test_only_foreign_answers_leave_a_write_unknown(node):
 
 def test_a_session_has_an_id_and_a_time(node):
     good = OPENED[1]
-    bad = [{**good, "session": v} for v in (None, 17, "", "x", "-1", "1" * 21, "1\r\nX: y", "\u0661")]
+    ids = (None, 17, "", "x", "-1", "1" * 21, "1\r\nX: y", "\u0661")
+    bad = [{**good, "session": id_} for id_ in ids]
     bad += [{**good, "ttl_ms": v} for v in (None, "60000", -1, 1.5, True)]
     bad += [[17], 17, {}]
     for fields in bad:
