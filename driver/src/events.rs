@@ -34,7 +34,7 @@ pub(crate) enum Event {
     NotCommitting { waiting: Duration },
     Commits,
     SnapshotNotStored { reason: Arc<str> },
-    Members { before: Membership, now: Membership },
+    Members { before: Box<Membership>, now: Box<Membership> },
     DiskStalled,
     DiskAnswers,
     Repairing { lost: LogId },
@@ -256,7 +256,8 @@ impl Events {
         if self.membership.as_ref() != Some(&status.membership) {
             let before = self.membership.replace(status.membership.clone());
             if let Some(before) = before.filter(|before| !before.members.is_empty()) {
-                events.push(Event::Members { before, now: status.membership.clone() });
+                let now = Box::new(status.membership.clone());
+                events.push(Event::Members { before: Box::new(before), now });
             }
         }
     }

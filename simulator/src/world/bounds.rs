@@ -88,7 +88,7 @@ impl World<'_> {
                 .filter_map(|id| running.node.entry(id.index))
         };
         // The last one may exceed the bound, since a node accepts one until the bound is reached.
-        let last = waiting().last().map_or(0, cost_bytes);
+        let last = waiting().next_back().map_or(0, cost_bytes);
         let bytes = waiting().map(cost_bytes).sum::<u64>() - last;
         if bytes >= most && last > 0 {
             let detail =
