@@ -316,8 +316,11 @@ def test_threads_use_sessions_of_their_own_at_a_time(cluster):
 def in_a_child(call):
     child = os.fork()
     if child == 0:
-        call()
-        os._exit(0)
+        try:
+            call()
+            os._exit(0)
+        finally:
+            os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
 
 
