@@ -41,10 +41,11 @@ impl Core {
 
     /// An election timeout in ticks, drawn at random each time (§3.4): from the shortest one to
     /// half as much again. A wider range would only delay the election: a split vote costs little
-    /// (see [`Core::split_vote_timeout`]).
+    /// (see [`Core::split_vote_timeout`]). There are always two lengths at least: with one, two
+    /// nodes whose ticks coincide would split the votes for ever.
     pub fn election_timeout(&mut self) -> u32 {
         let least = self.config.election_ticks;
-        least + self.rng.next_u32() % (least / 2).max(1)
+        least + self.rng.next_u32() % (least / 2).max(2)
     }
 
     /// For how many ticks a candidate still waits once it knows that the votes are split: long
@@ -116,5 +117,30 @@ impl Core {
         let granted = could && next > self.hard.term && self.is_up_to_date(last);
         let reply = self.message(candidate, Body::PreVoteReply { next, granted });
         self.outbox.send(reply);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::core::Core;
+    use crate::log::Log;
+    use crate::{Config, HardState, Incarnation, Membership, NodeId, Snapshot};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn timeouts_differ_however_short_they_are() {
+        for election_ticks in [2, 3, 4, 5, 30] {
+            let config = Config {
+                heartbeat_ticks: 1,
+                election_ticks,
+                ..Config::new(NodeId(1), Incarnation(1), 1)
+            };
+            let log = Log::new(Snapshot::initial(Membership::default()), Vec::new());
+            let mut core = Core::new(config, HardState::default(), log);
+            let drawn: BTreeSet<u32> = (0..100).map(|_| core.election_timeout()).collect();
+            assert!(drawn.len() >= 2, "{election_ticks}: {drawn:?}");
+            assert_eq!(drawn.first(), Some(&election_ticks));
+            assert!(drawn.iter().all(|ticks| *ticks < 2 * election_ticks), "{drawn:?}");
+        }
     }
 }
