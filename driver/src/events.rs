@@ -135,7 +135,7 @@ impl Event {
     }
 }
 
-/// What the events depend on besides the status of the core.
+/// The inputs of the events, apart from the status of the core.
 #[derive(Clone, Copy)]
 pub(crate) struct Conditions<'a> {
     pub disk_full: bool,
@@ -221,7 +221,7 @@ impl Events {
         self.quorum_stepped_down = status.counters.quorum_stepped_down;
     }
 
-    /// What keeps the node, or the whole cluster, from serving.
+    /// Reports the conditions under which this node, or the whole cluster, serves nobody.
     fn service(&mut self, status: &Status, conditions: &Conditions<'_>, events: &mut Vec<Event>) {
         let now_ns = conditions.now.monotonic_ns;
         self.leaderless = match (status.leader, self.leaderless) {

@@ -26,7 +26,7 @@
 //!
 //! # What is stable
 //!
-//! What stands at the root of this crate is its public interface. Until 1.0 a minor version may
+//! The items at the root of this crate are its public interface. Until 1.0 a minor version may
 //! change it; the changelog names each change. The modules [`assembly`], [`bootstrap`] and
 //! [`threads`] are the interface for simulators and for programs that put a node together in
 //! another way. They follow the inside of the library and may change with any version, as may the

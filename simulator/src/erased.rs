@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 /// The state machine of an [`Erased`] workload.
 pub struct ErasedMachine(Box<dyn AnyMachine>);
 
-/// What an [`ErasedMachine`] returns when it is frozen.
+/// The frozen state of an [`ErasedMachine`].
 pub struct ErasedFrozen(Box<dyn Frozen + Send>);
 
 /// A workload with any state machine, as a workload with an [`ErasedMachine`].

@@ -43,11 +43,11 @@ pub trait Subject {
     /// Passes a tick to each node, and runs until there is nothing left to do.
     fn tick(&mut self);
 
-    /// What all nodes together have done so far.
+    /// The totals of all nodes so far.
     fn counts(&self) -> Counts;
 }
 
-/// What a cluster has done.
+/// The totals of a cluster.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Messages that were sent.

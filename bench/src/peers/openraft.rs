@@ -112,7 +112,7 @@ struct Node {
     machine: Machine,
 }
 
-/// What all nodes together have done.
+/// The totals of all nodes.
 #[derive(Default)]
 struct Counts {
     messages: AtomicU64,

@@ -73,7 +73,7 @@ impl Subject for Cluster {
     fn tick(&mut self) {
         for Peer { node, .. } in &mut self.peers {
             node.tick();
-            // What is applied is not needed any more: no peer is behind.
+            // Applied entries are no longer needed, since no peer is behind.
             let applied = node.raft.raft_log.applied;
             node.store().wl().compact(applied).expect("the log has what is applied");
         }
