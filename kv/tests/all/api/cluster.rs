@@ -174,6 +174,7 @@ fn a_node_without_a_leader_says_so_everywhere_and_is_not_ready() {
     let mut configs = cluster(3, directory.path());
     for config in &mut configs {
         (config.limits.leader_wait, config.limits.request_timeout) = (LEADER_WAIT, LEADER_WAIT);
+        config.limits.read_timeout = LEADER_WAIT;
     }
     let mut nodes = start(configs);
     for (n, node) in nodes.iter().enumerate() {
