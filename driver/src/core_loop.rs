@@ -23,7 +23,7 @@ use crate::reads::Reads;
 use crate::shared::Shared;
 use crate::snapshots::SnapshotStore;
 use crate::status::{add, count};
-use crate::{Clock, FrozenReplica, Inspect, StateMachine, Transport};
+use crate::{Clock, Inspect, Transport};
 use raft::{Index, Membership, Message, Node, Write};
 use standing::Leadership;
 use std::collections::BTreeMap;
@@ -45,35 +45,35 @@ const FULL_RETRY_TICKS_MAX: u32 = 160;
 /// The most ticks for which a node that shuts down waits for pending calls.
 const SHUTDOWN_GRACE_TICKS: u32 = 50;
 
-pub(crate) struct CoreLoop<S: StateMachine, T, C, I> {
+pub(crate) struct CoreLoop {
     pub node: Node,
-    pub clock: Arc<C>,
-    pub transport: Arc<T>,
+    pub clock: Arc<dyn Clock>,
+    pub transport: Arc<dyn Transport>,
     pub store: Arc<dyn SnapshotStore>,
     pub tick: Duration,
     pub election_timeout: Duration,
     /// A follower is not ready if its leader is neither connected nor heard from for longer.
     pub leader_absence_max: Duration,
     pub shared: Arc<Shared>,
-    pub calls: mpsc::Receiver<CoreCall<S>>,
+    pub calls: mpsc::Receiver<CoreCall>,
     pub inbox_receiver: InboxReceiver,
     pub receipts: mpsc::Receiver<Receipt>,
     pub writes: mpsc::Sender<Write>,
     pub machine_orders: mpsc::Sender<MachineOrder>,
-    pub machine_calls: mpsc::Sender<MachineCall<S>>,
-    pub snapshot_orders: mpsc::Sender<SnapshotOrder<FrozenReplica<S::Frozen>>>,
-    pub state: State<S>,
-    pub inspect: I,
+    pub machine_calls: mpsc::Sender<MachineCall>,
+    pub snapshot_orders: mpsc::Sender<SnapshotOrder>,
+    pub state: State,
+    pub inspect: Arc<dyn Inspect>,
 }
 
 /// The state that the loop keeps between turns.
-pub(crate) struct State<S: StateMachine> {
+pub(crate) struct State {
     pending: Pending,
     /// Callers of commands that were forwarded to the leader, by the number from the core.
     forwarded: BTreeMap<u64, Reply<ExecuteError>>,
     /// The last index that the state machine has been ordered to apply or restore.
     ordered: Index,
-    reads: Reads<S>,
+    reads: Reads,
     preflight: Preflight,
     cleaning: Cleaning,
     /// A write for which the disk had no room, and the ticks until its retry.
@@ -93,7 +93,7 @@ pub(crate) struct State<S: StateMachine> {
     events: Events,
 }
 
-impl<S: StateMachine> State<S> {
+impl State {
     pub fn new() -> Self {
         State {
             pending: Pending::default(),
@@ -117,7 +117,7 @@ impl<S: StateMachine> State<S> {
     }
 }
 
-impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I> {
+impl CoreLoop {
     pub async fn run(mut self) {
         let mut receipts = Vec::with_capacity(RECEIPTS_MAX);
         let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);

@@ -8,10 +8,11 @@ use crate::error::{
 use crate::messages::{CoreCall, MachineCall, Read};
 use crate::shared::Shared;
 use crate::status::count;
-use crate::{Clock, DriverStatus, MetricsReading, SessionLimits, StateMachine};
+use crate::{Clock, DriverStatus, ErasedMachine, MetricsReading, SessionLimits, StateMachine};
 use bytes::Bytes;
 use raft::{Change, CommandNumber, Index, LogId, NodeId, Term};
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,11 +45,12 @@ pub enum ReadMode {
 /// A client's handle to a node. A clone is another handle to the same node. Every call may be made
 /// on any node, but a proposal succeeds only on the leader.
 pub struct Handle<S: StateMachine> {
-    pub(crate) calls: mpsc::Sender<CoreCall<S>>,
-    pub(crate) machine_calls: mpsc::Sender<MachineCall<S>>,
+    pub(crate) calls: mpsc::Sender<CoreCall>,
+    pub(crate) machine_calls: mpsc::Sender<MachineCall>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timeout: Duration,
+    pub(crate) machine: PhantomData<fn() -> S>,
 }
 
 /// A proposal that the leader has appended to its log.
@@ -93,7 +95,7 @@ impl Future for Done {
 
 impl<S: StateMachine> Handle<S> {
     /// Passes a command of this size to the core loop.
-    pub(crate) fn send_command(&self, bytes: usize, call: CoreCall<S>) -> Result<(), ProposeError> {
+    pub(crate) fn send_command(&self, bytes: usize, call: CoreCall) -> Result<(), ProposeError> {
         let waiting = &self.shared.calls_bytes;
         let before = waiting.fetch_add(bytes, Ordering::Relaxed);
         let sent = if before > 0 && before + bytes > self.shared.limits.calls_bytes_max {
@@ -174,13 +176,14 @@ impl<S: StateMachine> Handle<S> {
         timeout: Duration,
     ) -> Result<S::Frozen, ReadError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(mode, Read::Freeze { reply }, answer, timeout).await
+        let frozen = self.ask(mode, Read::Freeze { reply }, answer, timeout).await?;
+        Ok(frozen.downcast().expect("the node runs a machine of this type"))
     }
 
     async fn ask<A>(
         &self,
         mode: ReadMode,
-        read: Read<S>,
+        read: Read,
         answer: oneshot::Receiver<A>,
         timeout: Duration,
     ) -> Result<A, ReadError> {
@@ -383,7 +386,16 @@ impl<S: StateMachine> Clone for Handle<S> {
             shared: self.shared.clone(),
             clock: self.clock.clone(),
             timeout: self.timeout,
+            machine: PhantomData,
         }
+    }
+}
+
+impl Handle<ErasedMachine> {
+    /// The handle to the same node, whose state machine has this type.
+    pub(crate) fn of_machine<S: StateMachine>(self) -> Handle<S> {
+        let Handle { calls, machine_calls, shared, clock, timeout, machine: PhantomData } = self;
+        Handle { calls, machine_calls, shared, clock, timeout, machine: PhantomData }
     }
 }
 

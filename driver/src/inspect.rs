@@ -1,6 +1,6 @@
 //! The interface for observers of a running node: the checks of a simulation.
 
-use crate::{Answer, Outcome, Replica, StateMachine};
+use crate::{Answer, ErasedMachine, Outcome, Replica};
 use raft::{Entry, LogId, Node, Snapshot};
 
 /// The outcome of a proposal: the answer to its entry, once that is applied.
@@ -8,7 +8,7 @@ pub type Decision = Result<Answer, Outcome>;
 
 /// Observes the core and the state machine of a node. It can read everything and change nothing.
 /// The default methods do nothing and cost nothing.
-pub trait Inspect<S: StateMachine>: Clone + Send + Sync + 'static {
+pub trait Inspect: Send + Sync + 'static {
     /// The node has been assembled from its restored state.
     fn started(&self, _node: &Node) {}
 
@@ -18,15 +18,15 @@ pub trait Inspect<S: StateMachine>: Clone + Send + Sync + 'static {
 
     /// An entry has been applied with this answer. `replica` has already applied the whole batch of
     /// the entry.
-    fn applied(&self, _entry: &Entry, _answer: &Answer, _replica: &Replica<S>) {}
+    fn applied(&self, _entry: &Entry, _answer: &Answer, _replica: &Replica<ErasedMachine>) {}
 
     /// The outcome of a proposal of this node is known. Called even if its caller has stopped
     /// waiting.
     fn decided(&self, _id: LogId, _outcome: &Decision) {}
 
     /// The state has been replaced by that of a snapshot, or starts with it.
-    fn restored(&self, _snapshot: &Snapshot, _replica: &Replica<S>) {}
+    fn restored(&self, _snapshot: &Snapshot, _replica: &Replica<ErasedMachine>) {}
 }
 
 /// An observer that ignores everything.
-impl<S: StateMachine> Inspect<S> for () {}
+impl Inspect for () {}

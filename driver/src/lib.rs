@@ -19,6 +19,7 @@ mod changes;
 mod cleaning;
 mod clock;
 mod core_loop;
+mod erased;
 mod error;
 mod events;
 mod execute;
@@ -51,6 +52,7 @@ mod waiters;
 
 pub use changes::{Changes, View};
 pub use clock::{Clock, Sleep};
+pub use erased::{ErasedFrozen, ErasedMachine};
 pub use error::{
     ExecuteError, MembersError, NotReady, Outcome, ProposeError, ReadError, StopReason,
     TransferError, WaitError,

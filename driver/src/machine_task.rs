@@ -3,6 +3,7 @@
 //! It sends results directly to the waiting callers. A panic of the user's code stops the node; the
 //! callers' channels close, so no caller waits for ever.
 
+use crate::erased::ErasedMachine;
 use crate::messages::{MachineCall, MachineOrder, Receipt, SnapshotOrder};
 use crate::pending::{Undecided, jump, resolve};
 use crate::replica::hashed;
@@ -10,7 +11,7 @@ use crate::shared::{Shared, panic_message};
 use crate::snapshots::{Counted, SnapshotStore};
 use crate::status::{add, count};
 use crate::waiters::Waiters;
-use crate::{FrozenReplica, Inspect, Replica, RestoreError, StateMachine, StopReason};
+use crate::{Inspect, Replica, RestoreError, StopReason};
 use raft::{Apply, Snapshot, TakeSnapshot, entry_hash};
 use std::collections::VecDeque;
 use std::io::{self, BufReader};
@@ -22,21 +23,21 @@ use tokio::sync::mpsc;
 /// The most calls taken in one turn, before the next order.
 const CALLS_PER_TURN: usize = 256;
 
-pub(crate) struct MachineTask<S: StateMachine, I> {
-    pub replica: Replica<S>,
+pub(crate) struct MachineTask {
+    pub replica: Replica<ErasedMachine>,
     pub waiters: Waiters,
     /// The snapshot that the state starts with.
     pub base: Snapshot,
     pub store: Arc<dyn SnapshotStore>,
     pub orders: mpsc::Receiver<MachineOrder>,
-    pub calls: mpsc::Receiver<MachineCall<S>>,
+    pub calls: mpsc::Receiver<MachineCall>,
     pub receipts: mpsc::Sender<Receipt>,
-    pub snapshot_orders: mpsc::Sender<SnapshotOrder<FrozenReplica<S::Frozen>>>,
+    pub snapshot_orders: mpsc::Sender<SnapshotOrder>,
     pub shared: Arc<Shared>,
-    pub inspect: I,
+    pub inspect: Arc<dyn Inspect>,
 }
 
-impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
+impl MachineTask {
     pub async fn run(mut self) {
         let base = self.base.clone();
         if !self.guarded(|task| task.restore(&base)) {
@@ -176,7 +177,7 @@ impl<S: StateMachine, I: Inspect<S>> MachineTask<S, I> {
         }
     }
 
-    fn answer(&mut self, call: MachineCall<S>) {
+    fn answer(&mut self, call: MachineCall) {
         match call {
             MachineCall::Read(read) => read.answer(self.replica.machine(), self.replica.time()),
             MachineCall::Reads(reads) => {

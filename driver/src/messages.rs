@@ -7,6 +7,8 @@
 //!
 //! The parts share these types and do not depend on one another.
 
+use crate::FrozenReplica;
+use crate::erased::{ErasedFrozen, ErasedMachine};
 use crate::error::{ExecuteError, Outcome, ProposeError, StopReason};
 use crate::machine::StateMachine;
 use crate::pending::{Reply, Undecided};
@@ -30,7 +32,7 @@ pub(crate) const RECEIPTS_MAX: usize = 16;
 pub(crate) const MACHINE_ORDERS_MAX: usize = 4;
 
 /// A client's call to the core loop.
-pub(crate) enum CoreCall<S: StateMachine> {
+pub(crate) enum CoreCall {
     Propose {
         command: Bytes,
         taken: oneshot::Sender<Result<Proposed, ProposeError>>,
@@ -43,7 +45,7 @@ pub(crate) enum CoreCall<S: StateMachine> {
     },
     Read {
         mode: ReadMode,
-        read: Read<S>,
+        read: Read,
     },
     Campaign,
     /// Hands leadership over. Answered once that has begun.
@@ -59,10 +61,10 @@ pub(crate) enum CoreCall<S: StateMachine> {
 }
 
 /// A client's call to the machine task.
-pub(crate) enum MachineCall<S: StateMachine> {
-    Read(Read<S>),
+pub(crate) enum MachineCall {
+    Read(Read),
     /// Reads that one read of the core has confirmed. They come from the core loop.
-    Reads(Vec<Read<S>>),
+    Reads(Vec<Read>),
     Wait {
         number: CommandNumber,
         term: Option<Term>,
@@ -73,12 +75,12 @@ pub(crate) enum MachineCall<S: StateMachine> {
 }
 
 /// One read of the state machine, and where its answer goes.
-pub(crate) enum Read<S: StateMachine> {
+pub(crate) enum Read {
     Query { query: Bytes, reply: oneshot::Sender<Bytes> },
-    Freeze { reply: oneshot::Sender<S::Frozen> },
+    Freeze { reply: oneshot::Sender<ErasedFrozen> },
 }
 
-impl<S: StateMachine> Read<S> {
+impl Read {
     /// Whether the caller has stopped waiting.
     pub fn is_abandoned(&self) -> bool {
         match self {
@@ -87,7 +89,7 @@ impl<S: StateMachine> Read<S> {
         }
     }
 
-    pub fn answer(self, machine: &S, time: LogTime) {
+    pub fn answer(self, machine: &ErasedMachine, time: LogTime) {
         match self {
             Read::Query { query, reply } => drop(reply.send(machine.query(time, &query))),
             Read::Freeze { reply } => drop(reply.send(machine.freeze())),
@@ -103,9 +105,9 @@ pub(crate) enum MachineOrder {
 }
 
 /// An order to the part that writes snapshots.
-pub(crate) enum SnapshotOrder<F> {
+pub(crate) enum SnapshotOrder {
     /// Write this state to the store. It comes from the machine task.
-    Write { order: Box<TakeSnapshot>, frozen: F },
+    Write { order: Box<TakeSnapshot>, frozen: FrozenReplica<ErasedFrozen> },
     /// The durable log begins after `base`: remove older snapshots, but those in `kept`.
     Clean { base: LogId, kept: Vec<LogId> },
     /// The part of a snapshot that nobody needs: remove it.

@@ -8,11 +8,12 @@ use crate::session::own::OwnSession;
 use crate::shared::{Shared, Supervised};
 use crate::waiters::Waiters;
 use crate::{
-    Clock, DriverStatus, FrozenReplica, Handle, InboxReceiver, Inspect, Limits, Load, NotReady,
+    Clock, DriverStatus, ErasedMachine, Handle, InboxReceiver, Inspect, Limits, Load, NotReady,
     Replica, SessionLimits, SnapshotPort, SnapshotStore, StateMachine, StorePort, Transport,
 };
 use raft::{Config, ConfigError, Node, Restored};
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,17 +48,17 @@ impl DriverConfig {
 }
 
 /// The components that a node is connected to.
-pub struct Dependencies<S, T, C> {
+pub struct Dependencies<S> {
     /// The user's state machine, in its initial state.
     pub machine: S,
     /// Carries messages to peers.
-    pub transport: Arc<T>,
+    pub transport: Arc<dyn Transport>,
     /// The driver's end of the inbox whose other end the transport has.
     pub inbox_receiver: InboxReceiver,
     /// Stores snapshots.
     pub snapshots: Arc<dyn SnapshotStore>,
     /// Provides the time.
-    pub clock: Arc<C>,
+    pub clock: Arc<dyn Clock>,
 }
 
 /// A part of a node, to be run as a task.
@@ -75,118 +76,128 @@ pub struct Driver<S: StateMachine> {
     /// Makes writes durable. Run it on a thread of its own.
     pub store: StorePort,
     /// Writes snapshots. Run it on a thread of its own.
-    pub snapshots: SnapshotPort<FrozenReplica<S::Frozen>>,
+    pub snapshots: SnapshotPort,
 }
 
 impl<S: StateMachine> Driver<S> {
     /// Assembles a node. `restored` is the state that its log has kept. The machine part restores
     /// the state machine from the snapshot that the log begins after when it starts.
-    pub fn new<T: Transport, C: Clock>(
+    pub fn new(
         config: DriverConfig,
         restored: Restored,
-        dependencies: Dependencies<S, T, C>,
+        dependencies: Dependencies<S>,
     ) -> Result<Self, ConfigError> {
-        Self::inspected(config, restored, dependencies, ())
+        Self::inspected(config, restored, dependencies, Arc::new(()))
     }
 
     /// Like [`Driver::new`], with an observer of the core and the state machine, for a simulation.
-    pub fn inspected<T: Transport, C: Clock>(
+    pub fn inspected(
         config: DriverConfig,
         restored: Restored,
-        dependencies: Dependencies<S, T, C>,
-        inspect: impl Inspect<S>,
+        dependencies: Dependencies<S>,
+        inspect: Arc<dyn Inspect>,
     ) -> Result<Self, ConfigError> {
         let Dependencies { machine, transport, inbox_receiver, snapshots, clock } = dependencies;
-        let mut config = config;
-        if let Some(lease) = &mut config.raft.lease {
-            lease.tick = config.tick;
-        }
-        fits(&config.raft, transport.message_bytes_max(), transport.queue_messages_max())?;
-        let base = restored.snapshot.clone();
-        if let Err(error) = snapshots.remove_before(base.last, &[]) {
-            report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
-        }
-        let election_timeout = config.tick * config.raft.election_ticks;
-        // Two heartbeats at least: a stream that is dialled again makes no node unready.
-        let heartbeats = config.tick * (2 * config.raft.heartbeat_ticks);
-        let leader_absence_max = heartbeats.max(election_timeout / 4);
-        let limits = config.limits.in_range();
-        let sessions = config.sessions.in_range();
-        let own_session = OwnSession::new(config.raft.start_nonce, config.raft.command_bytes_max);
-        let node = Node::new(config.raft, restored)?;
-        inspect.started(&node);
-        let status = DriverStatus {
-            raft: node.status(),
-            read_only: None,
-            load: Load::default(),
-            sessions: 0,
-            session_bytes: 0,
-            stopped: None,
-            not_ready: Some(NotReady::Starting),
-            tick: config.tick,
-        };
-        let shared = Shared::new(status, limits, sessions, own_session);
-
-        let (calls, calls_out) = mpsc::channel(limits.calls_max);
-        let (machine_calls, machine_calls_out) = mpsc::channel(limits.machine_calls_max);
-        let (receipts, receipts_out) = mpsc::channel(RECEIPTS_MAX);
-        let (writes, writes_out) = mpsc::channel(1);
-        let (machine_orders, machine_orders_out) = mpsc::channel(MACHINE_ORDERS_MAX);
-        let (snapshot_orders, snapshot_orders_out) = mpsc::channel(limits.snapshot_orders_max);
-
-        let store = StorePort::new(writes_out, receipts.clone(), shared.clone());
-        let writer = SnapshotPort::new(
-            snapshot_orders_out,
-            snapshots.clone(),
-            receipts.clone(),
-            shared.clone(),
-        );
-        let machine = MachineTask {
-            replica: Replica::new(machine),
-            waiters: Waiters::new(limits.waiters_max),
-            base,
-            store: snapshots.clone(),
-            orders: machine_orders_out,
-            calls: machine_calls_out,
-            receipts,
-            snapshot_orders: snapshot_orders.clone(),
-            shared: shared.clone(),
-            inspect: inspect.clone(),
-        };
-        let handle = Handle {
-            calls,
-            machine_calls: machine_calls.clone(),
-            shared: shared.clone(),
-            clock: clock.clone(),
-            timeout: config.timeout,
-        };
-        let core = CoreLoop {
-            node,
-            clock,
-            transport,
-            store: snapshots,
-            tick: config.tick,
-            election_timeout,
-            leader_absence_max,
-            shared: shared.clone(),
-            calls: calls_out,
-            inbox_receiver,
-            receipts: receipts_out,
-            writes,
-            machine_orders,
-            machine_calls,
-            snapshot_orders,
-            state: State::new(),
-            inspect,
-        };
-        Ok(Driver {
-            handle,
-            core: Box::pin(Supervised::new(core.run(), shared.part("core loop"))),
-            machine: Box::pin(Supervised::new(machine.run(), shared.part("machine task"))),
-            store,
-            snapshots: writer,
-        })
+        let machine = ErasedMachine::new(machine);
+        let dependencies = Dependencies { machine, transport, inbox_receiver, snapshots, clock };
+        let Driver { handle, core, machine, store, snapshots } =
+            assemble(config, restored, dependencies, inspect)?;
+        Ok(Driver { handle: handle.of_machine(), core, machine, store, snapshots })
     }
+}
+
+fn assemble(
+    mut config: DriverConfig,
+    restored: Restored,
+    dependencies: Dependencies<ErasedMachine>,
+    inspect: Arc<dyn Inspect>,
+) -> Result<Driver<ErasedMachine>, ConfigError> {
+    let Dependencies { machine, transport, inbox_receiver, snapshots, clock } = dependencies;
+    if let Some(lease) = &mut config.raft.lease {
+        lease.tick = config.tick;
+    }
+    fits(&config.raft, transport.message_bytes_max(), transport.queue_messages_max())?;
+    let base = restored.snapshot.clone();
+    if let Err(error) = snapshots.remove_before(base.last, &[]) {
+        report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
+    }
+    let election_timeout = config.tick * config.raft.election_ticks;
+    // Two heartbeats at least: a stream that is dialled again makes no node unready.
+    let heartbeats = config.tick * (2 * config.raft.heartbeat_ticks);
+    let leader_absence_max = heartbeats.max(election_timeout / 4);
+    let limits = config.limits.in_range();
+    let sessions = config.sessions.in_range();
+    let own_session = OwnSession::new(config.raft.start_nonce, config.raft.command_bytes_max);
+    let node = Node::new(config.raft, restored)?;
+    inspect.started(&node);
+    let status = DriverStatus {
+        raft: node.status(),
+        read_only: None,
+        load: Load::default(),
+        sessions: 0,
+        session_bytes: 0,
+        stopped: None,
+        not_ready: Some(NotReady::Starting),
+        tick: config.tick,
+    };
+    let shared = Shared::new(status, limits, sessions, own_session);
+
+    let (calls, calls_out) = mpsc::channel(limits.calls_max);
+    let (machine_calls, machine_calls_out) = mpsc::channel(limits.machine_calls_max);
+    let (receipts, receipts_out) = mpsc::channel(RECEIPTS_MAX);
+    let (writes, writes_out) = mpsc::channel(1);
+    let (machine_orders, machine_orders_out) = mpsc::channel(MACHINE_ORDERS_MAX);
+    let (snapshot_orders, snapshot_orders_out) = mpsc::channel(limits.snapshot_orders_max);
+
+    let store = StorePort::new(writes_out, receipts.clone(), shared.clone());
+    let writer =
+        SnapshotPort::new(snapshot_orders_out, snapshots.clone(), receipts.clone(), shared.clone());
+    let machine = MachineTask {
+        replica: Replica::new(machine),
+        waiters: Waiters::new(limits.waiters_max),
+        base,
+        store: snapshots.clone(),
+        orders: machine_orders_out,
+        calls: machine_calls_out,
+        receipts,
+        snapshot_orders: snapshot_orders.clone(),
+        shared: shared.clone(),
+        inspect: inspect.clone(),
+    };
+    let handle = Handle {
+        calls,
+        machine_calls: machine_calls.clone(),
+        shared: shared.clone(),
+        clock: clock.clone(),
+        timeout: config.timeout,
+        machine: PhantomData,
+    };
+    let core = CoreLoop {
+        node,
+        clock,
+        transport,
+        store: snapshots,
+        tick: config.tick,
+        election_timeout,
+        leader_absence_max,
+        shared: shared.clone(),
+        calls: calls_out,
+        inbox_receiver,
+        receipts: receipts_out,
+        writes,
+        machine_orders,
+        machine_calls,
+        snapshot_orders,
+        state: State::new(),
+        inspect,
+    };
+    Ok(Driver {
+        handle,
+        core: Box::pin(Supervised::new(core.run(), shared.part("core loop"))),
+        machine: Box::pin(Supervised::new(machine.run(), shared.part("machine task"))),
+        store,
+        snapshots: writer,
+    })
 }
 
 /// Everything in a message but commands takes less than this, in bytes.

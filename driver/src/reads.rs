@@ -4,31 +4,30 @@
 //! refused, for instance because there is no leader, is asked again at the next tick, as a
 //! linearizable one, until its caller times out.
 
-use crate::StateMachine;
 use crate::messages::Read;
 use raft::{Now, ReadId, ReadMode};
 use std::collections::BTreeMap;
 
 /// Reads that are confirmed together, by one read of the core.
-pub(crate) struct ReadBatch<S: StateMachine> {
+pub(crate) struct ReadBatch {
     pub mode: ReadMode,
     /// When the core was asked, in monotonic time.
     pub asked_ns: u64,
-    pub reads: Vec<Read<S>>,
+    pub reads: Vec<Read>,
 }
 
 /// All reads that wait.
-pub(crate) struct Reads<S: StateMachine> {
+pub(crate) struct Reads {
     /// Reads that the core has been asked to confirm.
-    asked: BTreeMap<ReadId, ReadBatch<S>>,
+    asked: BTreeMap<ReadId, ReadBatch>,
     /// The reads of this turn: linearizable ones, and those for which a lease is enough.
-    new: Vec<Read<S>>,
-    new_by_lease: Vec<Read<S>>,
+    new: Vec<Read>,
+    new_by_lease: Vec<Read>,
     /// Reads that were refused. They are retried at the next tick.
-    refused: Vec<Read<S>>,
+    refused: Vec<Read>,
 }
 
-impl<S: StateMachine> Reads<S> {
+impl Reads {
     pub fn new() -> Self {
         Reads {
             asked: BTreeMap::new(),
@@ -39,7 +38,7 @@ impl<S: StateMachine> Reads<S> {
     }
 
     /// Adds a read to those of this turn.
-    pub fn add(&mut self, mode: ReadMode, read: Read<S>) {
+    pub fn add(&mut self, mode: ReadMode, read: Read) {
         match mode {
             ReadMode::Linearizable => self.new.push(read),
             ReadMode::Lease => self.new_by_lease.push(read),
@@ -56,7 +55,7 @@ impl<S: StateMachine> Reads<S> {
     }
 
     /// The next reads of this turn, if there are any: at most one batch of each mode.
-    pub fn next(&mut self, now: Now) -> Option<ReadBatch<S>> {
+    pub fn next(&mut self, now: Now) -> Option<ReadBatch> {
         let (mode, new) = match self.new.is_empty() {
             true => (ReadMode::Lease, &mut self.new_by_lease),
             false => (ReadMode::Linearizable, &mut self.new),
@@ -69,17 +68,17 @@ impl<S: StateMachine> Reads<S> {
     }
 
     /// The core has been asked to confirm this batch.
-    pub fn asked(&mut self, id: ReadId, batch: ReadBatch<S>) {
+    pub fn asked(&mut self, id: ReadId, batch: ReadBatch) {
         self.asked.insert(id, batch);
     }
 
     /// Removes and returns a batch that the core has confirmed or refused.
-    pub fn take(&mut self, id: ReadId) -> Option<ReadBatch<S>> {
+    pub fn take(&mut self, id: ReadId) -> Option<ReadBatch> {
         self.asked.remove(&id)
     }
 
     /// These reads are retried at the next tick.
-    pub fn refused(&mut self, mut reads: Vec<Read<S>>) {
+    pub fn refused(&mut self, mut reads: Vec<Read>) {
         self.refused.append(&mut reads);
     }
 

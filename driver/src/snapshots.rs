@@ -99,8 +99,8 @@ impl<D: Disk> SnapshotSink for storage::SnapshotWriter<D> {
 
 /// The receiving end of the orders to write snapshots. Production runs it on a thread
 /// ([`SnapshotPort::run_blocking`]); a simulation runs it inline ([`SnapshotPort::run`]).
-pub struct SnapshotPort<F> {
-    orders: mpsc::Receiver<SnapshotOrder<F>>,
+pub struct SnapshotPort {
+    orders: mpsc::Receiver<SnapshotOrder>,
     writer: Writer,
 }
 
@@ -111,9 +111,9 @@ struct Writer {
     _guard: PartGuard,
 }
 
-impl<F: Frozen> SnapshotPort<F> {
+impl SnapshotPort {
     pub(crate) fn new(
-        orders: mpsc::Receiver<SnapshotOrder<F>>,
+        orders: mpsc::Receiver<SnapshotOrder>,
         store: Arc<dyn SnapshotStore>,
         receipts: mpsc::Sender<Receipt>,
         shared: Arc<Shared>,
@@ -144,7 +144,7 @@ impl<F: Frozen> SnapshotPort<F> {
 }
 
 impl Writer {
-    fn work<F: Frozen>(&self, order: SnapshotOrder<F>) -> Option<SnapshotDurable> {
+    fn work(&self, order: SnapshotOrder) -> Option<SnapshotDurable> {
         match order {
             SnapshotOrder::Write { order, frozen } => Some(self.write(*order, &frozen)),
             SnapshotOrder::Clean { base, kept } => {

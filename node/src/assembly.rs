@@ -15,8 +15,7 @@ use std::sync::Arc;
 use storage::{Disk, Log, Member, Snapshots};
 
 /// The parts of a node.
-#[derive(Debug)]
-pub struct Parts<S, D: Disk, C, I = ()> {
+pub struct Parts<S, D: Disk> {
     /// The state machine, in its initial state.
     pub machine: S,
     /// The data directory. The snapshot that its log begins after must have been checked: see
@@ -25,13 +24,13 @@ pub struct Parts<S, D: Disk, C, I = ()> {
     /// The snapshots in the data directory.
     pub snapshots: Snapshots<D>,
     /// The clock of the driver.
-    pub clock: Arc<C>,
+    pub clock: Arc<dyn Clock>,
     /// The settings. The node and incarnation in it are replaced by those of `member`.
     pub config: DriverConfig,
     /// The most messages of peers that may wait for the core; `None` for the default limit.
     pub messages_max: Option<usize>,
     /// Observes the node while it runs, for the checks of a simulation. `()` does nothing.
-    pub inspect: I,
+    pub inspect: Arc<dyn Inspect>,
 }
 
 /// A node that is built and does not run yet.
@@ -46,13 +45,7 @@ pub struct Assembled<S: StateMachine, D: Disk, T> {
     pub inbox: Inbox,
 }
 
-impl<S, D, C, I> Parts<S, D, C, I>
-where
-    S: StateMachine,
-    D: Disk + Sync,
-    C: Clock,
-    I: Inspect<S>,
-{
+impl<S: StateMachine, D: Disk + Sync> Parts<S, D> {
     /// Builds the node. `transport` makes the transport, which delivers what peers send to the
     /// inbox.
     pub fn assemble<T: Transport>(

@@ -35,7 +35,14 @@ const LEADER_WAIT_ELECTIONS: u32 = 10;
 /// catches up: see [`raft::Config`]. The connections of peers take up to 128 MiB more.
 #[derive(Clone, Debug)]
 pub struct Builder<S> {
-    pub(crate) machine: S,
+    machine: S,
+    settings: Settings,
+}
+
+/// The settings without the state machine. What uses them is compiled once, and not for each state
+/// machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
     pub(crate) id: Option<NodeId>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) listen: Option<SocketAddr>,
@@ -77,8 +84,7 @@ impl std::fmt::Debug for Tuning {
 
 impl<S: StateMachine> Builder<S> {
     pub(crate) fn new(machine: S) -> Self {
-        Builder {
-            machine,
+        let settings = Settings {
             id: None,
             data_dir: None,
             listen: None,
@@ -96,14 +102,15 @@ impl<S: StateMachine> Builder<S> {
             snapshot_bytes_per_second: None,
             tuning: Vec::new(),
             on_wait: None,
-        }
+        };
+        Builder { machine, settings }
     }
 
     /// The id of this node among the members. A data directory belongs to one id for good.
     /// Required.
     #[must_use]
     pub fn id(mut self, id: u64) -> Self {
-        self.id = Some(NodeId(id));
+        self.settings.id = Some(NodeId(id));
         self
     }
 
@@ -111,7 +118,7 @@ impl<S: StateMachine> Builder<S> {
     /// process at a time can use it. Required.
     #[must_use]
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.data_dir = Some(directory.into());
+        self.settings.data_dir = Some(directory.into());
         self
     }
 
@@ -119,7 +126,7 @@ impl<S: StateMachine> Builder<S> {
     /// address in the list of members, if that is an IP address.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.listen = Some(address);
+        self.settings.listen = Some(address);
         self
     }
 
@@ -133,7 +140,7 @@ impl<S: StateMachine> Builder<S> {
     /// Required.
     #[must_use]
     pub fn members<A: Into<String>>(mut self, members: impl IntoIterator<Item = (u64, A)>) -> Self {
-        self.members.extend(members.into_iter().map(|(id, peer_address)| Listed {
+        self.settings.members.extend(members.into_iter().map(|(id, peer_address)| Listed {
             node: NodeId(id),
             client_address: String::new(),
             peer_address: peer_address.into(),
@@ -150,7 +157,7 @@ impl<S: StateMachine> Builder<S> {
         peer_address: impl Into<String>,
         client_address: impl Into<String>,
     ) -> Self {
-        self.members.push(Listed {
+        self.settings.members.push(Listed {
             node: NodeId(id),
             client_address: client_address.into(),
             peer_address: peer_address.into(),
@@ -167,7 +174,7 @@ impl<S: StateMachine> Builder<S> {
     /// Log lines go to `tracing`: a program that installs no subscriber sees none of them.
     #[must_use]
     pub fn bootstrap(mut self) -> Self {
-        self.begin = Some(Begin::Bootstrap);
+        self.settings.begin = Some(Begin::Bootstrap);
         self
     }
 
@@ -182,7 +189,7 @@ impl<S: StateMachine> Builder<S> {
     /// first.
     #[must_use]
     pub fn join(mut self) -> Self {
-        self.begin = Some(Begin::Join);
+        self.settings.begin = Some(Begin::Join);
         self
     }
 
@@ -191,7 +198,7 @@ impl<S: StateMachine> Builder<S> {
     /// directory has state.
     #[must_use]
     pub fn on_wait(mut self, notify: impl Fn() + Send + Sync + 'static) -> Self {
-        self.on_wait = Some(OnWait(Arc::new(notify)));
+        self.settings.on_wait = Some(OnWait(Arc::new(notify)));
         self
     }
 
@@ -199,7 +206,7 @@ impl<S: StateMachine> Builder<S> {
     /// has a leader sooner if one of its nodes does. Off by default.
     #[must_use]
     pub fn campaign_at_start(mut self, campaign: bool) -> Self {
-        self.campaign_at_start = campaign;
+        self.settings.campaign_at_start = campaign;
         self
     }
 
@@ -209,7 +216,8 @@ impl<S: StateMachine> Builder<S> {
     /// counts as the nearest one inside.
     #[must_use]
     pub fn election_timeout(mut self, timeout: Duration) -> Self {
-        self.election_timeout = timeout.clamp(*ELECTION_TIMEOUTS.start(), *ELECTION_TIMEOUTS.end());
+        self.settings.election_timeout =
+            timeout.clamp(*ELECTION_TIMEOUTS.start(), *ELECTION_TIMEOUTS.end());
         self
     }
 
@@ -226,7 +234,7 @@ impl<S: StateMachine> Builder<S> {
     /// two ticks less than its election timeout then.
     #[must_use]
     pub fn leases(mut self, drift_ppm: u32) -> Self {
-        self.lease_drift_ppm = Some(drift_ppm);
+        self.settings.lease_drift_ppm = Some(drift_ppm);
         self
     }
 
@@ -240,7 +248,7 @@ impl<S: StateMachine> Builder<S> {
     /// 1,024 (five minutes by default), until it has led for that long.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {
-        self.priority = priority;
+        self.settings.priority = priority;
         self
     }
 
@@ -249,7 +257,7 @@ impl<S: StateMachine> Builder<S> {
     /// are accepted.
     #[must_use]
     pub fn insecure(mut self, insecure: bool) -> Self {
-        self.insecure = insecure;
+        self.settings.insecure = insecure;
         self
     }
 
@@ -257,7 +265,7 @@ impl<S: StateMachine> Builder<S> {
     /// The default is 128; fewer than 4 count as 4.
     #[must_use]
     pub fn peer_connections_max(mut self, connections: usize) -> Self {
-        self.connections_max = connections;
+        self.settings.connections_max = connections;
         self
     }
 
@@ -266,7 +274,7 @@ impl<S: StateMachine> Builder<S> {
     /// Before an attempt, [`Node::execute`] also waits for a leader: see [`Builder::leader_wait`].
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.settings.timeout = timeout;
         self
     }
 
@@ -274,7 +282,7 @@ impl<S: StateMachine> Builder<S> {
     /// `segment_bytes` has to be a positive multiple of 4 KiB.
     #[must_use]
     pub fn log(mut self, log: LogConfig) -> Self {
-        self.log = log;
+        self.settings.log = log;
         self
     }
 
@@ -282,7 +290,7 @@ impl<S: StateMachine> Builder<S> {
     /// is 5 s or ten election timeouts, whichever is longer.
     #[must_use]
     pub fn leader_wait(mut self, wait: Duration) -> Self {
-        self.leader_wait = Some(wait);
+        self.settings.leader_wait = Some(wait);
         self
     }
 
@@ -290,7 +298,7 @@ impl<S: StateMachine> Builder<S> {
     /// The default is 64 MiB. Less than 1 MiB counts as 1 MiB.
     #[must_use]
     pub fn snapshot_bytes_per_second(mut self, bytes: u64) -> Self {
-        self.snapshot_bytes_per_second = Some(bytes);
+        self.settings.snapshot_bytes_per_second = Some(bytes);
         self
     }
 
@@ -312,7 +320,7 @@ impl<S: StateMachine> Builder<S> {
     /// ```
     #[must_use]
     pub fn tune(mut self, change: impl Fn(&mut DriverConfig) + Send + Sync + 'static) -> Self {
-        self.tuning.push(Tuning(Arc::new(change)));
+        self.settings.tuning.push(Tuning(Arc::new(change)));
         self
     }
 
@@ -320,9 +328,11 @@ impl<S: StateMachine> Builder<S> {
     /// cluster. If a cluster is being bootstrapped, that is once all members are up. Dropping the
     /// future stops what it has started.
     pub async fn start(self) -> Result<Node<S>, StartError> {
-        start::start(self).await
+        start::start(self.machine, self.settings).await
     }
+}
 
+impl Settings {
     /// How long a command waits for a leader.
     pub(crate) fn wait_for_leader(&self) -> Duration {
         let default = LEADER_WAIT.max(self.election_timeout * LEADER_WAIT_ELECTIONS);

@@ -7,76 +7,41 @@
 
 use crate::assembly::{Assembled, Parts};
 use crate::bootstrap::{self, Begin, BeginError};
-use crate::builder::OnWait;
+use crate::builder::{OnWait, Settings};
 use crate::threads::OwnThread;
-use crate::{Builder, Node, StartError};
-use driver::{StateMachine, TokioClock};
+use crate::{Node, StartError};
+use driver::{Changes, DriverConfig, StateMachine, TokioClock};
 use raft::{Membership, NodeId, check_address};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
-use storage::{ClaimError, Directory, Log, Member, OpenError, RealDisk, Snapshots, Unclaimed};
+use storage::{
+    ClaimError, ClusterId, Directory, Log, Member, OpenError, RealDisk, Snapshots, Unclaimed,
+};
 use transport_http::net::TokioNet;
-use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig};
+use transport_http::{
+    BootstrapService, Founder, HttpTransport, Listed, PeerServer, TransportConfig,
+};
 
-pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S>, StartError> {
-    let id = builder.id.ok_or(StartError::Missing("id()"))?;
-    let data_dir = builder.data_dir.clone().ok_or(StartError::Missing("data_dir()"))?;
-    let own = builder.members.iter().find(|listed| listed.node == id).cloned();
-    let own = own.ok_or(StartError::NotAMember(id))?;
-    check_members(&builder.members)?;
-    let listen = listen_address(builder.listen, &own)?;
-    if !builder.insecure && !listen.ip().to_canonical().is_loopback() {
-        return Err(StartError::Insecure(listen));
-    }
-    let core = OwnThread::start("raft-core", true).map_err(StartError::Thread)?;
-    let connections_max = builder.connections_max;
-    let binding = core.runtime().spawn(PeerServer::bind_limited(listen, connections_max));
-    let peers = binding.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
-    let peers = peers.map_err(|source| StartError::Listen { address: listen, source })?;
-
-    let own_address = own.peer_address.clone();
-    let starting = Starting { id, data_dir, own, builder: &builder, peers: &peers };
-    let disk = RealDisk::new(&starting.data_dir);
-    let directory = starting.open(disk.clone()).await?;
-    tracing::info!(peers = %peers.local_addr(), "listening for peers");
-    let member = match directory {
-        Directory::Member(member) => starting.resume(member)?,
-        Directory::Unclaimed(unclaimed) => starting.begin(unclaimed).await?,
-    };
+pub(crate) async fn start<S: StateMachine>(
+    machine: S,
+    settings: Settings,
+) -> Result<Node<S>, StartError> {
+    let leader_wait = settings.wait_for_leader();
+    let ready = prepare(settings).await?;
+    let Ready { id, core, peers, founder, member, snapshots, config, transport_config } = ready;
     let cluster = member.cluster();
-    let founder = starting.introduce(member.who());
-    starting.warn_of_other_members(member.membership());
-    starting.warn_of_other_address(member.membership());
-    peers.bootstrap_service().answer_as_member(
-        founder.clone(),
-        cluster,
-        member.base_membership().clone(),
-    );
-    let (member, snapshots) = starting.check_base(member, disk).await?;
-
-    let config = builder.driver_config(id);
-    let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
-    // A peer's connection may be silent for at least as long as a leader.
-    let election_timeout = config.tick * config.raft.election_ticks;
-    transport_config.silence = transport_config.silence.max(election_timeout);
-    transport_config.peer_address.clone_from(&own_address);
-    transport_config.election_timeout = election_timeout;
-    transport_config.heartbeat = config.tick * config.raft.heartbeat_ticks;
-    if let Some(bytes) = builder.snapshot_bytes_per_second {
-        transport_config.snapshot_bytes_per_second = bytes;
-    }
     let clock = Arc::new(TokioClock::new());
-    let leader_wait = builder.wait_for_leader();
     let parts = Parts {
-        machine: builder.machine,
+        machine,
         member,
         snapshots,
         clock: clock.clone(),
         config,
         messages_max: None,
-        inspect: (),
+        inspect: Arc::new(()),
     };
     let Assembled { driver, log, transport, .. } = {
         let _on_core = core.runtime().enter();
@@ -86,17 +51,94 @@ pub(crate) async fn start<S: StateMachine>(builder: Builder<S>) -> Result<Node<S
     let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     let handle = spawned.map_err(StartError::Thread)?;
     peers.open(&transport);
-    // Other nodes are told the present members, and not those of the start. A node that joined by
-    // a membership that is not committed could be in none later, and nobody would tell it.
-    let (service, mut changes) = (peers.bootstrap_service().clone(), handle.changes());
-    core.runtime().spawn(async move {
-        while let Some(view) = changes.next().await {
-            if view.is_committed {
-                service.answer_as_member(founder.clone(), cluster, view.membership);
-            }
-        }
-    });
+    core.runtime().spawn(keep_introducing(
+        peers.bootstrap_service().clone(),
+        founder,
+        cluster,
+        handle.changes(),
+    ));
     Ok(Node { id, cluster, handle, clock, transport, peers, core, leader_wait })
+}
+
+/// Tells other nodes the present members, and not those of the start. A node that joined by a
+/// membership that is not committed could be in none later, and nobody would tell it.
+async fn keep_introducing(
+    service: Arc<BootstrapService>,
+    founder: Founder,
+    cluster: ClusterId,
+    mut changes: Changes,
+) {
+    while let Some(view) = changes.next().await {
+        if view.is_committed {
+            service.answer_as_member(founder.clone(), cluster, view.membership);
+        }
+    }
+}
+
+/// A node that is a member of its cluster and has no state machine yet.
+struct Ready {
+    id: NodeId,
+    core: OwnThread,
+    peers: PeerServer,
+    founder: Founder,
+    member: Member<RealDisk>,
+    snapshots: Snapshots<RealDisk>,
+    config: DriverConfig,
+    transport_config: TransportConfig,
+}
+
+/// All of the start that needs no state machine. The future is boxed here, so that it is compiled
+/// with this crate, and not with each that starts a node.
+fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, StartError>> + Send>> {
+    Box::pin(async move {
+        let id = settings.id.ok_or(StartError::Missing("id()"))?;
+        let data_dir = settings.data_dir.clone().ok_or(StartError::Missing("data_dir()"))?;
+        let own = settings.members.iter().find(|listed| listed.node == id).cloned();
+        let own = own.ok_or(StartError::NotAMember(id))?;
+        check_members(&settings.members)?;
+        let listen = listen_address(settings.listen, &own)?;
+        if !settings.insecure && !listen.ip().to_canonical().is_loopback() {
+            return Err(StartError::Insecure(listen));
+        }
+        let core = OwnThread::start("raft-core", true).map_err(StartError::Thread)?;
+        let connections_max = settings.connections_max;
+        let binding = core.runtime().spawn(PeerServer::bind_limited(listen, connections_max));
+        let peers = binding.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+        let peers = peers.map_err(|source| StartError::Listen { address: listen, source })?;
+
+        let own_address = own.peer_address.clone();
+        let starting = Starting { id, data_dir, own, settings: &settings, peers: &peers };
+        let disk = RealDisk::new(&starting.data_dir);
+        let directory = starting.open(disk.clone()).await?;
+        tracing::info!(peers = %peers.local_addr(), "listening for peers");
+        let member = match directory {
+            Directory::Member(member) => starting.resume(member)?,
+            Directory::Unclaimed(unclaimed) => starting.begin(unclaimed).await?,
+        };
+        let cluster = member.cluster();
+        let founder = starting.introduce(member.who());
+        starting.warn_of_other_members(member.membership());
+        starting.warn_of_other_address(member.membership());
+        peers.bootstrap_service().answer_as_member(
+            founder.clone(),
+            cluster,
+            member.base_membership().clone(),
+        );
+        let (member, snapshots) = starting.check_base(member, disk).await?;
+
+        let config = settings.driver_config(id);
+        let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
+        // A peer's connection may be silent for at least as long as a leader.
+        let election_timeout = config.tick * config.raft.election_ticks;
+        transport_config.silence = transport_config.silence.max(election_timeout);
+        transport_config.peer_address = own_address;
+        transport_config.election_timeout = election_timeout;
+        transport_config.heartbeat = config.tick * config.raft.heartbeat_ticks;
+        if let Some(bytes) = settings.snapshot_bytes_per_second {
+            transport_config.snapshot_bytes_per_second = bytes;
+        }
+        Ok(Ready { id, core, peers, founder, member, snapshots, config, transport_config })
+    })
 }
 
 /// Rejects a list of members that no cluster can have.
@@ -144,15 +186,15 @@ fn close(log: Log<RealDisk>) {
 }
 
 /// A node that is starting.
-struct Starting<'a, S> {
+struct Starting<'a> {
     id: NodeId,
     data_dir: PathBuf,
     own: Listed,
-    builder: &'a Builder<S>,
+    settings: &'a Settings,
     peers: &'a PeerServer,
 }
 
-impl<S: StateMachine> Starting<'_, S> {
+impl Starting<'_> {
     /// The identity that the node sends to founders.
     fn introduce(&self, who: storage::DurableIncarnation) -> Founder {
         Founder::new(who, self.own.peer_address.clone(), self.own.client_address.clone())
@@ -170,7 +212,7 @@ impl<S: StateMachine> Starting<'_, S> {
     }
 
     async fn open(&self, disk: RealDisk) -> Result<Directory<RealDisk>, StartError> {
-        let config = self.builder.log.clone();
+        let config = self.settings.log.clone();
         // Reading a long log takes a while. The listener answers meanwhile.
         let opened = tokio::task::spawn_blocking(move || Directory::open(disk, config));
         let opened = opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
@@ -203,14 +245,14 @@ impl<S: StateMachine> Starting<'_, S> {
             return Err(self.claim_error(ClaimError::OtherNode { found, expected: self.id }));
         }
         let refused = || StartError::NoState { directory: self.data_dir.clone() };
-        let how = self.builder.begin.ok_or_else(refused)?;
+        let how = self.settings.begin.ok_or_else(refused)?;
         let (net, service) = (TokioNet::current(), self.peers.bootstrap_service());
-        let list = &self.builder.members;
+        let list = &self.settings.members;
         if how == Begin::Join {
             if list.iter().all(|listed| listed.node == self.id) {
                 return Err(StartError::JoinsNobody(self.id));
             }
-            if let Some(OnWait(notify)) = &self.builder.on_wait {
+            if let Some(OnWait(notify)) = &self.settings.on_wait {
                 notify();
             }
         }
@@ -258,7 +300,7 @@ impl<S: StateMachine> Starting<'_, S> {
             listed.sort();
             listed.join(",")
         };
-        let given = &self.builder.members;
+        let given = &self.settings.members;
         let known = membership.members.iter().map(|(node, member)| Listed {
             node: *node,
             client_address: member.client_address.clone(),

@@ -20,7 +20,7 @@ mod steps;
 use crate::checks::Check;
 use crate::contact::Contact;
 use crate::ending::{CALM_THINK_US, FAULTY_EVENTS};
-use crate::erased::{Erased, ErasedMachine};
+use crate::erased::Erased;
 use crate::faults::{POWER_FAILS_TOO_PPM, START_RETRY_US};
 use crate::joint::JointChanges;
 use crate::leases::Leases;
@@ -39,7 +39,7 @@ use crate::timeline::{Timeline, What};
 use crate::violation::{Violation, violation};
 use crate::workload::{Answered, Outcome, Request, Workload};
 use actions::body_number;
-use driver::{SessionId, SessionLimits, SessionNumber};
+use driver::{ErasedMachine, SessionId, SessionLimits, SessionNumber};
 use events::{Event, Transfer};
 use operator::Operator;
 use raft::{

@@ -250,7 +250,7 @@ impl<A: App> Cluster<A> {
             clock: clock.clone(),
             config,
             messages_max: (swarm.queues_max > 0).then_some(swarm.queues_max as usize),
-            inspect: Watch { cluster: self.clone(), node, number },
+            inspect: Arc::new(Watch { cluster: self.clone(), node, number }),
         };
         let assembled = parts.assemble(|inbox| {
             Arc::new(SimTransport::new(

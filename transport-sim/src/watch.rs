@@ -3,7 +3,7 @@
 
 use crate::app::App;
 use crate::cluster::Cluster;
-use driver::{Answer, Decision, Frozen, Inspect, Replica};
+use driver::{Answer, Decision, ErasedMachine, Frozen, Inspect, Replica};
 use raft::{Entry, Index, LogId, Node, Snapshot};
 use simulator::What;
 use simulator::checks::{Check, Violation, has_answer};
@@ -14,13 +14,7 @@ pub(crate) struct Watch<A: App> {
     pub number: u64,
 }
 
-impl<A: App> Clone for Watch<A> {
-    fn clone(&self) -> Self {
-        Watch { cluster: self.cluster.clone(), node: self.node, number: self.number }
-    }
-}
-
-impl<A: App> Inspect<A::Machine> for Watch<A> {
+impl<A: App> Inspect for Watch<A> {
     fn started(&self, node: &Node) {
         let mut world = self.cluster.world();
         world.observer.started(self.node, node);
@@ -39,8 +33,9 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         self.cluster.broken(broken);
     }
 
-    fn applied(&self, entry: &Entry, answer: &Answer, replica: &Replica<A::Machine>) {
-        if let Err(detail) = self.cluster.shared.app.invariant(replica.machine()) {
+    fn applied(&self, entry: &Entry, answer: &Answer, replica: &Replica<ErasedMachine>) {
+        let own = replica.machine().downcast_ref().expect("the app has made it");
+        if let Err(detail) = self.cluster.shared.app.invariant(own) {
             let check = Check::InvariantOfTheStateMachine;
             self.cluster.broken(Some(Violation::new(check, (self.node, entry.id), detail)));
         }
@@ -67,7 +62,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
         self.cluster.broken(broken);
     }
 
-    fn restored(&self, snapshot: &Snapshot, replica: &Replica<A::Machine>) {
+    fn restored(&self, snapshot: &Snapshot, replica: &Replica<ErasedMachine>) {
         let mut world = self.cluster.world();
         let last = snapshot.last;
         let id = world.observer.id_at(last.index);
@@ -98,7 +93,7 @@ impl<A: App> Inspect<A::Machine> for Watch<A> {
 
 impl<A: App> Watch<A> {
     /// Checks that a snapshot of the restored state equals the one it was restored from.
-    fn compare(&self, snapshot: &Snapshot, replica: &Replica<A::Machine>) -> Option<Violation> {
+    fn compare(&self, snapshot: &Snapshot, replica: &Replica<ErasedMachine>) -> Option<Violation> {
         let state = bytes_of(&replica.freeze());
         let kept = self.cluster.snapshot_bytes(self.node, snapshot.last)?;
         if kept == state {

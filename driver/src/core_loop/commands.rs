@@ -9,10 +9,9 @@ use super::{CALLS_PER_TURN, CoreLoop};
 use crate::error::{ExecuteError, ProposeError};
 use crate::pending::{Caller, Reply};
 use crate::status::count;
-use crate::{Clock, Inspect, StateMachine, Transport};
 use raft::{Forwarded, Now, Proposed, Request};
 
-impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I> {
+impl CoreLoop {
     /// Gets a request appended: by this node if it leads, else by the leader.
     pub(super) fn execute(&mut self, now: Now, request: Request, done: Reply<ExecuteError>) {
         let forwards = !self.node.is_leader() && self.state.shutdown_ticks.is_none();

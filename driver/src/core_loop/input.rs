@@ -9,12 +9,11 @@ use crate::messages::{CoreCall, PeerSnapshot, Receipt, SnapshotOrder};
 use crate::pending::Caller;
 use crate::report::report;
 use crate::status::count;
-use crate::{Clock, Inspect, StateMachine, Transport};
 use raft::{Now, ReadMode};
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::error::TrySendError;
 
-impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I> {
+impl CoreLoop {
     pub(super) fn take_receipt(&mut self, now: Now, receipt: Receipt) {
         match receipt {
             Receipt::Durable(done) => {
@@ -110,7 +109,7 @@ impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I
         }
     }
 
-    pub(super) fn take_call(&mut self, now: Now, call: CoreCall<S>) {
+    pub(super) fn take_call(&mut self, now: Now, call: CoreCall) {
         match call {
             CoreCall::Propose { command, taken, done } => {
                 self.shared.calls_bytes.fetch_sub(command.len(), Ordering::Relaxed);

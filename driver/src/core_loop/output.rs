@@ -8,12 +8,11 @@ use super::CoreLoop;
 use crate::messages::{MachineCall, MachineOrder};
 use crate::snapshots::OpenedLater;
 use crate::status::count;
-use crate::{Clock, Inspect, StateMachine, Transport};
 use raft::{Action, LogStart, ReadId, Write};
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::error::TrySendError;
 
-impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I> {
+impl CoreLoop {
     pub(super) fn hand_out(&mut self) {
         while let Some(action) = self.node.poll() {
             match action {

@@ -8,7 +8,7 @@ use super::{CoreLoop, SHUTDOWN_GRACE_TICKS, State};
 use crate::error::StopReason;
 use crate::events::Conditions;
 use crate::report::report;
-use crate::{Clock, DriverStatus, Inspect, Load, NotReady, StateMachine, Transport};
+use crate::{DriverStatus, Load, NotReady};
 use raft::{LogId, NodeId, Term};
 use std::sync::atomic::Ordering;
 
@@ -20,7 +20,7 @@ pub(super) struct Leadership {
     serving_from: Option<LogId>,
 }
 
-impl<S: StateMachine, T: Transport, C: Clock, I: Inspect<S>> CoreLoop<S, T, C, I> {
+impl CoreLoop {
     pub(super) fn leadership_changed(&mut self) -> bool {
         let leads = self.node.is_leader();
         // A leader begins to serve when it has applied the first entry of its term.

@@ -6,7 +6,7 @@ use crate::checks::Check;
 use crate::ending::{CONVERGE_TIMEOUTS, Ending, QUIET_TIMEOUTS, Seen, Up, states_are_equal};
 use crate::faults::{self, Faulty};
 use bytes::Bytes;
-use driver::{Replica, StateMachine};
+use driver::{ErasedMachine, Replica, StateMachine};
 
 /// Number of queries by which the copies are compared at the end.
 const QUERIES_MAX: usize = 64;

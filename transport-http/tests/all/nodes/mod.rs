@@ -131,7 +131,7 @@ pub async fn start_at(
             clock: Arc::new(TokioClock::new()),
             config: DriverConfig::new(raft),
             messages_max: None,
-            inspect: (),
+            inspect: Arc::new(()),
         };
         let Assembled { driver, log, transport, .. } = parts
             .assemble(|inbox| Arc::new(HttpTransport::new(config, inbox)))
