@@ -24,10 +24,11 @@ pub enum ProposeError {
         /// The limit in bytes.
         limit_bytes: usize,
     },
-    /// The disk is full. Proposals are rejected until it has room.
+    /// The disk of this node is full, or does not answer. Commands are rejected until it stores
+    /// again: a follower applies only what it has stored, so it could not answer them either.
     #[error("this node is read-only: {reason}")]
     ReadOnly {
-        /// The error of the store.
+        /// The error of the store, or that it does not answer.
         reason: Arc<str>,
     },
     /// The node is stopping or has stopped.

@@ -157,10 +157,11 @@ pub enum NotDone {
         /// The most bytes of a command.
         limit_bytes: usize,
     },
-    /// This node leads, and its disk has no room. A forwarded command never gets this answer.
-    #[error("the disk of the leader has no room: {reason}")]
+    /// The disk of this node has no room, or does not answer. The command was not sent. Ask another
+    /// node.
+    #[error("the disk of this node stores nothing: {reason}")]
     ReadOnly {
-        /// The error of the disk.
+        /// The error of the disk, or that it does not answer.
         reason: Arc<str>,
     },
     /// This node is stopping or has stopped.

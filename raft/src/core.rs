@@ -136,7 +136,7 @@ impl Core {
             write_ticks: 0,
             log_start: None,
             apply_out: None,
-            snapshots: SnapshotSchedule::new(base, log.len()),
+            snapshots: SnapshotSchedule::new(base, log.last().index),
             hashes,
             diverged: false,
             clock: LogClock::default(),

@@ -68,11 +68,6 @@ impl Log {
         self.before
     }
 
-    /// The number of entries in memory.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     pub fn last(&self) -> LogId {
         self.entries.back().map_or(self.before, |entry| entry.id)
     }
@@ -287,6 +282,13 @@ impl Log {
         }
         self.proves = Some(self.handed);
         entries
+    }
+
+    /// Takes the pending write back, of which nothing is on disk.
+    pub fn take_back(&mut self) {
+        self.proves = None;
+        // After a reset, nothing is durable, and the base comes with the write.
+        self.handed = self.durable.max(self.base.last.index);
     }
 
     /// Records that the pending write is on disk.

@@ -10,7 +10,7 @@ use crate::{
     Action, Applied, Body, Change, ChangeError, Config, ConfigError, Durable, Incarnation, Index,
     LogId, Message, NodeId, Now, ProposeError, Proposed, ReadError, ReadId, ReadMode,
     ReceiveSnapshot, Request, Restored, RoleKind, Round, SnapshotDurable, SnapshotOffer,
-    SnapshotReceived, Status, TransferError,
+    SnapshotReceived, Status, TransferError, Write,
 };
 use std::collections::BTreeMap;
 
@@ -313,6 +313,20 @@ impl Node {
     }
 
     // Receipts in.
+
+    /// The write to attempt next in place of `write`, for which the disk had no room, and of which
+    /// nothing counts as written. It contains what has become due since. Above all that is the start
+    /// of the log after a snapshot, which frees room. A write that is not pending is returned as it
+    /// is.
+    pub fn renew_write(&mut self, write: Write) -> Write {
+        self.core.renew_write(write)
+    }
+
+    /// Whether a write takes so much time that the disk counts as stalled, as in
+    /// [`Status::disk_stalled`].
+    pub fn is_disk_stalled(&self) -> bool {
+        self.core.is_disk_stalled()
+    }
 
     /// A write is durable. Receipts that are not for the pending write are ignored and counted.
     pub fn persisted(&mut self, now: Now, done: Durable) {

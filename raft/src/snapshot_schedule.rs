@@ -28,6 +28,9 @@ pub(crate) struct SnapshotSchedule {
     /// Bytes of entries applied since the last order, and writes.
     applied_bytes: usize,
     writes: usize,
+    /// The entries up to here were in the log at the start. Each counts as a write once it is
+    /// applied.
+    restored: Index,
     /// The last entry that was applied at the last order.
     ordered_at: Index,
     /// The entry at which the snapshot that is due falls.
@@ -39,10 +42,9 @@ pub(crate) struct SnapshotSchedule {
 }
 
 impl SnapshotSchedule {
-    /// The schedule of a node that starts with this many entries in its log, after a snapshot at
-    /// `base`.
-    pub fn new(base: Index, entries: usize) -> Self {
-        SnapshotSchedule { writes: entries, ordered_at: base, ..SnapshotSchedule::default() }
+    /// The schedule of a node whose log begins after a snapshot at `base` and ends at `last`.
+    pub fn new(base: Index, last: Index) -> Self {
+        SnapshotSchedule { restored: last, ordered_at: base, ..SnapshotSchedule::default() }
     }
 
     /// One tick of the clock has passed.
@@ -58,9 +60,11 @@ impl SnapshotSchedule {
         self.out.is_none() && self.wait == 0 && !self.is_wanted
     }
 
-    /// Entries of this size are applied.
-    pub fn applied(&mut self, bytes: usize) {
+    /// The entries after `from`, up to `to`, are applied. They have this size.
+    pub fn applied(&mut self, from: Index, to: Index, bytes: usize) {
         self.applied_bytes += bytes;
+        let restored = to.min(self.restored).0.saturating_sub(from.0);
+        self.writes += usize::try_from(restored).unwrap_or(usize::MAX);
     }
 
     /// The log is written once more.

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use raft::{
-    Action, Config, Incarnation, Member, Membership, Node, NodeId, Now, Restored, Snapshot,
+    Action, CommandNumber, Config, Entry, HardState, Incarnation, LogId, LogTime, Member,
+    Membership, Node, NodeId, Now, Payload, Restored, Snapshot, Term,
 };
 
 const COMMAND_BYTES: usize = 100;
@@ -12,6 +13,12 @@ const COMMAND_BYTES: usize = 100;
 /// A cluster of one node, which takes a snapshot after 1,000 to 5,000 bytes of entries, or after
 /// this many writes.
 fn leader(writes: usize) -> Node {
+    start(writes, Vec::new()).0
+}
+
+/// As [`leader`], with these entries in its log. Also returns whether it took a snapshot when it
+/// had applied them.
+fn start(writes: usize, entries: Vec<Entry>) -> (Node, bool) {
     let member = Member {
         incarnation: Incarnation(1),
         peer_address: String::new(),
@@ -23,11 +30,15 @@ fn leader(writes: usize) -> Node {
     config.snapshot_log_bytes = 1_000;
     config.snapshot_log_bytes_max = 5_000;
     config.snapshot_log_writes = writes;
-    let mut node = Node::new(config, Restored::initial(Snapshot::initial(membership))).unwrap();
+    let restored = Restored::initial(Snapshot::initial(membership));
+    let term = entries.last().map_or(Term(0), |entry| entry.id.term);
+    let hard_state = HardState { term, ..HardState::default() };
+    let restored = Restored { hard_state, entries, ..restored };
+    let mut node = Node::new(config, restored).unwrap();
     node.tick(Now::default());
-    settle(&mut node);
+    let has_taken = settle(&mut node);
     assert!(node.is_leader());
-    node
+    (node, has_taken)
 }
 
 /// Carries out all orders. Returns whether a snapshot was taken.
@@ -82,4 +93,18 @@ fn many_small_writes_need_a_snapshot_too() {
     node.set_snapshot_bytes(1 << 40);
     // The write that moves the start of the log counts too.
     assert_eq!(bytes_until_snapshot(&mut node), 4 * COMMAND_BYTES);
+}
+
+#[test]
+fn the_small_writes_before_a_start_count_too() {
+    let entry = |index| Entry {
+        id: LogId::new(index, 1),
+        time: LogTime(index),
+        number: CommandNumber(index),
+        payload: Payload::Command(Bytes::from_static(b"small")),
+    };
+    let log = |len: u64| (1..=len).map(entry).collect();
+    // The start itself writes twice: the term, and its first entry.
+    assert!(!start(5, log(2)).1);
+    assert!(start(5, log(10)).1);
 }

@@ -21,7 +21,7 @@ use crate::disk::{self, Disk};
 use crate::mark::{Mark, MarkFile};
 use crate::segment::{self, Order, Preparer, Segment};
 use crate::{DiskFile, Identity, LogStore, PersistError, codec};
-use raft::{Durable, Entry, HardState, Index, LogId, LogStart, Snapshot, Write};
+use raft::{Durable, Entry, HardState, Index, LogId, LogStart, Payload, Snapshot, Write};
 use std::collections::VecDeque;
 use std::io;
 
@@ -48,6 +48,10 @@ pub struct LogConfig {
     /// The most bytes of all segments on disk, spare ones included; 4 GiB by default. A write that
     /// needs more is rejected as [`PersistError::Full`], and the node becomes read-only until a
     /// snapshot frees some. A small write takes up to 4 KiB until the log is compacted.
+    ///
+    /// At least two segments. The bytes of one are reserved for what an election or a change of
+    /// the members writes, and for writes that move the start of the log. So a node whose log is
+    /// full still votes and leads, and a snapshot frees room.
     ///
     /// It must exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`],
     /// counted in blocks of 4 KiB a batch) plus the writes that arrive while a snapshot is taken.
@@ -242,11 +246,15 @@ impl<D: Disk> Log<D> {
     /// Writes one batch and makes it durable.
     pub(crate) fn append(&mut self, batch: BatchRef<'_>) -> Result<(), AppendError> {
         assert!(self.state.number > 0, "the log has not begun");
+        let is_rare =
+            |entry: &Entry| matches!(entry.payload, Payload::NoOp | Payload::Membership(_));
         self.commit(Change {
             hard_state: batch.hard_state,
             base: batch.log_start.map(LogStart::snapshot),
             reset: matches!(batch.log_start, Some(LogStart::Reset(_))),
             repeats_after: None,
+            may_use_reserve: batch.log_start.is_some()
+                || batch.entries.iter().copied().flatten().all(is_rare),
             entries: batch.entries,
         })?;
         self.batches_since_mark += 1;
@@ -294,6 +302,8 @@ struct Change<'a> {
     reset: bool,
     /// Set if the batch repeats those after this one, which may not be on the disk.
     repeats_after: Option<Mark>,
+    /// See [`LogConfig::bytes_max`].
+    may_use_reserve: bool,
     entries: &'a [&'a [Entry]],
 }
 
@@ -334,6 +344,9 @@ impl<D: Disk> Log<D> {
         draft.encode(&mut self.writer);
         let bytes = (self.writer.blocks() * BLOCK_BYTES) as u64;
 
+        if !change.may_use_reserve && !self.leaves_reserve(bytes) {
+            return Err(AppendError::Full(self.is_at_bound()));
+        }
         self.make_room(bytes)?;
         let current = self.current.as_mut().expect("make_room has seen to it");
         let place = Place {
@@ -427,6 +440,21 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
+    /// Whether a segment still fits within the limit once `bytes` are written.
+    fn leaves_reserve(&self, bytes: u64) -> bool {
+        let (standard, usage) = (self.config.segment_bytes, self.usage());
+        let can_order = usage.bytes_max.saturating_sub(usage.bytes) / standard * standard;
+        let ready = self.preparer.ordered_bytes().unwrap_or_default()
+            + self.spares.len() as u64 * standard
+            + self.current.as_ref().map_or(0, |current| current.segment.len - current.used);
+        can_order + ready >= standard + bytes
+    }
+
+    fn is_at_bound(&self) -> io::Error {
+        let message = format!("the log has reached its bound of {} bytes", self.config.bytes_max);
+        io::Error::new(io::ErrorKind::StorageFull, message)
+    }
+
     /// Orders the next segment. Returns its size.
     fn order_next(&mut self) -> io::Result<u64> {
         let usage = self.usage();
@@ -439,8 +467,7 @@ impl<D: Disk> Log<D> {
             None => standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32)),
         };
         if recycled.is_none() && usage.bytes + bytes > usage.bytes_max {
-            let message = format!("the log has reached its bound of {} bytes", usage.bytes_max);
-            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+            return Err(self.is_at_bound());
         }
         self.next_generation += 1;
         self.preparer.order(Order { generation, bytes, recycled });

@@ -247,6 +247,14 @@ pub enum OpenError {
         /// Its value.
         bytes: u64,
     },
+    /// The bound of the log is less than two segments.
+    #[error("bytes_max is {bytes_max}, and must be at least two segments of {segment_bytes} bytes")]
+    Bound {
+        /// The bound.
+        bytes_max: u64,
+        /// The size of a segment.
+        segment_bytes: u64,
+    },
     /// An operation on the disk failed.
     #[error("{path}: {source}")]
     Io {

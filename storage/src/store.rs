@@ -18,8 +18,8 @@ pub trait LogStore: Send {
 #[non_exhaustive]
 pub enum PersistError {
     /// The disk is full, the log has reached its limit, or the system has no memory or descriptors
-    /// for the write. Nothing of the write counts as written. The same write may be retried, and
-    /// succeeds once there is room.
+    /// for the write. Nothing of the write counts as written. It may be retried, or another write
+    /// may take its place (`raft::Node::renew_write`), and succeeds once there is room.
     #[error("no room for the log: {source}; {}", room_advice(.source))]
     Full {
         /// The write, for a retry.

@@ -10,6 +10,7 @@ use crate::error::{ExecuteError, ProposeError};
 use crate::pending::{Caller, Reply};
 use crate::status::count;
 use raft::{Forwarded, Now, Proposed, Request};
+use std::sync::Arc;
 
 impl CoreLoop {
     /// Gets a request appended: by this node if it leads, else by the leader.
@@ -28,6 +29,8 @@ impl CoreLoop {
             ProposeError::Busy
         } else if !self.node.leader().is_some_and(|leader| self.transport.is_connected(leader)) {
             ProposeError::NotLeader { leader: self.node.leader() }
+        } else if let Some(reason) = self.why_not_stored() {
+            ProposeError::ReadOnly { reason }
         } else {
             match self.node.forward(now, request) {
                 Ok(number) => {
@@ -40,6 +43,14 @@ impl CoreLoop {
         };
         count(&self.shared.metrics.proposals_refused);
         let _ = done.send(Err(ExecuteError::Refused(refused)));
+    }
+
+    /// Why this node stores nothing at present. It cannot apply then either, so the caller of a
+    /// command that it forwards would get no answer, although the leader has done it.
+    fn why_not_stored(&self) -> Option<Arc<str>> {
+        let is_stalled = self.node.is_disk_stalled();
+        let stalled = || is_stalled.then(|| "the disk does not answer".into());
+        self.state.read_only.clone().or_else(stalled)
     }
 
     /// How many calls this turn may take. A node that does not lead sends a message to the leader
@@ -83,7 +94,6 @@ impl CoreLoop {
         if self.state.shutdown_ticks.is_some() {
             return Err(ProposeError::Stopped);
         }
-        // A follower forwards the command to the leader, whose disk may have room.
         if let Some(reason) = self.state.read_only.as_ref().filter(|_| self.node.is_leader()) {
             return Err(ProposeError::ReadOnly { reason: reason.clone() });
         }

@@ -158,7 +158,8 @@ impl CoreLoop {
             if ticks > 0 {
                 self.state.full = Some((write, ticks - 1));
             } else {
-                self.persist(*write);
+                let write = self.node.renew_write(*write);
+                self.persist(write);
             }
         }
         if let Some(ticks) = &mut self.state.shutdown_ticks {

@@ -1,11 +1,13 @@
 //! Whole nodes in one process, tested through the calls of their clients.
 
 use crate::support::{
-    Counted, Gate, Network, PATIENCE, add, eventually, leader, open_log, start, start_with, text,
+    Counted, Gate, Network, PATIENCE, add, eventually, leader, open_log, open_log_of, start,
+    start_with, text,
 };
 use bytes::Bytes;
 use driver::{
-    DriverConfig, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason, WaitError,
+    DriverConfig, ExecuteError, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason,
+    WaitError,
 };
 use raft::{Change, CommandNumber, Membership, NodeId, Term};
 use std::future::poll_fn;
@@ -14,7 +16,7 @@ use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use storage::testing::{MemDisk, Verdict};
+use storage::testing::{MemDisk, Operation, Verdict};
 use storage::{LogStore, PersistError};
 
 const NODES: u64 = 3;
@@ -365,6 +367,34 @@ async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
     assert_eq!(add(&node, 2).await, 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_makes_room_in_a_log_at_its_bound() {
+    let (network, disk) = (Network::default(), MemDisk::new());
+    let (log, restored) = open_log_of(&disk, 1, 1, |log| log.bytes_max = 4 * log.segment_bytes);
+    // No snapshot can be written at first, so the log grows to its bound.
+    disk.set_faults(Box::new(|operation| match operation {
+        Operation::Create { path } if path.contains("snapshot") => {
+            Verdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
+        }
+        _ => Verdict::Done,
+    }));
+    let small = |config: &mut DriverConfig| config.raft.snapshot_log_bytes = 64 << 10;
+    let node = start_with(&network, &disk, 1, restored, log, small, drop);
+    leader(&[&node]).await;
+    let mut stuck = Vec::new();
+    while node.status().read_only.is_none() {
+        if let Ok(proposal) = node.propose(Bytes::from(vec![b'1'; 4 << 10])).await {
+            stuck.push(proposal.done);
+        }
+        tokio::task::yield_now().await;
+    }
+    disk.clear_faults();
+    for done in stuck {
+        done.await.unwrap();
+    }
+    eventually("room", || node.status().serving()).await;
+}
+
 /// On one thread, the loop takes no call before both have been made.
 #[tokio::test]
 async fn commands_that_wait_have_a_limit_in_bytes() {
@@ -465,6 +495,29 @@ async fn a_leader_whose_followers_store_nothing_is_not_ready_and_says_why() {
     breaking.send(None).unwrap();
     assert_eq!(text(&held_up.done.await.unwrap()), 3);
     eventually("ready again", || leading.status().ready().is_ok()).await;
+}
+
+/// It applies only what it has stored, so a command that it forwarded would get no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_stores_nothing_refuses_commands() {
+    let (network, disks) = (Network::default(), disks());
+    let mut nodes: Vec<_> =
+        (1..NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
+    let (breaking, breaks) = tokio::sync::watch::channel(None);
+    let (log, restored) = open_log(&disks[2], NODES, NODES);
+    let store = Broken { log, breaks };
+    nodes.push(start_with(&network, &disks[2], NODES, restored, store, |_| {}, drop));
+    let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let follower = &nodes[2];
+    eventually("it follows", || follower.status().ready().is_ok()).await;
+    breaking.send(Some("full")).unwrap();
+    assert_eq!(add(leading, 1).await, 1);
+    eventually("read-only", || follower.status().read_only.is_some()).await;
+    let refused = follower.execute(Bytes::from_static(b"2")).await.unwrap_err();
+    assert!(matches!(&refused, ExecuteError::Refused(ProposeError::ReadOnly { .. })), "{refused}");
+    breaking.send(None).unwrap();
+    eventually("room", || follower.status().ready().is_ok()).await;
+    assert_eq!(text(&follower.execute(Bytes::from_static(b"4")).await.unwrap()), 5);
 }
 
 /// It cannot store the entries that remove it, so its own log never shows it.

@@ -54,6 +54,21 @@ impl Core {
         Some(Write { ticket, hard_state: self.hard, log_start: self.log_start.take(), entries })
     }
 
+    /// The write to attempt in place of a pending one for which the disk had no room.
+    pub fn renew_write(&mut self, write: Write) -> Write {
+        let is_pending = write.ticket.start_nonce == self.config.start_nonce
+            && self.write_out.is_some_and(|(number, _)| number == write.ticket.number);
+        if !is_pending {
+            return write;
+        }
+        self.log.take_back();
+        let entries = self.log.fill_write(self.config.write_bytes_max);
+        // The pending time goes on: the disk has stored nothing since.
+        self.write_out = Some((write.ticket.number, self.hard));
+        let log_start = self.log_start.take().or(write.log_start);
+        Write { ticket: write.ticket, hard_state: self.hard, log_start, entries }
+    }
+
     /// The order to receive the snapshot of an offer.
     pub fn receive_snapshot(&mut self, offer: SnapshotOffer) -> ReceiveSnapshot {
         ReceiveSnapshot { ticket: self.ticket(), offer }
@@ -109,7 +124,8 @@ impl Core {
         }
         let bytes_max = self.config.apply_bytes_max;
         let (entries, bytes) = self.log.share(self.applied.next(), to, bytes_max);
-        self.snapshots.applied(bytes);
+        let last = entries.last().map_or(self.applied, |entry| entry.id.index);
+        self.snapshots.applied(self.applied, last, bytes);
         let ticket = self.ticket();
         self.apply_out = Some(ticket.number);
         Some(Action::Apply(Apply { ticket, entries }))

@@ -20,6 +20,7 @@ impl World<'_> {
         let host = &mut self.hosts[node];
         let Some(running) = &mut host.up else { return Ok(()) };
         let Some(write) = running.write.take() else { return Ok(()) };
+        let write = if host.tries_again { running.node.renew_write(write) } else { write };
         let change = Change::of(&write);
         match running.log.persist(write) {
             Ok(done) => {

@@ -39,6 +39,10 @@ impl<D: Disk> Log<D> {
         if segment_bytes == 0 || !segment_bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return Err(OpenError::SegmentSize { bytes: segment_bytes });
         }
+        let bytes_max = config.bytes_max;
+        if bytes_max / 2 < segment_bytes {
+            return Err(OpenError::Bound { bytes_max, segment_bytes });
+        }
         disk.lock()?;
         let io = |path: &str| {
             let path = path.to_owned();
@@ -114,6 +118,7 @@ impl<D: Disk> Log<D> {
             base: Some(&restored.snapshot),
             reset: true,
             repeats_after: None,
+            may_use_reserve: true,
             entries: &[],
         };
         self.commit(change).map_err(AppendError::into_io)?;
@@ -217,7 +222,8 @@ impl<D: Disk> Log<D> {
         let (reset, repeats_after) = (latest.reset, Some(latest.synced));
         let entries: &[&[Entry]] = &[&restored.entries[restored.entries.len() - count..]];
         let hard_state = restored.hard_state;
-        let change = Change { hard_state, base: None, reset, repeats_after, entries };
+        let change =
+            Change { hard_state, base: None, reset, repeats_after, may_use_reserve: true, entries };
         self.commit(change).map_err(AppendError::into_io)
     }
 
@@ -235,7 +241,14 @@ impl<D: Disk> Log<D> {
             let (entries, later) = rest.split_at(count);
             let entries: &[&[Entry]] = &[entries];
             let hard_state = restored.hard_state;
-            let change = Change { hard_state, base: None, reset, repeats_after: None, entries };
+            let change = Change {
+                hard_state,
+                base: None,
+                reset,
+                repeats_after: None,
+                may_use_reserve: true,
+                entries,
+            };
             self.commit(change).map_err(AppendError::into_io)?;
             (rest, reset) = (later, false);
         }

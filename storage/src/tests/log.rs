@@ -226,13 +226,35 @@ fn the_bound_on_disk_use_holds() {
         match log.append(batch) {
             Ok(()) => assert!(log.usage().bytes <= log.usage().bytes_max),
             Err(AppendError::Full(error)) => {
-                assert_eq!(index, 12);
+                assert_eq!(index, 8);
                 assert!(error.to_string().contains("bound of 49152 bytes"), "{error}");
                 break;
             }
             Err(AppendError::Failed(error)) => panic!("{error}"),
         }
     }
+    // An election needs no room for commands: a vote, and the entry that begins a term.
+    log.append(BatchRef { hard_state: hard(2, Some(1)), log_start: None, entries: &[] }).unwrap();
+    let begins = [Entry { payload: Payload::NoOp, ..entry(8, 2, 0) }];
+    fn batch<'a>(start: Option<&'a LogStart>, entries: &'a [&'a [Entry]]) -> BatchRef<'a> {
+        BatchRef { hard_state: hard(2, Some(1)), log_start: start, entries }
+    }
+    log.append(batch(None, &[&begins])).unwrap();
+    // A snapshot frees room, also if the commands that have none wait with it.
+    let (compact, held_up) = (LogStart::Compact(snapshot(LogId::new(7, 1))), entries(9, 9, 2));
+    assert!(matches!(log.append(batch(None, &[&held_up])), Err(AppendError::Full(_))));
+    log.append(batch(Some(&compact), &[&held_up])).unwrap();
+    for index in 10..13 {
+        log.append(batch(None, &[&entries(index, index, 2)])).unwrap();
+    }
+    assert!(log.usage().bytes <= log.usage().bytes_max);
+}
+
+#[test]
+fn a_bound_without_room_for_the_log_is_refused() {
+    let narrow = LogConfig { bytes_max: config().segment_bytes * 2 - 1, ..config() };
+    let error = Log::open(MemDisk::new(), narrow).unwrap_err();
+    assert!(error.to_string().contains("at least two segments"), "{error}");
 }
 
 #[test]

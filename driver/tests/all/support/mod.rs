@@ -209,8 +209,19 @@ pub fn membership(nodes: u64) -> Membership {
 }
 
 pub fn open_log(disk: &MemDisk, id: u64, nodes: u64) -> (Log<MemDisk>, Restored) {
+    open_log_of(disk, id, nodes, |_| {})
+}
+
+/// As [`open_log`]. `adapt` changes the settings of the log.
+pub fn open_log_of(
+    disk: &MemDisk,
+    id: u64,
+    nodes: u64,
+    adapt: impl FnOnce(&mut LogConfig),
+) -> (Log<MemDisk>, Restored) {
     let mut config = LogConfig::default();
     (config.segment_bytes, config.background) = (64 << 10, false);
+    adapt(&mut config);
     let member = match Directory::open(disk.clone(), config).unwrap().0 {
         Directory::Member(member) => member,
         Directory::Unclaimed(unclaimed) => {
