@@ -41,7 +41,8 @@ impl View {
 /// It is no queue: [`Changes::next`] returns the view as it is now, if it differs from the one
 /// returned before. A slow follower misses what has come and gone meanwhile, costs the node no
 /// memory, and never holds it up. The view is as old as the published status: changes of term and
-/// leader are published in the turn in which they happen, the others at the next tick.
+/// leader are published in the turn in which they happen, the others at the next tick in which
+/// anything is due.
 ///
 /// It is not a `Stream`, which would need a dependency in the interface of this crate. The function
 /// `unfold` of the crate `futures` makes one of it.

@@ -171,7 +171,7 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    fn until_ns(&self, timeout: Duration) -> u64 {
+    pub(crate) fn until_ns(&self, timeout: Duration) -> u64 {
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         self.clock.now().monotonic_ns.saturating_add(timeout_ns)
     }

@@ -127,8 +127,8 @@ impl<S: StateMachine> Handle<S> {
         let (taken, proposed) = oneshot::channel();
         let (done, reply) = oneshot::channel();
         self.send_command(command.len(), CoreCall::Propose { command, taken, done })?;
-        // The core loop takes the call in its next turn, which never blocks. If the loop ends
-        // before that, the command has not been proposed.
+        // The core loop takes the call in one of its next turns. If the loop ends before that, the
+        // command has not been proposed.
         let proposed = proposed.await.map_err(|_| ProposeError::Stopped)??;
         let done = Done { reply, clock: self.clock.clone(), timeout, sleep: None };
         Ok(Proposal { id: proposed.id, number: proposed.number, done })
@@ -161,8 +161,8 @@ impl<S: StateMachine> Handle<S> {
         self.ask(mode, Read::Query { query, reply }, answer, timeout).await
     }
 
-    /// Returns the whole state at one moment, with the default timeout. Use it for an export, a
-    /// backup or a long listing: write or read it on a thread of your own, while the node goes on.
+    /// Returns the whole state at one moment, with the default timeout. Use it for an export or a
+    /// long listing: write or read it on a thread of your own, while the node goes on.
     /// It costs one [`StateMachine::freeze`], and the memory in which it differs from the current
     /// state until it is dropped.
     pub async fn freeze(&self, mode: ReadMode) -> Result<S::Frozen, ReadError> {
@@ -270,7 +270,8 @@ impl<S: StateMachine> Handle<S> {
     /// it. Proposals are rejected as `NotLeader` meanwhile, usually for a few milliseconds, and may
     /// be repeated. If the target does not take over within two election timeouts, this node goes
     /// on. If the target's disk hangs, and has not been needed since, there is no leader until an
-    /// election timeout is over.
+    /// election timeout is over. The call ends with [`TransferError::NotTaken`] after the default
+    /// timeout, if this node knows no leader by then.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         let (begun, answer) = oneshot::channel();
         let call = CoreCall::Transfer { to, begun };
@@ -279,7 +280,8 @@ impl<S: StateMachine> Handle<S> {
             TrySendError::Closed(_) => TransferError::Stopped,
         })?;
         let to = answer.await.map_err(|_| TransferError::Stopped)??;
-        loop {
+        let until_ns = self.until_ns(self.timeout);
+        while self.clock.now().monotonic_ns < until_ns {
             let status = self.status();
             if status.stopped.is_some() {
                 return Err(TransferError::Stopped);
@@ -288,15 +290,16 @@ impl<S: StateMachine> Handle<S> {
                 Some(leader) if leader == to => return Ok(to),
                 // The published status may be from before the transfer.
                 Some(leader) if leader == status.raft.id => {}
-                Some(_) => return Err(TransferError::NotTaken { to }),
+                Some(_) => break,
                 None => {}
             }
             self.clock.sleep(status.tick).await;
             let now = self.status();
             if now.raft.leader == Some(now.raft.id) && now.raft.transferring.is_none() {
-                return Err(TransferError::NotTaken { to });
+                break;
             }
         }
+        Err(TransferError::NotTaken { to })
     }
 
     /// Begins a change of the membership, on the leader. Returns the index of its first entry. See

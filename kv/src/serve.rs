@@ -255,6 +255,10 @@ pub enum ServeError {
     /// The node ran, and stopped without being asked to.
     #[error("the node has stopped: {0}")]
     Stopped(StopReason),
+    /// The disk did not answer while the log was to be closed. Nothing acknowledged is lost: the
+    /// next start reads the log as after a power failure.
+    #[error("the disk does not answer, so the log was not closed within {0:?}")]
+    NotClosed(Duration),
 }
 
 impl ServeError {
@@ -307,6 +311,8 @@ fn list(ids: &[NodeId]) -> String {
 
 /// How long a node that is stopped waits for another one to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long a stop waits for the log to be closed.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// A running node. Dropping it stops the node at once; [`Running::stop`] does so gracefully.
 pub struct Running {
@@ -333,13 +339,16 @@ impl Running {
     }
 
     /// Stops the node gracefully: a leader hands over, no new requests are accepted, requests in
-    /// progress are answered, and the log is synced.
+    /// progress are answered, and the log is synced. A disk that hangs does not delay it for ever.
     pub async fn stop(self) -> Result<(), ServeError> {
         let Running { node, clients } = self;
         // While another node takes over, requests still arrive here and wait for it.
         let _ = tokio::time::timeout(HAND_OVER, node.transfer(None)).await;
         clients.stop().await;
-        of_reason(node.shutdown().await)
+        match tokio::time::timeout(CLOSE_MAX, node.shutdown()).await {
+            Ok(reason) => of_reason(reason),
+            Err(_) => Err(ServeError::NotClosed(CLOSE_MAX)),
+        }
     }
 
     /// Waits until the node stops without being asked to, usually because of a disk error.
@@ -393,7 +402,7 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         builder = builder.member(peer.id.0, &peer.peer_address, &peer.client_address);
     }
     if let Some(drift_ppm) = config.lease_drift_ppm {
-        builder = builder.leases(drift_ppm);
+        builder = builder.lease_drift_ppm(drift_ppm);
     }
     if config.bootstrap {
         builder = builder.bootstrap();

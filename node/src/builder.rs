@@ -233,7 +233,7 @@ impl<S: StateMachine> Builder<S> {
     /// had leases on at an earlier start votes only once the longest promise of that start is over:
     /// two ticks less than its election timeout then.
     #[must_use]
-    pub fn leases(mut self, drift_ppm: u32) -> Self {
+    pub fn lease_drift_ppm(mut self, drift_ppm: u32) -> Self {
         self.settings.lease_drift_ppm = Some(drift_ppm);
         self
     }

@@ -21,8 +21,8 @@
 //!
 //! # What it needs
 //!
-//! A tokio runtime with more than one thread for your own code. The protocol runs on a thread of
-//! its own, so that your tasks cannot delay it.
+//! A tokio runtime for your own code, preferably with several threads. The protocol runs on threads
+//! of its own, so that your tasks cannot delay it.
 //!
 //! # What is stable
 //!
@@ -30,7 +30,8 @@
 //! change it; the changelog names each change. The modules [`assembly`], [`bootstrap`] and
 //! [`threads`] are the interface for simulators and for programs that put a node together in
 //! another way. They follow the inside of the library and may change with any version, as may the
-//! crates `quorate-core`, `quorate-storage`, `quorate-driver` and `quorate-http`.
+//! crates `quorate-core`, `quorate-storage`, `quorate-driver` and `quorate-http`, apart from what
+//! the root of this crate takes from them.
 //!
 //! # What it is not
 //!

@@ -124,7 +124,8 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Queries the state machine on any node. `consistency` sets how fresh the state must be. A
-    /// read that no leader confirms is repeated for 10 s (`DriverConfig::timeout`); then it ends
+    /// read that no leader confirms is repeated for the time of
+    /// [`Builder::timeout`](crate::Builder::timeout), 5 s by default; then it ends
     /// with [`ReadError::Timeout`], or [`ReadError::NoLeader`] if none is known. `Busy`: too many
     /// reads wait. All errors mean that nothing was read.
     pub async fn read(
@@ -137,8 +138,8 @@ impl<S: StateMachine> Node<S> {
 
     /// Appends a command to the log and returns without waiting for its outcome. Works only on the
     /// leader. For clients that send many commands before they wait for a reply. An error means
-    /// that the command was not appended. [`Proposal::done`] ends within 10 s
-    /// (`DriverConfig::timeout`).
+    /// that the command was not appended. [`Proposal::done`] ends within
+    /// [`Builder::timeout`](crate::Builder::timeout), 5 s by default.
     pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Proposal, ProposeError> {
         self.handle.propose(command.into()).await
     }
@@ -194,7 +195,9 @@ impl<S: StateMachine> Node<S> {
         execute::leader(&self.handle.status())
     }
 
-    /// The state of the node as it was last published, at most a tick ago. Waits for nothing.
+    /// The state of the node as it was last published. Changes of term and leader are published at
+    /// once, the others at the next tick in which anything is due, at most a heartbeat later. Waits
+    /// for nothing.
     pub fn status(&self) -> Arc<DriverStatus> {
         self.handle.status()
     }

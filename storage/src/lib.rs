@@ -3,7 +3,8 @@
 //! The protocol's promises depend on the disk. This crate provides:
 //!
 //! - a [`Log`] that makes every [`raft::Write`] one batch on disk with one data sync, recovers
-//!   exactly what was acknowledged, and reports it when it cannot;
+//!   exactly what was acknowledged, and reports it when it cannot (apart from one window, see
+//!   [`Case`]);
 //! - a store of [`Snapshots`];
 //! - the [`Identity`] of a data directory.
 //!

@@ -23,9 +23,23 @@ pub const DIRECTORY_MODE: u32 = 0o700;
 /// The mode of new files: only the user of the node may read them. The umask applies too.
 pub const FILE_MODE: u32 = 0o600;
 
-/// Creates a directory and its parents, with [`DIRECTORY_MODE`]. One that exists keeps its mode.
+/// Creates a directory and its parents, with [`DIRECTORY_MODE`], and makes their names durable. One
+/// that exists keeps its mode.
 fn create_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+    let is_missing = |part: &&Path| !part.as_os_str().is_empty() && !part.exists();
+    let created: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
+    for parent in created.into_iter().filter_map(Path::parent) {
+        // The parent of a relative name is the current directory.
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match patiently(|| File::open(parent)) {
+            Ok(parent) => parent.sync_all()?,
+            // A directory that may be written to and not read cannot be synced.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The name of the lock file.

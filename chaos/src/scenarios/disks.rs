@@ -10,12 +10,17 @@ use crate::outcome::{Step, Trouble};
 use crate::round::{Round, Setup};
 use crate::timeline::Kind;
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A node that hands over, and gives its disk ten seconds, ends within this time.
+const STOP_MAX: Duration = Duration::from_secs(20);
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("leader-disk-full", "the leader's disk has no room; the others must go on", true, leader_full),
     ("leader-disk-hangs", "syncs of the leader's disk hang; others go on", true, leader_hangs),
     ("leader-writes-hang", "writes of the leader's disk hang", false, leader_writes_hang),
     ("follower-disk-hangs", "syncs of a follower's disk hang", false, follower_hangs),
+    ("stop-with-hung-disk", "a node whose disk hangs is told to stop", false, stop_with_hung_disk),
     ("slow-disk", "syncs of the leader take 200 ms, those of a follower 50 ms", false, slow_disk),
     ("failed-sync", "a sync fails: the node must end, and start again", true, failed_sync),
     ("failed-write", "writes fail with EIO: the node must end or recover", false, failed_write),
@@ -75,6 +80,23 @@ fn follower_hangs(attack: &mut Attack<'_>) -> Step {
         round.sleep_between(200, 2000);
         round.heal(follower, "stall-sync");
         unready
+    })
+}
+
+/// A node that is told to stop ends, although its disk does not answer.
+fn stop_with_hung_disk(attack: &mut Attack<'_>) -> Step {
+    let setup = Setup { nodes_may_end: true, ..shimmed() };
+    attack.on_cluster(setup, |round| {
+        let (leader, follower) = (round.cluster.leader()?, round.follower()?);
+        round.fault(follower, "stall-sync", 0)?;
+        // A write has to hang.
+        round.cluster.served_within(&[leader], FAILOVER_MAX)?;
+        let ended = round.cluster.nodes[follower as usize].stop(STOP_MAX);
+        round.heal(follower, "stall-sync");
+        match ended {
+            Some(_) => Ok(()),
+            None => Err(Trouble::violated(format!("node {follower} does not stop"))),
+        }
     })
 }
 

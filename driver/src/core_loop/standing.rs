@@ -1,7 +1,7 @@
 //! Where the node stands: the status that it publishes, and whether it is about to stop.
 //!
-//! Clients and operators see only what was published. It is at most a tick old, and new leaders and
-//! terms are published in the turn in which they appear. Nothing here changes what the core does,
+//! Clients and operators see only what was published. New leaders and terms are published in the
+//! turn in which they appear, the rest at the next tick in which anything is due. Nothing here changes what the core does,
 //! except that a node which is not a member any more shuts down.
 
 use super::{CoreLoop, SHUTDOWN_GRACE_TICKS, State};
