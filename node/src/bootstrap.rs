@@ -10,9 +10,14 @@
 
 use raft::{Incarnation, NodeId};
 use std::io;
+use std::pin::pin;
+use std::time::Duration;
 use storage::{ClaimError, Disk, Member, Unclaimed};
 use transport_http::net::Net;
 use transport_http::{BootstrapError, BootstrapService, Founder, Listed};
+
+/// How often a node that waits for others looks whether its directory is still there.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How a node with an empty data directory begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,7 @@ pub async fn begin<D: Disk, N: Net>(
     let announced = unclaimed.announce(own.node, Incarnation(net.draw()), &founders)?;
     let founder =
         Founder::new(announced.who(), own.peer_address.clone(), own.client_address.clone());
+    let disk = announced.disk().clone();
     let (cluster, membership) = match how {
         Begin::Join => {
             let named: Vec<String> =
@@ -64,13 +70,15 @@ pub async fn begin<D: Disk, N: Net>(
                 "node {} waits to be added as a member to the cluster of {named}",
                 own.node
             );
-            let joined = transport_http::join_on(net, service, &founder, list).await?;
+            let joining = transport_http::join_on(net, service, &founder, list);
+            let joined = while_in_place(net, &disk, joining).await??;
             tracing::info!(cluster = %joined.cluster, "was added to a cluster");
             (joined.cluster, joined.membership)
         }
         Begin::Bootstrap => {
             service.answer_as_founder(founder.clone(), list.to_vec());
-            match transport_http::bootstrap_on(net, service, &founder, list).await {
+            let bootstrapping = transport_http::bootstrap_on(net, service, &founder, list);
+            match while_in_place(net, &disk, bootstrapping).await? {
                 Ok(founded) => {
                     tracing::info!(cluster = %founded.cluster, "bootstrapped a cluster");
                     (founded.cluster, founded.membership)
@@ -86,4 +94,21 @@ pub async fn begin<D: Disk, N: Net>(
         }
     };
     Ok(announced.join(cluster, membership)?)
+}
+
+/// Waits for `work`. Ends with an error if the data directory is removed or replaced meanwhile: a
+/// node without one must not become a member.
+async fn while_in_place<D: Disk, N: Net, F: Future>(
+    net: &N,
+    disk: &D,
+    work: F,
+) -> io::Result<F::Output> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = net.sleep(CHECK_EVERY) => disk.check_in_place()?,
+        }
+    }
 }

@@ -168,6 +168,11 @@ impl<D: Disk> Announced<D> {
         DurableIncarnation { node: self.identity.node, incarnation: self.identity.incarnation }
     }
 
+    /// The disk that it is on.
+    pub fn disk(&self) -> &D {
+        self.log.disk()
+    }
+
     /// Forgets the founders, durably. Only valid if no node has received this node's incarnation:
     /// then it may bootstrap a cluster with other founders.
     pub fn forget_founders(mut self) -> io::Result<()> {

@@ -232,6 +232,10 @@ impl<D: Disk> Log<D> {
         Usage { bytes: ahead + spare + current + full, bytes_max: self.config.bytes_max }
     }
 
+    pub(crate) fn disk(&self) -> &D {
+        &self.disk
+    }
+
     /// Closes the log. It marks all batches as synced, so that the next start can tell damage from
     /// a write that was cut off.
     pub fn close(mut self) -> io::Result<()> {

@@ -215,6 +215,23 @@ async fn a_directory_is_not_used_for_what_it_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_directory_is_removed_while_it_waits_does_not_become_a_member() {
+    for joins in [true, false] {
+        let data = tempfile::tempdir().unwrap();
+        let (own, members) = (data.path().join("1"), addresses(2));
+        let builder = TypedNode::builder(Counter::default()).id(1).members(members).data_dir(&own);
+        let builder = if joins { builder.join() } else { builder.bootstrap() };
+        let waiting = tokio::spawn(builder.start());
+        while !own.join("IDENTITY").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        std::fs::remove_dir_all(&own).unwrap();
+        let error = waiting.await.unwrap().unwrap_err();
+        assert!(matches!(&error, StartError::Disk { .. }), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_members_that_no_cluster_can_have_is_refused() {
     let data = tempfile::tempdir().unwrap();
     let refused = async |members: &[(u64, &str)]| {
