@@ -7,15 +7,20 @@
 //! It contains no checks. Those are in `observer` and `world` and are the same for every user; a
 //! user adds an invariant of the state.
 
+mod error;
+mod workload;
+
+pub use error::SimulationError;
+use workload::Built;
+
 use crate::Marks;
-use crate::clients::{Client, Clients, Ended, Forgetful, Objection};
-use crate::describe::{Describe, Words};
+use crate::clients::{Client, Clients, Forgetful, Objection};
+use crate::describe::Words;
 use crate::failure::{Failed, Keep, Told, pages_folder};
 use crate::log::OpenStore;
 use crate::plan::{FaultKind, NODES, Plan, Swarm};
 use crate::random::Stream;
-use crate::regressions::{self, BadLine};
-use crate::violation::Violation;
+use crate::regressions;
 use crate::workload::{Answered, Request, Workload};
 use crate::world::run_for;
 use driver::StateMachine;
@@ -117,60 +122,6 @@ pub struct Passed {
     /// How often each noteworthy event happened in these runs.
     pub marks: Marks,
 }
-
-/// Why a simulation did not pass.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SimulationError {
-    /// A promise was broken; [`Failed`] is the full report.
-    Broken(Box<Failed>),
-    /// The regressions file has a line that does not parse as a plan. Correct or remove it.
-    BadLine {
-        /// Path of the regressions file.
-        path: PathBuf,
-        /// The line, with its number and the word that does not parse.
-        line: BadLine,
-    },
-    /// The regressions file exists but cannot be read.
-    Unreadable {
-        /// Path of the regressions file.
-        path: PathBuf,
-        /// The I/O error.
-        error: io::Error,
-    },
-    /// An environment variable (`SIM_PLAN` or `SIM_SEED`) does not parse. Correct or unset it.
-    BadVariable {
-        /// Name of the variable.
-        name: &'static str,
-        /// The parse error, and the value of the variable.
-        why: String,
-    },
-}
-
-impl SimulationError {
-    /// The report, if the error is [`SimulationError::Broken`].
-    pub fn failed(self) -> Option<Failed> {
-        match self {
-            SimulationError::Broken(failed) => Some(*failed),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for SimulationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SimulationError::Broken(failed) => write!(f, "{failed}"),
-            SimulationError::BadLine { path, line } => write!(f, "{}: {line}", path.display()),
-            SimulationError::Unreadable { path, error } => {
-                write!(f, "{}: cannot be read: {error}", path.display())
-            }
-            SimulationError::BadVariable { name, why } => write!(f, "{name}: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for SimulationError {}
 
 impl<M: StateMachine> Simulation<M> {
     /// Creates a test of the state machine that `machine` constructs. `requests` returns the next
@@ -518,7 +469,7 @@ impl<M: StateMachine> Simulation<M> {
     }
 
     fn run_plan(&self, plan: &Plan, record: bool, events_max: u64) -> crate::Run {
-        let kit = Kit { simulation: self, inner: (self.workload)(), ended: Vec::new() };
+        let kit = Built { simulation: self, inner: (self.workload)(), ended: Vec::new() };
         run_for(plan, kit, record, events_max)
     }
 
@@ -578,58 +529,4 @@ where
     let Ok(value) = env::var(name) else { return Ok(None) };
     let bad = |error| SimulationError::BadVariable { name, why: format!("{error}: {value}") };
     value.parse().map(Some).map_err(bad)
-}
-
-/// The workload of a run: the user's, with what the builder adds to it.
-struct Kit<'a, M> {
-    simulation: &'a Simulation<M>,
-    inner: Box<dyn Workload<Machine = M>>,
-    /// All requests that have ended, if the history is checked.
-    ended: Vec<Ended>,
-}
-
-impl<M: StateMachine> Workload for Kit<'_, M> {
-    type Machine = M;
-
-    fn machine(&self) -> M {
-        self.inner.machine()
-    }
-
-    fn request(&mut self, client: u64, draw: &mut Stream) -> Request {
-        self.inner.request(client, draw)
-    }
-
-    fn answered(&mut self, answered: &Answered<'_>) {
-        if self.simulation.history.is_some() {
-            self.ended.push(Ended::of(answered));
-        }
-        self.inner.answered(answered);
-    }
-
-    fn objection(&mut self) -> Result<(), Violation> {
-        self.inner.objection()
-    }
-
-    fn log_store(&self) -> Option<OpenStore> {
-        self.simulation.log_store.clone().or_else(|| self.inner.log_store())
-    }
-
-    fn describe(&self) -> &dyn Describe {
-        match self.simulation.words.is_empty() {
-            true => self.inner.describe(),
-            false => &self.simulation.words,
-        }
-    }
-
-    fn invariant(&self, machine: &M) -> Result<(), String> {
-        self.inner.invariant(machine)?;
-        (self.simulation.invariant)(machine)
-    }
-
-    fn verdict(&mut self) -> Result<(), Violation> {
-        self.inner.verdict()?;
-        let Some(holds) = &self.simulation.history else { return Ok(()) };
-        let history: Vec<Answered<'_>> = self.ended.iter().map(Ended::answered).collect();
-        Ok(holds(&history)?)
-    }
 }
