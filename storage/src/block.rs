@@ -52,7 +52,7 @@ pub(crate) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Block {
     /// Never written, or erased.
-    NoOp,
+    Empty,
     /// Left over from an earlier use of the segment.
     Stale,
     /// Part of a batch of this segment.
@@ -69,7 +69,7 @@ pub(crate) fn classify(block: &[u8], seed: u32, generation: u64, position: u32) 
         return Block::Damaged;
     }
     if block.iter().all(|byte| *byte == 0) {
-        return Block::NoOp;
+        return Block::Empty;
     }
     let checksum = u32_at(block, 0);
     if &block[4..7] != MAGIC || checksum != crc32c::crc32c_append(seed, &block[4..BLOCK_BYTES]) {

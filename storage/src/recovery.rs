@@ -328,7 +328,7 @@ impl Scan {
             }
             match block::classify(&rest[..BLOCK_BYTES], seed, generation, position) {
                 Block::OtherVersion { version } => return Err(version),
-                Block::NoOp | Block::Stale => is_next = false,
+                Block::Empty | Block::Stale => is_next = false,
                 Block::Damaged => {
                     damaged = true;
                     let place = Remains { generation, position };
