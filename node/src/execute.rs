@@ -13,6 +13,10 @@ use std::time::Duration;
 /// The pause between two attempts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long a command waits at most for a disk that has no room, or does not answer. A lack of
+/// descriptors or memory is over by then.
+const READ_ONLY_WAIT: Duration = Duration::from_secs(1);
+
 /// The leader that the node knows, if that is a member.
 pub(crate) fn leader(status: &DriverStatus) -> Option<Leader> {
     let id = status.raft.leader?;
@@ -57,10 +61,11 @@ where
             Err(driver::ExecuteError::NotDone) => ProposeError::NotLeader { leader: None },
             Err(driver::ExecuteError::Refused(error)) => error,
         };
-        let why = match refused {
-            ProposeError::NotLeader { .. } => NotDone::NoLeader,
-            // The leader steps down soon, and another node may have room.
-            ProposeError::ReadOnly { reason } => NotDone::ReadOnly { reason },
+        let (why, wait) = match refused {
+            ProposeError::NotLeader { .. } => (NotDone::NoLeader, wait),
+            ProposeError::ReadOnly { reason } => {
+                (NotDone::ReadOnly { reason }, wait.min(READ_ONLY_WAIT))
+            }
             ProposeError::TooLarge { limit_bytes } => {
                 return Err(not_done(handle, NotDone::TooLarge { limit_bytes }));
             }

@@ -26,6 +26,10 @@ pub const NODE: &str = "raft-kv-node";
 /// nothing was done.
 pub const WAIT_MS: &str = "raft-kv-wait-ms";
 
+/// How long a write waits at most for a disk that has no room, or does not answer. A lack of
+/// descriptors or memory is over by then. Another node may serve the client meanwhile.
+const READ_ONLY_WAIT: Duration = Duration::from_secs(1);
+
 /// The pause between two attempts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -67,8 +71,9 @@ impl App {
         attempt: impl Fn() -> F,
     ) -> Result<T, Response> {
         let began_ns = self.clock.now().monotonic_ns;
-        let wait = wait.unwrap_or(Duration::MAX).min(self.limits.leader_wait);
+        let leader_wait = wait.unwrap_or(Duration::MAX).min(self.limits.leader_wait);
         loop {
+            let mut wait = leader_wait;
             if let Some(redirect) = self.redirect(uri) {
                 return Err(redirect);
             }
@@ -85,8 +90,10 @@ impl App {
                 Err(
                     ExecuteError::NotDone | ExecuteError::Refused(ProposeError::NotLeader { .. }),
                 ) => Problem::no_leader(),
-                // A read-only leader steps down soon. The next leader may have room on its disk.
-                Err(ExecuteError::Refused(error @ ProposeError::ReadOnly { .. })) => error.into(),
+                Err(ExecuteError::Refused(error @ ProposeError::ReadOnly { .. })) => {
+                    wait = wait.min(READ_ONLY_WAIT);
+                    error.into()
+                }
                 Err(ExecuteError::Refused(error)) => {
                     return Err(Problem::from(error).not_done().into_response());
                 }
