@@ -206,6 +206,10 @@ checks! {
     /// the peer has it, as long as its log has the entries after it. So a transfer that was cut off
     /// goes on with the same snapshot, and does not begin anew each time.
     OfferedSnapshotIsKept = "an offered snapshot is kept",
+    /// A leader that has ordered another node to campaign holds no lease any more in that term,
+    /// whatever becomes of the transfer: the order may still be under way, and the election that it
+    /// starts waits for no promise (§6.4.1).
+    NoLeaseAfterAnOrderToCampaign = "no lease after an order to campaign",
     /// Once the faults are over, the leader must not change.
     NoLeaderChangesWithoutAFault = "no leader changes without a fault",
     /// The run had far more events than such a run should have: some node repeats messages without

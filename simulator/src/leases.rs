@@ -3,6 +3,7 @@
 //!
 //! - When a leader is elected, no leader of an earlier term holds a lease, and none gets one later.
 //!   Nobody needs to read at that moment, and a paused leader counts too.
+//! - A leader that has ordered another node to campaign holds no lease any more in that term.
 //! - As long as a leader holds a lease, a quorum of the voters is bound by promises that it has
 //!   stated: each half, if the membership is joint.
 //! - A node that has stated a promise neither votes nor campaigns before the promise ends, even if
@@ -20,6 +21,8 @@ pub(crate) struct Leases {
     latest: Term,
     /// For each node: the latest event at which it held a lease.
     held_at: Vec<u64>,
+    /// For each node: the latest term in which it has ordered another node to campaign.
+    gave_up: Vec<Term>,
     promises: Vec<Stated>,
     /// The elections that a leader has ordered: candidate and term.
     ordered: BTreeSet<(NodeId, Term)>,
@@ -46,6 +49,7 @@ impl Leases {
         Leases {
             latest: Term(0),
             held_at: vec![0; nodes as usize],
+            gave_up: vec![Term(0); nodes as usize],
             promises: vec![Stated::default(); nodes as usize],
             ordered: BTreeSet::new(),
         }
@@ -55,6 +59,7 @@ impl Leases {
     /// until it is added to the membership.
     pub fn wiped(&mut self, at: usize) {
         self.promises[at] = Stated::default();
+        self.gave_up[at] = Term(0);
     }
 
     /// A node has processed an append and follows its sender.
@@ -81,6 +86,10 @@ impl Leases {
                 }
                 return Ok(());
             }
+            Body::TimeoutNow => {
+                self.gave_up[at] = message.term;
+                return Ok(());
+            }
             Body::Vote { transfer: true, .. } => {
                 self.ordered.insert((message.from, message.term));
                 return Ok(());
@@ -102,7 +111,7 @@ impl Leases {
     }
 
     /// Notes whether a node holds a lease at this event, and checks that no later leader has been
-    /// elected.
+    /// elected, and that the node has not ordered any such election.
     pub fn look(
         &mut self,
         at: usize,
@@ -121,6 +130,11 @@ impl Leases {
             let (term, latest) = (node.term(), self.latest);
             let detail = format!("node {at} holds one in term {term}, after {latest} has begun");
             return violation(Check::LeaseEndsBeforeAnotherLeads, (at, [term, latest]), detail);
+        }
+        if holds && node.term() == self.gave_up[at] {
+            let term = node.term();
+            let detail = format!("node {at} holds one, and has sent TimeoutNow in {term}");
+            return violation(Check::NoLeaseAfterAnOrderToCampaign, (at, term), detail);
         }
         Ok(holds)
     }
