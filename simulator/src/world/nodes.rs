@@ -4,6 +4,11 @@
 //! and state machines. What it wants done is in `actions.rs`.
 
 use super::*;
+use bytes::Bytes;
+
+/// A command that no node takes: it is larger than the default of `command_bytes_max`, and all
+/// nodes have the default.
+static TOO_LARGE: [u8; (8 << 20) + 1] = [0; (8 << 20) + 1];
 
 impl World<'_> {
     pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
@@ -221,6 +226,19 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Checks that a leader refuses a command that is larger than its limit.
+    fn refuses_too_large(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.now(node);
+        let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
+        match running.node.propose(now, Bytes::from_static(&TOO_LARGE)) {
+            Err(raft::ProposeError::TooLarge { .. }) => Ok(()),
+            taken => {
+                let detail = format!("node {node}: {} bytes: {taken:?}", TOO_LARGE.len());
+                violation(Check::LimitsAreKept, node, detail)
+            }
+        }
+    }
+
     pub(super) fn look(&mut self, node: usize) -> Result<(), Violation> {
         self.pass_time();
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
@@ -248,6 +266,7 @@ impl World<'_> {
         }
         if elected {
             self.check_leases()?;
+            self.refuses_too_large(node)?;
             self.marks.hit("a leader was elected");
             self.note(3, node, term.0);
         }
