@@ -62,6 +62,14 @@ impl Leases {
         self.gave_up[at] = Term(0);
     }
 
+    /// The clock of a node has gone back. What is left of its promises stays the same.
+    pub fn clock_went_back(&mut self, at: usize, back_ns: u64) {
+        let Stated { heard_ns, until_ns, appended_ns, latest_ns, .. } = &mut self.promises[at];
+        for time_ns in [heard_ns, until_ns, appended_ns, latest_ns] {
+            *time_ns = time_ns.saturating_sub(back_ns);
+        }
+    }
+
     /// A node has processed an append and follows its sender.
     pub fn heard_leader(&mut self, at: usize, term: Term, now: Now) {
         let Stated { heard_ns, term: of, .. } = &mut self.promises[at];

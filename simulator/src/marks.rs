@@ -15,6 +15,7 @@ pub const EXPECTED: &[&str] = &[
     "a change of the membership began",
     "a change of the membership was given up",
     "a change was refused because of another one",
+    "a clock went back",
     "a command of a session was proposed again",
     "a command was done",
     "a crash met a write",

@@ -36,6 +36,8 @@ pub enum Purpose {
     Gone,
     /// Where the transfer of a snapshot is cut off, and the sizes of its chunks.
     Cuts,
+    /// Clocks that go back.
+    Clocks,
 }
 
 /// A stream of draws.

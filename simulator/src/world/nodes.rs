@@ -78,6 +78,7 @@ impl World<'_> {
         let rate = self.hosts[node].clock_per_mille.max(1);
         let next_us = (u64::from(self.plan.swarm.tick_us) * 1_000 / rate).max(1);
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
+        self.hosts[node].ticked_us = self.hosts[node].monotonic_us(self.now_us);
         let now = self.now(node);
         self.pauses.tick(node);
         self.joint.tick(node);
@@ -105,6 +106,25 @@ impl World<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// The monotonic clock of a node goes back to an earlier reading. The node reads it at once,
+    /// since it is asked for something that it refuses. If it had not ticked since that reading, or
+    /// read the clock later, it could not notice.
+    pub(super) fn clock_goes_back(&mut self, node: usize, to_us: u64) -> Result<(), Violation> {
+        let host = &self.hosts[node];
+        if self.calm || host.up.is_none() || host.ticked_us <= to_us {
+            return Ok(());
+        }
+        self.pass_time();
+        let back_ns = self.hosts[node].set_back(self.now_us, to_us) * 1_000;
+        self.pass_time();
+        self.observer.time.went_back(back_ns);
+        self.leases.clock_went_back(node, back_ns);
+        self.marks.hit("a clock went back");
+        self.note(10, node, to_us);
+        self.refuses_too_large(node)?;
+        self.poll(node)
     }
 
     /// Checks that a leader whose own disk lags behind the commit index steps down within a few
