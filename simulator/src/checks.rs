@@ -352,6 +352,10 @@ checks! {
     WhatIsCommittedNeverChangesForClients = "what is committed never changes for clients",
     /// The core takes something for durable that the disk does not hold.
     WhatIsDurableIsOnTheDisk = "what is durable is on the disk",
+    /// A snapshot that a node could not read is not offered to a peer again, unless the node has
+    /// stored it again. Otherwise the peer waits for a snapshot that never arrives, and the log
+    /// after it is kept for nothing.
+    UnreadableSnapshotIsNotOfferedAgain = "an unreadable snapshot is not offered again",
     /// When the faults are over, a node keeps at most as many proposals, reads and waits as clients
     /// wait for.
     WhatWaitsIsWhatClientsAskFor = "what waits is what clients ask for",

@@ -57,6 +57,7 @@ pub const EXPECTED: &[&str] = &[
     "a session was opened",
     "a snapshot had a joint membership",
     "a snapshot rotted",
+    "a snapshot that was to be sent could not be read",
     "a snapshot was installed",
     "a snapshot was taken",
     "a sync failed and the node stopped",

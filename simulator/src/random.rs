@@ -38,6 +38,8 @@ pub enum Purpose {
     Cuts,
     /// Clocks that go back.
     Clocks,
+    /// Snapshots that cannot be read when they are to be sent.
+    Unread,
 }
 
 /// A stream of draws.

@@ -102,6 +102,7 @@ impl Plan {
             lease_off_ppm: 0,
             priorities: 0,
             gone_us: 0,
+            unread_ppm: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         let also = always.iter().filter(|kind| !among.contains(kind));
@@ -114,6 +115,8 @@ impl Plan {
         let mut draw = Stream::new(seed, Purpose::Gone, 0);
         plan.swarm.gone_us = draw.pick(&[0, 0, 20_000, 300_000]);
         plan.draw_clocks(&among, always);
+        let mut draw = Stream::new(seed, Purpose::Unread, 0);
+        plan.swarm.unread_ppm = draw.pick(&[0, 0, 0, 300_000]);
         plan
     }
 

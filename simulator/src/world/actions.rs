@@ -91,8 +91,7 @@ impl World<'_> {
             }
             Action::SendSnapshot(offer) => {
                 self.limits.sends_snapshot(node, offer.to.0 as usize);
-                self.send_snapshot(node, offer);
-                Ok(())
+                self.send_snapshot(node, offer)
             }
             Action::Restore(order) => {
                 self.marks.hit("a snapshot was installed");
