@@ -154,6 +154,9 @@ checks! {
     /// A membership is in force as soon as it is in the log, and until the log loses it (§4.1).
     /// This node decides by another one.
     LatestMembershipIsInForce = "the latest membership in the log is in force",
+    /// A node that receives an append of an earlier term replies, and the reply has its own term
+    /// (§3.3). Otherwise that leader goes on until it misses a quorum.
+    LeaderOfAnEarlierTermIsTold = "a leader of an earlier term is told",
     /// A leader without contact to a quorum steps down within two election timeouts (§6.2). This
     /// leader did not: its clients wait in vain.
     LeaderHearsAQuorumOrLeadsNoMore = "a leader hears a quorum or leads no more",
@@ -255,6 +258,10 @@ checks! {
     /// A node votes once in a term, and never loses its vote or its term (§3.4). This node
     /// reverted one: two candidates may both win the term.
     OneVoteATerm = "one vote a term",
+    /// Only a leader replies to a command that a node has forwarded. Another node, even one that has
+    /// led in this term, cannot say that the command was not appended: an earlier copy of the
+    /// message may have arrived while it led.
+    OnlyALeaderRepliesToForwardedCommands = "only a leader replies to forwarded commands",
     /// The core hands out a write only when the one before is durable.
     OneWriteIsOutAtATime = "one write is out at a time",
     /// A node drops its state only if that differs from the state of a quorum. The state of this
