@@ -258,6 +258,9 @@ checks! {
     /// A node votes once in a term, and never loses its vote or its term (§3.4). This node
     /// reverted one: two candidates may both win the term.
     OneVoteATerm = "one vote a term",
+    /// A node applies an entry only when its own disk holds it. So its state never holds more than
+    /// it can recover.
+    OnlyWhatIsDurableIsApplied = "only what is durable is applied",
     /// Only a leader replies to a command that a node has forwarded. Another node, even one that has
     /// led in this term, cannot say that the command was not appended: an earlier copy of the
     /// message may have arrived while it led.
