@@ -12,7 +12,7 @@
 use crate::checks::Check;
 use crate::observer::Observed;
 use crate::violation::{Violation, violation};
-use raft::{Body, Membership, Message, Node, NodeId, Now, Term};
+use raft::{Body, Membership, Message, Node, NodeId, Now, RoleKind, Term};
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
@@ -116,6 +116,21 @@ impl Leases {
         let detail =
             format!("node {at} is bound for another {left_us} µs of its clock: {:?}", message.body);
         violation(Check::PromiseToALeaderIsKept, (at, term), detail)
+    }
+
+    /// A node that is bound by what it has stated in an earlier life has started, and was told to
+    /// campaign. It may not.
+    pub fn stays(&self, at: usize, node: &Node) -> Result<(), Violation> {
+        if node.status().role == RoleKind::Follower {
+            return Ok(());
+        }
+        let detail = format!("node {at} starts and campaigns");
+        violation(Check::PromiseToALeaderIsKept, (at, node.term()), detail)
+    }
+
+    /// Whether a node is bound by what it has stated.
+    pub fn is_bound(&self, at: usize, now: Now) -> bool {
+        now.monotonic_ns < self.promises[at].until_ns
     }
 
     /// Notes whether a node holds a lease at this event, and checks that no later leader has been

@@ -44,6 +44,7 @@ pub const EXPECTED: &[&str] = &[
     "a node knew what it had lost",
     "a node learned that its leader's process has ended",
     "a node restarted from a snapshot",
+    "a node started while it was bound by a promise",
     "a node stopped cleanly",
     "a node with a wrong copy stopped",
     "a probe was rejected",

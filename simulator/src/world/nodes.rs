@@ -64,6 +64,14 @@ impl World<'_> {
             self.replay.restores(self.now_us, self.events, node, last);
         }
         self.contact.started(node, &running.node);
+        let now = self.now(node);
+        let is_bound = self.leases.is_bound(node, now) && !self.hosts[node].rotten;
+        if let Some(running) = self.hosts[node].up.as_mut().filter(|_| is_bound) {
+            running.node.campaign(now);
+            self.leases.stays(node, &running.node)?;
+            self.marks.hit("a node started while it was bound by a promise");
+        }
+        let Some(running) = &self.hosts[node].up else { return Ok(()) };
         self.pauses.started(node, &running.node);
         self.joint.started(node);
         self.note(1, node, life);
