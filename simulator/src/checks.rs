@@ -261,8 +261,8 @@ checks! {
     /// A node applies an entry only when its own disk holds it. So its state never holds more than
     /// it can recover.
     OnlyWhatIsDurableIsApplied = "only what is durable is applied",
-    /// Only a leader replies to a command that a node has forwarded. Another node, even one that has
-    /// led in this term, cannot say that the command was not appended: an earlier copy of the
+    /// Only a leader replies to a command that a node has forwarded. Another node, even one that
+    /// has led in this term, cannot say that the command was not appended: an earlier copy of the
     /// message may have arrived while it led.
     OnlyALeaderRepliesToForwardedCommands = "only a leader replies to forwarded commands",
     /// The core hands out a write only when the one before is durable.
@@ -381,6 +381,8 @@ checks! {
     WriteIsAnsweredSoOrSo = "a write is answered so or so",
     /// The refusal of a write names the version that was there. This one meets the condition.
     WriteIsRefusedOnlyIfItsConditionIsNotMet = "a write is refused only if its condition is not met",
+    /// A node that reports itself ready knows a leader: without one it serves no request.
+    ReadyNodeKnowsALeader = "a ready node knows a leader",
     /// In the end every copy of the state machine gives the same answer to a query, and so does a
     /// machine that is restored from its snapshot.
     QueriesAreAnsweredAlike = "queries are answered alike",
