@@ -154,6 +154,9 @@ checks! {
     /// A membership is in force as soon as it is in the log, and until the log loses it (§4.1).
     /// This node decides by another one.
     LatestMembershipIsInForce = "the latest membership in the log is in force",
+    /// A node that receives an append of an earlier term replies, and the reply has its own term
+    /// (§3.3). Otherwise that leader goes on until it misses a quorum.
+    LeaderOfAnEarlierTermIsTold = "a leader of an earlier term is told",
     /// A leader without contact to a quorum steps down within two election timeouts (§6.2). This
     /// leader did not: its clients wait in vain.
     LeaderHearsAQuorumOrLeadsNoMore = "a leader hears a quorum or leads no more",
@@ -206,6 +209,10 @@ checks! {
     /// the peer has it, as long as its log has the entries after it. So a transfer that was cut off
     /// goes on with the same snapshot, and does not begin anew each time.
     OfferedSnapshotIsKept = "an offered snapshot is kept",
+    /// A leader that has ordered another node to campaign holds no lease any more in that term,
+    /// whatever becomes of the transfer: the order may still be under way, and the election that it
+    /// starts waits for no promise (§6.4.1).
+    NoLeaseAfterAnOrderToCampaign = "no lease after an order to campaign",
     /// Once the faults are over, the leader must not change.
     NoLeaderChangesWithoutAFault = "no leader changes without a fault",
     /// The run had far more events than such a run should have: some node repeats messages without
@@ -251,6 +258,13 @@ checks! {
     /// A node votes once in a term, and never loses its vote or its term (§3.4). This node
     /// reverted one: two candidates may both win the term.
     OneVoteATerm = "one vote a term",
+    /// A node applies an entry only when its own disk holds it. So its state never holds more than
+    /// it can recover.
+    OnlyWhatIsDurableIsApplied = "only what is durable is applied",
+    /// Only a leader replies to a command that a node has forwarded. Another node, even one that
+    /// has led in this term, cannot say that the command was not appended: an earlier copy of the
+    /// message may have arrived while it led.
+    OnlyALeaderRepliesToForwardedCommands = "only a leader replies to forwarded commands",
     /// The core hands out a write only when the one before is durable.
     OneWriteIsOutAtATime = "one write is out at a time",
     /// A node drops its state only if that differs from the state of a quorum. The state of this
@@ -348,6 +362,10 @@ checks! {
     WhatIsCommittedNeverChangesForClients = "what is committed never changes for clients",
     /// The core takes something for durable that the disk does not hold.
     WhatIsDurableIsOnTheDisk = "what is durable is on the disk",
+    /// A snapshot that a node could not read is not offered to a peer again, unless the node has
+    /// stored it again. Otherwise the peer waits for a snapshot that never arrives, and the log
+    /// after it is kept for nothing.
+    UnreadableSnapshotIsNotOfferedAgain = "an unreadable snapshot is not offered again",
     /// When the faults are over, a node keeps at most as many proposals, reads and waits as clients
     /// wait for.
     WhatWaitsIsWhatClientsAskFor = "what waits is what clients ask for",
@@ -363,6 +381,8 @@ checks! {
     WriteIsAnsweredSoOrSo = "a write is answered so or so",
     /// The refusal of a write names the version that was there. This one meets the condition.
     WriteIsRefusedOnlyIfItsConditionIsNotMet = "a write is refused only if its condition is not met",
+    /// A node that reports itself ready knows a leader: without one it serves no request.
+    ReadyNodeKnowsALeader = "a ready node knows a leader",
     /// In the end every copy of the state machine gives the same answer to a query, and so does a
     /// machine that is restored from its snapshot.
     QueriesAreAnsweredAlike = "queries are answered alike",

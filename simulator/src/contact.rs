@@ -9,6 +9,7 @@
 //!   received an append from a leader. So a partitioned node does not disturb the others when it
 //!   comes back.
 //! - A node that receives a later term enters it (§3.3).
+//! - A node that receives an append of an earlier term tells its sender the later term (§3.3).
 //! - A leader that receives nothing from a quorum steps down within two election timeouts (§6.2).
 //! - A read is served only when a quorum has received an append that a leader sent after the read
 //!   was requested: earlier messages do not prove which node leads now (§6.4).
@@ -49,6 +50,8 @@ struct Ear {
     told: bool,
     /// The message just received is a request for its vote, not for a leadership transfer.
     asked: bool,
+    /// The message just received is an append of an earlier term, which this sender must be told.
+    corrects: Option<NodeId>,
     /// The later term that the message just received makes it enter.
     due: Option<Term>,
     /// For a leader: the tick at which it last received a message from each node.
@@ -124,6 +127,8 @@ impl Contact {
             _ => {}
         }
         ear.asked = matches!(message.body, Body::Vote { transfer: false, .. });
+        let is_stale = matches!(message.body, Body::Append { .. }) && message.term < node.term();
+        ear.corrects = (is_stale && is_member).then_some(message.from);
     }
 
     /// A node has processed an append and follows its sender.
@@ -164,7 +169,7 @@ impl Contact {
     }
 
     /// Checks a message that a node sends, given the contents of its disk.
-    pub fn said(&self, at: usize, message: &Message, disk: &Shadow) -> Result<(), Violation> {
+    pub fn said(&mut self, at: usize, message: &Message, disk: &Shadow) -> Result<(), Violation> {
         // A request for a pre-vote only asks. It also shows whether the node was removed.
         let has_a_say = matches!(
             message.body,
@@ -184,6 +189,14 @@ impl Contact {
         {
             let detail = format!("node {at} heard one {ago} ticks ago: {:?}", message.body);
             return violation(CONSENT, (at, message.term), detail);
+        }
+        if matches!(message.body, Body::Rejected { .. }) {
+            self.nodes[at].corrects.take_if(|sender| *sender == message.to);
+        }
+        if matches!(message.body, Body::ForwardReply { .. }) && !self.nodes[at].leads {
+            let detail = format!("node {at} does not lead: {:?}", message.body);
+            let about = (at, message.term);
+            return violation(Check::OnlyALeaderRepliesToForwardedCommands, about, detail);
         }
         Ok(())
     }
@@ -212,10 +225,15 @@ impl Contact {
         event: u64,
     ) -> Result<(), Violation> {
         self.governs(at, membership, event);
+        let corrects = self.nodes[at].corrects.take();
         if node.is_diverged() {
             // It processes nothing any more, and stops once its disk has recorded that.
             self.nodes[at].leads = false;
             return Ok(());
+        }
+        if let Some(sender) = corrects {
+            let detail = format!("node {at} says nothing to node {sender}");
+            return violation(Check::LeaderOfAnEarlierTermIsTold, (at, sender), detail);
         }
         let before = self.nodes[at].term;
         if node.term() > before

@@ -3,6 +3,7 @@
 //!
 //! - When a leader is elected, no leader of an earlier term holds a lease, and none gets one later.
 //!   Nobody needs to read at that moment, and a paused leader counts too.
+//! - A leader that has ordered another node to campaign holds no lease any more in that term.
 //! - As long as a leader holds a lease, a quorum of the voters is bound by promises that it has
 //!   stated: each half, if the membership is joint.
 //! - A node that has stated a promise neither votes nor campaigns before the promise ends, even if
@@ -11,7 +12,7 @@
 use crate::checks::Check;
 use crate::observer::Observed;
 use crate::violation::{Violation, violation};
-use raft::{Body, Membership, Message, Node, NodeId, Now, Term};
+use raft::{Body, Membership, Message, Node, NodeId, Now, RoleKind, Term};
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Leases {
     latest: Term,
     /// For each node: the latest event at which it held a lease.
     held_at: Vec<u64>,
+    /// For each node: the latest term in which it has ordered another node to campaign.
+    gave_up: Vec<Term>,
     promises: Vec<Stated>,
     /// The elections that a leader has ordered: candidate and term.
     ordered: BTreeSet<(NodeId, Term)>,
@@ -46,6 +49,7 @@ impl Leases {
         Leases {
             latest: Term(0),
             held_at: vec![0; nodes as usize],
+            gave_up: vec![Term(0); nodes as usize],
             promises: vec![Stated::default(); nodes as usize],
             ordered: BTreeSet::new(),
         }
@@ -55,6 +59,15 @@ impl Leases {
     /// until it is added to the membership.
     pub fn wiped(&mut self, at: usize) {
         self.promises[at] = Stated::default();
+        self.gave_up[at] = Term(0);
+    }
+
+    /// The clock of a node has gone back. What is left of its promises stays the same.
+    pub fn clock_went_back(&mut self, at: usize, back_ns: u64) {
+        let Stated { heard_ns, until_ns, appended_ns, latest_ns, .. } = &mut self.promises[at];
+        for time_ns in [heard_ns, until_ns, appended_ns, latest_ns] {
+            *time_ns = time_ns.saturating_sub(back_ns);
+        }
     }
 
     /// A node has processed an append and follows its sender.
@@ -81,6 +94,10 @@ impl Leases {
                 }
                 return Ok(());
             }
+            Body::TimeoutNow => {
+                self.gave_up[at] = message.term;
+                return Ok(());
+            }
             Body::Vote { transfer: true, .. } => {
                 self.ordered.insert((message.from, message.term));
                 return Ok(());
@@ -101,8 +118,23 @@ impl Leases {
         violation(Check::PromiseToALeaderIsKept, (at, term), detail)
     }
 
+    /// A node that is bound by what it has stated in an earlier life has started, and was told to
+    /// campaign. It may not.
+    pub fn stays(&self, at: usize, node: &Node) -> Result<(), Violation> {
+        if node.status().role == RoleKind::Follower {
+            return Ok(());
+        }
+        let detail = format!("node {at} starts and campaigns");
+        violation(Check::PromiseToALeaderIsKept, (at, node.term()), detail)
+    }
+
+    /// Whether a node is bound by what it has stated.
+    pub fn is_bound(&self, at: usize, now: Now) -> bool {
+        now.monotonic_ns < self.promises[at].until_ns
+    }
+
     /// Notes whether a node holds a lease at this event, and checks that no later leader has been
-    /// elected.
+    /// elected, and that the node has not ordered any such election.
     pub fn look(
         &mut self,
         at: usize,
@@ -121,6 +153,11 @@ impl Leases {
             let (term, latest) = (node.term(), self.latest);
             let detail = format!("node {at} holds one in term {term}, after {latest} has begun");
             return violation(Check::LeaseEndsBeforeAnotherLeads, (at, [term, latest]), detail);
+        }
+        if holds && node.term() == self.gave_up[at] {
+            let term = node.term();
+            let detail = format!("node {at} holds one, and has sent TimeoutNow in {term}");
+            return violation(Check::NoLeaseAfterAnOrderToCampaign, (at, term), detail);
         }
         Ok(holds)
     }

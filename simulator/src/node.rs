@@ -45,6 +45,10 @@ pub(crate) struct Host<M> {
     /// Simulated time at which the clock last changed its rate, and the clock's reading then.
     clock_since_us: u64,
     clock_us: u64,
+    /// By how much its monotonic clock has gone back in all. Its wall clock has not.
+    back_us: u64,
+    /// The reading of its monotonic clock at its latest tick, or when it went back since.
+    pub ticked_us: u64,
     /// Offset of its wall clock from its monotonic clock, which `WallJump` changes.
     pub wall_offset_ms: i64,
     /// Number of durable writes.
@@ -156,6 +160,8 @@ impl<M: StateMachine> Host<M> {
             clock_per_mille: 1_000,
             clock_since_us: 0,
             clock_us: 0,
+            back_us: 0,
+            ticked_us: 0,
             wall_offset_ms: 0,
             writes: 0,
             needed: Needed::default(),
@@ -187,10 +193,23 @@ impl<M: StateMachine> Host<M> {
         }
     }
 
-    /// The reading of its monotonic clock at this simulated time. It never goes back, whatever its
-    /// rate.
+    /// The reading of its monotonic clock at this simulated time. A change of its rate does not set
+    /// it back; only [`set_back`](Host::set_back) does.
+    pub fn monotonic_us(&self, now_us: u64) -> u64 {
+        self.clock_us(now_us) - self.back_us
+    }
+
+    /// The time that has passed by its clock, as its wall clock counts it.
     pub fn clock_us(&self, now_us: u64) -> u64 {
         self.clock_us + (now_us - self.clock_since_us) * self.clock_per_mille / 1_000
+    }
+
+    /// Its monotonic clock goes back to this earlier reading. Returns by how much.
+    pub fn set_back(&mut self, now_us: u64, to_us: u64) -> u64 {
+        let back_us = self.monotonic_us(now_us) - to_us;
+        self.back_us += back_us;
+        self.ticked_us = to_us;
+        back_us
     }
 
     /// Sets the rate of its clock from now on, in per mille of simulated time.

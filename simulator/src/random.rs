@@ -36,6 +36,10 @@ pub enum Purpose {
     Gone,
     /// Where the transfer of a snapshot is cut off, and the sizes of its chunks.
     Cuts,
+    /// Clocks that go back.
+    Clocks,
+    /// Snapshots that cannot be read when they are to be sent.
+    Unread,
 }
 
 /// A stream of draws.

@@ -4,7 +4,8 @@
 //! - It runs no faster than the fastest monotonic clock, except up to the time that the wall clocks
 //!   of a quorum have reached. So no lease ends early because one wall clock is wrong.
 //! - While no node restarts, it runs no slower than the slowest monotonic clock. So no lease lasts
-//!   too long because no command was proposed, or because the leader changed.
+//!   too long because no command was proposed, or because the leader changed. A clock that goes
+//!   back is slower by as much.
 
 use crate::checks::Check;
 use crate::violation::{Violation, violation};
@@ -36,6 +37,9 @@ pub struct Timekeeping {
     /// The time of the latest committed entry, and `slow_ns` when it was committed. `None` if a
     /// node has started since.
     unbroken: Option<(LogTime, u64)>,
+    /// The clock of some node has gone back. The log's time may stand at that node until the clock
+    /// reads as much again.
+    went_back: bool,
     /// `fast_ns` and `slow_ns` when a leader made each entry that is not yet committed.
     made: BTreeMap<LogId, (u64, u64)>,
 }
@@ -75,6 +79,15 @@ impl Timekeeping {
     /// A node has started. It may have been the only one that knew the latest time.
     pub fn started(&mut self) {
         self.unbroken = None;
+    }
+
+    /// The monotonic clock of a node has gone back. The log's time may stand for as long. A later
+    /// entry cannot be compared with one from that time, since it stands no more.
+    pub(crate) fn went_back(&mut self, back_ns: u64) {
+        self.went_back = true;
+        if let Some((_, at_ns)) = &mut self.unbroken {
+            *at_ns += back_ns;
+        }
     }
 
     /// A leader has appended the entries after `from` up to `to`.
@@ -119,7 +132,9 @@ impl Timekeeping {
             }
         }
         self.latest = Some(time);
-        self.unbroken = Some((time, self.slow_ns));
+        if !self.went_back {
+            self.unbroken = Some((time, self.slow_ns));
+        }
         Ok(())
     }
 }

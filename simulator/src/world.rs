@@ -314,9 +314,9 @@ impl<'a> World<'a> {
 
     fn now(&self, node: usize) -> Now {
         let host = &self.hosts[node];
-        let clock_us = host.clock_us(self.now_us);
+        let (clock_us, monotonic_us) = (host.clock_us(self.now_us), host.monotonic_us(self.now_us));
         let wall_ms = 1_700_000_000_000 + (clock_us / 1_000) as i64 + host.wall_offset_ms;
-        Now { monotonic_ns: clock_us * 1_000, wall_ms: wall_ms as u64 }
+        Now { monotonic_ns: monotonic_us * 1_000, wall_ms: wall_ms as u64 }
     }
 
     /// Passes the readings of all clocks to the observer: whenever a node is checked, and before a

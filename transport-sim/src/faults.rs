@@ -124,7 +124,7 @@ impl<A: App> Cluster<A> {
             FaultKind::Wipe => self.wipe(node, down_us),
             FaultKind::Transfer => self.transfers(node, fault.amount),
             // Layer 1 covers these. Here an operator replaces the disks that were wiped.
-            FaultKind::Members | FaultKind::Replace => {}
+            FaultKind::Members | FaultKind::Replace | FaultKind::ClockBack => {}
             FaultKind::CrashWriting
             | FaultKind::CrashSending
             | FaultKind::Isolate

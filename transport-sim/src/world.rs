@@ -16,7 +16,7 @@ use madsim::runtime::NodeHandle;
 use raft::{Incarnation, Index, LogId, Member, Membership, NodeId};
 use simulator::Marks;
 use simulator::bounds::Needed;
-use simulator::checks::{Change, Observed, Observer, Shadow, Violation};
+use simulator::checks::{Change, Check, Observed, Observer, Shadow, Violation, violation};
 use simulator::network::Network;
 use simulator::plan::{FaultKind, Plan, Swarm};
 use simulator::random::{Purpose, Stream};
@@ -298,6 +298,14 @@ impl<A: App> World<A> {
         if observer.look(at, node, &disks)? {
             self.marks.hit("a leader was elected");
             self.note(3, at, node.term().0);
+        }
+        let status = self.hosts[at].up.as_ref().map(|up| up.handle.status());
+        if let Some(status) = status
+            && status.ready().is_ok()
+            && status.raft.leader.is_none()
+        {
+            let detail = format!("node {at} is ready in {}, without a leader", status.raft.term);
+            return violation(Check::ReadyNodeKnowsALeader, at, detail);
         }
         Ok(())
     }

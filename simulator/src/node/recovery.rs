@@ -13,7 +13,7 @@ use crate::shadow::{Shadow, read};
 use crate::violation::{Violation, violation};
 use driver::{Replica, StateMachine};
 use raft::{LogId, Node, NodeId, Restored, Snapshot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use storage::testing::MemDisk;
 use storage::{BaseError, Case, Directory, OpenError, Snapshots};
 
@@ -78,6 +78,7 @@ impl<M: StateMachine> Host<M> {
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
             forwards: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
         });
         Ok(true)
     }

@@ -9,7 +9,7 @@ use crate::violation::{Violation, violation};
 use bytes::Bytes;
 use driver::{Answer, Replica, SessionNumber, StateMachine, WrongBatch, hashed};
 use raft::{Apply, Entry, Index, LogId, Node, Payload, ReadId, TakeSnapshot, Write, entry_hash};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use storage::Snapshots;
 use storage::testing::MemDisk;
@@ -27,6 +27,8 @@ pub(crate) struct Running<M> {
     pub snapshot: Option<(TakeSnapshot, Vec<u8>)>,
     /// The index of the latest ordered snapshot, if it is not written yet or could not be written.
     pub ordered: Option<Index>,
+    /// The snapshots that could not be read to be sent, and have not been stored again since.
+    pub unreadable: BTreeSet<LogId>,
     /// The client operation that each proposal and read belongs to.
     pub proposals: BTreeMap<LogId, usize>,
     pub reads: BTreeMap<ReadId, usize>,

@@ -32,6 +32,7 @@ pub(super) fn strikes(timeline: &Timeline, end_us: u64, apart_us: u64) -> Vec<St
             | FaultKind::IoError
             | FaultKind::CrashAt
             | FaultKind::WallJump
+            | FaultKind::ClockBack
             | FaultKind::Transfer
             | FaultKind::Members
             | FaultKind::Replace

@@ -93,6 +93,9 @@ pub(super) fn fault(fault: &Fault, nodes: u64) -> String {
             let sign = if fault.amount % 2 == 1 { "-" } else { "+" };
             format!("wall clock of {node} jumps by {sign}{} ms", fault.amount)
         }
+        FaultKind::ClockBack => {
+            format!("monotonic clock of {node} goes back to now in {lasts}")
+        }
         FaultKind::IoError => {
             format!("operation {} of {node}'s disk from now fails", fault.amount % 32)
         }

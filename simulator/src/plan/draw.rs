@@ -14,6 +14,9 @@ const FAULTS_MAX: u64 = 100;
 /// Maximum number of changes of the membership in a drawn plan.
 const CHANGES_MAX: u64 = 40;
 
+/// Maximum number of times that clocks go back in a drawn plan.
+const BACK_MAX: u64 = 20;
+
 /// A fault that deposes leaders is this many times as likely as another.
 const OFTEN: usize = 3;
 
@@ -99,6 +102,7 @@ impl Plan {
             lease_off_ppm: 0,
             priorities: 0,
             gone_us: 0,
+            unread_ppm: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         let also = always.iter().filter(|kind| !among.contains(kind));
@@ -110,6 +114,9 @@ impl Plan {
         plan.draw_priorities();
         let mut draw = Stream::new(seed, Purpose::Gone, 0);
         plan.swarm.gone_us = draw.pick(&[0, 0, 20_000, 300_000]);
+        plan.draw_clocks(&among, always);
+        let mut draw = Stream::new(seed, Purpose::Unread, 0);
+        plan.swarm.unread_ppm = draw.pick(&[0, 0, 0, 300_000]);
         plan
     }
 
@@ -118,10 +125,10 @@ impl Plan {
         // The kinds that occur in this run.
         let one_in = draw.pick(&[2, 2, 6]);
         let mut kinds: Vec<FaultKind> =
-            among.iter().copied().filter(|kind| !kind.changes_members()).collect();
+            among.iter().copied().filter(|kind| !kind.is_drawn_apart()).collect();
         kinds.retain(|kind| draw.below(one_in) == 0 || always.contains(kind));
         let always: Vec<FaultKind> =
-            always.iter().copied().filter(|kind| !kind.changes_members()).collect();
+            always.iter().copied().filter(|kind| !kind.is_drawn_apart()).collect();
         // Changes of leader exercise most of the protocol, so faults that cause them are more
         // likely.
         let often: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.deposes()).collect();
@@ -217,6 +224,37 @@ impl Plan {
         if self.swarm.has_room_for_leases(self.swarm.tick(), drift_ppm) {
             (self.swarm.lease_drift_ppm, self.swarm.lease_off_ppm) = (drift_ppm, off_ppm);
         }
+    }
+
+    /// Draws when monotonic clocks go back, in one plan with leases of three. These draws have
+    /// streams of their own, so that they change nothing else in a plan.
+    fn draw_clocks(&mut self, among: &[FaultKind], always: &[FaultKind]) {
+        let mut draw = Stream::new(self.seed, Purpose::Clocks, 0);
+        let may = among.contains(&FaultKind::ClockBack) && self.swarm.lease_drift_ppm > 0;
+        if !(draw.below(3) == 0 && may || always.contains(&FaultKind::ClockBack)) {
+            return;
+        }
+        let election_us = self.election_us();
+        let until = u64::from(self.swarm.faults_until_us);
+        let elections = until / election_us.max(1);
+        let count = (elections * draw.pick(&[50, 200]) / 1_000).clamp(1, BACK_MAX);
+        for n in 0..count {
+            let mut draw = Stream::new(self.seed, Purpose::Clocks, n + 1);
+            let at_us = draw.below(until);
+            // Of a leader that is cut off, the lease has just ended then, and it has not yet
+            // stepped down.
+            let is_cut = draw.below(2) == 0 && among.contains(&FaultKind::Isolate);
+            let (node, amount) = match is_cut {
+                true => (LEADER, election_us * (80 + draw.below(120)) / 100),
+                false => (draw.below(self.nodes), draw.pick(&[1, 8, 24]) * election_us / 4),
+            };
+            self.faults.push(Fault { at_us, node, amount, kind: FaultKind::ClockBack });
+            if is_cut {
+                let (amount, kind) = (4 * election_us, FaultKind::Isolate);
+                self.faults.push(Fault { at_us, node, amount, kind });
+            }
+        }
+        self.faults.sort_by_key(|fault| fault.at_us);
     }
 
     /// Draws changes of the membership, in one plan of three. They have streams of their own, so

@@ -79,13 +79,25 @@ macro_rules! kinds {
                 use FaultKind::*;
                 !matches!(
                     self,
-                    Clock | WallJump | IoError | CrashAt | Transfer | Members | Replace
+                    Clock
+                        | WallJump
+                        | ClockBack
+                        | IoError
+                        | CrashAt
+                        | Transfer
+                        | Members
+                        | Replace
                 )
             }
 
             /// Whether it is a change of the membership. These are drawn by themselves.
             pub fn changes_members(self) -> bool {
                 matches!(self, FaultKind::Members | FaultKind::Replace)
+            }
+
+            /// Whether its strikes are drawn apart from those of other kinds.
+            pub(super) fn is_drawn_apart(self) -> bool {
+                self.changes_members() || self == FaultKind::ClockBack
             }
 
             /// The word for the kind in a printed plan.
@@ -180,6 +192,9 @@ kinds! {
     /// An operator removes the node from the membership, wipes its disk, and adds it again with its
     /// new incarnation. Layer 1 only.
     Replace = "replace",
+    /// The node's monotonic clock goes back after `amount` µs, to what it reads now, as if its
+    /// virtual machine were moved. Its wall clock does not. Layer 1 only.
+    ClockBack = "back",
 }
 
 /// A bit in the amount of [`FaultKind::Members`]: the change is forced.

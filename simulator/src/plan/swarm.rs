@@ -136,6 +136,9 @@ swarm! {
     /// The time until the peers of a process learn that it has ended, in microseconds: 20,000 or
     /// 300,000, when it may run again. 0 in half of the plans: they do not. Layer 1 only.
     gone_us,
+    /// Share of transfers of a snapshot that fail because the sender's disk cannot read it: 0 in
+    /// three quarters of the plans, or 300,000. Layer 1 only.
+    unread_ppm,
 }
 
 impl Swarm {

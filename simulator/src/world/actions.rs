@@ -48,6 +48,12 @@ impl World<'_> {
             }
             Action::Apply(apply) => {
                 self.limits.applies(node, &apply.entries)?;
+                if let Some(last) = apply.entries.last().map(|entry| entry.id)
+                    && !self.hosts[node].shadow.holds(last)
+                {
+                    let detail = format!("node {node} applies {last}, which its disk lacks");
+                    return violation(Check::OnlyWhatIsDurableIsApplied, (node, last), detail);
+                }
                 let slow_us = self.machines[node].below(2 * u64::from(swarm.apply_us) + 1);
                 // A slow state machine may have a backlog longer than the time to converge.
                 let apply_us = if self.calm { 0 } else { slow_us };
@@ -91,8 +97,7 @@ impl World<'_> {
             }
             Action::SendSnapshot(offer) => {
                 self.limits.sends_snapshot(node, offer.to.0 as usize);
-                self.send_snapshot(node, offer);
-                Ok(())
+                self.send_snapshot(node, offer)
             }
             Action::Restore(order) => {
                 self.marks.hit("a snapshot was installed");

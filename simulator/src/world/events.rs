@@ -42,6 +42,10 @@ pub(super) enum Event {
         to: NodeId,
         snapshot: LogId,
     },
+    ClockBack {
+        node: usize,
+        to_us: u64,
+    },
     Start(usize),
     Strike(usize),
     Lift(usize),
@@ -130,6 +134,7 @@ impl World<'_> {
                 }
                 self.on(node, |running| running.node.snapshot_sent(to, snapshot, false))
             }
+            Event::ClockBack { node, to_us } => self.clock_goes_back(node, to_us),
             Event::Start(node) => self.start(node),
             Event::Strike(fault) => self.strike(fault),
             Event::Lift(fault) => {
@@ -165,6 +170,7 @@ impl World<'_> {
             | Event::Synced { node, .. }
             | Event::Applied { node, .. }
             | Event::Snapshot { node, .. }
+            | Event::ClockBack { node, .. }
             | Event::TransferFailed { node, .. } => Some(*node),
             Event::Deliver(message, _) => Some(message.to.0 as usize),
             Event::Transfer(transfer) | Event::Install(transfer, _, _) => {

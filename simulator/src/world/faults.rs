@@ -77,6 +77,10 @@ impl World<'_> {
                 let per_mille = self.plan.swarm.clock_rate(fault.amount);
                 self.hosts[node].set_clock_rate(self.now_us, per_mille);
             }
+            FaultKind::ClockBack => {
+                let to_us = self.hosts[node].monotonic_us(self.now_us);
+                self.queue.push(self.now_us + fault.amount, Event::ClockBack { node, to_us });
+            }
             FaultKind::CrashAt => {
                 let done_bytes = self.disks[node].below(16_384) as usize;
                 self.hosts[node].darken_at(fault.amount % 32, done_bytes);

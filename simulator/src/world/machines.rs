@@ -125,6 +125,7 @@ impl World<'_> {
             Ok(()) => {
                 self.marks.hit("a snapshot was taken");
                 running.ordered = None;
+                running.unreadable.remove(&order.snapshot.last);
                 running.node.set_snapshot_bytes(state.len() as u64);
                 order.durable()
             }
@@ -134,14 +135,30 @@ impl World<'_> {
         self.poll(node)
     }
 
-    pub(super) fn send_snapshot(&mut self, node: usize, offer: SnapshotOffer) {
+    pub(super) fn send_snapshot(
+        &mut self,
+        node: usize,
+        offer: SnapshotOffer,
+    ) -> Result<(), Violation> {
         let (life, to, snapshot) = (self.hosts[node].life, offer.to, offer.snapshot.last);
         let failed = Event::TransferFailed { node, life, to, snapshot };
         let host = &mut self.hosts[node];
-        let Some(running) = &mut host.up else { return };
-        let Ok(state) = crate::shadow::read(&running.snapshots, snapshot) else {
+        let Some(running) = &mut host.up else { return Ok(()) };
+        if running.unreadable.contains(&snapshot) {
+            let detail = format!("node {node} offers {snapshot} to node {to}");
+            let about = (node, snapshot);
+            return violation(Check::UnreadableSnapshotIsNotOfferedAgain, about, detail);
+        }
+        // Drawn from a stream of its own, so that no other draw depends on it.
+        let mut draw = Stream::new(self.plan.seed, Purpose::Unread, 1 + self.events);
+        let fails = !self.calm && draw.chance(self.plan.swarm.unread_ppm);
+        let state = crate::shadow::read(&running.snapshots, snapshot);
+        let Some(state) = state.ok().filter(|_| !fails) else {
+            self.marks.hit("a snapshot that was to be sent could not be read");
             running.node.snapshot_unreadable(snapshot);
-            return self.queue.push(self.now_us + 1_000, failed);
+            running.unreadable.insert(snapshot);
+            self.queue.push(self.now_us + 1_000, failed);
+            return Ok(());
         };
         let is_cut = self.network.is_cut(node as u64, to.0);
         let passage =
@@ -154,6 +171,7 @@ impl World<'_> {
             }
             Passage::Lost { .. } => self.queue.push(self.now_us + 10_000, failed),
         }
+        Ok(())
     }
 
     /// A snapshot begins to arrive. The receiver decides once whether to accept it.
@@ -223,6 +241,7 @@ impl World<'_> {
             });
             if written.is_ok() {
                 delivered = true;
+                running.unreadable.remove(&offer.snapshot.last);
                 running.node.install(now, order.durable());
             }
         }

@@ -4,6 +4,11 @@
 //! and state machines. What it wants done is in `actions.rs`.
 
 use super::*;
+use bytes::Bytes;
+
+/// A command that no node takes: it is larger than the default of `command_bytes_max`, and all
+/// nodes have the default.
+static TOO_LARGE: [u8; (8 << 20) + 1] = [0; (8 << 20) + 1];
 
 impl World<'_> {
     pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
@@ -59,6 +64,14 @@ impl World<'_> {
             self.replay.restores(self.now_us, self.events, node, last);
         }
         self.contact.started(node, &running.node);
+        let now = self.now(node);
+        let is_bound = self.leases.is_bound(node, now) && !self.hosts[node].rotten;
+        if let Some(running) = self.hosts[node].up.as_mut().filter(|_| is_bound) {
+            running.node.campaign(now);
+            self.leases.stays(node, &running.node)?;
+            self.marks.hit("a node started while it was bound by a promise");
+        }
+        let Some(running) = &self.hosts[node].up else { return Ok(()) };
         self.pauses.started(node, &running.node);
         self.joint.started(node);
         self.note(1, node, life);
@@ -73,6 +86,7 @@ impl World<'_> {
         let rate = self.hosts[node].clock_per_mille.max(1);
         let next_us = (u64::from(self.plan.swarm.tick_us) * 1_000 / rate).max(1);
         self.queue.push(self.now_us + next_us, Event::Tick { node, life });
+        self.hosts[node].ticked_us = self.hosts[node].monotonic_us(self.now_us);
         let now = self.now(node);
         self.pauses.tick(node);
         self.joint.tick(node);
@@ -100,6 +114,25 @@ impl World<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// The monotonic clock of a node goes back to an earlier reading. The node reads it at once,
+    /// since it is asked for something that it refuses. If it had not ticked since that reading, or
+    /// read the clock later, it could not notice.
+    pub(super) fn clock_goes_back(&mut self, node: usize, to_us: u64) -> Result<(), Violation> {
+        let host = &self.hosts[node];
+        if self.calm || host.up.is_none() || host.ticked_us <= to_us {
+            return Ok(());
+        }
+        self.pass_time();
+        let back_ns = self.hosts[node].set_back(self.now_us, to_us) * 1_000;
+        self.pass_time();
+        self.observer.time.went_back(back_ns);
+        self.leases.clock_went_back(node, back_ns);
+        self.marks.hit("a clock went back");
+        self.note(10, node, to_us);
+        self.refuses_too_large(node)?;
+        self.poll(node)
     }
 
     /// Checks that a leader whose own disk lags behind the commit index steps down within a few
@@ -221,6 +254,19 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Checks that a leader refuses a command that is larger than its limit.
+    fn refuses_too_large(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.now(node);
+        let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
+        match running.node.propose(now, Bytes::from_static(&TOO_LARGE)) {
+            Err(raft::ProposeError::TooLarge { .. }) => Ok(()),
+            taken => {
+                let detail = format!("node {node}: {} bytes: {taken:?}", TOO_LARGE.len());
+                violation(Check::LimitsAreKept, node, detail)
+            }
+        }
+    }
+
     pub(super) fn look(&mut self, node: usize) -> Result<(), Violation> {
         self.pass_time();
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
@@ -248,6 +294,7 @@ impl World<'_> {
         }
         if elected {
             self.check_leases()?;
+            self.refuses_too_large(node)?;
             self.marks.hit("a leader was elected");
             self.note(3, node, term.0);
         }
