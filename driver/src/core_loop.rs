@@ -12,7 +12,7 @@ mod standing;
 mod ticks;
 
 use crate::cleaning::Cleaning;
-use crate::error::{ExecuteError, StopReason};
+use crate::error::{AttemptError, StopReason};
 use crate::events::Events;
 use crate::inbox::InboxReceiver;
 use crate::messages::{CoreCall, MachineCall, MachineOrder, RECEIPTS_MAX, Receipt, SnapshotOrder};
@@ -70,7 +70,7 @@ pub(crate) struct CoreLoop {
 pub(crate) struct State {
     pending: Pending,
     /// Callers of commands that were forwarded to the leader, by the number from the core.
-    forwarded: BTreeMap<u64, Reply<ExecuteError>>,
+    forwarded: BTreeMap<u64, Reply<AttemptError>>,
     /// The last index that the state machine has been ordered to apply or restore.
     ordered: Index,
     reads: Reads,

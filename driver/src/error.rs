@@ -50,7 +50,7 @@ pub enum Outcome {
 /// The outcome of a command that is not known to be done. See
 /// [`Handle::execute`](crate::Handle::execute).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ExecuteError {
+pub enum AttemptError {
     /// It was rejected. It has not been done and never will be.
     #[error(transparent)]
     Refused(ProposeError),
@@ -66,11 +66,11 @@ pub enum ExecuteError {
     Session(#[from] SessionError),
 }
 
-impl From<Outcome> for ExecuteError {
+impl From<Outcome> for AttemptError {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::NotDone => ExecuteError::NotDone,
-            Outcome::Unknown => ExecuteError::Unknown,
+            Outcome::NotDone => AttemptError::NotDone,
+            Outcome::Unknown => AttemptError::Unknown,
         }
     }
 }
@@ -100,7 +100,7 @@ pub enum ReadError {
 pub enum TransferError {
     /// It was not begun.
     #[error(transparent)]
-    Refused(#[from] raft::TransferError),
+    Refused(#[from] raft::TransferRefused),
     /// The target did not become leader in time. This node goes on as the leader, or another node
     /// was elected.
     #[error("node {to} did not take over in time")]

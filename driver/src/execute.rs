@@ -1,6 +1,6 @@
 //! Executes commands on any node, in sessions and without.
 
-use crate::error::{ExecuteError, ProposeError};
+use crate::error::{AttemptError, ProposeError};
 use crate::messages::CoreCall;
 use crate::session::own::{Begun, OWN_REPLY_BYTES_MAX, OWN_WINDOW};
 use crate::session::{SessionError, SessionId, SessionLimits, SessionNumber};
@@ -18,8 +18,8 @@ impl<S: StateMachine> Handle<S> {
     /// Executes a command, on any node. A follower gets the leader to append it, and returns the
     /// answer when it has applied the command itself. It does so in a session of its own, so the
     /// command is executed once, also if the leader fails and the next one is asked. Ends with
-    /// [`ExecuteError::Unknown`] after the default timeout.
-    pub async fn execute(&self, command: Bytes) -> Result<Bytes, ExecuteError> {
+    /// [`AttemptError::Unknown`] after the default timeout.
+    pub async fn execute(&self, command: Bytes) -> Result<Bytes, AttemptError> {
         self.execute_within(command, self.timeout).await
     }
 
@@ -28,7 +28,7 @@ impl<S: StateMachine> Handle<S> {
         &self,
         command: Bytes,
         timeout: Duration,
-    ) -> Result<Bytes, ExecuteError> {
+    ) -> Result<Bytes, AttemptError> {
         let until_ns = self.until_ns(timeout);
         loop {
             let raft = &self.status().raft;
@@ -50,11 +50,11 @@ impl<S: StateMachine> Handle<S> {
             match self.repeat(number.at, &command, until_ns).await {
                 // The session was not used for too long, or too many commands before this one were
                 // not done, so its number is too high. Nothing was executed.
-                Err(ExecuteError::Session(SessionError::Ended | SessionError::Gap { .. })) => {
+                Err(AttemptError::Session(SessionError::Ended | SessionError::Gap { .. })) => {
                     own.ended(number.at.session);
                 }
                 // No reply is kept for a number that is not in flight, but this one is.
-                Err(ExecuteError::Session(_)) => return Err(ExecuteError::Unknown),
+                Err(AttemptError::Session(_)) => return Err(AttemptError::Unknown),
                 Ok(reply) => {
                     own.used(number.at.session, self.clock.now().monotonic_ns);
                     return Ok(reply);
@@ -65,7 +65,7 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Opens a session, on any node, with the limits of this node's settings. See [`SessionId`].
-    pub async fn open_session(&self, timeout: Duration) -> Result<SessionId, ExecuteError> {
+    pub async fn open_session(&self, timeout: Duration) -> Result<SessionId, AttemptError> {
         self.open(self.shared.session_limits, self.until_ns(timeout)).await
     }
 
@@ -75,7 +75,7 @@ impl<S: StateMachine> Handle<S> {
         &self,
         session: SessionId,
         timeout: Duration,
-    ) -> Result<bool, ExecuteError> {
+    ) -> Result<bool, AttemptError> {
         let until_ns = self.until_ns(timeout);
         let request = session.close_request();
         // To close it twice does no harm, but the answer to the second call is another.
@@ -83,7 +83,7 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Executes a command of a session, on any node, once. While the outcome of an attempt is
-    /// unknown, it is tried again until the timeout. If it ends with [`ExecuteError::Unknown`],
+    /// unknown, it is tried again until the timeout. If it ends with [`AttemptError::Unknown`],
     /// call it again with the same number and command, on any node. Another error speaks of this
     /// call only: if an earlier one has ended with `Unknown`, that outcome is still unknown.
     pub async fn execute_in_session(
@@ -91,7 +91,7 @@ impl<S: StateMachine> Handle<S> {
         number: SessionNumber,
         command: Bytes,
         timeout: Duration,
-    ) -> Result<Bytes, ExecuteError> {
+    ) -> Result<Bytes, AttemptError> {
         self.repeat(number, &command, self.until_ns(timeout)).await
     }
 
@@ -102,7 +102,7 @@ impl<S: StateMachine> Handle<S> {
         number: SessionNumber,
         command: &[u8],
         until_ns: u64,
-    ) -> Result<Bytes, ExecuteError> {
+    ) -> Result<Bytes, AttemptError> {
         let bytes = number.encode(command);
         // Whether an earlier attempt may have been appended.
         let mut may_be_done = false;
@@ -110,14 +110,14 @@ impl<S: StateMachine> Handle<S> {
             match self.attempt(Request::SessionCommand(bytes.clone()), until_ns).await {
                 Ok(reply) => return Ok(reply),
                 // The session ended after an attempt of unknown outcome.
-                Err(ExecuteError::Session(_)) if may_be_done => return Err(ExecuteError::Unknown),
-                Err(ExecuteError::Unknown) => may_be_done = true,
+                Err(AttemptError::Session(_)) if may_be_done => return Err(AttemptError::Unknown),
+                Err(AttemptError::Unknown) => may_be_done = true,
                 Err(error) if may_be_done => tracing::trace!(%error, "a command is tried again"),
                 Err(error) => return Err(error),
             }
             let left_ns = until_ns.saturating_sub(self.clock.now().monotonic_ns);
             if left_ns <= REPEAT_AFTER.as_nanos() as u64 || self.status().stopped.is_some() {
-                return Err(ExecuteError::Unknown);
+                return Err(AttemptError::Unknown);
             }
             self.clock.sleep(REPEAT_AFTER).await;
             count(&self.shared.metrics.proposals_repeated);
@@ -125,13 +125,13 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Opens the session of this node, unless another caller does.
-    async fn open_own_session(&self, until_ns: u64) -> Result<(), ExecuteError> {
+    async fn open_own_session(&self, until_ns: u64) -> Result<(), AttemptError> {
         let own = &self.shared.own_session;
         let mut sleep = self
             .clock
             .sleep(Duration::from_nanos(until_ns.saturating_sub(self.clock.now().monotonic_ns)));
         // The command has not been proposed yet, so it is not done.
-        let not_done = || ExecuteError::Refused(ProposeError::NotLeader { leader: None });
+        let not_done = || AttemptError::Refused(ProposeError::NotLeader { leader: None });
         let _opening = tokio::select! {
             biased;
             opening = own.opening.lock() => opening,
@@ -151,19 +151,19 @@ impl<S: StateMachine> Handle<S> {
                 own.opened(session, self.clock.now().monotonic_ns);
                 Ok(())
             }
-            Err(ExecuteError::Unknown) => Err(not_done()),
+            Err(AttemptError::Unknown) => Err(not_done()),
             Err(error) => Err(error),
         }
     }
 
     /// Opens a session. If the outcome of an attempt is unknown, another session is opened: one
     /// that is not used ends by itself.
-    async fn open(&self, limits: SessionLimits, until_ns: u64) -> Result<SessionId, ExecuteError> {
+    async fn open(&self, limits: SessionLimits, until_ns: u64) -> Result<SessionId, AttemptError> {
         let request = limits.request(self.shared.own_session.salt());
         loop {
             match self.attempt(request.clone(), until_ns).await {
-                Ok(reply) => return SessionId::of_reply(&reply).ok_or(ExecuteError::Unknown),
-                Err(ExecuteError::Unknown) if self.clock.now().monotonic_ns < until_ns => {
+                Ok(reply) => return SessionId::of_reply(&reply).ok_or(AttemptError::Unknown),
+                Err(AttemptError::Unknown) if self.clock.now().monotonic_ns < until_ns => {
                     self.clock.sleep(REPEAT_AFTER).await;
                 }
                 Err(error) => return Err(error),
@@ -177,17 +177,17 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Gets a request appended once, and waits for its outcome.
-    async fn attempt(&self, request: Request, until_ns: u64) -> Result<Bytes, ExecuteError> {
+    async fn attempt(&self, request: Request, until_ns: u64) -> Result<Bytes, AttemptError> {
         let (done, answer) = oneshot::channel();
         self.send_command(request.len(), CoreCall::Execute { request, done })
-            .map_err(ExecuteError::Refused)?;
+            .map_err(AttemptError::Refused)?;
         let left_ns = until_ns.saturating_sub(self.clock.now().monotonic_ns);
         let mut sleep = self.clock.sleep(Duration::from_nanos(left_ns));
         tokio::select! {
             biased;
             // The sender was dropped: the node has stopped.
-            answer = answer => answer.unwrap_or(Err(ExecuteError::Unknown)),
-            () = &mut sleep => Err(ExecuteError::Unknown),
+            answer = answer => answer.unwrap_or(Err(AttemptError::Unknown)),
+            () = &mut sleep => Err(AttemptError::Unknown),
         }
     }
 }

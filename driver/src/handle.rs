@@ -191,8 +191,8 @@ impl<S: StateMachine> Handle<S> {
         let _waiting = self.wait_for_read()?;
         let core_mode = match mode {
             ReadMode::Stale { max_age } if self.is_fresher_than(max_age) => None,
-            ReadMode::Linearizable | ReadMode::Stale { .. } => Some(raft::ReadMode::Linearizable),
-            ReadMode::Lease => Some(raft::ReadMode::Lease),
+            ReadMode::Linearizable | ReadMode::Stale { .. } => Some(raft::ReadProof::Linearizable),
+            ReadMode::Lease => Some(raft::ReadProof::Lease),
         };
         match core_mode {
             None => {

@@ -54,7 +54,7 @@ pub use changes::{Changes, View};
 pub use clock::{Clock, Sleep};
 pub use erased::{ErasedFrozen, ErasedMachine};
 pub use error::{
-    ExecuteError, MembersError, NotReady, Outcome, ProposeError, ReadError, StopReason,
+    AttemptError, MembersError, NotReady, Outcome, ProposeError, ReadError, StopReason,
     TransferError, WaitError,
 };
 pub use handle::{Done, Handle, Proposal, ReadMode};

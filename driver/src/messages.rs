@@ -9,14 +9,14 @@
 
 use crate::FrozenReplica;
 use crate::erased::{ErasedFrozen, ErasedMachine};
-use crate::error::{ExecuteError, Outcome, ProposeError, StopReason};
+use crate::error::{AttemptError, Outcome, ProposeError, StopReason};
 use crate::machine::StateMachine;
 use crate::pending::{Reply, Undecided};
 use crate::snapshots::SnapshotSink;
 use crate::waiters::WaitReply;
 use bytes::Bytes;
 use raft::{
-    Applied, Apply, Change, CommandNumber, Durable, LogId, LogTime, NodeId, Proposed, ReadMode,
+    Applied, Apply, Change, CommandNumber, Durable, LogId, LogTime, NodeId, Proposed, ReadProof,
     ReceiveSnapshot, Request, Restore, SnapshotDurable, SnapshotOffer, SnapshotReceived,
     TakeSnapshot, Term, Write,
 };
@@ -41,17 +41,17 @@ pub(crate) enum CoreCall {
     /// Appends a request, here or on the leader, and answers when it is applied here.
     Execute {
         request: Request,
-        done: Reply<ExecuteError>,
+        done: Reply<AttemptError>,
     },
     Read {
-        mode: ReadMode,
+        mode: ReadProof,
         read: Read,
     },
     Campaign,
     /// Hands leadership over. Answered once that has begun.
     Transfer {
         to: Option<NodeId>,
-        begun: oneshot::Sender<Result<NodeId, raft::TransferError>>,
+        begun: oneshot::Sender<Result<NodeId, raft::TransferRefused>>,
     },
     /// Changes the membership. Answered with the index of the first entry.
     SetMembers {

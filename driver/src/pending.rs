@@ -4,7 +4,7 @@
 //! entry of a later term is applied at or before index `i`, since terms never decrease along the
 //! log. Its outcome is unknown once a snapshot has skipped index `i`.
 
-use crate::{Answer, Decision, ExecuteError, Outcome};
+use crate::{Answer, AttemptError, Decision, Outcome};
 use bytes::Bytes;
 use raft::{Entry, LogId, Snapshot};
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ pub(crate) enum Caller {
     /// A caller of `propose`. It has already received the id of the proposal.
     Propose(Reply<Outcome>),
     /// A caller of `execute`.
-    Execute(Reply<ExecuteError>),
+    Execute(Reply<AttemptError>),
 }
 
 impl Caller {
@@ -36,7 +36,7 @@ impl Caller {
                 drop(reply.send(outcome.and_then(|answer| answer.map_err(|_| Outcome::Unknown))));
             }
             Caller::Execute(reply) => drop(reply.send(match outcome {
-                Ok(answer) => answer.map_err(ExecuteError::from),
+                Ok(answer) => answer.map_err(AttemptError::from),
                 Err(outcome) => Err(outcome.into()),
             })),
         }

@@ -5,12 +5,12 @@
 //! linearizable one, until its caller times out.
 
 use crate::messages::Read;
-use raft::{Now, ReadId, ReadMode};
+use raft::{Now, ReadId, ReadProof};
 use std::collections::BTreeMap;
 
 /// Reads that are confirmed together, by one read of the core.
 pub(crate) struct ReadBatch {
-    pub mode: ReadMode,
+    pub mode: ReadProof,
     /// When the core was asked, in monotonic time.
     pub asked_ns: u64,
     pub reads: Vec<Read>,
@@ -38,10 +38,10 @@ impl Reads {
     }
 
     /// Adds a read to those of this turn.
-    pub fn add(&mut self, mode: ReadMode, read: Read) {
+    pub fn add(&mut self, mode: ReadProof, read: Read) {
         match mode {
-            ReadMode::Linearizable => self.new.push(read),
-            ReadMode::Lease => self.new_by_lease.push(read),
+            ReadProof::Linearizable => self.new.push(read),
+            ReadProof::Lease => self.new_by_lease.push(read),
         }
     }
 
@@ -49,7 +49,7 @@ impl Reads {
     pub fn retry(&mut self) {
         for read in std::mem::take(&mut self.refused) {
             if !read.is_abandoned() {
-                self.add(ReadMode::Linearizable, read);
+                self.add(ReadProof::Linearizable, read);
             }
         }
     }
@@ -57,8 +57,8 @@ impl Reads {
     /// The next reads of this turn, if there are any: at most one batch of each mode.
     pub fn next(&mut self, now: Now) -> Option<ReadBatch> {
         let (mode, new) = match self.new.is_empty() {
-            true => (ReadMode::Lease, &mut self.new_by_lease),
-            false => (ReadMode::Linearizable, &mut self.new),
+            true => (ReadProof::Lease, &mut self.new_by_lease),
+            false => (ReadProof::Linearizable, &mut self.new),
         };
         if new.is_empty() {
             return None;

@@ -5,7 +5,7 @@ use crate::Input;
 use bytes::Bytes;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
-    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadMode, Reading,
+    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadProof, Reading,
     ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash,
     TakeSnapshot, Term, Write,
 };
@@ -79,7 +79,7 @@ impl Driven {
                 let len = input.below(64) as usize;
                 let _ = node.propose(now, Bytes::copy_from_slice(input.bytes(len)));
             }
-            8 => drop(node.read(now, ReadMode::Linearizable)),
+            8 => drop(node.read(now, ReadProof::Linearizable)),
             9 => node.campaign(now),
             10 => {
                 if let Some(write) = self.write.take() {

@@ -47,19 +47,19 @@ pub(crate) async fn patiently<S, T, F>(
 ) -> Result<T, ExecuteError>
 where
     S: StateMachine,
-    F: Future<Output = Result<T, driver::ExecuteError>>,
+    F: Future<Output = Result<T, driver::AttemptError>>,
 {
     let began_ns = clock.now().monotonic_ns;
     loop {
         let refused = match attempt().await {
             Ok(answer) => return Ok(answer),
-            Err(driver::ExecuteError::Unknown) => {
+            Err(driver::AttemptError::Unknown) => {
                 return Err(ExecuteError::Unknown { leader: leader(&handle.status()) });
             }
-            Err(driver::ExecuteError::Session(error)) => return Err(error.into()),
+            Err(driver::AttemptError::Session(error)) => return Err(error.into()),
             // Another node has become leader.
-            Err(driver::ExecuteError::NotDone) => ProposeError::NotLeader { leader: None },
-            Err(driver::ExecuteError::Refused(error)) => error,
+            Err(driver::AttemptError::NotDone) => ProposeError::NotLeader { leader: None },
+            Err(driver::AttemptError::Refused(error)) => error,
         };
         let (why, wait) = match refused {
             ProposeError::NotLeader { .. } => (NotDone::NoLeader, wait),

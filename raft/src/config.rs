@@ -85,7 +85,7 @@ pub struct Config {
     /// A leader appends a `Clock` entry after this many ticks without any other entry, 3000 by
     /// default (30 s).
     pub clock_ticks: u32,
-    /// Leases: a leader answers reads of [`ReadMode::Lease`](crate::ReadMode) without a round of
+    /// Leases: a leader answers reads of [`ReadProof::Lease`](crate::ReadProof) without a round of
     /// heartbeats. They rest on a bound on clock drift. `None`, the default: there are none.
     pub lease: Option<LeaseConfig>,
     /// A leader hands leadership over to a voter with a higher priority, once that has been healthy

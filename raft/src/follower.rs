@@ -5,8 +5,8 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::role::Next;
 use crate::{
-    Body, Entries, Entry, Incarnation, Index, LogId, Message, NodeId, ProposeError, ReadError,
-    ReadId, ReadMode, Request, Round, Snapshot,
+    Body, Entries, Entry, Incarnation, Index, LogId, Message, NodeId, ProposeRefused, ReadId,
+    ReadProof, ReadRefused, Request, Round, Snapshot,
 };
 use std::collections::BTreeMap;
 
@@ -288,13 +288,13 @@ impl Follower {
 
     // Reads (§6.4): the leader provides the read index, and the state is this node's own.
 
-    pub fn read(&mut self, core: &mut Core, mode: ReadMode) -> Result<ReadId, ReadError> {
-        let Some(leader) = self.leader else { return Err(ReadError::NoLeader) };
+    pub fn read(&mut self, core: &mut Core, mode: ReadProof) -> Result<ReadId, ReadRefused> {
+        let Some(leader) = self.leader else { return Err(ReadRefused::NoLeader) };
         if self.reads.len() + core.reads_waiting() >= core.config.reads_max {
-            return Err(ReadError::Busy);
+            return Err(ReadRefused::Busy);
         }
         let read = core.new_read();
-        let lease = mode == ReadMode::Lease;
+        let lease = mode == ReadProof::Lease;
         self.reads.insert(read, Asked { lease, waited: 0 });
         let question = core.message(leader, Body::ReadIndex { read, lease });
         core.outbox.send(question);
@@ -343,9 +343,9 @@ impl Follower {
 
     /// Sends a request to the leader. Returns its number;
     /// [`Action::Forwarded`](crate::Action::Forwarded) follows.
-    pub fn forward(&mut self, core: &mut Core, request: Request) -> Result<u64, ProposeError> {
+    pub fn forward(&mut self, core: &mut Core, request: Request) -> Result<u64, ProposeRefused> {
         let Some(leader) = self.leader else {
-            return Err(ProposeError::NotLeader { leader: None });
+            return Err(ProposeRefused::NotLeader { leader: None });
         };
         Ok(core.forward(leader, request))
     }

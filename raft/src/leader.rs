@@ -11,7 +11,7 @@ use crate::role::Next;
 use crate::transfer::Transfer;
 use crate::{
     Action, Body, Entries, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus,
-    ProposeError, Proposed, ReadId, Reading, Request, Round, SnapshotOffer, Term,
+    ProposeRefused, Proposed, ReadId, Reading, Request, Round, SnapshotOffer, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -248,13 +248,17 @@ impl Leader {
 
     // Proposals.
 
-    pub fn propose(&mut self, core: &mut Core, request: Request) -> Result<Proposed, ProposeError> {
+    pub fn propose(
+        &mut self,
+        core: &mut Core,
+        request: Request,
+    ) -> Result<Proposed, ProposeRefused> {
         if self.transfer.is_some() {
             // The target leads soon.
-            return Err(ProposeError::NotLeader { leader: None });
+            return Err(ProposeRefused::NotLeader { leader: None });
         }
         if self.uncommitted_bytes >= core.config.uncommitted_bytes_max {
-            return Err(ProposeError::Busy);
+            return Err(ProposeRefused::Busy);
         }
         let number = core.log.next_number();
         Ok(Proposed { id: self.append(core, request.into()), number })
@@ -292,7 +296,7 @@ impl Leader {
                     }
                     Forwarded::Appended { id, number }
                 }
-                Err(ProposeError::NotLeader { .. }) => Forwarded::NotTaken,
+                Err(ProposeRefused::NotLeader { .. }) => Forwarded::NotTaken,
                 Err(_) => Forwarded::Busy,
             }
         };

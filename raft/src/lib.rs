@@ -54,9 +54,9 @@ pub use log_time::Reading;
 pub use membership::{Member, Membership, Target};
 pub use message::{Body, Forwarded, Message, SnapshotOffer};
 pub use node::Node;
-pub use request::{ProposeError, Proposed, ReadError, ReadMode, Request};
+pub use request::{ProposeRefused, Proposed, ReadProof, ReadRefused, Request};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
-pub use transfer::TransferError;
+pub use transfer::TransferRefused;
 pub use work::{
     Action, Applied, Apply, Durable, HardState, LogStart, ReceiveSnapshot, Restore,
     SnapshotDurable, SnapshotReceived, TakeSnapshot, Write,

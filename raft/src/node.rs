@@ -8,9 +8,9 @@ use crate::log::Log;
 use crate::role::Next;
 use crate::{
     Action, Applied, Body, Change, ChangeError, Config, ConfigError, Durable, Incarnation, Index,
-    LogId, Message, NodeId, Now, ProposeError, Proposed, ReadError, ReadId, ReadMode,
+    LogId, Message, NodeId, Now, ProposeRefused, Proposed, ReadId, ReadProof, ReadRefused,
     ReceiveSnapshot, Request, Restored, RoleKind, Round, SnapshotDurable, SnapshotOffer,
-    SnapshotReceived, Status, TransferError, Write,
+    SnapshotReceived, Status, TransferRefused, Write,
 };
 use std::collections::BTreeMap;
 
@@ -175,16 +175,16 @@ impl Node {
         &mut self,
         now: Now,
         request: impl Into<Request>,
-    ) -> Result<Proposed, ProposeError> {
+    ) -> Result<Proposed, ProposeRefused> {
         self.core.set_now(now);
         let request = request.into();
         let limit_bytes = self.core.config.command_bytes_max;
         if request.len() > limit_bytes {
-            return Err(ProposeError::TooLarge { limit_bytes });
+            return Err(ProposeRefused::TooLarge { limit_bytes });
         }
         let leader = self.leader();
         let Role::Leader(role) = &mut self.role else {
-            return Err(ProposeError::NotLeader { leader });
+            return Err(ProposeRefused::NotLeader { leader });
         };
         let proposed = role.propose(&mut self.core, request);
         self.check();
@@ -194,26 +194,30 @@ impl Node {
     /// Sends a request to the leader, if this node follows one. [`Action::Forwarded`] with the
     /// returned number follows, unless the node stops first. Once the request is appended, this
     /// node's own log shows whether it is committed, even if the leader fails.
-    pub fn forward(&mut self, now: Now, request: impl Into<Request>) -> Result<u64, ProposeError> {
+    pub fn forward(
+        &mut self,
+        now: Now,
+        request: impl Into<Request>,
+    ) -> Result<u64, ProposeRefused> {
         self.core.set_now(now);
         let request = request.into();
         let limit_bytes = self.core.config.command_bytes_max;
         if request.len() > limit_bytes {
-            return Err(ProposeError::TooLarge { limit_bytes });
+            return Err(ProposeRefused::TooLarge { limit_bytes });
         }
         match &mut self.role {
             Role::Follower(follower) => follower.forward(&mut self.core, request),
-            Role::Candidate(_) | Role::Leader(_) => Err(ProposeError::NotLeader { leader: None }),
+            Role::Candidate(_) | Role::Leader(_) => Err(ProposeRefused::NotLeader { leader: None }),
         }
     }
 
     /// Requests a read, on any node. [`Action::Serve`] or [`Action::Refuse`] follows, unless the
     /// node stops first.
-    pub fn read(&mut self, now: Now, mode: ReadMode) -> Result<ReadId, ReadError> {
+    pub fn read(&mut self, now: Now, mode: ReadProof) -> Result<ReadId, ReadRefused> {
         self.core.set_now(now);
         match &mut self.role {
             Role::Follower(follower) => follower.read(&mut self.core, mode),
-            Role::Candidate(_) => Err(ReadError::NoLeader),
+            Role::Candidate(_) => Err(ReadRefused::NoLeader),
             Role::Leader(leader) => leader.read(&mut self.core, mode),
         }
     }
@@ -235,11 +239,11 @@ impl Node {
     /// proposals: they are rejected as `NotLeader` without a leader, and can be repeated. If the
     /// target does not lead by then, this node goes on. If the target's disk hangs, and has not
     /// been needed since, there is no leader until an election timeout is over.
-    pub fn transfer(&mut self, now: Now, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+    pub fn transfer(&mut self, now: Now, to: Option<NodeId>) -> Result<NodeId, TransferRefused> {
         self.core.set_now(now);
         let leader = self.leader();
         let Role::Leader(role) = &mut self.role else {
-            return Err(TransferError::NotLeader { leader });
+            return Err(TransferRefused::NotLeader { leader });
         };
         role.transfer(&mut self.core, to)
     }

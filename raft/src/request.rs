@@ -49,7 +49,7 @@ pub struct Proposed {
 /// Why a proposal was rejected. It was not appended and will never be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ProposeError {
+pub enum ProposeRefused {
     /// Only a leader takes proposals. Retry at the leader.
     #[error("this node does not lead")]
     NotLeader {
@@ -69,7 +69,7 @@ pub enum ProposeError {
 
 /// How a read is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadMode {
+pub enum ReadProof {
     /// By a round of heartbeats to a quorum (§6.4). The read sees every write that completed
     /// before it was requested.
     Linearizable,
@@ -82,7 +82,7 @@ pub enum ReadMode {
 /// Why a read was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ReadError {
+pub enum ReadRefused {
     /// This node knows no leader that could confirm the read. Retry later or at another node.
     #[error("no leader is known")]
     NoLeader,

@@ -17,7 +17,7 @@ use crate::{Body, NodeId};
 /// Why leadership was not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum TransferError {
+pub enum TransferRefused {
     /// Only a leader can hand over.
     #[error("this node does not lead")]
     NotLeader {
@@ -75,25 +75,25 @@ impl Leader {
         &mut self,
         core: &mut Core,
         to: Option<NodeId>,
-    ) -> Result<NodeId, TransferError> {
+    ) -> Result<NodeId, TransferRefused> {
         if let Some(Transfer { to: known, .. }) = self.transfer {
             return match to.is_none_or(|to| to == known) {
                 true => Ok(known),
-                false => Err(TransferError::UnderWay { to: known }),
+                false => Err(TransferRefused::UnderWay { to: known }),
             };
         }
         let is_silent =
             |to| self.progress.get(&to).is_some_and(|p| p.silent_ticks >= silence_max(core));
         let to = match to {
-            Some(to) if to == core.id() => return Err(TransferError::LeadsAlready { to }),
+            Some(to) if to == core.id() => return Err(TransferRefused::LeadsAlready { to }),
             Some(to) if is_silent(to) && core.log.membership().is_voter(to) => {
-                return Err(TransferError::Silent { to });
+                return Err(TransferRefused::Silent { to });
             }
             Some(to) if !self.progress.contains_key(&to) || !core.log.membership().is_voter(to) => {
-                return Err(TransferError::NotAVoter { to });
+                return Err(TransferRefused::NotAVoter { to });
             }
             Some(to) => to,
-            None => self.best_voter(core).ok_or(TransferError::NoTarget)?,
+            None => self.best_voter(core).ok_or(TransferRefused::NoTarget)?,
         };
         self.transfer = Some(Transfer { to, ticks: 0, told_at: None });
         self.hand_over(core);

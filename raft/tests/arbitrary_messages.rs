@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use raft::{
     Action, Apply, Body, Change, CommandNumber, Config, Entries, Entry, Forwarded, Incarnation,
     Index, LogId, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId,
-    ReadMode, Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer,
-    StateHash, TakeSnapshot, Target, Term, Write,
+    ReadProof, Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot,
+    SnapshotOffer, StateHash, TakeSnapshot, Target, Term, Write,
 };
 
 /// Far more actions than one event can cause.
@@ -271,7 +271,7 @@ impl Driven {
                     let _ = node.propose(now, Bytes::from_static(b"x"));
                 }
             }
-            Event::Read => drop(node.read(now, ReadMode::Linearizable)),
+            Event::Read => drop(node.read(now, ReadProof::Linearizable)),
             Event::Campaign => node.campaign(now),
             Event::Change(membership, force) => {
                 let mut change = Change::to(membership.members, membership.voters);

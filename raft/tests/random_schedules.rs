@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use raft::{
     Action, Applied, Change, Config, Entry, HardState, Incarnation, Index, LogId, LogStart, Member,
-    Membership, Message, Node, NodeId, Now, Payload, ReadMode, Restored, Snapshot, SnapshotOffer,
+    Membership, Message, Node, NodeId, Now, Payload, ReadProof, Restored, Snapshot, SnapshotOffer,
     TakeSnapshot, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,7 +154,8 @@ impl Cluster {
             }
             90..94 => {
                 let newest = self.committed.last_key_value().map(|(at, _)| *at);
-                if let Ok(read) = self.members[at].node.read(Now::default(), ReadMode::Linearizable)
+                if let Ok(read) =
+                    self.members[at].node.read(Now::default(), ReadProof::Linearizable)
                 {
                     self.members[at].reads.insert(read, newest.unwrap_or_default());
                 }

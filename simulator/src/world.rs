@@ -43,7 +43,7 @@ use driver::{ErasedMachine, SessionId, SessionLimits, SessionNumber};
 use events::{Event, Transfer};
 use operator::Operator;
 use raft::{
-    Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadMode,
+    Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadProof,
     ReceiveSnapshot, SnapshotOffer, Term,
 };
 use requests::{Client, ClientSession, InSession, Operation_, Served};

@@ -2,11 +2,11 @@
 //! leader.
 //!
 //! A command that is certainly not appended is refused with the reason. One whose fate is not known
-//! gets [`ExecuteError::Unknown`], and is never sent again by this file: whether it may be repeated
+//! gets [`AttemptError::Unknown`], and is never sent again by this file: whether it may be repeated
 //! is for the caller to say (`execute.rs`).
 
 use super::{CALLS_PER_TURN, CoreLoop};
-use crate::error::{ExecuteError, ProposeError};
+use crate::error::{AttemptError, ProposeError};
 use crate::pending::{Caller, Reply};
 use crate::status::count;
 use raft::{Forwarded, Now, Proposed, Request};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 impl CoreLoop {
     /// Gets a request appended: by this node if it leads, else by the leader.
-    pub(super) fn execute(&mut self, now: Now, request: Request, done: Reply<ExecuteError>) {
+    pub(super) fn execute(&mut self, now: Now, request: Request, done: Reply<AttemptError>) {
         let forwards = !self.node.is_leader() && self.state.shutdown_ticks.is_none();
         let waiting = self.state.pending.len() + self.state.forwarded.len();
         let refused = if !forwards {
@@ -42,7 +42,7 @@ impl CoreLoop {
             }
         };
         count(&self.shared.metrics.proposals_refused);
-        let _ = done.send(Err(ExecuteError::Refused(refused)));
+        let _ = done.send(Err(AttemptError::Refused(refused)));
     }
 
     /// Why this node stores nothing at present. It cannot apply then either, so the caller of a
@@ -74,18 +74,18 @@ impl CoreLoop {
         let error = match outcome {
             // It has been applied or skipped by a snapshot already: the answer is lost.
             Forwarded::Appended { id, .. } if id.index <= self.state.ordered => {
-                ExecuteError::Unknown
+                AttemptError::Unknown
             }
             Forwarded::Appended { id, .. } => {
                 return self.state.pending.push(id, Caller::Execute(done));
             }
-            Forwarded::Busy => ExecuteError::Refused(ProposeError::Busy),
+            Forwarded::Busy => AttemptError::Refused(ProposeError::Busy),
             Forwarded::TooLarge { limit_bytes } => {
                 let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
-                ExecuteError::Refused(ProposeError::TooLarge { limit_bytes })
+                AttemptError::Refused(ProposeError::TooLarge { limit_bytes })
             }
-            Forwarded::Lost => ExecuteError::Unknown,
-            Forwarded::NotTaken => ExecuteError::Refused(ProposeError::NotLeader { leader: None }),
+            Forwarded::Lost => AttemptError::Unknown,
+            Forwarded::NotTaken => AttemptError::Refused(ProposeError::NotLeader { leader: None }),
         };
         let _ = done.send(Err(error));
     }
@@ -104,10 +104,10 @@ impl CoreLoop {
     }
 }
 
-fn refused_by_core(error: raft::ProposeError) -> ProposeError {
+fn refused_by_core(error: raft::ProposeRefused) -> ProposeError {
     match error {
-        raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { leader },
-        raft::ProposeError::TooLarge { limit_bytes } => ProposeError::TooLarge { limit_bytes },
+        raft::ProposeRefused::NotLeader { leader } => ProposeError::NotLeader { leader },
+        raft::ProposeRefused::TooLarge { limit_bytes } => ProposeError::TooLarge { limit_bytes },
         // Any further variant also means that the command was not appended.
         _ => ProposeError::Busy,
     }

@@ -9,7 +9,7 @@ use crate::messages::{CoreCall, PeerSnapshot, Receipt, SnapshotOrder};
 use crate::pending::Caller;
 use crate::report::report;
 use crate::status::count;
-use raft::{Now, ReadMode};
+use raft::{Now, ReadProof};
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -170,7 +170,7 @@ impl CoreLoop {
     /// After the start, reads the commit index until a quorum has confirmed it.
     fn confirm_readiness(&mut self, now: Now) {
         if self.state.readiness.wants_confirmation()
-            && let Ok(read) = self.node.read(now, ReadMode::Linearizable)
+            && let Ok(read) = self.node.read(now, ReadProof::Linearizable)
         {
             self.state.readiness.asked(read);
         }

@@ -6,7 +6,7 @@ use crate::support::{
 };
 use bytes::Bytes;
 use driver::{
-    DriverConfig, ExecuteError, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason,
+    AttemptError, DriverConfig, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason,
     WaitError,
 };
 use raft::{Change, CommandNumber, Membership, NodeId, Term};
@@ -514,7 +514,7 @@ async fn a_follower_that_stores_nothing_refuses_commands() {
     assert_eq!(add(leading, 1).await, 1);
     eventually("read-only", || follower.status().read_only.is_some()).await;
     let refused = follower.execute(Bytes::from_static(b"2")).await.unwrap_err();
-    assert!(matches!(&refused, ExecuteError::Refused(ProposeError::ReadOnly { .. })), "{refused}");
+    assert!(matches!(&refused, AttemptError::Refused(ProposeError::ReadOnly { .. })), "{refused}");
     breaking.send(None).unwrap();
     eventually("room", || follower.status().ready().is_ok()).await;
     assert_eq!(text(&follower.execute(Bytes::from_static(b"4")).await.unwrap()), 5);

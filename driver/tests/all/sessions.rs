@@ -2,7 +2,7 @@
 
 use crate::support::{Counter, Network, PATIENCE as TIMEOUT, eventually, leader, start, text};
 use bytes::Bytes;
-use driver::{ExecuteError, Handle, ReadMode, SessionError, SessionNumber};
+use driver::{AttemptError, Handle, ReadMode, SessionError, SessionNumber};
 use std::time::Duration;
 use storage::testing::MemDisk;
 
@@ -30,7 +30,7 @@ async fn a_command_of_a_session_is_executed_once_on_whichever_node_it_is_repeate
         assert_eq!(text(&reply.unwrap()), 5);
     }
     let other = nodes[1].execute_in_session(first, Bytes::from_static(b"6"), TIMEOUT).await;
-    assert_eq!(other, Err(ExecuteError::Session(SessionError::Reused)));
+    assert_eq!(other, Err(AttemptError::Session(SessionError::Reused)));
 
     // The next leader knows it too.
     let dead = leading.status().raft.id;
@@ -42,7 +42,7 @@ async fn a_command_of_a_session_is_executed_once_on_whichever_node_it_is_repeate
     assert_eq!(sum(next).await, 5);
     assert_eq!(next.close_session(session, TIMEOUT).await, Ok(true));
     let ended = next.execute_in_session(number(2), Bytes::from_static(b"1"), TIMEOUT).await;
-    assert_eq!(ended, Err(ExecuteError::Session(SessionError::Ended)));
+    assert_eq!(ended, Err(AttemptError::Session(SessionError::Ended)));
     assert_eq!(next.close_session(session, TIMEOUT).await, Ok(false));
 }
 

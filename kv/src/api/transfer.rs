@@ -52,9 +52,9 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
 
 fn refused(error: TransferError) -> Problem {
     match error {
-        TransferError::Refused(raft::TransferError::NotLeader { .. }) => Problem::no_leader(),
+        TransferError::Refused(raft::TransferRefused::NotLeader { .. }) => Problem::no_leader(),
         TransferError::Refused(
-            raft::TransferError::NotAVoter { .. } | raft::TransferError::LeadsAlready { .. },
+            raft::TransferRefused::NotAVoter { .. } | raft::TransferRefused::LeadsAlready { .. },
         ) => Problem::malformed(error.to_string()),
         TransferError::Busy => Problem::overloaded(error.to_string()),
         TransferError::Stopped => Problem::stopped(),

@@ -12,7 +12,7 @@ use super::routes::json;
 use crate::command::Reply;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use driver::{ExecuteError, ProposeError};
+use driver::{AttemptError, ProposeError};
 use hyper::header::LOCATION;
 use hyper::{StatusCode, Uri};
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl App {
 
     /// Calls `attempt` until it is done or its outcome is unknown, for as long as a write waits for
     /// a leader. An error is the complete answer.
-    pub(super) async fn patiently<T, F: Future<Output = Result<T, ExecuteError>>>(
+    pub(super) async fn patiently<T, F: Future<Output = Result<T, AttemptError>>>(
         &self,
         uri: &Uri,
         wait: Option<Duration>,
@@ -79,22 +79,22 @@ impl App {
             }
             let problem = match attempt().await {
                 Ok(done) => return Ok(done),
-                Err(ExecuteError::Unknown) => {
+                Err(AttemptError::Unknown) => {
                     let problem = Problem::timeout("it is not known whether the write was done");
                     return Err(problem.outcome(Known::Unknown).into_response());
                 }
-                Err(ExecuteError::Session(error)) => {
+                Err(AttemptError::Session(error)) => {
                     return Err(Problem::from(error).into_response());
                 }
                 // There is no leader, or another node became leader.
                 Err(
-                    ExecuteError::NotDone | ExecuteError::Refused(ProposeError::NotLeader { .. }),
+                    AttemptError::NotDone | AttemptError::Refused(ProposeError::NotLeader { .. }),
                 ) => Problem::no_leader(),
-                Err(ExecuteError::Refused(error @ ProposeError::ReadOnly { .. })) => {
+                Err(AttemptError::Refused(error @ ProposeError::ReadOnly { .. })) => {
                     wait = wait.min(READ_ONLY_WAIT);
                     error.into()
                 }
-                Err(ExecuteError::Refused(error)) => {
+                Err(AttemptError::Refused(error)) => {
                     return Err(Problem::from(error).not_done().into_response());
                 }
             };

@@ -6,7 +6,7 @@
 use super::{Asker, Leader};
 use crate::core::Core;
 use crate::lease::Relied;
-use crate::{Body, NodeId, ReadError, ReadId, ReadMode, Round};
+use crate::{Body, NodeId, ReadId, ReadProof, ReadRefused, Round};
 
 impl Leader {
     pub(super) fn start_round(&mut self, core: &Core) {
@@ -27,12 +27,12 @@ impl Leader {
         self.reads.len() + self.confirming.len() + core.reads_waiting()
     }
 
-    pub fn read(&mut self, core: &mut Core, mode: ReadMode) -> Result<ReadId, ReadError> {
+    pub fn read(&mut self, core: &mut Core, mode: ReadProof) -> Result<ReadId, ReadRefused> {
         if self.reads_waiting(core) >= core.config.reads_max {
-            return Err(ReadError::Busy);
+            return Err(ReadRefused::Busy);
         }
         let read = core.new_read();
-        if mode == ReadMode::Lease && self.holds_lease(core, core.now().monotonic_ns) {
+        if mode == ReadProof::Lease && self.holds_lease(core, core.now().monotonic_ns) {
             core.counters.lease_reads += 1;
             core.confirm_read(read, core.commit);
         } else {

@@ -56,7 +56,7 @@ use super::print;
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use raft::{
-    Change, Incarnation, Index, LogId, Membership, Message, NodeId, ReadMode, Round, Snapshot,
+    Change, Incarnation, Index, LogId, Membership, Message, NodeId, ReadProof, Round, Snapshot,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -236,8 +236,8 @@ impl Script {
             "read" => {
                 let id = args.id()?;
                 let mode = match args.flag("lease") {
-                    true => ReadMode::Lease,
-                    false => ReadMode::Linearizable,
+                    true => ReadProof::Lease,
+                    false => ReadProof::Linearizable,
                 };
                 // The node is polled after the token is printed, so the line of the token comes
                 // first.

@@ -105,14 +105,14 @@ impl World<'_> {
                         true
                     }
                     // Half of the clients let a follower forward the command to the leader.
-                    Err(raft::ProposeError::NotLeader { leader: Some(_) }) if client % 2 == 1 => {
+                    Err(raft::ProposeRefused::NotLeader { leader: Some(_) }) if client % 2 == 1 => {
                         match running.node.forward(now, proposal) {
                             Ok(number) => running.forwards.insert(number, operation).is_none(),
                             Err(_) => false,
                         }
                     }
                     Err(error) => {
-                        if let raft::ProposeError::NotLeader { leader: Some(leader) } = error
+                        if let raft::ProposeRefused::NotLeader { leader: Some(leader) } = error
                             && self.operations[operation].open
                         {
                             self.clients[client].leader = leader.0;
@@ -123,11 +123,11 @@ impl World<'_> {
             }
             (Some(running), None) => {
                 let mode = match self.operations[operation].by_lease {
-                    true => ReadMode::Lease,
-                    false => ReadMode::Linearizable,
+                    true => ReadProof::Lease,
+                    false => ReadProof::Linearizable,
                 };
                 if self.leases.look(node, &running.node, now, self.events)?
-                    && mode == ReadMode::Lease
+                    && mode == ReadProof::Lease
                 {
                     self.marks.hit("a leader answered a read from its lease");
                 }

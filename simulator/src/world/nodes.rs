@@ -259,7 +259,7 @@ impl World<'_> {
         let now = self.now(node);
         let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
         match running.node.propose(now, Bytes::from_static(&TOO_LARGE)) {
-            Err(raft::ProposeError::TooLarge { .. }) => Ok(()),
+            Err(raft::ProposeRefused::TooLarge { .. }) => Ok(()),
             taken => {
                 let detail = format!("node {node}: {} bytes: {taken:?}", TOO_LARGE.len());
                 violation(Check::LimitsAreKept, node, detail)

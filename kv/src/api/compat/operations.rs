@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use driver::{ExecuteError, ProposeError, ReadMode, SessionError};
+use driver::{AttemptError, ProposeError, ReadMode, SessionError};
 use hyper::HeaderMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,9 +128,9 @@ pub async fn cas(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) ->
 }
 
 /// Appends a command on this node, which leads, and waits until it is applied.
-async fn propose(app: &App, command: Bytes, timeout: Duration) -> Result<Bytes, ExecuteError> {
+async fn propose(app: &App, command: Bytes, timeout: Duration) -> Result<Bytes, AttemptError> {
     let proposal = app.handle.propose_within(command, timeout).await;
-    Ok(proposal.map_err(ExecuteError::Refused)?.done.await?)
+    Ok(proposal.map_err(AttemptError::Refused)?.done.await?)
 }
 
 async fn one_write(app: &App, kind: Kind, headers: &HeaderMap, body: Body) -> Answer {
@@ -149,13 +149,13 @@ async fn one_write(app: &App, kind: Kind, headers: &HeaderMap, body: Body) -> An
     };
     let reply = match executed {
         Ok(reply) => reply,
-        Err(ExecuteError::Refused(ProposeError::NotLeader { .. })) => {
+        Err(AttemptError::Refused(ProposeError::NotLeader { .. })) => {
             return Ok(Done::not_leader(app, kind).send_short());
         }
-        Err(ExecuteError::Refused(error)) => return Err(refused_proposal(&error)),
-        Err(ExecuteError::NotDone) => return Ok(Done::failed(kind, "not_done").send_short()),
-        Err(ExecuteError::Unknown) => return Ok(Done::failed(kind, "unknown").send_short()),
-        Err(ExecuteError::Session(error)) => {
+        Err(AttemptError::Refused(error)) => return Err(refused_proposal(&error)),
+        Err(AttemptError::NotDone) => return Ok(Done::failed(kind, "not_done").send_short()),
+        Err(AttemptError::Unknown) => return Ok(Done::failed(kind, "unknown").send_short()),
+        Err(AttemptError::Session(error)) => {
             return Ok(Done::out_of_session(kind, error).send_short());
         }
     };
