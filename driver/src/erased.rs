@@ -2,7 +2,7 @@
 //!
 //! The parts of a node run this one. So the core loop and the machine task are compiled once, in
 //! this crate. Were they generic over the user's state machine, each program and each test would
-//! compile them anew. A batch of commands costs a virtual call instead. The simulator does the same.
+//! compile them anew. A batch of commands costs a virtual call instead. The simulator uses it too.
 
 use crate::{ApplyContext, Frozen, RestoreError, StateMachine};
 use bytes::Bytes;

@@ -319,9 +319,9 @@ impl Node {
     // Receipts in.
 
     /// The write to attempt next in place of `write`, for which the disk had no room, and of which
-    /// nothing counts as written. It contains what has become due since. Above all that is the start
-    /// of the log after a snapshot, which frees room. A write that is not pending is returned as it
-    /// is.
+    /// nothing counts as written. It contains what has become due since. Above all that is the
+    /// start of the log after a snapshot, which frees room. A write that is not pending is returned
+    /// as it is.
     pub fn renew_write(&mut self, write: Write) -> Write {
         self.core.renew_write(write)
     }

@@ -20,7 +20,7 @@ pub(super) const SCENARIOS: &[Entry] = &[
     ("leader-disk-hangs", "syncs of the leader's disk hang; others go on", true, leader_hangs),
     ("leader-writes-hang", "writes of the leader's disk hang", false, leader_writes_hang),
     ("follower-disk-hangs", "syncs of a follower's disk hang", false, follower_hangs),
-    ("stop-with-hung-disk", "a node whose disk hangs is told to stop", false, stop_with_hung_disk),
+    ("stop-with-hung-disk", "a node whose disk hangs gets SIGTERM", false, stop_with_hung_disk),
     ("slow-disk", "syncs of the leader take 200 ms, those of a follower 50 ms", false, slow_disk),
     ("failed-sync", "a sync fails: the node must end, and start again", true, failed_sync),
     ("failed-write", "writes fail with EIO: the node must end or recover", false, failed_write),
@@ -83,7 +83,7 @@ fn follower_hangs(attack: &mut Attack<'_>) -> Step {
     })
 }
 
-/// A node that is told to stop ends, although its disk does not answer.
+/// A node that receives SIGTERM ends, although its disk does not answer.
 fn stop_with_hung_disk(attack: &mut Attack<'_>) -> Step {
     let setup = Setup { nodes_may_end: true, ..shimmed() };
     attack.on_cluster(setup, |round| {

@@ -1,8 +1,8 @@
 //! Where the node stands: the status that it publishes, and whether it is about to stop.
 //!
 //! Clients and operators see only what was published. New leaders and terms are published in the
-//! turn in which they appear, the rest at the next tick in which anything is due. Nothing here changes what the core does,
-//! except that a node which is not a member any more shuts down.
+//! turn in which they appear, the rest at the next tick in which anything is due. Nothing here
+//! changes what the core does, except that a node which is not a member any more shuts down.
 
 use super::{CoreLoop, SHUTDOWN_GRACE_TICKS, State};
 use crate::error::StopReason;

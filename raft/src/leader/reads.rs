@@ -1,7 +1,7 @@
 //! Reads of a leader (§6.4): a round of heartbeats confirms them, or the lease does.
 //!
-//! A read joins only a round that starts after the read has arrived. Reads that arrive while a round
-//! with reads is pending share the next one.
+//! A read joins only a round that starts after the read has arrived. Reads that arrive while a
+//! round with reads is pending share the next one.
 
 use super::{Asker, Leader};
 use crate::core::Core;
