@@ -186,6 +186,7 @@ impl Core {
     /// Takes a reading of the clocks, before each event.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
+        self.clock.see(now);
         if self.promise.see(now.monotonic_ns) {
             self.clock_failures += 1;
         }

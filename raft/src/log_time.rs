@@ -49,9 +49,24 @@ const AHEAD_MAX_MS: u64 = 1 << 42;
 pub(crate) struct LogClock {
     /// The latest known log time, and the monotonic clock in nanoseconds at that moment.
     known: Option<(LogTime, u64)>,
+    /// The latest reading of the monotonic clock, in nanoseconds.
+    seen_ns: u64,
 }
 
 impl LogClock {
+    /// A reading of the clocks. If the monotonic clock has gone back, as when a virtual machine was
+    /// moved, the log time goes on from where it was. It would stand still until the clock reads as
+    /// much again.
+    pub fn see(&mut self, now: Now) {
+        let before = Now { monotonic_ns: self.seen_ns, ..now };
+        if now.monotonic_ns < self.seen_ns
+            && let Some(time) = self.time(before)
+        {
+            self.known = Some((time, now.monotonic_ns));
+        }
+        self.seen_ns = now.monotonic_ns;
+    }
+
     /// The log time now; `None` if this node has no log time yet.
     pub fn time(&self, now: Now) -> Option<LogTime> {
         self.known.map(|(time, at_ns)| {
@@ -105,6 +120,18 @@ mod tests {
 
     fn at(monotonic_ms: u64) -> Now {
         Now { monotonic_ns: monotonic_ms * 1_000_000, wall_ms: 777 }
+    }
+
+    #[test]
+    fn the_time_goes_on_when_the_monotonic_clock_has_gone_back() {
+        let mut clock = LogClock::default();
+        clock.see(at(10_000));
+        clock.observe(LogTime(1_000), at(10_000));
+        clock.see(at(10_500));
+        clock.see(at(20));
+        assert_eq!(clock.time(at(20)), Some(LogTime(1_500)));
+        clock.see(at(70));
+        assert_eq!(clock.time(at(70)), Some(LogTime(1_550)));
     }
 
     #[test]
