@@ -337,7 +337,9 @@ impl World<'_> {
         }
         let host = &mut self.hosts[node];
         let (life, open) = (host.life, host.store.as_ref().map(|store| store.open.clone()));
-        let incarnation = host.incarnation;
+        let id = NodeId(node as u64);
+        let own = membership.members.get(&id).map(|member| member.incarnation);
+        let incarnation = own.unwrap_or(host.incarnation);
         *host = Host::new(node as u64, &self.plan.swarm, incarnation, membership, open);
         host.life = life + 1;
         // A node that was dead has no start ahead.

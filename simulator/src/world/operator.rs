@@ -187,7 +187,11 @@ impl World<'_> {
         let id = NodeId(node as u64);
         self.operator.replaces.remove(&node);
         let mut members = status.membership.members.clone();
-        let incarnation = self.hosts[node].incarnation;
+        let mut incarnation = self.hosts[node].incarnation;
+        if self.hosts[node].waits {
+            // So far it ran, and may have voted. It waits to be added with a directory of its own.
+            incarnation.0 += 1_000;
+        }
         let (peer_address, client_address) = (String::new(), String::new());
         members.insert(id, Member { incarnation, peer_address, client_address });
         let voters = status.membership.voters.clone();
