@@ -17,13 +17,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::{
-    ClaimError, ClusterId, Directory, Log, Member, OpenError, RealDisk, Snapshots, Unclaimed,
+    ClaimError, ClusterId, Directory, Log, Member, OpenError, RealDisk, SnapshotError, Snapshots,
+    Unclaimed,
 };
 use transport_http::net::TokioNet;
 use transport_http::{
     BootstrapService, Founder, HttpTransport, Listed, PeerServer, TransportConfig,
 };
+
+/// How often a start reads a snapshot on which the disk reports an error. After that its peers repair
+/// it.
+const BASE_TRIES: u32 = 10;
+/// The pause between two such reads.
+const BASE_PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn start<S: StateMachine>(
     machine: S,
@@ -274,7 +282,15 @@ impl Starting<'_> {
         let snapshots = Snapshots::new(disk).map_err(|error| self.disk_error(error))?;
         // A large snapshot takes a while. The listener answers meanwhile.
         let checking = tokio::task::spawn_blocking(move || {
-            member.check_base(&snapshots).map(|case| (member, snapshots, case))
+            let mut tries = 1;
+            let again = |error: &SnapshotError| {
+                tracing::warn!(%error, "the disk failed, try {tries} of {BASE_TRIES}");
+                tries += 1;
+                std::thread::sleep(BASE_PAUSE);
+                tries <= BASE_TRIES
+            };
+            let case = member.check_base_patiently(&snapshots, again);
+            case.map(|case| (member, snapshots, case))
         });
         let checked =
             checking.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;

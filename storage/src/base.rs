@@ -10,6 +10,7 @@
 //! | it is lost, and a later snapshot is intact | [`Case::NewerSnapshot`] |
 //! | it is lost, and so are all later ones | [`Case::SnapshotLost`] |
 //! | the same, and this node is the only member | error [`BaseError::NoPeers`] |
+//! | the disk reports an error while it is read | it is read again, as often as the caller says |
 //! | it cannot be read now (no file descriptor, no permission) | error, nothing is changed |
 //! | it was written by another version of this software | error, nothing is changed |
 //!
@@ -47,17 +48,28 @@ impl<D: Disk> Log<D> {
     /// Reads the whole snapshot that the log begins after, and repairs the log if that snapshot is
     /// lost. `restored` is the state that the log has kept. Returns the state to start with, and
     /// the case of the table if the snapshot was lost.
-    pub fn check_base(
+    ///
+    /// If the disk reports an error, `again` may wait and have the snapshot read again: the network
+    /// to a disk fails for a moment, and then on all nodes that use it.
+    pub(crate) fn check_base(
         &mut self,
         snapshots: &Snapshots<D>,
         node: NodeId,
         restored: Restored,
+        mut again: impl FnMut(&SnapshotError) -> bool,
     ) -> Result<(Restored, Option<Case>), BaseError> {
         let base = restored.snapshot.last;
         if base == LogId::ZERO {
             return Ok((restored, None));
         }
-        let error = match snapshots.verify(base) {
+        let mut verified = snapshots.verify(base);
+        while let Err(error @ SnapshotError::Io { .. }) = &verified
+            && error.is_loss()
+            && again(error)
+        {
+            verified = snapshots.verify(base);
+        }
+        let error = match verified {
             Ok(_) => return Ok((restored, None)),
             Err(error) if !error.is_loss() => return Err(BaseError::Unreadable(error)),
             Err(error) => error,

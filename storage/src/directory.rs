@@ -19,7 +19,9 @@
 //! nothing; founders find each other through the transport.
 
 use crate::recovery::Case;
-use crate::{BaseError, ClusterId, Disk, Identity, Log, LogConfig, OpenError, Snapshots};
+use crate::{
+    BaseError, ClusterId, Disk, Identity, Log, LogConfig, OpenError, SnapshotError, Snapshots,
+};
 use raft::{Incarnation, Membership, NodeId, Payload, Restored, Snapshot};
 use std::io;
 
@@ -234,10 +236,20 @@ impl<D: Disk> Member<D> {
     }
 
     /// Reads the snapshot that the log begins after, and repairs the log if it is lost. Returns the
-    /// case that applies if it is. See [`Log::check_base`]. Blocks.
+    /// case that applies if it is. Blocks.
     pub fn check_base(&mut self, snapshots: &Snapshots<D>) -> Result<Option<Case>, BaseError> {
+        self.check_base_patiently(snapshots, |_| false)
+    }
+
+    /// As [`Member::check_base`]. If the disk reports an error, `again` may wait and return true:
+    /// then the snapshot is read again, and is lost only if `again` returns false. Blocks.
+    pub fn check_base_patiently(
+        &mut self,
+        snapshots: &Snapshots<D>,
+        again: impl FnMut(&SnapshotError) -> bool,
+    ) -> Result<Option<Case>, BaseError> {
         let restored = self.restored.clone();
-        let (restored, case) = self.log.check_base(snapshots, self.who.node, restored)?;
+        let (restored, case) = self.log.check_base(snapshots, self.who.node, restored, again)?;
         self.restored = restored;
         Ok(case)
     }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::recovery::Case;
-use crate::testing::{Fate, Verdict};
+use crate::testing::{Fate, Operation, Verdict};
 use crate::{BaseError, Snapshots};
 use std::io::Write;
 
@@ -36,7 +36,7 @@ type Checked = Result<(Restored, Option<Case>), BaseError>;
 fn check(disk: &MemDisk) -> Checked {
     let (mut log, found) = reopen(disk);
     let snapshots = Snapshots::new(disk.clone()).unwrap();
-    log.check_base(&snapshots, NODE, found.restored.unwrap())
+    log.check_base(&snapshots, NODE, found.restored.unwrap(), |_| false)
 }
 
 /// Later starts restore the same state, and report nothing.
@@ -110,11 +110,39 @@ fn a_snapshot_that_cannot_be_read_at_the_moment_is_not_given_up() {
         kind: std::io::ErrorKind::PermissionDenied,
         done_bytes: 0,
     }));
-    let checked = log.check_base(&snapshots, NODE, found.restored.unwrap());
+    let checked = log.check_base(&snapshots, NODE, found.restored.unwrap(), |_| false);
     assert!(matches!(checked, Err(BaseError::Unreadable(_))));
     disk.clear_faults();
     let (restored, case) = check(&disk).unwrap();
     assert_eq!((restored.snapshot.last, case), (OLD, None));
+}
+
+/// A disk that is reached over a network may fail for a moment, for all nodes at once.
+#[test]
+fn a_snapshot_on_which_the_disk_reports_an_error_is_read_again() {
+    for recovers in [true, false] {
+        let disk = begun_after(&[OLD], 8);
+        let (mut log, found) = reopen(&disk);
+        let snapshots = Snapshots::new(disk.clone()).unwrap();
+        disk.set_faults(Box::new(|operation| match operation {
+            // Like EIO, which the disk in memory does not have: its kind counts as a loss.
+            Operation::Read { path, .. } if path.contains("snapshots/") => {
+                Verdict::Fails { kind: std::io::ErrorKind::InvalidData, done_bytes: 0 }
+            }
+            _ => Verdict::Done,
+        }));
+        let mut tries = 0;
+        let again = |_: &crate::SnapshotError| {
+            tries += 1;
+            if recovers {
+                disk.clear_faults();
+            }
+            tries < 3
+        };
+        let (_, case) = log.check_base(&snapshots, NODE, found.restored.unwrap(), again).unwrap();
+        let lost = Some(Case::SnapshotLost { snapshot: OLD });
+        assert_eq!((case, tries), if recovers { (None, 1) } else { (lost, 3) });
+    }
 }
 
 #[test]
@@ -143,7 +171,7 @@ fn a_power_failure_while_a_loss_is_noted_leaves_it_to_the_next_start() {
                 _ => Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 2_000 },
             }
         }));
-        let _ = log.check_base(&snapshots, NODE, found.restored.unwrap());
+        let _ = log.check_base(&snapshots, NODE, found.restored.unwrap(), |_| false);
         drop(log);
         disk.clear_faults();
         disk.crash(|_| Fate::Lost);
