@@ -27,8 +27,8 @@ use transport_http::{
     BootstrapService, Founder, HttpTransport, Listed, PeerServer, TransportConfig,
 };
 
-/// How often a start reads a snapshot on which the disk reports an error. After that its peers repair
-/// it.
+/// How often a start reads a snapshot on which the disk reports an error. After that, its peers
+/// repair the node.
 const BASE_TRIES: u32 = 10;
 /// The pause between two such reads.
 const BASE_PAUSE: Duration = Duration::from_secs(1);
