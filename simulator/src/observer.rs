@@ -241,7 +241,8 @@ impl<M: StateMachine> Observer<M> {
             return violation(Check::LeaderOnlyAppends, (at, [before.last, now.last]), detail);
         }
         if now.leads && now.last.index > before.last.index {
-            self.time.made(now.term, before.last.index, now.last.index);
+            let entry = |index| node.entry(index);
+            self.time.made(now.term, before.last.index, now.last.index, entry)?;
         }
         if *node.durable_hard_state() != disks[at].shadow.hard_state {
             return violation(Check::WhatIsDurableIsOnTheDisk, at, format!("node {at}"));

@@ -33,7 +33,8 @@ pub struct Timekeeping {
     /// The time of the latest committed entry.
     latest: Option<LogTime>,
     /// The largest lead of the log's time over `fast_ns` when an entry was made, in milliseconds.
-    lead_ms: i64,
+    /// The entry need not be committed: the time of its leader goes on at the nodes that know it.
+    lead_ms: Option<i64>,
     /// The time of the latest committed entry, and `slow_ns` when it was committed. `None` if a
     /// node has started since.
     unbroken: Option<(LogTime, u64)>,
@@ -90,11 +91,37 @@ impl Timekeeping {
         }
     }
 
-    /// A leader has appended the entries after `from` up to `to`.
-    pub fn made(&mut self, term: Term, from: Index, to: Index) {
+    /// A leader has appended the entries after `from` up to `to`. `entry` returns them.
+    pub fn made<'a>(
+        &mut self,
+        term: Term,
+        from: Index,
+        to: Index,
+        entry: impl Fn(Index) -> Option<&'a Entry>,
+    ) -> Result<(), Violation> {
         for index in (from.0 + 1..=to.0).map(Index) {
-            self.made.insert(LogId { term, index }, (self.fast_ns, self.slow_ns));
+            let id = LogId { term, index };
+            self.made.insert(id, (self.fast_ns, self.slow_ns));
+            if let Some(entry) = entry(index) {
+                self.leads(id, entry.time, self.fast_ns)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Checks the lead of an entry's time over the fastest clock.
+    fn leads(&mut self, id: LogId, time: LogTime, made_fast_ns: u64) -> Result<(), Violation> {
+        let lead_ms = time.0 as i64 - (made_fast_ns / 1_000_000) as i64;
+        if let Some(known_ms) = self.lead_ms
+            && lead_ms > known_ms + ROUNDING_MS as i64
+            && time.0 > self.reached_ms
+        {
+            let most_ms = time.0 as i64 - lead_ms + known_ms;
+            let detail = format!("{id} is of {time}: at most {most_ms}");
+            return violation(Check::TimeOfTheLogRunsNoFasterThanAClock, id, detail);
+        }
+        self.lead_ms = self.lead_ms.max(Some(lead_ms));
+        Ok(())
     }
 
     /// Checks the time of the next committed entry.
@@ -106,24 +133,12 @@ impl Timekeeping {
         if self.made.len() > UNCOMMITTED_MAX {
             self.made.retain(|made, _| made.index > id.index);
         }
-        let lead_ms = time.0 as i64 - (made_fast_ns / 1_000_000) as i64;
-        if let Some(latest) = self.latest {
-            if time < latest {
-                let detail = format!("{id} is of {time}, after {latest}");
-                return violation(Check::TimeOfTheLogDoesNotGoBack, id, detail);
-            }
-            // A follower whose clock is fast knows a later time than the leader, and may lead next.
-            let faster = lead_ms > self.lead_ms + ROUNDING_MS as i64;
-            if faster && time.0 > self.reached_ms {
-                let most_ms = time.0 as i64 - lead_ms + self.lead_ms;
-                let detail = format!("{id} is of {time}, after {latest}: at most {most_ms}");
-                return violation(Check::TimeOfTheLogRunsNoFasterThanAClock, id, detail);
-            }
+        if let Some(latest) = self.latest.filter(|latest| time < *latest) {
+            let detail = format!("{id} is of {time}, after {latest}");
+            return violation(Check::TimeOfTheLogDoesNotGoBack, id, detail);
         }
-        self.lead_ms = match self.latest {
-            None => lead_ms,
-            Some(_) => self.lead_ms.max(lead_ms),
-        };
+        // A follower whose clock is fast knows a later time than the leader, and may lead next.
+        self.leads(id, time, made_fast_ns)?;
         if let (Some((before, at_ns)), Some((_, made_ns))) = (self.unbroken, made) {
             let least_ms = before.0 + made_ns.saturating_sub(at_ns) / 1_000_000;
             if time.0 + ROUNDING_MS < least_ms {
