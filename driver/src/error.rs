@@ -89,6 +89,10 @@ pub enum ReadError {
     /// behind.
     #[error("the read was not confirmed in time")]
     Timeout,
+    /// The disk of this node is full, or does not answer, and it does not lead. It applies only
+    /// what it has stored, so its state falls behind. Ask another node.
+    #[error("this node stores nothing, so its state is not up to date; ask another node")]
+    ReadOnly,
     /// The node is stopping or has stopped.
     #[error("this node has stopped")]
     Stopped,

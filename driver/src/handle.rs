@@ -199,6 +199,7 @@ impl<S: StateMachine> Handle<S> {
                 count(&metrics.stale_reads);
                 self.machine_calls.try_send(MachineCall::Read(read)).map_err(refused)?;
             }
+            Some(_) if self.falls_behind() => return Err(ReadError::ReadOnly),
             Some(mode) => {
                 count(&metrics.reads);
                 self.calls.try_send(CoreCall::Read { mode, read }).map_err(refused)?;
@@ -213,6 +214,13 @@ impl<S: StateMachine> Handle<S> {
                 None => ReadError::NoLeader,
             }),
         }
+    }
+
+    /// Whether this node follows, and applies nothing new because its disk stores nothing.
+    fn falls_behind(&self) -> bool {
+        let status = self.shared.status.load();
+        let stores_nothing = status.read_only.is_some() || status.raft.disk_stalled;
+        stores_nothing && status.raft.leader != Some(status.raft.id)
     }
 
     fn wait_for_read(&self) -> Result<ReadWaiting<'_>, ReadError> {

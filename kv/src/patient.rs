@@ -103,6 +103,8 @@ pub(crate) struct Patient {
     waiting: Option<Waiting>,
     /// Bytes that may be an error response of hyper.
     held: Vec<u8>,
+    /// A part of the first line of a head has arrived.
+    in_first_line: bool,
 }
 
 impl Patient {
@@ -114,7 +116,8 @@ impl Patient {
         pressure: Arc<Pressure>,
     ) -> Self {
         let (stream, held) = (Some(stream), Vec::new());
-        Patient { stream, talk, place, pressure, patience, waiting: None, held }
+        let in_first_line = false;
+        Patient { stream, talk, place, pressure, patience, waiting: None, held, in_first_line }
     }
 
     /// Fails if the client has reset the connection during a request: nobody reads the answer. If
@@ -193,6 +196,20 @@ impl Patient {
     }
 }
 
+/// Makes the first line of a head invalid if its target has a fragment. Returns whether the line
+/// ends in these bytes.
+///
+/// A target has none (RFC 9112 section 3.2). The library cuts it off without a word, and another
+/// key would be written.
+fn spoil_fragment(bytes: &mut [u8]) -> bool {
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let line = bytes.iter_mut().take_while(|byte| **byte != b'\n');
+    for fragment in line.filter(|byte| **byte == b'#') {
+        *fragment = 0x7f;
+    }
+    end.is_some()
+}
+
 /// The start of an error response of hyper at the end of these bytes, if there is one: a status 4xx
 /// with `content-length: 0`.
 fn own_answer(bytes: &[u8]) -> Option<usize> {
@@ -225,7 +242,11 @@ impl AsyncRead for Patient {
         let before = buffer.filled().len();
         let read = self.stream()?.poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.talk.has_part.store(true, Ordering::Relaxed);
+            let begins = !self.talk.has_part.swap(true, Ordering::Relaxed)
+                && !self.talk.is_calling.load(Ordering::Relaxed);
+            if begins || self.in_first_line {
+                self.in_first_line = !spoil_fragment(&mut buffer.filled_mut()[before..]);
+            }
         }
         read
     }
@@ -288,6 +309,15 @@ impl AsyncWrite for Patient {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fragment_makes_a_head_invalid() {
+        let mut head = *b"PUT /v1/kv/a#b HTTP/1.1\r\nx: #\r\n";
+        assert!(spoil_fragment(&mut head));
+        assert_eq!(head, *b"PUT /v1/kv/a\x7fb HTTP/1.1\r\nx: #\r\n");
+        let mut part = *b"PUT /v1/kv/a";
+        assert!(!spoil_fragment(&mut part));
+    }
 
     #[test]
     fn the_own_answers_of_the_library_are_known_by_their_form() {

@@ -268,8 +268,8 @@ async fn answer_founder<N: Net>(
             let (status, body) = service.answer(&question.to_bytes());
             text(status, body)
         }
-        Ok(Err(_)) => text(StatusCode::FORBIDDEN, ""),
-        Err(_) => text(StatusCode::REQUEST_TIMEOUT, ""),
+        // The founder asks again. A rejection would end it.
+        Ok(Err(_)) | Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the question has not arrived"),
     }
 }
 

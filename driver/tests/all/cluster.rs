@@ -515,6 +515,10 @@ async fn a_follower_that_stores_nothing_refuses_commands() {
     eventually("read-only", || follower.status().read_only.is_some()).await;
     let refused = follower.execute(Bytes::from_static(b"2")).await.unwrap_err();
     assert!(matches!(&refused, AttemptError::Refused(ProposeError::ReadOnly { .. })), "{refused}");
+    let stale = follower.read(Bytes::new(), ReadMode::Linearizable).await;
+    assert_eq!(stale, Err(ReadError::ReadOnly));
+    let any_age = ReadMode::Stale { max_age: Duration::MAX };
+    assert_eq!(text(&follower.read(Bytes::new(), any_age).await.unwrap()), 0);
     breaking.send(None).unwrap();
     eventually("room", || follower.status().ready().is_ok()).await;
     assert_eq!(text(&follower.execute(Bytes::from_static(b"4")).await.unwrap()), 5);

@@ -254,6 +254,9 @@ impl From<ReadError> for Problem {
             ReadError::NoLeader => Problem::no_leader(),
             ReadError::Busy => Problem::overloaded(detail),
             ReadError::Timeout => Problem::timeout(detail),
+            ReadError::ReadOnly => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "read-only", detail)
+            }
             _ => Problem::stopped(),
         }
     }

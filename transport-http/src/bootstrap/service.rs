@@ -124,7 +124,8 @@ impl BootstrapService {
                 }
                 return (StatusCode::BAD_REQUEST, refusal.to_string().into());
             }
-            Err(_) => return (StatusCode::FORBIDDEN, Vec::new()),
+            // Not a rejection: a founder whose question was damaged on its way asks again.
+            Err(_) => return (StatusCode::UNPROCESSABLE_ENTITY, Vec::new()),
         };
         let from = question.from.listed();
         let faulty = question.list.iter().chain([&from]).find_map(|listed| {
@@ -384,7 +385,7 @@ mod tests {
         let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
         assert_eq!(asked(&service, elsewhere, &[0, 1, 2], Bootstrap), (403, None));
         for junk in [&b""[..], b"hello", b"raft", b"raft\x05\x00"] {
-            assert_eq!(service.answer(junk), (StatusCode::FORBIDDEN, Vec::new()));
+            assert_eq!(service.answer(junk), (StatusCode::UNPROCESSABLE_ENTITY, Vec::new()));
         }
         assert!(!service.has_sent_incarnation());
     }

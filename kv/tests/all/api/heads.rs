@@ -43,6 +43,24 @@ fn a_client_that_closes_its_side_gets_its_answer() {
     }
 }
 
+/// The library under it cuts a fragment off, and would write another key.
+#[test]
+fn a_target_with_a_fragment_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |_| ());
+    let put = |key: &str| {
+        let head = format!("PUT /v1/kv/{key} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1");
+        half_closed(&node, format!("{head}\r\n\r\n#").as_bytes())
+    };
+    assert!(put("item").starts_with("HTTP/1.1 200 OK"));
+    for key in ["item#2", "item#", "item?x=#"] {
+        let answer = put(key);
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request"), "{key}: {answer:?}");
+    }
+    let kept = half_closed(&node, b"GET /v1/kv/item HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    assert!(kept.to_ascii_lowercase().contains("etag: \"1\""), "{kept:?}");
+}
+
 /// Asserts that the answer is a problem document of a node.
 fn is_problem(answer: &Answer, status: u16, kind: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
