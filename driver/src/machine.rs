@@ -8,7 +8,8 @@ use std::io::{self, Read, Write};
 /// same answers on every node, byte for byte.
 ///
 /// Nodes compare a hash of the commands and the answers. A node that differs from a quorum resets
-/// its log and stops ([`StopReason::Diverged`](crate::StopReason::Diverged)). So a new version of
+/// its log and stops ([`StopReason::Diverged`](crate::StopReason::Diverged)). If no quorum agrees, no
+/// node stops: the log says so, and `PeerStatus::differs_at`. So a new version of
 /// the machine must give the old answer to an old command, error texts included. To change what a
 /// command does, put a version into the command.
 ///
@@ -28,7 +29,8 @@ pub trait StateMachine: Send + 'static {
     /// Applies several commands, and returns their answers in the same order. The result must be
     /// the same as that of [`StateMachine::apply`] on each, which is the default. Override it for a
     /// machine with work per batch, such as a commit to its own database. The number of commands in
-    /// a batch differs between nodes.
+    /// a batch differs between nodes. Commands of sessions come one by one through `apply`, and so
+    /// does all that a follower forwards.
     fn apply_batch(&mut self, commands: Vec<(ApplyContext, Bytes)>) -> Vec<Bytes> {
         commands.into_iter().map(|(at, command)| self.apply(at, command)).collect()
     }
@@ -49,9 +51,9 @@ pub trait StateMachine: Send + 'static {
     fn freeze(&self) -> Self::Frozen;
 
     /// Replaces the whole state, whatever it is, by one that [`Frozen::write`] has written. Called
-    /// at each start, and on a follower that has received a snapshot. It must be able to read the
-    /// states of all earlier versions of the machine, and must not read beyond the bytes of the
-    /// state. An error stops the node ([`StopReason::Restore`](crate::StopReason::Restore)).
+    /// at a start if there is a snapshot, and on a follower that has received one. It must be able
+    /// to read the states of all earlier versions of the machine. `from` ends where the state ends;
+    /// read all of it. An error stops the node ([`StopReason::Restore`](crate::StopReason::Restore)).
     fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError>;
 }
 

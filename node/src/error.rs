@@ -15,6 +15,9 @@ use transport_http::BootstrapError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// The wall clock of this machine shows a time before 1970. Set it.
+    #[error("the wall clock of this machine shows a time before 1970: set it")]
+    WallClock,
     /// A required setting is missing. The text names its builder method.
     #[error("the builder needs {0}")]
     Missing(&'static str),

@@ -52,21 +52,21 @@ mod typed;
 pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
-    ApplyContext, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle, Limits, Load,
-    MembersError, MetricsReading, NotReady, Outcome, Proposal, ProposeError, ReadError,
-    ReadMode as Consistency, RestoreError, SessionError, SessionId, SessionLimits, SessionNumber,
-    StateMachine, StopReason, TransferError, View, WaitError,
+    ApplyContext, AttemptError, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle,
+    Limits, Load, MembersError, MetricsReading, NotReady, Outcome, Proposal, ProposeError,
+    ReadError, ReadMode as Consistency, RestoreError, SessionError, SessionId, SessionLimits,
+    SessionNumber, StateMachine, StopReason, TransferError, View, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use members::{Admission, Members, SetMembersError};
 pub use node::Node;
 pub use raft::{
     ADDRESS_BYTES_MAX, AddressError, Change, ChangeError, CommandNumber, Config, ConfigError,
-    Counters, Index, LeaseConfig, LogId, LogTime, Member, Membership, NodeId, PeerStatus, RoleKind,
-    Status, Term,
+    Counters, Incarnation, Index, LeaseConfig, LogId, LogTime, Member, Membership, NodeId,
+    PeerStatus, RoleKind, Round, Snapshot, Status, Term, TransferRefused,
 };
 pub use storage::{
-    BaseError, ClaimError, ClusterId, IdentityError, LockError, LogConfig, OpenError,
+    BaseError, ClaimError, ClusterId, IdentityError, LockError, LogConfig, OpenError, SnapshotError,
 };
 pub use transport_http::{AdmitError, BootstrapError, HttpTransport, TransportFigures};
 pub use typed::{Typed, TypedError, TypedMachine, TypedNode};

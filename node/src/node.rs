@@ -190,6 +190,21 @@ impl<S: StateMachine> Node<S> {
         Admission::new(self.peers.bootstrap_service().clone(), self.clock())
     }
 
+    /// Waits until the node is ready: until it has a leader, and has applied what was committed. See
+    /// [`DriverStatus::ready`]. Waits without a limit; an error says that the node has stopped.
+    pub async fn ready(&self) -> Result<(), StopReason> {
+        loop {
+            let status = self.status();
+            if let Some(reason) = &status.stopped {
+                return Err(reason.clone());
+            }
+            if status.ready().is_ok() {
+                return Ok(());
+            }
+            self.clock.sleep(status.tick).await;
+        }
+    }
+
     /// The leader, if this node knows one.
     pub fn leader(&self) -> Option<Leader> {
         execute::leader(&self.handle.status())
@@ -244,7 +259,8 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Stops the node cleanly: a leader hands over, no further commands are accepted, commands in
-    /// flight may take up to half a second, and the log is synced. Returns the reason why the node
+    /// flight may take up to half a second, and the log is synced. A disk that hangs delays it for
+    /// as long, so limit the time. Returns the reason why the node
     /// has stopped. If the node had already stopped, this is the earlier reason and not
     /// [`StopReason::Shutdown`].
     pub async fn shutdown(self) -> StopReason {

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use storage::{
     ClaimError, ClusterId, Directory, Log, Member, OpenError, RealDisk, SnapshotError, Snapshots,
     Unclaimed,
@@ -99,6 +99,10 @@ struct Ready {
 /// with this crate, and not with each that starts a node.
 fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, StartError>> + Send>> {
     Box::pin(async move {
+        // The HTTP library renders the date, and panics before 1970.
+        if SystemTime::now() < UNIX_EPOCH {
+            return Err(StartError::WallClock);
+        }
         let id = settings.id.ok_or(StartError::Missing("id()"))?;
         let data_dir = settings.data_dir.clone().ok_or(StartError::Missing("data_dir()"))?;
         let own = settings.members.iter().find(|listed| listed.node == id).cloned();
