@@ -8,8 +8,8 @@ use std::io::{self, Read, Write};
 /// same answers on every node, byte for byte.
 ///
 /// Nodes compare a hash of the commands and the answers. A node that differs from a quorum resets
-/// its log and stops ([`StopReason::Diverged`](crate::StopReason::Diverged)). If no quorum agrees, no
-/// node stops: the log says so, and `PeerStatus::differs_at`. So a new version of
+/// its log and stops ([`StopReason::Diverged`](crate::StopReason::Diverged)). If no quorum agrees,
+/// no node stops: the log says so, and `PeerStatus::differs_at`. So a new version of
 /// the machine must give the old answer to an old command, error texts included. To change what a
 /// command does, put a version into the command.
 ///
@@ -53,7 +53,8 @@ pub trait StateMachine: Send + 'static {
     /// Replaces the whole state, whatever it is, by one that [`Frozen::write`] has written. Called
     /// at a start if there is a snapshot, and on a follower that has received one. It must be able
     /// to read the states of all earlier versions of the machine. `from` ends where the state ends;
-    /// read all of it. An error stops the node ([`StopReason::Restore`](crate::StopReason::Restore)).
+    /// read all of it. An error stops the node
+    /// ([`StopReason::Restore`](crate::StopReason::Restore)).
     fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError>;
 }
 

@@ -190,8 +190,8 @@ impl<S: StateMachine> Node<S> {
         Admission::new(self.peers.bootstrap_service().clone(), self.clock())
     }
 
-    /// Waits until the node is ready: until it has a leader, and has applied what was committed. See
-    /// [`DriverStatus::ready`]. Waits without a limit; an error says that the node has stopped.
+    /// Waits until the node is ready: until it has a leader, and has applied what was committed.
+    /// See [`DriverStatus::ready`]. Waits without a limit; an error says that the node has stopped.
     pub async fn ready(&self) -> Result<(), StopReason> {
         loop {
             let status = self.status();
