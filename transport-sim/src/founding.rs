@@ -24,7 +24,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{Faults, MemDisk, Operation, Verdict};
-use storage::{ClusterId, Directory, DurableIncarnation};
+use storage::{ClaimError, ClusterId, Directory, DurableIncarnation};
 use tokio::sync::oneshot;
 use transport_http::{BootstrapError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
 
@@ -266,6 +266,9 @@ impl<A: App> Cluster<A> {
                     detail,
                 )));
             }
+            // The new disk has no room, or fails.
+            Some(Ended::Failed(BeginError::Disk(_) | BeginError::Claim(ClaimError::Io(_))))
+                if self.world().hosts[node].full || self.world().hosts[node].failing => {}
             Some(Ended::Failed(error)) => {
                 let detail = format!("node {node}, wiped: {error}");
                 return self.broken(Some(Violation::new(FOUNDS, node, detail)));
