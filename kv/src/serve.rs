@@ -57,7 +57,8 @@ pub struct ServeConfig {
     /// above the longest stalls of network and disks, and to the same value on all nodes. Default
     /// [`ELECTION_TIMEOUT`]. A value outside [`ELECTION_TIMEOUTS`] is clamped to it.
     pub election_timeout: Duration,
-    /// The bound on clock drift for leases, in parts per million: see [`quorate::Builder::leases`].
+    /// The bound on clock drift for leases, in parts per million: see
+    /// [`quorate::Builder::lease_drift_ppm`].
     /// `None`, the default: no leases.
     pub lease_drift_ppm: Option<u32>,
     /// A leader gives way to a healthy voter with a higher priority: see
