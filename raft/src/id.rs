@@ -74,7 +74,9 @@ number! {
     /// - It never goes backwards along the log.
     /// - As long as one node of each electing quorum has been running since its last message from a
     ///   leader, log time runs at most ρ faster than real time, whatever the wall clocks show. It
-    ///   falls behind by at most ρ and the delay of one message per election.
+    ///   falls behind by at most ρ and the delay of one message per election. That counts from the
+    ///   beginning: a change of leader may move log time forward at once, by what the fastest node
+    ///   has gained on the leaders so far.
     /// - After all nodes of a quorum were down, it continues from the time that the wall clocks of
     ///   a quorum have reached. One wrong clock of three cannot make it leap; two can.
     ///
