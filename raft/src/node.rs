@@ -318,12 +318,6 @@ impl Node {
 
     // Receipts in.
 
-    /// The disk had no room for a write. A snapshot of what has been applied since the last one is
-    /// due now, since it frees the log.
-    pub fn want_snapshot(&mut self) {
-        self.core.snapshots.want();
-    }
-
     /// The write to attempt next in place of `write`, for which the disk had no room, and of which
     /// nothing counts as written. It contains what has become due since. Above all that is the
     /// start of the log after a snapshot, which frees room. A write that is not pending is returned

@@ -72,11 +72,6 @@ impl SnapshotSchedule {
         self.writes += 1;
     }
 
-    /// The log has no room: a snapshot would free some. After a failure the pause goes on.
-    pub fn want(&mut self) {
-        self.is_wanted |= self.wait == 0;
-    }
-
     /// The size of the last snapshot that was taken or restored.
     pub fn set_last_bytes(&mut self, bytes: u64) {
         self.last_bytes = bytes;

@@ -53,9 +53,9 @@ pub struct LogConfig {
     /// the members writes, and for writes that move the start of the log. So a node whose log is
     /// full still votes and leads, and a snapshot frees room.
     ///
-    /// It should exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and
-    /// a quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
-    /// snapshot is taken. With less, the log orders snapshots when it is full, and writes wait.
+    /// It must exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and a
+    /// quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
+    /// snapshot is taken. A full log orders no snapshot, so with less the node stays read-only.
     pub bytes_max: u64,
     /// The most bytes of spare segments kept for reuse, 256 MiB by default.
     pub recycled_bytes_max: u64,

@@ -31,7 +31,6 @@ impl CoreLoop {
             }
             Receipt::StoreFull { write, reason } => {
                 count(&self.shared.metrics.store_full);
-                self.node.want_snapshot();
                 let before = self.state.read_only.replace(reason.clone());
                 let pause = self.state.full_retry_ticks;
                 self.state.full = Some((write, pause));

@@ -395,25 +395,6 @@ async fn a_snapshot_makes_room_in_a_log_at_its_bound() {
     eventually("room", || node.status().serving()).await;
 }
 
-/// The bound is far below the log between two snapshots.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_at_its_bound_orders_a_snapshot() {
-    let (network, disk) = (Network::default(), MemDisk::new());
-    let (log, restored) = open_log_of(&disk, 1, 1, |log| log.bytes_max = 4 * log.segment_bytes);
-    let node = start_with(&network, &disk, 1, restored, log, |_| {}, drop);
-    leader(&[&node]).await;
-    for _ in 0..200 {
-        let proposed = loop {
-            match node.propose_within(Bytes::from(vec![b'1'; 4 << 10]), PATIENCE).await {
-                Ok(proposed) => break proposed,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        proposed.done.await.unwrap();
-    }
-    assert!(node.metrics().snapshots_taken >= 3);
-}
-
 /// On one thread, the loop takes no call before both have been made.
 #[tokio::test]
 async fn commands_that_wait_have_a_limit_in_bytes() {
