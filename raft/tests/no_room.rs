@@ -2,36 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use bytes::Bytes;
-use raft::{
-    Action, Config, Incarnation, LogStart, Member, Membership, Node, NodeId, Now, Restored,
-    Snapshot, TakeSnapshot, Write,
-};
+mod alone;
 
-/// A cluster of one node, which leads. It takes a snapshot after each command.
-fn leader() -> Node {
-    let member = Member {
-        incarnation: Incarnation(1),
-        peer_address: String::new(),
-        client_address: String::new(),
-    };
-    let membership = Membership::of_voters([(NodeId(1), member)].into());
-    let mut config = Config::new(NodeId(1), Incarnation(1), 1);
-    config.campaign_at_start = true;
-    (config.snapshot_log_bytes, config.snapshot_log_bytes_max) = (1, 1);
-    let mut node = Node::new(config, Restored::initial(Snapshot::initial(membership))).unwrap();
-    node.tick(Now::default());
-    while let Some(action) = node.poll() {
-        match action {
-            Action::Persist(write) => node.persisted(Now::default(), write.durable()),
-            Action::Apply(apply) => node.applied(Now::default(), apply.applied()),
-            Action::TakeSnapshot(order) => node.compact(Now::default(), order.durable()),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(node.is_leader());
-    node
-}
+use bytes::Bytes;
+use raft::{Action, LogStart, Node, Now, TakeSnapshot, Write};
 
 /// Proposes a command. Returns the write that it leads to.
 fn propose(node: &mut Node) -> Option<Write> {
@@ -56,7 +30,10 @@ fn snapshot_order(node: &mut Node) -> TakeSnapshot {
 
 #[test]
 fn a_snapshot_and_later_commands_join_a_write_without_room() {
-    let mut node = leader();
+    // A snapshot is due after each command.
+    let (mut node, _) = alone::leader(Vec::new(), |config| {
+        (config.snapshot_log_bytes, config.snapshot_log_bytes_max) = (1, 1);
+    });
     let write = propose(&mut node).unwrap();
     node.persisted(Now::default(), write.durable());
     let order = snapshot_order(&mut node);

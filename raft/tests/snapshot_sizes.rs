@@ -2,16 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alone;
+
+use alone::settle;
 use bytes::Bytes;
-use raft::{
-    Action, CommandNumber, Config, Entry, HardState, Incarnation, LogId, LogTime, Member,
-    Membership, Node, NodeId, Now, Payload, Restored, Snapshot, Term,
-};
+use raft::{CommandNumber, Entry, LogId, LogTime, Node, Now, Payload};
 
 const COMMAND_BYTES: usize = 100;
 
-/// A cluster of one node, which takes a snapshot after 1,000 to 5,000 bytes of entries, or after
-/// this many writes.
+/// A node that takes a snapshot after 1,000 to 5,000 bytes of entries, or after this many writes.
 fn leader(writes: usize) -> Node {
     start(writes, Vec::new()).0
 }
@@ -19,43 +18,11 @@ fn leader(writes: usize) -> Node {
 /// As [`leader`], with these entries in its log. Also returns whether it took a snapshot when it
 /// had applied them.
 fn start(writes: usize, entries: Vec<Entry>) -> (Node, bool) {
-    let member = Member {
-        incarnation: Incarnation(1),
-        peer_address: String::new(),
-        client_address: String::new(),
-    };
-    let membership = Membership::of_voters([(NodeId(1), member)].into());
-    let mut config = Config::new(NodeId(1), Incarnation(1), 1);
-    config.campaign_at_start = true;
-    config.snapshot_log_bytes = 1_000;
-    config.snapshot_log_bytes_max = 5_000;
-    config.snapshot_log_writes = writes;
-    let restored = Restored::initial(Snapshot::initial(membership));
-    let term = entries.last().map_or(Term(0), |entry| entry.id.term);
-    let hard_state = HardState { term, ..HardState::default() };
-    let restored = Restored { hard_state, entries, ..restored };
-    let mut node = Node::new(config, restored).unwrap();
-    node.tick(Now::default());
-    let has_taken = settle(&mut node);
-    assert!(node.is_leader());
-    (node, has_taken)
-}
-
-/// Carries out all orders. Returns whether a snapshot was taken.
-fn settle(node: &mut Node) -> bool {
-    let (now, mut taken) = (Now::default(), false);
-    while let Some(action) = node.poll() {
-        match action {
-            Action::Persist(write) => node.persisted(now, write.durable()),
-            Action::Apply(apply) => node.applied(now, apply.applied()),
-            Action::TakeSnapshot(order) => {
-                node.compact(now, order.durable());
-                taken = true;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    taken
+    alone::leader(entries, |config| {
+        config.snapshot_log_bytes = 1_000;
+        config.snapshot_log_bytes_max = 5_000;
+        config.snapshot_log_writes = writes;
+    })
 }
 
 /// The bytes of commands until the next snapshot.

@@ -1,13 +1,13 @@
 //! Whole nodes in one process, tested through the calls of their clients.
 
 use crate::support::{
-    Counted, Gate, Network, PATIENCE, add, eventually, leader, open_log, open_log_of, start,
-    start_with, text,
+    Counted, Counter, Gate, Network, PATIENCE, add, eventually, leader, open_log, open_log_of,
+    start, start_with, text,
 };
 use bytes::Bytes;
 use driver::{
-    AttemptError, DriverConfig, NotReady, Outcome, ProposeError, ReadError, ReadMode, StopReason,
-    WaitError,
+    AttemptError, DriverConfig, Handle, NotReady, Outcome, ProposeError, ReadError, ReadMode,
+    StopReason, WaitError,
 };
 use raft::{Change, CommandNumber, Membership, NodeId, Term};
 use std::future::poll_fn;
@@ -497,9 +497,8 @@ async fn a_leader_whose_followers_store_nothing_is_not_ready_and_says_why() {
     eventually("ready again", || leading.status().ready().is_ok()).await;
 }
 
-/// It applies only what it has stored, so a command that it forwarded would get no answer.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_stores_nothing_refuses_commands() {
+/// A cluster whose last node has a store that breaks on command.
+fn last_breaks() -> (Vec<Handle<Counter>>, tokio::sync::watch::Sender<Option<&'static str>>) {
     let (network, disks) = (Network::default(), disks());
     let mut nodes: Vec<_> =
         (1..NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
@@ -507,6 +506,13 @@ async fn a_follower_that_stores_nothing_refuses_commands() {
     let (log, restored) = open_log(&disks[2], NODES, NODES);
     let store = Broken { log, breaks };
     nodes.push(start_with(&network, &disks[2], NODES, restored, store, |_| {}, drop));
+    (nodes, breaking)
+}
+
+/// It applies only what it has stored, so a command that it forwarded would get no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_stores_nothing_refuses_commands() {
+    let (nodes, breaking) = last_breaks();
     let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
     let follower = &nodes[2];
     eventually("it follows", || follower.status().ready().is_ok()).await;
@@ -527,13 +533,7 @@ async fn a_follower_that_stores_nothing_refuses_commands() {
 /// It cannot store the entries that remove it, so its own log never shows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voter_that_is_removed_while_its_disk_is_full_stops() {
-    let (network, disks) = (Network::default(), disks());
-    let mut nodes: Vec<_> =
-        (1..NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, |_| {})).collect();
-    let (breaking, breaks) = tokio::sync::watch::channel(None);
-    let (log, restored) = open_log(&disks[2], NODES, NODES);
-    let store = Broken { log, breaks };
-    nodes.push(start_with(&network, &disks[2], NODES, restored, store, |_| {}, drop));
+    let (nodes, breaking) = last_breaks();
     let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
     assert_eq!(leading.status().raft.id.0, 1, "the one that campaigns at once");
     let removed = &nodes[2];
