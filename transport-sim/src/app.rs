@@ -3,6 +3,7 @@
 use crate::{Cluster, SimClock};
 use driver::Handle;
 use raft::NodeId;
+use simulator::Plan;
 use simulator::checks::Violation;
 use simulator::timeline::Ended;
 use std::future::Future;
@@ -61,6 +62,12 @@ pub trait App: Send + Sync + Sized + 'static {
     /// The maximum number of requests that a client has open at once.
     fn requests_at_once(&self) -> usize {
         1
+    }
+
+    /// The size of the largest command of a plan, in bytes. A connection must carry one within a
+    /// part of the election timeout, or a leader that is well would be replaced.
+    fn command_bytes_max(&self, plan: &Plan) -> usize {
+        plan.swarm.padding_bytes as usize
     }
 
     /// An invariant of the state, checked on every node after it applies commands.

@@ -147,8 +147,8 @@ impl<A: App> Cluster<A> {
         let world = self.world();
         let round_us = 2 * u64::from(world.plan.swarm.delay_us);
         let rounds = world.plan.election_us() / round_us.max(1) / ELECTION_PARTS;
-        let bytes = u64::from(world.plan.swarm.padding_bytes) / rounds.max(1);
-        bytes as usize
+        let bytes = self.shared.app.command_bytes_max(&world.plan);
+        (bytes as u64).div_ceil(rounds.max(1)) as usize
     }
 
     fn is_link_cut(&self, link: (u64, u64)) -> bool {

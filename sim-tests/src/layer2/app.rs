@@ -10,6 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use kv::api::{self, Api, Hosts};
 use kv::history::Retention;
 use kv::machine::Machine;
+use simulator::Plan;
 use simulator::checks::Violation;
 use simulator::timeline::{Ended, shown};
 use std::convert::Infallible;
@@ -87,6 +88,10 @@ impl App for Store {
 
     fn requests_at_once(&self) -> usize {
         super::compat::BURST
+    }
+
+    fn command_bytes_max(&self, _plan: &Plan) -> usize {
+        self.values.bytes_max()
     }
 
     fn verdict(self: Arc<Self>, cluster: Cluster<Self>) -> Task<Result<(), Violation>> {

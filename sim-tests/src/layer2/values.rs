@@ -45,6 +45,14 @@ impl Values {
             && from_first / LARGE_EVERY < LARGE_COUNT
     }
 
+    /// Size of the largest value of the run, or a little more.
+    pub fn bytes_max(self) -> usize {
+        match self.large {
+            true => LARGE_BYTES_MAX,
+            false => self.padding as usize,
+        }
+    }
+
     /// The bytes of a value.
     pub fn bytes(self, value: u64) -> Vec<u8> {
         let mut bytes = value.to_string().into_bytes();
