@@ -10,6 +10,8 @@
 use raft::LogId;
 
 pub(crate) struct Cleaning {
+    /// The log on disk begins after this.
+    durable: LogId,
     /// The log on disk begins after this once the pending write is durable.
     moving: Option<LogId>,
     /// The log on disk begins after this, and older snapshots have not been removed yet.
@@ -21,8 +23,8 @@ pub(crate) struct Cleaning {
 
 impl Cleaning {
     /// The state machine starts by restoring the snapshot that the log begins after.
-    pub fn new() -> Self {
-        Cleaning { moving: None, due: None, restoring: true, last: None }
+    pub fn new(base: LogId) -> Self {
+        Cleaning { durable: base, moving: None, due: None, restoring: true, last: None }
     }
 
     /// A write is pending that makes the log begin after `base`.
@@ -32,7 +34,18 @@ impl Cleaning {
 
     /// The pending write is durable.
     pub fn moved(&mut self) {
-        self.due = self.moving.take().or(self.due);
+        if let Some(base) = self.moving.take() {
+            self.durable = base;
+            self.due = Some(base);
+        }
+    }
+
+    /// A snapshot was received. If it came too late, the log begins after a later one, and nothing
+    /// else would remove its file until the log moves again.
+    pub fn received(&mut self, snapshot: LogId) {
+        if snapshot.index < self.durable.index {
+            self.due = self.due.or(Some(self.durable));
+        }
     }
 
     /// The state machine has been ordered to restore a snapshot.
@@ -77,7 +90,7 @@ mod tests {
 
     #[test]
     fn nothing_is_removed_before_the_log_has_moved() {
-        let mut cleaning = Cleaning::new();
+        let mut cleaning = Cleaning::new(id(0));
         cleaning.restored();
         cleaning.moves(id(5));
         assert_eq!(cleaning.take(vec![]), None);
@@ -91,7 +104,7 @@ mod tests {
 
     #[test]
     fn nothing_is_removed_while_a_snapshot_is_being_restored() {
-        let mut cleaning = Cleaning::new();
+        let mut cleaning = Cleaning::new(id(0));
         cleaning.moves(id(5));
         cleaning.moved();
         assert_eq!(cleaning.take(vec![]), None, "it may not have begun");
@@ -105,8 +118,24 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_that_was_received_too_late_is_removed() {
+        let mut cleaning = Cleaning::new(id(3));
+        cleaning.restored();
+        cleaning.received(id(5));
+        assert_eq!(cleaning.take(vec![]), None, "the log may soon begin after it");
+        cleaning.moves(id(5));
+        cleaning.received(id(2));
+        assert_eq!(cleaning.take(vec![]), Some((id(3), vec![])), "the write is still pending");
+        cleaning.moved();
+        assert_eq!(cleaning.take(vec![]), Some((id(5), vec![])));
+        cleaning.received(id(4));
+        assert_eq!(cleaning.take(vec![]), Some((id(5), vec![])));
+        assert_eq!(cleaning.take(vec![]), None);
+    }
+
+    #[test]
     fn what_was_offered_stays_until_it_is_delivered() {
-        let mut cleaning = Cleaning::new();
+        let mut cleaning = Cleaning::new(id(0));
         cleaning.restored();
         cleaning.put_off(id(5));
         assert_eq!(cleaning.take(vec![id(5)]), Some((id(5), vec![])), "the base stays anyway");

@@ -24,7 +24,7 @@ use crate::shared::Shared;
 use crate::snapshots::SnapshotStore;
 use crate::status::{add, count};
 use crate::{Clock, Inspect, Transport};
-use raft::{Index, Membership, Message, Node, Write};
+use raft::{Index, LogId, Membership, Message, Node, Write};
 use standing::Leadership;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,14 +94,15 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub fn new() -> Self {
+    /// `base`: the snapshot that the log on disk begins after.
+    pub fn new(base: LogId) -> Self {
         State {
             pending: Pending::default(),
             forwarded: BTreeMap::new(),
             ordered: Index(0),
             reads: Reads::new(),
             preflight: Preflight::default(),
-            cleaning: Cleaning::new(),
+            cleaning: Cleaning::new(base),
             full: None,
             full_retry_ticks: FULL_RETRY_TICKS,
             read_only: None,

@@ -172,6 +172,7 @@ fn assemble(
         timeout: config.timeout,
         machine: PhantomData,
     };
+    let base = node.base().last;
     let core = CoreLoop {
         node,
         clock,
@@ -188,7 +189,7 @@ fn assemble(
         machine_orders,
         machine_calls,
         snapshot_orders,
-        state: State::new(),
+        state: State::new(base),
         inspect,
     };
     Ok(Driver {

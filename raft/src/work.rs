@@ -226,6 +226,13 @@ pub struct SnapshotReceived {
     pub(crate) offer: SnapshotOffer,
 }
 
+impl SnapshotReceived {
+    /// Describes the snapshot that was received.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.offer.snapshot
+    }
+}
+
 /// An order to replace the state of the state machine by that of a snapshot.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]

@@ -104,6 +104,7 @@ impl CoreLoop {
             }
             PeerSnapshot::Received(done) => {
                 count(&self.shared.metrics.snapshots_received);
+                self.state.cleaning.received(done.snapshot().last);
                 self.node.install(now, *done);
             }
         }

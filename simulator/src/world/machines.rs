@@ -231,8 +231,9 @@ impl World<'_> {
         let to = offer.to.0 as usize;
         let now = self.now(to);
         let mut delivered = false;
-        if self.hosts[to].life == life
-            && let Some(running) = &mut self.hosts[to].up
+        let host = &mut self.hosts[to];
+        if host.life == life
+            && let Some(running) = &mut host.up
         {
             let written = running.snapshots.create(&offer.snapshot).and_then(|mut writer| {
                 writer.write_all(&state)?;
@@ -243,6 +244,12 @@ impl World<'_> {
                 delivered = true;
                 running.unreadable.remove(&offer.snapshot.last);
                 running.node.install(now, order.durable());
+                // It may have come too late: the log begins after a later one.
+                let base = host.shadow.base.last;
+                if offer.snapshot.last.index < base.index {
+                    let kept = running.node.offered_snapshots();
+                    let _ = running.snapshots.remove_before(base, &kept);
+                }
             }
         }
         self.transferred(&offer, sender_life, delivered)
