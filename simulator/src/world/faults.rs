@@ -340,6 +340,10 @@ impl World<'_> {
         let id = NodeId(node as u64);
         let own = membership.members.get(&id).map(|member| member.incarnation);
         let incarnation = own.unwrap_or(host.incarnation);
+        if incarnation != host.incarnation {
+            // What the directory before has promised concerns nobody any more.
+            self.leases.wiped(node);
+        }
         *host = Host::new(node as u64, &self.plan.swarm, incarnation, membership, open);
         host.life = life + 1;
         // A node that was dead has no start ahead.
