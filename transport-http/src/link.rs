@@ -78,11 +78,12 @@ impl LinkError {
     }
 }
 
-/// Keeps a stream to the peer open, until the queue is closed and empty. To a node that is no
-/// member, opens one stream.
+/// Keeps the stream to the peer with this number open, until its queue is closed and what was in it
+/// is sent or lost. To a node that is no member, opens one stream.
 pub(crate) async fn keep<N: Net>(
-    shared: Arc<Shared<N>>,
+    shared: &Shared<N>,
     peer: NodeId,
+    number: u64,
     messages: mpsc::Receiver<Message>,
 ) {
     let net = shared.net.clone();
@@ -101,18 +102,19 @@ pub(crate) async fn keep<N: Net>(
         let started = net.now();
         let connected = || {
             shared.note_contact(peer);
-            shared.set_connected(peer, Some(&address));
+            shared.set_open(peer, number, Some(&address));
             if let Some(away) = reach.is_back() {
                 report(|| {
                     tracing::info!(%peer, %address, "peer is back after {} s", away.as_secs());
                 });
             }
         };
-        let result = stream(&shared, peer, &address, body, connected).await;
-        shared.set_connected(peer, None);
+        let result = stream(shared, peer, &address, body, connected).await;
+        shared.set_open(peer, number, None);
         // The body gives the queue back when hyper drops it.
         let Ok(mut queue) = back.await else { return };
-        if queue.is_closed() && queue.is_empty() {
+        // The member was removed. If it was added again, another task speaks for its stream.
+        if queue.is_closed() {
             return;
         }
         // A node that is no member is only answered, and dialled again for the next answer.
@@ -417,6 +419,24 @@ mod tests {
                 let _ = stream.write_all(answer).await;
             }
         });
+    }
+
+    #[tokio::test]
+    async fn the_stream_to_a_removed_member_does_not_speak_for_that_to_its_successor() {
+        let transport = transport(&TokioNet::current(), 1);
+        let (shared, peer) = (transport.shared(), NodeId(7));
+        let former = shared.begin_stream(peer);
+        shared.set_open(peer, former, Some("former"));
+        let present = shared.begin_stream(peer);
+        assert!(!shared.is_connected(peer), "messages wait for the present stream");
+        shared.set_open(peer, former, Some("former"));
+        assert!(!shared.is_connected(peer));
+        shared.set_open(peer, present, Some("present"));
+        shared.set_open(peer, former, None);
+        shared.end_stream(peer, former);
+        assert_eq!(shared.connected_at(peer), Some("present".to_owned()));
+        shared.end_stream(peer, present);
+        assert!(!shared.is_connected(peer));
     }
 
     // Other systems have only one loopback address.

@@ -35,8 +35,10 @@ pub(crate) struct Shared<N> {
     /// milliseconds. At most one for each member.
     settings: Mutex<BTreeMap<NodeId, (u32, u32)>>,
     incarnations: Mutex<BTreeMap<NodeId, Incarnation>>,
-    /// The peers to which a stream is open, and at which addresses.
-    connected: Mutex<BTreeMap<NodeId, String>>,
+    /// The stream to each peer.
+    streams: Mutex<BTreeMap<NodeId, Stream>>,
+    /// How many streams have begun.
+    begun: AtomicU64,
     /// How often a stream to or from each member has opened, or one from it has ended.
     contacts: Mutex<BTreeMap<NodeId, u64>>,
     /// Notified whenever one of `contacts` changes.
@@ -108,6 +110,14 @@ impl Counters {
     }
 }
 
+/// The stream that carries the messages to a peer. A peer that is removed and added again gets
+/// another one, while the task of the former one may still be ending.
+struct Stream {
+    number: u64,
+    /// The address at which it is open.
+    open_at: Option<String>,
+}
+
 /// An earlier data directory of a member that runs.
 pub(crate) struct Obsolete {
     node: NodeId,
@@ -167,7 +177,8 @@ impl<N: Net> Shared<N> {
             obsolete: Mutex::default(),
             settings: Mutex::default(),
             incarnations: Mutex::default(),
-            connected: Mutex::default(),
+            streams: Mutex::default(),
+            begun: AtomicU64::new(0),
             contacts: Mutex::default(),
             contact: Notify::new(),
             cut: Mutex::default(),
@@ -322,13 +333,28 @@ impl<N: Net> Shared<N> {
         });
     }
 
-    /// A stream to the peer is open at this address, or none any more.
-    pub fn set_connected(&self, peer: NodeId, at: Option<&str>) {
-        let mut connected = lock(&self.connected);
-        match at {
-            Some(address) => connected.insert(peer, address.to_owned()),
-            None => connected.remove(&peer),
-        };
+    /// The messages to the peer go to another stream from now on. Returns its number.
+    pub fn begin_stream(&self, peer: NodeId) -> u64 {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        lock(&self.streams).insert(peer, Stream { number, open_at: None });
+        number
+    }
+
+    /// The stream is open at this address, or not any more.
+    pub fn set_open(&self, peer: NodeId, number: u64, at: Option<&str>) {
+        if let Some(stream) = lock(&self.streams).get_mut(&peer)
+            && stream.number == number
+        {
+            stream.open_at = at.map(str::to_owned);
+        }
+    }
+
+    /// Nobody keeps the stream any more.
+    pub fn end_stream(&self, peer: NodeId, number: u64) {
+        let mut streams = lock(&self.streams);
+        if streams.get(&peer).is_some_and(|stream| stream.number == number) {
+            streams.remove(&peer);
+        }
     }
 
     /// A stream to or from this member has opened, or one from it has ended.
@@ -355,7 +381,7 @@ impl<N: Net> Shared<N> {
 
     /// The address at which a stream to the peer is open.
     pub fn connected_at(&self, peer: NodeId) -> Option<String> {
-        lock(&self.connected).get(&peer).cloned()
+        lock(&self.streams).get(&peer)?.open_at.clone()
     }
 
     /// Whether messages to and from a peer pass: false if a test has cut the link.
@@ -364,12 +390,15 @@ impl<N: Net> Shared<N> {
     }
 
     pub fn is_connected(&self, peer: NodeId) -> bool {
-        self.passes(peer) && lock(&self.connected).contains_key(&peer)
+        let is_open = |stream: &Stream| stream.open_at.is_some();
+        self.passes(peer) && lock(&self.streams).get(&peer).is_some_and(is_open)
     }
 
     /// The peers to which a stream is open.
     pub fn connected(&self) -> BTreeSet<NodeId> {
-        lock(&self.connected).keys().copied().collect()
+        let streams = lock(&self.streams);
+        let open = streams.iter().filter(|(_, stream)| stream.open_at.is_some());
+        open.map(|(peer, _)| *peer).collect()
     }
 
     /// Cuts the link to a peer.

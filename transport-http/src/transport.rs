@@ -73,8 +73,13 @@ impl<N: Net> HttpTransport<N> {
     /// Opens a queue of messages to the peer, and keeps a stream for it.
     fn open(&self, queues: &mut Queues, peer: NodeId) -> mpsc::Sender<Message> {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let number = self.shared.begin_stream(peer);
+        let shared = self.shared.clone();
         // The task ends when its queue is closed.
-        let keep = link::keep(self.shared.clone(), peer, messages);
+        let keep = async move {
+            link::keep(&shared, peer, number, messages).await;
+            shared.end_stream(peer, number);
+        };
         self.shared.net.spawn(keep).detach();
         queues.insert(peer, queue.clone());
         queue
