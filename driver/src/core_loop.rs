@@ -27,7 +27,9 @@ use crate::{Clock, Inspect, Transport};
 use raft::{Index, LogId, Membership, Message, Node, Write};
 use standing::Leadership;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use ticks::Ticks;
 use tokio::sync::mpsc;
@@ -155,6 +157,7 @@ impl CoreLoop {
                 () = &mut sleep => slept = true,
             }
             if !slept {
+                give_way_to_tasks().await;
                 self.clock.give_way();
             }
             count(&self.shared.metrics.turns);
@@ -216,6 +219,19 @@ impl CoreLoop {
             }
         }
     }
+}
+
+/// Lets the other tasks of this runtime that are ready run, once.
+async fn give_way_to_tasks() {
+    let mut has_given_way = false;
+    poll_fn(|context| match std::mem::replace(&mut has_given_way, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// Takes further items that are ready, until `into` has `max` items.

@@ -9,8 +9,8 @@
 //!
 //! One task owns the core and one owns the state machine. One thread owns the store and one writes
 //! snapshots. [`Driver::new`] creates these parts and starts nothing. Time comes from the [`Clock`]
-//! trait, and the parts are plain futures, so the same code runs on tokio ([`spawn`]) and in a
-//! simulation. Every queue is bounded; calls that do not fit are rejected as `Busy`.
+//! trait, and the parts are plain futures, so the same code runs on tokio ([`spawn`]; without threads
+//! [`spawn_tasks`]) and in a simulation. Every queue is bounded; calls that do not fit are rejected as `Busy`.
 //!
 //! The driver has no protocol rules (those are in `raft`), and moves no bytes between nodes (a
 //! [`Transport`] does).
@@ -70,7 +70,7 @@ pub use report::report;
 pub use session::{SessionError, SessionId, SessionLimits, SessionNumber, Sessions};
 pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
 #[cfg(feature = "tokio")]
-pub use spawn::{TokioClock, spawn};
+pub use spawn::{TokioClock, spawn, spawn_tasks};
 pub use status::{DriverStatus, Load, Metrics, MetricsReading};
 pub use store_loop::StorePort;
 pub use transport::Transport;

@@ -18,6 +18,7 @@ const SNAPSHOT_NICENESS: i32 = 10;
 #[derive(Clone, Debug)]
 pub struct TokioClock {
     start_ns: u64,
+    gives_way: bool,
 }
 
 /// Nanoseconds of a monotonic clock that keeps running while the machine is suspended, as log time
@@ -36,7 +37,13 @@ impl TokioClock {
     /// A clock that starts now.
     #[allow(clippy::new_without_default, reason = "a clock has a start, which is no default")]
     pub fn new() -> Self {
-        TokioClock { start_ns: monotonic_ns() }
+        TokioClock { start_ns: monotonic_ns(), gives_way: true }
+    }
+
+    /// Like [`TokioClock::new`], for a node without threads of its own ([`spawn_tasks`]): all that
+    /// it could wait for is in its runtime, so it does not give way to other threads.
+    pub fn for_tasks() -> Self {
+        TokioClock { gives_way: false, ..TokioClock::new() }
     }
 }
 
@@ -56,7 +63,9 @@ impl Clock for TokioClock {
     }
 
     fn give_way(&self) {
-        std::thread::yield_now();
+        if self.gives_way {
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -87,4 +96,25 @@ pub fn spawn<S: StateMachine, L: LogStore + 'static>(
     thread::Builder::new().name("raft-machine".into()).spawn(machine)?;
     tokio::spawn(core);
     Ok(handle)
+}
+
+/// Like [`spawn`], with all parts as tasks of this runtime, and no threads: for a store and a state
+/// machine in memory, which take microseconds. The clock should be [`TokioClock::for_tasks`].
+/// Whatever blocks one of the tasks, such as a sync or
+/// a long query, holds up the others, and a leader whose heartbeats are late is replaced.
+pub fn spawn_tasks<S: StateMachine, L: LogStore + 'static>(
+    driver: Driver<S>,
+    store: L,
+    close: impl FnOnce(L) + Send + 'static,
+) -> Handle<S> {
+    let Driver { handle, core, machine, store: writes, snapshots } = driver;
+    let open = handle.shared.part("closing of the store");
+    tokio::spawn(async move {
+        close(writes.run(store).await);
+        drop(open);
+    });
+    tokio::spawn(snapshots.run(|| Box::pin(std::future::ready(()))));
+    tokio::spawn(machine);
+    tokio::spawn(core);
+    handle
 }

@@ -9,7 +9,7 @@ use crate::rounds::{Base, Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
 use driver::{
     ApplyContext, Dependencies, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError,
-    StateMachine, TokioClock, Transport, inbox, spawn,
+    StateMachine, TokioClock, Transport, inbox, spawn, spawn_tasks,
 };
 use raft::{Durable, LogTime, Membership, Message, NodeId, Restored, Snapshot, SnapshotOffer};
 use std::io::{self, Read};
@@ -24,25 +24,40 @@ const CLIENTS: [u64; 3] = [1, 64, 1024];
 
 const OPENRAFT: Base = Base { system: "openraft", ratio: "ratio to openraft" };
 
+/// What the store and the state machine of a node run on.
+#[derive(Clone, Copy)]
+enum Parts {
+    /// Threads of their own, as with a real disk.
+    Threads,
+    /// Tasks of the runtime, like those of openraft.
+    Tasks,
+}
+
 /// Measures the driver.
 pub fn measure(rounds: u32, span: Span, value: &Bytes) -> Result<Vec<Row>, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut contestants = Vec::new();
     for clients in CLIENTS {
         let (runtime, setting) = (&runtime, format!("{clients} clients"));
-        contestants.push(Contestant {
-            system: "quorate-driver",
-            setting: setting.clone(),
-            measure: Box::new(move |span| runtime.block_on(sample(span, clients, value))),
-        });
+        for (system, parts) in
+            [("quorate-driver", Parts::Threads), ("quorate-driver, in tasks", Parts::Tasks)]
+        {
+            contestants.push(Contestant {
+                system,
+                setting: setting.clone(),
+                measure: Box::new(move |span| {
+                    runtime.block_on(sample(span, clients, value, parts))
+                }),
+            });
+        }
         #[cfg(feature = "peers")]
         contestants.push(peers::openraft::contestant(clients, setting, value, runtime));
     }
     in_turn(rounds, span, contestants, &[OPENRAFT])
 }
 
-async fn sample(span: Span, clients: u64, value: &Bytes) -> Result<Sample, Error> {
-    let nodes = start()?;
+async fn sample(span: Span, clients: u64, value: &Bytes, parts: Parts) -> Result<Sample, Error> {
+    let nodes = start(parts)?;
     let leader = nodes[0].clone();
     while !leader.status().serving() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -143,7 +158,7 @@ impl Totals {
 }
 
 /// Starts three nodes. The first one campaigns at once.
-fn start() -> Result<Vec<Handle<Counter>>, Error> {
+fn start(parts: Parts) -> Result<Vec<Handle<Counter>>, Error> {
     let network: Arc<Network> = Arc::new(OnceLock::new());
     let mut inboxes = Vec::new();
     let mut ends = Vec::new();
@@ -165,11 +180,17 @@ fn start() -> Result<Vec<Handle<Counter>>, Error> {
             transport: Arc::new(Memory { own: id, network: network.clone() }),
             inbox_receiver,
             snapshots,
-            clock: Arc::new(TokioClock::new()),
+            clock: Arc::new(match parts {
+                Parts::Threads => TokioClock::new(),
+                Parts::Tasks => TokioClock::for_tasks(),
+            }),
         };
         let restored = Restored::initial(Snapshot::initial(cluster::membership()));
         let node = Driver::new(config, restored, dependencies)?;
-        nodes.push(spawn(node, InMemory, drop)?);
+        nodes.push(match parts {
+            Parts::Threads => spawn(node, InMemory, drop)?,
+            Parts::Tasks => spawn_tasks(node, InMemory, drop),
+        });
     }
     Ok(nodes)
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{
     Counted, Counter, Gate, Network, PATIENCE, add, eventually, leader, open_log, open_log_of,
-    start, start_with, text,
+    start, start_tasks, start_with, text,
 };
 use bytes::Bytes;
 use driver::{
@@ -54,6 +54,31 @@ async fn what_is_proposed_to_the_leader_is_read_on_every_node() {
         );
         let read = node.read(Bytes::new(), ReadMode::Linearizable).await;
         assert_eq!(read.unwrap_err(), ReadError::Stopped);
+    }
+}
+
+// On a runtime of one thread: whatever blocked it would be noticed.
+#[tokio::test]
+async fn nodes_without_threads_work_and_restart() {
+    let (network, disks) = (Network::default(), disks());
+    for start in 0..2 {
+        let nodes: Vec<_> = (1..=NODES)
+            .map(|id| start_tasks(&network, &disks[id as usize - 1], id, NODES))
+            .collect();
+        let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        for number in 1..=10 {
+            add(leading, number).await;
+        }
+        for node in &nodes {
+            let sum = node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+            assert_eq!(text(&sum), 55 * (start + 1));
+        }
+        for node in &nodes {
+            node.shutdown().await;
+            assert_eq!(node.stopped().await, StopReason::Shutdown);
+        }
+        // The lock of a disk is that of a process.
+        disks.iter().for_each(MemDisk::kill);
     }
 }
 

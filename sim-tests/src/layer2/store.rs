@@ -12,6 +12,8 @@ use std::time::Duration;
 const LARGE_ONE_IN: u64 = 12;
 /// More deleted keys than there are keys: no limit in effect.
 const DELETED_MAX: usize = 1_000_000;
+/// More bytes than the commands of a run have: no limit in effect.
+const BYTES_MAX: usize = 1 << 40;
 /// The lowest limit of concurrent listings on a node.
 pub(super) const LISTINGS_MAX_LEAST: usize = 2;
 
@@ -43,8 +45,7 @@ impl Store {
         limits.listings_max = draw.pick(&[LISTINGS_MAX_LEAST, limits.listings_max]);
         // With lower limits, small requests reach them too.
         limits.listing_part_bytes = draw.pick(&[1, 300, 5_000, limits.listing_part_bytes]);
-        let bytes_max = limits.history_bytes_max;
-        limits.history_bytes_max = draw.pick(&[1_000, 30_000, bytes_max, bytes_max]);
+        limits.history_bytes_max = draw.pick(&[1_000, 30_000, BYTES_MAX, BYTES_MAX]);
         let deleted_max = draw.pick(&[1, 3, DELETED_MAX, DELETED_MAX]);
         for bytes_max in [&mut limits.bodies_bytes_max, &mut limits.replies_bytes_max] {
             *bytes_max = draw.pick(&[8 << 20, *bytes_max]);
@@ -58,7 +59,7 @@ impl Store {
             limits.value_bytes_max = values::LARGE_BYTES_MAX;
         }
         let complete =
-            limits.history_commands_max >= 100_000 && limits.history_bytes_max == bytes_max;
+            limits.history_commands_max >= 100_000 && limits.history_bytes_max == BYTES_MAX;
         let forgets = deleted_max < DELETED_MAX;
         let history = Mutex::new(History::new(complete, forgets));
         Store { history, limits, deleted_max, values, forward }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use driver::{
     ApplyContext, Dependencies, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError,
-    StateMachine, TokioClock, Transport, inbox, spawn,
+    StateMachine, TokioClock, Transport, inbox, spawn, spawn_tasks,
 };
 use raft::{
     Config, Incarnation, LogTime, Member, Membership, Message, NodeId, Restored, SnapshotOffer,
@@ -248,6 +248,14 @@ pub fn start(
     start_with(network, disk, id, restored, log, adapt, |log| log.close().unwrap())
 }
 
+/// Starts node `id` of `nodes` on `disk`, without threads.
+pub fn start_tasks(network: &Network, disk: &MemDisk, id: u64, nodes: u64) -> Handle<Counter> {
+    let (log, restored) = open_log(disk, id, nodes);
+    let clock = TokioClock::for_tasks();
+    let driver = assemble(network, disk, id, restored, clock, |_| {});
+    spawn_tasks(driver, log, |log| log.close().unwrap())
+}
+
 /// Starts node `id` with the given store.
 pub fn start_with<L: LogStore + 'static>(
     network: &Network,
@@ -258,6 +266,18 @@ pub fn start_with<L: LogStore + 'static>(
     adapt: impl FnOnce(&mut DriverConfig),
     close: impl FnOnce(L) + Send + 'static,
 ) -> Handle<Counter> {
+    let driver = assemble(network, disk, id, restored, TokioClock::new(), adapt);
+    spawn(driver, log, close).unwrap()
+}
+
+fn assemble(
+    network: &Network,
+    disk: &MemDisk,
+    id: u64,
+    restored: Restored,
+    clock: TokioClock,
+    adapt: impl FnOnce(&mut DriverConfig),
+) -> Driver<Counter> {
     let snapshots = Arc::new(Snapshots::new(disk.clone()).unwrap());
     let (inbox, inbox_receiver) = inbox(snapshots.clone());
     network.0.lock().unwrap().inboxes.insert(NodeId(id), inbox.clone());
@@ -269,10 +289,9 @@ pub fn start_with<L: LogStore + 'static>(
     // On a busy machine a leader may be delayed, and few tests are about that.
     config.raft.election_ticks = 60;
     adapt(&mut config);
-    let clock = Arc::new(TokioClock::new());
-    let machine = Counter::default();
+    let (machine, clock) = (Counter::default(), Arc::new(clock));
     let dependencies = Dependencies { machine, transport, inbox_receiver, snapshots, clock };
-    spawn(Driver::new(config, restored, dependencies).unwrap(), log, close).unwrap()
+    Driver::new(config, restored, dependencies).unwrap()
 }
 
 /// The limit of all waits: what has not happened by then never will, however busy the machine is.
