@@ -5,7 +5,7 @@
 //! later one may be installed. The earlier one is then older than everything the log needs, but
 //! must still exist: a state machine that cannot read its snapshot stops the node. So nothing is
 //! removed while a restore is pending. A leader also keeps what it has offered to a peer: if the
-//! transfer fails, it continues with the same snapshot (`raft::Node::offered_snapshots`).
+//! transfer fails, it continues with the same snapshot (`raft::RawNode::offered_snapshots`).
 
 use raft::LogId;
 

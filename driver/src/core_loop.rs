@@ -24,7 +24,7 @@ use crate::shared::Shared;
 use crate::snapshots::SnapshotStore;
 use crate::status::{add, count};
 use crate::{Clock, Inspect, Transport};
-use raft::{Index, LogId, Membership, Message, Node, Write};
+use raft::{Index, LogId, Membership, Message, RawNode, Write};
 use standing::Leadership;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -48,7 +48,7 @@ const FULL_RETRY_TICKS_MAX: u32 = 160;
 const SHUTDOWN_GRACE_TICKS: u32 = 50;
 
 pub(crate) struct CoreLoop {
-    pub node: Node,
+    pub node: RawNode,
     pub clock: Arc<dyn Clock>,
     pub transport: Arc<dyn Transport>,
     pub store: Arc<dyn SnapshotStore>,

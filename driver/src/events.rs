@@ -345,7 +345,7 @@ fn of_peer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::{Config, Incarnation, Member, Node, Restored};
+    use raft::{Config, Incarnation, Member, RawNode, Restored};
 
     /// The status of the only voter of a cluster, which has not campaigned.
     fn status() -> Status {
@@ -356,7 +356,7 @@ mod tests {
         };
         let membership = Membership::of_voters([(NodeId(1), member)].into());
         let restored = Restored::initial(raft::Snapshot::initial(membership));
-        Node::new(Config::new(NodeId(1), Incarnation(1), 1), restored).unwrap().status()
+        RawNode::new(Config::new(NodeId(1), Incarnation(1), 1), restored).unwrap().status()
     }
 
     fn conditions(seconds: u64, not_ready: Option<&NotReady>) -> Conditions<'_> {

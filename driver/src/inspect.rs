@@ -1,7 +1,7 @@
 //! The interface for observers of a running node: the checks of a simulation.
 
 use crate::{Answer, ErasedMachine, Outcome, Replica};
-use raft::{Entry, LogId, Node, Snapshot};
+use raft::{Entry, LogId, RawNode, Snapshot};
 
 /// The outcome of a proposal: the answer to its entry, once that is applied.
 pub type Decision = Result<Answer, Outcome>;
@@ -10,11 +10,11 @@ pub type Decision = Result<Answer, Outcome>;
 /// The default methods do nothing and cost nothing.
 pub trait Inspect: Send + Sync + 'static {
     /// The node has been assembled from its restored state.
-    fn started(&self, _node: &Node) {}
+    fn started(&self, _node: &RawNode) {}
 
     /// The core has taken input: the receipts and reports of a turn, one message, a tick, or the
     /// calls of a turn. Its actions have not been carried out yet.
-    fn look(&self, _node: &Node) {}
+    fn look(&self, _node: &RawNode) {}
 
     /// An entry has been applied with this answer. `replica` has already applied the whole batch of
     /// the entry.

@@ -9,8 +9,9 @@
 //!
 //! One task owns the core and one owns the state machine. One thread owns the store and one writes
 //! snapshots. [`Driver::new`] creates these parts and starts nothing. Time comes from the [`Clock`]
-//! trait, and the parts are plain futures, so the same code runs on tokio ([`spawn`]; without threads
-//! [`spawn_tasks`]) and in a simulation. Every queue is bounded; calls that do not fit are rejected as `Busy`.
+//! trait, and the parts are plain futures, so the same code runs on tokio ([`spawn`]; without
+//! threads [`spawn_tasks`]) and in a simulation. Every queue is bounded; calls that do not fit are
+//! rejected as `Busy`.
 //!
 //! The driver has no protocol rules (those are in `raft`), and moves no bytes between nodes (a
 //! [`Transport`] does).
@@ -62,7 +63,7 @@ pub use inbox::{Inbox, InboxReceiver, OfferError, inbox, inbox_limited};
 pub use inspect::{Decision, Inspect};
 pub use limits::Limits;
 pub use machine::{ApplyContext, Frozen, RestoreError, StateMachine};
-pub use node::{Dependencies, Driver, DriverConfig, Part};
+pub use node::{Dependencies, Driver, DriverConfig, DriverTask};
 pub use raft::LogTime;
 pub use reception::{Prefix, Reception, Unfinished};
 pub use replica::{Answer, FrozenReplica, Replica, WrongBatch, hashed};

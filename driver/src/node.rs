@@ -11,7 +11,7 @@ use crate::{
     Clock, DriverStatus, ErasedMachine, Handle, InboxReceiver, Inspect, Limits, Load, NotReady,
     Replica, SessionLimits, SnapshotPort, SnapshotStore, StateMachine, StorePort, Transport,
 };
-use raft::{Config, ConfigError, Node, Restored};
+use raft::{Config, ConfigError, RawNode, Restored};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -62,7 +62,7 @@ pub struct Dependencies<S> {
 }
 
 /// A part of a node, to be run as a task.
-pub type Part = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type DriverTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A node that is assembled but not running. All of its parts must be run: dropping one stops the
 /// node.
@@ -70,9 +70,9 @@ pub struct Driver<S: StateMachine> {
     /// For clients of the node.
     pub handle: Handle<S>,
     /// The task that owns the core.
-    pub core: Part,
+    pub core: DriverTask,
     /// The task that owns the state machine.
-    pub machine: Part,
+    pub machine: DriverTask,
     /// Makes writes durable. Run it on a thread of its own.
     pub store: StorePort,
     /// Writes snapshots. Run it on a thread of its own.
@@ -128,7 +128,7 @@ fn assemble(
     let limits = config.limits.in_range();
     let sessions = config.sessions.in_range();
     let own_session = OwnSession::new(config.raft.start_nonce, config.raft.command_bytes_max);
-    let node = Node::new(config.raft, restored)?;
+    let node = RawNode::new(config.raft, restored)?;
     inspect.started(&node);
     let status = DriverStatus {
         raft: node.status(),

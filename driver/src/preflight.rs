@@ -9,7 +9,7 @@
 //! configuration, as long as the change can still be given up.
 
 use crate::error::MembersError;
-use raft::{Change, ChangeError, Index, Node, Now};
+use raft::{Change, ChangeError, Index, Now, RawNode};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -35,7 +35,7 @@ impl Preflight {
     /// refused if they have not done so within `limit`.
     pub fn add(
         &mut self,
-        node: &mut Node,
+        node: &mut RawNode,
         now: Now,
         limit: Duration,
         mut change: Change,
@@ -56,7 +56,7 @@ impl Preflight {
     }
 
     /// Begins the changes of which enough voters have replied, and ends those that are refused.
-    pub fn try_all(&mut self, node: &mut Node, now: Now) {
+    pub fn try_all(&mut self, node: &mut RawNode, now: Now) {
         let mut at = 0;
         while let Some(Waiting { change, begun, until_ns }) = self.waiting.get(at) {
             if begun.is_closed() {

@@ -325,7 +325,7 @@ mod tests {
         let membership = Membership::of_voters(members.into());
         let restored = raft::Restored::initial(Snapshot::initial(membership.clone()));
         let config = raft::Config::new(NodeId(1), Incarnation(1), 1);
-        let mut node = raft::Node::new(config, restored).unwrap();
+        let mut node = raft::RawNode::new(config, restored).unwrap();
         let snapshot = Snapshot { last: LogId::new(5, 1), ..Snapshot::initial(membership) };
         let (from, to, term, incarnation) = (NodeId(2), NodeId(1), raft::Term(1), Incarnation(2));
         let offer = raft::SnapshotOffer { from, to, term, incarnation, snapshot };

@@ -253,7 +253,7 @@ mod tests {
     fn a_log_that_cannot_be_written_keeps_no_node_from_stopping() {
         let config = raft::Config::new(raft::NodeId(0), raft::Incarnation(1), 1);
         let restored = raft::Restored::initial(raft::Snapshot::initial(Default::default()));
-        let raft = raft::Node::new(config, restored).unwrap().status();
+        let raft = raft::RawNode::new(config, restored).unwrap().status();
         let status = DriverStatus {
             raft,
             read_only: None,

@@ -5,16 +5,16 @@ use crate::Input;
 use bytes::Bytes;
 use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
-    LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId, ReadProof, Reading,
-    ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer, StateHash,
-    TakeSnapshot, Term, Write,
+    LogTime, Member, Membership, Message, NodeId, Now, Payload, RawNode, ReadId, ReadProof,
+    Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer,
+    StateHash, TakeSnapshot, Term, Write,
 };
 
 /// The most actions after one event. A correct core returns far fewer.
 const ACTIONS_MAX: usize = 20_000;
 
 struct Driven {
-    node: Node,
+    node: RawNode,
     now: Now,
     write: Option<Write>,
     apply: Option<Apply>,
@@ -56,7 +56,7 @@ impl Driven {
         config.inflight_messages_max = 3;
         config.clock_ticks = 7;
         let restored = Restored::initial(Snapshot::initial(membership(voters)));
-        let node = Node::new(config, restored).expect("a sound configuration");
+        let node = RawNode::new(config, restored).expect("a sound configuration");
         let now = Now { monotonic_ns: 1, wall_ms: 1_000 };
         Driven {
             node,

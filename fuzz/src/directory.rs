@@ -102,7 +102,7 @@ fn start(disk: &MemDisk) -> Option<String> {
     let snapshots = Snapshots::new(disk.clone()).ok()?;
     member.check_base(&snapshots).ok()?;
     let restored = member.restored().clone();
-    let node = raft::Node::new(raft::Config::new(NODE, Incarnation(7), 1), restored.clone());
+    let node = raft::RawNode::new(raft::Config::new(NODE, Incarnation(7), 1), restored.clone());
     assert!(node.is_ok(), "what is restored is sound: {:?}", node.err());
     Some(format!("{restored:?}"))
 }

@@ -12,15 +12,15 @@ use driver::{
 };
 use raft::ConfigError;
 use std::sync::Arc;
-use storage::{Disk, Log, Member, Snapshots};
+use storage::{Disk, Log, MemberDirectory, Snapshots};
 
 /// The parts of a node.
 pub struct Parts<S, D: Disk> {
     /// The state machine, in its initial state.
     pub machine: S,
     /// The data directory. The snapshot that its log begins after must have been checked: see
-    /// [`Member::check_base`].
-    pub member: Member<D>,
+    /// [`MemberDirectory::check_base`].
+    pub member: MemberDirectory<D>,
     /// The snapshots in the data directory.
     pub snapshots: Snapshots<D>,
     /// The clock of the driver.

@@ -12,7 +12,7 @@ use raft::{Incarnation, NodeId};
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
-use storage::{ClaimError, Disk, Member, Unclaimed};
+use storage::{ClaimError, Disk, MemberDirectory, Unclaimed};
 use transport_http::net::Net;
 use transport_http::{BootstrapError, BootstrapService, Founder, Listed};
 
@@ -52,7 +52,7 @@ pub async fn begin<D: Disk, N: Net>(
     own: &Listed,
     list: &[Listed],
     how: Begin,
-) -> Result<Member<D>, BeginError> {
+) -> Result<MemberDirectory<D>, BeginError> {
     let founders: Vec<NodeId> = match how {
         Begin::Bootstrap => list.iter().map(|listed| listed.node).collect(),
         Begin::Join => Vec::new(),

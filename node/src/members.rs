@@ -2,7 +2,7 @@
 //!
 //! An operator declares which members the cluster is to have, with their ids and addresses. The
 //! membership in the log also names the incarnation of each data directory, so this module asks
-//! every new node for its own. The change itself is the leader's ([`raft::Node::set_members`]).
+//! every new node for its own. The change itself is the leader's ([`raft::RawNode::set_members`]).
 
 use driver::{Clock, Handle, MembersError, StateMachine};
 use raft::{Change, Index, Member, Membership, NodeId, Status, check_address};

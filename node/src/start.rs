@@ -19,8 +19,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use storage::{
-    ClaimError, ClusterId, Directory, Log, Member, OpenError, RealDisk, SnapshotError, Snapshots,
-    Unclaimed,
+    ClaimError, ClusterId, Directory, Log, MemberDirectory, OpenError, RealDisk, SnapshotError,
+    Snapshots, Unclaimed,
 };
 use transport_http::net::TokioNet;
 use transport_http::{
@@ -89,7 +89,7 @@ struct Ready {
     core: OwnThread,
     peers: PeerServer,
     founder: Founder,
-    member: Member<RealDisk>,
+    member: MemberDirectory<RealDisk>,
     snapshots: Snapshots<RealDisk>,
     config: DriverConfig,
     transport_config: TransportConfig,
@@ -243,7 +243,10 @@ impl Starting<'_> {
     }
 
     /// Continues with the state in the directory, if it belongs to this node.
-    fn resume(&self, member: Member<RealDisk>) -> Result<Member<RealDisk>, StartError> {
+    fn resume(
+        &self,
+        member: MemberDirectory<RealDisk>,
+    ) -> Result<MemberDirectory<RealDisk>, StartError> {
         let found = member.who().node();
         match found == self.id {
             true => Ok(member),
@@ -252,7 +255,10 @@ impl Starting<'_> {
     }
 
     /// Bootstraps or joins a cluster.
-    async fn begin(&self, unclaimed: Unclaimed<RealDisk>) -> Result<Member<RealDisk>, StartError> {
+    async fn begin(
+        &self,
+        unclaimed: Unclaimed<RealDisk>,
+    ) -> Result<MemberDirectory<RealDisk>, StartError> {
         if let Some(found) = unclaimed.node().filter(|found| *found != self.id) {
             return Err(self.claim_error(ClaimError::OtherNode { found, expected: self.id }));
         }
@@ -280,9 +286,9 @@ impl Starting<'_> {
     /// one.
     async fn check_base(
         &self,
-        mut member: Member<RealDisk>,
+        mut member: MemberDirectory<RealDisk>,
         disk: RealDisk,
-    ) -> Result<(Member<RealDisk>, Snapshots<RealDisk>), StartError> {
+    ) -> Result<(MemberDirectory<RealDisk>, Snapshots<RealDisk>), StartError> {
         let snapshots = Snapshots::new(disk).map_err(|error| self.disk_error(error))?;
         // A large snapshot takes a while. The listener answers meanwhile.
         let checking = tokio::task::spawn_blocking(move || {

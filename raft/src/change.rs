@@ -28,8 +28,8 @@ pub struct Change {
     /// The change still waits for one before the joint configuration, and is given up without it.
     pub force: bool,
     /// A voter replies if it has acknowledged this round or a later one (see
-    /// [`Node::ask_peers`](crate::Node::ask_peers)). By default: if any message of it has arrived
-    /// within the last election timeout, which a node that has just stopped passes too.
+    /// [`RawNode::ask_peers`](crate::RawNode::ask_peers)). By default: if any message of it has
+    /// arrived within the last election timeout, which a node that has just stopped passes too.
     pub since: Option<Round>,
     /// The change is given up if, after this time in milliseconds of log time, its new voters have
     /// not caught up or no quorum of all its voters replies and stores entries. 10 minutes by

@@ -1,11 +1,11 @@
 //! A fingerprint of a node's state, for a search that must recognise states it has seen. Two nodes
 //! with the same fingerprint behave alike from then on. Only with the feature `clone-work`.
 
-use crate::Node;
+use crate::RawNode;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hasher};
 
-impl Node {
+impl RawNode {
     /// Fingerprints the state that decides the node's behaviour. Counters, order numbers and the
     /// state of the random generator are left out.
     pub fn fingerprint(&self) -> u64 {

@@ -94,7 +94,8 @@ impl Follower {
         }
     }
 
-    /// The number of ticks that only count: see [`Node::idle_ticks`](crate::Node::idle_ticks).
+    /// The number of ticks that only count: see
+    /// [`RawNode::idle_ticks`](crate::RawNode::idle_ticks).
     pub fn idle_ticks(&self) -> u32 {
         match self.reads.is_empty() && !self.reply_due {
             true => self.timeout.saturating_sub(self.elapsed).saturating_sub(1),

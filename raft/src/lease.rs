@@ -32,7 +32,8 @@ use std::time::Duration;
 /// without leases do not count, so with too few others there is no lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseConfig {
-    /// The length of a tick: the least time between two calls of [`Node::tick`](crate::Node::tick).
+    /// The length of a tick: the least time between two calls of
+    /// [`RawNode::tick`](crate::RawNode::tick).
     pub tick: Duration,
     /// The bound on clock drift, in parts per million: in a second, the monotonic clock of each
     /// node gains or loses at most this many microseconds. From 1 to

@@ -1,7 +1,7 @@
 //! The Raft consensus protocol as a pure function of its inputs.
 //!
-//! A [`Node`] takes events (ticks, messages, proposals, receipts for finished work) and returns
-//! work orders ([`Action`]) from [`Node::poll`]. It does no I/O, reads no clock and starts no
+//! A [`RawNode`] takes events (ticks, messages, proposals, receipts for finished work) and returns
+//! work orders ([`Action`]) from [`RawNode::poll`]. It does no I/O, reads no clock and starts no
 //! thread. The same inputs give the same outputs, bit for bit, so a simulator can run it through
 //! millions of schedules.
 //!
@@ -53,7 +53,7 @@ pub use lease::LeaseConfig;
 pub use log_time::Reading;
 pub use membership::{Member, Membership, Target};
 pub use message::{Body, Forwarded, Message, SnapshotOffer};
-pub use node::Node;
+pub use node::RawNode;
 pub use request::{ProposeRefused, Proposed, ReadProof, ReadRefused, Request};
 pub use status::{Counters, PeerStatus, RoleKind, Status};
 pub use transfer::TransferRefused;

@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 
 /// A member of a cluster: the protocol's state machine.
 ///
-/// Events are passed to its methods. After one or more events, call [`Node::poll`] until it returns
-/// `None`. The actions that it returns may be started at once, in any order and in parallel. The
-/// loop of a driver, in outline:
+/// Events are passed to its methods. After one or more events, call [`RawNode::poll`] until it
+/// returns `None`. The actions that it returns may be started at once, in any order and in
+/// parallel. The loop of a driver, in outline:
 ///
 /// ```text
 /// loop {
@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 /// ```
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
-pub struct Node {
+pub struct RawNode {
     core: Core,
     role: Role,
 }
@@ -52,10 +52,10 @@ pub(crate) enum Role {
     Leader(Leader),
 }
 
-impl Node {
+impl RawNode {
     /// Creates a node from its recovered state. Its state machine must have the state of
     /// `restored.snapshot`.
-    pub fn new(config: Config, restored: Restored) -> Result<Node, ConfigError> {
+    pub fn new(config: Config, restored: Restored) -> Result<RawNode, ConfigError> {
         config.check()?;
         let mut before = restored.snapshot.last;
         for entry in &restored.entries {
@@ -75,14 +75,14 @@ impl Node {
         if campaign {
             follower.hurry();
         }
-        Ok(Node { core, role: Role::Follower(follower) })
+        Ok(RawNode { core, role: Role::Follower(follower) })
     }
 
     // Events in.
 
     /// One tick of the clock has passed. Call it once for each tick length; ticks that were missed
-    /// are not made up for, except those of [`Node::idle_ticks`]. `now` never goes backwards, over
-    /// the calls of all methods.
+    /// are not made up for, except those of [`RawNode::idle_ticks`]. `now` never goes backwards,
+    /// over the calls of all methods.
     pub fn tick(&mut self, now: Now) {
         self.core.set_now(now);
         let leader = self.leader();
@@ -97,9 +97,9 @@ impl Node {
     }
 
     /// The number of ticks that will do nothing but count, if no other event comes before; at most
-    /// a heartbeat interval. A driver may let that many pass, and call [`Node::tick`] as many times
-    /// when it next wakes up, before it hands in anything else. Call it when [`Node::poll`] has
-    /// returned `None`.
+    /// a heartbeat interval. A driver may let that many pass, and call [`RawNode::tick`] as many
+    /// times when it next wakes up, before it hands in anything else. Call it when
+    /// [`RawNode::poll`] has returned `None`.
     ///
     /// It is 0 while anybody waits for the node, in elections and changes, and with leases.
     pub fn idle_ticks(&self) -> u32 {
@@ -381,7 +381,7 @@ impl Node {
         self.core.base_unreadable(snapshot);
     }
 
-    /// The snapshots older than [`Node::base`] that a leader has offered to peers and may offer
+    /// The snapshots older than [`RawNode::base`] that a leader has offered to peers and may offer
     /// again, in order. A driver keeps them: a transfer that has failed continues with the same
     /// snapshot, even if a newer one has been taken meanwhile.
     pub fn offered_snapshots(&self) -> Vec<LogId> {

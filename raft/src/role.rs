@@ -3,7 +3,7 @@
 use crate::{NodeId, Term};
 
 /// The transition that follows from an event. Roles do not know one another: each returns a `Next`,
-/// and `Node::enter` carries it out.
+/// and `RawNode::enter` carries it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// The role does not change.

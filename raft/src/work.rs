@@ -15,18 +15,18 @@ use serde::{Deserialize, Serialize};
 #[must_use]
 pub enum Action {
     /// Make this write durable, then pass [`Write::durable`] to
-    /// [`Node::persisted`](crate::Node::persisted).
+    /// [`RawNode::persisted`](crate::RawNode::persisted).
     Persist(Write),
     /// Send this message. It may be lost.
     Send(Message),
     /// Apply these entries to the state machine in order, then pass [`Apply::applied`] to
-    /// [`Node::applied`](crate::Node::applied).
+    /// [`RawNode::applied`](crate::RawNode::applied).
     Apply(Apply),
     /// Serve the read now, from the state as applied so far.
     Serve(ReadId),
     /// Reject the read: no leader could confirm it. The client may retry.
     Refuse(ReadId),
-    /// The outcome of a command that [`Node::forward`](crate::Node::forward) has sent to the
+    /// The outcome of a command that [`RawNode::forward`](crate::RawNode::forward) has sent to the
     /// leader.
     Forwarded {
         /// The number that `forward` returned.
@@ -35,13 +35,13 @@ pub enum Action {
         outcome: Forwarded,
     },
     /// Write a snapshot of the state machine as it is now, then pass [`TakeSnapshot::durable`] to
-    /// [`Node::compact`](crate::Node::compact).
+    /// [`RawNode::compact`](crate::RawNode::compact).
     TakeSnapshot(TakeSnapshot),
     /// Send the snapshot `offer.snapshot` with its offer, then call
-    /// [`Node::snapshot_sent`](crate::Node::snapshot_sent).
+    /// [`RawNode::snapshot_sent`](crate::RawNode::snapshot_sent).
     SendSnapshot(SnapshotOffer),
     /// Replace the state of the state machine by that of this snapshot, which is durable. Then pass
-    /// [`Restore::restored`] to [`Node::applied`](crate::Node::applied).
+    /// [`Restore::restored`] to [`RawNode::applied`](crate::RawNode::applied).
     Restore(Restore),
 }
 
@@ -193,9 +193,9 @@ pub struct SnapshotDurable {
 }
 
 /// An order to receive the snapshot that a leader offers, made by
-/// [`Node::accept`](crate::Node::accept). Dropping it gives the transfer up; the leader offers a
-/// snapshot again. Several may be out, since a transfer that its sender has given up may still
-/// finish.
+/// [`RawNode::accept`](crate::RawNode::accept). Dropping it gives the transfer up; the leader
+/// offers a snapshot again. Several may be out, since a transfer that its sender has given up may
+/// still finish.
 #[derive(Debug)]
 #[cfg_attr(feature = "clone-work", derive(Clone))]
 #[must_use]

@@ -7,7 +7,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use raft::{
     Action, Apply, Body, Change, CommandNumber, Config, Entries, Entry, Forwarded, Incarnation,
-    Index, LogId, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, ReadId,
+    Index, LogId, LogTime, Member, Membership, Message, NodeId, Now, Payload, RawNode, ReadId,
     ReadProof, Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot,
     SnapshotOffer, StateHash, TakeSnapshot, Target, Term, Write,
 };
@@ -225,7 +225,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// A node with its pending orders.
 struct Driven {
-    node: Node,
+    node: RawNode,
     write: Option<Write>,
     apply: Option<Apply>,
     restore: Option<Restore>,
@@ -247,7 +247,7 @@ impl Driven {
         config.inflight_messages_max = 3;
         let members = (0..voters).map(|id| (NodeId(id), member(NodeId(id)))).collect();
         let restored = Restored::initial(Snapshot::initial(Membership::of_voters(members)));
-        let node = Node::new(config, restored).expect("a sound configuration");
+        let node = RawNode::new(config, restored).expect("a sound configuration");
         Driven { node, write: None, apply: None, restore: None, snapshot: None, received: None }
     }
 

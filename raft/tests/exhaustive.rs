@@ -26,7 +26,7 @@
 use bytes::Bytes;
 use raft::{
     Action, Change, Config, Entry, HardState, Incarnation, Index, LogId, Member, Membership,
-    Message, Node, NodeId, Now, Payload, Restored, Snapshot, Term, Write,
+    Message, NodeId, Now, Payload, RawNode, Restored, Snapshot, Term, Write,
 };
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -42,7 +42,7 @@ const PATIENCE_TICKS: u32 = 100;
 
 #[derive(Clone)]
 struct Peer {
-    node: Node,
+    node: RawNode,
     hard_state: HardState,
     entries: Vec<Entry>,
     write: Option<Write>,
@@ -96,12 +96,12 @@ fn membership(nodes: u64) -> Membership {
     Membership { members, voters, ..Membership::default() }
 }
 
-fn start(nodes: u64, id: u64, starts: u64, hard_state: HardState, entries: Vec<Entry>) -> Node {
+fn start(nodes: u64, id: u64, starts: u64, hard_state: HardState, entries: Vec<Entry>) -> RawNode {
     let mut config = Config::new(NodeId(id), Incarnation(id), starts);
     config.election_ticks = PATIENCE_TICKS;
     config.heartbeat_ticks = PATIENCE_TICKS / 2;
     let snapshot = Snapshot::initial(membership(nodes));
-    Node::new(config, Restored { hard_state, snapshot, entries }).expect("a sound configuration")
+    RawNode::new(config, Restored { hard_state, snapshot, entries }).expect("a sound configuration")
 }
 
 impl World {
@@ -347,7 +347,7 @@ impl World {
 }
 
 /// The membership in force on a node: the latest in its log (§4.1).
-fn in_force(node: &Node, nodes: u64) -> Membership {
+fn in_force(node: &RawNode, nodes: u64) -> Membership {
     let mut index = node.last().index;
     while index > Index(0) {
         if let Some(Payload::Membership(membership)) = node.entry(index).map(|e| &e.payload) {

@@ -5,10 +5,10 @@
 mod alone;
 
 use bytes::Bytes;
-use raft::{Action, LogStart, Node, Now, TakeSnapshot, Write};
+use raft::{Action, LogStart, Now, RawNode, TakeSnapshot, Write};
 
 /// Proposes a command. Returns the write that it leads to.
-fn propose(node: &mut Node) -> Option<Write> {
+fn propose(node: &mut RawNode) -> Option<Write> {
     node.propose(Now::default(), Bytes::from_static(b"command")).unwrap();
     match node.poll() {
         Some(Action::Persist(write)) => Some(write),
@@ -17,7 +17,7 @@ fn propose(node: &mut Node) -> Option<Write> {
     }
 }
 
-fn snapshot_order(node: &mut Node) -> TakeSnapshot {
+fn snapshot_order(node: &mut RawNode) -> TakeSnapshot {
     loop {
         match node.poll() {
             Some(Action::Persist(write)) => node.persisted(Now::default(), write.durable()),

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use raft::{
     Action, Applied, Change, Config, Entry, HardState, Incarnation, Index, LogId, LogStart, Member,
-    Membership, Message, Node, NodeId, Now, Payload, ReadProof, Restored, Snapshot, SnapshotOffer,
-    TakeSnapshot, Write,
+    Membership, Message, NodeId, Now, Payload, RawNode, ReadProof, Restored, Snapshot,
+    SnapshotOffer, TakeSnapshot, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,7 +45,7 @@ impl Disk {
 }
 
 struct Peer {
-    node: Node,
+    node: RawNode,
     incarnation: Incarnation,
     disk: Disk,
     write: Option<Write>,
@@ -356,7 +356,7 @@ impl Cluster {
     }
 }
 
-fn start(id: u64, incarnation: Incarnation, starts: u64, seed: u64, disk: Disk) -> Node {
+fn start(id: u64, incarnation: Incarnation, starts: u64, seed: u64, disk: Disk) -> RawNode {
     let mut config = Config::new(NodeId(id), incarnation, starts);
     config.seed = seed ^ id;
     config.heartbeat_ticks = 2;
@@ -367,7 +367,7 @@ fn start(id: u64, incarnation: Incarnation, starts: u64, seed: u64, disk: Disk) 
     config.write_bytes_max = 200;
     config.apply_bytes_max = 300;
     let Disk { hard_state, snapshot, entries } = disk;
-    Node::new(config, Restored { hard_state, snapshot, entries }).expect("a sound configuration")
+    RawNode::new(config, Restored { hard_state, snapshot, entries }).expect("a sound configuration")
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use raft::{
-    Config, Incarnation, LogId, Member, Membership, Node, NodeId, Now, Restored, Snapshot,
+    Config, Incarnation, LogId, Member, Membership, NodeId, Now, RawNode, Restored, Snapshot,
     SnapshotOffer, Term,
 };
 
@@ -19,9 +19,9 @@ fn membership() -> Membership {
     Membership::of_voters((1..=3).map(|id| (NodeId(id), member(id))).collect())
 }
 
-fn start(start_nonce: u64) -> Node {
+fn start(start_nonce: u64) -> RawNode {
     let config = Config::new(NODE, Incarnation(1), start_nonce);
-    Node::new(config, Restored::initial(Snapshot::initial(membership()))).unwrap()
+    RawNode::new(config, Restored::initial(Snapshot::initial(membership()))).unwrap()
 }
 
 fn offer(term: u64) -> SnapshotOffer {

@@ -6,18 +6,18 @@ mod alone;
 
 use alone::settle;
 use bytes::Bytes;
-use raft::{CommandNumber, Entry, LogId, LogTime, Node, Now, Payload};
+use raft::{CommandNumber, Entry, LogId, LogTime, Now, Payload, RawNode};
 
 const COMMAND_BYTES: usize = 100;
 
 /// A node that takes a snapshot after 1,000 to 5,000 bytes of entries, or after this many writes.
-fn leader(writes: usize) -> Node {
+fn leader(writes: usize) -> RawNode {
     start(writes, Vec::new()).0
 }
 
 /// As [`leader`], with these entries in its log. Also returns whether it took a snapshot when it
 /// had applied them.
-fn start(writes: usize, entries: Vec<Entry>) -> (Node, bool) {
+fn start(writes: usize, entries: Vec<Entry>) -> (RawNode, bool) {
     alone::leader(entries, |config| {
         config.snapshot_log_bytes = 1_000;
         config.snapshot_log_bytes_max = 5_000;
@@ -26,7 +26,7 @@ fn start(writes: usize, entries: Vec<Entry>) -> (Node, bool) {
 }
 
 /// The bytes of commands until the next snapshot.
-fn bytes_until_snapshot(node: &mut Node) -> usize {
+fn bytes_until_snapshot(node: &mut RawNode) -> usize {
     let mut bytes = 0;
     loop {
         node.propose(Now::default(), Bytes::from(vec![0; COMMAND_BYTES])).unwrap();

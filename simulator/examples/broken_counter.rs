@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use quorate::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
-use simulator::{Request, Simulation};
+use simulator::{ClientRequest, Simulation};
 use std::io::{self, Read, Write};
 
 #[derive(Clone, Default)]
@@ -51,8 +51,8 @@ impl Frozen for Counter {
 
 fn main() {
     let found = Simulation::new(Counter::default, |_client, draw| match draw.below(3) {
-        0 => Request::Query(Bytes::new()),
-        _ => Request::Command(Bytes::copy_from_slice(&[draw.below(4) as u8])),
+        0 => ClientRequest::Query(Bytes::new()),
+        _ => ClientRequest::Command(Bytes::copy_from_slice(&[draw.below(4) as u8])),
     })
     .seeds(0..200)
     .check();

@@ -1,7 +1,7 @@
 //! Bounds on the memory and disk usage of a node, which its configuration sets, however long it has
 //! run. They are the same in all simulations.
 
-use crate::checks::{Change, Check, Violation, violation};
+use crate::checks::{Check, LogChange, Violation, violation};
 use crate::plan::Swarm;
 use raft::Index;
 use std::collections::VecDeque;
@@ -51,7 +51,7 @@ impl Needed {
     }
 
     /// A write has become durable. The log begins after `base` now.
-    pub fn add(&mut self, change: &Change, base: Index) {
+    pub fn add(&mut self, change: &LogChange, base: Index) {
         self.writes.push_back(change.footprint());
         // Segments are freed only when the base of the log moves.
         while change.rebases() && self.writes.front().is_some_and(|(_, last)| *last <= base) {

@@ -4,7 +4,7 @@
 use std::fmt;
 
 pub use crate::observer::{Observed, Observer, has_answer};
-pub use crate::shadow::{Change, Shadow, read};
+pub use crate::shadow::{LogChange, Shadow, read};
 pub use crate::timekeeping::Timekeeping;
 pub use crate::violation::{About, Violation, violation};
 

@@ -5,7 +5,7 @@
 use crate::checks::Check;
 use crate::random::Stream;
 use crate::violation::{About, Violation};
-use crate::workload::{Answered, Outcome, Request, Workload};
+use crate::workload::{Answered, ClientOutcome, ClientRequest, Workload};
 use bytes::Bytes;
 use driver::StateMachine;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::rc::Rc;
 /// a time.
 pub trait Client {
     /// Returns the next request. It must take all randomness from `draw`.
-    fn request(&mut self, draw: &mut Stream) -> Request;
+    fn request(&mut self, draw: &mut Stream) -> ClientRequest;
 
     /// Takes the outcome of the request. An error says what is wrong with the answer, and ends the
     /// run: no correct state machine gives it.
@@ -65,8 +65,8 @@ pub(crate) struct Forgetful<F> {
     pub requests: Rc<F>,
 }
 
-impl<F: Fn(u64, &mut Stream) -> Request> Client for Forgetful<F> {
-    fn request(&mut self, draw: &mut Stream) -> Request {
+impl<F: Fn(u64, &mut Stream) -> ClientRequest> Client for Forgetful<F> {
+    fn request(&mut self, draw: &mut Stream) -> ClientRequest {
         (self.requests)(self.number, draw)
     }
 }
@@ -94,7 +94,7 @@ where
         (self.machine)()
     }
 
-    fn request(&mut self, client: u64, draw: &mut Stream) -> Request {
+    fn request(&mut self, client: u64, draw: &mut Stream) -> ClientRequest {
         self.clients.entry(client).or_insert_with(|| (self.client)(client)).request(draw)
     }
 
@@ -124,7 +124,7 @@ where
 /// A request that has ended.
 pub(crate) struct Ended {
     client: u64,
-    request: Request,
+    request: ClientRequest,
     begun_us: u64,
     ended_us: u64,
     /// The answer, if the request was done.
@@ -137,18 +137,18 @@ impl Ended {
     pub fn of(answered: &Answered<'_>) -> Self {
         let Answered { client, request, begun_us, ended_us, outcome } = *answered;
         let answer = match outcome {
-            Outcome::Done(answer) => Some(Bytes::copy_from_slice(answer)),
+            ClientOutcome::Done(answer) => Some(Bytes::copy_from_slice(answer)),
             _ => None,
         };
-        let is_unknown = outcome == Outcome::Unknown;
+        let is_unknown = outcome == ClientOutcome::Unknown;
         Ended { client, request: request.clone(), begun_us, ended_us, answer, is_unknown }
     }
 
     pub fn answered(&self) -> Answered<'_> {
         let outcome = match &self.answer {
-            Some(answer) => Outcome::Done(answer),
-            None if self.is_unknown => Outcome::Unknown,
-            None => Outcome::NotDone,
+            Some(answer) => ClientOutcome::Done(answer),
+            None if self.is_unknown => ClientOutcome::Unknown,
+            None => ClientOutcome::NotDone,
         };
         let Ended { client, ref request, begun_us, ended_us, .. } = *self;
         Answered { client, request, begun_us, ended_us, outcome }

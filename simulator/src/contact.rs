@@ -17,7 +17,7 @@
 use crate::checks::Check;
 use crate::shadow::Shadow;
 use crate::violation::{Violation, violation};
-use raft::{Body, Index, Membership, Message, Node, NodeId, Term};
+use raft::{Body, Index, Membership, Message, NodeId, RawNode, Term};
 use std::collections::{BTreeSet, VecDeque};
 
 const CONSENT: Check = Check::NobodyConsentsToAnElectionWhileItHearsALeader;
@@ -72,7 +72,7 @@ impl Contact {
         }
     }
 
-    pub fn started(&mut self, at: usize, node: &Node) {
+    pub fn started(&mut self, at: usize, node: &RawNode) {
         let peers = vec![0; self.nodes.len()];
         self.nodes[at] = Ear { term: node.term(), peers, ..Ear::default() };
     }
@@ -100,7 +100,7 @@ impl Contact {
     pub fn arrives(
         &mut self,
         at: usize,
-        (node, membership): (&Node, &Membership),
+        (node, membership): (&RawNode, &Membership),
         message: &Message,
         sent_at: u64,
     ) {
@@ -132,7 +132,7 @@ impl Contact {
     }
 
     /// A node has processed an append and follows its sender.
-    pub fn heard_leader(&mut self, at: usize, node: &Node) {
+    pub fn heard_leader(&mut self, at: usize, node: &RawNode) {
         let ear = &mut self.nodes[at];
         ear.leader = Some((node.term(), ear.ticks));
         ear.consents.1.clear();
@@ -140,7 +140,7 @@ impl Contact {
 
     /// A node learns that the process of a peer has ended. If that is its leader, it waits for it
     /// no longer. Returns whether it is.
-    pub fn gone(&mut self, at: usize, node: &Node, peer: usize) -> bool {
+    pub fn gone(&mut self, at: usize, node: &RawNode, peer: usize) -> bool {
         let is_leader = node.leader() == Some(NodeId(peer as u64));
         if is_leader {
             self.nodes[at].leader = None;
@@ -150,7 +150,7 @@ impl Contact {
 
     /// Checks a read that is served: it must have been confirmed since event `asked_at`, when it
     /// was requested.
-    pub fn served(&self, at: usize, node: &Node, asked_at: u64) -> Result<(), Violation> {
+    pub fn served(&self, at: usize, node: &RawNode, asked_at: u64) -> Result<(), Violation> {
         let confirms = |leader: usize| {
             let heard = |id: NodeId| {
                 let id = id.0 as usize;
@@ -220,7 +220,7 @@ impl Contact {
     pub fn look(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         membership: &Membership,
         event: u64,
     ) -> Result<(), Violation> {
@@ -283,7 +283,7 @@ impl Contact {
     pub fn ticked(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         membership: &Membership,
         in_force_at: Index,
     ) -> Result<(), Violation> {
@@ -315,7 +315,7 @@ impl Contact {
 
 /// The term of a message, if it is later than that of the node and the node must enter it. Requests
 /// for votes are ignored while there is a leader, and a pre-vote changes no term.
-fn spread_term(node: &Node, message: &Message) -> Option<Term> {
+fn spread_term(node: &RawNode, message: &Message) -> Option<Term> {
     let spreads = !matches!(
         message.body,
         Body::PreVote { .. }

@@ -1,7 +1,7 @@
 //! How commands, queries and answers read in the report of a failure and on its page.
 
 use crate::timeline::shown_within;
-use crate::workload::Request;
+use crate::workload::ClientRequest;
 
 /// Without a description, text has this many bytes of a command, a query or an answer.
 const TOLD_BYTES: usize = 256;
@@ -20,7 +20,7 @@ pub trait Describe {
     }
 
     /// Describes the answer to a request.
-    fn answer(&self, _request: &Request, answer: &[u8]) -> String {
+    fn answer(&self, _request: &ClientRequest, answer: &[u8]) -> String {
         shown_within(answer, TOLD_BYTES)
     }
 }
@@ -40,7 +40,7 @@ pub(crate) struct Words {
 }
 
 type DescribeBytes = Box<dyn Fn(&[u8]) -> String>;
-type DescribeAnswer = Box<dyn Fn(&Request, &[u8]) -> String>;
+type DescribeAnswer = Box<dyn Fn(&ClientRequest, &[u8]) -> String>;
 
 impl Words {
     pub fn is_empty(&self) -> bool {
@@ -57,7 +57,7 @@ impl Describe for Words {
         self.query.as_ref().map_or_else(|| Plain.query(query), |words| words(query))
     }
 
-    fn answer(&self, request: &Request, answer: &[u8]) -> String {
+    fn answer(&self, request: &ClientRequest, answer: &[u8]) -> String {
         match &self.answer {
             Some(words) => words(request, answer),
             None => Plain.answer(request, answer),
@@ -66,9 +66,9 @@ impl Describe for Words {
 }
 
 /// Describes a request.
-pub(crate) fn request(describe: &dyn Describe, request: &Request) -> String {
+pub(crate) fn request(describe: &dyn Describe, request: &ClientRequest) -> String {
     match request {
-        Request::Command(command) => describe.command(command),
-        Request::Query(query) => describe.query(query),
+        ClientRequest::Command(command) => describe.command(command),
+        ClientRequest::Query(query) => describe.query(query),
     }
 }

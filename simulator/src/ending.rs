@@ -184,7 +184,7 @@ pub fn states_are_equal(
 mod tests {
     use super::*;
     use crate::Registers;
-    use raft::{Config, Incarnation, Member, Membership, Node, Restored, Snapshot};
+    use raft::{Config, Incarnation, Member, Membership, RawNode, Restored, Snapshot};
 
     struct World(Plan, Observer<Registers>, Vec<Seen>);
 
@@ -218,7 +218,7 @@ mod tests {
         let members = (0..3).map(|id| (NodeId(id), member(id))).collect();
         let founded = Restored::initial(Snapshot::initial(Membership::of_voters(members)));
         let config = Config::new(NodeId(0), Incarnation(0), 0);
-        let node = Node::new(config, founded).expect("a sound configuration");
+        let node = RawNode::new(config, founded).expect("a sound configuration");
         let mut observer = Observer::new(3, Registers::default());
         observer.started(0, &node);
         World(Plan::from_seed(1), observer, nodes.into())

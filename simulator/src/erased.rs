@@ -8,7 +8,7 @@ use crate::describe::Describe;
 use crate::log::OpenStore;
 use crate::random::Stream;
 use crate::violation::Violation;
-use crate::workload::{Answered, Request, Workload};
+use crate::workload::{Answered, ClientRequest, Workload};
 use driver::ErasedMachine;
 
 /// A workload with any state machine, as a workload with an [`ErasedMachine`].
@@ -22,7 +22,7 @@ impl<W: Workload> Workload for Erased<W> {
         ErasedMachine::new(self.0.machine())
     }
 
-    fn request(&mut self, client: u64, draw: &mut Stream) -> Request {
+    fn request(&mut self, client: u64, draw: &mut Stream) -> ClientRequest {
         self.0.request(client, draw)
     }
 

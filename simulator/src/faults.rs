@@ -7,7 +7,7 @@ use crate::plan::{Fault, FaultKind, Swarm};
 use crate::random::Stream;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use storage::testing::{Fate, MemDisk, Operation, Unsynced, Verdict};
+use storage::testing::{DiskOperation, DiskVerdict, MemDisk, SectorFate, Unsynced};
 
 /// Delay before a node is started again whose disk failed at the start.
 pub const START_RETRY_US: u64 = 50_000;
@@ -139,8 +139,10 @@ fn fail_next_sync(drive: &mut Drive<'_>) {
     *drive.failing = true;
     let mut failed = false;
     drive.disk.set_faults(Box::new(move |operation| match operation {
-        Operation::Sync { .. } if !std::mem::replace(&mut failed, true) => Verdict::FailsAndForgets,
-        _ => Verdict::Done,
+        DiskOperation::Sync { .. } if !std::mem::replace(&mut failed, true) => {
+            DiskVerdict::FailsAndForgets
+        }
+        _ => DiskVerdict::Done,
     }));
 }
 
@@ -149,8 +151,8 @@ fn fail_operation(drive: &mut Drive<'_>, mut operations: u64, done_bytes: usize)
     drive.disk.set_faults(Box::new(move |_| {
         operations = operations.wrapping_sub(1);
         match operations {
-            u64::MAX => Verdict::Fails { kind: ErrorKind::Other, done_bytes },
-            _ => Verdict::Done,
+            u64::MAX => DiskVerdict::Fails { kind: ErrorKind::Other, done_bytes },
+            _ => DiskVerdict::Done,
         }
     }));
 }
@@ -158,10 +160,10 @@ fn fail_operation(drive: &mut Drive<'_>, mut operations: u64, done_bytes: usize)
 /// Makes every sync fail, as for a write that a crash interrupts before it is synced.
 pub fn fail_syncs(disk: &MemDisk) {
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Sync { .. } | Operation::SyncDir { .. } => {
-            Verdict::Fails { kind: ErrorKind::Other, done_bytes: 0 }
+        DiskOperation::Sync { .. } | DiskOperation::SyncDir { .. } => {
+            DiskVerdict::Fails { kind: ErrorKind::Other, done_bytes: 0 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
 }
 
@@ -182,19 +184,19 @@ pub fn lose_unsynced_but(
     disk.crash(|unsynced| {
         if stays(unsynced) {
             kept = true;
-            return Fate::Kept;
+            return SectorFate::Kept;
         }
         if draw.chance(swarm.keep_ppm) {
             kept = true;
             if draw.chance(swarm.tear_ppm) {
                 lost = true;
                 let (at, mask) = (draw.below(512) as usize, 1 << draw.below(8));
-                return Fate::Flipped { at, mask };
+                return SectorFate::Flipped { at, mask };
             }
-            return Fate::Kept;
+            return SectorFate::Kept;
         }
         lost = true;
-        Fate::Lost
+        SectorFate::Lost
     });
     kept && lost
 }

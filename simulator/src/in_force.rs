@@ -3,7 +3,7 @@
 //! It is read from the entries that the log gains and loses, so that a core that decides by another
 //! membership is noticed. The base of a log is the only thing that is taken from the node.
 
-use raft::{Index, LogId, Membership, Node, Payload, Term};
+use raft::{Index, LogId, Membership, Payload, RawNode, Term};
 use std::collections::BTreeMap;
 
 /// The memberships in a node's log, as of the latest look at it.
@@ -35,7 +35,7 @@ pub(crate) struct News {
 
 impl InForce {
     /// The node has started: reads its whole log.
-    pub fn started(&mut self, node: &Node) {
+    pub fn started(&mut self, node: &RawNode) {
         *self = InForce { base: node.base().last, last: node.base().last, ..InForce::default() };
         self.memberships.push((self.base, (*node.base().membership).clone()));
         self.follow(node);
@@ -43,7 +43,7 @@ impl InForce {
     }
 
     /// Reads what has changed in the log.
-    pub fn follow(&mut self, node: &Node) -> News {
+    pub fn follow(&mut self, node: &RawNode) -> News {
         let mut news = News { changed: std::mem::take(&mut self.is_fresh), ..News::default() };
         let (base, last) = (node.base().last, node.last());
         if (self.base, self.last) == (base, last) {
@@ -80,7 +80,7 @@ impl InForce {
     }
 
     /// The base has moved: within the log, or to a snapshot that replaces the log.
-    fn rebase(&mut self, node: &Node) {
+    fn rebase(&mut self, node: &RawNode) {
         let base = node.base().last;
         let is_within = self.terms.get(&base.index) == Some(&base.term);
         self.terms = self.terms.split_off(&base.index.next());

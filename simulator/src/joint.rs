@@ -7,7 +7,7 @@ use crate::checks::Check;
 use crate::observer::Observed;
 use crate::plan::Swarm;
 use crate::violation::{Violation, violation};
-use raft::{Index, LogId, Membership, Node, NodeId, Term};
+use raft::{Index, LogId, Membership, NodeId, RawNode, Term};
 use std::collections::VecDeque;
 
 /// A quorum of the target has entries on disk that were appended within this many election
@@ -65,7 +65,7 @@ impl JointChanges {
     pub fn look(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         in_force: (LogId, &Membership),
         disks: &[Observed<'_>],
         silent_ticks: impl Fn(NodeId) -> u64,

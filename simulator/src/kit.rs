@@ -21,7 +21,7 @@ use crate::log::OpenStore;
 use crate::plan::{FaultKind, NODES, Plan, Swarm};
 use crate::random::Stream;
 use crate::regressions;
-use crate::workload::{Answered, Request, Workload};
+use crate::workload::{Answered, ClientRequest, Workload};
 use crate::world::run_for;
 use driver::StateMachine;
 use raft::{Restored, Snapshot};
@@ -51,7 +51,7 @@ type History = Box<dyn Fn(&[Answered<'_>]) -> Result<(), Objection>>;
 /// ```
 /// use bytes::Bytes;
 /// use quorate::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
-/// use simulator::{Request, Simulation};
+/// use simulator::{ClientRequest, Simulation};
 /// use std::io::{self, Read, Write};
 ///
 /// /// Adds up bytes.
@@ -84,8 +84,8 @@ type History = Box<dyn Fn(&[Answered<'_>]) -> Result<(), Objection>>;
 /// }
 ///
 /// Simulation::new(Sum::default, |_client, draw| match draw.below(2) {
-///     0 => Request::Query(Bytes::new()),
-///     _ => Request::Command(Bytes::copy_from_slice(&[draw.below(10) as u8])),
+///     0 => ClientRequest::Query(Bytes::new()),
+///     _ => ClientRequest::Command(Bytes::copy_from_slice(&[draw.below(10) as u8])),
 /// })
 /// .seeds(0..3)
 /// .invariant(|sum| if sum.0 < 1 << 40 { Ok(()) } else { Err("too much".to_owned()) })
@@ -133,7 +133,7 @@ impl<M: StateMachine> Simulation<M> {
     /// [`with_clients`](Simulation::with_clients).
     pub fn new(
         machine: impl Fn() -> M + 'static,
-        requests: impl Fn(u64, &mut Stream) -> Request + 'static,
+        requests: impl Fn(u64, &mut Stream) -> ClientRequest + 'static,
     ) -> Self {
         let requests = Rc::new(requests);
         Simulation::with_clients(machine, move |number| Forgetful {
@@ -149,7 +149,7 @@ impl<M: StateMachine> Simulation<M> {
     /// ```
     /// # use bytes::Bytes;
     /// # use simulator::random::Stream;
-    /// # use simulator::{Answered, Client, Outcome, Registers, Request, Simulation};
+    /// # use simulator::{Answered, Client, ClientOutcome, Registers, ClientRequest, Simulation};
     /// /// Swaps the value that it has last seen in a register of its own for the next one.
     /// struct Counts {
     ///     register: u8,
@@ -157,13 +157,13 @@ impl<M: StateMachine> Simulation<M> {
     /// }
     ///
     /// impl Client for Counts {
-    ///     fn request(&mut self, _draw: &mut Stream) -> Request {
+    ///     fn request(&mut self, _draw: &mut Stream) -> ClientRequest {
     ///         let (from, to) = (self.seen.to_le_bytes(), (self.seen + 1).to_le_bytes());
-    ///         Request::Command([&[self.register][..], &from, &to].concat().into())
+    ///         ClientRequest::Command([&[self.register][..], &from, &to].concat().into())
     ///     }
     ///
     ///     fn answered(&mut self, answered: &Answered<'_>) -> Result<(), String> {
-    ///         let Outcome::Done(before) = answered.outcome else { return Ok(()) };
+    ///         let ClientOutcome::Done(before) = answered.outcome else { return Ok(()) };
     ///         let before = u64::from_le_bytes(before.try_into().unwrap());
     ///         // The command itself, or one whose answer was lost.
     ///         let is_next = before == self.seen || before == self.seen + 1;
@@ -297,12 +297,12 @@ impl<M: StateMachine> Simulation<M> {
     ///
     /// ```
     /// # use bytes::Bytes;
-    /// # use simulator::{Objection, Outcome, RegisterWorkload, Request, Simulation};
+    /// # use simulator::{Objection, ClientOutcome, RegisterWorkload, ClientRequest, Simulation};
     /// Simulation::of(|| RegisterWorkload::new(1, 0))
     ///     .seeds(0..2)
     ///     .history(|history| {
-    ///         let done = history.iter().filter(|it| matches!(it.outcome, Outcome::Done(_)));
-    ///         for read in done.filter(|it| matches!(it.request, Request::Query(_))) {
+    ///         let done = history.iter().filter(|it| matches!(it.outcome, ClientOutcome::Done(_)));
+    ///         for read in done.filter(|it| matches!(it.request, ClientRequest::Query(_))) {
     ///             if read.ended_us < read.begun_us {
     ///                 return Err(Objection::to("answered before it was asked", [read]));
     ///             }
@@ -348,9 +348,9 @@ impl<M: StateMachine> Simulation<M> {
     ///
     /// ```
     /// # use bytes::Bytes;
-    /// # use simulator::{Registers, Request, Simulation};
+    /// # use simulator::{Registers, ClientRequest, Simulation};
     /// # let simulation =
-    /// #     Simulation::new(Registers::default, |_, _| Request::Query(Bytes::from_static(b"a")));
+    /// #     Simulation::new(Registers::default, |_, _| ClientRequest::Query("a".into()));
     /// # simulation
     /// .describe(|command| format!("register {} gets {:?}", command[0], &command[9..]))
     /// .describe_query(|query| format!("register {}", query[0]))
@@ -369,7 +369,10 @@ impl<M: StateMachine> Simulation<M> {
     }
 
     /// How the answer to a request reads: see [`describe`](Simulation::describe).
-    pub fn describe_answer(mut self, answer: impl Fn(&Request, &[u8]) -> String + 'static) -> Self {
+    pub fn describe_answer(
+        mut self,
+        answer: impl Fn(&ClientRequest, &[u8]) -> String + 'static,
+    ) -> Self {
         self.words.answer = Some(Box::new(answer));
         self
     }

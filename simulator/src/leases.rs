@@ -12,7 +12,7 @@
 use crate::checks::Check;
 use crate::observer::Observed;
 use crate::violation::{Violation, violation};
-use raft::{Body, Membership, Message, Node, NodeId, Now, RoleKind, Term};
+use raft::{Body, Membership, Message, NodeId, Now, RawNode, RoleKind, Term};
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Leases {
 
     /// A node that is bound by what it has stated in an earlier life has started, and was told to
     /// campaign. It may not.
-    pub fn stays(&self, at: usize, node: &Node) -> Result<(), Violation> {
+    pub fn stays(&self, at: usize, node: &RawNode) -> Result<(), Violation> {
         if node.status().role == RoleKind::Follower {
             return Ok(());
         }
@@ -138,7 +138,7 @@ impl Leases {
     pub fn look(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         now: Now,
         event: u64,
     ) -> Result<bool, Violation> {
@@ -166,7 +166,7 @@ impl Leases {
     pub fn rests_on(
         &self,
         at: usize,
-        (node, membership): (&Node, &Membership),
+        (node, membership): (&RawNode, &Membership),
         disks: &[Observed<'_>],
         now: impl Fn(usize) -> Now,
     ) -> Result<(), Violation> {

@@ -92,5 +92,5 @@ pub use shrink::{Broken, Shrunk, shrink};
 pub use storage::testing::MemDisk;
 pub use timeline::{Ended, Fate, Flight, FlightKind, LastLog, Moment, Span, Step, Timeline, What};
 pub use violation::{About, Violation};
-pub use workload::{Answered, Outcome, RegisterWorkload, Registers, Request, Workload};
+pub use workload::{Answered, ClientOutcome, ClientRequest, RegisterWorkload, Registers, Workload};
 pub use world::{EVENTS_MAX, Run, run, run_for};

@@ -17,14 +17,14 @@ pub(crate) use settings::log_config;
 use crate::bounds::Needed;
 use crate::log::{OpenStore, Store};
 use crate::plan::Swarm;
-use crate::shadow::{Change, Shadow};
+use crate::shadow::{LogChange, Shadow};
 use crate::violation::Violation;
 use driver::StateMachine;
 use raft::{Incarnation, Index, Membership, NodeId, Snapshot};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::testing::{MemDisk, Operation, Verdict};
+use storage::testing::{DiskOperation, DiskVerdict, MemDisk};
 use storage::{Case, ClusterId, Directory, Log};
 
 /// A member of the cluster, running or down.
@@ -34,7 +34,7 @@ pub(crate) struct Host<M> {
     pub disk: MemDisk,
     pub shadow: Shadow,
     /// The write that was outstanding when it went down. It may or may not be on the disk.
-    pub maybe: Option<Change>,
+    pub maybe: Option<LogChange>,
     pub incarnation: Incarnation,
     /// Incremented at every start and every stop. Events for an earlier life are ignored.
     pub life: u64,
@@ -226,21 +226,21 @@ impl<M: StateMachine> Host<M> {
         self.dark = Some(dark.clone());
         self.failing = true;
         self.disk.set_faults(Box::new(move |operation| {
-            if matches!(operation, Operation::Read { .. }) {
-                return Verdict::Done;
+            if matches!(operation, DiskOperation::Read { .. }) {
+                return DiskVerdict::Done;
             }
             if operations > 0 {
                 operations -= 1;
-                return Verdict::Done;
+                return DiskVerdict::Done;
             }
             let first = !dark.swap(true, Ordering::Relaxed);
             let done_bytes = if first { done_bytes } else { 0 };
-            Verdict::Fails { kind: io::ErrorKind::Other, done_bytes }
+            DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes }
         }));
     }
 
     /// A write has become durable, and is in the shadow.
-    pub fn written(&mut self, change: &Change) {
+    pub fn written(&mut self, change: &LogChange) {
         self.writes += 1;
         self.needed.add(change, self.shadow.base.last.index);
     }
@@ -262,12 +262,12 @@ impl<M: StateMachine> Host<M> {
         self.disk.clear_faults();
         let Some((file, at)) = self.unreadable.clone() else { return };
         self.disk.set_faults(Box::new(move |operation| match operation {
-            Operation::Read { path, offset, len }
+            DiskOperation::Read { path, offset, len }
                 if path == file && offset <= at && at < offset + len as u64 =>
             {
-                Verdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
+                DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
             }
-            _ => Verdict::Done,
+            _ => DiskVerdict::Done,
         }));
     }
 

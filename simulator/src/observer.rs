@@ -14,13 +14,13 @@ use crate::marks::Marks;
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
 use crate::violation::{About, Violation, violation};
-use crate::workload::Request;
+use crate::workload::ClientRequest;
 use bytes::Bytes;
 use driver::{Answer, Replica, SessionId, SessionLimits, SessionNumber, StateMachine};
 use members::Memberships;
 use raft::{
-    Body, CommandNumber, Entries, Entry, Incarnation, Index, LogId, Membership, Message, Node,
-    NodeId, Payload, Term,
+    Body, CommandNumber, Entries, Entry, Incarnation, Index, LogId, Membership, Message, NodeId,
+    Payload, RawNode, Term,
 };
 use sessions::{Counted, Once};
 use std::collections::BTreeMap;
@@ -178,7 +178,7 @@ impl<M: StateMachine> Observer<M> {
     }
 
     /// A node has started: it has lost what it had only in memory.
-    pub fn started(&mut self, at: usize, node: &Node) {
+    pub fn started(&mut self, at: usize, node: &RawNode) {
         self.time.started();
         if node.base().last == LogId::ZERO {
             self.memberships.begins(&node.base().membership);
@@ -198,7 +198,7 @@ impl<M: StateMachine> Observer<M> {
     pub fn look(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         disks: &[Observed<'_>],
     ) -> Result<bool, Violation> {
         let before = self.seen[at];
@@ -260,7 +260,12 @@ impl<M: StateMachine> Observer<M> {
         Ok(elected)
     }
 
-    fn elected(&mut self, at: usize, node: &Node, disks: &[Observed<'_>]) -> Result<(), Violation> {
+    fn elected(
+        &mut self,
+        at: usize,
+        node: &RawNode,
+        disks: &[Observed<'_>],
+    ) -> Result<(), Violation> {
         let known = *self.leaders.entry(node.term()).or_insert(at as u64);
         if known != at as u64 {
             let detail = format!("nodes {known} and {at} in term {}", node.term());
@@ -301,7 +306,7 @@ impl<M: StateMachine> Observer<M> {
     fn look_at_commits(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         from: Index,
         disks: &[Observed<'_>],
     ) -> Result<(), Violation> {
@@ -342,7 +347,7 @@ impl<M: StateMachine> Observer<M> {
     fn committed_entry(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         entry: &Entry,
         disks: &[Observed<'_>],
     ) -> Result<(), Violation> {
@@ -465,7 +470,7 @@ impl<M: StateMachine> Observer<M> {
             && known.answer.as_ref() != answer
         {
             let command = command_of(&entry.payload);
-            let request = Request::Command(command.clone());
+            let request = ClientRequest::Command(command.clone());
             let text = |answer: Option<&Answer>| match answer {
                 Some(Ok(answer)) => describe.answer(&request, answer),
                 Some(Err(error)) => error.to_string(),

@@ -12,7 +12,7 @@
 use crate::checks::Check;
 use crate::plan::Swarm;
 use crate::violation::{Violation, violation};
-use raft::{Body, Membership, Message, Node, NodeId, RoleKind, Term};
+use raft::{Body, Membership, Message, NodeId, RawNode, RoleKind, Term};
 
 /// The first pause, in election timeouts.
 const FIRST_ELECTIONS: u64 = 16;
@@ -82,7 +82,7 @@ impl Pauses {
     }
 
     /// A node has started: it has forgotten its failures.
-    pub fn started(&mut self, at: usize, node: &Node) {
+    pub fn started(&mut self, at: usize, node: &RawNode) {
         self.nodes[at] = Watched { term: node.term(), ..Watched::default() };
     }
 
@@ -116,7 +116,7 @@ impl Pauses {
     pub fn look(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         membership: &Membership,
     ) -> Result<(), Violation> {
         let election_ticks = self.election_ticks;

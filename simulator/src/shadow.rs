@@ -8,7 +8,7 @@ use crate::checks::{Check, Violation, violation};
 use raft::{Entries, Entry, HardState, Index, LogId, LogStart, Restored, Snapshot, Write};
 use std::collections::VecDeque;
 use std::io::Read;
-use storage::testing::{Fate, MemDisk};
+use storage::testing::{MemDisk, SectorFate};
 use storage::{Log, LogConfig, Snapshots};
 
 /// Size of a block of the log, and the least number of content bytes in it.
@@ -19,13 +19,13 @@ const HEAD_BYTES_MAX: usize = 1_000;
 
 /// The changes that a write makes to the disk.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct LogChange {
     hard_state: HardState,
     log_start: Option<LogStart>,
     entries: Entries,
 }
 
-impl Change {
+impl LogChange {
     /// The most bytes that it takes on a disk, in whole blocks, and the index of its last entry; 0
     /// if it has no entries.
     pub(crate) fn footprint(&self) -> (u64, Index) {
@@ -42,7 +42,7 @@ impl Change {
 
     /// The changes that `write` makes.
     pub fn of(write: &Write) -> Self {
-        Change {
+        LogChange {
             hard_state: write.hard_state,
             log_start: write.log_start.clone(),
             entries: write.entries.clone(),
@@ -72,7 +72,7 @@ impl Shadow {
     }
 
     /// Applies a write that has become durable.
-    pub fn apply(&mut self, change: &Change) {
+    pub fn apply(&mut self, change: &LogChange) {
         self.hard_state = change.hard_state;
         match &change.log_start {
             Some(LogStart::Compact(snapshot)) => {
@@ -96,7 +96,7 @@ impl Shadow {
     }
 
     /// Whether the change reverts the term, or a vote of the same term.
-    pub fn is_taken_back(&self, change: &Change) -> bool {
+    pub fn is_taken_back(&self, change: &LogChange) -> bool {
         let (before, after) = (&self.hard_state, &change.hard_state);
         after.term < before.term
             || (after.term == before.term && before.vote.is_some() && after.vote != before.vote)
@@ -164,7 +164,7 @@ impl Shadow {
     pub fn recovers(
         &mut self,
         node: usize,
-        maybe: Option<&Change>,
+        maybe: Option<&LogChange>,
         (is_damaged, may_lose): (bool, bool),
         restored: &Restored,
     ) -> Result<bool, Violation> {
@@ -220,7 +220,7 @@ impl Shadow {
         let broken = |why: String| violation(Check::DurableMeansDurable, node, why);
         let copy = disk.fork();
         copy.set_capacity(None);
-        copy.crash(|_| Fate::Lost);
+        copy.crash(|_| SectorFate::Lost);
         let left = match open(copy.clone()) {
             Ok(left) => left,
             Err(error) => return broken(format!("node {node}: {error}")),

@@ -20,9 +20,9 @@ use crate::checks::Check;
 use crate::describe::{self, Describe};
 use crate::plan::Fault;
 use crate::shadow::Shadow;
-use crate::workload::{Outcome, Request};
+use crate::workload::{ClientOutcome, ClientRequest};
 use nodes::Seen;
-use raft::{Index, LogId, Node, NodeId, RoleKind, Term};
+use raft::{Index, LogId, NodeId, RawNode, RoleKind, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many moments and how many messages are kept. At twice this number the earlier half is
@@ -229,7 +229,7 @@ impl Timeline {
 
     /// Records what has changed at a node since it was last compared. Its state machine has applied
     /// the log up to `applied`.
-    pub fn look(&mut self, node: usize, core: &Node, applied: Index) {
+    pub fn look(&mut self, node: usize, core: &RawNode, applied: Index) {
         if !self.on {
             return;
         }
@@ -241,7 +241,7 @@ impl Timeline {
     }
 
     /// Records that a node has started. Later changes are relative to its state at the start.
-    pub fn started(&mut self, node: usize, core: &Node, applied: Index) {
+    pub fn started(&mut self, node: usize, core: &RawNode, applied: Index) {
         if !self.on {
             return;
         }
@@ -329,20 +329,20 @@ impl Timeline {
         &mut self,
         begun_us: u64,
         (client, node): (usize, usize),
-        request: &Request,
+        request: &ClientRequest,
         index: Option<Index>,
-        outcome: Outcome<'_>,
+        outcome: ClientOutcome<'_>,
         describe: &dyn Describe,
     ) {
         if !self.on {
             return;
         }
         let (outcome, answer) = match outcome {
-            Outcome::Done(answer) => (Ended::Done, describe.answer(request, answer)),
-            Outcome::NotDone => (Ended::NotDone, String::new()),
-            Outcome::Unknown => (Ended::Unknown, String::new()),
+            ClientOutcome::Done(answer) => (Ended::Done, describe.answer(request, answer)),
+            ClientOutcome::NotDone => (Ended::NotDone, String::new()),
+            ClientOutcome::Unknown => (Ended::Unknown, String::new()),
         };
-        let is_read = matches!(request, Request::Query(_));
+        let is_read = matches!(request, ClientRequest::Query(_));
         let kind = if is_read { "read" } else { "command" };
         let request = format!("{kind} {}", describe::request(describe, request));
         let (ended_us, event) = (self.now_us, self.event);

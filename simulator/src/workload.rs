@@ -21,7 +21,7 @@ pub trait Workload {
     fn machine(&self) -> Self::Machine;
 
     /// Returns the next request of a client. It must take all randomness from `draw`.
-    fn request(&mut self, client: u64, draw: &mut Stream) -> Request;
+    fn request(&mut self, client: u64, draw: &mut Stream) -> ClientRequest;
 
     /// Reports the outcome of a request.
     fn answered(&mut self, _answered: &Answered<'_>) {}
@@ -55,19 +55,19 @@ pub trait Workload {
 
 /// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum ClientRequest {
     /// A command for the log.
     Command(Bytes),
     /// A linearizable read.
     Query(Bytes),
 }
 
-impl Request {
+impl ClientRequest {
     /// Whether it is a read, and the request as text for the page of a run.
     pub fn shown(&self) -> (bool, String) {
         match self {
-            Request::Command(bytes) => (false, format!("command {}", shown(bytes))),
-            Request::Query(bytes) => (true, format!("read {}", shown(bytes))),
+            ClientRequest::Command(bytes) => (false, format!("command {}", shown(bytes))),
+            ClientRequest::Query(bytes) => (true, format!("read {}", shown(bytes))),
         }
     }
 }
@@ -78,18 +78,18 @@ pub struct Answered<'a> {
     /// Number of the client.
     pub client: u64,
     /// The request.
-    pub request: &'a Request,
+    pub request: &'a ClientRequest,
     /// When the client sent it.
     pub begun_us: u64,
     /// When the answer arrived, or the client gave up.
     pub ended_us: u64,
     /// How the request ended.
-    pub outcome: Outcome<'a>,
+    pub outcome: ClientOutcome<'a>,
 }
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome<'a> {
+pub enum ClientOutcome<'a> {
     /// Done, with this answer.
     Done(&'a [u8]),
     /// Certainly not done, now or later.
@@ -138,11 +138,11 @@ impl Workload for RegisterWorkload {
         Registers::default()
     }
 
-    fn request(&mut self, _client: u64, draw: &mut Stream) -> Request {
+    fn request(&mut self, _client: u64, draw: &mut Stream) -> ClientRequest {
         let key = draw.below(u64::from(self.keys)) as u8;
         self.next_value += 1;
         if draw.chance(self.reads_ppm) {
-            return Request::Query(Bytes::copy_from_slice(&[key]));
+            return ClientRequest::Query(Bytes::copy_from_slice(&[key]));
         }
         let (from, to) = match draw.below(2) {
             0 => (0, self.next_value),
@@ -153,20 +153,20 @@ impl Workload for RegisterWorkload {
         command.extend(from.to_le_bytes());
         command.extend(to.to_le_bytes());
         command.resize(command.len() + padding, 0);
-        Request::Command(command.into())
+        ClientRequest::Command(command.into())
     }
 
     fn answered(&mut self, answered: &Answered<'_>) {
-        let (Outcome::Done(_) | Outcome::Unknown) = answered.outcome else { return };
+        let (ClientOutcome::Done(_) | ClientOutcome::Unknown) = answered.outcome else { return };
         let value = match answered.outcome {
-            Outcome::Done(bytes) => Some(decode(bytes)),
+            ClientOutcome::Done(bytes) => Some(decode(bytes)),
             _ => None,
         };
         let (key, action) = match answered.request {
-            Request::Query(query) => {
+            ClientRequest::Query(query) => {
                 (query[0], linearizability::Action::Read(value.unwrap_or_default()))
             }
-            Request::Command(command) => {
+            ClientRequest::Command(command) => {
                 let (key, from, to) = parse(command);
                 let action = match from {
                     0 => linearizability::Action::Write(to, value),

@@ -34,10 +34,10 @@ use crate::plan::{Fault, FaultKind, Plan, Swarm};
 use crate::queue::Queue;
 use crate::random::{Purpose, Stream};
 use crate::replay::Replay;
-use crate::shadow::{Change, Shadow};
+use crate::shadow::{LogChange, Shadow};
 use crate::timeline::{Timeline, What};
 use crate::violation::{Violation, violation};
-use crate::workload::{Answered, Outcome, Request, Workload};
+use crate::workload::{Answered, ClientOutcome, ClientRequest, Workload};
 use actions::body_number;
 use driver::{ErasedMachine, SessionId, SessionLimits, SessionNumber};
 use events::{Event, Transfer};
@@ -46,7 +46,7 @@ use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadProof,
     ReceiveSnapshot, SnapshotOffer, Term,
 };
-use requests::{Client, ClientSession, InSession, Operation_, Served};
+use requests::{Client, ClientOperation, ClientSession, InSession, Served};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -122,7 +122,7 @@ pub(crate) struct World<'a> {
     disks: Vec<Stream>,
     machines: Vec<Stream>,
     clients: Vec<Client>,
-    operations: Vec<Operation_>,
+    operations: Vec<ClientOperation>,
     observer: Observer<ErasedMachine>,
     contact: Contact,
     leases: Leases,

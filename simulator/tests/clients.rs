@@ -5,7 +5,7 @@ use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
 use simulator::random::Stream;
-use simulator::{Answered, Client, Failed, Objection, Outcome, Request, Simulation};
+use simulator::{Answered, Client, ClientOutcome, ClientRequest, Failed, Objection, Simulation};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
@@ -117,23 +117,25 @@ struct Holder {
 }
 
 impl Client for Holder {
-    fn request(&mut self, draw: &mut Stream) -> Request {
+    fn request(&mut self, draw: &mut Stream) -> ClientRequest {
         match self.ticket {
-            _ if draw.below(8) == 0 => Request::Query(Bytes::new()),
-            Some(ticket) => Request::Command(hand_back(ticket)),
-            None => Request::Command(Bytes::from_static(&[TAKE])),
+            _ if draw.below(8) == 0 => ClientRequest::Query(Bytes::new()),
+            Some(ticket) => ClientRequest::Command(hand_back(ticket)),
+            None => ClientRequest::Command(Bytes::from_static(&[TAKE])),
         }
     }
 
     fn answered(&mut self, answered: &Answered<'_>) -> Result<(), String> {
         match (answered.request, answered.outcome) {
-            (Request::Command(command), Outcome::Done(answer)) if command[0] == TAKE => {
+            (ClientRequest::Command(command), ClientOutcome::Done(answer))
+                if command[0] == TAKE =>
+            {
                 self.ticket = Some(number(answer)).filter(|ticket| *ticket != 0);
             }
-            (Request::Command(_), Outcome::Done([0])) => {
+            (ClientRequest::Command(_), ClientOutcome::Done([0])) => {
                 return Err(format!("ticket {:?} is its own, and was not taken", self.ticket));
             }
-            (Request::Command(_), Outcome::Done(_)) => self.ticket = None,
+            (ClientRequest::Command(_), ClientOutcome::Done(_)) => self.ticket = None,
             _ => {}
         }
         Ok(())
@@ -145,8 +147,8 @@ fn hand_back(ticket: u64) -> Bytes {
 }
 
 /// The requests of clients that cannot use an answer: they guess a ticket.
-fn guess(_client: u64, draw: &mut Stream) -> Request {
-    Request::Command(match draw.below(2) {
+fn guess(_client: u64, draw: &mut Stream) -> ClientRequest {
+    ClientRequest::Command(match draw.below(2) {
         0 => Bytes::from_static(&[TAKE]),
         _ => hand_back(draw.draw()),
     })
@@ -155,7 +157,9 @@ fn guess(_client: u64, draw: &mut Stream) -> Request {
 fn no_ticket_twice(history: &[Answered<'_>]) -> Result<(), Objection> {
     let mut taken: Vec<(u64, &Answered<'_>)> = Vec::new();
     for it in history {
-        let (Request::Command(command), Outcome::Done(answer)) = (it.request, it.outcome) else {
+        let (ClientRequest::Command(command), ClientOutcome::Done(answer)) =
+            (it.request, it.outcome)
+        else {
             continue;
         };
         let ticket = number(answer);
@@ -295,7 +299,8 @@ impl StateMachine for Parrot {
 fn a_described_command_and_both_answers_are_shown_whole() {
     let long = |draw: &mut Stream| Bytes::from(vec![b'a' + draw.below(26) as u8; 600]);
     let simulation = || {
-        Simulation::new(Parrot::default, move |_, draw| Request::Command(long(draw))).seeds(0..30)
+        Simulation::new(Parrot::default, move |_, draw| ClientRequest::Command(long(draw)))
+            .seeds(0..30)
     };
     let words = |bytes: &[u8]| format!("«{}»", String::from_utf8_lossy(bytes));
     let described = simulation().describe(words).describe_answer(move |_, answer| words(answer));

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
-use simulator::{Check, Request, Simulation};
+use simulator::{Check, ClientRequest, Simulation};
 use std::io::{self, Read, Write};
 use std::panic;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +50,7 @@ fn a_panic_is_printed_once_however_often_it_is_repeated() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(|_| _ = PRINTED.fetch_add(1, Ordering::Relaxed)));
     let page = std::env::temp_dir().join(format!("simulator-hush-{}.html", std::process::id()));
-    let found = Simulation::new(Panics::default, |_, _| Request::Command(Bytes::new()))
+    let found = Simulation::new(Panics::default, |_, _| ClientRequest::Command(Bytes::new()))
         .seeds(0..1)
         .timeline(&page)
         .check();

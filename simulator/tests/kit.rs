@@ -6,7 +6,7 @@ use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
 use simulator::plan::{FaultKind, Plan};
-use simulator::{Failed, Request, Simulation, random::Stream};
+use simulator::{ClientRequest, Failed, Simulation, random::Stream};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,10 +71,10 @@ impl<const FORGETS: bool> Frozen for Echo<FORGETS> {
     }
 }
 
-fn request(_client: u64, draw: &mut Stream) -> Request {
+fn request(_client: u64, draw: &mut Stream) -> ClientRequest {
     match draw.below(3) {
-        0 => Request::Query(Bytes::new()),
-        _ => Request::Command(Bytes::copy_from_slice(&[draw.below(200) as u8])),
+        0 => ClientRequest::Query(Bytes::new()),
+        _ => ClientRequest::Command(Bytes::copy_from_slice(&[draw.below(200) as u8])),
     }
 }
 

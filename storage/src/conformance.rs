@@ -11,7 +11,7 @@ use crate::{LogStore, PersistError};
 use bytes::Bytes;
 use raft::{
     Action, Body, CommandNumber, Config, Entry, HardState, Incarnation, Index, LeaseConfig, LogId,
-    LogStart, LogTime, Member, Membership, Message, Node, NodeId, Now, Payload, Restored, Round,
+    LogStart, LogTime, Member, Membership, Message, NodeId, Now, Payload, RawNode, Restored, Round,
     Snapshot, SnapshotOffer, TakeSnapshot, Term, Write,
 };
 use std::time::Duration;
@@ -51,14 +51,14 @@ pub fn membership() -> Membership {
 /// ```
 /// use raft::{Incarnation, NodeId};
 /// use storage::testing::conformance::{Start, log_store, membership};
-/// use storage::testing::{Fate, MemDisk, Operation, Verdict};
+/// use storage::testing::{SectorFate, MemDisk, DiskOperation, DiskVerdict};
 /// use storage::{ClusterId, Directory, LogConfig};
 ///
 /// let mut disk = MemDisk::new();
 /// log_store(|start| {
 ///     match start {
 ///         Start::New => disk = MemDisk::new(),
-///         _ => disk.crash(|_| Fate::Lost),
+///         _ => disk.crash(|_| SectorFate::Lost),
 ///     }
 ///     disk.clear_faults();
 ///     let mut config = LogConfig::default();
@@ -74,11 +74,11 @@ pub fn membership() -> Membership {
 ///     if start == Start::SyncFails {
 ///         let mut failed = false;
 ///         disk.set_faults(Box::new(move |operation| match operation {
-///             Operation::Sync { .. } if !failed => {
+///             DiskOperation::Sync { .. } if !failed => {
 ///                 failed = true;
-///                 Verdict::FailsAndForgets
+///                 DiskVerdict::FailsAndForgets
 ///             }
-///             _ => Verdict::Done,
+///             _ => DiskVerdict::Done,
 ///         }));
 ///     }
 ///     member.into_log()
@@ -309,7 +309,7 @@ struct Kit<'a, L> {
     story: &'static str,
     open: &'a mut dyn FnMut(Start) -> (L, Restored),
     store: Option<L>,
-    node: Node,
+    node: RawNode,
     model: Model,
     starts: u64,
     /// Whether the core orders a snapshot after each apply, and whether that order is held back.
@@ -450,12 +450,12 @@ impl<'a, L: LogStore> Kit<'a, L> {
     }
 }
 
-fn node(start_nonce: u64, restored: Restored) -> Node {
+fn node(start_nonce: u64, restored: Restored) -> RawNode {
     let mut config = Config::new(NODE, Incarnation(NODE.0), start_nonce);
     config.snapshot_log_bytes = 1;
     // The hard state then has a promise, too.
     config.lease = Some(LeaseConfig { tick: Duration::from_millis(10), drift_ppm: 1_000 });
-    match Node::new(config, restored) {
+    match RawNode::new(config, restored) {
         Ok(node) => node,
         Err(error) => panic!("the log store restores a state that no core has: {error}"),
     }

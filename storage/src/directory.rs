@@ -11,8 +11,8 @@
 //! - [`Announced`]: its incarnation is durable. This state provides the [`DurableIncarnation`],
 //!   which every function that introduces the node to a peer requires. A node that announced an
 //!   incarnation and then lost it could take part twice, with two votes.
-//! - [`Member`]: its log has begun, and after that its identity names the cluster. The order
-//!   matters: a directory that names a cluster and has no log has lost its log, and is rejected
+//! - [`MemberDirectory`]: its log has begun, and after that its identity names the cluster. The
+//!   order matters: a directory that names a cluster and has no log has lost its log, and is rejected
 //!   ([`OpenError::LogGone`]).
 //!
 //! A wrong order of these steps does not compile. This module draws no random numbers and sends
@@ -57,7 +57,7 @@ pub enum Directory<D: Disk> {
     /// It names no cluster yet.
     Unclaimed(Unclaimed<D>),
     /// It belongs to a member of a cluster.
-    Member(Member<D>),
+    Member(MemberDirectory<D>),
 }
 
 impl<D: Disk> Directory<D> {
@@ -68,7 +68,7 @@ impl<D: Disk> Directory<D> {
         let directory = match (recovery.identity, recovery.restored) {
             (Some(Identity { node, incarnation, cluster: Some(cluster), .. }), Some(restored)) => {
                 let who = DurableIncarnation { node, incarnation };
-                Directory::Member(Member { log, restored, who, cluster })
+                Directory::Member(MemberDirectory { log, restored, who, cluster })
             }
             (identity, restored) => Directory::Unclaimed(Unclaimed { log, identity, restored }),
         };
@@ -184,7 +184,11 @@ impl<D: Disk> Announced<D> {
 
     /// Makes this the directory of a member. It begins the log with this membership, and then names
     /// the cluster. If an earlier start has begun the log, that log is kept.
-    pub fn join(mut self, cluster: ClusterId, membership: Membership) -> io::Result<Member<D>> {
+    pub fn join(
+        mut self,
+        cluster: ClusterId,
+        membership: Membership,
+    ) -> io::Result<MemberDirectory<D>> {
         let who = self.who();
         let restored = match self.restored {
             Some(restored) => restored,
@@ -192,20 +196,20 @@ impl<D: Disk> Announced<D> {
         };
         self.identity.cluster = Some(cluster);
         self.log.identify(self.identity)?;
-        Ok(Member { log: self.log, restored, who, cluster })
+        Ok(MemberDirectory { log: self.log, restored, who, cluster })
     }
 }
 
 /// The directory of a member of a cluster.
 #[derive(Debug)]
-pub struct Member<D: Disk> {
+pub struct MemberDirectory<D: Disk> {
     log: Log<D>,
     restored: Restored,
     who: DurableIncarnation,
     cluster: ClusterId,
 }
 
-impl<D: Disk> Member<D> {
+impl<D: Disk> MemberDirectory<D> {
     /// The node and its incarnation.
     pub fn who(&self) -> DurableIncarnation {
         self.who
@@ -241,8 +245,9 @@ impl<D: Disk> Member<D> {
         self.check_base_patiently(snapshots, |_| false)
     }
 
-    /// As [`Member::check_base`]. If the disk reports an error, `again` may wait and return true:
-    /// then the snapshot is read again, and is lost only if `again` returns false. Blocks.
+    /// As [`MemberDirectory::check_base`]. If the disk reports an error, `again` may wait and
+    /// return true: then the snapshot is read again, and is lost only if `again` returns false.
+    /// Blocks.
     pub fn check_base_patiently(
         &mut self,
         snapshots: &Snapshots<D>,

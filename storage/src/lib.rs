@@ -55,7 +55,9 @@ mod tests;
 
 pub use base::BaseError;
 pub use block::VERSION as LOG_VERSION;
-pub use directory::{Announced, ClaimError, Directory, DurableIncarnation, Member, Unclaimed};
+pub use directory::{
+    Announced, ClaimError, Directory, DurableIncarnation, MemberDirectory, Unclaimed,
+};
 pub use disk::{Disk, DiskFile, LockError};
 pub use identity::{ClusterId, Identity, IdentityError};
 pub use log::{Log, LogConfig, Recovery, Usage};
@@ -73,6 +75,6 @@ pub mod testing {
         pub use crate::conformance::{Start, log_store, membership};
     }
     pub use crate::mem_disk::{
-        Fate, Faults, MemDisk, MemFile, Operation, SECTOR_BYTES, Unsynced, Verdict,
+        DiskOperation, DiskVerdict, Faults, MemDisk, MemFile, SECTOR_BYTES, SectorFate, Unsynced,
     };
 }

@@ -44,7 +44,7 @@ struct Shared {
 }
 
 /// Decides the result of each operation.
-pub type Faults = Box<dyn FnMut(Operation<'_>) -> Verdict + Send>;
+pub type Faults = Box<dyn FnMut(DiskOperation<'_>) -> DiskVerdict + Send>;
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +133,7 @@ fn dir_of(path: &str) -> &str {
 /// An operation that is about to be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Operation<'a> {
+pub enum DiskOperation<'a> {
     /// Bytes are read from a file.
     Read {
         /// The path of the file.
@@ -184,7 +184,7 @@ pub enum Operation<'a> {
 /// The result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum DiskVerdict {
     /// The operation succeeds.
     Done,
     /// The operation fails. Of a write, the first `done_bytes` are written all the same.
@@ -221,7 +221,7 @@ pub enum Unsynced<'a> {
 /// The effect of a power failure on something volatile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fate {
+pub enum SectorFate {
     /// The write or the change is lost.
     Lost,
     /// The write or the change survives.
@@ -269,7 +269,7 @@ impl MemDisk {
     /// A power failure. `fate` decides about everything volatile: first the changes of names,
     /// oldest first, then the sectors, by path and number. Open files become invalid, and the lock
     /// is released.
-    pub fn crash(&self, mut fate: impl FnMut(Unsynced<'_>) -> Fate) {
+    pub fn crash(&self, mut fate: impl FnMut(Unsynced<'_>) -> SectorFate) {
         let mut shared = self.shared();
         let shared = &mut *shared;
         for change in std::mem::take(&mut shared.pending_names) {
@@ -277,7 +277,7 @@ impl MemDisk {
                 NameChange::Set { path, .. } | NameChange::Remove { path } => path,
                 NameChange::Rename { to, .. } => to,
             };
-            if fate(Unsynced::Name { path }) == Fate::Lost {
+            if fate(Unsynced::Name { path }) == SectorFate::Lost {
                 break;
             }
             change.apply(&mut shared.durable_names);
@@ -296,9 +296,9 @@ impl MemDisk {
             sectors.dedup();
             for sector in sectors {
                 match fate(Unsynced::Sector { path, sector }) {
-                    Fate::Lost => {}
-                    Fate::Kept => content.keep(sector, None),
-                    Fate::Flipped { at, mask } => content.keep(sector, Some((at, mask))),
+                    SectorFate::Lost => {}
+                    SectorFate::Kept => content.keep(sector, None),
+                    SectorFate::Flipped { at, mask } => content.keep(sector, Some((at, mask))),
                 }
             }
             content.volatile.clone_from(&content.durable);
@@ -393,18 +393,18 @@ impl Shared {
         self.files.values().map(|content| content.volatile.len() as u64).sum()
     }
 
-    fn judge(&mut self, operation: Operation<'_>) -> Verdict {
+    fn judge(&mut self, operation: DiskOperation<'_>) -> DiskVerdict {
         match &mut self.faults {
             Some(faults) => faults(operation),
-            None => Verdict::Done,
+            None => DiskVerdict::Done,
         }
     }
 
-    fn permit(&mut self, operation: Operation<'_>) -> io::Result<()> {
+    fn permit(&mut self, operation: DiskOperation<'_>) -> io::Result<()> {
         match self.judge(operation) {
-            Verdict::Done => Ok(()),
-            Verdict::Fails { kind, .. } => Err(kind.into()),
-            Verdict::FailsAndForgets => Err(io::Error::other("input/output error")),
+            DiskVerdict::Done => Ok(()),
+            DiskVerdict::Fails { kind, .. } => Err(kind.into()),
+            DiskVerdict::FailsAndForgets => Err(io::Error::other("input/output error")),
         }
     }
 
@@ -446,7 +446,7 @@ impl Disk for MemDisk {
 
     fn create(&self, path: &str) -> io::Result<MemFile> {
         let mut shared = self.shared();
-        shared.permit(Operation::Create { path })?;
+        shared.permit(DiskOperation::Create { path })?;
         if shared.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -469,7 +469,7 @@ impl Disk for MemDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut shared = self.shared();
-        shared.permit(Operation::Rename { from, to })?;
+        shared.permit(DiskOperation::Rename { from, to })?;
         let file = *shared.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         if let Some(content) = shared.files.get_mut(&file) {
             to.clone_into(&mut content.path);
@@ -483,7 +483,7 @@ impl Disk for MemDisk {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         let mut shared = self.shared();
-        shared.permit(Operation::Remove { path })?;
+        shared.permit(DiskOperation::Remove { path })?;
         if !shared.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -507,7 +507,7 @@ impl Disk for MemDisk {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut shared = self.shared();
         let shared = &mut *shared;
-        shared.permit(Operation::SyncDir { dir })?;
+        shared.permit(DiskOperation::SyncDir { dir })?;
         let pending = std::mem::take(&mut shared.pending_names);
         for change in pending {
             if change.touches(dir) {
@@ -551,7 +551,7 @@ impl DiskFile for MemFile {
         let mut shared = self.disk.shared();
         let shared = &mut *shared;
         let path = self.content(shared)?.path.clone();
-        shared.permit(Operation::Read { path: &path, offset, len: buf.len() })?;
+        shared.permit(DiskOperation::Read { path: &path, offset, len: buf.len() })?;
         let content = self.content(shared)?;
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.volatile.len());
         let read = buf.len().min(content.volatile.len() - from);
@@ -562,11 +562,13 @@ impl DiskFile for MemFile {
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut shared = self.disk.shared();
         let path = self.content(&mut shared)?.path.clone();
-        let verdict = shared.judge(Operation::Write { path: &path, offset, len: data.len() });
+        let verdict = shared.judge(DiskOperation::Write { path: &path, offset, len: data.len() });
         let (mut len, mut result) = match verdict {
-            Verdict::Done => (data.len(), Ok(())),
-            Verdict::Fails { kind, done_bytes } => (done_bytes.min(data.len()), Err(kind.into())),
-            Verdict::FailsAndForgets => (0, Err(io::Error::other("input/output error"))),
+            DiskVerdict::Done => (data.len(), Ok(())),
+            DiskVerdict::Fails { kind, done_bytes } => {
+                (done_bytes.min(data.len()), Err(kind.into()))
+            }
+            DiskVerdict::FailsAndForgets => (0, Err(io::Error::other("input/output error"))),
         };
         let old_len = self.content(&mut shared)?.volatile.len() as u64;
         if let Some(capacity) = shared.capacity_bytes {
@@ -595,15 +597,15 @@ impl DiskFile for MemFile {
     fn sync_data(&mut self) -> io::Result<()> {
         let mut shared = self.disk.shared();
         let path = self.content(&mut shared)?.path.clone();
-        let verdict = shared.judge(Operation::Sync { path: &path });
+        let verdict = shared.judge(DiskOperation::Sync { path: &path });
         let content = self.content(&mut shared)?;
         match verdict {
-            Verdict::Done => {
+            DiskVerdict::Done => {
                 content.sync();
                 Ok(())
             }
-            Verdict::Fails { kind, .. } => Err(kind.into()),
-            Verdict::FailsAndForgets => {
+            DiskVerdict::Fails { kind, .. } => Err(kind.into()),
+            DiskVerdict::FailsAndForgets => {
                 content.unsynced.clear();
                 Err(io::Error::other("input/output error"))
             }

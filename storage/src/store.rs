@@ -19,7 +19,7 @@ pub trait LogStore: Send {
 pub enum PersistError {
     /// The disk is full, the log has reached its limit, or the system has no memory or descriptors
     /// for the write. Nothing of the write counts as written. It may be retried, or another write
-    /// may take its place (`raft::Node::renew_write`), and succeeds once there is room.
+    /// may take its place (`raft::RawNode::renew_write`), and succeeds once there is room.
     #[error("no room for the log: {source}; {}", room_advice(.source))]
     Full {
         /// The write, for a retry.

@@ -10,7 +10,7 @@ use crate::repeats::Repeats;
 use crate::shared::Shared;
 use crate::snapshot;
 use crate::transport::HttpTransport;
-use crate::wire::{Ended, receive_messages};
+use crate::wire::{StreamEnded, receive_messages};
 use bytes::Bytes;
 use driver::report;
 use http_body_util::channel::{Channel, Sender};
@@ -309,7 +309,7 @@ async fn stream<N: Net>(
         tokio::select! {
             biased;
             ended = reading => {
-                if let Ended::Frame(error) = &ended {
+                if let StreamEnded::Frame(error) = &ended {
                     shared.counters.count(error);
                 }
                 report(|| tracing::debug!(%peer, "a stream ended: {ended}"));

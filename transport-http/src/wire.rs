@@ -18,7 +18,7 @@ use raft::NodeId;
 /// Why a stream of messages ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Ended {
+pub enum StreamEnded {
     /// The peer closed it.
     #[error("closed by the peer")]
     Closed,
@@ -43,11 +43,11 @@ pub async fn receive_messages(
     hello: Hello,
     frames: &mut impl Frames,
     passes: impl Fn(NodeId) -> bool,
-) -> Ended {
+) -> StreamEnded {
     loop {
         let frame = match frames.next().await {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Ended::Closed,
+            Ok(None) => return StreamEnded::Closed,
             Err(error) => return error.into(),
         };
         if frame.is_empty() {
@@ -55,13 +55,13 @@ pub async fn receive_messages(
         }
         let message: raft::Message = match storage::codec::decode(&frame) {
             Ok(message) => message,
-            Err(error) => return Ended::Malformed(error),
+            Err(error) => return StreamEnded::Malformed(error),
         };
         if message.from != hello.from {
-            return Ended::Foreign(message.from);
+            return StreamEnded::Foreign(message.from);
         }
         if passes(message.from) && !inbox.message(message).await {
-            return Ended::Stopping;
+            return StreamEnded::Stopping;
         }
     }
 }

@@ -426,7 +426,7 @@ fn queues(queues_max: u32) -> driver::Limits {
 struct Slow<A: App> {
     cluster: Cluster<A>,
     node: usize,
-    part: driver::Part,
+    part: driver::DriverTask,
     gate: Option<crate::time::Pause>,
 }
 

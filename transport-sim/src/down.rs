@@ -7,7 +7,7 @@ use crate::time::{now_us, sleep_us};
 use crate::world::World;
 use madsim::runtime::Handle as Executor;
 use simulator::What;
-use simulator::checks::{Change, Check, Violation, violation};
+use simulator::checks::{Check, LogChange, Violation, violation};
 use simulator::faults::{self, BEGUN_PPM};
 use simulator::plan::FaultKind;
 use storage::LogStore;
@@ -43,7 +43,7 @@ impl<A: App> Cluster<A> {
         if !begun {
             return;
         }
-        host.maybe = Some(Change::of(&write));
+        host.maybe = Some(LogChange::of(&write));
         faults::fail_syncs(&host.disk);
         if let Some(log) = &mut slot.log {
             let _ = log.persist(write);

@@ -23,7 +23,7 @@ use simulator::random::{Purpose, Stream};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::testing::{Faults, MemDisk, Operation, Verdict};
+use storage::testing::{DiskOperation, DiskVerdict, Faults, MemDisk};
 use storage::{ClaimError, ClusterId, Directory, DurableIncarnation};
 use tokio::sync::oneshot;
 use transport_http::{BootstrapError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
@@ -323,15 +323,15 @@ fn fails_after(draw: &mut Stream, failed: Arc<AtomicBool>) -> Faults {
     let mut left = draw.below(OPERATIONS);
     let done_bytes = draw.below(5_000) as usize;
     Box::new(move |operation| {
-        if matches!(operation, Operation::Read { .. }) {
-            return Verdict::Done;
+        if matches!(operation, DiskOperation::Read { .. }) {
+            return DiskVerdict::Done;
         }
         left = left.saturating_sub(1);
         if left > 0 {
-            return Verdict::Done;
+            return DiskVerdict::Done;
         }
         let is_first = !failed.swap(true, Ordering::Relaxed);
         let done_bytes = if is_first { done_bytes } else { 0 };
-        Verdict::Fails { kind: ErrorKind::Other, done_bytes }
+        DiskVerdict::Fails { kind: ErrorKind::Other, done_bytes }
     })
 }

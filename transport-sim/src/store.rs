@@ -8,7 +8,7 @@ use crate::time::{now_us, sleep_us};
 use crate::world::{World, log_config};
 use driver::StorePort;
 use raft::{Durable, Write};
-use simulator::checks::{Change, Check, Violation};
+use simulator::checks::{Check, LogChange, Violation};
 use simulator::plan::FaultKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::{Log, LogStore, PersistError};
@@ -106,7 +106,7 @@ struct Checked<'a, A: App> {
 
 impl<A: App> LogStore for Checked<'_, A> {
     fn persist(&mut self, write: Write) -> Result<Durable, PersistError> {
-        let change = Change::of(&write);
+        let change = LogChange::of(&write);
         let result = match &mut lock(self.slot).log {
             Some(log) => log.persist(write),
             None => Err(PersistError::Failed { source: std::io::Error::other("gone") }),

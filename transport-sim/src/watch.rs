@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::cluster::Cluster;
 use driver::{Answer, Decision, ErasedMachine, Frozen, Inspect, Replica};
-use raft::{Entry, Index, LogId, Node, Snapshot};
+use raft::{Entry, Index, LogId, RawNode, Snapshot};
 use simulator::What;
 use simulator::checks::{Check, Violation, has_answer};
 
@@ -15,7 +15,7 @@ pub(crate) struct Watch<A: App> {
 }
 
 impl<A: App> Inspect for Watch<A> {
-    fn started(&self, node: &Node) {
+    fn started(&self, node: &RawNode) {
         let mut world = self.cluster.world();
         world.observer.started(self.node, node);
         if let Some(timeline) = world.shown() {
@@ -23,7 +23,7 @@ impl<A: App> Inspect for Watch<A> {
         }
     }
 
-    fn look(&self, node: &Node) {
+    fn look(&self, node: &RawNode) {
         let mut world = self.cluster.world();
         if world.runs(self.node, self.number).is_none() {
             return;

@@ -9,7 +9,7 @@ use raft::NodeId;
 use simulator::Violation;
 use simulator::random::{Purpose, Stream};
 use simulator::timeline::{Ended, shown};
-use simulator::{Answered, Erased, ErasedMachine, Outcome, Request, Workload};
+use simulator::{Answered, ClientOutcome, ClientRequest, Erased, ErasedMachine, Workload};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A workload whose clients call a node's [`driver::Handle`].
@@ -56,16 +56,16 @@ impl Calls {
 
 impl App for Calls {
     type Machine = ErasedMachine;
-    type Request = Request;
+    type Request = ClientRequest;
     type Response = Reply;
 
     fn boot(&self) -> (ErasedMachine, Boot<Self>) {
-        let boot = |node: Started<Self>| -> Service<Request, Reply> {
+        let boot = |node: Started<Self>| -> Service<ClientRequest, Reply> {
             Arc::new(move |request| {
                 let handle = node.handle.clone();
                 Box::pin(async move {
                     match request {
-                        Request::Command(command) => match handle.propose(command).await {
+                        ClientRequest::Command(command) => match handle.propose(command).await {
                             Ok(proposal) => match proposal.done.await {
                                 Ok(answer) => Reply::Done(answer),
                                 Err(Known::NotDone) => Reply::NotDone { leader: None },
@@ -74,7 +74,7 @@ impl App for Calls {
                             Err(ProposeError::NotLeader { leader }) => Reply::NotDone { leader },
                             Err(_) => Reply::NotDone { leader: None },
                         },
-                        Request::Query(query) => {
+                        ClientRequest::Query(query) => {
                             match handle.read(query, ReadMode::Linearizable).await {
                                 Ok(answer) => Reply::Done(answer),
                                 Err(_) => Reply::NotDone { leader: None },
@@ -87,7 +87,7 @@ impl App for Calls {
         (self.workload().machine(), Box::new(boot))
     }
 
-    fn asks(&self, request: &Request) -> (bool, String) {
+    fn asks(&self, request: &ClientRequest) -> (bool, String) {
         request.shown()
     }
 
@@ -107,7 +107,7 @@ impl App for Calls {
             while cluster.think().await {
                 let request = self.workload().request(number, &mut draw);
                 let begun_us = now_us();
-                let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
+                let anywhere = matches!(request, ClientRequest::Query(_)) || draw.below(10) == 0;
                 let any = draw.below(plan.nodes);
                 let to = NodeId(if anywhere { any } else { leader });
                 let reply = tokio::select! {
@@ -120,9 +120,9 @@ impl App for Calls {
                     crate::CallError::Lost => Reply::Unknown,
                 });
                 let outcome = match &reply {
-                    Reply::Done(answer) => Outcome::Done(answer),
-                    Reply::NotDone { .. } => Outcome::NotDone,
-                    Reply::Unknown => Outcome::Unknown,
+                    Reply::Done(answer) => ClientOutcome::Done(answer),
+                    Reply::NotDone { .. } => ClientOutcome::NotDone,
+                    Reply::Unknown => ClientOutcome::Unknown,
                 };
                 leader = match &reply {
                     Reply::Done(_) => leader,

@@ -16,7 +16,7 @@ use madsim::runtime::NodeHandle;
 use raft::{Incarnation, Index, LogId, Member, Membership, NodeId};
 use simulator::Marks;
 use simulator::bounds::Needed;
-use simulator::checks::{Change, Check, Observed, Observer, Shadow, Violation, violation};
+use simulator::checks::{Check, LogChange, Observed, Observer, Shadow, Violation, violation};
 use simulator::network::Network;
 use simulator::plan::{FaultKind, Plan, Swarm};
 use simulator::random::{Purpose, Stream};
@@ -55,7 +55,7 @@ pub(crate) struct Host<A: App> {
     pub clock: Arc<SimClock>,
     pub shadow: Shadow,
     /// The write that was outstanding when it went down. It may or may not be on the disk.
-    pub maybe: Option<Change>,
+    pub maybe: Option<LogChange>,
     /// The writes that its log still needs.
     pub needed: Needed,
     pub incarnation: Incarnation,
@@ -281,7 +281,7 @@ impl<A: App> World<A> {
     }
 
     /// Checks the core of a node whose life has not ended.
-    pub fn look(&mut self, at: usize, node: &raft::Node) -> Result<(), Violation> {
+    pub fn look(&mut self, at: usize, node: &raft::RawNode) -> Result<(), Violation> {
         let applied = self.hosts[at].up.as_ref().map_or(Index(0), |up| up.applied);
         if let Some(timeline) = self.shown() {
             timeline.look(at, node, applied);

@@ -7,7 +7,7 @@ use crate::cluster::{self, TICK};
 use crate::peers;
 use crate::rounds::{Base, Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
-use raft::{Action, Message, Node, NodeId, Now, Restored, RoleKind, Snapshot};
+use raft::{Action, Message, NodeId, Now, RawNode, Restored, RoleKind, Snapshot};
 use std::collections::VecDeque;
 
 /// How many entries are proposed at once; the next ones follow when these are committed.
@@ -91,7 +91,7 @@ pub fn sample(cluster: &mut impl Subject, span: Span, batch: u64, value: &Bytes)
 
 /// Three nodes of which the first one leads.
 struct Cluster {
-    nodes: Vec<Node>,
+    nodes: Vec<RawNode>,
     now: Now,
     mail: VecDeque<Message>,
     counts: Counts,
@@ -127,7 +127,7 @@ impl Cluster {
         let initial = Snapshot::initial(cluster::membership());
         let nodes = cluster::IDS.map(|id| {
             let restored = Restored::initial(initial.clone());
-            Node::new(cluster::config(id), restored).expect("the configuration is right")
+            RawNode::new(cluster::config(id), restored).expect("the configuration is right")
         });
         let mut cluster = Cluster {
             nodes: nodes.into(),

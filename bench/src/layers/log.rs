@@ -8,7 +8,7 @@ use crate::cluster;
 use crate::peers;
 use crate::rounds::{Base, Contestant, Error, Row, Sample, Span, in_turn};
 use bytes::Bytes;
-use raft::{Action, Incarnation, Node, NodeId, Now};
+use raft::{Action, Incarnation, NodeId, Now, RawNode};
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
@@ -141,7 +141,7 @@ pub fn of_times(times: &mut [Duration], batch: u64) -> Sample {
 
 /// A cluster of one node, with a log.
 struct SingleNode<D: Disk> {
-    node: Node,
+    node: RawNode,
     log: Log<D>,
     now: Now,
     /// The time of each write.
@@ -157,7 +157,7 @@ impl<D: Disk> SingleNode<D> {
                 .join(ClusterId(1), cluster::of(&[NODE]))?
                 .into_log(),
         };
-        let node = Node::new(cluster::config(NODE), restored)?;
+        let node = RawNode::new(cluster::config(NODE), restored)?;
         let now = Now { monotonic_ns: 1, wall_ms: 1 };
         let mut single = SingleNode { node, log, now, times: Vec::new() };
         single.node.campaign(now);

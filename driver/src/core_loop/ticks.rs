@@ -1,9 +1,9 @@
 //! When the core gets its ticks, and how long the loop may sleep.
 //!
 //! The core gets one tick for each tick length that passes. Ticks that it has declared idle
-//! ([`raft::Node::idle_ticks`]) wake nobody: they are handed in together at the next turn, before
-//! whatever has begun that turn. All other ticks come after it, and those that were missed are not
-//! made up for: to a node that was stalled itself, its peers have not been silent.
+//! ([`raft::RawNode::idle_ticks`]) wake nobody: they are handed in together at the next turn,
+//! before whatever has begun that turn. All other ticks come after it, and those that were missed
+//! are not made up for: to a node that was stalled itself, its peers have not been silent.
 
 use std::time::Duration;
 

@@ -23,13 +23,13 @@ pub enum SnapshotStart {
 /// ```
 /// use driver::testing::{SnapshotStart, snapshot_store};
 /// use storage::Snapshots;
-/// use storage::testing::{Fate, MemDisk};
+/// use storage::testing::{SectorFate, MemDisk};
 ///
 /// let mut disk = MemDisk::new();
 /// snapshot_store(|start| {
 ///     match start {
 ///         SnapshotStart::New => disk = MemDisk::new(),
-///         _ => disk.crash(|_| Fate::Lost),
+///         _ => disk.crash(|_| SectorFate::Lost),
 ///     }
 ///     Snapshots::new(disk.clone()).expect("a disk in memory can be written")
 /// });

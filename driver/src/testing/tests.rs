@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use storage::Snapshots;
-use storage::testing::{Fate, MemDisk};
+use storage::testing::{MemDisk, SectorFate};
 
 fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
@@ -25,7 +25,7 @@ fn the_snapshots_of_the_storage_conform() {
     snapshot_store(|start| {
         match start {
             SnapshotStart::New => disk = MemDisk::new(),
-            SnapshotStart::PowerFailure => disk.crash(|_| Fate::Lost),
+            SnapshotStart::PowerFailure => disk.crash(|_| SectorFate::Lost),
         }
         Snapshots::new(disk.clone()).unwrap()
     });

@@ -9,7 +9,7 @@ use crate::{Clock, Inbox, InboxReceiver, SnapshotSink, SnapshotStore, Transport,
 use bytes::Bytes;
 use raft::{
     Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId, LogTime, Member,
-    Membership, Message, Node, NodeId, Payload, ReadId, Reading, Request, Restored, Round,
+    Membership, Message, NodeId, Payload, RawNode, ReadId, Reading, Request, Restored, Round,
     Snapshot, SnapshotOffer, StateHash, Term,
 };
 use std::any::Any;
@@ -498,9 +498,9 @@ fn offer(index: u64) -> SnapshotOffer {
 }
 
 /// A core without entries, which needs every snapshot.
-fn core(node: NodeId, membership: &Membership) -> Node {
+fn core(node: NodeId, membership: &Membership) -> RawNode {
     let restored = Restored::initial(Snapshot::initial(membership.clone()));
-    Node::new(Config::new(node, incarnation(node), 1), restored).expect("the settings are sound")
+    RawNode::new(Config::new(node, incarnation(node), 1), restored).expect("the settings are sound")
 }
 
 /// A reader whose device has failed.

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use storage::testing::{MemDisk, Operation, Verdict};
+use storage::testing::{DiskOperation, DiskVerdict, MemDisk};
 use storage::{LogStore, PersistError};
 
 const NODES: u64 = 3;
@@ -398,10 +398,10 @@ async fn a_snapshot_makes_room_in_a_log_at_its_bound() {
     let (log, restored) = open_log_of(&disk, 1, 1, |log| log.bytes_max = 4 * log.segment_bytes);
     // No snapshot can be written at first, so the log grows to its bound.
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Create { path } if path.contains("snapshot") => {
-            Verdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
+        DiskOperation::Create { path } if path.contains("snapshot") => {
+            DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
     let small = |config: &mut DriverConfig| config.raft.snapshot_log_bytes = 64 << 10;
     let node = start_with(&network, &disk, 1, restored, log, small, drop);
@@ -447,7 +447,7 @@ async fn overload_is_refused_and_status_does_not_wait() {
     let (stuck, until_dropped) = mpsc::channel::<()>();
     disk.set_faults(Box::new(move |_| {
         let _ = until_dropped.recv();
-        Verdict::Done
+        DiskVerdict::Done
     }));
     let slow = node.propose(Bytes::from_static(b"1")).await.unwrap();
     let mut busy = 0;

@@ -6,7 +6,7 @@ use quorate::{ApplyContext, LogTime, Typed, TypedMachine};
 use serde::{Deserialize, Serialize};
 use simulator::checks::Check;
 use simulator::random::Stream;
-use simulator::{Answered, Client, Failed, Objection, Outcome, Request, Simulation};
+use simulator::{Answered, Client, ClientOutcome, ClientRequest, Failed, Objection, Simulation};
 use std::collections::BTreeSet;
 
 /// A client of the lock service. It releases a lock with the token that it was granted.
@@ -22,10 +22,10 @@ impl Holder {
 }
 
 impl Client for Holder {
-    fn request(&mut self, draw: &mut Stream) -> Request {
+    fn request(&mut self, draw: &mut Stream) -> ClientRequest {
         let lock = format!("lock {}", draw.below(2));
         if draw.below(4) == 0 {
-            return Request::Query(Typed::<Locks>::encode_query(&lock));
+            return ClientRequest::Query(Typed::<Locks>::encode_query(&lock));
         }
         let command = match &self.granted {
             Some((lock, grant)) => Command::Release { lock: lock.clone(), token: grant.token },
@@ -34,7 +34,7 @@ impl Client for Holder {
                 Command::Acquire { lock, owner, for_ms }
             }
         };
-        Request::Command(Typed::<Locks>::encode_command(&command))
+        ClientRequest::Command(Typed::<Locks>::encode_command(&command))
     }
 
     fn answered(&mut self, answered: &Answered<'_>) -> Result<(), String> {
@@ -53,7 +53,8 @@ impl Client for Holder {
 
 /// A command and its reply, if it was done.
 fn reply(answered: &Answered<'_>) -> Option<(Command, Option<Grant>)> {
-    let (Request::Command(command), Outcome::Done(reply)) = (answered.request, answered.outcome)
+    let (ClientRequest::Command(command), ClientOutcome::Done(reply)) =
+        (answered.request, answered.outcome)
     else {
         return None;
     };

@@ -4,7 +4,8 @@ use super::Leader;
 use crate::core::Core;
 
 impl Leader {
-    /// The number of ticks that only count: see [`Node::idle_ticks`](crate::Node::idle_ticks).
+    /// The number of ticks that only count: see
+    /// [`RawNode::idle_ticks`](crate::RawNode::idle_ticks).
     pub fn idle_ticks(&self, core: &Core) -> u32 {
         let membership = core.log.membership();
         let is_steady = self.is_serving(core)

@@ -1,13 +1,13 @@
 //! A cluster of one node, whose orders are carried out at once.
 
 use raft::{
-    Action, Config, Entry, HardState, Incarnation, Member, Membership, Node, NodeId, Now, Restored,
-    Snapshot, Term,
+    Action, Config, Entry, HardState, Incarnation, Member, Membership, NodeId, Now, RawNode,
+    Restored, Snapshot, Term,
 };
 
 /// A node that leads, with these entries in its log. Also returns whether it took a snapshot when
 /// it had applied them. `adapt` changes its settings.
-pub fn leader(entries: Vec<Entry>, adapt: impl FnOnce(&mut Config)) -> (Node, bool) {
+pub fn leader(entries: Vec<Entry>, adapt: impl FnOnce(&mut Config)) -> (RawNode, bool) {
     let member = Member {
         incarnation: Incarnation(1),
         peer_address: String::new(),
@@ -21,7 +21,7 @@ pub fn leader(entries: Vec<Entry>, adapt: impl FnOnce(&mut Config)) -> (Node, bo
     let term = entries.last().map_or(Term(0), |entry| entry.id.term);
     let hard_state = HardState { term, ..HardState::default() };
     let restored = Restored { hard_state, entries, ..restored };
-    let mut node = Node::new(config, restored).unwrap();
+    let mut node = RawNode::new(config, restored).unwrap();
     node.tick(Now::default());
     let has_taken = settle(&mut node);
     assert!(node.is_leader());
@@ -29,7 +29,7 @@ pub fn leader(entries: Vec<Entry>, adapt: impl FnOnce(&mut Config)) -> (Node, bo
 }
 
 /// Carries out all orders. Returns whether a snapshot was taken.
-pub fn settle(node: &mut Node) -> bool {
+pub fn settle(node: &mut RawNode) -> bool {
     let (now, mut taken) = (Now::default(), false);
     while let Some(action) = node.poll() {
         match action {

@@ -2,7 +2,7 @@
 
 use super::cluster::Peer;
 use super::disk::Disk;
-use raft::{Body, Entry, Index, Message, Node, NodeId, Term};
+use raft::{Body, Entry, Index, Message, NodeId, RawNode, Term};
 use std::collections::BTreeMap;
 
 /// The leaders and committed entries seen so far.
@@ -14,7 +14,7 @@ pub struct Checks {
 
 impl Checks {
     /// Checks the state after a step of `node`, which has the number `id` in `peers`.
-    pub fn node(&mut self, id: u64, node: &Node, peers: &BTreeMap<u64, Peer>) {
+    pub fn node(&mut self, id: u64, node: &RawNode, peers: &BTreeMap<u64, Peer>) {
         assert_eq!(node.broken_invariant(), None, "n{id}");
         if node.is_leader() {
             let leader = *self.leaders.entry(node.term()).or_insert(NodeId(id));
@@ -43,7 +43,7 @@ impl Checks {
     }
 
     /// No promise before it is durable: what `message` promises is on its sender's disk.
-    pub fn promise(message: &Message, node: &Node, disk: &Disk) {
+    pub fn promise(message: &Message, node: &RawNode, disk: &Disk) {
         let hard = &disk.hard_state;
         match message.body {
             Body::Vote { last, .. } => {

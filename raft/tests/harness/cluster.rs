@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::print::{self, Show};
 use raft::{
     Action, Apply, Body, Config, Durable, Incarnation, Index, LeaseConfig, LogId, Member,
-    Membership, Message, Node, NodeId, Now, ReceiveSnapshot, Restore, RoleKind, Snapshot,
+    Membership, Message, NodeId, Now, RawNode, ReceiveSnapshot, Restore, RoleKind, Snapshot,
     SnapshotOffer, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ pub struct Peer {
     /// Its disk does not have the incarnation that the cluster admitted.
     pub wiped: bool,
     /// `None` while the node is down.
-    pub node: Option<Node>,
+    pub node: Option<RawNode>,
     pub write: Option<Write>,
     /// Receipts for writes that are on disk, not passed to the node yet.
     pub receipts: Vec<Durable>,
@@ -149,7 +149,8 @@ impl Cluster {
         let peer = &self.peers[&id];
         assert!(peer.node.is_none(), "n{id} is up");
         let config = self.config(id, peer.disk.incarnation, peer.starts);
-        let node = Node::new(config, peer.disk.restored()).expect("what the disk holds is sound");
+        let node =
+            RawNode::new(config, peer.disk.restored()).expect("what the disk holds is sound");
         let peer = self.peer(id);
         peer.applied = peer.disk.snapshot.last.index;
         peer.node = Some(node);
@@ -171,7 +172,7 @@ impl Cluster {
     }
 
     /// Passes an event to a node, if it is up, and carries out the resulting actions.
-    pub fn event<T>(&mut self, id: u64, event: impl FnOnce(&mut Node, Now) -> T) -> Option<T> {
+    pub fn event<T>(&mut self, id: u64, event: impl FnOnce(&mut RawNode, Now) -> T) -> Option<T> {
         let peer = self.peer(id);
         let now = peer.now;
         let result = peer.node.as_mut().map(|node| event(node, now));
@@ -307,7 +308,7 @@ impl Cluster {
     }
 
     fn leads(&self, id: u64) -> bool {
-        self.peers[&id].node.as_ref().is_some_and(Node::is_leader)
+        self.peers[&id].node.as_ref().is_some_and(RawNode::is_leader)
     }
 
     /// A snapshot reaches its receiver whole, if it wants it.

@@ -1,8 +1,8 @@
 //! The text form of messages, orders and nodes in the scripts: one line each, ids as `7@4`.
 
 use raft::{
-    Body, Entry, HardState, LogStart, Membership, Message, Node, NodeId, Payload, ReadId, Request,
-    RoleKind, Write,
+    Body, Entry, HardState, LogStart, Membership, Message, NodeId, Payload, RawNode, ReadId,
+    Request, RoleKind, Write,
 };
 use std::fmt::Write as _;
 
@@ -109,7 +109,7 @@ pub fn read(read: ReadId) -> String {
 }
 
 /// One line for the node, and one for each peer of a leader.
-pub fn status(node: &Node) -> String {
+pub fn status(node: &RawNode) -> String {
     let status = node.status();
     let role = match status.role {
         RoleKind::Follower => "follower",
@@ -168,7 +168,7 @@ pub fn membership(membership: &Membership) -> String {
 }
 
 /// The log in memory, with the command number of each entry, and its time if it is set.
-pub fn log(node: &Node) -> String {
+pub fn log(node: &RawNode) -> String {
     let base = node.base();
     let mut text = format!("n{} log base={} #{}", node.status().id, base.last, base.number);
     if base.membership.is_changing() {

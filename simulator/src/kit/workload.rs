@@ -6,7 +6,7 @@ use crate::describe::Describe;
 use crate::log::OpenStore;
 use crate::random::Stream;
 use crate::violation::Violation;
-use crate::workload::{Answered, Request, Workload};
+use crate::workload::{Answered, ClientRequest, Workload};
 use driver::StateMachine;
 
 /// The workload of a run: the user's, with what the builder adds to it.
@@ -24,7 +24,7 @@ impl<M: StateMachine> Workload for Built<'_, M> {
         self.inner.machine()
     }
 
-    fn request(&mut self, client: u64, draw: &mut Stream) -> Request {
+    fn request(&mut self, client: u64, draw: &mut Stream) -> ClientRequest {
         self.inner.request(client, draw)
     }
 

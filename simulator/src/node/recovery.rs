@@ -12,7 +12,7 @@ use crate::plan::Swarm;
 use crate::shadow::{Shadow, read};
 use crate::violation::{Violation, violation};
 use driver::{Replica, StateMachine};
-use raft::{LogId, Node, NodeId, Restored, Snapshot};
+use raft::{LogId, NodeId, RawNode, Restored, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use storage::testing::MemDisk;
 use storage::{BaseError, Case, Directory, OpenError, Snapshots};
@@ -61,7 +61,7 @@ impl<M: StateMachine> Host<M> {
         self.refused = 0;
         self.needed.starts(log.used_bytes().unwrap_or(0), self.shadow.last().index);
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
-        let mut node = Node::new(config, restored).map_err(|error| {
+        let mut node = RawNode::new(config, restored).map_err(|error| {
             Violation::new(Check::NodeStartsAgain, NodeId(id), error.to_string())
         })?;
         node.set_snapshot_bytes(snapshot_bytes);

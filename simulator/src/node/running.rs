@@ -8,7 +8,7 @@ use crate::observer::has_answer;
 use crate::violation::{Violation, violation};
 use bytes::Bytes;
 use driver::{Answer, Replica, SessionNumber, StateMachine, WrongBatch, hashed};
-use raft::{Apply, Entry, Index, LogId, Node, Payload, ReadId, TakeSnapshot, Write, entry_hash};
+use raft::{Apply, Entry, Index, LogId, Payload, RawNode, ReadId, TakeSnapshot, Write, entry_hash};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use storage::Snapshots;
@@ -16,7 +16,7 @@ use storage::testing::MemDisk;
 
 /// A running node.
 pub(crate) struct Running<M> {
-    pub node: Node,
+    pub node: RawNode,
     pub log: AnyLog,
     pub snapshots: Snapshots<MemDisk>,
     pub replica: Replica<M>,

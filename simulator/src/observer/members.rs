@@ -5,7 +5,7 @@ use crate::checks::Check;
 use crate::in_force::News;
 use crate::violation::{Violation, violation};
 use driver::StateMachine;
-use raft::{Incarnation, Index, LogId, Membership, Node, NodeId, Snapshot};
+use raft::{Incarnation, Index, LogId, Membership, NodeId, RawNode, Snapshot};
 use std::collections::BTreeSet;
 
 /// The memberships that were committed.
@@ -100,7 +100,7 @@ impl<M: StateMachine> Observer<M> {
     pub(super) fn look_at_memberships(
         &mut self,
         at: usize,
-        node: &Node,
+        node: &RawNode,
         (before, now): (Seen, Seen),
         news: News,
     ) -> Result<(), Violation> {
@@ -138,7 +138,12 @@ impl<M: StateMachine> Observer<M> {
     }
 
     /// Checks a membership that a leader has appended to its log.
-    fn changes_members(&mut self, at: usize, node: &Node, before: Seen) -> Result<(), Violation> {
+    fn changes_members(
+        &mut self,
+        at: usize,
+        node: &RawNode,
+        before: Seen,
+    ) -> Result<(), Violation> {
         let in_force = &self.in_force[at];
         let (id, new) = in_force.latest();
         let Some((known, old)) = in_force.previous() else { return Ok(()) };

@@ -2,7 +2,7 @@
 
 use super::What;
 use crate::shadow::Shadow;
-use raft::{Index, LogId, Node, NodeId, RoleKind, Term};
+use raft::{Index, LogId, NodeId, RawNode, RoleKind, Term};
 use std::collections::BTreeMap;
 
 /// The log of a node when the run ended.
@@ -75,7 +75,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// Returns what has changed since the last call, and remembers the current state.
-    pub fn changes(&mut self, node: &Node, applied: Index) -> Vec<What> {
+    pub fn changes(&mut self, node: &RawNode, applied: Index) -> Vec<What> {
         let mut changes = Vec::new();
         let status = node.status();
         let role = Some((status.role, status.term));
@@ -103,7 +103,7 @@ impl Seen {
         changes
     }
 
-    fn log_change(&mut self, node: &Node) -> Vec<What> {
+    fn log_change(&mut self, node: &RawNode) -> Vec<What> {
         let (base, last) = (node.base().last, node.last());
         // From the end back to the first entry that has not changed.
         let mut news = Vec::new();

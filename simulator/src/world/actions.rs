@@ -69,7 +69,7 @@ impl World<'_> {
                 let operation =
                     self.hosts[node].up.as_mut().and_then(|running| running.reads.remove(&read));
                 match operation {
-                    Some(operation) => self.conclude(operation, None, Outcome::NotDone),
+                    Some(operation) => self.conclude(operation, None, ClientOutcome::NotDone),
                     None => Ok(()),
                 }
             }
@@ -142,7 +142,7 @@ impl World<'_> {
                 let operations: Vec<usize> =
                     jumped.iter().filter_map(|id| running.proposals.remove(id)).collect();
                 for operation in operations {
-                    self.conclude(operation, None, Outcome::Unknown)?;
+                    self.conclude(operation, None, ClientOutcome::Unknown)?;
                 }
                 Ok(())
             }

@@ -21,7 +21,7 @@ impl World<'_> {
         self.ask(client, request)
     }
 
-    pub(super) fn ask(&mut self, client: usize, request: Request) -> Result<(), Violation> {
+    pub(super) fn ask(&mut self, client: usize, request: ClientRequest) -> Result<(), Violation> {
         let operation = self.operations.len();
         if self.calm {
             self.asked.note(&request);
@@ -32,11 +32,11 @@ impl World<'_> {
         }
         let Client { draw, leader, .. } = &mut self.clients[client];
         // Reads go to any node; most commands go to the node that the client takes for the leader.
-        let anywhere = matches!(request, Request::Query(_)) || draw.below(10) == 0;
+        let anywhere = matches!(request, ClientRequest::Query(_)) || draw.below(10) == 0;
         let any = draw.below(self.plan.nodes);
         let node = if anywhere { any } else { *leader } as usize;
         let after_us = 1 + draw.below(2 * u64::from(self.plan.swarm.delay_us) + 1);
-        self.operations.push(Operation_ {
+        self.operations.push(ClientOperation {
             client,
             node,
             request,
@@ -58,9 +58,9 @@ impl World<'_> {
     }
 
     /// The part that a new request of a client has in a session.
-    fn session_for(&mut self, client: usize, request: &Request) -> InSession {
+    fn session_for(&mut self, client: usize, request: &ClientRequest) -> InSession {
         let Client { uses_sessions, session, .. } = &mut self.clients[client];
-        if !*uses_sessions || matches!(request, Request::Query(_)) {
+        if !*uses_sessions || matches!(request, ClientRequest::Query(_)) {
             return InSession::No;
         }
         let Some(session) = session else { return InSession::Opens };
@@ -76,7 +76,7 @@ impl World<'_> {
     }
 
     /// What a node is asked to append for an operation.
-    fn proposal(&self, operation: &Operation_, command: &Bytes) -> raft::Request {
+    fn proposal(&self, operation: &ClientOperation, command: &Bytes) -> raft::Request {
         match operation.in_session {
             InSession::No => raft::Request::Command(command.clone()),
             InSession::Opens => session_limits(&self.plan.swarm).request(operation.client as u32),
@@ -90,11 +90,11 @@ impl World<'_> {
         let now = self.now(node);
         self.operations[operation].came_at = self.events;
         let asked = &self.operations[operation];
-        let Operation_ { client, request, .. } = asked;
+        let ClientOperation { client, request, .. } = asked;
         let client = *client;
         let proposal = match request {
-            Request::Command(command) => Some(self.proposal(asked, command)),
-            Request::Query(_) => None,
+            ClientRequest::Command(command) => Some(self.proposal(asked, command)),
+            ClientRequest::Query(_) => None,
         };
         let taken = match (&mut self.hosts[node].up, proposal) {
             (Some(running), Some(proposal)) => {
@@ -149,7 +149,7 @@ impl World<'_> {
             if lost && self.operations[operation].open {
                 self.clients[client].leader = next;
             }
-            self.conclude(operation, None, Outcome::NotDone)?;
+            self.conclude(operation, None, ClientOutcome::NotDone)?;
         }
         self.poll(node)
     }
@@ -172,10 +172,10 @@ impl World<'_> {
             }
             // The entry was applied here already, so its answer is gone; or the command is lost.
             Forwarded::Appended { .. } | Forwarded::Lost => {
-                self.conclude(operation, None, Outcome::Unknown)
+                self.conclude(operation, None, ClientOutcome::Unknown)
             }
             Forwarded::Busy | Forwarded::TooLarge { .. } | Forwarded::NotTaken => {
-                self.conclude(operation, None, Outcome::NotDone)
+                self.conclude(operation, None, ClientOutcome::NotDone)
             }
         }
     }
@@ -183,19 +183,19 @@ impl World<'_> {
     pub(super) fn serve(&mut self, node: usize, read: raft::ReadId) -> Result<(), Violation> {
         let Some(running) = &mut self.hosts[node].up else { return Ok(()) };
         let Some(operation) = running.reads.remove(&read) else { return Ok(()) };
-        let Operation_ { request, came_at, by_lease, .. } = &self.operations[operation];
+        let ClientOperation { request, came_at, by_lease, .. } = &self.operations[operation];
         if !by_lease || !self.leases.held_since(*came_at) {
             self.contact.served(node, &running.node, *came_at)?;
         }
         if self.hosts[node].flipped {
-            return self.conclude(operation, None, Outcome::NotDone);
+            return self.conclude(operation, None, ClientOutcome::NotDone);
         }
         let Some(running) = &self.hosts[node].up else { return Ok(()) };
-        let Request::Query(query) = request else { return Ok(()) };
+        let ClientRequest::Query(query) = request else { return Ok(()) };
         let answer =
             driver::StateMachine::query(running.replica.machine(), running.replica.time(), query);
         let at = running.machine_at;
-        self.conclude(operation, Some(at), Outcome::Done(&answer))
+        self.conclude(operation, Some(at), ClientOutcome::Done(&answer))
     }
 
     /// The client waits no longer. The operation may still be done.
@@ -203,7 +203,7 @@ impl World<'_> {
         if let InSession::Has { is_repeated, .. } = &mut self.operations[operation].in_session {
             *is_repeated = false;
         }
-        self.conclude(operation, None, Outcome::Unknown)
+        self.conclude(operation, None, ClientOutcome::Unknown)
     }
 
     /// Proposes a command of a session again, on any node.
@@ -218,11 +218,15 @@ impl World<'_> {
 
     /// A client's attempt to open a session has ended. If there is one now, the client sends its
     /// command.
-    fn session_opened(&mut self, operation: usize, outcome: Outcome<'_>) -> Result<(), Violation> {
-        let Operation_ { client, request, .. } = &self.operations[operation];
+    fn session_opened(
+        &mut self,
+        operation: usize,
+        outcome: ClientOutcome<'_>,
+    ) -> Result<(), Violation> {
+        let ClientOperation { client, request, .. } = &self.operations[operation];
         let (client, request) = (*client, request.clone());
         self.clients[client].operation = None;
-        let Outcome::Done(reply) = outcome else {
+        let ClientOutcome::Done(reply) = outcome else {
             self.queue.push(self.now_us + 2 * BACKOFF_US, Event::Client(client));
             return Ok(());
         };
@@ -235,13 +239,17 @@ impl World<'_> {
 
     /// A client's attempt to close its session has ended. It sends its command: in the closed
     /// session, which does not execute it, or in another if the outcome is not known.
-    fn session_closed(&mut self, operation: usize, outcome: Outcome<'_>) -> Result<(), Violation> {
-        let Operation_ { client, request, .. } = &self.operations[operation];
+    fn session_closed(
+        &mut self,
+        operation: usize,
+        outcome: ClientOutcome<'_>,
+    ) -> Result<(), Violation> {
+        let ClientOperation { client, request, .. } = &self.operations[operation];
         let (client, request) = (*client, request.clone());
         self.clients[client].operation = None;
         let session = &mut self.clients[client].session;
         match (outcome, &mut *session) {
-            (Outcome::Done([1]), Some(session)) => {
+            (ClientOutcome::Done([1]), Some(session)) => {
                 session.is_closed = true;
                 self.observer.once.closed(session.id);
                 self.marks.hit("a session was closed");
@@ -269,9 +277,9 @@ impl World<'_> {
             SessionError::Ended | SessionError::Gap { .. } => {
                 self.marks.hit("a session ended");
                 self.clients[client].session = None;
-                if may_be_done { Outcome::Unknown } else { Outcome::NotDone }
+                if may_be_done { ClientOutcome::Unknown } else { ClientOutcome::NotDone }
             }
-            SessionError::Forgotten | SessionError::TooLow => Outcome::Unknown,
+            SessionError::Forgotten | SessionError::TooLow => ClientOutcome::Unknown,
             error => {
                 let detail = format!("at {index}: {error}");
                 return violation(Check::RepeatsGetTheFirstReply, index, detail);
@@ -285,16 +293,16 @@ impl World<'_> {
         &mut self,
         operation: usize,
         at: Option<Index>,
-        outcome: Outcome<'_>,
+        outcome: ClientOutcome<'_>,
     ) -> Result<(), Violation> {
         let known = &mut self.operations[operation];
         if !known.open {
             return Ok(());
         }
         if let InSession::Has { may_be_done, is_repeated: true, .. } = &mut known.in_session
-            && !matches!(outcome, Outcome::Done(_))
+            && !matches!(outcome, ClientOutcome::Done(_))
         {
-            *may_be_done |= outcome == Outcome::Unknown;
+            *may_be_done |= outcome == ClientOutcome::Unknown;
             self.try_again(operation);
             return Ok(());
         }
@@ -305,9 +313,9 @@ impl World<'_> {
             InSession::Closes(_) => return self.session_closed(operation, outcome),
             InSession::No | InSession::Has { .. } => {}
         }
-        if let (Some(at), Outcome::Done(answer)) = (at, outcome) {
+        if let (Some(at), ClientOutcome::Done(answer)) = (at, outcome) {
             match &known.request {
-                Request::Command(_) if at <= known.floor => {
+                ClientRequest::Command(_) if at <= known.floor => {
                     let detail = format!("a command has index {at}, below {}", known.floor);
                     return violation(
                         Check::LaterCommandsComeLater,
@@ -315,7 +323,7 @@ impl World<'_> {
                         detail,
                     );
                 }
-                Request::Command(_)
+                ClientRequest::Command(_)
                     if self.observer.answer(at).is_none_or(|a| a.as_deref() != Ok(answer)) =>
                 {
                     return violation(
@@ -324,7 +332,7 @@ impl World<'_> {
                         format!("at {at}"),
                     );
                 }
-                Request::Query(_) if at < known.floor => {
+                ClientRequest::Query(_) if at < known.floor => {
                     let detail = format!("a read of {at}, though {} was committed", known.floor);
                     return violation(
                         Check::ReadsAreFresh,
@@ -335,8 +343,8 @@ impl World<'_> {
                 _ => {}
             }
             self.marks.hit(match known.request {
-                Request::Command(_) => "a command was done",
-                Request::Query(_) => "a read was served",
+                ClientRequest::Command(_) => "a command was done",
+                ClientRequest::Query(_) => "a read was served",
             });
             if self.calm {
                 self.served.note(&known.request);
@@ -359,13 +367,13 @@ impl World<'_> {
         let think_us = if self.calm { think_us.max(calm_us) } else { think_us };
         let backoff_us = &mut self.clients[client].backoff_us;
         let pause_us = match outcome {
-            Outcome::Done(_) => {
+            ClientOutcome::Done(_) => {
                 *backoff_us = BACKOFF_US;
                 think_us
             }
             // The next request goes to another node.
-            Outcome::NotDone => think_us + BACKOFF_US,
-            Outcome::Unknown => {
+            ClientOutcome::NotDone => think_us + BACKOFF_US,
+            ClientOutcome::Unknown => {
                 *backoff_us = (2 * *backoff_us).min(BACKOFF_MAX_US);
                 think_us + *backoff_us
             }

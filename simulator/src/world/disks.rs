@@ -21,7 +21,7 @@ impl World<'_> {
         let Some(running) = &mut host.up else { return Ok(()) };
         let Some(write) = running.write.take() else { return Ok(()) };
         let write = if host.tries_again { running.node.renew_write(write) } else { write };
-        let change = Change::of(&write);
+        let change = LogChange::of(&write);
         match running.log.persist(write) {
             Ok(done) => {
                 if host.shadow.is_taken_back(&change) && !host.rotten {
@@ -94,7 +94,7 @@ impl World<'_> {
             && let Some(write) = running.write.take()
             && begun
         {
-            host.maybe = Some(Change::of(&write));
+            host.maybe = Some(LogChange::of(&write));
             // It was written and not yet synced.
             faults::fail_syncs(&host.disk);
             let _ = running.log.persist(write);
@@ -159,10 +159,10 @@ impl World<'_> {
         host.life += 1;
         for operation in open {
             // Clients receive no answer from the node any more.
-            let _ = self.conclude(operation, None, Outcome::Unknown);
+            let _ = self.conclude(operation, None, ClientOutcome::Unknown);
         }
         for operation in reads {
-            let _ = self.conclude(operation, None, Outcome::NotDone);
+            let _ = self.conclude(operation, None, ClientOutcome::NotDone);
         }
         self.note(6, node, down_us);
         self.timeline.add(node, What::Down);

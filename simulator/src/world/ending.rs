@@ -319,7 +319,7 @@ impl World<'_> {
     pub(super) fn queries(&self) -> Vec<&Bytes> {
         let mut queries: Vec<&Bytes> = Vec::new();
         for operation in &self.operations {
-            if let Request::Query(query) = &operation.request
+            if let ClientRequest::Query(query) = &operation.request
                 && queries.len() < QUERIES_MAX
                 && !queries.contains(&query)
             {
@@ -351,7 +351,7 @@ impl World<'_> {
                 for (answer, how) in answers {
                     if answer != expected {
                         let describe = self.workload.describe();
-                        let asked = Request::Query((*query).clone());
+                        let asked = ClientRequest::Query((*query).clone());
                         let (query, answer) =
                             (describe.query(query), describe.answer(&asked, &answer));
                         let detail = format!(

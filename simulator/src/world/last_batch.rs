@@ -7,7 +7,7 @@ use super::faults::segments;
 use super::*;
 use crate::faults;
 use crate::node::{EndBatch, RottingEnd};
-use storage::testing::{MemDisk, Operation, Unsynced, Verdict};
+use storage::testing::{DiskOperation, DiskVerdict, MemDisk, Unsynced};
 
 /// The log is written in units of this size.
 const BLOCK_BYTES: usize = 4_096;
@@ -54,7 +54,7 @@ impl World<'_> {
         let before = segments(host);
         let Some(running) = &mut host.up else { return false };
         let Some(write) = running.write.take() else { return false };
-        host.maybe = Some(Change::of(&write));
+        host.maybe = Some(LogChange::of(&write));
         fail_syncs_of_batches(&host.disk);
         let _ = running.log.persist(write);
         let after = segments(host);
@@ -104,10 +104,10 @@ impl World<'_> {
 /// Lets a batch be written, and its sync fail. A new segment is prepared under another name.
 fn fail_syncs_of_batches(disk: &MemDisk) {
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Sync { path } if path.ends_with(".seg") => {
-            Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+        DiskOperation::Sync { path } if path.ends_with(".seg") => {
+            DiskVerdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
 }
 

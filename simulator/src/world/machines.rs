@@ -92,17 +92,17 @@ impl World<'_> {
             self.marks.hit("a bit flipped in what a node applied");
         }
         for operation in unknown {
-            self.conclude(operation, None, Outcome::Unknown)?;
+            self.conclude(operation, None, ClientOutcome::Unknown)?;
         }
         for (operation, answer) in concluded {
             match answer {
                 Some((index, Ok(answer))) => {
-                    self.conclude(operation, Some(index), Outcome::Done(&answer))?;
+                    self.conclude(operation, Some(index), ClientOutcome::Done(&answer))?;
                 }
                 Some((index, Err(error))) => self.refused(operation, index, error)?,
                 None => {
                     self.marks.hit("a proposal was certainly not done");
-                    self.conclude(operation, None, Outcome::NotDone)?;
+                    self.conclude(operation, None, ClientOutcome::NotDone)?;
                 }
             }
         }

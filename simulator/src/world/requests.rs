@@ -5,10 +5,10 @@
 
 use super::*;
 
-pub(super) struct Operation_ {
+pub(super) struct ClientOperation {
     pub client: usize,
     pub node: usize,
-    pub request: Request,
+    pub request: ClientRequest,
     pub begun_us: u64,
     /// The highest committed index when the client sent the request.
     pub floor: Index,
@@ -45,10 +45,10 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn note(&mut self, request: &Request) {
+    pub(super) fn note(&mut self, request: &ClientRequest) {
         match request {
-            Request::Command(_) => self.commands = true,
-            Request::Query(_) => self.queries = true,
+            ClientRequest::Command(_) => self.commands = true,
+            ClientRequest::Query(_) => self.queries = true,
         }
     }
 }

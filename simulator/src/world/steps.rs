@@ -38,7 +38,7 @@ impl World<'_> {
             let id = applied.at.id;
             let client = self.replay.operation(id).map(|number| self.operations[number].client);
             let client = client.map_or("a client".to_owned(), |number| format!("client {number}"));
-            let request = Request::Command(applied.command.clone());
+            let request = ClientRequest::Command(applied.command.clone());
             let answer = self.observer.answer(id.index);
             let answer = answer.and_then(|answer| answer.as_ref().ok());
             let answer = answer.map(|answer| describe.answer(&request, answer));

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::recovery::Case;
-use crate::testing::{Fate, Operation, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict, SectorFate};
 use crate::{BaseError, Snapshots};
 use std::io::Write;
 
@@ -42,7 +42,7 @@ fn check(disk: &MemDisk) -> Checked {
 /// Later starts restore the same state, and report nothing.
 fn assert_settled(disk: &MemDisk, expected: &Restored) {
     for _ in 0..3 {
-        disk.crash(|_| Fate::Lost);
+        disk.crash(|_| SectorFate::Lost);
         let (restored, case) = check(disk).unwrap();
         assert_eq!(case, None);
         assert_eq!(restored.snapshot, expected.snapshot);
@@ -106,7 +106,7 @@ fn a_snapshot_that_cannot_be_read_at_the_moment_is_not_given_up() {
     let disk = begun_after(&[OLD, NEW], 8);
     let (mut log, found) = reopen(&disk);
     let snapshots = Snapshots::new(disk.clone()).unwrap();
-    disk.set_faults(Box::new(|_| Verdict::Fails {
+    disk.set_faults(Box::new(|_| DiskVerdict::Fails {
         kind: std::io::ErrorKind::PermissionDenied,
         done_bytes: 0,
     }));
@@ -126,10 +126,10 @@ fn a_snapshot_on_which_the_disk_reports_an_error_is_read_again() {
         let snapshots = Snapshots::new(disk.clone()).unwrap();
         disk.set_faults(Box::new(|operation| match operation {
             // Like EIO, which the disk in memory does not have: its kind counts as a loss.
-            Operation::Read { path, .. } if path.contains("snapshots/") => {
-                Verdict::Fails { kind: std::io::ErrorKind::InvalidData, done_bytes: 0 }
+            DiskOperation::Read { path, .. } if path.contains("snapshots/") => {
+                DiskVerdict::Fails { kind: std::io::ErrorKind::InvalidData, done_bytes: 0 }
             }
-            _ => Verdict::Done,
+            _ => DiskVerdict::Done,
         }));
         let mut tries = 0;
         let again = |_: &crate::SnapshotError| {
@@ -167,14 +167,14 @@ fn a_power_failure_while_a_loss_is_noted_leaves_it_to_the_next_start() {
         disk.set_faults(Box::new(move |_| {
             left -= 1;
             match left {
-                0.. => Verdict::Done,
-                _ => Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 2_000 },
+                0.. => DiskVerdict::Done,
+                _ => DiskVerdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 2_000 },
             }
         }));
         let _ = log.check_base(&snapshots, NODE, found.restored.unwrap(), |_| false);
         drop(log);
         disk.clear_faults();
-        disk.crash(|_| Fate::Lost);
+        disk.crash(|_| SectorFate::Lost);
         let (restored, _) = check(&disk).unwrap();
         assert_eq!(restored.hard_state.lost, Some(LogId::new(8, 2)), "after {operations}");
         assert_settled(&disk, &restored);

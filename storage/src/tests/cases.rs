@@ -4,7 +4,7 @@ use super::*;
 use crate::block;
 use crate::recovery::Case;
 use crate::segment;
-use crate::testing::{Fate, Operation, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict, SectorFate};
 use crate::{ClusterId, IdentityError, OpenError};
 
 const BLOCK: u64 = 4096;
@@ -37,7 +37,7 @@ fn of_single_entries(disk: &MemDisk, count: u64) -> Log<MemDisk> {
 /// After a loss, repeated starts restore the same state, with a power failure before each.
 fn assert_settled(disk: &MemDisk, expected: &Restored) {
     for _ in 0..3 {
-        disk.crash(|_| Fate::Lost);
+        disk.crash(|_| SectorFate::Lost);
         let (_, found) = reopen(disk);
         let restored = found.restored.unwrap();
         assert_eq!(restored.hard_state, expected.hard_state);
@@ -89,10 +89,10 @@ fn the_remains_of_the_very_first_batch_are_a_log_not_begun() {
 fn fail_syncs_of(disk: &MemDisk, path: &str) {
     let path = path.to_owned();
     disk.set_faults(Box::new(move |operation| match operation {
-        Operation::Sync { path: synced } if synced == path => {
-            Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+        DiskOperation::Sync { path: synced } if synced == path => {
+            DiskVerdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
 }
 
@@ -243,7 +243,7 @@ fn the_remains_of_a_torn_tail_are_erased() {
     // The mark covers batch 1, so it is not repeated.
     let content = disk.read(&path(1)).unwrap();
     assert!(content[BLOCK as usize..].iter().all(|byte| *byte == 0));
-    disk.crash(|_| Fate::Lost);
+    disk.crash(|_| SectorFate::Lost);
     assert_eq!(reopen(&disk).1.cases, [Case::Clean]);
 }
 
@@ -432,12 +432,12 @@ fn a_sector_that_cannot_be_read_counts_as_damage() {
     of_single_entries(&disk, 9);
     let bad = path(2);
     disk.set_faults(Box::new(move |operation| match operation {
-        Operation::Read { path, offset, len }
+        DiskOperation::Read { path, offset, len }
             if path == bad && (offset..offset + len as u64).contains(&BLOCK) =>
         {
-            Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+            DiskVerdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
     let (_, found) = reopen(&disk);
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1", "4@1"]);

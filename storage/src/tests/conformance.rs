@@ -1,7 +1,7 @@
 //! The conformance kit for log stores: ours passes, and each planted mistake is found.
 
 use crate::testing::conformance::{self, Start, log_store};
-use crate::testing::{Fate, MemDisk, Operation, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict, MemDisk, SectorFate};
 use crate::{ClusterId, Directory, Log, LogConfig, LogStore, PersistError};
 use raft::{Durable, Entry, HardState, Incarnation, LogStart, NodeId, Restored, Snapshot, Write};
 use std::io;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 fn open_log(disk: &mut MemDisk, start: Start, config: LogConfig) -> (Log<MemDisk>, Restored) {
     match start {
         Start::New => *disk = MemDisk::new(),
-        _ => disk.crash(|_| Fate::Lost),
+        _ => disk.crash(|_| SectorFate::Lost),
     }
     disk.clear_faults();
     let member = match Directory::open(disk.clone(), config).unwrap().0 {
@@ -26,11 +26,11 @@ fn open_log(disk: &mut MemDisk, start: Start, config: LogConfig) -> (Log<MemDisk
     if start == Start::SyncFails {
         let mut failed = false;
         disk.set_faults(Box::new(move |operation| match operation {
-            Operation::Sync { .. } if !failed => {
+            DiskOperation::Sync { .. } if !failed => {
                 failed = true;
-                Verdict::FailsAndForgets
+                DiskVerdict::FailsAndForgets
             }
-            _ => Verdict::Done,
+            _ => DiskVerdict::Done,
         }));
     }
     member.into_log()

@@ -8,7 +8,7 @@
 use super::model::{Model, Op};
 use super::*;
 use crate::recovery::Case;
-use crate::testing::{Fate, Operation, Unsynced, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict, SectorFate, Unsynced};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,17 +35,17 @@ pub(super) fn fail_from(disk: &MemDisk, number: u64) -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&count);
     disk.set_faults(Box::new(move |operation| {
-        if matches!(operation, Operation::Read { .. }) {
-            return Verdict::Done;
+        if matches!(operation, DiskOperation::Read { .. }) {
+            return DiskVerdict::Done;
         }
         let fails = counter.fetch_add(1, Ordering::Relaxed) >= number;
         // A write that is cut off is passed to the disk completely. The crash decides which of its
         // sectors survive.
         let done_bytes = if counter.load(Ordering::Relaxed) == number + 1 { usize::MAX } else { 0 };
         if fails {
-            Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes }
+            DiskVerdict::Fails { kind: std::io::ErrorKind::Other, done_bytes }
         } else {
-            Verdict::Done
+            DiskVerdict::Done
         }
     }));
     count
@@ -56,10 +56,10 @@ pub(super) fn crashes(disk: &MemDisk, numbers: &mut Numbers) -> Vec<MemDisk> {
     let mut unsynced = 0;
     disk.fork().crash(|_| {
         unsynced += 1;
-        Fate::Kept
+        SectorFate::Kept
     });
     let mut outcomes = Vec::new();
-    let mut with = |fate: &mut dyn FnMut(u64) -> Fate| {
+    let mut with = |fate: &mut dyn FnMut(u64) -> SectorFate| {
         let crashed = disk.fork();
         let mut at = 0;
         crashed.crash(|_: Unsynced<'_>| {
@@ -69,16 +69,16 @@ pub(super) fn crashes(disk: &MemDisk, numbers: &mut Numbers) -> Vec<MemDisk> {
         outcomes.push(crashed);
     };
     for kept in 0..=unsynced {
-        with(&mut |at| if at < kept { Fate::Kept } else { Fate::Lost });
+        with(&mut |at| if at < kept { SectorFate::Kept } else { SectorFate::Lost });
     }
     for round in 0..if unsynced > 0 { 8 } else { 0 } {
         with(&mut |_| match numbers.below(if round % 2 == 0 { 2 } else { 8 }) {
-            0 => Fate::Lost,
+            0 => SectorFate::Lost,
             1 if round >= 4 => {
                 let (at, mask) = (numbers.next() as usize % 512, 1 << numbers.below(8));
-                Fate::Flipped { at, mask }
+                SectorFate::Flipped { at, mask }
             }
-            _ => Fate::Kept,
+            _ => SectorFate::Kept,
         });
     }
     outcomes
@@ -114,7 +114,7 @@ fn check(disk: &MemDisk, acknowledged: &Model, under_way: &Model, numbers: &mut 
     drop(Log::open(second.clone(), config()));
     second.clear_faults();
     for disk in [disk.clone(), second] {
-        disk.crash(|_| if numbers.below(2) == 0 { Fate::Lost } else { Fate::Kept });
+        disk.crash(|_| if numbers.below(2) == 0 { SectorFate::Lost } else { SectorFate::Kept });
         let (mut log, found) = reopen(&disk);
         assert_eq!(model.differs_from(&found.restored.unwrap()), None, "{:?}", found.cases);
         assert!(!found.cases.iter().any(Case::is_loss), "{:?}", found.cases);
@@ -207,8 +207,8 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
     let mut log = begun(&disk);
     write(&mut log, hard(1, None), &entries(1, 1, 1));
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Sync { .. } => Verdict::FailsAndForgets,
-        _ => Verdict::Done,
+        DiskOperation::Sync { .. } => DiskVerdict::FailsAndForgets,
+        _ => DiskVerdict::Done,
     }));
     let batch =
         BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&entries(2, 2, 1)] };
@@ -219,7 +219,7 @@ fn a_batch_whose_sync_failed_and_was_forgotten_is_written_again_before_it_is_bui
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1"]);
     write(&mut log, hard(1, None), &entries(3, 3, 1));
     // Only now does it show that the batch never reached the disk.
-    disk.crash(|_| Fate::Lost);
+    disk.crash(|_| SectorFate::Lost);
     let (_, found) = reopen(&disk);
     assert_eq!(ids(&found.restored.unwrap()), ["1@1", "2@1", "3@1"]);
     assert!(found.cases.iter().any(|case| matches!(case, Case::Repeated { .. })));
@@ -241,8 +241,8 @@ fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
     // Two starts fail, because the disk fails.
     for _ in 0..2 {
         disk.set_faults(Box::new(|operation| match operation {
-            Operation::Sync { .. } => Verdict::FailsAndForgets,
-            _ => Verdict::Done,
+            DiskOperation::Sync { .. } => DiskVerdict::FailsAndForgets,
+            _ => DiskVerdict::Done,
         }));
         assert!(open().is_err());
         disk.clear_faults();
@@ -250,7 +250,7 @@ fn repetitions_whose_syncs_failed_are_no_loss_once_one_is_durable() {
     }
     let (mut log, _) = open().unwrap();
     write(&mut log, hard(1, None), &entries(3, 3, 1));
-    disk.crash(|_| Fate::Lost);
+    disk.crash(|_| SectorFate::Lost);
     let (_, found) = open().unwrap();
     let restored = found.restored.unwrap();
     assert_eq!(ids(&restored), ["1@1", "2@1", "3@1"]);
@@ -294,7 +294,7 @@ fn a_start_frees_nothing_on_the_word_of_a_batch_that_may_yet_be_lost() {
             assert!(at(&disk).is_err(), "{case}");
         }
         disk.clear_faults();
-        disk.crash(|_| Fate::Lost);
+        disk.crash(|_| SectorFate::Lost);
         let (_, found) = at(&disk).unwrap_or_else(|error| panic!("{case}: {error}"));
         let found = found.restored.unwrap();
         assert_eq!(found.hard_state, before.hard_state, "{case}");
@@ -307,10 +307,10 @@ fn a_start_frees_nothing_on_the_word_of_a_batch_that_may_yet_be_lost() {
 fn fail_syncs_after(disk: &MemDisk, good: u32) {
     let mut syncs = 0;
     disk.set_faults(Box::new(move |operation| match operation {
-        Operation::Sync { .. } => {
+        DiskOperation::Sync { .. } => {
             syncs += 1;
-            if syncs > good { Verdict::FailsAndForgets } else { Verdict::Done }
+            if syncs > good { DiskVerdict::FailsAndForgets } else { DiskVerdict::Done }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::log::AppendError;
-use crate::testing::{Operation, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict};
 use crate::{LockError, OpenError, RealDisk, Snapshots};
 use std::sync::{Arc, Mutex};
 
@@ -182,10 +182,10 @@ fn a_disk_without_room_for_a_segment_is_not_written_to_and_the_error_says_what_i
     let changes = Arc::new(Mutex::new(0));
     let counted = changes.clone();
     disk.set_faults(Box::new(move |operation| {
-        if matches!(operation, Operation::Write { .. } | Operation::Create { .. }) {
+        if matches!(operation, DiskOperation::Write { .. } | DiskOperation::Create { .. }) {
             *counted.lock().unwrap() += 1;
         }
-        Verdict::Done
+        DiskVerdict::Done
     }));
     for _ in 0..10 {
         let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&refused] };
@@ -263,11 +263,11 @@ fn a_disk_that_has_failed_is_never_trusted_again() {
         let disk = MemDisk::new();
         let mut log = begun(&disk);
         disk.set_faults(Box::new(move |operation| match operation {
-            Operation::Sync { .. } if failing_sync => Verdict::FailsAndForgets,
-            Operation::Write { .. } if !failing_sync => {
-                Verdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 512 }
+            DiskOperation::Sync { .. } if failing_sync => DiskVerdict::FailsAndForgets,
+            DiskOperation::Write { .. } if !failing_sync => {
+                DiskVerdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 512 }
             }
-            _ => Verdict::Done,
+            _ => DiskVerdict::Done,
         }));
         let next = entries(1, 1, 1);
         let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&next] };
@@ -287,11 +287,11 @@ fn a_write_costs_one_write_and_one_sync() {
     let record = Arc::clone(&seen);
     disk.set_faults(Box::new(move |operation| {
         record.lock().unwrap().push(match operation {
-            Operation::Write { offset, len, .. } => format!("write {len} at {offset}"),
-            Operation::Sync { .. } => "sync".to_owned(),
+            DiskOperation::Write { offset, len, .. } => format!("write {len} at {offset}"),
+            DiskOperation::Sync { .. } => "sync".to_owned(),
             other => format!("{other:?}"),
         });
-        Verdict::Done
+        DiskVerdict::Done
     }));
     write(&mut log, hard(1, None), &entries(1, 10, 1));
     assert_eq!(*seen.lock().unwrap(), ["write 4096 at 4096", "sync"]);
@@ -369,10 +369,10 @@ fn a_write_for_which_there_is_no_memory_is_made_again_over_its_written_part() {
     let mut log = begun(&disk);
     write(&mut log, hard(1, None), &entries(1, 2, 1));
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Write { .. } => {
-            Verdict::Fails { kind: std::io::ErrorKind::OutOfMemory, done_bytes: 2048 }
+        DiskOperation::Write { .. } => {
+            DiskVerdict::Fails { kind: std::io::ErrorKind::OutOfMemory, done_bytes: 2048 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
     let batch = entries(3, 5, 1);
     let refused =
@@ -390,10 +390,10 @@ fn a_sync_for_which_there_is_no_memory_is_final() {
     let disk = MemDisk::new();
     let mut log = begun(&disk);
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Sync { .. } => {
-            Verdict::Fails { kind: std::io::ErrorKind::OutOfMemory, done_bytes: 0 }
+        DiskOperation::Sync { .. } => {
+            DiskVerdict::Fails { kind: std::io::ErrorKind::OutOfMemory, done_bytes: 0 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
     let batch = entries(1, 1, 1);
     let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&batch] };

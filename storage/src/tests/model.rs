@@ -170,7 +170,7 @@ proptest! {
                 Some(End::Kill) => drop(log),
                 Some(End::PowerFailure) => {
                     drop(log);
-                    disk.crash(|_| crate::testing::Fate::Lost);
+                    disk.crash(|_| crate::testing::SectorFate::Lost);
                 }
             }
             let (next, found) = reopen(&disk);
@@ -200,10 +200,11 @@ fn segments_go_round_and_the_log_stays_small() {
     }
     // From here on no file is created or removed: segments are only renamed.
     disk.set_faults(Box::new(|operation| match operation {
-        crate::testing::Operation::Create { .. } | crate::testing::Operation::Remove { .. } => {
+        crate::testing::DiskOperation::Create { .. }
+        | crate::testing::DiskOperation::Remove { .. } => {
             panic!("{operation:?}")
         }
-        _ => crate::testing::Verdict::Done,
+        _ => crate::testing::DiskVerdict::Done,
     }));
     for _ in 0..200 {
         step(Op::Write { replaced: 0, count: 3, len: 2000 });

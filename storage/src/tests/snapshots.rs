@@ -1,7 +1,7 @@
 //! Tests of the snapshot store.
 
 use super::*;
-use crate::testing::{Fate, Operation, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict, SectorFate};
 use crate::{SnapshotError, Snapshots};
 use std::io::{Read, Write};
 
@@ -28,7 +28,7 @@ fn a_finished_snapshot_survives_a_power_failure() {
     for len in [0, 1, 65_535, 65_536, 65_537, 300_000] {
         let disk = MemDisk::new();
         save(&disk, LogId::new(7, 4), len);
-        disk.crash(|_| Fate::Lost);
+        disk.crash(|_| SectorFate::Lost);
         let mut reader = store(&disk).open(LogId::new(7, 4)).unwrap();
         assert_eq!(reader.snapshot(), &snapshot(LogId::new(7, 4)));
         assert_eq!(reader.state_bytes(), len as u64);
@@ -49,7 +49,7 @@ fn an_unfinished_snapshot_leaves_nothing_behind() {
     // Neither does a snapshot whose writing was cut off by a power failure.
     let mut writer = store(&disk).create(&snapshot(LogId::new(7, 4))).unwrap();
     writer.write_all(&state(100_000)).unwrap();
-    disk.crash(|_| Fate::Kept);
+    disk.crash(|_| SectorFate::Kept);
     assert_eq!(disk.paths().len(), 1);
     assert!(store(&disk).list().unwrap().is_empty());
     assert_eq!(disk.paths(), [""; 0]);
@@ -61,8 +61,8 @@ fn a_snapshot_that_could_not_be_synced_is_none() {
     let mut writer = store(&disk).create(&snapshot(LogId::new(7, 4))).unwrap();
     writer.write_all(&state(10)).unwrap();
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Sync { .. } => Verdict::FailsAndForgets,
-        _ => Verdict::Done,
+        DiskOperation::Sync { .. } => DiskVerdict::FailsAndForgets,
+        _ => DiskVerdict::Done,
     }));
     writer.finish().unwrap_err();
     assert!(matches!(store(&disk).open(LogId::new(7, 4)), Err(SnapshotError::Missing { .. })));
@@ -189,7 +189,7 @@ fn what_was_received_of_a_snapshot_is_there_after_a_restart() {
         assert!(matches!(store(&disk).open(id), Err(SnapshotError::Missing { .. })));
         part.writer.write_all(&state(300_000)[intact as usize..]).unwrap();
         part.writer.finish().unwrap();
-        disk.crash(|_| Fate::Lost);
+        disk.crash(|_| SectorFate::Lost);
         let mut read = Vec::new();
         store(&disk).open(id).unwrap().read_to_end(&mut read).unwrap();
         assert!(read == state(300_000));

@@ -5,7 +5,7 @@ use super::crash::{Numbers, crashes, fail_from};
 use super::*;
 use crate::recovery::Case;
 use crate::segment;
-use crate::testing::{Fate, Operation, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict, SectorFate};
 use std::io;
 
 const BLOCK: u64 = 4096;
@@ -18,10 +18,10 @@ fn rot(disk: &MemDisk, (generation, position): (u64, u64)) {
 /// A segment that is being prepared has another name, and can be synced.
 fn fail_syncs_of_segments(disk: &MemDisk) {
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Sync { path } if path.ends_with(".seg") => {
-            Verdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
+        DiskOperation::Sync { path } if path.ends_with(".seg") => {
+            DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
         }
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
 }
 
@@ -81,7 +81,7 @@ fn restore_again_and_again(disk: &MemDisk, first_missing: u64) -> Restored {
     assert!(found.cases.contains(&Case::RottenEnd { batch: first_missing }), "{:?}", found.cases);
     let restored = found.restored.unwrap();
     for _ in 0..3 {
-        disk.crash(|_| Fate::Lost);
+        disk.crash(|_| SectorFate::Lost);
         let (_, again) = reopen(disk);
         let again = again.restored.unwrap();
         assert_eq!(again.hard_state, restored.hard_state);
@@ -305,7 +305,7 @@ fn power_failures_within_the_start_after_the_damage_take_nothing_from_what_is_kn
     drop(log);
     blocks_of(&disk, 8).into_iter().for_each(|place| rot(&disk, place));
     rot(&disk, blocks_of(&disk, 9)[0]);
-    disk.crash(|_| Fate::Kept);
+    disk.crash(|_| SectorFate::Kept);
     let expected = reopen(&disk.fork()).1.restored.unwrap();
     assert_eq!(expected.hard_state.lost, Some(LogId::new(8, 4)));
     let is_expected = |disk: &MemDisk| {

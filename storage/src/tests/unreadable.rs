@@ -3,7 +3,7 @@
 use super::*;
 use crate::recovery::Case;
 use crate::segment;
-use crate::testing::{Operation, Verdict};
+use crate::testing::{DiskOperation, DiskVerdict};
 use crate::{ClusterId, Directory, OpenError};
 use std::io;
 use std::ops::Range;
@@ -14,16 +14,16 @@ const BLOCK: u64 = 4096;
 fn fail_reads(disk: &MemDisk, path: &str, bytes: Range<u64>, done_bytes: Option<usize>) {
     let path = path.to_owned();
     disk.set_faults(Box::new(move |operation| match operation {
-        Operation::Read { path: read, offset, len }
+        DiskOperation::Read { path: read, offset, len }
             if read == path && offset < bytes.end && bytes.start < offset + len as u64 =>
         {
-            Verdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
+            DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes: 0 }
         }
-        Operation::Write { .. } => match done_bytes {
-            Some(done_bytes) => Verdict::Fails { kind: io::ErrorKind::Other, done_bytes },
-            None => Verdict::Done,
+        DiskOperation::Write { .. } => match done_bytes {
+            Some(done_bytes) => DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes },
+            None => DiskVerdict::Done,
         },
-        _ => Verdict::Done,
+        _ => DiskVerdict::Done,
     }));
 }
 
@@ -118,8 +118,10 @@ fn a_founder_that_cannot_read_its_log_does_not_erase_it() {
     disk.kill();
     let before: Vec<_> = disk.paths().iter().map(|path| disk.read(path)).collect();
     disk.set_faults(Box::new(|operation| match operation {
-        Operation::Read { path: "IDENTITY", .. } | Operation::SyncDir { .. } => Verdict::Done,
-        _ => Verdict::Fails { kind: io::ErrorKind::Other, done_bytes: 3_238 },
+        DiskOperation::Read { path: "IDENTITY", .. } | DiskOperation::SyncDir { .. } => {
+            DiskVerdict::Done
+        }
+        _ => DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes: 3_238 },
     }));
     let error = Directory::open(disk.clone(), config()).expect_err("nothing can be read");
     assert!(matches!(error, OpenError::Unreadable { offset: 0, .. }), "{error}");

@@ -4,7 +4,7 @@
 use simulator::checks::Check;
 use simulator::random::Stream;
 use simulator::timeline::{Ended, Fate, FlightKind};
-use simulator::{Plan, RegisterWorkload, Registers, Request, Timeline, What, Workload, page};
+use simulator::{ClientRequest, Plan, RegisterWorkload, Registers, Timeline, What, Workload, page};
 use transport_sim::{Calls, Limits, Run, simulate_for};
 
 /// A seed with crashes, cuts and snapshots.
@@ -70,7 +70,7 @@ impl Workload for Panics {
         self.0.machine()
     }
 
-    fn request(&mut self, client: u64, draw: &mut Stream) -> Request {
+    fn request(&mut self, client: u64, draw: &mut Stream) -> ClientRequest {
         self.1 += 1;
         assert!(self.1 < 100, "a hundred is too much");
         self.0.request(client, draw)

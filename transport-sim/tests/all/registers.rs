@@ -2,7 +2,7 @@
 #![cfg(madsim)]
 
 use simulator::random::Stream;
-use simulator::{Answered, Plan, RegisterWorkload, Request, Workload};
+use simulator::{Answered, ClientRequest, Plan, RegisterWorkload, Workload};
 use std::sync::Arc;
 use transport_sim::{Calls, simulate};
 
@@ -31,7 +31,7 @@ impl Workload for Held {
         self.registers.machine()
     }
 
-    fn request(&mut self, client: u64, draw: &mut Stream) -> Request {
+    fn request(&mut self, client: u64, draw: &mut Stream) -> ClientRequest {
         self.registers.request(client, draw)
     }
 
