@@ -3,8 +3,8 @@
 //! A directory passes through three states. Each step makes durable what the next one relies on:
 //!
 //! ```text
-//! Directory::open ─┬─▶ Unclaimed ──announce──▶ Announced ──join──▶ Member
-//!                  └────────────────────────────────────────────▶ Member
+//! Directory::open ─┬─▶ Unclaimed ──announce──▶ Announced ──join──▶ MemberDirectory
+//!                  └────────────────────────────────────────────▶ MemberDirectory
 //! ```
 //!
 //! - [`Unclaimed`]: it names no cluster. The node must not send anything to a peer yet.
@@ -12,8 +12,8 @@
 //!   which every function that introduces the node to a peer requires. A node that announced an
 //!   incarnation and then lost it could take part twice, with two votes.
 //! - [`MemberDirectory`]: its log has begun, and after that its identity names the cluster. The
-//!   order matters: a directory that names a cluster and has no log has lost its log, and is rejected
-//!   ([`OpenError::LogGone`]).
+//!   order matters: a directory that names a cluster and has no log has lost its log, and is
+//!   rejected ([`OpenError::LogGone`]).
 //!
 //! A wrong order of these steps does not compile. This module draws no random numbers and sends
 //! nothing; founders find each other through the transport.
