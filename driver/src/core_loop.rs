@@ -21,7 +21,7 @@ use crate::preflight::Preflight;
 use crate::readiness::Readiness;
 use crate::reads::Reads;
 use crate::shared::Shared;
-use crate::snapshots::SnapshotStore;
+use crate::snapshot_store::SnapshotStore;
 use crate::status::{add, count};
 use crate::{Clock, Inspect, Transport};
 use raft::{Index, LogId, Membership, Message, RawNode, Write};

@@ -2,6 +2,7 @@
 
 use crate::SessionError;
 use raft::NodeId;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -288,4 +289,25 @@ pub enum StopReason {
         /// The name of the part.
         part: &'static str,
     },
+}
+
+/// Why a snapshot is rejected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// This node does not need it. Stop offering it.
+    #[error("the snapshot is of no use here")]
+    Unwanted,
+    /// Another snapshot is being received. Retry later.
+    #[error("another snapshot is being received")]
+    Busy,
+    /// The part to continue after is not here. Offer the snapshot from its beginning.
+    #[error("the part that was received earlier is gone; the snapshot has to begin anew")]
+    Gone,
+    /// The snapshot could not be stored. See the cause.
+    #[error("the snapshot cannot be stored: {0}")]
+    Io(io::Error),
+    /// The node is stopping or has stopped.
+    #[error("this node has stopped")]
+    Stopped,
 }

@@ -1,11 +1,11 @@
 //! The inbox: a transport passes messages, reports and snapshots from peers to the node here.
 
+use crate::error::OfferError;
 use crate::limits::in_range;
 use crate::messages::{PeerReports, PeerSnapshot};
-use crate::reception::{Prefix, Reception, Receptions};
-use crate::snapshots::SnapshotStore;
+use crate::reception::{Reception, Receptions};
+use crate::snapshot_store::{Prefix, SnapshotStore};
 use raft::{LogId, Message, NodeId, Snapshot, SnapshotOffer};
-use std::io;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,27 +49,6 @@ pub struct InboxReceiver {
     pub(crate) offers: mpsc::Receiver<PeerSnapshot>,
     pub(crate) reports: Arc<PeerReports>,
     pub(crate) receptions: Receptions,
-}
-
-/// Why a snapshot is rejected.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OfferError {
-    /// This node does not need it. Stop offering it.
-    #[error("the snapshot is of no use here")]
-    Unwanted,
-    /// Another snapshot is being received. Retry later.
-    #[error("another snapshot is being received")]
-    Busy,
-    /// The part to continue after is not here. Offer the snapshot from its beginning.
-    #[error("the part that was received earlier is gone; the snapshot has to begin anew")]
-    Gone,
-    /// The snapshot could not be stored. See the cause.
-    #[error("the snapshot cannot be stored: {0}")]
-    Io(io::Error),
-    /// The node is stopping or has stopped.
-    #[error("this node has stopped")]
-    Stopped,
 }
 
 impl Inbox {

@@ -41,6 +41,7 @@ mod replica;
 mod report;
 mod session;
 mod shared;
+mod snapshot_store;
 mod snapshots;
 #[cfg(feature = "tokio")]
 mod spawn;
@@ -55,21 +56,22 @@ pub use changes::{Changes, View};
 pub use clock::{Clock, Sleep};
 pub use erased::{ErasedFrozen, ErasedMachine};
 pub use error::{
-    AttemptError, MembersError, NotReady, Outcome, ProposeError, ReadError, StopReason,
+    AttemptError, MembersError, NotReady, OfferError, Outcome, ProposeError, ReadError, StopReason,
     TransferError, WaitError,
 };
 pub use handle::{Done, Handle, Proposal, ReadMode};
-pub use inbox::{Inbox, InboxReceiver, OfferError, inbox, inbox_limited};
+pub use inbox::{Inbox, InboxReceiver, inbox, inbox_limited};
 pub use inspect::{Decision, Inspect};
 pub use limits::Limits;
 pub use machine::{ApplyContext, Frozen, RestoreError, StateMachine};
 pub use node::{Dependencies, Driver, DriverConfig, DriverTask};
 pub use raft::LogTime;
-pub use reception::{Prefix, Reception, Unfinished};
+pub use reception::Reception;
 pub use replica::{Answer, FrozenReplica, Replica, WrongBatch, hashed};
 pub use report::report;
 pub use session::{SessionError, SessionId, SessionLimits, SessionNumber, Sessions};
-pub use snapshots::{SnapshotPort, SnapshotSink, SnapshotStore};
+pub use snapshot_store::{Prefix, SnapshotSink, SnapshotStore, Unfinished};
+pub use snapshots::SnapshotPort;
 #[cfg(feature = "tokio")]
 pub use spawn::{TokioClock, spawn, spawn_tasks};
 pub use status::{DriverStatus, Load, Metrics, MetricsReading};

@@ -12,7 +12,7 @@ use crate::erased::{ErasedFrozen, ErasedMachine};
 use crate::error::{AttemptError, Outcome, ProposeError, StopReason};
 use crate::machine::StateMachine;
 use crate::pending::{Reply, Undecided};
-use crate::snapshots::SnapshotSink;
+use crate::snapshot_store::SnapshotSink;
 use crate::waiters::WaitReply;
 use bytes::Bytes;
 use raft::{

@@ -6,43 +6,15 @@
 //! ends. At most one unfinished snapshot is kept. It is removed by the next reception that begins
 //! anew, and once the node has committed what it covers.
 
-use crate::inbox::OfferError;
+use crate::error::OfferError;
 use crate::messages::PeerSnapshot;
 use crate::report::report;
-use crate::snapshots::{SnapshotSink, SnapshotStore};
+use crate::snapshot_store::{Prefix, SnapshotSink, SnapshotStore, Unfinished};
 use raft::{Index, ReceiveSnapshot, Snapshot};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc::OwnedPermit;
-
-/// The first bytes of a snapshot's state. Two equal prefixes are taken to be the same bytes; the
-/// transport compares the checksum of the whole state at the end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Prefix {
-    /// The number of bytes.
-    pub bytes: u64,
-    /// Their CRC-32C.
-    pub checksum: u32,
-}
-
-impl Prefix {
-    /// Adds the bytes that follow.
-    pub fn add(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
-    }
-}
-
-/// A snapshot of which only a prefix has arrived.
-pub struct Unfinished {
-    /// The description of the snapshot.
-    pub snapshot: Snapshot,
-    /// Length and checksum of the state received so far.
-    pub prefix: Prefix,
-    /// Takes the bytes that follow.
-    pub sink: Box<dyn SnapshotSink>,
-}
 
 /// The state that the receptions of a node share. A clone is another handle to it.
 #[derive(Clone, Default)]
