@@ -341,7 +341,12 @@ impl<A: App> AsyncWrite for SimStream<A> {
                 way.push(&bytes[..left], now_us() + 1, false);
                 let at_us = way.last_us + TOLD_US;
                 match told {
-                    true => (0..2).for_each(|end| connection.breaks(end, at_us)),
+                    // What is written until the end is notified is lost too: no byte arrives
+                    // after one that does not.
+                    true => {
+                        connection.ways[this.end].silent = true;
+                        (0..2).for_each(|end| connection.breaks(end, at_us));
+                    }
                     false => connection.ways.iter_mut().for_each(|way| way.silent = true),
                 }
                 connection.wake_all();

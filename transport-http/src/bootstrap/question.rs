@@ -111,7 +111,8 @@ pub(super) async fn ask<N: Net>(
         (StatusCode::FORBIDDEN, Err(_)) => Asked::Refused,
         (StatusCode::CONFLICT, _) => Asked::Wiped,
         (StatusCode::MISDIRECTED_REQUEST, _) => Asked::Misdirected,
-        (StatusCode::BAD_REQUEST, _) => Asked::OtherVersion(one_line(&body)),
+        // A node gives its reason. Without one, a server on the way has answered.
+        (StatusCode::BAD_REQUEST, _) if !body.is_empty() => Asked::OtherVersion(one_line(&body)),
         (StatusCode::SERVICE_UNAVAILABLE, _) => Asked::Nothing("it is starting".to_owned()),
         (
             StatusCode::OK,
