@@ -269,8 +269,9 @@ pub enum StopReason {
          the version that wrote the snapshot"
     )]
     Restore(Arc<str>),
-    /// The state machine has panicked. This is a bug in it, and would happen again.
-    #[error("the state machine panicked: {0}")]
+    /// The state machine has panicked, or `apply_batch` has returned a wrong number of answers.
+    /// This is a bug in it, and would happen again.
+    #[error("the state machine failed: {0}")]
     StateMachine(Arc<str>),
     /// A part of the node has panicked. This is a bug in this library.
     #[error("the {part} panicked: {message}")]

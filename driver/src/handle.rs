@@ -43,7 +43,8 @@ pub enum ReadMode {
 }
 
 /// A client's handle to a node. A clone is another handle to the same node. Every call may be made
-/// on any node, but a proposal succeeds only on the leader.
+/// on any node, but [`Handle::propose`], [`Handle::transfer`] and [`Handle::set_members`] succeed
+/// only on the leader.
 pub struct Handle<S: StateMachine> {
     pub(crate) calls: mpsc::Sender<CoreCall>,
     pub(crate) machine_calls: mpsc::Sender<MachineCall>,
@@ -277,7 +278,7 @@ impl<S: StateMachine> Handle<S> {
     /// keep up, or else the one with the longest log. Returns the new leader once this node knows
     /// it. Proposals are rejected as `NotLeader` meanwhile, usually for a few milliseconds, and may
     /// be repeated. If the target does not take over within two election timeouts, this node goes
-    /// on. If the target's disk hangs, and has not been needed since, there is no leader until an
+    /// on. If the target's disk hangs and no write has shown that yet, there is no leader until an
     /// election timeout is over. The call ends with [`TransferError::NotTaken`] after the default
     /// timeout, if this node knows no leader by then.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {

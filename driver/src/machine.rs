@@ -14,9 +14,9 @@ use std::io::{self, Read, Write};
 /// command does, put a version into the command.
 ///
 /// A panic in any of its methods stops the node, since a state that is only partly changed must not
-/// be served. A bad query of one client stops the node that it asks. A panic in `apply` stops every
-/// node, and again at each start. Return an error as the answer instead, and never index into bytes
-/// that a client has sent.
+/// be served. If `query` panics on what a client has sent, the node that was asked stops. If
+/// `apply` does, every node stops, and again at each start. Return an error as the answer instead,
+/// and never index into bytes that a client has sent.
 pub trait StateMachine: Send + 'static {
     /// The state at one moment, see [`StateMachine::freeze`].
     type Frozen: Frozen + Send + 'static;

@@ -116,7 +116,7 @@ fn assemble(
     if let Some(lease) = &mut config.raft.lease {
         lease.tick = config.tick;
     }
-    fits(&config.raft, transport.message_bytes_max(), transport.queue_messages_max())?;
+    config.check(transport.message_bytes_max(), transport.queue_messages_max())?;
     let base = restored.snapshot.clone();
     if let Err(error) = snapshots.remove_before(base.last, &[]) {
         report(|| tracing::warn!(%error, "old snapshots cannot be removed"));
@@ -199,6 +199,30 @@ fn assemble(
         store,
         snapshots: writer,
     })
+}
+
+/// The longest tick.
+const TICK_MAX: Duration = Duration::from_secs(60);
+
+impl DriverConfig {
+    /// The first setting that is out of range, or that contradicts another one or the transport's
+    /// limits ([`Transport::message_bytes_max`], [`Transport::queue_messages_max`]).
+    /// [`Driver::new`] checks it too; a program may want to know before it founds a cluster.
+    pub fn check(
+        &self,
+        message_bytes_max: usize,
+        queue_messages_max: usize,
+    ) -> Result<(), ConfigError> {
+        if self.tick.is_zero() || self.tick > TICK_MAX {
+            return Err(ConfigError::Tick { max: TICK_MAX });
+        }
+        let mut raft = self.raft.clone();
+        if let Some(lease) = &mut raft.lease {
+            lease.tick = self.tick;
+        }
+        raft.check()?;
+        fits(&raft, message_bytes_max, queue_messages_max)
+    }
 }
 
 /// Everything in a message but commands takes less than this, in bytes.

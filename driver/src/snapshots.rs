@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 
 /// The receiving end of the orders to write snapshots. Production runs it on a thread
-/// ([`SnapshotPort::run_blocking`]); a simulation runs it inline ([`SnapshotPort::run`]).
+/// ([`SnapshotPort::run_blocking`]); a simulation and [`spawn_tasks`](crate::spawn_tasks) run it
+/// inline ([`SnapshotPort::run`]).
 pub struct SnapshotPort {
     orders: mpsc::Receiver<SnapshotOrder>,
     writer: Writer,
@@ -53,8 +54,8 @@ impl SnapshotPort {
         }
     }
 
-    /// Works until the node ends, and blocks the task that it runs in: for a simulation. It waits
-    /// for the future from `pause` before each order.
+    /// Works until the node ends, and blocks the task that it runs in: for a simulation, or a store
+    /// in memory. It waits for the future from `pause` before each order.
     pub async fn run(mut self, mut pause: impl FnMut() -> Sleep) {
         while let Some(order) = self.orders.recv().await {
             pause().await;

@@ -72,7 +72,8 @@ impl Clock for TokioClock {
 /// Runs all parts of a node. The core runs as a task of this runtime. The state machine, the store
 /// and the snapshot writer run on threads of their own, so the core waits for none of them. When
 /// the node ends, `close` is called with the store, on the store's thread. [`Handle::shutdown`]
-/// returns after that.
+/// returns after that. If a thread cannot be started, the node does not run, and `close` may not be
+/// called. Panics outside of a tokio runtime.
 pub fn spawn<S: StateMachine, L: LogStore + 'static>(
     driver: Driver<S>,
     store: L,

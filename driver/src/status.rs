@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The state of a node as last published: at every tick and at every change of leadership. Reading
-/// it never blocks.
+/// The state of a node as last published: at every change of leadership, and at every tick in which
+/// the node had anything to do. Reading it never blocks.
 #[derive(Clone, Debug)]
 pub struct DriverStatus {
     /// The status of the core. `raft.serving` is true if the node leads and has applied the no-op

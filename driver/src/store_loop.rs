@@ -44,7 +44,7 @@ impl StorePort {
     }
 
     /// Persists writes until the node ends or the store fails. Blocks the task that it runs in: for
-    /// a simulation.
+    /// a simulation, or a store in memory.
     pub async fn run<L: LogStore>(mut self, mut store: L) -> L {
         while let Some(write) = self.next().await {
             if !self.persist(&mut store, write).await {

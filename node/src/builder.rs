@@ -35,7 +35,7 @@ const LEADER_WAIT_ELECTIONS: u32 = 10;
 /// catches up: see [`raft::Config`]. The connections of peers take up to 128 MiB more.
 #[derive(Clone, Debug)]
 pub struct Builder<S> {
-    machine: S,
+    pub(crate) machine: S,
     settings: Settings,
 }
 
@@ -133,7 +133,7 @@ impl<S: StateMachine> Builder<S> {
     /// Adds members: all of the cluster, this node included, each with the `host:port` where its
     /// peers reach it. An address has at most [`ADDRESS_BYTES_MAX`](crate::ADDRESS_BYTES_MAX)
     /// bytes. A second call adds to the first. Each id may occur once; 0 is a valid id.
-    /// Give an odd number of members, usually 3 or 5.
+    /// Give an odd number of members, usually 3 or 5; at most 64.
     ///
     /// When a cluster is bootstrapped or joined, this list counts; afterwards the membership in the
     /// log does, see [`Node::set_members`]. This node has to be in the list at every start.
@@ -222,12 +222,13 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// Leases: the leader answers reads of [`Consistency::Lease`](crate::Consistency) at once,
-    /// without asking a quorum. `drift_ppm` is the bound on clock drift, in parts per million: in
-    /// each second, the monotonic clock of each node gains or loses at most this many microseconds.
-    /// If a clock drifts more, or stands while a virtual machine is paused, a lease read may miss
-    /// acknowledged writes. Set 100,000 (10 %) unless you know what may adjust the clocks: the
-    /// monotonic clock follows the corrections of the time of day, and chrony slews by up to 8.3 %
-    /// (`maxslewrate`) by default. A smaller bound needs a smaller `maxslewrate` on all nodes.
+    /// without asking a quorum. `drift_ppm` is the bound on clock drift, in parts per million, from
+    /// 1 to 250,000: in each second, the monotonic clock of each node gains or loses at most this
+    /// many microseconds. If a clock drifts more, or stands while a virtual machine is paused, a
+    /// lease read may miss acknowledged writes. Set 100,000 (10 %) unless you know what may adjust
+    /// the clocks: the monotonic clock follows the corrections of the time of day, and chrony slews
+    /// by up to 8.3 % (`maxslewrate`) by default. A smaller bound needs a smaller `maxslewrate` on
+    /// all nodes.
     ///
     /// Off by default. Set it on all nodes: voters without it do not count for a lease. A node that
     /// had leases on at an earlier start votes only once the longest promise of that start is over:
@@ -261,17 +262,20 @@ impl<S: StateMachine> Builder<S> {
         self
     }
 
-    /// The most connections from peers at once. Lower it for a process with few file descriptors.
-    /// The default is 128; fewer than 4 count as 4.
+    /// The most connections from peers at once. Lower it for a process with few file descriptors,
+    /// but not below four for each other member: some are kept for connections that have not said
+    /// who they are, and for nodes that are no members. A peer that finds no place is answered 503
+    /// and tries again. The default is 128; fewer than 4 count as 4.
     #[must_use]
     pub fn peer_connections_max(mut self, connections: usize) -> Self {
         self.settings.connections_max = connections;
         self
     }
 
-    /// How long one attempt of a command may take, from the call on, and a read; for
-    /// [`Node::propose`], how long the outcome may take once it is waited for. The default is 5 s.
-    /// Before an attempt, [`Node::execute`] also waits for a leader: see [`Builder::leader_wait`].
+    /// How long a read may take, and one attempt of a command. For [`Node::propose`], it counts
+    /// from when the outcome is waited for. With zero, commands are sent and their outcome is
+    /// unknown. The default is 5 s. Before an attempt, [`Node::execute`] also waits for a leader:
+    /// see [`Builder::leader_wait`].
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
@@ -326,7 +330,8 @@ impl<S: StateMachine> Builder<S> {
 
     /// Starts the node on the current tokio runtime. Returns when the node takes part in its
     /// cluster. If a cluster is being bootstrapped, that is once all members are up. Dropping the
-    /// future stops what it has started.
+    /// future stops what it has started. A log or snapshot that is being read is read to the end
+    /// first, and the directory stays locked until then.
     pub async fn start(self) -> Result<Node<S>, StartError> {
         start::start(self.machine, self.settings).await
     }

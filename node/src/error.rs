@@ -21,6 +21,10 @@ pub enum StartError {
     /// A required setting is missing. The text names its builder method.
     #[error("the builder needs {0}")]
     Missing(&'static str),
+    /// The codec does not support the type of the state, see the types of a
+    /// [`TypedMachine`](crate::TypedMachine): change the type.
+    #[error("the codec does not support the type of the state machine's state: {0}")]
+    State(String),
     /// The node is not in the list of members.
     #[error("node {0} is not in the list of members, which has to name this node too")]
     NotAMember(NodeId),

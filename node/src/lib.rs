@@ -55,15 +55,15 @@ pub use driver::{
     ApplyContext, AttemptError, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle,
     Limits, Load, MembersError, MetricsReading, NotReady, Outcome, Proposal, ProposeError,
     ReadError, ReadMode as Consistency, RestoreError, SessionError, SessionId, SessionLimits,
-    SessionNumber, StateMachine, StopReason, TransferError, View, WaitError,
+    SessionNumber, Sleep, StateMachine, StopReason, TransferError, View, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use members::{Admission, Members, SetMembersError};
 pub use node::Node;
 pub use raft::{
     ADDRESS_BYTES_MAX, AddressError, Change, ChangeError, CommandNumber, Config, ConfigError,
-    Counters, Incarnation, Index, LeaseConfig, LogId, LogTime, Member, Membership, NodeId,
-    PeerStatus, RoleKind, Round, Snapshot, Status, Term, TransferRefused,
+    Counters, Incarnation, Index, LeaseConfig, LogId, LogTime, Member, Membership, NodeId, Now,
+    PeerStatus, Request, RoleKind, Round, Snapshot, Status, Target, Term, TransferRefused,
 };
 pub use storage::{
     BaseError, ClaimError, ClusterId, IdentityError, LockError, LogConfig, OpenError, SnapshotError,

@@ -150,8 +150,11 @@ impl<S: StateMachine> Node<S> {
     ///
     /// Returns the new leader. Commands wait meanwhile, usually a few milliseconds. If the target
     /// does not take over within two election timeouts, this node goes on as the leader. If the
-    /// target's disk hangs, and has not been needed since, there is no leader for an election
+    /// target's disk hangs and no write has shown that yet, there is no leader for an election
     /// timeout.
+    ///
+    /// On the leader only: another node returns [`TransferError::Refused`] with the leader that
+    /// it knows.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         self.handle.transfer(to).await
     }

@@ -51,10 +51,14 @@ pub(crate) async fn start<S: StateMachine>(
         messages_max: None,
         inspect: Arc::new(()),
     };
-    let Assembled { driver, log, transport, .. } = {
-        let _on_core = core.runtime().enter();
-        parts.assemble(|inbox| Arc::new(HttpTransport::new(transport_config, inbox)))?
-    };
+    // It may read a large snapshot that was received in part. The transport works on the runtime
+    // that this thread belongs to.
+    let assembling = core.runtime().spawn_blocking(move || {
+        parts.assemble(|inbox| Arc::new(HttpTransport::new(transport_config, inbox)))
+    });
+    let assembled =
+        assembling.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+    let Assembled { driver, log, transport, .. } = assembled?;
     let spawning = core.runtime().spawn(async move { driver::spawn(driver, log, close) });
     let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     let handle = spawned.map_err(StartError::Thread)?;
@@ -105,6 +109,9 @@ fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, Star
         }
         let id = settings.id.ok_or(StartError::Missing("id()"))?;
         let data_dir = settings.data_dir.clone().ok_or(StartError::Missing("data_dir()"))?;
+        if settings.members.is_empty() {
+            return Err(StartError::Missing("members()"));
+        }
         let own = settings.members.iter().find(|listed| listed.node == id).cloned();
         let own = own.ok_or(StartError::NotAMember(id))?;
         check_members(&settings.members)?;
@@ -112,6 +119,9 @@ fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, Star
         if !settings.insecure && !listen.ip().to_canonical().is_loopback() {
             return Err(StartError::Insecure(listen));
         }
+        // Before a cluster is bootstrapped or joined.
+        let config = settings.driver_config(id);
+        config.check(HttpTransport::MESSAGE_BYTES_MAX, HttpTransport::QUEUE_MESSAGES_MAX)?;
         let core = OwnThread::start("raft-core", true).map_err(StartError::Thread)?;
         let connections_max = settings.connections_max;
         let binding = core.runtime().spawn(PeerServer::bind_limited(listen, connections_max));
@@ -138,7 +148,6 @@ fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, Star
         );
         let (member, snapshots) = starting.check_base(member, disk).await?;
 
-        let config = settings.driver_config(id);
         let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
         // A peer's connection may be silent for at least as long as a leader.
         let election_timeout = config.tick * config.raft.election_ticks;

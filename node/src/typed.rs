@@ -26,9 +26,16 @@ use storage::codec;
 ///
 /// # Types
 ///
-/// The codec does not describe itself: no `serde_json::Value`, no `untagged`, `flatten` or
-/// `skip_serializing_if`. A command of such a type is refused as [`TypedError::NotDecodable`], and
-/// nothing is sent. A sequence must know its length, or encoding it panics.
+/// The codec writes no names and no types of fields. So none of the four types, nor the state, may
+/// contain a `serde_json::Value` or use serde's `untagged`, `tag`, `flatten` or
+/// `skip_serializing_if`, and a sequence must know its length. What happens otherwise:
+///
+/// - A command or query that cannot be encoded and decoded again is refused as
+///   [`TypedError::NotCodable`], and nothing is sent. A state that cannot be is refused at the
+///   start ([`StartError::State`]), by a test of the initial one.
+/// - A reply that cannot be encoded stops the node, like a panic in `apply`.
+/// - **A field that `skip_serializing_if` leaves out is not noticed**: what follows is decoded as
+///   other fields, and the nodes execute another command.
 ///
 /// # Upgrades
 ///
@@ -149,10 +156,10 @@ pub enum TypedError<E> {
     /// The node returned an error instead of a reply.
     #[error(transparent)]
     Node(#[from] E),
-    /// The codec cannot decode the bytes that it made of this command or query: its type has a
-    /// field that does not describe itself, see [`TypedMachine`]. Nothing was sent.
-    #[error("the codec cannot decode values of this type, so nothing was sent: {why}")]
-    NotDecodable {
+    /// The codec cannot encode this command or query, or not decode what it made of it: see the
+    /// types of a [`TypedMachine`]. Nothing was sent.
+    #[error("the codec does not support values of this type, so nothing was sent: {why}")]
+    NotCodable {
         /// The error of the codec.
         why: String,
     },
@@ -184,7 +191,7 @@ impl<M: TypedMachine> TypedNode<M> {
         &self,
         command: &M::Command,
     ) -> Result<M::Reply, TypedError<ExecuteError>> {
-        reply(&self.0.execute(decodable(command)?).await?)
+        reply(&self.0.execute(checked(command)?).await?)
     }
 
     /// Appends a command to the log and returns without waiting for its outcome, on the leader
@@ -193,7 +200,7 @@ impl<M: TypedMachine> TypedNode<M> {
         &self,
         command: &M::Command,
     ) -> Result<Proposal, TypedError<ProposeError>> {
-        Ok(self.0.propose(decodable(command)?).await?)
+        Ok(self.0.propose(checked(command)?).await?)
     }
 
     /// Executes a command of a session once: see [`Node::execute_in_session`].
@@ -202,7 +209,7 @@ impl<M: TypedMachine> TypedNode<M> {
         number: SessionNumber,
         command: &M::Command,
     ) -> Result<M::Reply, TypedError<ExecuteError>> {
-        reply(&self.0.execute_in_session(number, decodable(command)?).await?)
+        reply(&self.0.execute_in_session(number, checked(command)?).await?)
     }
 
     /// Queries the state machine: see [`Node::read`].
@@ -211,7 +218,7 @@ impl<M: TypedMachine> TypedNode<M> {
         query: &M::Query,
         consistency: Consistency,
     ) -> Result<M::Answer, TypedError<ReadError>> {
-        let answer = self.0.read(decodable(query)?, consistency).await?;
+        let answer = self.0.read(checked(query)?, consistency).await?;
         reply::<Option<_>, _>(&answer)?.ok_or(TypedError::OtherVersion)
     }
 
@@ -230,6 +237,7 @@ impl<M: TypedMachine> TypedNode<M> {
 impl<M: TypedMachine> Builder<Typed<M>> {
     /// Like [`Builder::start`], for a node that takes commands and queries of its machine's types.
     pub async fn start_typed(self) -> Result<TypedNode<M>, StartError> {
+        codable(&self.machine.0).map_err(StartError::State)?;
         self.start().await.map(TypedNode)
     }
 }
@@ -243,12 +251,15 @@ impl<M: TypedMachine> Deref for TypedNode<M> {
 }
 
 /// The encoding of a value, if it can be decoded again: a command that cannot would stop all nodes.
-fn decodable<T: Serialize + DeserializeOwned, E>(value: &T) -> Result<Bytes, TypedError<E>> {
-    let bytes = encode(value);
-    match codec::decode::<T>(&bytes) {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(TypedError::NotDecodable { why: error.to_string() }),
-    }
+fn checked<T: Serialize + DeserializeOwned, E>(value: &T) -> Result<Bytes, TypedError<E>> {
+    codable(value).map_err(|why| TypedError::NotCodable { why })
+}
+
+fn codable<T: Serialize + DeserializeOwned>(value: &T) -> Result<Bytes, String> {
+    let mut bytes = Vec::new();
+    codec::try_encode(value, &mut bytes).map_err(|error| error.to_string())?;
+    codec::decode::<T>(&bytes).map_err(|error| error.to_string())?;
+    Ok(bytes.into())
 }
 
 fn reply<T: DeserializeOwned, E>(bytes: &[u8]) -> Result<T, TypedError<E>> {

@@ -63,9 +63,10 @@ pub struct Config {
     /// A snapshot is ordered once this many bytes of entries have been applied since the last
     /// order, 64 MiB by default. If the last snapshot is larger, its size counts instead (thesis
     /// §5.1.2): then the log and the snapshots together cost about two bytes of disk writes for
-    /// each byte of commands, however large the state is. Until the snapshot is durable, the
-    /// entries are kept in memory and on disk. The order may be up to a quarter later, so that all
-    /// nodes take their snapshots at the same entries.
+    /// each byte of the log. A state above `snapshot_log_bytes_max` costs more, and so does one of
+    /// more than a gigabyte with small commands (`snapshot_log_writes`). Until the snapshot is
+    /// durable, the entries are kept in memory and on disk. The order may be up to a quarter later,
+    /// so that all nodes take their snapshots at the same entries.
     pub snapshot_log_bytes: usize,
     /// However large the last snapshot is, the next one is ordered after this many bytes of
     /// entries, 1 GiB by default. Lower it to save memory; the disk then writes more for a state
@@ -125,8 +126,9 @@ impl Config {
         }
     }
 
-    /// The first setting that is out of range, if there is one.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// The first setting that is out of range, if there is one. [`RawNode::new`](crate::RawNode)
+    /// checks it too.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let are_apart =
             self.heartbeat_ticks >= 1 && self.election_ticks / 2 >= self.heartbeat_ticks;
         if !are_apart || self.election_ticks > ELECTION_TICKS_MAX {
@@ -191,6 +193,12 @@ pub enum ConfigError {
     Ticks {
         /// The most ticks of an election timeout.
         max: u32,
+    },
+    /// The length of a tick is 0, or above the longest. The driver checks this.
+    #[error("the length of a tick must be above 0 and at most {max:?}")]
+    Tick {
+        /// The longest tick.
+        max: std::time::Duration,
     },
     /// The bound on clock drift is 0, which no clock keeps, or leaves too little of a lease.
     #[error("the bound on clock drift must be from 1 to {max_ppm} parts per million")]

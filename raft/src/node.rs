@@ -54,7 +54,8 @@ pub(crate) enum Role {
 
 impl RawNode {
     /// Creates a node from its recovered state. Its state machine must have the state of
-    /// `restored.snapshot`.
+    /// `restored.snapshot`. An error names the setting that is out of range, or what contradicts
+    /// itself in `restored`, which is a bug of the store.
     pub fn new(config: Config, restored: Restored) -> Result<RawNode, ConfigError> {
         config.check()?;
         let mut before = restored.snapshot.last;

@@ -47,12 +47,24 @@ pub enum DecodeError {
 ///
 /// # Panics
 ///
-/// If the type cannot be encoded (a sequence of unknown length): a bug of the caller. No type of
-/// this workspace is of that kind.
+/// If the type cannot be encoded (a sequence or map of unknown length): a bug of the caller. No
+/// type of this workspace is of that kind.
 pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) {
-    bincode::serde::encode_into_std_write(value, into, CONFIG)
+    try_encode(value, into)
         .expect("writing into memory does not fail, and the type can be encoded");
 }
+
+/// Like [`encode`], for a type that may be one that cannot be encoded. After an error, `into` may
+/// have a part of it.
+pub fn try_encode<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let encoded = bincode::serde::encode_into_std_write(value, into, CONFIG);
+    encoded.map(drop).map_err(|error| EncodeError(error.to_string()))
+}
+
+/// Why a value could not be encoded: its type is of a kind that the codec does not support.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be encoded: {0}")]
+pub struct EncodeError(String);
 
 /// Decodes a value from all of `bytes`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {

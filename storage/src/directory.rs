@@ -93,6 +93,11 @@ pub struct Unclaimed<D: Disk> {
     restored: Option<Restored>,
 }
 
+fn listed(nodes: &[NodeId]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    nodes.join(", ")
+}
+
 /// Why a directory cannot be used as requested.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -107,7 +112,11 @@ pub enum ClaimError {
     },
     /// An earlier start began to bootstrap a cluster with other founders, which may count on this
     /// node.
-    #[error("the directory began to bootstrap a cluster of other nodes")]
+    #[error(
+        "the directory began to bootstrap a cluster of the nodes {}: start it with the same list, \
+         or with an empty directory if no such cluster runs",
+        listed(began)
+    )]
     OtherFounders {
         /// The founders of that cluster.
         began: Vec<NodeId>,

@@ -99,9 +99,12 @@ pub(crate) async fn keep<N: Net>(
         let (give_back, back) = tokio::sync::oneshot::channel();
         let sign_every = shared.config.silence / 4;
         let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, sign_every);
-        let started = net.now();
+        let mut connected_at = None;
         let connected = || {
-            shared.note_contact(peer);
+            connected_at = Some(net.now());
+            if shared.is_known(peer) {
+                shared.note_contact(peer);
+            }
             shared.set_open(peer, number, Some(&address));
             if let Some(away) = reach.is_back() {
                 report(|| {
@@ -131,7 +134,7 @@ pub(crate) async fn keep<N: Net>(
             gone_after = contacts;
             shared.inbox.gone(peer);
         }
-        let lasted = net.now().duration_since(started) > PAUSE_LAST;
+        let lasted = connected_at.is_some_and(|at| net.now().duration_since(at) > PAUSE_LAST);
         // Dialled again at once: that shows whether the process of the peer has ended, and each
         // moment counts if it was the leader.
         let at_once = lasted

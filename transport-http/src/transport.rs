@@ -32,6 +32,13 @@ impl HttpTransport {
     }
 }
 
+impl HttpTransport {
+    /// The most bytes of a message: [`Transport::message_bytes_max`].
+    pub const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX;
+    /// The most messages that wait for a peer: [`Transport::queue_messages_max`].
+    pub const QUEUE_MESSAGES_MAX: usize = link::QUEUE_MESSAGES_MAX;
+}
+
 impl<N: Net> HttpTransport<N> {
     /// Like [`HttpTransport::new`], with a given [`Net`].
     pub fn on(net: N, config: TransportConfig, inbox: Inbox) -> Self {
@@ -108,6 +115,11 @@ impl<N: Net> Transport for HttpTransport<N> {
             // A reply to a node of this cluster that is no member here. Without its address it is
             // dropped.
             None if self.shared.address(peer).is_none() => return,
+            None if !self.shared.is_known(peer) => {
+                // The streams to other strangers have carried what they were opened for.
+                queues.retain(|_, queue| !queue.is_closed());
+                self.open(&mut queues, peer).try_send(message).is_ok()
+            }
             None => self.open(&mut queues, peer).try_send(message).is_ok(),
         };
         drop(queues);

@@ -1,12 +1,14 @@
 //! Nodes with a typed state machine, killed and started again.
 
 use quorate::{
-    ApplyContext, Consistency, ExecuteError, LogTime, Node, NotDone, SessionNumber, StartError,
-    StopReason, TypedError, TypedMachine, TypedNode,
+    ApplyContext, Consistency, DriverConfig, ExecuteError, LogTime, Node, NotDone, SessionNumber,
+    StartError, StopReason, TypedError, TypedMachine, TypedNode,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Counter(i64);
@@ -124,36 +126,80 @@ async fn a_command_that_cannot_be_decoded_stops_the_node() {
     }
 }
 
-/// Its commands do not describe themselves.
+/// Its commands cannot be decoded or encoded.
 #[derive(Clone, Default, Serialize, Deserialize)]
-struct Untagged;
+struct Unsupported;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Loose {
     Number(i64),
 }
 
-impl TypedMachine for Untagged {
-    type Command = Loose;
+#[derive(Clone, Serialize, Deserialize)]
+struct Flat {
+    #[serde(flatten)]
+    rest: BTreeMap<String, i64>,
+}
+
+impl TypedMachine for Unsupported {
+    type Command = Result<Loose, Flat>;
     type Reply = ();
     type Query = ();
     type Answer = ();
 
-    fn apply(&mut self, _at: ApplyContext, _command: Loose) {}
+    fn apply(&mut self, _at: ApplyContext, _command: Result<Loose, Flat>) {}
 
     fn query(&self, _time: LogTime, (): ()) {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_type_the_codec_cannot_decode_is_not_sent() {
+async fn a_command_whose_type_the_codec_does_not_support_is_not_sent() {
     let data = tempfile::tempdir().unwrap();
-    let builder = TypedNode::builder(Untagged).id(1).members(addresses(1));
+    let builder = TypedNode::builder(Unsupported).id(1).members(addresses(1));
     let node = builder.data_dir(data.path()).bootstrap().start_typed().await.unwrap();
-    let refused = node.execute(&Loose::Number(1)).await.unwrap_err();
-    assert!(matches!(refused, TypedError::NotDecodable { .. }), "{refused}");
+    for command in [Ok(Loose::Number(1)), Err(Flat { rest: BTreeMap::new() })] {
+        let refused = node.execute(&command).await.unwrap_err();
+        assert!(matches!(refused, TypedError::NotCodable { .. }), "{refused}");
+    }
     node.read(&(), Consistency::Linearizable).await.unwrap();
     assert_eq!(node.status().stopped, None);
+}
+
+/// Its state cannot be encoded.
+impl TypedMachine for Flat {
+    type Command = ();
+    type Reply = ();
+    type Query = ();
+    type Answer = ();
+
+    fn apply(&mut self, _at: ApplyContext, (): ()) {}
+
+    fn query(&self, _time: LogTime, (): ()) {}
+}
+
+#[tokio::test]
+async fn what_no_node_can_run_with_is_refused_before_anything_is_on_the_disk() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = data.path().join("data");
+    let flat = TypedNode::builder(Flat { rest: BTreeMap::new() }).id(1).members(addresses(1));
+    let refused = flat.data_dir(&directory).bootstrap().start_typed().await.unwrap_err();
+    assert!(matches!(refused, StartError::State(_)), "{refused}");
+    let changes: [fn(&mut DriverConfig); 4] = [
+        |config| config.tick = Duration::ZERO,
+        |config| config.tick = Duration::MAX,
+        |config| config.raft.heartbeat_ticks = u32::MAX,
+        |config| config.raft.command_bytes_max = usize::MAX,
+    ];
+    for change in changes {
+        let builder = TypedNode::builder(Counter(0)).id(1).members(addresses(1)).tune(change);
+        let refused = builder.data_dir(&directory).bootstrap().start_typed().await.unwrap_err();
+        assert!(matches!(refused, StartError::Config(_)), "{refused}");
+    }
+    let builder = TypedNode::builder(Counter(0)).id(1).lease_drift_ppm(300_000);
+    let refused = builder.members(addresses(1)).data_dir(&directory).bootstrap().start().await;
+    assert!(matches!(refused, Err(StartError::Config(_))));
+    assert!(!directory.exists(), "nothing is founded with settings that no node can have");
 }
 
 /// A follower forwards each command in a message of its own, and the queue to the leader holds 256.
