@@ -66,6 +66,8 @@ pub struct Failed {
     pub plan: Plan,
     /// A smaller plan that breaks the same promise.
     pub shrunk: Shrunk,
+    /// How its run broke it: the details may differ.
+    pub smaller: Violation,
     /// The commands of clients, and the snapshots, that led to a wrong state or answer of the state
     /// machine in the run of the smaller plan; empty if something else is wrong.
     pub steps: Vec<String>,
@@ -125,6 +127,7 @@ impl Failed {
         if shown.violation.as_ref().map(|found| found.check) != Some(violation.check) {
             shown.violation = Some(violation.clone());
         }
+        let smaller = shown.violation.clone().unwrap_or_else(|| violation.clone());
         let drawn = page::page(&shrunk.plan, &shown, &again[1..]);
         let step = |step: &Step| match step.node {
             Some(node) => format!("node {node} {}", step.text),
@@ -141,7 +144,7 @@ impl Failed {
             Keep::Advised(words) => words.clone(),
         };
         let plan = plan.clone();
-        Failed { violation, event, time_us, plan, shrunk, steps, again, kept, timeline }
+        Failed { violation, event, time_us, plan, shrunk, smaller, steps, again, kept, timeline }
     }
 }
 
@@ -187,7 +190,7 @@ fn differs(first: Option<&Violation>, second: Option<&Violation>) -> Violation {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failed { violation, event, time_us, plan, shrunk, steps, again, kept, timeline } = self;
+        let Failed { violation, event, time_us, plan, shrunk, steps, again, kept, .. } = self;
         let Shrunk { plan: smaller, runs, .. } = shrunk;
         writeln!(f, "broken: {}: {}", violation.check, violation.detail)?;
         writeln!(f, "  at event {event}, {} of simulated time", seconds(*time_us))?;
@@ -203,6 +206,9 @@ impl fmt::Display for Failed {
             seconds(shrunk.broken.time_us)
         )?;
         writeln!(f, "            {}", again[1])?;
+        if self.smaller.detail != violation.detail {
+            writeln!(f, "  there:    {}", self.smaller.detail)?;
+        }
         let mut label = "story:";
         for step in steps.iter().take(STEPS_TOLD) {
             writeln!(f, "  {label:<10}{step}")?;
@@ -212,7 +218,7 @@ impl fmt::Display for Failed {
             writeln!(f, "            … and {} more on the page", steps.len() - STEPS_TOLD)?;
         }
         writeln!(f, "  keep it:  {kept}")?;
-        match timeline {
+        match &self.timeline {
             Ok(path) => writeln!(f, "  timeline: {}", path.display()),
             Err(why) => writeln!(f, "  timeline: {why}"),
         }

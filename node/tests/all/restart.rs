@@ -126,6 +126,30 @@ async fn a_command_that_cannot_be_decoded_stops_the_node() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_ready_once_it_has_a_leader_and_never_without_a_majority() {
+    let data = tempfile::tempdir().unwrap();
+    let members = addresses(3);
+    let nodes = start_all(&members, data.path()).await;
+    for node in &nodes {
+        node.ready().await.unwrap();
+        assert!(node.leader().is_some());
+    }
+    for node in nodes {
+        node.shutdown().await;
+    }
+    let alone = start(1, &members, data.path()).await.unwrap();
+    let handle = alone.handle().clone();
+    let waiting = async { alone.ready().await };
+    let stopping = async {
+        while handle.status().not_ready.is_none() {
+            tokio::task::yield_now().await;
+        }
+        handle.shutdown().await;
+    };
+    assert_eq!(tokio::join!(waiting, stopping).0, Err(StopReason::Shutdown));
+}
+
 /// Its commands cannot be decoded or encoded.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Unsupported;
