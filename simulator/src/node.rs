@@ -44,6 +44,8 @@ pub(crate) struct Host<M> {
     pub clock_per_mille: u64,
     /// Simulated time at which the clock last changed its rate, and the clock's reading then.
     clock_since_us: u64,
+    /// When it was last started.
+    pub started_us: u64,
     clock_us: u64,
     /// By how much its monotonic clock has gone back in all. Its wall clock has not.
     back_us: u64,
@@ -159,6 +161,7 @@ impl<M: StateMachine> Host<M> {
             paused_until_us: 0,
             clock_per_mille: 1_000,
             clock_since_us: 0,
+            started_us: 0,
             clock_us: 0,
             back_us: 0,
             ticked_us: 0,

@@ -59,6 +59,8 @@ pub const EVENTS_MAX: u64 = 2_000_000;
 
 /// For the last of those, clients send no new requests.
 const REST_TIMEOUTS: u64 = 3;
+/// A preferred node leads within this many of the longest election timeouts after its start.
+const PREFERRED_TIMEOUTS: u64 = 20;
 
 /// The time limit after those for all nodes to catch up and for all requests to end.
 const SETTLE_TIMEOUTS: u64 = 40;

@@ -217,7 +217,7 @@ impl World<'_> {
             return Ok(());
         }
         if let Err(missing) = self.is_well() {
-            if self.now_us >= until_us {
+            if self.now_us >= until_us && !self.is_just_back(&missing) {
                 return Err(missing);
             }
             let again = Event::Converged { until_us };
@@ -244,6 +244,14 @@ impl World<'_> {
             return violation(Check::DeclaredMembershipIsReachedInTheEnd, (), detail);
         }
         self.is_preferred_leader()
+    }
+
+    /// Whether only a preferred node does not lead yet, and a node has started a moment ago: one
+    /// whose copy differed, for instance, which may be found out at any time.
+    fn is_just_back(&self, missing: &Violation) -> bool {
+        let since_us = self.now_us.saturating_sub(PREFERRED_TIMEOUTS * self.timeout_us());
+        missing.check == Check::PreferredNodeLeadsInTheEnd
+            && self.healthy().any(|(id, _)| self.hosts[id].started_us > since_us)
     }
 
     /// Checks that no healthy voter has a higher priority than the leader, for now: the faults may

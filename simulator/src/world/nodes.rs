@@ -35,6 +35,7 @@ impl World<'_> {
             }
             return Ok(());
         }
+        host.started_us = self.now_us;
         let Some(running) = &host.up else { return Ok(()) };
         if running.node.hard_state().lost.is_some() {
             self.marks.hit("a node knew what it had lost");
