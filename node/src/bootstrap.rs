@@ -84,8 +84,8 @@ pub async fn begin<D: Disk, N: Net>(
                     (founded.cluster, founded.membership)
                 }
                 Err(error) => {
-                    if !service.has_sent_incarnation() {
-                        // No node counts on this one: it may found another cluster.
+                    if service.withdraw() {
+                        // No node counts on this one, now or later: it may found another cluster.
                         announced.forget_founders()?;
                     }
                     return Err(error.into());

@@ -102,10 +102,14 @@ impl BootstrapService {
         Some((own.founder, cluster, own.list))
     }
 
-    /// Whether this node's incarnation was sent to a founder. If so, this node may be part of a
-    /// cluster already.
-    pub fn has_sent_incarnation(&self) -> bool {
-        self.lock().has_sent_incarnation
+    /// Stops answering as a founder, unless this node's incarnation was sent to one: then this node
+    /// may be part of a cluster already. Returns whether it has stopped.
+    pub fn withdraw(&self) -> bool {
+        let mut state = self.lock();
+        if !state.has_sent_incarnation {
+            state.own = None;
+        }
+        !state.has_sent_incarnation
     }
 
     /// Returns the status and the body of the response to an encoded question.
@@ -368,10 +372,21 @@ mod tests {
     #[test]
     fn a_founder_with_the_same_list_is_answered_whatever_its_order() {
         let service = founding(&[0, 1, 2]);
-        assert!(!service.has_sent_incarnation());
+        assert!(!service.lock().has_sent_incarnation);
         let answer = asked(&service, founder(1), &[2, 1, 0], Bootstrap);
         assert_eq!(answer, (200, Some(Answer::Founder(founder(0)))));
-        assert!(service.has_sent_incarnation());
+        assert!(service.lock().has_sent_incarnation);
+    }
+
+    #[test]
+    fn a_founder_that_has_withdrawn_gives_its_incarnation_to_nobody() {
+        let service = founding(&[0, 1]);
+        assert!(service.withdraw());
+        assert_eq!(asked(&service, founder(1), &[0, 1], Bootstrap), (503, None));
+        let service = founding(&[0, 1]);
+        let given = asked(&service, founder(1), &[0, 1], Bootstrap);
+        assert!(!service.withdraw(), "a founder counts on it");
+        assert_eq!(asked(&service, founder(1), &[0, 1], Bootstrap), given);
     }
 
     #[test]
@@ -387,7 +402,7 @@ mod tests {
         for junk in [&b""[..], b"hello", b"raft", b"raft\x05\x00"] {
             assert_eq!(service.answer(junk), (StatusCode::UNPROCESSABLE_ENTITY, Vec::new()));
         }
-        assert!(!service.has_sent_incarnation());
+        assert!(!service.lock().has_sent_incarnation);
     }
 
     #[test]
@@ -457,7 +472,7 @@ mod tests {
         assert_eq!(asked(&service, founder(1), &[1], admits), (403, None), "another address");
         assert_eq!(asked(&service, founder(1), &[0, 1], Bootstrap).0, 403);
         assert_eq!(asked(&service, founder(1), &[0, 1], Join(None)).0, 403, "both wait");
-        assert!(!service.has_sent_incarnation());
+        assert!(!service.lock().has_sent_incarnation);
 
         service.answer_as_member(founder(0), ClusterId(7), Membership::default());
         let answer = asked(&service, founder(1), &[0], admits);
