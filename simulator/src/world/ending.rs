@@ -95,11 +95,23 @@ impl World<'_> {
         let slack_us = 2 * u64::from(self.plan.swarm.tail_us)
             .max(u64::from(self.plan.swarm.stall_us))
             + 20_000_000
-            + self.late_install_us();
+            + self.late_install_us()
+            + self.copies_us();
         let converge_us = CONVERGE_TIMEOUTS * self.timeout_us() + slack_us;
         let until_us = self.now_us + converge_us;
         self.queue.push(self.now_us + self.timeout_us(), Event::Converged { until_us });
         Ok(())
+    }
+
+    /// How long it takes until all nodes, one after the other, have written the whole log anew. It
+    /// counts only if the plan writes entry by entry.
+    fn copies_us(&self) -> u64 {
+        let swarm = &self.plan.swarm;
+        let entries = self.observer.committed_index().0 * self.hosts.len() as u64;
+        match swarm.write_bytes < ONE_BY_ONE_BYTES {
+            true => entries * 2 * u64::from(swarm.sync_us),
+            false => 0,
+        }
     }
 
     /// Heals a quorum and leaves the others faulty: the cluster must work without them.
