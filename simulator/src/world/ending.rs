@@ -200,7 +200,7 @@ impl World<'_> {
     /// copies that differ may be lost before a third node has applied as much. Then the cluster
     /// cannot tell any more which one was wrong, and a leader sends no snapshot of its own to a
     /// node that needs one (`disputed_at`).
-    fn difference_was_decided(&self) -> bool {
+    pub(super) fn difference_was_decided(&self) -> bool {
         self.differed_until == Index(0) || self.right_copies_decide(self.differed_until)
     }
 

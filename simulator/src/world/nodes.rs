@@ -225,7 +225,9 @@ impl World<'_> {
         }
         self.look(node)?;
         if self.hosts[node].up.as_ref().is_some_and(|running| running.node.has_given_up()) {
-            if !self.hosts[node].flipped && self.copies_can_be_told() {
+            // The node whose copy was wrong may have started again since it was compared.
+            let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
+            if !self.hosts[node].flipped && can_be_told {
                 let detail = format!("node {node} takes its copy for wrong");
                 return violation(Check::OnlyACopyThatDiffersIsGivenUp, node, detail);
             }
