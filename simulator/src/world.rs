@@ -136,6 +136,9 @@ pub(crate) struct World<'a> {
     wrong_snapshots: BTreeSet<Option<u64>>,
     /// The last entry that was applied to a diverged copy, even if that copy is gone.
     differed_until: Index,
+    /// When a node with a wrong copy last started again, while no majority of right copies could
+    /// tell.
+    undecided_us: Option<u64>,
     limits: Limits,
     marks: Marks,
     timeline: Timeline,
@@ -223,6 +226,7 @@ impl<'a> World<'a> {
             joint: JointChanges::new(plan.nodes, &plan.swarm),
             wrong_snapshots: BTreeSet::new(),
             differed_until: Index(0),
+            undecided_us: None,
             limits: Limits::new(plan.nodes, &plan.swarm),
             struck: BTreeMap::new(),
             operator: Operator::of(plan),

@@ -204,6 +204,14 @@ impl World<'_> {
         self.differed_until == Index(0) || self.right_copies_decide(self.differed_until)
     }
 
+    /// Whether a node with a wrong copy has started again a while ago, when no majority of right
+    /// copies could tell. What was concluded until then may still be on its way, or wait for a disk.
+    pub(super) fn was_undecided(&self) -> bool {
+        let swarm = &self.plan.swarm;
+        let while_us = 2 * u64::from(swarm.tail_us.max(swarm.stall_us)) + 8 * self.timeout_us();
+        self.undecided_us.is_some_and(|at_us| self.now_us - at_us < while_us)
+    }
+
     pub(super) fn healthy(&self) -> impl Iterator<Item = (usize, &node::Running<ErasedMachine>)> {
         self.hosts
             .iter()

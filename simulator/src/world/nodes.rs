@@ -51,6 +51,9 @@ impl World<'_> {
             None => {}
         }
         let life = host.life;
+        if self.hosts[node].flipped && !self.copies_can_be_told() {
+            self.undecided_us = Some(self.now_us);
+        }
         // Its state is rebuilt from its snapshot and log. Both are right, unless the snapshot was
         // taken of a diverged state.
         let host = &mut self.hosts[node];
@@ -225,9 +228,8 @@ impl World<'_> {
         }
         self.look(node)?;
         if self.hosts[node].up.as_ref().is_some_and(|running| running.node.has_given_up()) {
-            // The node whose copy was wrong may have started again since it was compared.
             let can_be_told = self.copies_can_be_told() && self.difference_was_decided();
-            if !self.hosts[node].flipped && can_be_told {
+            if !self.hosts[node].flipped && can_be_told && !self.was_undecided() {
                 let detail = format!("node {node} takes its copy for wrong");
                 return violation(Check::OnlyACopyThatDiffersIsGivenUp, node, detail);
             }
