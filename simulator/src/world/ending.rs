@@ -205,7 +205,8 @@ impl World<'_> {
     }
 
     /// Whether a node with a wrong copy has started again a while ago, when no majority of right
-    /// copies could tell. What was concluded until then may still be on its way, or wait for a disk.
+    /// copies could tell. What was concluded until then may still be on its way, or wait for a
+    /// disk.
     pub(super) fn was_undecided(&self) -> bool {
         let swarm = &self.plan.swarm;
         let while_us = 2 * u64::from(swarm.tail_us.max(swarm.stall_us)) + 8 * self.timeout_us();
