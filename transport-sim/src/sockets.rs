@@ -341,8 +341,8 @@ impl<A: App> AsyncWrite for SimStream<A> {
                 way.push(&bytes[..left], now_us() + 1, false);
                 let at_us = way.last_us + TOLD_US;
                 match told {
-                    // What is written until the end is notified is lost too: no byte arrives
-                    // after one that does not.
+                    // Bytes that are written before the end is notified are lost too. On a TCP
+                    // connection no byte arrives after one that was lost.
                     true => {
                         connection.ways[this.end].silent = true;
                         (0..2).for_each(|end| connection.breaks(end, at_us));

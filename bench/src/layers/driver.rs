@@ -24,7 +24,7 @@ const CLIENTS: [u64; 3] = [1, 64, 1024];
 
 const OPENRAFT: Base = Base { system: "openraft", ratio: "ratio to openraft" };
 
-/// What the store and the state machine of a node run on.
+/// Where the store and the state machine of a node run.
 #[derive(Clone, Copy)]
 enum Parts {
     /// Threads of their own, as with a real disk.

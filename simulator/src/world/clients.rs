@@ -216,6 +216,14 @@ impl World<'_> {
         self.queue.push(self.now_us + after_us, Event::Ask { operation, node });
     }
 
+    /// The operation is the client's no longer. Returns the client and its request.
+    fn ended(&mut self, operation: usize) -> (usize, ClientRequest) {
+        let ClientOperation { client, request, .. } = &self.operations[operation];
+        let (client, request) = (*client, request.clone());
+        self.clients[client].operation = None;
+        (client, request)
+    }
+
     /// A client's attempt to open a session has ended. If there is one now, the client sends its
     /// command.
     fn session_opened(
@@ -223,9 +231,7 @@ impl World<'_> {
         operation: usize,
         outcome: ClientOutcome<'_>,
     ) -> Result<(), Violation> {
-        let ClientOperation { client, request, .. } = &self.operations[operation];
-        let (client, request) = (*client, request.clone());
-        self.clients[client].operation = None;
+        let (client, request) = self.ended(operation);
         let ClientOutcome::Done(reply) = outcome else {
             self.queue.push(self.now_us + 2 * BACKOFF_US, Event::Client(client));
             return Ok(());
@@ -244,9 +250,7 @@ impl World<'_> {
         operation: usize,
         outcome: ClientOutcome<'_>,
     ) -> Result<(), Violation> {
-        let ClientOperation { client, request, .. } = &self.operations[operation];
-        let (client, request) = (*client, request.clone());
-        self.clients[client].operation = None;
+        let (client, request) = self.ended(operation);
         let session = &mut self.clients[client].session;
         match (outcome, &mut *session) {
             (ClientOutcome::Done([1]), Some(session)) => {

@@ -341,7 +341,7 @@ impl World<'_> {
         let own = membership.members.get(&id).map(|member| member.incarnation);
         let incarnation = own.unwrap_or(host.incarnation);
         if incarnation != host.incarnation {
-            // What the directory before has promised concerns nobody any more.
+            // A promise of the earlier directory binds no other node.
             self.leases.wiped(node);
         }
         *host = Host::new(node as u64, &self.plan.swarm, incarnation, membership, open);
