@@ -77,13 +77,16 @@ impl Core {
     /// or of one between them, may campaign too (§4.2.2). It may be the only node whose log is long
     /// enough. A voter with this id and another incarnation is another node: one that had the id
     /// before.
+    ///
+    /// So may a node whose vote a candidate needs and cannot have, since our log is longer. It
+    /// votes in a membership that is not in its own log, and perhaps no other node can win.
     pub fn may_campaign(&self) -> bool {
         let Config { id, incarnation, .. } = self.config;
         let votes = |membership: &Membership| {
             let own = membership.members.get(&id);
             membership.is_voter(id) && own.is_some_and(|own| own.incarnation == incarnation)
         };
-        self.log.memberships_from(self.commit).any(votes)
+        (self.log.memberships_from(self.commit).any(votes) || self.vote_is_needed)
             && self.hard.lost.is_none()
             && !self.is_disk_stalled()
             && !self.diverged
@@ -115,6 +118,8 @@ impl Core {
     pub fn answer_pre_vote(&mut self, candidate: NodeId, next: Term, last: LogId) {
         let could = !self.is_disk_stalled();
         let granted = could && next > self.hard.term && self.is_up_to_date(last);
+        let asked_by_voter = self.log.membership().is_voter(candidate);
+        self.vote_is_needed |= asked_by_voter && last < self.log.last();
         let reply = self.message(candidate, Body::PreVoteReply { next, granted });
         self.outbox.send(reply);
     }

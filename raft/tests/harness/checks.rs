@@ -29,12 +29,13 @@ impl Checks {
                     let has = |disk: &Disk| {
                         disk.has(entry.id) || disk.hard_state.lost.is_some_and(|l| l >= entry.id)
                     };
-                    let here = |id: NodeId| {
-                        peers.get(&id.0).is_some_and(|peer| !peer.wiped && has(&peer.disk))
-                    };
                     // An entry is committed by a quorum of the membership of some later moment. The
                     // latest that this node knows is in force there.
                     let membership = node.status().membership;
+                    let here = |id: NodeId| {
+                        let (peer, member) = (&peers[&id.0], &membership.members[&id]);
+                        peer.disk.incarnation == member.incarnation && has(&peer.disk)
+                    };
                     assert!(membership.is_quorum(here), "{} is on too few disks", entry.id);
                     self.committed.insert(entry.id.index, entry.clone());
                 }

@@ -15,8 +15,6 @@ const ACTIONS_MAX: usize = 10_000;
 
 pub struct Peer {
     pub disk: Disk,
-    /// Its disk does not have the incarnation that the cluster admitted.
-    pub wiped: bool,
     /// `None` while the node is down.
     pub node: Option<RawNode>,
     pub write: Option<Write>,
@@ -77,7 +75,6 @@ impl Cluster {
     pub fn add(&mut self, id: u64, snapshot: Snapshot) {
         let peer = Peer {
             disk: Disk::new(Incarnation(100 + id), snapshot),
-            wiped: false,
             node: None,
             write: None,
             receipts: Vec::new(),

@@ -518,7 +518,6 @@ impl Script {
                 let peer = self.cluster.peer(id);
                 let incarnation = Incarnation(peer.disk.incarnation.0 + 100);
                 peer.disk = super::disk::Disk::new(incarnation, snapshot);
-                peer.wiped = true;
                 self.cluster.boot(id);
             }
             _ => {
