@@ -202,14 +202,9 @@ impl Leader {
     /// One tick of a change: takes its next step, if that is due. Returns whether this leader has
     /// to step down, since it votes no longer.
     pub(crate) fn tick_change(&mut self, core: &mut Core) -> bool {
-        if !self.is_settled(core) {
-            return false;
-        }
         let membership = core.log.membership();
-        if membership.is_joint() {
-            let entered = membership.entered();
-            self.enter_membership(core, entered);
-        } else if !membership.is_voter(core.id()) {
+        let is_committed = core.commit >= core.log.membership_index();
+        if is_committed && !membership.is_joint() && !membership.is_voter(core.id()) {
             // Even with a planned change in the log, which the next leader finishes.
             if !self.retiring {
                 self.retiring = true;
@@ -217,6 +212,13 @@ impl Leader {
                 let _ = self.transfer(core, None);
             }
             return self.transfer.is_none();
+        }
+        if !self.is_settled(core) {
+            return false;
+        }
+        if membership.is_joint() {
+            let entered = membership.entered();
+            self.enter_membership(core, entered);
         } else if let Some(target) = &membership.target {
             if self.transfer.is_some() {
                 return false;
