@@ -10,14 +10,11 @@ use crate::snapshot_store::SnapshotStore;
 use crate::status::count;
 use crate::{Frozen, Sleep, StopReason};
 use raft::{LogId, SnapshotDurable, TakeSnapshot};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
-
-/// A frozen state is written in pieces of at least this many bytes.
-const WRITE_BUFFER_BYTES: usize = 64 << 10;
 
 /// The receiving end of the orders to write snapshots. Production runs it on a thread
 /// ([`SnapshotPort::run_blocking`]); a simulation and [`spawn_tasks`](crate::spawn_tasks) run it
@@ -86,12 +83,10 @@ impl Writer {
     fn write(&self, order: TakeSnapshot, frozen: &impl Frozen) -> SnapshotDurable {
         let written = catch_unwind(AssertUnwindSafe(|| -> io::Result<u64> {
             let mut sink = self.store.create(&order.snapshot)?;
-            let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, &mut sink);
-            let mut counted = Counted { inner: &mut buffered, bytes: 0, has_failed: false };
+            // It collects chunks, so small writes cost no system call.
+            let mut counted = Counted { inner: &mut sink, bytes: 0, has_failed: false };
             frozen.write(&mut counted)?;
             let bytes = counted.bytes;
-            buffered.flush()?;
-            drop(buffered);
             sink.finish()?;
             Ok(bytes)
         }));

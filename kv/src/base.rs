@@ -1,25 +1,24 @@
 //! The base: the state before the first retained command.
 //!
-//! It is computed from the current state when a listing or a snapshot needs it: the first retained
-//! change of a key tells what the key held before, and any other key holds now what it held then.
-//! So writes do not pay for it. Computing it takes time in proportion to the history, and reading
-//! it in proportion to the state.
+//! It is read from the current state when a listing or a snapshot needs it, so writes do not pay
+//! for it. A key that no retained command has changed holds now what it held then: the number of
+//! its last change is below the first retained command. Of any other key, the first retained change
+//! knows what it held before, which again has such a number. So nothing has to be looked up, and
+//! reading the base takes time in proportion to the state and the history.
 
 use crate::deletions::{Deleted, Order};
 use crate::history::Before;
+use crate::shared_bytes::SharedBytes;
 use crate::state::State;
 use crate::store::Item;
-use bytes::Bytes;
-use raft::Term;
-use std::collections::{BTreeMap, BinaryHeap};
+use raft::{CommandNumber, Term};
+use std::collections::BinaryHeap;
 use std::ops::Bound;
 
 /// The state before the first retained command of `state`.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Base<'a> {
     state: &'a State,
-    /// The earlier content of the keys that retained commands have changed.
-    changed: BTreeMap<&'a Bytes, &'a Before>,
 }
 
 /// The last change of a key in the base.
@@ -28,11 +27,11 @@ pub struct Change {
     /// Its position among all changes.
     pub order: Order,
     /// The key.
-    pub key: Bytes,
+    pub key: SharedBytes,
     /// The term of the command that made the change.
     pub term: Term,
     /// The value. `None` if the key was deleted.
-    pub value: Option<Bytes>,
+    pub value: Option<SharedBytes>,
 }
 
 impl PartialOrd for Change {
@@ -50,37 +49,58 @@ impl Ord for Change {
 impl<'a> Base<'a> {
     /// The base of a state.
     pub fn of(state: &'a State) -> Self {
-        let mut changed = BTreeMap::new();
-        let history = state.history();
-        for (_, record) in history.records_from(history.first()) {
-            for (key, before) in record.changes.iter() {
-                changed.entry(key).or_insert(before);
-            }
-        }
-        Base { state, changed }
+        Base { state }
     }
 
-    /// The keys that exist, with their items, ordered by key.
-    pub fn items(&self) -> impl Iterator<Item = (&'a Bytes, &'a Item)> {
-        let before = self.changed.iter().map(|(key, before)| match before {
-            Before::Item(item) => (*key, Some(item)),
-            Before::Deleted(_) | Before::Nothing => (*key, None),
-        });
-        overlaid(self.state.store().items().iter(), before)
+    /// The keys that exist, with their items. First those that no retained command has changed,
+    /// ordered by key, then the others in the order in which they were changed.
+    pub fn items(self) -> impl Iterator<Item = (&'a [u8], &'a Item)> {
+        let now = self.state.store().items().iter().map(|(key, item)| (&key[..], item));
+        let changed = self.changed().filter_map(|(key, before)| Some((key, before.item()?)));
+        now.chain(changed).filter(move |(_, item)| self.has(item.number))
     }
 
-    /// The keys that were deleted, as far as this is remembered, ordered by key.
-    pub fn deleted(&self) -> impl Iterator<Item = (&'a Bytes, &'a Deleted)> {
-        let before = self.changed.iter().map(|(key, before)| match before {
-            Before::Deleted(deleted) => (*key, Some(deleted)),
-            Before::Item(_) | Before::Nothing => (*key, None),
-        });
-        overlaid(self.state.deletions().keys().iter(), before)
+    /// The number of these keys.
+    pub fn keys(self) -> usize {
+        let now = self.state.store().items().values();
+        let before = self.before().filter_map(Before::item);
+        now.chain(before).filter(|item| self.has(item.number)).count()
+    }
+
+    /// The keys that were deleted, as far as this is remembered, in the same order.
+    pub fn deleted(self) -> impl Iterator<Item = (&'a [u8], &'a Deleted)> {
+        let now = self.state.deletions().keys().iter().map(|(key, deleted)| (&key[..], deleted));
+        let changed = self.changed().filter_map(|(key, before)| Some((key, before.deleted()?)));
+        now.chain(changed).filter(move |(_, deleted)| self.has(deleted.number))
+    }
+
+    /// The number of these keys.
+    pub fn deleted_keys(self) -> usize {
+        let now = self.state.deletions().keys().values();
+        let before = self.before().filter_map(Before::deleted);
+        now.chain(before).filter(|deleted| self.has(deleted.number)).count()
+    }
+
+    /// Whether a change by command `number` is in the base.
+    fn has(self, number: CommandNumber) -> bool {
+        number < self.state.history().first()
+    }
+
+    /// The keys that retained commands have changed, with what they held before.
+    fn changed(self) -> impl Iterator<Item = (&'a [u8], &'a Before)> {
+        let history = self.state.history();
+        history.records_from(history.first()).flat_map(|(_, record)| record.changed())
+    }
+
+    /// The same without the keys, which takes less time.
+    fn before(self) -> impl Iterator<Item = &'a Before> {
+        let history = self.state.history();
+        history.records_from(history.first()).flat_map(|(_, record)| record.changes.iter())
     }
 
     /// The first `max` changes within the lower bound `after`, in order. Each key has one change:
     /// its last one.
-    pub fn changes_after(&self, after: Bound<Order>, max: usize) -> Vec<Change> {
+    pub fn changes_after(self, after: Bound<Order>, max: usize) -> Vec<Change> {
         let is_after = |order: &Order| match &after {
             Bound::Included(from) => order >= from,
             Bound::Excluded(last) => order > last,
@@ -102,37 +122,15 @@ impl<'a> Base<'a> {
             let order = (item.number, item.version);
             take(order, &|| Change {
                 order,
-                key: key.clone(),
+                key: key.into(),
                 term: item.term,
                 value: Some(item.value.clone()),
             });
         }
         for (key, deleted) in self.deleted() {
             let order = deleted.order();
-            take(order, &|| Change { order, key: key.clone(), term: deleted.term, value: None });
+            take(order, &|| Change { order, key: key.into(), term: deleted.term, value: None });
         }
         first.into_sorted_vec()
     }
-}
-
-/// The entries of `now`, with those of `before` in their place. A key that had nothing before is
-/// left out. All are ordered by key.
-fn overlaid<'a, T: 'a>(
-    now: impl Iterator<Item = (&'a Bytes, &'a T)>,
-    before: impl Iterator<Item = (&'a Bytes, Option<&'a T>)>,
-) -> impl Iterator<Item = (&'a Bytes, &'a T)> {
-    let (mut now, mut before) = (now.peekable(), before.peekable());
-    std::iter::from_fn(move || {
-        loop {
-            let Some((changed, _)) = before.peek() else { return now.next() };
-            if let Some(unchanged) = now.next_if(|(key, _)| key < changed) {
-                return Some(unchanged);
-            }
-            let (changed, held) = before.next()?;
-            now.next_if(|(key, _)| *key == changed);
-            if let Some(held) = held {
-                return Some((changed, held));
-            }
-        }
-    })
 }

@@ -4,6 +4,7 @@
 //! Decoding is deterministic: bytes that are not a command decode to `None` on every node, and the
 //! state machine ignores them. The encoding is one version byte, then [`storage::codec`].
 
+use crate::shared_bytes::SharedBytes;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -22,6 +23,13 @@ impl fmt::Display for Version {
         write!(f, "{}", self.0)
     }
 }
+
+/// Added to the cost of a command for each operation, for the memory that it takes besides its key
+/// and value.
+pub const OVERHEAD_BYTES: usize = 192;
+
+/// At least what the encoding of an operation adds to its key and value, without versions.
+const ENCODED_OVERHEAD_BYTES: usize = 32;
 
 /// An entry of the log, as the state machine executes it. `B` holds the keys and values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +132,7 @@ pub enum Reply {
     /// The outcome of a compatible command.
     Compat {
         /// The value before the command, if the key existed.
-        previous: Option<Bytes>,
+        previous: Option<SharedBytes>,
         /// Whether the command wrote its value. Always false for `get`.
         written: bool,
     },
@@ -156,40 +164,58 @@ pub enum Outcome {
     },
 }
 
-impl Command {
-    /// The encoding of the command in the log.
-    pub fn encode(&self) -> Bytes {
-        encode(self, self.bytes_with(Self::ENCODED_OVERHEAD_BYTES))
+impl<'a> Command<&'a [u8]> {
+    /// The command with this encoding; `None` if the bytes are not a command of this version. Its
+    /// keys and values are slices of the bytes.
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        codec::decode_borrowed(body(bytes)?).ok()
     }
 
-    /// The command with this encoding; `None` if the bytes are not a command of this version. A key
-    /// or value that is at least half of the bytes shares them, so that log, history and store hold
-    /// a value once. Any other is a copy: it must not keep the rest in memory.
-    pub fn decode(bytes: &Bytes) -> Option<Self> {
-        let command: Command<&[u8]> = codec::decode_borrowed(body(bytes)?).ok()?;
-        Some(command.map(&|part: &[u8]| match part.len() * 2 >= bytes.len() {
-            true => bytes.slice_ref(part),
-            false => Bytes::copy_from_slice(part),
-        }))
+    /// The keys that the command changed, in order. A key that a batch changes twice is here twice.
+    /// `reply` is the reply of this command.
+    pub fn changed(self, reply: &Reply) -> Vec<&'a [u8]> {
+        match (self, reply) {
+            (Command::Compat(compat), Reply::Compat { written: true, .. }) => {
+                vec![compat.key]
+            }
+            (Command::Write(operation), Reply::Write(outcome)) => {
+                outcome.has_changed().then_some(operation.key).into_iter().collect()
+            }
+            (Command::Batch(operations), Reply::Batch(outcomes)) => {
+                let each = operations.into_iter().zip(outcomes);
+                each.filter(|(_, outcome)| outcome.has_changed()).map(|(one, _)| one.key).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Command {
+    /// The command with this encoding, in memory shared with it. `None` if the bytes are not a
+    /// command of this version.
+    pub fn decode_sharing(bytes: &Bytes) -> Option<Self> {
+        Some(Command::decode(bytes)?.map(&|part: &[u8]| bytes.slice_ref(part)))
+    }
+}
+
+impl<B: AsRef<[u8]> + Serialize> Command<B> {
+    /// The encoding of the command in the log.
+    pub fn encode(&self) -> Bytes {
+        encode(self, self.bytes_with(ENCODED_OVERHEAD_BYTES))
     }
 
     /// The size of the command as the history counts it: its keys and values, and
-    /// [`Command::OVERHEAD_BYTES`] for each operation. A batch has one overhead more.
+    /// [`OVERHEAD_BYTES`] for each operation. A batch has one overhead more.
     pub fn cost_bytes(&self) -> usize {
-        self.bytes_with(Self::OVERHEAD_BYTES)
+        self.bytes_with(OVERHEAD_BYTES)
     }
-
-    /// Added for each operation, for the memory that it takes besides its key and value.
-    pub const OVERHEAD_BYTES: usize = 192;
-
-    /// At least what the encoding of an operation adds to its key and value, without versions.
-    const ENCODED_OVERHEAD_BYTES: usize = 32;
 
     /// The bytes of all keys and values, and `overhead` for each operation and for a batch.
     fn bytes_with(&self, overhead: usize) -> usize {
         match self {
             Command::Compat(compat) => {
-                overhead + compat.key.len() + compat.value.len() + compat.compare_value.len()
+                let texts = [&compat.key, &compat.value, &compat.compare_value];
+                overhead + texts.map(|text| text.as_ref().len()).iter().sum::<usize>()
             }
             Command::Write(operation) => overhead + operation.text_bytes(),
             Command::Batch(operations) => {
@@ -229,13 +255,20 @@ impl<B> Operation<B> {
     }
 }
 
-impl Operation {
+impl<B: AsRef<[u8]>> Operation<B> {
     fn text_bytes(&self) -> usize {
         let value = match &self.change {
-            Change::Put(value) => value.len(),
+            Change::Put(value) => value.as_ref().len(),
             Change::Delete => 0,
         };
-        self.key.len() + value
+        self.key.as_ref().len() + value
+    }
+}
+
+impl Outcome {
+    /// Whether the operation wrote or removed its key.
+    pub fn has_changed(&self) -> bool {
+        matches!(self, Outcome::Written { .. } | Outcome::Deleted { .. })
     }
 }
 
@@ -297,7 +330,7 @@ mod tests {
             Command::Batch(vec![put("a", "1"), put("b", "")]),
             Command::Batch(vec![]),
         ] {
-            assert_eq!(Command::decode(&command.encode()), Some(command));
+            assert_eq!(Command::decode_sharing(&command.encode()), Some(command));
         }
     }
 
@@ -305,37 +338,37 @@ mod tests {
     fn bytes_that_are_no_command_decode_to_nothing() {
         let good = Command::Write(put("a", "1")).encode();
         for len in 0..good.len() {
-            assert_eq!(Command::decode(&good.slice(..len)), None);
+            assert_eq!(Command::decode(&good[..len]), None);
         }
         let mut later = good.to_vec();
         later[0] += 1;
-        assert_eq!(Command::decode(&later.into()), None);
+        assert_eq!(Command::decode(&later), None);
         let mut longer = good.to_vec();
         longer.push(0);
-        assert_eq!(Command::decode(&longer.into()), None);
-        assert_eq!(Command::decode(&Bytes::from_static(b"\x01\x77junk")), None);
+        assert_eq!(Command::decode(&longer), None);
+        assert_eq!(Command::decode(b"\x01\x77junk"), None);
     }
 
     #[test]
-    fn a_value_shares_the_bytes_of_its_command_unless_it_is_a_small_part_of_them() {
-        let shares = |part: &Bytes, whole: &Bytes| whole.as_ptr_range().contains(&part.as_ptr());
-        let value = Bytes::from(vec![b'v'; 100]);
-        let large = Operation { change: Change::Put(value.clone()), ..put("a", "") };
-        let bytes = Command::Write(large.clone()).encode();
-        let Some(Command::Write(Operation { key, change: Change::Put(found), .. })) =
-            Command::decode(&bytes)
-        else {
-            panic!("it is a put");
-        };
-        assert_eq!((found.clone(), shares(&found, &bytes)), (value, true));
-        assert!(!shares(&key, &bytes));
-        // A batch must not stay in memory for one of its values.
-        let bytes = Command::Batch(vec![large.clone(), large.clone(), large]).encode();
-        let Some(Command::Batch(operations)) = Command::decode(&bytes) else { panic!("a batch") };
-        for operation in operations {
-            let Change::Put(found) = operation.change else { panic!("it is a put") };
-            assert!(!shares(&found, &bytes));
-        }
+    fn what_a_command_changed_follows_from_its_reply() {
+        let operation =
+            |key: &'static str, change| Operation { key: key.into(), change, ..put("", "") };
+        let batch = Command::Batch(vec![
+            operation("a", Change::Put("1".into())),
+            operation("b", Change::Delete),
+            operation("c", Change::Delete),
+            operation("a", Change::Put("2".into())),
+        ]);
+        let version = Version(1);
+        let outcomes = vec![
+            Outcome::Written { version },
+            Outcome::Deleted { version },
+            Outcome::Missing,
+            Outcome::Failed { current: None },
+        ];
+        let bytes = batch.encode();
+        let changed = Command::decode(&bytes).expect("a batch").changed(&Reply::Batch(outcomes));
+        assert_eq!(changed, [b"a", b"b"]);
     }
 
     #[test]

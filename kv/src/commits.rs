@@ -9,10 +9,11 @@
 //! - Invalid UTF-8 becomes replacement characters.
 
 use crate::base::{Base, Change as BaseChange};
-use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
+use crate::command::{Change, Command, Compat, Kind, Operation, Reply, Version};
 use crate::deletions::Order;
 use crate::history::Record;
 use crate::pieces::Pieces;
+use crate::shared_bytes::SharedBytes;
 use crate::state::State;
 use bytes::Bytes;
 use raft::{CommandNumber, Term};
@@ -35,14 +36,14 @@ struct Shown {
 
 /// Adds one command and its outcome, in the form of `wait_commit` and `get_commit`.
 pub fn add_commit(number: CommandNumber, record: &Record, to: &mut Pieces) {
-    let command = match &record.command {
-        Some(Command::Compat(compat)) => as_given(compat),
-        command => first_shown(command.as_ref(), &record.executed.reply),
+    let command = match record.command() {
+        Some(Command::Compat(compat)) => as_given(&compat),
+        command => first_shown(command.as_ref(), &record.reply),
     };
     add_shown(number, record.term, &command, to);
-    let previous = record.executed.previous.as_ref();
+    let previous = record.previous.clone().map(SharedBytes::into_bytes);
     to.json(&format!(",\"result\":{{\"found\":{},\"value\":", previous.is_some()));
-    to.text_or_null(previous);
+    to.text_or_null(previous.as_ref());
     to.json("}}");
 }
 
@@ -157,7 +158,8 @@ impl Listing {
             }
             let Some(BaseChange { key, term, value, .. }) = base.pop_front() else { return };
             *latest = Some(number);
-            append(count, number, term, &put(key, value.unwrap_or_default()), pieces);
+            let value = value.map(SharedBytes::into_bytes).unwrap_or_default();
+            append(count, number, term, &put(key.into_bytes(), value), pieces);
         }
     }
 
@@ -195,9 +197,9 @@ fn append(
 
 /// Translates a record into one or several commands whose replay has the same effect.
 fn replayable(record: &Record, show: &mut dyn FnMut(Shown)) {
-    let reply = &record.executed.reply;
-    match &record.command {
-        Some(Command::Compat(compat)) if !replays_alike(compat, record) => {
+    let (command, reply) = (record.command(), &record.reply);
+    match &command {
+        Some(Command::Compat(compat)) if !replays_alike(compat, reply) => {
             show(get(compat.key.clone(), compat.id));
         }
         Some(Command::Compat(compat)) => show(as_given(compat)),
@@ -205,13 +207,13 @@ fn replayable(record: &Record, show: &mut dyn FnMut(Shown)) {
             let Reply::Batch(outcomes) = reply else { return };
             let mut shown = false;
             for (operation, outcome) in operations.iter().zip(outcomes) {
-                if changed(outcome) {
+                if outcome.has_changed() {
                     show(as_put(operation));
                     shown = true;
                 }
             }
             if !shown {
-                show(first_shown(record.command.as_ref(), reply));
+                show(first_shown(command.as_ref(), reply));
             }
         }
         command => show(first_shown(command.as_ref(), reply)),
@@ -220,8 +222,8 @@ fn replayable(record: &Record, show: &mut dyn FnMut(Shown)) {
 
 /// Whether a compatible command may be shown unchanged. A client that replays has text instead of
 /// bytes, and an empty string for a deleted key. So a `cas` that failed here could succeed there.
-fn replays_alike(compat: &Compat, record: &Record) -> bool {
-    match (compat.kind, &record.executed.reply) {
+fn replays_alike(compat: &Compat, reply: &Reply) -> bool {
+    match (compat.kind, reply) {
         (Kind::Cas, Reply::Compat { written: false, previous }) => {
             let seen = previous.as_ref().map_or(Cow::Borrowed(""), |value| text(value));
             seen.as_bytes() != &compat.compare_value[..]
@@ -234,23 +236,19 @@ fn replays_alike(compat: &Compat, record: &Record) -> bool {
 fn first_shown(command: Option<&Command>, reply: &Reply) -> Shown {
     match (command, reply) {
         (Some(Command::Compat(compat)), _) => as_given(compat),
-        (Some(Command::Write(operation)), Reply::Write(outcome)) if changed(outcome) => {
+        (Some(Command::Write(operation)), Reply::Write(outcome)) if outcome.has_changed() => {
             as_put(operation)
         }
         (Some(Command::Write(operation)), _) => get(operation.key.clone(), 0),
         (Some(Command::Batch(operations)), Reply::Batch(outcomes)) => {
             let changes = operations.iter().zip(outcomes);
-            match changes.into_iter().find(|(_, outcome)| changed(outcome)) {
+            match changes.into_iter().find(|(_, outcome)| outcome.has_changed()) {
                 Some((operation, _)) => as_put(operation),
                 None => get(operations.first().map_or_else(Bytes::new, |o| o.key.clone()), 0),
             }
         }
         _ => get(Bytes::new(), 0),
     }
-}
-
-fn changed(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Written { .. } | Outcome::Deleted { .. })
 }
 
 fn as_given(compat: &Compat) -> Shown {

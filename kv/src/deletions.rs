@@ -4,7 +4,7 @@
 //! string. The store itself forgets a key with its deletion; this remembers it, up to a limit.
 
 use crate::command::Version;
-use bytes::Bytes;
+use crate::shared_bytes::SharedBytes;
 use imbl::OrdMap;
 use raft::{CommandNumber, Term};
 use serde::{Deserialize, Serialize};
@@ -35,35 +35,36 @@ impl Deleted {
 /// Invariants: `order` holds exactly the deletions of `keys`; `bytes` is their cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deletions {
-    keys: OrdMap<Bytes, Deleted>,
-    order: OrdMap<Order, Bytes>,
+    keys: OrdMap<SharedBytes, Deleted>,
+    order: OrdMap<Order, SharedBytes>,
     bytes: usize,
 }
 
 /// The memory of a deleted key besides the key itself, in both maps.
 const OVERHEAD_BYTES: usize = 192;
 
-fn cost_bytes(key: &Bytes) -> usize {
+fn cost_bytes(key: &[u8]) -> usize {
     OVERHEAD_BYTES + key.len()
 }
 
 impl Deletions {
     /// These deletions.
-    pub fn new(keys: OrdMap<Bytes, Deleted>) -> Self {
+    pub fn new(keys: OrdMap<SharedBytes, Deleted>) -> Self {
         let order = keys.iter().map(|(key, at)| (at.order(), key.clone())).collect();
-        let bytes = keys.keys().map(cost_bytes).sum();
+        let bytes = keys.keys().map(|key| cost_bytes(key)).sum();
         Deletions { keys, order, bytes }
     }
 
     /// The deleted keys, ordered by key.
-    pub fn keys(&self) -> &OrdMap<Bytes, Deleted> {
+    pub fn keys(&self) -> &OrdMap<SharedBytes, Deleted> {
         &self.keys
     }
 
     /// Adds the deletion of a key. Beyond `max` keys or `bytes_max` bytes, the keys that were
     /// deleted first are forgotten.
-    pub fn insert(&mut self, key: Bytes, deleted: Deleted, max: usize, bytes_max: usize) {
-        self.bytes += cost_bytes(&key);
+    pub fn insert(&mut self, key: &[u8], deleted: Deleted, max: usize, bytes_max: usize) {
+        self.bytes += cost_bytes(key);
+        let key = SharedBytes::from(key);
         self.order.insert(deleted.order(), key.clone());
         self.keys.insert(key, deleted);
         while self.keys.len() > max || self.bytes > bytes_max {
@@ -75,7 +76,7 @@ impl Deletions {
     }
 
     /// Removes a key that is written again. Returns its deletion, if it is remembered.
-    pub fn remove(&mut self, key: &Bytes) -> Option<Deleted> {
+    pub fn remove(&mut self, key: &[u8]) -> Option<Deleted> {
         let deleted = self.keys.remove(key)?;
         self.order.remove(&deleted.order());
         self.bytes -= cost_bytes(key);
@@ -94,19 +95,19 @@ mod tests {
     #[test]
     fn keys_are_forgotten_by_their_number_and_by_their_bytes() {
         let mut deletions = Deletions::default();
-        let key = |n: u8| Bytes::from(vec![n; 1_000]);
+        let key = |n: u8| vec![n; 1_000];
         let three = 3 * cost_bytes(&key(0));
         for n in 0..5 {
-            deletions.insert(key(n), deleted(n.into()), 100, three);
+            deletions.insert(&key(n), deleted(n.into()), 100, three);
         }
         let left = |deletions: &Deletions| -> Vec<u8> {
             deletions.keys().keys().map(|key| key[0]).collect()
         };
         assert_eq!(left(&deletions), [2, 3, 4]);
         assert!(deletions.remove(&key(3)).is_some());
-        deletions.insert(key(5), deleted(5), 100, three);
+        deletions.insert(&key(5), deleted(5), 100, three);
         assert_eq!(left(&deletions), [2, 4, 5]);
-        deletions.insert(key(6), deleted(6), 2, usize::MAX);
+        deletions.insert(&key(6), deleted(6), 2, usize::MAX);
         assert_eq!(left(&deletions), [5, 6]);
         assert_eq!(deletions, Deletions::new(deletions.keys().clone()));
     }

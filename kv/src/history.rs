@@ -6,11 +6,15 @@
 //! first retained command, the base, follows from the store and the records: see [`crate::base`].
 //! So a command that exceeds the retention is dropped, and nothing else has to be updated.
 //!
+//! A record holds the command as it is in the log, in the same memory, and is decoded when somebody
+//! asks for it: few are. What it has beside that is what a replay would have to compute.
+//!
 //! A snapshot holds the base and the retained commands. Replaying them yields everything else.
 
-use crate::command::{Command, Version};
+use crate::command::{self, Command, Reply, Version};
 use crate::deletions::Deleted;
-use crate::store::{Executed, Item};
+use crate::shared_bytes::SharedBytes;
+use crate::store::Item;
 use bytes::Bytes;
 use raft::{CommandNumber, Term};
 use std::collections::VecDeque;
@@ -54,37 +58,55 @@ pub enum Before {
     Nothing,
 }
 
-/// The keys that a command changed, each with what it held before. A key that a batch changes twice
-/// is here twice.
+impl Before {
+    /// The item, if the key existed.
+    pub fn item(&self) -> Option<&Item> {
+        match self {
+            Before::Item(item) => Some(item),
+            Before::Deleted(_) | Before::Nothing => None,
+        }
+    }
+
+    /// The deletion, if the key had been deleted.
+    pub fn deleted(&self) -> Option<&Deleted> {
+        match self {
+            Before::Deleted(deleted) => Some(deleted),
+            Before::Item(_) | Before::Nothing => None,
+        }
+    }
+}
+
+/// What each key that a command changed held before. A key that a batch changes twice is here
+/// twice. The keys are those of [`Command::changed`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Changes {
     /// The command changed nothing.
     #[default]
     None,
     /// One change, which needs no allocation.
-    One(Bytes, Before),
+    One(Before),
     /// Several changes, in order.
-    Many(Vec<(Bytes, Before)>),
+    Many(Vec<Before>),
 }
 
 impl Changes {
     /// Adds a change.
-    pub fn push(&mut self, key: Bytes, before: Before) {
-        *self = match std::mem::take(self) {
-            Changes::None => Changes::One(key, before),
-            Changes::One(first, held) => Changes::Many(vec![(first, held), (key, before)]),
-            Changes::Many(mut all) => {
-                all.push((key, before));
-                Changes::Many(all)
+    pub fn push(&mut self, before: Before) {
+        match self {
+            Changes::None => *self = Changes::One(before),
+            Changes::One(_) => {
+                let Changes::One(first) = std::mem::take(self) else { return };
+                *self = Changes::Many(vec![first, before]);
             }
-        };
+            Changes::Many(all) => all.push(before),
+        }
     }
 
     /// The number of changes. Each of them took a version.
     pub fn len(&self) -> usize {
         match self {
             Changes::None => 0,
-            Changes::One(..) => 1,
+            Changes::One(_) => 1,
             Changes::Many(all) => all.len(),
         }
     }
@@ -95,13 +117,12 @@ impl Changes {
     }
 
     /// The changes, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Before)> {
-        let (one, many) = match self {
-            Changes::None => (None, &[][..]),
-            Changes::One(key, before) => (Some((key, before)), &[][..]),
-            Changes::Many(all) => (None, &all[..]),
-        };
-        one.into_iter().chain(many.iter().map(|(key, before)| (key, before)))
+    pub fn iter(&self) -> impl Iterator<Item = &Before> {
+        match self {
+            Changes::None => [].iter(),
+            Changes::One(before) => std::slice::from_ref(before).iter(),
+            Changes::Many(all) => all.iter(),
+        }
     }
 }
 
@@ -110,17 +131,31 @@ impl Changes {
 pub struct Record {
     /// The term of its log entry.
     pub term: Term,
-    /// The command. `None` if the bytes in the log were not a command.
-    pub command: Option<Command>,
-    /// The reply, and the previous value for listings.
-    pub executed: Executed,
-    /// The keys that it changed.
+    /// The command as it is in the log. `None` if the bytes there were not a command.
+    pub command: Option<Bytes>,
+    /// The reply.
+    pub reply: Reply,
+    /// The value before the command, for listings: see
+    /// [`Executed::previous`](crate::store::Executed::previous).
+    pub previous: Option<SharedBytes>,
+    /// What the keys that it changed held before.
     pub changes: Changes,
+    /// [`Command::cost_bytes`] of the command.
+    pub cost_bytes: usize,
 }
 
 impl Record {
-    fn cost_bytes(&self) -> usize {
-        self.command.as_ref().map_or(Command::OVERHEAD_BYTES, Command::cost_bytes)
+    /// The command. `None` if the bytes in the log were not a command.
+    pub fn command(&self) -> Option<Command> {
+        Command::decode_sharing(self.command.as_ref()?)
+    }
+
+    /// The keys that the command changed, in order, each with what it held before.
+    pub fn changed(&self) -> impl Iterator<Item = (&[u8], &Before)> {
+        let command = self.command.as_ref().filter(|_| !self.changes.is_empty());
+        let command = command.and_then(|bytes| Command::decode(bytes));
+        let keys = command.map(|command| command.changed(&self.reply)).unwrap_or_default();
+        keys.into_iter().zip(self.changes.iter())
     }
 }
 
@@ -223,7 +258,7 @@ impl History {
     /// retention.
     pub fn push(&mut self, number: CommandNumber, record: Record) {
         assert_eq!(number, self.next, "client commands are applied in order, each exactly once");
-        let cost = record.cost_bytes();
+        let cost = record.cost_bytes;
         match self.chunks.back_mut() {
             Some(chunk)
                 if chunk.records.len() < CHUNK_RECORDS_MAX && chunk.bytes < CHUNK_BYTES_MAX =>
@@ -256,7 +291,7 @@ impl History {
         let chunk = self.chunks.front().expect("a retained record is in a chunk").clone();
         let record = &chunk.records[(number.0 - chunk.first.0) as usize];
         self.revision = Version(self.revision.0 + record.changes.len() as u64);
-        self.bytes -= record.cost_bytes();
+        self.bytes -= record.cost_bytes;
         self.first = number.next();
         if self.first.0 == chunk.first.0 + chunk.records.len() as u64 {
             self.chunks.pop_front();
@@ -286,7 +321,7 @@ impl History {
         if !self.chunks.front().is_none_or(is_in_first) {
             return Some("`first` is in the first chunk");
         }
-        if self.bytes < count * Command::OVERHEAD_BYTES || (count == 0 && self.bytes > 0) {
+        if self.bytes < count * command::OVERHEAD_BYTES || (count == 0 && self.bytes > 0) {
             return Some("`bytes` is the cost of the records from `first` on");
         }
         self.is_over_retention().then_some("the history is within its retention")
@@ -311,11 +346,17 @@ mod tests {
         for number in 0..1_300 {
             let change = if number % 3 == 0 { Change::Delete } else { Change::Put("v".into()) };
             let key = format!("{}", number % 7).into();
-            let command = Command::Write(Operation { key, change, condition: Condition::Always });
-            let executed = Executed { reply: crate::command::Reply::Ignored, previous: None };
-            let (command, changes) = (Some(command), Changes::None);
-            history
-                .push(CommandNumber(number), Record { term: Term(1), command, executed, changes });
+            let operation = Operation { key, change, condition: Condition::Always };
+            let command: Command = Command::Write(operation);
+            let record = Record {
+                term: Term(1),
+                command: Some(command.encode()),
+                reply: Reply::Ignored,
+                previous: None,
+                changes: Changes::None,
+                cost_bytes: command.cost_bytes(),
+            };
+            history.push(CommandNumber(number), record);
         }
         history
     }

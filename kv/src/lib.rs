@@ -37,6 +37,7 @@ mod query;
 mod replay_tests;
 pub mod serve;
 mod server;
+pub mod shared_bytes;
 mod snapshot;
 pub use snapshot::FORMAT as STORE_VERSION;
 pub mod state;

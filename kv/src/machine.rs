@@ -6,7 +6,6 @@
 //! yield.
 
 use crate::answers::{Answers, Found};
-use crate::command::Command;
 use crate::history::{Lookup, Retention};
 use crate::query::{Answer, Query};
 use crate::state::State;
@@ -57,9 +56,8 @@ impl Machine {
         self.answers.clone()
     }
 
-    fn apply_one(&mut self, at: driver::ApplyContext, command: &Bytes) -> Bytes {
-        let place = Place { number: at.number, term: at.id.term };
-        self.state.apply(place, Command::decode(command)).encode()
+    fn apply_one(&mut self, at: driver::ApplyContext, command: Bytes) -> Bytes {
+        self.state.apply(Place { number: at.number, term: at.id.term }, Some(command))
     }
 
     fn publish(&self) {
@@ -76,13 +74,14 @@ impl driver::StateMachine for Machine {
     type Frozen = State;
 
     fn apply(&mut self, at: driver::ApplyContext, command: Bytes) -> Bytes {
-        let answer = self.apply_one(at, &command);
+        let answer = self.apply_one(at, command);
         self.publish();
         answer
     }
 
     fn apply_batch(&mut self, commands: Vec<(driver::ApplyContext, Bytes)>) -> Vec<Bytes> {
-        let answers = commands.iter().map(|(at, command)| self.apply_one(*at, command)).collect();
+        let commands = commands.into_iter();
+        let answers = commands.map(|(at, command)| self.apply_one(at, command)).collect();
         self.publish();
         answers
     }
@@ -97,7 +96,7 @@ impl driver::StateMachine for Machine {
         let Some((ticket, query)) = Query::decode(query) else { return Answer::Nothing.encode() };
         let found = match query {
             Query::Value(key) => match self.state.store().item(key) {
-                Some(item) => Found::Value(item.version, item.value.clone()),
+                Some(item) => Found::Value(item.version, item.value.clone().into_bytes()),
                 None => return Answer::Nothing.encode(),
             },
             Query::Commit(number) => match self.state.history().lookup(number) {

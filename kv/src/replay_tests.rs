@@ -34,13 +34,19 @@ fn listing(state: &State, from: u64, limit: u64, part_bytes: usize) -> serde_jso
     serde_json::from_slice(&text).unwrap()
 }
 
-type Entries<T> = Vec<(Bytes, T)>;
+type Entries<T> = Vec<(Vec<u8>, T)>;
 
-/// The base: its items, and its deleted keys.
+/// The base: its items and its deleted keys, ordered by key.
 fn base_of(state: &State) -> (Entries<Item>, Entries<Deleted>) {
     let base = Base::of(state);
-    let items = base.items().map(|(key, item)| (key.clone(), item.clone())).collect();
-    (items, base.deleted().map(|(key, deleted)| (key.clone(), *deleted)).collect())
+    let mut items: Entries<Item> =
+        base.items().map(|(key, item)| (key.to_vec(), item.clone())).collect();
+    let mut deleted: Entries<Deleted> =
+        base.deleted().map(|(key, deleted)| (key.to_vec(), *deleted)).collect();
+    assert_eq!((base.keys(), base.deleted_keys()), (items.len(), deleted.len()));
+    items.sort_by(|(one, _), (other, _)| one.cmp(other));
+    deleted.sort_by(|(one, _), (other, _)| one.cmp(other));
+    (items, deleted)
 }
 
 fn replay(texts: &mut Texts, listing: &serde_json::Value, missing: Missing) {
@@ -130,6 +136,10 @@ fn retention() -> impl Strategy<Value = Retention> {
     })
 }
 
+fn encoded(command: &Option<Command>) -> Option<Bytes> {
+    command.as_ref().map(Command::encode)
+}
+
 fn place(number: u64) -> Place {
     Place { number: CommandNumber(number), term: Term(1 + number / 10) }
 }
@@ -149,7 +159,7 @@ proptest! {
             let mut from_scratch = Texts::new();
             let mut resumed = Texts::new();
             for (number, command) in commands.iter().enumerate() {
-                state.apply(place(number as u64), command.clone());
+                state.apply(place(number as u64), encoded(command));
                 if number as u64 + 1 == since {
                     replay(&mut resumed, &listing(&state, 0, u64::MAX, part_bytes), missing);
                 }
@@ -172,7 +182,7 @@ proptest! {
     ) {
         let mut state = State::new(retention);
         for (number, command) in commands.iter().enumerate() {
-            state.apply(place(number as u64), command.clone());
+            state.apply(place(number as u64), encoded(command));
         }
         let all = listing(&state, 0, u64::MAX, 64 << 10);
         let indices: Vec<u64> = all["commits"].as_array().unwrap().iter()
@@ -219,20 +229,20 @@ proptest! {
         let mut state = State::new(retention);
         let mut states = vec![State::new(unlimited)];
         for (number, command) in commands.iter().enumerate() {
-            state.apply(place(number as u64), command.clone());
+            state.apply(place(number as u64), encoded(command));
             let mut next = states[number].clone();
-            next.apply(place(number as u64), command.clone());
+            next.apply(place(number as u64), encoded(command));
             states.push(next);
         }
         let before = &states[state.history().first().0 as usize];
         let (items, deleted) = base_of(&state);
         let expected: Vec<_> =
-            before.store().items().iter().map(|(k, item)| (k.clone(), item.clone())).collect();
+            before.store().items().iter().map(|(k, item)| (k.to_vec(), item.clone())).collect();
         prop_assert_eq!(items, expected);
         prop_assert_eq!(state.history().revision(), before.store().revision());
         // A key that was forgotten since is missing; any other deletion is as it was.
         let all = before.deletions().keys();
-        prop_assert!(deleted.iter().all(|(key, at)| all.get(key) == Some(at)));
+        prop_assert!(deleted.iter().all(|(key, at)| all.get(&key[..]) == Some(at)));
         if retention.deleted_max > 100 {
             prop_assert_eq!(deleted.len(), all.len());
         }
@@ -252,9 +262,9 @@ proptest! {
                 snapshot::write(&state, &mut bytes).unwrap();
                 restored = Some(snapshot::read(&mut &bytes[..], retention).unwrap());
             }
-            let reply = state.apply(place(number as u64), command.clone());
+            let reply = state.apply(place(number as u64), encoded(command));
             if let Some(restored) = &mut restored {
-                prop_assert_eq!(restored.apply(place(number as u64), command.clone()), reply);
+                prop_assert_eq!(restored.apply(place(number as u64), encoded(command)), reply);
             }
         }
         if let Some(restored) = restored {
@@ -286,7 +296,7 @@ fn a_damaged_snapshot_is_refused_as_a_whole() {
             change: Change::Put("v".into()),
             condition: Condition::Always,
         };
-        state.apply(place(number), Some(Command::Write(operation)));
+        state.apply(place(number), encoded(&Some(Command::Write(operation))));
     }
     let mut bytes = Vec::new();
     snapshot::write(&state, &mut bytes).unwrap();
@@ -306,7 +316,7 @@ fn of_too_many_deleted_keys_the_oldest_are_forgotten() {
     for key in ["a", "b", "c"] {
         for change in [Change::Put("v".into()), Change::Delete] {
             let operation = Operation { key: key.into(), change, condition: Condition::Always };
-            state.apply(place(number), Some(Command::Write(operation)));
+            state.apply(place(number), encoded(&Some(Command::Write(operation))));
             number += 1;
         }
     }

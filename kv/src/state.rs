@@ -1,9 +1,10 @@
 //! The state of the store after a command: the store itself, and its history.
 
-use crate::command::{Command, Reply};
+use crate::command::{self, Command, Reply};
 use crate::deletions::{Deleted, Deletions};
 use crate::history::{Before, Changes, History, Record, Retention};
 use crate::store::{Effect, Executed, Place, Store};
+use bytes::Bytes;
 use raft::CommandNumber;
 
 /// The store and its history after one command. Cloning is cheap.
@@ -46,9 +47,9 @@ impl State {
         &self.history
     }
 
-    /// Executes the next command. `None` stands for bytes that are not a command: they change
-    /// nothing but take a number in the history.
-    pub fn apply(&mut self, at: Place, command: Option<Command>) -> Reply {
+    /// Executes the next command, as it is in the log. Bytes that are not a command, or `None`,
+    /// change nothing but take a number in the history. Returns the encoded reply.
+    pub fn apply(&mut self, at: Place, bytes: Option<Bytes>) -> Bytes {
         let State { store, deletions, history } = self;
         let Retention { deleted_max, deleted_bytes_max, .. } = history.retention();
         let mut changes = Changes::None;
@@ -59,16 +60,23 @@ impl State {
             };
             if !written {
                 let deleted = Deleted { version, number: at.number, term: at.term };
-                deletions.insert(key.clone(), deleted, deleted_max, deleted_bytes_max);
+                deletions.insert(key, deleted, deleted_max, deleted_bytes_max);
             }
-            changes.push(key.clone(), before);
+            changes.push(before);
         };
-        let executed = match &command {
+        let command = bytes.as_deref().and_then(Command::decode);
+        let cost_bytes = command.as_ref().map_or(command::OVERHEAD_BYTES, Command::cost_bytes);
+        let Executed { reply, previous } = match &command {
             Some(command) => store.execute(command, at, &mut observe),
             None => Executed { reply: Reply::Ignored, previous: None },
         };
-        let reply = executed.reply.clone();
-        history.push(at.number, Record { term: at.term, command, executed, changes });
-        reply
+        let is_command = command.is_some();
+        let answer = reply.encode();
+        let command = bytes.filter(|_| is_command);
+        history.push(
+            at.number,
+            Record { term: at.term, command, reply, previous, changes, cost_bytes },
+        );
+        answer
     }
 }

@@ -7,7 +7,7 @@
 //! where the two differ later.
 
 use crate::command::{Change, Command, Compat, Kind, Operation, Outcome, Reply, Version};
-use bytes::Bytes;
+use crate::shared_bytes::SharedBytes;
 use imbl::OrdMap;
 use raft::{CommandNumber, Term};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// The value.
-    pub value: Bytes,
+    pub value: SharedBytes,
     /// The version of the write, which the v1 API returns as `ETag`.
     pub version: Version,
     /// The number of the command that wrote it.
@@ -38,7 +38,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Effect<'a> {
     /// The key that changed.
-    pub key: &'a Bytes,
+    pub key: &'a [u8],
     /// The item before the change, if the key existed.
     pub before: Option<Item>,
     /// The version of the change.
@@ -50,7 +50,7 @@ pub struct Effect<'a> {
 /// The map, and the version of its latest change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Store {
-    items: OrdMap<Bytes, Item>,
+    items: OrdMap<SharedBytes, Item>,
     revision: Version,
 }
 
@@ -60,12 +60,12 @@ pub struct Executed {
     /// The reply for the client that proposed the command.
     pub reply: Reply,
     /// The value before the command, if the key existed. For a batch: that of its first operation.
-    pub previous: Option<Bytes>,
+    pub previous: Option<SharedBytes>,
 }
 
 impl Store {
     /// A store with these items, whose latest change had version `revision`.
-    pub fn new(items: OrdMap<Bytes, Item>, revision: Version) -> Self {
+    pub fn new(items: OrdMap<SharedBytes, Item>, revision: Version) -> Self {
         Store { items, revision }
     }
 
@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// All items, ordered by key.
-    pub fn items(&self) -> &OrdMap<Bytes, Item> {
+    pub fn items(&self) -> &OrdMap<SharedBytes, Item> {
         &self.items
     }
 
@@ -88,7 +88,7 @@ impl Store {
     /// result depends only on the store, the command and its place.
     pub fn execute(
         &mut self,
-        command: &Command,
+        command: &Command<&[u8]>,
         at: Place,
         observe: &mut dyn FnMut(Effect<'_>),
     ) -> Executed {
@@ -113,33 +113,33 @@ impl Store {
 
     fn compat(
         &mut self,
-        compat: &Compat,
+        compat: &Compat<&[u8]>,
         at: Place,
         observe: &mut dyn FnMut(Effect<'_>),
     ) -> Executed {
         let previous = match compat.kind {
             Kind::Put => None,
-            Kind::Get | Kind::Cas => self.item(&compat.key).map(|item| item.value.clone()),
+            Kind::Get | Kind::Cas => self.item(compat.key).map(|item| item.value.clone()),
         };
         let writes = match compat.kind {
             Kind::Put => true,
             Kind::Get => false,
             // A missing key has no value, so it never equals the expected value, not even the empty
             // one.
-            Kind::Cas => previous.as_ref() == Some(&compat.compare_value),
+            Kind::Cas => previous.as_deref() == Some(compat.compare_value),
         };
         let previous =
-            if writes { self.put(&compat.key, &compat.value, at, observe).1 } else { previous };
+            if writes { self.put(compat.key, compat.value, at, observe).1 } else { previous };
         Executed { reply: Reply::Compat { previous: previous.clone(), written: writes }, previous }
     }
 
     fn operation(
         &mut self,
-        operation: &Operation,
+        operation: &Operation<&[u8]>,
         at: Place,
         observe: &mut dyn FnMut(Effect<'_>),
-    ) -> (Outcome, Option<Bytes>) {
-        let key = &operation.key;
+    ) -> (Outcome, Option<SharedBytes>) {
+        let key = operation.key;
         if operation.condition != crate::command::Condition::Always {
             let current = self.item(key);
             let version = current.map(|item| item.version);
@@ -159,14 +159,18 @@ impl Store {
 
     fn put(
         &mut self,
-        key: &Bytes,
-        value: &Bytes,
+        key: &[u8],
+        value: &[u8],
         at: Place,
         observe: &mut dyn FnMut(Effect<'_>),
-    ) -> (Version, Option<Bytes>) {
+    ) -> (Version, Option<SharedBytes>) {
         let version = self.next_revision();
-        let item = Item { value: value.clone(), version, number: at.number, term: at.term };
-        let before = self.items.insert(key.clone(), item);
+        let item = Item { value: value.into(), version, number: at.number, term: at.term };
+        // A key that exists keeps its bytes.
+        let before = match self.items.get_mut(key) {
+            Some(held) => Some(std::mem::replace(held, item)),
+            None => self.items.insert(key.into(), item),
+        };
         let previous = before.as_ref().map(|item| item.value.clone());
         observe(Effect { key, before, version, written: true });
         (version, previous)
@@ -174,9 +178,9 @@ impl Store {
 
     fn delete(
         &mut self,
-        key: &Bytes,
+        key: &[u8],
         observe: &mut dyn FnMut(Effect<'_>),
-    ) -> (Outcome, Option<Bytes>) {
+    ) -> (Outcome, Option<SharedBytes>) {
         let Some(before) = self.items.remove(key) else { return (Outcome::Missing, None) };
         let version = self.next_revision();
         let previous = Some(before.value.clone());
@@ -197,6 +201,8 @@ mod tests {
 
     fn run(store: &mut Store, number: u64, command: Command) -> Reply {
         let at = Place { number: CommandNumber(number), term: Term(1) };
+        let bytes = command.encode();
+        let command = Command::decode(&bytes).expect("it has just been encoded");
         store.execute(&command, at, &mut |_| ()).reply
     }
 
@@ -215,7 +221,7 @@ mod tests {
     }
 
     fn previous(value: Option<&'static str>, written: bool) -> Reply {
-        Reply::Compat { previous: value.map(Bytes::from), written }
+        Reply::Compat { previous: value.map(|value| value.as_bytes().into()), written }
     }
 
     #[test]

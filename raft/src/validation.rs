@@ -58,10 +58,10 @@ impl Core {
         true
     }
 
-    /// Whether a candidate may be a member that has been added again since the end of our log. Votes
-    /// do not ask whether the own membership lists the candidate (§4.1): it may have the only log
-    /// that is long enough. A log that is not longer than ours holds no membership that is new to
-    /// us.
+    /// Whether a candidate may be a member that has been added again since the end of our log.
+    /// Votes do not ask whether the own membership lists the candidate (§4.1): it may have the only
+    /// log that is long enough. A log that is not longer than ours holds no membership that is new
+    /// to us.
     ///
     /// That a vote names the id alone is safe. A node is added only when the removal of the former
     /// one is committed, and campaigns in later terms than the one in which that happened. In these

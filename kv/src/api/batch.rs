@@ -11,7 +11,7 @@
 //! are executed in order, as one log entry. So a reader sees the effects of all of them or of none.
 
 use super::App;
-use super::batch_json::{self, AskedOperation, Kind, Tag};
+use super::batch_json::{self, AskedOperation, Kind, Tag, Text};
 use super::body;
 use super::params;
 use super::problem::Problem;
@@ -20,8 +20,7 @@ use crate::command::{Change, Command, Condition, Operation, Outcome, Reply, Vers
 use crate::limits::Limits;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::sync::Arc;
 
 /// Executes a batch.
@@ -39,31 +38,50 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let command = parsed.unwrap_or_else(|| Err(Problem::malformed("parsing the batch failed")))?;
     Ok(match app.write(command, &parts.uri, params).await {
         Written::Done(Reply::Batch(outcomes)) => {
-            let results: Vec<Value> = outcomes.iter().map(result).collect();
-            json_ok(&json!({ "results": results }))
+            json_ok(&Results { results: outcomes.iter().map(OneResult::of).collect() })
         }
         Written::Done(_) => ignored(),
         Written::Failed(response) => response,
     })
 }
 
-fn result(outcome: &Outcome) -> Value {
-    match outcome {
-        Outcome::Written { version } => {
-            json!({ "status": 200, "outcome": "done", "version": version.0 })
-        }
-        Outcome::Deleted { version } => {
-            json!({ "status": 204, "outcome": "done", "version": version.0 })
-        }
-        Outcome::Missing => json!({ "status": 404, "outcome": "not_done" }),
-        Outcome::Failed { current } => {
-            let version = current.map(|version| version.0);
-            json!({ "status": 412, "outcome": "not_done", "version": version })
+#[derive(Serialize)]
+struct Results {
+    results: Vec<OneResult>,
+}
+
+/// The outcome of an operation.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OneResult {
+    /// With the version of the change, or the one that holds instead.
+    AtVersion {
+        status: u16,
+        outcome: &'static str,
+        version: Option<u64>,
+    },
+    Plain {
+        status: u16,
+        outcome: &'static str,
+    },
+}
+
+impl OneResult {
+    fn of(outcome: &Outcome) -> Self {
+        let at_version = |status, outcome, version: Option<Version>| {
+            let version = version.map(|version| version.0);
+            OneResult::AtVersion { status, outcome, version }
+        };
+        match *outcome {
+            Outcome::Written { version } => at_version(200, "done", Some(version)),
+            Outcome::Deleted { version } => at_version(204, "done", Some(version)),
+            Outcome::Missing => OneResult::Plain { status: 404, outcome: "not_done" },
+            Outcome::Failed { current } => at_version(412, "not_done", current),
         }
     }
 }
 
-fn operations(limits: &Limits, body: &[u8]) -> Result<Vec<Operation>, Problem> {
+fn operations<'a>(limits: &Limits, body: &'a [u8]) -> Result<Vec<Operation<Text<'a>>>, Problem> {
     let asked = batch_json::parse(body, limits)?;
     if asked.is_empty() {
         return Err(Problem::malformed("a batch has at least one operation"));
@@ -87,18 +105,21 @@ fn operations(limits: &Limits, body: &[u8]) -> Result<Vec<Operation>, Problem> {
     Ok(operations)
 }
 
-fn operation(asked: AskedOperation, limits: &Limits) -> Result<Operation, Problem> {
+fn operation<'a>(
+    asked: AskedOperation<'a>,
+    limits: &Limits,
+) -> Result<Operation<Text<'a>>, Problem> {
     let change = match (asked.op, asked.value) {
         (Kind::Put, Some(value)) if value.len() > limits.value_bytes_max => {
             let max = limits.value_bytes_max;
             return Err(Problem::too_large(format!("a value has more than {max} bytes")));
         }
-        (Kind::Put, Some(value)) => Change::Put(Bytes::from(value)),
+        (Kind::Put, Some(value)) => Change::Put(value),
         (Kind::Put, None) => return Err(Problem::malformed("a put has a value")),
         (Kind::Delete, None) => Change::Delete,
         (Kind::Delete, Some(_)) => return Err(Problem::malformed("a delete has no value")),
     };
-    if asked.key.is_empty() {
+    if asked.key.len() == 0 {
         return Err(Problem::malformed("a key has at least one byte"));
     }
     if asked.key.len() > limits.key_bytes_max {
@@ -108,7 +129,7 @@ fn operation(asked: AskedOperation, limits: &Limits) -> Result<Operation, Proble
     let condition = condition(asked.if_match, asked.if_none_match).ok_or_else(|| {
         Problem::malformed("if_match or if_none_match has to be \"*\" or one version, such as 7")
     })?;
-    Ok(Operation { key: Bytes::from(asked.key), change, condition })
+    Ok(Operation { key: asked.key, change, condition })
 }
 
 fn condition(is: Option<Tag>, is_not: Option<Tag>) -> Option<Condition> {

@@ -3,9 +3,10 @@
 
 use super::problem::Problem;
 use crate::limits::Limits;
-use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,10 +14,12 @@ use std::marker::PhantomData;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 /// An operation as the client sent it.
-pub struct AskedOperation {
+pub struct AskedOperation<'a> {
     pub op: Kind,
-    pub key: String,
-    pub value: Option<String>,
+    #[serde(borrow)]
+    pub key: Text<'a>,
+    #[serde(borrow)]
+    pub value: Option<Text<'a>>,
     pub if_match: Option<Tag>,
     pub if_none_match: Option<Tag>,
 }
@@ -27,6 +30,53 @@ pub struct AskedOperation {
 pub enum Kind {
     Put,
     Delete,
+}
+
+/// A text of the body: a part of it, unless it has escapes. The codec encodes it as bytes.
+pub struct Text<'a>(Cow<'a, str>);
+
+impl Text<'_> {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl AsRef<[u8]> for Text<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.as_ref())
+    }
+}
+
+// Written by hand: derived code for an optional `Cow` copies.
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_str(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Owned(text.to_owned())))
+    }
 }
 
 /// A condition: a version, or `*`.
@@ -88,7 +138,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 }
 
 /// Parses the operations of a batch.
-pub fn parse(body: &[u8], limits: &Limits) -> Result<Vec<AskedOperation>, Problem> {
+pub fn parse<'a>(body: &'a [u8], limits: &Limits) -> Result<Vec<AskedOperation<'a>>, Problem> {
     let too_large = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(body);
     let parsed = Whole { limits, too_large: &too_large }
@@ -109,7 +159,7 @@ struct Whole<'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for Whole<'_> {
-    type Value = Vec<AskedOperation>;
+    type Value = Vec<AskedOperation<'de>>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_map(self)
@@ -117,7 +167,7 @@ impl<'de> DeserializeSeed<'de> for Whole<'_> {
 }
 
 impl<'de> Visitor<'de> for Whole<'_> {
-    type Value = Vec<AskedOperation>;
+    type Value = Vec<AskedOperation<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with a list of operations")
@@ -145,7 +195,7 @@ enum Field {
 struct List<'a>(Whole<'a>);
 
 impl<'de> DeserializeSeed<'de> for List<'_> {
-    type Value = Vec<AskedOperation>;
+    type Value = Vec<AskedOperation<'de>>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_seq(self)
@@ -153,7 +203,7 @@ impl<'de> DeserializeSeed<'de> for List<'_> {
 }
 
 impl<'de> Visitor<'de> for List<'_> {
-    type Value = Vec<AskedOperation>;
+    type Value = Vec<AskedOperation<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of operations")
@@ -166,13 +216,13 @@ impl<'de> Visitor<'de> for List<'_> {
             A::Error::custom("too large")
         };
         let (mut operations, mut bytes) = (Vec::new(), 0);
-        while let Some(Object(operation)) = list.next_element::<Object<AskedOperation>>()? {
+        while let Some(Object(operation)) = list.next_element::<Object<AskedOperation<'de>>>()? {
             if operations.len() == limits.batch_operations_max {
                 let max = limits.batch_operations_max;
                 let detail = format!("the batch has more than {max} operations, which is the most");
                 return Err(give_up(detail));
             }
-            bytes += operation.key.len() + operation.value.as_ref().map_or(0, String::len);
+            bytes += operation.key.len() + operation.value.as_ref().map_or(0, Text::len);
             if bytes > limits.batch_bytes_max {
                 let max = limits.batch_bytes_max;
                 let detail = format!("the batch has more than {max} bytes of keys and values");
@@ -192,15 +242,27 @@ mod tests {
     fn a_condition_is_a_version_or_a_star() {
         let parse = |tag: &str| {
             let operation = format!(r#"{{"op":"delete","key":"a","if_match":{tag}}}"#);
-            parse(format!("{{\"operations\":[{operation}]}}").as_bytes(), &Limits::default())
+            let body = format!("{{\"operations\":[{operation}]}}");
+            let operations = parse(body.as_bytes(), &Limits::default());
+            operations.map(|mut all| all.remove(0).if_match)
         };
-        assert!(matches!(parse("7").ok().unwrap()[0].if_match, Some(Tag::Version(7))));
-        assert!(matches!(parse("\"*\"").ok().unwrap()[0].if_match, Some(Tag::Any)));
-        assert!(parse("null").ok().unwrap()[0].if_match.is_none());
+        assert!(matches!(parse("7").ok().unwrap(), Some(Tag::Version(7))));
+        assert!(matches!(parse("\"*\"").ok().unwrap(), Some(Tag::Any)));
+        assert!(parse("null").ok().unwrap().is_none());
         for other in ["-1", "1.5", "\"7\"", "[7]", "{}", "true", "[[[["] {
             let error = parse(other).err().unwrap();
             assert!(format!("{error:?}").contains("such as 7"), "{other}: {error:?}");
         }
+    }
+
+    #[test]
+    fn a_text_is_copied_only_if_it_has_escapes() {
+        let body = br#"{"operations":[{"op":"put","key":"a","value":"1\u00fc\n"}]}"#;
+        let operations = parse(body, &Limits::default()).ok().unwrap();
+        let Text(key) = &operations[0].key;
+        assert!(matches!(key, Cow::Borrowed("a")));
+        let value = operations[0].value.as_ref().unwrap();
+        assert_eq!((value.as_ref(), value.len()), ("1\u{fc}\n".as_bytes(), 4));
     }
 
     #[test]

@@ -139,6 +139,7 @@ pub fn ignored() -> Response {
 }
 
 /// A JSON answer with status 200.
-pub fn json_ok(body: &serde_json::Value) -> Response {
-    json(StatusCode::OK, body.to_string())
+pub fn json_ok(body: &impl serde::Serialize) -> Response {
+    let body = serde_json::to_vec(body).expect("an answer has a JSON form, and memory takes it");
+    json(StatusCode::OK, body)
 }

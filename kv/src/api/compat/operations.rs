@@ -11,6 +11,7 @@ use crate::api::reply::{self, Share};
 use crate::command::{Kind, Reply};
 use crate::pieces::Pieces;
 use crate::query::{Query, Received};
+use crate::shared_bytes::SharedBytes;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -163,7 +164,7 @@ async fn one_write(app: &App, kind: Kind, headers: &HeaderMap, body: Body) -> An
         return Ok(Done::failed(kind, "not_done").send_short());
     };
     drop(reply);
-    let done = Done::new(kind, STATUS_DONE, previous);
+    let done = Done::new(kind, STATUS_DONE, previous.map(SharedBytes::into_bytes));
     // The write is done, so refusing for lack of memory would be wrong. Wait for room instead.
     Ok(match app.room_in_time(done.bytes()).await {
         Some(share) => done.send(share),

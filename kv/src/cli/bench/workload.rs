@@ -6,6 +6,7 @@ use crate::cli::client::CallError;
 use crate::cli::http::Request;
 use bytes::Bytes;
 use hyper::Method;
+use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -148,15 +149,21 @@ impl Workload {
 
     /// One request that writes a range of keys.
     pub fn batch_of(&self, keys: Range<u32>) -> Request {
+        // Neither a key nor a value has a character that JSON escapes.
         let value = String::from_utf8_lossy(&self.value);
-        let operations: Vec<_> = keys
-            .map(|key| {
-                serde_json::json!({
-                    "op": "put", "key": format!("{}/{key:08}", self.prefix), "value": value,
-                })
-            })
-            .collect();
-        let body = serde_json::json!({ "operations": operations }).to_string();
+        let each_bytes = value.len() + self.prefix.len() + 64;
+        let mut body = String::with_capacity(32 + keys.len() * each_bytes);
+        body.push_str("{\"operations\":[");
+        let first = keys.start;
+        for key in keys {
+            body.push_str(if key == first { "" } else { "," });
+            body.push_str("{\"op\":\"put\",\"key\":\"");
+            let _ = write!(body, "{}/{key:08}", self.prefix);
+            body.push_str("\",\"value\":\"");
+            body.push_str(&value);
+            body.push_str("\"}");
+        }
+        body.push_str("]}");
         Request::new(Method::POST, "/v1/batch").body(body)
     }
 
