@@ -32,6 +32,7 @@ mod machine;
 mod machine_task;
 mod messages;
 mod node;
+mod paced;
 mod pending;
 mod preflight;
 mod readiness;

@@ -4,6 +4,7 @@
 //! long, so it happens here, on a thread of its own in production.
 
 use crate::messages::{PeerReports, Receipt, SnapshotOrder};
+use crate::paced::Paced;
 use crate::report::report;
 use crate::shared::{PartGuard, Shared, panic_message};
 use crate::snapshot_store::SnapshotStore;
@@ -28,6 +29,8 @@ struct Writer {
     store: Arc<dyn SnapshotStore>,
     receipts: mpsc::Sender<Receipt>,
     shared: Arc<Shared>,
+    /// Whether it rests while it writes a snapshot.
+    rests: bool,
     _guard: PartGuard,
 }
 
@@ -39,11 +42,15 @@ impl SnapshotPort {
         shared: Arc<Shared>,
     ) -> Self {
         let guard = shared.part("snapshot writer");
-        SnapshotPort { orders, writer: Writer { store, receipts, shared, _guard: guard } }
+        SnapshotPort {
+            orders,
+            writer: Writer { store, receipts, shared, rests: false, _guard: guard },
+        }
     }
 
     /// Works until the node ends. Blocks: call it on a thread of its own.
     pub fn run_blocking(mut self) {
+        self.writer.rests = true;
         while let Some(order) = self.orders.blocking_recv() {
             if let Some(receipt) = self.writer.work(order) {
                 let _ = self.writer.receipts.blocking_send(Receipt::Snapshot(receipt));
@@ -85,7 +92,10 @@ impl Writer {
             let mut sink = self.store.create(&order.snapshot)?;
             // It collects chunks, so small writes cost no system call.
             let mut counted = Counted { inner: &mut sink, bytes: 0, has_failed: false };
-            frozen.write(&mut counted)?;
+            match self.rests {
+                true => frozen.write(&mut Paced::new(&mut counted))?,
+                false => frozen.write(&mut counted)?,
+            }
             let bytes = counted.bytes;
             sink.finish()?;
             Ok(bytes)

@@ -1,5 +1,5 @@
 //! Runs a node on tokio. Only this file depends on the runtime.
-// The only file of the driver that asks the operating system for the time.
+// With `paced.rs`, the only file of the driver that asks the operating system for the time.
 #![allow(clippy::disallowed_methods)]
 
 use crate::{Clock, Driver, Handle, Sleep, StateMachine};
