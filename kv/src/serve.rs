@@ -173,6 +173,15 @@ pub enum ServeError {
         /// `clients` or `peers`.
         users: &'static str,
     },
+    /// Clients and peers are to be listened for at one address.
+    #[error(
+        "{address} is given for clients and for peers: give them different ports (--listen and \
+         --peer-listen, or the two addresses of this node in --peers)"
+    )]
+    OneAddress {
+        /// The address.
+        address: SocketAddr,
+    },
     /// This directory began to bootstrap a cluster with other members.
     #[error(
         "{}: this data directory began to found a cluster of nodes {began}, and has told others so; \
@@ -378,6 +387,11 @@ pub async fn run(config: ServeConfig) -> Result<Running, ServeError> {
 async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let own = own_addresses(&config)?;
     refuse_insecure(&config)?;
+    if config.listen == config.peer_listen && config.listen.port() != 0 {
+        return Err(ServeError::OneAddress { address: config.listen });
+    }
+    let heavy = Heavy::start()
+        .map_err(|error| ServeError::of(quorate::StartError::Thread(error), &config))?;
     let share = Share::of_this_process(config.limits.connections_max);
     let clients =
         ClientServer::bind(config.listen, own.id, own.peer_address.clone(), &config.limits, share)
@@ -430,7 +444,7 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         forward: config.forward,
         admission: Some(node.admission()),
         leader: Some(Arc::new(LeaderClient::new(descriptors::ASKING)) as Arc<dyn AskLeader>),
-        offload: Some(Arc::new(Heavy::new(tokio::runtime::Handle::current()))),
+        offload: Some(Arc::new(heavy)),
         links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),
         peers: Some(Box::new(move || transport.figures())),
         pressure: clients.pressure(),

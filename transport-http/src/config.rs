@@ -27,8 +27,8 @@ pub struct TransportConfig {
     pub election_timeout: Duration,
     /// The time between two heartbeats, which is sent and compared too.
     pub heartbeat: Duration,
-    /// A stream on which no byte arrives for this long is closed. Keep-alives are sent every
-    /// quarter of it. Default: 1 s.
+    /// A stream on which no byte arrives for this long is closed. Where nothing else was sent for a
+    /// quarter of it, a keep-alive is. Default: 1 s.
     pub silence: Duration,
     /// The most bytes per second at which a snapshot is sent. Default: 64 MiB/s. Less than 1 MiB/s
     /// counts as 1 MiB/s.

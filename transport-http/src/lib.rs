@@ -34,6 +34,7 @@ mod places;
 mod repeats;
 mod server;
 mod shared;
+mod signs;
 mod snapshot;
 mod transfer;
 mod transport;

@@ -9,6 +9,7 @@ use crate::net::{Net, timeout};
 use crate::repeats::Reach;
 use crate::repeats::one_line;
 use crate::shared::Shared;
+use crate::signs::SignTimes;
 use bytes::Bytes;
 use driver::report;
 use http_body_util::{BodyExt, Limited};
@@ -97,8 +98,7 @@ pub(crate) async fn keep<N: Net>(
         let Some(address) = shared.address_at(peer, attempt) else { return };
         attempt += 1;
         let (give_back, back) = tokio::sync::oneshot::channel();
-        let sign_every = shared.config.silence / 4;
-        let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, sign_every);
+        let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, shared.signs);
         let mut connected_at = None;
         let connected = || {
             connected_at = Some(net.now());
@@ -183,7 +183,7 @@ pub(crate) async fn tell<N: Net>(
     let _ = queue.try_send(message);
     drop(queue);
     let (give_back, _back) = tokio::sync::oneshot::channel();
-    let body = Outgoing::new(&net, shared.hello(peer), messages, give_back, silence / 4);
+    let body = Outgoing::new(&net, shared.hello(peer), messages, give_back, shared.signs);
     let told = stream(&shared, peer, &address, body, || ());
     match timeout(&net, 2 * silence, told).await {
         Ok(Ok(()) | Err(LinkError::Stream { why: StreamError::Ended, .. })) => {}
@@ -286,9 +286,11 @@ struct Outgoing<N: Net> {
     hello: Option<Hello>,
     queue: Option<mpsc::Receiver<Message>>,
     give_back: Option<tokio::sync::oneshot::Sender<mpsc::Receiver<Message>>>,
-    sign_every: Duration,
+    signs: SignTimes,
     /// Ready when the next keep-alive is due.
     sign: Pin<Box<N::Sleep>>,
+    /// Whether something was sent since the last one was due.
+    is_live: bool,
     capacity: usize,
 }
 
@@ -298,15 +300,16 @@ impl<N: Net> Outgoing<N> {
         hello: Hello,
         queue: mpsc::Receiver<Message>,
         give_back: tokio::sync::oneshot::Sender<mpsc::Receiver<Message>>,
-        sign_every: Duration,
+        signs: SignTimes,
     ) -> Self {
         Outgoing {
             net: net.clone(),
             hello: Some(hello),
             queue: Some(queue),
             give_back: Some(give_back),
-            sign_every,
-            sign: Box::pin(net.sleep(sign_every)),
+            signs,
+            sign: Box::pin(net.sleep(signs.next_after(net.now()))),
+            is_live: false,
             capacity: 1 << 10,
         }
     }
@@ -343,10 +346,11 @@ impl<N: Net> Body for Outgoing<N> {
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
+        this.is_live |= !chunk.is_empty();
         while this.sign.as_mut().poll(context).is_ready() {
             // The new timer must be polled, too: only a pending timer wakes this task.
-            this.sign = Box::pin(this.net.sleep(this.sign_every));
-            if chunk.is_empty() {
+            this.sign = Box::pin(this.net.sleep(this.signs.next_after(this.net.now())));
+            if !std::mem::take(&mut this.is_live) {
                 write_sign_of_life(&mut chunk);
             }
         }

@@ -8,6 +8,7 @@ use crate::net::{Net, Running as _, TokioNet, timeout};
 use crate::places::{HELLO_TIMEOUT, PEER_CONNECTIONS_MAX, Place, Places};
 use crate::repeats::Repeats;
 use crate::shared::Shared;
+use crate::signs::SignTimes;
 use crate::snapshot;
 use crate::transport::HttpTransport;
 use crate::wire::{StreamEnded, receive_messages};
@@ -314,7 +315,7 @@ async fn stream<N: Net>(
                 }
                 report(|| tracing::debug!(%peer, "a stream ended: {ended}"));
             }
-            () = live(&shared.net, signs, shared.config.silence / 4) => {}
+            () = live(&shared.net, signs, shared.signs) => {}
         }
         if let Some(member) = member {
             shared.note_contact(member);
@@ -324,11 +325,11 @@ async fn stream<N: Net>(
     Ok(Response::new(Either::Right(body)))
 }
 
-async fn live<N: Net>(net: &N, mut signs: Sender<Bytes, Infallible>, every: Duration) {
+async fn live<N: Net>(net: &N, mut signs: Sender<Bytes, Infallible>, times: SignTimes) {
     let mut sign = Vec::new();
     write_sign_of_life(&mut sign);
     let sign = Bytes::from(sign);
     while signs.send_data(sign.clone()).await.is_ok() {
-        net.sleep(every).await;
+        net.sleep(times.next_after(net.now())).await;
     }
 }

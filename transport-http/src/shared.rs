@@ -7,6 +7,7 @@ use crate::frame::FrameError;
 use crate::hello::Hello;
 use crate::net::Net;
 use crate::repeats::Repeats;
+use crate::signs::SignTimes;
 use driver::{Inbox, report};
 use raft::{Incarnation, LogId, Membership, NodeId, check_address};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +23,8 @@ const VISITORS_MAX: usize = 16;
 pub(crate) struct Shared<N> {
     pub net: N,
     pub config: TransportConfig,
+    /// When keep-alives are sent.
+    pub signs: SignTimes,
     pub inbox: Inbox,
     addresses: Mutex<BTreeMap<NodeId, String>>,
     /// The addresses that nodes of this cluster gave when they opened a stream, oldest first, where
@@ -169,6 +172,7 @@ impl<N: Net> Shared<N> {
     pub fn new(net: N, config: TransportConfig, inbox: Inbox) -> Self {
         Shared {
             names: Names::new(net.clone()),
+            signs: SignTimes::new(net.now(), config.silence),
             net,
             config,
             inbox,

@@ -13,6 +13,7 @@
 use super::App;
 use super::batch_json::{self, AskedOperation, Kind, Tag, Text};
 use super::body;
+use super::conditions;
 use super::params;
 use super::problem::Problem;
 use super::write::{Written, ignored, json_ok};
@@ -31,6 +32,11 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let params = params::of_write(parts.uri.query(), &parts.headers)?;
+    if conditions::of_write(&parts.headers)? != Condition::Always {
+        return Err(Problem::malformed(
+            "a batch takes no If-Match or If-None-Match; an operation has if_match or if_none_match",
+        ));
+    }
     let body = body::whole(body).await;
     let (bytes, limits) = (body.len(), app.limits.clone());
     let parse = move || Ok(Command::Batch(operations(&limits, &body)?).encode());

@@ -276,6 +276,18 @@ fn other_machines_reach_a_listener_only_if_the_operator_says_so() {
 }
 
 #[test]
+fn one_address_for_clients_and_peers_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let list = peers(1);
+    let address = client_address(&list[0]);
+    let flags = [format!("--listen={address}"), format!("--peer-listen={address}")];
+    let mut node = Node::start(scratch.path(), 0, &list[0], &[&flags[0], &flags[1]]);
+    assert_eq!(node.end(), Some(CONFIGURATION));
+    let log = node.log();
+    assert!(log.contains(&format!("{address} is given for clients and for peers")), "{log}");
+}
+
+#[test]
 fn a_name_that_is_none_of_the_cluster_is_admitted_only_if_given() {
     let scratch = tempfile::tempdir().unwrap();
     let list = peers(1);

@@ -77,7 +77,7 @@ impl<'a, N: Net> Asking<'a, N> {
                 };
                 match difference.of_members() {
                     true => BootstrapError::Stranger { node, peer, peer_address, ours, theirs },
-                    false => BootstrapError::OtherList { peer, peer_address, ours, theirs },
+                    false => self.other_list(peer, theirs),
                 }
             }
             Asked::Refused => match service.other_list_of(peer) {
@@ -93,7 +93,11 @@ impl<'a, N: Net> Asking<'a, N> {
     pub(super) fn other_list(&self, peer: NodeId, theirs: String) -> BootstrapError {
         let listed = self.list.iter().find(|listed| listed.node == peer);
         let peer_address = listed.map(|listed| listed.peer_address.clone()).unwrap_or_default();
-        BootstrapError::OtherList { peer, peer_address, ours: Lists(self.list).to_string(), theirs }
+        let ours = Lists(self.list).to_string();
+        match ours == theirs {
+            true => BootstrapError::OtherWay { peer, peer_address, list: ours },
+            false => BootstrapError::OtherList { peer, peer_address, ours, theirs },
+        }
     }
 
     /// Logs which peers have not answered: first after [`PATIENCE`], then when the list or a reason

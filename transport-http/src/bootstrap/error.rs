@@ -70,6 +70,21 @@ pub enum BootstrapError {
         /// The other list, as far as the peer discloses it.
         theirs: String,
     },
+    /// A peer has the same list, but one of the two was started to found a cluster and the other to
+    /// join one.
+    #[error(
+        "node {peer} at {peer_address} has the same list of members as this node, {list}, but one of \
+         the two was started to found the cluster, and the other to join it. Start all nodes of a \
+         new cluster to found it; a node that joins is added to a cluster that runs"
+    )]
+    OtherWay {
+        /// The peer that was started in the other way.
+        peer: NodeId,
+        /// The `host:port` of that peer.
+        peer_address: String,
+        /// The list of founders, as `id=client address/peer address`.
+        list: String,
+    },
     /// A peer rejects this node without details, usually because this node's list has another
     /// address for that peer.
     #[error(

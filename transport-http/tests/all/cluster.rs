@@ -225,6 +225,19 @@ async fn founders_with_different_lists_found_nothing_together() {
 }
 
 #[tokio::test]
+async fn a_founder_is_told_that_another_one_only_joins() {
+    let servers = servers(2).await;
+    let founders: Vec<Founder> =
+        (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let both = list(&founders);
+    servers[0].bootstrap_service().answer_as_founder(founders[0].clone(), both.clone());
+    servers[1].bootstrap_service().answer_as_joiner(founders[1].clone(), both.clone());
+    let refused = bootstrap(servers[0].bootstrap_service(), &founders[0], &both).await;
+    let Err(refused @ BootstrapError::OtherWay { .. }) = refused else { panic!("{refused:?}") };
+    assert!(refused.to_string().contains("to join it"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_question_of_a_stranger_ends_no_bootstrap() {
     let servers = servers(3).await;
     let founders: Vec<Founder> =

@@ -125,6 +125,12 @@ fn a_batch_has_an_outcome_for_each_operation() {
         let answer = node.post("/v1/batch", body);
         assert_eq!((answer.status, &answer.json()["outcome"]), (400, &json!("not_done")), "{body}");
     }
+    let body = r#"{"operations":[{"op":"put","key":"b","value":"1"}]}"#;
+    for header in ["if-match: \"1\"", "if-none-match: *"] {
+        let answer = ask(node.address, "POST", "/v1/batch", &[header], body);
+        assert_eq!((answer.status, &answer.json()["outcome"]), (400, &json!("not_done")));
+    }
+    assert_eq!(node.get("/v1/kv/b").status, 404);
 }
 
 #[test]
