@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 const PACE_BYTES: u64 = 4 << 20;
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_millis(200);
+/// The longest rest in all: the snapshot of a very large state must not come too late for the bound
+/// of the log.
+const RESTS_MAX: Duration = Duration::from_secs(10);
 
 /// After each [`PACE_BYTES`], rests for as long as writing them took. Blocks the thread.
 pub(crate) struct Paced<W> {
@@ -18,11 +21,13 @@ pub(crate) struct Paced<W> {
     /// The end of the last rest, and the bytes since then.
     since: Instant,
     bytes: u64,
+    /// How long it may still rest.
+    left: Duration,
 }
 
 impl<W> Paced<W> {
     pub fn new(inner: W) -> Self {
-        Paced { inner, since: Instant::now(), bytes: 0 }
+        Paced { inner, since: Instant::now(), bytes: 0, left: RESTS_MAX }
     }
 }
 
@@ -31,7 +36,9 @@ impl<W: Write> Write for Paced<W> {
         let taken = self.inner.write(bytes)?;
         self.bytes += taken as u64;
         if self.bytes >= PACE_BYTES {
-            std::thread::sleep(self.since.elapsed().min(REST_MAX));
+            let rest = self.since.elapsed().min(REST_MAX).min(self.left);
+            std::thread::sleep(rest);
+            self.left -= rest;
             (self.since, self.bytes) = (Instant::now(), 0);
         }
         Ok(taken)

@@ -37,6 +37,7 @@ pub trait SnapshotStore: Send + Sync + 'static {
 
 /// Receives the state of a snapshot. If it is dropped before `finish`, nothing remains of it,
 /// unless it is from [`SnapshotStore::receive`].
+/// It receives writes of a few bytes, and should collect them.
 pub trait SnapshotSink: Write + Send {
     /// Removes what was written. By default, dropping the sink does that.
     fn discard(self: Box<Self>) {}

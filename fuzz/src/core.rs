@@ -192,9 +192,17 @@ fn message(input: &mut Input<'_>) -> Message {
     let round = |input: &mut Input<'_>| Round(input.number());
     let body = match input.below(16) {
         0 => Body::PreVote { next: Term(input.number()), last: log_id(input) },
-        1 => Body::PreVoteReply { next: Term(input.number()), granted: input.below(2) == 0 },
+        1 => Body::PreVoteReply {
+            next: Term(input.number()),
+            granted: input.below(2) == 0,
+            candidate: Incarnation(100 + input.below(2)),
+        },
         2 => Body::Vote { last: log_id(input), transfer: input.below(4) == 0 },
-        3 => Body::VoteReply { granted: input.below(4) > 0, clock: reading(input) },
+        3 => Body::VoteReply {
+            granted: input.below(4) > 0,
+            clock: reading(input),
+            candidate: Incarnation(100 + input.below(2)),
+        },
         4..=6 => {
             let prev = log_id(input);
             let (entries, commit) = (entries(input, prev), Index(input.number()));

@@ -25,7 +25,7 @@ pub(crate) struct Candidate {
 impl Candidate {
     /// Starts a pre-vote for the next term.
     pub fn pre(core: &mut Core) -> Self {
-        let votes = BTreeMap::from([(core.id(), true)]);
+        let votes = core.votes().then(|| (core.id(), true)).into_iter().collect();
         let timeout = core.election_timeout();
         let readings = BTreeMap::new();
         let candidate =
@@ -85,13 +85,13 @@ impl Candidate {
     pub fn step(&mut self, core: &mut Core, message: Message) -> Next {
         let voter = core.log.membership().is_voter(message.from);
         match message.body {
-            Body::PreVoteReply { next, granted }
+            Body::PreVoteReply { next, granted, .. }
                 if voter && self.pre && next == core.term().next() =>
             {
                 self.votes.insert(message.from, granted);
                 self.outcome(core)
             }
-            Body::VoteReply { granted, clock } if voter && !self.pre => {
+            Body::VoteReply { granted, clock, .. } if voter && !self.pre => {
                 self.votes.insert(message.from, granted);
                 if granted {
                     self.readings.insert(message.from, clock);
@@ -102,12 +102,14 @@ impl Candidate {
                 }
                 self.outcome(core)
             }
-            Body::Vote { last, .. } => match core.answer_vote(message.from, last) {
-                true => Next::Follower { term: core.term(), leader: None },
-                false => Next::Stay,
-            },
+            Body::Vote { last, .. } => {
+                match core.answer_vote((message.from, message.incarnation), last) {
+                    true => Next::Follower { term: core.term(), leader: None },
+                    false => Next::Stay,
+                }
+            }
             Body::PreVote { next, last } => {
-                core.answer_pre_vote(message.from, next, last);
+                core.answer_pre_vote((message.from, message.incarnation), next, last);
                 Next::Stay
             }
             Body::ReadIndex { read, .. } => {
@@ -129,7 +131,9 @@ impl Candidate {
         if self.pre || !voted {
             return Next::Stay;
         }
-        self.votes.insert(core.id(), true);
+        if core.votes() {
+            self.votes.insert(core.id(), true);
+        }
         self.readings.insert(core.id(), core.reading());
         self.outcome(core)
     }

@@ -143,7 +143,7 @@ impl Leader {
         check(known, &change)?;
         // A leader that votes no longer hands over at its next tick. With another change in
         // progress it would lead until that is done.
-        if self.transfer.is_some() || self.retiring || !known.is_voter(core.id()) {
+        if self.transfer.is_some() || self.retiring || !core.votes() {
             return Err(ChangeError::Transferring);
         }
         let before = known.given_up();
@@ -178,6 +178,15 @@ impl Leader {
         core.commit >= self.term_start && core.commit >= core.log.membership_index()
     }
 
+    /// Whether a leader that votes no longer may hand over: the membership in force is committed,
+    /// and a quorum has replied to this leader, so that it knows to whom.
+    fn may_retire(&self, core: &Core) -> bool {
+        let membership = core.log.membership();
+        let has_replied = |id| self.progress.get(&id).is_some_and(|p| p.round > Round(0));
+        core.commit >= core.log.membership_index()
+            && (membership.is_quorum(has_replied) || self.is_settled(core))
+    }
+
     /// Whether the member replies, as far as this leader knows.
     fn replies(&self, core: &Core, node: NodeId) -> bool {
         let lately = |p: &Progress| p.silent_ticks < core.config.election_ticks;
@@ -203,8 +212,7 @@ impl Leader {
     /// to step down, since it votes no longer.
     pub(crate) fn tick_change(&mut self, core: &mut Core) -> bool {
         let membership = core.log.membership();
-        let is_committed = core.commit >= core.log.membership_index();
-        if is_committed && !membership.is_joint() && !membership.is_voter(core.id()) {
+        if !membership.is_joint() && !core.votes() && self.may_retire(core) {
             // Even with a planned change in the log, which the next leader finishes.
             if !self.retiring {
                 self.retiring = true;

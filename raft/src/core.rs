@@ -239,9 +239,13 @@ impl Core {
                 lost: false,
                 round: crate::Round(0),
             },
-            Body::Vote { .. } => Body::VoteReply { granted: false, clock: self.reading() },
+            Body::Vote { .. } => Body::VoteReply {
+                granted: false,
+                clock: self.reading(),
+                candidate: message.incarnation,
+            },
             Body::PreVote { next, last } => {
-                return self.answer_pre_vote(message.from, next, last);
+                return self.answer_pre_vote((message.from, message.incarnation), next, last);
             }
             _ => return,
         };

@@ -129,11 +129,13 @@ impl Follower {
                 }
             }
             Body::Vote { last, .. } => {
-                if core.answer_vote(message.from, last) {
+                if core.answer_vote((message.from, message.incarnation), last) {
                     self.elapsed = 0;
                 }
             }
-            Body::PreVote { next, last } => core.answer_pre_vote(message.from, next, last),
+            Body::PreVote { next, last } => {
+                core.answer_pre_vote((message.from, message.incarnation), next, last);
+            }
             Body::ReadIndexReply { read, index } if self.leader == Some(message.from) => {
                 self.read_confirmed(core, read, index);
             }

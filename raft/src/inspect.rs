@@ -1,9 +1,16 @@
 //! Read-only views of a node for tests, simulators and tools. They serve checks after each event,
 //! without the cost of a whole [`Status`](crate::Status).
 
-use crate::{Counters, Entry, HardState, Index, LogId, Membership, Now, RawNode, Snapshot, Term};
+use crate::{
+    Counters, Entry, HardState, Incarnation, Index, LogId, Membership, Now, RawNode, Snapshot, Term,
+};
 
 impl RawNode {
+    /// Identifies its data directory.
+    pub fn incarnation(&self) -> Incarnation {
+        self.core().config.incarnation
+    }
+
     /// What was ignored, and elections.
     pub fn counters(&self) -> &Counters {
         &self.core().counters

@@ -78,6 +78,7 @@ impl Leader {
     pub fn new(core: &mut Core, readings: &BTreeMap<NodeId, Reading>) -> Self {
         core.counters.elected += 1;
         core.start_time(readings);
+        core.vote_is_needed = false;
         let next = core.log.last().index.next();
         let others = core.log.membership().members.keys().filter(|id| **id != core.id());
         let progress = others.map(|id| (*id, Progress::new(next))).collect();
@@ -233,7 +234,7 @@ impl Leader {
                 self.take_forward(core, from, start, number, request);
             }
             Body::Vote { last, .. } => {
-                core.answer_vote(from, last);
+                core.answer_vote((from, message.incarnation), last);
             }
             Body::Append { .. } => core.counters.invalid_messages += 1,
             _ => {}
@@ -423,7 +424,7 @@ impl Leader {
     pub(crate) fn on_disk(&self, core: &Core, node: NodeId) -> Index {
         match self.progress.get(&node) {
             Some(progress) => progress.matched,
-            None if node == core.id() => core.log.durable(),
+            None if node == core.id() && core.votes() => core.log.durable(),
             None => Index(0),
         }
     }

@@ -38,6 +38,8 @@ pub enum Body {
         next: Term,
         /// Whether the sender would grant the receiver its vote in that term.
         granted: bool,
+        /// The incarnation of the candidate. Another node with its id ignores the reply.
+        candidate: Incarnation,
     },
     /// Requests the receiver's vote in the message's term (§3.4).
     Vote {
@@ -54,6 +56,8 @@ pub enum Body {
         granted: bool,
         /// The sender's log clock. The next leader continues the log time from it.
         clock: Reading,
+        /// The incarnation of the candidate. Another node with its id ignores the reply.
+        candidate: Incarnation,
     },
     /// Entries that follow `prev`. Without entries it is a heartbeat (§3.5).
     Append {
@@ -152,6 +156,20 @@ pub enum Body {
         /// message.
         refused: Incarnation,
     },
+}
+
+impl Body {
+    /// The incarnation that the message is meant for, where the id does not suffice: the sender's
+    /// membership may list another node under it.
+    pub fn meant_for(&self) -> Option<Incarnation> {
+        match self {
+            Body::PreVoteReply { candidate, .. } | Body::VoteReply { candidate, .. } => {
+                Some(*candidate)
+            }
+            Body::NotAMember { refused, .. } => Some(*refused),
+            _ => None,
+        }
+    }
 }
 
 /// A leader's offer of a snapshot to a peer that needs entries from before the start of the

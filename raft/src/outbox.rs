@@ -123,8 +123,17 @@ mod tests {
 
     #[test]
     fn a_promise_waits_for_what_it_rests_on() {
-        let grant =
-            || message(PEER, 3, Body::VoteReply { granted: true, clock: Reading::default() });
+        let grant = || {
+            message(
+                PEER,
+                3,
+                Body::VoteReply {
+                    granted: true,
+                    clock: Reading::default(),
+                    candidate: Incarnation(1),
+                },
+            )
+        };
         let last = LogId::new(5, 2);
         let request = || message(PEER, 3, Body::Vote { last, transfer: false });
         let cases = [
@@ -152,7 +161,15 @@ mod tests {
         let mut outbox = Outbox::default();
         for _ in 0..3 {
             outbox.hold(
-                message(PEER, 3, Body::VoteReply { granted: true, clock: Reading::default() }),
+                message(
+                    PEER,
+                    3,
+                    Body::VoteReply {
+                        granted: true,
+                        clock: Reading::default(),
+                        candidate: Incarnation(1),
+                    },
+                ),
                 Index(0),
             );
         }
@@ -169,7 +186,11 @@ mod tests {
                 message(
                     NodeId(id),
                     3,
-                    Body::VoteReply { granted: true, clock: Reading::default() },
+                    Body::VoteReply {
+                        granted: true,
+                        clock: Reading::default(),
+                        candidate: Incarnation(1),
+                    },
                 ),
                 Index(0),
             );

@@ -33,6 +33,14 @@ impl Core {
             self.counters.invalid_messages += 1;
             return false;
         }
+        if message
+            .body
+            .meant_for()
+            .is_some_and(|incarnation| incarnation != self.config.incarnation)
+        {
+            self.counters.misaddressed += 1;
+            return false;
+        }
         let counts = !matches!(
             message.body,
             Body::Append { .. }
@@ -63,7 +71,7 @@ impl Core {
     /// log that is long enough. A log that is not longer than ours holds no membership that is new
     /// to us.
     ///
-    /// That a vote names the id alone is safe. A node is added only when the removal of the former
+    /// That the vote of this node names the id alone is safe. A node is added only when the removal of the former
     /// one is committed, and campaigns in later terms than the one in which that happened. In these
     /// no node without the removal in its log is elected (§3.6.3).
     fn may_be_added_since(&self, message: &Message) -> bool {

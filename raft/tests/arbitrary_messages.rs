@@ -123,13 +123,17 @@ fn body() -> impl Strategy<Value = Body> {
     let read = || number().prop_map(ReadId);
     prop_oneof![
         (term(), log_id()).prop_map(|(next, last)| Body::PreVote { next, last }),
-        (term(), any::<bool>()).prop_map(|(next, granted)| Body::PreVoteReply { next, granted }),
-        (log_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
-        (any::<bool>(), any::<bool>(), number()).prop_map(|(granted, running, time)| {
-            let time = LogTime(time);
-            let clock = if running { Reading::Running(time) } else { Reading::Wall(time) };
-            Body::VoteReply { granted, clock }
+        (term(), any::<bool>(), 99..102_u64).prop_map(|(next, granted, candidate)| {
+            Body::PreVoteReply { next, granted, candidate: Incarnation(candidate) }
         }),
+        (log_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
+        (any::<bool>(), any::<bool>(), number(), 99..102_u64).prop_map(
+            |(granted, running, time, id)| {
+                let time = LogTime(time);
+                let clock = if running { Reading::Running(time) } else { Reading::Wall(time) };
+                Body::VoteReply { granted, clock, candidate: Incarnation(id) }
+            }
+        ),
         (entries(), index(), round(), number()).prop_map(
             |((prev, entries), commit, round, time)| {
                 let time = LogTime(time);
@@ -357,12 +361,23 @@ impl Driven {
             _ => {
                 self.handle(Event::Campaign);
                 if role >= 3 {
-                    self.handle(say(Body::PreVoteReply { next: Term(1), granted: true }, 0));
+                    self.handle(say(
+                        Body::PreVoteReply {
+                            next: Term(1),
+                            granted: true,
+                            candidate: Incarnation(100),
+                        },
+                        0,
+                    ));
                     self.handle(Event::Sync);
                 }
                 if role >= 4 {
                     self.handle(say(
-                        Body::VoteReply { granted: true, clock: Reading::default() },
+                        Body::VoteReply {
+                            granted: true,
+                            clock: Reading::default(),
+                            candidate: Incarnation(100),
+                        },
                         1,
                     ));
                     assert!(self.node.is_leader(), "elected by its peer");

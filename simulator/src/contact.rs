@@ -117,7 +117,9 @@ impl Contact {
         }
         match &message.body {
             // Late replies, even from before its disk was wiped, are for other terms.
-            Body::PreVoteReply { next, granted: true } if *next == ear.term.next() && is_member => {
+            Body::PreVoteReply { next, granted: true, .. }
+                if *next == ear.term.next() && is_member =>
+            {
                 if ear.consents.0 != *next {
                     ear.consents = (*next, BTreeSet::new());
                 }
@@ -323,5 +325,7 @@ fn spread_term(node: &RawNode, message: &Message) -> Option<Term> {
             | Body::Vote { .. }
             | Body::NotAMember { .. }
     );
-    (spreads && message.term > node.term()).then_some(message.term)
+    let is_for_it =
+        message.body.meant_for().is_none_or(|incarnation| incarnation == node.incarnation());
+    (spreads && is_for_it && message.term > node.term()).then_some(message.term)
 }

@@ -104,7 +104,7 @@ impl Leases {
             }
             Body::Vote { .. } => (message.from, message.term),
             Body::VoteReply { granted: true, .. } => (message.to, message.term),
-            Body::PreVoteReply { next, granted: true } => (message.to, next),
+            Body::PreVoteReply { next, granted: true, .. } => (message.to, next),
             _ => return Ok(()),
         };
         let Stated { until_ns, term: led, .. } = self.promises[at];

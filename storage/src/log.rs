@@ -57,10 +57,9 @@ pub struct LogConfig {
     /// quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
     /// snapshot is taken. A full log orders no snapshot, so with less the node stays read-only.
     pub bytes_max: u64,
-    /// The most bytes of spare segments kept for reuse, 1.25 GiB by default: as many as the log of
-    /// a large state has before a snapshot ([`raft::Config::snapshot_log_bytes_max`] and a quarter).
-    /// A new segment is filled with zeros, so each byte of the log would be written twice. There
-    /// are never more spare bytes than the log once had, so the disk holds no more for it.
+    /// The most bytes of spare segments kept for reuse, 256 MiB by default. More of them would spare
+    /// the log of a large state some writes, since a new segment is filled with zeros; but a start
+    /// reads them all.
     pub recycled_bytes_max: u64,
     /// Prepare segments in a background thread (the default). Without it, the write that needs a
     /// new segment prepares it.
@@ -72,7 +71,7 @@ impl Default for LogConfig {
         LogConfig {
             segment_bytes: 16 << 20,
             bytes_max: 4 << 30,
-            recycled_bytes_max: 5 << 28,
+            recycled_bytes_max: 256 << 20,
             background: true,
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use storage::{ClusterId, codec};
 
 /// The version of the peer protocol. It changes with the frames, the messages and their encoding.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// The first bytes of a stream. They distinguish a stray client from a peer of another version.
 const MAGIC: &[u8; 4] = b"raft";

@@ -170,11 +170,11 @@ pub(crate) async fn keep<N: Net>(
     }
 }
 
-/// Opens a stream to an earlier data directory of a member, for one message: that it is obsolete.
+/// Opens a stream to a node that is not the member with its id, for one message.
 pub(crate) async fn tell<N: Net>(
     shared: Arc<Shared<N>>,
     address: String,
-    refused: Incarnation,
+    incarnation: Incarnation,
     message: Message,
 ) {
     let (net, peer, silence) = (shared.net.clone(), message.to, shared.config.silence);
@@ -188,11 +188,15 @@ pub(crate) async fn tell<N: Net>(
     match timeout(&net, 2 * silence, told).await {
         Ok(Ok(()) | Err(LinkError::Stream { why: StreamError::Ended, .. })) => {}
         Ok(Err(error)) => {
-            report(|| tracing::debug!(%peer, address, %error, "an earlier directory is not told"));
+            report(
+                || tracing::debug!(%peer, address, %error, "a node with a member's id is not answered"),
+            );
         }
-        Err(_) => report(|| tracing::debug!(%peer, address, "an earlier directory is not told")),
+        Err(_) => {
+            report(|| tracing::debug!(%peer, address, "a node with a member's id is not answered"))
+        }
     }
-    shared.has_told_obsolete(refused);
+    shared.has_told_namesake(incarnation);
 }
 
 async fn stream<N: Net>(

@@ -31,9 +31,9 @@ pub(crate) struct Shared<N> {
     /// the membership has none or another one: leaders of a later membership, removed nodes, and
     /// members that have moved.
     visitors: Mutex<VecDeque<(NodeId, String)>>,
-    /// The earlier data directories of members that have opened a stream, oldest first. At most
+    /// Nodes that have opened a stream and are not the members with their ids, oldest first. At most
     /// [`VISITORS_MAX`].
-    obsolete: Mutex<VecDeque<Obsolete>>,
+    namesakes: Mutex<VecDeque<Namesake>>,
     /// The election timeouts and heartbeats of peers that differ from those of this node, in
     /// milliseconds. At most one for each member.
     settings: Mutex<BTreeMap<NodeId, (u32, u32)>>,
@@ -121,8 +121,9 @@ struct Stream {
     open_at: Option<String>,
 }
 
-/// An earlier data directory of a member that runs.
-pub(crate) struct Obsolete {
+/// A node that runs under the id of a member with another incarnation: with an earlier data
+/// directory, or with a later one, which this node does not know yet as the member's.
+pub(crate) struct Namesake {
     node: NodeId,
     incarnation: Incarnation,
     /// Where its peers reach it, as it says.
@@ -131,7 +132,7 @@ pub(crate) struct Obsolete {
     is_told: bool,
 }
 
-/// Where a node with a rejected incarnation is reached.
+/// Where a node with another incarnation than the member of its id is reached.
 pub(crate) enum Tell {
     /// At this address of its own.
     At(String),
@@ -178,7 +179,7 @@ impl<N: Net> Shared<N> {
             inbox,
             addresses: Mutex::default(),
             visitors: Mutex::default(),
-            obsolete: Mutex::default(),
+            namesakes: Mutex::default(),
             settings: Mutex::default(),
             incarnations: Mutex::default(),
             streams: Mutex::default(),
@@ -223,7 +224,7 @@ impl<N: Net> Shared<N> {
             return;
         }
         if is_impostor {
-            return self.remember_obsolete(hello);
+            return self.remember_namesake(hello);
         }
         let mut visitors = lock(&self.visitors);
         if visitors.iter().any(|(id, address)| *id == hello.from && *address == hello.address) {
@@ -251,28 +252,29 @@ impl<N: Net> Shared<N> {
         self.members_changed.notify_waiters();
     }
 
-    /// An earlier data directory of a member has opened a stream. The rejection goes to the address
+    /// Another node than the member with its id has opened a stream. Replies to it go to the address
     /// that it gives, since the member itself may run at that of the membership.
-    fn remember_obsolete(&self, hello: &Hello) {
-        let mut obsolete = lock(&self.obsolete);
-        obsolete.retain(|known| known.incarnation != hello.incarnation);
-        obsolete.push_back(Obsolete {
+    fn remember_namesake(&self, hello: &Hello) {
+        let mut namesakes = lock(&self.namesakes);
+        namesakes.retain(|known| known.incarnation != hello.incarnation);
+        namesakes.push_back(Namesake {
             node: hello.from,
             incarnation: hello.incarnation,
             address: hello.address.clone(),
             is_told: false,
         });
-        if obsolete.len() > VISITORS_MAX {
-            obsolete.pop_front();
+        if namesakes.len() > VISITORS_MAX {
+            namesakes.pop_front();
         }
     }
 
-    /// The address of an earlier data directory of a member, if nobody tells it yet that it is
-    /// obsolete. The caller does, and reports it with [`Shared::has_told_obsolete`].
-    pub fn tell_obsolete(&self, node: NodeId, incarnation: Incarnation) -> Tell {
-        let mut obsolete = lock(&self.obsolete);
-        let is_it = |known: &&mut Obsolete| (known.node, known.incarnation) == (node, incarnation);
-        match obsolete.iter_mut().find(is_it) {
+    /// The address of the node with this id and incarnation, if it is not the member with the id,
+    /// and no message is on its way to it. The caller sends one, and reports it with
+    /// [`Shared::has_told_namesake`].
+    pub fn tell_namesake(&self, node: NodeId, incarnation: Incarnation) -> Tell {
+        let mut namesakes = lock(&self.namesakes);
+        let is_it = |known: &&mut Namesake| (known.node, known.incarnation) == (node, incarnation);
+        match namesakes.iter_mut().find(is_it) {
             None => Tell::AtMember,
             Some(known) if known.is_told => Tell::Already,
             Some(known) => {
@@ -282,9 +284,9 @@ impl<N: Net> Shared<N> {
         }
     }
 
-    /// An attempt to tell an earlier data directory that it is obsolete has ended.
-    pub fn has_told_obsolete(&self, incarnation: Incarnation) {
-        for known in lock(&self.obsolete).iter_mut() {
+    /// An attempt to send a namesake a message has ended.
+    pub fn has_told_namesake(&self, incarnation: Incarnation) {
+        for known in lock(&self.namesakes).iter_mut() {
             known.is_told &= known.incarnation != incarnation;
         }
     }

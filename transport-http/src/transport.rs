@@ -7,7 +7,7 @@ use crate::net::{Net, Running as _, TokioNet};
 use crate::shared::{Shared, Tell, TransportFigures, lock};
 use crate::snapshot;
 use driver::{Inbox, Transport, report};
-use raft::{Body, Membership, Message, NodeId, SnapshotOffer};
+use raft::{Membership, Message, NodeId, SnapshotOffer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -99,10 +99,10 @@ impl<N: Net> Transport for HttpTransport<N> {
         if !self.shared.passes(peer) {
             return self.shared.inbox.unreachable(peer);
         }
-        if let Body::NotAMember { refused, .. } = message.body {
-            match self.shared.tell_obsolete(peer, refused) {
+        if let Some(incarnation) = message.body.meant_for() {
+            match self.shared.tell_namesake(peer, incarnation) {
                 Tell::At(address) => {
-                    let told = link::tell(self.shared.clone(), address, refused, message);
+                    let told = link::tell(self.shared.clone(), address, incarnation, message);
                     return self.shared.net.spawn(told).detach();
                 }
                 Tell::Already => return,

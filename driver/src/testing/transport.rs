@@ -444,9 +444,13 @@ fn bodies(large: usize) -> Vec<Body> {
     let outcome = Forwarded::Appended { id: at, number: CommandNumber(4) };
     vec![
         Body::PreVote { next: Term(8), last: at },
-        Body::PreVoteReply { next: Term(8), granted: true },
+        Body::PreVoteReply { next: Term(8), granted: true, candidate: incarnation(SECOND) },
         Body::Vote { last: at, transfer: true },
-        Body::VoteReply { granted: true, clock: Reading::default() },
+        Body::VoteReply {
+            granted: true,
+            clock: Reading::default(),
+            candidate: incarnation(SECOND),
+        },
         append(Vec::new()),
         append(entries),
         append(vec![entry((1 << 40) + 1, membership)]),

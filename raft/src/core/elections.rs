@@ -4,7 +4,7 @@
 //! The roles decide when to ask; nothing here changes a role.
 
 use super::{Core, own_promise_ms};
-use crate::{Body, Config, Index, LogId, Membership, NodeId, Term};
+use crate::{Body, Config, Incarnation, Index, LogId, Membership, NodeId, Term};
 use rand_pcg::rand_core::Rng;
 
 /// A disk counts as stalled when a write has been pending for this many election timeouts.
@@ -78,19 +78,33 @@ impl Core {
     /// enough. A voter with this id and another incarnation is another node: one that had the id
     /// before.
     ///
-    /// So may a node whose vote a candidate needs and cannot have, since our log is longer. It
+    /// So may a learner whose vote a candidate needs and cannot have, since our log is longer. It
     /// votes in a membership that is not in its own log, and perhaps no other node can win.
     pub fn may_campaign(&self) -> bool {
-        let Config { id, incarnation, .. } = self.config;
-        let votes = |membership: &Membership| {
-            let own = membership.members.get(&id);
-            membership.is_voter(id) && own.is_some_and(|own| own.incarnation == incarnation)
-        };
-        (self.log.memberships_from(self.commit).any(votes) || self.vote_is_needed)
+        let votes = |membership: &Membership| self.votes_in(membership);
+        let is_needed = self.vote_is_needed && self.is_listed_in(self.log.membership());
+        (self.log.memberships_from(self.commit).any(votes) || is_needed)
             && self.hard.lost.is_none()
             && !self.is_disk_stalled()
             && !self.diverged
             && !self.is_not_a_member()
+    }
+
+    /// Whether a membership lists this node: its id, with its incarnation.
+    fn is_listed_in(&self, membership: &Membership) -> bool {
+        let Config { id, incarnation, .. } = self.config;
+        membership.members.get(&id).is_some_and(|own| own.incarnation == incarnation)
+    }
+
+    /// Whether this node votes in a membership. In one that lists another node under its id, neither
+    /// its vote nor its disk counts.
+    fn votes_in(&self, membership: &Membership) -> bool {
+        membership.is_voter(self.config.id) && self.is_listed_in(membership)
+    }
+
+    /// Whether this node votes in the membership in force.
+    pub fn votes(&self) -> bool {
+        self.votes_in(self.log.membership())
     }
 
     /// Whether a candidate whose log ends with `last` is up to date enough for this node's vote
@@ -100,10 +114,13 @@ impl Core {
     }
 
     /// Replies to a vote request in the current term. Returns whether the vote is granted.
-    pub fn answer_vote(&mut self, candidate: NodeId, last: LogId) -> bool {
+    pub fn answer_vote(&mut self, candidate: (NodeId, Incarnation), last: LogId) -> bool {
+        let (candidate, incarnation) = candidate;
         let free = self.hard.vote.is_none_or(|vote| vote == candidate);
         let granted = free && self.is_up_to_date(last);
-        let reply = self.message(candidate, Body::VoteReply { granted, clock: self.reading() });
+        let clock = self.reading();
+        let body = Body::VoteReply { granted, clock, candidate: incarnation };
+        let reply = self.message(candidate, body);
         if granted {
             self.hard.vote = Some(candidate);
             self.outbox.hold(reply, Index(0));
@@ -115,12 +132,14 @@ impl Core {
 
     /// Replies to a pre-vote for term `next` (§9.6). It is rejected while the disk is stalled,
     /// since the vote could not be made durable.
-    pub fn answer_pre_vote(&mut self, candidate: NodeId, next: Term, last: LogId) {
+    pub fn answer_pre_vote(&mut self, candidate: (NodeId, Incarnation), next: Term, last: LogId) {
+        let (candidate, incarnation) = candidate;
         let could = !self.is_disk_stalled();
         let granted = could && next > self.hard.term && self.is_up_to_date(last);
         let asked_by_voter = self.log.membership().is_voter(candidate);
         self.vote_is_needed |= asked_by_voter && last < self.log.last();
-        let reply = self.message(candidate, Body::PreVoteReply { next, granted });
+        let reply =
+            self.message(candidate, Body::PreVoteReply { next, granted, candidate: incarnation });
         self.outbox.send(reply);
     }
 }

@@ -12,7 +12,7 @@ impl Leader {
             && self.transfer.is_none()
             && !self.retiring
             && !membership.is_changing()
-            && membership.is_voter(core.id());
+            && core.votes();
         let is_read = self.reads.is_empty() && self.confirming.is_empty();
         let has_sent = core.commit == core.log.last().index
             && self.progress.values().all(|p| p.is_at_rest(core.commit, core.config.priority));

@@ -27,9 +27,14 @@ impl Script {
             "PreVoteReply" => Body::PreVoteReply {
                 next: Term(args.number("next")?.unwrap_or(term + 1)),
                 granted: args.flag("yes"),
+                candidate: self.cluster.peers[&to].disk.incarnation,
             },
             "Vote" => Body::Vote { last: args.log_id("last")?, transfer: args.flag("transfer") },
-            "VoteReply" => Body::VoteReply { granted: args.flag("yes"), clock: Reading::default() },
+            "VoteReply" => Body::VoteReply {
+                granted: args.flag("yes"),
+                clock: Reading::default(),
+                candidate: self.cluster.peers[&to].disk.incarnation,
+            },
             "Append" => {
                 let prev = args.log_id("prev")?;
                 let list = args.key("entries").unwrap_or_default();

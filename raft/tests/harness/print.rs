@@ -27,7 +27,7 @@ pub fn message(message: &Message, arrow: &str, show: Show) -> String {
     };
     let body = match &message.body {
         Body::PreVote { next, last } => format!("PreVote{term} next={next} last={last}"),
-        Body::PreVoteReply { next, granted } => {
+        Body::PreVoteReply { next, granted, .. } => {
             format!("PreVoteReply{term} next={next} {}", yes(*granted))
         }
         Body::Vote { last, transfer } => {

@@ -235,7 +235,7 @@ fn says(body: &Body) -> (FlightKind, Option<(LogId, LogId)>, String) {
         Body::PreVote { next, last } => {
             (FlightKind::PreVote, format!("pre-vote? for term {next}, log ends {last}"))
         }
-        Body::PreVoteReply { granted, next } => {
+        Body::PreVoteReply { granted, next, .. } => {
             (FlightKind::PreVote, format!("pre-vote for term {next} {}", yes(*granted)))
         }
         Body::Vote { last, .. } => (FlightKind::Vote, format!("vote? log ends {last}")),

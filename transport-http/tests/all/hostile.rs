@@ -132,7 +132,11 @@ async fn a_flipped_bit_closes_the_stream_and_is_counted() {
         to: NodeId(0),
         term: Term(1 << 40),
         incarnation: Incarnation(101),
-        body: Body::VoteReply { granted: true, clock: raft::Reading::default() },
+        body: Body::VoteReply {
+            granted: true,
+            clock: raft::Reading::default(),
+            candidate: Incarnation(100),
+        },
     };
     let mut intact = Vec::new();
     write_message(&mut intact, &vote);
