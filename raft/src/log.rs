@@ -103,10 +103,11 @@ impl Log {
         (*at, membership)
     }
 
-    /// The membership as of `index`, which is not below the base, and all later ones.
-    pub fn memberships_from(&self, index: Index) -> impl Iterator<Item = &Membership> {
+    /// The membership as of `index`, which is not below the base, and all later ones, each with the
+    /// index of its entry.
+    pub fn memberships_from(&self, index: Index) -> impl Iterator<Item = (Index, &Membership)> {
         let after = self.memberships.partition_point(|(at, _)| *at <= index);
-        self.memberships[after.saturating_sub(1)..].iter().map(|(_, membership)| membership)
+        self.memberships[after.saturating_sub(1)..].iter().map(|(at, membership)| (*at, membership))
     }
 
     /// The index of the entry that holds the membership in force. 0 if it is that of the beginning.

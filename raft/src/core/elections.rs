@@ -81,7 +81,7 @@ impl Core {
     /// So may a learner whose vote a candidate needs and cannot have, since our log is longer. It
     /// votes in a membership that is not in its own log, and perhaps no other node can win.
     pub fn may_campaign(&self) -> bool {
-        let votes = |membership: &Membership| self.votes_in(membership);
+        let votes = |(_, membership): (Index, &Membership)| self.votes_in(membership);
         let is_needed = self.vote_is_needed && self.is_listed_in(self.log.membership());
         (self.log.memberships_from(self.commit).any(votes) || is_needed)
             && self.hard.lost.is_none()
@@ -91,7 +91,7 @@ impl Core {
     }
 
     /// Whether a membership lists this node: its id, with its incarnation.
-    fn is_listed_in(&self, membership: &Membership) -> bool {
+    pub fn is_listed_in(&self, membership: &Membership) -> bool {
         let Config { id, incarnation, .. } = self.config;
         membership.members.get(&id).is_some_and(|own| own.incarnation == incarnation)
     }

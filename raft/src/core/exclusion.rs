@@ -35,10 +35,13 @@ impl Core {
         }
     }
 
-    /// The index of the membership in force, if it lists this node. 0 if it comes from no entry.
+    /// The index of the latest membership that lists this node, of those from the commit index on.
+    /// 0 if it comes from no entry. The one in force may not list it, and may never be committed:
+    /// then this node is still needed.
     fn listed_at(&self) -> Option<Index> {
-        let own = self.log.membership().members.get(&self.config.id)?;
-        (own.incarnation == self.config.incarnation).then(|| self.log.membership_index())
+        let all = self.log.memberships_from(self.commit);
+        let listing = all.filter(|(_, membership)| self.is_listed_in(membership));
+        listing.map(|(at, _)| at).last()
     }
 
     /// Whether the latest known membership, ours or a peer's, excludes us. A peer that had
