@@ -178,15 +178,6 @@ impl Leader {
         core.commit >= self.term_start && core.commit >= core.log.membership_index()
     }
 
-    /// Whether a leader that votes no longer may hand over: the membership in force is committed,
-    /// and a quorum has replied to this leader, so that it knows to whom.
-    fn may_retire(&self, core: &Core) -> bool {
-        let membership = core.log.membership();
-        let has_replied = |id| self.progress.get(&id).is_some_and(|p| p.round > Round(0));
-        core.commit >= core.log.membership_index()
-            && (membership.is_quorum(has_replied) || self.is_settled(core))
-    }
-
     /// Whether the member replies, as far as this leader knows.
     fn replies(&self, core: &Core, node: NodeId) -> bool {
         let lately = |p: &Progress| p.silent_ticks < core.config.election_ticks;
@@ -211,8 +202,14 @@ impl Leader {
     /// One tick of a change: takes its next step, if that is due. Returns whether this leader has
     /// to step down, since it votes no longer.
     pub(crate) fn tick_change(&mut self, core: &mut Core) -> bool {
+        if !self.is_settled(core) {
+            return false;
+        }
         let membership = core.log.membership();
-        if !membership.is_joint() && !core.votes() && self.may_retire(core) {
+        if membership.is_joint() {
+            let entered = membership.entered();
+            self.enter_membership(core, entered);
+        } else if !core.votes() {
             // Even with a planned change in the log, which the next leader finishes.
             if !self.retiring {
                 self.retiring = true;
@@ -220,13 +217,6 @@ impl Leader {
                 let _ = self.transfer(core, None);
             }
             return self.transfer.is_none();
-        }
-        if !self.is_settled(core) {
-            return false;
-        }
-        if membership.is_joint() {
-            let entered = membership.entered();
-            self.enter_membership(core, entered);
         } else if let Some(target) = &membership.target {
             if self.transfer.is_some() {
                 return false;

@@ -76,8 +76,6 @@ pub(crate) struct Core {
     pub hashes: Hashes,
     /// This node's state is wrong, and its log has been reset.
     diverged: bool,
-    /// Since this node last heard from a leader, a voter with a shorter log has asked for its vote.
-    pub vote_is_needed: bool,
     clock: LogClock,
     /// A snapshot to restore into the state machine, once the log on disk begins after it.
     restore: Option<Snapshot>,
@@ -141,7 +139,6 @@ impl Core {
             snapshots: SnapshotSchedule::new(base, log.last().index),
             hashes,
             diverged: false,
-            vote_is_needed: false,
             clock: LogClock::default(),
             restore: None,
             next_forward: 0,

@@ -173,7 +173,6 @@ impl Follower {
         (self.leader, self.leader_incarnation) = (Some(leader), Some(incarnation));
         self.elapsed = 0;
         self.wait_in_full(core);
-        core.vote_is_needed = false;
         core.promise.make(core.promise_ms());
         true
     }

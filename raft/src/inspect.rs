@@ -56,6 +56,12 @@ impl RawNode {
         self.core().log.membership()
     }
 
+    /// The memberships that may be in force: the one as of the commit index, and all later ones.
+    pub fn memberships(&self) -> impl Iterator<Item = &Membership> {
+        let core = self.core();
+        core.log.memberships_from(core.commit).map(|(_, membership)| membership)
+    }
+
     /// The snapshot that the log begins after.
     pub fn base(&self) -> &Snapshot {
         self.core().log.base()

@@ -78,7 +78,6 @@ impl Leader {
     pub fn new(core: &mut Core, readings: &BTreeMap<NodeId, Reading>) -> Self {
         core.counters.elected += 1;
         core.start_time(readings);
-        core.vote_is_needed = false;
         let next = core.log.last().index.next();
         let others = core.log.membership().members.keys().filter(|id| **id != core.id());
         let progress = others.map(|id| (*id, Progress::new(next))).collect();
@@ -190,8 +189,10 @@ impl Leader {
 
     /// Whether a quorum has replied since the previous check (CheckQuorum, §6.2).
     fn has_quorum(&mut self, core: &Core) -> bool {
-        let heard =
-            |id: NodeId| id == core.id() || self.progress.get(&id).is_some_and(|p| p.active);
+        let heard = |id: NodeId| match self.progress.get(&id) {
+            Some(progress) => progress.active,
+            None => id == core.id() && core.votes(),
+        };
         let quorum = core.log.membership().is_quorum(heard);
         for progress in self.progress.values_mut() {
             progress.active = false;

@@ -184,7 +184,7 @@ impl Lease {
         relied: impl Fn(NodeId) -> Relied,
     ) -> bool {
         let until_ns = |id: NodeId| match relied(id) {
-            _ if id == core.id() => u64::MAX,
+            _ if id == core.id() && core.votes() => u64::MAX,
             relied if relied.clock_failures == core.clock_failures => relied.until_ns,
             _ => 0,
         };

@@ -50,8 +50,7 @@ impl Core {
                 | Body::NotAMember { .. }
         );
         let member = self.log.membership().members.get(&message.from);
-        let is_other = member.is_some_and(|member| member.incarnation != message.incarnation)
-            && !self.may_be_added_since(message);
+        let is_other = member.is_some_and(|member| member.incarnation != message.incarnation);
         if counts && (is_other || self.has_removed(message.from, message.incarnation)) {
             self.counters.wrong_incarnation += u64::from(is_other);
             // The answer goes to the member, which may not have sent the message. Once a tick is
@@ -64,21 +63,6 @@ impl Core {
             return false;
         }
         true
-    }
-
-    /// Whether a candidate may be a member that has been added again since the end of our log.
-    /// Votes do not ask whether the own membership lists the candidate (§4.1): it may have the only
-    /// log that is long enough. A log that is not longer than ours holds no membership that is new
-    /// to us.
-    ///
-    /// That the vote of this node names the id alone is safe. A node is added only when the removal of the former
-    /// one is committed, and campaigns in later terms than the one in which that happened. In these
-    /// no node without the removal in its log is elected (§3.6.3).
-    fn may_be_added_since(&self, message: &Message) -> bool {
-        match message.body {
-            Body::PreVote { last, .. } | Body::Vote { last, .. } => last > self.log.last(),
-            _ => false,
-        }
     }
 
     /// Whether the offer is for this node and could come from a correct leader. Others are counted.

@@ -42,6 +42,7 @@ pub mod conformance;
 mod contact;
 mod copies;
 mod describe;
+mod electable;
 pub mod ending;
 mod erased;
 pub mod failure;

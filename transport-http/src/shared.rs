@@ -276,6 +276,8 @@ impl<N: Net> Shared<N> {
         let is_it = |known: &&mut Namesake| (known.node, known.incarnation) == (node, incarnation);
         match namesakes.iter_mut().find(is_it) {
             None => Tell::AtMember,
+            // It has become the member since.
+            Some(_) if self.is_member(node, incarnation) => Tell::AtMember,
             Some(known) if known.is_told => Tell::Already,
             Some(known) => {
                 known.is_told = true;

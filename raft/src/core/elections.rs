@@ -77,13 +77,9 @@ impl Core {
     /// or of one between them, may campaign too (§4.2.2). It may be the only node whose log is long
     /// enough. A voter with this id and another incarnation is another node: one that had the id
     /// before.
-    ///
-    /// So may a learner whose vote a candidate needs and cannot have, since our log is longer. It
-    /// votes in a membership that is not in its own log, and perhaps no other node can win.
     pub fn may_campaign(&self) -> bool {
         let votes = |(_, membership): (Index, &Membership)| self.votes_in(membership);
-        let is_needed = self.vote_is_needed && self.is_listed_in(self.log.membership());
-        (self.log.memberships_from(self.commit).any(votes) || is_needed)
+        self.log.memberships_from(self.commit).any(votes)
             && self.hard.lost.is_none()
             && !self.is_disk_stalled()
             && !self.diverged
@@ -97,7 +93,7 @@ impl Core {
     }
 
     /// Whether this node votes in a membership. In one that lists another node under its id, neither
-    /// its vote nor its disk counts.
+    /// its vote counts, nor its disk, nor that it is there.
     fn votes_in(&self, membership: &Membership) -> bool {
         membership.is_voter(self.config.id) && self.is_listed_in(membership)
     }
@@ -136,8 +132,6 @@ impl Core {
         let (candidate, incarnation) = candidate;
         let could = !self.is_disk_stalled();
         let granted = could && next > self.hard.term && self.is_up_to_date(last);
-        let asked_by_voter = self.log.membership().is_voter(candidate);
-        self.vote_is_needed |= asked_by_voter && last < self.log.last();
         let reply =
             self.message(candidate, Body::PreVoteReply { next, granted, candidate: incarnation });
         self.outbox.send(reply);

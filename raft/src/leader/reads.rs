@@ -100,7 +100,7 @@ impl Leader {
     pub(super) fn confirmed_round(&self, core: &Core) -> Round {
         core.log.membership().reached(|id| match self.progress.get(&id) {
             Some(progress) => progress.round,
-            None if id == core.id() => self.round,
+            None if id == core.id() && core.votes() => self.round,
             None => Round(0),
         })
     }

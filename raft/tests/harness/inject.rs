@@ -19,6 +19,10 @@ impl Script {
         let read = |args: &mut Args| -> Result<ReadId> {
             Ok(ReadId(args.number("read")?.unwrap_or_default()))
         };
+        let candidate = match args.number("candidate")? {
+            Some(candidate) => Incarnation(candidate),
+            None => self.cluster.peers[&to].disk.incarnation,
+        };
         let body = match kind.as_str() {
             "PreVote" => Body::PreVote {
                 next: Term(args.number("next")?.unwrap_or(term + 1)),
@@ -27,14 +31,12 @@ impl Script {
             "PreVoteReply" => Body::PreVoteReply {
                 next: Term(args.number("next")?.unwrap_or(term + 1)),
                 granted: args.flag("yes"),
-                candidate: self.cluster.peers[&to].disk.incarnation,
+                candidate,
             },
             "Vote" => Body::Vote { last: args.log_id("last")?, transfer: args.flag("transfer") },
-            "VoteReply" => Body::VoteReply {
-                granted: args.flag("yes"),
-                clock: Reading::default(),
-                candidate: self.cluster.peers[&to].disk.incarnation,
-            },
+            "VoteReply" => {
+                Body::VoteReply { granted: args.flag("yes"), clock: Reading::default(), candidate }
+            }
             "Append" => {
                 let prev = args.log_id("prev")?;
                 let list = args.key("entries").unwrap_or_default();

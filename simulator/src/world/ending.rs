@@ -3,6 +3,7 @@
 use super::*;
 use crate::bounds::nothing_waits;
 use crate::checks::Check;
+use crate::electable;
 use crate::ending::{CONVERGE_TIMEOUTS, Ending, QUIET_TIMEOUTS, Seen, Up, states_are_equal};
 use crate::faults::{self, Faulty};
 use bytes::Bytes;
@@ -221,6 +222,12 @@ impl World<'_> {
             .filter_map(|(id, host)| host.up.as_ref().map(|running| (id, running)))
     }
 
+    /// Whether a node leads, or the rules let one that runs win an election.
+    fn has_or_can_elect_a_leader(&self) -> bool {
+        let nodes: Vec<_> = self.healthy().map(|(_, running)| &running.node).collect();
+        nodes.iter().any(|node| node.is_leader()) || electable::any_can_win(&nodes)
+    }
+
     /// Checks whether everything works again, and repeats the check until `until_us`, when it must.
     pub(super) fn converged(&mut self, until_us: u64) -> Result<(), Violation> {
         if !self.is_able() {
@@ -233,7 +240,8 @@ impl World<'_> {
             let leads = |running: &node::Running<ErasedMachine>| running.node.status().serving;
             host.gone && host.full && host.up.as_ref().is_some_and(leads)
         });
-        if self.now_us >= until_us && (full_leads || !can_be_told) {
+        let is_stuck = || !self.has_or_can_elect_a_leader();
+        if self.now_us >= until_us && (full_leads || !can_be_told || is_stuck()) {
             self.done = true;
             return Ok(());
         }
