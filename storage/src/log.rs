@@ -57,9 +57,9 @@ pub struct LogConfig {
     /// quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
     /// snapshot is taken. A full log orders no snapshot, so with less the node stays read-only.
     pub bytes_max: u64,
-    /// The most bytes of spare segments kept for reuse, 256 MiB by default. More of them would spare
-    /// the log of a large state some writes, since a new segment is filled with zeros; but a start
-    /// reads them all.
+    /// The most bytes of spare segments kept for reuse, 256 MiB by default. More of them would
+    /// spare the log of a large state some writes, since a new segment is filled with zeros; but a
+    /// start reads them all.
     pub recycled_bytes_max: u64,
     /// Prepare segments in a background thread (the default). Without it, the write that needs a
     /// new segment prepares it.

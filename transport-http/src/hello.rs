@@ -163,17 +163,17 @@ mod tests {
         let refused = |theirs: Hello| Hello::check(&theirs.encode(), &own).unwrap_err();
         assert!(matches!(refused(hello(2, 2, 3)), Refusal::OtherCluster { .. }));
         assert!(matches!(refused(hello(1, 2, 4)), Refusal::OtherNode { .. }));
-        assert_eq!(Hello::check(b"raft\x05\x00nonsense", &own), Err(Refusal::Damaged));
+        assert_eq!(Hello::check(b"raft\x06\x00nonsense", &own), Err(Refusal::Damaged));
         assert_eq!(Hello::check(b"GET / HTTP/1.1", &own), Err(Refusal::NoHello));
     }
 
     #[test]
     fn another_version_is_told_from_junk_whatever_it_says() {
         let own = hello(1, 3, 0);
-        let newer = Hello::check(b"raft\x06\x00something new", &own).unwrap_err();
-        assert_eq!(newer, Refusal::NewerVersion { ours: 5, theirs: 6 });
+        let newer = Hello::check(b"raft\x07\x00something new", &own).unwrap_err();
+        assert_eq!(newer, Refusal::NewerVersion { ours: 6, theirs: 7 });
         let older = Hello::check(b"raft\x01\x00something old", &own).unwrap_err();
-        assert_eq!(older, Refusal::OlderVersion { ours: 5, theirs: 1 });
+        assert_eq!(older, Refusal::OlderVersion { ours: 6, theirs: 1 });
         assert!(older.to_string().contains("version 1"), "{older}");
     }
 

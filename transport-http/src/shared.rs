@@ -31,8 +31,8 @@ pub(crate) struct Shared<N> {
     /// the membership has none or another one: leaders of a later membership, removed nodes, and
     /// members that have moved.
     visitors: Mutex<VecDeque<(NodeId, String)>>,
-    /// Nodes that have opened a stream and are not the members with their ids, oldest first. At most
-    /// [`VISITORS_MAX`].
+    /// Nodes that have opened a stream and are not the members with their ids, oldest first. At
+    /// most [`VISITORS_MAX`].
     namesakes: Mutex<VecDeque<Namesake>>,
     /// The election timeouts and heartbeats of peers that differ from those of this node, in
     /// milliseconds. At most one for each member.
@@ -252,8 +252,8 @@ impl<N: Net> Shared<N> {
         self.members_changed.notify_waiters();
     }
 
-    /// Another node than the member with its id has opened a stream. Replies to it go to the address
-    /// that it gives, since the member itself may run at that of the membership.
+    /// Another node than the member with its id has opened a stream. Replies to it go to the
+    /// address that it gives, since the member itself may run at that of the membership.
     fn remember_namesake(&self, hello: &Hello) {
         let mut namesakes = lock(&self.namesakes);
         namesakes.retain(|known| known.incarnation != hello.incarnation);

@@ -121,10 +121,20 @@ impl<A: App> Cluster<A> {
     }
 
     pub(crate) fn healthy(&self) -> Vec<(usize, Handle<A::Machine>)> {
+        self.running(|is_stranger| !is_stranger)
+    }
+
+    /// The handle of the node that leads and serves. It may be one that was just added again.
+    pub(crate) fn leader(&self) -> Option<Handle<A::Machine>> {
+        let all = self.running(|_| true).into_iter();
+        all.map(|(_, handle)| handle).find(|handle| handle.status().serving())
+    }
+
+    fn running(&self, wanted: impl Fn(bool) -> bool) -> Vec<(usize, Handle<A::Machine>)> {
         let world = self.world();
         let hosts = world.hosts.iter().enumerate();
         hosts
-            .filter(|(_, host)| !host.is_stranger)
+            .filter(|(_, host)| wanted(host.is_stranger))
             .filter_map(|(id, host)| host.up.as_ref().map(|up| (id, up.handle.clone())))
             .collect()
     }

@@ -79,8 +79,7 @@ impl<A: App> Cluster<A> {
     ) -> bool {
         while self.is_at_work(node, wipe) {
             sleep_us(LOOK_US).await;
-            let leader = self.healthy().into_iter().find(|(_, handle)| handle.status().serving());
-            let Some((_, leader)) = leader else { continue };
+            let Some(leader) = self.leader() else { continue };
             let status = leader.status();
             let membership = &status.raft.membership;
             let is_settled =
