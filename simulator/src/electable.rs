@@ -3,7 +3,7 @@
 //! Two cases are known in which a majority runs and none can, until a node that is dead comes back:
 //!
 //! - A member was removed and added again with another directory, and has the longest log. A voter
-//!   whose log ends before that refuses it: it lists the former directory. It would be safe to grant
+//!   whose log ends before that refuses it: it lists the former directory. To grant would be safe
 //!   only if no message for one directory could ever reach the other.
 //! - A node has the longest log, in which it does not vote, and another one has the joint
 //!   configuration in which it votes. The first may not campaign, the second does not get its vote.
