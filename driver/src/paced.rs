@@ -1,6 +1,6 @@
 //! A snapshot that is written rests half of the time, so that the log and the state machine, which
-//! share the disk and the processors with it, are held up less. A fixed rate would be a limit of
-//! what a cluster can write: the log grows until the snapshot is there.
+//! share the disk and the processors with it, are held up less. A fixed rate would also limit the
+//! writes of the cluster, since the log grows until the snapshot is complete.
 
 #![allow(clippy::disallowed_methods)]
 

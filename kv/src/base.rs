@@ -1,10 +1,11 @@
 //! The base: the state before the first retained command.
 //!
 //! It is read from the current state when a listing or a snapshot needs it, so writes do not pay
-//! for it. A key that no retained command has changed holds now what it held then: the number of
-//! its last change is below the first retained command. Of any other key, the first retained change
-//! knows what it held before, which again has such a number. So nothing has to be looked up, and
-//! reading the base takes time in proportion to the state and the history.
+//! for it. The content of a key belongs to the base if it comes from a command below the first
+//! retained one. For a key that no retained command has changed, that is its current content. For
+//! any other key it is the earlier content in the record of its first retained change; later
+//! records of the key have content from retained commands. So no lookup is needed, and reading the
+//! base takes time in proportion to the state and the history.
 
 use crate::deletions::{Deleted, Order};
 use crate::history::Before;
@@ -86,7 +87,7 @@ impl<'a> Base<'a> {
         number < self.state.history().first()
     }
 
-    /// The keys that retained commands have changed, with what they held before.
+    /// The keys that retained commands have changed, each with its content before the command.
     fn changed(self) -> impl Iterator<Item = (&'a [u8], &'a Before)> {
         let history = self.state.history();
         history.records_from(history.first()).flat_map(|(_, record)| record.changed())

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 /// The `nice` value of these threads.
 const HEAVY: i32 = 10;
 
-/// A computation, and what is dropped when it has ended.
+/// A computation, and a channel that is closed when it has ended.
 type Order = (Box<dyn FnOnce() + Send>, oneshot::Sender<()>);
 
 /// Runs long computations on low-priority threads: one less than there are processors, at least

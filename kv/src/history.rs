@@ -7,7 +7,7 @@
 //! So a command that exceeds the retention is dropped, and nothing else has to be updated.
 //!
 //! A record holds the command as it is in the log, in the same memory, and is decoded when somebody
-//! asks for it: few are. What it has beside that is what a replay would have to compute.
+//! asks for it, which is rare. The other fields of a record are results of executing the command.
 //!
 //! A snapshot holds the base and the retained commands. Replaying them yields everything else.
 
@@ -76,8 +76,8 @@ impl Before {
     }
 }
 
-/// What each key that a command changed held before. A key that a batch changes twice is here
-/// twice. The keys are those of [`Command::changed`].
+/// The earlier content of each key that a command changed, in the order of [`Command::changed`]. A
+/// key that a batch changes twice has two.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Changes {
     /// The command changed nothing.
@@ -138,7 +138,7 @@ pub struct Record {
     /// The value before the command, for listings: see
     /// [`Executed::previous`](crate::store::Executed::previous).
     pub previous: Option<SharedBytes>,
-    /// What the keys that it changed held before.
+    /// The earlier content of the keys that it changed.
     pub changes: Changes,
     /// [`Command::cost_bytes`] of the command.
     pub cost_bytes: usize,
@@ -150,7 +150,7 @@ impl Record {
         Command::decode_sharing(self.command.as_ref()?)
     }
 
-    /// The keys that the command changed, in order, each with what it held before.
+    /// The keys that the command changed, in order, each with its content before the command.
     pub fn changed(&self) -> impl Iterator<Item = (&[u8], &Before)> {
         let command = self.command.as_ref().filter(|_| !self.changes.is_empty());
         let command = command.and_then(|bytes| Command::decode(bytes));

@@ -13,6 +13,10 @@ use tokio::sync::oneshot;
 /// The change of the `nice` value of the core's threads, where the system permits it. A negative
 /// value makes them more urgent.
 const URGENT: i32 = -5;
+/// How long a runtime keeps a thread for blocking work that has nothing to do: for as long as the
+/// process runs. A runtime that has no such thread and is refused one panics, and the work that it
+/// has queued waits until the next one. With one that stays, that thread does the work.
+const KEEP_BLOCKING: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long the shutdown of a runtime waits for its blocking work.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
@@ -29,7 +33,9 @@ impl OwnThread {
     /// Starts the thread. If `urgent`, it gets a higher priority, which the threads that its tasks
     /// start inherit.
     pub fn start(name: &'static str, urgent: bool) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().thread_name(name).build()?;
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().thread_name(name).thread_keep_alive(KEEP_BLOCKING);
+        let runtime = builder.build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
@@ -37,6 +43,8 @@ impl OwnThread {
             if urgent {
                 change_priority(URGENT);
             }
+            // The first thread for blocking work: see [`KEEP_BLOCKING`].
+            drop(runtime.spawn_blocking(|| ()));
             let _ = runtime.block_on(stopped);
             runtime.shutdown_timeout(BLOCKING_GRACE);
             drop(end);

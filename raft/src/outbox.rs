@@ -121,19 +121,16 @@ mod tests {
         HardState { term: Term(term), vote, lost: None, promise_ms: 0 }
     }
 
+    /// A vote in term 3.
+    fn grant_to(candidate: NodeId) -> Message {
+        let body =
+            Body::VoteReply { granted: true, clock: Reading::default(), candidate: Incarnation(1) };
+        message(candidate, 3, body)
+    }
+
     #[test]
     fn a_promise_waits_for_what_it_rests_on() {
-        let grant = || {
-            message(
-                PEER,
-                3,
-                Body::VoteReply {
-                    granted: true,
-                    clock: Reading::default(),
-                    candidate: Incarnation(1),
-                },
-            )
-        };
+        let grant = || grant_to(PEER);
         let last = LogId::new(5, 2);
         let request = || message(PEER, 3, Body::Vote { last, transfer: false });
         let cases = [
@@ -160,18 +157,7 @@ mod tests {
     fn a_promise_that_is_made_again_is_held_once() {
         let mut outbox = Outbox::default();
         for _ in 0..3 {
-            outbox.hold(
-                message(
-                    PEER,
-                    3,
-                    Body::VoteReply {
-                        granted: true,
-                        clock: Reading::default(),
-                        candidate: Incarnation(1),
-                    },
-                ),
-                Index(0),
-            );
+            outbox.hold(grant_to(PEER), Index(0));
         }
         let durable = hard(3, Some(PEER));
         assert!(outbox.next(&durable, Index(0)).is_some());
@@ -182,18 +168,7 @@ mod tests {
     fn a_flood_is_held_within_the_limit() {
         let mut outbox = Outbox::default();
         for id in 0..2 * HELD_MESSAGES_MAX as u64 {
-            outbox.hold(
-                message(
-                    NodeId(id),
-                    3,
-                    Body::VoteReply {
-                        granted: true,
-                        clock: Reading::default(),
-                        candidate: Incarnation(1),
-                    },
-                ),
-                Index(0),
-            );
+            outbox.hold(grant_to(NodeId(id)), Index(0));
         }
         assert_eq!(outbox.held.len(), HELD_MESSAGES_MAX);
     }

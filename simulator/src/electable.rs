@@ -8,8 +8,8 @@
 //! - A node has the longest log, in which it does not vote, and another one has the joint
 //!   configuration in which it votes. The first may not campaign, the second does not get its vote.
 //!
-//! What is asked here is independent of what the core does: a core that does not elect a node that
-//! the rules let win is found out.
+//! The answer does not come from the core's own decisions. So a core that elects nobody, although
+//! the rules let a node win, is still found.
 
 use raft::{Membership, RawNode};
 

@@ -13,6 +13,25 @@ use std::io::Read;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 
+/// The transfer of a snapshot. Its end is reported whatever ends it: its task may also panic, or be
+/// dropped. A leader that does not learn of it waits for ever.
+struct Reported<R: FnMut(bool)> {
+    report: R,
+    delivered: bool,
+}
+
+impl<R: FnMut(bool)> Reported<R> {
+    fn new(report: R) -> Self {
+        Reported { report, delivered: false }
+    }
+}
+
+impl<R: FnMut(bool)> Drop for Reported<R> {
+    fn drop(&mut self) {
+        (self.report)(self.delivered);
+    }
+}
+
 /// Carries messages and snapshots to peers over HTTP.
 ///
 /// It works in tasks of its [`Net`], which is a tokio runtime unless it is simulated. Dropping it
@@ -146,14 +165,17 @@ impl<N: Net> Transport for HttpTransport<N> {
     }
 
     fn send_snapshot(&self, offer: SnapshotOffer, state: Box<dyn Read + Send>) {
-        let shared = self.shared.clone();
+        let (shared, inbox) = (self.shared.clone(), self.shared.inbox.clone());
+        let (to, snapshot) = (offer.to, offer.snapshot.last);
+        let mut transfer =
+            Reported::new(move |delivered| inbox.snapshot_sent(to, snapshot, delivered));
         let sending = self.shared.net.spawn(async move {
-            let (to, snapshot) = (offer.to, offer.snapshot.last);
             let sent = match shared.passes(to) {
                 true => snapshot::send(&shared, offer, state).await,
                 false => Err("the link is cut".into()),
             };
-            shared.inbox.snapshot_sent(to, snapshot, sent.is_ok());
+            transfer.delivered = sent.is_ok();
+            drop(transfer);
             match &sent {
                 Ok(()) => {
                     shared.forget_failed_snapshots(to);
@@ -179,5 +201,40 @@ impl<N: Net> Transport for HttpTransport<N> {
                 self.open(&mut queues, peer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    #[tokio::test]
+    async fn the_end_of_a_transfer_is_reported_whatever_ends_it() {
+        let (tell, mut told) = unbounded_channel();
+        let transfer = || {
+            let tell = tell.clone();
+            Reported::new(move |delivered| tell.send(delivered).expect("the test receives"))
+        };
+        let mut delivered = transfer();
+        delivered.delivered = true;
+        drop(delivered);
+        assert_eq!(told.try_recv(), Ok(true));
+        let panicking = transfer();
+        let task = tokio::spawn(async move {
+            let _transfer = panicking;
+            panic!("on purpose");
+        });
+        assert!(task.await.is_err());
+        assert_eq!(told.try_recv(), Ok(false));
+        let waiting = transfer();
+        let task = tokio::spawn(async move {
+            let _transfer = waiting;
+            std::future::pending::<()>().await;
+        });
+        task.abort();
+        assert!(task.await.is_err());
+        assert_eq!(told.try_recv(), Ok(false));
+        assert!(told.try_recv().is_err(), "each is reported once");
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes that bootstrap a cluster, replicate, lose their connections and come back.
 
 use crate::nodes::{
-    TestNode, add, eventually, founder, list, read, servers, start, start_at, stop,
+    TestNode, add, eventually, founder, founders_of, list, read, servers, start, start_at, stop,
 };
 use driver::{Transport, inbox};
 use raft::{Incarnation, Member, Membership, NodeId};
@@ -12,8 +12,7 @@ use storage::{ClusterId, RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use transport_http::{
-    BootstrapError, BootstrapService, Founder, HttpTransport, Listed, PeerServer, TransportConfig,
-    bootstrap,
+    BootstrapError, BootstrapService, HttpTransport, Listed, PeerServer, TransportConfig, bootstrap,
 };
 
 #[tokio::test]
@@ -163,8 +162,7 @@ async fn a_stranger_to_the_cluster_is_not_let_in() {
 #[tokio::test]
 async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     let servers = servers(3).await;
-    let founders: Vec<Founder> =
-        (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let founders = founders_of(&servers[..3]);
     let all = list(&founders);
     for (server, founder) in servers.iter().zip(&founders) {
         server.bootstrap_service().answer_as_founder(founder.clone(), all.clone());
@@ -195,8 +193,7 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
 #[tokio::test]
 async fn founders_with_different_lists_found_nothing_together() {
     let servers = servers(3).await;
-    let founders: Vec<Founder> =
-        (0..3).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let founders = founders_of(&servers[..3]);
     let (all, two) = (list(&founders), list(&founders[..2]));
     servers[0].bootstrap_service().answer_as_founder(founders[0].clone(), two.clone());
     servers[1].bootstrap_service().answer_as_founder(founders[1].clone(), all.clone());
@@ -227,8 +224,7 @@ async fn founders_with_different_lists_found_nothing_together() {
 #[tokio::test]
 async fn a_founder_is_told_that_another_one_only_joins() {
     let servers = servers(2).await;
-    let founders: Vec<Founder> =
-        (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let founders = founders_of(&servers[..2]);
     let both = list(&founders);
     servers[0].bootstrap_service().answer_as_founder(founders[0].clone(), both.clone());
     servers[1].bootstrap_service().answer_as_joiner(founders[1].clone(), both.clone());
@@ -240,8 +236,7 @@ async fn a_founder_is_told_that_another_one_only_joins() {
 #[tokio::test]
 async fn a_question_of_a_stranger_ends_no_bootstrap() {
     let servers = servers(3).await;
-    let founders: Vec<Founder> =
-        (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let founders = founders_of(&servers[..2]);
     let both = list(&founders);
     servers[0].bootstrap_service().answer_as_founder(founders[0].clone(), both.clone());
     // It pretends to be node 1, which is not up yet, and has another list.
@@ -265,8 +260,7 @@ async fn a_question_of_a_stranger_ends_no_bootstrap() {
 #[tokio::test]
 async fn a_founder_on_its_own_refuses_those_that_count_on_it() {
     let servers = servers(2).await;
-    let founders: Vec<Founder> =
-        (0..2).map(|id| founder(id, &servers[id as usize], 100 + id)).collect();
+    let founders = founders_of(&servers[..2]);
     let alone = list(&founders[1..]);
     servers[1].bootstrap_service().answer_as_founder(founders[1].clone(), alone.clone());
     let founded =

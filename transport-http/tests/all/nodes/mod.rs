@@ -56,6 +56,11 @@ pub struct TestNode {
     pub cluster: ClusterId,
 }
 
+/// A founder for each of these servers, from node 0 on, with the incarnations 100, 101, and so on.
+pub fn founders_of(servers: &[PeerServer]) -> Vec<Founder> {
+    (0..).zip(servers).map(|(id, server)| founder(id, server, 100 + id)).collect()
+}
+
 pub fn founder(node: u64, server: &PeerServer, incarnation: u64) -> Founder {
     let who = DurableIncarnation::assumed(NodeId(node), Incarnation(incarnation));
     Founder::new(who, server.local_addr().to_string(), String::new())
