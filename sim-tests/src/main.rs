@@ -81,6 +81,14 @@ enum Command {
         /// finds it.
         #[arg(long, default_value_t = 10)]
         ranges: u64,
+        /// File with a table of results. Bugs that have a row there are not hunted again, and each
+        /// result is added.
+        #[arg(long)]
+        results: Option<PathBuf>,
+        /// Hunt only this part of the bugs, for several processes at once, each with a copy of its
+        /// own.
+        #[arg(long, default_value = "1/1")]
+        part: planted::Part,
         #[command(flatten)]
         search: planted::Search,
     },
@@ -104,8 +112,9 @@ fn main() -> ExitCode {
             }
         }
         Command::Range { layer, search } => search.run(layer),
-        Command::Planted { only, folder, copy, ranges, search } => {
-            plant(&planted::Which { folder, only, copy }, ranges, &search)
+        Command::Planted { only, folder, copy, ranges, results, part, search } => {
+            let which = planted::Which { folder, only, copy, results, part };
+            plant(&which, ranges, &search)
         }
     }
 }

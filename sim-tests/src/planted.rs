@@ -5,22 +5,27 @@
 //! applies each to a copy of the tree, builds it, searches several ranges of seeds for a broken
 //! promise, and prints a line of the table: found by which check, in how many of the ranges, after
 //! how many seeds, or MISSED; then the first seed that shows it and the message. A seed that does
-//! not end is a finding too: [`crate::limit::TOO_LONG`].
+//! not end is a finding too: [`crate::limit::TOO_LONG`]. [`Results`] keeps the table, so that a
+//! measurement of all bugs, which takes hours, can go on where it was stopped.
 
+mod results;
 mod search;
 
+pub use results::Results;
 pub use search::Search;
 
+use results::Row;
 use search::{Finding, NOTHING, OUT_OF_TIME};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 use std::time::Instant;
 use std::{fs, io};
 
-/// The first line of the table.
-pub const HEAD: &str = "| planted bug | layer | found by | ranges | seeds | seconds | first seed \
-                        | what it says |\n|---|---|---|---|---|---|---|---|";
+/// The first lines of the table that is printed.
+const HEAD: &str = "| planted bug | layer | found by | ranges | seeds | first seed | code of \
+                    | seconds | what it says |\n|---|---|---|---|---|---|---|---|---|";
 
 /// A planted bug counts as found if at most this many ranges miss it.
 const MISSES_MAX: u64 = 1;
@@ -43,11 +48,34 @@ pub struct Which {
     pub only: Vec<String>,
     /// Folder for the copy of the tree. If it is given, the copy is kept.
     pub copy: Option<PathBuf>,
+    /// The file of [`Results`]. Bugs that have a row there are not hunted again.
+    pub results: Option<PathBuf>,
+    /// The share of these bugs to hunt, for processes that run at the same time.
+    pub part: Part,
+}
+
+/// One of so many parts of a list, as `1/2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    at: usize,
+    of: usize,
+}
+
+impl FromStr for Part {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Part, Self::Err> {
+        let numbers = text.split_once('/').map(|(at, of)| (at.parse(), of.parse()));
+        match numbers {
+            Some((Ok(at), Ok(of))) if (1..=of).contains(&at) => Ok(Part { at, of }),
+            _ => Err("not a part such as 1/2"),
+        }
+    }
 }
 
 /// Runs planted bugs, and prints the table. Returns how many were missed.
 pub fn run(which: &Which, ranges: u64, search: &Search) -> io::Result<u32> {
-    let Which { folder, only, copy } = which;
+    let Which { folder, only, copy, results, part } = which;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     let mut patches: Vec<PathBuf> = fs::read_dir(root.join("sim-tests/planted").join(folder))?
         .map(|entry| Ok(entry?.path()))
@@ -57,6 +85,13 @@ pub fn run(which: &Which, ranges: u64, search: &Search) -> io::Result<u32> {
         only.is_empty() || only.iter().any(|part| name(path).contains(part.as_str()))
     });
     patches.sort();
+    let results = results.as_deref().map(Results::in_file);
+    if let Some(results) = &results {
+        let measured = results.read()?;
+        patches.retain(|path| !measured.contains_key(&full_name(folder, path)));
+    }
+    let patches = patches.into_iter().skip(part.at - 1).step_by(part.of);
+    let code_of = code_of(&root)?;
     let own = std::env::temp_dir().join(format!("planted-{}", std::process::id()));
     let is_kept = copy.is_some();
     let copy = copy.clone().unwrap_or(own);
@@ -65,12 +100,18 @@ pub fn run(which: &Which, ranges: u64, search: &Search) -> io::Result<u32> {
     make_copy(&root, &copy)?;
     for patch in patches {
         if !apply(&copy, &patch, &[])? {
-            println!("| {} | | does not apply any more | | | | | |", name(&patch));
+            println!("| {} | | does not apply any more | | | | | | |", name(&patch));
             missed += 1;
             make_copy(&root, &copy)?;
             continue;
         }
-        missed += u32::from(!one(&copy, &patch, ranges, search)?);
+        let (found, row, rest) = one(&copy, &patch, ranges, search)?;
+        let row = Row { bug: full_name(folder, &patch), code_of: code_of.clone(), ..row };
+        println!("{row} {rest} |");
+        if let Some(results) = &results {
+            results.add(row)?;
+        }
+        missed += u32::from(!found);
         // Reverses the patch, so that only the files that it touched are rebuilt.
         if !apply(&copy, &patch, &["--reverse"])? {
             make_copy(&root, &copy)?;
@@ -84,6 +125,18 @@ pub fn run(which: &Which, ranges: u64, search: &Search) -> io::Result<u32> {
 
 fn name(patch: &Path) -> String {
     patch.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The name of a bug in the table, with its folder.
+fn full_name(folder: &str, patch: &Path) -> String {
+    if folder.is_empty() { name(patch) } else { format!("{folder}/{}", name(patch)) }
+}
+
+/// The day of the last commit, which says what code was measured.
+fn code_of(root: &Path) -> io::Result<String> {
+    let mut command = Command::new("git");
+    command.args(["log", "-1", "--format=%cs"]).current_dir(root);
+    Ok(String::from_utf8_lossy(&command.output()?.stdout).trim().to_owned())
 }
 
 fn apply(copy: &Path, patch: &Path, how: &[&str]) -> io::Result<bool> {
@@ -112,9 +165,9 @@ fn members(manifest: &str) -> impl Iterator<Item = &str> {
     list.map_or("", |(list, _)| list).split('"').skip(1).step_by(2)
 }
 
-/// Hunts the bug that is in the copy, and prints its row. Returns whether it was found.
-fn one(copy: &Path, patch: &Path, ranges: u64, search: &Search) -> io::Result<bool> {
-    let name = name(patch);
+/// Hunts the bug that is in the copy. Returns whether it was found, its row, and what is printed
+/// after that.
+fn one(copy: &Path, patch: &Path, ranges: u64, search: &Search) -> io::Result<(bool, Row, String)> {
     let layer =
         if fs::read_to_string(patch)?.lines().any(|line| line == "# layer: 2") { 2 } else { 1 };
     let mut build = Command::new("cargo");
@@ -127,8 +180,8 @@ fn one(copy: &Path, patch: &Path, ranges: u64, search: &Search) -> io::Result<bo
     build.env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true").env_remove("RUSTFLAGS");
     let built = build.output()?;
     if !built.status.success() {
-        println!("| {name} | {layer} | does not compile any more | | | | | |");
-        return Ok(false);
+        let found_by = "does not compile any more".to_owned();
+        return Ok((false, Row { layer, found_by, ..Row::default() }, " |".to_owned()));
     }
     let started = Instant::now();
     let mut findings = Vec::new();
@@ -147,9 +200,9 @@ fn one(copy: &Path, patch: &Path, ranges: u64, search: &Search) -> io::Result<bo
             break;
         }
     }
-    let (found, row) = row(&findings, ranges, started.elapsed().as_secs());
-    println!("| {name} | {layer} | {row} |");
-    Ok(found)
+    let (found, row, detail) = row(&findings, ranges);
+    let seconds = started.elapsed().as_secs();
+    Ok((found, Row { layer, ..row }, format!("{seconds} | {detail}")))
 }
 
 /// Searches one range, in a process of its own: a planted bug may crash it.
@@ -183,29 +236,40 @@ impl Finding {
 }
 
 /// The row of the table: the checks that found the bug, in how many ranges, after how many seeds,
-/// the first seed that shows it, and the message.
-fn row(findings: &[Finding], ranges: u64, seconds: u64) -> (bool, String) {
+/// the first seed that shows it. Then the message.
+fn row(findings: &[Finding], ranges: u64) -> (bool, Row, String) {
     let mut hits: Vec<&Finding> = findings.iter().filter(|finding| finding.is_hit()).collect();
-    let first = hits.first().map_or(" | ".to_owned(), |first| {
+    let first = hits.first().copied();
+    let detail = first.map_or(String::new(), |first| {
         let detail: String = first.detail.replace('|', "/").chars().take(DETAIL_CHARS).collect();
-        format!("{} | {}: {detail}", first.seed, first.check)
+        format!("{}: {detail}", first.check)
     });
     hits.sort_unstable();
     let mut checks: Vec<&str> = hits.iter().map(|hit| hit.check.as_str()).collect();
     checks.sort_unstable();
     checks.dedup();
-    let missed = findings.len() - hits.len();
     let is_over = findings.last().is_some_and(|last| last.check == OUT_OF_TIME);
-    let all = findings.len() as u64 == ranges;
-    let found = all && !is_over && missed as u64 <= MISSES_MAX && !hits.is_empty();
-    let median = hits.get(hits.len() / 2).map_or("-".to_owned(), |hit| hit.tried.to_string());
+    // A range that was cut short has missed nothing.
+    let searched = findings.len() - usize::from(is_over);
+    let found = searched as u64 == ranges
+        && (searched - hits.len()) as u64 <= MISSES_MAX
+        && !hits.is_empty();
     let tried: u64 = findings.iter().map(|finding| finding.tried).sum();
-    let by = match found {
-        true => checks.join("; "),
-        false if is_over => format!("MISSED in {tried} seeds, {OUT_OF_TIME}"),
-        false => format!("MISSED in {tried} seeds"),
+    let mut found_by = checks.join("; ");
+    if is_over {
+        let so_far = if hits.is_empty() { "" } else { ", " };
+        found_by += &format!("{so_far}{OUT_OF_TIME} after {tried} seeds");
+    } else if !found {
+        found_by = format!("MISSED in {tried} seeds");
+    }
+    let row = Row {
+        found_by,
+        ranges: format!("{} of {searched}", hits.len()),
+        seeds: hits.get(hits.len() / 2).map_or("-".to_owned(), |hit| hit.tried.to_string()),
+        first_seed: first.map_or("-".to_owned(), |first| first.seed.to_string()),
+        ..Row::default()
     };
-    (found, format!("{by} | {} of {} | {median} | {seconds} | {first}", hits.len(), findings.len()))
+    (found, row, detail)
 }
 
 #[cfg(test)]
@@ -221,14 +285,15 @@ mod tests {
     #[test]
     fn found_is_what_all_ranges_but_one_have_found() {
         let ranges = [found(7, "a"), found(9, "b"), found(8, "a")];
-        let (is_found, said) = row(&ranges, 3, 4);
+        let (is_found, said, detail) = row(&ranges, 3);
         assert!(is_found);
-        assert_eq!(said, "a; b | 3 of 3 | 8 | 4 | 107 | a: a/b 7");
+        assert_eq!(said.to_string(), "|  | 0 | a; b | 3 of 3 | 8 | 107 |  |");
+        assert_eq!(detail, "a: a/b 7");
         let nothing = || found(2_000, NOTHING);
-        assert!(row(&[found(7, "a"), nothing()], 2, 4).0);
-        assert!(!row(&[nothing(), nothing()], 10, 4).0);
-        assert!(!row(&[nothing()], 1, 4).0);
-        assert!(!row(&[found(7, "a")], 2, 4).0, "it ended early");
+        assert!(row(&[found(7, "a"), nothing()], 2).0);
+        assert!(!row(&[nothing(), nothing()], 10).0);
+        assert!(!row(&[nothing()], 1).0);
+        assert!(!row(&[found(7, "a")], 2).0, "it ended early");
     }
 
     #[test]
@@ -244,11 +309,23 @@ mod tests {
 
     #[test]
     fn a_seed_that_does_not_end_is_found_and_a_search_that_does_not_is_not() {
-        let (is_found, said) = row(&[found(7, TOO_LONG)], 1, 4);
+        let (is_found, said, detail) = row(&[found(7, TOO_LONG)], 1);
         assert!(is_found);
-        assert_eq!(said, "ran too long | 1 of 1 | 7 | 4 | 107 | ran too long: a/b 7");
-        let (is_found, said) = row(&[found(7, "a"), found(9, OUT_OF_TIME)], 2, 4);
+        assert_eq!((said.ranges.as_str(), said.found_by.as_str()), ("1 of 1", "ran too long"));
+        assert_eq!(detail, "ran too long: a/b 7");
+        let (is_found, said, _) = row(&[found(7, "a"), found(9, OUT_OF_TIME)], 2);
         assert!(!is_found);
-        assert_eq!(said, "MISSED in 16 seeds, out of time | 1 of 2 | 7 | 4 | 107 | a: a/b 7");
+        assert_eq!(said.ranges, "1 of 1", "the range that was cut short does not count");
+        assert_eq!(said.found_by, "a, out of time after 16 seeds");
+        let (_, said, _) = row(&[found(9, OUT_OF_TIME)], 2);
+        assert_eq!(said.found_by, "out of time after 9 seeds");
+    }
+
+    #[test]
+    fn a_part_is_one_of_so_many() {
+        assert_eq!("2/3".parse(), Ok(Part { at: 2, of: 3 }));
+        for wrong in ["", "2", "0/2", "3/2", "1/0", "a/b"] {
+            assert!(wrong.parse::<Part>().is_err(), "{wrong}");
+        }
     }
 }
