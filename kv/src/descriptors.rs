@@ -18,9 +18,10 @@ pub(crate) const ASKING: usize = 8;
 const PART: u64 = 8;
 /// The least number of descriptors for connections from peers.
 const PART_MIN: u64 = 16;
-/// The least number of client connections. A process whose limit is below the sum of all these may
-/// run out of descriptors.
+/// The least number of client connections.
 const CLIENTS_MIN: u64 = 8;
+/// The least limit with which a node does not run out of descriptors: the sum of all these.
+pub(crate) const LEAST: u64 = OWN + OVERFLOW + ASKING as u64 + PART_MIN + CLIENTS_MIN;
 
 /// Raises the soft limit on file descriptors to the hard limit. If that fails, the limit stays as
 /// it was.
@@ -43,16 +44,17 @@ pub(crate) struct Share {
 
 impl Share {
     /// Divides the descriptors of this process. There are at most `clients_max` connections of
-    /// clients.
-    pub fn of_this_process(clients_max: usize) -> Share {
-        Share::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), clients_max)
+    /// clients. The error is the limit of the process, if it is below [`LEAST`].
+    pub fn of_this_process(clients_max: usize) -> Result<Share, u64> {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if limit < LEAST { Err(limit) } else { Ok(Share::of(limit, clients_max)) }
     }
 
     fn of(descriptors: u64, clients_max: usize) -> Share {
         let part = (descriptors / PART).max(PART_MIN);
         let peers = part.min(transport_http::PEER_CONNECTIONS_MAX as u64);
         let reserve = OWN + OVERFLOW + ASKING as u64 + peers;
-        let clients = descriptors.saturating_sub(reserve).max(CLIENTS_MIN);
+        let clients = descriptors.saturating_sub(reserve);
         Share {
             clients: usize::try_from(clients).unwrap_or(usize::MAX).min(clients_max),
             peers: peers as usize,
@@ -66,7 +68,7 @@ mod tests {
 
     #[test]
     fn all_shares_together_are_within_the_limit() {
-        for descriptors in [160, 256, 1024, 4096, 1 << 20] {
+        for descriptors in [LEAST, 160, 256, 1024, 4096, 1 << 20] {
             let share = Share::of(descriptors, usize::MAX);
             let all = share.clients + share.peers + ASKING;
             assert!(all as u64 + OWN + OVERFLOW <= descriptors, "{descriptors}: {share:?}");

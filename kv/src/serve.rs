@@ -182,6 +182,15 @@ pub enum ServeError {
         /// The address.
         address: SocketAddr,
     },
+    /// The node would run out of file descriptors for its own files.
+    #[error(
+        "the limit on open files is {limit}, and a node needs at least {least}: raise it (ulimit -n, \
+         LimitNOFILE= of systemd)", least = descriptors::LEAST
+    )]
+    Descriptors {
+        /// The limit of the process, after the soft limit was raised to the hard limit.
+        limit: u64,
+    },
     /// This directory began to bootstrap a cluster with other members.
     #[error(
         "{}: this data directory began to found a cluster of nodes {began}, and has told others so; \
@@ -392,7 +401,8 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     }
     let heavy = Heavy::start()
         .map_err(|error| ServeError::of(quorate::StartError::Thread(error), &config))?;
-    let share = Share::of_this_process(config.limits.connections_max);
+    let share = Share::of_this_process(config.limits.connections_max)
+        .map_err(|limit| ServeError::Descriptors { limit })?;
     let clients =
         ClientServer::bind(config.listen, own.id, own.peer_address.clone(), &config.limits, share)
             .await

@@ -98,7 +98,8 @@ impl<S: StateMachine> Node<S> {
     /// # -> Result<(), quorate::ExecuteError> {
     /// use quorate::SessionNumber;
     /// let session = node.open_session().await?;
-    /// let first = SessionNumber { session, number: 1, repeats_from: 0 };
+    /// // Replies to commands below `repeats_from` need not be kept.
+    /// let first = SessionNumber { session, number: 1, repeats_from: 1 };
     /// let reply = node.execute_in_session(first, "add 5").await?;
     /// assert_eq!(node.execute_in_session(first, "add 5").await?, reply);
     /// # Ok(())

@@ -8,17 +8,17 @@
 //! beginning of the round, by its own clock, less what both clocks may drift ([`Lease`]). As long
 //! as the promises to a quorum hold, no quorum can vote for another leader.
 //!
-//! | what could break it | what prevents that |
-//! |---|---|
-//! | the leader orders an election itself | after `TimeoutNow`, no lease for the rest of the term |
-//! | a node forgets its promise in a crash | its disk tells the length before it makes one, and it
-//! waits for as long after each start, whatever its settings are by then |
-//! | a node with leases off | its replies state no promise and count for nothing |
-//! | a new leader that does not know what is committed | no lease before it has applied the entry
-//! that began its term |
-//! | a change of the membership | the membership in force decides which promises count; in a joint
-//! one, a quorum of both halves |
-//! | the leader's clock goes back or stands | the rounds before that count no more |
+//! What could break it, and what prevents that:
+//!
+//! - The leader orders an election itself: after `TimeoutNow`, no lease for the rest of the term.
+//! - A node forgets its promise in a crash: its disk has the length before it makes one, and it
+//!   waits for as long after each start, whatever its settings are by then.
+//! - A node with leases off: its replies state no promise and count for nothing.
+//! - A new leader that does not know what is committed: no lease before it has applied the entry
+//!   that began its term.
+//! - A change of the membership: the membership in force decides which promises count; in a joint
+//!   one, a quorum of both halves.
+//! - The leader's clock goes back or stands: the rounds before that count no more.
 //!
 //! What remains is the assumption that a clock gains or loses at most
 //! [`LeaseConfig::drift_ppm`].

@@ -7,12 +7,12 @@
 //! A change is declared: it names the voters and learners that the cluster is to have, from any
 //! configuration to any other. It stands in the log, so any leader can finish it:
 //!
-//! | entry | who decides | ends when it is committed and |
-//! |---|---|---|
-//! | [`Membership::planned`] | the voters as before; new members are learners | each new voter has
-//! caught up, and a quorum of the target's voters replies and has it on disk |
-//! | [`Membership::joint`] | a quorum of the new voters and one of the old | |
-//! | [`Membership::entered`] | the new voters | |
+//! 1. [`Membership::planned`]: the voters decide as before, and new members are learners. It ends
+//!    when it is committed, each new voter has caught up, and a quorum of the target's voters
+//!    replies and has it on disk.
+//! 2. [`Membership::joint`]: a quorum of the new voters and one of the old decide. It ends when it is
+//!    committed.
+//! 3. [`Membership::entered`]: the new voters decide.
 //!
 //! A change that only concerns learners or addresses is one entry, since its voters stay the same.
 //! The steps of a leader are in `change.rs`.

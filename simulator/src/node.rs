@@ -90,8 +90,8 @@ pub(crate) struct Host<M> {
     pub closed: bool,
     /// Its disk returns errors.
     pub failing: bool,
-    /// Number of disk operations that were made to fail since the last start.
-    pub refused: u64,
+    /// Number of disk operations that had failed when it last began to start.
+    pub failed_before: u64,
     /// Its disk is full.
     pub full: bool,
     /// Its disk completes no write before the first of these times, and is slow until the second.
@@ -137,6 +137,12 @@ fn founded(
 }
 
 impl<M: StateMachine> Host<M> {
+    /// Number of disk operations that have failed since it last began to start. Any of them may
+    /// have been the removal of a file.
+    pub fn refused(&self) -> u64 {
+        self.disk.failed_operations().saturating_sub(self.failed_before)
+    }
+
     /// A host with an empty disk, whose log begins with this membership.
     pub fn new(
         id: u64,
@@ -181,7 +187,7 @@ impl<M: StateMachine> Host<M> {
             unreadable: None,
             closed: false,
             failing: false,
-            refused: 0,
+            failed_before: 0,
             lost_base: false,
             base_loss_noted: false,
             full: false,

@@ -41,6 +41,8 @@ struct Shared {
     capacity_bytes: Option<u64>,
     files_max: Option<usize>,
     faults: Option<Faults>,
+    /// Operations that have failed by a verdict of the faults.
+    failed: u64,
 }
 
 /// Decides the result of each operation.
@@ -256,6 +258,12 @@ impl MemDisk {
         self.shared().capacity_bytes = capacity_bytes;
     }
 
+    /// The number of operations that [`MemDisk::set_faults`] has made to fail so far, but for syncs
+    /// that lost data.
+    pub fn failed_operations(&self) -> u64 {
+        self.shared().failed
+    }
+
     /// Limits the number of files. Creating more fails for lack of space, as without inodes.
     pub fn set_files_max(&self, files_max: Option<usize>) {
         self.shared().files_max = files_max;
@@ -330,6 +338,7 @@ impl MemDisk {
             capacity_bytes: shared.capacity_bytes,
             files_max: shared.files_max,
             faults: None,
+            failed: 0,
         };
         MemDisk { shared: Arc::new(Mutex::new(fork)) }
     }
@@ -394,10 +403,12 @@ impl Shared {
     }
 
     fn judge(&mut self, operation: DiskOperation<'_>) -> DiskVerdict {
-        match &mut self.faults {
+        let verdict = match &mut self.faults {
             Some(faults) => faults(operation),
             None => DiskVerdict::Done,
-        }
+        };
+        self.failed += u64::from(matches!(verdict, DiskVerdict::Fails { .. }));
+        verdict
     }
 
     fn permit(&mut self, operation: DiskOperation<'_>) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! A data sync is `fdatasync` on Linux. On macOS the standard library's `sync_data` is
 //! `F_FULLFSYNC`, the only call there that reaches the medium. The lock is the operating system's
-//! (`flock`), so it is released when the process ends in any way. Only Unix is supported.
+//! (`flock`), so it is released when the process ends in any way. It is on the file LOCK and on the
+//! directory itself: somebody may remove LOCK under a running node. Only Unix is supported.
 
 use crate::disk::{is_want_of_resources, out_of_place};
 use crate::{Disk, DiskFile, LockError};
@@ -57,6 +58,21 @@ fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     open()
 }
 
+/// An error of the permissions or the form of the tree, with the path in its text. Others keep the
+/// number of the operating system, by which callers tell want of resources from damage.
+fn at(path: &Path, what: &str, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::ReadOnlyFilesystem => {
+            let text = format!("cannot {what} {}: {error}", path.display());
+            io::Error::new(error.kind(), text)
+        }
+        _ => error,
+    }
+}
+
 /// The part of a path that is a symbolic link to something that does not exist.
 fn dangling_link(path: &Path) -> Option<&Path> {
     let is_dangling = |part: &&Path| part.is_symlink() && !part.exists();
@@ -72,8 +88,26 @@ pub struct RealDisk {
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
-    /// The lock file, once it is locked.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Locks>>,
+}
+
+/// What is locked.
+#[derive(Debug)]
+struct Locks {
+    /// The file LOCK.
+    file: File,
+    /// The directory, unless the file system locks no directories.
+    _directory: Option<File>,
+}
+
+/// Locks the directory itself, if the file system can do that.
+fn lock_directory(path: &Path) -> Result<Option<File>, TryLockError> {
+    let Ok(directory) = patiently(|| File::open(path)) else { return Ok(None) };
+    match directory.try_lock() {
+        Ok(()) => Ok(Some(directory)),
+        Err(TryLockError::WouldBlock) => Err(TryLockError::WouldBlock),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
 }
 
 impl RealDisk {
@@ -119,11 +153,13 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true).mode(FILE_MODE);
         let file = options.open(self.path(LOCK)).map_err(io)?;
-        file.try_lock().map_err(|error| match error {
+        let why = |error| match error {
             TryLockError::WouldBlock => LockError::Held { directory: directory.clone() },
             TryLockError::Error(source) => io(source),
-        })?;
-        *lock = Some(file);
+        };
+        file.try_lock().map_err(why)?;
+        let _directory = lock_directory(directory).map_err(why)?;
+        *lock = Some(Locks { file, _directory });
         Ok(())
     }
 
@@ -133,7 +169,10 @@ impl Disk for RealDisk {
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in patiently(|| fs::read_dir(self.path(dir)))? {
+        let path = self.path(dir);
+        let entries =
+            patiently(|| fs::read_dir(&path)).map_err(|error| at(&path, "list", error))?;
+        for entry in entries {
             let entry = entry?;
             // Our names are all UTF-8.
             if let (true, Ok(name)) =
@@ -156,19 +195,25 @@ impl Disk for RealDisk {
     fn open(&self, path: &str) -> io::Result<RealFile> {
         let path = self.path(path);
         let open = || OpenOptions::new().read(true).write(true).open(&path);
-        Ok(RealFile { file: patiently(open)?, path })
+        let file = patiently(open).map_err(|error| at(&path, "open", error))?;
+        Ok(RealFile { file, path })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))
+        let path = self.path(to);
+        fs::rename(self.path(from), &path).map_err(|error| at(&path, "rename to", error))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.path(path))
+        let path = self.path(path);
+        fs::remove_file(&path).map_err(|error| at(&path, "remove", error))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        patiently(|| File::open(self.path(dir)))?.sync_all()
+        let path = self.path(dir);
+        let directory =
+            patiently(|| File::open(&path)).map_err(|error| at(&path, "open", error))?;
+        directory.sync_all()
     }
 
     fn check_in_place(&self) -> io::Result<()> {
@@ -178,7 +223,7 @@ impl Disk for RealDisk {
         let of = |file: &fs::Metadata| (file.dev(), file.ino());
         let place = self.directory().display();
         match fs::metadata(self.path(LOCK)) {
-            Ok(found) if of(&found) == of(&lock.metadata()?) => Ok(()),
+            Ok(found) if of(&found) == of(&lock.file.metadata()?) => Ok(()),
             Ok(_) => Err(out_of_place(&format!("{place} was replaced"))),
             Err(error)
                 if matches!(

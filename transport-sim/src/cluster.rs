@@ -156,6 +156,7 @@ impl<A: App> Cluster<A> {
         if host.up.is_some() || host.dead || world.over {
             return Ok(());
         }
+        host.failed_before = host.disk.failed_operations();
         let swarm = world.plan.swarm.clone();
         let life = Life::default();
         let shared = Arc::downgrade(&self.shared);
@@ -235,7 +236,6 @@ impl<A: App> Cluster<A> {
         host.lives += 1;
         host.maybe = None;
         host.damaged = false;
-        host.refused = 0;
         host.paused = 0;
         let number = host.lives;
         let (incarnation, clock) = (host.incarnation, host.clock.clone());

@@ -80,9 +80,8 @@ pub(crate) struct Host<A: App> {
     pub damaged: bool,
     /// Its disk returns errors.
     pub failing: bool,
-    /// Number of disk operations that were made to fail since the last start: the removal of an
-    /// unfinished file may have been one.
-    pub refused: u64,
+    /// Number of disk operations that had failed when it last began to start.
+    pub failed_before: u64,
     /// Its disk is full.
     pub full: bool,
     /// Its disk completes no write before the first of these times, and is slow until the second.
@@ -345,6 +344,12 @@ pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
 }
 
 impl<A: App> Host<A> {
+    /// Number of disk operations that have failed since it last began to start. Any of them may
+    /// have been the removal of a file.
+    pub fn refused(&self) -> u64 {
+        self.disk.failed_operations().saturating_sub(self.failed_before)
+    }
+
     /// A machine whose disk has an empty log with this membership.
     pub fn new(id: u64, swarm: &Swarm, incarnation: Incarnation, membership: Membership) -> Self {
         let disk = MemDisk::new();
@@ -381,7 +386,7 @@ impl<A: App> Host<A> {
             rotten: false,
             damaged: false,
             failing: false,
-            refused: 0,
+            failed_before: 0,
             full: false,
             stalled_until_us: 0,
             slow_until_us: 0,

@@ -248,6 +248,27 @@ fn a_limit_of_descriptors_that_is_too_low_is_named() {
 }
 
 #[test]
+fn a_node_with_too_few_descriptors_for_its_own_files_does_not_start() {
+    let (_scratch, data) = scratch();
+    let port = free_ports(2);
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "ulimit -n 143; exec {} serve --bootstrap --id 0 --peers \
+             0=127.0.0.1:{port}/127.0.0.1:{} --data-dir {}",
+            crate::local::PROGRAM,
+            port + 1,
+            data.display()
+        ))
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = complaint(&output);
+    assert!(said.contains("limit on open files is 143") && said.contains("144"), "{said}");
+    assert!(!data.exists(), "nothing was begun");
+}
+
+#[test]
 fn a_log_that_cannot_be_written_is_named() {
     let (_scratch, data) = scratch();
     // A directory in the place of the log of node 0.

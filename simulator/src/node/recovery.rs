@@ -31,6 +31,7 @@ impl<M: StateMachine> Host<M> {
         seed: u64,
         machine: M,
     ) -> Result<bool, Violation> {
+        self.failed_before = self.disk.failed_operations();
         let Some((log, restored, snapshots)) = self.open_log(id, swarm)? else {
             return Ok(false);
         };
@@ -58,7 +59,6 @@ impl<M: StateMachine> Host<M> {
         (self.lost_base, self.snapshot_rotten) = (false, false);
         self.base_loss_noted = false;
         self.maybe = None;
-        self.refused = 0;
         self.needed.starts(log.used_bytes().unwrap_or(0), self.shadow.last().index);
         let config = config(id, swarm, self.incarnation, self.life, seed ^ self.life << 8);
         let mut node = RawNode::new(config, restored).map_err(|error| {

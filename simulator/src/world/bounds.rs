@@ -43,7 +43,7 @@ impl World<'_> {
             self.log_bounds(id, running)?;
             let host = &self.hosts[id];
             let offered = running.node.offered_snapshots().len() as u64;
-            snapshots_are_few(id, &host.disk, SNAPSHOTS_MAX + offered, host.refused)?;
+            snapshots_are_few(id, &host.disk, SNAPSHOTS_MAX + offered, host.refused())?;
         }
         Ok(())
     }
@@ -62,10 +62,10 @@ impl World<'_> {
         log_is_small(id, used, most)?;
         let (files, bytes) = log_files(&host.disk);
         // The sizes of files that a failing disk did not remove are unknown.
-        if host.refused == 0 {
+        if host.refused() == 0 {
             log_is_small(id, bytes, most)?;
         }
-        let files_max = used / segment_bytes + 1 + host.refused;
+        let files_max = used / segment_bytes + 1 + host.refused();
         within(Check::LogTakesNoMoreRoomThanItNeeds, id, "files of the log", files, files_max)
     }
 

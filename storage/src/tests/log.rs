@@ -31,6 +31,20 @@ fn what_was_written_is_there_after_a_restart_on_a_real_disk() {
 }
 
 #[test]
+fn what_the_tree_does_not_allow_is_named_with_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a"), "a file").unwrap();
+    let disk = RealDisk::new(directory.path());
+    let errors = [disk.list("a"), disk.open("a/b").map(|_| Vec::new())];
+    for (error, what) in errors.into_iter().zip(["cannot list", "cannot open"]) {
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotADirectory);
+        let said = error.to_string();
+        assert!(said.contains(what) && said.contains("/a"), "{said}");
+    }
+}
+
+#[test]
 fn a_directory_in_use_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let open = || Log::open(RealDisk::new(directory.path()), config());
@@ -40,6 +54,9 @@ fn a_directory_in_use_is_refused_by_name() {
     let message = error.to_string();
     assert!(message.contains(directory.path().to_str().unwrap()), "{message}");
     assert!(message.contains("another process holds this data directory"), "{message}");
+    // Not even if somebody takes LOCK for a leftover.
+    std::fs::remove_file(directory.path().join("LOCK")).unwrap();
+    assert!(matches!(open().err(), Some(OpenError::Lock(LockError::Held { .. }))));
     drop(held);
     assert!(open().is_ok());
 }

@@ -37,14 +37,14 @@ pub struct Args {
     /// The client port of node 0. Node i uses this port plus i. Peer ports are 1000 higher
     #[arg(long, env = "RAFT_KV_PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// How many nodes
+    /// How many nodes, 1 to 9
     // More would only share the same two or three cores; larger clusters are for `serve`.
     #[arg(long, env = "RAFT_KV_NODES", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
     /// The data directory; node i uses its subdirectory node-i
     #[arg(long, env = "RAFT_KV_DATA_DIR", default_value = "./raft-kv-data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// A leader that is silent for this time, or half as long again, is replaced
+    /// A leader that is silent for this time (100ms to 60s), or half as long again, is replaced
     #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT", default_value = "300ms", value_name = "DURATION", value_parser = election_timeout)]
     election_timeout: Duration,
     /// Leases, with this bound on the drift of each node's clock; see `serve` [default: no leases]
