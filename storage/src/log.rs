@@ -25,6 +25,9 @@ use raft::{Durable, Entry, HardState, Index, LogId, LogStart, Payload, Snapshot,
 use std::collections::VecDeque;
 use std::io;
 
+/// Bytes that must be free for each byte of spare segments.
+const FREE_PER_SPARE: u64 = 4;
+
 /// The mark is written after this many batches.
 const MARK_BATCHES: u32 = 64;
 
@@ -57,9 +60,10 @@ pub struct LogConfig {
     /// quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
     /// snapshot is taken. A full log orders no snapshot, so with less the node stays read-only.
     pub bytes_max: u64,
-    /// The most bytes of spare segments kept for reuse, 256 MiB by default. More of them would
-    /// spare the log of a large state some writes, since a new segment is filled with zeros; but a
-    /// start reads them all.
+    /// The most bytes of spare segments kept for reuse, 1.25 GiB by default: the log between two
+    /// snapshots of a large state. A new segment is filled with zeros, which is one more write of
+    /// each byte. They take at most a fifth of the room that there would be without them, which a
+    /// snapshot may need more: looked at whenever a segment is begun or no longer needed.
     pub recycled_bytes_max: u64,
     /// Prepare segments in a background thread (the default). Without it, the write that needs a
     /// new segment prepares it.
@@ -71,7 +75,7 @@ impl Default for LogConfig {
         LogConfig {
             segment_bytes: 16 << 20,
             bytes_max: 4 << 30,
-            recycled_bytes_max: 256 << 20,
+            recycled_bytes_max: 1280 << 20,
             background: true,
         }
     }
@@ -453,6 +457,7 @@ impl<D: Disk> Log<D> {
         let can_order = usage.bytes_max.saturating_sub(usage.bytes) / standard * standard;
         let ready = self.preparer.ordered_bytes().unwrap_or_default()
             + self.spares.len() as u64 * standard
+            + self.left_bytes()
             + self.current.as_ref().map_or(0, |current| current.segment.len - current.used);
         can_order + ready >= standard + bytes
     }
@@ -464,15 +469,22 @@ impl<D: Disk> Log<D> {
 
     /// Orders the next segment. Returns its size.
     fn order_next(&mut self) -> io::Result<u64> {
-        let usage = self.usage();
-        let recycled = self.spares.pop_front();
         let generation = self.next_generation;
         let standard = self.config.segment_bytes;
-        let bytes = match recycled {
-            Some(_) => standard,
-            // Generations count from 1.
-            None => standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32)),
-        };
+        // Generations count from 1.
+        let new = standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32));
+        if self.spares.is_empty() {
+            self.free_for(new);
+        }
+        let usage = self.usage();
+        let recycled = self.spares.pop_front();
+        // Others may have taken the room since the rest was kept.
+        while !self.may_have_spares(self.spares.len())
+            && let Some(spare) = self.spares.pop_back()
+        {
+            let _ = self.disk.remove(&segment::spare_path(spare));
+        }
+        let bytes = if recycled.is_some() { standard } else { new };
         if recycled.is_none() && usage.bytes + bytes > usage.bytes_max {
             return Err(self.is_at_bound());
         }
@@ -497,31 +509,64 @@ impl<D: Disk> Log<D> {
         current.highest = last.id.index;
     }
 
-    /// Frees the segments that hold nothing needed, oldest first.
+    /// Frees the segments that hold nothing needed, oldest first. The latest of them stays: if all
+    /// that follows rots, it still tells a start what this node has promised.
     fn free(&mut self, reset: bool) {
-        while let Some(full) = self.full.front().copied() {
-            if !reset && full.highest > self.state.base.index {
-                break;
-            }
-            self.full.pop_front();
+        if reset {
+            self.full.iter_mut().for_each(|full| full.highest = Index(0));
+        }
+        while self.full.get(1).is_some_and(|next| next.highest <= self.state.base.index)
+            && let Some(full) = self.take_left()
+        {
             self.retire(full.generation, full.len);
         }
     }
 
-    /// Keeps a segment for reuse, within the limit. The oldest are removed first, so that the
-    /// segments found by a start have no gaps.
+    /// Removes the first full segment from the list, if it holds nothing needed.
+    fn take_left(&mut self) -> Option<Full> {
+        let base = self.state.base.index;
+        let is_left = self.full.front().is_some_and(|first| first.highest <= base);
+        if is_left { self.full.pop_front() } else { None }
+    }
+
+    /// Frees the segment that [`Log::free`] has left, if there is no room for another one.
+    fn free_for(&mut self, bytes: u64) {
+        let Usage { bytes: used, bytes_max } = self.usage();
+        let has_room =
+            used + bytes <= bytes_max && self.disk.free_bytes().is_none_or(|free| free >= bytes);
+        if !has_room && let Some(full) = self.take_left() {
+            self.retire(full.generation, full.len);
+        }
+    }
+
+    /// The bytes of the segment that [`Log::free`] has left.
+    fn left_bytes(&self) -> u64 {
+        let base = self.state.base.index;
+        self.full.front().filter(|first| first.highest <= base).map_or(0, |first| first.len)
+    }
+
+    /// Keeps a segment for reuse, if there is room for it, or removes it. The oldest come first, so
+    /// that the segments found by a start have no gaps.
     fn retire(&mut self, generation: u64, len: u64) {
-        let standard = self.config.segment_bytes;
-        // A file that cannot be removed is found by the next start.
-        if len != standard {
-            let _ = self.disk.remove(&segment::path(generation));
-            return;
+        let path = segment::path(generation);
+        // A file that cannot be renamed or removed is found by the next start.
+        if self.is_spare(len) && self.disk.rename(&path, &segment::spare_path(generation)).is_ok() {
+            self.spares.push_back(generation);
+        } else {
+            let _ = self.disk.remove(&path);
         }
-        self.spares.push_back(generation);
-        while self.spares.len() as u64 * standard > self.config.recycled_bytes_max {
-            let Some(oldest) = self.spares.pop_front() else { break };
-            let _ = self.disk.remove(&segment::path(oldest));
-        }
+    }
+
+    /// Whether a segment of this length that is not needed should be kept for reuse.
+    fn is_spare(&self, len: u64) -> bool {
+        len == self.config.segment_bytes && self.may_have_spares(self.spares.len() + 1)
+    }
+
+    /// Whether there may be so many spare segments.
+    fn may_have_spares(&self, count: usize) -> bool {
+        let bytes = count as u64 * self.config.segment_bytes;
+        let leaves_room = |free| free >= bytes.saturating_mul(FREE_PER_SPARE);
+        bytes <= self.config.recycled_bytes_max && self.disk.free_bytes().is_none_or(leaves_room)
     }
 }
 

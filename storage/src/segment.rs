@@ -6,7 +6,8 @@
 //! threads are not allowed (in a simulation), it is prepared on demand.
 //!
 //! A file has its final name, durably, before any batch is written to it. The name is its
-//! generation.
+//! generation. A segment that is kept for reuse has another extension, so that a start need not
+//! read it.
 
 use crate::block::BLOCK_BYTES;
 use crate::disk::NO_INODES;
@@ -28,9 +29,22 @@ pub(crate) fn path(generation: u64) -> String {
     format!("{DIR}/{generation:016x}.seg")
 }
 
-/// The generation of the file with this name in [`DIR`].
+/// The path of a segment that was `generation` and is kept for reuse.
+pub(crate) fn spare_path(generation: u64) -> String {
+    format!("{DIR}/{generation:016x}.spare")
+}
+
+/// The generation of the segment with this name in [`DIR`].
 pub(crate) fn parse(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".seg")?;
+    generation(name.strip_suffix(".seg")?)
+}
+
+/// The former generation of the spare segment with this name in [`DIR`].
+pub(crate) fn parse_spare(name: &str) -> Option<u64> {
+    generation(name.strip_suffix(".spare")?)
+}
+
+fn generation(digits: &str) -> Option<u64> {
     if digits.len() != 16 {
         return None;
     }
@@ -55,7 +69,7 @@ pub(crate) struct Segment<F> {
 pub(crate) struct Order {
     pub generation: u64,
     pub bytes: u64,
-    /// A segment that is no longer needed, to be reused.
+    /// The former generation of a spare segment, to be reused.
     pub recycled: Option<u64>,
 }
 
@@ -198,7 +212,7 @@ fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> 
     let name = path(order.generation);
     let file = match order.recycled {
         Some(old) => {
-            disk.rename(&path(old), &name)?;
+            disk.rename(&spare_path(old), &name)?;
             disk.open(&name)?
         }
         None => {

@@ -20,6 +20,8 @@ use transport_sim::{Cluster, SimClock, client_address, now_us};
 pub(super) const REGISTERS: u64 = 3;
 /// The longest that a client waits for one operation.
 const PATIENCE_US_MAX: u64 = 10_000_000;
+/// How long a millisecond takes on the slowest clock, which loses a quarter.
+const AGE_US_PER_MS_MAX: u64 = 1_334;
 /// One operation in this many is on one of the other keys.
 const AWKWARD_ONE_IN: u64 = 6;
 /// The most keys that a batch writes. One more operation may remove a key that does not exist.
@@ -134,9 +136,18 @@ impl User {
     // The v1 API, through the product's client.
 
     async fn get(&mut self, register: u8) -> Result<(), Violation> {
-        let begun_us = now_us();
-        let how = self.draw.pick(&["", "?consistency=linearizable", "?consistency=lease"]);
-        let request = Request::new(Method::GET, path(register) + how);
+        let (how, age_us) = match self.draw.below(5) {
+            0 => (String::new(), 0),
+            1 => ("?consistency=linearizable".to_owned(), 0),
+            2 => ("?consistency=lease".to_owned(), 0),
+            _ => {
+                let age_ms = self.draw.pick(&[5, 100, 1_000]);
+                (format!("?consistency=stale&max_age={age_ms}ms"), age_ms * AGE_US_PER_MS_MAX)
+            }
+        };
+        // A read that may be so old is linearizable as of then.
+        let begun_us = now_us().saturating_sub(age_us);
+        let request = Request::new(Method::GET, path(register) + &how);
         let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
         let ended_us = Some(now_us());
         let (value, version) = match answer.status {
@@ -148,6 +159,9 @@ impl User {
             status => return violation(Check::ReadIsAnsweredWithAValue, (), status.to_string()),
         };
         self.cluster.mark("a read was served");
+        if age_us > 0 {
+            self.cluster.mark("a read with a bound on its age was served");
+        }
         let mut history = self.store.history();
         history.record(register, begun_us, ended_us, Action::Read(value));
         if let (Some(value), Some(version)) = (value, version) {
@@ -194,6 +208,8 @@ impl User {
         let read = Request::new(Method::GET, path(register) + "?consistency=stale");
         let answer = self.client.call(&read).await.ok()?;
         let value = self.store.values.read(&answer.body).ok()?;
+        // It may be as old as it likes, but it was there once.
+        self.store.history().record(register, 0, Some(now_us()), Action::Read(Some(value)));
         Some(Condition::Is { version: version(&answer)?, value })
     }
 

@@ -78,6 +78,7 @@ pub const EXPECTED: &[&str] = &[
     "a node went down with a request",
     "a process ended",
     "a read was served",
+    "a read with a bound on its age was served",
     "a request was cut off",
     "a write was forwarded",
     "a request was lost",

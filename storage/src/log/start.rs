@@ -51,7 +51,7 @@ impl<D: Disk> Log<D> {
         disk.create_dir(segment::DIR).map_err(io(segment::DIR))?;
         disk.sync_dir("").map_err(io("."))?;
         let identity = Identity::read(&disk)?;
-        let (generations, mut cases) = list(&disk).map_err(io(segment::DIR))?;
+        let Found { generations, spares, mut cases } = list(&disk).map_err(io(segment::DIR))?;
         let marked = mark::exists(&disk).map_err(io("."))?;
         let preparer = Preparer::new(disk.clone(), config.background).map_err(io(segment::DIR))?;
         let mut log = Log {
@@ -62,7 +62,7 @@ impl<D: Disk> Log<D> {
             current: None,
             full: VecDeque::new(),
             spares: VecDeque::new(),
-            next_generation: generations.last().map_or(1, |last| last + 1),
+            next_generation: generations.last().max(spares.last()).map_or(1, |last| last + 1),
             preparer,
             mark: None,
             batches_since_mark: 0,
@@ -71,6 +71,7 @@ impl<D: Disk> Log<D> {
             new_base: Vec::new(),
             failed: None,
         };
+        log.take_spares(spares);
         let Some(identity) = log.identity.clone() else {
             if marked || !generations.is_empty() {
                 return Err(OpenError::IdentityMissing);
@@ -136,6 +137,20 @@ impl<D: Disk> Log<D> {
             }
         }
         Ok(())
+    }
+
+    /// Takes over the spare segments that earlier starts have left, and removes those that are not
+    /// kept.
+    fn take_spares(&mut self, found: Vec<u64>) {
+        for generation in found {
+            let path = segment::spare_path(generation);
+            let len = self.disk.open(&path).and_then(|file| file.len());
+            // One that cannot be removed is found by the next start.
+            match len.is_ok_and(|len| self.is_spare(len)) {
+                true => self.spares.push_back(generation),
+                false => drop(self.disk.remove(&path)),
+            }
+        }
     }
 
     /// Takes over the result of a scan: erases remains, and rewrites or repeats what must be
@@ -269,17 +284,30 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// The generations of the segments in the directory, and the files that are not segments.
-fn list(disk: &impl Disk) -> io::Result<(Vec<u64>, Vec<Case>)> {
-    let (mut generations, mut cases) = (Vec::new(), Vec::new());
+/// What is in the directory of the log.
+#[derive(Default)]
+struct Found {
+    /// The generations of the segments, ascending.
+    generations: Vec<u64>,
+    /// The former generations of the spare segments, ascending.
+    spares: Vec<u64>,
+    /// The files that are not segments.
+    cases: Vec<Case>,
+}
+
+/// Lists the directory, and removes a segment that was not finished.
+fn list(disk: &impl Disk) -> io::Result<Found> {
+    let mut found = Found::default();
     for name in disk.list(segment::DIR)? {
-        match segment::parse(&name) {
-            Some(generation) => generations.push(generation),
-            None if segment::is_temporary(&name) => {
-                disk.remove(&format!("{}/{name}", segment::DIR))?;
-            }
-            None => cases.push(Case::ForeignFile { name }),
+        if let Some(generation) = segment::parse(&name) {
+            found.generations.push(generation);
+        } else if let Some(generation) = segment::parse_spare(&name) {
+            found.spares.push(generation);
+        } else if segment::is_temporary(&name) {
+            disk.remove(&format!("{}/{name}", segment::DIR))?;
+        } else {
+            found.cases.push(Case::ForeignFile { name });
         }
     }
-    Ok((generations, cases))
+    Ok(found)
 }

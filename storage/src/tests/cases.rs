@@ -200,6 +200,60 @@ fn blocks_left_over_in_a_recycled_segment_say_who_they_are() {
     assert_eq!(found.cases, [Case::Clean]);
 }
 
+/// The spare segments on a disk.
+fn spares(disk: &MemDisk) -> Vec<String> {
+    disk.paths().into_iter().filter(|path| path.ends_with(".spare")).collect()
+}
+
+#[test]
+fn a_start_keeps_spare_segments_and_does_not_read_them() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 9);
+    let compact = LogStart::Compact(snapshot(LogId::new(9, 1)));
+    log_start(&mut log, hard(1, Some(2)), &compact, &[]);
+    // The latest segment that is not needed, the second, stays as it is.
+    assert_eq!(spares(&disk), [segment::spare_path(1)]);
+    disk.set_faults(Box::new(|operation| match operation {
+        DiskOperation::Read { path, .. } if path.ends_with(".spare") => {
+            panic!("{path} is not needed")
+        }
+        _ => DiskVerdict::Done,
+    }));
+    let (mut log, found) = reopen(&disk);
+    disk.clear_faults();
+    assert_eq!(found.cases, [Case::Clean]);
+    assert_eq!(spares(&disk), [segment::spare_path(1)]);
+    // A new segment never has the generation of one whose blocks it may hold.
+    disk.install(&segment::spare_path(40), &[0; 4 * BLOCK as usize]);
+    disk.lose(&segment::spare_path(1));
+    drop(log);
+    log = reopen(&disk).0;
+    for index in 10..=19 {
+        write(&mut log, hard(1, Some(2)), &entries(index, index, 1));
+    }
+    assert!(disk.read(&path(41)).is_some());
+    assert_eq!(spares(&disk), [] as [String; 0]);
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(10, 19, 1));
+}
+
+#[test]
+fn spare_segments_leave_room_for_others() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 13);
+    let segment = config().segment_bytes;
+    // Room for one spare segment: four times as much stays free.
+    disk.set_capacity(Some(disk.used_bytes() + 4 * segment));
+    let compact = LogStart::Compact(snapshot(LogId::new(13, 1)));
+    log_start(&mut log, hard(1, Some(2)), &compact, &[]);
+    assert_eq!(spares(&disk).len(), 1);
+    drop(log);
+    // Others take the room.
+    disk.set_capacity(Some(disk.used_bytes() + 4 * segment - 1));
+    let (_, found) = reopen(&disk);
+    assert_eq!(found.cases, [Case::Clean]);
+    assert_eq!(spares(&disk).len(), 0);
+}
+
 #[test]
 fn a_torn_tail_is_dropped_and_never_comes_back() {
     let disk = MemDisk::new();
