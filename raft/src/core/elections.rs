@@ -94,7 +94,7 @@ impl Core {
 
     /// Whether this node votes in a membership. In one that lists another node under its id,
     /// neither its vote counts, nor its disk, nor that it is there.
-    fn votes_in(&self, membership: &Membership) -> bool {
+    pub(super) fn votes_in(&self, membership: &Membership) -> bool {
         membership.is_voter(self.config.id) && self.is_listed_in(membership)
     }
 

@@ -25,14 +25,27 @@ impl Core {
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
-    /// A rejection by the leader of this term is final: its log has all that is committed. But a
-    /// late one may have been sent before this node was added.
+    ///
+    /// A rejection by the leader of this term is final: its log has all that is committed. But it
+    /// may be late, from before this node was added: if the leader had not committed the entry that
+    /// lists this node, or if this node was added and has no entry yet.
     pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation, by_leader: bool) {
         if refused == self.config.incarnation {
-            let is_late = self.listed_at().is_some_and(|listed_at| commit < listed_at);
-            self.expelled |= by_leader && !is_late;
+            let may_be_late = match self.listed_at() {
+                None => false,
+                Some(Index(0)) => !self.is_founder(),
+                Some(listed_at) => commit < listed_at,
+            };
+            self.expelled |= by_leader && !may_be_late;
             self.not_a_member = Some(commit);
         }
+    }
+
+    /// Whether the membership with which the log began has this node as a voter. A node that is
+    /// added begins with what it was told, in which it is a learner.
+    fn is_founder(&self) -> bool {
+        let first = self.log.memberships_from(Index(0)).next();
+        first.is_some_and(|(at, membership)| at == Index(0) && self.votes_in(membership))
     }
 
     /// The index of the latest membership that lists this node, of those from the commit index on.

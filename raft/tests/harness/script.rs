@@ -339,7 +339,15 @@ impl Script {
             }
             "add" => {
                 let id = args.id()?;
-                cluster.add(id, Snapshot::initial(Membership::default()));
+                let mut membership = Membership::default();
+                // It was told that it is a learner, as nodes are that join.
+                if args.number("told")? == Some(1)
+                    && let Some(initial) = &cluster.initial
+                {
+                    membership = (*initial.membership).clone();
+                    membership.members.insert(NodeId(id), cluster.member(id));
+                }
+                cluster.add(id, Snapshot::initial(membership));
                 cluster.boot(id);
             }
             "flip" => {
