@@ -509,17 +509,25 @@ impl<D: Disk> Log<D> {
         current.highest = last.id.index;
     }
 
-    /// Frees the segments that hold nothing needed, oldest first. The latest of them stays: if all
-    /// that follows rots, it still tells a start what this node has promised.
+    /// Frees the segments that hold nothing needed, oldest first. The latest of them stays, unless
+    /// it is larger than usual: if all that follows rots, it still tells a start what this node has
+    /// promised.
     fn free(&mut self, reset: bool) {
         if reset {
             self.full.iter_mut().for_each(|full| full.highest = Index(0));
         }
-        while self.full.get(1).is_some_and(|next| next.highest <= self.state.base.index)
+        while self.may_free()
             && let Some(full) = self.take_left()
         {
             self.retire(full.generation, full.len);
         }
+    }
+
+    /// Whether the first full segment need not stay if nothing in it is needed.
+    fn may_free(&self) -> bool {
+        let base = self.state.base.index;
+        let is_large = self.full.front().is_some_and(|first| first.len > self.config.segment_bytes);
+        is_large || self.full.get(1).is_some_and(|next| next.highest <= base)
     }
 
     /// Removes the first full segment from the list, if it holds nothing needed.
