@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures how puts and gets change with clients, value sizes, keys and nodes.
 
-One setting changes in each curve; the others are 64 clients, values of 256 bytes, 100,000 keys and
-three nodes, all on this machine. A point is the median of the rounds, each on a new cluster, and
+One setting changes in each curve; the others are 64 clients, values of 256 bytes, 100,000 keys (as
+many as fit into 512 MiB if they are larger) and three nodes, all on this machine. A point is the median of the rounds, each on a new cluster, and
 the thin line goes from the least to the greatest. Prints tables, and draws them with --svg.
 
     bench/curves.py --binary target/release/raft-kv --rounds 3 --svg bench/curves.svg
@@ -35,8 +35,8 @@ TITLES = {
     "keys": "keys",
     "nodes": "nodes, all on one machine",
 }
-# The state of one node stays below this: large values have fewer keys.
-STATE_BYTES_MAX = 512 << 20
+# Large values have fewer keys, so that the state of one node stays below this.
+LARGE_BYTES_MAX = 512 << 20
 READY_TIMEOUT_S = 60.0
 COLUMNS = ["puts/s", "put p50 ms", "put p99 ms", "gets/s", "get p99 ms", "CPU us/put", "MB of a node"]
 
@@ -105,7 +105,8 @@ def bench(binary, cluster, op, setting, seconds):
 def point(args, setting):
     """The figures of one setting, on a new cluster."""
     setting = dict(setting)
-    setting["keys"] = min(setting["keys"], max(100, STATE_BYTES_MAX // setting["value_bytes"]))
+    if setting["value_bytes"] > USUAL["value_bytes"]:
+        setting["keys"] = min(setting["keys"], LARGE_BYTES_MAX // setting["value_bytes"])
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         cluster = Cluster(args.binary, directory, args.port, setting["nodes"])
         try:
@@ -144,7 +145,7 @@ def table(name, rows):
         print(f"| {value:,} | {cells} | {failed} |", flush=True)
 
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 380, 250, 62, 30, 14, 40
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 400, 250, 62, 30, 36, 40
 COLOURS = {"puts/s": "#2b6cb0", "gets/s": "#b7791f"}
 
 
