@@ -215,8 +215,8 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// The state of the node as it was last published. Changes of term and leader are published at
-    /// once, the others at the next tick in which anything is due, at most a heartbeat later. Waits
-    /// for nothing.
+    /// once, the others at the next tick in which anything is due, at most two heartbeats later.
+    /// Waits for nothing.
     pub fn status(&self) -> Arc<DriverStatus> {
         self.handle.status()
     }

@@ -98,10 +98,11 @@ impl RawNode {
     }
 
     /// The number of ticks that will do nothing but count, if no other event comes before; at most
-    /// a heartbeat interval. A driver may let that many pass, and call [`RawNode::tick`] as many
+    /// two heartbeat intervals. A driver may let that many pass, and call [`RawNode::tick`] as many
     /// times when it next wakes up, before it hands in anything else. Call it when
     /// [`RawNode::poll`] has returned `None`.
     ///
+    /// A follower that woke up after one interval would often do so just before the heartbeat.
     /// It is 0 while anybody waits for the node, in elections and changes, and with leases.
     pub fn idle_ticks(&self) -> u32 {
         if !self.core.is_at_rest() {
@@ -112,7 +113,7 @@ impl RawNode {
             Role::Follower(follower) => follower.idle_ticks(),
             Role::Candidate(_) => 0,
         };
-        ticks.min(self.core.config.heartbeat_ticks)
+        ticks.min(self.core.config.heartbeat_ticks.saturating_mul(2))
     }
 
     /// Handles one message from a peer.
