@@ -56,8 +56,9 @@ pub(crate) struct Core {
     pub counters: Counters,
     /// Set when a peer has rejected our incarnation: that peer's commit index at the time.
     not_a_member: Option<Index>,
-    /// The leader has rejected this node's incarnation.
-    expelled: bool,
+    /// Set when a leader that this node followed has rejected its incarnation: the highest commit
+    /// index of such a leader at the time.
+    expelled: Option<Index>,
     /// Members that were sent `NotAMember` since the last tick.
     pub corrected: BTreeSet<NodeId>,
     rng: Pcg32,
@@ -129,7 +130,7 @@ impl Core {
             outbox: Outbox::default(),
             counters: Counters::default(),
             not_a_member: None,
-            expelled: false,
+            expelled: None,
             corrected: BTreeSet::new(),
             orders: 0,
             write_out: None,

@@ -25,20 +25,22 @@ impl Core {
     }
 
     /// A peer has rejected our incarnation: its membership has no member with it.
-    ///
-    /// A rejection by the leader of this term is final: its log has all that is committed. But it
-    /// may be late, from before this node was added: if the leader had not committed the entry that
-    /// lists this node, or if this node was added and has no entry yet.
     pub fn leave_the_membership(&mut self, commit: Index, refused: Incarnation, by_leader: bool) {
         if refused == self.config.incarnation {
-            let may_be_late = match self.listed_at() {
-                None => false,
-                Some(Index(0)) => !self.is_founder(),
-                Some(listed_at) => commit < listed_at,
-            };
-            self.expelled |= by_leader && !may_be_late;
             self.not_a_member = Some(commit);
+            if by_leader {
+                self.expelled = self.expelled.max(Some(commit));
+            }
         }
+    }
+
+    /// Whether a leader that this node followed has rejected it after the entry that lists this node
+    /// was committed. Its log has all that is committed, so this node was removed. A rejection from
+    /// before that entry is late, and so may be any while this node is being added and does not
+    /// have the entry: its log begins with memberships from before that.
+    fn is_expelled(&self) -> bool {
+        let listed_at = self.listed_at().filter(|at| *at > Index(0) || self.is_founder());
+        self.expelled.zip(listed_at).is_some_and(|(told_at, listed_at)| told_at >= listed_at)
     }
 
     /// Whether the membership with which the log began has this node as a voter. A node that is
@@ -70,7 +72,7 @@ impl Core {
 
     /// Whether a committed membership has removed this node.
     pub fn is_removed(&self) -> bool {
-        self.expelled || self.has_removed(self.config.id, self.config.incarnation)
+        self.is_expelled() || self.has_removed(self.config.id, self.config.incarnation)
     }
 
     /// Whether a committed membership has removed the node. That a node is in no membership proves

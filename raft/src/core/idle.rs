@@ -21,7 +21,7 @@ impl Core {
             && self.corrected.is_empty()
             && self.outbox.is_empty();
         let is_durable = self.hard == self.durable && self.log.durable() == self.log.last().index;
-        let is_normal = !self.diverged && !self.expelled && self.not_a_member.is_none();
+        let is_normal = !self.diverged && self.expelled.is_none() && self.not_a_member.is_none();
         // A promise of an earlier start is lowered, on disk too, at the tick after its end.
         let has_lowered = self.hard.promise_ms == self.promise_ms();
         orders_done
