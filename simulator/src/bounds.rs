@@ -7,9 +7,8 @@ use raft::Index;
 use std::collections::VecDeque;
 use storage::testing::MemDisk;
 
-/// Segments that are there without being full of what is needed: the latest that is not needed, the
-/// first, the last and the next one.
-const BEGUN_SEGMENTS: u64 = 4;
+/// Segments that are in use without being full: the first, the last and the next one.
+const BEGUN_SEGMENTS: u64 = 3;
 
 /// Checks that a node has at most this much of something.
 pub fn within(

@@ -19,13 +19,16 @@ use crate::batch::{self, Draft};
 use crate::block::{BLOCK_BYTES, BlockWriter, Place};
 use crate::disk::{self, Disk};
 use crate::mark::{Mark, MarkFile};
-use crate::segment::{self, Order, Preparer, Segment};
+use crate::segment::{self, Order, Preparer, Segment, Spare};
 use crate::{DiskFile, Identity, LogStore, PersistError, codec};
 use raft::{Durable, Entry, HardState, Index, LogId, LogStart, Payload, Snapshot, Write};
 use std::collections::VecDeque;
 use std::io;
 
-/// Bytes that must be free for each byte of spare segments.
+/// Spare segments up to this many bytes are kept however little room there is: the log may need
+/// them more than others do.
+const SPARE_BYTES_ALWAYS: u64 = 256 << 20;
+/// Bytes that must be free for each byte of more spare segments.
 const FREE_PER_SPARE: u64 = 4;
 
 /// The mark is written after this many batches.
@@ -62,8 +65,8 @@ pub struct LogConfig {
     pub bytes_max: u64,
     /// The most bytes of spare segments kept for reuse, 1.25 GiB by default: the log between two
     /// snapshots of a large state. A new segment is filled with zeros, which is one more write of
-    /// each byte. They take at most a fifth of the room that there would be without them, which a
-    /// snapshot may need more: looked at whenever a segment is begun or no longer needed.
+    /// each byte. Beyond 256 MiB, they take at most a fifth of the room that there would be without
+    /// them, which a snapshot may need more: looked at whenever a segment is ordered or freed.
     pub recycled_bytes_max: u64,
     /// Prepare segments in a background thread (the default). Without it, the write that needs a
     /// new segment prepares it.
@@ -107,8 +110,8 @@ pub struct Log<D: Disk> {
     current: Option<Current<D::File>>,
     /// Full segments, oldest first.
     full: VecDeque<Full>,
-    /// The generations of spare segments, oldest first. They have the standard size.
-    spares: VecDeque<u64>,
+    /// Spare segments, oldest first. They have the standard size.
+    spares: VecDeque<Spare>,
     /// The generation of the next segment.
     next_generation: u64,
     preparer: Preparer<D>,
@@ -290,6 +293,11 @@ impl<D: Disk> Log<D> {
     }
 }
 
+/// The most bytes of spare segments with so many free bytes of the file system, if that is known.
+pub(crate) fn spare_bytes_max(free: Option<u64>) -> u64 {
+    free.map_or(u64::MAX, |free| SPARE_BYTES_ALWAYS.max(free / FREE_PER_SPARE))
+}
+
 /// The first of these entries.
 pub(crate) fn first_of<'a>(slices: &[&'a [Entry]]) -> Option<&'a Entry> {
     slices.iter().find_map(|entries| entries.first())
@@ -405,7 +413,7 @@ impl<D: Disk> Log<D> {
         let is_whole = |current: &Current<D::File>| {
             current.used.is_multiple_of(BLOCK_BYTES as u64) && current.used <= current.segment.len
         };
-        let spare = |generation| self.spares.contains(&generation);
+        let spare = |generation| self.spares.iter().any(|spare| spare.generation == generation);
         let rules = [
             ("the segments are out of order", generations().is_sorted_by(|a, b| a > b)),
             (
@@ -457,7 +465,6 @@ impl<D: Disk> Log<D> {
         let can_order = usage.bytes_max.saturating_sub(usage.bytes) / standard * standard;
         let ready = self.preparer.ordered_bytes().unwrap_or_default()
             + self.spares.len() as u64 * standard
-            + self.left_bytes()
             + self.current.as_ref().map_or(0, |current| current.segment.len - current.used);
         can_order + ready >= standard + bytes
     }
@@ -469,22 +476,17 @@ impl<D: Disk> Log<D> {
 
     /// Orders the next segment. Returns its size.
     fn order_next(&mut self) -> io::Result<u64> {
-        let generation = self.next_generation;
-        let standard = self.config.segment_bytes;
-        // Generations count from 1.
-        let new = standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32));
-        if self.spares.is_empty() {
-            self.free_for(new);
-        }
         let usage = self.usage();
         let recycled = self.spares.pop_front();
         // Others may have taken the room since the rest was kept.
-        while !self.may_have_spares(self.spares.len())
-            && let Some(spare) = self.spares.pop_back()
-        {
-            let _ = self.disk.remove(&segment::spare_path(spare));
-        }
-        let bytes = if recycled.is_some() { standard } else { new };
+        self.limit_spares();
+        let generation = self.next_generation;
+        let standard = self.config.segment_bytes;
+        let bytes = match recycled {
+            Some(_) => standard,
+            // Generations count from 1.
+            None => standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32)),
+        };
         if recycled.is_none() && usage.bytes + bytes > usage.bytes_max {
             return Err(self.is_at_bound());
         }
@@ -509,72 +511,46 @@ impl<D: Disk> Log<D> {
         current.highest = last.id.index;
     }
 
-    /// Frees the segments that hold nothing needed, oldest first. The latest of them stays, unless
-    /// it is larger than usual: if all that follows rots, it still tells a start what this node has
-    /// promised.
+    /// Frees the segments that hold nothing needed, oldest first.
     fn free(&mut self, reset: bool) {
-        if reset {
-            self.full.iter_mut().for_each(|full| full.highest = Index(0));
-        }
-        while self.may_free()
-            && let Some(full) = self.take_left()
-        {
+        while let Some(full) = self.full.front().copied() {
+            if !reset && full.highest > self.state.base.index {
+                break;
+            }
+            self.full.pop_front();
             self.retire(full.generation, full.len);
         }
     }
 
-    /// Whether the first full segment need not stay if nothing in it is needed.
-    fn may_free(&self) -> bool {
-        let base = self.state.base.index;
-        let is_large = self.full.front().is_some_and(|first| first.len > self.config.segment_bytes);
-        is_large || self.full.get(1).is_some_and(|next| next.highest <= base)
-    }
-
-    /// Removes the first full segment from the list, if it holds nothing needed.
-    fn take_left(&mut self) -> Option<Full> {
-        let base = self.state.base.index;
-        let is_left = self.full.front().is_some_and(|first| first.highest <= base);
-        if is_left { self.full.pop_front() } else { None }
-    }
-
-    /// Frees the segment that [`Log::free`] has left, if there is no room for another one.
-    fn free_for(&mut self, bytes: u64) {
-        let Usage { bytes: used, bytes_max } = self.usage();
-        let has_room =
-            used + bytes <= bytes_max && self.disk.free_bytes().is_none_or(|free| free >= bytes);
-        if !has_room && let Some(full) = self.take_left() {
-            self.retire(full.generation, full.len);
-        }
-    }
-
-    /// The bytes of the segment that [`Log::free`] has left.
-    fn left_bytes(&self) -> u64 {
-        let base = self.state.base.index;
-        self.full.front().filter(|first| first.highest <= base).map_or(0, |first| first.len)
-    }
-
-    /// Keeps a segment for reuse, if there is room for it, or removes it. The oldest come first, so
-    /// that the segments found by a start have no gaps.
+    /// Keeps a segment for reuse, within the limit. The oldest are removed first, so that the
+    /// segments found by a start have no gaps.
+    ///
+    /// All but the latest get another name, so that a start need not read them. If all that follows
+    /// it rots, the latest still tells a start what this node has promised.
     fn retire(&mut self, generation: u64, len: u64) {
-        let path = segment::path(generation);
-        // A file that cannot be renamed or removed is found by the next start.
-        if self.is_spare(len) && self.disk.rename(&path, &segment::spare_path(generation)).is_ok() {
-            self.spares.push_back(generation);
-        } else {
-            let _ = self.disk.remove(&path);
+        // A file that cannot be removed or renamed is found by the next start.
+        if len != self.config.segment_bytes {
+            let _ = self.disk.remove(&segment::path(generation));
+            return;
         }
+        if let Some(last) = self.spares.back_mut().filter(|last| !last.is_renamed) {
+            let former = last.path();
+            last.is_renamed = true;
+            if self.disk.rename(&former, &last.path()).is_err() {
+                self.spares.pop_back();
+            }
+        }
+        self.spares.push_back(Spare { generation, is_renamed: false });
+        self.limit_spares();
     }
 
-    /// Whether a segment of this length that is not needed should be kept for reuse.
-    fn is_spare(&self, len: u64) -> bool {
-        len == self.config.segment_bytes && self.may_have_spares(self.spares.len() + 1)
-    }
-
-    /// Whether there may be so many spare segments.
-    fn may_have_spares(&self, count: usize) -> bool {
-        let bytes = count as u64 * self.config.segment_bytes;
-        let leaves_room = |free| free >= bytes.saturating_mul(FREE_PER_SPARE);
-        bytes <= self.config.recycled_bytes_max && self.disk.free_bytes().is_none_or(leaves_room)
+    /// Removes the spare segments that are too many.
+    fn limit_spares(&mut self) {
+        let most = spare_bytes_max(self.disk.free_bytes()).min(self.config.recycled_bytes_max);
+        while self.spares.len() as u64 * self.config.segment_bytes > most {
+            let Some(oldest) = self.spares.pop_front() else { break };
+            let _ = self.disk.remove(&oldest.path());
+        }
     }
 }
 

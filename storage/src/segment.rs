@@ -64,13 +64,31 @@ pub(crate) struct Segment<F> {
     pub len: u64,
 }
 
+/// A segment that is no longer needed, and is kept for reuse.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spare {
+    /// The generation that it was.
+    pub generation: u64,
+    /// Whether it has the name of a spare one.
+    pub is_renamed: bool,
+}
+
+impl Spare {
+    pub fn path(self) -> String {
+        match self.is_renamed {
+            true => spare_path(self.generation),
+            false => path(self.generation),
+        }
+    }
+}
+
 /// An order to prepare a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
     pub generation: u64,
     pub bytes: u64,
-    /// The former generation of a spare segment, to be reused.
-    pub recycled: Option<u64>,
+    /// A spare segment to be reused.
+    pub recycled: Option<Spare>,
 }
 
 /// Prepares the next segment.
@@ -210,12 +228,15 @@ fn prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
 
 fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
     let name = path(order.generation);
-    let file = match order.recycled {
-        Some(old) => {
-            disk.rename(&spare_path(old), &name)?;
-            disk.open(&name)?
-        }
-        None => {
+    let recycled = match order.recycled.map(|old| disk.rename(&old.path(), &name)) {
+        Some(Ok(())) => true,
+        // Somebody has removed it.
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Some(Err(_)) | None => false,
+    };
+    let file = match recycled {
+        true => disk.open(&name)?,
+        false => {
             // An earlier attempt may have failed to remove it.
             match disk.remove(TEMPORARY) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -10,7 +10,7 @@ use crate::disk::Disk;
 use crate::mark::{self, Mark, MarkFile};
 use crate::recovery::{Case, OpenError, Remains, Scan, Scanned};
 use crate::replay::Latest;
-use crate::segment::{self, Preparer, Segment};
+use crate::segment::{self, Preparer, Segment, Spare};
 use crate::{DiskFile, Identity, codec};
 use raft::{Entry, Restored, Snapshot};
 use std::collections::VecDeque;
@@ -71,14 +71,14 @@ impl<D: Disk> Log<D> {
             new_base: Vec::new(),
             failed: None,
         };
-        log.take_spares(spares);
         let Some(identity) = log.identity.clone() else {
-            if marked || !generations.is_empty() {
+            if marked || !generations.is_empty() || !spares.is_empty() {
                 return Err(OpenError::IdentityMissing);
             }
             cases.push(Case::Empty);
             return Ok((log, Recovery { identity: None, restored: None, cases, batches: 0 }));
         };
+        log.take_spares(spares, &generations);
         let mut mark = None;
         if marked {
             let (file, found) = MarkFile::open(&log.disk, log.seed).map_err(io("MARK"))?;
@@ -139,18 +139,21 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Takes over the spare segments that earlier starts have left, and removes those that are not
-    /// kept.
-    fn take_spares(&mut self, found: Vec<u64>) {
+    /// Takes over the spare segments that earlier starts have left. One of another size is removed,
+    /// and one whose generation is that of a segment too: an earlier version, which knows no spare
+    /// segments, has used the generation again.
+    fn take_spares(&mut self, found: Vec<u64>, generations: &[u64]) {
         for generation in found {
-            let path = segment::spare_path(generation);
-            let len = self.disk.open(&path).and_then(|file| file.len());
+            let spare = Spare { generation, is_renamed: true };
+            let len = self.disk.open(&spare.path()).and_then(|file| file.len());
+            let is_usual = len.is_ok_and(|len| len == self.config.segment_bytes);
             // One that cannot be removed is found by the next start.
-            match len.is_ok_and(|len| self.is_spare(len)) {
-                true => self.spares.push_back(generation),
-                false => drop(self.disk.remove(&path)),
+            match is_usual && !generations.contains(&generation) {
+                true => self.spares.push_back(spare),
+                false => drop(self.disk.remove(&spare.path())),
             }
         }
+        self.limit_spares();
     }
 
     /// Takes over the result of a scan: erases remains, and rewrites or repeats what must be

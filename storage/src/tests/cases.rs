@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::block;
+use crate::log::spare_bytes_max;
 use crate::recovery::Case;
 use crate::segment;
 use crate::testing::{DiskOperation, DiskVerdict, SectorFate};
@@ -238,20 +239,39 @@ fn a_start_keeps_spare_segments_and_does_not_read_them() {
 
 #[test]
 fn spare_segments_leave_room_for_others() {
+    let gib = |count: u64| count << 30;
+    for (free, most) in [(0, 256 << 20), (gib(1), 256 << 20), (gib(4), gib(1)), (gib(8), gib(2))] {
+        assert_eq!(spare_bytes_max(Some(free)), most, "{free} bytes are free");
+    }
+    assert_eq!(spare_bytes_max(None), u64::MAX);
+}
+
+#[test]
+fn a_spare_segment_is_not_taken_for_one_that_an_earlier_version_has_made_since() {
     let disk = MemDisk::new();
-    let mut log = of_single_entries(&disk, 13);
-    let segment = config().segment_bytes;
-    // Room for one spare segment: four times as much stays free.
-    disk.set_capacity(Some(disk.used_bytes() + 4 * segment));
-    let compact = LogStart::Compact(snapshot(LogId::new(13, 1)));
-    log_start(&mut log, hard(1, Some(2)), &compact, &[]);
-    assert_eq!(spares(&disk).len(), 1);
+    let log = of_single_entries(&disk, 5);
     drop(log);
-    // Others take the room.
-    disk.set_capacity(Some(disk.used_bytes() + 4 * segment - 1));
-    let (_, found) = reopen(&disk);
+    disk.install(&segment::spare_path(2), &[0; 4 * BLOCK as usize]);
+    let (mut log, found) = reopen(&disk);
     assert_eq!(found.cases, [Case::Clean]);
-    assert_eq!(spares(&disk).len(), 0);
+    assert_eq!(spares(&disk), [] as [String; 0]);
+    for index in 6..=15 {
+        write(&mut log, hard(1, Some(2)), &entries(index, index, 1));
+    }
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(1, 15, 1));
+}
+
+#[test]
+fn a_log_whose_spare_segment_was_removed_goes_on() {
+    let disk = MemDisk::new();
+    let mut log = of_single_entries(&disk, 9);
+    let compact = LogStart::Compact(snapshot(LogId::new(9, 1)));
+    log_start(&mut log, hard(1, Some(2)), &compact, &[]);
+    disk.lose(&segment::spare_path(1));
+    for index in 10..=19 {
+        write(&mut log, hard(1, Some(2)), &entries(index, index, 1));
+    }
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(10, 19, 1));
 }
 
 #[test]
