@@ -228,15 +228,13 @@ fn prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
 
 fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> {
     let name = path(order.generation);
-    let recycled = match order.recycled.map(|old| disk.rename(&old.path(), &name)) {
-        Some(Ok(())) => true,
-        // Somebody has removed it.
-        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Some(Err(_)) | None => false,
+    let recycled = match order.recycled {
+        Some(old) => reuse(disk, old, &name)?,
+        None => None,
     };
     let file = match recycled {
-        true => disk.open(&name)?,
-        false => {
+        Some(file) => file,
+        None => {
             // An earlier attempt may have failed to remove it.
             match disk.remove(TEMPORARY) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -262,6 +260,35 @@ fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> 
     };
     disk.sync_dir(DIR)?;
     Ok(Segment { generation: order.generation, file, len: order.bytes })
+}
+
+/// Gives a spare segment its new name. `None` if somebody has removed it, or if the disk cannot read
+/// all of it: a start would take such a block for one that may hold the next batch.
+fn reuse<D: Disk>(disk: &D, old: Spare, name: &str) -> io::Result<Option<D::File>> {
+    let path = old.path();
+    if !is_readable(disk, &path) {
+        return match disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(None),
+        };
+    }
+    disk.rename(&path, name)?;
+    disk.open(name).map(Some)
+}
+
+fn is_readable(disk: &impl Disk, path: &str) -> bool {
+    let read = || -> io::Result<()> {
+        let file = disk.open(path)?;
+        let (len, mut buffer) = (file.len()?, vec![0; READ_BYTES]);
+        let mut offset = 0;
+        while offset < len {
+            let part = (len - offset).min(READ_BYTES as u64) as usize;
+            crate::disk::read_exact_at(&file, offset, &mut buffer[..part])?;
+            offset += part as u64;
+        }
+        Ok(())
+    };
+    read().is_ok()
 }
 
 fn fill(file: &mut impl DiskFile, bytes: u64) -> io::Result<()> {
