@@ -7,6 +7,7 @@ mod conformance;
 mod crash;
 mod log;
 mod model;
+mod room;
 mod snapshots;
 mod two_faults;
 mod unreadable;
