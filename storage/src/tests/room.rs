@@ -281,7 +281,7 @@ fn unreadable_block_of_a_spare_segment() {
         DiskVerdict::Done
     }));
     drop(log);
-    // A restart, after which the old log had removed that segment.
+    // A restart does not read that segment.
     let (mut log, found) = reopen(&disk);
     println!("{:?} {:?}", found.cases, disk.paths());
     let mut index = 10;
