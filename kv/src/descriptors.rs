@@ -20,8 +20,10 @@ const PART: u64 = 8;
 const PART_MIN: u64 = 16;
 /// The least number of client connections.
 const CLIENTS_MIN: u64 = 8;
-/// The least limit with which a node does not run out of descriptors: the sum of all these.
-pub(crate) const LEAST: u64 = OWN + OVERFLOW + ASKING as u64 + PART_MIN + CLIENTS_MIN;
+/// The least limit with which a node does not run out of descriptors: the sum of all these, of
+/// which the connections from peers are a part.
+pub(crate) const LEAST: u64 =
+    ((OWN + OVERFLOW + ASKING as u64 + CLIENTS_MIN) * PART).div_ceil(PART - 1);
 
 /// Raises the soft limit on file descriptors to the hard limit. If that fails, the limit stays as
 /// it was.

@@ -7,6 +7,7 @@ mod idle;
 mod orders;
 mod requests;
 
+use self::exclusion::Rejected;
 use crate::digest::Hashes;
 use crate::lease::Promise;
 use crate::log::Log;
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     /// Set when a leader that this node followed has rejected its incarnation: the highest commit
     /// index of such a leader at the time.
     expelled: Option<Index>,
+    /// While leaders that this node follows go on rejecting it.
+    rejected: Option<Rejected>,
     /// Members that were sent `NotAMember` since the last tick.
     pub corrected: BTreeSet<NodeId>,
     rng: Pcg32,
@@ -131,6 +134,7 @@ impl Core {
             counters: Counters::default(),
             not_a_member: None,
             expelled: None,
+            rejected: None,
             corrected: BTreeSet::new(),
             orders: 0,
             write_out: None,
@@ -206,6 +210,7 @@ impl Core {
         let leads = leader == Some(self.config.id);
         self.probation.tick(leads, self.config.election_ticks);
         self.corrected.clear();
+        self.tick_rejected();
         if self.write_out.is_some() {
             self.write_ticks = self.write_ticks.saturating_add(1);
         }

@@ -254,7 +254,7 @@ fn a_node_with_too_few_descriptors_for_its_own_files_does_not_start() {
     let output = Command::new("sh")
         .arg("-c")
         .arg(format!(
-            "ulimit -n 143; exec {} serve --bootstrap --id 0 --peers \
+            "ulimit -n 146; exec {} serve --bootstrap --id 0 --peers \
              0=127.0.0.1:{port}/127.0.0.1:{} --data-dir {}",
             crate::local::PROGRAM,
             port + 1,
@@ -264,7 +264,7 @@ fn a_node_with_too_few_descriptors_for_its_own_files_does_not_start() {
         .unwrap();
     assert!(!output.status.success());
     let said = complaint(&output);
-    assert!(said.contains("limit on open files is 143") && said.contains("144"), "{said}");
+    assert!(said.contains("limit on open files is 146") && said.contains("147"), "{said}");
     assert!(!data.exists(), "nothing was begun");
 }
 

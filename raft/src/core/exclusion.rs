@@ -7,6 +7,24 @@
 use super::Core;
 use crate::{Body, Incarnation, Index, NodeId};
 
+/// Rejections by leaders, each within an election timeout of the one before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rejected {
+    /// Ticks since the first of them.
+    ticks: u32,
+    /// Ticks since the last one.
+    silent_ticks: u32,
+}
+
+impl Rejected {
+    fn tick(self) -> Self {
+        Rejected {
+            ticks: self.ticks.saturating_add(1),
+            silent_ticks: self.silent_ticks.saturating_add(1),
+        }
+    }
+}
+
 impl Core {
     /// A node that may not campaign asks nobody for votes, so no peer would tell it that it was
     /// removed. It asks for pre-votes instead, which change nothing at a member, and does not count
@@ -30,6 +48,7 @@ impl Core {
             self.not_a_member = Some(commit);
             if by_leader {
                 self.expelled = self.expelled.max(Some(commit));
+                self.rejected.get_or_insert_default().silent_ticks = 0;
             }
         }
     }
@@ -37,10 +56,20 @@ impl Core {
     /// Whether a leader that this node followed has rejected it after the entry that lists this node
     /// was committed. Its log has all that is committed, so this node was removed. A rejection from
     /// before that entry is late, and so may be any while this node is being added and does not
-    /// have the entry: its log begins with memberships from before that.
+    /// have the entry: its log begins with memberships from before that. So without the entry, a
+    /// leader has to reject it for an election timeout.
     fn is_expelled(&self) -> bool {
         let listed_at = self.listed_at().filter(|at| *at > Index(0) || self.is_founder());
-        self.expelled.zip(listed_at).is_some_and(|(told_at, listed_at)| told_at >= listed_at)
+        match listed_at {
+            Some(listed_at) => self.expelled.is_some_and(|told_at| told_at >= listed_at),
+            None => self.rejected.is_some_and(|r| r.ticks > self.config.election_ticks),
+        }
+    }
+
+    /// One tick has passed since the rejections of this node.
+    pub fn tick_rejected(&mut self) {
+        let lasts = |rejected: &Rejected| rejected.silent_ticks <= self.config.election_ticks;
+        self.rejected = self.rejected.map(Rejected::tick).filter(lasts);
     }
 
     /// Whether the membership with which the log began has this node as a voter. A node that is
