@@ -443,3 +443,29 @@ impl Drop for ReadWaiting<'_> {
         self.0.reads_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{Config, Incarnation, Member, Membership, RawNode, Restored, Snapshot};
+
+    #[test]
+    fn a_change_is_done_once_its_last_entry_is_committed() {
+        let member = |id| Member {
+            incarnation: Incarnation(id),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let members = [1, 2].map(|id| (NodeId(id), member(id)));
+        let entered = Membership::of_voters(members.into());
+        let change = Change::to(entered.members.clone(), entered.voters.clone());
+        let restored = Restored::initial(Snapshot::initial(entered));
+        let config = Config::new(NodeId(1), Incarnation(1), 1);
+        let mut status = RawNode::new(config, restored).unwrap().status();
+        // `planned` is entry 5, `joint` entry 6, `entered` entry 7.
+        (status.membership_index, status.commit) = (Index(7), Index(6));
+        assert_eq!(end_of_change(&status, Index(5), &change), None);
+        status.commit = Index(7);
+        assert_eq!(end_of_change(&status, Index(5), &change), Some(Ok(Index(7))));
+    }
+}

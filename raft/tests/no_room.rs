@@ -55,3 +55,52 @@ fn a_snapshot_and_later_commands_join_a_write_without_room() {
     assert_eq!((node.status().durable, node.status().commit), (last.index, last.index));
     assert!(node.status().snapshot.last.index < last.index);
 }
+
+/// The log may reach its bound while a snapshot of a leader still finds room on the disk.
+#[test]
+fn a_snapshot_that_replaces_the_log_joins_a_write_without_room() {
+    use raft::{
+        Body, CommandNumber, Config, Entry, Incarnation, LogId, LogTime, Member, Membership,
+        Message, NodeId, Payload, Restored, Round, Snapshot, SnapshotOffer, Term,
+    };
+    let member = |id| Member {
+        incarnation: Incarnation(id),
+        peer_address: String::new(),
+        client_address: String::new(),
+    };
+    let members = [1, 2].map(|id| (NodeId(id), member(id)));
+    let initial = Snapshot::initial(Membership::of_voters(members.into()));
+    let config = Config::new(NodeId(1), Incarnation(1), 1);
+    let mut node = RawNode::new(config, Restored::initial(initial.clone())).unwrap();
+    let append = |prev, index| {
+        let payload = Payload::Command(Bytes::from_static(b"command"));
+        let id = LogId::new(index, 1);
+        let entry = Entry { id, time: LogTime(1), number: CommandNumber(index - 1), payload };
+        let body = Body::Append {
+            prev,
+            entries: vec![entry].into(),
+            commit: raft::Index(0),
+            round: Round(1),
+            time: LogTime(1),
+        };
+        let (from, to, term, incarnation) = (NodeId(2), NodeId(1), Term(1), Incarnation(2));
+        Message { from, to, term, incarnation, body }
+    };
+    node.step(Now::default(), append(LogId::ZERO, 1));
+    let Some(Action::Persist(stuck)) = node.poll() else { panic!("nothing is written") };
+
+    let snapshot = Snapshot { last: LogId::new(9, 1), number: CommandNumber(9), ..initial };
+    let (from, to, term, incarnation) = (NodeId(2), NodeId(1), Term(1), Incarnation(2));
+    let offer = SnapshotOffer { from, to, term, incarnation, snapshot };
+    let order = node.accept(offer).unwrap();
+    node.install(Now::default(), order.durable());
+    let renewed = node.renew_write(stuck);
+    assert!(matches!(renewed.log_start, Some(LogStart::Reset(_))), "{renewed:?}");
+    node.persisted(Now::default(), renewed.durable());
+    for _ in 0..10 {
+        if let Some(Action::Persist(write)) = node.poll() {
+            node.persisted(Now::default(), write.durable());
+        }
+    }
+    assert_eq!(node.status().durable.0, 9);
+}

@@ -147,13 +147,23 @@ impl User {
         };
         // A read that may be so old is linearizable as of then.
         let begun_us = now_us().saturating_sub(age_us);
-        let request = Request::new(Method::GET, path(register) + &how);
+        let mut request = Request::new(Method::GET, path(register) + &how);
+        // A client that has a value asks whether it is still that one.
+        let known = match self.draw.below(4) {
+            0 => self.store.history().last_version(register),
+            _ => None,
+        };
+        let unless = known.and_then(|(version, _)| Condition::IsNot(version).header());
+        request.headers.extend(unless);
         let Ok(answer) = self.client.call(&request).await else { return Ok(()) };
         let ended_us = Some(now_us());
         let (value, version) = match answer.status {
             StatusCode::OK => {
                 let value = self.store.values.read(&answer.body)?;
                 (Some(value), Some(version_in(&answer)?))
+            }
+            StatusCode::NOT_MODIFIED if known.is_some() => {
+                (known.map(|(_, value)| value), Some(version_in(&answer)?))
             }
             StatusCode::NOT_FOUND => (None, None),
             status => return violation(Check::ReadIsAnsweredWithAValue, (), status.to_string()),

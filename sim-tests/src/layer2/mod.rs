@@ -93,6 +93,7 @@ pub const EXPECTED: &[&str] = &[
     "a write was certainly not done",
     "a write was torn",
     "an answer was lost",
+    "answer 304",
     "answer 404",
     "answer 408",
     "answer 410",

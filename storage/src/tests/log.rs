@@ -463,3 +463,26 @@ fn only_the_user_of_the_node_may_read_its_files() {
     }
     assert!(files >= 4, "lock, identity, segment, snapshot");
 }
+
+#[test]
+fn a_segment_is_used_once_its_name_is_durable_whichever_thread_prepares_it() {
+    for background in [false, true] {
+        let disk = MemDisk::new();
+        let (mut log, _) = Log::open(disk.clone(), LogConfig { background, ..config() }).unwrap();
+        log.identify(identity()).unwrap();
+        log.begin(snapshot(LogId::ZERO)).unwrap();
+        disk.set_faults(Box::new(|operation| match operation {
+            DiskOperation::SyncDir { .. } => {
+                DiskVerdict::Fails { kind: std::io::ErrorKind::Other, done_bytes: 0 }
+            }
+            _ => DiskVerdict::Done,
+        }));
+        // The segments that are prepared already are used up first.
+        let has_failed = (1..40).any(|index| {
+            let next = entries(index, index, 1);
+            let batch = BatchRef { hard_state: hard(1, None), log_start: None, entries: &[&next] };
+            log.append(batch).is_err()
+        });
+        assert!(has_failed, "with a thread: {background}");
+    }
+}
