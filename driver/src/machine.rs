@@ -9,8 +9,8 @@ use std::io::{self, Read, Write};
 ///
 /// Nodes compare a hash of the commands and the answers. A node that differs from a quorum resets
 /// its log and stops ([`StopReason::Diverged`](crate::StopReason::Diverged)). If no quorum agrees,
-/// no node stops; a log line and `PeerStatus::differs_at` report it. So a new version of the machine
-/// must give the old answer to an old command, error texts included. To change what a
+/// no node stops; a log line and `PeerStatus::differs_at` report it. So a new version of the
+/// machine must give the old answer to an old command, error texts included. To change what a
 /// command does, put a version into the command.
 ///
 /// A panic in any of its methods stops the node, since a state that is only partly changed must not

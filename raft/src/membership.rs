@@ -10,7 +10,8 @@
 //! 1. [`Membership::planned`]: the voters decide as before, and new members are learners. It ends
 //!    when it is committed, each new voter has caught up, and a quorum of the target's voters
 //!    replies and has it on disk.
-//! 2. [`Membership::joint`]: a quorum of the new voters and one of the old decide. It ends when it is
+//! 2. [`Membership::joint`]: a quorum of the new voters and one of the old decide. It ends when it
+//! is
 //!    committed.
 //! 3. [`Membership::entered`]: the new voters decide.
 //!

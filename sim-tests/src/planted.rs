@@ -54,7 +54,7 @@ pub struct Which {
     pub part: Part,
 }
 
-/// One of so many parts of a list, as `1/2`.
+/// One of several parts of a list, as `1/2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     at: usize,

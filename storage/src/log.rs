@@ -293,7 +293,7 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// The most bytes of spare segments with so many free bytes of the file system, if that is known.
+/// The most bytes of spare segments, given the free bytes of the file system, if they are known.
 pub(crate) fn spare_bytes_max(free: Option<u64>) -> u64 {
     free.map_or(u64::MAX, |free| SPARE_BYTES_ALWAYS.max(free / FREE_PER_SPARE))
 }

@@ -262,8 +262,8 @@ fn try_prepare<D: Disk>(disk: &D, order: Order) -> io::Result<Segment<D::File>> 
     Ok(Segment { generation: order.generation, file, len: order.bytes })
 }
 
-/// Gives a spare segment its new name. `None` if somebody has removed it, or if the disk cannot read
-/// all of it: a start would take such a block for one that may hold the next batch.
+/// Gives a spare segment its new name. `None` if somebody has removed it, or if the disk cannot
+/// read all of it: a start would take such a block for one that may hold the next batch.
 fn reuse<D: Disk>(disk: &D, old: Spare, name: &str) -> io::Result<Option<D::File>> {
     let path = old.path();
     if !is_readable(disk, &path) {

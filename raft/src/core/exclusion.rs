@@ -53,11 +53,11 @@ impl Core {
         }
     }
 
-    /// Whether a leader that this node followed has rejected it after the entry that lists this node
-    /// was committed. Its log has all that is committed, so this node was removed. A rejection from
-    /// before that entry is late, and so may be any while this node is being added and does not
-    /// have the entry: its log begins with memberships from before that. So without the entry, a
-    /// leader has to reject it for an election timeout.
+    /// Whether a leader that this node followed has rejected it after the entry that lists this
+    /// node was committed. Its log has all that is committed, so this node was removed. A rejection
+    /// from before that entry is late, and so may be any while this node is being added and does
+    /// not have the entry: its log begins with memberships from before that. So without the entry,
+    /// a leader has to reject it for an election timeout.
     fn is_expelled(&self) -> bool {
         let listed_at = self.listed_at().filter(|at| *at > Index(0) || self.is_founder());
         match listed_at {

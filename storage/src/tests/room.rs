@@ -1,5 +1,5 @@
-//! Want of room, spare segments, and interruptions at the awkward moments between: whatever happens,
-//! a start finds what was acknowledged. At the end, random sequences of all of it.
+//! Want of room, spare segments, and interruptions at the awkward moments between: whatever
+//! happens, a start finds what was acknowledged. At the end, random sequences of all of it.
 
 use super::*;
 use crate::OpenError;
@@ -187,7 +187,8 @@ fn quota_and_one_segment_that_is_not_needed() {
     }
 }
 
-/// The disk is full, and what a node frees is taken by others at once. The log goes round in its own segments.
+/// The disk is full, and what a node frees is taken by others at once. The log goes round in its
+/// own segments.
 #[test]
 fn full_disk_and_others_take_what_is_freed() {
     let disk = MemDisk::new();
