@@ -84,6 +84,7 @@ impl Exchange for Wires {
 fn mark_of(status: StatusCode) -> Option<&'static str> {
     Some(match status.as_u16() {
         307 => "a client followed a redirect",
+        304 => "answer 304",
         404 => "answer 404",
         408 => "answer 408",
         409 => "answer 409",
