@@ -11,8 +11,7 @@
 //!    when it is committed, each new voter has caught up, and a quorum of the target's voters
 //!    replies and has it on disk.
 //! 2. [`Membership::joint`]: a quorum of the new voters and one of the old decide. It ends when it
-//! is
-//!    committed.
+//!    is committed.
 //! 3. [`Membership::entered`]: the new voters decide.
 //!
 //! A change that only concerns learners or addresses is one entry, since its voters stay the same.
