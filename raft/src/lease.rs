@@ -8,7 +8,7 @@
 //! beginning of the round, by its own clock, less what both clocks may drift ([`Lease`]). As long
 //! as the promises to a quorum hold, no quorum can vote for another leader.
 //!
-//! What could break it, and what prevents that:
+//! The ways in which a lease could be wrong, and the rule against each:
 //!
 //! - The leader orders an election itself: after `TimeoutNow`, no lease for the rest of the term.
 //! - A node forgets its promise in a crash: its disk has the length before it makes one, and it

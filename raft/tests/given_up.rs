@@ -1,4 +1,4 @@
-//! What a node that gives up a wrong copy notes as lost: all that it had acknowledged.
+//! A node that discards a wrong copy records the loss of all entries that it had acknowledged.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -91,7 +91,7 @@ struct Shared {
     lock: Mutex<Option<Locks>>,
 }
 
-/// What is locked.
+/// The locks that are held.
 #[derive(Debug)]
 struct Locks {
     /// The file LOCK.

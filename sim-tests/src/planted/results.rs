@@ -13,7 +13,7 @@ use std::{fmt, io};
 const HEAD: &str = "| planted bug | layer | found by | ranges | seeds | first seed | code of |\n\
                     |---|---|---|---|---|---|---|\n";
 
-/// What is known of one bug. Columns that are not numbers may be `-`.
+/// The result for one bug. A column without a value is `-`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Row {
     /// Its name, with its folder.

@@ -287,7 +287,7 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// What is in the directory of the log.
+/// The contents of the log's directory.
 #[derive(Default)]
 struct Found {
     /// The generations of the segments, ascending.
