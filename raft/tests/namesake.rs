@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use raft::{
-    Action, Body, CommandNumber, Config, Entry, HardState, Incarnation, Index, LogId, LogTime,
-    Member, Membership, Message, NodeId, Now, Payload, RawNode, ReadProof, Restored, RoleKind,
-    Round, Snapshot, Term,
+    Action, Body, CommandNumber, Config, Entry, HardState, Incarnation, Index, LeaseConfig, LogId,
+    LogTime, Member, Membership, Message, NodeId, Now, Payload, RawNode, ReadProof, Restored,
+    RoleKind, Round, Snapshot, Term,
 };
+use std::time::Duration;
 
 const ID: NodeId = NodeId(3);
 const OWN: Incarnation = Incarnation(103);
@@ -26,7 +27,7 @@ fn membership(third: Incarnation) -> Membership {
 
 /// A node that may campaign, since the membership as of its commit index lists it. The one in force
 /// lists the other node.
-fn start() -> RawNode {
+fn start(lease: Option<LeaseConfig>) -> RawNode {
     let listed = Entry {
         id: LogId::new(1, 1),
         time: LogTime(0),
@@ -38,7 +39,9 @@ fn start() -> RawNode {
         entries: vec![listed],
         ..Restored::initial(Snapshot::initial(membership(OWN)))
     };
-    RawNode::new(Config::new(ID, OWN, 1), restored).unwrap()
+    let mut config = Config::new(ID, OWN, 1);
+    config.lease = lease;
+    RawNode::new(config, restored).unwrap()
 }
 
 /// Carries out the orders to write and apply. Returns the reads that may be served, as a number.
@@ -65,18 +68,22 @@ fn reply(node: &mut RawNode, from: u64, body: Body) {
 }
 
 fn acknowledged(matched: u64, round: u64) -> Body {
+    promised(matched, round, 0)
+}
+
+fn promised(matched: u64, round: u64, promise_ms: u32) -> Body {
     Body::Appended {
         matched: Index(matched),
         round: Round(round),
         state: None,
-        promise_ms: 0,
+        promise_ms,
         priority: 1,
     }
 }
 
 /// The node after an election that it needs both other nodes for.
-fn elected() -> RawNode {
-    let mut node = start();
+fn elected(lease: Option<LeaseConfig>) -> RawNode {
+    let mut node = start(lease);
     node.campaign(Now::default());
     settle(&mut node);
     for (from, role) in [(1, RoleKind::PreCandidate), (2, RoleKind::Candidate)] {
@@ -95,7 +102,7 @@ fn elected() -> RawNode {
 
 #[test]
 fn its_vote_its_disk_and_its_word_do_not_count() {
-    let mut node = elected();
+    let mut node = elected(None);
     for (from, commit) in [(1, 0), (2, 2)] {
         reply(&mut node, from, acknowledged(2, 1));
         settle(&mut node);
@@ -111,7 +118,7 @@ fn its_vote_its_disk_and_its_word_do_not_count() {
 
 #[test]
 fn it_steps_down_if_only_one_other_replies() {
-    let mut node = elected();
+    let mut node = elected(None);
     let election_ticks = Config::new(ID, OWN, 1).election_ticks;
     for _ in 0..2 * election_ticks {
         reply(&mut node, 1, acknowledged(2, 0));
@@ -119,4 +126,21 @@ fn it_steps_down_if_only_one_other_replies() {
         settle(&mut node);
     }
     assert!(!node.is_leader());
+}
+
+#[test]
+fn its_lease_needs_the_promises_of_both_others() {
+    let lease = LeaseConfig { tick: Duration::from_millis(10), drift_ppm: 100_000 };
+    let mut node = elected(Some(lease));
+    for from in [1, 2] {
+        reply(&mut node, from, acknowledged(2, 1));
+        settle(&mut node);
+    }
+    let Round(round) = node.ask_peers(Now::default()).unwrap();
+    settle(&mut node);
+    for (from, holds) in [(1, false), (2, true)] {
+        reply(&mut node, from, promised(2, round, 280));
+        settle(&mut node);
+        assert_eq!(node.status().lease, holds, "node {from} has promised");
+    }
 }

@@ -368,9 +368,12 @@ impl<N: Net> Body for Outgoing<N> {
 
 #[cfg(test)]
 mod tests {
+    use super::Outgoing;
     use crate::net::{Net as _, TokioNet};
+    use crate::signs::SignTimes;
     use crate::{HttpTransport, PeerServer, TransportConfig};
     use driver::{Transport as _, inbox};
+    use http_body_util::BodyExt as _;
     use raft::{Incarnation, Member, Membership, NodeId};
     use std::io;
     use std::net::SocketAddr;
@@ -379,6 +382,7 @@ mod tests {
     use storage::{ClusterId, RealDisk, Snapshots};
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
 
     /// A mistake for which the test would wait for ever fails it after this time.
     const NEVER: Duration = Duration::from_secs(60);
@@ -448,6 +452,21 @@ mod tests {
         assert_eq!(shared.connected_at(peer), Some("present".to_owned()));
         shared.end_stream(peer, present);
         assert!(!shared.is_connected(peer));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_sent_something_skips_the_next_keep_alive() {
+        let net = TokioNet::current();
+        let transport = transport(&net, 1);
+        let (_sender, messages) = mpsc::channel(1);
+        let (give_back, _given_back) = tokio::sync::oneshot::channel();
+        let (began, every) = (net.now(), Duration::from_millis(100));
+        let hello = transport.shared().hello(NodeId(0));
+        let times = SignTimes::new(began, every * 4);
+        let mut body = Outgoing::new(&net, hello, messages, give_back, times);
+        assert!(body.frame().await.is_some(), "the hello");
+        assert!(body.frame().await.is_some(), "a keep-alive");
+        assert!(net.now() - began >= every * 2, "it was sent after {:?}", net.now() - began);
     }
 
     // Other systems have only one loopback address.
