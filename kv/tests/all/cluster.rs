@@ -248,13 +248,14 @@ fn a_limit_of_descriptors_that_is_too_low_is_named() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn a_node_with_too_few_descriptors_for_its_own_files_does_not_start() {
     let (_scratch, data) = scratch();
     let port = free_ports(2);
     let output = Command::new("sh")
         .arg("-c")
         .arg(format!(
-            "ulimit -n 146; exec {} serve --bootstrap --id 0 --peers \
+            "ulimit -n 146; exec timeout 20 {} serve --bootstrap --id 0 --peers \
              0=127.0.0.1:{port}/127.0.0.1:{} --data-dir {}",
             crate::local::PROGRAM,
             port + 1,
