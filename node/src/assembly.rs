@@ -10,7 +10,7 @@ use driver::{
     Clock, Dependencies, Driver, DriverConfig, Inbox, Inspect, SnapshotStore, StateMachine,
     Transport,
 };
-use raft::ConfigError;
+use raft::{Config, ConfigError};
 use std::sync::Arc;
 use storage::{Disk, Log, MemberDirectory, Snapshots};
 
@@ -62,6 +62,7 @@ impl<S: StateMachine, D: Disk + Sync> Parts<S, D> {
         };
         let transport = transport(inbox.clone());
         let (log, restored) = member.into_log();
+        fit_to_log(&mut config.raft, log.usage().bytes_max);
         let dependencies = Dependencies {
             machine,
             transport: transport.clone(),
@@ -71,5 +72,41 @@ impl<S: StateMachine, D: Disk + Sync> Parts<S, D> {
         };
         let driver = Driver::inspected(config, restored, dependencies, inspect)?;
         Ok(Assembled { driver, log, transport, inbox })
+    }
+}
+
+/// The least bytes of a write on the disk.
+const WRITE_BYTES: u64 = 4096;
+
+/// Lowers the limits for the log between two snapshots to a quarter of the log's bound each. The
+/// rest is for what is written while a snapshot is taken.
+fn fit_to_log(config: &mut Config, bytes_max: u64) {
+    let most = usize::try_from(bytes_max / 4).unwrap_or(usize::MAX);
+    let writes = usize::try_from(bytes_max / 4 / WRITE_BYTES).unwrap_or(usize::MAX).max(1);
+    config.snapshot_log_bytes = config.snapshot_log_bytes.min(most);
+    config.snapshot_log_bytes_max = config.snapshot_log_bytes_max.min(most);
+    config.snapshot_log_writes = config.snapshot_log_writes.min(writes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{Incarnation, NodeId};
+
+    #[test]
+    fn the_log_between_two_snapshots_fits_into_the_bound() {
+        let usual = || Config::new(NodeId(1), Incarnation(1), 1);
+        let limits = |config: &Config| {
+            let Config { snapshot_log_bytes, snapshot_log_bytes_max, .. } = *config;
+            (snapshot_log_bytes, snapshot_log_bytes_max, config.snapshot_log_writes)
+        };
+        let mut config = usual();
+        fit_to_log(&mut config, storage::LogConfig::default().bytes_max);
+        assert_eq!(limits(&config), limits(&usual()), "the defaults suit each other");
+        fit_to_log(&mut config, 128 << 20);
+        assert_eq!(limits(&config), (32 << 20, 32 << 20, 8192));
+        fit_to_log(&mut config, 2 * WRITE_BYTES);
+        assert_eq!(limits(&config), (2048, 2048, 1));
+        assert_eq!(config.check(), Ok(()));
     }
 }

@@ -283,7 +283,8 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// The settings of the log on the disk. The default is [`LogConfig::default`].
-    /// `segment_bytes` has to be a positive multiple of 4 KiB.
+    /// `segment_bytes` has to be a positive multiple of 4 KiB. With a small `bytes_max`, snapshots
+    /// are taken more often: see [`LogConfig::bytes_max`].
     #[must_use]
     pub fn log(mut self, log: LogConfig) -> Self {
         self.settings.log = log;

@@ -324,6 +324,9 @@ impl RawNode {
     /// nothing counts as written. It contains what has become due since. Above all that is the
     /// start of the log after a snapshot, which frees room. A write that is not pending is returned
     /// as it is.
+    ///
+    /// If entries have been applied since the last snapshot, a snapshot is due at once, so a log
+    /// that has reached its bound frees room by itself.
     pub fn renew_write(&mut self, write: Write) -> Write {
         self.core.renew_write(write)
     }

@@ -1,8 +1,8 @@
 //! When this node takes the next snapshot of its state machine.
 //!
 //! A snapshot is due when enough entries have been applied since the last order, when one has
-//! failed some time ago, or when the one that the log begins after cannot be read. At most one
-//! order is pending.
+//! failed some time ago, when the log has no room, or when the one that the log begins after cannot
+//! be read. At most one order is pending.
 //!
 //! A snapshot falls on a round index: a multiple of a power of two, which is between an eighth and
 //! a quarter of the number of entries since the last one. So nodes that would order it a few
@@ -65,6 +65,12 @@ impl SnapshotSchedule {
         self.applied_bytes += bytes;
         let restored = to.min(self.restored).0.saturating_sub(from.0);
         self.writes += usize::try_from(restored).unwrap_or(usize::MAX);
+    }
+
+    /// A write found no room, and a snapshot would free some: it is due now, unless one is pending
+    /// or has just failed.
+    pub fn no_room(&mut self) {
+        self.is_wanted |= self.out.is_none() && self.wait == 0;
     }
 
     /// The log is written once more.

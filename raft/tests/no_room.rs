@@ -56,6 +56,39 @@ fn a_snapshot_and_later_commands_join_a_write_without_room() {
     assert!(node.status().snapshot.last.index < last.index);
 }
 
+/// However large the log between two snapshots may be by the settings.
+#[test]
+fn a_write_without_room_makes_a_snapshot_due() {
+    let (mut node, _) = alone::leader(Vec::new(), |_| ());
+    let write = propose(&mut node).unwrap();
+    node.persisted(Now::default(), write.durable());
+    while let Some(action) = node.poll() {
+        let Action::Apply(apply) = action else { panic!("{action:?}") };
+        node.applied(Now::default(), apply.applied());
+    }
+    let stuck = propose(&mut node).unwrap();
+    assert!(node.poll().is_none(), "nobody knows that there is no room");
+    let stuck = node.renew_write(stuck);
+    let order = snapshot_order(&mut node);
+    let stuck = node.renew_write(stuck);
+    assert!(node.poll().is_none(), "one order is out at a time");
+
+    node.compact(Now::default(), order.failed());
+    let stuck = node.renew_write(stuck);
+    assert!(node.poll().is_none(), "the next one after a failure takes its time");
+    for _ in 0..1_000 {
+        node.tick(Now::default());
+    }
+    let order = snapshot_order(&mut node);
+    node.compact(Now::default(), order.durable());
+    let renewed = node.renew_write(stuck);
+    assert!(matches!(renewed.log_start, Some(LogStart::Compact(_))), "{renewed:?}");
+
+    let renewed = node.renew_write(renewed);
+    assert!(node.poll().is_none(), "nothing was applied since: a snapshot would free nothing");
+    node.persisted(Now::default(), renewed.durable());
+}
+
 /// The log may reach its bound while a snapshot of a leader still finds room on the disk.
 #[test]
 fn a_snapshot_that_replaces_the_log_joins_a_write_without_room() {

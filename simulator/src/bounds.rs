@@ -41,6 +41,8 @@ pub struct Needed {
     /// For each durable write from the first that is still needed: the most bytes that it takes on
     /// the disk, and the index of its last entry.
     writes: VecDeque<(u64, Index)>,
+    /// The most bytes that a write of this node has taken.
+    largest: u64,
 }
 
 impl Needed {
@@ -52,7 +54,9 @@ impl Needed {
 
     /// A write has become durable. The log begins after `base` now.
     pub fn add(&mut self, change: &LogChange, base: Index) {
-        self.writes.push_back(change.footprint());
+        let footprint = change.footprint();
+        self.largest = self.largest.max(footprint.0);
+        self.writes.push_back(footprint);
         // Segments are freed only when the base of the log moves.
         while change.rebases() && self.writes.front().is_some_and(|(_, last)| *last <= base) {
             self.writes.pop_front();
@@ -68,7 +72,14 @@ impl Needed {
     pub fn log_bytes_max(&self, swarm: &Swarm, recycled: u64) -> u64 {
         // A write that does not fit into the rest of a segment leaves the rest unused, and is
         // longer than it. This at most doubles the size.
-        2 * self.bytes() + (BEGUN_SEGMENTS + recycled) * u64::from(swarm.segment_bytes)
+        let needed =
+            2 * self.bytes() + (BEGUN_SEGMENTS + recycled) * u64::from(swarm.segment_bytes);
+        match u64::from(swarm.log_bytes) {
+            0 => needed,
+            // A write that moves the start of the log may exceed it, and one that is longer than a
+            // segment extends it.
+            bound => needed.min(bound + u64::from(swarm.segment_bytes) + self.largest),
+        }
     }
 }
 

@@ -54,6 +54,10 @@ checks! {
     AnswerSuitsTheClient = "an answer suits its client",
     /// The answer to a batch is done, certainly not done, or unknown. This answer was none of them.
     BatchIsAnsweredSoOrSo = "a batch is answered so or so",
+    /// A change of the membership is reported as done once the entry of the declared membership is
+    /// committed, and with the index of that. Who destroys a removed node before that may destroy
+    /// one that still votes.
+    ChangeIsDoneWhenItIsCommitted = "a change is done when it is committed",
     /// Once the faults are over, clients must get answers again.
     ClientsAreServedInTheEnd = "clients are served in the end",
     /// When the faults are over, an operator declares a membership again and again. It must come
@@ -195,6 +199,9 @@ checks! {
     /// A snapshot may be restored only once the log on the disk begins after it: otherwise a crash
     /// leaves a state and a log that do not belong together.
     LogBeginsAfterWhatIsRestored = "the log begins after what is restored",
+    /// A node that gives its log up records the end of it as lost: it may have acknowledged all of
+    /// it, and has no say until a leader has sent it that much again.
+    LossIsRecordedWhole = "a loss is recorded whole",
     /// Segments whose entries a snapshot covers are reused or removed. The files of this log are
     /// larger than the entries that are still needed.
     LogTakesNoMoreRoomThanItNeeds = "the log takes no more room than it needs",

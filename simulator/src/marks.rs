@@ -34,6 +34,7 @@ pub const EXPECTED: &[&str] = &[
     "a leader was elected",
     "a leader's disk failed for good",
     "a learner was promoted",
+    "a log reached its bound",
     "a log rotted",
     "a log went on from a later snapshot",
     "a membership was rolled back with the log",

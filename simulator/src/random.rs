@@ -40,6 +40,8 @@ pub enum Purpose {
     Clocks,
     /// Snapshots that cannot be read when they are to be sent.
     Unread,
+    /// The bound of the log.
+    LogBound,
 }
 
 /// A stream of draws.

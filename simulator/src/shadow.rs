@@ -102,6 +102,18 @@ impl Shadow {
             || (after.term == before.term && before.vote.is_some() && after.vote != before.vote)
     }
 
+    /// Checks a change that empties the log of a node that gives up: it records the end of the log.
+    pub fn records_its_loss(&self, node: usize, change: &LogChange) -> Result<(), Violation> {
+        let (last, lost) = (self.last(), change.hard_state.lost);
+        let gives_up =
+            matches!(&change.log_start, Some(LogStart::Reset(s)) if s.last == LogId::ZERO);
+        if !gives_up || last == LogId::ZERO || lost >= Some(last) {
+            return Ok(());
+        }
+        let detail = format!("node {node}: the log ended with {last}, recorded is {lost:?}");
+        violation(Check::LossIsRecordedWhole, (node, last), detail)
+    }
+
     /// The end of the log.
     pub fn last(&self) -> LogId {
         self.entries.back().map_or(self.base.last, |entry| entry.id)

@@ -50,6 +50,7 @@ const CALM: &[(&str, u32)] = &[
     ("priorities", 0),
     ("gone_us", 0),
     ("unread_ppm", 0),
+    ("log_bytes", 0),
     ("lease_off_ppm", 0),
     ("lease_drift_ppm", 0),
 ];

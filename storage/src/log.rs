@@ -56,12 +56,17 @@ pub struct LogConfig {
     /// snapshot frees some. A small write takes up to 4 KiB until the log is compacted.
     ///
     /// At least two segments. The bytes of one are reserved for what an election or a change of
-    /// the members writes, and for writes that move the start of the log. So a node whose log is
-    /// full still votes and leads, and a snapshot frees room.
+    /// the members writes, so a node whose log is full still votes and leads. A write that moves
+    /// the start of the log, which frees room, and the writes of a start may exceed the bound: a
+    /// start after damage writes the rest of the log once more before it frees the damaged
+    /// segments. So may the last write before the bound, by what it is longer than a segment.
     ///
-    /// It must exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and a
-    /// quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
-    /// snapshot is taken. A full log orders no snapshot, so with less the node stays read-only.
+    /// It should exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and
+    /// a quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
+    /// snapshot is taken. The crate `quorate` lowers these limits to a quarter of the bound. A log
+    /// that is full all the same makes a snapshot due, and the node is read-only until that is
+    /// durable. The bound must exceed the entries that can wait for their commit
+    /// ([`raft::Config::uncommitted_bytes_max`], counted likewise): no snapshot covers these.
     pub bytes_max: u64,
     /// The most bytes of spare segments kept for reuse, 1.25 GiB by default: the log between two
     /// snapshots of a large state. A new segment is filled with zeros, which is one more write of
@@ -267,8 +272,11 @@ impl<D: Disk> Log<D> {
             base: batch.log_start.map(LogStart::snapshot),
             reset: matches!(batch.log_start, Some(LogStart::Reset(_))),
             repeats_after: None,
-            may_use_reserve: batch.log_start.is_some()
-                || batch.entries.iter().copied().flatten().all(is_rare),
+            share: match batch.log_start {
+                Some(_) => Share::Any,
+                None if batch.entries.iter().copied().flatten().all(is_rare) => Share::Reserve,
+                None => Share::Ordinary,
+            },
             entries: batch.entries,
         })?;
         self.batches_since_mark += 1;
@@ -321,9 +329,20 @@ struct Change<'a> {
     reset: bool,
     /// Set if the batch repeats those after this one, which may not be on the disk.
     repeats_after: Option<Mark>,
-    /// See [`LogConfig::bytes_max`].
-    may_use_reserve: bool,
+    share: Share,
     entries: &'a [&'a [Entry]],
+}
+
+/// How much of [`LogConfig::bytes_max`] a batch may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// All but the reserve.
+    Ordinary,
+    /// The reserve too: what an election or a change of the members writes.
+    Reserve,
+    /// More than all, if need be: a batch that frees room, and those of a start, which could not go
+    /// on without them.
+    Any,
 }
 
 // Writing.
@@ -363,10 +382,10 @@ impl<D: Disk> Log<D> {
         draft.encode(&mut self.writer);
         let bytes = (self.writer.blocks() * BLOCK_BYTES) as u64;
 
-        if !change.may_use_reserve && !self.leaves_reserve(bytes) {
+        if change.share == Share::Ordinary && !self.leaves_reserve(bytes) {
             return Err(AppendError::Full(self.is_at_bound()));
         }
-        self.make_room(bytes)?;
+        self.make_room(bytes, change.share)?;
         let current = self.current.as_mut().expect("make_room has seen to it");
         let place = Place {
             generation: current.segment.generation,
@@ -427,17 +446,22 @@ impl<D: Disk> Log<D> {
         rules.into_iter().find(|(_, holds)| !holds).map(|(name, _)| name)
     }
 
+    /// Whether the next `bytes` go to the current segment. A batch larger than a segment extends
+    /// the segment that it begins.
+    fn fits(&self, bytes: u64) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|current| current.used == 0 || current.used + bytes <= current.segment.len)
+    }
+
     /// Ensures that the next `bytes` can be written to the current segment.
-    fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
-        if let Some(current) = &self.current {
-            // A batch larger than a segment extends the segment that it begins.
-            if current.used == 0 || current.used + bytes <= current.segment.len {
-                return Ok(());
-            }
+    fn make_room(&mut self, bytes: u64, share: Share) -> Result<(), AppendError> {
+        if self.fits(bytes) {
+            return Ok(());
         }
         let ordered = match self.preparer.ordered_bytes() {
             Some(bytes) => bytes,
-            None => self.order_next().map_err(AppendError::Full)?,
+            None => self.order_next(share).map_err(AppendError::Full)?,
         };
         let segment = self.preparer.take().map_err(|error| {
             let named = segment::unprepared(&self.disk, ordered, &error);
@@ -455,18 +479,18 @@ impl<D: Disk> Log<D> {
             });
         }
         // If the disk is full now, it may have room when the segment is needed.
-        let _ = self.order_next();
+        let _ = self.order_next(Share::Reserve);
         Ok(())
     }
 
-    /// Whether a segment still fits within the limit once `bytes` are written.
+    /// Whether a whole segment can still be had within the limit once `bytes` are written. The rest
+    /// of the current segment is none: what does not fit into it leaves it unused.
     fn leaves_reserve(&self, bytes: u64) -> bool {
         let (standard, usage) = (self.config.segment_bytes, self.usage());
-        let can_order = usage.bytes_max.saturating_sub(usage.bytes) / standard * standard;
-        let ready = self.preparer.ordered_bytes().unwrap_or_default()
-            + self.spares.len() as u64 * standard
-            + self.current.as_ref().map_or(0, |current| current.segment.len - current.used);
-        can_order + ready >= standard + bytes
+        let extends = bytes.saturating_sub(standard);
+        let can_order = usage.bytes_max.saturating_sub(usage.bytes + extends) / standard;
+        let ready = self.spares.len() as u64 + u64::from(self.preparer.ordered_bytes().is_some());
+        can_order + ready > u64::from(!self.fits(bytes))
     }
 
     fn is_at_bound(&self) -> io::Error {
@@ -475,7 +499,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Orders the next segment. Returns its size.
-    fn order_next(&mut self) -> io::Result<u64> {
+    fn order_next(&mut self, share: Share) -> io::Result<u64> {
         let usage = self.usage();
         let recycled = self.spares.pop_front();
         // Others may have taken the room since the rest was kept.
@@ -487,7 +511,8 @@ impl<D: Disk> Log<D> {
             // Generations count from 1.
             None => standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32)),
         };
-        if recycled.is_none() && usage.bytes + bytes > usage.bytes_max {
+        let is_over = usage.bytes + bytes > usage.bytes_max;
+        if recycled.is_none() && is_over && share != Share::Any {
             return Err(self.is_at_bound());
         }
         self.next_generation += 1;

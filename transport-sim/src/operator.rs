@@ -93,7 +93,10 @@ impl<A: App> Cluster<A> {
             let change = next(membership);
             if let Ok(begun) = leader.set_members(change.clone()).await {
                 let set = leader.members_set(begun, &change);
-                let _ = madsim::time::timeout(WAIT, set).await;
+                if let Ok(Ok(index)) = madsim::time::timeout(WAIT, set).await {
+                    let answer = self.world().observer.change_is_done(&change, index);
+                    self.broken(answer.err());
+                }
             }
         }
         false

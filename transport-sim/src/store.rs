@@ -119,6 +119,7 @@ impl<A: App> LogStore for Checked<'_, A> {
             Ok(_) => {
                 let host = &mut world.hosts[self.node];
                 let taken_back = host.shadow.is_taken_back(&change) && !host.rotten;
+                let loss = host.shadow.records_its_loss(self.node, &change).err();
                 host.shadow.apply(&change);
                 host.writes += 1;
                 host.needed.add(&change, host.shadow.base.last.index);
@@ -137,13 +138,17 @@ impl<A: App> LogStore for Checked<'_, A> {
                     let detail = format!("node {}", self.node);
                     broken = Some(Violation::new(Check::OneVoteATerm, self.node, detail));
                 }
+                broken = broken.or(loss);
                 if audit {
                     broken = broken.or(world.audit(self.node).err());
                 }
                 drop(world);
                 self.cluster.broken(broken);
             }
-            Err(PersistError::Full { .. }) => world.marks.hit("a disk was full"),
+            Err(PersistError::Full { .. }) => {
+                let full = world.hosts[self.node].full;
+                world.marks.hit(if full { "a disk was full" } else { "a log reached its bound" });
+            }
             Err(_) => {
                 world.hosts[self.node].maybe = Some(change);
                 world.marks.hit("a sync failed and the node stopped");

@@ -340,6 +340,9 @@ pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
     config.segment_bytes = u64::from(swarm.segment_bytes);
     config.background = false;
     config.recycled_bytes_max = RECYCLED_SEGMENTS * u64::from(swarm.segment_bytes);
+    if swarm.log_bytes > 0 {
+        config.bytes_max = swarm.log_bytes.into();
+    }
     config
 }
 

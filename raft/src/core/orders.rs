@@ -61,6 +61,9 @@ impl Core {
         if !is_pending {
             return write;
         }
+        if self.applied > self.log.base().last.index {
+            self.snapshots.no_room();
+        }
         self.log.take_back();
         let entries = self.log.fill_write(self.config.write_bytes_max);
         // The pending time goes on: the disk has stored nothing since.

@@ -10,6 +10,9 @@ pub(crate) fn log_config(swarm: &Swarm) -> LogConfig {
     let mut config = LogConfig::default();
     config.segment_bytes = segment_bytes;
     config.recycled_bytes_max = u64::from(swarm.recycled_segments) * segment_bytes;
+    if swarm.log_bytes > 0 {
+        config.bytes_max = swarm.log_bytes.into();
+    }
     config.background = false;
     config
 }

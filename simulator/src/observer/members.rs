@@ -5,7 +5,7 @@ use crate::checks::Check;
 use crate::in_force::News;
 use crate::violation::{Violation, violation};
 use driver::StateMachine;
-use raft::{Incarnation, Index, LogId, Membership, NodeId, RawNode, Snapshot};
+use raft::{Change, Incarnation, Index, LogId, Membership, NodeId, RawNode, Snapshot};
 use std::collections::BTreeSet;
 
 /// The memberships that were committed.
@@ -86,6 +86,22 @@ impl<M: StateMachine> Observer<M> {
     /// The latest committed membership.
     pub fn committed_membership(&self) -> &Membership {
         self.memberships.latest().1
+    }
+
+    /// Checks the answer to a change: it is done by the membership of the entry at `index`.
+    pub fn change_is_done(&self, change: &Change, index: Index) -> Result<(), Violation> {
+        let there = self.memberships.at(index).filter(|(at, _)| *at == index);
+        let is_declared = |membership: &Membership| {
+            !membership.is_changing()
+                && membership.members == change.members
+                && membership.voters == change.voters
+        };
+        if there.is_some_and(|(_, membership)| is_declared(membership)) {
+            return Ok(());
+        }
+        let committed = self.committed_index();
+        let detail = format!("{change:?} done by entry {index} of {committed}: {there:?}");
+        violation(Check::ChangeIsDoneWhenItIsCommitted, index, detail)
     }
 
     /// The latest committed membership, and every later one that is in the log of a node: each may

@@ -103,6 +103,7 @@ impl Plan {
             priorities: 0,
             gone_us: 0,
             unread_ppm: 0,
+            log_bytes: 0,
         };
         let mut plan = Plan { seed, nodes, swarm, faults: Vec::new() };
         let also = always.iter().filter(|kind| !among.contains(kind));
@@ -117,6 +118,8 @@ impl Plan {
         plan.draw_clocks(&among, always);
         let mut draw = Stream::new(seed, Purpose::Unread, 0);
         plan.swarm.unread_ppm = draw.pick(&[0, 0, 0, 300_000]);
+        let mut draw = Stream::new(seed, Purpose::LogBound, 0);
+        plan.swarm.log_bytes = draw.pick(&[0, 0, 0, 0, 0, 0, 1 << 20, 4 << 20]);
         plan
     }
 

@@ -27,6 +27,7 @@ impl World<'_> {
                 if host.shadow.is_taken_back(&change) && !host.rotten {
                     return violation(Check::OneVoteATerm, node, format!("node {node}"));
                 }
+                host.shadow.records_its_loss(node, &change)?;
                 host.shadow.apply(&change);
                 running.node.persisted(now, done);
                 // Older snapshots are not needed once the log on disk begins after this one. A
@@ -60,9 +61,13 @@ impl World<'_> {
             Err(PersistError::Full { write, .. }) => {
                 running.write = Some(*write);
                 host.tries_again = true;
-                self.marks.hit("a disk was full");
+                self.marks.hit(match host.full {
+                    true => "a disk was full",
+                    false => "a log reached its bound",
+                });
                 self.queue.push(self.now_us + FULL_RETRY_US, Event::Synced { node, life });
-                Ok(())
+                // A snapshot may be due, which would free room.
+                self.poll(node)
             }
             Err(error) => {
                 if !host.failing {

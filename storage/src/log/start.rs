@@ -4,7 +4,7 @@
 //! out: it erases what was never acknowledged, writes the latest batch once more, or writes the
 //! whole log anew after a loss. The writer (`log.rs`) is ready after that.
 
-use super::{AppendError, Change, Current, Full, Log, LogConfig, State, seed};
+use super::{AppendError, Change, Current, Full, Log, LogConfig, Share, State, seed};
 use crate::block::{BLOCK_BYTES, BlockWriter};
 use crate::disk::Disk;
 use crate::mark::{self, Mark, MarkFile};
@@ -119,7 +119,7 @@ impl<D: Disk> Log<D> {
             base: Some(&restored.snapshot),
             reset: true,
             repeats_after: None,
-            may_use_reserve: true,
+            share: Share::Any,
             entries: &[],
         };
         self.commit(change).map_err(AppendError::into_io)?;
@@ -240,8 +240,8 @@ impl<D: Disk> Log<D> {
         let (reset, repeats_after) = (latest.reset, Some(latest.synced));
         let entries: &[&[Entry]] = &[&restored.entries[restored.entries.len() - count..]];
         let hard_state = restored.hard_state;
-        let change =
-            Change { hard_state, base: None, reset, repeats_after, may_use_reserve: true, entries };
+        let share = Share::Any;
+        let change = Change { hard_state, base: None, reset, repeats_after, share, entries };
         self.commit(change).map_err(AppendError::into_io)
     }
 
@@ -264,7 +264,7 @@ impl<D: Disk> Log<D> {
                 base: None,
                 reset,
                 repeats_after: None,
-                may_use_reserve: true,
+                share: Share::Any,
                 entries,
             };
             self.commit(change).map_err(AppendError::into_io)?;

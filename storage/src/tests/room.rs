@@ -2,6 +2,7 @@
 //! happens, a start finds what was acknowledged. At the end, random sequences of all of it.
 
 use super::*;
+use crate::Usage;
 use crate::log::AppendError;
 use crate::recovery::Case;
 use crate::segment;
@@ -245,7 +246,7 @@ fn a_bad_sector_in_a_spare_segment_refuses_no_start() {
 fn the_reserve_for_votes_is_there_whatever_segments_are_spare() {
     for large in [0, 25_000] {
         let disk = MemDisk::new();
-        let mut log = begun_with(&disk, bounded(14 * BLOCK));
+        let mut log = begun_with(&disk, bounded(15 * BLOCK));
         let first = [entry(1, 1, large)];
         write(&mut log, hard(1, Some(2)), &first);
         // Fill the segment, then compact in the next one.
@@ -302,6 +303,48 @@ fn a_start_at_the_bound_frees_nothing_before_its_repetition_is_durable() {
     let wide = LogConfig { bytes_max: 1 << 20, ..config() };
     let (_, found) = Log::open(disk.clone(), wide).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(ids(found.restored.as_ref().unwrap()), ["1@1"], "{}", state(&found));
+}
+
+/// Writes entries of this length, from this index on, until the log has no room. Returns the index
+/// of the first that found none.
+fn fill(log: &mut Log<MemDisk>, from: u64, len: usize) -> u64 {
+    for index in from.. {
+        let next = [entry(index, 1, len)];
+        let batch = BatchRef { hard_state: hard(1, Some(2)), log_start: None, entries: &[&next] };
+        match log.append(batch) {
+            Ok(()) => {}
+            Err(AppendError::Full(_)) => return index,
+            Err(AppendError::Failed(error)) => panic!("{error}"),
+        }
+    }
+    unreachable!("there is a bound")
+}
+
+/// A start repeats the last batch, which may be longer than what the bound has left.
+#[test]
+fn a_log_at_its_bound_starts_and_frees_room_once_a_snapshot_is_taken() {
+    for blocks in 1..=9 {
+        for segments in 2..=5 {
+            let config = || bounded(segments * 4 * BLOCK);
+            let disk = MemDisk::new();
+            let mut log = begun_with(&disk, config());
+            let len = (blocks * BLOCK) as usize - 600;
+            let mut index = 1;
+            for _ in 0..4 {
+                index = fill(&mut log, index, len);
+                drop(log);
+                disk.kill();
+                log = Log::open(disk.clone(), config())
+                    .unwrap_or_else(|error| panic!("{blocks} blocks: {error}"))
+                    .0;
+                vote(&mut log, 1).unwrap();
+                let snapshot = snapshot(LogId::new(index - 1, 1));
+                log_start(&mut log, hard(1, Some(2)), &LogStart::Compact(snapshot), &[]);
+                let Usage { bytes, bytes_max } = log.usage();
+                assert!(bytes <= bytes_max + (4 + blocks) * BLOCK, "{bytes} of {bytes_max}");
+            }
+        }
+    }
 }
 
 use super::crash::{Numbers, fail_from};
