@@ -75,12 +75,14 @@ impl Leader {
         confirmed && !core.snapshots.is_base_unreadable() && self.disputed_at(core).is_none()
     }
 
-    /// Whether a quorum, this node included, has reported the same state at `at` or a later index.
+    /// Whether a quorum, this node included, has reported the same state at `at` or a later index,
+    /// and at least one peer. A lone voter is a quorum, but its word stands against that of a
+    /// learner: if the voter is wrong, all learners would give up what they replay from the log.
     fn has_agreement(&self, core: &Core, at: Index) -> bool {
         let own = core.id();
-        core.log.membership().is_quorum(|id| match self.progress.get(&id) {
-            Some(progress) => progress.agrees == Some(true) && progress.agreed_at >= at,
-            None => id == own,
-        })
+        let agrees = |p: &Progress| p.agrees == Some(true) && p.agreed_at >= at;
+        let is_quorum =
+            core.log.membership().is_quorum(|id| self.progress.get(&id).map_or(id == own, agrees));
+        is_quorum && self.progress.values().any(agrees)
     }
 }

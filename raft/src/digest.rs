@@ -6,12 +6,13 @@
 //! answer into one hash. Followers report their hash with each heartbeat reply, and the leader
 //! compares it with its own at the same index.
 //!
-//! If a quorum agrees with the leader, the node that differs is wrong. If a quorum reports the same
-//! other hash at one index, the leader is wrong. So that such reports meet at one index, every
-//! follower reports its hash as of the commit index that the leader sent one round earlier. A node
-//! that is wrong durably resets its log and stops. After a restart it neither votes nor campaigns
-//! until its peers have repaired it, like a node that has lost its log. If no quorum has one hash
-//! (three nodes that all differ, or of which one is down), the difference is only reported.
+//! If a quorum, and at least one peer, agree with the leader, the node that differs is wrong. If a
+//! quorum reports the same other hash at one index, the leader is wrong. So that such reports meet
+//! at one index, every follower reports its hash as of the commit index that the leader sent one
+//! round earlier. A node that is wrong durably resets its log and stops. After a restart it neither
+//! votes nor campaigns until its peers have repaired it, like a node that has lost its log. If no
+//! quorum has one hash (three nodes that all differ, or of which one is down), the difference is
+//! only reported.
 //!
 //! This is not a checksum of the state. Damage to state in memory is detected only when an answer
 //! shows it.

@@ -184,7 +184,7 @@ fn nodes_clients_and_the_swarm_are_as_chosen() {
     .nodes(5)
     .clients(2)
     .faults(&[])
-    .swarm(|swarm| swarm.snapshot_bytes = 1 << 30)
+    .swarm(|swarm| (swarm.snapshot_bytes, swarm.log_bytes) = (1 << 30, 0))
     .run();
     assert_eq!(seen.get(), 1, "two clients, 0 and 1");
     assert_eq!(passed.marks.count("a snapshot was taken"), 0);

@@ -188,14 +188,17 @@ impl World<'_> {
     }
 
     /// Whether the nodes that have a right copy, and have applied as much, are a quorum of each
-    /// membership that may be in force.
+    /// membership that may be in force, and at least two: a lone voter proves nothing to a learner.
     fn right_copies_decide(&self, from: Index) -> bool {
         let is_right = |id: NodeId| {
             let host = &self.hosts[id.0 as usize];
             let applied = host.up.as_ref().map(|running| running.machine_at);
             !host.flipped && applied.is_some_and(|applied| applied >= from)
         };
-        self.observer.possible_memberships().all(|membership| membership.is_quorum(is_right))
+        self.observer.possible_memberships().all(|membership| {
+            let right = membership.members.keys().filter(|id| is_right(**id)).count();
+            membership.is_quorum(is_right) && right >= 2
+        })
     }
 
     /// Whether a majority with right copies has applied as much as any diverged copy. One of two
