@@ -540,7 +540,7 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
         return due.then_some(Body::Append { prev, entries, commit, round, time });
     };
     let has_entries = match progress.state {
-        State::Probe { asked } => !asked && progress.next <= last,
+        State::Probe { asked } => !asked && !progress.bare && progress.next <= last,
         State::Replicate => progress.next <= last && !full(),
         State::Snapshot(_) => false,
     };
@@ -553,7 +553,7 @@ fn append(core: &Core, progress: &mut Progress, round: Round) -> Option<Body> {
         let bytes;
         (entries, bytes) = core.log.share(progress.next, last, bytes_max);
         match (&mut progress.state, entries.last()) {
-            (State::Probe { asked }, _) => *asked = true,
+            (State::Probe { asked }, _) => (*asked, progress.bare) = (true, true),
             (State::Replicate, Some(entry)) => progress.sent(entry.id.index, bytes),
             (State::Replicate | State::Snapshot(_), _) => {}
         }

@@ -15,6 +15,10 @@ pub(crate) struct Progress {
     pub next: Index,
     /// Whether the leader probes, replicates or sends a snapshot.
     pub state: State,
+    /// A probe from `next` has carried entries, which may be on their way. Further ones carry none:
+    /// repeated with each heartbeat, entries could come faster than a slow connection takes them,
+    /// and what the peer says would always be about the past.
+    pub bare: bool,
     /// The latest round that the peer has acknowledged.
     pub round: Round,
     /// The leader's latest round when `matched` was last raised. A reply to a later round was sent
@@ -101,6 +105,7 @@ impl Progress {
             matched: Index(0),
             next,
             state: State::Probe { asked: false },
+            bare: false,
             round: Round(0),
             matched_round: Round(0),
             ignore_before: Round(0),
@@ -184,6 +189,7 @@ impl Progress {
         let next = next.max(self.matched.next());
         let again = matches!(self.state, State::Probe { .. }) && next == self.next;
         self.state = State::Probe { asked: again };
+        self.bare &= again;
         self.next = next;
         self.inflight.clear();
     }
