@@ -7,8 +7,8 @@
 //!
 //! A server may accept a connection and never answer: its process is stopped, or it is no node. A
 //! write that was sent to it could not be repeated. So a client that divides its time
-//! ([`Client::dividing_time`]) first asks a server whether it is a node, and lets none use up the
-//! time of the others.
+//! ([`Client::dividing_time`]) first asks a server whether it is a node. One that does not answer
+//! soon is passed over, and none uses up the time of the others.
 //!
 //! This module opens no connections ([`Exchange`] does), and uses only the clock that it is given.
 
@@ -40,6 +40,10 @@ const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// The question whether a server is a node that answers. Each node answers it at once, whatever its
 /// disk does.
 const PROBE: &str = "/healthz";
+
+/// How long the first question to a server may take. If none answers in that time, each is asked
+/// again, and may take its share of what is left.
+const PROBE_TIME: Duration = Duration::from_millis(400);
 
 /// Opens a session. One that is not used ends by itself, so it may be opened again.
 const SESSIONS: &str = "/v1/sessions";
@@ -192,9 +196,9 @@ impl<E: Exchange> Client<E> {
         Client { servers, timeout, exchange, clock, divides_time: false, first }
     }
 
-    /// Lets no server use up the time of the others. With several servers, an attempt to read takes
-    /// an equal share of the time that is left, and a write is sent only to a server that has just
-    /// answered as a node.
+    /// Lets no server use up the time of the others. With several servers, a request is sent only
+    /// to a server that has just answered as a node, and an attempt to read takes an equal share of
+    /// the time that is left.
     #[must_use]
     pub fn dividing_time(mut self) -> Self {
         self.divides_time = self.servers.len() > 1;
@@ -258,6 +262,7 @@ impl<E: Exchange> Client<E> {
         let mut may_be_done = false;
         // The latest reason other than "cannot connect" is the most useful in an error message.
         let mut reason = String::new();
+        let mut probe_time = PROBE_TIME;
         loop {
             let (mut nobody, mut unwanted) = (Vec::new(), None);
             let first = self.first.load(Ordering::Relaxed);
@@ -274,7 +279,7 @@ impl<E: Exchange> Client<E> {
                         false => CallError::NotDone(reason),
                     });
                 }
-                match self.probe_and_attempt(server, request, left).await {
+                match self.probe_and_attempt(server, request, left, probe_time).await {
                     // The session has ended: an earlier attempt may have been done, this one not.
                     Ok(response)
                         if response.status == StatusCode::GONE && request.method != Method::GET =>
@@ -307,28 +312,28 @@ impl<E: Exchange> Client<E> {
             if nobody.len() == self.servers.len() && !may_be_done {
                 return Err(CallError::NotDone(nobody.join("; ")));
             }
+            probe_time = Duration::MAX;
             self.clock.sleep(RETRY_PAUSE).await;
         }
     }
 
-    /// One attempt at `server`. If this client divides its time, it has a share of what is left.
+    /// One attempt at `server`. If this client divides its time, it has a share of what is left,
+    /// and begins with the question whether the server is a node.
     async fn probe_and_attempt(
         &self,
         server: &str,
         request: &Request,
         left: Duration,
+        probe_time: Duration,
     ) -> Result<Response, Missed> {
         if !self.divides_time {
             return self.attempt(server, request, left).await;
         }
         let servers = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
         let share = (left / servers).max(ATTEMPT_MIN).min(left);
-        if request.is_repeatable() {
-            return self.attempt(server, request, share).await;
-        }
         let began_ns = self.clock.now().monotonic_ns;
         let probe = Request::new(Method::GET, PROBE);
-        let answer = self.exchange.exchange(server, &probe, share).await;
+        let answer = self.exchange.exchange(server, &probe, share.min(probe_time)).await;
         let answer = answer.map_err(|failure| match failure {
             Failure::Nobody(why) => Missed::Nobody(why),
             Failure::NotSent(why) | Failure::Lost(why) => Missed::NotDone(why),
@@ -337,6 +342,7 @@ impl<E: Exchange> Client<E> {
             return Err(foreign(server, false, &answer));
         }
         let passed_ns = self.clock.now().monotonic_ns.saturating_sub(began_ns);
+        let left = if request.is_repeatable() { share } else { left };
         let left = left.saturating_sub(Duration::from_nanos(passed_ns));
         self.attempt(server, request, left).await
     }

@@ -222,6 +222,7 @@ pub fn render(
         ("damaged_frames", "Frames of peers whose checksum did not match.", peers.damaged_frames),
         ("frames_without_room", "Frames of peers given up for memory.", peers.frames_without_room),
         ("refused_streams", "Streams of peers that were refused.", peers.refused_streams),
+        ("doubled", "Times that two processes ran as one peer.", peers.doubled_peers),
         ("snapshot_bytes_sent", "Bytes of state sent in snapshots.", peers.snapshot_bytes_sent),
         (
             "snapshot_bytes_received",

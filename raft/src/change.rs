@@ -69,7 +69,7 @@ pub enum ChangeError {
     #[error("leadership is being handed over")]
     Transferring,
     /// The membership in force is another one than the change expects.
-    #[error("the membership has version {version}")]
+    #[error("the membership has version {version} now: it has changed meanwhile")]
     OtherVersion {
         /// The index of the membership in force.
         version: Index,

@@ -479,6 +479,7 @@ impl Leader {
             active: p.active,
             in_snapshot: matches!(p.state, State::Snapshot(_)),
             silent_ticks: p.silent_ticks,
+            behind_ticks: p.chase_ticks,
             losses: p.losses,
             priority: p.priority,
             agrees: p.agrees,

@@ -95,6 +95,10 @@ pub struct PeerStatus {
     pub in_snapshot: bool,
     /// Ticks since its last reply, or since this node became leader.
     pub silent_ticks: u32,
+    /// Ticks since it last had on its disk all that the leader's log held when this count began. A
+    /// peer that replies and is behind for long has a slow connection, or a disk that is slow, full
+    /// or hangs.
+    pub behind_ticks: u32,
     /// Whether its state agrees with this leader's, as of its last report. `None` if that is not
     /// known.
     pub agrees: Option<bool>,

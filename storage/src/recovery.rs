@@ -206,9 +206,10 @@ pub enum OpenError {
     IdentityMissing,
     /// The directory once had a log, and no batch of it can be read.
     #[error(
-        "the log is gone: the directory once had one, and nothing of it can be read. Put back the \
-         files themselves if they were moved, never an older copy of them: what was acknowledged \
-         since would be lost. Without them this member is lost: the cluster goes on while a \
+        "the log is gone: the directory once had one, and nothing of it can be read. If IDENTITY or \
+         the log is that of another node, put back this node's. Put back the files themselves if \
+         they were moved, never an older copy of them: what was acknowledged since would be lost. \
+         Without them this member is lost: the cluster goes on while a \
          majority of the members is up. Then remove it from the cluster, and add it again with an \
          empty directory"
     )]

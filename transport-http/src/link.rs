@@ -369,6 +369,7 @@ impl<N: Net> Body for Outgoing<N> {
 #[cfg(test)]
 mod tests {
     use super::Outgoing;
+    use crate::hello::Hello;
     use crate::net::{Net as _, TokioNet};
     use crate::signs::SignTimes;
     use crate::{HttpTransport, PeerServer, TransportConfig};
@@ -452,6 +453,29 @@ mod tests {
         assert_eq!(shared.connected_at(peer), Some("present".to_owned()));
         shared.end_stream(peer, present);
         assert!(!shared.is_connected(peer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_answers_at_two_addresses_is_two_processes_and_one_that_moves_is_not() {
+        let transport = transport(&TokioNet::current(), 0);
+        let (shared, peer) = (transport.shared(), NodeId(1));
+        let address = "elsewhere:9080".to_owned();
+        let hello =
+            Hello { from: peer, incarnation: Incarnation(101), address, ..shared.hello(peer) };
+        let doubled = || shared.counters.figures().doubled_peers;
+        let stream = shared.begin_stream(peer);
+        shared.set_open(peer, stream, Some("n1:9080"));
+        assert!(shared.visited(&hello));
+        assert!(!shared.visited(&hello), "that is known");
+        shared.look_for_a_copy(peer, &hello.address).await;
+        assert_eq!(doubled(), 1);
+        shared.set_open(peer, stream, None);
+        shared.look_for_a_copy(peer, &hello.address).await;
+        assert_eq!(doubled(), 1, "it has moved");
+        shared.set_open(peer, stream, Some("n1:9080"));
+        assert!(!shared.visited(&Hello { address: "n1:9080".to_owned(), ..hello.clone() }));
+        shared.look_for_a_copy(peer, &hello.address).await;
+        assert_eq!(doubled(), 1, "it has moved back");
     }
 
     #[tokio::test]

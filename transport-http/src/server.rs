@@ -294,7 +294,11 @@ async fn stream<N: Net>(
         (StatusCode::FORBIDDEN, refusal.to_string())
     })?;
     listener.introduce(place, &hello)?;
-    shared.visited(&hello);
+    if shared.visited(&hello) {
+        let (shared, peer, given) = (shared.clone(), hello.from, hello.address.clone());
+        let looking = async move { shared.look_for_a_copy(peer, &given).await };
+        net.spawn(looking).detach();
+    }
     shared.compare_settings(&hello);
     let member = shared.is_member(hello.from, hello.incarnation).then_some(hello.from);
     if let Some(member) = member {

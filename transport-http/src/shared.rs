@@ -64,6 +64,7 @@ pub(crate) struct Counters {
     damaged: AtomicU64,
     no_room: AtomicU64,
     refused: AtomicU64,
+    doubled: AtomicU64,
     snapshot_bytes_sent: AtomicU64,
     snapshot_bytes_received: AtomicU64,
 }
@@ -92,6 +93,7 @@ impl Counters {
             damaged_frames: read(&self.damaged),
             frames_without_room: read(&self.no_room),
             refused_streams: read(&self.refused),
+            doubled_peers: read(&self.doubled),
             snapshot_bytes_sent: read(&self.snapshot_bytes_sent),
             snapshot_bytes_received: read(&self.snapshot_bytes_received),
         }
@@ -153,6 +155,9 @@ pub struct TransportFigures {
     /// Streams and snapshots rejected: another cluster, another version or another node; for
     /// streams also if no connection slot was free.
     pub refused_streams: u64,
+    /// Times that two processes were found to run as one member: one of them has a copy of the
+    /// data directory.
+    pub doubled_peers: u64,
     /// Bytes of state sent in snapshots. A transfer that goes on after an interruption does not
     /// send again what the receiver has.
     pub snapshot_bytes_sent: u64,
@@ -215,32 +220,33 @@ impl<N: Net> Shared<N> {
 
     /// A node of this cluster has opened a stream. If the membership has not the address that it
     /// gave, that one is kept, so that it can be answered. A member has to have the right
-    /// incarnation.
-    pub fn visited(&self, hello: &Hello) {
+    /// incarnation. Returns whether a member has given another address than before.
+    pub fn visited(&self, hello: &Hello) -> bool {
         let known = lock(&self.addresses).get(&hello.from).cloned();
         let is_plain = !hello.address.is_empty() && check_address(&hello.address).is_ok();
         let is_impostor = known.is_some() && !self.is_member(hello.from, hello.incarnation);
         if !is_plain || hello.from == self.config.node {
-            return;
+            return false;
         }
         if is_impostor {
-            return self.remember_namesake(hello);
+            self.remember_namesake(hello);
+            return false;
         }
         let mut visitors = lock(&self.visitors);
         if visitors.iter().any(|(id, address)| *id == hello.from && *address == hello.address) {
-            return;
+            return false;
         }
         visitors.retain(|(id, _)| *id != hello.from);
         if known.as_ref() == Some(&hello.address) {
-            return;
+            return false;
         }
         if known.is_some() {
             let (peer, address) = (hello.from, hello.address.clone());
             report(|| {
                 tracing::warn!(
                     %peer, %address,
-                    "a peer is reached at another address than the membership has; declare the \
-                     members with the new address"
+                    "a peer is reached at another address than the membership has; if it has \
+                     moved, declare the members with the new address"
                 );
             });
         }
@@ -250,6 +256,30 @@ impl<N: Net> Shared<N> {
         }
         drop(visitors);
         self.members_changed.notify_waiters();
+        known.is_some()
+    }
+
+    /// Reports a member that has given another address, and still answers at its own when a process
+    /// that has ended there would have been noticed. Then a second process runs with a copy of its
+    /// data directory. Declared with the address of the copy, the member would lose what it has
+    /// stored since.
+    pub async fn look_for_a_copy(&self, peer: NodeId, given: &str) {
+        self.net.sleep(2 * self.config.silence).await;
+        let Some(own) = lock(&self.addresses).get(&peer).cloned() else { return };
+        let is_both = self.connected_at(peer).as_ref() == Some(&own)
+            && self.given_address(peer).is_some_and(|address| address == given);
+        if !is_both {
+            return;
+        }
+        self.counters.doubled.fetch_add(1, Ordering::Relaxed);
+        report(|| {
+            tracing::error!(
+                %peer, address = %own, other = %given,
+                "two processes run as this peer: it answers at its address, and another process, \
+                 with a copy of its data directory, says that it is reached at the other; stop \
+                 that one"
+            );
+        });
     }
 
     /// Another node than the member with its id has opened a stream. Replies to it go to the

@@ -188,9 +188,11 @@ fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
     if peer.matched.0 == 0 {
         return "unknown yet".to_owned();
     }
+    let for_time = status.tick * peer.behind_ticks;
     match raft.commit.0.saturating_sub(peer.matched.0) {
         0 => "up".to_owned(),
-        behind => format!("up, {behind} entries behind"),
+        behind if for_time < app.limits.silence_max => format!("up, {behind} entries behind"),
+        behind => format!("up, {behind} entries behind for {}", seconds(for_time)),
     }
 }
 

@@ -23,7 +23,7 @@ impl Hosts {
     /// Admits the hosts of these addresses. Each is `host:port` or a host alone. `*` admits every
     /// name.
     pub fn of(addresses: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        let names = addresses.into_iter().map(|a| host_of(a.as_ref()).to_ascii_lowercase());
+        let names = addresses.into_iter().map(|a| name_of(a.as_ref()));
         let names: BTreeSet<String> = names.collect();
         Hosts { any: names.contains("*"), names }
     }
@@ -49,17 +49,20 @@ impl Hosts {
     }
 
     fn knows(&self, host: &str, membership: &Membership) -> bool {
-        let name = host_of(host).to_ascii_lowercase();
+        let name = name_of(host);
         let digits = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(&name);
         self.any
             || name == "localhost"
             || digits.parse::<IpAddr>().is_ok()
             || self.names.contains(&name)
-            || membership
-                .members
-                .values()
-                .any(|member| host_of(&member.client_address).eq_ignore_ascii_case(&name))
+            || membership.members.values().any(|member| name_of(&member.client_address) == name)
     }
+}
+
+/// The name of the host, as it is compared: the dot at its end only says that it is complete.
+fn name_of(address: &str) -> String {
+    let host = host_of(address);
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 /// The host of `host:port`, or of a host alone.
@@ -103,6 +106,7 @@ mod tests {
             "192.168.1.7",
             "node1.example:8080",
             "NODE1.example",
+            "node1.example.:8080",
         ] {
             assert_eq!(admits(Some(host), None), (true, true), "{host}");
         }

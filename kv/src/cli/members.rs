@@ -182,6 +182,12 @@ fn change(
     let before = declared.clone();
     edit(&mut declared).map_err(CallError::NotDone)?;
     if declared == before && cluster["change"].is_null() {
+        for member in silent(&cluster) {
+            exit::complain(format_args!(
+                "{member}; if its disk was replaced, remove it, start it with an empty data \
+                 directory and --join, and add it again"
+            ));
+        }
         return Ok(print(&format!(
             "{}unchanged: these are the members already",
             describe(&cluster)
@@ -194,12 +200,26 @@ fn change(
         "if_version": cluster["membership_version"],
     });
     let path = format!("/v1/cluster/members?wait=1s&force={}", options.force);
-    let response = client.call(&Request::new(Method::PUT, path).body(body.to_string()))?;
+    let asked = client.call(&Request::new(Method::PUT, path).body(body.to_string()));
+    let response = asked.map_err(|error| match error {
+        CallError::Unknown(why) => {
+            CallError::Unknown(format!("{why}; `raft-kv members` shows what became of it"))
+        }
+        error @ CallError::NotDone(_) => error,
+    })?;
     match response.status {
         StatusCode::ACCEPTED => wait(&client, options.wait, &declared, &response.json()),
         status if status.is_success() => Ok(print(&describe(&response.json()))),
         _ => Ok(client::refused(&response)),
     }
+}
+
+/// The members that do not answer the leader, with their states.
+fn silent(cluster: &Value) -> Vec<String> {
+    let all = cluster["members"].as_array().into_iter().flatten();
+    let states = all.map(|member| (member, plain(&member["state"])));
+    let silent = states.filter(|(_, state)| state.starts_with("no answer"));
+    silent.map(|(member, state)| format!("node {}: {state}", member["id"])).collect()
 }
 
 /// Waits for the end of a change that has begun, and reports its progress.

@@ -15,6 +15,23 @@ use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 use transport_http::BootstrapError;
 
+/// The levels of the log.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Reads the filter of the log. A word alone has to be a level: the parser takes any other for a
+/// part of the program, and would silence all the rest because of a misspelt level.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let mut words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    if let Some(word) = words.find(|word| !word.contains(['=', '[']) && !is_level(word)) {
+        let levels = LEVELS.join(", ");
+        return Err(format!(
+            "{word} is no level, which are {levels}; write {word}=LEVEL for a part"
+        ));
+    }
+    EnvFilter::builder().parse(text).map_err(|error| error.to_string())
+}
+
 /// Runs a node.
 pub fn run(flags: Flags) -> u8 {
     name_process();
@@ -22,7 +39,7 @@ pub fn run(flags: Flags) -> u8 {
         Ok(settings) => settings,
         Err(error) => return refuse(error),
     };
-    let filter = match EnvFilter::builder().parse(&settings.log) {
+    let filter = match filter(&settings.log) {
         Ok(filter) => filter,
         Err(error) => return refuse(format_args!("--log {}: {error}", settings.log)),
     };
@@ -198,6 +215,16 @@ async fn abandoned(asked: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_misspelt_level_of_the_log_is_refused() {
+        for right in ["", "info", "WARN", "warn,driver=debug", "raft=off, info", "driver=trace"] {
+            assert!(filter(right).is_ok(), "{right}");
+        }
+        for wrong in ["wanr", "Warning", "driver=debug,inof", "driver", "driver=inof"] {
+            assert!(filter(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_start_without_room_may_be_tried_again() {
