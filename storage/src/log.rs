@@ -56,9 +56,9 @@ pub struct LogConfig {
     /// snapshot frees some. A small write takes up to 4 KiB until the log is compacted.
     ///
     /// At least two segments. The bytes of one are reserved for what an election or a change of
-    /// the members writes, so a node whose log is full still votes and leads. A write that moves
-    /// the start of the log, which frees room, and the writes of a start may exceed the bound: a
-    /// start after damage writes the rest of the log once more before it frees the damaged
+    /// the members writes, so a node whose log is full still votes and leads. A write that frees a
+    /// segment, because it moves the start of the log, and the writes of a start may exceed the
+    /// bound: a start after damage writes the rest of the log once more before it frees the damaged
     /// segments. So may the last write before the bound, by what it is longer than a segment.
     ///
     /// It should exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and
@@ -273,9 +273,9 @@ impl<D: Disk> Log<D> {
             reset: matches!(batch.log_start, Some(LogStart::Reset(_))),
             repeats_after: None,
             share: match batch.log_start {
-                Some(_) => Share::Any,
-                None if batch.entries.iter().copied().flatten().all(is_rare) => Share::Reserve,
-                None => Share::Ordinary,
+                Some(start) if self.would_free(start) => Share::Any,
+                _ if batch.entries.iter().copied().flatten().all(is_rare) => Share::Reserve,
+                _ => Share::Ordinary,
             },
             entries: batch.entries,
         })?;
@@ -481,6 +481,15 @@ impl<D: Disk> Log<D> {
         // If the disk is full now, it may have room when the segment is needed.
         let _ = self.order_next(Share::Reserve);
         Ok(())
+    }
+
+    /// Whether a segment is free once the log begins there. If none were, the entries that come with
+    /// each new start of the log would fill it beyond its bound.
+    fn would_free(&self, start: &LogStart) -> bool {
+        let oldest = self.full.front().map(|full| full.highest);
+        let oldest = oldest.or(self.current.as_ref().map(|current| current.highest));
+        let base = start.snapshot().last.index;
+        matches!(start, LogStart::Reset(_)) || oldest.is_none_or(|highest| highest <= base)
     }
 
     /// Whether a whole segment can still be had within the limit once `bytes` are written. The rest
