@@ -250,9 +250,11 @@ fn peers_of(text: &mut String, status: &DriverStatus) {
     let peers = &status.raft.peers;
     let silence = |peer: &PeerStatus| (status.tick * peer.silent_ticks).as_millis() as u64;
     let behind = |peer: &PeerStatus| status.raft.last.index.0.saturating_sub(peer.matched.0);
-    let figures: [PeerFigure<'_>; 4] = [
+    let late = |peer: &PeerStatus| (status.tick * peer.behind_ticks).as_millis() as u64;
+    let figures: [PeerFigure<'_>; 5] = [
         ("raft_peer_silent_ms", "Since the peer last answered.", "gauge", &silence),
         ("raft_peer_behind_entries", "What the peer has not stored.", "gauge", &behind),
+        ("raft_peer_behind_ms", "Since the peer last had all of the log then.", "gauge", &late),
         ("raft_peer_differs", "1 if the copy of the peer differs.", "gauge", &|peer| {
             u64::from(peer.agrees == Some(false))
         }),

@@ -56,10 +56,13 @@ pub struct LogConfig {
     /// snapshot frees some. A small write takes up to 4 KiB until the log is compacted.
     ///
     /// At least two segments. The bytes of one are reserved for what an election or a change of
-    /// the members writes, so a node whose log is full still votes and leads. A write that frees a
-    /// segment, because it moves the start of the log, and the writes of a start may exceed the
-    /// bound: a start after damage writes the rest of the log once more before it frees the damaged
-    /// segments. So may the last write before the bound, by what it is longer than a segment.
+    /// the members writes, so a node whose log is full still votes and leads. A restart with an
+    /// election takes up to 12 KiB.
+    ///
+    /// A write that frees a segment, because it moves the start of the log, and the writes of a
+    /// start may exceed the bound: a start after damage writes the rest of the log once more before
+    /// it frees the damaged segments. So may the last write before the bound, by what it is longer
+    /// than a segment.
     ///
     /// It should exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and
     /// a quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
@@ -483,8 +486,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Whether a segment is free once the log begins there. If none were, the entries that come with
-    /// each new start of the log would fill it beyond its bound.
+    /// Whether a segment is free once the log begins there. If none were, the entries that come
+    /// with each new start of the log would fill it beyond its bound.
     fn would_free(&self, start: &LogStart) -> bool {
         let oldest = self.full.front().map(|full| full.highest);
         let oldest = oldest.or(self.current.as_ref().map(|current| current.highest));

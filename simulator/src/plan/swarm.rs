@@ -139,7 +139,7 @@ swarm! {
     /// Share of transfers of a snapshot that fail because the sender's disk cannot read it: 0 in
     /// three quarters of the plans, or 300,000. Layer 1 only.
     unread_ppm,
-    /// `bytes_max` of [`storage::LogConfig`]: 1 MiB or 4 MiB in a quarter of the plans; 0: the
+    /// `bytes_max` of [`storage::LogConfig`]: 1 MiB or 4 MiB in a sixth of the plans; 0: the
     /// default.
     log_bytes,
 }
