@@ -86,6 +86,10 @@ impl<S: StateMachine> Handle<S> {
     /// unknown, it is tried again until the timeout. If it ends with [`AttemptError::Unknown`],
     /// call it again with the same number and command, on any node. Another error speaks of this
     /// call only: if an earlier one has ended with `Unknown`, that outcome is still unknown.
+    ///
+    /// It does not wait for a leader: without one it ends at once with
+    /// [`ProposeError::NotLeader`](crate::ProposeError::NotLeader), and the command may be tried
+    /// again here. `Node::execute_in_session` of the crate `quorate` does that.
     pub async fn execute_in_session(
         &self,
         number: SessionNumber,

@@ -42,7 +42,9 @@ pub trait StateMachine: Send + 'static {
     fn skip(&mut self, _at: ApplyContext) {}
 
     /// Answers a read. Changes nothing. `time` is the log time of the last applied entry: a read
-    /// uses it to decide what has expired, as `apply` uses [`ApplyContext::time`].
+    /// uses it to decide what has expired, as `apply` uses [`ApplyContext::time`]. While nothing is
+    /// written it stands still for up to [`raft::Config::clock_ticks`] (30 s by default), so what
+    /// has expired is shown as live for that long.
     fn query(&self, time: LogTime, query: &[u8]) -> Bytes;
 
     /// Returns the current state, to be written on another thread. Commands wait while `freeze`

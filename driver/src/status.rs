@@ -29,7 +29,8 @@ pub struct DriverStatus {
 }
 
 impl DriverStatus {
-    /// Whether this node leads, knows what is committed, and takes proposals.
+    /// Whether this node leads, knows what is committed, and takes proposals. It stays true while
+    /// leadership is handed over (`raft.transferring`), when proposals wait for the next leader.
     pub fn serving(&self) -> bool {
         self.raft.serving && self.read_only.is_none() && self.stopped.is_none()
     }

@@ -78,14 +78,15 @@ impl<S: StateMachine, D: Disk + Sync> Parts<S, D> {
 /// The least bytes of a write on the disk.
 const WRITE_BYTES: u64 = 4096;
 
-/// Lowers the limits for the log between two snapshots to a quarter of the log's bound each. The
-/// rest is for what is written while a snapshot is taken.
+/// Lowers the limits for the log between two snapshots, and for what waits for its commit, to a
+/// quarter of the log's bound each. The rest is for what is written while a snapshot is taken.
 fn fit_to_log(config: &mut Config, bytes_max: u64) {
     let most = usize::try_from(bytes_max / 4).unwrap_or(usize::MAX);
     let writes = usize::try_from(bytes_max / 4 / WRITE_BYTES).unwrap_or(usize::MAX).max(1);
     config.snapshot_log_bytes = config.snapshot_log_bytes.min(most);
     config.snapshot_log_bytes_max = config.snapshot_log_bytes_max.min(most);
     config.snapshot_log_writes = config.snapshot_log_writes.min(writes);
+    config.uncommitted_bytes_max = config.uncommitted_bytes_max.min(most);
 }
 
 #[cfg(test)]
@@ -107,6 +108,7 @@ mod tests {
         assert_eq!(limits(&config), (32 << 20, 32 << 20, 8192));
         fit_to_log(&mut config, 2 * WRITE_BYTES);
         assert_eq!(limits(&config), (2048, 2048, 1));
+        assert_eq!(config.uncommitted_bytes_max, 2048);
         assert_eq!(config.check(), Ok(()));
     }
 }

@@ -284,7 +284,9 @@ impl<S: StateMachine> Builder<S> {
 
     /// The settings of the log on the disk. The default is [`LogConfig::default`].
     /// `segment_bytes` has to be a positive multiple of 4 KiB. With a small `bytes_max`, snapshots
-    /// are taken more often: see [`LogConfig::bytes_max`].
+    /// are taken more often, segments have at most a sixteenth of it (but 1 MiB), and at most a
+    /// quarter may wait for its commit: beyond that, commands are refused as `Busy`. It should be
+    /// several times what is written while a snapshot is taken.
     #[must_use]
     pub fn log(mut self, log: LogConfig) -> Self {
         self.settings.log = log;
@@ -330,7 +332,9 @@ impl<S: StateMachine> Builder<S> {
     }
 
     /// Starts the node on the current tokio runtime. Returns when the node takes part in its
-    /// cluster. If a cluster is being bootstrapped, that is once all members are up. Dropping the
+    /// cluster. If a cluster is being bootstrapped, that is once all members are up. The state
+    /// machine is restored after that: if it refuses its snapshot, the node stops
+    /// ([`Node::ready`] and [`Node::stopped`] tell). Dropping the
     /// future stops what it has started. A log or snapshot that is being read is read to the end
     /// first, and the directory stays locked until then.
     pub async fn start(self) -> Result<Node<S>, StartError> {

@@ -19,8 +19,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use storage::{
-    ClaimError, ClusterId, Directory, Log, MemberDirectory, OpenError, RealDisk, SnapshotError,
-    Snapshots, Unclaimed,
+    ClaimError, ClusterId, Directory, Log, LogConfig, MemberDirectory, OpenError, RealDisk,
+    SnapshotError, Snapshots, Unclaimed,
 };
 use transport_http::net::TokioNet;
 use transport_http::{
@@ -32,6 +32,12 @@ use transport_http::{
 const BASE_TRIES: u32 = 10;
 /// The pause between two such reads.
 const BASE_PAUSE: Duration = Duration::from_secs(1);
+/// A log has at least so many segments before it reaches its bound.
+const SEGMENTS_MIN: u64 = 16;
+/// But none is shorter for that than this.
+const SEGMENT_BYTES_LEAST: u64 = 1 << 20;
+/// Segments have a multiple of this size.
+const BLOCK_BYTES: u64 = 4096;
 
 pub(crate) async fn start<S: StateMachine>(
     machine: S,
@@ -233,7 +239,8 @@ impl Starting<'_> {
     }
 
     async fn open(&self, disk: RealDisk) -> Result<Directory<RealDisk>, StartError> {
-        let config = self.settings.log.clone();
+        let mut config = self.settings.log.clone();
+        config.segment_bytes = segment_bytes(&config);
         // Reading a long log takes a while. The listener answers meanwhile.
         let opened = tokio::task::spawn_blocking(move || Directory::open(disk, config));
         let opened = opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
@@ -377,11 +384,31 @@ fn reaches(address: &str, listens: SocketAddr) -> bool {
     is_same_host && port.parse() == Ok(listens.port())
 }
 
+/// Segments that suit the bound of the log: with a few long ones, most of the room would be spent
+/// on the segment in use, the next one and the reserve.
+fn segment_bytes(config: &LogConfig) -> u64 {
+    let suited =
+        (config.bytes_max / SEGMENTS_MIN / BLOCK_BYTES * BLOCK_BYTES).max(SEGMENT_BYTES_LEAST);
+    config.segment_bytes.min(suited)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{check_members, reaches};
+    use super::{LogConfig, check_members, reaches, segment_bytes};
     use raft::NodeId;
     use transport_http::Listed;
+
+    #[test]
+    fn a_log_with_a_small_bound_has_short_segments() {
+        let mut config = LogConfig::default();
+        assert_eq!(segment_bytes(&config), config.segment_bytes, "the defaults suit each other");
+        config.bytes_max = 64 << 20;
+        assert_eq!(segment_bytes(&config), 4 << 20);
+        config.bytes_max = 3 << 20;
+        assert_eq!(segment_bytes(&config), 1 << 20);
+        config.segment_bytes = 8 << 10;
+        assert_eq!(segment_bytes(&config), 8 << 10, "as chosen");
+    }
 
     #[test]
     fn an_address_that_no_host_has_is_refused_with_the_reason() {

@@ -12,6 +12,8 @@ use std::io::{self, Read, Write};
 
 /// Milliseconds of the log's time between two commands.
 const STEP_MS: u64 = 250;
+/// A machine is restored after each command, or after about so many of them.
+const RESTORES_MAX: usize = 100;
 /// The index of the first command. Other entries have taken the indexes before it.
 const FIRST_INDEX: u64 = 10;
 
@@ -19,7 +21,9 @@ const FIRST_INDEX: u64 = 10;
 ///
 /// `machine` makes one in its initial state. `commands` are applied in order, so choose such that
 /// change the state in all ways. `queries` are asked at many points; their answers are how the kit
-/// sees the state, so choose such that show all of it.
+/// sees the state, so choose such that show all of it. Machines are restored after each of up to a
+/// hundred commands, or after about a hundred of more. The log's time advances by 250 ms with each
+/// command.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -228,7 +232,8 @@ impl<M: StateMachine> Kit<'_, M> {
     fn a_restored_machine_goes_on(&self, truth: &Truth) {
         let rule = "a machine that is restored is the one that was frozen";
         let end = self.commands.len();
-        for count in [0, 1, end / 3, end / 2, end].into_iter().filter(|count| *count <= end) {
+        let step = (end / RESTORES_MAX).max(1);
+        for count in (0..end).step_by(step).chain([end]) {
             // One machine is new, the other has a state of its own, which has to go.
             let mut used = (self.machine)();
             for command in 0..end {

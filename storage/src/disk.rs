@@ -188,7 +188,11 @@ pub(crate) fn replace_file(
 #[non_exhaustive]
 pub enum LockError {
     /// Another process uses the directory. Stop that process, or use another directory.
-    #[error("{}: another process holds this data directory; stop it first", .directory.display())]
+    #[error(
+        "{}: another process holds this data directory, or a node of this process that has not ended \
+         yet; stop it first",
+        .directory.display()
+    )]
     Held {
         /// The path of the directory.
         directory: PathBuf,

@@ -62,7 +62,9 @@ pub struct LogConfig {
     /// A write that frees a segment, because it moves the start of the log, and the writes of a
     /// start may exceed the bound: a start after damage writes the rest of the log once more before
     /// it frees the damaged segments. So may the last write before the bound, by what it is longer
-    /// than a segment.
+    /// than a segment. From a start until the start of the log has moved, the bound is twice as
+    /// large: a node that has just started does not know what is committed, and can take no
+    /// snapshot before it has stored what its leader has.
     ///
     /// It should exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and
     /// a quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
@@ -125,6 +127,8 @@ pub struct Log<D: Disk> {
     preparer: Preparer<D>,
     mark: Option<MarkFile<D::File>>,
     batches_since_mark: u32,
+    /// The log has begun, or its start has moved, since it was opened.
+    has_moved: bool,
     state: State,
     /// The batch being written.
     writer: BlockWriter,
@@ -418,6 +422,7 @@ impl<D: Disk> Log<D> {
         }
         self.note_entries(&change);
         if change.base.is_some() {
+            self.has_moved = true;
             self.free(change.reset);
         }
         debug_assert_eq!(self.broken_invariant(), None);
@@ -486,6 +491,15 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
+    /// The bound that holds now. A node that has started does not know what is committed, so it
+    /// applies nothing, and no snapshot frees room. It may have to store all that its leader has
+    /// before the leader commits anything: otherwise nodes that all start with full logs would wait
+    /// for one another for ever.
+    fn bound(&self) -> u64 {
+        let bytes_max = self.config.bytes_max;
+        if self.has_moved { bytes_max } else { bytes_max.saturating_mul(2) }
+    }
+
     /// Whether a segment is free once the log begins there. If none were, the entries that come
     /// with each new start of the log would fill it beyond its bound.
     fn would_free(&self, start: &LogStart) -> bool {
@@ -500,7 +514,7 @@ impl<D: Disk> Log<D> {
     fn leaves_reserve(&self, bytes: u64) -> bool {
         let (standard, usage) = (self.config.segment_bytes, self.usage());
         let extends = bytes.saturating_sub(standard);
-        let can_order = usage.bytes_max.saturating_sub(usage.bytes + extends) / standard;
+        let can_order = self.bound().saturating_sub(usage.bytes + extends) / standard;
         let ready = self.spares.len() as u64 + u64::from(self.preparer.ordered_bytes().is_some());
         can_order + ready > u64::from(!self.fits(bytes))
     }
@@ -523,7 +537,7 @@ impl<D: Disk> Log<D> {
             // Generations count from 1.
             None => standard.min(FIRST_SEGMENT_BYTES << generation.saturating_sub(1).min(32)),
         };
-        let is_over = usage.bytes + bytes > usage.bytes_max;
+        let is_over = usage.bytes + bytes > self.bound();
         if recycled.is_none() && is_over && share != Share::Any {
             return Err(self.is_at_bound());
         }

@@ -66,6 +66,7 @@ impl<D: Disk> Log<D> {
             preparer,
             mark: None,
             batches_since_mark: 0,
+            has_moved: false,
             state: State::default(),
             writer: BlockWriter::default(),
             new_base: Vec::new(),
