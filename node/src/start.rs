@@ -32,7 +32,7 @@ use transport_http::{
 const BASE_TRIES: u32 = 10;
 /// The pause between two such reads.
 const BASE_PAUSE: Duration = Duration::from_secs(1);
-/// A log has at least so many segments before it reaches its bound.
+/// A log has at least this many segments before it reaches its bound.
 const SEGMENTS_MIN: u64 = 16;
 /// But none is shorter for that than this.
 const SEGMENT_BYTES_LEAST: u64 = 1 << 20;

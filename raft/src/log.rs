@@ -285,6 +285,13 @@ impl Log {
         entries
     }
 
+    /// Instead of [`Log::fill_write`]: a write without entries is handed out.
+    pub fn fill_nothing(&mut self) -> Entries {
+        assert!(self.proves.is_none(), "one write is out at a time");
+        self.proves = Some(self.handed);
+        Entries::default()
+    }
+
     /// Takes the pending write back, of which nothing is on disk.
     pub fn take_back(&mut self) {
         self.proves = None;

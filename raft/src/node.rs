@@ -321,9 +321,9 @@ impl RawNode {
     // Receipts in.
 
     /// The write to attempt next in place of `write`, for which the disk had no room, and of which
-    /// nothing counts as written. It contains what has become due since. Above all that is the
-    /// start of the log after a snapshot, which frees room. A write that is not pending is returned
-    /// as it is.
+    /// nothing counts as written. It contains what has become due since. If a vote or the start of
+    /// the log after a snapshot is due, which frees room, it has no entries, and takes one block. A
+    /// write that is not pending is returned as it is.
     ///
     /// If entries have been applied since the last snapshot, a snapshot is due at once, so a log
     /// that has reached its bound frees room by itself.

@@ -76,9 +76,9 @@ impl Needed {
             2 * self.bytes() + (BEGUN_SEGMENTS + recycled) * u64::from(swarm.segment_bytes);
         match u64::from(swarm.log_bytes) {
             0 => needed,
-            // It is twice as large after a start. A write that moves the start of the log may exceed
-            // it, and one that is longer than a segment extends it.
-            bound => needed.min(2 * bound + u64::from(swarm.segment_bytes) + self.largest),
+            // It is twice as large after a start. Beyond it go what elections write, what moves the
+            // start of the log, and the rest of a write that is longer than a segment.
+            bound => needed.min(3 * bound + u64::from(swarm.segment_bytes) + self.largest),
         }
     }
 }

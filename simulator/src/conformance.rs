@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 
 /// Milliseconds of the log's time between two commands.
 const STEP_MS: u64 = 250;
-/// A machine is restored after each command, or after about so many of them.
+/// A machine is restored after each command, or after about this many of them.
 const RESTORES_MAX: usize = 100;
 /// The index of the first command. Other entries have taken the indexes before it.
 const FIRST_INDEX: u64 = 10;

@@ -55,16 +55,13 @@ pub struct LogConfig {
     /// needs more is rejected as [`PersistError::Full`], and the node becomes read-only until a
     /// snapshot frees some. A small write takes up to 4 KiB until the log is compacted.
     ///
-    /// At least two segments. The bytes of one are reserved for what an election or a change of
-    /// the members writes, so a node whose log is full still votes and leads. A restart with an
-    /// election takes up to 12 KiB.
-    ///
-    /// A write that frees a segment, because it moves the start of the log, and the writes of a
-    /// start may exceed the bound: a start after damage writes the rest of the log once more before
-    /// it frees the damaged segments. So may the last write before the bound, by what it is longer
-    /// than a segment. From a start until the start of the log has moved, the bound is twice as
-    /// large: a node that has just started does not know what is committed, and can take no
-    /// snapshot before it has stored what its leader has.
+    /// At least two segments. Ordinary writes leave one of them. Beyond the bound go writes
+    /// without which the node could not go on: what an election or a change of the members writes
+    /// (a restart with an election takes up to 12 KiB), a write that frees a segment because it
+    /// moves the start of the log, one write after a snapshot that covers the whole log, and those
+    /// of a start. From a start until the start of the log moves, the bound is twice as large: such
+    /// a node does not know what is committed, and can take no snapshot before it has stored what
+    /// its leader has.
     ///
     /// It should exceed the log between two snapshots ([`raft::Config::snapshot_log_bytes_max`] and
     /// a quarter more, counted in blocks of 4 KiB a batch) plus the writes that arrive while a
@@ -281,7 +278,8 @@ impl<D: Disk> Log<D> {
             repeats_after: None,
             share: match batch.log_start {
                 Some(start) if self.would_free(start) => Share::Any,
-                _ if batch.entries.iter().copied().flatten().all(is_rare) => Share::Reserve,
+                _ if batch.entries.iter().copied().flatten().all(is_rare) => Share::Any,
+                _ if self.is_covered() => Share::Any,
                 _ => Share::Ordinary,
             },
             entries: batch.entries,
@@ -343,12 +341,10 @@ struct Change<'a> {
 /// How much of [`LogConfig::bytes_max`] a batch may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Share {
-    /// All but the reserve.
+    /// All but a segment.
     Ordinary,
-    /// The reserve too: what an election or a change of the members writes.
-    Reserve,
-    /// More than all, if need be: a batch that frees room, and those of a start, which could not go
-    /// on without them.
+    /// More than all, if need be, as the node could not go on without it: what an election or a
+    /// change of the members writes, what frees room, and what a start writes.
     Any,
 }
 
@@ -487,8 +483,14 @@ impl<D: Disk> Log<D> {
             });
         }
         // If the disk is full now, it may have room when the segment is needed.
-        let _ = self.order_next(Share::Reserve);
+        let _ = self.order_next(Share::Ordinary);
         Ok(())
+    }
+
+    /// Whether the snapshot that the log begins after covers all entries. Then no snapshot can free
+    /// room, and only the next write makes its segment the one that holds nothing needed.
+    fn is_covered(&self) -> bool {
+        self.state.last.index <= self.state.base.index
     }
 
     /// The bound that holds now. A node that has started does not know what is committed, so it
@@ -597,7 +599,11 @@ impl<D: Disk> Log<D> {
 
     /// Removes the spare segments that are too many.
     fn limit_spares(&mut self) {
-        let most = spare_bytes_max(self.disk.free_bytes()).min(self.config.recycled_bytes_max);
+        let Usage { bytes, bytes_max } = self.usage();
+        let spare = self.spares.len() as u64 * self.config.segment_bytes;
+        let most = spare_bytes_max(self.disk.free_bytes())
+            .min(self.config.recycled_bytes_max)
+            .min(bytes_max.saturating_sub(bytes - spare));
         while self.spares.len() as u64 * self.config.segment_bytes > most {
             let Some(oldest) = self.spares.pop_front() else { break };
             let _ = self.disk.remove(&oldest.path());

@@ -65,7 +65,14 @@ impl Core {
             self.snapshots.no_room();
         }
         self.log.take_back();
-        let entries = self.log.fill_write(self.config.write_bytes_max);
+        // Without entries it takes one block, for which there may be room: a vote is due, or a
+        // start of the log that frees room for the entries.
+        let is_urgent =
+            self.hard != self.durable || self.log_start.is_some() || write.log_start.is_some();
+        let entries = match is_urgent {
+            true => self.log.fill_nothing(),
+            false => self.log.fill_write(self.config.write_bytes_max),
+        };
         // The pending time goes on: the disk has stored nothing since.
         self.write_out = Some((write.ticket.number, self.hard));
         let log_start = self.log_start.take().or(write.log_start);

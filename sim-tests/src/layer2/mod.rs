@@ -67,7 +67,6 @@ pub const EXPECTED: &[&str] = &[
     "a key was removed",
     "a leader was elected",
     "a listing was read",
-    "a log reached its bound",
     "a log rotted",
     "a message arrived twice",
     "a message for an earlier life arrived",

@@ -2,6 +2,7 @@
 //! log below [`crate::LogStore`].
 
 mod base;
+mod bound;
 mod cases;
 mod conformance;
 mod crash;
