@@ -22,7 +22,7 @@ import threading
 import time
 
 import requests
-from failover import Cluster
+from failover import Cluster, in_threads
 
 TIMEOUT_MS = 30_000
 
@@ -110,13 +110,7 @@ def measure(url, threads, seconds):
             client.put(f"{thread}-{counts[thread] % 1000}", "some value")
             counts[thread] += 1
 
-    began, cpu = time.monotonic(), time.process_time()
-    workers = [threading.Thread(target=run, args=(thread,)) for thread in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    took, cpu = time.monotonic() - began, time.process_time() - cpu
+    took, cpu = in_threads(threads, run)
     return sum(counts) / took, cpu / sum(counts) * 1e6
 
 

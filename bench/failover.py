@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 NODES = 3
@@ -35,6 +36,17 @@ def ask(port, method, path, body=None, headers=None, timeout=15.0):
         return None
     finally:
         connection.close()
+
+
+def in_threads(threads, run):
+    """Calls `run(thread)` in some threads. The seconds that it took, and of processor time."""
+    workers = [threading.Thread(target=run, args=(thread,)) for thread in range(threads)]
+    began, cpu = time.monotonic(), time.process_time()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return time.monotonic() - began, time.process_time() - cpu
 
 
 class Cluster:

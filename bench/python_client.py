@@ -12,10 +12,9 @@ import argparse
 import os
 import sys
 import tempfile
-import threading
 import time
 
-from failover import Cluster
+from failover import Cluster, in_threads
 from python_kv import KVStore
 
 
@@ -34,13 +33,7 @@ def measure(name, threads, seconds, work):
             errors.append(error)
         counts[thread] = number
 
-    began, cpu = time.monotonic(), time.process_time()
-    workers = [threading.Thread(target=run, args=(thread,)) for thread in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    took, cpu = time.monotonic() - began, time.process_time() - cpu
+    took, cpu = in_threads(threads, run)
     if errors:
         sys.exit(f"{name}: {errors[0]!r}")
     done = sum(counts)

@@ -492,6 +492,62 @@ mod tests {
         Some(panic.downcast_ref::<String>().cloned().unwrap_or_default())
     }
 
+    /// Adds up bytes. A 255 is only remembered, and doubles the next one; snapshots lack that.
+    #[derive(Clone, Default)]
+    struct Doubles {
+        sum: u64,
+        is_doubled: bool,
+    }
+
+    impl StateMachine for Doubles {
+        type Frozen = Doubles;
+
+        fn apply(&mut self, at: ApplyContext, command: Bytes) -> Bytes {
+            match command[0] {
+                255 => self.is_doubled = true,
+                byte => {
+                    self.sum += u64::from(byte) << u8::from(std::mem::take(&mut self.is_doubled))
+                }
+            }
+            self.query(at.time, &[])
+        }
+
+        fn query(&self, _time: LogTime, _query: &[u8]) -> Bytes {
+            Bytes::copy_from_slice(&self.sum.to_le_bytes())
+        }
+
+        fn freeze(&self) -> Doubles {
+            self.clone()
+        }
+
+        fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+            let mut sum = [0; 8];
+            from.read_exact(&mut sum)?;
+            *self = Doubles { sum: u64::from_le_bytes(sum), is_doubled: false };
+            Ok(())
+        }
+    }
+
+    impl Frozen for Doubles {
+        fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+            to.write_all(&self.sum.to_le_bytes())
+        }
+    }
+
+    #[test]
+    fn what_is_missing_from_the_snapshot_after_one_command_only_is_found() {
+        for at in 0..40 {
+            let byte = |n| if n == at { 255 } else { 1 };
+            let commands: Vec<Bytes> = (0..41).map(|n| Bytes::from(vec![byte(n)])).collect();
+            let found =
+                catch_unwind(|| state_machine(Doubles::default, &commands, &[Bytes::new()]));
+            let said = found.expect_err("the snapshot lacks something");
+            let said = said.downcast_ref::<String>().expect("it says what");
+            let rule = "a machine that is restored is the one that was frozen";
+            assert!(said.contains(rule), "command {at}: {said}");
+        }
+    }
+
     #[test]
     fn every_planted_mistake_is_found_by_the_rule_that_it_breaks() {
         assert_eq!(run(Mistake::None), None);

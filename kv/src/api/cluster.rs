@@ -188,11 +188,16 @@ fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
     if peer.matched.0 == 0 {
         return "unknown yet".to_owned();
     }
-    let for_time = status.tick * peer.behind_ticks;
-    match raft.commit.0.saturating_sub(peer.matched.0) {
+    let behind = raft.commit.0.saturating_sub(peer.matched.0);
+    lag(behind, status.tick * peer.behind_ticks, app.limits.silence_max)
+}
+
+/// How far a peer that replies is behind, and for how long if that is `long`.
+fn lag(behind: u64, time: Duration, long: Duration) -> String {
+    match behind {
         0 => "up".to_owned(),
-        behind if for_time < app.limits.silence_max => format!("up, {behind} entries behind"),
-        behind => format!("up, {behind} entries behind for {}", seconds(for_time)),
+        behind if time < long => format!("up, {behind} entries behind"),
+        behind => format!("up, {behind} entries behind for {}", seconds(time)),
     }
 }
 
@@ -208,6 +213,15 @@ fn seconds(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_that_stays_behind_is_shown_with_how_long() {
+        let lag =
+            |behind, seconds| lag(behind, Duration::from_secs(seconds), Duration::from_secs(2));
+        assert_eq!(lag(0, 99), "up");
+        assert_eq!(lag(7, 1), "up, 7 entries behind");
+        assert_eq!(lag(7, 42), "up, 7 entries behind for 42 s");
+    }
 
     #[test]
     fn a_node_that_is_not_ready_has_its_own_reason_in_the_leaders_view() {

@@ -338,6 +338,10 @@ version 7 of the membership
         assert_eq!(describe(&cluster), expected);
         let entry = |id: u64, role| (id, (format!("c:{id}"), format!("p:{id}"), role));
         assert_eq!(members(&cluster), [entry(0, "voter"), entry(3, "learner")].into());
+        assert_eq!(silent(&cluster), [""; 0]);
+        let mut alone = cluster.clone();
+        alone["members"][1]["state"] = "no answer for 42 s".into();
+        assert_eq!(silent(&alone), ["node 3: no answer for 42 s"]);
         cluster["change"] = json!({"voters": [0, 3], "waits_for": "the new voters to catch up"});
         let expected = "waiting for the new voters to catch up; node 3: up, 9 entries behind";
         assert_eq!(progress(&cluster), expected);
