@@ -67,8 +67,8 @@ impl SnapshotSchedule {
         self.writes += usize::try_from(restored).unwrap_or(usize::MAX);
     }
 
-    /// A write found no room, and a snapshot would free some: it is due now, unless one is pending
-    /// or has just failed.
+    /// A write found no room, and a snapshot may free some: it is due now, unless one is pending or
+    /// has just failed.
     pub fn no_room(&mut self) {
         self.is_wanted |= self.out.is_none() && self.wait == 0;
     }

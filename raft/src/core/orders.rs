@@ -61,9 +61,7 @@ impl Core {
         if !is_pending {
             return write;
         }
-        if self.applied > self.log.base().last.index {
-            self.snapshots.no_room();
-        }
+        self.snapshots.no_room();
         self.log.take_back();
         // Without entries it takes one block, for which there may be room: a vote is due, or a
         // start of the log that frees room for the entries.

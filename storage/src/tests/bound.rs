@@ -335,6 +335,59 @@ fn a_log_without_needed_entries_takes_the_next_write() {
     assert!(result.is_ok(), "{result:?} {:?}", log.usage());
 }
 
+/// Writes commands of a block until one finds no room. Returns the index of that one.
+fn fill(log: &mut Log<MemDisk>, from: u64) -> u64 {
+    let next = |index| [entry(index, 1, command_of(1))];
+    let refused = (from..from + 1_000).find(|index| {
+        let hard_state = hard(1, Some(1));
+        let result =
+            log.append(BatchRef { hard_state, log_start: None, entries: &[&next(*index)] });
+        assert!(!matches!(result, Err(AppendError::Failed(_))), "{result:?}");
+        result.is_err()
+    });
+    refused.expect("there is a bound")
+}
+
+/// From a start until the start of the log moves, the bound is twice as large.
+#[test]
+fn a_node_that_starts_with_a_full_log_may_store_as_much_again() {
+    let disk = MemDisk::new();
+    let open = || Log::open(disk.clone(), bounded(4, 6)).unwrap().0;
+    let mut log = open();
+    log.identify(identity()).unwrap();
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    let full = fill(&mut log, 1);
+    assert!(log.usage().bytes <= log.usage().bytes_max);
+    drop(log);
+    disk.kill();
+    let mut log = open();
+    let fuller = fill(&mut log, full);
+    assert!(fuller > full + 3 * (full - 1) / 4, "{full}, {fuller}");
+    assert!(log.usage().bytes <= 2 * log.usage().bytes_max);
+    let start = LogStart::Compact(snapshot(LogId::new(fuller - 1, 1)));
+    log_start(&mut log, hard(1, Some(1)), &start, &[]);
+    let again = fill(&mut log, fuller);
+    assert!(again - fuller <= full, "{full}, {fuller}, {again}");
+    assert!(log.usage().bytes <= log.usage().bytes_max, "{:?}", log.usage());
+}
+
+/// Or the commands that come with each new start of the log would fill it beyond its bound.
+#[test]
+fn a_start_of_the_log_that_frees_nothing_keeps_to_the_bound() {
+    let (mut log, _) = Log::open(MemDisk::new(), bounded(4, 4)).unwrap();
+    log.identify(identity()).unwrap();
+    log.begin(snapshot(LogId::ZERO)).unwrap();
+    let full = fill(&mut log, 1);
+    let (hard_state, next) = (hard(1, Some(1)), [entry(full, 1, command_of(1))]);
+    let mut compact = |index| {
+        let start = LogStart::Compact(snapshot(LogId::new(index, 1)));
+        log.append(BatchRef { hard_state, log_start: Some(&start), entries: &[&next] })
+    };
+    // The first segment has the first batch and three commands.
+    assert!(matches!(compact(2), Err(AppendError::Full(_))));
+    compact(3).unwrap();
+}
+
 /// Again and again the log is full, the node is killed, and a snapshot frees the log.
 #[test]
 fn spare_segments_do_not_raise_the_bound() {
