@@ -10,7 +10,8 @@ use crate::progress::Progress;
 use crate::{Body, Index, NodeId, StateHash};
 
 /// A snapshot is not offered until a peer has confirmed its state. A peer is no longer waited for
-/// after this many election timeouts in which it has reported no later state than before. That it
+/// after this many election timeouts in which it has reported no later state than before. If it has
+/// reported none at all for so long, what it said before does not count any more. That it
 /// sends something else proves nothing: while its disk hangs, it still sends reads and rejections.
 const CONFIRM_ELECTIONS: u32 = 10;
 
@@ -52,27 +53,28 @@ impl Leader {
         alone
     }
 
-    /// The lowest index at which a peer's state was first found to differ, while it is not known
-    /// which of the two is wrong. No snapshot is sent during that time, since it may be wrong. A
-    /// third node that needs one waits until a node with a copy of its own, or an operator, has
-    /// decided.
-    fn disputed_at(&self, core: &Core) -> Option<Index> {
-        let differing = self.progress.values().filter(|p| p.agrees == Some(false));
-        let at = differing.map(|p| p.differs_at).min()?;
-        (!self.has_agreement(core, at)).then_some(at)
-    }
-
     /// Whether the snapshot that the log begins after may be offered to peers. It must be readable,
     /// no difference may be undecided, and a peer must have confirmed the same state, if there is a
     /// peer that can.
+    ///
+    /// A difference is undecided as long as no quorum has agreed with one of the two: the snapshot
+    /// may be the wrong one then, and nodes that need one wait. What a peer said that has reported
+    /// no state for long, because it is down or was wiped, does not count against a peer that
+    /// agrees.
     pub(crate) fn may_offer_base(&self, core: &Core) -> bool {
         let base = core.log.base().last.index;
         let patience = CONFIRM_ELECTIONS.saturating_mul(core.config.election_ticks);
         let could =
             |p: &Progress| p.unconfirmed_ticks < patience && p.next > base && !p.incomparable;
         let mut peers = self.progress.values();
-        let confirmed = peers.clone().any(|p| p.confirms(base)) || !peers.any(could);
-        confirmed && !core.snapshots.is_base_unreadable() && self.disputed_at(core).is_none()
+        let is_confirmed = peers.clone().any(|p| p.confirms(base));
+        let differs = |p: &&Progress| {
+            p.agrees == Some(false) && !(is_confirmed && p.unreported_ticks >= patience)
+        };
+        let differs_at = peers.clone().filter(differs).map(|p| p.differs_at).min();
+        let is_disputed = differs_at.is_some_and(|at| !self.has_agreement(core, at));
+        let may_be_right = is_confirmed || !peers.any(could);
+        may_be_right && !is_disputed && !core.snapshots.is_base_unreadable()
     }
 
     /// Whether a quorum, this node included, has reported the same state at `at` or a later index,

@@ -43,6 +43,8 @@ pub(crate) struct Progress {
     /// after, and has reported no later state. A peer whose disk hangs may send messages all the
     /// time and never report one.
     pub unconfirmed_ticks: u32,
+    /// Ticks since the peer last reported a state at all.
+    pub unreported_ticks: u32,
     /// Ticks since the peer last answered.
     pub silent_ticks: u32,
     /// The peer has replied since the leader last checked for a quorum.
@@ -117,6 +119,7 @@ impl Progress {
             differs_at: Index(0),
             reported_at: Index(0),
             unconfirmed_ticks: 0,
+            unreported_ticks: 0,
             silent_ticks: 0,
             active: false,
             heartbeat_due: false,
@@ -145,6 +148,7 @@ impl Progress {
             true => 0,
             false => self.unconfirmed_ticks.saturating_add(1),
         };
+        self.unreported_ticks = self.unreported_ticks.saturating_add(1);
         self.snapshot_wait = self.snapshot_wait.saturating_sub(1);
     }
 
@@ -162,6 +166,7 @@ impl Progress {
 
     /// The peer has reported its state at `index`.
     pub fn reported(&mut self, index: Index) {
+        self.unreported_ticks = 0;
         if index > self.reported_at {
             (self.reported_at, self.unconfirmed_ticks) = (index, 0);
         }

@@ -204,7 +204,7 @@ impl World<'_> {
     /// Whether a majority with right copies has applied as much as any diverged copy. One of two
     /// copies that differ may be lost before a third node has applied as much. Then the cluster
     /// cannot tell any more which one was wrong, and a leader sends no snapshot of its own to a
-    /// node that needs one (`disputed_at`).
+    /// node that needs one (`may_offer_base`).
     pub(super) fn difference_was_decided(&self) -> bool {
         self.differed_until == Index(0) || self.right_copies_decide(self.differed_until)
     }
