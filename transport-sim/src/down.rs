@@ -12,6 +12,8 @@ use simulator::faults::{self, BEGUN_PPM};
 use simulator::plan::FaultKind;
 use storage::LogStore;
 
+/// One node in this many that go down restarts at another address, in the runs that have that.
+const MOVES_ONE_IN: u64 = 3;
 /// The time limit for a clean shutdown, stalls of the disk included, for a node that is not paused.
 const STOP_US: u64 = 30_000_000;
 /// The time limit for a node to shut down when nothing is left to do.
@@ -207,16 +209,35 @@ impl<A: App> Cluster<A> {
         let log = store::lock(&up.slot).log.take();
         world.note(6, node, down_us);
         world.show(node, What::Down);
+        let moves = world.moves(node);
         drop(world);
         Executor::current().kill(up.machine.id());
         // Not under the lock: destructors may take it.
         drop((log, up));
+        if moves {
+            self.mark("a node restarted at another address");
+            self.shared.outside.spawn(self.clone().declare_address(node));
+        }
         self.start_after(node, down_us);
         true
     }
 }
 
 impl<A: App> World<A> {
+    /// Draws whether a node that is down will restart at another address. One node at a time does:
+    /// two that have moved would not find each other without a third.
+    fn moves(&mut self, node: usize) -> bool {
+        let others = self.hosts.iter();
+        let is_settled = !others.clone().any(|host| host.is_elsewhere || host.is_rejoining);
+        let Some(draw) = &mut self.moves else { return false };
+        let moves = is_settled && !self.over && draw.below(MOVES_ONE_IN) == 0;
+        let host = &mut self.hosts[node];
+        if let (true, Some(moved)) = (moves, host.moves.checked_add(1)) {
+            (host.moves, host.is_elsewhere) = (moved, true);
+        }
+        host.is_elsewhere && moves
+    }
+
     /// Each unsynced sector is lost, kept or torn.
     pub(crate) fn lose_unsynced(&mut self, node: usize) {
         let (disk, draw) = (&self.hosts[node].disk, &mut self.disks[node]);

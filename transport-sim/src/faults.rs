@@ -224,6 +224,7 @@ impl<A: App> Cluster<A> {
         fresh.lives = host.lives;
         fresh.clock = host.clock.clone();
         fresh.wipes = host.wipes + 1;
+        fresh.moves = host.moves;
         fresh.rotten = true;
         fresh.is_stranger = true;
         *host = fresh;

@@ -11,9 +11,9 @@
 use crate::app::App;
 use crate::cluster::Cluster;
 use crate::disk::{Life, SimDisk};
-use crate::net::{SimNet, peer_address};
+use crate::net::SimNet;
 use crate::time::{now_us, sleep_us};
-use crate::world::{Host, client_address, log_config};
+use crate::world::{Host, World, client_address, log_config};
 use futures_util::future::try_join_all;
 use madsim::runtime::{Handle as Executor, NodeHandle};
 use quorate::bootstrap::{Begin, BeginError, begin};
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use storage::testing::{DiskOperation, DiskVerdict, Faults, MemDisk};
 use storage::{ClaimError, ClusterId, Directory, DurableIncarnation};
 use tokio::sync::oneshot;
-use transport_http::{BootstrapError, Founder, Listed, PEER_CONNECTIONS_MAX, PeerServer};
+use transport_http::{BootstrapError, Founder, Listed};
 
 /// The most power failures of a node during the bootstrap.
 const FAILURES_MAX: u64 = 4;
@@ -66,15 +66,6 @@ enum Ended {
     Failed(BeginError),
     /// Its directory could not be opened.
     NotOpened(storage::OpenError),
-}
-
-fn list(nodes: u64) -> Vec<Listed> {
-    let listed = |node| Listed {
-        node: NodeId(node),
-        client_address: client_address(node),
-        peer_address: peer_address(node).to_string(),
-    };
-    (0..nodes).map(listed).collect()
 }
 
 impl<A: App> Cluster<A> {
@@ -192,19 +183,16 @@ impl<A: App> Cluster<A> {
     /// it is killed, and the result.
     fn begins(&self, node: u64, life: &Life, how: Begin) -> (NodeHandle, oneshot::Receiver<Ended>) {
         let machine = Executor::current().create_node().name(format!("{node} founds")).build();
-        let (disk, clock, swarm, nodes) = {
+        let (disk, clock, swarm, list) = {
             let world = self.world();
             let host = &world.hosts[node as usize];
             let disk = SimDisk::new(host.disk.clone(), life.clone());
-            (disk, host.clock.clone(), world.plan.swarm.clone(), world.plan.nodes)
+            (disk, host.clock.clone(), world.plan.swarm.clone(), world.list())
         };
         let net = SimNet::new(self.clone(), node, life.clone(), machine.clone(), clock);
         let (tell, ended) = oneshot::channel();
         machine.spawn(async move {
-            let bound =
-                PeerServer::bind_on(net.clone(), peer_address(node), PEER_CONNECTIONS_MAX).await;
-            let server = bound.expect("the life before this one is over");
-            let list = list(nodes);
+            let server = net.listen().await.expect("the life before this one is over");
             let own = list[node as usize].clone();
             let member = match Directory::open(disk, log_config(&swarm)) {
                 Err(error) => return drop(tell.send(Ended::NotOpened(error))),
@@ -314,6 +302,18 @@ impl<A: App> Cluster<A> {
             world.marks.hit("a wiped node joined");
         }
         self.start(node);
+    }
+}
+
+impl<A: App> World<A> {
+    /// All nodes, at the addresses that they have now.
+    fn list(&self) -> Vec<Listed> {
+        let listed = |node| Listed {
+            node: NodeId(node),
+            client_address: client_address(node),
+            peer_address: self.peer_address(node).to_string(),
+        };
+        (0..self.plan.nodes).map(listed).collect()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::clock::SimClock;
 use crate::cluster::Cluster;
 use crate::cuts::Cut;
 use crate::disk::Life;
-use crate::net::{SimNet, peer_address};
+use crate::net::SimNet;
 use crate::picture::Heard;
 use crate::pipe::{Piece, pipe};
 use crate::time::{now_us, sleep_us};
@@ -41,7 +41,7 @@ use tokio::sync::mpsc;
 use transport_http::wire::{
     FRAME_BYTES_MAX, FrameDecoder, Frames, Hello, receive_messages, write_first, write_message,
 };
-use transport_http::{Founder, HttpTransport, PEER_CONNECTIONS_MAX, PeerServer, TransportConfig};
+use transport_http::{Founder, HttpTransport, TransportConfig};
 
 /// Capacity of the queue of messages to a peer, as in the product.
 const QUEUE_MESSAGES_MAX: usize = 256;
@@ -109,12 +109,14 @@ impl<A: App> SimTransport<A> {
         let Some((net, _)) = &self.http else { return };
         let (net, transport, node) = (net.clone(), self.clone(), self.link.node);
         let who = DurableIncarnation::assumed(NodeId(node), self.link.incarnation);
-        let founder = Founder::new(who, peer_address(node).to_string(), client_address(node));
-        let cluster = self.link.cluster.world().cluster;
+        let (cluster, address) = {
+            let world = self.link.cluster.world();
+            (world.cluster, world.peer_address(node).to_string())
+        };
+        let founder = Founder::new(who, address, client_address(node));
         let membership = handle.status().raft.membership.clone();
         self.machine.spawn(async move {
-            let bound = PeerServer::bind_on(net, peer_address(node), PEER_CONNECTIONS_MAX).await;
-            let server = bound.expect("the life before this one is over");
+            let server = net.listen().await.expect("the life before this one is over");
             // A wiped node sends its requests here: see `founding.rs`.
             server.bootstrap_service().answer_as_member(founder.clone(), cluster, membership);
             if let Some((_, http)) = &transport.http {
@@ -211,9 +213,12 @@ impl<A: App> Link<A> {
     ) -> (SimNet<A>, HttpTransport<SimNet<A>>) {
         let election_us = self.cluster.plan().election_us();
         let net = SimNet::new(self.cluster.clone(), self.node, self.life, machine, clock);
-        let cluster = self.cluster.world().cluster;
+        let (cluster, address) = {
+            let world = self.cluster.world();
+            (world.cluster, world.peer_address(self.node).to_string())
+        };
         let mut config = TransportConfig::new(cluster, NodeId(self.node), self.incarnation);
-        config.peer_address = crate::net::peer_address(self.node).to_string();
+        config.peer_address = address;
         config.silence = config.silence.max(Duration::from_micros(election_us));
         self.cluster.mark("nodes talked over sockets");
         (net.clone(), HttpTransport::on(net, config, self.inbox))

@@ -19,21 +19,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transport_http::net::{Net, Running};
 use transport_http::wire::Offload;
+use transport_http::{PEER_CONNECTIONS_MAX, PeerServer};
 
 /// The port for peers.
 pub(crate) const PEER_PORT: u16 = 9080;
 /// The port that connections come from.
 const OWN_PORT: u16 = 40_000;
 
-/// The address of a node for peers.
-pub(crate) fn peer_address(node: u64) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, node as u8 + 1], PEER_PORT))
+/// The address of a node for peers after this number of moves: `10.0.{moves}.{id + 1}:9080`.
+pub(crate) fn peer_address(node: u64, moves: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, moves, node as u8 + 1], PEER_PORT))
+}
+
+/// The node that has, or once had, this address for peers, and the number of its moves.
+fn node_and_moves(address: SocketAddr) -> Option<(u64, u8)> {
+    let SocketAddr::V4(v4) = address else { return None };
+    let [10, 0, moves, last] = v4.ip().octets() else { return None };
+    Some((u64::from(last.checked_sub(1)?), moves))
 }
 
 /// The machine of a node, for one life of the node.
 pub(crate) struct SimNet<A: App> {
     cluster: Cluster<A>,
     node: u64,
+    /// Its address for peers.
+    address: SocketAddr,
     life: Life,
     machine: NodeHandle,
     clock: Arc<SimClock>,
@@ -66,7 +76,13 @@ impl<A: App> SimNet<A> {
         let election_us = cluster.in_proportion(PRODUCT_ELECTION_US);
         // Only differences to it matter.
         let begun = Instant::now();
-        SimNet { cluster, node, life, machine, clock, begun, election_us }
+        let address = cluster.world().peer_address(node);
+        SimNet { cluster, node, address, life, machine, clock, begun, election_us }
+    }
+
+    /// Listens for peers at the node's address.
+    pub async fn listen(&self) -> io::Result<PeerServer<Self>> {
+        PeerServer::bind_on(self.clone(), self.address, PEER_CONNECTIONS_MAX).await
     }
 }
 
@@ -81,10 +97,11 @@ impl<A: App> Net for SimNet<A> {
     }
 
     async fn connect(&self, to: SocketAddr) -> io::Result<SimStream<A>> {
-        let SocketAddr::V4(v4) = to else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
-        let to = u64::from(v4.ip().octets()[3]).wrapping_sub(1);
-        let own = SocketAddr::new(peer_address(self.node).ip(), OWN_PORT);
-        self.cluster.connect(&self.life, (self.node, to), own).await
+        let Some(to) = node_and_moves(to) else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        let own = SocketAddr::new(self.address.ip(), OWN_PORT);
+        self.cluster.connect(&self.life, self.node, to, own).await
     }
 
     async fn bind(&self, at: SocketAddr) -> io::Result<SimListener<A>> {

@@ -1,18 +1,22 @@
 //! An operator who replaces the disk of a member: removes the member, and adds it again with its
-//! new data directory. Goes on until it is done, whatever fails meanwhile.
+//! new data directory. If a member has restarted at another address, he declares that address.
+//! Goes on until it is done, whatever fails meanwhile.
 //!
 //! The quorums that the checks count stay right: a quorum of one node fewer is no smaller, and the
 //! same nodes are in it.
 
 use crate::app::App;
 use crate::cluster::Cluster;
-use crate::net::peer_address;
 use crate::time::sleep_us;
 use crate::world::{client_address, log_config};
 use raft::{Change, Incarnation, Member, Membership, NodeId};
 use std::time::Duration;
 use storage::Directory;
 
+/// The longest time until an address is declared, in proportion to the run's election timeout.
+const DECLARED_WITHIN_US: u64 = 10_000_000;
+/// One address in this many is never declared.
+const NEVER_ONE_IN: u64 = 3;
 /// The pause between two looks at the cluster.
 const LOOK_US: u64 = 20_000;
 /// How long the operator waits for one change before looking again.
@@ -56,7 +60,7 @@ impl<A: App> Cluster<A> {
         };
         let with = |membership: &Membership| {
             let (mut members, mut voters) = (membership.members.clone(), membership.voters.clone());
-            let peer_address = peer_address(id.0).to_string();
+            let peer_address = self.world().peer_address(id.0).to_string();
             let client_address = client_address(id.0);
             members.insert(id, Member { incarnation, peer_address, client_address });
             voters.insert(id);
@@ -66,6 +70,37 @@ impl<A: App> Cluster<A> {
             let mut world = self.world();
             world.hosts[node].is_stranger = false;
             world.marks.hit("a wiped node was added again");
+        }
+    }
+
+    /// Declares the address of a member that has moved, after a while in which its peers have to
+    /// find it without, or never. If its disk is wiped, it is added again at its present address
+    /// instead.
+    pub(crate) async fn declare_address(self, node: usize) {
+        let id = NodeId(node as u64);
+        let (wipe, address, wait_us) = {
+            let mut world = self.world();
+            let Some(draw) = &mut world.moves else { return };
+            let (never, wait_us) = (draw.below(NEVER_ONE_IN) == 0, draw.below(DECLARED_WITHIN_US));
+            if never {
+                return;
+            }
+            (world.hosts[node].wipes, world.peer_address(id.0).to_string(), wait_us)
+        };
+        sleep_us(self.in_proportion(wait_us)).await;
+        let is_declared = |membership: &Membership| {
+            membership.members.get(&id).is_some_and(|own| own.peer_address == address)
+        };
+        let with = |membership: &Membership| {
+            let (mut members, voters) = (membership.members.clone(), membership.voters.clone());
+            if let Some(own) = members.get_mut(&id) {
+                own.peer_address = address.clone();
+            }
+            Change::to(members, voters)
+        };
+        if self.changed(node, wipe, is_declared, with).await {
+            self.mark("the new address of a node was declared");
+            self.world().hosts[node].is_elsewhere = false;
         }
     }
 

@@ -183,7 +183,8 @@ impl<A: App> Cluster<A> {
     pub(crate) async fn connect(
         &self,
         life: &Life,
-        (from, to): (u64, u64),
+        from: u64,
+        (to, moves): (u64, u8),
         own: SocketAddr,
     ) -> io::Result<SimStream<A>> {
         if to >= self.world().plan.nodes {
@@ -209,13 +210,15 @@ impl<A: App> Cluster<A> {
         }
         let target = {
             let world = self.world();
-            let bound = world.hosts[to as usize].bound.as_ref();
+            let host = &world.hosts[to as usize];
+            let bound = host.bound.as_ref().filter(|_| host.moves == moves);
             bound
                 .filter(|bound| !bound.life.is_over())
                 .map(|bound| (bound.life.clone(), bound.connections.clone()))
         };
         let Some((their_life, connections)) = target else {
-            // Either the machine is up and no process listens, or it is down.
+            // Either the machine is up and no process listens, or it is down, or none has the
+            // address any more.
             if self.draw((from, to), 2) == 0 {
                 return std::future::pending().await;
             }

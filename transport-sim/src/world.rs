@@ -22,6 +22,7 @@ use simulator::plan::{FaultKind, Plan, Swarm};
 use simulator::random::{Purpose, Stream};
 use simulator::{Timeline, What};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use storage::testing::MemDisk;
 use storage::{ClusterId, Directory, LogConfig};
@@ -33,6 +34,8 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(1);
 pub(crate) const INCARNATION: u64 = 100;
 /// One run in this many uses simulated sockets between nodes.
 const SOCKETS_ONE_IN: u64 = 3;
+/// Of these runs, one in this many has nodes that restart at another address.
+const MOVES_ONE_IN: u64 = 2;
 /// The port for clients, in the addresses of the membership.
 const CLIENT_PORT: u16 = 8080;
 /// Number of freed segments that a log keeps for reuse.
@@ -90,6 +93,10 @@ pub(crate) struct Host<A: App> {
     /// It never starts again: it refuses to start.
     pub dead: bool,
     pub paused: u32,
+    /// How many times it has restarted at another address for peers.
+    pub moves: u8,
+    /// The membership may not yet have its present address.
+    pub is_elsewhere: bool,
     /// The listener for peers of its current or last life.
     pub bound: Option<Bound<A>>,
 }
@@ -149,6 +156,8 @@ pub(crate) struct World<A: App> {
     pub finished: Finished,
     pub calls: Stream,
     pub clocks: Stream,
+    /// Draws which nodes restart at another address; none if they keep theirs in this run.
+    pub moves: Option<Stream>,
     pub marks: Marks,
     pub violation: Option<Violation>,
     /// Proposals that were reported as certainly not done.
@@ -187,6 +196,9 @@ impl<A: App> World<A> {
             let incarnation = Incarnation(INCARNATION + id);
             Host::new(id, &plan.swarm, incarnation, membership.clone())
         };
+        let sockets = Stream::new(seed, Purpose::Network, 2_003).below(SOCKETS_ONE_IN) == 0;
+        let mut moves = Stream::new(seed, Purpose::Network, 2_004);
+        let has_moves = sockets && moves.below(MOVES_ONE_IN) == 0;
         World {
             cluster: CLUSTER,
             begun_us: 0,
@@ -202,6 +214,7 @@ impl<A: App> World<A> {
             finished: Finished::default(),
             calls: Stream::new(seed, Purpose::Network, 2_000),
             clocks: Stream::new(seed, Purpose::Network, 2_001),
+            moves: has_moves.then_some(moves),
             marks: Marks::default(),
             violation: None,
             not_done: BTreeSet::new(),
@@ -214,7 +227,7 @@ impl<A: App> World<A> {
             noted_us: 0,
             messages: 0,
             streams: Stream::new(seed, Purpose::Network, 2_002).below(2) == 0,
-            sockets: Stream::new(seed, Purpose::Network, 2_003).below(SOCKETS_ONE_IN) == 0,
+            sockets,
             calm: false,
             over: false,
             armed: BTreeMap::new(),
@@ -321,6 +334,11 @@ impl<A: App> World<A> {
         self.hosts[node].up.as_mut().filter(|up| up.number == number)
     }
 
+    /// The present address of a node for peers.
+    pub fn peer_address(&self, node: u64) -> SocketAddr {
+        peer_address(node, self.hosts[node as usize].moves)
+    }
+
     pub fn link(&mut self, from: u64, to: u64) -> &mut Stream {
         let at = from * self.plan.nodes + to;
         &mut self.links[at as usize]
@@ -330,7 +348,7 @@ impl<A: App> World<A> {
 fn member(id: u64) -> Member {
     Member {
         incarnation: Incarnation(INCARNATION + id),
-        peer_address: peer_address(id).to_string(),
+        peer_address: peer_address(id, 0).to_string(),
         client_address: client_address(id),
     }
 }
@@ -395,6 +413,8 @@ impl<A: App> Host<A> {
             slow_until_us: 0,
             dead: false,
             paused: 0,
+            moves: 0,
+            is_elsewhere: false,
             bound: None,
         }
     }

@@ -73,6 +73,7 @@ pub const EXPECTED: &[&str] = &[
     "a node crashed",
     "a cluster bootstrapped itself",
     "a node crashed at an awkward moment",
+    "a node restarted at another address",
     "a node restarted from a snapshot",
     "a node was paused",
     "a node went down with a request",
@@ -105,5 +106,6 @@ pub const EXPECTED: &[&str] = &[
     "nobody knows of a write",
     "nodes talked over sockets",
     "the cluster came back",
+    "the new address of a node was declared",
     "the power of a founder failed",
 ];

@@ -168,6 +168,12 @@ impl Swarm {
         LeaseConfig { tick, drift_ppm }.lasts(self.election_ticks) > tick * self.heartbeat_ticks
     }
 
+    /// Whether the log may reach its bound before a snapshot is due. In the product, one is due when
+    /// the log has grown by a quarter of the bound.
+    pub(crate) fn log_may_fill(&self) -> bool {
+        self.log_bytes > 0 && self.snapshot_bytes > self.log_bytes / 4
+    }
+
     pub(super) fn tick(&self) -> Duration {
         Duration::from_micros(u64::from(self.tick_us))
     }
