@@ -16,6 +16,10 @@ use crate::{Config, Index};
 /// It doubles with each failure, at most this many times.
 const DOUBLINGS_MAX: u32 = 7;
 
+/// While the log has no room, the wait is at most this many election timeouts. The node can store
+/// nothing meanwhile.
+const NO_ROOM_ELECTIONS: u32 = 8;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SnapshotSchedule {
     /// The number of the pending order.
@@ -69,7 +73,8 @@ impl SnapshotSchedule {
 
     /// A write found no room, and a snapshot may free some: it is due now, unless one is pending or
     /// has just failed.
-    pub fn no_room(&mut self) {
+    pub fn no_room(&mut self, config: &Config) {
+        self.wait = self.wait.min(config.election_ticks.saturating_mul(NO_ROOM_ELECTIONS));
         self.is_wanted |= self.out.is_none() && self.wait == 0;
     }
 
@@ -178,6 +183,23 @@ fn round_up(applied: Index, entries: u64) -> Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Incarnation, NodeId};
+
+    #[test]
+    fn a_log_without_room_does_not_wait_for_long() {
+        let config = Config::new(NodeId(1), Incarnation(1), 1);
+        let mut schedule = SnapshotSchedule::default();
+        for number in 0..20 {
+            schedule.ordered(number);
+            schedule.failed(&config);
+        }
+        schedule.no_room(&config);
+        let until = (1..).find(|_| {
+            schedule.tick();
+            schedule.place(&config, Index(1)).is_some()
+        });
+        assert_eq!(until, Some(8 * config.election_ticks));
+    }
 
     #[test]
     fn nodes_that_are_a_few_entries_apart_take_the_same_snapshot() {

@@ -27,9 +27,10 @@ pub(crate) struct Shared<N> {
     pub signs: SignTimes,
     pub inbox: Inbox,
     addresses: Mutex<BTreeMap<NodeId, String>>,
-    /// The addresses that nodes of this cluster gave when they opened a stream, oldest first, where
-    /// the membership has none or another one: leaders of a later membership, removed nodes, and
-    /// members that have moved.
+    /// The address that each node of this cluster gave when it last opened a stream, oldest first.
+    /// The membership may have another one, or get another one later: that of a member that has
+    /// moved again meanwhile. It may have none, for a leader of a later membership or a removed
+    /// node; of these at most [`VISITORS_MAX`] are kept.
     visitors: Mutex<VecDeque<(NodeId, String)>>,
     /// Nodes that have opened a stream and are not the members with their ids, oldest first. At
     /// most [`VISITORS_MAX`].
@@ -165,6 +166,18 @@ pub struct TransportFigures {
     pub snapshot_bytes_received: u64,
 }
 
+/// Forgets the oldest visitors that are no members, if they are too many. Members are not counted:
+/// the membership has a limit of its own.
+fn limit(visitors: &mut VecDeque<(NodeId, String)>, is_member: impl Fn(NodeId) -> bool) {
+    let others = visitors.iter().filter(|(id, _)| !is_member(*id)).count();
+    let mut excess = others.saturating_sub(VISITORS_MAX);
+    visitors.retain(|(id, _)| {
+        let goes = excess > 0 && !is_member(*id);
+        excess -= usize::from(goes);
+        !goes
+    });
+}
+
 /// A time in whole milliseconds, as it is sent.
 fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
@@ -218,9 +231,9 @@ impl<N: Net> Shared<N> {
         visitors.iter().find(|(id, _)| *id == peer).map(|(_, address)| address.clone())
     }
 
-    /// A node of this cluster has opened a stream. If the membership has not the address that it
-    /// gave, that one is kept, so that it can be answered. A member has to have the right
-    /// incarnation. Returns whether a member has given another address than before.
+    /// A node of this cluster has opened a stream. The address that it gave is kept, so that it can
+    /// be answered. A member has to have the right incarnation. Returns whether it is a member that
+    /// has given another address than the membership has, and than before.
     pub fn visited(&self, hello: &Hello) -> bool {
         let known = lock(&self.addresses).get(&hello.from).cloned();
         let is_plain = !hello.address.is_empty() && check_address(&hello.address).is_ok();
@@ -237,10 +250,8 @@ impl<N: Net> Shared<N> {
             return false;
         }
         visitors.retain(|(id, _)| *id != hello.from);
-        if known.as_ref() == Some(&hello.address) {
-            return false;
-        }
-        if known.is_some() {
+        let has_moved = known.is_some_and(|known| known != hello.address);
+        if has_moved {
             let (peer, address) = (hello.from, hello.address.clone());
             report(|| {
                 tracing::warn!(
@@ -251,12 +262,10 @@ impl<N: Net> Shared<N> {
             });
         }
         visitors.push_back((hello.from, hello.address.clone()));
-        if visitors.len() > VISITORS_MAX {
-            visitors.pop_front();
-        }
+        limit(&mut visitors, |id| self.is_known(id));
         drop(visitors);
         self.members_changed.notify_waiters();
-        known.is_some()
+        has_moved
     }
 
     /// Reports a member that has given another address, and still answers at its own when a process
@@ -266,7 +275,8 @@ impl<N: Net> Shared<N> {
     pub async fn look_for_a_copy(&self, peer: NodeId, given: &str) {
         self.net.sleep(2 * self.config.silence).await;
         let Some(own) = lock(&self.addresses).get(&peer).cloned() else { return };
-        let is_both = self.connected_at(peer).as_ref() == Some(&own)
+        let is_both = own != given
+            && self.connected_at(peer).as_ref() == Some(&own)
             && self.given_address(peer).is_some_and(|address| address == given);
         if !is_both {
             return;
@@ -467,21 +477,26 @@ impl<N: Net> Shared<N> {
         lock(&self.failed).retain(|id, _| addresses.contains_key(id));
         lock(&self.settings).retain(|id, _| addresses.contains_key(id));
         lock(&self.contacts).retain(|id, _| addresses.contains_key(id));
+        let incarnations: BTreeMap<NodeId, Incarnation> =
+            peers().map(|(id, member)| (*id, member.incarnation)).collect();
         let mut visitors = lock(&self.visitors);
-        let before = lock(&self.addresses).clone();
-        visitors.retain(|(id, _)| before.get(id) == addresses.get(id));
+        let earlier = std::mem::replace(&mut *lock(&self.incarnations), incarnations.clone());
+        let is_replaced =
+            |id| earlier.get(&id).zip(incarnations.get(&id)).is_some_and(|(a, b)| a != b);
+        visitors.retain(|(id, _)| !is_replaced(*id));
         // A node that has been removed learns it from a reply. Its stream may be an earlier one.
-        let gone = before.into_iter().filter(|(id, _)| !addresses.contains_key(id));
-        visitors.extend(gone);
-        while visitors.len() > VISITORS_MAX {
-            visitors.pop_front();
+        let before = lock(&self.addresses).clone();
+        for (id, address) in before.into_iter().filter(|(id, _)| !addresses.contains_key(id)) {
+            if !visitors.iter().any(|(visitor, _)| *visitor == id) {
+                visitors.push_back((id, address));
+            }
         }
+        limit(&mut visitors, |id| addresses.contains_key(&id));
         let visited = |name: &str| visitors.iter().any(|(_, address)| address == name);
         self.names.retain(|name| addresses.values().any(|known| known == name) || visited(name));
         drop(visitors);
         let ids = addresses.keys().copied().collect();
         *lock(&self.addresses) = addresses;
-        *lock(&self.incarnations) = peers().map(|(id, member)| (*id, member.incarnation)).collect();
         self.members_changed.notify_waiters();
         ids
     }

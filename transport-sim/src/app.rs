@@ -65,7 +65,8 @@ pub trait App: Send + Sync + Sized + 'static {
     }
 
     /// The size of the largest command of a plan, in bytes. A connection must carry one within a
-    /// part of the election timeout, or a leader that is well would be replaced.
+    /// part of the election timeout, or a leader that is well would be replaced; for the same
+    /// reason, a bound of the log holds several of them.
     fn command_bytes_max(&self, plan: &Plan) -> usize {
         plan.swarm.padding_bytes as usize
     }

@@ -28,6 +28,10 @@ use tokio::sync::Notify;
 /// The product's shortest election timeout: 30 ticks of 10 ms.
 pub(crate) const PRODUCT_ELECTION_US: u64 = 300_000;
 
+/// A bound of the log is at least this many times the largest command. A leader whose log is full
+/// steps down: see [`Ending`].
+const LOG_COMMANDS: usize = 8;
+
 /// A simulated cluster; a clone is another handle to it.
 pub struct Cluster<A: App> {
     pub(crate) shared: Arc<Shared<A>>,
@@ -51,7 +55,13 @@ impl<A: App> Clone for Cluster<A> {
 impl<A: App> Cluster<A> {
     pub(crate) fn new(plan: &Plan, app: A, limits: Limits) -> Self {
         let (reference, _) = app.boot();
-        let world = World::new(plan.clone(), reference, limits);
+        let mut plan = plan.clone();
+        if plan.swarm.log_bytes > 0 {
+            let least = LOG_COMMANDS * app.command_bytes_max(&plan);
+            let least = u32::try_from(least).unwrap_or(u32::MAX);
+            plan.swarm.log_bytes = plan.swarm.log_bytes.max(least);
+        }
+        let world = World::new(plan, reference, limits);
         let ends = world.ends.clone();
         let outside = Executor::current().create_node().name("outside").build();
         let world = Mutex::new(world);

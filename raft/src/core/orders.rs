@@ -61,7 +61,7 @@ impl Core {
         if !is_pending {
             return write;
         }
-        self.snapshots.no_room();
+        self.snapshots.no_room(&self.config);
         self.log.take_back();
         // Without entries it takes one block, for which there may be room: a vote is due, or a
         // start of the log that frees room for the entries.

@@ -119,6 +119,36 @@ async fn a_member_that_has_moved_tells_its_peers_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_member_is_reached_where_it_is_whatever_is_declared_while_its_stream_is_open() {
+    let nodes = start_at(3, |_| {}, &[], true).await;
+    add(&nodes, 1).await;
+    let own = nodes[2].server.local_addr().to_string();
+    let reached = async || {
+        eventually("the node is reached", async || {
+            nodes[0].transport.connected().contains(&NodeId(2))
+        })
+        .await;
+    };
+    reached().await;
+    let membership = nodes[0].handle.status().raft.membership.clone();
+    let declared = |address: &str| {
+        let mut membership = membership.clone();
+        let member = membership.members.get_mut(&NodeId(2)).expect("it is a member");
+        address.clone_into(&mut member.peer_address);
+        nodes[0].transport.set_members(&membership);
+    };
+    // An address that it had before its last move, as the log of a node that is behind has it, and
+    // the right one, which is rolled back. It gives its address only when it opens a stream.
+    for address in ["127.0.0.1:1", "127.0.0.2:1", &own, "127.0.0.1:1"] {
+        declared(address);
+        // The stream to the address before is closed meanwhile.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        reached().await;
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test]
 async fn a_node_that_is_stopped_leaves_its_port_free() {
     let mut nodes = start(1, |_| {}).await;
     add(&nodes, 1).await;
