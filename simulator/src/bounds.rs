@@ -72,8 +72,9 @@ impl Needed {
     pub fn log_bytes_max(&self, swarm: &Swarm, recycled: u64) -> u64 {
         // A write that does not fit into the rest of a segment leaves the rest unused, and is
         // longer than it. This at most doubles the size.
-        let needed =
-            2 * self.bytes() + (BEGUN_SEGMENTS + recycled) * u64::from(swarm.segment_bytes);
+        // The last segment may be longer than others, even if nothing in it is needed any more.
+        let begun = (BEGUN_SEGMENTS + recycled) * u64::from(swarm.segment_bytes) + self.largest;
+        let needed = 2 * self.bytes() + begun;
         match u64::from(swarm.log_bytes) {
             0 => needed,
             // It is twice as large after a start. Beyond it go what elections write, what moves the

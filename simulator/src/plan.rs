@@ -41,4 +41,11 @@ impl Plan {
     pub fn election_us(&self) -> u64 {
         u64::from(self.swarm.election_ticks) * u64::from(self.swarm.tick_us)
     }
+
+    /// The lowest rate of any clock, in per mille of simulated time: at most 1,000, at least 1.
+    pub fn slowest_clock(&self) -> u64 {
+        let clocks = self.faults.iter().filter(|fault| fault.kind == FaultKind::Clock);
+        let slowest = clocks.map(|fault| self.swarm.clock_rate(fault.amount)).min();
+        slowest.unwrap_or(1_000).clamp(1, 1_000)
+    }
 }

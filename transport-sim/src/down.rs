@@ -9,7 +9,6 @@ use madsim::runtime::Handle as Executor;
 use simulator::What;
 use simulator::checks::{Check, LogChange, Violation, violation};
 use simulator::faults::{self, BEGUN_PPM};
-use simulator::plan::FaultKind;
 use storage::LogStore;
 
 /// One node in this many that go down restarts at another address, in the runs that have that.
@@ -174,10 +173,7 @@ impl<A: App> Cluster<A> {
             numbers.iter().enumerate().map(|(id, number)| format!("{id}.{number}")).collect()
         };
         // A timer that was started on a slow clock keeps its length when the clock is right again.
-        let plan = self.plan();
-        let clocks = plan.faults.iter().filter(|fault| fault.kind == FaultKind::Clock);
-        let slowest = clocks.map(|fault| plan.swarm.clock_rate(fault.amount)).min();
-        let until_us = now_us() + LINGER_US * 1_000 / slowest.unwrap_or(1_000).clamp(1, 1_000);
+        let until_us = now_us() + LINGER_US * 1_000 / self.plan().slowest_clock();
         loop {
             let tasks = Executor::current().metrics().num_tasks_by_node();
             let left: Vec<_> = tasks

@@ -20,8 +20,6 @@ use transport_sim::{Cluster, SimClock, client_address, now_us};
 pub(super) const REGISTERS: u64 = 3;
 /// The longest that a client waits for one operation.
 const PATIENCE_US_MAX: u64 = 10_000_000;
-/// How long a millisecond takes on the slowest clock, which loses a quarter.
-const AGE_US_PER_MS_MAX: u64 = 1_334;
 /// One operation in this many is on one of the other keys.
 const AWKWARD_ONE_IN: u64 = 6;
 /// The most keys that a batch writes. One more operation may remove a key that does not exist.
@@ -47,10 +45,18 @@ pub async fn run(store: Arc<Store>, cluster: Cluster<Store>, number: u64) {
     let clock: Arc<dyn Clock> = Arc::new(SimClock::new());
     let client = Client::new(servers, patience, wires, clock);
     let nodes = plan.nodes;
-    let reads_ppm = plan.swarm.reads_ppm;
-    let leader = number % nodes;
-    let mut user =
-        User { store, cluster, client, draw, number, nodes, patience, leader, reads_ppm };
+    let mut user = User {
+        store,
+        cluster,
+        client,
+        draw,
+        number,
+        nodes,
+        patience,
+        leader: number % nodes,
+        reads_ppm: plan.swarm.reads_ppm,
+        slowest_clock: plan.slowest_clock(),
+    };
     loop {
         if let Err(broken) = user.operation().await {
             user.cluster.broken(Some(broken));
@@ -73,6 +79,8 @@ pub(super) struct User {
     /// The node to which the calls of the older API are sent.
     pub leader: u64,
     pub reads_ppm: u32,
+    /// [`simulator::Plan::slowest_clock`].
+    pub slowest_clock: u64,
 }
 
 /// How a write ended.
@@ -141,8 +149,10 @@ impl User {
             1 => ("?consistency=linearizable".to_owned(), 0),
             2 => ("?consistency=lease".to_owned(), 0),
             _ => {
-                let age_ms = self.draw.pick(&[5, 100, 1_000]);
-                (format!("?consistency=stale&max_age={age_ms}ms"), age_ms * AGE_US_PER_MS_MAX)
+                let age_ms: u64 = self.draw.pick(&[5, 100, 1_000]);
+                // As it may pass on the node.
+                let age_us = (age_ms * 1_000_000).div_ceil(self.slowest_clock);
+                (format!("?consistency=stale&max_age={age_ms}ms"), age_us)
             }
         };
         // A read that may be so old is linearizable as of then.
