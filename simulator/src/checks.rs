@@ -66,6 +66,8 @@ checks! {
     /// A leader changes the membership only after the previous membership and an entry of its own
     /// term are committed (§4.1). Otherwise two changes can make two quorums without a common node.
     OneChangeOfTheMembershipAtATime = "one change of the membership at a time",
+    /// A node that was removed learns it from its log or from the members, and stops.
+    RemovedNodeStops = "a removed node stops",
     /// A directory that was removed from the membership is not admitted again: it may have voted,
     /// or lost what it acknowledged, without the others knowing.
     RemovedDirectoryIsNotAddedAgain = "a removed directory is not added again",

@@ -354,6 +354,7 @@ impl<A: App> Cluster<A> {
             // Nobody starts it again, unless it is being added again.
             StopReason::NotAMember if world.hosts[node].is_stranger => {
                 world.hosts[node].dead = !world.sockets;
+                world.hosts[node].knows_its_removal = true;
                 world.marks.hit("a node that is no member stopped");
             }
             reason => {

@@ -205,14 +205,14 @@ impl<A: App> Cluster<A> {
         let log = store::lock(&up.slot).log.take();
         world.note(6, node, down_us);
         world.show(node, What::Down);
-        let moves = world.moves(node);
+        let (moves, wipe) = (world.moves(node), world.hosts[node].wipes);
         drop(world);
         Executor::current().kill(up.machine.id());
         // Not under the lock: destructors may take it.
         drop((log, up));
         if moves {
             self.mark("a node restarted at another address");
-            self.shared.outside.spawn(self.clone().declare_address(node));
+            self.shared.outside.spawn(self.clone().declare_address(node, wipe));
         }
         self.start_after(node, down_us);
         true
@@ -224,7 +224,8 @@ impl<A: App> World<A> {
     /// two that have moved would not find each other without a third.
     fn moves(&mut self, node: usize) -> bool {
         let others = self.hosts.iter();
-        let is_settled = !others.clone().any(|host| host.is_elsewhere || host.is_rejoining);
+        let is_settled =
+            !others.clone().any(|host| host.is_elsewhere || host.is_leaving || host.is_rejoining);
         let Some(draw) = &mut self.moves else { return false };
         let moves = is_settled && !self.over && draw.below(MOVES_ONE_IN) == 0;
         let host = &mut self.hosts[node];

@@ -122,8 +122,9 @@ impl<A: App> Cluster<A> {
             FaultKind::Flip => {}
             FaultKind::Wipe => self.wipe(node, down_us),
             FaultKind::Transfer => self.transfers(node, fault.amount),
-            // Layer 1 covers these. Here an operator replaces the disks that were wiped.
-            FaultKind::Members | FaultKind::Replace | FaultKind::ClockBack => {}
+            FaultKind::Replace => self.replaces(node),
+            // Layer 1 covers these.
+            FaultKind::Members | FaultKind::ClockBack => {}
             FaultKind::CrashWriting
             | FaultKind::CrashSending
             | FaultKind::Isolate
@@ -206,19 +207,47 @@ impl<A: App> Cluster<A> {
         }
     }
 
-    /// Replaces the disk by an empty one. The node comes back under its id, but is not a member.
+    /// Lets an operator replace a member that is well, if nodes join here at all. If one node may
+    /// lose data, the others are needed, and it is that one.
+    fn replaces(&self, node: usize) {
+        let mut world = self.world();
+        let losing = world.plan.faults.iter().find(|fault| fault.kind.forgets());
+        let node = losing.map_or(node, |fault| (fault.node % world.plan.nodes) as usize);
+        let can = world.sockets && world.plan.nodes >= 3;
+        let is_busy = world.hosts.iter().any(|host| host.is_leaving || host.is_rejoining);
+        let host = &mut world.hosts[node];
+        let is_well = host.up.is_some() && !host.is_elsewhere && !host.is_stranger;
+        if !can || is_busy || !is_well {
+            return;
+        }
+        (host.is_leaving, host.is_stranger) = (true, true);
+        drop(world);
+        self.shared.outside.spawn(self.clone().replace(node));
+    }
+
+    /// The node loses its disk.
     fn wipe(&self, node: usize, down_us: u64) {
         let ran = self.world().hosts[node].up.is_some();
         if ran {
             self.crash(node, down_us, "a node crashed");
         }
+        let is_replaced = {
+            let world = self.world();
+            world.hosts[node].is_leaving || world.hosts[node].is_rejoining
+        };
+        if !is_replaced {
+            self.empties(node);
+        }
+    }
+
+    /// Replaces the disk by an empty one. The node comes back under its id, but is not a member.
+    pub(crate) fn empties(&self, node: usize) {
+        if self.world().hosts[node].up.is_some() {
+            self.crash(node, 1, "a node crashed");
+        }
         let mut world = self.world();
         let swarm = world.plan.swarm.clone();
         let host = &mut world.hosts[node];
-        let rejoins = host.is_rejoining;
-        if rejoins {
-            return;
-        }
         let incarnation = Incarnation(host.incarnation.0.wrapping_add(1_000));
         let mut fresh = Host::new(node as u64, &swarm, incarnation, Membership::default());
         fresh.lives = host.lives;

@@ -1,6 +1,6 @@
-//! An operator who replaces the disk of a member: removes the member, and adds it again with its
-//! new data directory. If a member has restarted at another address, he declares that address.
-//! Goes on until it is done, whatever fails meanwhile.
+//! An operator who replaces the disk of a member, whether it is lost or well: removes the member,
+//! and adds it again with its new data directory. If a member has restarted at another address, he
+//! declares that address. Goes on until it is done, whatever fails meanwhile.
 //!
 //! The quorums that the checks count stay right: a quorum of one node fewer is no smaller, and the
 //! same nodes are in it.
@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 use crate::time::sleep_us;
 use crate::world::{client_address, log_config};
 use raft::{Change, Incarnation, Member, Membership, NodeId};
+use simulator::checks::{Check, Violation};
 use std::time::Duration;
 use storage::Directory;
 
@@ -17,6 +18,10 @@ use storage::Directory;
 const DECLARED_WITHIN_US: u64 = 10_000_000;
 /// One address in this many is never declared.
 const NEVER_ONE_IN: u64 = 3;
+/// The longest time until a removed node that runs has stopped, once the faults are over.
+const STOPS_WITHIN_US: u64 = 60_000_000;
+/// The longest time until a removed node gets an empty disk after it has stopped.
+const EMPTIED_WITHIN_US: u64 = 2_000_000;
 /// The pause between two looks at the cluster.
 const LOOK_US: u64 = 20_000;
 /// How long the operator waits for one change before looking again.
@@ -40,6 +45,37 @@ impl<A: App> Cluster<A> {
             Change::to(members, voters)
         };
         self.changed(node, wipe, gone, without).await
+    }
+
+    /// Replaces a member that is well. It has to stop by itself once it is removed, and again each
+    /// time that it is started, until it gets an empty disk.
+    pub(crate) async fn replace(self, node: usize) {
+        let wipe = self.world().hosts[node].wipes;
+        if !self.removed(node, wipe).await {
+            return;
+        }
+        self.mark("a member that was well was removed");
+        let limit_us = self.in_proportion(STOPS_WITHIN_US);
+        let mut awake_us = 0;
+        while self.is_at_work(node, wipe) {
+            sleep_us(LOOK_US).await;
+            let (has_stopped, is_awake) = {
+                let world = self.world();
+                let host = &world.hosts[node];
+                (host.knows_its_removal, world.calm && host.up.is_some() && host.paused == 0)
+            };
+            if has_stopped {
+                let wait_us = self.world().clocks.below(EMPTIED_WITHIN_US);
+                sleep_us(self.in_proportion(wait_us)).await;
+                return self.empties(node);
+            }
+            awake_us = if is_awake { awake_us + LOOK_US } else { 0 };
+            if awake_us > limit_us {
+                let detail = format!("node {node} runs on");
+                let broken = Violation::new(Check::RemovedNodeStops, node, detail);
+                return self.broken(Some(broken));
+            }
+        }
     }
 
     /// Adds the member again, once its new incarnation is on its disk.
@@ -76,16 +112,16 @@ impl<A: App> Cluster<A> {
     /// Declares the address of a member that has moved, after a while in which its peers have to
     /// find it without, or never. If its disk is wiped, it is added again at its present address
     /// instead.
-    pub(crate) async fn declare_address(self, node: usize) {
+    pub(crate) async fn declare_address(self, node: usize, wipe: u64) {
         let id = NodeId(node as u64);
-        let (wipe, address, wait_us) = {
+        let (address, wait_us) = {
             let mut world = self.world();
             let Some(draw) = &mut world.moves else { return };
             let (never, wait_us) = (draw.below(NEVER_ONE_IN) == 0, draw.below(DECLARED_WITHIN_US));
             if never {
                 return;
             }
-            (world.hosts[node].wipes, world.peer_address(id.0).to_string(), wait_us)
+            (world.peer_address(id.0).to_string(), wait_us)
         };
         sleep_us(self.in_proportion(wait_us)).await;
         let is_declared = |membership: &Membership| {

@@ -64,6 +64,10 @@ pub(crate) struct Host<A: App> {
     pub incarnation: Incarnation,
     /// Its disk was wiped: it is not a member any more.
     pub is_stranger: bool,
+    /// It is being removed, to be added again with an empty disk.
+    pub is_leaving: bool,
+    /// It has stopped because it was removed.
+    pub knows_its_removal: bool,
     /// After a wipe, it is becoming a member again.
     pub is_rejoining: bool,
     /// How often its disk was wiped.
@@ -397,6 +401,8 @@ impl<A: App> Host<A> {
             needed: Needed::default(),
             incarnation,
             is_stranger: false,
+            is_leaving: false,
+            knows_its_removal: false,
             is_rejoining: false,
             wipes: 0,
             lives: 0,
