@@ -33,10 +33,14 @@ impl Leader {
         progress.other = (!agrees).then_some(state);
         if agrees {
             progress.agreed_at = progress.agreed_at.max(state.index);
+            progress.differs_at = Index(0);
             return false;
         }
         if known != Some(false) {
             core.counters.states_differ += 1;
+        }
+        // A peer that has given up its copy reports none for a while.
+        if progress.differs_at == Index(0) {
             progress.differs_at = state.index;
         }
         if self.has_agreement(core, state.index) {

@@ -34,7 +34,8 @@ pub(crate) struct Progress {
     pub incomparable: bool,
     /// Its latest report, if that differs from the leader's state.
     pub other: Option<StateHash>,
-    /// The latest index at which it agreed, and the index at which it was first found to differ.
+    /// The latest index at which it agreed, and the index at which it was first found to differ
+    /// since then; 0: it was not.
     pub agreed_at: Index,
     pub differs_at: Index,
     /// The latest index at which the peer has reported a state.
