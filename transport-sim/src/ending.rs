@@ -29,6 +29,9 @@ const DIALLING_US: u64 = 2_500_000;
 const CLIENTS_END_US: u64 = 120_000_000;
 /// The time limit, after the last commit, for all nodes to apply everything.
 const SETTLE_US: u64 = 10_000_000;
+/// After many transfers of a snapshot have failed, the next one follows after this many election
+/// timeouts.
+const OFFER_ELECTIONS: u64 = 64;
 /// The limit in all, even if entries are still being committed.
 const SETTLE_MOST_US: u64 = 600_000_000;
 
@@ -160,7 +163,8 @@ impl<A: App> Cluster<A> {
 
     /// Waits, after the last request, until all nodes have the same state.
     async fn settle(&self) -> Result<(), Violation> {
-        let mut until_us = now_us() + SETTLE_US;
+        let settle_us = SETTLE_US + OFFER_ELECTIONS * self.plan().election_us();
+        let mut until_us = now_us() + settle_us;
         let last_us = now_us() + SETTLE_MOST_US;
         let mut before = Index(0);
         for look in 0.. {
@@ -172,7 +176,7 @@ impl<A: App> Cluster<A> {
             // Commands of clients that gave up may still enter the log, as long as a slow disk
             // takes.
             if committed > before {
-                (before, until_us) = (committed, last_us.min(now_us() + SETTLE_US));
+                (before, until_us) = (committed, last_us.min(now_us() + settle_us));
             }
             let settled = self.world().settled();
             match settled {
