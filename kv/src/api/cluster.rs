@@ -22,6 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use storage::ClusterId;
 
 /// If the leader takes longer than this, the node answers with its own status.
 const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
@@ -71,7 +72,15 @@ pub type View = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
 
 async fn from_leader(app: &App, address: Option<String>) -> Option<Bytes> {
     let (address, leader) = address.zip(app.leader.as_ref())?;
-    leader.cluster(address, LEADER_TIMEOUT).await
+    let view = leader.cluster(address, LEADER_TIMEOUT).await?;
+    is_of(&view, app.cluster).then_some(view)
+}
+
+/// Whether this is the view of a node of the cluster. The address of a leader that has moved may be
+/// that of another cluster's node, or of no node, by now.
+fn is_of(view: &Bytes, cluster: Option<ClusterId>) -> bool {
+    let Ok(view) = serde_json::from_slice::<Value>(view) else { return false };
+    view["cluster_id"].as_str() == cluster.map(|cluster| cluster.to_string()).as_deref()
 }
 
 /// The leader's view, with the state of this node in its own words. To the leader, a node whose
@@ -221,6 +230,16 @@ mod tests {
         assert_eq!(lag(0, 99), "up");
         assert_eq!(lag(7, 1), "up, 7 entries behind");
         assert_eq!(lag(7, 42), "up, 7 entries behind for 42 s");
+    }
+
+    #[test]
+    fn the_view_of_another_cluster_is_none() {
+        let view = |cluster: Value| Bytes::from(json!({"cluster_id": cluster}).to_string());
+        let own = ClusterId(7);
+        assert!(is_of(&view(own.to_string().into()), Some(own)));
+        assert!(!is_of(&view(ClusterId(8).to_string().into()), Some(own)));
+        assert!(!is_of(&view(Value::Null), Some(own)));
+        assert!(!is_of(&Bytes::from_static(b"<html>"), Some(own)));
     }
 
     #[test]

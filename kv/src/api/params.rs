@@ -6,11 +6,12 @@
 use super::problem::Problem;
 use super::write::WAIT_MS;
 use driver::{ReadMode, SessionId, SessionNumber};
-use hyper::HeaderMap;
 use hyper::header::CONTENT_RANGE;
+use hyper::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::time::Duration;
+use storage::ClusterId;
 
 /// The parameters of a query string, percent-decoded.
 pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
@@ -21,6 +22,49 @@ pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_,
             percent_decode_str(value).decode_utf8_lossy(),
         )
     })
+}
+
+/// The parameter with which a redirect names the cluster that the request is for.
+const CLUSTER_ID: &str = "cluster_id";
+
+/// The query of a redirect to another node of this cluster, for a request with this query. The
+/// address that the cluster has for that node may have become that of another cluster's node, which
+/// refuses the request then.
+pub fn with_cluster(query: Option<&str>, cluster: Option<ClusterId>) -> String {
+    let named = cluster.map(|cluster| format!("{CLUSTER_ID}={cluster}"));
+    let pairs: Vec<&str> = query.into_iter().chain(named.as_deref()).collect();
+    match pairs.is_empty() {
+        true => String::new(),
+        false => format!("?{}", pairs.join("&")),
+    }
+}
+
+/// Takes what [`with_cluster`] has added out of a request's target. Refuses a request that is for
+/// another cluster than `own`.
+pub fn take_cluster(uri: &mut Uri, own: Option<ClusterId>) -> Result<(), Problem> {
+    let Some(query) = uri.query().filter(|query| query.contains(CLUSTER_ID)) else {
+        return Ok(());
+    };
+    let named = |pair: &&str| pair.split_once('=').is_some_and(|(name, _)| name == CLUSTER_ID);
+    let (named, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(named);
+    let is_own = |pair: &str| {
+        own.is_some_and(|own| pair.split_once('=').is_some_and(|(_, id)| id == own.to_string()))
+    };
+    if let Some(other) = named.iter().find(|pair| !is_own(pair)) {
+        let detail = format!(
+            "the request is for another cluster ({other}): the node that sent it here has an \
+             address of its leader that is out of date; declare where that node is, or send the \
+             request to it"
+        );
+        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong-cluster", detail));
+    }
+    let query = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{}{query}", uri.path()).parse().ok();
+    if let Ok(without) = Uri::from_parts(parts) {
+        *uri = without;
+    }
+    Ok(())
 }
 
 /// The header with the id of a session, from `POST /v1/sessions`.
@@ -196,6 +240,23 @@ mod tests {
         ] {
             assert!(of_read(Some(query)).is_err(), "{query}");
         }
+    }
+
+    #[test]
+    fn a_redirect_is_followed_within_its_cluster_only() {
+        let (own, other) = (Some(ClusterId(7)), Some(ClusterId(8)));
+        for query in [None, Some("wait=1s"), Some("a=1&cluster_ids=2")] {
+            let named: Uri = format!("/v1/x{}", with_cluster(query, own)).parse().unwrap();
+            let mut taken = named.clone();
+            take_cluster(&mut taken, own).unwrap();
+            assert_eq!((taken.path(), taken.query()), ("/v1/x", query));
+            for elsewhere in [other, None] {
+                assert!(take_cluster(&mut named.clone(), elsewhere).is_err());
+            }
+        }
+        let mut both: Uri = "/v1/x?cluster_id=0000000000000007&cluster_id=8".parse().unwrap();
+        assert!(take_cluster(&mut both, own).is_err());
+        assert_eq!(with_cluster(None, None), "");
     }
 
     #[test]

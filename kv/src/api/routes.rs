@@ -3,7 +3,7 @@
 
 use super::problem::{Problem, brief};
 use super::write::NODE;
-use super::{Api, App, head, v1};
+use super::{Api, App, head, params, v1};
 use crate::metrics::Route;
 use axum::body::Body;
 use axum::extract;
@@ -24,13 +24,15 @@ pub fn is_short(path: &str) -> bool {
 
 impl Api {
     /// Answers a request of a client at `source`. Every request gets an answer.
-    pub async fn answer<B>(&self, request: Request<B>, source: Option<IpAddr>) -> Response
+    pub async fn answer<B>(&self, mut request: Request<B>, source: Option<IpAddr>) -> Response
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
         let app = &self.app;
         let route = Route::of(request.uri().path());
-        let mut response = match refuse(app, route, &request) {
+        let for_other = params::take_cluster(request.uri_mut(), app.cluster).err();
+        let refusal = for_other.map(|problem| problem.not_done().into_response());
+        let mut response = match refusal.or_else(|| refuse(app, route, &request)) {
             Some(refusal) => refusal,
             None => self.work(route, request, source).await,
         };

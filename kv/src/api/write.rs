@@ -6,7 +6,7 @@
 //! executes it once.
 
 use super::App;
-use super::params::WriteParams;
+use super::params::{self, WriteParams};
 use super::problem::{Known, Problem};
 use super::routes::json;
 use crate::command::Reply;
@@ -116,7 +116,8 @@ impl App {
     pub(super) fn redirect_to_leader(&self, uri: &Uri) -> Option<Response> {
         let leader = self.handle.status().raft.leader.filter(|leader| *leader != self.id);
         let address = self.client_address(leader)?;
-        let location = format!("http://{address}{}", uri.path_and_query()?).parse().ok()?;
+        let query = params::with_cluster(uri.query(), self.cluster);
+        let location = format!("http://{address}{}{query}", uri.path()).parse().ok()?;
         let mut response =
             not_leader(&address).status(StatusCode::TEMPORARY_REDIRECT).not_done().into_response();
         response.headers_mut().insert(LOCATION, location);

@@ -83,14 +83,16 @@ impl Client {
         if !cluster["leader"].is_null() {
             return None;
         }
-        let node = cluster["node"].clone();
+        let (node, id) = (cluster["node"].clone(), cluster["cluster_id"].clone());
         let members = cluster["members"].as_array_mut()?;
         let ask = async |member: &mut Value| {
             let address = member["client_address"].as_str().unwrap_or_default().to_owned();
             let request = Request::new(Method::GET, "/v1/cluster?local=true");
             let answer = http::exchange(&address, &request, MEMBER_TIMEOUT).await;
             let view = answer.ok().filter(|answer| answer.headers.contains_key(kv::client::NODE));
-            let Some(view) = view.map(|answer| answer.json()) else {
+            // Another cluster's node may have the address by now.
+            let view = view.map(|answer| answer.json()).filter(|view| view["cluster_id"] == id);
+            let Some(view) = view else {
                 member["state"] = "no answer".into();
                 return Some(format!("node {} ({address})", member["id"]));
             };
