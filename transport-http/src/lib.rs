@@ -22,6 +22,8 @@
 
 mod allowance;
 mod body;
+#[cfg(test)]
+mod adv18;
 mod bootstrap;
 mod config;
 mod dial;

@@ -1,0 +1,331 @@
+//! Suspicions, each as a test that fails.
+
+use crate::hello::Hello;
+use crate::net::TokioNet;
+use crate::shared::Tell;
+use crate::{HttpTransport, PeerServer, TransportConfig};
+use driver::{Transport as _, inbox};
+use raft::{Incarnation, Member, Membership, NodeId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use storage::{ClusterId, RealDisk, Snapshots};
+use tokio::net::TcpListener;
+
+const PEER: NodeId = NodeId(1);
+const DEAD: &str = "127.0.0.1:1";
+
+fn transport(node: u64, incarnation: u64, address: &str) -> Arc<HttpTransport> {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::new(RealDisk::new(directory.path())).unwrap();
+    let (inbox, receiver) = inbox(Arc::new(snapshots));
+    std::mem::forget(receiver);
+    let mut config =
+        TransportConfig::new(ClusterId(1), NodeId(node), Incarnation(incarnation));
+    config.peer_address = address.to_owned();
+    Arc::new(HttpTransport::on(TokioNet::current(), config, inbox))
+}
+
+fn members(of: &[(u64, u64, &str)]) -> Membership {
+    let members: BTreeMap<NodeId, Member> = of
+        .iter()
+        .map(|(id, incarnation, address)| {
+            let member = Member {
+                incarnation: Incarnation(*incarnation),
+                peer_address: (*address).to_owned(),
+                client_address: String::new(),
+            };
+            (NodeId(*id), member)
+        })
+        .collect();
+    let mut membership = Membership::of_voters(BTreeMap::new());
+    membership.voters = members.keys().copied().collect();
+    membership.members = members;
+    membership
+}
+
+async fn server_at(at: SocketAddr) -> PeerServer {
+    for _ in 0..200 {
+        if let Ok(server) = PeerServer::bind(at).await {
+            return server;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the port is taken");
+}
+
+async fn server() -> (PeerServer, String) {
+    let server = server_at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+    let address = server.local_addr().to_string();
+    (server, address)
+}
+
+async fn within(seconds: u64, holds: impl Fn() -> bool) -> bool {
+    for _ in 0..seconds * 100 {
+        if holds() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    holds()
+}
+
+fn hello(transport: &HttpTransport, incarnation: u64, address: &str) -> Hello {
+    Hello {
+        from: PEER,
+        incarnation: Incarnation(incarnation),
+        address: address.to_owned(),
+        ..transport.shared().hello(PEER)
+    }
+}
+
+/// F1. A wiped node was added again and has moved. A node that is behind gets its hello before it
+/// has the membership that lists it. The address is kept with the namesakes, and is never used.
+#[tokio::test]
+async fn f1_an_address_that_was_given_before_the_membership_came_is_used_after_it() {
+    let (own_server, own_address) = server().await;
+    let own = transport(0, 100, &own_address);
+    own_server.open(&own);
+    own.set_members(&members(&[(1, 101, DEAD)]));
+    let (peer_server, peer_address) = server().await;
+    let peer = transport(1, 999, &peer_address);
+    peer_server.open(&peer);
+    peer.set_members(&members(&[(0, 100, &own_address)]));
+    assert!(within(5, || peer.is_connected(NodeId(0))).await);
+    // The entries that this node lacked: node 1 was removed, and added with a new directory at the
+    // address that it had before its last move.
+    own.set_members(&members(&[]));
+    own.set_members(&members(&[(1, 999, "127.0.0.2:1")]));
+    assert!(within(10, || own.is_connected(PEER)).await, "it is never reached");
+}
+
+/// F1, without the removal in between: both entries came at once.
+#[tokio::test]
+async fn f1_as_a_unit() {
+    let own = transport(0, 100, "");
+    let shared = own.shared();
+    own.set_members(&members(&[(1, 101, "a:1")]));
+    shared.visited(&hello(&own, 999, "c:1"));
+    own.set_members(&members(&[(1, 999, "b:1")]));
+    let both = [0, 1].map(|attempt| shared.address_at(PEER, attempt));
+    assert!(both.contains(&Some("c:1".to_owned())), "{both:?}");
+}
+
+/// F2. The address of a former directory is kept for the new one under the same id.
+#[tokio::test]
+async fn f2_a_node_that_is_added_again_is_not_dialled_where_the_former_one_was() {
+    let own = transport(0, 100, "");
+    let shared = own.shared();
+    own.set_members(&members(&[(1, 101, "a:1")]));
+    own.set_members(&members(&[]));
+    own.set_members(&members(&[(1, 999, "b:1")]));
+    let both = [0, 1].map(|attempt| shared.address_at(PEER, attempt));
+    assert!(both == [Some("b:1".to_owned()), Some("b:1".to_owned())], "{both:?}");
+}
+
+/// F2, with the former process still running: the messages go to it, also after the new one has
+/// said where it is.
+#[tokio::test]
+async fn f2_messages_to_a_node_that_was_added_again_do_not_go_to_the_former_process() {
+    let (own_server, own_address) = server().await;
+    let own = transport(0, 100, &own_address);
+    own_server.open(&own);
+    let (former_server, former_address) = server().await;
+    let former = transport(1, 101, &former_address);
+    former_server.open(&former);
+    own.set_members(&members(&[(1, 101, &former_address)]));
+    assert!(within(5, || own.is_connected(PEER)).await);
+    let (new_server, new_address) = server().await;
+    let new = transport(1, 999, &new_address);
+    new_server.open(&new);
+    own.set_members(&members(&[]));
+    own.set_members(&members(&[(1, 999, &new_address)]));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    new.set_members(&members(&[(0, 100, &own_address)]));
+    let at = || own.shared().connected_at(PEER);
+    let reached = within(10, || at().as_ref() == Some(&new_address)).await;
+    assert!(reached, "after 10 s the stream is at {:?}, the former process", at());
+}
+
+/// F3. A member is removed and its id is added again while its former process runs and its stream
+/// here is open. The replies that tell it that it was removed go to the new node.
+#[tokio::test]
+async fn f3_a_former_node_with_an_open_stream_is_told_that_it_was_removed() {
+    for steps in [2, 1] {
+        let own = transport(0, 100, "");
+        let shared = own.shared();
+        own.set_members(&members(&[(1, 101, "a:1")]));
+        shared.visited(&hello(&own, 101, "a:1"));
+        if steps == 2 {
+            own.set_members(&members(&[]));
+        }
+        own.set_members(&members(&[(1, 999, "b:1")]));
+        let told = shared.tell_namesake(PEER, Incarnation(101));
+        assert!(matches!(told, Tell::At(at) if at == "a:1"), "in {steps} steps: to the member");
+    }
+}
+
+/// F4. A namesake becomes a member, moves, and is removed: it is told at its address before the
+/// move.
+#[tokio::test]
+async fn f4_a_namesake_that_has_moved_since_is_told_where_it_is() {
+    let own = transport(0, 100, "");
+    let shared = own.shared();
+    own.set_members(&members(&[(1, 101, "a:1")]));
+    shared.visited(&hello(&own, 999, "b:1"));
+    own.set_members(&members(&[(1, 999, "b:1")]));
+    shared.visited(&hello(&own, 999, "c:1"));
+    own.set_members(&members(&[]));
+    let at = match shared.tell_namesake(PEER, Incarnation(999)) {
+        Tell::At(at) => Some(at),
+        _ => shared.address(PEER),
+    };
+    assert_eq!(at.as_deref(), Some("c:1"));
+}
+
+/// F5. A process with an address of its own (a copy that is stopped again, or an earlier hello that
+/// arrives late) says it last, and ends. The member's own stream is open all the time.
+#[tokio::test]
+async fn f5_the_address_of_the_stream_that_is_open_is_kept_when_another_has_come_and_gone() {
+    let (own_server, own_address) = server().await;
+    let own = transport(0, 100, &own_address);
+    own_server.open(&own);
+    own.set_members(&members(&[(1, 101, DEAD)]));
+    let (peer_server, peer_address) = server().await;
+    let peer = transport(1, 101, &peer_address);
+    peer_server.open(&peer);
+    let to_own = members(&[(0, 100, &own_address)]);
+    peer.set_members(&to_own);
+    assert!(within(5, || own.is_connected(PEER)).await);
+    let other = transport(1, 101, "127.0.0.3:1");
+    other.set_members(&to_own);
+    assert!(within(5, || other.is_connected(NodeId(0))).await);
+    other.set_members(&members(&[]));
+    drop(other);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(peer.is_connected(NodeId(0)));
+    // The stream from here breaks once.
+    let at = peer_server.local_addr();
+    let begun = own.shared().contacts(PEER);
+    drop(peer_server);
+    assert!(within(5, || !own.is_connected(PEER)).await);
+    let peer_server = server_at(at).await;
+    peer_server.open(&peer);
+    assert!(within(10, || own.is_connected(PEER)).await, "never again; {begun} contacts");
+}
+
+/// F6. The members change when a dial has just succeeded: the stream to the former address stays.
+#[tokio::test]
+async fn f6_a_dial_that_succeeds_when_the_members_change_does_not_keep_the_former_address() {
+    let own = transport(0, 100, "");
+    let (former_server, former_address) = server().await;
+    former_server.open(&transport(1, 101, &former_address));
+    let (new_server, new_address) = server().await;
+    new_server.open(&transport(1, 101, &new_address));
+    own.set_members(&members(&[(1, 101, &former_address)]));
+    // The link dials, and the system connects. When this task goes on, the link is woken and has
+    // not run yet.
+    tokio::task::yield_now().await;
+    own.set_members(&members(&[(1, 101, &new_address)]));
+    let at = || own.shared().connected_at(PEER);
+    let reached = within(10, || at().as_ref() == Some(&new_address)).await;
+    assert!(reached, "after 10 s the stream is at {:?}, the former address", at());
+}
+
+/// F7. A member that is started with another name for the same address is no second process.
+#[tokio::test]
+async fn f7_another_name_of_the_same_process_is_no_copy() {
+    let (own_server, own_address) = server().await;
+    let own = transport(0, 100, &own_address);
+    own_server.open(&own);
+    let (peer_server, numeric) = server().await;
+    let name = format!("localhost:{}", peer_server.local_addr().port());
+    let peer = transport(1, 101, &name);
+    peer_server.open(&peer);
+    own.set_members(&members(&[(1, 101, &numeric)]));
+    assert!(within(5, || own.is_connected(PEER)).await);
+    peer.set_members(&members(&[(0, 100, &own_address)]));
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(own.figures().doubled_peers, 0);
+}
+
+/// F8. A stream that was open for a while breaks. It is dialled again at once, to learn whether the
+/// process has ended: at the other address.
+#[tokio::test]
+async fn f8_a_stream_that_breaks_is_dialled_at_once_where_it_was_open() {
+    let (own_server, own_address) = server().await;
+    let own = transport(0, 100, &own_address);
+    own_server.open(&own);
+    let declared = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let declared_address = declared.local_addr().unwrap().to_string();
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let count = dialled.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = declared.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    let (peer_server, peer_address) = server().await;
+    let peer = transport(1, 101, &peer_address);
+    peer_server.open(&peer);
+    own.set_members(&members(&[(1, 101, &declared_address)]));
+    peer.set_members(&members(&[(0, 100, &own_address)]));
+    let at = || own.shared().connected_at(PEER);
+    assert!(within(5, || at().as_ref() == Some(&peer_address)).await);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let before = dialled.load(Ordering::SeqCst);
+    let listens_at = peer_server.local_addr();
+    drop(peer_server);
+    let peer_server = server_at(listens_at).await;
+    peer_server.open(&peer);
+    assert!(within(5, || at().is_none()).await);
+    assert!(within(5, || at().as_ref() == Some(&peer_address)).await);
+    assert_eq!(dialled.load(Ordering::SeqCst) - before, 0, "the declared address was dialled first");
+}
+
+/// F9. Streams that opened before the peer was a member count as no contact: its first end is not
+/// reported.
+#[tokio::test]
+async fn f9_a_stream_that_is_older_than_the_membership_is_a_contact() {
+    let (own_server, own_address) = server().await;
+    let own = transport(0, 100, &own_address);
+    own_server.open(&own);
+    own.set_members(&members(&[]));
+    let (peer_server, peer_address) = server().await;
+    let peer = transport(1, 101, &peer_address);
+    peer_server.open(&peer);
+    peer.set_members(&members(&[(0, 100, &own_address)]));
+    assert!(within(5, || peer.is_connected(NodeId(0))).await);
+    own.send(raft::Message {
+        from: NodeId(0),
+        to: PEER,
+        incarnation: Incarnation(100),
+        term: raft::Term(1),
+        body: raft::Body::TimeoutNow,
+    });
+    assert!(within(5, || own.is_connected(PEER)).await);
+    own.set_members(&members(&[(1, 101, &peer_address)]));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(own.is_connected(PEER));
+    assert!(own.shared().contacts(PEER) > 0, "nothing would report that its process has ended");
+}
+
+/// F10. A member that is started with a new name each time: the names are forgotten only when the
+/// members change.
+#[tokio::test]
+async fn f10_names_that_are_not_used_any_more_make_room() {
+    let own = transport(0, 100, "");
+    let shared = own.shared();
+    own.set_members(&members(&[(1, 101, DEAD)]));
+    for number in 0..300 {
+        shared.visited(&hello(&own, 101, &format!("n{number}.invalid:1")));
+        if let Some(address) = shared.address_at(PEER, 0) {
+            let dialled = shared.names.dial(&address).await;
+            let error = dialled.err().unwrap().to_string();
+            assert!(!error.contains("too many"), "name {number}: {error}");
+        }
+    }
+}
