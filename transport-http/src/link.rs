@@ -95,8 +95,8 @@ pub(crate) async fn keep<N: Net>(
     // The contacts with the peer when it was last reported as gone.
     let mut gone_after = 0;
     while let Some(queue) = messages.take() {
+        let forgotten = shared.forgotten(peer);
         let Some(address) = shared.address_at(peer, attempt) else { return };
-        attempt += 1;
         let (give_back, back) = tokio::sync::oneshot::channel();
         let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, shared.signs);
         let mut connected_at = None;
@@ -112,7 +112,7 @@ pub(crate) async fn keep<N: Net>(
                 });
             }
         };
-        let result = stream(shared, peer, &address, body, connected).await;
+        let result = stream(shared, peer, &address, body, connected, forgotten).await;
         shared.set_open(peer, number, None);
         // The body gives the queue back when hyper drops it.
         let Ok(mut queue) = back.await else { return };
@@ -130,6 +130,7 @@ pub(crate) async fn keep<N: Net>(
         let contacts = shared.contacts(peer);
         if matches!(&result, Err(LinkError::Dial(error)) if error.is_refused())
             && contacts != gone_after
+            && shared.is_latest_address(peer, &address)
         {
             gone_after = contacts;
             shared.inbox.gone(peer);
@@ -154,6 +155,7 @@ pub(crate) async fn keep<N: Net>(
             messages = Some(queue);
             continue;
         }
+        attempt += 1;
         // The pause is between half of the backoff and all of it. A contact makes it shorter: the
         // peer is back, or its process may have ended.
         let jitter = net.draw() % (1 + pause.as_micros() as u64 / 2);
@@ -184,7 +186,7 @@ pub(crate) async fn tell<N: Net>(
     drop(queue);
     let (give_back, _back) = tokio::sync::oneshot::channel();
     let body = Outgoing::new(&net, shared.hello(peer), messages, give_back, shared.signs);
-    let told = stream(&shared, peer, &address, body, || ());
+    let told = stream(&shared, peer, &address, body, || (), std::future::pending());
     match timeout(&net, 2 * silence, told).await {
         Ok(Ok(()) | Err(LinkError::Stream { why: StreamError::Ended, .. })) => {}
         Ok(Err(error)) => {
@@ -205,14 +207,23 @@ async fn stream<N: Net>(
     address: &str,
     body: Outgoing<N>,
     connected: impl FnOnce(),
+    forgotten: impl Future<Output = ()>,
 ) -> Result<(), LinkError> {
+    let mut forgotten = std::pin::pin!(forgotten);
     let (tcp, mut trial) = tokio::select! {
         biased;
+        () = &mut forgotten => return Ok(()),
         dialled = shared.names.dial(address) => dialled?,
-        () = shared.forgotten(peer) => return Ok(()),
     };
     let at = trial.at();
-    let ended = stream_on(shared, peer, address, tcp, &mut trial, body, connected).await;
+    let ended = {
+        let talk = stream_on(shared, peer, address, tcp, &mut trial, body, connected);
+        tokio::select! {
+            biased;
+            ended = talk => ended,
+            () = forgotten => Ok(()),
+        }
+    };
     if let Err(StreamError::NoAnswer(_)) = &ended {
         trial.distrust();
     }
@@ -279,7 +290,6 @@ async fn stream_on<N: Net>(
         biased;
         result = talk => result,
         result = connection => result.map_err(broken).and(Err(StreamError::Ended)),
-        () = shared.forgotten(peer) => Ok(()),
     }
 }
 

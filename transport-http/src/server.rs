@@ -300,16 +300,16 @@ async fn stream<N: Net>(
         net.spawn(looking).detach();
     }
     shared.compare_settings(&hello);
-    let member = shared.is_member(hello.from, hello.incarnation).then_some(hello.from);
-    if let Some(member) = member {
-        shared.note_contact(member);
+    let (peer, incarnation) = (hello.from, hello.incarnation);
+    if shared.is_member(peer, incarnation) {
+        shared.note_contact(peer);
     }
     let (signs, body) = Channel::new(1);
     let held = place.clone();
     // The task ends with the connection.
     let reading = net.spawn(async move {
         let _place = held;
-        let (passes, peer) = (|peer| shared.passes(peer), hello.from);
+        let passes = |peer| shared.passes(peer);
         let reading = receive_messages(&shared.inbox, hello, &mut frames, passes);
         tokio::select! {
             biased;
@@ -321,8 +321,9 @@ async fn stream<N: Net>(
             }
             () = live(&shared.net, signs, shared.signs) => {}
         }
-        if let Some(member) = member {
-            shared.note_contact(member);
+        // It may have become one since.
+        if shared.is_member(peer, incarnation) {
+            shared.note_contact(peer);
         }
     });
     reading.detach();

@@ -30,11 +30,8 @@ pub(crate) struct Shared<N> {
     /// The address that each node of this cluster gave when it last opened a stream, oldest first.
     /// The membership may have another one, or get another one later: that of a member that has
     /// moved again meanwhile. It may have none, for a leader of a later membership or a removed
-    /// node; of these at most [`VISITORS_MAX`] are kept.
-    visitors: Mutex<VecDeque<(NodeId, String)>>,
-    /// Nodes that have opened a stream and are not the members with their ids, oldest first. At
-    /// most [`VISITORS_MAX`].
-    namesakes: Mutex<VecDeque<Namesake>>,
+    /// node, or another node under the same id; of these at most [`VISITORS_MAX`] are kept.
+    visitors: Mutex<VecDeque<Visitor>>,
     /// The election timeouts and heartbeats of peers that differ from those of this node, in
     /// milliseconds. At most one for each member.
     settings: Mutex<BTreeMap<NodeId, (u32, u32)>>,
@@ -124,14 +121,14 @@ struct Stream {
     open_at: Option<String>,
 }
 
-/// A node that runs under the id of a member with another incarnation: with an earlier data
-/// directory, or with a later one, which this node does not know yet as the member's.
-pub(crate) struct Namesake {
+/// A node that has opened a stream here, or was a member.
+#[derive(Clone)]
+struct Visitor {
     node: NodeId,
     incarnation: Incarnation,
-    /// Where its peers reach it, as it says.
+    /// Where its peers reach it, as it says, or as the membership had it.
     address: String,
-    /// A message to it is on its way.
+    /// It is not the member with its id, and a message to it is on its way.
     is_told: bool,
 }
 
@@ -168,11 +165,11 @@ pub struct TransportFigures {
 
 /// Forgets the oldest visitors that are no members, if they are too many. Members are not counted:
 /// the membership has a limit of its own.
-fn limit(visitors: &mut VecDeque<(NodeId, String)>, is_member: impl Fn(NodeId) -> bool) {
-    let others = visitors.iter().filter(|(id, _)| !is_member(*id)).count();
+fn limit(visitors: &mut VecDeque<Visitor>, is_member: impl Fn(&Visitor) -> bool) {
+    let others = visitors.iter().filter(|visitor| !is_member(visitor)).count();
     let mut excess = others.saturating_sub(VISITORS_MAX);
-    visitors.retain(|(id, _)| {
-        let goes = excess > 0 && !is_member(*id);
+    visitors.retain(|visitor| {
+        let goes = excess > 0 && !is_member(visitor);
         excess -= usize::from(goes);
         !goes
     });
@@ -197,7 +194,6 @@ impl<N: Net> Shared<N> {
             inbox,
             addresses: Mutex::default(),
             visitors: Mutex::default(),
-            namesakes: Mutex::default(),
             settings: Mutex::default(),
             incarnations: Mutex::default(),
             streams: Mutex::default(),
@@ -226,14 +222,24 @@ impl<N: Net> Shared<N> {
         given.or_else(|| self.address(peer))
     }
 
+    /// Whether the peer was at this address when it was last heard of.
+    pub fn is_latest_address(&self, peer: NodeId, address: &str) -> bool {
+        self.given_address(peer).is_none_or(|given| given == address)
+    }
+
+    /// The address that the member with this id gave; if there is none, the node with this id that
+    /// gave one last.
     fn given_address(&self, peer: NodeId) -> Option<String> {
-        let visitors = lock(&self.visitors);
-        visitors.iter().find(|(id, _)| *id == peer).map(|(_, address)| address.clone())
+        let member = lock(&self.incarnations).get(&peer).copied();
+        let is_it = |visitor: &&Visitor| {
+            visitor.node == peer && member.is_none_or(|member| visitor.incarnation == member)
+        };
+        lock(&self.visitors).iter().rev().find(is_it).map(|visitor| visitor.address.clone())
     }
 
     /// A node of this cluster has opened a stream. The address that it gave is kept, so that it can
-    /// be answered. A member has to have the right incarnation. Returns whether it is a member that
-    /// has given another address than the membership has, and than before.
+    /// be answered. Returns whether it is a member that has given another address than the
+    /// membership has, and than before.
     pub fn visited(&self, hello: &Hello) -> bool {
         let known = lock(&self.addresses).get(&hello.from).cloned();
         let is_plain = !hello.address.is_empty() && check_address(&hello.address).is_ok();
@@ -241,16 +247,15 @@ impl<N: Net> Shared<N> {
         if !is_plain || hello.from == self.config.node {
             return false;
         }
-        if is_impostor {
-            self.remember_namesake(hello);
-            return false;
-        }
         let mut visitors = lock(&self.visitors);
-        if visitors.iter().any(|(id, address)| *id == hello.from && *address == hello.address) {
+        let is_it = |visitor: &Visitor| {
+            (visitor.node, visitor.incarnation) == (hello.from, hello.incarnation)
+        };
+        if visitors.iter().any(|visitor| is_it(visitor) && visitor.address == hello.address) {
             return false;
         }
-        visitors.retain(|(id, _)| *id != hello.from);
-        let has_moved = known.is_some_and(|known| known != hello.address);
+        visitors.retain(|visitor| !is_it(visitor));
+        let has_moved = !is_impostor && known.is_some_and(|known| known != hello.address);
         if has_moved {
             let (peer, address) = (hello.from, hello.address.clone());
             report(|| {
@@ -261,8 +266,13 @@ impl<N: Net> Shared<N> {
                 );
             });
         }
-        visitors.push_back((hello.from, hello.address.clone()));
-        limit(&mut visitors, |id| self.is_known(id));
+        visitors.push_back(Visitor {
+            node: hello.from,
+            incarnation: hello.incarnation,
+            address: hello.address.clone(),
+            is_told: false,
+        });
+        limit(&mut visitors, |visitor| self.is_member(visitor.node, visitor.incarnation));
         drop(visitors);
         self.members_changed.notify_waiters();
         has_moved
@@ -292,32 +302,22 @@ impl<N: Net> Shared<N> {
         });
     }
 
-    /// Another node than the member with its id has opened a stream. Replies to it go to the
-    /// address that it gives, since the member itself may run at that of the membership.
-    fn remember_namesake(&self, hello: &Hello) {
-        let mut namesakes = lock(&self.namesakes);
-        namesakes.retain(|known| known.incarnation != hello.incarnation);
-        namesakes.push_back(Namesake {
-            node: hello.from,
-            incarnation: hello.incarnation,
-            address: hello.address.clone(),
-            is_told: false,
-        });
-        if namesakes.len() > VISITORS_MAX {
-            namesakes.pop_front();
-        }
-    }
-
-    /// The address of the node with this id and incarnation, if it is not the member with the id,
+    /// The address of the node with this id and incarnation, if messages to this id do not reach it,
     /// and no message is on its way to it. The caller sends one, and reports it with
     /// [`Shared::has_told_namesake`].
     pub fn tell_namesake(&self, node: NodeId, incarnation: Incarnation) -> Tell {
-        let mut namesakes = lock(&self.namesakes);
-        let is_it = |known: &&mut Namesake| (known.node, known.incarnation) == (node, incarnation);
-        match namesakes.iter_mut().find(is_it) {
+        let is_known = self.is_known(node);
+        let mut visitors = lock(&self.visitors);
+        let latest = visitors.iter().rfind(|visitor| visitor.node == node);
+        let is_latest = latest.is_some_and(|visitor| visitor.incarnation == incarnation);
+        let is_it = |visitor: &&mut Visitor| {
+            (visitor.node, visitor.incarnation) == (node, incarnation)
+        };
+        match visitors.iter_mut().find(is_it) {
             None => Tell::AtMember,
-            // It has become the member since.
             Some(_) if self.is_member(node, incarnation) => Tell::AtMember,
+            // Of nodes that are no members, the one that came last has the messages to its id.
+            Some(_) if !is_known && is_latest => Tell::AtMember,
             Some(known) if known.is_told => Tell::Already,
             Some(known) => {
                 known.is_told = true;
@@ -328,7 +328,7 @@ impl<N: Net> Shared<N> {
 
     /// An attempt to send a namesake a message has ended.
     pub fn has_told_namesake(&self, incarnation: Incarnation) {
-        for known in lock(&self.namesakes).iter_mut() {
+        for known in lock(&self.visitors).iter_mut() {
             known.is_told &= known.incarnation != incarnation;
         }
     }
@@ -479,20 +479,23 @@ impl<N: Net> Shared<N> {
         lock(&self.contacts).retain(|id, _| addresses.contains_key(id));
         let incarnations: BTreeMap<NodeId, Incarnation> =
             peers().map(|(id, member)| (*id, member.incarnation)).collect();
+        let is_member = |id: NodeId, incarnation| incarnations.get(&id) == Some(&incarnation);
         let mut visitors = lock(&self.visitors);
         let earlier = std::mem::replace(&mut *lock(&self.incarnations), incarnations.clone());
-        let is_replaced =
-            |id| earlier.get(&id).zip(incarnations.get(&id)).is_some_and(|(a, b)| a != b);
-        visitors.retain(|(id, _)| !is_replaced(*id));
         // A node that has been removed learns it from a reply. Its stream may be an earlier one.
-        let before = lock(&self.addresses).clone();
-        for (id, address) in before.into_iter().filter(|(id, _)| !addresses.contains_key(id)) {
-            if !visitors.iter().any(|(visitor, _)| *visitor == id) {
-                visitors.push_back((id, address));
+        let mut before = lock(&self.addresses).clone();
+        for (node, incarnation) in earlier.into_iter().filter(|(id, own)| !is_member(*id, *own)) {
+            let is_it = |visitor: &Visitor| {
+                (visitor.node, visitor.incarnation) == (node, incarnation)
+            };
+            if let Some(address) = before.remove(&node)
+                && !visitors.iter().any(is_it)
+            {
+                visitors.push_back(Visitor { node, incarnation, address, is_told: false });
             }
         }
-        limit(&mut visitors, |id| addresses.contains_key(&id));
-        let visited = |name: &str| visitors.iter().any(|(_, address)| address == name);
+        limit(&mut visitors, |visitor| is_member(visitor.node, visitor.incarnation));
+        let visited = |name: &str| visitors.iter().any(|visitor| visitor.address == name);
         self.names.retain(|name| addresses.values().any(|known| known == name) || visited(name));
         drop(visitors);
         let ids = addresses.keys().copied().collect();
@@ -516,15 +519,20 @@ impl<N: Net> Shared<N> {
         lock(&self.failed).remove(&to);
     }
 
-    /// Returns when the peer is no longer a member, or has another address.
-    pub async fn forgotten(&self, peer: NodeId) {
-        let address = self.address(peer);
-        loop {
-            let changed = self.members_changed.notified();
-            if self.address(peer) != address {
-                return;
+    /// Returns when the peer, as it is when this is called, is no longer a member, has another
+    /// address, or is another node under the same id.
+    pub fn forgotten(&self, peer: NodeId) -> impl Future<Output = ()> {
+        let incarnation = move || lock(&self.incarnations).get(&peer).copied();
+        let (address, member) = (self.address(peer), incarnation());
+        async move {
+            loop {
+                let changed = self.members_changed.notified();
+                let is_replaced = member.is_some() && incarnation() != member;
+                if is_replaced || self.address(peer) != address {
+                    return;
+                }
+                changed.await;
             }
-            changed.await;
         }
     }
 }
