@@ -20,10 +20,10 @@
 //! against strangers that flood the port. A stranger that knows the protocol and the cluster's id
 //! can still forge messages. The peer port belongs behind a firewall.
 
-mod allowance;
-mod body;
 #[cfg(test)]
 mod adv18;
+mod allowance;
+mod body;
 mod bootstrap;
 mod config;
 mod dial;

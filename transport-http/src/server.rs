@@ -304,6 +304,7 @@ async fn stream<N: Net>(
     if shared.is_member(peer, incarnation) {
         shared.note_contact(peer);
     }
+    let number = shared.arrives(&hello);
     let (signs, body) = Channel::new(1);
     let held = place.clone();
     // The task ends with the connection.
@@ -321,6 +322,7 @@ async fn stream<N: Net>(
             }
             () = live(&shared.net, signs, shared.signs) => {}
         }
+        shared.leaves(number);
         // It may have become one since.
         if shared.is_member(peer, incarnation) {
             shared.note_contact(peer);

@@ -32,6 +32,10 @@ pub(crate) struct Shared<N> {
     /// moved again meanwhile. It may have none, for a leader of a later membership or a removed
     /// node, or another node under the same id; of these at most [`VISITORS_MAX`] are kept.
     visitors: Mutex<VecDeque<Visitor>>,
+    /// The nodes with a stream to this one that is open, and the addresses that they gave on it.
+    guests: Mutex<BTreeMap<u64, (NodeId, Incarnation, String)>>,
+    /// The recent reports of members that have given another address.
+    moved: Mutex<Repeats>,
     /// The election timeouts and heartbeats of peers that differ from those of this node, in
     /// milliseconds. At most one for each member.
     settings: Mutex<BTreeMap<NodeId, (u32, u32)>>,
@@ -175,6 +179,11 @@ fn limit(visitors: &mut VecDeque<Visitor>, is_member: impl Fn(&Visitor) -> bool)
     });
 }
 
+/// Whether an address that was given can be one.
+fn is_plain(address: &str) -> bool {
+    !address.is_empty() && check_address(address).is_ok()
+}
+
 /// A time in whole milliseconds, as it is sent.
 fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
@@ -194,6 +203,8 @@ impl<N: Net> Shared<N> {
             inbox,
             addresses: Mutex::default(),
             visitors: Mutex::default(),
+            guests: Mutex::default(),
+            moved: Mutex::default(),
             settings: Mutex::default(),
             incarnations: Mutex::default(),
             streams: Mutex::default(),
@@ -242,9 +253,8 @@ impl<N: Net> Shared<N> {
     /// membership has, and than before.
     pub fn visited(&self, hello: &Hello) -> bool {
         let known = lock(&self.addresses).get(&hello.from).cloned();
-        let is_plain = !hello.address.is_empty() && check_address(&hello.address).is_ok();
         let is_impostor = known.is_some() && !self.is_member(hello.from, hello.incarnation);
-        if !is_plain || hello.from == self.config.node {
+        if !is_plain(&hello.address) || hello.from == self.config.node {
             return false;
         }
         let mut visitors = lock(&self.visitors);
@@ -255,7 +265,10 @@ impl<N: Net> Shared<N> {
             return false;
         }
         visitors.retain(|visitor| !is_it(visitor));
-        let has_moved = !is_impostor && known.is_some_and(|known| known != hello.address);
+        // A copy that ends again and again is reported as rarely as any other fault that lasts.
+        let has_moved = !is_impostor
+            && known.is_some_and(|known| known != hello.address)
+            && lock(&self.moved).is_news(&format!("{} {}", hello.from, hello.address));
         if has_moved {
             let (peer, address) = (hello.from, hello.address.clone());
             report(|| {
@@ -273,9 +286,45 @@ impl<N: Net> Shared<N> {
             is_told: false,
         });
         limit(&mut visitors, |visitor| self.is_member(visitor.node, visitor.incarnation));
+        self.forget_names(&visitors, &lock(&self.addresses));
         drop(visitors);
         self.members_changed.notify_waiters();
         has_moved
+    }
+
+    /// Forgets the names at which nobody is reached any more.
+    fn forget_names(&self, visitors: &VecDeque<Visitor>, addresses: &BTreeMap<NodeId, String>) {
+        let visited = |name: &str| visitors.iter().any(|visitor| visitor.address == name);
+        self.names.retain(|name| addresses.values().any(|known| known == name) || visited(name));
+    }
+
+    /// A stream of this node is open from now on. Returns its number, for [`Shared::leaves`].
+    pub fn arrives(&self, hello: &Hello) -> u64 {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        if is_plain(&hello.address) {
+            let guest = (hello.from, hello.incarnation, hello.address.clone());
+            lock(&self.guests).insert(number, guest);
+        }
+        number
+    }
+
+    /// The stream has ended. If the node's address is the one that was given on it, and it has given
+    /// another one on a stream that is open, it is there: what it gave last may have come from a
+    /// copy of it, or late.
+    pub fn leaves(&self, number: u64) {
+        let mut guests = lock(&self.guests);
+        let Some((node, incarnation, gone)) = guests.remove(&number) else { return };
+        let of_it = guests.values().rev().filter(|guest| (guest.0, guest.1) == (node, incarnation));
+        let given: Vec<String> = of_it.map(|guest| guest.2.clone()).collect();
+        drop(guests);
+        let Some(latest) = given.first().filter(|_| !given.contains(&gone)) else { return };
+        let is_it = |visitor: &&mut Visitor| {
+            (visitor.node, visitor.incarnation) == (node, incarnation) && visitor.address == gone
+        };
+        if let Some(visitor) = lock(&self.visitors).iter_mut().find(is_it) {
+            visitor.address.clone_from(latest);
+        }
+        self.members_changed.notify_waiters();
     }
 
     /// Reports a member that has given another address, and still answers at its own when a process
@@ -289,6 +338,11 @@ impl<N: Net> Shared<N> {
             && self.connected_at(peer).as_ref() == Some(&own)
             && self.given_address(peer).is_some_and(|address| address == given);
         if !is_both {
+            return;
+        }
+        // Two names of one address are one process.
+        let (at, other) = (self.names.resolve(&own).await, self.names.resolve(given).await);
+        if at.iter().any(|address| other.contains(address)) {
             return;
         }
         self.counters.doubled.fetch_add(1, Ordering::Relaxed);
@@ -310,9 +364,8 @@ impl<N: Net> Shared<N> {
         let mut visitors = lock(&self.visitors);
         let latest = visitors.iter().rfind(|visitor| visitor.node == node);
         let is_latest = latest.is_some_and(|visitor| visitor.incarnation == incarnation);
-        let is_it = |visitor: &&mut Visitor| {
-            (visitor.node, visitor.incarnation) == (node, incarnation)
-        };
+        let is_it =
+            |visitor: &&mut Visitor| (visitor.node, visitor.incarnation) == (node, incarnation);
         match visitors.iter_mut().find(is_it) {
             None => Tell::AtMember,
             Some(_) if self.is_member(node, incarnation) => Tell::AtMember,
@@ -485,9 +538,8 @@ impl<N: Net> Shared<N> {
         // A node that has been removed learns it from a reply. Its stream may be an earlier one.
         let mut before = lock(&self.addresses).clone();
         for (node, incarnation) in earlier.into_iter().filter(|(id, own)| !is_member(*id, *own)) {
-            let is_it = |visitor: &Visitor| {
-                (visitor.node, visitor.incarnation) == (node, incarnation)
-            };
+            let is_it =
+                |visitor: &Visitor| (visitor.node, visitor.incarnation) == (node, incarnation);
             if let Some(address) = before.remove(&node)
                 && !visitors.iter().any(is_it)
             {
@@ -495,8 +547,7 @@ impl<N: Net> Shared<N> {
             }
         }
         limit(&mut visitors, |visitor| is_member(visitor.node, visitor.incarnation));
-        let visited = |name: &str| visitors.iter().any(|visitor| visitor.address == name);
-        self.names.retain(|name| addresses.values().any(|known| known == name) || visited(name));
+        self.forget_names(&visitors, &addresses);
         drop(visitors);
         let ids = addresses.keys().copied().collect();
         *lock(&self.addresses) = addresses;
