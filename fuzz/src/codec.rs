@@ -49,6 +49,7 @@ fn look(bytes: &[u8]) {
         address: String::new(),
         election_timeout_ms: 0,
         heartbeat_ms: 0,
+        process: 0,
     };
     let _ = Hello::check(bytes, &own);
     let _ = decode::<SnapshotOffer>(bytes);

@@ -191,6 +191,11 @@ impl Admission {
             Ok(founder) if founder.incarnation() == incarnation => return Ok(()),
             Ok(_) => "it has another data directory".to_owned(),
             Err(AdmitError::Silent { why, .. }) => why,
+            Err(AdmitError::NotWaiting { .. }) => {
+                "the node there was started with other addresses \
+                                                  of its own, or is no member of this cluster"
+                    .to_owned()
+            }
             Err(error) => error.to_string(),
         };
         Err(AdmitError::NotMoved { node: listed.node, listed: listed.to_string(), why })

@@ -159,6 +159,9 @@ fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, Star
         let election_timeout = config.tick * config.raft.election_ticks;
         transport_config.silence = transport_config.silence.max(election_timeout);
         transport_config.peer_address = own_address;
+        let listed = settings.members.iter().filter(|listed| listed.node != id);
+        transport_config.listed =
+            listed.map(|listed| (listed.node, listed.peer_address.clone())).collect();
         transport_config.election_timeout = election_timeout;
         transport_config.heartbeat = config.tick * config.raft.heartbeat_ticks;
         if let Some(bytes) = settings.snapshot_bytes_per_second {

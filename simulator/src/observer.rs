@@ -11,6 +11,7 @@ use crate::copies::{self, Copies};
 use crate::describe::{Describe, Plain};
 use crate::in_force::InForce;
 use crate::marks::Marks;
+use crate::plan::Swarm;
 use crate::shadow::Shadow;
 use crate::timekeeping::Timekeeping;
 use crate::violation::{About, Violation, violation};
@@ -114,6 +115,13 @@ impl<M: StateMachine> Observer<M> {
             once: Once::default(),
             copies: None,
         }
+    }
+
+    /// The messages of the run are as late as in this plan.
+    #[must_use]
+    pub fn with_delays(mut self, swarm: &Swarm) -> Self {
+        self.time.allow_delays(swarm);
+        self
     }
 
     /// Compares the states of the nodes with that of the reference machine from now on.

@@ -5,9 +5,11 @@
 //!   of a quorum have reached. So no lease ends early because one wall clock is wrong.
 //! - While no node restarts, it runs no slower than the slowest monotonic clock. So no lease lasts
 //!   too long because no command was proposed, or because the leader changed. A clock that goes
-//!   back is slower by as much.
+//!   back is slower by as much. A new leader may have got the latest entry late, and the readings
+//!   of its voters too: then the time stands for as long.
 
 use crate::checks::Check;
+use crate::plan::Swarm;
 use crate::violation::{Violation, violation};
 use raft::{Entry, Index, LogId, LogTime, Membership, NodeId, Now, Term};
 use std::collections::BTreeMap;
@@ -35,9 +37,11 @@ pub struct Timekeeping {
     /// The largest lead of the log's time over `fast_ns` when an entry was made, in milliseconds.
     /// The entry need not be committed: the time of its leader goes on at the nodes that know it.
     lead_ms: Option<i64>,
-    /// The time of the latest committed entry, and `slow_ns` when it was committed. `None` if a
-    /// node has started since.
-    unbroken: Option<(LogTime, u64)>,
+    /// The term and the time of the latest committed entry, and `slow_ns` when it was committed.
+    /// `None` if a node has started since.
+    unbroken: Option<(Term, LogTime, u64)>,
+    /// The longest time that a message is on its way, in milliseconds.
+    late_ms: u64,
     /// The clock of some node has gone back. The log's time may stand at that node until the clock
     /// reads as much again.
     went_back: bool,
@@ -46,6 +50,12 @@ pub struct Timekeeping {
 }
 
 impl Timekeeping {
+    /// Messages are as late as in this plan.
+    pub(crate) fn allow_delays(&mut self, swarm: &Swarm) {
+        let tail_us = if swarm.tail_ppm > 0 { swarm.tail_us } else { 0 };
+        self.late_ms = u64::from(2 * swarm.delay_us + tail_us).div_ceil(1_000);
+    }
+
     /// Takes the readings of all clocks: whenever time has passed, and before and after a change of
     /// a clock.
     pub fn pass(&mut self, clocks: &[Now]) {
@@ -86,7 +96,7 @@ impl Timekeeping {
     /// entry cannot be compared with one from that time, since it stands no more.
     pub(crate) fn went_back(&mut self, back_ns: u64) {
         self.went_back = true;
-        if let Some((_, at_ns)) = &mut self.unbroken {
+        if let Some((.., at_ns)) = &mut self.unbroken {
             *at_ns += back_ns;
         }
     }
@@ -139,16 +149,17 @@ impl Timekeeping {
         }
         // A follower whose clock is fast knows a later time than the leader, and may lead next.
         self.leads(id, time, made_fast_ns)?;
-        if let (Some((before, at_ns)), Some((_, made_ns))) = (self.unbroken, made) {
+        if let (Some((term, before, at_ns)), Some((_, made_ns))) = (self.unbroken, made) {
             let least_ms = before.0 + made_ns.saturating_sub(at_ns) / 1_000_000;
-            if time.0 + ROUNDING_MS < least_ms {
+            let late_ms = if term == id.term { 0 } else { self.late_ms };
+            if time.0 + ROUNDING_MS + late_ms < least_ms {
                 let detail = format!("{id} is of {time}, after {before}: at least {least_ms}");
                 return violation(Check::TimeOfTheLogRunsNoSlowerThanAClock, id, detail);
             }
         }
         self.latest = Some(time);
         if !self.went_back {
-            self.unbroken = Some((time, self.slow_ns));
+            self.unbroken = Some((id.term, time, self.slow_ns));
         }
         Ok(())
     }

@@ -215,6 +215,7 @@ impl<'a> World<'a> {
             clients: (0..u64::from(plan.swarm.clients)).map(client).collect(),
             operations: Vec::new(),
             observer: Observer::new(plan.nodes, workload.machine())
+                .with_delays(&plan.swarm)
                 .with_copies()
                 .with_sessions(session_limits(&plan.swarm), plan.swarm.sessions == 1),
             marks: Marks::default(),

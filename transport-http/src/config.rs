@@ -1,6 +1,7 @@
 //! The settings of a transport.
 
 use raft::{Incarnation, NodeId};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use storage::ClusterId;
 
@@ -22,6 +23,10 @@ pub struct TransportConfig {
     /// a peer that does not know this node as a member, or knows another address of it, can answer.
     /// Empty by default: peers use the address in the membership.
     pub peer_address: String,
+    /// Where this node's configuration says that peers are. A member that is not reached at the
+    /// address that it gave, nor at that in the membership, is dialled there too. Two members that
+    /// have both moved find each other only so. Empty by default.
+    pub listed: BTreeMap<NodeId, String>,
     /// The election timeout of this node, which is sent at the start of each stream: peers warn if
     /// theirs differs. Zero by default: unknown.
     pub election_timeout: Duration,
@@ -43,6 +48,7 @@ impl TransportConfig {
             node,
             incarnation,
             peer_address: String::new(),
+            listed: BTreeMap::new(),
             election_timeout: Duration::ZERO,
             heartbeat: Duration::ZERO,
             silence: Duration::from_secs(1),

@@ -253,14 +253,6 @@ impl<N: Net> Names<N> {
         }
     }
 
-    /// The addresses of a name; none if it cannot be looked up.
-    pub async fn resolve(&self, address: &str) -> Vec<SocketAddr> {
-        match address.parse() {
-            Ok(numeric) => vec![numeric],
-            Err(_) => self.look_up(address).await.unwrap_or_default(),
-        }
-    }
-
     /// Waits for the look-up in flight, or starts one.
     async fn look_up(&self, address: &str) -> Result<Vec<SocketAddr>, DialError> {
         let Some(under_way) = self.begin(address) else {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use storage::{ClusterId, codec};
 
 /// The version of the peer protocol. It changes with the frames, the messages and their encoding.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 
 /// The first bytes of a stream. They distinguish a stray client from a peer of another version.
 const MAGIC: &[u8; 4] = b"raft";
@@ -22,6 +22,8 @@ pub struct Hello {
     pub from: NodeId,
     /// The incarnation of the sender's data directory: a random number, drawn for each new one.
     pub incarnation: Incarnation,
+    /// The sender's process: a random number, drawn at each start.
+    pub process: u64,
     /// The node that the sender dials.
     pub to: NodeId,
     /// The address of the sender for its peers, as `host:port`. A receiver that does not know the
@@ -148,6 +150,7 @@ mod tests {
             address: String::new(),
             election_timeout_ms: 300,
             heartbeat_ms: 50,
+            process: 7,
         }
     }
 
@@ -163,17 +166,17 @@ mod tests {
         let refused = |theirs: Hello| Hello::check(&theirs.encode(), &own).unwrap_err();
         assert!(matches!(refused(hello(2, 2, 3)), Refusal::OtherCluster { .. }));
         assert!(matches!(refused(hello(1, 2, 4)), Refusal::OtherNode { .. }));
-        assert_eq!(Hello::check(b"raft\x06\x00nonsense", &own), Err(Refusal::Damaged));
+        assert_eq!(Hello::check(b"raft\x07\x00nonsense", &own), Err(Refusal::Damaged));
         assert_eq!(Hello::check(b"GET / HTTP/1.1", &own), Err(Refusal::NoHello));
     }
 
     #[test]
     fn another_version_is_told_from_junk_whatever_it_says() {
         let own = hello(1, 3, 0);
-        let newer = Hello::check(b"raft\x07\x00something new", &own).unwrap_err();
-        assert_eq!(newer, Refusal::NewerVersion { ours: 6, theirs: 7 });
+        let newer = Hello::check(b"raft\x08\x00something new", &own).unwrap_err();
+        assert_eq!(newer, Refusal::NewerVersion { ours: 7, theirs: 8 });
         let older = Hello::check(b"raft\x01\x00something old", &own).unwrap_err();
-        assert_eq!(older, Refusal::OlderVersion { ours: 6, theirs: 1 });
+        assert_eq!(older, Refusal::OlderVersion { ours: 7, theirs: 1 });
         assert!(older.to_string().contains("version 1"), "{older}");
     }
 

@@ -20,8 +20,6 @@
 //! against strangers that flood the port. A stranger that knows the protocol and the cluster's id
 //! can still forge messages. The peer port belongs behind a firewall.
 
-#[cfg(test)]
-mod adv18;
 mod allowance;
 mod body;
 mod bootstrap;

@@ -466,26 +466,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_member_that_answers_at_two_addresses_is_two_processes_and_one_that_moves_is_not() {
-        let transport = transport(&TokioNet::resolved_by(|_| Ok(Vec::new())), 0);
+    async fn two_processes_of_a_member_are_reported_and_one_that_restarts_or_moves_is_not() {
+        let transport = transport(&TokioNet::current(), 0);
         let (shared, peer) = (transport.shared(), NodeId(1));
-        let address = "elsewhere:9080".to_owned();
-        let hello =
-            Hello { from: peer, incarnation: Incarnation(101), address, ..shared.hello(peer) };
+        let hello = |process, address: &str| Hello {
+            from: peer,
+            incarnation: Incarnation(101),
+            process,
+            address: address.to_owned(),
+            ..shared.hello(peer)
+        };
         let doubled = || shared.counters.figures().doubled_peers;
-        let stream = shared.begin_stream(peer);
-        shared.set_open(peer, stream, Some("n1:9080"));
-        assert!(shared.visited(&hello));
-        assert!(!shared.visited(&hello), "that is known");
-        shared.look_for_a_copy(peer, &hello.address).await;
+        let first = shared.arrives(&hello(1, "a:9080"));
+        shared.look_for_a_copy(first).await;
+        let same = shared.arrives(&hello(1, "elsewhere:9080"));
+        shared.look_for_a_copy(same).await;
+        assert_eq!(doubled(), 0, "one process under two names");
+        shared.leaves(same);
+        let second = shared.arrives(&hello(2, "a:9080"));
+        let (looking, ends) = (shared.look_for_a_copy(second), async {
+            tokio::time::sleep(shared.config.silence).await;
+            shared.leaves(first);
+        });
+        tokio::join!(looking, ends);
+        assert_eq!(doubled(), 0, "a restart");
+        let third = shared.arrives(&hello(3, "a:9080"));
+        shared.look_for_a_copy(third).await;
         assert_eq!(doubled(), 1);
-        shared.set_open(peer, stream, None);
-        shared.look_for_a_copy(peer, &hello.address).await;
-        assert_eq!(doubled(), 1, "it has moved");
-        shared.set_open(peer, stream, Some("n1:9080"));
-        assert!(!shared.visited(&Hello { address: "n1:9080".to_owned(), ..hello.clone() }));
-        shared.look_for_a_copy(peer, &hello.address).await;
-        assert_eq!(doubled(), 1, "it has moved back");
     }
 
     #[tokio::test]

@@ -294,17 +294,15 @@ async fn stream<N: Net>(
         (StatusCode::FORBIDDEN, refusal.to_string())
     })?;
     listener.introduce(place, &hello)?;
-    if shared.visited(&hello) {
-        let (shared, peer, given) = (shared.clone(), hello.from, hello.address.clone());
-        let looking = async move { shared.look_for_a_copy(peer, &given).await };
-        net.spawn(looking).detach();
-    }
+    shared.visited(&hello);
     shared.compare_settings(&hello);
     let (peer, incarnation) = (hello.from, hello.incarnation);
     if shared.is_member(peer, incarnation) {
         shared.note_contact(peer);
     }
     let number = shared.arrives(&hello);
+    let looking = shared.clone();
+    net.spawn(async move { looking.look_for_a_copy(number).await }).detach();
     let (signs, body) = Channel::new(1);
     let held = place.clone();
     // The task ends with the connection.

@@ -32,10 +32,12 @@ pub(crate) struct Shared<N> {
     /// moved again meanwhile. It may have none, for a leader of a later membership or a removed
     /// node, or another node under the same id; of these at most [`VISITORS_MAX`] are kept.
     visitors: Mutex<VecDeque<Visitor>>,
-    /// The nodes with a stream to this one that is open, and the addresses that they gave on it.
-    guests: Mutex<BTreeMap<u64, (NodeId, Incarnation, String)>>,
+    /// The streams to this node that are open, in the order in which they were opened.
+    guests: Mutex<BTreeMap<u64, Guest>>,
     /// The recent reports of members that have given another address.
     moved: Mutex<Repeats>,
+    /// This process, see [`Hello::process`].
+    process: u64,
     /// The election timeouts and heartbeats of peers that differ from those of this node, in
     /// milliseconds. At most one for each member.
     settings: Mutex<BTreeMap<NodeId, (u32, u32)>>,
@@ -167,6 +169,22 @@ pub struct TransportFigures {
     pub snapshot_bytes_received: u64,
 }
 
+/// A process that has a stream open to this node, as it has introduced itself there.
+#[derive(Clone)]
+struct Guest {
+    node: NodeId,
+    incarnation: Incarnation,
+    process: u64,
+    /// Where its peers reach it. May be empty.
+    address: String,
+}
+
+impl Guest {
+    fn is(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        (self.node, self.incarnation) == (node, incarnation)
+    }
+}
+
 /// Forgets the oldest visitors that are no members, if they are too many. Members are not counted:
 /// the membership has a limit of its own.
 fn limit(visitors: &mut VecDeque<Visitor>, is_member: impl Fn(&Visitor) -> bool) {
@@ -196,6 +214,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<N: Net> Shared<N> {
     pub fn new(net: N, config: TransportConfig, inbox: Inbox) -> Self {
         Shared {
+            process: net.draw(),
             names: Names::new(net.clone()),
             signs: SignTimes::new(net.now(), config.silence),
             net,
@@ -226,16 +245,24 @@ impl<N: Net> Shared<N> {
         known.or_else(|| self.given_address(peer))
     }
 
-    /// The address to dial at the attempt with this number. A member that gave another address than
-    /// the membership has is dialled at both in turn.
+    /// The address to dial at the attempt with this number. A member is dialled in turn at the
+    /// address that it gave, that in the membership, and that in this node's configuration.
     pub fn address_at(&self, peer: NodeId, attempt: usize) -> Option<String> {
-        let given = self.given_address(peer).filter(|_| attempt.is_multiple_of(2));
-        given.or_else(|| self.address(peer))
+        let (given, known) = (self.given_address(peer), lock(&self.addresses).get(&peer).cloned());
+        let listed = known.as_ref().and_then(|_| self.config.listed.get(&peer).cloned());
+        let mut all: Vec<String> = Vec::new();
+        for address in given.into_iter().chain(known).chain(listed) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        let at = attempt.checked_rem(all.len())?;
+        Some(all.swap_remove(at))
     }
 
-    /// Whether the peer was at this address when it was last heard of.
+    /// Whether the peer is at this address, as far as it was heard of.
     pub fn is_latest_address(&self, peer: NodeId, address: &str) -> bool {
-        self.given_address(peer).is_none_or(|given| given == address)
+        self.given_address(peer).or_else(|| self.address(peer)).is_some_and(|at| at == address)
     }
 
     /// The address that the member with this id gave; if there is none, the node with this id that
@@ -249,27 +276,26 @@ impl<N: Net> Shared<N> {
     }
 
     /// A node of this cluster has opened a stream. The address that it gave is kept, so that it can
-    /// be answered. Returns whether it is a member that has given another address than the
-    /// membership has, and than before.
-    pub fn visited(&self, hello: &Hello) -> bool {
+    /// be answered.
+    pub fn visited(&self, hello: &Hello) {
         let known = lock(&self.addresses).get(&hello.from).cloned();
         let is_impostor = known.is_some() && !self.is_member(hello.from, hello.incarnation);
         if !is_plain(&hello.address) || hello.from == self.config.node {
-            return false;
+            return;
         }
         let mut visitors = lock(&self.visitors);
         let is_it = |visitor: &Visitor| {
             (visitor.node, visitor.incarnation) == (hello.from, hello.incarnation)
         };
         if visitors.iter().any(|visitor| is_it(visitor) && visitor.address == hello.address) {
-            return false;
+            return;
         }
         visitors.retain(|visitor| !is_it(visitor));
         // A copy that ends again and again is reported as rarely as any other fault that lasts.
-        let has_moved = !is_impostor
+        if !is_impostor
             && known.is_some_and(|known| known != hello.address)
-            && lock(&self.moved).is_news(&format!("{} {}", hello.from, hello.address));
-        if has_moved {
+            && lock(&self.moved).is_news(&format!("{} {}", hello.from, hello.address))
+        {
             let (peer, address) = (hello.from, hello.address.clone());
             report(|| {
                 tracing::warn!(
@@ -289,22 +315,27 @@ impl<N: Net> Shared<N> {
         self.forget_names(&visitors, &lock(&self.addresses));
         drop(visitors);
         self.members_changed.notify_waiters();
-        has_moved
     }
 
     /// Forgets the names at which nobody is reached any more.
     fn forget_names(&self, visitors: &VecDeque<Visitor>, addresses: &BTreeMap<NodeId, String>) {
         let visited = |name: &str| visitors.iter().any(|visitor| visitor.address == name);
-        self.names.retain(|name| addresses.values().any(|known| known == name) || visited(name));
+        let listed = |name: &str| self.config.listed.values().any(|listed| listed == name);
+        self.names.retain(|name| {
+            addresses.values().any(|known| known == name) || visited(name) || listed(name)
+        });
     }
 
-    /// A stream of this node is open from now on. Returns its number, for [`Shared::leaves`].
+    /// A stream to this node is open from now on. Returns its number, for [`Shared::leaves`].
     pub fn arrives(&self, hello: &Hello) -> u64 {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        if is_plain(&hello.address) {
-            let guest = (hello.from, hello.incarnation, hello.address.clone());
-            lock(&self.guests).insert(number, guest);
-        }
+        let guest = Guest {
+            node: hello.from,
+            incarnation: hello.incarnation,
+            process: hello.process,
+            address: hello.address.clone(),
+        };
+        lock(&self.guests).insert(number, guest);
         number
     }
 
@@ -313,45 +344,53 @@ impl<N: Net> Shared<N> {
     /// copy of it, or late.
     pub fn leaves(&self, number: u64) {
         let mut guests = lock(&self.guests);
-        let Some((node, incarnation, gone)) = guests.remove(&number) else { return };
-        let of_it = guests.values().rev().filter(|guest| (guest.0, guest.1) == (node, incarnation));
-        let given: Vec<String> = of_it.map(|guest| guest.2.clone()).collect();
+        let Some(Guest { node, incarnation, address: gone, .. }) = guests.remove(&number) else {
+            return;
+        };
+        let others = guests.values().rev().filter(|guest| guest.is(node, incarnation));
+        let given: Vec<&String> =
+            others.map(|guest| &guest.address).filter(|address| is_plain(address)).collect();
+        let latest = given.first().filter(|_| !given.contains(&&gone)).map(ToString::to_string);
         drop(guests);
-        let Some(latest) = given.first().filter(|_| !given.contains(&gone)) else { return };
+        let Some(latest) = latest else { return };
         let is_it = |visitor: &&mut Visitor| {
             (visitor.node, visitor.incarnation) == (node, incarnation) && visitor.address == gone
         };
         if let Some(visitor) = lock(&self.visitors).iter_mut().find(is_it) {
-            visitor.address.clone_from(latest);
+            visitor.address = latest;
         }
         self.members_changed.notify_waiters();
     }
 
-    /// Reports a member that has given another address, and still answers at its own when a process
-    /// that has ended there would have been noticed. Then a second process runs with a copy of its
-    /// data directory. Declared with the address of the copy, the member would lose what it has
-    /// stored since.
-    pub async fn look_for_a_copy(&self, peer: NodeId, given: &str) {
+    /// A process of the same node as that of this stream, and another one, with a stream that is
+    /// open too. The former may have ended, and its stream not yet.
+    fn other_process(&self, number: u64) -> Option<(Guest, Guest)> {
+        let guests = lock(&self.guests);
+        let own = guests.get(&number)?;
+        let is_other =
+            |guest: &&Guest| guest.is(own.node, own.incarnation) && guest.process != own.process;
+        guests.values().find(is_other).map(|other| (own.clone(), other.clone()))
+    }
+
+    /// Reports two processes that both have streams open as one node when the stream of a process
+    /// that has ended would have been closed. One of them has a copy of the other's data directory:
+    /// each acknowledges entries that the other does not store.
+    pub async fn look_for_a_copy(&self, number: u64) {
+        if self.other_process(number).is_none() {
+            return;
+        }
         self.net.sleep(2 * self.config.silence).await;
-        let Some(own) = lock(&self.addresses).get(&peer).cloned() else { return };
-        let is_both = own != given
-            && self.connected_at(peer).as_ref() == Some(&own)
-            && self.given_address(peer).is_some_and(|address| address == given);
-        if !is_both {
-            return;
-        }
-        // Two names of one address are one process.
-        let (at, other) = (self.names.resolve(&own).await, self.names.resolve(given).await);
-        if at.iter().any(|address| other.contains(address)) {
-            return;
-        }
+        let Some((own, other)) = self.other_process(number) else { return };
         self.counters.doubled.fetch_add(1, Ordering::Relaxed);
+        let peer = own.node;
+        if !lock(&self.moved).is_news(&format!("{peer} twice")) {
+            return;
+        }
         report(|| {
             tracing::error!(
-                %peer, address = %own, other = %given,
-                "two processes run as this peer: it answers at its address, and another process, \
-                 with a copy of its data directory, says that it is reached at the other; stop \
-                 that one"
+                %peer, at = %own.address, and_at = %other.address,
+                "two processes run as this peer: one of them has a copy of the other's data \
+                 directory; stop the copy, and remove its directory"
             );
         });
     }
@@ -401,6 +440,7 @@ impl<N: Net> Shared<N> {
             cluster: self.config.cluster,
             from: self.config.node,
             incarnation: self.config.incarnation,
+            process: self.process,
             to,
             address: self.config.peer_address.clone(),
             election_timeout_ms: millis(self.config.election_timeout),
@@ -587,3 +627,6 @@ impl<N: Net> Shared<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,6 +234,7 @@ impl<A: App> Link<A> {
             address: String::new(),
             election_timeout_ms: 0,
             heartbeat_ms: 0,
+            process: 0,
         }
     }
 
@@ -289,6 +290,7 @@ impl<A: App> Link<A> {
             address: String::new(),
             election_timeout_ms: 0,
             heartbeat_ms: 0,
+            process: 0,
         };
         Some((up.machine.clone(), up.inbox.clone(), own))
     }

@@ -208,7 +208,7 @@ impl<A: App> World<A> {
             begun_us: 0,
             hosts: (0..nodes).map(host).collect(),
             network: Network::new(seed, nodes),
-            observer: Observer::new(nodes, reference),
+            observer: Observer::new(nodes, reference).with_delays(&plan.swarm),
             disks: (0..nodes).map(stream(Purpose::Disk)).collect(),
             machines: (0..nodes).map(stream(Purpose::Machine)).collect(),
             links: (0..nodes * nodes)

@@ -399,7 +399,7 @@ mod tests {
         }
         let elsewhere = Founder { peer_address: "evil:9080".to_owned(), ..founder(1) };
         assert_eq!(asked(&service, elsewhere, &[0, 1, 2], Bootstrap), (403, None));
-        for junk in [&b""[..], b"hello", b"raft", b"raft\x06\x00"] {
+        for junk in [&b""[..], b"hello", b"raft", b"raft\x07\x00"] {
             assert_eq!(service.answer(junk), (StatusCode::UNPROCESSABLE_ENTITY, Vec::new()));
         }
         assert!(!service.lock().has_sent_incarnation);

@@ -99,6 +99,7 @@ async fn stream_by_hand(node: &TestNode) -> TcpStream {
         address: String::new(),
         election_timeout_ms: 0,
         heartbeat_ms: 0,
+        process: 0,
     };
     let mut first = Vec::new();
     write_first(&mut first, &hello.encode());
@@ -212,6 +213,7 @@ fn offer_of(from: NodeId, node: &TestNode) -> (Hello, SnapshotOffer) {
         address: String::new(),
         election_timeout_ms: 0,
         heartbeat_ms: 0,
+        process: 0,
     };
     let term = Term(status.raft.term.0 + 1);
     let snapshot = Snapshot {

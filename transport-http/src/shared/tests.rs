@@ -1,4 +1,5 @@
-//! Suspicions, each as a test that fails.
+//! Where messages go when members move, restart, or are replaced under their ids, and what is known of
+//! them is old.
 
 use crate::hello::Hello;
 use crate::net::TokioNet;
@@ -84,10 +85,8 @@ fn hello(transport: &HttpTransport, incarnation: u64, address: &str) -> Hello {
     }
 }
 
-/// F1. A wiped node was added again and has moved. A node that is behind gets its hello before it
-/// has the membership that lists it. The address is kept with the namesakes, and is never used.
 #[tokio::test]
-async fn f1_an_address_that_was_given_before_the_membership_came_is_used_after_it() {
+async fn an_address_that_was_given_before_the_membership_came_is_used_after_it() {
     let (own_server, own_address) = server().await;
     let own = transport(0, 100, &own_address);
     own_server.open(&own);
@@ -104,9 +103,8 @@ async fn f1_an_address_that_was_given_before_the_membership_came_is_used_after_i
     assert!(within(10, || own.is_connected(PEER)).await, "it is never reached");
 }
 
-/// F1, without the removal in between: both entries came at once.
 #[tokio::test]
-async fn f1_as_a_unit() {
+async fn an_address_that_was_given_before_the_membership_came_is_kept() {
     let own = transport(0, 100, "");
     let shared = own.shared();
     own.set_members(&members(&[(1, 101, "a:1")]));
@@ -116,9 +114,8 @@ async fn f1_as_a_unit() {
     assert!(both.contains(&Some("c:1".to_owned())), "{both:?}");
 }
 
-/// F2. The address of a former directory is kept for the new one under the same id.
 #[tokio::test]
-async fn f2_a_node_that_is_added_again_is_not_dialled_where_the_former_one_was() {
+async fn a_node_that_is_added_again_is_not_dialled_where_the_former_one_was() {
     let own = transport(0, 100, "");
     let shared = own.shared();
     own.set_members(&members(&[(1, 101, "a:1")]));
@@ -128,10 +125,8 @@ async fn f2_a_node_that_is_added_again_is_not_dialled_where_the_former_one_was()
     assert!(both == [Some("b:1".to_owned()), Some("b:1".to_owned())], "{both:?}");
 }
 
-/// F2, with the former process still running: the messages go to it, also after the new one has
-/// said where it is.
 #[tokio::test]
-async fn f2_messages_to_a_node_that_was_added_again_do_not_go_to_the_former_process() {
+async fn messages_to_a_node_that_was_added_again_do_not_go_to_the_former_process() {
     let (own_server, own_address) = server().await;
     let own = transport(0, 100, &own_address);
     own_server.open(&own);
@@ -152,10 +147,8 @@ async fn f2_messages_to_a_node_that_was_added_again_do_not_go_to_the_former_proc
     assert!(reached, "after 10 s the stream is at {:?}, the former process", at());
 }
 
-/// F3. A member is removed and its id is added again while its former process runs and its stream
-/// here is open. The replies that tell it that it was removed go to the new node.
 #[tokio::test]
-async fn f3_a_former_node_with_an_open_stream_is_told_that_it_was_removed() {
+async fn a_former_node_with_an_open_stream_is_told_that_it_was_removed() {
     for steps in [2, 1] {
         let own = transport(0, 100, "");
         let shared = own.shared();
@@ -170,10 +163,8 @@ async fn f3_a_former_node_with_an_open_stream_is_told_that_it_was_removed() {
     }
 }
 
-/// F4. A namesake becomes a member, moves, and is removed: it is told at its address before the
-/// move.
 #[tokio::test]
-async fn f4_a_namesake_that_has_moved_since_is_told_where_it_is() {
+async fn a_namesake_that_has_moved_since_is_told_where_it_is() {
     let own = transport(0, 100, "");
     let shared = own.shared();
     own.set_members(&members(&[(1, 101, "a:1")]));
@@ -188,10 +179,8 @@ async fn f4_a_namesake_that_has_moved_since_is_told_where_it_is() {
     assert_eq!(at.as_deref(), Some("c:1"));
 }
 
-/// F5. A process with an address of its own (a copy that is stopped again, or an earlier hello that
-/// arrives late) says it last, and ends. The member's own stream is open all the time.
 #[tokio::test]
-async fn f5_the_address_of_the_stream_that_is_open_is_kept_when_another_has_come_and_gone() {
+async fn the_address_of_the_stream_that_is_open_is_kept_when_another_has_come_and_gone() {
     let (own_server, own_address) = server().await;
     let own = transport(0, 100, &own_address);
     own_server.open(&own);
@@ -219,9 +208,8 @@ async fn f5_the_address_of_the_stream_that_is_open_is_kept_when_another_has_come
     assert!(within(10, || own.is_connected(PEER)).await, "never again; {begun} contacts");
 }
 
-/// F6. The members change when a dial has just succeeded: the stream to the former address stays.
 #[tokio::test]
-async fn f6_a_dial_that_succeeds_when_the_members_change_does_not_keep_the_former_address() {
+async fn a_dial_that_succeeds_when_the_members_change_does_not_keep_the_former_address() {
     let own = transport(0, 100, "");
     let (former_server, former_address) = server().await;
     former_server.open(&transport(1, 101, &former_address));
@@ -237,9 +225,8 @@ async fn f6_a_dial_that_succeeds_when_the_members_change_does_not_keep_the_forme
     assert!(reached, "after 10 s the stream is at {:?}, the former address", at());
 }
 
-/// F7. A member that is started with another name for the same address is no second process.
 #[tokio::test]
-async fn f7_another_name_of_the_same_process_is_no_copy() {
+async fn another_name_of_the_same_process_is_no_copy() {
     let (own_server, own_address) = server().await;
     let own = transport(0, 100, &own_address);
     own_server.open(&own);
@@ -254,10 +241,8 @@ async fn f7_another_name_of_the_same_process_is_no_copy() {
     assert_eq!(own.figures().doubled_peers, 0);
 }
 
-/// F8. A stream that was open for a while breaks. It is dialled again at once, to learn whether the
-/// process has ended: at the other address.
 #[tokio::test]
-async fn f8_a_stream_that_breaks_is_dialled_at_once_where_it_was_open() {
+async fn a_stream_that_breaks_is_dialled_at_once_where_it_was_open() {
     let (own_server, own_address) = server().await;
     let own = transport(0, 100, &own_address);
     own_server.open(&own);
@@ -307,10 +292,8 @@ async fn f8_a_stream_that_breaks_is_dialled_at_once_where_it_was_open() {
     );
 }
 
-/// F9. Streams that opened before the peer was a member count as no contact: its first end is not
-/// reported.
 #[tokio::test]
-async fn f9_a_stream_that_is_older_than_the_membership_is_a_contact() {
+async fn a_stream_that_is_older_than_the_membership_is_a_contact() {
     let (own_server, own_address) = server().await;
     let own = transport(0, 100, &own_address);
     own_server.open(&own);
@@ -336,10 +319,8 @@ async fn f9_a_stream_that_is_older_than_the_membership_is_a_contact() {
     assert!(is_noted, "nothing would report that its process has ended");
 }
 
-/// F10. A member that is started with a new name each time: the names are forgotten only when the
-/// members change.
 #[tokio::test]
-async fn f10_names_that_are_not_used_any_more_make_room() {
+async fn names_that_are_not_used_any_more_make_room() {
     let own = transport_on(TokioNet::resolved_by(|_| Ok(Vec::new())), 0, 100, "");
     let shared = own.shared();
     own.set_members(&members(&[(1, 101, DEAD)]));
@@ -351,4 +332,24 @@ async fn f10_names_that_are_not_used_any_more_make_room() {
             assert!(!error.contains("too many"), "name {number}: {error}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_member_is_dialled_where_it_said_where_it_was_declared_and_where_it_is_configured() {
+    let net = TokioNet::current();
+    let directory = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::new(RealDisk::new(directory.path())).unwrap();
+    let (inbox, _receiver) = inbox(Arc::new(snapshots));
+    let mut config = TransportConfig::new(ClusterId(1), NodeId(0), Incarnation(100));
+    config.listed = [(PEER, "listed:1".to_owned()), (NodeId(2), "other:1".to_owned())].into();
+    let own = HttpTransport::on(net, config, inbox);
+    let shared = own.shared();
+    let dialled = || (0..4).map(|at| shared.address_at(PEER, at)).collect::<Option<Vec<String>>>();
+    assert_eq!(dialled(), None, "it is no member");
+    own.set_members(&members(&[(1, 101, "declared:1")]));
+    assert_eq!(dialled().unwrap(), ["declared:1", "listed:1", "declared:1", "listed:1"]);
+    shared.visited(&hello(&own, 101, "given:1"));
+    assert_eq!(dialled().unwrap(), ["given:1", "declared:1", "listed:1", "given:1"]);
+    shared.visited(&hello(&own, 101, "listed:1"));
+    assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "listed:1", "declared:1"]);
 }
