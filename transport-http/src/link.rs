@@ -95,8 +95,9 @@ pub(crate) async fn keep<N: Net>(
     // The contacts with the peer when it was last reported as gone.
     let mut gone_after = 0;
     while let Some(queue) = messages.take() {
-        let forgotten = shared.forgotten(peer);
+        let member = shared.member(peer);
         let Some(address) = shared.address_at(peer, attempt) else { return };
+        let forgotten = shared.forgotten(peer, member, &address);
         let (give_back, back) = tokio::sync::oneshot::channel();
         let body = Outgoing::new(&net, shared.hello(peer), queue, give_back, shared.signs);
         let mut connected_at = None;
@@ -138,11 +139,13 @@ pub(crate) async fn keep<N: Net>(
         let lasted = connected_at.is_some_and(|at| net.now().duration_since(at) > PAUSE_LAST);
         // Dialled again at once: that shows whether the process of the peer has ended, and each
         // moment counts if it was the leader.
-        let at_once = lasted
-            && matches!(
-                &result,
-                Err(LinkError::Stream { why: StreamError::Broken(_) | StreamError::Ended, .. })
-            );
+        let is_elsewhere = result.is_ok();
+        let at_once = is_elsewhere
+            || lasted
+                && matches!(
+                    &result,
+                    Err(LinkError::Stream { why: StreamError::Broken(_) | StreamError::Ended, .. })
+                );
         if let Err(error) = result
             && reach.is_away(&error.kind())
         {
@@ -150,6 +153,9 @@ pub(crate) async fn keep<N: Net>(
         }
         if lasted {
             pause = PAUSE_FIRST;
+        }
+        if is_elsewhere {
+            attempt = 0;
         }
         if at_once {
             messages = Some(queue);
@@ -201,6 +207,7 @@ pub(crate) async fn tell<N: Net>(
     shared.has_told_namesake(incarnation);
 }
 
+/// Opens a stream. `Ok` if the peer is to be dialled elsewhere.
 async fn stream<N: Net>(
     shared: &Shared<N>,
     peer: NodeId,
@@ -214,6 +221,7 @@ async fn stream<N: Net>(
         biased;
         () = &mut forgotten => return Ok(()),
         dialled = shared.names.dial(address) => dialled?,
+        () = shared.given_elsewhere(peer, address) => return Ok(()),
     };
     let at = trial.at();
     let ended = {

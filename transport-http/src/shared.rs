@@ -245,9 +245,16 @@ impl<N: Net> Shared<N> {
         known.or_else(|| self.given_address(peer))
     }
 
-    /// The address to dial at the attempt with this number. A member is dialled in turn at the
-    /// address that it gave, that in the membership, and that in this node's configuration.
+    /// The address to dial at the attempt with this number.
     pub fn address_at(&self, peer: NodeId, attempt: usize) -> Option<String> {
+        let mut all = self.addresses_of(peer);
+        let at = attempt.checked_rem(all.len())?;
+        Some(all.swap_remove(at))
+    }
+
+    /// Where a peer may be reached: a member at the address that it gave, that in the membership,
+    /// or that in this node's configuration, in this order.
+    fn addresses_of(&self, peer: NodeId) -> Vec<String> {
         let (given, known) = (self.given_address(peer), lock(&self.addresses).get(&peer).cloned());
         let listed = known.as_ref().and_then(|_| self.config.listed.get(&peer).cloned());
         let mut all: Vec<String> = Vec::new();
@@ -256,8 +263,7 @@ impl<N: Net> Shared<N> {
                 all.push(address);
             }
         }
-        let at = attempt.checked_rem(all.len())?;
-        Some(all.swap_remove(at))
+        all
     }
 
     /// Whether the peer is at this address, as far as it was heard of.
@@ -268,7 +274,7 @@ impl<N: Net> Shared<N> {
     /// The address that the member with this id gave; if there is none, the node with this id that
     /// gave one last.
     fn given_address(&self, peer: NodeId) -> Option<String> {
-        let member = lock(&self.incarnations).get(&peer).copied();
+        let member = self.member(peer);
         let is_it = |visitor: &&Visitor| {
             visitor.node == peer && member.is_none_or(|member| visitor.incarnation == member)
         };
@@ -430,9 +436,14 @@ impl<N: Net> Shared<N> {
         lock(&self.addresses).contains_key(&node)
     }
 
+    /// The incarnation of the member with this id.
+    pub fn member(&self, node: NodeId) -> Option<Incarnation> {
+        lock(&self.incarnations).get(&node).copied()
+    }
+
     /// Whether a node with this incarnation is a member.
     pub fn is_member(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        lock(&self.incarnations).get(&node) == Some(&incarnation)
+        self.member(node) == Some(incarnation)
     }
 
     pub fn hello(&self, to: NodeId) -> Hello {
@@ -610,20 +621,29 @@ impl<N: Net> Shared<N> {
         lock(&self.failed).remove(&to);
     }
 
-    /// Returns when the peer, as it is when this is called, is no longer a member, has another
-    /// address, or is another node under the same id.
-    pub fn forgotten(&self, peer: NodeId) -> impl Future<Output = ()> {
-        let incarnation = move || lock(&self.incarnations).get(&peer).copied();
-        let (address, member) = (self.address(peer), incarnation());
-        async move {
-            loop {
-                let changed = self.members_changed.notified();
-                let is_replaced = member.is_some() && incarnation() != member;
-                if is_replaced || self.address(peer) != address {
-                    return;
-                }
-                changed.await;
+    /// Returns when the peer says that it is at another address than this one.
+    pub async fn given_elsewhere(&self, peer: NodeId, address: &str) {
+        let before = self.given_address(peer);
+        loop {
+            let changed = self.members_changed.notified();
+            let given = self.given_address(peer);
+            if given != before && given.is_some_and(|given| given != address) {
+                return;
             }
+            changed.await;
+        }
+    }
+
+    /// Returns when the peer, which is this member or none, is no longer that, or is not expected at
+    /// this address any more. A stream that is open at one of several addresses goes on.
+    pub async fn forgotten(&self, peer: NodeId, member: Option<Incarnation>, address: &str) {
+        loop {
+            let changed = self.members_changed.notified();
+            let is_replaced = member.is_some() && self.member(peer) != member;
+            if is_replaced || !self.addresses_of(peer).iter().any(|known| known == address) {
+                return;
+            }
+            changed.await;
         }
     }
 }
