@@ -417,6 +417,10 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
     if swarm.inflight_bytes > 0 {
         config.inflight_bytes_max = swarm.inflight_bytes as usize;
     }
+    if swarm.log_bytes > 0 {
+        config.uncommitted_bytes_max =
+            config.uncommitted_bytes_max.min(swarm.uncommitted_bytes_of_a_bounded_log());
+    }
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
     config.snapshot_log_bytes_max = swarm.snapshot_bytes_max as usize;
     config.retained_bytes = swarm.retained_bytes as usize;

@@ -139,7 +139,7 @@ swarm! {
     /// Share of transfers of a snapshot that fail because the sender's disk cannot read it: 0 in
     /// three quarters of the plans, or 300,000. Layer 1 only.
     unread_ppm,
-    /// `bytes_max` of [`storage::LogConfig`]: 1 MiB or 4 MiB in a sixth of the plans; 0: the
+    /// `bytes_max` of [`storage::LogConfig`]: 1 MiB or 4 MiB in a ninth of the plans; 0: the
     /// default.
     log_bytes,
 }
@@ -166,6 +166,11 @@ impl Swarm {
     /// Whether a lease lasts from one heartbeat to the next.
     pub(super) fn has_room_for_leases(&self, tick: Duration, drift_ppm: u32) -> bool {
         LeaseConfig { tick, drift_ppm }.lasts(self.election_ticks) > tick * self.heartbeat_ticks
+    }
+
+    /// The most bytes of uncommitted entries if the log has a bound: as in the product.
+    pub fn uncommitted_bytes_of_a_bounded_log(&self) -> usize {
+        self.log_bytes as usize / 4
     }
 
     /// Whether the log may reach its bound before a snapshot is due. In the product, one is due when
