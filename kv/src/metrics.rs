@@ -136,7 +136,7 @@ pub fn render(
     figures: &Figures,
     requests: &Requests,
     (places, taken): (usize, usize),
-    peers: TransportFigures,
+    peers: &TransportFigures,
 ) -> String {
     let mut text = String::with_capacity(8 << 10);
     let raft = &status.raft;
@@ -188,7 +188,7 @@ pub fn render(
         let name = format!("driver_waiting_{name}");
         metric(&mut text, &name, help, "gauge", waiting as u64);
     }
-    peers_of(&mut text, status);
+    peers_of(&mut text, status, peers);
     let core = &raft.counters;
     for (name, help, value) in [
         ("misaddressed", "Messages for another node.", core.misaddressed),
@@ -246,18 +246,25 @@ pub fn render(
 }
 
 /// Renders the metrics of the peers, which only a leader has.
-fn peers_of(text: &mut String, status: &DriverStatus) {
+fn peers_of(text: &mut String, status: &DriverStatus, transport: &TransportFigures) {
     let peers = &status.raft.peers;
     let silence = |peer: &PeerStatus| (status.tick * peer.silent_ticks).as_millis() as u64;
     let behind = |peer: &PeerStatus| status.raft.last.index.0.saturating_sub(peer.matched.0);
     let late = |peer: &PeerStatus| (status.tick * peer.behind_ticks).as_millis() as u64;
-    let figures: [PeerFigure<'_>; 5] = [
+    let elsewhere = |peer: &PeerStatus| u64::from(transport.elsewhere.contains_key(&peer.id));
+    let figures: [PeerFigure<'_>; 6] = [
         ("raft_peer_silent_ms", "Since the peer last answered.", "gauge", &silence),
         ("raft_peer_behind_entries", "What the peer has not stored.", "gauge", &behind),
         ("raft_peer_behind_ms", "Since the peer last had all of the log then.", "gauge", &late),
         ("raft_peer_differs", "1 if the copy of the peer differs.", "gauge", &|peer| {
             u64::from(peer.agrees == Some(false))
         }),
+        (
+            "raft_peer_elsewhere",
+            "1 if the peer is reached at an address that is not declared.",
+            "gauge",
+            &elsewhere,
+        ),
         (
             "raft_peer_lost_acknowledgements_total",
             "Times the peer had lost what it had acknowledged.",

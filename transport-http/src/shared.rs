@@ -100,6 +100,7 @@ impl Counters {
             doubled_peers: read(&self.doubled),
             snapshot_bytes_sent: read(&self.snapshot_bytes_sent),
             snapshot_bytes_received: read(&self.snapshot_bytes_received),
+            elsewhere: BTreeMap::new(),
         }
     }
 
@@ -148,8 +149,8 @@ pub(crate) enum Tell {
     AtMember,
 }
 
-/// The counters of a transport, since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The counters of a transport, since its start, and which peers it reaches elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportFigures {
     /// Frames whose checksum did not match. Each of them closed its stream.
@@ -167,6 +168,9 @@ pub struct TransportFigures {
     pub snapshot_bytes_sent: u64,
     /// Bytes of state received in snapshots.
     pub snapshot_bytes_received: u64,
+    /// The members to which a stream is open at another address than the membership has, and that
+    /// address: they have moved.
+    pub elsewhere: BTreeMap<NodeId, String>,
 }
 
 /// A process that has a stream open to this node, as it has introduced itself there.
@@ -534,6 +538,17 @@ impl<N: Net> Shared<N> {
     /// The address at which a stream to the peer is open.
     pub fn connected_at(&self, peer: NodeId) -> Option<String> {
         lock(&self.streams).get(&peer)?.open_at.clone()
+    }
+
+    /// See [`TransportFigures::elsewhere`].
+    fn elsewhere(&self) -> BTreeMap<NodeId, String> {
+        let known = lock(&self.addresses).clone();
+        let at = known.into_iter().map(|(peer, address)| (peer, address, self.connected_at(peer)));
+        at.filter_map(|(peer, address, at)| Some((peer, at.filter(|at| *at != address)?))).collect()
+    }
+
+    pub fn figures(&self) -> TransportFigures {
+        TransportFigures { elsewhere: self.elsewhere(), ..self.counters.figures() }
     }
 
     /// Whether messages to and from a peer pass: false if a test has cut the link.

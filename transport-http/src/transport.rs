@@ -71,7 +71,7 @@ impl<N: Net> HttpTransport<N> {
 
     /// The counters since the start.
     pub fn figures(&self) -> TransportFigures {
-        self.shared.counters.figures()
+        self.shared.figures()
     }
 
     /// The peers to which a stream is open at the moment.

@@ -95,6 +95,7 @@ fn with_own_state(view: &Bytes, own: NodeId, state: &str) -> Option<Bytes> {
 
 pub(super) fn describe(app: &App, status: &DriverStatus) -> Value {
     let raft = &status.raft;
+    let elsewhere = app.peers.as_ref().map(|read| read().elsewhere).unwrap_or_default();
     let members: Vec<Value> = raft
         .membership
         .members
@@ -115,7 +116,8 @@ pub(super) fn describe(app: &App, status: &DriverStatus) -> Value {
                 "voter": raft.membership.is_voter(*id),
                 "client_address": member.client_address,
                 "peer_address": member.peer_address,
-                "state": state(app, status, *id),
+                "reached_at": elsewhere.get(id),
+                "state": state(app, status, *id, elsewhere.get(id)),
                 "matched_index": matched.map(|index| index.0),
                 "lag": matched.map(|index| raft.last.index.0.saturating_sub(index.0)),
                 "last_heard_ms": if is_self { Some(0) } else { silent.map(|s| s.as_millis() as u64) },
@@ -173,7 +175,7 @@ pub fn change(membership: &Membership) -> Value {
 }
 
 /// The state of a member in words. A node that is not the leader knows only its own.
-fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
+fn state(app: &App, status: &DriverStatus, id: NodeId, elsewhere: Option<&String>) -> String {
     let raft = &status.raft;
     if id == app.id {
         return match status.ready() {
@@ -198,7 +200,11 @@ fn state(app: &App, status: &DriverStatus, id: NodeId) -> String {
         return "unknown yet".to_owned();
     }
     let behind = raft.commit.0.saturating_sub(peer.matched.0);
-    lag(behind, status.tick * peer.behind_ticks, app.limits.silence_max)
+    let lag = lag(behind, status.tick * peer.behind_ticks, app.limits.silence_max);
+    match elsewhere {
+        Some(address) => format!("{lag}, at {address}, which is not declared"),
+        None => lag,
+    }
 }
 
 /// How far a peer that replies is behind, and for how long if that is `long`.

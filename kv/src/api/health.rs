@@ -67,5 +67,5 @@ fn render(app: &App) -> String {
     let peers = app.peers.as_ref().map(|read| read()).unwrap_or_default();
     let counters = app.handle.metrics();
     let places = app.work.places();
-    metrics::render(&status, &counters, &app.figures, &app.requests, places, peers)
+    metrics::render(&status, &counters, &app.figures, &app.requests, places, &peers)
 }
