@@ -25,6 +25,8 @@ const LOOK_US: u64 = 20_000;
 const BACKLOG_US: u64 = 20_000_000;
 /// The longest time until a connection that died silently is detected and made again.
 const DIALLING_US: u64 = 2_500_000;
+/// The product's limit on the silence of the receiver of a snapshot.
+const TRANSFER_US: u64 = 30_000_000;
 /// The time limit for clients to finish their open operations.
 const CLIENTS_END_US: u64 = 120_000_000;
 /// The time limit, after the last commit, for all nodes to apply everything.
@@ -109,7 +111,11 @@ impl<A: App> Cluster<A> {
         let late_us = DIALLING_US + u64::from(plan.swarm.tail_us);
         let timeout_us = self.world().timeout_us();
         let least_us = now_us() + late_us + 2 * timeout_us;
-        let most_us = now_us() + CONVERGE_TIMEOUTS * timeout_us + 2 * late_us + BACKLOG_US;
+        let most_us = now_us()
+            + CONVERGE_TIMEOUTS * timeout_us
+            + 2 * late_us
+            + BACKLOG_US
+            + self.transfer_us();
         loop {
             sleep_us(LOOK_US).await;
             self.no_storm()?;
@@ -132,6 +138,12 @@ impl<A: App> Cluster<A> {
                 Err(_) => {}
             }
         }
+    }
+
+    /// The longest time until a sender gives up a transfer whose connection has died silently. A
+    /// timer that was started on a slow clock keeps its length.
+    fn transfer_us(&self) -> u64 {
+        self.in_proportion(TRANSFER_US) * 1_000 / self.plan().slowest_clock()
     }
 
     fn no_storm(&self) -> Result<(), Violation> {
@@ -163,7 +175,8 @@ impl<A: App> Cluster<A> {
 
     /// Waits, after the last request, until all nodes have the same state.
     async fn settle(&self) -> Result<(), Violation> {
-        let settle_us = SETTLE_US + OFFER_ELECTIONS * self.plan().election_us();
+        let again_us = OFFER_ELECTIONS * self.plan().election_us();
+        let settle_us = SETTLE_US + again_us + self.transfer_us();
         let mut until_us = now_us() + settle_us;
         let last_us = now_us() + SETTLE_MOST_US;
         let mut before = Index(0);
