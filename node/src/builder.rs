@@ -136,8 +136,8 @@ impl<S: StateMachine> Builder<S> {
     /// Give an odd number of members, usually 3 or 5; at most 64.
     ///
     /// When a cluster is bootstrapped or joined, this list counts; afterwards the membership in the
-    /// log does, see [`Node::set_members`]. Then a peer is dialled at its address in the list only if
-    /// it is not reached elsewhere. This node has to be in the list at every start.
+    /// log does, see [`Node::set_members`]. Then a peer is dialled at its address in the list only
+    /// if it is not reached elsewhere. This node has to be in the list at every start.
     /// Required.
     #[must_use]
     pub fn members<A: Into<String>>(mut self, members: impl IntoIterator<Item = (u64, A)>) -> Self {

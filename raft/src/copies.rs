@@ -11,7 +11,7 @@ use crate::{Body, Index, NodeId, StateHash};
 
 /// A snapshot is not offered until a peer has confirmed its state. A peer is no longer waited for
 /// after this many election timeouts in which it has reported no later state than before. If it has
-/// reported none at all for so long, what it said before does not count any more. That it
+/// reported none at all during that time, what it said before does not count any more. That it
 /// sends something else proves nothing: while its disk hangs, it still sends reads and rejections.
 const CONFIRM_ELECTIONS: u32 = 10;
 

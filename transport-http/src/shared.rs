@@ -349,9 +349,9 @@ impl<N: Net> Shared<N> {
         number
     }
 
-    /// The stream has ended. If the node's address is the one that was given on it, and it has given
-    /// another one on a stream that is open, it is there: what it gave last may have come from a
-    /// copy of it, or late.
+    /// The stream has ended. If the node's address is the one that was given on it, and it has
+    /// given another one on a stream that is open, it is there: what it gave last may have come
+    /// from a copy of it, or late.
     pub fn leaves(&self, number: u64) {
         let mut guests = lock(&self.guests);
         let Some(Guest { node, incarnation, address: gone, .. }) = guests.remove(&number) else {
@@ -405,8 +405,8 @@ impl<N: Net> Shared<N> {
         });
     }
 
-    /// The address of the node with this id and incarnation, if messages to this id do not reach it,
-    /// and no message is on its way to it. The caller sends one, and reports it with
+    /// The address of the node with this id and incarnation, if messages to this id do not reach
+    /// it, and no message is on its way to it. The caller sends one, and reports it with
     /// [`Shared::has_told_namesake`].
     pub fn tell_namesake(&self, node: NodeId, incarnation: Incarnation) -> Tell {
         let is_known = self.is_known(node);
@@ -649,8 +649,8 @@ impl<N: Net> Shared<N> {
         }
     }
 
-    /// Returns when the peer, which is this member or none, is no longer that, or is not expected at
-    /// this address any more. A stream that is open at one of several addresses goes on.
+    /// Returns when the peer, which is this member or none, is no longer that, or is not expected
+    /// at this address any more. A stream that is open at one of several addresses goes on.
     pub async fn forgotten(&self, peer: NodeId, member: Option<Incarnation>, address: &str) {
         loop {
             let changed = self.members_changed.notified();

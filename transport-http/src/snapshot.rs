@@ -51,7 +51,7 @@ pub(crate) async fn send<N: Net>(
     let net = &shared.net;
     let address = shared
         .connected_at(offer.to)
-        .or_else(|| shared.address(offer.to))
+        .or_else(|| shared.address_at(offer.to, 0))
         .ok_or("it is no member any more")?;
     let request = |path, body| {
         let request = Request::builder().method(Method::POST).uri(path);

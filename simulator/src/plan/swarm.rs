@@ -173,8 +173,8 @@ impl Swarm {
         self.log_bytes as usize / 4
     }
 
-    /// Whether the log may reach its bound before a snapshot is due. In the product, one is due when
-    /// the log has grown by a quarter of the bound.
+    /// Whether the log may reach its bound before a snapshot is due. In the product, one is due
+    /// when the log has grown by a quarter of the bound.
     pub(crate) fn log_may_fill(&self) -> bool {
         self.log_bytes > 0 && self.snapshot_bytes > self.log_bytes / 4
     }

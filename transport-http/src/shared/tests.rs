@@ -1,5 +1,5 @@
-//! Where messages go when members move, restart, or are replaced under their ids, and what is known of
-//! them is old.
+//! Where messages go when members move, restart, or are replaced under their ids, and what is known
+//! of them is old.
 
 use crate::hello::Hello;
 use crate::net::TokioNet;

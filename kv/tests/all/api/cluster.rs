@@ -1,6 +1,6 @@
 //! Three nodes: each serves any request, and acknowledged writes are not lost.
 
-use crate::api::node::{Node, ask, cluster, start, until};
+use crate::api::node::{Node, ask, cluster, location, start, until};
 use crate::local::SetOnDrop;
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +53,7 @@ fn leadership_is_handed_over_on_request_and_no_write_is_refused_meanwhile() {
     let path = "/v1/cluster/transfer";
     // A follower sends the client to the leader.
     let redirect = nodes[1].post(path, "");
-    let there = format!("http://{}{path}", nodes[0].address);
+    let there = location(&nodes, path);
     assert_eq!((redirect.status, redirect.header("location")), (307, Some(&*there)));
     let refused = nodes[0].post(path, r#"{"to": 9}"#);
     assert_eq!((refused.status, &refused.json()["outcome"]), (400, &json!("not_done")));
@@ -97,8 +97,13 @@ fn without_forwarding_a_client_is_sent_to_the_leader() {
     let nodes = start(configs);
     let answer = nodes[1].ask("PUT", "/v1/kv/a%2Fb", "x");
     assert_eq!(answer.status, 307);
-    let there = format!("http://{}/v1/kv/a%2Fb", nodes[0].address);
+    let there = location(&nodes, "/v1/kv/a%2Fb");
     assert_eq!(answer.header("location"), Some(&*there));
+    // The leader's address may belong to another cluster's node by now.
+    let other = nodes[0].ask("PUT", "/v1/kv/a%2Fb?cluster_id=0000000000000001", "x");
+    assert_eq!((other.status, &other.json()["outcome"]), (421, &json!("not_done")));
+    let path = there.split_once("/v1").map(|(_, path)| format!("/v1{path}")).unwrap();
+    assert_eq!(nodes[0].ask("PUT", &path, "x").status, 200);
     let problem = answer.json();
     assert_eq!((&problem["status"], &problem["outcome"]), (&json!(307), &json!("not_done")));
 }

@@ -1,6 +1,6 @@
 //! The members of a cluster change while it serves.
 
-use crate::api::node::{Node, cluster, send, start, until};
+use crate::api::node::{Node, cluster, location, send, start, until};
 use kv::serve::{Peer, ServeConfig};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -156,7 +156,7 @@ fn a_change_that_cannot_or_must_not_be_done_is_refused_with_the_reason() {
     let three = || declared(&configs[..3], "voter");
     // A follower sends the client to the leader.
     let redirect = nodes[1].ask("PUT", PATH, &three().to_string());
-    let there = format!("http://{}{PATH}", nodes[0].address);
+    let there = location(&nodes, PATH);
     assert_eq!((redirect.status, redirect.header("location")), (307, Some(&*there)));
     // Nothing changes: that is done at once.
     let same = nodes[0].ask("PUT", PATH, &three().to_string());

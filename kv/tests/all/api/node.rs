@@ -151,6 +151,13 @@ pub fn start(configs: Vec<ServeConfig>) -> Vec<Node> {
     nodes
 }
 
+/// Where a redirect leads that sends a request with this target to the first of these nodes.
+pub fn location(nodes: &[Node], target: &str) -> String {
+    let view = nodes[0].get("/v1/cluster?local=true").json();
+    let cluster = view["cluster_id"].as_str().expect("it has one");
+    format!("http://{}{target}?cluster_id={cluster}", nodes[0].address)
+}
+
 /// A parsed HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
