@@ -87,25 +87,34 @@ fn each_of_many_clients_for_whom_there_is_no_place_gets_an_answer() {
     let request = format!(
         "POST /wait_commit HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    let _waiting: Vec<TcpStream> = (0..60)
-        .filter_map(|_| {
-            let mut client = TcpStream::connect(address).ok()?;
-            client.write_all(request.as_bytes()).ok()?;
-            Some(client)
-        })
-        .collect();
+    let wait = || {
+        let mut client = TcpStream::connect(address).ok()?;
+        client.write_all(request.as_bytes()).ok()?;
+        Some(client)
+    };
+    let mut waiting: Vec<TcpStream> = (0..60).filter_map(|_| wait()).collect();
     // The body arrives later than the head: a node that closed at once would reset the connection.
     let value = vec![b'x'; 100_000];
     let put = || {
         let mut client = TcpStream::connect(address).unwrap();
-        let head =
-            format!("PUT /v1/kv/a HTTP/1.1\r\nHost: {address}\r\nContent-Length: 100000\r\n\r\n");
+        let head = format!(
+            "PUT /v1/kv/a HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Length: 100000\r\n\r\n"
+        );
         client.write_all(head.as_bytes()).unwrap();
         client.write_all(&value).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         answer
     };
+    // The node may notice late that a client of the start has closed its connection.
+    let mut refused = 0;
+    until("all places are taken", || {
+        let is_refused = put().starts_with("HTTP/1.1 503");
+        refused = if is_refused { refused + 1 } else { 0 };
+        waiting.extend(if is_refused { None } else { wait() });
+        refused == REQUESTS
+    });
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
