@@ -8,9 +8,13 @@ use raft::{Body, Incarnation, LogId, Membership, Message, NodeId, Now, Snapshot,
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::Snapshots;
 use storage::testing::{MemDisk, SectorFate};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
@@ -27,7 +31,7 @@ fn the_snapshots_of_the_storage_conform() {
             SnapshotStart::New => disk = MemDisk::new(),
             SnapshotStart::PowerFailure => disk.crash(|_| SectorFate::Lost),
         }
-        Snapshots::new(disk.clone()).unwrap()
+        Snapshots::new(disk.clone()).expect("a disk without faults")
     });
 }
 
@@ -96,7 +100,7 @@ struct NaiveSink {
 impl SnapshotStore for NaiveStore {
     fn create(&self, snapshot: &Snapshot) -> io::Result<Box<dyn SnapshotSink>> {
         let mut id = snapshot.last;
-        let mut files = self.files.lock().unwrap();
+        let mut files = lock(&self.files);
         match self.mistake {
             StoreMistake::NamedByIndex => id.term = raft::Term(0),
             StoreMistake::BeginReplaces => drop(files.volatile.remove(&id)),
@@ -118,7 +122,7 @@ impl SnapshotStore for NaiveStore {
         if self.mistake == StoreMistake::NamedByIndex {
             id.term = raft::Term(0);
         }
-        let found = self.files.lock().unwrap().volatile.get(&id).cloned();
+        let found = lock(&self.files).volatile.get(&id).cloned();
         match (found, self.mistake) {
             (Some(state), _) => Ok(Box::new(io::Cursor::new(state))),
             (None, StoreMistake::MissingIsEmpty) => Ok(Box::new(io::empty())),
@@ -128,7 +132,7 @@ impl SnapshotStore for NaiveStore {
     }
 
     fn remove_before(&self, base: LogId, kept: &[LogId]) -> io::Result<()> {
-        let mut files = self.files.lock().unwrap();
+        let mut files = lock(&self.files);
         let keeps = |id: &LogId| match self.mistake {
             StoreMistake::NothingRemoved => true,
             StoreMistake::BaseRemoved => id.index > base.index,
@@ -152,12 +156,12 @@ impl Write for NaiveSink {
                 self.state.splice(at..at, bytes.iter().copied());
             }
             StoreMistake::OneFileForAll => {
-                self.store.files.lock().unwrap().shared.extend_from_slice(bytes);
+                lock(&self.store.files).shared.extend_from_slice(bytes);
             }
             _ => self.state.extend_from_slice(bytes),
         }
         if self.store.mistake == StoreMistake::VisibleBeforeFinish {
-            self.store.files.lock().unwrap().volatile.insert(self.id, self.state.clone());
+            lock(&self.store.files).volatile.insert(self.id, self.state.clone());
         }
         Ok(bytes.len())
     }
@@ -169,7 +173,7 @@ impl Write for NaiveSink {
 
 impl SnapshotSink for NaiveSink {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
-        let mut files = self.store.files.lock().unwrap();
+        let mut files = lock(&self.store.files);
         let mut state = self.state.clone();
         match self.store.mistake {
             StoreMistake::LastPieceLost => state.truncate(state.len() / 4_096 * 4_096),
@@ -192,7 +196,7 @@ impl Drop for NaiveSink {
     fn drop(&mut self) {
         if self.store.mistake == StoreMistake::GivenUpStays && !self.finished {
             let state = std::mem::take(&mut self.state);
-            self.store.files.lock().unwrap().volatile.insert(self.id, state);
+            lock(&self.store.files).volatile.insert(self.id, state);
         }
     }
 }
@@ -203,7 +207,7 @@ fn try_store(mistake: StoreMistake) -> Option<String> {
         match start {
             SnapshotStart::New => files = Arc::default(),
             SnapshotStart::PowerFailure => {
-                let mut files = files.lock().unwrap();
+                let mut files = lock(&files);
                 files.volatile = files.durable.clone();
             }
         }
@@ -297,16 +301,16 @@ struct Channels {
 
 impl Channels {
     fn peer(&self, to: NodeId) -> Option<Inbox> {
-        let is_member = self.members.lock().unwrap().members.contains_key(&to);
+        let is_member = lock(&self.members).members.contains_key(&to);
         let sends = is_member || self.mistake != Mistake::RemovedNotAnswered;
-        self.inboxes.lock().unwrap().get(&to).filter(|inbox| sends && !inbox.is_closed()).cloned()
+        lock(&self.inboxes).get(&to).filter(|inbox| sends && !inbox.is_closed()).cloned()
     }
 }
 
 impl Transport for Channels {
     fn send(&self, mut message: Message) {
         let to = message.to;
-        let mut sent = self.sent.lock().unwrap();
+        let mut sent = lock(&self.sent);
         *sent += 1;
         let is_large = match (&mut message.body, self.mistake) {
             (Body::Append { commit, .. }, Mistake::CommitLost) => {
@@ -385,13 +389,13 @@ impl Transport for Channels {
     }
 
     fn set_members(&self, membership: &Membership) {
-        *self.members.lock().unwrap() = membership.clone();
+        *lock(&self.members) = membership.clone();
     }
 }
 
 impl Drop for Channels {
     fn drop(&mut self) {
-        self.inboxes.lock().unwrap().remove(&self.node);
+        lock(&self.inboxes).remove(&self.node);
     }
 }
 
@@ -414,7 +418,7 @@ fn try_transport(mistake: Mistake) -> Option<String> {
     let connect = |peers: Vec<Peer>| async move {
         let inboxes = Inboxes::default();
         let connected = peers.into_iter().map(|peer| {
-            inboxes.lock().unwrap().insert(peer.node, peer.inbox.clone());
+            lock(&inboxes).insert(peer.node, peer.inbox.clone());
             let channels = Channels {
                 mistake,
                 node: peer.node,

@@ -312,7 +312,7 @@ fn the_start_of_the_log_goes_first_on_a_full_disk() {
         assert!(fills, "without a bound, the disk has to be full some time");
         let write = lone.stuck.take().expect("it is full");
         waited += 1;
-        // What could be written alone would have been.
+        // It still waits, so there was no room for it without its entries either.
         let (hard_state, log_start) = (write.hard_state, write.log_start.as_ref());
         let alone = lone.log.append(BatchRef { hard_state, log_start, entries: &[] });
         assert!(log_start.is_none() || alone.is_err(), "seed {seed}: {write:?}");

@@ -66,6 +66,14 @@ async fn server() -> (PeerServer, String) {
     (server, address)
 }
 
+/// A transport, its listener, and where that is reached.
+async fn open(node: u64, incarnation: u64) -> (Arc<HttpTransport>, PeerServer, String) {
+    let (server, address) = server().await;
+    let transport = transport(node, incarnation, &address);
+    server.open(&transport);
+    (transport, server, address)
+}
+
 async fn within(seconds: u64, holds: impl Fn() -> bool) -> bool {
     for _ in 0..seconds * 100 {
         if holds() {
@@ -87,13 +95,9 @@ fn hello(transport: &HttpTransport, incarnation: u64, address: &str) -> Hello {
 
 #[tokio::test]
 async fn an_address_that_was_given_before_the_membership_came_is_used_after_it() {
-    let (own_server, own_address) = server().await;
-    let own = transport(0, 100, &own_address);
-    own_server.open(&own);
+    let (own, _own_server, own_address) = open(0, 100).await;
     own.set_members(&members(&[(1, 101, DEAD)]));
-    let (peer_server, peer_address) = server().await;
-    let peer = transport(1, 999, &peer_address);
-    peer_server.open(&peer);
+    let (peer, _peer_server, _peer_address) = open(1, 999).await;
     peer.set_members(&members(&[(0, 100, &own_address)]));
     assert!(within(5, || peer.is_connected(NodeId(0))).await);
     // The entries that this node lacked: node 1 was removed, and added with a new directory at the
@@ -127,17 +131,11 @@ async fn a_node_that_is_added_again_is_not_dialled_where_the_former_one_was() {
 
 #[tokio::test]
 async fn messages_to_a_node_that_was_added_again_do_not_go_to_the_former_process() {
-    let (own_server, own_address) = server().await;
-    let own = transport(0, 100, &own_address);
-    own_server.open(&own);
-    let (former_server, former_address) = server().await;
-    let former = transport(1, 101, &former_address);
-    former_server.open(&former);
+    let (own, _own_server, own_address) = open(0, 100).await;
+    let (_former, _former_server, former_address) = open(1, 101).await;
     own.set_members(&members(&[(1, 101, &former_address)]));
     assert!(within(5, || own.is_connected(PEER)).await);
-    let (new_server, new_address) = server().await;
-    let new = transport(1, 999, &new_address);
-    new_server.open(&new);
+    let (new, _new_server, new_address) = open(1, 999).await;
     own.set_members(&members(&[]));
     own.set_members(&members(&[(1, 999, &new_address)]));
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -181,13 +179,9 @@ async fn a_namesake_that_has_moved_since_is_told_where_it_is() {
 
 #[tokio::test]
 async fn the_address_of_the_stream_that_is_open_is_kept_when_another_has_come_and_gone() {
-    let (own_server, own_address) = server().await;
-    let own = transport(0, 100, &own_address);
-    own_server.open(&own);
+    let (own, _own_server, own_address) = open(0, 100).await;
     own.set_members(&members(&[(1, 101, DEAD)]));
-    let (peer_server, peer_address) = server().await;
-    let peer = transport(1, 101, &peer_address);
-    peer_server.open(&peer);
+    let (peer, peer_server, _peer_address) = open(1, 101).await;
     let to_own = members(&[(0, 100, &own_address)]);
     peer.set_members(&to_own);
     assert!(within(5, || own.is_connected(PEER)).await);
@@ -227,9 +221,7 @@ async fn a_dial_that_succeeds_when_the_members_change_does_not_keep_the_former_a
 
 #[tokio::test]
 async fn another_name_of_the_same_process_is_no_copy() {
-    let (own_server, own_address) = server().await;
-    let own = transport(0, 100, &own_address);
-    own_server.open(&own);
+    let (own, _own_server, own_address) = open(0, 100).await;
     let (peer_server, numeric) = server().await;
     let name = format!("localhost:{}", peer_server.local_addr().port());
     let peer = transport(1, 101, &name);
@@ -243,9 +235,7 @@ async fn another_name_of_the_same_process_is_no_copy() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_is_dialled_at_once_where_it_was_open() {
-    let (own_server, own_address) = server().await;
-    let own = transport(0, 100, &own_address);
-    own_server.open(&own);
+    let (own, _own_server, own_address) = open(0, 100).await;
     let declared = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let declared_address = declared.local_addr().unwrap().to_string();
     let dialled = Arc::new(AtomicUsize::new(0));
@@ -294,13 +284,9 @@ async fn a_stream_that_breaks_is_dialled_at_once_where_it_was_open() {
 
 #[tokio::test]
 async fn a_stream_that_is_older_than_the_membership_is_a_contact() {
-    let (own_server, own_address) = server().await;
-    let own = transport(0, 100, &own_address);
-    own_server.open(&own);
+    let (own, _own_server, own_address) = open(0, 100).await;
     own.set_members(&members(&[]));
-    let (peer_server, peer_address) = server().await;
-    let peer = transport(1, 101, &peer_address);
-    peer_server.open(&peer);
+    let (peer, peer_server, peer_address) = open(1, 101).await;
     peer.set_members(&members(&[(0, 100, &own_address)]));
     assert!(within(5, || peer.is_connected(NodeId(0))).await);
     own.send(raft::Message {
