@@ -339,3 +339,44 @@ async fn a_member_is_dialled_where_it_said_where_it_was_declared_and_where_it_is
     shared.visited(&hello(&own, 101, "listed:1"));
     assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "listed:1", "declared:1"]);
 }
+
+#[tokio::test]
+async fn a_declaration_closes_no_stream_that_is_open_where_the_member_says_that_it_is() {
+    let (own, _own_server, own_address) = open(0, 100).await;
+    let (peer, _peer_server, peer_address) = open(1, 101).await;
+    own.set_members(&members(&[(1, 101, &peer_address)]));
+    peer.set_members(&members(&[(0, 100, &own_address)]));
+    let both = || own.is_connected(PEER) && peer.is_connected(NodeId(0));
+    assert!(within(5, both).await);
+    assert_eq!(own.figures().elsewhere, BTreeMap::new());
+    // The stream of the peer opens a moment later at this end.
+    let given = || own.shared().address_at(PEER, 0).as_ref() == Some(&peer_address);
+    assert!(within(5, given).await);
+    let contacts = own.shared().contacts(PEER);
+    own.set_members(&members(&[(1, 101, DEAD)]));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(own.figures().elsewhere, [(PEER, peer_address.clone())].into());
+    own.set_members(&members(&[(1, 101, &peer_address)]));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(own.figures().elsewhere, BTreeMap::new());
+    assert_eq!(own.shared().contacts(PEER), contacts, "the streams have not opened anew");
+}
+
+#[tokio::test]
+async fn a_member_that_says_where_it_is_is_dialled_there_while_another_address_is_tried() {
+    let slow = TokioNet::resolved_by(|_| {
+        std::thread::sleep(Duration::from_secs(3));
+        Ok(Vec::new())
+    });
+    let (own_server, own_address) = server().await;
+    let own = transport_on(slow, 0, 100, &own_address);
+    own_server.open(&own);
+    own.set_members(&members(&[(1, 101, "former:1")]));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (peer, _peer_server, _) = open(1, 101).await;
+    peer.set_members(&members(&[(0, 100, &own_address)]));
+    let begun = std::time::Instant::now();
+    assert!(within(5, || own.is_connected(PEER)).await);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(400), "it was dialled after {took:?}");
+}
