@@ -334,8 +334,12 @@ async fn a_member_is_dialled_where_it_said_where_it_was_declared_and_where_it_is
     assert_eq!(dialled(), None, "it is no member");
     own.set_members(&members(&[(1, 101, "declared:1")]));
     assert_eq!(dialled().unwrap(), ["declared:1", "listed:1", "declared:1", "listed:1"]);
+    assert!(shared.is_latest_address(PEER, "declared:1"));
+    assert!(!shared.is_latest_address(PEER, "listed:1"), "refused there, it need not have ended");
     shared.visited(&hello(&own, 101, "given:1"));
     assert_eq!(dialled().unwrap(), ["given:1", "declared:1", "listed:1", "given:1"]);
+    assert!(shared.is_latest_address(PEER, "given:1"));
+    assert!(!shared.is_latest_address(PEER, "declared:1"));
     shared.visited(&hello(&own, 101, "listed:1"));
     assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "listed:1", "declared:1"]);
 }
