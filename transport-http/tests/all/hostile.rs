@@ -1,8 +1,8 @@
 //! Strangers, broken networks and broken peers do no lasting harm to the peer port.
 
-use crate::nodes::{TestNode, add, eventually, start, stop};
+use crate::nodes::{Sum, TestNode, add, eventually, start, stop};
 use bytes::Bytes;
-use driver::{Prefix, Transport, inbox};
+use driver::{Frozen, Prefix, ReadMode, Replica, Transport, inbox};
 use raft::{
     Body, Incarnation, LogId, Member, Membership, Message, NodeId, Snapshot, SnapshotOffer, Term,
 };
@@ -17,6 +17,9 @@ use transport_http::wire::{
     write_offer, write_question,
 };
 use transport_http::{HttpTransport, TransportConfig};
+
+/// The sum in a snapshot that a test sends by hand.
+const SUM: u64 = 7;
 
 #[tokio::test]
 async fn junk_on_the_peer_port_harms_nobody() {
@@ -245,6 +248,26 @@ async fn post(node: &TestNode, path: &str, content: &[u8]) -> (u16, Vec<u8>) {
     (status, answer.split_off(head))
 }
 
+/// The content of a snapshot in which the sum is [`SUM`].
+fn state() -> Vec<u8> {
+    let mut state = Vec::new();
+    Replica::new(Sum(SUM)).freeze().write(&mut state).expect("memory takes it");
+    state
+}
+
+/// That the node has installed the snapshot of [`state`], and goes on.
+async fn installed(node: &TestNode) {
+    eventually("it is installed", async || node.handle.status().raft.snapshot.last.index.0 == 1000)
+        .await;
+    eventually("it is restored", async || {
+        assert_eq!(node.handle.status().stopped, None, "the state is understood");
+        let query = Bytes::new();
+        let sum = node.handle.read(query, ReadMode::Stale { max_age: Duration::MAX }).await;
+        sum.is_ok_and(|sum| *sum == SUM.to_le_bytes())
+    })
+    .await;
+}
+
 /// Sends a snapshot to node 0 as node 1, with the frames that `body` puts together. Returns the
 /// status of the response.
 async fn offer_by_hand(
@@ -255,8 +278,8 @@ async fn offer_by_hand(
     let head = written(|into| write_offer(into, &hello, &offer, Prefix::default()));
     let mut writer = ChunkWriter::default();
     let mut frame = |bytes: &[u8]| written(|into| writer.write(into, bytes));
-    // The state of the state machine is one number of eight bytes.
-    let chunks = [frame(&[7, 0, 0]), frame(&[0, 0]), frame(&[0, 0, 0])];
+    let state = state();
+    let chunks = [frame(&state[..3]), frame(&state[3..5]), frame(&state[5..])];
     let trailer = frame(&[]);
     post(node, "/raft/v1/snapshot", &body(head, chunks, trailer).concat()).await.0
 }
@@ -274,7 +297,7 @@ async fn left_alone() -> Vec<TestNode> {
 
 #[tokio::test]
 async fn a_transfer_that_was_cut_off_is_continued() {
-    const STATE: [u8; 8] = [7, 0, 0, 0, 0, 0, 0, 0];
+    let state = state();
     let nodes = left_alone().await;
     let node = &nodes[0];
     let prefix = async || {
@@ -285,7 +308,7 @@ async fn a_transfer_that_was_cut_off_is_continued() {
         read_answer(&answer).expect("an answer")
     };
     // Sends `state` from `start` on, up to its end or only the next three bytes.
-    let transfer = async |state: [u8; 8], start: usize, is_cut: bool| {
+    let transfer = async |state: &[u8], start: usize, is_cut: bool| {
         let (hello, offer) = offer_of_node_1(node);
         let mut writer = ChunkWriter::default();
         writer.skip(&state[..start]);
@@ -301,18 +324,16 @@ async fn a_transfer_that_was_cut_off_is_continued() {
     };
     assert_eq!(prefix().await, Prefix::default());
     // Part of another state. It is removed when the sender finds that it is not its own.
-    assert_eq!(transfer([9; 8], 0, true).await, 400);
+    assert_eq!(transfer(&[9; 8], 0, true).await, 400);
     assert_eq!(prefix().await.bytes, 3);
-    assert_eq!(transfer(STATE, 3, false).await, 503);
+    assert_eq!(transfer(&state, 3, false).await, 503);
     assert_eq!(prefix().await, Prefix::default());
     // Two parts, and then the rest.
-    assert_eq!(transfer(STATE, 0, true).await, 400);
-    assert_eq!(transfer(STATE, 3, true).await, 400);
+    assert_eq!(transfer(&state, 0, true).await, 400);
+    assert_eq!(transfer(&state, 3, true).await, 400);
     assert_eq!(prefix().await.bytes, 6);
-    assert_eq!(transfer(STATE, 6, false).await, 200);
-    eventually("it is installed", async || node.handle.status().raft.snapshot.last.index.0 == 1000)
-        .await;
-    assert_eq!(node.handle.status().stopped, None, "it was restored from the whole state");
+    assert_eq!(transfer(&state, 6, false).await, 200);
+    installed(node).await;
     stop(nodes).await;
 }
 
@@ -362,7 +383,6 @@ async fn a_snapshot_that_is_not_whole_is_not_taken() {
     }
     assert_eq!(node.handle.status().raft.snapshot.last, last, "nothing was reset");
     assert_eq!(offer_by_hand(node, |h, [a, b, c], t| vec![h, a, b, c, t]).await, 200);
-    eventually("it is installed", async || node.handle.status().raft.snapshot.last.index.0 == 1000)
-        .await;
+    installed(node).await;
     stop(nodes).await;
 }

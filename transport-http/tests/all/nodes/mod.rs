@@ -16,7 +16,7 @@ use transport_http::{Founder, HttpTransport, Listed, PeerServer, TransportConfig
 
 /// Sums up the lengths of its commands.
 #[derive(Default, Clone)]
-pub struct Sum(u64);
+pub struct Sum(pub u64);
 
 impl StateMachine for Sum {
     type Frozen = Sum;
