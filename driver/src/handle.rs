@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How fresh the state that answers a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadMode {
+pub enum Consistency {
     /// The state contains everything that was done before the read was requested, confirmed by a
     /// quorum (§6.4).
     Linearizable,
@@ -146,8 +146,8 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Reads from the state machine, with the default timeout.
-    pub async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Bytes, ReadError> {
-        self.read_within(query, mode, self.timeout).await
+    pub async fn read(&self, query: Bytes, consistency: Consistency) -> Result<Bytes, ReadError> {
+        self.read_within(query, consistency, self.timeout).await
     }
 
     /// Reads from the state machine, with a timeout. Until then a read that no leader confirms is
@@ -155,55 +155,57 @@ impl<S: StateMachine> Handle<S> {
     pub async fn read_within(
         &self,
         query: Bytes,
-        mode: ReadMode,
+        consistency: Consistency,
         timeout: Duration,
     ) -> Result<Bytes, ReadError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(mode, Read::Query { query, reply }, answer, timeout).await
+        self.ask(consistency, Read::Query { query, reply }, answer, timeout).await
     }
 
     /// Returns the whole state at one moment, with the default timeout. Use it for an export or a
     /// long listing: write or read it on a thread of your own, while the node goes on.
     /// It costs one [`StateMachine::freeze`], and the memory in which it differs from the current
     /// state until it is dropped.
-    pub async fn freeze(&self, mode: ReadMode) -> Result<S::Frozen, ReadError> {
-        self.freeze_within(mode, self.timeout).await
+    pub async fn freeze(&self, consistency: Consistency) -> Result<S::Frozen, ReadError> {
+        self.freeze_within(consistency, self.timeout).await
     }
 
     /// Like [`Handle::freeze`], with a timeout.
     pub async fn freeze_within(
         &self,
-        mode: ReadMode,
+        consistency: Consistency,
         timeout: Duration,
     ) -> Result<S::Frozen, ReadError> {
         let (reply, answer) = oneshot::channel();
-        let frozen = self.ask(mode, Read::Freeze { reply }, answer, timeout).await?;
+        let frozen = self.ask(consistency, Read::Freeze { reply }, answer, timeout).await?;
         Ok(frozen.downcast().expect("the node runs a machine of this type"))
     }
 
     async fn ask<A>(
         &self,
-        mode: ReadMode,
+        consistency: Consistency,
         read: Read,
         answer: oneshot::Receiver<A>,
         timeout: Duration,
     ) -> Result<A, ReadError> {
         let metrics = &self.shared.metrics;
         let _waiting = self.wait_for_read()?;
-        let core_mode = match mode {
-            ReadMode::Stale { max_age } if self.is_fresher_than(max_age) => None,
-            ReadMode::Linearizable | ReadMode::Stale { .. } => Some(raft::ReadProof::Linearizable),
-            ReadMode::Lease => Some(raft::ReadProof::Lease),
+        let proof = match consistency {
+            Consistency::Stale { max_age } if self.is_fresher_than(max_age) => None,
+            Consistency::Linearizable | Consistency::Stale { .. } => {
+                Some(raft::ReadProof::Linearizable)
+            }
+            Consistency::Lease => Some(raft::ReadProof::Lease),
         };
-        match core_mode {
+        match proof {
             None => {
                 count(&metrics.stale_reads);
                 self.machine_calls.try_send(MachineCall::Read(read)).map_err(refused)?;
             }
             Some(_) if self.falls_behind() => return Err(ReadError::ReadOnly),
-            Some(mode) => {
+            Some(proof) => {
                 count(&metrics.reads);
-                self.calls.try_send(CoreCall::Read { mode, read }).map_err(refused)?;
+                self.calls.try_send(CoreCall::Read { proof, read }).map_err(refused)?;
             }
         }
         let mut sleep = self.clock.sleep(timeout);

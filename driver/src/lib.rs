@@ -60,7 +60,7 @@ pub use error::{
     AttemptError, MembersError, NotReady, OfferError, Outcome, ProposeError, ReadError, StopReason,
     TransferError, WaitError,
 };
-pub use handle::{Done, Handle, Proposal, ReadMode};
+pub use handle::{Consistency, Done, Handle, Proposal};
 pub use inbox::{Inbox, InboxReceiver, inbox, inbox_limited};
 pub use inspect::{Decision, Inspect};
 pub use limits::Limits;

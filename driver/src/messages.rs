@@ -44,7 +44,7 @@ pub(crate) enum CoreCall {
         done: Reply<AttemptError>,
     },
     Read {
-        mode: ReadProof,
+        proof: ReadProof,
         read: Read,
     },
     Campaign,

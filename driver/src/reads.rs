@@ -1,7 +1,7 @@
 //! The reads of a node that the core has not confirmed yet.
 //!
-//! All reads of one turn and one mode are confirmed by one read of the core. A read that is
-//! refused, for instance because there is no leader, is asked again at the next tick, as a
+//! All reads of one turn with one kind of proof are confirmed by one read of the core. A read that
+//! is refused, for instance because there is no leader, is asked again at the next tick, as a
 //! linearizable one, until its caller times out.
 
 use crate::messages::Read;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// Reads that are confirmed together, by one read of the core.
 pub(crate) struct ReadBatch {
-    pub mode: ReadProof,
+    pub proof: ReadProof,
     /// When the core was asked, in monotonic time.
     pub asked_ns: u64,
     pub reads: Vec<Read>,
@@ -38,8 +38,8 @@ impl Reads {
     }
 
     /// Adds a read to those of this turn.
-    pub fn add(&mut self, mode: ReadProof, read: Read) {
-        match mode {
+    pub fn add(&mut self, proof: ReadProof, read: Read) {
+        match proof {
             ReadProof::Linearizable => self.new.push(read),
             ReadProof::Lease => self.new_by_lease.push(read),
         }
@@ -54,9 +54,9 @@ impl Reads {
         }
     }
 
-    /// The next reads of this turn, if there are any: at most one batch of each mode.
+    /// The next reads of this turn, if there are any: at most one batch of each kind of proof.
     pub fn next(&mut self, now: Now) -> Option<ReadBatch> {
-        let (mode, new) = match self.new.is_empty() {
+        let (proof, new) = match self.new.is_empty() {
             true => (ReadProof::Lease, &mut self.new_by_lease),
             false => (ReadProof::Linearizable, &mut self.new),
         };
@@ -64,7 +64,7 @@ impl Reads {
             return None;
         }
         let reads = std::mem::take(new);
-        Some(ReadBatch { mode, asked_ns: now.monotonic_ns, reads })
+        Some(ReadBatch { proof, asked_ns: now.monotonic_ns, reads })
     }
 
     /// The core has been asked to confirm this batch.

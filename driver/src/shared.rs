@@ -108,6 +108,8 @@ impl Shared {
         // Logged last: waiters must not wait for the log.
         report(|| match &reason {
             StopReason::Shutdown => tracing::info!("the node has shut down"),
+            // The program ended it. What was acknowledged is durable.
+            reason @ StopReason::Dropped { .. } => tracing::warn!(%reason, "the node stops"),
             reason => tracing::error!(%reason, "the node stops"),
         });
     }

@@ -52,10 +52,10 @@ mod typed;
 pub use builder::{Builder, ELECTION_TIMEOUT, ELECTION_TIMEOUTS};
 pub use bytes::Bytes;
 pub use driver::{
-    ApplyContext, AttemptError, Changes, Clock, Done, DriverConfig, DriverStatus, Frozen, Handle,
-    Limits, Load, MembersError, MetricsReading, NotReady, Outcome, Proposal, ProposeError,
-    ReadError, ReadMode as Consistency, RestoreError, SessionError, SessionId, SessionLimits,
-    SessionNumber, Sleep, StateMachine, StopReason, TransferError, View, WaitError,
+    ApplyContext, AttemptError, Changes, Clock, Consistency, Done, DriverConfig, DriverStatus,
+    Frozen, Handle, Limits, Load, MembersError, MetricsReading, NotReady, Outcome, Proposal,
+    ProposeError, ReadError, RestoreError, SessionError, SessionId, SessionLimits, SessionNumber,
+    Sleep, StateMachine, StopReason, TransferError, View, WaitError,
 };
 pub use error::{ExecuteError, Leader, NotDone, StartError};
 pub use members::{Admission, Members, SetMembersError};

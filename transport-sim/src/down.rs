@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::cluster::Cluster;
 use crate::store;
 use crate::time::{now_us, sleep_us};
-use crate::world::World;
+use crate::world::{Host, World};
 use madsim::runtime::Handle as Executor;
 use simulator::What;
 use simulator::checks::{Check, LogChange, Violation, violation};
@@ -220,19 +220,24 @@ impl<A: App> Cluster<A> {
 }
 
 impl<A: App> World<A> {
-    /// Draws whether a node that is down will restart at another address. One node at a time does:
-    /// two that have moved would not find each other without a third.
+    /// Draws whether a node that is down will restart at another address. Two that have moved find
+    /// each other without a third only if their configurations list their peers; otherwise one node
+    /// at a time moves.
     fn moves(&mut self, node: usize) -> bool {
-        let others = self.hosts.iter();
-        let is_settled =
-            !others.clone().any(|host| host.is_elsewhere || host.is_leaving || host.is_rejoining);
+        let is_lost = |host: &Host<A>| host.is_elsewhere && !self.has_lists;
+        let mut all = self.hosts.iter();
+        let is_settled = !all.any(|host| is_lost(host) || host.is_leaving || host.is_rejoining);
         let Some(draw) = &mut self.moves else { return false };
         let moves = is_settled && !self.over && draw.below(MOVES_ONE_IN) == 0;
         let host = &mut self.hosts[node];
         if let (true, Some(moved)) = (moves, host.moves.checked_add(1)) {
             (host.moves, host.is_elsewhere) = (moved, true);
         }
-        host.is_elsewhere && moves
+        let elsewhere = self.hosts.iter().filter(|host| host.is_elsewhere).count();
+        if moves && elsewhere > 1 {
+            self.marks.hit("several nodes were at other addresses");
+        }
+        moves && self.hosts[node].is_elsewhere
     }
 
     /// Each unsynced sector is lost, kept or torn.

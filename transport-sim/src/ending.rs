@@ -6,7 +6,7 @@ use crate::cluster::Cluster;
 use crate::time::{now_us, sleep_us};
 use crate::watch::bytes_of;
 use crate::world::{self, World};
-use driver::ReadMode;
+use driver::Consistency;
 use raft::Index;
 use simulator::checks::{Check, Observer, Violation, violation};
 use simulator::ending::{
@@ -127,7 +127,7 @@ impl<A: App> Cluster<A> {
                 if !world.is_able() {
                     return Ok(false);
                 }
-                world.recovered()
+                world.recovered().and_then(|()| world.voters_are_set())
             };
             match recovered {
                 Ok(()) => {
@@ -201,8 +201,8 @@ impl<A: App> Cluster<A> {
         let committed = self.world().observer.committed_index();
         let mut states = Vec::new();
         for (id, handle) in self.healthy() {
-            let mode = ReadMode::Stale { max_age: Duration::MAX };
-            match handle.freeze(mode).await {
+            let consistency = Consistency::Stale { max_age: Duration::MAX };
+            match handle.freeze(consistency).await {
                 Ok(frozen) => states.push((id, committed, bytes_of(&frozen))),
                 Err(error) => {
                     let detail = format!("node {id}: {error}");

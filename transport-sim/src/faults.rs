@@ -123,8 +123,9 @@ impl<A: App> Cluster<A> {
             FaultKind::Wipe => self.wipe(node, down_us),
             FaultKind::Transfer => self.transfers(node, fault.amount),
             FaultKind::Replace => self.replaces(node),
-            // Layer 1 covers these.
-            FaultKind::Members | FaultKind::ClockBack => {}
+            FaultKind::Members => self.declares(fault.amount),
+            // Layer 1 covers it.
+            FaultKind::ClockBack => {}
             FaultKind::CrashWriting
             | FaultKind::CrashSending
             | FaultKind::Isolate
@@ -204,6 +205,13 @@ impl<A: App> Cluster<A> {
         if host.paused == 0 {
             drop(world);
             Executor::current().resume(id);
+        }
+    }
+
+    /// Lets an operator declare other voters, unless he is about to do so.
+    fn declares(&self, amount: u64) {
+        if !std::mem::replace(&mut self.world().declares_voters, true) {
+            self.shared.outside.spawn(self.clone().declare_voters(amount));
         }
     }
 

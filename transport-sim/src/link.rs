@@ -213,12 +213,15 @@ impl<A: App> Link<A> {
     ) -> (SimNet<A>, HttpTransport<SimNet<A>>) {
         let election_us = self.cluster.plan().election_us();
         let net = SimNet::new(self.cluster.clone(), self.node, self.life, machine, clock);
-        let (cluster, address) = {
+        let (cluster, mut addresses, has_lists) = {
             let world = self.cluster.world();
-            (world.cluster, world.peer_address(self.node).to_string())
+            (world.cluster, world.peer_addresses(), world.has_lists)
         };
         let mut config = TransportConfig::new(cluster, NodeId(self.node), self.incarnation);
-        config.peer_address = address;
+        config.peer_address = addresses.remove(&NodeId(self.node)).unwrap_or_default();
+        if has_lists {
+            config.listed = addresses;
+        }
         config.silence = config.silence.max(Duration::from_micros(election_us));
         self.cluster.mark("nodes talked over sockets");
         (net.clone(), HttpTransport::on(net, config, self.inbox))

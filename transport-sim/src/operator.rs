@@ -1,16 +1,21 @@
-//! An operator who replaces the disk of a member, whether it is lost or well: removes the member,
-//! and adds it again with its new data directory. If a member has restarted at another address, he
-//! declares that address. Goes on until it is done, whatever fails meanwhile.
+//! An operator who changes the membership.
 //!
-//! The quorums that the checks count stay right: a quorum of one node fewer is no smaller, and the
-//! same nodes are in it.
+//! He replaces the disk of a member, whether it is lost or well: removes the member, and adds it
+//! again with its new data directory. If a member has restarted at another address, he declares
+//! that address. Goes on until it is done, whatever fails meanwhile.
+//!
+//! He also declares other voters, from any set to any set. The members that do not vote are
+//! learners then. One such change that fails is not repeated.
 
 use crate::app::App;
 use crate::cluster::Cluster;
 use crate::time::sleep_us;
 use crate::world::{client_address, log_config};
-use raft::{Change, Incarnation, Member, Membership, NodeId};
+use driver::Handle;
+use raft::{Change, Incarnation, Index, Member, Membership, NodeId, Status};
 use simulator::checks::{Check, Violation};
+use simulator::plan::{MEMBERS_FORCED, MEMBERS_HURRIED};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use storage::Directory;
 
@@ -26,6 +31,11 @@ const EMPTIED_WITHIN_US: u64 = 2_000_000;
 const LOOK_US: u64 = 20_000;
 /// How long the operator waits for one change before looking again.
 const WAIT: Duration = Duration::from_secs(5);
+/// A change of the voters is given up after so many election timeouts, or after one if it is
+/// hurried: the end of a run waits for it.
+const CATCH_UP_ELECTIONS: u64 = 20;
+/// The fewest voters if a node may lose what it has stored: without it there is a quorum.
+const VOTERS_LEAST: usize = 3;
 
 impl<A: App> Cluster<A> {
     /// Whether the operator still works on the wipe with this number.
@@ -42,6 +52,9 @@ impl<A: App> Cluster<A> {
             let (mut members, mut voters) = (membership.members.clone(), membership.voters.clone());
             members.remove(&id);
             voters.remove(&id);
+            if voters.is_empty() {
+                voters = members.keys().copied().collect();
+            }
             Change::to(members, voters)
         };
         self.changed(node, wipe, gone, without).await
@@ -140,6 +153,59 @@ impl<A: App> Cluster<A> {
         }
     }
 
+    /// Declares other voters once there is a leader, as the amount of
+    /// [`FaultKind::Members`](simulator::plan::FaultKind::Members) says. Waits until they vote or
+    /// the change is given up.
+    pub(crate) async fn declare_voters(self, amount: u64) {
+        let mut has_begun = false;
+        while has_begun || !self.is_calm() {
+            sleep_us(LOOK_US).await;
+            if self.world().over {
+                return;
+            }
+            let Some(leader) = self.leader() else { continue };
+            let status = leader.status();
+            if !is_settled(&status.raft) {
+                continue;
+            }
+            if has_begun {
+                break;
+            }
+            let change = self.to_voters(&status.raft.membership, amount);
+            let Ok(begun) = leader.set_members(change.clone()).await else {
+                self.mark("a change of the voters was refused");
+                break;
+            };
+            has_begun = true;
+            self.mark("an operator declared other voters");
+            if self.is_set(&leader, begun, &change).await {
+                self.mark("other voters vote");
+            }
+        }
+        self.world().declares_voters = false;
+    }
+
+    /// The change to the voters that `amount` has a bit of.
+    fn to_voters(&self, membership: &Membership, amount: u64) -> Change {
+        let world = self.world();
+        let members = membership.members.clone();
+        let mut voters: BTreeSet<NodeId> =
+            members.keys().copied().filter(|id| amount >> id.0 & 1 == 1).collect();
+        let may_lose = world.plan.faults.iter().any(|fault| fault.kind.forgets());
+        let least = if may_lose { VOTERS_LEAST } else { 1 };
+        let mut others = members.keys().copied();
+        while voters.len() < least
+            && let Some(other) = others.next()
+        {
+            voters.insert(other);
+        }
+        let mut change = Change::to(members, voters);
+        change.force = amount & MEMBERS_FORCED > 0;
+        let elections = if amount & MEMBERS_HURRIED > 0 { 1 } else { CATCH_UP_ELECTIONS };
+        change.catch_up_ms = (elections * world.plan.election_us() / 1_000).max(1);
+        change
+    }
+
     /// Declares memberships, until the one that is committed at a serving leader `is_done`.
     async fn changed(
         &self,
@@ -153,9 +219,7 @@ impl<A: App> Cluster<A> {
             let Some(leader) = self.leader() else { continue };
             let status = leader.status();
             let membership = &status.raft.membership;
-            let is_settled =
-                !membership.is_changing() && status.raft.commit >= status.raft.membership_index;
-            if !is_settled {
+            if !is_settled(&status.raft) {
                 continue;
             }
             if is_done(membership) {
@@ -163,14 +227,19 @@ impl<A: App> Cluster<A> {
             }
             let change = next(membership);
             if let Ok(begun) = leader.set_members(change.clone()).await {
-                let set = leader.members_set(begun, &change);
-                if let Ok(Ok(index)) = madsim::time::timeout(WAIT, set).await {
-                    let answer = self.world().observer.change_is_done(&change, index);
-                    self.broken(answer.err());
-                }
+                self.is_set(&leader, begun, &change).await;
             }
         }
         false
+    }
+
+    /// Whether a change that has begun is soon done, as its leader says, which must be right.
+    async fn is_set(&self, leader: &Handle<A::Machine>, begun: Index, change: &Change) -> bool {
+        let set = leader.members_set(begun, change);
+        let Ok(Ok(index)) = madsim::time::timeout(WAIT, set).await else { return false };
+        let answer = self.world().observer.change_is_done(change, index);
+        self.broken(answer.err());
+        true
     }
 
     /// The incarnation that the node has drawn for its new directory, once it is durable.
@@ -190,4 +259,9 @@ impl<A: App> Cluster<A> {
             Directory::Member(member) => Some(member.who().incarnation()),
         }
     }
+}
+
+/// Whether a membership is committed and no change to it is in progress.
+fn is_settled(status: &Status) -> bool {
+    !status.membership.is_changing() && status.commit >= status.membership_index
 }

@@ -4,7 +4,7 @@ use crate::app::{App, Boot, Service, Started, Task};
 use crate::cluster::Cluster;
 use crate::time::{now_us, sleep_us};
 use bytes::Bytes;
-use driver::{Outcome as Known, ProposeError, ReadMode};
+use driver::{Consistency, Outcome as Known, ProposeError};
 use raft::NodeId;
 use simulator::Violation;
 use simulator::random::{Purpose, Stream};
@@ -75,7 +75,7 @@ impl App for Calls {
                             Err(_) => Reply::NotDone { leader: None },
                         },
                         ClientRequest::Query(query) => {
-                            match handle.read(query, ReadMode::Linearizable).await {
+                            match handle.read(query, Consistency::Linearizable).await {
                                 Ok(answer) => Reply::Done(answer),
                                 Err(_) => Reply::NotDone { leader: None },
                             }

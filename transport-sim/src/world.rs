@@ -36,6 +36,8 @@ pub(crate) const INCARNATION: u64 = 100;
 const SOCKETS_ONE_IN: u64 = 3;
 /// Of these runs, one in this many has nodes that restart at another address.
 const MOVES_ONE_IN: u64 = 2;
+/// Of those, one in this many has nodes whose configuration lists where their peers are.
+const LISTS_ONE_IN: u64 = 2;
 /// The port for clients, in the addresses of the membership.
 const CLIENT_PORT: u16 = 8080;
 /// Number of freed segments that a log keeps for reuse.
@@ -162,6 +164,8 @@ pub(crate) struct World<A: App> {
     pub clocks: Stream,
     /// Draws which nodes restart at another address; none if they keep theirs in this run.
     pub moves: Option<Stream>,
+    /// A node that starts has the present addresses of its peers in its configuration.
+    pub has_lists: bool,
     pub marks: Marks,
     pub violation: Option<Violation>,
     /// Proposals that were reported as certainly not done.
@@ -184,6 +188,8 @@ pub(crate) struct World<A: App> {
     pub streams: bool,
     /// Nodes use the product's transport on simulated sockets; `streams` has no effect then.
     pub sockets: bool,
+    /// The operator is about to declare other voters, or waits for them.
+    pub declares_voters: bool,
     pub calm: bool,
     /// Clients must stop.
     pub over: bool,
@@ -203,6 +209,7 @@ impl<A: App> World<A> {
         let sockets = Stream::new(seed, Purpose::Network, 2_003).below(SOCKETS_ONE_IN) == 0;
         let mut moves = Stream::new(seed, Purpose::Network, 2_004);
         let has_moves = sockets && moves.below(MOVES_ONE_IN) == 0;
+        let has_lists = has_moves && moves.below(LISTS_ONE_IN) == 0;
         World {
             cluster: CLUSTER,
             begun_us: 0,
@@ -219,6 +226,7 @@ impl<A: App> World<A> {
             calls: Stream::new(seed, Purpose::Network, 2_000),
             clocks: Stream::new(seed, Purpose::Network, 2_001),
             moves: has_moves.then_some(moves),
+            has_lists,
             marks: Marks::default(),
             violation: None,
             not_done: BTreeSet::new(),
@@ -232,6 +240,7 @@ impl<A: App> World<A> {
             messages: 0,
             streams: Stream::new(seed, Purpose::Network, 2_002).below(2) == 0,
             sockets,
+            declares_voters: false,
             calm: false,
             over: false,
             armed: BTreeMap::new(),
@@ -326,6 +335,17 @@ impl<A: App> World<A> {
         Ok(())
     }
 
+    /// Checks that no change to other voters is still in progress.
+    pub fn voters_are_set(&self) -> Result<(), Violation> {
+        match self.declares_voters {
+            true => {
+                let detail = format!("{:?}", self.observer.committed_membership());
+                violation(Check::DeclaredMembershipIsReachedInTheEnd, (), detail)
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Passes the readings of all clocks to the observer: whenever a node is checked, and before a
     /// wall clock is changed.
     pub fn pass_time(&mut self) {
@@ -341,6 +361,12 @@ impl<A: App> World<A> {
     /// The present address of a node for peers.
     pub fn peer_address(&self, node: u64) -> SocketAddr {
         peer_address(node, self.hosts[node as usize].moves)
+    }
+
+    /// The present addresses of all nodes for peers.
+    pub fn peer_addresses(&self) -> BTreeMap<NodeId, String> {
+        let ids = 0..self.plan.nodes;
+        ids.map(|id| (NodeId(id), self.peer_address(id).to_string())).collect()
     }
 
     pub fn link(&mut self, from: u64, to: u64) -> &mut Stream {

@@ -128,7 +128,7 @@ impl CoreLoop {
                 self.shared.calls_bytes.fetch_sub(request.len(), Ordering::Relaxed);
                 self.execute(now, request, done);
             }
-            CoreCall::Read { mode, read } => self.state.reads.add(mode, read),
+            CoreCall::Read { proof, read } => self.state.reads.add(proof, read),
             CoreCall::Campaign => self.node.campaign(now),
             CoreCall::Transfer { to, begun } => {
                 let taken = self.node.transfer(now, to);
@@ -177,12 +177,12 @@ impl CoreLoop {
         }
     }
 
-    /// Requests one read of the core for all reads of this turn that have the same mode. The clock
+    /// Requests one read of the core for all reads of this turn with the same kind of proof. The clock
     /// was read after they arrived: a lease that holds then confirms them.
     pub(super) fn ask_reads(&mut self, now: Now) {
         while let Some(batch) = self.state.reads.next(now) {
             count(&self.shared.metrics.read_rounds);
-            match self.node.read(now, batch.mode) {
+            match self.node.read(now, batch.proof) {
                 Ok(id) => self.state.reads.asked(id, batch),
                 Err(_) => self.state.reads.refused(batch.reads),
             }

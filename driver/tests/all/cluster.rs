@@ -6,7 +6,7 @@ use crate::support::{
 };
 use bytes::Bytes;
 use driver::{
-    AttemptError, DriverConfig, Handle, NotReady, Outcome, ProposeError, ReadError, ReadMode,
+    AttemptError, Consistency, DriverConfig, Handle, NotReady, Outcome, ProposeError, ReadError,
     StopReason, WaitError,
 };
 use raft::{Change, CommandNumber, Membership, NodeId, Term};
@@ -35,9 +35,9 @@ async fn what_is_proposed_to_the_leader_is_read_on_every_node() {
         add(leading, number).await;
     }
     for node in &nodes {
-        let sum = node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+        let sum = node.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
         assert_eq!(text(&sum), 5050);
-        assert_eq!(node.freeze(ReadMode::Lease).await.unwrap(), Counted(5050, 100));
+        assert_eq!(node.freeze(Consistency::Lease).await.unwrap(), Counted(5050, 100));
         node.wait_applied(CommandNumber(99), None).await.unwrap();
     }
     let follower = nodes.iter().find(|node| !node.status().raft.serving).unwrap();
@@ -52,7 +52,7 @@ async fn what_is_proposed_to_the_leader_is_read_on_every_node() {
             ProposeError::Stopped,
             "a node that has stopped says so"
         );
-        let read = node.read(Bytes::new(), ReadMode::Linearizable).await;
+        let read = node.read(Bytes::new(), Consistency::Linearizable).await;
         assert_eq!(read.unwrap_err(), ReadError::Stopped);
     }
 }
@@ -70,7 +70,7 @@ async fn nodes_without_threads_work_and_restart() {
             add(leading, number).await;
         }
         for node in &nodes {
-            let sum = node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+            let sum = node.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
             assert_eq!(text(&sum), 55 * (start + 1));
         }
         for node in &nodes {
@@ -94,7 +94,7 @@ async fn many_clients_share_writes_and_read_rounds() {
             tokio::spawn(async move {
                 for _ in 0..50 {
                     add(&node, 1).await;
-                    node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+                    node.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
                 }
             })
         })
@@ -102,7 +102,7 @@ async fn many_clients_share_writes_and_read_rounds() {
     for client in clients {
         client.await.unwrap();
     }
-    let sum = leading.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    let sum = leading.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 3200);
     let metrics = leading.metrics();
     assert_eq!(metrics.proposals, 3200);
@@ -128,7 +128,7 @@ async fn the_death_of_the_leader_loses_nothing_that_was_acknowledged() {
     let disk = &disks[dead.0 as usize - 1];
     disk.kill();
     let back = start(&network, disk, dead.0, NODES, |config| config.raft.campaign_at_start = false);
-    let sum = back.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    let sum = back.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 51);
 }
 
@@ -153,10 +153,10 @@ async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
     let short =
         old.propose_within(Bytes::from_static(b"100"), Duration::from_millis(20)).await.unwrap();
     assert_eq!(short.done.await, Err(Outcome::Unknown), "nobody can tell yet");
-    let read = old.read_within(Bytes::new(), ReadMode::Linearizable, Duration::from_millis(50));
+    let read = old.read_within(Bytes::new(), Consistency::Linearizable, Duration::from_millis(50));
     assert!(matches!(read.await, Err(ReadError::Timeout | ReadError::NoLeader)));
     // It still answers from old state if the read permits that.
-    let stale = ReadMode::Stale { max_age: Duration::MAX };
+    let stale = Consistency::Stale { max_age: Duration::MAX };
     assert_eq!(text(&old.read(Bytes::new(), stale).await.unwrap()), 1);
 
     let rest: Vec<_> = nodes.iter().filter(|node| node.status().raft.id != cut).collect();
@@ -165,7 +165,7 @@ async fn a_cut_off_leader_tells_the_truth_about_what_it_could_not_commit() {
     network.heal();
     assert_eq!(lost.done.await, Err(Outcome::NotDone));
     assert_eq!(waiting.await.unwrap(), Err(WaitError::Superseded));
-    let sum = old.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    let sum = old.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 1001);
     assert!(new.status().raft.term > Term(1));
 }
@@ -211,7 +211,7 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
     eventually("a snapshot", || leading.status().raft.snapshot.last.index.0 > 200).await;
     network.heal();
     let late = &nodes[behind as usize - 1];
-    let sum = late.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    let sum = late.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 300);
     assert_eq!(late.metrics().snapshots_received, 1);
 
@@ -228,7 +228,8 @@ async fn snapshots_free_the_log_and_bring_a_node_back_that_is_far_behind() {
     let nodes: Vec<_> =
         (1..=NODES).map(|id| start(&network, &disks[id as usize - 1], id, NODES, small)).collect();
     for node in &nodes {
-        let count = node.read(Bytes::from_static(b"count"), ReadMode::Linearizable).await.unwrap();
+        let count =
+            node.read(Bytes::from_static(b"count"), Consistency::Linearizable).await.unwrap();
         assert_eq!(text(&count), 300);
     }
 }
@@ -241,7 +242,7 @@ async fn what_is_more_than_the_limits_allow_is_refused_as_busy() {
         config.limits.reads_waiting_max = 1;
         config.limits.waiters_max = 1;
     });
-    let read = |timeout| node.read_within(Bytes::new(), ReadMode::Linearizable, timeout);
+    let read = |timeout| node.read_within(Bytes::new(), Consistency::Linearizable, timeout);
     let refused = tokio::select! {
         biased;
         taken = read(Duration::MAX) => panic!("{taken:?}"),
@@ -384,7 +385,7 @@ async fn a_full_disk_makes_the_node_read_only_until_there_is_room() {
     assert!(!node.status().serving());
     let refused = node.propose(Bytes::from_static(b"2")).await.unwrap_err();
     assert!(matches!(refused, ProposeError::ReadOnly { .. }), "{refused}");
-    let sum = node.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    let sum = node.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 0);
     breaking.send(None).unwrap();
     assert_eq!(text(&held_up.done.await.unwrap()), 1);
@@ -492,7 +493,7 @@ async fn a_leader_whose_disk_is_full_leaves_the_lead_to_others() {
     breaking.send(None).unwrap();
     assert_eq!(text(&held_up.done.await.unwrap()), 3);
     eventually("ready again", || sick.status().ready().is_ok()).await;
-    let sum = sick.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    let sum = sick.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 7);
 }
 
@@ -546,9 +547,9 @@ async fn a_follower_that_stores_nothing_refuses_commands() {
     eventually("read-only", || follower.status().read_only.is_some()).await;
     let refused = follower.execute(Bytes::from_static(b"2")).await.unwrap_err();
     assert!(matches!(&refused, AttemptError::Refused(ProposeError::ReadOnly { .. })), "{refused}");
-    let stale = follower.read(Bytes::new(), ReadMode::Linearizable).await;
+    let stale = follower.read(Bytes::new(), Consistency::Linearizable).await;
     assert_eq!(stale, Err(ReadError::ReadOnly));
-    let any_age = ReadMode::Stale { max_age: Duration::MAX };
+    let any_age = Consistency::Stale { max_age: Duration::MAX };
     assert_eq!(text(&follower.read(Bytes::new(), any_age).await.unwrap()), 0);
     breaking.send(None).unwrap();
     eventually("room", || follower.status().ready().is_ok()).await;
@@ -665,7 +666,7 @@ async fn a_snapshot_that_its_owner_cannot_read_is_taken_anew() {
     disk.damage(&path, 60, &[0xee; 4]);
     network.heal();
     let late = &nodes[behind as usize - 1];
-    let sum = late.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    let sum = late.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     assert_eq!(text(&sum), 300);
     assert!(late.metrics().snapshots_received >= 1, "{base} was damaged");
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{Counter, Network, add, eventually, leader, start, text};
 use bytes::Bytes;
-use driver::{DriverConfig, Handle, ReadMode};
+use driver::{Consistency, DriverConfig, Handle};
 use raft::LeaseConfig;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ async fn a_leader_with_a_lease_answers_its_own_reads_and_those_of_followers() {
         for attempt in 0.. {
             eventually("a lease", || leading.status().raft.lease).await;
             let before = leading.status().raft.counters.lease_reads;
-            let sum = node.read(Bytes::new(), ReadMode::Lease).await.unwrap();
+            let sum = node.read(Bytes::new(), Consistency::Lease).await.unwrap();
             assert_eq!(text(&sum), 7);
             next_status(leading).await;
             if leading.status().raft.counters.lease_reads > before {
@@ -44,7 +44,7 @@ async fn a_leader_with_a_lease_answers_its_own_reads_and_those_of_followers() {
     }
     // A linearizable read never counts a lease.
     let before = leading.status().raft.counters.lease_reads;
-    leading.read(Bytes::new(), ReadMode::Linearizable).await.unwrap();
+    leading.read(Bytes::new(), Consistency::Linearizable).await.unwrap();
     next_status(leading).await;
     assert_eq!(leading.status().raft.counters.lease_reads, before);
     for node in &nodes {
@@ -66,7 +66,8 @@ async fn a_leader_that_is_cut_off_has_no_lease_and_answers_nothing() {
     let rest: Vec<_> = nodes.iter().filter(|node| node.status().raft.id != id).collect();
     let next = leader(&rest).await;
     add(next, 1).await;
-    let read = leading.read_within(Bytes::new(), ReadMode::Lease, Duration::from_millis(300)).await;
+    let read =
+        leading.read_within(Bytes::new(), Consistency::Lease, Duration::from_millis(300)).await;
     assert!(read.is_err(), "another leader was elected, and has committed: {read:?}");
     eventually("no lease", || !leading.status().raft.lease).await;
     for node in &nodes {

@@ -2,7 +2,7 @@
 
 use crate::support::{Counter, Network, PATIENCE as TIMEOUT, eventually, leader, start, text};
 use bytes::Bytes;
-use driver::{AttemptError, Handle, ReadMode, SessionError, SessionNumber};
+use driver::{AttemptError, Consistency, Handle, SessionError, SessionNumber};
 use std::time::Duration;
 use storage::testing::MemDisk;
 
@@ -13,7 +13,7 @@ fn start_all(network: &Network, disks: &[MemDisk]) -> Vec<Handle<Counter>> {
 }
 
 async fn sum(node: &Handle<Counter>) -> u64 {
-    text(&node.read_within(Bytes::new(), ReadMode::Linearizable, TIMEOUT).await.unwrap())
+    text(&node.read_within(Bytes::new(), Consistency::Linearizable, TIMEOUT).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +108,7 @@ async fn a_node_whose_own_session_has_ended_forwards_in_another() {
     assert_eq!(text(&follower.execute(Bytes::from_static(b"1")).await.unwrap()), 1);
     // The session ends by the log's time. Others write meanwhile: time without entries before an
     // election would not count.
-    let stale = ReadMode::Stale { max_age: Duration::MAX };
+    let stale = Consistency::Stale { max_age: Duration::MAX };
     let time = async || text(&old.read(Bytes::from_static(b"time"), stale).await.unwrap());
     let ended = time().await + TTL.as_millis() as u64;
     while time().await <= ended {

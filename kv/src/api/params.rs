@@ -5,7 +5,7 @@
 
 use super::problem::Problem;
 use super::write::WAIT_MS;
-use driver::{ReadMode, SessionId, SessionNumber};
+use driver::{Consistency, SessionId, SessionNumber};
 use hyper::header::CONTENT_RANGE;
 use hyper::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
@@ -157,18 +157,22 @@ pub fn repeated(kind: &str, name: &str) -> Problem {
     Problem::malformed(format!("the {kind} {name} is given more than once"))
 }
 
-/// The mode of a read, from `consistency` and `max_age`. Default linearizable.
-pub fn of_read(query: Option<&str>) -> Result<ReadMode, Problem> {
-    let mut mode = None;
+/// The consistency of a read, from `consistency` and `max_age`. Default linearizable.
+pub fn of_read(query: Option<&str>) -> Result<Consistency, Problem> {
+    let mut consistency = None;
     let mut max_age = None;
     for (name, value) in pairs(query) {
-        if (name == "consistency" && mode.is_some()) || (name == "max_age" && max_age.is_some()) {
+        if (name == "consistency" && consistency.is_some())
+            || (name == "max_age" && max_age.is_some())
+        {
             return Err(repeated("parameter", &name));
         }
         match (&*name, &*value) {
-            ("consistency", "linearizable") => mode = Some(ReadMode::Linearizable),
-            ("consistency", "lease") => mode = Some(ReadMode::Lease),
-            ("consistency", "stale") => mode = Some(ReadMode::Stale { max_age: Duration::MAX }),
+            ("consistency", "linearizable") => consistency = Some(Consistency::Linearizable),
+            ("consistency", "lease") => consistency = Some(Consistency::Lease),
+            ("consistency", "stale") => {
+                consistency = Some(Consistency::Stale { max_age: Duration::MAX })
+            }
             ("consistency", other) => {
                 return Err(Problem::malformed(format!(
                     "consistency is {other:?}: expected linearizable, lease or stale"
@@ -178,9 +182,9 @@ pub fn of_read(query: Option<&str>) -> Result<ReadMode, Problem> {
             (name, _) => return Err(unknown(name)),
         }
     }
-    match (mode, max_age) {
-        (mode, None) => Ok(mode.unwrap_or(ReadMode::Linearizable)),
-        (Some(ReadMode::Stale { .. }), Some(max_age)) => Ok(ReadMode::Stale { max_age }),
+    match (consistency, max_age) {
+        (consistency, None) => Ok(consistency.unwrap_or(Consistency::Linearizable)),
+        (Some(Consistency::Stale { .. }), Some(max_age)) => Ok(Consistency::Stale { max_age }),
         (_, Some(_)) => Err(Problem::malformed("max_age is only for consistency=stale")),
     }
 }
@@ -222,9 +226,9 @@ mod tests {
 
     #[test]
     fn a_read_says_how_fresh_it_must_be() {
-        let stale = |max_age| ReadMode::Stale { max_age };
-        assert_eq!(of_read(None).unwrap(), ReadMode::Linearizable);
-        assert_eq!(of_read(Some("consistency=lease")).unwrap(), ReadMode::Lease);
+        let stale = |max_age| Consistency::Stale { max_age };
+        assert_eq!(of_read(None).unwrap(), Consistency::Linearizable);
+        assert_eq!(of_read(Some("consistency=lease")).unwrap(), Consistency::Lease);
         assert_eq!(of_read(Some("consistency=stale")).unwrap(), stale(Duration::MAX));
         let query = "max_age=500ms&consistency=stale";
         assert_eq!(of_read(Some(query)).unwrap(), stale(Duration::from_millis(500)));

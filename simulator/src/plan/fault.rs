@@ -186,11 +186,12 @@ kinds! {
     /// part of the write that is left proves that the batch was synced: otherwise nothing can tell
     /// such damage from a torn write.
     RotWriting = "rotw",
-    /// An operator declares a membership at the leader: all members stay, and the bits of `amount`
-    /// below [`MEMBERS_FORCED`] are the voters; all vote if there is no bit. Layer 1 only.
+    /// An operator declares a membership at the leader: all members stay, and those vote whose bit
+    /// of `amount` is set, of the bits below [`MEMBERS_FORCED`]. At least one votes, and three if
+    /// the plan has faults that lose data.
     Members = "members",
     /// An operator removes the node from the membership, wipes its disk, and adds it again with its
-    /// new incarnation. Layer 1 only.
+    /// new incarnation.
     Replace = "replace",
     /// The node's monotonic clock goes back after `amount` µs, to what it reads now, as if its
     /// virtual machine were moved. Its wall clock does not. Layer 1 only.

@@ -10,10 +10,11 @@ pub enum BootstrapError {
     /// directory.
     #[error(
         "this data directory is empty, but node {node} is already a member of a cluster, as node \
-         {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory. \
-         If it is the wrong directory, name the right one. Never put an older copy in its place: \
-         what it acknowledged since would be lost. If the disk was wiped, remove node {node} from \
-         the cluster, start it again as a node that joins, and add it"
+         {peer} at {peer_address} knows: its disk was wiped, or this is the wrong directory, or the \
+         id was given twice. If it is the wrong directory, name the right one. Never put an older \
+         copy in its place: what it acknowledged since would be lost. If the disk was wiped, remove \
+         node {node} from the cluster, start it again as a node that joins, and add it. If this is \
+         another node, give it an id of its own"
     )]
     Wiped {
         /// This node.

@@ -157,7 +157,9 @@ impl BootstrapService {
                     Some(known) if known.incarnation == from.incarnation => {
                         (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
                     }
-                    Some(_) if own.list.contains(&from.listed()) => {
+                    // The disk was lost, or the id was given to a second node. It joins at any
+                    // address, and is told so if it knows this member.
+                    Some(_) if own.list.contains(&from.listed()) || joins_here(&question, &own) => {
                         (StatusCode::CONFLICT, Vec::new())
                     }
                     _ if question.purpose == Purpose::Join(Some(*cluster)) => {
@@ -328,6 +330,11 @@ impl State {
     }
 }
 
+/// Whether the sender waits to be added, and its list has this node's exact entry.
+fn joins_here(question: &Question, own: &Own) -> bool {
+    matches!(question.purpose, Purpose::Join(_)) && question.list.contains(&own.founder.listed())
+}
+
 fn sorted(mut list: Vec<Listed>) -> Vec<Listed> {
     list.sort();
     list
@@ -444,7 +451,12 @@ mod tests {
         let (status, answer) = asked(&service, founder(2), &[0, 1, 2], Bootstrap);
         assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
         assert_eq!(asked(&service, founder(2), &[2], Join(None)), (403, None), "not added yet");
-        assert_eq!(asked(&service, wiped, &[0, 1], Join(None)), (409, None));
+        assert_eq!(asked(&service, wiped.clone(), &[0, 1], Join(None)), (409, None));
+        let moved = Founder { peer_address: "new:9080".to_owned(), ..wiped };
+        assert_eq!(asked(&service, moved.clone(), &[0, 1], Join(None)), (409, None));
+        assert_eq!(asked(&service, moved.clone(), &[1], Join(None)), (403, None), "a stranger");
+        let (status, answer) = asked(&service, moved, &[0, 1], Bootstrap);
+        assert!(status == 403 && matches!(answer, Some(Answer::Other(_))), "{answer:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::nodes::{Sum, TestNode, add, eventually, start, stop};
 use bytes::Bytes;
-use driver::{Frozen, Prefix, ReadMode, Replica, Transport, inbox};
+use driver::{Consistency, Frozen, Prefix, Replica, Transport, inbox};
 use raft::{
     Body, Incarnation, LogId, Member, Membership, Message, NodeId, Snapshot, SnapshotOffer, Term,
 };
@@ -262,7 +262,7 @@ async fn installed(node: &TestNode) {
     eventually("it is restored", async || {
         assert_eq!(node.handle.status().stopped, None, "the state is understood");
         let query = Bytes::new();
-        let sum = node.handle.read(query, ReadMode::Stale { max_age: Duration::MAX }).await;
+        let sum = node.handle.read(query, Consistency::Stale { max_age: Duration::MAX }).await;
         sum.is_ok_and(|sum| *sum == SUM.to_le_bytes())
     })
     .await;

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use driver::{ReadError, ReadMode};
+use driver::{Consistency, ReadError};
 use hyper::{StatusCode, Uri};
 use raft::CommandNumber;
 use serde_json::json as value;
@@ -55,9 +55,9 @@ pub(super) fn reply_commit(app: &App, number: CommandNumber, record: &Record) ->
 }
 
 pub(super) async fn commit(app: &App, number: CommandNumber) -> Result<Found, Response> {
-    let mode = ReadMode::Stale { max_age: Duration::MAX };
+    let consistency = Consistency::Stale { max_age: Duration::MAX };
     let ticket = app.answers.ticket();
-    let answer = app.handle.read(Query::Commit(number).encode(&ticket), mode).await;
+    let answer = app.handle.read(Query::Commit(number).encode(&ticket), consistency).await;
     match Received::decode(answer.map_err(|error| refused_read(&error))?, &ticket) {
         Received::Commit(record) => Ok(Found::Commit(record)),
         Received::Compacted(first) => {
@@ -88,7 +88,7 @@ async fn try_get_commits_since(app: Arc<App>, uri: &Uri) -> Answer {
         app.pressure.raise();
         busy("too many listings are under way")
     })?;
-    let frozen = app.handle.freeze_within(ReadMode::Linearizable, LISTING_TIMEOUT).await;
+    let frozen = app.handle.freeze_within(Consistency::Linearizable, LISTING_TIMEOUT).await;
     let state = frozen.map_err(|error| match error {
         ReadError::Busy => busy(&error.to_string()),
         _ => refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),

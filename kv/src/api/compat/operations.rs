@@ -16,7 +16,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use driver::{AttemptError, ProposeError, ReadMode, SessionError};
+use driver::{AttemptError, Consistency, ProposeError, SessionError};
 use hyper::HeaderMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +107,7 @@ async fn try_get(app: &App, body: Body) -> Answer {
     }
     let ticket = app.answers.ticket();
     let query = Query::Value(&key).encode(&ticket);
-    let answer = app.handle.read_within(query, ReadMode::Linearizable, timeout).await;
+    let answer = app.handle.read_within(query, Consistency::Linearizable, timeout).await;
     let answer = answer.map_err(|error| refused_read(&error))?;
     let value = match Received::decode(answer, &ticket) {
         Received::Value(_, value) => Some(value),

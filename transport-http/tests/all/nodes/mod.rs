@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use driver::{
-    ApplyContext, DriverConfig, Frozen, Handle, LogTime, ReadMode, RestoreError, StateMachine,
+    ApplyContext, Consistency, DriverConfig, Frozen, Handle, LogTime, RestoreError, StateMachine,
     TokioClock,
 };
 use quorate::assembly::{Assembled, Parts};
@@ -166,7 +166,7 @@ pub async fn add(nodes: &[TestNode], bytes: usize) -> u64 {
 }
 
 pub async fn read(node: &TestNode) -> Option<u64> {
-    let sum = node.handle.read(Bytes::new(), ReadMode::Linearizable).await.ok()?;
+    let sum = node.handle.read(Bytes::new(), Consistency::Linearizable).await.ok()?;
     Some(u64::from_le_bytes(sum[..].try_into().ok()?))
 }
 
