@@ -14,16 +14,20 @@ const OWN: u64 = 64;
 pub(crate) const OVERFLOW: u64 = 48;
 /// Connections to the leader, to ask it for its view of the cluster.
 pub(crate) const ASKING: usize = 8;
+/// Connections to new nodes and to members that have moved, one for each declaration of members
+/// that is being checked.
+pub(crate) const DECLARING: usize = 4;
 /// One descriptor in this many is for connections from peers.
 const PART: u64 = 8;
 /// The least number of descriptors for connections from peers.
 const PART_MIN: u64 = 16;
 /// The least number of client connections.
 const CLIENTS_MIN: u64 = 8;
+/// All that is not for clients or connections from peers.
+const RESERVE: u64 = OWN + OVERFLOW + (ASKING + DECLARING) as u64;
 /// The least limit with which a node does not run out of descriptors: the sum of all these, of
 /// which the connections from peers are a part.
-pub(crate) const LEAST: u64 =
-    ((OWN + OVERFLOW + ASKING as u64 + CLIENTS_MIN) * PART).div_ceil(PART - 1);
+pub(crate) const LEAST: u64 = ((RESERVE + CLIENTS_MIN) * PART).div_ceil(PART - 1);
 
 /// Raises the soft limit on file descriptors to the hard limit. If that fails, the limit stays as
 /// it was.
@@ -55,8 +59,7 @@ impl Share {
     fn of(descriptors: u64, clients_max: usize) -> Share {
         let part = (descriptors / PART).max(PART_MIN);
         let peers = part.min(transport_http::PEER_CONNECTIONS_MAX as u64);
-        let reserve = OWN + OVERFLOW + ASKING as u64 + peers;
-        let clients = descriptors.saturating_sub(reserve);
+        let clients = descriptors.saturating_sub(RESERVE + peers);
         Share {
             clients: usize::try_from(clients).unwrap_or(usize::MAX).min(clients_max),
             peers: peers as usize,
@@ -72,8 +75,8 @@ mod tests {
     fn all_shares_together_are_within_the_limit() {
         for descriptors in [LEAST, 160, 256, 1024, 4096, 1 << 20] {
             let share = Share::of(descriptors, usize::MAX);
-            let all = share.clients + share.peers + ASKING;
-            assert!(all as u64 + OWN + OVERFLOW <= descriptors, "{descriptors}: {share:?}");
+            let all = (share.clients + share.peers) as u64 + RESERVE;
+            assert!(all <= descriptors, "{descriptors}: {share:?}");
             assert!(share.clients >= 8, "{share:?}");
         }
         assert_eq!(Share::of(1 << 20, 4096).clients, 4096);

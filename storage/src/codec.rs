@@ -25,6 +25,10 @@ pub const VERSION: u8 = 5;
 /// not with its encoded one: a `u64` of one encoded byte counts as 8.
 pub const DECODED_BYTES_MAX: usize = 256 << 20;
 
+/// What [`decode_sparingly`] may allocate in addition to the length of its input: the entries of an
+/// append take up to three times their encoded size.
+pub const SPARE_BYTES: usize = 16 << 20;
+
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
@@ -68,7 +72,26 @@ pub struct EncodeError(String);
 
 /// Decodes a value from all of `bytes`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (value, read) = bincode::serde::decode_from_slice(bytes, CONFIG)
+    decode_within::<T, DECODED_BYTES_MAX>(bytes)
+}
+
+/// Like [`decode`], for input that nobody vouches for: it allocates at most about
+/// [`SPARE_BYTES`] more than the input has. Many small values, such as the members of thousands of
+/// memberships, could otherwise take 30 times the memory of the input.
+pub fn decode_sparingly<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    const MIB: usize = 1 << 20;
+    // The limit is a part of the decoder's type.
+    match bytes.len() + SPARE_BYTES {
+        ..=0x140_0000 => decode_within::<T, { 20 * MIB }>(bytes),
+        ..=0x200_0000 => decode_within::<T, { 32 * MIB }>(bytes),
+        ..=0x400_0000 => decode_within::<T, { 64 * MIB }>(bytes),
+        _ => decode_within::<T, { 96 * MIB }>(bytes),
+    }
+}
+
+fn decode_within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let config = bincode::config::standard().with_limit::<LIMIT>();
+    let (value, read) = bincode::serde::decode_from_slice(bytes, config)
         .map_err(|error| DecodeError::Malformed(error.to_string()))?;
     if read < bytes.len() {
         return Err(DecodeError::LeftOver(bytes.len() - read));
@@ -167,6 +190,23 @@ mod tests {
         encode(&numbers, &mut bytes);
         assert!(decode::<Vec<u64>>(&bytes).is_err());
         assert!(decode_unlimited::<Vec<u64>>(&bytes).unwrap() == numbers);
+    }
+
+    #[test]
+    fn sparing_limits_grow_with_the_input() {
+        let encoded = |numbers: &Vec<u64>| {
+            let mut bytes = Vec::new();
+            encode(numbers, &mut bytes);
+            bytes
+        };
+        // One byte each in the input, eight in memory.
+        for (count, is_decoded) in [(2 << 20, true), (3 << 20, false), (60 << 20, false)] {
+            let bytes = encoded(&vec![7; count]);
+            assert_eq!(decode_sparingly::<Vec<u64>>(&bytes).is_ok(), is_decoded, "{count}");
+        }
+        let mut bytes = Vec::new();
+        encode(&vec![7_u8; 64 << 20], &mut bytes);
+        assert!(decode_sparingly::<bytes::Bytes>(&bytes).is_ok(), "a large command");
     }
 
     #[test]

@@ -2,51 +2,77 @@
 //!
 //! A frame that is not complete holds memory, and the peer chooses how much. Each connection has an
 //! allowance of its own, enough for the usual frames. Anything beyond it comes out of a budget that
-//! all connections share. If the budget is used up, the stream that needs more is closed. Waiting
-//! for memory instead could block all streams.
+//! all members' connections share. If the budget is used up, the stream that needs more is closed.
+//! Waiting for memory instead could block all streams.
+//!
+//! Anybody can connect as a node that is no member as far as this node knows, and such a node may
+//! be the leader, if this node's membership is old. So these strangers are heard, and have a budget
+//! of their own. What they send is decoded by another thread, with little memory beyond its length,
+//! and only so many bytes in a second: a message of many small values takes the time of a hundred
+//! usual ones.
 
 use crate::frame::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
 use crate::net::{Deadline, Net};
+use crate::places::Place;
+use crate::shared::Shared;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use raft::Message;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use storage::codec::{self, DecodeError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Unfinished bytes that each connection may hold without the shared budget. Larger than the usual
 /// append.
 pub(crate) const UNFINISHED_OWN_BYTES: usize = 1 << 20;
-/// Unfinished bytes beyond [`UNFINISHED_OWN_BYTES`], for all connections together.
+/// Unfinished bytes beyond [`UNFINISHED_OWN_BYTES`], for the connections of all members together.
 pub(crate) const UNFINISHED_SHARED_BYTES: usize = 128 << 20;
+/// The same for all strangers: one of the largest frames.
+const UNFINISHED_STRANGERS_BYTES: usize = FRAME_BYTES_MAX;
+/// The bytes of messages of all strangers that are decoded in a second. Each connection has an
+/// equal share.
+const STRANGERS_BYTES_PER_SECOND: u64 = 4 << 20;
+/// A message of a stranger counts for so many bytes more than it has.
+const MESSAGE_BYTES: u64 = 256;
+/// A stranger's message of more bytes is decoded by another thread.
+const INLINE_BYTES_MAX: usize = 16 << 10;
+/// A stranger that may send on after a shorter time sends on at once, and waits later.
+const PAUSE_LEAST: Duration = Duration::from_millis(5);
 /// After this many frames the other tasks of the thread run. Keep-alives wait for nothing, so a
 /// peer that sends nothing else could otherwise keep the core's thread to itself.
 const FRAMES_PER_TURN: u32 = 64;
 /// The most time from the first byte of a frame to its last, even if bytes keep arriving.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The shared budget for unfinished frames: [`UNFINISHED_SHARED_BYTES`] at the start.
-#[derive(Clone, Debug)]
-pub(crate) struct Budget(Arc<Semaphore>);
+/// The budgets for unfinished frames: all of it is free at the start.
+#[derive(Debug)]
+pub(crate) struct Budgets {
+    members: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
 
-impl Default for Budget {
+impl Default for Budgets {
     fn default() -> Self {
-        Budget(Arc::new(Semaphore::new(UNFINISHED_SHARED_BYTES)))
+        Budgets {
+            members: Arc::new(Semaphore::new(UNFINISHED_SHARED_BYTES)),
+            strangers: Arc::new(Semaphore::new(UNFINISHED_STRANGERS_BYTES)),
+        }
     }
 }
 
-/// One connection's share of the budget. Dropping it returns the bytes.
-#[derive(Debug)]
+/// One connection's share of a budget. Dropping it returns the bytes.
+#[derive(Debug, Default)]
 struct Share {
-    budget: Budget,
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl Share {
-    /// Grows or shrinks the share to what a connection with `bytes` buffered needs. Returns false
-    /// if the budget is used up.
-    fn fit(&mut self, bytes: usize) -> bool {
+    /// Grows or shrinks the share to what a connection with `bytes` buffered needs. It grows out of
+    /// `budget`, and stays with the one that it began with. Returns false if that is used up.
+    fn fit(&mut self, bytes: usize, budget: &Arc<Semaphore>) -> bool {
         let needed = bytes.saturating_sub(UNFINISHED_OWN_BYTES);
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if needed <= held {
@@ -56,7 +82,8 @@ impl Share {
             return true;
         }
         let Ok(more) = u32::try_from(needed - held) else { return false };
-        match self.budget.0.clone().try_acquire_many_owned(more) {
+        let budget = self.held.as_ref().map_or(budget, OwnedSemaphorePermit::semaphore);
+        match budget.clone().try_acquire_many_owned(more) {
             Ok(permit) => {
                 match &mut self.held {
                     Some(held) => held.merge(permit),
@@ -75,24 +102,79 @@ pub(crate) struct FrameReader<N: Net> {
     deadline: Deadline<N>,
     body: Incoming,
     decoder: FrameDecoder,
-    share: Share,
+    /// The other end, of a connection that has come in.
+    guest: Option<Guest<N>>,
     silence: Duration,
     /// The number of frames read, modulo 2^32.
     given: u32,
 }
 
+/// The other end of a connection that has come in.
+struct Guest<N: Net> {
+    shared: Arc<Shared<N>>,
+    place: Arc<Place>,
+    share: Share,
+    is_stranger: bool,
+    /// How long it has to wait until its next message is decoded, as a stranger.
+    owed: Duration,
+}
+
+impl<N: Net> Guest<N> {
+    /// Whether it is no member. It may become one.
+    fn is_stranger(&mut self) -> bool {
+        if self.is_stranger
+            && let Some((node, incarnation)) = self.place.who()
+        {
+            self.is_stranger = !self.shared.is_member(node, incarnation);
+        }
+        self.is_stranger
+    }
+
+    /// Waits until a message of a stranger may be decoded.
+    async fn pace(&mut self, bytes: usize) {
+        let cost = (bytes as u64 + MESSAGE_BYTES) * self.place.strangers().max(1) as u64;
+        self.owed += Duration::from_micros(cost * 1_000_000 / STRANGERS_BYTES_PER_SECOND);
+        if self.owed >= PAUSE_LEAST {
+            self.shared.net.sleep(std::mem::take(&mut self.owed)).await;
+        }
+    }
+}
+
 impl<N: Net> FrameReader<N> {
-    /// If no byte arrives for `silence`, reading ends with [`FrameError::Silent`].
-    pub fn new(net: &N, body: Incoming, silence: Duration, budget: Budget) -> Self {
-        let share = Share { budget, held: None };
+    /// Reads the answer of a peer that this node has dialled: keep-alives. If no byte arrives for
+    /// `silence`, reading ends with [`FrameError::Silent`].
+    pub fn of_an_answer(net: &N, body: Incoming, silence: Duration) -> Self {
         let (net, deadline) = (net.clone(), Deadline::new(net.clone()));
         let decoder = FrameDecoder::default();
-        FrameReader { net, deadline, body, decoder, share, silence, given: 0 }
+        FrameReader { net, deadline, body, decoder, guest: None, silence, given: 0 }
+    }
+
+    /// Reads what comes on an incoming connection.
+    pub fn of_a_request(
+        shared: &Arc<Shared<N>>,
+        place: &Arc<Place>,
+        body: Incoming,
+        silence: Duration,
+    ) -> Self {
+        let (shared, place) = (shared.clone(), place.clone());
+        let reader = FrameReader::of_an_answer(&shared.net, body, silence);
+        let (share, owed) = (Share::default(), Duration::ZERO);
+        let guest = Guest { shared, place, share, is_stranger: true, owed };
+        FrameReader { guest: Some(guest), ..reader }
+    }
+
+    /// Grows or shrinks the share of a budget to what `bytes` buffered bytes need. Returns false if
+    /// there is no room.
+    fn fits(&mut self, bytes: usize) -> bool {
+        let Some(guest) = &mut self.guest else { return bytes <= UNFINISHED_OWN_BYTES };
+        let is_stranger = guest.is_stranger();
+        let budgets = &guest.shared.budgets;
+        guest.share.fit(bytes, if is_stranger { &budgets.strangers } else { &budgets.members })
     }
 
     async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
         // The caller is done with the previous frame, so only buffered bytes count.
-        self.share.fit(self.decoder.len());
+        self.fits(self.decoder.len());
         let mut begun = (!self.decoder.is_empty()).then(|| self.net.now());
         loop {
             let taken = match is_first {
@@ -114,7 +196,7 @@ impl<N: Net> FrameReader<N> {
                 Err(_) => return Err(FrameError::Silent(self.silence)),
                 Ok(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { continue };
-                    if !self.share.fit(self.decoder.len() + data.len()) {
+                    if !self.fits(self.decoder.len() + data.len()) {
                         return Err(FrameError::NoRoom);
                     }
                     self.decoder.push(&data);
@@ -150,6 +232,19 @@ impl<N: Net> Frames for FrameReader<N> {
     async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
         self.next_of(false).await
     }
+
+    async fn message(&mut self, frame: Bytes) -> Result<Message, DecodeError> {
+        let Some(guest) = &mut self.guest else { return codec::decode(&frame) };
+        if !guest.is_stranger() {
+            return codec::decode(&frame);
+        }
+        guest.pace(frame.len()).await;
+        if frame.len() <= INLINE_BYTES_MAX {
+            return codec::decode_sparingly(&frame);
+        }
+        let decoded = self.net.run(move || codec::decode_sparingly(&frame)).await;
+        decoded.unwrap_or_else(|| Err(DecodeError::Malformed("this node is stopping".to_owned())))
+    }
 }
 
 #[cfg(test)]
@@ -158,15 +253,18 @@ mod tests {
 
     #[test]
     fn unfinished_frames_share_a_budget_beyond_what_each_connection_may_hold() {
-        let budget = Budget::default();
-        let share = || Share { budget: budget.clone(), held: None };
-        let (mut large, mut other, mut small) = (share(), share(), share());
-        assert!(large.fit(UNFINISHED_OWN_BYTES + UNFINISHED_SHARED_BYTES));
-        assert!(!other.fit(UNFINISHED_OWN_BYTES + 1), "the budget is used up");
-        assert!(small.fit(UNFINISHED_OWN_BYTES), "usual frames pass");
-        assert!(large.fit(UNFINISHED_OWN_BYTES + 10));
-        assert!(other.fit(UNFINISHED_OWN_BYTES + UNFINISHED_SHARED_BYTES - 10));
+        let Budgets { members, strangers } = &Budgets::default();
+        let (mut large, mut other, mut small) =
+            (Share::default(), Share::default(), Share::default());
+        assert!(large.fit(UNFINISHED_OWN_BYTES + UNFINISHED_SHARED_BYTES, members));
+        assert!(!other.fit(UNFINISHED_OWN_BYTES + 1, members), "the budget is used up");
+        assert!(small.fit(UNFINISHED_OWN_BYTES, members), "usual frames pass");
+        assert!(small.fit(UNFINISHED_OWN_BYTES + 1, strangers), "strangers have their own");
+        assert!(large.fit(UNFINISHED_OWN_BYTES + 10, members));
+        assert!(other.fit(UNFINISHED_OWN_BYTES + UNFINISHED_SHARED_BYTES - 10, members));
         drop(other);
-        assert_eq!(budget.0.available_permits(), UNFINISHED_SHARED_BYTES - 10);
+        assert_eq!(members.available_permits(), UNFINISHED_SHARED_BYTES - 10);
+        assert!(small.fit(UNFINISHED_OWN_BYTES + 2, members), "it has become a member's");
+        assert_eq!(strangers.available_permits(), UNFINISHED_STRANGERS_BYTES - 2);
     }
 }

@@ -17,7 +17,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use raft::Message;
 use std::future::Future;
 use std::time::Duration;
-use storage::codec;
+use storage::codec::{self, DecodeError};
 
 /// The most bytes in the content of one frame. The core limits the size of an append, but one entry
 /// always fits into it. This limit is above the largest command that a node may be configured to
@@ -77,6 +77,14 @@ pub trait Frames: Send {
     fn first(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
     /// Reads the next frame, keep-alives included; `None` at the end of the stream.
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
+    /// Decodes the message that is the content of a frame. A source that knows nothing of the
+    /// sender need not do more than this.
+    fn message(
+        &mut self,
+        frame: Bytes,
+    ) -> impl Future<Output = Result<Message, DecodeError>> + Send {
+        std::future::ready(codec::decode(&frame))
+    }
 }
 
 /// Appends the first frame of a stream.

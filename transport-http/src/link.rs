@@ -279,8 +279,7 @@ async fn stream_on<N: Net>(
         report(|| tracing::debug!(%peer, address, "connected"));
         connected();
         // The response body consists of keep-alives, for as long as the peer is up.
-        let budget = shared.budget.clone();
-        let mut signs = FrameReader::new(net, answer.into_body(), silence, budget);
+        let mut signs = FrameReader::of_an_answer(net, answer.into_body(), silence);
         loop {
             match signs.next().await {
                 // The first frame shows that a raft node answers; its hello was accepted before.

@@ -6,10 +6,10 @@
 //! them. A peer introduces itself within milliseconds. So a flood of idle connections displaces
 //! itself, and not the peers.
 
-use raft::NodeId;
+use raft::{Incarnation, NodeId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -57,6 +57,7 @@ pub(crate) struct Place {
     places: Places,
     number: u64,
     kind: Mutex<Kind>,
+    who: OnceLock<(NodeId, Incarnation)>,
     end: Arc<Notify>,
 }
 
@@ -99,7 +100,8 @@ impl Places {
         let (number, end) = (taken.next, Arc::<Notify>::default());
         taken.next += 1;
         taken.unknown.insert(number, Unknown { from: network_of(from), end: end.clone() });
-        Place { places: self.clone(), number, kind: Mutex::new(Kind::Unknown), end }
+        let (places, kind) = (self.clone(), Mutex::new(Kind::Unknown));
+        Place { places, number, kind, who: OnceLock::new(), end }
     }
 }
 
@@ -173,6 +175,22 @@ impl Place {
         }
         taken.unknown.remove(&self.number);
         true
+    }
+
+    /// Records what the connection says that it is.
+    pub fn name(&self, node: NodeId, incarnation: Incarnation) {
+        // It says so once.
+        let _ = self.who.set((node, incarnation));
+    }
+
+    /// What the connection says that it is, once it has a slot as that.
+    pub fn who(&self) -> Option<(NodeId, Incarnation)> {
+        self.who.get().copied()
+    }
+
+    /// The number of connections of nodes that were no members when they introduced themselves.
+    pub fn strangers(&self) -> usize {
+        self.places.lock().strangers
     }
 
     /// Whether the connection has introduced itself.

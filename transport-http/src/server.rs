@@ -124,6 +124,7 @@ impl<N: Net> Listener<N> {
     /// Records that the peer has introduced itself. An error if there is no slot for it.
     fn introduce(&self, place: &Place, hello: &Hello) -> Result<(), Denied> {
         if place.introduce(hello.from, self.is_member(hello)) {
+            place.name(hello.from, hello.incarnation);
             return Ok(());
         }
         Err((StatusCode::SERVICE_UNAVAILABLE, "too many connections of this node".to_owned()))
@@ -222,8 +223,7 @@ async fn answer<N: Net>(
             Some(shared),
         ) => {
             let body = request.into_body();
-            let frames =
-                FrameReader::new(&shared.net, body, SNAPSHOT_SILENCE, shared.budget.clone());
+            let frames = FrameReader::of_a_request(&shared, place, body, SNAPSHOT_SILENCE);
             let introduce = |hello: &Hello| listener.introduce(place, hello).is_ok();
             let answered = match path {
                 "/raft/v1/snapshot" => snapshot::receive(&shared, frames, introduce)
@@ -283,8 +283,9 @@ async fn stream<N: Net>(
     listener: &Listener<N>,
     shared: Arc<Shared<N>>,
 ) -> Result<Answer, Denied> {
-    let (net, budget) = (shared.net.clone(), shared.budget.clone());
-    let mut frames = FrameReader::new(&net, request.into_body(), shared.config.silence, budget);
+    let net = shared.net.clone();
+    let (body, silence) = (request.into_body(), shared.config.silence);
+    let mut frames = FrameReader::of_a_request(&shared, place, body, silence);
     let Ok(Some(first)) = frames.first().await else {
         return Err((StatusCode::BAD_REQUEST, "no first frame".to_owned()));
     };

@@ -1,6 +1,6 @@
 //! The state that the tasks of a transport share: its peers, its counters, and its machine.
 
-use crate::body::Budget;
+use crate::body::Budgets;
 use crate::config::TransportConfig;
 use crate::dial::Names;
 use crate::frame::FrameError;
@@ -54,7 +54,7 @@ pub(crate) struct Shared<N> {
     cut: Mutex<BTreeSet<NodeId>>,
     any_cut: AtomicBool,
     pub names: Names<N>,
-    pub budget: Budget,
+    pub budgets: Budgets,
     pub counters: Counters,
     /// The recent reports of failed snapshot transfers, per peer.
     failed: Mutex<BTreeMap<NodeId, Repeats>>,
@@ -236,7 +236,7 @@ impl<N: Net> Shared<N> {
             contact: Notify::new(),
             cut: Mutex::default(),
             any_cut: AtomicBool::new(false),
-            budget: Budget::default(),
+            budgets: Budgets::default(),
             counters: Counters::default(),
             failed: Mutex::default(),
             members_changed: Notify::new(),

@@ -53,7 +53,7 @@ pub async fn receive_messages(
         if frame.is_empty() {
             continue;
         }
-        let message: raft::Message = match storage::codec::decode(&frame) {
+        let message = match frames.message(frame).await {
             Ok(message) => message,
             Err(error) => return StreamEnded::Malformed(error),
         };

@@ -408,6 +408,7 @@ impl<A: App> Cluster<A> {
 fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64) -> Config {
     let mut config = Config::new(NodeId(id), incarnation, life);
     config.seed = seed;
+    config.priority = swarm.priority(id);
     config.heartbeat_ticks = swarm.heartbeat_ticks;
     config.election_ticks = swarm.election_ticks;
     config.append_bytes_max = swarm.append_bytes as usize;

@@ -6,7 +6,7 @@ use crate::cluster::Cluster;
 use crate::time::{now_us, sleep_us};
 use crate::watch::bytes_of;
 use crate::world::{self, World};
-use driver::Consistency;
+use driver::{Consistency, Handle};
 use raft::Index;
 use simulator::checks::{Check, Observer, Violation, violation};
 use simulator::ending::{
@@ -159,13 +159,23 @@ impl<A: App> Cluster<A> {
     }
 
     async fn stay_quiet(&self) -> Result<(), Violation> {
-        let leader = self.world().observer.latest_leader();
+        let mut leader = self.world().observer.latest_leader();
         let until_us = now_us() + QUIET_TIMEOUTS * self.world().timeout_us();
         while now_us() < until_us {
             sleep_us(LOOK_US).await;
             self.no_storm()?;
             self.few_wait()?;
-            self.world().leads_still(leader)?;
+            let world = self.world();
+            let now = world.observer.latest_leader();
+            // A node that has failed as a leader is not preferred for a while.
+            match world.priority(now) > world.priority(leader) {
+                true => leader = now,
+                false => world.leads_still(leader)?,
+            }
+        }
+        let gave_way = |handle: &Handle<A::Machine>| handle.status().raft.counters.gave_way > 0;
+        if self.healthy().iter().any(|(_, handle)| gave_way(handle)) {
+            self.mark("a leader gave way to a preferred node");
         }
         if self.world().leaders_changed() {
             self.mark("leaders changed");

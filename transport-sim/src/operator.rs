@@ -57,7 +57,12 @@ impl<A: App> Cluster<A> {
             }
             Change::to(members, voters)
         };
-        self.changed(node, wipe, gone, without).await
+        // A change that waits for the disk that is lost.
+        let in_vain = |membership: &Membership| {
+            let target = membership.target.as_ref().filter(|_| !membership.is_joint());
+            target.is_some_and(|target| target.voters.contains(&id))
+        };
+        self.changed(node, wipe, gone, without, in_vain).await
     }
 
     /// Replaces a member that is well. It has to stop by itself once it is removed, and again each
@@ -115,7 +120,7 @@ impl<A: App> Cluster<A> {
             voters.insert(id);
             Change::to(members, voters)
         };
-        if self.changed(node, wipe, votes, with).await {
+        if self.changed(node, wipe, votes, with, |_| false).await {
             let mut world = self.world();
             world.hosts[node].is_stranger = false;
             world.marks.hit("a wiped node was added again");
@@ -147,7 +152,7 @@ impl<A: App> Cluster<A> {
             }
             Change::to(members, voters)
         };
-        if self.changed(node, wipe, is_declared, with).await {
+        if self.changed(node, wipe, is_declared, with, |_| false).await {
             self.mark("the new address of a node was declared");
             self.world().hosts[node].is_elsewhere = false;
         }
@@ -206,19 +211,28 @@ impl<A: App> Cluster<A> {
         change
     }
 
-    /// Declares memberships, until the one that is committed at a serving leader `is_done`.
+    /// Declares memberships, until the one that is committed at a serving leader `is_done`. Gives
+    /// up a change that is `in_vain`.
     async fn changed(
         &self,
         node: usize,
         wipe: u64,
         is_done: impl Fn(&Membership) -> bool,
         next: impl Fn(&Membership) -> Change,
+        in_vain: impl Fn(&Membership) -> bool,
     ) -> bool {
         while self.is_at_work(node, wipe) {
             sleep_us(LOOK_US).await;
             let Some(leader) = self.leader() else { continue };
             let status = leader.status();
             let membership = &status.raft.membership;
+            if in_vain(membership) {
+                let before = membership.given_up();
+                let given_up = leader.set_members(Change::to(before.members, before.voters)).await;
+                if given_up.is_ok() {
+                    self.mark("a change was given up");
+                }
+            }
             if !is_settled(&status.raft) {
                 continue;
             }

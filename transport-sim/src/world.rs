@@ -13,7 +13,7 @@ use crate::store::Slot;
 use crate::time::now_us;
 use driver::{Clock as _, Handle, Inbox};
 use madsim::runtime::NodeHandle;
-use raft::{Incarnation, Index, LogId, Member, Membership, NodeId};
+use raft::{Incarnation, Index, LogId, Member, Membership, NodeId, Term};
 use simulator::Marks;
 use simulator::bounds::Needed;
 use simulator::checks::{Check, LogChange, Observed, Observer, Shadow, Violation, violation};
@@ -333,6 +333,11 @@ impl<A: App> World<A> {
             return violation(Check::ReadyNodeKnowsALeader, at, detail);
         }
         Ok(())
+    }
+
+    /// The priority of a leader; 0 if there is none.
+    pub fn priority(&self, leader: Option<(Term, u64)>) -> u8 {
+        leader.map_or(0, |(_, id)| self.plan.swarm.priority(id))
     }
 
     /// Checks that no change to other voters is still in progress.

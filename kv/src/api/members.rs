@@ -12,6 +12,7 @@ use super::problem::{Known, Problem};
 use super::routes;
 use super::write::json_ok;
 use crate::address;
+use crate::descriptors::DECLARING;
 use crate::plain::shown;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -86,11 +87,20 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let admission = app.admission.as_ref().ok_or_else(|| {
         Problem::not_built("the members of this cluster cannot be changed").not_done()
     })?;
+    let Ok(checking) = app.declarations.try_acquire() else {
+        return Err(Problem::overloaded(format!(
+            "{DECLARING} declarations of members are being checked at the moment"
+        ))
+        .not_done());
+    };
     let status = app.handle.status();
     let change = admission.change(&status.raft, &members).await;
     let change = change.map_err(|error| not_admitted(&error).not_done())?;
     let begun = app.handle.set_members(change.clone()).await.map_err(refused)?;
-    let mut sleep = app.sleep(wanted.wait);
+    drop(checking);
+    // Without a place to wait, the answer comes at once.
+    let place = app.waits.try_acquire();
+    let mut sleep = app.sleep(if place.is_ok() { wanted.wait } else { Duration::ZERO });
     tokio::select! {
         biased;
         done = app.handle.members_set(begun, &change) => match done {

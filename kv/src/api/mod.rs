@@ -39,6 +39,7 @@ pub use write::{NODE, WAIT_MS};
 
 use crate::admission::Admission;
 use crate::answers::Answers;
+use crate::descriptors::DECLARING;
 use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
@@ -118,6 +119,8 @@ pub(crate) struct App {
     batches: Semaphore,
     /// Places for `wait_commit`. Each keeps a connection for up to a minute.
     waits: Semaphore,
+    /// Places for declarations of members that are being checked.
+    declarations: Semaphore,
     requests: Requests,
     /// The metrics as rendered last, and when.
     metrics: Mutex<Option<(u64, Bytes)>>,
@@ -158,6 +161,7 @@ impl App {
             work,
             batches,
             waits,
+            declarations: Semaphore::new(DECLARING),
             links: parts.links,
             peers: parts.peers,
             requests: Requests::default(),

@@ -116,8 +116,8 @@ swarm! {
     /// `snapshot_log_bytes_max` of [`raft::Config`]; 0: as `snapshot_bytes`, so that the size of
     /// the last snapshot does not count.
     snapshot_bytes_max,
-    /// 1: an operator replaces nodes whose disks were wiped, and makes all nodes voters in the end.
-    /// One plan in three. Layer 1 only.
+    /// 1: an operator replaces nodes whose disks were wiped, and makes all nodes voters in the end
+    /// (layer 1). One plan in three.
     churn,
     /// 1: three of four clients use sessions, and propose a command again whose outcome they do not
     /// know; 2: with small limits. Half of the plans. Layer 1 only.
@@ -131,7 +131,7 @@ swarm! {
     /// many of the others, promises are half as long.
     lease_off_ppm,
     /// The priorities of the nodes, from 0 to 3: two bits for each, those of node 0 last. Not 0 in
-    /// a third of the plans. Layer 1 only.
+    /// a third of the plans.
     priorities,
     /// The time until the peers of a process learn that it has ended, in microseconds: 20,000 or
     /// 300,000, when it may run again. 0 in half of the plans: they do not. Layer 1 only.

@@ -4,7 +4,8 @@ use crate::nodes::{Sum, TestNode, add, eventually, start, stop};
 use bytes::Bytes;
 use driver::{Consistency, Frozen, Prefix, Replica, Transport, inbox};
 use raft::{
-    Body, Incarnation, LogId, Member, Membership, Message, NodeId, Snapshot, SnapshotOffer, Term,
+    Body, CommandNumber, Entry, Incarnation, Index, LogId, LogTime, Member, Membership, Message,
+    NodeId, Payload, Round, Snapshot, SnapshotOffer, Term,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,11 +95,16 @@ async fn a_flood_of_idle_connections_keeps_no_member_out() {
 
 /// Opens a stream from node 1 to node 0 by hand: sends the hello, and expects status 200.
 async fn stream_by_hand(node: &TestNode) -> TcpStream {
+    stream_of(NodeId(1), node).await
+}
+
+/// Opens a stream of a node with any id.
+async fn stream_of(from: NodeId, node: &TestNode) -> TcpStream {
     let hello = Hello {
         cluster: node.cluster,
-        from: NodeId(1),
+        from,
         incarnation: Incarnation(101),
-        to: NodeId(0),
+        to: node.handle.status().raft.id,
         address: String::new(),
         election_timeout_ms: 0,
         heartbeat_ms: 0,
@@ -196,6 +202,69 @@ async fn unfinished_frames_do_not_hold_more_than_their_budget() {
     }
     eventually("one found no room", async || nodes[0].transport.figures().frames_without_room > 0)
         .await;
+    assert_eq!(add(&nodes, 1).await, 2);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn unfinished_frames_of_strangers_leave_members_their_room() {
+    let nodes = start(3, |_| {}).await;
+    add(&nodes, 1).await;
+    let mut frame = Vec::new();
+    write_frame(&mut frame, |into| into.extend(vec![7; 60 << 20]));
+    frame.truncate(19 << 19);
+    let mut open = Vec::new();
+    for node in &nodes {
+        for _ in 0..15 {
+            let mut stream = stream_of(NodeId(9), node).await;
+            // The other side may close the connection.
+            let _ = stream.write_all(&frame).await;
+            open.push(stream);
+        }
+    }
+    let leader = nodes.iter().find(|node| node.handle.status().raft.serving).expect("one leads");
+    let before = leader.handle.status().raft.term;
+    assert_eq!(add(&nodes, 8 << 20).await, 1 + (8 << 20), "at the first attempt");
+    assert_eq!(leader.handle.status().raft.term, before);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_make_much_of_little() {
+    let nodes = start(1, |_| {}).await;
+    add(&nodes, 1).await;
+    let member = Member {
+        incarnation: Incarnation(0),
+        peer_address: String::new(),
+        client_address: String::new(),
+    };
+    let members = (0..250).map(|id| (NodeId(id), member.clone())).collect();
+    let membership = Membership::of_voters(members);
+    let entry = |index| Entry {
+        id: LogId::new(index, 1),
+        time: LogTime(0),
+        number: CommandNumber(0),
+        payload: Payload::Membership(Box::new(membership.clone())),
+    };
+    let message = Message {
+        from: NodeId(9),
+        to: NodeId(0),
+        term: Term(0),
+        incarnation: Incarnation(101),
+        body: Body::Append {
+            prev: LogId::ZERO,
+            entries: (1..3_000).map(entry).collect(),
+            commit: Index(0),
+            round: Round(0),
+            time: LogTime(0),
+        },
+    };
+    let mut frame = Vec::new();
+    write_message(&mut frame, &message);
+    assert!(frame.len() < 4 << 20, "and some 30 MB, or 70 MB in memory, when it is decoded");
+    let mut stream = stream_of(NodeId(9), &nodes[0]).await;
+    stream.write_all(&frame).await.expect("it reads");
+    assert!(is_closed(&mut stream).await);
     assert_eq!(add(&nodes, 1).await, 2);
     stop(nodes).await;
 }
