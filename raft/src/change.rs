@@ -286,7 +286,7 @@ impl Leader {
 
     /// From now on, a voter takes part in a change once it has this entry on disk and has replied
     /// to a round that begins now.
-    fn probe(&mut self, core: &Core, entry: Index) {
+    fn probe(&mut self, core: &mut Core, entry: Index) {
         (self.change_probe, self.ticks_since_probe) = (entry, 0);
         self.change_round = self.ask_peers(core);
     }

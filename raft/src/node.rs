@@ -255,7 +255,7 @@ impl RawNode {
     pub fn ask_peers(&mut self, now: Now) -> Option<Round> {
         self.core.set_now(now);
         match &mut self.role {
-            Role::Leader(leader) => Some(leader.ask_peers(&self.core)),
+            Role::Leader(leader) => Some(leader.ask_peers(&mut self.core)),
             Role::Follower(_) | Role::Candidate(_) => None,
         }
     }

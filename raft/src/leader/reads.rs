@@ -9,7 +9,8 @@ use crate::lease::Relied;
 use crate::{Body, NodeId, ReadId, ReadProof, ReadRefused, Round};
 
 impl Leader {
-    pub(super) fn start_round(&mut self, core: &Core) {
+    /// Starts a round, which the waiting reads join.
+    pub(super) fn start_round(&mut self, core: &mut Core) {
         self.round = self.round.next();
         self.lease.round_begins(core, self.round);
         for progress in self.progress.values_mut() {
@@ -20,6 +21,8 @@ impl Leader {
                 self.confirming.push_back((self.round, core.commit, asker));
             }
         }
+        // Nobody replies to the only voter.
+        self.confirm_reads(core);
     }
 
     /// The number of reads that wait in any state.
@@ -81,7 +84,7 @@ impl Leader {
     }
 
     /// Starts a round at once, and returns it.
-    pub fn ask_peers(&mut self, core: &Core) -> Round {
+    pub fn ask_peers(&mut self, core: &mut Core) -> Round {
         self.start_round(core);
         self.round
     }
@@ -92,7 +95,6 @@ impl Leader {
         let waiting = !self.reads.is_empty() && core.commit >= self.term_start;
         if waiting && self.confirming.is_empty() {
             self.start_round(core);
-            self.confirm_reads(core);
         }
     }
 

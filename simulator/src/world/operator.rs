@@ -116,6 +116,8 @@ impl World<'_> {
     fn change(&mut self, leader: usize, change: Change) -> Result<bool, Violation> {
         let now = self.now(leader);
         let Some(running) = &mut self.hosts[leader].up else { return Ok(false) };
+        // As a host does that looks who replies.
+        running.node.ask_peers(now);
         let begun = running.node.set_members(now, change);
         self.marks.hit(match begun {
             Ok(_) => "an operator declared a membership",
