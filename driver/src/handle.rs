@@ -211,7 +211,11 @@ impl<S: StateMachine> Handle<S> {
         let mut sleep = self.clock.sleep(timeout);
         tokio::select! {
             biased;
-            answer = answer => answer.map_err(|_| ReadError::Stopped),
+            // A node whose state falls behind drops the reads that wait.
+            answer = answer => answer.map_err(|_| match self.falls_behind() {
+                true => ReadError::ReadOnly,
+                false => ReadError::Stopped,
+            }),
             () = &mut sleep => Err(match self.status().raft.leader {
                 Some(_) => ReadError::Timeout,
                 None => ReadError::NoLeader,
@@ -219,11 +223,9 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    /// Whether this node follows, and applies nothing new because its disk stores nothing.
     fn falls_behind(&self) -> bool {
         let status = self.shared.status.load();
-        let stores_nothing = status.read_only.is_some() || status.raft.disk_stalled;
-        stores_nothing && status.raft.leader != Some(status.raft.id)
+        status.stopped.is_none() && status.falls_behind()
     }
 
     fn wait_for_read(&self) -> Result<ReadWaiting<'_>, ReadError> {

@@ -82,6 +82,11 @@ impl Reads {
         self.refused.append(&mut reads);
     }
 
+    /// Drops all reads: this node cannot serve them, and their callers had better ask another one.
+    pub fn give_up(&mut self) {
+        *self = Reads::new();
+    }
+
     /// Whether the core has been asked for reads and has not answered.
     pub fn any_asked(&self) -> bool {
         !self.asked.is_empty()

@@ -29,6 +29,12 @@ pub struct DriverStatus {
 }
 
 impl DriverStatus {
+    /// Whether this node follows, and applies nothing new because its disk stores nothing.
+    pub(crate) fn falls_behind(&self) -> bool {
+        let stores_nothing = self.read_only.is_some() || self.raft.disk_stalled;
+        stores_nothing && self.raft.leader != Some(self.raft.id)
+    }
+
     /// Whether this node leads, knows what is committed, and takes proposals. It stays true while
     /// leadership is handed over (`raft.transferring`), when proposals wait for the next leader.
     pub fn serving(&self) -> bool {

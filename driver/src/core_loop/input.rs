@@ -154,7 +154,11 @@ impl CoreLoop {
         self.confirm_readiness(now);
         self.state.pending.forget_abandoned();
         self.state.forwarded.retain(|_, done| !done.is_closed());
-        self.state.reads.retry();
+        // As the status says that handles look at.
+        match self.shared.status.load().falls_behind() {
+            true => self.state.reads.give_up(),
+            false => self.state.reads.retry(),
+        }
         if let Some((write, ticks)) = self.state.full.take() {
             if ticks > 0 {
                 self.state.full = Some((write, ticks - 1));
@@ -177,7 +181,7 @@ impl CoreLoop {
         }
     }
 
-    /// Requests one read of the core for all reads of this turn with the same kind of proof. The clock
+    /// Requests one read of the core for all reads of this turn with one kind of proof. The clock
     /// was read after they arrived: a lease that holds then confirms them.
     pub(super) fn ask_reads(&mut self, now: Now) {
         while let Some(batch) = self.state.reads.next(now) {

@@ -542,9 +542,26 @@ async fn a_follower_that_stores_nothing_refuses_commands() {
     let leading = leader(&nodes.iter().collect::<Vec<_>>()).await;
     let follower = &nodes[2];
     eventually("it follows", || follower.status().ready().is_ok()).await;
+    // Reads that wait when it breaks have to be asked of another node too.
+    let reading: Vec<_> = (0..16)
+        .map(|_| {
+            let follower = follower.clone();
+            tokio::spawn(async move {
+                loop {
+                    let read = follower.read(Bytes::new(), Consistency::Linearizable).await;
+                    if read.is_err() {
+                        return read;
+                    }
+                }
+            })
+        })
+        .collect();
     breaking.send(Some("full")).unwrap();
     assert_eq!(add(leading, 1).await, 1);
     eventually("read-only", || follower.status().read_only.is_some()).await;
+    for reading in reading {
+        assert_eq!(reading.await.unwrap(), Err(ReadError::ReadOnly));
+    }
     let refused = follower.execute(Bytes::from_static(b"2")).await.unwrap_err();
     assert!(matches!(&refused, AttemptError::Refused(ProposeError::ReadOnly { .. })), "{refused}");
     let stale = follower.read(Bytes::new(), Consistency::Linearizable).await;
