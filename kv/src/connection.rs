@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(crate) struct Common {
     pub node: HeaderValue,
     /// The address at which other nodes reach this one, for `/listen_addr`.
     pub peer_address: String,
+    /// The node is about to stop: clients are asked to close their connections.
+    pub leaves: AtomicBool,
     /// What the node waits for, for an operator, if it waits to be added to its cluster.
     pub waits: OnceLock<String>,
     /// How long a client may take to send a head, or to read the next bytes of an answer.
@@ -217,7 +220,7 @@ impl Visit {
             Some(api) => api.answer(request.map(|body| visit.arriving(body)), visit.source).await,
             None => canned::starting(request.uri().path(), &visit.common),
         };
-        if visit.place.is_lost() {
+        if visit.place.is_lost() || visit.common.leaves.load(Ordering::Relaxed) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| Held { body, _work: work, _turn: turn }))

@@ -83,6 +83,11 @@ impl Places {
         self.began.elapsed().as_millis() as u64
     }
 
+    /// Whether no connection has a place.
+    pub fn are_free(&self) -> bool {
+        self.lock().seats.is_empty()
+    }
+
     /// Takes a place. If none is free, another connection has to close: the one that has been idle
     /// the longest, or else one that is half closed, or else one that has waited for the rest of a
     /// body for [`BODY_MIN`]. `None` if there is none of these either, or if too many connections

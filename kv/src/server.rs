@@ -17,6 +17,7 @@ use quorate::threads::OwnThread;
 use raft::NodeId;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -40,6 +41,12 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 const OVERFLOW_MIN: Duration = Duration::from_millis(25);
 /// How long requests in progress may take when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long before a stop clients are asked to close their connections. One that was closed by the
+/// node could have a request under way, and its client would not know what became of it. A busy
+/// client sends its next request sooner; one that is idle for longer notices the end first.
+const LEAVE: Duration = Duration::from_millis(200);
+/// How often it is looked whether all have done so.
+const LEAVE_LOOK: Duration = Duration::from_millis(5);
 /// After an accept error, the listener counts as recovered if none has failed for this long.
 const ACCEPT_STEADY: Duration = Duration::from_secs(5);
 /// The pause after an accept error, for instance for lack of file descriptors.
@@ -50,6 +57,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct ClientServer {
     local_addr: SocketAddr,
     common: Arc<Common>,
+    places: Arc<Places>,
+    leaves: OnceLock<Instant>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
     _front: OwnThread,
@@ -73,16 +82,18 @@ impl ClientServer {
             api: OnceLock::new(),
             node: node.0.into(),
             peer_address,
+            leaves: AtomicBool::new(false),
             waits: OnceLock::new(),
             client_timeout: limits.client_timeout,
             pressure: Arc::default(),
             metrics: MetricsTurns::default(),
         });
         let (stop, stopping) = watch::channel(false);
+        let places = Places::new(share.clients, IDLE_MIN);
         let acceptor = Acceptor {
             listener,
             common: common.clone(),
-            places: Places::new(share.clients, IDLE_MIN),
+            places: places.clone(),
             overflow: Places::new(descriptors::OVERFLOW as usize, OVERFLOW_MIN),
             clients: Handle::current(),
             stopping,
@@ -90,7 +101,8 @@ impl ClientServer {
             connections: JoinSet::new(),
         };
         let accepting = front.runtime().spawn(acceptor.run());
-        Ok(ClientServer { local_addr, common, stop, accepting, _front: front })
+        let leaves = OnceLock::new();
+        Ok(ClientServer { local_addr, common, places, leaves, stop, accepting, _front: front })
     }
 
     /// The bound address, with the actual port if port 0 was configured.
@@ -120,9 +132,20 @@ impl ClientServer {
         let _ = self.common.api.set(api);
     }
 
-    /// Accepts no further connections. Returns when all requests in progress are answered, or after
-    /// a timeout.
+    /// The node is about to stop. From now on each answer asks the client to close its connection.
+    pub fn leave(&self) {
+        self.common.leaves.store(true, Ordering::Relaxed);
+        self.leaves.get_or_init(Instant::now);
+    }
+
+    /// Accepts no further connections, once clients have had a moment to close theirs. Returns when
+    /// all requests in progress are answered, or after a timeout.
     pub async fn stop(mut self) {
+        self.leave();
+        let began = self.leaves.get().copied();
+        while !self.places.are_free() && began.is_some_and(|began| began.elapsed() < LEAVE) {
+            tokio::time::sleep(LEAVE_LOOK).await;
+        }
         self.stop.send_replace(true);
         let _ = tokio::time::timeout(GRACE + GRACE, &mut self.accepting).await;
     }

@@ -37,8 +37,9 @@ Exit codes:
   3   certainly not done: no server reached, no leader, or refused; status, members: no leader; or
       the result could not be printed
   4   unknown: sent, but no answer arrived; it may have been done
-  70  a node or cluster failed while running, or its nodes were killed because they did not stop in
-      time or a second signal came (later than 1 s after the first); no acknowledged write is lost
+  70  a node or cluster failed while running, or at its start because of the disk, or its nodes were
+      killed because they did not stop in time or a second signal came (later than 1 s after the
+      first); no acknowledged write is lost
   75  a node stopped because its copy of the data differs; after a restart, the others repair it
   76  a node stopped because it is not a member of its cluster any more; do not restart it
   78  a node or cluster cannot start with its settings (port, directory, members)

@@ -106,14 +106,20 @@ fn failure(error: &ServeError) -> u8 {
     }
 }
 
-/// Whether the node did not start because its disk has no room. It will once there is some, so a
-/// service manager may start it again.
-fn is_without_room(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether the node did not start because its disk is full, has failed, or is read-only, which file
+/// systems become after an error. It starts once that is mended, so a service manager may start it
+/// again.
+fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    // The number is the same on Linux and macOS.
+    const EIO: i32 = 5;
+    let of_the_disk = |error: &io::Error| {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            || error.raw_os_error() == Some(EIO)
+    };
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>()
-            && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        {
+        if error.downcast_ref().is_some_and(of_the_disk) {
             return true;
         }
         cause = error.source();
@@ -157,7 +163,7 @@ async fn node(settings: Settings) -> Ended {
         Err(error @ ServeError::Found(BootstrapError::Removed { .. })) => {
             return Ended::Failed(error);
         }
-        Err(error) if is_without_room(&error) => return Ended::Failed(error),
+        Err(error) if is_of_the_disk(&error) => return Ended::Failed(error),
         Err(error) => return Ended::Refused(error.to_string()),
     };
     tracing::info!(
@@ -227,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_start_without_room_may_be_tried_again() {
-        let error = |kind: io::ErrorKind| ServeError::Disk {
-            directory: "data".into(),
-            source: io::Error::from(kind),
-        };
-        assert!(is_without_room(&error(io::ErrorKind::StorageFull)));
-        assert!(!is_without_room(&error(io::ErrorKind::PermissionDenied)));
+    fn a_start_on_a_full_or_failed_disk_may_be_tried_again() {
+        let error = |source| ServeError::Disk { directory: "data".into(), source };
+        let kind = |kind: io::ErrorKind| error(io::Error::from(kind));
+        assert!(is_of_the_disk(&kind(io::ErrorKind::StorageFull)));
+        assert!(is_of_the_disk(&kind(io::ErrorKind::ReadOnlyFilesystem)));
+        assert!(is_of_the_disk(&error(io::Error::from_raw_os_error(5))));
+        assert!(!is_of_the_disk(&kind(io::ErrorKind::PermissionDenied)));
     }
 
     #[test]

@@ -52,6 +52,10 @@ impl StopSignals {
             true => None,
             false => Some(signal(SignalKind::hangup())?),
         };
+        // These would end the process too. Tools that rotate logs send SIGUSR1.
+        for ignored in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            drop(signal(ignored)?);
+        }
         // With a handler for SIGXFSZ, a write beyond the file size limit fails with an error that
         // is reported. Without one, the signal would kill the process.
         drop(signal(SignalKind::from_raw(SIGXFSZ))?);

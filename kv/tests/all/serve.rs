@@ -358,3 +358,83 @@ fn a_node_that_may_not_start_its_threads_says_so_and_exits() {
         assert!(text.contains("ulimit -u") && text.lines().count() == 1, "{limit}: {text}");
     }
 }
+
+/// One answer on a connection that is kept: its head and its body.
+fn answer(stream: &mut TcpStream) -> Option<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?;
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).ok()?;
+    Some(head)
+}
+
+#[test]
+fn a_node_that_stops_answers_on_every_connection_that_is_in_use() {
+    let scratch = tempfile::tempdir().unwrap();
+    let peers = peers(1);
+    let mut node = Node::start(scratch.path(), 0, &peers[0], &[]);
+    until("it leads", || leads(&peers[0]));
+    let address = client_address(&peers[0]);
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                loop {
+                    write!(stream, "GET /v1/kv/x HTTP/1.1\r\nhost: {address}\r\n\r\n").ok()?;
+                    let head = answer(&mut stream)?;
+                    if head.contains("connection: close") {
+                        return Some(());
+                    }
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(node.stop(), Some(0), "{}", node.log());
+    let told = clients.into_iter().filter_map(|client| client.join().unwrap()).count();
+    assert_eq!(told, 8, "the others do not know what became of a request");
+}
+
+#[test]
+fn only_so_many_declarations_of_members_are_checked_at_a_time() {
+    let scratch = tempfile::tempdir().unwrap();
+    let peers = peers(1);
+    let _node = Node::start(scratch.path(), 0, &peers[0], &[]);
+    until("it leads", || leads(&peers[0]));
+    let address = client_address(&peers[0]);
+    // It accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (own, peer) = peers[0].split_once('/').unwrap();
+    let own = own.trim_start_matches("0=");
+    let body = format!(
+        r#"{{"members":[{{"id":0,"client":"{own}","peer":"{peer}","role":"voter"}},
+        {{"id":1,"client":"127.0.0.1:1","peer":"{}","role":"voter"}}]}}"#,
+        silent.local_addr().unwrap()
+    );
+    let head = format!(
+        "PUT /v1/cluster/members HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let asked: Vec<_> = (0..6)
+        .map(|_| {
+            let head = head.clone();
+            std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(head.as_bytes()).unwrap();
+                let mut reply = String::new();
+                stream.read_to_string(&mut reply).unwrap();
+                reply
+            })
+        })
+        .collect();
+    let replies: Vec<String> = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
+    let refused = replies.iter().filter(|reply| reply.starts_with("HTTP/1.1 429 ")).count();
+    assert_eq!(refused, 2, "{replies:#?}");
+}
