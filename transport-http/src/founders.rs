@@ -76,15 +76,21 @@ impl fmt::Display for Listed {
     }
 }
 
-/// Prints a list as it is given on the command line.
+/// The most entries of a list that are printed: anybody may send a long one.
+const PRINTED_MAX: usize = 16;
+
+/// Prints a list as it is given on the command line. Of a long one, prints the beginning.
 pub(crate) struct Lists<'a>(pub &'a [Listed]);
 
 impl fmt::Display for Lists<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, listed) in self.0.iter().enumerate() {
+        for (at, listed) in self.0.iter().take(PRINTED_MAX).enumerate() {
             write!(f, "{}{listed}", if at == 0 { "" } else { "," })?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(PRINTED_MAX) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 

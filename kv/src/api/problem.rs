@@ -187,6 +187,8 @@ fn title(slug: &str) -> &'static str {
         "sequence-reused" => "The number was used for another write",
         "sequence-gap" => "The number is too high",
         "not-understood" => "Not understood",
+        "wrong-cluster" => "A node of another cluster",
+        "transfer-coding" => "Unknown transfer coding",
         _ => "Error",
     }
 }
