@@ -357,8 +357,9 @@ impl Running {
         self.node.peer_addr()
     }
 
-    /// Stops the node gracefully: a leader hands over, clients are asked to close their connections,
-    /// requests in progress are answered, and the log is synced. A disk that hangs does not delay it for ever.
+    /// Stops the node gracefully: a leader hands over, clients are asked to close their
+    /// connections, requests in progress are answered, and the log is synced. A disk that hangs
+    /// does not delay it for ever.
     pub async fn stop(self) -> Result<(), ServeError> {
         let Running { node, clients } = self;
         clients.leave();

@@ -45,7 +45,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// node could have a request under way, and its client would not know what became of it. A busy
 /// client sends its next request sooner; one that is idle for longer notices the end first.
 const LEAVE: Duration = Duration::from_millis(200);
-/// How often it is looked whether all have done so.
+/// The pause between two looks whether all have done so.
 const LEAVE_LOOK: Duration = Duration::from_millis(5);
 /// After an accept error, the listener counts as recovered if none has failed for this long.
 const ACCEPT_STEADY: Duration = Duration::from_secs(5);

@@ -8,8 +8,7 @@
 //! Anybody can connect as a node that is no member as far as this node knows, and such a node may
 //! be the leader, if this node's membership is old. So these strangers are heard, and have a budget
 //! of their own. What they send is decoded by another thread, with little memory beyond its length,
-//! and only so many bytes in a second: a message of many small values takes the time of a hundred
-//! usual ones.
+//! and at a limited rate: a message of many small values takes the time of a hundred usual ones.
 
 use crate::frame::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
 use crate::net::{Deadline, Net};
@@ -35,7 +34,7 @@ const UNFINISHED_STRANGERS_BYTES: usize = FRAME_BYTES_MAX;
 /// The bytes of messages of all strangers that are decoded in a second. Each connection has an
 /// equal share.
 const STRANGERS_BYTES_PER_SECOND: u64 = 4 << 20;
-/// A message of a stranger counts for so many bytes more than it has.
+/// What a message of a stranger counts for in addition to its bytes.
 const MESSAGE_BYTES: u64 = 256;
 /// A stranger's message of more bytes is decoded by another thread.
 const INLINE_BYTES_MAX: usize = 16 << 10;

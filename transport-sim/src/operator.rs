@@ -31,7 +31,7 @@ const EMPTIED_WITHIN_US: u64 = 2_000_000;
 const LOOK_US: u64 = 20_000;
 /// How long the operator waits for one change before looking again.
 const WAIT: Duration = Duration::from_secs(5);
-/// A change of the voters is given up after so many election timeouts, or after one if it is
+/// A change of the voters is given up after this number of election timeouts, or after one if it is
 /// hurried: the end of a run waits for it.
 const CATCH_UP_ELECTIONS: u64 = 20;
 /// The fewest voters if a node may lose what it has stored: without it there is a quorum.

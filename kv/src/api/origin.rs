@@ -1,9 +1,10 @@
 //! Rejects requests that a foreign web page makes through a browser.
 //!
-//! A browser lets any page send requests to a node on the same machine or network. Two headers
+//! A browser lets any page send requests to a node on the same machine or network. Three headers
 //! identify such requests. `Origin` names the page. `Host` has the name under which the browser
 //! found the node; after DNS rebinding, that is the page's own name. A numeric address cannot be
-//! rebound.
+//! rebound. `Sec-Fetch-Site` says that a page of another site loads the answer, as a script or an
+//! image: it cannot read that, but learns whether there is one. Only a person may follow a link.
 
 use hyper::HeaderMap;
 use hyper::header::ORIGIN;
@@ -34,18 +35,19 @@ impl Hosts {
     }
 
     /// Whether `Origin` is absent, or names the same host and port as `Host` and that host is
-    /// admitted.
+    /// admitted, and no page of another site loads the answer.
     pub fn admits_origin(
         &self,
         host: Option<&str>,
         headers: &HeaderMap,
         membership: &Membership,
     ) -> bool {
-        headers.get_all(ORIGIN).iter().all(|origin| {
+        let is_own = headers.get_all(ORIGIN).iter().all(|origin| {
             let (Ok(origin), Some(host)) = (origin.to_str(), host) else { return false };
             let page = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
             page.is_some_and(|page| page.eq_ignore_ascii_case(host)) && self.knows(host, membership)
-        })
+        });
+        is_own && !is_loaded_by_another_site(headers)
     }
 
     fn knows(&self, host: &str, membership: &Membership) -> bool {
@@ -57,6 +59,12 @@ impl Hosts {
             || self.names.contains(&name)
             || membership.members.values().any(|member| name_of(&member.client_address) == name)
     }
+}
+
+fn is_loaded_by_another_site(headers: &HeaderMap) -> bool {
+    let Some(site) = headers.get("sec-fetch-site") else { return false };
+    let is_link = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    !is_link && (site == "cross-site" || site == "same-site")
 }
 
 /// The name of the host, as it is compared: the dot at its end only says that it is complete.
@@ -111,6 +119,24 @@ mod tests {
             assert_eq!(admits(Some(host), None), (true, true), "{host}");
         }
         assert_eq!(admits(None, None), (true, true));
+    }
+
+    #[test]
+    fn a_page_of_another_site_loads_nothing() {
+        let nobody = Membership::default();
+        for (site, mode, is_admitted) in [
+            ("cross-site", "no-cors", false),
+            ("same-site", "no-cors", false),
+            ("cross-site", "navigate", true),
+            ("same-origin", "no-cors", true),
+            ("none", "navigate", true),
+        ] {
+            let mut headers = headers(None);
+            headers.insert("sec-fetch-site", HeaderValue::from_static(site));
+            headers.insert("sec-fetch-mode", HeaderValue::from_static(mode));
+            let admits = Hosts::default().admits_origin(Some("localhost:8080"), &headers, &nobody);
+            assert_eq!(admits, is_admitted, "{site} {mode}");
+        }
     }
 
     #[test]

@@ -265,7 +265,7 @@ fn a_node_with_too_few_descriptors_for_its_own_files_does_not_start() {
         .unwrap();
     assert!(!output.status.success());
     let said = complaint(&output);
-    assert!(said.contains("limit on open files is 146") && said.contains("147"), "{said}");
+    assert!(said.contains("limit on open files is 146") && said.contains("151"), "{said}");
     assert!(!data.exists(), "nothing was begun");
 }
 

@@ -104,11 +104,12 @@ impl World<'_> {
         Ok(())
     }
 
-    /// How long it takes until all nodes, one after the other, have written the whole log anew. It
+    /// How long it takes until all nodes, one after the other, have written the longest log. It
     /// counts only if the plan sends or writes entry by entry.
     fn copies_us(&self) -> u64 {
         let swarm = &self.plan.swarm;
-        let entries = self.observer.committed_index().0 * self.hosts.len() as u64;
+        let ends = self.hosts.iter().map(|host| host.shadow.last().index.0);
+        let entries = ends.max().unwrap_or_default() * self.hosts.len() as u64;
         let each_us = 2 * u64::from(swarm.sync_us) + 4 * u64::from(swarm.delay_us);
         match swarm.write_bytes.min(swarm.append_bytes) < ONE_BY_ONE_BYTES {
             true => entries * each_us,

@@ -158,7 +158,7 @@ impl BootstrapService {
                         (StatusCode::OK, seal(&Answer::Member(*cluster, membership.clone())))
                     }
                     // The disk was lost, or the id was given to a second node. It joins at any
-                    // address, and is told so if it knows this member.
+                    // address, and learns it if it knows this member.
                     Some(_) if own.list.contains(&from.listed()) || joins_here(&question, &own) => {
                         (StatusCode::CONFLICT, Vec::new())
                     }
@@ -306,21 +306,17 @@ impl State {
             false => "a node that is not on the list".to_owned(),
         };
         let founds = question.purpose == Purpose::Bootstrap;
-        let is_member = matches!(own.stage, Stage::Belongs(..));
         if founds && self.reported.is_news(&kind) {
-            let (theirs, ours) = (Lists(&question.list), Lists(&own.list));
-            report(|| match is_member {
-                // The sender is in the wrong, if it is a node at all. This one goes on.
-                true => tracing::warn!(
-                    "something that says it is node {node} founds a cluster with other members than \
-                     this one: it has {theirs}; this node has {ours}"
-                ),
-                false => tracing::error!(
-                    "node {node} founds a cluster with another list of members: it has {theirs}; \
-                     this node has {ours}"
-                ),
+            report(|| {
+                tracing::error!(
+                    "node {node} founds a cluster with another list of members: it has {}; this \
+                     node has {}",
+                    Lists(&question.list),
+                    Lists(&own.list)
+                );
             });
         }
+        let is_member = matches!(own.stage, Stage::Belongs(..));
         let names_this_node = question.list.contains(&own.founder.listed());
         let difference = Difference::between(&question.list, &own.list, is_member);
         let is_ours = own.list.iter().any(|listed| listed.node == node);
