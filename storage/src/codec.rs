@@ -81,10 +81,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 pub fn decode_sparingly<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     const MIB: usize = 1 << 20;
     // The limit is a part of the decoder's type.
-    match bytes.len() + SPARE_BYTES {
-        ..=0x140_0000 => decode_within::<T, { 20 * MIB }>(bytes),
-        ..=0x200_0000 => decode_within::<T, { 32 * MIB }>(bytes),
-        ..=0x400_0000 => decode_within::<T, { 64 * MIB }>(bytes),
+    match (bytes.len() + SPARE_BYTES).div_ceil(MIB) {
+        0..=20 => decode_within::<T, { 20 * MIB }>(bytes),
+        21..=32 => decode_within::<T, { 32 * MIB }>(bytes),
+        33..=64 => decode_within::<T, { 64 * MIB }>(bytes),
         _ => decode_within::<T, { 96 * MIB }>(bytes),
     }
 }
