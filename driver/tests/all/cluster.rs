@@ -355,6 +355,7 @@ impl<L: LogStore> LogStore for Broken<L> {
             Some("hangs") => {
                 let hangs = |mode: &Option<&str>| *mode == Some("hangs");
                 while hangs(&self.breaks.borrow()) {
+                    #[allow(clippy::disallowed_methods, reason = "the thread of the disk hangs")]
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 self.log.persist(write)
