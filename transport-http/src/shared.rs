@@ -137,6 +137,8 @@ struct Visitor {
     address: String,
     /// It is not the member with its id, and a message to it is on its way.
     is_told: bool,
+    /// It was the member with its id, and is no more.
+    was_member: bool,
 }
 
 /// Where a node with another incarnation than the member of its id is reached.
@@ -257,12 +259,15 @@ impl<N: Net> Shared<N> {
     }
 
     /// Where a peer may be reached: a member at the address that it gave, that in the membership,
-    /// or that in this node's configuration, in this order.
+    /// or that in this node's configuration, in this order. If there is a node with its id and
+    /// another data directory, at last where that is: the member may have been replaced by it, and
+    /// it may lead, as far as this node's membership is old.
     fn addresses_of(&self, peer: NodeId) -> Vec<String> {
         let (given, known) = (self.given_address(peer), lock(&self.addresses).get(&peer).cloned());
         let listed = known.as_ref().and_then(|_| self.config.listed.get(&peer).cloned());
+        let latest = self.latest_visitor(peer);
         let mut all: Vec<String> = Vec::new();
-        for address in given.into_iter().chain(known).chain(listed) {
+        for address in given.into_iter().chain(known).chain(listed).chain(latest) {
             if !all.contains(&address) {
                 all.push(address);
             }
@@ -282,6 +287,12 @@ impl<N: Net> Shared<N> {
         let is_it = |visitor: &&Visitor| {
             visitor.node == peer && member.is_none_or(|member| visitor.incarnation == member)
         };
+        lock(&self.visitors).iter().rev().find(is_it).map(|visitor| visitor.address.clone())
+    }
+
+    /// The address that a node with this id gave last, unless it was removed.
+    fn latest_visitor(&self, peer: NodeId) -> Option<String> {
+        let is_it = |visitor: &&Visitor| visitor.node == peer && !visitor.was_member;
         lock(&self.visitors).iter().rev().find(is_it).map(|visitor| visitor.address.clone())
     }
 
@@ -320,6 +331,7 @@ impl<N: Net> Shared<N> {
             incarnation: hello.incarnation,
             address: hello.address.clone(),
             is_told: false,
+            was_member: false,
         });
         limit(&mut visitors, |visitor| self.is_member(visitor.node, visitor.incarnation));
         self.forget_names(&visitors, &lock(&self.addresses));
@@ -606,10 +618,14 @@ impl<N: Net> Shared<N> {
         for (node, incarnation) in earlier.into_iter().filter(|(id, own)| !is_member(*id, *own)) {
             let is_it =
                 |visitor: &Visitor| (visitor.node, visitor.incarnation) == (node, incarnation);
-            if let Some(address) = before.remove(&node)
-                && !visitors.iter().any(is_it)
-            {
-                visitors.push_back(Visitor { node, incarnation, address, is_told: false });
+            let address = before.remove(&node);
+            match (visitors.iter_mut().find(|visitor| is_it(visitor)), address) {
+                (Some(visitor), _) => visitor.was_member = true,
+                (None, Some(address)) => {
+                    let (is_told, was_member) = (false, true);
+                    visitors.push_back(Visitor { node, incarnation, address, is_told, was_member });
+                }
+                (None, None) => {}
             }
         }
         limit(&mut visitors, |visitor| is_member(visitor.node, visitor.incarnation));

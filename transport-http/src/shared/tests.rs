@@ -123,6 +123,7 @@ async fn a_node_that_is_added_again_is_not_dialled_where_the_former_one_was() {
     let own = transport(0, 100, "");
     let shared = own.shared();
     own.set_members(&members(&[(1, 101, "a:1")]));
+    shared.visited(&hello(&own, 101, "a2:1"));
     own.set_members(&members(&[]));
     own.set_members(&members(&[(1, 999, "b:1")]));
     let both = [0, 1].map(|attempt| shared.address_at(PEER, attempt));
@@ -342,6 +343,9 @@ async fn a_member_is_dialled_where_it_said_where_it_was_declared_and_where_it_is
     assert!(!shared.is_latest_address(PEER, "declared:1"));
     shared.visited(&hello(&own, 101, "listed:1"));
     assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "listed:1", "declared:1"]);
+    // The member may have been replaced, as far as this node's membership is old.
+    shared.visited(&hello(&own, 102, "replaced:1"));
+    assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "replaced:1", "listed:1"]);
 }
 
 #[tokio::test]
