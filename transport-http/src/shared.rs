@@ -265,9 +265,9 @@ impl<N: Net> Shared<N> {
     fn addresses_of(&self, peer: NodeId) -> Vec<String> {
         let (given, known) = (self.given_address(peer), lock(&self.addresses).get(&peer).cloned());
         let listed = known.as_ref().and_then(|_| self.config.listed.get(&peer).cloned());
-        let latest = self.latest_visitor(peer);
+        let other = self.latest_other(peer);
         let mut all: Vec<String> = Vec::new();
-        for address in given.into_iter().chain(known).chain(listed).chain(latest) {
+        for address in given.into_iter().chain(known).chain(listed).chain(other) {
             if !all.contains(&address) {
                 all.push(address);
             }
@@ -290,9 +290,12 @@ impl<N: Net> Shared<N> {
         lock(&self.visitors).iter().rev().find(is_it).map(|visitor| visitor.address.clone())
     }
 
-    /// The address that a node with this id gave last, unless it was removed.
-    fn latest_visitor(&self, peer: NodeId) -> Option<String> {
-        let is_it = |visitor: &&Visitor| visitor.node == peer && !visitor.was_member;
+    /// The address that a node with this id gave last that is not the member, nor was it before.
+    fn latest_other(&self, peer: NodeId) -> Option<String> {
+        let member = self.member(peer);
+        let is_it = |visitor: &&Visitor| {
+            visitor.node == peer && !visitor.was_member && member != Some(visitor.incarnation)
+        };
         lock(&self.visitors).iter().rev().find(is_it).map(|visitor| visitor.address.clone())
     }
 
