@@ -70,10 +70,15 @@ struct Share {
 
 impl Share {
     /// Grows or shrinks the share to what a connection with `bytes` buffered needs. It grows out of
-    /// `budget`, and stays with the one that it began with. Returns false if that is used up.
+    /// `budget`, or until it is empty out of the one that it began with. Returns false if that is
+    /// used up.
     fn fit(&mut self, bytes: usize, budget: &Arc<Semaphore>) -> bool {
         let needed = bytes.saturating_sub(UNFINISHED_OWN_BYTES);
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if needed == 0 {
+            self.held = None;
+            return true;
+        }
         if needed <= held {
             if let Some(permit) = &mut self.held {
                 drop(permit.split(held - needed));
@@ -265,5 +270,9 @@ mod tests {
         assert_eq!(members.available_permits(), UNFINISHED_SHARED_BYTES - 10);
         assert!(small.fit(UNFINISHED_OWN_BYTES + 2, members), "it has become a member's");
         assert_eq!(strangers.available_permits(), UNFINISHED_STRANGERS_BYTES - 2);
+        assert!(small.fit(UNFINISHED_OWN_BYTES, members));
+        assert!(small.fit(UNFINISHED_OWN_BYTES + 3, members));
+        assert_eq!(strangers.available_permits(), UNFINISHED_STRANGERS_BYTES);
+        assert_eq!(members.available_permits(), UNFINISHED_SHARED_BYTES - 13);
     }
 }
