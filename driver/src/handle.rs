@@ -211,10 +211,10 @@ impl<S: StateMachine> Handle<S> {
         let mut sleep = self.clock.sleep(timeout);
         tokio::select! {
             biased;
-            // A node whose state falls behind drops the reads that wait.
-            answer = answer => answer.map_err(|_| match self.falls_behind() {
-                true => ReadError::ReadOnly,
-                false => ReadError::Stopped,
+            // A node that has not stopped drops reads only if its state falls behind.
+            answer = answer => answer.map_err(|_| match self.has_ended() {
+                true => ReadError::Stopped,
+                false => ReadError::ReadOnly,
             }),
             () = &mut sleep => Err(match self.status().raft.leader {
                 Some(_) => ReadError::Timeout,
@@ -226,6 +226,10 @@ impl<S: StateMachine> Handle<S> {
     fn falls_behind(&self) -> bool {
         let status = self.shared.status.load();
         status.stopped.is_none() && status.falls_behind()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.shared.status.load().stopped.is_some() || self.calls.is_closed()
     }
 
     fn wait_for_read(&self) -> Result<ReadWaiting<'_>, ReadError> {

@@ -291,8 +291,13 @@ impl<N: Net> Shared<N> {
     }
 
     /// The address that a node with this id gave last that is not the member, nor was it before.
+    /// None while a stream of the member itself is open here: it has not been replaced.
     fn latest_other(&self, peer: NodeId) -> Option<String> {
         let member = self.member(peer);
+        let is_here = |guest: &Guest| member.is_some_and(|member| guest.is(peer, member));
+        if lock(&self.guests).values().any(is_here) {
+            return None;
+        }
         let is_it = |visitor: &&Visitor| {
             visitor.node == peer && !visitor.was_member && member != Some(visitor.incarnation)
         };
@@ -361,6 +366,8 @@ impl<N: Net> Shared<N> {
             address: hello.address.clone(),
         };
         lock(&self.guests).insert(number, guest);
+        // A stream to another node of its id has to end.
+        self.members_changed.notify_waiters();
         number
     }
 

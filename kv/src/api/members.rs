@@ -99,7 +99,7 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let begun = app.handle.set_members(change.clone()).await.map_err(refused)?;
     drop(checking);
     // Without a place to wait, the answer comes at once.
-    let place = app.waits.try_acquire();
+    let place = app.changes.try_acquire();
     let mut sleep = app.sleep(if place.is_ok() { wanted.wait } else { Duration::ZERO });
     tokio::select! {
         biased;

@@ -55,6 +55,9 @@ use storage::ClusterId;
 use tokio::sync::Semaphore;
 use transport_http::TransportFigures;
 
+/// The most requests that wait for the end of a change of the members.
+const CHANGES_WAITING: usize = 16;
+
 /// The parts of a node that the API uses.
 pub struct Parts {
     /// The handle of the driver.
@@ -121,6 +124,8 @@ pub(crate) struct App {
     waits: Semaphore,
     /// Places for declarations of members that are being checked.
     declarations: Semaphore,
+    /// Places for requests that wait for the end of a change of the members, for up to an hour.
+    changes: Semaphore,
     requests: Requests,
     /// The metrics as rendered last, and when.
     metrics: Mutex<Option<(u64, Bytes)>>,
@@ -162,6 +167,7 @@ impl App {
             batches,
             waits,
             declarations: Semaphore::new(DECLARING),
+            changes: Semaphore::new(CHANGES_WAITING),
             links: parts.links,
             peers: parts.peers,
             requests: Requests::default(),

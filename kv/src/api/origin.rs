@@ -63,7 +63,8 @@ impl Hosts {
 
 fn is_loaded_by_another_site(headers: &HeaderMap) -> bool {
     let Some(site) = headers.get("sec-fetch-site") else { return false };
-    let is_link = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    let is_link = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
     !is_link && (site == "cross-site" || site == "same-site")
 }
 
@@ -124,18 +125,20 @@ mod tests {
     #[test]
     fn a_page_of_another_site_loads_nothing() {
         let nobody = Membership::default();
-        for (site, mode, is_admitted) in [
-            ("cross-site", "no-cors", false),
-            ("same-site", "no-cors", false),
-            ("cross-site", "navigate", true),
-            ("same-origin", "no-cors", true),
-            ("none", "navigate", true),
+        for (site, mode, dest, is_admitted) in [
+            ("cross-site", "no-cors", "script", false),
+            ("same-site", "no-cors", "image", false),
+            ("cross-site", "navigate", "iframe", false),
+            ("cross-site", "navigate", "document", true),
+            ("same-origin", "no-cors", "script", true),
+            ("none", "navigate", "document", true),
         ] {
             let mut headers = headers(None);
             headers.insert("sec-fetch-site", HeaderValue::from_static(site));
             headers.insert("sec-fetch-mode", HeaderValue::from_static(mode));
+            headers.insert("sec-fetch-dest", HeaderValue::from_static(dest));
             let admits = Hosts::default().admits_origin(Some("localhost:8080"), &headers, &nobody);
-            assert_eq!(admits, is_admitted, "{site} {mode}");
+            assert_eq!(admits, is_admitted, "{site} {mode} {dest}");
         }
     }
 

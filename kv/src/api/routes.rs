@@ -127,7 +127,8 @@ fn refuse_foreign(
          with --hosts NAME"
     } else if !app.hosts.admits_origin(host, headers, membership) {
         "the Origin header names another site than the Host header, or one that is none of this \
-         cluster's addresses; to admit a name, start the node with --hosts NAME"
+         cluster's addresses (to admit a name, start the node with --hosts NAME), or a page of \
+         another site loads this"
     } else {
         return None;
     };

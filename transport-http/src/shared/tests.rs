@@ -346,6 +346,11 @@ async fn a_member_is_dialled_where_it_said_where_it_was_declared_and_where_it_is
     // The member may have been replaced, as far as this node's membership is old.
     shared.visited(&hello(&own, 102, "replaced:1"));
     assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "replaced:1", "listed:1"]);
+    // It has not, as long as it is heard from.
+    let number = shared.arrives(&hello(&own, 101, "listed:1"));
+    assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "listed:1", "declared:1"]);
+    shared.leaves(number);
+    assert_eq!(dialled().unwrap(), ["listed:1", "declared:1", "replaced:1", "listed:1"]);
 }
 
 #[tokio::test]
