@@ -162,26 +162,31 @@ impl<A: App> Cluster<A> {
     /// [`FaultKind::Members`](simulator::plan::FaultKind::Members) says. Waits until they vote or
     /// the change is given up.
     pub(crate) async fn declare_voters(self, amount: u64) {
-        let mut has_begun = false;
-        while has_begun || !self.is_calm() {
+        let mut begun_voters = None;
+        while begun_voters.is_some() || !self.is_calm() {
             sleep_us(LOOK_US).await;
             if self.world().over {
                 return;
             }
             let Some(leader) = self.leader() else { continue };
             let status = leader.status();
+            if let Some(voters) = &begun_voters {
+                // Another change may have followed at once.
+                let target = status.raft.membership.target.as_ref();
+                match target.is_some_and(|target| target.voters == *voters) {
+                    true => continue,
+                    false => break,
+                }
+            }
             if !is_settled(&status.raft) {
                 continue;
-            }
-            if has_begun {
-                break;
             }
             let change = self.to_voters(&status.raft.membership, amount);
             let Ok(begun) = leader.set_members(change.clone()).await else {
                 self.mark("a change of the voters was refused");
                 break;
             };
-            has_begun = true;
+            begun_voters = Some(change.voters.clone());
             self.mark("an operator declared other voters");
             if self.is_set(&leader, begun, &change).await {
                 self.mark("other voters vote");
