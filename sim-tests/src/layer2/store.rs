@@ -57,6 +57,8 @@ impl Store {
         };
         if values.large {
             limits.value_bytes_max = values::LARGE_BYTES_MAX;
+            // As JSON, one of them may be larger than the low limit.
+            limits.replies_bytes_max = Limits::default().replies_bytes_max;
         }
         let complete =
             limits.history_commands_max >= 100_000 && limits.history_bytes_max == BYTES_MAX;
