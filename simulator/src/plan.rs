@@ -4,6 +4,7 @@
 //! "off": no single distribution finds every bug. Faults are a list, each with its time, so a
 //! failing plan can be shrunk by removing faults. A plan prints as one line and parses from it.
 
+mod change;
 mod draw;
 mod fault;
 mod line;

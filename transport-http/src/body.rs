@@ -34,7 +34,7 @@ const UNFINISHED_STRANGERS_BYTES: usize = FRAME_BYTES_MAX;
 /// The bytes of messages of all strangers that are decoded in a second. Each connection has an
 /// equal share.
 const STRANGERS_BYTES_PER_SECOND: u64 = 4 << 20;
-/// What a message of a stranger counts for in addition to its bytes.
+/// The bytes added to the length of each message of a stranger in that limit.
 const MESSAGE_BYTES: u64 = 256;
 /// A stranger's message of more bytes is decoded by another thread.
 const INLINE_BYTES_MAX: usize = 16 << 10;

@@ -177,13 +177,13 @@ impl Place {
         true
     }
 
-    /// Records what the connection says that it is.
+    /// Records the id and the incarnation in the hello of the connection.
     pub fn name(&self, node: NodeId, incarnation: Incarnation) {
         // It says so once.
         let _ = self.who.set((node, incarnation));
     }
 
-    /// What the connection says that it is, once it has a slot as that.
+    /// The id and the incarnation in the hello of the connection, once it has a slot.
     pub fn who(&self) -> Option<(NodeId, Incarnation)> {
         self.who.get().copied()
     }

@@ -14,8 +14,6 @@ use crate::world::{client_address, log_config};
 use driver::Handle;
 use raft::{Change, Incarnation, Index, Member, Membership, NodeId, Status};
 use simulator::checks::{Check, Violation};
-use simulator::plan::{MEMBERS_FORCED, MEMBERS_HURRIED};
-use std::collections::BTreeSet;
 use std::time::Duration;
 use storage::Directory;
 
@@ -31,11 +29,9 @@ const EMPTIED_WITHIN_US: u64 = 2_000_000;
 const LOOK_US: u64 = 20_000;
 /// How long the operator waits for one change before looking again.
 const WAIT: Duration = Duration::from_secs(5);
-/// A change of the voters is given up after this number of election timeouts, or after one if it is
-/// hurried: the end of a run waits for it.
+/// A change of the voters is given up after this number of election timeouts at the latest: the end
+/// of a run waits for it.
 const CATCH_UP_ELECTIONS: u64 = 20;
-/// The fewest voters if a node may lose what it has stored: without it there is a quorum.
-const VOTERS_LEAST: usize = 3;
 
 impl<A: App> Cluster<A> {
     /// Whether the operator still works on the wipe with this number.
@@ -195,24 +191,12 @@ impl<A: App> Cluster<A> {
         self.world().declares_voters = false;
     }
 
-    /// The change to the voters that `amount` has a bit of.
+    /// The change that `amount` stands for. It is given up while the end of the run waits.
     fn to_voters(&self, membership: &Membership, amount: u64) -> Change {
         let world = self.world();
-        let members = membership.members.clone();
-        let mut voters: BTreeSet<NodeId> =
-            members.keys().copied().filter(|id| amount >> id.0 & 1 == 1).collect();
-        let may_lose = world.plan.faults.iter().any(|fault| fault.kind.forgets());
-        let least = if may_lose { VOTERS_LEAST } else { 1 };
-        let mut others = members.keys().copied();
-        while voters.len() < least
-            && let Some(other) = others.next()
-        {
-            voters.insert(other);
-        }
-        let mut change = Change::to(members, voters);
-        change.force = amount & MEMBERS_FORCED > 0;
-        let elections = if amount & MEMBERS_HURRIED > 0 { 1 } else { CATCH_UP_ELECTIONS };
-        change.catch_up_ms = (elections * world.plan.election_us() / 1_000).max(1);
+        let mut change = world.plan.declared(membership, amount);
+        let within_us = CATCH_UP_ELECTIONS * world.plan.election_us();
+        change.catch_up_ms = change.catch_up_ms.min((within_us / 1_000).max(1));
         change
     }
 

@@ -2,7 +2,6 @@
 //! makes all nodes voters that are there.
 
 use super::*;
-use crate::plan::{MEMBERS_FORCED, MEMBERS_HURRIED};
 use raft::{Change, ChangeError, Status};
 
 /// The work of the operator.
@@ -131,25 +130,10 @@ impl World<'_> {
         Ok(begun.is_ok())
     }
 
-    /// Declares other voters. If a node may lose data, a quorum does not depend on it.
+    /// Declares other voters.
     pub(super) fn declare(&mut self, leader: usize, amount: u64) -> Result<(), Violation> {
         let Some(running) = &self.hosts[leader].up else { return Ok(()) };
-        let members = running.node.status().membership.members;
-        let mut voters: BTreeSet<NodeId> =
-            members.keys().copied().filter(|id| amount >> id.0 & 1 == 1).collect();
-        let may_lose = self.plan.faults.iter().any(|fault| fault.kind.forgets());
-        let least = if may_lose { 3 } else { 1 };
-        let mut others = members.keys().copied();
-        while voters.len() < least
-            && let Some(other) = others.next()
-        {
-            voters.insert(other);
-        }
-        let mut change = Change::to(members, voters);
-        change.force = amount & MEMBERS_FORCED > 0;
-        if amount & MEMBERS_HURRIED > 0 {
-            change.catch_up_ms = (self.plan.election_us() / 1_000).max(1);
-        }
+        let change = self.plan.declared(&running.node.status().membership, amount);
         self.change(leader, change)?;
         Ok(())
     }
