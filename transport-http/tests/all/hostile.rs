@@ -262,9 +262,17 @@ async fn a_stranger_cannot_make_much_of_little() {
     let mut frame = Vec::new();
     write_message(&mut frame, &message);
     assert!(frame.len() < 4 << 20, "and some 30 MB, or 70 MB in memory, when it is decoded");
+    // A damaged frame follows, which is counted if it is read.
+    let mut damaged = Vec::new();
+    write_frame(&mut damaged, |into| into.extend([7; 9]));
+    damaged[HEAD_BYTES] ^= 1;
+    frame.extend(damaged);
+    let before = nodes[0].transport.figures().damaged_frames;
     let mut stream = stream_of(NodeId(9), &nodes[0]).await;
     stream.write_all(&frame).await.expect("it reads");
     assert!(is_closed(&mut stream).await);
+    let after = nodes[0].transport.figures().damaged_frames;
+    assert_eq!(after, before, "the message before it was decoded");
     assert_eq!(add(&nodes, 1).await, 2);
     stop(nodes).await;
 }
