@@ -25,8 +25,8 @@ pub const VERSION: u8 = 5;
 /// not with its encoded one: a `u64` of one encoded byte counts as 8.
 pub const DECODED_BYTES_MAX: usize = 256 << 20;
 
-/// The most bytes beyond the length of its input that [`decode_sparingly`] allocates. The entries of
-/// an append take up to three times their encoded size.
+/// The most bytes beyond the length of its input that [`decode_sparingly`] allocates. The entries
+/// of an append take up to three times their encoded size.
 pub const SPARE_BYTES: usize = 16 << 20;
 
 const CONFIG: bincode::config::Configuration<
