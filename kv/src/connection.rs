@@ -94,9 +94,13 @@ impl MetricsTurns {
     }
 }
 
-/// Serves a connection until it ends or loses its place.
+/// Serves a connection until it ends or loses its place. A part of a request has arrived on it.
 pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, watcher: Watcher) {
     let patience = common.client_timeout;
+    // At once. Only the runtime of this task does not know it yet.
+    if stream.readable().await.is_err() {
+        return;
+    }
     let source = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
     let talk = Arc::new(Talk::default());
     let place = Arc::new(place);
@@ -107,16 +111,26 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
         let visit = visit.clone();
         service_fn(move |request| Visit::answer(visit.clone(), request))
     };
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES_MAX)
         // A client may close its side after sending a request, and still wait for the answer.
         .half_close(true)
         .serve_connection(TokioIo::new(patient), service);
+    // A part of a request has arrived, and is read here. If the node stops, hyper would close a
+    // connection on which it has read nothing.
+    let ends = async move {
+        let begun =
+            std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut connection).poll(context)));
+        match begun.await {
+            Poll::Ready(ended) => ended,
+            Poll::Pending => watcher.watch(connection).await,
+        }
+    };
     let ended = tokio::select! {
         biased;
-        ended = watcher.watch(connection) => Ok(ended),
+        ended = ends => Ok(ended),
         () = visit.place.lost() => Err(visit.place.awaits_body()),
         () = wake_now_and_then() => Err(false),
     };

@@ -19,6 +19,7 @@ use hyper::{Method, Request};
 use hyper_util::server::graceful::Watcher;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,6 +36,9 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client in the overflow may take to send its request.
 const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(2);
+/// When the node stops, how long a client that has sent nothing yet may take to send its request.
+/// If its connection were closed, it could not know what became of a request that is under way.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 
 /// An accepted connection.
 pub(crate) struct Visitor {
@@ -74,13 +78,21 @@ pub(crate) async fn receive(mut visitor: Visitor, watcher: Watcher) {
         Seat::Full(_) => visitor.common.client_timeout,
         Seat::Overflow(_) => OVERFLOW_TIMEOUT,
     };
+    let mut is_new = true;
     loop {
+        let stops = async {
+            let _ = visitor.stopping.wait_for(|stopping| *stopping).await;
+            if is_new {
+                tokio::time::sleep(FIRST_REQUEST).await;
+            }
+        };
         let question = tokio::select! {
             biased;
             question = next(&visitor.stream, patience) => question,
             () = visitor.seat.place().lost() => return,
-            _ = visitor.stopping.wait_for(|stopping| *stopping) => return,
+            () = stops => return,
         };
+        is_new = false;
         match question {
             Ok(Next::Plain(question)) => match answer(&mut visitor, question).await {
                 // Other connections on this thread get their turn.
@@ -197,8 +209,10 @@ async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
         }
         None => canned::starting(&path, &visitor.common),
     };
-    let is_last =
-        is_last || matches!(visitor.seat, Seat::Overflow(_)) || visitor.seat.place().is_lost();
+    let is_last = is_last
+        || matches!(visitor.seat, Seat::Overflow(_))
+        || visitor.seat.place().is_lost()
+        || visitor.common.leaves.load(Ordering::Relaxed);
     let bytes = encode(response, is_last).await?;
     timeout(ANSWER_TIMEOUT, visitor.stream.write_all(&bytes)).await??;
     Ok(!is_last)

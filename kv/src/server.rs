@@ -91,7 +91,6 @@ impl ClientServer {
         let (stop, stopping) = watch::channel(false);
         let places = Places::new(share.clients, IDLE_MIN);
         let acceptor = Acceptor {
-            listener,
             common: common.clone(),
             places: places.clone(),
             overflow: Places::new(descriptors::OVERFLOW as usize, OVERFLOW_MIN),
@@ -100,7 +99,7 @@ impl ClientServer {
             graceful: GracefulShutdown::new(),
             connections: JoinSet::new(),
         };
-        let accepting = front.runtime().spawn(acceptor.run());
+        let accepting = front.runtime().spawn(acceptor.run(listener));
         let leaves = OnceLock::new();
         Ok(ClientServer { local_addr, common, places, leaves, stop, accepting, _front: front })
     }
@@ -166,8 +165,28 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Closes the listener. Returns the connections that the system has accepted for it: if they were
+/// reset, their clients could not know what became of a request that is under way. No more of them
+/// than descriptors are reserved for connections without a place.
+fn last_connections(listener: TcpListener) -> Vec<TcpStream> {
+    let mut last = Vec::new();
+    // Does not block: it has been a socket of the runtime.
+    if let Ok(listener) = listener.into_std() {
+        while last.len() < descriptors::OVERFLOW as usize
+            && let Ok((stream, _)) = listener.accept()
+        {
+            last.push(stream);
+        }
+    }
+    last.into_iter()
+        .filter_map(|stream| {
+            stream.set_nonblocking(true).ok()?;
+            TcpStream::from_std(stream).ok()
+        })
+        .collect()
+}
+
 struct Acceptor {
-    listener: TcpListener,
     common: Arc<Common>,
     places: Arc<Places>,
     overflow: Arc<Places>,
@@ -180,7 +199,7 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(mut self) {
+    async fn run(mut self, listener: TcpListener) {
         let mut failed: Option<Instant> = None;
         let mut stopping = self.stopping.clone();
         loop {
@@ -188,7 +207,7 @@ impl Acceptor {
             let accepted = tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => break,
-                accepted = self.listener.accept() => accepted,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
@@ -207,7 +226,9 @@ impl Acceptor {
                 }
             }
         }
-        drop(self.listener);
+        for stream in last_connections(listener) {
+            self.admit(stream).await;
+        }
         let _ = tokio::time::timeout(GRACE, self.graceful.shutdown()).await;
     }
 

@@ -6,7 +6,7 @@ pub use crate::local::until;
 use crate::local::{PATIENCE, PEER_PORT_OFFSET, free_ports};
 use kv::serve::{Peer, Running, ServeConfig, run};
 use raft::NodeId;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -188,9 +188,14 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[&str], body
     send(address, &request).expect("the node answers")
 }
 
-/// Sends bytes, and reads until the node closes the connection. `None` if there was no answer.
+/// Sends bytes, and reads until the node closes the connection. `None` if there was no answer, also
+/// if a node that stops has reset the connection.
 pub fn send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).expect("the node listens");
+    send_over(TcpStream::connect(address).expect("the node listens"), bytes)
+}
+
+/// The same on a connection that exists.
+pub fn send_over(mut stream: TcpStream, bytes: &[u8]) -> Option<Answer> {
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     // The node may close before it has read everything. Its answer is read nevertheless.
     let _ = stream.write_all(bytes);
@@ -200,6 +205,7 @@ pub fn send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
         match stream.read(&mut part) {
             Ok(0) => break,
             Ok(read) => all.extend_from_slice(&part[..read]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
             Err(error) if all.is_empty() => panic!("no answer: {error}"),
             Err(_) => break,
         }
