@@ -79,14 +79,17 @@ impl<S: StateMachine, D: Disk + Sync> Parts<S, D> {
 const WRITE_BYTES: u64 = 4096;
 
 /// Lowers the limits for the log between two snapshots, and for what waits for its commit, to a
-/// quarter of the log's bound each. The rest is for what is written while a snapshot is taken.
+/// quarter of the log's bound each. The latter is counted in blocks: an eighth for the bytes, and
+/// an eighth for what each entry takes beyond them. The rest is for what is written while a
+/// snapshot is taken.
 fn fit_to_log(config: &mut Config, bytes_max: u64) {
     let most = usize::try_from(bytes_max / 4).unwrap_or(usize::MAX);
     let writes = usize::try_from(bytes_max / 4 / WRITE_BYTES).unwrap_or(usize::MAX).max(1);
     config.snapshot_log_bytes = config.snapshot_log_bytes.min(most);
     config.snapshot_log_bytes_max = config.snapshot_log_bytes_max.min(most);
     config.snapshot_log_writes = config.snapshot_log_writes.min(writes);
-    config.uncommitted_bytes_max = config.uncommitted_bytes_max.min(most);
+    config.uncommitted_bytes_max = config.uncommitted_bytes_max.min((most / 2).max(1));
+    config.uncommitted_entries_max = config.uncommitted_entries_max.min((writes / 2).max(1));
 }
 
 #[cfg(test)]
@@ -99,16 +102,16 @@ mod tests {
         let usual = || Config::new(NodeId(1), Incarnation(1), 1);
         let limits = |config: &Config| {
             let Config { snapshot_log_bytes, snapshot_log_bytes_max, .. } = *config;
-            (snapshot_log_bytes, snapshot_log_bytes_max, config.snapshot_log_writes)
+            let uncommitted = (config.uncommitted_bytes_max, config.uncommitted_entries_max);
+            (snapshot_log_bytes, snapshot_log_bytes_max, config.snapshot_log_writes, uncommitted)
         };
         let mut config = usual();
         fit_to_log(&mut config, storage::LogConfig::default().bytes_max);
         assert_eq!(limits(&config), limits(&usual()), "the defaults suit each other");
         fit_to_log(&mut config, 128 << 20);
-        assert_eq!(limits(&config), (32 << 20, 32 << 20, 8192));
+        assert_eq!(limits(&config), (32 << 20, 32 << 20, 8192, (16 << 20, 4096)));
         fit_to_log(&mut config, 2 * WRITE_BYTES);
-        assert_eq!(limits(&config), (2048, 2048, 1));
-        assert_eq!(config.uncommitted_bytes_max, 2048);
+        assert_eq!(limits(&config), (2048, 2048, 1, (1024, 1)));
         assert_eq!(config.check(), Ok(()));
     }
 }

@@ -44,38 +44,58 @@ pub(crate) async fn start<S: StateMachine>(
     settings: Settings,
 ) -> Result<Node<S>, StartError> {
     let leader_wait = settings.wait_for_leader();
-    let ready = prepare(settings).await?;
-    let Ready { id, core, peers, founder, member, snapshots, config, transport_config } = ready;
-    let cluster = member.cluster();
-    let clock = Arc::new(TokioClock::new());
-    let parts = Parts {
-        machine,
-        member,
-        snapshots,
-        clock: clock.clone(),
-        config,
-        messages_max: None,
-        inspect: Arc::new(()),
+    let (core, ready) = prepare(settings).await?;
+    let running = async {
+        let Ready { id, peers, founder, member, snapshots, config, transport_config } = ready;
+        let cluster = member.cluster();
+        let clock = Arc::new(TokioClock::new());
+        let parts = Parts {
+            machine,
+            member,
+            snapshots,
+            clock: clock.clone(),
+            config,
+            messages_max: None,
+            inspect: Arc::new(()),
+        };
+        // It may read a large snapshot that was received in part. The transport works on the
+        // runtime that this thread belongs to.
+        let assembling = core.runtime().spawn_blocking(move || {
+            parts.assemble(|inbox| Arc::new(HttpTransport::new(transport_config, inbox)))
+        });
+        let assembled =
+            assembling.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+        let Assembled { driver, log, transport, .. } = assembled?;
+        let spawning = core.runtime().spawn(async move { driver::spawn(driver, log, close) });
+        let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let handle = spawned.map_err(StartError::Thread)?;
+        peers.open(&transport);
+        core.runtime().spawn(keep_introducing(
+            peers.bootstrap_service().clone(),
+            founder,
+            cluster,
+            handle.changes(),
+        ));
+        Ok((id, cluster, handle, clock, transport, peers))
     };
-    // It may read a large snapshot that was received in part. The transport works on the runtime
-    // that this thread belongs to.
-    let assembling = core.runtime().spawn_blocking(move || {
-        parts.assemble(|inbox| Arc::new(HttpTransport::new(transport_config, inbox)))
-    });
-    let assembled =
-        assembling.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
-    let Assembled { driver, log, transport, .. } = assembled?;
-    let spawning = core.runtime().spawn(async move { driver::spawn(driver, log, close) });
-    let spawned = spawning.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    let handle = spawned.map_err(StartError::Thread)?;
-    peers.open(&transport);
-    core.runtime().spawn(keep_introducing(
-        peers.bootstrap_service().clone(),
-        founder,
-        cluster,
-        handle.changes(),
-    ));
+    let (core, running) = or_stop(running.await, core).await?;
+    let (id, cluster, handle, clock, transport, peers) = running;
     Ok(Node { id, cluster, handle, clock, transport, peers, core, leader_wait })
+}
+
+/// After an error, returns once everything that the start had is released: its address and its
+/// directory are free for the next one.
+async fn or_stop<T>(
+    result: Result<T, StartError>,
+    core: OwnThread,
+) -> Result<(OwnThread, T), StartError> {
+    match result {
+        Ok(begun) => Ok((core, begun)),
+        Err(error) => {
+            core.stop().await;
+            Err(error)
+        }
+    }
 }
 
 /// Tells other nodes the present members, and not those of the start. A node that joined by a
@@ -96,7 +116,6 @@ async fn keep_introducing(
 /// A node that is a member of its cluster and has no state machine yet.
 struct Ready {
     id: NodeId,
-    core: OwnThread,
     peers: PeerServer,
     founder: Founder,
     member: MemberDirectory<RealDisk>,
@@ -107,7 +126,9 @@ struct Ready {
 
 /// All of the start that needs no state machine. The future is boxed here, so that it is compiled
 /// with this crate, and not with each that starts a node.
-fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, StartError>> + Send>> {
+fn prepare(
+    settings: Settings,
+) -> Pin<Box<dyn Future<Output = Result<(OwnThread, Ready), StartError>> + Send>> {
     Box::pin(async move {
         // The HTTP library renders the date, and panics before 1970.
         if SystemTime::now() < UNIX_EPOCH {
@@ -129,45 +150,50 @@ fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Result<Ready, Star
         let config = settings.driver_config(id);
         config.check(HttpTransport::MESSAGE_BYTES_MAX, HttpTransport::QUEUE_MESSAGES_MAX)?;
         let core = OwnThread::start("raft-core", true).map_err(StartError::Thread)?;
-        let connections_max = settings.connections_max;
-        let binding = core.runtime().spawn(PeerServer::bind_limited(listen, connections_max));
-        let peers = binding.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
-        let peers = peers.map_err(|source| StartError::Listen { address: listen, source })?;
+        let readied = async {
+            let connections_max = settings.connections_max;
+            let binding = core.runtime().spawn(PeerServer::bind_limited(listen, connections_max));
+            let peers =
+                binding.await.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+            let peers = peers.map_err(|source| StartError::Listen { address: listen, source })?;
 
-        let own_address = own.peer_address.clone();
-        let starting = Starting { id, data_dir, own, settings: &settings, peers: &peers };
-        let disk = RealDisk::new(&starting.data_dir);
-        let directory = starting.open(disk.clone()).await?;
-        tracing::info!(peers = %peers.local_addr(), "listening for peers");
-        let member = match directory {
-            Directory::Member(member) => starting.resume(member)?,
-            Directory::Unclaimed(unclaimed) => starting.begin(unclaimed).await?,
+            let own_address = own.peer_address.clone();
+            let starting = Starting { id, data_dir, own, settings: &settings, peers: &peers };
+            let disk = RealDisk::new(&starting.data_dir);
+            let directory = starting.open(disk.clone()).await?;
+            tracing::info!(peers = %peers.local_addr(), "listening for peers");
+            let member = match directory {
+                Directory::Member(member) => starting.resume(member)?,
+                Directory::Unclaimed(unclaimed) => starting.begin(unclaimed).await?,
+            };
+            let cluster = member.cluster();
+            let founder = starting.introduce(member.who());
+            starting.warn_of_other_members(member.membership());
+            starting.warn_of_other_address(member.membership());
+            peers.bootstrap_service().answer_as_member(
+                founder.clone(),
+                cluster,
+                member.base_membership().clone(),
+            );
+            let (member, snapshots) = starting.check_base(member, disk).await?;
+
+            let mut transport_config =
+                TransportConfig::new(cluster, id, member.who().incarnation());
+            // A peer's connection may be silent for at least as long as a leader.
+            let election_timeout = config.tick * config.raft.election_ticks;
+            transport_config.silence = transport_config.silence.max(election_timeout);
+            transport_config.peer_address = own_address;
+            let listed = settings.members.iter().filter(|listed| listed.node != id);
+            transport_config.listed =
+                listed.map(|listed| (listed.node, listed.peer_address.clone())).collect();
+            transport_config.election_timeout = election_timeout;
+            transport_config.heartbeat = config.tick * config.raft.heartbeat_ticks;
+            if let Some(bytes) = settings.snapshot_bytes_per_second {
+                transport_config.snapshot_bytes_per_second = bytes;
+            }
+            Ok(Ready { id, peers, founder, member, snapshots, config, transport_config })
         };
-        let cluster = member.cluster();
-        let founder = starting.introduce(member.who());
-        starting.warn_of_other_members(member.membership());
-        starting.warn_of_other_address(member.membership());
-        peers.bootstrap_service().answer_as_member(
-            founder.clone(),
-            cluster,
-            member.base_membership().clone(),
-        );
-        let (member, snapshots) = starting.check_base(member, disk).await?;
-
-        let mut transport_config = TransportConfig::new(cluster, id, member.who().incarnation());
-        // A peer's connection may be silent for at least as long as a leader.
-        let election_timeout = config.tick * config.raft.election_ticks;
-        transport_config.silence = transport_config.silence.max(election_timeout);
-        transport_config.peer_address = own_address;
-        let listed = settings.members.iter().filter(|listed| listed.node != id);
-        transport_config.listed =
-            listed.map(|listed| (listed.node, listed.peer_address.clone())).collect();
-        transport_config.election_timeout = election_timeout;
-        transport_config.heartbeat = config.tick * config.raft.heartbeat_ticks;
-        if let Some(bytes) = settings.snapshot_bytes_per_second {
-            transport_config.snapshot_bytes_per_second = bytes;
-        }
-        Ok(Ready { id, core, peers, founder, member, snapshots, config, transport_config })
+        or_stop(readied.await, core).await
     })
 }
 

@@ -54,6 +54,10 @@ pub struct Config {
     /// The most bytes of uncommitted entries, 64 MiB by default, all of it in memory. A leader that
     /// has reached it rejects proposals as `Busy`.
     pub uncommitted_bytes_max: usize,
+    /// The most entries that are not committed, of all terms, 131,072 by default. A leader that has
+    /// reached it rejects proposals as `Busy`. On the disk, an entry that is written by itself
+    /// takes a block of 4 KiB at least, and no snapshot covers it before it is committed.
+    pub uncommitted_entries_max: usize,
     /// The most bytes of one command, 8 MiB by default. A larger one is rejected. A message with
     /// it must fit into what the transport carries.
     pub command_bytes_max: usize,
@@ -113,6 +117,7 @@ impl Config {
             write_bytes_max: 1 << 20,
             apply_bytes_max: 1 << 20,
             uncommitted_bytes_max: 64 << 20,
+            uncommitted_entries_max: 1 << 17,
             command_bytes_max: 8 << 20,
             reads_max: 4096,
             snapshot_log_bytes: 64 << 20,
@@ -150,6 +155,7 @@ impl Config {
             ("write_bytes_max", self.write_bytes_max),
             ("apply_bytes_max", self.apply_bytes_max),
             ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+            ("uncommitted_entries_max", self.uncommitted_entries_max),
             ("command_bytes_max", self.command_bytes_max),
             ("reads_max", self.reads_max),
             ("snapshot_log_bytes", self.snapshot_log_bytes),

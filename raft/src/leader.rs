@@ -259,7 +259,10 @@ impl Leader {
             // The target leads soon.
             return Err(ProposeRefused::NotLeader { leader: None });
         }
-        if self.uncommitted_bytes >= core.config.uncommitted_bytes_max {
+        let entries = core.log.last().index.0 - core.commit.0;
+        if self.uncommitted_bytes >= core.config.uncommitted_bytes_max
+            || entries >= core.config.uncommitted_entries_max as u64
+        {
             return Err(ProposeRefused::Busy);
         }
         let number = core.log.next_number();

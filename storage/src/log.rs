@@ -68,7 +68,8 @@ pub struct LogConfig {
     /// snapshot is taken. The crate `quorate` lowers these limits to a quarter of the bound. A log
     /// that is full all the same makes a snapshot due, and the node is read-only until that is
     /// durable. The bound must exceed the entries that can wait for their commit
-    /// ([`raft::Config::uncommitted_bytes_max`], counted likewise): no snapshot covers these.
+    /// ([`raft::Config::uncommitted_bytes_max`], and a block for each of
+    /// [`raft::Config::uncommitted_entries_max`]): no snapshot covers these.
     pub bytes_max: u64,
     /// The most bytes of spare segments kept for reuse, 1.25 GiB by default: the log between two
     /// snapshots of a large state. A new segment is filled with zeros, which is one more write of

@@ -115,6 +115,7 @@ impl Cluster {
                 "write_bytes" => config.write_bytes_max = size,
                 "apply_bytes" => config.apply_bytes_max = size,
                 "uncommitted_bytes" => config.uncommitted_bytes_max = size,
+                "uncommitted_entries" => config.uncommitted_entries_max = size,
                 "command_bytes" => config.command_bytes_max = size,
                 "reads" => config.reads_max = size,
                 "snapshot_bytes" => config.snapshot_log_bytes = size,

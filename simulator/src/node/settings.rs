@@ -48,6 +48,7 @@ pub(super) fn config(
     if swarm.log_bytes > 0 {
         config.uncommitted_bytes_max =
             config.uncommitted_bytes_max.min(swarm.uncommitted_bytes_of_a_bounded_log());
+        config.uncommitted_entries_max = swarm.uncommitted_entries_of_a_bounded_log();
     }
     if swarm.reads_max > 0 {
         config.reads_max = swarm.reads_max as usize;

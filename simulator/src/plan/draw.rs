@@ -122,11 +122,8 @@ impl Plan {
         let mut draw = Stream::new(seed, Purpose::Unread, 0);
         plan.swarm.unread_ppm = draw.pick(&[0, 0, 0, 300_000]);
         let mut draw = Stream::new(seed, Purpose::LogBound, 0);
-        // One segment is the reserve for elections: with small ones, a few restarts use it up. If
-        // each entry is sent or written by itself, and takes a block, few entries fill the log, and
-        // none may be committed.
-        let least_bytes = plan.swarm.write_bytes.min(plan.swarm.append_bytes);
-        if plan.swarm.segment_bytes == SEGMENT_BYTES_MOST && least_bytes > 1 {
+        // One segment is the reserve for elections: with small ones, a few restarts use it up.
+        if plan.swarm.segment_bytes == SEGMENT_BYTES_MOST {
             plan.swarm.log_bytes = draw.pick(&[0, 0, 1 << 20, 4 << 20]);
         }
         plan

@@ -170,7 +170,12 @@ impl Swarm {
 
     /// The most bytes of uncommitted entries if the log has a bound: as in the product.
     pub fn uncommitted_bytes_of_a_bounded_log(&self) -> usize {
-        self.log_bytes as usize / 4
+        self.log_bytes as usize / 8
+    }
+
+    /// The most such entries, each of which may take a block: as in the product.
+    pub fn uncommitted_entries_of_a_bounded_log(&self) -> usize {
+        self.log_bytes as usize / 8 / 4096
     }
 
     /// Whether the log may reach its bound before a snapshot is due. In the product, one is due

@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,19 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The distance between a node's client port and its peer port.
 pub const PEER_PORT_OFFSET: u16 = 1000;
 
-/// The first of `nodes` consecutive client ports that are free, with free peer ports.
+/// How many sets of ports there are.
+const PORT_SETS: u16 = 300;
+/// The number of the next set. Nodes that have stopped have their ports still: no other test gets
+/// them.
+static NEXT_PORTS: LazyLock<AtomicU16> = LazyLock::new(|| rand::random::<u16>().into());
+
+/// The first of `nodes` consecutive client ports that are free, with free peer ports. Different in
+/// each call, and none that the tests of the Python client take: those begin at 26,000.
 pub fn free_ports(nodes: u16) -> u16 {
-    for _ in 0..1000 {
-        let first = 20_000 + (rand::random::<u16>() % 1000) * 10;
+    for _ in 0..PORT_SETS {
+        let set = NEXT_PORTS.fetch_add(1, Ordering::Relaxed) % PORT_SETS;
+        // Client ports in even thousands, peer ports in odd ones.
+        let first = 20_000 + (set / 100) * 2_000 + (set % 100) * 10;
         let all = (first..first + nodes).flat_map(|port| [port, port + PEER_PORT_OFFSET]);
         let taken: Result<Vec<_>, _> =
             all.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))).collect();
