@@ -16,7 +16,11 @@ impl Leader {
         let is_read = self.reads.is_empty() && self.confirming.is_empty();
         let has_sent = core.commit == core.log.last().index
             && self.progress.values().all(|p| p.is_at_rest(core.commit, core.config.priority));
-        if !(is_steady && is_read && has_sent) {
+        // How long entries are kept for a peer that is behind, and when it may be sent a snapshot
+        // instead, depends on how long it and others have been silent.
+        let base = core.log.base().last.index;
+        let is_one_behind = self.progress.values().any(|p| p.active && p.next <= base);
+        if !(is_steady && is_read && has_sent) || is_one_behind {
             return 0;
         }
         let round = core.config.heartbeat_ticks.saturating_sub(self.ticks_since_round);
