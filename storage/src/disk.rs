@@ -108,6 +108,20 @@ pub(crate) fn out_of_place(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, text)
 }
 
+/// An error of the operating system, with the file in its text. The error is its source, so that
+/// its number is not lost: a disk that has failed (EIO) has no kind of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Named {
+    text: String,
+    source: io::Error,
+}
+
+/// The same error with another text.
+pub(crate) fn with_text(error: io::Error, text: String) -> io::Error {
+    io::Error::new(error.kind(), Named { text, source: error })
+}
+
 /// An error of creating or writing the file `path`, with the name of the file in its text. A file
 /// system without room may have bytes, but no inodes.
 pub(crate) fn named(disk: &impl Disk, path: &str, error: io::Error) -> io::Error {
@@ -118,7 +132,7 @@ pub(crate) fn named(disk: &impl Disk, path: &str, error: io::Error) -> io::Error
         (io::ErrorKind::StorageFull, Some(0)) => format!("{file}: {NO_INODES}"),
         _ => format!("{file}: {error}"),
     };
-    io::Error::new(error.kind(), text)
+    with_text(error, text)
 }
 
 /// For an operator: there is no room for a further file, however many bytes are free.

@@ -469,10 +469,10 @@ impl<D: Disk> Log<D> {
             None => self.order_next(share).map_err(AppendError::Full)?,
         };
         let segment = self.preparer.take().map_err(|error| {
-            let named = segment::unprepared(&self.disk, ordered, &error);
+            let named = |error| segment::unprepared(&self.disk, ordered, error);
             match AppendError::of(error) {
-                AppendError::Full(_) => AppendError::Full(named),
-                AppendError::Failed(_) => AppendError::Failed(named),
+                AppendError::Full(error) => AppendError::Full(named(error)),
+                AppendError::Failed(error) => AppendError::Failed(named(error)),
             }
         })?;
         let next = Current { segment, used: 0, highest: Index(0) };
@@ -649,6 +649,7 @@ impl<D: Disk> Log<D> {
             Some(current) => segment::path(current.segment.generation),
             None => segment::DIR.to_owned(),
         };
-        io::Error::new(error.kind(), format!("{}: {error}", self.disk.describe(&file)))
+        let text = format!("{}: {error}", self.disk.describe(&file));
+        disk::with_text(error, text)
     }
 }

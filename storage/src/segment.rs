@@ -177,11 +177,14 @@ impl<D: Disk> Drop for Worker<D> {
 
 /// Why there is no next segment, for an operator. It names the file.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Unprepared(String);
+#[error("{text}")]
+pub(crate) struct Unprepared {
+    text: String,
+    source: io::Error,
+}
 
 /// An error of preparing a segment of `bytes` bytes, with the file and the room in its text.
-pub(crate) fn unprepared(disk: &impl Disk, bytes: u64, error: &io::Error) -> io::Error {
+pub(crate) fn unprepared(disk: &impl Disk, bytes: u64, error: io::Error) -> io::Error {
     let file = disk.describe(TEMPORARY);
     let free = disk.free_bytes();
     let text = match (error.kind(), free.filter(|free| *free < bytes)) {
@@ -200,7 +203,7 @@ pub(crate) fn unprepared(disk: &impl Disk, bytes: u64, error: &io::Error) -> io:
         (io::ErrorKind::FileTooLarge, _) => error.to_string(),
         _ => format!("the next log segment ({file}) cannot be prepared: {error}"),
     };
-    io::Error::new(error.kind(), Unprepared(text))
+    io::Error::new(error.kind(), Unprepared { text, source: error })
 }
 
 /// A number of bytes in the largest unit in which it is at least 1, rounded down.

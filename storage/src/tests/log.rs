@@ -4,6 +4,7 @@ use super::*;
 use crate::log::AppendError;
 use crate::testing::{DiskOperation, DiskVerdict};
 use crate::{LockError, OpenError, RealDisk, Snapshots};
+use crate::{disk, segment};
 use std::sync::{Arc, Mutex};
 
 #[test]
@@ -377,6 +378,18 @@ fn want_of_descriptors_or_memory_is_no_failure_of_the_disk() {
     for (error, is_full) in [(12, true), (23, true), (24, true), (5, false)] {
         let of = AppendError::of(std::io::Error::from_raw_os_error(error));
         assert_eq!(matches!(of, AppendError::Full(_)), is_full, "{of:?}");
+    }
+}
+
+#[test]
+fn an_error_that_names_its_file_keeps_the_number_of_the_system() {
+    let disk = MemDisk::new();
+    for named in [disk::named, |disk: &MemDisk, _: &str, error| segment::unprepared(disk, 1, error)]
+    {
+        let error = named(&disk, "log/7", std::io::Error::from_raw_os_error(5));
+        assert!(error.to_string().contains("log/"), "{error}");
+        let source = std::error::Error::source(&error).and_then(|error| error.downcast_ref());
+        assert_eq!(source.and_then(std::io::Error::raw_os_error), Some(5), "{error:?}");
     }
 }
 
