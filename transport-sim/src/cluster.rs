@@ -423,6 +423,9 @@ fn config(id: u64, swarm: &Swarm, incarnation: Incarnation, life: u64, seed: u64
             config.uncommitted_bytes_max.min(swarm.uncommitted_bytes_of_a_bounded_log());
         config.uncommitted_entries_max = swarm.uncommitted_entries_of_a_bounded_log();
     }
+    if let Some(writes) = swarm.writes_of_a_bounded_log() {
+        config.snapshot_log_writes = writes;
+    }
     config.snapshot_log_bytes = swarm.snapshot_bytes as usize;
     config.snapshot_log_bytes_max = swarm.snapshot_bytes_max as usize;
     config.retained_bytes = swarm.retained_bytes as usize;

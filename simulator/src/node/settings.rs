@@ -50,6 +50,9 @@ pub(super) fn config(
             config.uncommitted_bytes_max.min(swarm.uncommitted_bytes_of_a_bounded_log());
         config.uncommitted_entries_max = swarm.uncommitted_entries_of_a_bounded_log();
     }
+    if let Some(writes) = swarm.writes_of_a_bounded_log() {
+        config.snapshot_log_writes = writes;
+    }
     if swarm.reads_max > 0 {
         config.reads_max = swarm.reads_max as usize;
     }

@@ -178,6 +178,13 @@ impl Swarm {
         self.log_bytes as usize / 8 / 4096
     }
 
+    /// After how many writes a snapshot is due, if the log has a bound: as in the product, unless it
+    /// may fill.
+    pub fn writes_of_a_bounded_log(&self) -> Option<usize> {
+        let has_room = self.log_bytes > 0 && !self.log_may_fill();
+        has_room.then_some(self.log_bytes as usize / 4 / 4096)
+    }
+
     /// Whether the log may reach its bound before a snapshot is due. In the product, one is due
     /// when the log has grown by a quarter of the bound.
     pub(crate) fn log_may_fill(&self) -> bool {
