@@ -178,7 +178,7 @@ impl Swarm {
         self.log_bytes as usize / 8 / 4096
     }
 
-    /// After how many writes a snapshot is due, if the log has a bound: as in the product, unless it
+    /// After how many writes a snapshot is due if the log has a bound: as in the product, unless it
     /// may fill.
     pub fn writes_of_a_bounded_log(&self) -> Option<usize> {
         let has_room = self.log_bytes > 0 && !self.log_may_fill();
