@@ -59,8 +59,6 @@ pub const EVENTS_MAX: u64 = 2_000_000;
 
 /// For the last of those, clients send no new requests.
 const REST_TIMEOUTS: u64 = 3;
-/// A plan with a lower limit on the bytes of a write writes one entry at a time, or a few.
-const ONE_BY_ONE_BYTES: u32 = 1_000;
 /// A preferred node leads within this many of the longest election timeouts after its start.
 const PREFERRED_TIMEOUTS: u64 = 20;
 

@@ -126,6 +126,12 @@ impl Plan {
         if plan.swarm.segment_bytes == SEGMENT_BYTES_MOST {
             plan.swarm.log_bytes = draw.pick(&[0, 0, 1 << 20, 4 << 20]);
         }
+        // If no snapshot is due before the log is full, and each entry takes a block, another node
+        // may have no room for all that a new leader has. As long as it has not stored all of it,
+        // neither knows that it is committed, and no snapshot is taken.
+        if plan.swarm.log_may_fill() && plan.swarm.goes_one_by_one() {
+            plan.swarm.log_bytes = 0;
+        }
         plan
     }
 

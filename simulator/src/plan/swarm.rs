@@ -8,6 +8,10 @@ use crate::random::Stream;
 use raft::LeaseConfig;
 use std::time::Duration;
 
+/// With lower limits on the bytes of a write or of an append, a node writes or sends one entry at a
+/// time, or a few.
+const ONE_BY_ONE_BYTES: u32 = 1_000;
+
 macro_rules! swarm {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// The parameters of a run. Times in microseconds, chances in millionths (at most
@@ -189,6 +193,11 @@ impl Swarm {
     /// when the log has grown by a quarter of the bound.
     pub(crate) fn log_may_fill(&self) -> bool {
         self.log_bytes > 0 && self.snapshot_bytes > self.log_bytes / 4
+    }
+
+    /// Whether most entries are sent or written one by one.
+    pub(crate) fn goes_one_by_one(&self) -> bool {
+        self.write_bytes.min(self.append_bytes) < ONE_BY_ONE_BYTES
     }
 
     pub(super) fn tick(&self) -> Duration {

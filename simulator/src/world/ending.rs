@@ -111,7 +111,7 @@ impl World<'_> {
         let ends = self.hosts.iter().map(|host| host.shadow.last().index.0);
         let entries = ends.max().unwrap_or_default() * self.hosts.len() as u64;
         let each_us = 2 * u64::from(swarm.sync_us) + 4 * u64::from(swarm.delay_us);
-        match swarm.write_bytes.min(swarm.append_bytes) < ONE_BY_ONE_BYTES {
+        match swarm.goes_one_by_one() {
             true => entries * each_us,
             false => 0,
         }
