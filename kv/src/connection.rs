@@ -54,7 +54,7 @@ pub(crate) struct Common {
     /// The address at which other nodes reach this one, for `/listen_addr`.
     pub peer_address: String,
     /// The node is about to stop: clients are asked to close their connections.
-    pub leaves: AtomicBool,
+    pub leaves: Arc<AtomicBool>,
     /// What the node waits for, for an operator, if it waits to be added to its cluster.
     pub waits: OnceLock<String>,
     /// How long a client may take to send a head, or to read the next bytes of an answer.

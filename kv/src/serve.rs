@@ -460,6 +460,7 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),
         peers: Some(Box::new(move || transport.figures())),
         pressure: clients.pressure(),
+        leaves: clients.leaves(),
     }));
     Ok(Running { node, clients })
 }

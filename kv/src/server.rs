@@ -82,7 +82,7 @@ impl ClientServer {
             api: OnceLock::new(),
             node: node.0.into(),
             peer_address,
-            leaves: AtomicBool::new(false),
+            leaves: Arc::default(),
             waits: OnceLock::new(),
             client_timeout: limits.client_timeout,
             pressure: Arc::default(),
@@ -112,6 +112,11 @@ impl ClientServer {
     /// The counter that rises when there is no room for a long reply.
     pub fn pressure(&self) -> Arc<Pressure> {
         self.common.pressure.clone()
+    }
+
+    /// Whether the node is about to stop.
+    pub fn leaves(&self) -> Arc<AtomicBool> {
+        self.common.leaves.clone()
     }
 
     /// A function that makes requests be answered that the node waits to be added to its cluster,

@@ -285,9 +285,10 @@ impl<S: StateMachine> Builder<S> {
 
     /// The settings of the log on the disk. The default is [`LogConfig::default`].
     /// `segment_bytes` has to be a positive multiple of 4 KiB. With a small `bytes_max`, snapshots
-    /// are taken more often, segments have at most a sixteenth of it (but 1 MiB), and at most a
-    /// quarter may wait for its commit: beyond that, commands are refused as `Busy`. It should be
-    /// several times what is written while a snapshot is taken.
+    /// are taken more often, segments have at most a sixteenth of it (but 1 MiB), and what waits
+    /// for its commit may take at most a quarter: an eighth in bytes, and an eighth in blocks of 4
+    /// KiB, one for each command. Beyond that, commands are refused as `Busy`. `bytes_max` should
+    /// be several times what is written while a snapshot is taken.
     #[must_use]
     pub fn log(mut self, log: LogConfig) -> Self {
         self.settings.log = log;

@@ -13,7 +13,8 @@ const ELECTION_TICKS_MAX: u32 = 1 << 24;
 /// - entries that are applied: `retained_bytes` (16 MiB) and, until the next snapshot is durable,
 ///   `snapshot_log_bytes` (64 MiB), or as many bytes as the last snapshot has, if that is more, up
 ///   to `snapshot_log_bytes_max` (1 GiB), and a quarter more;
-/// - entries that are not committed: up to `uncommitted_bytes_max` (64 MiB);
+/// - entries that are not committed: up to `uncommitted_bytes_max` (64 MiB), and at most
+///   `uncommitted_entries_max` (131,072) of them;
 /// - on a leader with a peer that catches up: another `catch_up_bytes_max` (256 MiB).
 ///
 /// Messages and writes share the memory of the entries in them.
@@ -51,12 +52,14 @@ pub struct Config {
     pub write_bytes_max: usize,
     /// The most bytes of entries in one `Apply`, 1 MiB by default. One entry always fits.
     pub apply_bytes_max: usize,
-    /// The most bytes of uncommitted entries, 64 MiB by default, all of it in memory. A leader that
-    /// has reached it rejects proposals as `Busy`.
+    /// The most bytes of uncommitted entries, of all terms, 64 MiB by default, all of it in memory.
+    /// A leader that has reached it rejects proposals as `Busy`. As long as it has committed
+    /// nothing in its term, it may count entries that are committed; it then rejects them as
+    /// `NotLeader`.
     pub uncommitted_bytes_max: usize,
-    /// The most entries that are not committed, of all terms, 131,072 by default. A leader that has
-    /// reached it rejects proposals as `Busy`. On the disk, an entry that is written by itself
-    /// takes a block of 4 KiB at least, and no snapshot covers it before it is committed.
+    /// The most entries that are not committed, 131,072 by default, counted and rejected likewise.
+    /// On the disk, an entry that is written by itself takes a block of 4 KiB at least, and no
+    /// snapshot covers it before it is committed.
     pub uncommitted_entries_max: usize,
     /// The most bytes of one command, 8 MiB by default. A larger one is rejected. A message with
     /// it must fit into what the transport carries.

@@ -33,7 +33,7 @@ pub(crate) struct Leader {
     reads: Vec<Asker>,
     /// Reads that wait for their round to be confirmed, with their read index.
     confirming: VecDeque<(Round, Index, Asker)>,
-    /// Bytes of this term's uncommitted entries, without the no-op that began it.
+    /// Bytes of the entries that are not committed as far as this leader knows.
     uncommitted_bytes: usize,
     /// The end of the log when it last grew, and the ticks since then.
     last: Index,
@@ -90,7 +90,7 @@ impl Leader {
             ticks_since_quorum: 0,
             reads: Vec::new(),
             confirming: VecDeque::new(),
-            uncommitted_bytes: 0,
+            uncommitted_bytes: core.log.cost_bytes(core.commit, term_start),
             last: term_start,
             ticks_since_entry: 0,
             stall_probed: false,
@@ -263,7 +263,12 @@ impl Leader {
         if self.uncommitted_bytes >= core.config.uncommitted_bytes_max
             || entries >= core.config.uncommitted_entries_max as u64
         {
-            return Err(ProposeRefused::Busy);
+            // Before the first commit of its term a leader does not know what is committed. After a
+            // restart, all of the log counts. This ends soon, so callers wait as in an election.
+            return Err(match core.commit < self.term_start {
+                true => ProposeRefused::NotLeader { leader: None },
+                false => ProposeRefused::Busy,
+            });
         }
         let number = core.log.next_number();
         Ok(Proposed { id: self.append(core, request.into()), number })
@@ -414,8 +419,7 @@ impl Leader {
         if reached <= core.commit || !of_this_term {
             return;
         }
-        // Entries of earlier terms were never added.
-        let cost_bytes = core.log.cost_bytes(core.commit.max(self.term_start), reached);
+        let cost_bytes = core.log.cost_bytes(core.commit, reached);
         self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(cost_bytes);
         core.commit_to(reached);
         for progress in self.progress.values_mut() {

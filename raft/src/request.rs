@@ -56,7 +56,7 @@ pub enum ProposeRefused {
         /// The leader, if this node knows it.
         leader: Option<NodeId>,
     },
-    /// The leader has too many bytes of uncommitted entries. Retry later.
+    /// The leader has too many uncommitted entries, or too many bytes of them. Retry later.
     #[error("too much is waiting to be committed")]
     Busy,
     /// The command is larger than [`Config::command_bytes_max`](crate::Config::command_bytes_max).

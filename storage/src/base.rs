@@ -38,7 +38,7 @@ pub enum BaseError {
     NoPeers(SnapshotError),
     /// The base exists but cannot be read. See the cause.
     #[error("{0}")]
-    Unreadable(SnapshotError),
+    Unreadable(#[source] SnapshotError),
     /// The repaired state could not be made durable.
     #[error("the loss of a snapshot cannot be noted: {0}")]
     Io(#[from] io::Error),

@@ -102,5 +102,5 @@ pub enum IdentityError {
     },
     /// The file cannot be read. See the cause.
     #[error("the file IDENTITY cannot be read: {0}")]
-    Io(io::Error),
+    Io(#[source] io::Error),
 }

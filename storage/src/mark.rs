@@ -48,14 +48,15 @@ pub(crate) fn exists(disk: &impl Disk) -> io::Result<bool> {
 }
 
 impl<F: DiskFile> MarkFile<F> {
-    /// Opens the file, or creates it. Returns the latest mark in it.
+    /// Opens the file, or creates it. Returns the latest mark in it. A slot that the disk cannot
+    /// read may have that one: an error.
     pub fn open<D: Disk<File = F>>(disk: &D, seed: u32) -> io::Result<(Self, Option<Mark>)> {
         let mut file = match disk.open(FILE) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(FILE)?,
             Err(error) => return Err(error),
         };
-        let (first, second) = (read_slot(&file, 0, seed), read_slot(&file, 1, seed));
+        let (first, second) = (read_slot(&file, 0, seed)?, read_slot(&file, 1, seed)?);
         let latest = first.into_iter().chain(second).max_by_key(|mark| mark.batch);
         if file.len()? < 2 * SLOT_BYTES as u64 {
             file.write_at(SLOT_BYTES as u64, &[0; SLOT_BYTES])?;
@@ -92,15 +93,18 @@ impl<F: DiskFile> MarkFile<F> {
     }
 }
 
-fn read_slot(file: &impl DiskFile, slot: u64, seed: u32) -> Option<Mark> {
+fn read_slot(file: &impl DiskFile, slot: u64, seed: u32) -> io::Result<Option<Mark>> {
     let mut bytes = [0; MARK_BYTES];
-    read_exact_at(file, slot * SLOT_BYTES as u64, &mut bytes).ok()?;
-    if &bytes[4..8] != MAGIC || u32_at(&bytes, 0) != crc32c::crc32c_append(seed, &bytes[4..]) {
-        return None;
+    match read_exact_at(file, slot * SLOT_BYTES as u64, &mut bytes) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
     }
-    Some(Mark {
+    if &bytes[4..8] != MAGIC || u32_at(&bytes, 0) != crc32c::crc32c_append(seed, &bytes[4..]) {
+        return Ok(None);
+    }
+    Ok(Some(Mark {
         batch: u64_at(&bytes, 8),
         term: Term(u64_at(&bytes, 16)),
         end: LogId { term: Term(u64_at(&bytes, 24)), index: Index(u64_at(&bytes, 32)) },
-    })
+    }))
 }

@@ -49,6 +49,7 @@ use bytes::Bytes;
 use driver::{Clock, Handle, Sleep};
 use hyper::header::HeaderValue;
 use raft::NodeId;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::ClusterId;
@@ -92,6 +93,8 @@ pub struct Parts {
     pub peers: Option<PeerFigures>,
     /// Counts long replies that were refused or delayed for lack of memory.
     pub pressure: Arc<Pressure>,
+    /// Whether the node is about to stop: `/readyz` says so.
+    pub leaves: Arc<AtomicBool>,
 }
 
 /// Reads the counters of the transport.
@@ -137,6 +140,7 @@ pub(crate) struct App {
     /// thread, and several at once would leave little for other requests.
     listing_work: Arc<Semaphore>,
     pressure: Arc<Pressure>,
+    leaves: Arc<AtomicBool>,
 }
 
 impl App {
@@ -177,6 +181,7 @@ impl App {
             listings,
             listing_work: Arc::new(Semaphore::new(1)),
             pressure: parts.pressure,
+            leaves: parts.leaves,
         }
     }
 

@@ -87,7 +87,8 @@ pub fn run(args: &Args) -> u8 {
         None => show(args),
         Some(Change::Add { members, learner, options }) => {
             let role = if *learner { "learner" } else { "voter" };
-            change(options, false, |declared| {
+            // A learner that does not catch up is kept as one by giving up its promotion.
+            change(options, *learner, |declared| {
                 declared.extend(members.iter().map(|peer| entry(peer, role)));
                 Ok(())
             })
@@ -174,7 +175,8 @@ fn change(
     if !cluster["change"].is_null() && !gives_up {
         return Err(CallError::NotDone(format!(
             "another change is in progress, and waits for {}; as long as a new voter catches up, \
-             `members remove` with the ids of all new voters gives the change up",
+             `members remove` with the ids of all new voters gives the change up; for those that \
+             were learners before, `members add --learner`",
             plain(&cluster["change"]["waits_for"])
         )));
     }

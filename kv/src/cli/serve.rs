@@ -175,22 +175,24 @@ async fn node(settings: Settings) -> Ended {
         () = &mut abandoned => Err(Stop::Asked),
         ended = running.wait() => Ok(ended),
     };
-    let told = ended.as_ref().err().copied().unwrap_or(Stop::Asked);
-    let outcome = match ended {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            log_stop(told);
-            let first = Instant::now();
+    let told = match ended {
+        Err(stop) => stop,
+        // Its clients still get their answers.
+        Ok(ended) => {
             tokio::select! {
                 biased;
-                stopped = running.stop() => stopped,
-                () = signals.wait_again(first) => return Ended::Cut,
+                _ = running.stop() => {}
+                _ = signals.wait() => {}
             }
+            return ended.map_or_else(Ended::Failed, |()| Ended::Told(Stop::Asked));
         }
     };
-    match outcome {
-        Ok(()) => Ended::Told(told),
-        Err(error) => Ended::Failed(error),
+    log_stop(told);
+    let first = Instant::now();
+    tokio::select! {
+        biased;
+        stopped = running.stop() => stopped.map_or_else(Ended::Failed, |()| Ended::Told(told)),
+        () = signals.wait_again(first) => Ended::Cut,
     }
 }
 

@@ -4,8 +4,10 @@ use crate::local::{
     Cluster, PATIENCE, PEER_PORT_OFFSET, PROGRAM, cluster_command, complaint, free_ports, get,
     scratch, signal, until, wait_until_gone,
 };
+use crate::serve::answer;
 use rustix::process::Signal;
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -645,6 +647,38 @@ fn a_node_without_a_directory_of_its_own_says_how_to_begin() {
     assert_eq!(refused.status.code(), Some(CONFIGURATION));
     let said = complaint(&refused);
     assert!(said.contains("--bootstrap") && said.contains("--join"), "{said}");
+}
+
+#[test]
+fn a_member_that_is_removed_answers_its_clients_before_it_ends() {
+    let (_scratch, data) = scratch();
+    let mut cluster = Cluster::start(&data, free_ports(3));
+    for id in [2, 0] {
+        let address = cluster.address(id);
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                std::thread::spawn(move || {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    loop {
+                        let put = format!(
+                            "PUT /v1/kv/x HTTP/1.1\r\nhost: {address}\r\n\
+                             content-length: 1\r\n\r\ny"
+                        );
+                        stream.write_all(put.as_bytes()).ok()?;
+                        if answer(&mut stream)?.contains("connection: close") {
+                            return Some(());
+                        }
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let removed = cluster.run(&["members", "remove", &id.to_string()]);
+        assert!(removed.status.success(), "{}", complaint(&removed));
+        cluster.wait_for_line(&format!("node {id} stopped"));
+        let told = clients.into_iter().filter_map(|client| client.join().unwrap()).count();
+        assert_eq!(told, 8, "the others do not know what became of a request");
+    }
 }
 
 #[test]

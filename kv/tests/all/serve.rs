@@ -360,7 +360,7 @@ fn a_node_that_may_not_start_its_threads_says_so_and_exits() {
 }
 
 /// One answer on a connection that is kept: its head and its body.
-fn answer(stream: &mut TcpStream) -> Option<String> {
+pub fn answer(stream: &mut TcpStream) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).ok()?;

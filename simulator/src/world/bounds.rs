@@ -77,8 +77,7 @@ impl World<'_> {
             let reads = running.reads.len() as u64;
             within(CHECK, at, "reads that wait", reads, swarm.reads_max.into())?;
         }
-        let most = u64::from(swarm.uncommitted_bytes);
-        if most == 0 || !running.node.is_leader() {
+        if !running.node.is_leader() {
             return Ok(());
         }
         let commit = running.node.commit();
@@ -87,6 +86,14 @@ impl World<'_> {
             ids.filter(|id| id.term == running.node.term())
                 .filter_map(|id| running.node.entry(id.index))
         };
+        if swarm.log_bytes > 0 {
+            let most = swarm.uncommitted_entries_of_a_bounded_log() as u64;
+            within(CHECK, at, "entries that wait for commit", waiting().count() as u64, most)?;
+        }
+        let most = u64::from(swarm.uncommitted_bytes);
+        if most == 0 {
+            return Ok(());
+        }
         // The last one may exceed the bound, since a node accepts one until the bound is reached.
         let last = waiting().next_back().map_or(0, cost_bytes);
         let bytes = waiting().map(cost_bytes).sum::<u64>() - last;

@@ -53,6 +53,24 @@ fn a_last_batch_that_cannot_be_read_is_not_forgotten() {
     assert_eq!(found.cases, [Case::Clean]);
 }
 
+/// It may be all that tells a lost batch from one that was never synced.
+#[test]
+fn a_mark_that_cannot_be_read_is_not_forgotten() {
+    let disk = MemDisk::new();
+    of_three_entries(&disk);
+    reopen(&disk).0.close().unwrap();
+    for slot in 0..2 {
+        disk.kill();
+        let bytes = slot * BLOCK..(slot + 1) * BLOCK;
+        fail_reads(&disk, "MARK", bytes, None);
+        let error = Log::open(disk.clone(), config()).expect_err("it may prove a batch");
+        assert!(matches!(error, OpenError::Io { .. }), "{error}");
+        disk.clear_faults();
+    }
+    disk.kill();
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(1, 3, 1));
+}
+
 #[test]
 fn a_log_of_which_nothing_can_be_read_is_not_gone() {
     let disk = MemDisk::new();
@@ -124,7 +142,7 @@ fn a_founder_that_cannot_read_its_log_does_not_erase_it() {
         _ => DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes: 3_238 },
     }));
     let error = Directory::open(disk.clone(), config()).expect_err("nothing can be read");
-    assert!(matches!(error, OpenError::Unreadable { offset: 0, .. }), "{error}");
+    assert!(matches!(&error, OpenError::Io { path, .. } if path == "MARK"), "{error}");
     disk.clear_faults();
     disk.kill();
     let after: Vec<_> = disk.paths().iter().map(|path| disk.read(path)).collect();
