@@ -78,6 +78,11 @@ struct Options {
     server: ServerArgs,
 }
 
+/// How an operator ends a change that does not go on.
+const WAY_OUT: &str = "as long as a new voter catches up, `members remove` with the ids of all new \
+                       voters gives the change up; for those that were learners before, `members \
+                       add --learner` does";
+
 /// The client address, the peer address and the role of each member.
 type Declared = BTreeMap<u64, (String, String, &'static str)>;
 
@@ -174,9 +179,7 @@ fn change(
     }
     if !cluster["change"].is_null() && !gives_up {
         return Err(CallError::NotDone(format!(
-            "another change is in progress, and waits for {}; as long as a new voter catches up, \
-             `members remove` with the ids of all new voters gives the change up; for those that \
-             were learners before, `members add --learner`",
+            "another change is in progress, and waits for {}; {WAY_OUT}",
             plain(&cluster["change"]["waits_for"])
         )));
     }
@@ -212,7 +215,13 @@ fn change(
     match response.status {
         StatusCode::ACCEPTED => wait(&client, options.wait, &declared, &response.json()),
         status if status.is_success() => Ok(print(&describe(&response.json()))),
-        _ => Ok(client::refused(&response)),
+        status => {
+            let code = client::refused(&response);
+            if status == StatusCode::CONFLICT && !cluster["change"].is_null() {
+                exit::complain(WAY_OUT);
+            }
+            Ok(code)
+        }
     }
 }
 

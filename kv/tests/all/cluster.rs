@@ -1,5 +1,6 @@
 //! The `raft-kv` program as users run it: processes, files, sockets and signals.
 
+use crate::local::serve::Member;
 use crate::local::{
     Cluster, PATIENCE, PEER_PORT_OFFSET, PROGRAM, cluster_command, complaint, free_ports, get,
     scratch, signal, until, wait_until_gone,
@@ -9,7 +10,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The exit code of a cluster that cannot start with its settings.
@@ -679,6 +680,37 @@ fn a_member_that_is_removed_answers_its_clients_before_it_ends() {
         let told = clients.into_iter().filter_map(|client| client.join().unwrap()).count();
         assert_eq!(told, 8, "the others do not know what became of a request");
     }
+}
+
+#[test]
+fn the_promotion_of_a_learner_that_does_not_answer_is_given_up() {
+    let (scratch, data) = scratch();
+    let port = free_ports(4);
+    let cluster = Cluster::start(&data, port);
+    let entry = |id: u16| {
+        let client = port + id;
+        format!("{id}=127.0.0.1:{client}/127.0.0.1:{}", client + PEER_PORT_OFFSET)
+    };
+    let new = entry(3);
+    let joins = Command::new(PROGRAM)
+        .args(["serve", "--join", "--id=3", "--log=warn"])
+        .arg(format!("--peers={},{new}", entry(0)))
+        .arg(format!("--data-dir={}", scratch.path().join("joins").display()))
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let joins = Member::of(joins);
+    let ended = |output: &Output| (output.status.code(), complaint(output));
+    let added = cluster.run(&["members", "add", &new, "--learner"]);
+    assert!(added.status.success(), "{}", complaint(&added));
+    joins.pause();
+    let promoted = ended(&cluster.run(&["members", "add", &new, "--wait=1s"]));
+    assert_eq!(promoted.0, Some(4), "{}", promoted.1);
+    // It was a learner before the change.
+    let removed = ended(&cluster.run(&["members", "remove", "3"]));
+    assert!(removed.0 == Some(3) && removed.1.contains("add --learner"), "{}", removed.1);
+    let given_up = ended(&cluster.run(&["members", "add", &new, "--learner"]));
+    assert_eq!(given_up.0, Some(0), "{}", given_up.1);
 }
 
 #[test]

@@ -50,6 +50,16 @@ impl Member {
         Member { process }
     }
 
+    /// A member that a test has started by itself.
+    pub fn of(process: Child) -> Self {
+        Member { process }
+    }
+
+    /// Pauses the process.
+    pub fn pause(&self) {
+        super::signal(self.process.id() as i32, rustix::process::Signal::STOP);
+    }
+
     /// Makes all further writes to files fail.
     pub fn let_writes_fail(&self) {
         let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
