@@ -410,6 +410,24 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
             .await
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
 
+    match begin(config, own, heavy, share, &clients).await {
+        Ok(node) => Ok(Running { node, clients }),
+        Err(error) => {
+            // The next start finds the address free.
+            clients.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Starts the node, and serves its clients.
+async fn begin(
+    config: ServeConfig,
+    own: Peer,
+    heavy: Heavy,
+    share: Share,
+    clients: &ClientServer,
+) -> Result<Node<Machine>, ServeError> {
     let machine = Machine::new(Retention {
         commands_max: config.limits.history_commands_max,
         bytes_max: config.limits.history_bytes_max,
@@ -462,7 +480,7 @@ async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         pressure: clients.pressure(),
         leaves: clients.leaves(),
     }));
-    Ok(Running { node, clients })
+    Ok(node)
 }
 
 /// What a node that joins waits for, and the command that ends it.

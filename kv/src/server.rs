@@ -61,7 +61,8 @@ pub(crate) struct ClientServer {
     leaves: OnceLock<Instant>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
-    _front: OwnThread,
+    /// Taken by [`ClientServer::close`].
+    front: Option<OwnThread>,
 }
 
 impl ClientServer {
@@ -101,7 +102,8 @@ impl ClientServer {
         };
         let accepting = front.runtime().spawn(acceptor.run(listener));
         let leaves = OnceLock::new();
-        Ok(ClientServer { local_addr, common, places, leaves, stop, accepting, _front: front })
+        let front = Some(front);
+        Ok(ClientServer { local_addr, common, places, leaves, stop, accepting, front })
     }
 
     /// The bound address, with the actual port if port 0 was configured.
@@ -152,6 +154,16 @@ impl ClientServer {
         }
         self.stop.send_replace(true);
         let _ = tokio::time::timeout(GRACE + GRACE, &mut self.accepting).await;
+    }
+}
+
+impl ClientServer {
+    /// Closes everything at once, and returns when the address is free.
+    pub async fn close(mut self) {
+        self.accepting.abort();
+        if let Some(front) = self.front.take() {
+            front.stop().await;
+        }
     }
 }
 
@@ -220,7 +232,7 @@ impl Acceptor {
                         failed = None;
                         report(|| tracing::info!("accepting clients' connections again"));
                     }
-                    self.admit(stream).await;
+                    self.admit(stream, SEAT_TRIES).await;
                 }
                 Err(error) => {
                     // Reported once for a series of errors.
@@ -232,13 +244,13 @@ impl Acceptor {
             }
         }
         for stream in last_connections(listener) {
-            self.admit(stream).await;
+            self.admit(stream, 1).await;
         }
         let _ = tokio::time::timeout(GRACE, self.graceful.shutdown()).await;
     }
 
-    async fn admit(&mut self, stream: TcpStream) {
-        let Some(seat) = self.seat().await else {
+    async fn admit(&mut self, stream: TcpStream, tries: u32) {
+        let Some(seat) = self.seat(tries).await else {
             // Nothing else has been sent on this socket, so the answer fits into its send buffer.
             // The client may lose it, as its request stays unread.
             let _ = stream.try_write(&canned::full(&self.common.node));
@@ -254,8 +266,8 @@ impl Acceptor {
         self.connections.spawn(front::receive(visitor, self.graceful.watcher()));
     }
 
-    async fn seat(&self) -> Option<Seat> {
-        for _ in 0..SEAT_TRIES {
+    async fn seat(&self, tries: u32) -> Option<Seat> {
+        for _ in 0..tries {
             if let Some(place) = self.places.take() {
                 return Some(Seat::Full(place));
             }

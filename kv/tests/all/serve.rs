@@ -411,23 +411,27 @@ fn a_node_that_stops_answers_on_every_connection_that_it_has_accepted() {
     let clients: Vec<_> = (0..16)
         .map(|slow| {
             std::thread::spawn(move || {
+                let mut is_told = false;
                 // Until nobody listens any more.
                 while let Ok(mut stream) = TcpStream::connect(address) {
                     std::thread::sleep(Duration::from_millis(slow % 8));
-                    let path = if slow % 2 == 0 { "/v1/kv/x" } else { "/healthz" };
+                    let path = if slow % 2 == 0 { "/v1/kv/x" } else { "/readyz" };
                     let request = format!(
                         "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
                     );
                     stream.write_all(request.as_bytes()).ok()?;
-                    answer(&mut stream)?;
+                    is_told |= answer(&mut stream)?.starts_with("http/1.1 503");
                 }
-                Some(())
+                Some(is_told)
             })
         })
         .collect();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(node.stop(), Some(0), "{}", node.log());
-    let answered = clients.into_iter().filter_map(|client| client.join().unwrap()).count();
+    let answered: Vec<bool> =
+        clients.into_iter().filter_map(|client| client.join().unwrap()).collect();
+    assert!(answered.contains(&true), "nobody was told that the node is not ready");
+    let answered = answered.len();
     // Two may connect in the moment in which the listener closes. Without care, twelve are cut off.
     assert!(answered >= 14, "{answered} of 16: others do not know what became of a request");
 }
