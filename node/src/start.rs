@@ -124,11 +124,12 @@ struct Ready {
     transport_config: TransportConfig,
 }
 
+/// The thread of the core, and what is to run on it.
+type Prepared = Result<(OwnThread, Ready), StartError>;
+
 /// All of the start that needs no state machine. The future is boxed here, so that it is compiled
 /// with this crate, and not with each that starts a node.
-fn prepare(
-    settings: Settings,
-) -> Pin<Box<dyn Future<Output = Result<(OwnThread, Ready), StartError>> + Send>> {
+fn prepare(settings: Settings) -> Pin<Box<dyn Future<Output = Prepared> + Send>> {
     Box::pin(async move {
         // The HTTP library renders the date, and panics before 1970.
         if SystemTime::now() < UNIX_EPOCH {
