@@ -104,7 +104,9 @@ pub trait Ending {
         }
         let serving = healthy(&nodes).filter(|(_, _, up)| up.serves);
         let leaders: Vec<usize> = serving.map(|(id, ..)| id).collect();
-        if leaders.len() != 1 {
+        // One that was paused does not know at first that another node has led since.
+        let latest = self.observer().latest_leader().map(|(_, id)| id as usize);
+        if leaders.len() != 1 || latest.is_some_and(|latest| leaders != [latest]) {
             let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
             return violation(Check::OneLeaderServesInTheEnd, leaders.as_slice(), detail);
         }
