@@ -1,16 +1,13 @@
 //! The `raft-kv` program as users run it: processes, files, sockets and signals.
 
-use crate::local::serve::Member;
 use crate::local::{
-    Cluster, PATIENCE, PEER_PORT_OFFSET, PROGRAM, cluster_command, complaint, free_ports, get,
-    scratch, signal, until, wait_until_gone,
+    Cluster, PATIENCE, cluster_command, complaint, free_ports, get, scratch, signal, until,
+    wait_until_gone,
 };
-use crate::serve::answer;
 use rustix::process::Signal;
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The exit code of a cluster that cannot start with its settings.
@@ -648,109 +645,4 @@ fn a_node_without_a_directory_of_its_own_says_how_to_begin() {
     assert_eq!(refused.status.code(), Some(CONFIGURATION));
     let said = complaint(&refused);
     assert!(said.contains("--bootstrap") && said.contains("--join"), "{said}");
-}
-
-#[test]
-fn a_member_that_is_removed_answers_its_clients_before_it_ends() {
-    let (_scratch, data) = scratch();
-    let mut cluster = Cluster::start(&data, free_ports(3));
-    for id in [2, 0] {
-        let address = cluster.address(id);
-        let clients: Vec<_> = (0..8)
-            .map(|_| {
-                std::thread::spawn(move || {
-                    let mut stream = TcpStream::connect(address).unwrap();
-                    loop {
-                        let put = format!(
-                            "PUT /v1/kv/x HTTP/1.1\r\nhost: {address}\r\n\
-                             content-length: 1\r\n\r\ny"
-                        );
-                        stream.write_all(put.as_bytes()).ok()?;
-                        if answer(&mut stream)?.contains("connection: close") {
-                            return Some(());
-                        }
-                    }
-                })
-            })
-            .collect();
-        std::thread::sleep(Duration::from_millis(300));
-        let removed = cluster.run(&["members", "remove", &id.to_string()]);
-        assert!(removed.status.success(), "{}", complaint(&removed));
-        cluster.wait_for_line(&format!("node {id} stopped"));
-        let told = clients.into_iter().filter_map(|client| client.join().unwrap()).count();
-        // On a busy machine, one may pause for longer than the node waits. Without care, it is 0.
-        assert!(told >= 6, "{told} of 8: others do not know what became of a request");
-    }
-}
-
-#[test]
-fn the_promotion_of_a_learner_that_does_not_answer_is_given_up() {
-    let (scratch, data) = scratch();
-    let port = free_ports(4);
-    let cluster = Cluster::start(&data, port);
-    let entry = |id: u16| {
-        let client = port + id;
-        format!("{id}=127.0.0.1:{client}/127.0.0.1:{}", client + PEER_PORT_OFFSET)
-    };
-    let new = entry(3);
-    let joins = Command::new(PROGRAM)
-        .args(["serve", "--join", "--id=3", "--log=warn"])
-        .arg(format!("--peers={},{new}", entry(0)))
-        .arg(format!("--data-dir={}", scratch.path().join("joins").display()))
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let joins = Member::of(joins);
-    let ended = |output: &Output| (output.status.code(), complaint(output));
-    let added = cluster.run(&["members", "add", &new, "--learner"]);
-    assert!(added.status.success(), "{}", complaint(&added));
-    joins.pause();
-    let promoted = ended(&cluster.run(&["members", "add", &new, "--wait=1s"]));
-    assert_eq!(promoted.0, Some(4), "{}", promoted.1);
-    // It was a learner before the change.
-    let removed = ended(&cluster.run(&["members", "remove", "3"]));
-    assert!(removed.0 == Some(3) && removed.1.contains("add --learner"), "{}", removed.1);
-    let given_up = ended(&cluster.run(&["members", "add", &new, "--learner"]));
-    assert_eq!(given_up.0, Some(0), "{}", given_up.1);
-}
-
-#[test]
-fn a_member_is_removed_and_added_again_with_an_empty_directory() {
-    let (_scratch, data) = scratch();
-    let port = free_ports(3);
-    let mut cluster = Cluster::start(&data, port);
-    assert!(cluster.run(&["put", "hello", "world"]).status.success());
-    let address = cluster.address(2).to_string();
-    let members = |cluster: &Cluster| {
-        let listed = cluster.run(&["members"]);
-        assert!(listed.status.success(), "{}", complaint(&listed));
-        String::from_utf8(listed.stdout).unwrap()
-    };
-    assert!(members(&cluster).contains(&address));
-    let removed = cluster.run(&["members", "remove", "2"]);
-    assert!(removed.status.success(), "{}", complaint(&removed));
-    let line = cluster.wait_for_line("node 2 stopped");
-    assert!(line.contains("not a member of its cluster any more"), "{line}");
-    assert!(!members(&cluster).contains(&address));
-    // Nobody starts it again with that directory.
-    let again = cluster.run(&["members", "remove", "2"]);
-    assert_eq!(again.status.code(), Some(3), "{}", complaint(&again));
-    assert!(cluster.stop().success());
-
-    fs::remove_dir_all(data.join("node-2")).unwrap();
-    let cluster = Cluster::start(&data, port);
-    let peer = format!("127.0.0.1:{}", port + 2 + PEER_PORT_OFFSET);
-    let entry = format!("2={address}/{peer}");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    // The supervisor starts it with a pause, first to bootstrap and then to join.
-    loop {
-        let added = cluster.run(&["members", "add", &entry]);
-        if added.status.success() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{}", complaint(&added));
-    }
-    assert!(members(&cluster).contains(&address));
-    let got = Command::new(PROGRAM).args(["get", "hello", "--server", &address]).output().unwrap();
-    assert_eq!(got.stdout, b"world");
 }

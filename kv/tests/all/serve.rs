@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 const CONFIGURATION: i32 = 78;
 
 /// A running `raft-kv serve`. Killed on drop.
-struct Node {
+pub struct Node {
     process: Child,
     log: std::path::PathBuf,
 }
 
 impl Node {
-    fn start(directory: &Path, id: u64, peers: &str, more: &[&str]) -> Node {
+    pub fn start(directory: &Path, id: u64, peers: &str, more: &[&str]) -> Node {
         Node::begin("--bootstrap", directory, id, peers, more)
     }
 
@@ -37,7 +37,7 @@ impl Node {
         Node { process, log }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
@@ -58,7 +58,7 @@ impl Node {
         }
     }
 
-    fn stop(&mut self) -> Option<i32> {
+    pub fn stop(&mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.end()
@@ -73,7 +73,7 @@ impl Drop for Node {
 }
 
 /// Entries for `--peers`, with free ports.
-fn peers(count: usize) -> Vec<String> {
+pub fn peers(count: usize) -> Vec<String> {
     let port = free_ports(count as u16);
     let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     (0..count as u16)
@@ -84,7 +84,7 @@ fn peers(count: usize) -> Vec<String> {
         .collect()
 }
 
-fn client_address(peer: &str) -> SocketAddr {
+pub fn client_address(peer: &str) -> SocketAddr {
     peer.split(['=', '/']).nth(1).unwrap().parse().unwrap()
 }
 
@@ -97,7 +97,7 @@ fn request(address: SocketAddr, head: &str) -> Option<String> {
     Some(reply)
 }
 
-fn leads(peer: &str) -> bool {
+pub fn leads(peer: &str) -> bool {
     let reply = request(client_address(peer), "GET /is_leader HTTP/1.0");
     reply.is_some_and(|reply| reply.contains("true"))
 }
@@ -357,83 +357,6 @@ fn a_node_that_may_not_start_its_threads_says_so_and_exits() {
         assert!(text.starts_with("raft-kv: cannot start a thread: "), "{limit}: {text}");
         assert!(text.contains("ulimit -u") && text.lines().count() == 1, "{limit}: {text}");
     }
-}
-
-/// One answer on a connection that is kept: its head and its body.
-pub fn answer(stream: &mut TcpStream) -> Option<String> {
-    let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).unwrap().to_lowercase();
-    let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?;
-    let mut body = vec![0; length.parse().unwrap()];
-    stream.read_exact(&mut body).ok()?;
-    Some(head)
-}
-
-#[test]
-fn a_node_that_stops_answers_on_every_connection_that_is_in_use() {
-    let scratch = tempfile::tempdir().unwrap();
-    let peers = peers(1);
-    let mut node = Node::start(scratch.path(), 0, &peers[0], &[]);
-    until("it leads", || leads(&peers[0]));
-    let address = client_address(&peers[0]);
-    let clients: Vec<_> = (0..8)
-        .map(|_| {
-            std::thread::spawn(move || {
-                let mut stream = TcpStream::connect(address).unwrap();
-                loop {
-                    write!(stream, "GET /v1/kv/x HTTP/1.1\r\nhost: {address}\r\n\r\n").ok()?;
-                    let head = answer(&mut stream)?;
-                    if head.contains("connection: close") {
-                        return Some(());
-                    }
-                    std::thread::sleep(Duration::from_millis(3));
-                }
-            })
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(node.stop(), Some(0), "{}", node.log());
-    let told = clients.into_iter().filter_map(|client| client.join().unwrap()).count();
-    assert_eq!(told, 8, "the others do not know what became of a request");
-}
-
-#[test]
-fn a_node_that_stops_answers_on_every_connection_that_it_has_accepted() {
-    let scratch = tempfile::tempdir().unwrap();
-    let peers = peers(1);
-    let mut node = Node::start(scratch.path(), 0, &peers[0], &[]);
-    until("it leads", || leads(&peers[0]));
-    let address = client_address(&peers[0]);
-    let clients: Vec<_> = (0..16)
-        .map(|slow| {
-            std::thread::spawn(move || {
-                let mut is_told = false;
-                // Until nobody listens any more.
-                while let Ok(mut stream) = TcpStream::connect(address) {
-                    std::thread::sleep(Duration::from_millis(slow % 8));
-                    let path = if slow % 2 == 0 { "/v1/kv/x" } else { "/readyz" };
-                    let request = format!(
-                        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
-                    );
-                    stream.write_all(request.as_bytes()).ok()?;
-                    is_told |= answer(&mut stream)?.starts_with("http/1.1 503");
-                }
-                Some(is_told)
-            })
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(node.stop(), Some(0), "{}", node.log());
-    let answered: Vec<bool> =
-        clients.into_iter().filter_map(|client| client.join().unwrap()).collect();
-    assert!(answered.contains(&true), "nobody was told that the node is not ready");
-    let answered = answered.len();
-    // Two may connect in the moment in which the listener closes. Without care, twelve are cut off.
-    assert!(answered >= 14, "{answered} of 16: others do not know what became of a request");
 }
 
 #[test]
