@@ -21,7 +21,8 @@ fn answer(stream: &mut TcpStream) -> Option<String> {
     Some(head)
 }
 
-/// Runs this many clients at once. Each returns `None` if it does not know what became of a request.
+/// Runs this many clients at once. Each returns `None` if it does not know what became of a
+/// request.
 fn clients<T: Send + 'static>(
     count: u64,
     run: impl Fn(u64) -> Option<T> + Clone + Send + 'static,
