@@ -14,6 +14,8 @@
 //! | it cannot be read now (no file descriptor, no permission) | error, nothing is changed |
 //! | it was written by another version of this software | error, nothing is changed |
 //!
+//! If the base is intact, at most one later snapshot stays.
+//!
 //! After `NewerSnapshot` the log begins after the later snapshot. After `SnapshotLost` the log is
 //! empty, and `hard_state.lost` records how far it went. The change is durable before the node
 //! starts, so no later start knows less.
@@ -60,6 +62,7 @@ impl<D: Disk> Log<D> {
     ) -> Result<(Restored, Option<Case>), BaseError> {
         let base = restored.snapshot.last;
         if base == LogId::ZERO {
+            keep_one_after(snapshots, base);
             return Ok((restored, None));
         }
         let mut verified = snapshots.verify(base);
@@ -70,7 +73,10 @@ impl<D: Disk> Log<D> {
             verified = snapshots.verify(base);
         }
         let error = match verified {
-            Ok(_) => return Ok((restored, None)),
+            Ok(_) => {
+                keep_one_after(snapshots, base);
+                return Ok((restored, None));
+            }
             Err(error) if !error.is_loss() => return Err(BaseError::Unreadable(error)),
             Err(error) => error,
         };
@@ -137,6 +143,21 @@ fn later<D: Disk>(snapshots: &Snapshots<D>, base: LogId) -> Result<Option<Snapsh
         }
     }
     Ok(None)
+}
+
+/// Removes the snapshots after `base` except for the latest intact one. There are several if the
+/// node ended again and again before its log began after the next one: on a full disk, say. What
+/// cannot be removed now is left to the next start.
+fn keep_one_after<D: Disk>(snapshots: &Snapshots<D>, base: LogId) {
+    let Ok(ids) = snapshots.list() else { return };
+    let after: Vec<LogId> = ids.into_iter().filter(|id| id.index > base.index).collect();
+    if after.len() > 1
+        && let Ok(Some(kept)) = later(snapshots, base)
+    {
+        for id in after.into_iter().filter(|id| *id != kept.last) {
+            let _ = snapshots.remove(id);
+        }
+    }
 }
 
 fn latest_membership(restored: &Restored) -> Membership {

@@ -183,7 +183,7 @@ impl<D: Disk> Snapshots<D> {
     pub fn remove_before(&self, base: LogId, kept: &[LogId]) -> io::Result<()> {
         for id in self.list()? {
             if id != base && id.index <= base.index && !kept.contains(&id) {
-                self.disk.remove(&path(id, FINISHED))?;
+                self.remove(id)?;
             }
         }
         for id in self.parts()? {
@@ -192,6 +192,11 @@ impl<D: Disk> Snapshots<D> {
             }
         }
         Ok(())
+    }
+
+    /// Removes a finished snapshot.
+    pub(crate) fn remove(&self, id: LogId) -> io::Result<()> {
+        self.disk.remove(&path(id, FINISHED))
     }
 }
 

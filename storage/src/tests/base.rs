@@ -60,6 +60,26 @@ fn a_whole_snapshot_changes_nothing() {
 }
 
 #[test]
+fn at_most_one_later_snapshot_stays_at_a_start_and_it_is_intact() {
+    let all = [(4, 1), (5, 2), (6, 2), (7, 2)].map(|(index, term)| LogId::new(index, term));
+    // The one that stays, if another one is damaged or none.
+    for (damaged, kept) in [(None, all[3]), (Some(all[3]), all[2])] {
+        let disk = begun_after(&[&[OLD][..], &all].concat(), 8);
+        if let Some(damaged) = damaged {
+            disk.damage(&path(damaged), 50_000, &[9]);
+        }
+        check(&disk).unwrap();
+        assert_eq!(Snapshots::new(disk).unwrap().list().unwrap(), [OLD, kept]);
+    }
+    // A log that begins with its first entry.
+    let disk = MemDisk::new();
+    all.iter().for_each(|id| save(&disk, *id));
+    write(&mut begun(&disk), hard(1, Some(2)), &entries(1, 8, 1));
+    check(&disk).unwrap();
+    assert_eq!(Snapshots::new(disk).unwrap().list().unwrap(), [all[3]]);
+}
+
+#[test]
 fn a_later_snapshot_takes_the_place_of_one_that_is_lost() {
     // The log ends after the later snapshot, with it, or before it.
     for (last, left) in [(8, 2), (6, 0), (5, 0)] {
