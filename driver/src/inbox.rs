@@ -5,7 +5,7 @@ use crate::limits::in_range;
 use crate::messages::{PeerReports, PeerSnapshot};
 use crate::reception::{Reception, Receptions};
 use crate::snapshot_store::{Prefix, SnapshotStore};
-use raft::{LogId, Message, NodeId, Snapshot, SnapshotOffer};
+use raft::{LogId, Message, NodeId, Snapshot, SnapshotOffer, SnapshotStatus};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -78,10 +78,9 @@ impl Inbox {
         self.reports.gone(peer);
     }
 
-    /// Reports that the transfer of a snapshot has ended. `delivered`: the snapshot is durable at
-    /// the peer.
-    pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, delivered: bool) {
-        self.reports.snapshot_sent(to, snapshot, delivered);
+    /// Reports that the transfer of a snapshot has ended.
+    pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, status: SnapshotStatus) {
+        self.reports.snapshot_sent(to, snapshot, status);
     }
 
     /// The part of a snapshot that an earlier transfer has left here, for [`Inbox::resume`].

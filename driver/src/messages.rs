@@ -18,7 +18,7 @@ use bytes::Bytes;
 use raft::{
     Applied, Apply, Change, CommandNumber, Durable, LogId, LogTime, NodeId, Proposed, ReadProof,
     ReceiveSnapshot, Request, Restore, SnapshotDurable, SnapshotOffer, SnapshotReceived,
-    TakeSnapshot, Term, Write,
+    SnapshotStatus, TakeSnapshot, Term, Write,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -143,7 +143,7 @@ pub(crate) struct PeerReports {
 pub(crate) struct NewPeerReports {
     pub unreachable: BTreeSet<NodeId>,
     pub gone: BTreeSet<NodeId>,
-    pub snapshots_sent: BTreeMap<(NodeId, LogId), bool>,
+    pub snapshots_sent: BTreeMap<(NodeId, LogId), SnapshotStatus>,
     /// Snapshots of this node that could not be read for sending.
     pub unreadable: BTreeSet<LogId>,
 }
@@ -168,9 +168,9 @@ impl PeerReports {
     }
 
     /// Reports that the transfer of a snapshot has ended.
-    pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, delivered: bool) {
+    pub fn snapshot_sent(&self, to: NodeId, snapshot: LogId, status: SnapshotStatus) {
         self.add(|reports| {
-            reports.snapshots_sent.insert((to, snapshot), delivered);
+            reports.snapshots_sent.insert((to, snapshot), status);
         });
     }
 

@@ -7,7 +7,7 @@ use raft::{
     Action, Apply, Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId,
     LogTime, Member, Membership, Message, NodeId, Now, Payload, RawNode, ReadId, ReadProof,
     Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot, SnapshotOffer,
-    StateHash, TakeSnapshot, Term, Write,
+    SnapshotStatus, StateHash, TakeSnapshot, Term, Write,
 };
 
 /// The most actions after one event. A correct core returns far fewer.
@@ -103,7 +103,11 @@ impl Driven {
             }
             13 => node.unreachable(NodeId(input.below(6))),
             14 => match input.below(2) {
-                0 => node.snapshot_sent(NodeId(input.below(6)), log_id(input), input.below(2) == 0),
+                0 => {
+                    let (to, snapshot) = (NodeId(input.below(6)), log_id(input));
+                    let status = SnapshotStatus::of(input.below(2) == 0, input.below(3));
+                    node.snapshot_sent(to, snapshot, status);
+                }
                 _ => node.snapshot_unreadable(log_id(input)),
             },
             _ => {

@@ -11,7 +11,7 @@ use crate::role::Next;
 use crate::transfer::Transfer;
 use crate::{
     Action, Body, Entries, Forwarded, Index, LogId, Message, NodeId, Payload, PeerStatus,
-    ProposeRefused, Proposed, ReadId, Reading, Request, Round, SnapshotOffer, Term,
+    ProposeRefused, Proposed, ReadId, Reading, Request, Round, SnapshotOffer, SnapshotStatus, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -388,9 +388,15 @@ impl Leader {
     /// heartbeat probes whether the peer has the log up to there. A peer that declined because it
     /// already has the log confirms it, and is not offered the snapshot for ever. A peer that does
     /// not have it reports where its log ends.
-    pub fn snapshot_sent(&mut self, core: &Core, to: NodeId, snapshot: LogId, delivered: bool) {
+    pub fn snapshot_sent(
+        &mut self,
+        core: &Core,
+        to: NodeId,
+        snapshot: LogId,
+        status: SnapshotStatus,
+    ) {
         let Some(progress) = self.progress.get_mut(&to) else { return };
-        progress.snapshot_ended(delivered, core.config.election_ticks);
+        progress.snapshot_ended(status, core.config.election_ticks);
         if progress.state != State::Snapshot(snapshot) {
             return;
         }

@@ -59,5 +59,5 @@ pub use status::{Counters, PeerStatus, RoleKind, Status};
 pub use transfer::TransferRefused;
 pub use work::{
     Action, Applied, Apply, Durable, HardState, LogStart, ReceiveSnapshot, Restore,
-    SnapshotDurable, SnapshotReceived, TakeSnapshot, Write,
+    SnapshotDurable, SnapshotReceived, SnapshotStatus, TakeSnapshot, Write,
 };

@@ -10,7 +10,7 @@ use crate::{
     Action, Applied, Body, Change, ChangeError, Config, ConfigError, Durable, Incarnation, Index,
     LogId, Message, NodeId, Now, ProposeRefused, Proposed, ReadId, ReadProof, ReadRefused,
     ReceiveSnapshot, Request, Restored, RoleKind, Round, SnapshotDurable, SnapshotOffer,
-    SnapshotReceived, Status, TransferRefused, Write,
+    SnapshotReceived, SnapshotStatus, Status, TransferRefused, Write,
 };
 use std::collections::BTreeMap;
 
@@ -435,9 +435,9 @@ impl RawNode {
 
     /// The transport has finished sending a snapshot. Delivered or not, the leader then probes what
     /// the peer has.
-    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, delivered: bool) {
+    pub fn snapshot_sent(&mut self, to: NodeId, snapshot: LogId, status: SnapshotStatus) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.snapshot_sent(&self.core, to, snapshot, delivered);
+            leader.snapshot_sent(&self.core, to, snapshot, status);
         }
         self.check();
     }

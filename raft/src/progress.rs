@@ -3,7 +3,7 @@
 //! Appends are not queued: the next one is built from this state when there is room for it.
 
 use crate::lease::Relied;
-use crate::{Index, LogId, Round, Snapshot, StateHash};
+use crate::{Index, LogId, Round, Snapshot, SnapshotStatus, StateHash};
 use std::collections::VecDeque;
 
 /// Invariants: `matched < next`; everything in flight is above `matched`.
@@ -75,8 +75,10 @@ pub(crate) struct Progress {
     /// fails, the same one is offered again, so that it continues where it stopped. Until the peer
     /// has acknowledged it, the leader keeps the entries after it.
     pub offered: Option<Snapshot>,
-    /// Consecutive snapshot transfers that failed.
+    /// Consecutive transfers of a snapshot that failed and delivered nothing of it.
     snapshot_failures: u32,
+    /// Where the latest transfer of the offered snapshot continued, in bytes.
+    snapshot_resumed_at: u64,
     /// Ticks until a snapshot may be offered again.
     snapshot_wait: u32,
 }
@@ -135,6 +137,7 @@ impl Progress {
             relied: Relied::default(),
             offered: None,
             snapshot_failures: 0,
+            snapshot_resumed_at: 0,
             snapshot_wait: 0,
         }
     }
@@ -218,13 +221,18 @@ impl Progress {
 
     /// A snapshot transfer has ended. The pause before the next one starts at `pause_ticks` and
     /// doubles with each consecutive failure. So a receiver with a full disk is not offered a
-    /// snapshot all the time.
-    pub fn snapshot_ended(&mut self, delivered: bool, pause_ticks: u32) {
-        if delivered {
+    /// snapshot all the time. A transfer that continues further on than the one before it proves
+    /// that the network only breaks connections: the pauses start anew.
+    pub fn snapshot_ended(&mut self, status: SnapshotStatus, pause_ticks: u32) {
+        let SnapshotStatus::Failed { resumed_at } = status else {
             self.snapshot_failures = 0;
             self.snapshot_wait = 0;
             return;
+        };
+        if resumed_at > self.snapshot_resumed_at {
+            self.snapshot_failures = 0;
         }
+        self.snapshot_resumed_at = resumed_at;
         let doublings = self.snapshot_failures.min(SNAPSHOT_DOUBLINGS_MAX);
         self.snapshot_wait = pause_ticks.saturating_mul(1 << doublings);
         self.snapshot_failures = self.snapshot_failures.saturating_add(1);
@@ -248,7 +256,10 @@ impl Progress {
     /// in memory.
     pub fn offer(&mut self, before: Index, base: &Snapshot) -> Snapshot {
         let again = self.offered.take().filter(|offered| offered.last.index >= before);
-        let snapshot = again.unwrap_or_else(|| base.clone());
+        let snapshot = again.unwrap_or_else(|| {
+            self.snapshot_resumed_at = 0;
+            base.clone()
+        });
         self.offered = Some(snapshot.clone());
         self.inflight.clear();
         self.state = State::Snapshot(snapshot.last);
@@ -371,7 +382,7 @@ mod tests {
         let mut progress = probing(0, 3);
         assert_eq!(progress.offer(Index(7), &base(7)), base(7));
         // The transfer fails, and a newer snapshot is taken meanwhile.
-        progress.snapshot_ended(false, 1);
+        progress.snapshot_ended(SnapshotStatus::Failed { resumed_at: 0 }, 1);
         progress.probe(Index(1));
         assert_eq!(progress.position(0), Some(Index(7)), "the entries after it are kept");
         assert_eq!(progress.offer(Index(7), &base(9)), base(7));
@@ -385,6 +396,33 @@ mod tests {
         progress.offer(Index(8), &base(12));
         (0..=64 * 10).for_each(|_| progress.tick(Index(12), 10));
         assert_eq!(progress.offered, None);
+    }
+
+    #[test]
+    fn the_pauses_double_until_a_transfer_continues_further_on() {
+        let base = |index| Snapshot {
+            last: LogId::new(index, 1),
+            ..Snapshot::initial(crate::Membership::default())
+        };
+        let mut progress = probing(0, 3);
+        let mut pauses = |snapshot, resumed: &[u64]| -> Vec<u32> {
+            let ended = resumed.iter().map(|&resumed_at| {
+                progress.offer(Index(snapshot), &base(snapshot));
+                progress.snapshot_ended(SnapshotStatus::Failed { resumed_at }, 10);
+                progress.snapshot_wait
+            });
+            ended.collect()
+        };
+        assert_eq!(pauses(7, &[0, 0, 0]), [10, 20, 40]);
+        assert_eq!(pauses(7, &[5, 9, 10, 10, 10, 11]), [10, 10, 10, 20, 40, 10]);
+        // The peer has lost it. Then it gets on again.
+        assert_eq!(pauses(7, &[0, 2, 2]), [20, 10, 20]);
+        // Another snapshot starts with nothing, and a pause does not forget that.
+        assert_eq!(pauses(8, &[0, 1, 1]), [40, 10, 20]);
+        progress.snapshot_ended(SnapshotStatus::Delivered, 10);
+        assert_eq!(progress.snapshot_wait, 0);
+        progress.snapshot_ended(SnapshotStatus::Failed { resumed_at: 0 }, 10);
+        assert_eq!(progress.snapshot_wait, 10);
     }
 
     #[test]

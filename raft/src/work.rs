@@ -45,6 +45,30 @@ pub enum Action {
     Restore(Restore),
 }
 
+/// How the transfer of a snapshot has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotStatus {
+    /// The snapshot is durable at the peer.
+    Delivered,
+    /// It is not, or that is unknown. The leader offers it again after a pause, which doubles from
+    /// one failure to the next unless they get on.
+    Failed {
+        /// How many bytes of the snapshot the peer had, from earlier transfers, when this one
+        /// began; 0 if that is unknown.
+        resumed_at: u64,
+    },
+}
+
+impl SnapshotStatus {
+    /// The end of a transfer that continued after this many bytes.
+    pub fn of(delivered: bool, resumed_at: u64) -> Self {
+        match delivered {
+            true => SnapshotStatus::Delivered,
+            false => SnapshotStatus::Failed { resumed_at },
+        }
+    }
+}
+
 /// Identifies a work order: node, start nonce, sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {

@@ -9,7 +9,7 @@ use raft::{
     Action, Apply, Body, Change, CommandNumber, Config, Entries, Entry, Forwarded, Incarnation,
     Index, LogId, LogTime, Member, Membership, Message, NodeId, Now, Payload, RawNode, ReadId,
     ReadProof, Reading, ReceiveSnapshot, Request, Restore, Restored, Round, Snapshot,
-    SnapshotOffer, StateHash, TakeSnapshot, Target, Term, Write,
+    SnapshotOffer, SnapshotStatus, StateHash, TakeSnapshot, Target, Term, Write,
 };
 
 /// Far more actions than one event can cause.
@@ -31,7 +31,7 @@ enum Event {
     /// The pending snapshot is done.
     Snapshot,
     Unreachable(NodeId),
-    SnapshotSent(NodeId, LogId, bool),
+    SnapshotSent(NodeId, LogId, SnapshotStatus),
 }
 
 /// Mostly small, so that it fits the node's log; sometimes absurd.
@@ -223,7 +223,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Snapshot),
         1 => node_id().prop_map(Event::Unreachable),
         1 => (node_id(), log_id(), any::<bool>())
-            .prop_map(|(to, snapshot, delivered)| Event::SnapshotSent(to, snapshot, delivered)),
+            .prop_map(|(to, snapshot, delivered)| {
+                    let status = SnapshotStatus::of(delivered, snapshot.index.0 % 3);
+                    Event::SnapshotSent(to, snapshot, status)
+                }),
     ]
 }
 
@@ -300,8 +303,8 @@ impl Driven {
                 }
             }
             Event::Unreachable(peer) => node.unreachable(peer),
-            Event::SnapshotSent(to, snapshot, delivered) => {
-                node.snapshot_sent(to, snapshot, delivered);
+            Event::SnapshotSent(to, snapshot, status) => {
+                node.snapshot_sent(to, snapshot, status);
             }
         }
         self.poll();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use raft::{
     Action, Applied, Change, Config, Entry, HardState, Incarnation, Index, LogId, LogStart, Member,
     Membership, Message, NodeId, Now, Payload, RawNode, ReadProof, Restored, Snapshot,
-    SnapshotOffer, TakeSnapshot, Write,
+    SnapshotOffer, SnapshotStatus, TakeSnapshot, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -234,7 +234,8 @@ impl Cluster {
             self.members[to].node.install(Now::default(), order.durable());
         }
         self.poll(to);
-        self.members[from].node.snapshot_sent(NodeId(to as u64), snapshot, accepted);
+        let status = SnapshotStatus::of(accepted, 0);
+        self.members[from].node.snapshot_sent(NodeId(to as u64), snapshot, status);
         self.poll(from);
     }
 

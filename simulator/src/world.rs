@@ -44,7 +44,7 @@ use events::{Event, Transfer};
 use operator::Operator;
 use raft::{
     Action, Body, Incarnation, Index, LogId, Member, Membership, Message, NodeId, Now, ReadProof,
-    ReceiveSnapshot, SnapshotOffer, Term,
+    ReceiveSnapshot, SnapshotOffer, SnapshotStatus, Term,
 };
 use requests::{Client, ClientOperation, ClientSession, InSession, Served};
 use std::any::Any;

@@ -42,11 +42,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[error("{0}")]
 pub(crate) struct Unwanted(String);
 
-/// Sends a snapshot. Returns when it is durable at the receiver.
+/// Sends a snapshot. Returns when it is durable at the receiver. Sets `resumed_at` to the number of
+/// bytes that the receiver has already.
 pub(crate) async fn send<N: Net>(
     shared: &Shared<N>,
     offer: SnapshotOffer,
     mut state: Box<dyn Read + Send>,
+    resumed_at: &mut u64,
 ) -> Result<(), Failure> {
     let net = &shared.net;
     let address = shared
@@ -72,6 +74,7 @@ pub(crate) async fn send<N: Net>(
     drop(connection);
     let start = read_answer(&answer).ok_or("the answer is damaged")?;
     trial.accept();
+    *resumed_at = start.bytes;
 
     let mut writer = ChunkWriter::default();
     while writer.prefix().bytes < start.bytes {

@@ -7,7 +7,7 @@ use crate::net::{Net, Running as _, TokioNet};
 use crate::shared::{Shared, Tell, TransportFigures, lock};
 use crate::snapshot;
 use driver::{Inbox, Transport, report};
-use raft::{Membership, Message, NodeId, SnapshotOffer};
+use raft::{Membership, Message, NodeId, SnapshotOffer, SnapshotStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -15,20 +15,21 @@ use tokio::sync::mpsc;
 
 /// The transfer of a snapshot. Its end is reported whatever ends it: its task may also panic, or be
 /// dropped. A leader that does not learn of it waits for ever.
-struct Reported<R: FnMut(bool)> {
+struct Reported<R: FnMut(SnapshotStatus)> {
     report: R,
     delivered: bool,
+    resumed_at: u64,
 }
 
-impl<R: FnMut(bool)> Reported<R> {
+impl<R: FnMut(SnapshotStatus)> Reported<R> {
     fn new(report: R) -> Self {
-        Reported { report, delivered: false }
+        Reported { report, delivered: false, resumed_at: 0 }
     }
 }
 
-impl<R: FnMut(bool)> Drop for Reported<R> {
+impl<R: FnMut(SnapshotStatus)> Drop for Reported<R> {
     fn drop(&mut self) {
-        (self.report)(self.delivered);
+        (self.report)(SnapshotStatus::of(self.delivered, self.resumed_at));
     }
 }
 
@@ -167,11 +168,10 @@ impl<N: Net> Transport for HttpTransport<N> {
     fn send_snapshot(&self, offer: SnapshotOffer, state: Box<dyn Read + Send>) {
         let (shared, inbox) = (self.shared.clone(), self.shared.inbox.clone());
         let (to, snapshot) = (offer.to, offer.snapshot.last);
-        let mut transfer =
-            Reported::new(move |delivered| inbox.snapshot_sent(to, snapshot, delivered));
+        let mut transfer = Reported::new(move |status| inbox.snapshot_sent(to, snapshot, status));
         let sending = self.shared.net.spawn(async move {
             let sent = match shared.passes(to) {
-                true => snapshot::send(&shared, offer, state).await,
+                true => snapshot::send(&shared, offer, state, &mut transfer.resumed_at).await,
                 false => Err("the link is cut".into()),
             };
             transfer.delivered = sent.is_ok();
@@ -214,19 +214,20 @@ mod tests {
         let (tell, mut told) = unbounded_channel();
         let transfer = || {
             let tell = tell.clone();
-            Reported::new(move |delivered| tell.send(delivered).expect("the test receives"))
+            Reported::new(move |status| tell.send(status).expect("the test receives"))
         };
         let mut delivered = transfer();
         delivered.delivered = true;
         drop(delivered);
-        assert_eq!(told.try_recv(), Ok(true));
-        let panicking = transfer();
+        assert_eq!(told.try_recv(), Ok(SnapshotStatus::Delivered));
+        let mut panicking = transfer();
+        panicking.resumed_at = 7;
         let task = tokio::spawn(async move {
             let _transfer = panicking;
             panic!("on purpose");
         });
         assert!(task.await.is_err());
-        assert_eq!(told.try_recv(), Ok(false));
+        assert_eq!(told.try_recv(), Ok(SnapshotStatus::Failed { resumed_at: 7 }));
         let waiting = transfer();
         let task = tokio::spawn(async move {
             let _transfer = waiting;
@@ -234,7 +235,7 @@ mod tests {
         });
         task.abort();
         assert!(task.await.is_err());
-        assert_eq!(told.try_recv(), Ok(false));
+        assert_eq!(told.try_recv(), Ok(SnapshotStatus::Failed { resumed_at: 0 }));
         assert!(told.try_recv().is_err(), "each is reported once");
     }
 }

@@ -29,7 +29,7 @@ use crate::world::{World, client_address};
 use bytes::Bytes;
 use driver::{Handle, Inbox, Transport};
 use madsim::runtime::NodeHandle;
-use raft::{Incarnation, Membership, Message, NodeId, SnapshotOffer};
+use raft::{Incarnation, Membership, Message, NodeId, SnapshotOffer, SnapshotStatus};
 use simulator::network::Passage;
 use simulator::plan::FaultKind;
 use std::collections::BTreeMap;
@@ -177,12 +177,13 @@ impl<A: App> Transport for SimTransport<A> {
         let link = self.link.clone();
         self.machine.spawn(async move {
             let (to, snapshot) = (offer.to, offer.snapshot.last);
-            let delivered = transfer::send(&link, offer, state).await;
+            let mut resumed_at = 0;
+            let delivered = transfer::send(&link, offer, state, &mut resumed_at).await;
             link.cluster.mark(match delivered {
                 true => "a snapshot was delivered",
                 false => "a snapshot was not delivered",
             });
-            link.inbox.snapshot_sent(to, snapshot, delivered);
+            link.inbox.snapshot_sent(to, snapshot, SnapshotStatus::of(delivered, resumed_at));
         });
     }
 

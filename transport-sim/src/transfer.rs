@@ -32,6 +32,7 @@ pub(crate) async fn send<A: App>(
     link: &Link<A>,
     offer: SnapshotOffer,
     mut state: Box<dyn Read + Send>,
+    resumed_at: &mut u64,
 ) -> bool {
     let peer = offer.to;
     let passage = link.pass(peer);
@@ -55,6 +56,7 @@ pub(crate) async fn send<A: App>(
         return false;
     }
     writer.skip(&there);
+    *resumed_at = start.bytes;
     if start.bytes > 0 {
         link.cluster.mark("a snapshot went on where it was cut off");
     }

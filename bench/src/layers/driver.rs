@@ -11,7 +11,10 @@ use driver::{
     ApplyContext, Dependencies, Driver, DriverConfig, Frozen, Handle, Inbox, RestoreError,
     StateMachine, TokioClock, Transport, inbox, spawn, spawn_tasks,
 };
-use raft::{Durable, LogTime, Membership, Message, NodeId, Restored, Snapshot, SnapshotOffer};
+use raft::{
+    Durable, LogTime, Membership, Message, NodeId, Restored, Snapshot, SnapshotOffer,
+    SnapshotStatus,
+};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -230,7 +233,8 @@ impl Transport for Memory {
     fn send_snapshot(&self, offer: SnapshotOffer, _state: Box<dyn Read + Send>) {
         // No node falls behind that far. If one does, its leader goes on without it.
         if let Some(own) = self.inbox(self.own) {
-            own.snapshot_sent(offer.to, offer.snapshot.last, false);
+            let status = SnapshotStatus::Failed { resumed_at: 0 };
+            own.snapshot_sent(offer.to, offer.snapshot.last, status);
         }
     }
 

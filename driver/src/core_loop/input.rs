@@ -87,8 +87,8 @@ impl CoreLoop {
         for peer in reports.gone {
             self.node.gone(peer);
         }
-        for ((to, snapshot), delivered) in reports.snapshots_sent {
-            self.node.snapshot_sent(to, snapshot, delivered);
+        for ((to, snapshot), status) in reports.snapshots_sent {
+            self.node.snapshot_sent(to, snapshot, status);
         }
         for snapshot in reports.unreadable {
             self.node.snapshot_unreadable(snapshot);

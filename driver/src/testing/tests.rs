@@ -4,7 +4,10 @@
 
 use super::{Connected, Peer, SnapshotStart, snapshot_store, transport};
 use crate::{Clock, Inbox, Sleep, SnapshotSink, SnapshotStore, Transport};
-use raft::{Body, Incarnation, LogId, Membership, Message, NodeId, Now, Snapshot, SnapshotOffer};
+use raft::{
+    Body, Incarnation, LogId, Membership, Message, NodeId, Now, Snapshot, SnapshotOffer,
+    SnapshotStatus,
+};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -362,7 +365,7 @@ impl Transport for Channels {
                     Mistake::StateCutOff => bytes.truncate(bytes.len() / 1_000 * 1_000 - 1),
                     Mistake::StateReordered => bytes.chunks_mut(100_000).for_each(<[u8]>::reverse),
                     Mistake::DeliveredWhenSent => {
-                        own.snapshot_sent(to, last, true);
+                        own.snapshot_sent(to, last, SnapshotStatus::Delivered);
                         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     }
                     _ => {}
@@ -375,12 +378,12 @@ impl Transport for Channels {
                 Mistake::FailureNotReported if !delivered => return,
                 Mistake::DeliveredWhenSent if delivered => return,
                 Mistake::ReportedTwice => {
-                    own.snapshot_sent(to, last, delivered);
+                    own.snapshot_sent(to, last, SnapshotStatus::of(delivered, 0));
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 }
                 _ => {}
             }
-            own.snapshot_sent(to, last, delivered);
+            own.snapshot_sent(to, last, SnapshotStatus::of(delivered, 0));
         });
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use raft::{
     Body, CommandNumber, Config, Entry, Forwarded, Incarnation, Index, LogId, LogTime, Member,
     Membership, Message, NodeId, Payload, RawNode, ReadId, Reading, Request, Restored, Round,
-    Snapshot, SnapshotOffer, StateHash, Term,
+    Snapshot, SnapshotOffer, SnapshotStatus, StateHash, Term,
 };
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -383,7 +383,7 @@ impl<T: Transport> Kit<'_, T> {
                 }
             }
             // Taken after the receiver's events: by the time of the report they are all there.
-            for ((peer, snapshot), delivered) in self.reports(from).snapshots_sent {
+            for ((peer, snapshot), status) in self.reports(from).snapshots_sent {
                 if (peer, snapshot) != (to, last) {
                     fails(&format!("snapshot {snapshot} to {peer} was reported, and not sent"));
                 }
@@ -393,7 +393,7 @@ impl<T: Transport> Kit<'_, T> {
                     done.state =
                         receiver.and_then(|(end, _)| end.store.states().get(&last).cloned());
                 }
-                done.reports.push(delivered);
+                done.reports.push(status == SnapshotStatus::Delivered);
             }
             self.clock.sleep(PAUSE).await;
         }

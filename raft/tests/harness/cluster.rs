@@ -6,7 +6,7 @@ use super::print::{self, Show};
 use raft::{
     Action, Apply, Body, Config, Durable, Incarnation, Index, LeaseConfig, LogId, Member,
     Membership, Message, NodeId, Now, RawNode, ReceiveSnapshot, Restore, RoleKind, Snapshot,
-    SnapshotOffer, TakeSnapshot, Write, entry_hash,
+    SnapshotOffer, SnapshotStatus, TakeSnapshot, Write, entry_hash,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -317,7 +317,7 @@ impl Cluster {
         if let Some(order) = order {
             self.event(to, |node, now| node.install(now, order.durable()));
         }
-        self.sent(from, to, snapshot, accepted);
+        self.sent(from, to, snapshot, SnapshotStatus::of(accepted, 0));
     }
 
     pub fn accept(&mut self, offer: SnapshotOffer) -> Option<ReceiveSnapshot> {
@@ -327,8 +327,8 @@ impl Cluster {
         order
     }
 
-    pub fn sent(&mut self, from: u64, to: u64, snapshot: LogId, delivered: bool) {
-        self.event(from, |node, _| node.snapshot_sent(NodeId(to), snapshot, delivered));
+    pub fn sent(&mut self, from: u64, to: u64, snapshot: LogId, status: SnapshotStatus) {
+        self.event(from, |node, _| node.snapshot_sent(NodeId(to), snapshot, status));
     }
 
     pub fn peer(&mut self, id: u64) -> &mut Peer {

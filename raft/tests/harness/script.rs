@@ -57,6 +57,7 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use raft::{
     Change, Incarnation, Index, LogId, Membership, Message, NodeId, ReadProof, Round, Snapshot,
+    SnapshotStatus,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -574,9 +575,11 @@ impl Script {
                 if !delivered && !args.flag("failed") {
                     return Err("ok or failed?".into());
                 }
+                let resumed_at = args.number("resumed_at")?.unwrap_or_default();
+                let status = SnapshotStatus::of(delivered, resumed_at);
                 let at = self.sending.iter().position(|(f, t, _)| (*f, *t) == (id, peer));
                 let (_, _, snapshot) = self.sending.remove(at.ok_or("no snapshot was sent")?);
-                self.cluster.sent(id, peer, snapshot, delivered);
+                self.cluster.sent(id, peer, snapshot, status);
             }
         }
         Ok(())

@@ -132,7 +132,10 @@ impl World<'_> {
                 if self.hosts[node].life != life {
                     return Ok(());
                 }
-                self.on(node, |running| running.node.snapshot_sent(to, snapshot, false))
+                self.on(node, |running| {
+                    let status = SnapshotStatus::Failed { resumed_at: 0 };
+                    running.node.snapshot_sent(to, snapshot, status);
+                })
             }
             Event::ClockBack { node, to_us } => self.clock_goes_back(node, to_us),
             Event::Start(node) => self.start(node),

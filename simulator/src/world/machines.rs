@@ -268,7 +268,8 @@ impl World<'_> {
         let still = self.hosts[from].life == life;
         if still {
             let to = NodeId(to as u64);
-            self.on(from, |running| running.node.snapshot_sent(to, snapshot, delivered))?;
+            let status = SnapshotStatus::of(delivered, 0);
+            self.on(from, |running| running.node.snapshot_sent(to, snapshot, status))?;
         }
         Ok(())
     }

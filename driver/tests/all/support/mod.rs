@@ -11,6 +11,7 @@ use driver::{
 };
 use raft::{
     Config, Incarnation, LogTime, Member, Membership, Message, NodeId, Restored, SnapshotOffer,
+    SnapshotStatus,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -186,7 +187,7 @@ impl Transport for ChannelTransport {
                 reception.finish().ok()
             };
             let delivered = delivered.await.is_some();
-            own.snapshot_sent(to, id, delivered);
+            own.snapshot_sent(to, id, SnapshotStatus::of(delivered, 0));
         });
     }
 
