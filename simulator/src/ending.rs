@@ -49,6 +49,9 @@ pub struct Seen {
 pub struct Up {
     /// Whether it leads and serves requests.
     pub serves: bool,
+    /// Whether it is about to hand its leadership over. A command to do so that came in a pause is
+    /// obeyed after it.
+    pub hands_over: bool,
     /// Whether it lacks entries that it has acknowledged.
     pub has_lost: bool,
     /// The last index that its state machine has applied.
@@ -109,6 +112,10 @@ pub trait Ending {
         if leaders.len() != 1 || latest.is_some_and(|latest| leaders != [latest]) {
             let detail = format!("nodes {leaders:?} serve, long after the faults have stopped");
             return violation(Check::OneLeaderServesInTheEnd, leaders.as_slice(), detail);
+        }
+        if let Some((id, ..)) = healthy(&nodes).find(|(_, _, up)| up.hands_over) {
+            let detail = format!("node {id} still hands its leadership over");
+            return violation(Check::OneLeaderServesInTheEnd, id, detail);
         }
         let committed = self.observer().committed_index();
         for (id, node, up) in healthy(&nodes) {
@@ -210,7 +217,13 @@ mod tests {
 
     /// Three healthy nodes, the first of which leads, after a change.
     fn world(change: impl FnOnce(&mut [Seen; 3])) -> World {
-        let up = |serves| Up { serves, has_lost: false, applied: Index(0), last: Index(0) };
+        let up = |serves| Up {
+            serves,
+            hands_over: false,
+            has_lost: false,
+            applied: Index(0),
+            last: Index(0),
+        };
         let seen = |serves| Seen { up: Some(up(serves)), ..Seen::default() };
         let mut nodes = [seen(true), seen(false), seen(false)];
         change(&mut nodes);
@@ -242,6 +255,8 @@ mod tests {
         assert_eq!(recovered(|_| {}), None);
         assert_eq!(recovered(|nodes| nodes[2].up = None), Some(Check::EveryNodeIsBackInTheEnd));
         assert_eq!(recovered(|n| n[2].is_paused = true), Some(Check::EveryNodeIsBackInTheEnd));
+        let hands_over = recovered(|nodes| of(&mut nodes[0]).hands_over = true);
+        assert_eq!(hands_over, Some(Check::OneLeaderServesInTheEnd));
         let no_leader = recovered(|nodes| of(&mut nodes[0]).serves = false);
         assert_eq!(no_leader, Some(Check::OneLeaderServesInTheEnd));
         let two_leaders = recovered(|nodes| of(&mut nodes[1]).serves = true);

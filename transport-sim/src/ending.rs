@@ -52,7 +52,8 @@ impl<A: App> Ending for World<A> {
         let up = |up: &world::Up<A>| {
             let status = up.handle.status();
             let (serves, has_lost) = (status.serving(), status.raft.lost.is_some());
-            Up { serves, has_lost, applied: up.applied, last: status.raft.last.index }
+            let hands_over = status.raft.transferring.is_some();
+            Up { serves, hands_over, has_lost, applied: up.applied, last: status.raft.last.index }
         };
         let seen = self.hosts.iter().map(|host| Seen {
             is_stranger: host.is_stranger,

@@ -26,6 +26,7 @@ impl Ending for World<'_> {
     fn nodes(&self) -> Vec<Seen> {
         let up = |running: &node::Running<ErasedMachine>| Up {
             serves: running.node.status().serving,
+            hands_over: running.node.status().transferring.is_some(),
             has_lost: running.node.hard_state().lost.is_some(),
             applied: running.machine_at,
             last: running.node.last().index,
