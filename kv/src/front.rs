@@ -173,7 +173,8 @@ fn parse(bytes: &[u8]) -> Option<Plain> {
     for line in lines {
         let (name, value) = line.split_once(':')?;
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-        let value = value.trim();
+        // Other characters that count as spaces in Rust do not in HTTP.
+        let value = value.trim_matches([' ', '\t']);
         match name.as_str() {
             "connection" if value.eq_ignore_ascii_case("close") => is_last = true,
             "connection" if value.eq_ignore_ascii_case("keep-alive") => {}

@@ -143,6 +143,17 @@ impl Admission {
         Admission { service, clock }
     }
 
+    /// Whether [`Admission::change`] asks a node, and so may take seconds.
+    pub fn asks(&self, status: &Status, members: &Members) -> bool {
+        members.declared.iter().any(|(node, declared)| {
+            status.membership.members.get(node).is_none_or(|known| {
+                !members.force
+                    && (known.peer_address != declared.peer_address
+                        || known.client_address != declared.client_address)
+            })
+        })
+    }
+
     /// The change that leads from the membership in `status` to `members`. A node that is a member
     /// keeps its incarnation; each other one is asked for its own, for up to five seconds. A member
     /// whose addresses change has to answer there, unless the change is forced.

@@ -89,8 +89,35 @@ impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> Visitor<'de> for Limit
             if all.len() == MEMBERS_MAX {
                 return Err(A::Error::invalid_length(MEMBERS_MAX + 1, &self));
             }
-            all.insert(key, value);
+            // No map has a key twice. A list of one key would take time without an end.
+            if all.insert(key, value).is_some() {
+                return Err(A::Error::custom("a key of a map is there twice"));
+            }
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
+
+    #[test]
+    fn what_is_decoded_ends_at_its_limit_even_if_it_repeats_itself() {
+        let pairs = |len: u64, kinds: u64| {
+            let read = std::cell::Cell::new(0);
+            let all = (0..len).map(|at| (at % kinds, at)).inspect(|_| read.set(read.get() + 1));
+            let map = map::<_, u64, u64>(MapDeserializer::<_, Error>::new(all));
+            (map.map(|map| map.len()).ok(), read.get())
+        };
+        let max = MEMBERS_MAX as u64;
+        assert_eq!(pairs(max, max), (Some(MEMBERS_MAX), max));
+        assert_eq!(pairs(1 << 20, 1 << 20), (None, max + 1));
+        assert_eq!(pairs(1 << 20, 3), (None, 4));
+        let numbers = |len: u64| {
+            set::<_, u64>(SeqDeserializer::<_, Error>::new((0..len).map(|at| at % 3))).is_ok()
+        };
+        assert!(numbers(max) && !numbers(max + 1));
     }
 }

@@ -311,8 +311,12 @@ impl RawNode {
         if !self.core.admits_offer(&offer) || self.refuses_stranger(offer.from, offer.incarnation) {
             return None;
         }
+        // A term has one leader.
+        let is_anothers = offer.term == self.core.term()
+            && self.leader().is_some_and(|leader| leader != offer.from);
         let is_needed = !self.core.is_diverged()
             && offer.term >= self.core.term()
+            && !is_anothers
             && offer.snapshot.last.index > self.core.commit
             && !self.core.log.contains(offer.snapshot.last);
         is_needed.then(|| self.core.receive_snapshot(offer))

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use raft::{
-    Config, Incarnation, LogId, Member, Membership, NodeId, Now, RawNode, Restored, Snapshot,
-    SnapshotOffer, Term,
+    Body, Config, Incarnation, LogId, Member, Membership, Message, NodeId, Now, RawNode, Restored,
+    Snapshot, SnapshotOffer, Term,
 };
 
 const NODE: NodeId = NodeId(1);
@@ -57,6 +57,28 @@ fn an_offer_that_no_leader_made_to_this_node_gives_no_order_and_is_counted() {
     assert!(node.accept(offer(1)).is_none());
     assert!(node.accept(offer(1 << 40)).is_none());
     assert_eq!(node.status().counters.invalid_messages, 2);
+}
+
+#[test]
+fn a_term_has_one_leader_that_offers_snapshots() {
+    let mut node = start(1);
+    let (leader, other) =
+        (offer(2).from, SnapshotOffer { from: NodeId(3), incarnation: Incarnation(3), ..offer(2) });
+    assert_ne!(leader, other.from);
+    assert!(node.accept(other.clone()).is_some(), "it may lead, as far as this node knows");
+    let body = Body::Append {
+        prev: LogId::ZERO,
+        entries: Vec::new().into(),
+        commit: raft::Index(0),
+        round: raft::Round(1),
+        time: raft::LogTime(0),
+    };
+    let incarnation = offer(2).incarnation;
+    let heartbeat = Message { from: leader, to: NODE, term: raft::Term(2), incarnation, body };
+    node.step(Now::default(), heartbeat);
+    assert_eq!(node.leader(), Some(leader));
+    assert!(node.accept(other).is_none());
+    assert!(node.accept(offer(2)).is_some());
 }
 
 #[test]

@@ -176,14 +176,19 @@ impl<N: Net> FrameReader<N> {
         guest.share.fit(bytes, if is_stranger { &budgets.strangers } else { &budgets.members })
     }
 
-    async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
+    /// Reads the first frame, or another one of at most `bytes_max` bytes.
+    async fn next_of(
+        &mut self,
+        is_first: bool,
+        bytes_max: usize,
+    ) -> Result<Option<Bytes>, FrameError> {
         // The caller is done with the previous frame, so only buffered bytes count.
         self.fits(self.decoder.len());
         let mut begun = (!self.decoder.is_empty()).then(|| self.net.now());
         loop {
             let taken = match is_first {
-                true => self.decoder.take_first(FIRST_BYTES_MAX)?,
-                false => self.decoder.take(FRAME_BYTES_MAX)?,
+                true => self.decoder.take_first(bytes_max)?,
+                false => self.decoder.take(bytes_max)?,
             };
             if let Some(frame) = taken {
                 self.given = self.given.wrapping_add(1);
@@ -230,11 +235,11 @@ async fn give_way() {
 
 impl<N: Net> Frames for FrameReader<N> {
     async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(true).await
+        self.next_of(true, FIRST_BYTES_MAX).await
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(false).await
+    async fn next_within(&mut self, bytes_max: usize) -> Result<Option<Bytes>, FrameError> {
+        self.next_of(false, bytes_max).await
     }
 
     async fn message(&mut self, frame: Bytes) -> Result<Message, DecodeError> {

@@ -24,6 +24,10 @@ use storage::codec::{self, DecodeError};
 /// accept.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
+/// The most bytes of the offer of a snapshot. It describes a membership: 64 members with two
+/// addresses of up to 261 bytes, and up to 1,024 nodes that were removed.
+pub const OFFER_BYTES_MAX: usize = 256 << 10;
+
 /// The most bytes of a first frame. It is small because the sender is not known yet.
 pub const FIRST_BYTES_MAX: usize = 4 << 10;
 
@@ -75,8 +79,16 @@ pub enum FrameError {
 pub trait Frames: Send {
     /// Reads the first frame, of at most [`FIRST_BYTES_MAX`] bytes; `None` if there is none.
     fn first(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
-    /// Reads the next frame, keep-alives included; `None` at the end of the stream.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
+    /// Reads the next frame, of at most `bytes_max` bytes, keep-alives included; `None` at the end
+    /// of the stream.
+    fn next_within(
+        &mut self,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send;
+    /// Reads the next frame, of at most [`FRAME_BYTES_MAX`] bytes.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, FrameError>> + Send {
+        self.next_within(FRAME_BYTES_MAX)
+    }
     /// Decodes the message that is the content of a frame. A source that knows nothing of the
     /// sender need not do more than this.
     fn message(

@@ -7,7 +7,7 @@
 //! receiver, and then sends only what follows. It reads the rest as well, so the trailer proves the
 //! whole state, even if another node sent its first part.
 
-use crate::frame::{FrameDecoder, FrameError, Frames, write_first, write_frame};
+use crate::frame::{FrameDecoder, FrameError, Frames, OFFER_BYTES_MAX, write_first, write_frame};
 use crate::hello::{Hello, Refusal};
 use bytes::Bytes;
 use driver::{Inbox, OfferError, Prefix};
@@ -154,7 +154,6 @@ pub async fn receive_snapshot(
     loop {
         let frame = next(frames.next().await)?;
         match frame.split_first() {
-            None => continue,
             Some((&CHUNK, _)) => {}
             Some((&TRAILER, trailer)) => {
                 if decode_prefix(trailer) != Some(reception.prefix()) {
@@ -163,7 +162,7 @@ pub async fn receive_snapshot(
                 }
                 break;
             }
-            Some(_) => return Err(bad("neither a part of a snapshot nor its end")),
+            _ => return Err(bad("neither a part of a snapshot nor its end")),
         }
         let chunk = frame.slice(1..);
         arrived(chunk.len() as u64);
@@ -181,7 +180,7 @@ async fn read_offer(
     passes: impl Fn(&Hello) -> bool,
 ) -> Result<SnapshotOffer, Refused> {
     let hello = Hello::check(&next(frames.first().await)?, own).map_err(Refused::Peer)?;
-    let offer: SnapshotOffer = codec::decode(&next(frames.next().await)?)
+    let offer: SnapshotOffer = codec::decode(&next(frames.next_within(OFFER_BYTES_MAX).await)?)
         .map_err(|error| Refused::Bad(error.to_string()))?;
     if offer.from != hello.from || offer.to != own.from || !passes(&hello) {
         return Err(bad("the offer is not for this node"));

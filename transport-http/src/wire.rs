@@ -3,8 +3,8 @@
 //! runs this code.
 
 pub use crate::frame::{
-    FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames, HEAD_BYTES, write_first,
-    write_frame, write_message, write_sign_of_life,
+    FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames, HEAD_BYTES,
+    OFFER_BYTES_MAX, write_first, write_frame, write_message, write_sign_of_life,
 };
 pub use crate::hello::{Hello, Refusal};
 pub use crate::transfer::{

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use transport_http::wire::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
+use transport_http::wire::{FIRST_BYTES_MAX, FrameDecoder, FrameError, Frames};
 
 /// The most pieces in flight; beyond that the sender waits.
 const PIECES_MAX: usize = 512;
@@ -52,11 +52,15 @@ pub(crate) struct PipeReader {
 }
 
 impl PipeReader {
-    async fn next_of(&mut self, is_first: bool) -> Result<Option<Bytes>, FrameError> {
+    async fn next_of(
+        &mut self,
+        is_first: bool,
+        bytes_max: usize,
+    ) -> Result<Option<Bytes>, FrameError> {
         loop {
             let taken = match is_first {
-                true => self.decoder.take_first(FIRST_BYTES_MAX)?,
-                false => self.decoder.take(FRAME_BYTES_MAX)?,
+                true => self.decoder.take_first(bytes_max)?,
+                false => self.decoder.take(bytes_max)?,
             };
             if let Some(frame) = taken {
                 return Ok(Some(frame));
@@ -109,10 +113,10 @@ impl PipeReader {
 
 impl Frames for PipeReader {
     async fn first(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(true).await
+        self.next_of(true, FIRST_BYTES_MAX).await
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        self.next_of(false).await
+    async fn next_within(&mut self, bytes_max: usize) -> Result<Option<Bytes>, FrameError> {
+        self.next_of(false, bytes_max).await
     }
 }

@@ -87,13 +87,12 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     let admission = app.admission.as_ref().ok_or_else(|| {
         Problem::not_built("the members of this cluster cannot be changed").not_done()
     })?;
-    let Ok(checking) = app.declarations.try_acquire() else {
-        return Err(Problem::overloaded(format!(
-            "{DECLARING} declarations of members are being checked at the moment"
-        ))
-        .not_done());
-    };
     let status = app.handle.status();
+    // A declaration that asks no node takes no time.
+    let checking = match admission.asks(&status.raft, &members) {
+        true => Some(app.declarations.try_acquire().map_err(|_| too_many_at_once())?),
+        false => None,
+    };
     let change = admission.change(&status.raft, &members).await;
     let change = change.map_err(|error| not_admitted(&error).not_done())?;
     let begun = app.handle.set_members(change.clone()).await.map_err(refused)?;
@@ -112,6 +111,11 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
             Ok(routes::json(StatusCode::ACCEPTED, view.to_string()))
         }
     }
+}
+
+fn too_many_at_once() -> Problem {
+    let detail = format!("{DECLARING} declarations of members are being checked at the moment");
+    Problem::overloaded(detail).not_done()
 }
 
 fn wanted(query: Option<&str>) -> Result<Wanted, Problem> {
@@ -142,6 +146,11 @@ fn wanted(query: Option<&str>) -> Result<Wanted, Problem> {
 }
 
 fn declared_members(declared: &Declared) -> Result<Members, Problem> {
+    let (count, max) = (declared.members.len(), raft::CLUSTER_MEMBERS_MAX);
+    if count > max {
+        let detail = format!("{count} members are declared: a cluster has at most {max}");
+        return Err(Problem::malformed(detail));
+    }
     let (mut ids, mut addresses) = (BTreeSet::new(), BTreeSet::new());
     let mut members = Members::new();
     for Object(DeclaredMember { id, client, peer, role }) in &declared.members {

@@ -392,6 +392,34 @@ fn only_so_many_declarations_of_members_are_checked_at_a_time() {
             })
         })
         .collect();
+    // Meanwhile others that ask no node are answered at once.
+    let declare = |members: &str| {
+        let body = format!(r#"{{"members":[{members}]}}"#);
+        let mut stream = TcpStream::connect(address).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "PUT /v1/cluster/members HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    };
+    let member = |id: u64, client: &str, peer: &str| {
+        format!(r#"{{"id":{id},"client":"{client}","peer":"{peer}","role":"voter"}}"#)
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    let as_it_is = declare(&member(0, own, peer));
+    assert!(as_it_is.starts_with("HTTP/1.1 200 "), "{as_it_is}");
+    let many = (0..65).map(|id| {
+        member(id, &format!("127.0.0.1:{}", 2 * id + 1), &format!("127.0.0.1:{}", 2 * id + 2))
+    });
+    let too_many = declare(&many.collect::<Vec<_>>().join(","));
+    assert!(too_many.starts_with("HTTP/1.1 400 "), "{too_many}");
+    assert!(too_many.contains("a cluster has at most 64"), "{too_many}");
+    assert!(asked.iter().any(|asked| !asked.is_finished()), "they are still being checked");
     let replies: Vec<String> = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
     let refused = replies.iter().filter(|reply| reply.starts_with("HTTP/1.1 429 ")).count();
     assert_eq!(refused, 2, "{replies:#?}");

@@ -14,8 +14,8 @@ use storage::{RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use transport_http::wire::{
-    ChunkWriter, HEAD_BYTES, Hello, read_answer, write_first, write_frame, write_message,
-    write_offer, write_question,
+    ChunkWriter, HEAD_BYTES, Hello, OFFER_BYTES_MAX, read_answer, write_first, write_frame,
+    write_message, write_offer, write_question, write_sign_of_life,
 };
 use transport_http::{HttpTransport, TransportConfig};
 
@@ -411,6 +411,29 @@ async fn a_transfer_that_was_cut_off_is_continued() {
     assert_eq!(prefix().await.bytes, 6);
     assert_eq!(transfer(&state, 6, false).await, 200);
     installed(node).await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn an_offer_is_small_and_a_snapshot_has_no_empty_frames() {
+    let nodes = left_alone().await;
+    let node = &nodes[0];
+    let (hello, mut offer) = offer_of_node_1(node);
+    let question = |offer: &SnapshotOffer| written(|into| write_question(into, &hello, offer));
+    let prefix = "/raft/v1/snapshot/prefix";
+    assert_eq!(post(node, prefix, &question(&offer)).await.0, 200);
+    // Only the head of the frame says that it is too long. Nothing of it is stored or decoded.
+    if let Some(member) = offer.snapshot.membership.members.get_mut(&NodeId(1)) {
+        member.peer_address = "a".repeat(OFFER_BYTES_MAX);
+    }
+    let long = question(&offer);
+    let (status, why) = post(node, prefix, &long[..long.len() - OFFER_BYTES_MAX]).await;
+    assert_eq!(status, 400);
+    assert!(String::from_utf8_lossy(&why).contains("more than 262144"), "{why:?}");
+    // Somebody could hold the place of a snapshot with frames that add nothing to it.
+    let empty = written(write_sign_of_life);
+    let with_nothing = |head, [first, ..]: [Vec<u8>; 3], _| vec![head, first, empty];
+    assert_eq!(offer_by_hand(node, with_nothing).await, 400);
     stop(nodes).await;
 }
 
