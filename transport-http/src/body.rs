@@ -220,7 +220,7 @@ impl<N: Net> FrameReader<N> {
 }
 
 /// Lets the other tasks of this thread run once.
-async fn give_way() {
+pub(crate) async fn give_way() {
     let mut has_waited = false;
     std::future::poll_fn(|context| {
         if has_waited {

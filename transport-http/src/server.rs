@@ -1,6 +1,6 @@
 //! The listener for peers.
 
-use crate::body::FrameReader;
+use crate::body::{FrameReader, give_way};
 use crate::bootstrap::{self, BootstrapService, QUESTION_BYTES_MAX};
 use crate::frame::{Frames, write_sign_of_life};
 use crate::hello::Hello;
@@ -144,6 +144,9 @@ async fn accept<N: Net>(socket: N::Listener, listener: Arc<Listener<N>>) {
                 let place = Arc::new(listener.places.take(from.ip()));
                 let serve = serve(stream, from.ip(), place, listener.clone());
                 connections.push(net.spawn(serve));
+                // A connection that was displaced closes before the next one is accepted. Otherwise
+                // a burst takes more descriptors than there are slots.
+                give_way().await;
             }
             Err(error) => {
                 // The pause comes before the report, which may block.
