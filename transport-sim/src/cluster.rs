@@ -175,14 +175,16 @@ impl<A: App> Cluster<A> {
                 Cluster { shared }.name_changed(node, change, path);
             }
         };
-        let disk = SimDisk::new(host.disk.clone(), life.clone()).watched(watcher);
+        let unwatched = SimDisk::new(host.disk.clone(), life.clone());
+        let disk = unwatched.clone().watched(watcher);
         let opened =
             Directory::open(disk.clone(), log_config(&swarm)).and_then(|(directory, _)| {
                 let failed = |source| OpenError::Io { path: "snapshots".to_owned(), source };
                 let snapshots = Snapshots::new(disk).map_err(failed)?;
                 let Directory::Member(mut member) = directory else { return Ok((None, snapshots)) };
                 let kept = member.restored().clone();
-                let case = member.check_base(&snapshots);
+                // It may remove snapshots. The watcher needs the world, which is locked here.
+                let case = member.check_base(&Snapshots::new(unwatched).map_err(failed)?);
                 let case = case.map_err(|error| failed(std::io::Error::other(error)))?;
                 Ok((Some((member, kept, case)), snapshots))
             });

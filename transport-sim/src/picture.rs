@@ -31,8 +31,8 @@ impl<A: App> Frames for Heard<A> {
         self.frames.first().await
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        let frame = self.frames.next().await?;
+    async fn next_within(&mut self, bytes_max: usize) -> Result<Option<Bytes>, FrameError> {
+        let frame = self.frames.next_within(bytes_max).await?;
         if let (Some(frame), Some(timeline)) = (&frame, self.cluster.world().shown())
             && let Ok(message) = storage::codec::decode(frame)
         {

@@ -99,9 +99,11 @@ impl World<'_> {
             + 20_000_000
             + self.late_install_us()
             + self.copies_us();
-        let converge_us = CONVERGE_TIMEOUTS * self.timeout_us() + slack_us;
-        let until_us = self.now_us + converge_us;
-        self.queue.push(self.now_us + self.timeout_us(), Event::Converged { until_us });
+        // A node whose clock was slow does nothing until its next tick, which keeps its time.
+        let tick_us = u64::from(self.plan.swarm.tick_us) * 1_000 / self.plan.slowest_clock();
+        let first_us = self.now_us + self.timeout_us() + tick_us;
+        let until_us = first_us + CONVERGE_TIMEOUTS * self.timeout_us() + slack_us;
+        self.queue.push(first_us, Event::Converged { until_us });
         Ok(())
     }
 
