@@ -231,3 +231,15 @@ fn the_part_of_a_snapshot_is_removed_when_it_is_of_no_use() {
     assert_eq!(disk.paths(), [""; 0]);
     assert!(store(&disk).unfinished().unwrap().is_none());
 }
+
+#[test]
+fn an_error_of_the_medium_is_damage_to_those_who_send_a_snapshot() {
+    let kind = |number: i32| {
+        let source = std::io::Error::from_raw_os_error(number);
+        std::io::Error::from(SnapshotError::Io { id: LogId::new(1, 1), source }).kind()
+    };
+    let (eio, emfile) = (5, 24);
+    // The leader offers it no more, and takes another one.
+    assert_eq!(kind(eio), std::io::ErrorKind::InvalidData);
+    assert_ne!(kind(emfile), std::io::ErrorKind::InvalidData);
+}
