@@ -301,7 +301,7 @@ impl State {
     /// the difference only if the sender's list has this node's exact entry.
     fn refuse(&mut self, own: &Own, question: Question) -> (StatusCode, Vec<u8>) {
         let node = question.from.node;
-        // Not by their lists, which anybody can vary: so many kinds would silence other reports.
+        // Not by their lists, which anybody can vary: a flood of kinds would silence other reports.
         let kind = match own.list.iter().any(|listed| listed.node == node) {
             true => format!("{node} founds with another list"),
             false => "a node that is not on the list".to_owned(),
