@@ -432,7 +432,9 @@ async fn an_offer_is_small_and_a_snapshot_has_no_empty_frames() {
     assert!(String::from_utf8_lossy(&why).contains("more than 262144"), "{why:?}");
     // Somebody could hold the place of a snapshot with frames that add nothing to it.
     let empty = written(write_sign_of_life);
-    let with_nothing = |head, [first, ..]: [Vec<u8>; 3], _| vec![head, first, empty];
+    let with_nothing = |head, [first, second, third]: [Vec<u8>; 3], trailer| {
+        vec![head, first, empty, second, third, trailer]
+    };
     assert_eq!(offer_by_hand(node, with_nothing).await, 400);
     stop(nodes).await;
 }
