@@ -231,7 +231,11 @@ impl Visit {
         visit.talk.begin();
         let turn = Turn(visit.talk.clone());
         let mut response = match visit.common.api.get() {
-            Some(api) => api.answer(request.map(|body| visit.arriving(body)), visit.source).await,
+            Some(api) => {
+                let mut request = request.map(|body| visit.arriving(body));
+                request.extensions_mut().insert(visit.place.client());
+                api.answer(request, visit.source).await
+            }
             None => canned::starting(request.uri().path(), &visit.common),
         };
         if visit.place.is_lost() || visit.common.leaves.load(Ordering::Relaxed) {

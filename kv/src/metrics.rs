@@ -223,7 +223,11 @@ pub fn render(
         ("frames_without_room", "Frames of peers given up for memory.", peers.frames_without_room),
         ("refused_streams", "Streams of peers that were refused.", peers.refused_streams),
         ("doubled", "Times that two processes ran as one peer.", peers.doubled_peers),
-        ("snapshot_bytes_sent", "Bytes of state sent in snapshots.", peers.snapshot_bytes_sent),
+        (
+            "snapshot_bytes_sent",
+            "Bytes of state handed to connections, also if these broke before they had sent them.",
+            peers.snapshot_bytes_sent,
+        ),
         (
             "snapshot_bytes_received",
             "Bytes of state received in snapshots.",

@@ -143,7 +143,23 @@ pub(crate) struct Place {
     places: Arc<Places>,
 }
 
+/// The client's side of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Side(Arc<Seat>);
+
+impl Side {
+    /// Whether the client has closed it: it sends nothing further, and may be gone.
+    pub fn is_closed(&self) -> bool {
+        self.0.half_closed.load(Ordering::Relaxed)
+    }
+}
+
 impl Place {
+    /// The client's side of the connection, which has this place.
+    pub fn client(&self) -> Side {
+        Side(self.seat.clone())
+    }
+
     /// Returns when the connection has to close: its place is needed, and it is idle, half closed,
     /// or waits for the rest of a body.
     pub async fn lost(&self) {

@@ -387,7 +387,8 @@ impl Leader {
     /// The transfer of a snapshot has ended: delivered, declined or lost. In each case the next
     /// heartbeat probes whether the peer has the log up to there. A peer that declined because it
     /// already has the log confirms it, and is not offered the snapshot for ever. A peer that does
-    /// not have it reports where its log ends.
+    /// not have it reports where its log ends. Unless the snapshot was delivered, the probe carries
+    /// no entries: they would most likely be rejected, once for each attempt.
     pub fn snapshot_sent(
         &mut self,
         core: &Core,
@@ -402,6 +403,7 @@ impl Leader {
         }
         progress.probe(snapshot.index.next());
         progress.state = State::Probe { asked: true };
+        progress.bare = status != SnapshotStatus::Delivered;
     }
 
     /// This snapshot of this node is unreadable: it is not offered again.

@@ -373,12 +373,12 @@ mod tests {
         assert_eq!((progress.state, progress.next), (State::Replicate, Index(8)));
     }
 
+    fn base(index: u64) -> Snapshot {
+        Snapshot { last: LogId::new(index, 1), ..Snapshot::initial(crate::Membership::default()) }
+    }
+
     #[test]
     fn a_snapshot_is_offered_again_as_long_as_the_log_follows_it() {
-        let base = |index| Snapshot {
-            last: LogId::new(index, 1),
-            ..Snapshot::initial(crate::Membership::default())
-        };
         let mut progress = probing(0, 3);
         assert_eq!(progress.offer(Index(7), &base(7)), base(7));
         // The transfer fails, and a newer snapshot is taken meanwhile.
@@ -400,10 +400,6 @@ mod tests {
 
     #[test]
     fn the_pauses_double_until_a_transfer_continues_further_on() {
-        let base = |index| Snapshot {
-            last: LogId::new(index, 1),
-            ..Snapshot::initial(crate::Membership::default())
-        };
         let mut progress = probing(0, 3);
         let mut pauses = |snapshot, resumed: &[u64]| -> Vec<u32> {
             let ended = resumed.iter().map(|&resumed_at| {

@@ -104,7 +104,7 @@ impl Counters {
         }
     }
 
-    /// Counts a part of a snapshot that a receiver has taken.
+    /// Counts a part of a snapshot that was handed to a connection.
     pub fn snapshot_sent(&self, bytes: u64) {
         self.snapshot_bytes_sent.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -165,8 +165,8 @@ pub struct TransportFigures {
     /// Times that two processes were found to run as one member: one of them has a copy of the
     /// data directory.
     pub doubled_peers: u64,
-    /// Bytes of state sent in snapshots. A transfer that goes on after an interruption does not
-    /// send again what the receiver has.
+    /// Bytes of state of snapshots that were handed to connections. One that breaks may not have
+    /// sent the last of them. A transfer that goes on does not send again what the receiver has.
     pub snapshot_bytes_sent: u64,
     /// Bytes of state received in snapshots.
     pub snapshot_bytes_received: u64,

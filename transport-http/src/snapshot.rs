@@ -25,8 +25,9 @@ use raft::SnapshotOffer;
 use std::io::Read;
 use std::time::Duration;
 
-/// The bytes of state in one chunk.
-const CHUNK_BYTES: usize = 256 << 10;
+/// The bytes of state in one chunk. What arrives of an incomplete one is lost, so a link that
+/// always breaks before it has carried this much never delivers a snapshot.
+const CHUNK_BYTES: usize = 64 << 10;
 /// The least rate, in bytes a second. At a lower one the receiver could take the pause after a
 /// chunk for silence.
 const SNAPSHOT_RATE_MIN: u64 = 1 << 20;

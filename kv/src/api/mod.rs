@@ -24,6 +24,7 @@ mod routes;
 mod sessions;
 mod transfer;
 mod v1;
+mod waits;
 mod write;
 
 use body::Bodies;
@@ -35,6 +36,7 @@ pub use origin::Hosts;
 pub(crate) use params::{SESSION_ID, SESSION_SEQ};
 pub use reply::Pressure;
 pub(crate) use routes::is_short;
+use waits::Waits;
 pub use write::{NODE, WAIT_MS};
 
 use crate::admission::Admission;
@@ -124,7 +126,7 @@ pub(crate) struct App {
     /// Places for batches.
     batches: Semaphore,
     /// Places for `wait_commit`. Each keeps a connection for up to a minute.
-    waits: Semaphore,
+    waits: Waits,
     /// Places for declarations of members that are being checked.
     declarations: Semaphore,
     /// Places for requests that wait for the end of a change of the members, for up to an hour.
@@ -148,7 +150,7 @@ impl App {
         let work = Admission::new(parts.limits.requests_max);
         let batches = Semaphore::new(parts.limits.batches_max);
         // The other half of the connections is left to requests that are answered soon.
-        let waits = Semaphore::new((parts.limits.connections_max / 2).max(1));
+        let waits = Waits::new((parts.limits.connections_max / 2).max(1));
         let bodies = Bodies::new(parts.limits.bodies_bytes_max);
         let replies = Arc::new(Semaphore::new(parts.limits.replies_bytes_max));
         let listings = Arc::new(Semaphore::new(parts.limits.listings_max));

@@ -9,6 +9,8 @@ use crate::api::params;
 use crate::api::problem::Problem;
 use crate::api::routes::{json, refusal};
 use crate::command::Kind;
+use crate::places::Side;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -82,11 +84,16 @@ struct Wait {
 }
 
 /// `POST /wait_commit`: answered when the command with this number is applied on this node.
-pub async fn wait_commit(State(app): State<Arc<App>>, body: Body) -> Response {
-    either(try_wait_commit(&app, body).await)
+pub async fn wait_commit(
+    State(app): State<Arc<App>>,
+    client: Option<Extension<Side>>,
+    body: Body,
+) -> Response {
+    let client = client.map(|Extension(client)| client);
+    either(try_wait_commit(&app, client, body).await)
 }
 
-async fn try_wait_commit(app: &App, body: Body) -> Answer {
+async fn try_wait_commit(app: &App, client: Option<Side>, body: Body) -> Answer {
     let wait: Wait = read_json(app, body).await?;
     let index = wait.log_index.ok_or_else(|| absent("log_index"))?;
     let Ok(number) = u64::try_from(index).map(CommandNumber) else {
@@ -94,13 +101,13 @@ async fn try_wait_commit(app: &App, body: Body) -> Answer {
         return Err(refusal(StatusCode::BAD_REQUEST, error));
     };
     let timeout = wait_of(wait.timeout_ms, WAIT_DEFAULT)?;
-    let Ok(_place) = app.waits.try_acquire() else {
-        return Err(busy("too many requests wait for a command"));
-    };
+    let too_many = || busy("too many requests wait for a command");
+    let place = app.waits.take(client).ok_or_else(too_many)?;
     let term = wait.term.map(Term);
     let waited = tokio::select! {
         biased;
         waited = app.handle.wait_applied(number, term) => waited,
+        () = place.lost() => return Err(too_many()),
         () = app.sleep(timeout) => {
             let error = format!("nothing was committed at index {number} in time");
             return Err(refusal(StatusCode::REQUEST_TIMEOUT, error));

@@ -122,6 +122,44 @@ fn waiting_requests_leave_half_of_the_connections_to_others() {
 }
 
 #[test]
+fn waiting_requests_whose_clients_may_be_gone_give_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = single(directory.path(), |config| config.limits.connections_max = 20);
+    let body = r#"{"log_index": 0, "timeout_ms": 60000}"#;
+    let head = format!("POST /wait_commit HTTP/1.1\r\nhost: {}", node.address);
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let ask = || {
+        let mut stream = TcpStream::connect(node.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let first = |stream: &TcpStream| {
+        let mut answer = [0; 12];
+        stream.set_nonblocking(true).unwrap();
+        stream.peek(&mut answer).is_ok().then(|| String::from_utf8_lossy(&answer).into_owned())
+    };
+    // Six clients have closed their sides and four have not.
+    let gone: Vec<TcpStream> = (0..6).map(|_| ask()).collect();
+    gone.iter().for_each(|stream| stream.shutdown(std::net::Shutdown::Write).unwrap());
+    let present: Vec<TcpStream> = (0..4).map(|_| ask()).collect();
+    // The node looks for closed sides once a second.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let refused = |streams: &[TcpStream]| streams.iter().filter_map(first).count();
+    assert_eq!(refused(&gone) + refused(&present), 0, "nobody needs a place");
+    let more: Vec<TcpStream> = (0..6).map(|_| ask()).collect();
+    until("those that may be gone are refused", || refused(&gone) == 6);
+    assert!(gone.iter().all(|stream| first(stream).as_deref() == Some("HTTP/1.1 429")));
+    assert_eq!(refused(&present) + refused(&more), 0);
+    // Now all ten are there.
+    assert_eq!(node.post("/wait_commit", body).status, 429);
+    let put = r#"{"kind": "put", "key": "a", "value": "1"}"#;
+    assert_eq!(node.post("/submit", put).status, 200);
+    until("the others are answered", || refused(&present) + refused(&more) == 10);
+    let done = |stream: &TcpStream| first(stream).as_deref() == Some("HTTP/1.1 200");
+    assert!(present.iter().chain(&more).all(done));
+}
+
+#[test]
 fn what_has_fallen_out_is_gone_and_a_replay_is_none_the_worse() {
     let directory = tempfile::tempdir().unwrap();
     let node = single(directory.path(), |config| config.limits.history_commands_max = 2);
