@@ -41,11 +41,19 @@ pub struct Work {
     pub pause_max: Duration,
     /// The bytes that follow each value, so that logs and snapshots grow.
     pub padding_bytes: usize,
+    /// Whether every write is in a session, and every read is repeated, so that none of them may
+    /// fail. One that fails is a violation.
+    pub none_fails: bool,
 }
 
 impl Default for Work {
     fn default() -> Self {
-        Work { clients: 6, pause_max: Duration::from_millis(40), padding_bytes: 0 }
+        Work {
+            clients: 6,
+            pause_max: Duration::from_millis(40),
+            padding_bytes: 0,
+            none_fails: false,
+        }
     }
 }
 
@@ -122,6 +130,11 @@ impl Client {
         while !stop.load(Ordering::Relaxed) {
             let key = self.draw.below(KEYS);
             match self.draw.below(100) {
+                0..40 if self.work.none_fails => self.session_put(key).await,
+                40..70 if self.work.none_fails => self.session_swap(key).await,
+                _ if self.work.none_fails => {
+                    self.sure_get(key).await;
+                }
                 0..10 => self.v1_put(key).await,
                 10..18 => self.session_put(key).await,
                 18..24 => self.session_swap(key).await,
@@ -137,6 +150,14 @@ impl Client {
             }
             let pause_ms = self.draw.below(self.work.pause_max.as_millis() as u64 + 1);
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        }
+    }
+
+    /// Any node. If none may fail, the clients seldom leave one that answers, so that most of the
+    /// time is not spent on nodes that are not there.
+    fn some_node(&mut self) {
+        if !self.work.none_fails || self.draw.below(20) == 0 {
+            self.any_node();
         }
     }
 
@@ -195,7 +216,7 @@ impl Client {
     }
 
     async fn session_put(&mut self, key: u64) {
-        self.any_node();
+        self.some_node();
         let (value, node, begun) = (self.history.value(), self.node, self.timeline.micros());
         let body = self.text(value);
         let heard = self.in_session(key, None, body).await;
@@ -205,8 +226,12 @@ impl Client {
     /// Like `v1_swap`, in a session. A repeat gets the first reply, so it does not compare with
     /// what the first attempt has written.
     async fn session_swap(&mut self, key: u64) {
-        self.any_node();
-        let Some((Some(from), Some(version))) = self.v1_read(key).await else { return };
+        self.some_node();
+        let read = match self.work.none_fails {
+            true => self.sure_get(key).await,
+            false => self.v1_read(key).await,
+        };
+        let Some((Some(from), Some(version))) = read else { return };
         let (to, node, begun) = (self.history.value(), self.node, self.timeline.micros());
         let body = self.text(to);
         let heard = self.in_session(key, Some(&version), body).await;
@@ -216,7 +241,10 @@ impl Client {
 
     /// Writes in the session of this client. Tries again, at any node, until the reply is there.
     async fn in_session(&mut self, key: u64, if_match: Option<&str>, body: String) -> Heard {
-        let Some((id, number)) = self.session_number().await else { return Heard::NotDone };
+        let Some((id, number)) = self.session_number().await else {
+            self.fails("no session was opened");
+            return Heard::NotDone;
+        };
         let (path, number) = (format!("/v1/kv/{}", key_name(key)), number.to_string());
         let mut headers = vec![("session-id", id.as_str()), ("session-seq", number.as_str())];
         headers.extend(if_match.map(|version| ("if-match", version)));
@@ -230,6 +258,7 @@ impl Client {
                 // The condition did not hold at the first attempt.
                 Ok(answer) if answer.status == 412 => return Heard::NotDone,
                 Ok(answer) if matches!(answer.status, 409 | 410) => {
+                    self.fails(&format!("a write of a session: {}", answer.text()));
                     self.session = None;
                     break;
                 }
@@ -238,7 +267,17 @@ impl Client {
             self.any_node();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        if self.session.is_some() {
+            self.fails("a write of a session: no reply");
+        }
         if unknown { Heard::Unknown } else { Heard::NotDone }
+    }
+
+    /// Records an operation that has failed, in a round in which none may.
+    fn fails(&self, what: &str) {
+        if self.work.none_fails {
+            self.history.complain(format!("an operation failed: {what}"));
+        }
     }
 
     /// The number of a new write, in a session that is opened if there is none.
@@ -289,6 +328,22 @@ impl Client {
         };
         self.add("v1 get", key, node, begun, Action::Read(found), Heard::Done);
         Some((found, answer.version))
+    }
+
+    /// A read that is repeated, at any node, until there is an answer.
+    async fn sure_get(&mut self, key: u64) -> Option<(Option<u64>, Option<String>)> {
+        let begun = Instant::now();
+        self.some_node();
+        while begun.elapsed() < SESSION_PATIENCE {
+            let read = self.v1_read(key).await;
+            if read.is_some() {
+                return read;
+            }
+            self.any_node();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.fails("a read: no answer");
+        None
     }
 
     fn parse(&self, bytes: &[u8]) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! The steps that scenarios consist of.
 
-use crate::bounds::{DESCRIPTORS_MAX, RSS_BYTES_MAX, STOP_MAX};
+use crate::bounds::{DESCRIPTORS_MAX, RECOVERY_MAX, RSS_BYTES_MAX, STOP_MAX};
 use crate::clients::Work;
 use crate::cluster::Cluster;
 use crate::live;
@@ -110,6 +110,16 @@ impl Round<'_> {
             Some(status) => Err(Trouble::violated(format!("node {id} ended with {status}"))),
             None => Err(Trouble::violated(format!("node {id} runs {STOP_MAX:?} after SIGTERM"))),
         }
+    }
+
+    /// Stops and starts one node after the other. Each waits until the one before has caught up.
+    pub fn restart_each(&mut self) -> Step {
+        for id in self.cluster.ids() {
+            self.stop(id)?;
+            self.start(id)?;
+            self.cluster.caught_up_within(id, RECOVERY_MAX)?;
+        }
+        Ok(())
     }
 
     /// Stops the execution of a node (SIGSTOP).

@@ -5,6 +5,7 @@
 use super::Entry;
 use crate::attack::Attack;
 use crate::bounds::RECOVERY_MAX;
+use crate::clients::Work;
 use crate::live;
 use crate::outcome::{Step, Trouble};
 use crate::round::{Round, Setup};
@@ -20,6 +21,13 @@ pub(super) const SCENARIOS: &[Entry] = &[
         "from 3 nodes to 5, each of the first 3 replaced, down to 1, back to 3",
         false,
         replaced,
+    ),
+    (
+        "members-in-sessions",
+        "from 3 nodes to 5, each of the 5 replaced, down to 1, back to 3, each restarted; clients \
+         use sessions, and no operation fails",
+        false,
+        in_sessions,
     ),
     ("members-killed", "random sets of members are declared while nodes are killed", true, killed),
     ("member-wiped", "a member loses its disk; it is removed, and added again", false, wiped),
@@ -50,6 +58,31 @@ fn replaced(attack: &mut Attack<'_>) -> Step {
             round.sleep_between(50, 300);
         }
         Ok(())
+    })
+}
+
+fn in_sessions(attack: &mut Attack<'_>) -> Step {
+    let work = Work {
+        clients: 8,
+        pause_max: Duration::from_millis(10),
+        none_fails: true,
+        ..Work::default()
+    };
+    attack.on_cluster(Setup { work, ..setup(3, 7) }, |round| {
+        for members in [
+            &[0, 1, 2, 3, 4][..],
+            &[1, 2, 3, 4, 5],
+            &[2, 3, 4, 5, 6],
+            &[3, 4, 5, 6, 7],
+            &[4, 5, 6, 7, 8],
+            &[5, 6, 7, 8, 9],
+            &[7],
+            &[7, 0, 1],
+        ] {
+            declare(round, members, |_| Ok(()))?;
+            round.sleep_between(50, 300);
+        }
+        round.restart_each()
     })
 }
 

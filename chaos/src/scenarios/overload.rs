@@ -183,7 +183,7 @@ fn slow_loris(attack: &mut Attack<'_>) -> Step {
 }
 
 fn many_clients(attack: &mut Attack<'_>) -> Step {
-    let work = Work { clients: 80, pause_max: Duration::from_millis(5), padding_bytes: 0 };
+    let work = Work { clients: 80, pause_max: Duration::from_millis(5), ..Work::default() };
     attack.on_cluster(Setup { work, ..overloaded() }, |round| {
         let before = term(round);
         round.sleep_ms(1500);

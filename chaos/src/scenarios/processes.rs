@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::attack::Attack;
 use crate::outcome::Step;
-use crate::round::Setup;
+use crate::round::{Round, Setup};
 
 pub(super) const SCENARIOS: &[Entry] = &[
     ("kills", "kill -9 of any node, the leader half of the time; started again", true, kills),
@@ -13,7 +13,7 @@ pub(super) const SCENARIOS: &[Entry] = &[
 ];
 
 /// The leader in half of the cases, or else any node.
-fn victim(round: &mut crate::round::Round<'_>) -> u64 {
+fn victim(round: &mut Round<'_>) -> u64 {
     match round.draw.below(2) {
         0 => round.cluster.leader_among(&round.cluster.ids()).unwrap_or_else(|| round.any()),
         _ => round.any(),
@@ -47,14 +47,7 @@ fn pauses(attack: &mut Attack<'_>) -> Step {
 }
 
 fn rolling_restart(attack: &mut Attack<'_>) -> Step {
-    attack.on_cluster(Setup::default(), |round| {
-        for node in round.cluster.ids() {
-            round.stop(node)?;
-            round.start(node)?;
-            round.cluster.caught_up_within(node, crate::bounds::RECOVERY_MAX)?;
-        }
-        Ok(())
-    })
+    attack.on_cluster(Setup::default(), |round| round.restart_each())
 }
 
 fn kill_all(attack: &mut Attack<'_>) -> Step {
