@@ -121,6 +121,16 @@ measure() {
         sed -n 's/^result //p'
 }
 
+# Writes every key, in order.
+fill() {
+    local from=0 rate
+    while ((from < KEYS)); do
+        read -r rate _ < <(FILL=$from measure "$1" put 64 5)
+        # The last requests may not have been done.
+        from=$((from + ${rate%.*} * 5 - 128))
+    done
+}
+
 busy() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9, $9 }' /proc/stat; }
 
 echo "load before: $(cut -d' ' -f1-3 /proc/loadavg); $(nproc) cores; $("$ETCD" --version | head -1); values of $VALUE_BYTES bytes, $KEYS keys"
@@ -130,7 +140,7 @@ for round in $(seq "$ROUNDS"); do
     for system in etcd raft-kv; do
         "start_${system//-/_}"
         # Every key is there before it is read. The first round takes longer.
-        if [[ $round == 1 ]]; then FILL=1 measure "$system" put 64 "$SECONDS_EACH" >/dev/null; fi
+        if [[ $round == 1 ]]; then fill "$system"; fi
         for op in put get; do
             for connections in $CONNECTIONS; do
                 read -r busy0 all0 steal0 < <(busy)

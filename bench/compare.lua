@@ -1,9 +1,9 @@
 -- The requests of compare-etcd.sh, for wrk. SYSTEM is etcd or raft-kv, OP is put or get.
--- With FILL, the keys are written in order, so that as many as possible exist.
+-- With FILL, the keys are written in order, from that number on.
 
 local system, op = os.getenv("SYSTEM"), os.getenv("OP")
 local keys, value_bytes = tonumber(os.getenv("KEYS")), tonumber(os.getenv("VALUE_BYTES"))
-local fill = os.getenv("FILL")
+local fill = tonumber(os.getenv("FILL"))
 local value = string.rep("x", value_bytes)
 
 local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -40,7 +40,7 @@ local function build(number)
   return wrk.format("GET", "/v1/kv/" .. key, {}, nil)
 end
 
-local requests, next_number = {}, 0
+local requests, next_number = {}, fill or 0
 
 function init(args)
   math.randomseed(os.time())
@@ -50,8 +50,11 @@ function init(args)
 end
 
 function request()
-  next_number = fill and (next_number + 1) % keys or math.random(0, keys - 1)
-  return requests[next_number]
+  if not fill then
+    return requests[math.random(0, keys - 1)]
+  end
+  next_number = next_number + 1
+  return requests[(next_number - 1) % keys]
 end
 
 function done(summary, latency, _)
