@@ -8,6 +8,9 @@ use driver::NotReady;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
+/// The outcome of a request that no handler has seen.
+const NOT_DONE: &str = "not_done";
+
 const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The type of Prometheus' text format.
@@ -78,7 +81,17 @@ pub(crate) fn full(node: &HeaderValue) -> Vec<u8> {
     let detail =
         "this node has as many connections as it can have; try again later, or another node";
     let title = "No place for another connection";
-    bytes(StatusCode::SERVICE_UNAVAILABLE, "full", title, detail, node)
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    bytes(status, &body(status, "full", title, detail, NOT_DONE), node)
+}
+
+/// The answer to a request that is still in progress when the node ends. The connection closes
+/// after it.
+pub(crate) fn unanswered(node: &HeaderValue) -> Vec<u8> {
+    let detail = "this node stops before the answer: if it was a write, it may be done";
+    let title = "The node stops";
+    let body = body(StatusCode::SERVICE_UNAVAILABLE, "stopped", title, detail, "unknown");
+    bytes(StatusCode::SERVICE_UNAVAILABLE, &body, node)
 }
 
 /// Why the head of a request cannot be parsed.
@@ -130,19 +143,18 @@ pub(crate) fn bad_head(why: BadHead, node: &HeaderValue) -> Vec<u8> {
             (StatusCode::REQUEST_TIMEOUT, "slow", title, detail)
         }
     };
-    bytes(status, slug, title, detail, node)
+    bytes(status, &body(status, slug, title, detail, NOT_DONE), node)
 }
 
 fn problem(status: StatusCode, slug: &str, title: &str, detail: &str) -> Response {
-    let mut response = (status, body(status, slug, title, detail)).into_response();
+    let mut response = (status, body(status, slug, title, detail, NOT_DONE)).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
-fn bytes(status: StatusCode, slug: &str, title: &str, detail: &str, node: &HeaderValue) -> Vec<u8> {
-    let body = body(status, slug, title, detail);
+fn bytes(status: StatusCode, body: &str, node: &HeaderValue) -> Vec<u8> {
     let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
     let retry = match status {
         StatusCode::SERVICE_UNAVAILABLE => "retry-after: 1\r\n",
@@ -157,14 +169,14 @@ fn bytes(status: StatusCode, slug: &str, title: &str, detail: &str, node: &Heade
     text.into_bytes()
 }
 
-fn body(status: StatusCode, slug: &str, title: &str, detail: &str) -> String {
+fn body(status: StatusCode, slug: &str, title: &str, detail: &str, outcome: &str) -> String {
     let body = serde_json::json!({
         "type": format!("urn:raft-kv:problem:{slug}"),
         "title": title,
         "status": status.as_u16(),
         "detail": detail,
         "error": detail,
-        "outcome": "not_done",
+        "outcome": outcome,
     });
     body.to_string()
 }

@@ -2,6 +2,7 @@
 
 use crate::api::{self, Api, Pressure};
 use crate::canned::{self, BadHead};
+use crate::leaving::Leaving;
 use crate::patient::{Left, Patient, Talk};
 use crate::places::{Place, Work};
 use axum::body::Body;
@@ -17,7 +18,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -53,8 +53,8 @@ pub(crate) struct Common {
     pub node: HeaderValue,
     /// The address at which other nodes reach this one, for `/listen_addr`.
     pub peer_address: String,
-    /// The node is about to stop: clients are asked to close their connections.
-    pub leaves: Arc<AtomicBool>,
+    /// How far a stop has got. From its begin on, clients are asked to close their connections.
+    pub leaving: Arc<Leaving>,
     /// What the node waits for, for an operator, if it waits to be added to its cluster.
     pub waits: OnceLock<String>,
     /// How long a client may take to send a head, or to read the next bytes of an answer.
@@ -130,15 +130,17 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
     };
     let ended = tokio::select! {
         biased;
-        ended = ends => Ok(ended),
-        () = visit.place.lost() => Err(visit.place.awaits_body()),
-        () = wake_now_and_then() => Err(false),
+        ended = ends => Ended::ByHyper(ended),
+        () = visit.place.lost() => Ended::Displaced { awaits_body: visit.place.awaits_body() },
+        () = unanswered(&visit) => Ended::Unanswered,
+        never = wake_now_and_then() => match never {},
     };
     let Some(left) = visit.talk.take_left() else { return };
     let answer = match ended {
-        Err(awaits_body) => return give_up(&visit, &left, awaits_body),
-        Ok(Ok(())) => left.held,
-        Ok(Err(error)) => {
+        Ended::Displaced { awaits_body } => return give_up(&visit, &left, awaits_body),
+        Ended::Unanswered => canned::unanswered(&visit.common.node),
+        Ended::ByHyper(Ok(())) => left.held,
+        Ended::ByHyper(Err(error)) => {
             report(|| tracing::debug!(%error, "a client's connection ended"));
             let Some(why) = bad_head(&visit.talk, &error, &left) else { return };
             canned::bad_head(why, &visit.common.node)
@@ -155,6 +157,24 @@ pub(crate) async fn serve(stream: TcpStream, place: Place, common: Arc<Common>, 
     }
 }
 
+/// How a connection ended.
+enum Ended {
+    /// hyper is done with it.
+    ByHyper(hyper::Result<()>),
+    /// It has lost its place. Whether the body of a request had not arrived.
+    Displaced { awaits_body: bool },
+    /// The node ends, and a request on it has no answer.
+    Unanswered,
+}
+
+/// Returns when the node ends, if a request has no answer then.
+async fn unanswered(visit: &Visit) {
+    visit.common.leaving.ended().await;
+    if !visit.talk.awaits_answer() {
+        std::future::pending().await
+    }
+}
+
 /// Ends a connection that has lost its place. If the body of a request had not arrived, its client
 /// learns that the node is full. It sends slowly, so hardly any of it is unread, and it gets the
 /// answer although nobody waits for that.
@@ -166,7 +186,7 @@ fn give_up(visit: &Visit, left: &Left, awaits_body: bool) {
 
 /// Never returns. Its timer wakes the task, so that the connection is polled and notices a client
 /// that has closed its side.
-async fn wake_now_and_then() {
+async fn wake_now_and_then() -> Infallible {
     let mut every = tokio::time::interval(LOOK_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -238,7 +258,8 @@ impl Visit {
             }
             None => canned::starting(request.uri().path(), &visit.common),
         };
-        if visit.place.is_lost() || visit.common.leaves.load(Ordering::Relaxed) {
+        visit.talk.answer();
+        if visit.place.is_lost() || visit.common.leaving.has_begun() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| Held { body, _work: work, _turn: turn }))

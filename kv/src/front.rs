@@ -19,7 +19,6 @@ use hyper::{Method, Request};
 use hyper_util::server::graceful::Watcher;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -213,7 +212,7 @@ async fn answer(visitor: &mut Visitor, question: Plain) -> io::Result<bool> {
     let is_last = is_last
         || matches!(visitor.seat, Seat::Overflow(_))
         || visitor.seat.place().is_lost()
-        || visitor.common.leaves.load(Ordering::Relaxed);
+        || visitor.common.leaving.has_begun();
     let bytes = encode(response, is_last).await?;
     timeout(ANSWER_TIMEOUT, visitor.stream.write_all(&bytes)).await??;
     Ok(!is_last)

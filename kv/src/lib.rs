@@ -24,6 +24,7 @@ mod front;
 mod heavy;
 pub mod history;
 mod leader_client;
+pub mod leaving;
 pub mod limits;
 pub mod lingering;
 pub mod machine;

@@ -32,6 +32,8 @@ const PATIENCE_UNDER_PRESSURE: Duration = Duration::from_secs(2);
 pub(crate) struct Talk {
     /// A request is in progress.
     is_calling: AtomicBool,
+    /// Its answer has not begun.
+    awaits_answer: AtomicBool,
     /// Bytes have arrived since the last request was answered.
     has_part: AtomicBool,
     /// A request was answered before its whole body was read. The connection ends after it.
@@ -54,6 +56,17 @@ impl Talk {
     /// A request begins: its head has been read.
     pub fn begin(&self) {
         self.is_calling.store(true, Ordering::Relaxed);
+        self.awaits_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer to the request begins.
+    pub fn answer(&self) {
+        self.awaits_answer.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a request is in progress whose answer has not begun.
+    pub fn awaits_answer(&self) -> bool {
+        self.awaits_answer.load(Ordering::Relaxed)
     }
 
     /// The request has been answered.

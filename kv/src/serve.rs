@@ -478,7 +478,7 @@ async fn begin(
         links: config.fault_injection.then(|| Arc::new(Cuts(transport.clone())) as Arc<dyn Links>),
         peers: Some(Box::new(move || transport.figures())),
         pressure: clients.pressure(),
-        leaves: clients.leaves(),
+        leaving: clients.leaving(),
     }));
     Ok(node)
 }

@@ -9,6 +9,7 @@ use crate::canned;
 use crate::connection::{Common, MetricsTurns};
 use crate::descriptors::{self, Share};
 use crate::front::{self, Seat, Visitor};
+use crate::leaving::Leaving;
 use crate::limits::Limits;
 use crate::places::Places;
 use driver::report;
@@ -17,7 +18,6 @@ use quorate::threads::OwnThread;
 use raft::NodeId;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -41,6 +41,8 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 const OVERFLOW_MIN: Duration = Duration::from_millis(25);
 /// How long requests in progress may take when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long the answers to those that are left may take then.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long before a stop clients are asked to close their connections. One that was closed by the
 /// node could have a request under way, and its client would not know what became of it. A busy
 /// client sends its next request sooner; one that is idle for longer notices the end first.
@@ -83,7 +85,7 @@ impl ClientServer {
             api: OnceLock::new(),
             node: node.0.into(),
             peer_address,
-            leaves: Arc::default(),
+            leaving: Arc::default(),
             waits: OnceLock::new(),
             client_timeout: limits.client_timeout,
             pressure: Arc::default(),
@@ -116,9 +118,9 @@ impl ClientServer {
         self.common.pressure.clone()
     }
 
-    /// Whether the node is about to stop.
-    pub fn leaves(&self) -> Arc<AtomicBool> {
-        self.common.leaves.clone()
+    /// How far a stop has got.
+    pub fn leaving(&self) -> Arc<Leaving> {
+        self.common.leaving.clone()
     }
 
     /// A function that makes requests be answered that the node waits to be added to its cluster,
@@ -140,7 +142,7 @@ impl ClientServer {
 
     /// The node is about to stop. From now on each answer asks the client to close its connection.
     pub fn leave(&self) {
-        self.common.leaves.store(true, Ordering::Relaxed);
+        self.common.leaving.leave();
         self.leaves.get_or_init(Instant::now);
     }
 
@@ -246,7 +248,11 @@ impl Acceptor {
         for stream in last_connections(listener) {
             self.admit(stream, 1).await;
         }
-        let _ = tokio::time::timeout(GRACE, self.graceful.shutdown()).await;
+        if tokio::time::timeout(GRACE, self.graceful.shutdown()).await.is_err() {
+            self.common.leaving.end();
+            let all = async { while self.connections.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(LAST_ANSWERS, all).await;
+        }
     }
 
     async fn admit(&mut self, stream: TcpStream, tries: u32) {

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use driver::{NotReady, StopReason};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ pub async fn healthz(State(app): State<Arc<App>>) -> Response {
 /// `GET /readyz`: whether clients should use this node, as [`driver::DriverStatus::ready`] defines
 /// it. A node that is about to stop is not ready, so that a load balancer takes it out first.
 pub async fn readyz(State(app): State<Arc<App>>) -> Response {
-    if app.leaves.load(Ordering::Relaxed) {
+    if app.leaving.has_begun() {
         return unready(NotReady::Stopped(StopReason::Shutdown).to_string());
     }
     match app.handle.status().ready() {

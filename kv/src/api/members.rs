@@ -99,14 +99,20 @@ async fn run(app: &App, request: Request) -> Result<Response, Problem> {
     drop(checking);
     // Without a place to wait, the answer comes at once.
     let place = app.changes.try_acquire();
-    let mut sleep = app.sleep(if place.is_ok() { wanted.wait } else { Duration::ZERO });
+    let sleep = app.sleep(if place.is_ok() { wanted.wait } else { Duration::ZERO });
+    let over = async {
+        tokio::select! {
+            () = sleep => {}
+            () = app.leaving.begun() => {}
+        }
+    };
     tokio::select! {
         biased;
         done = app.handle.members_set(begun, &change) => match done {
             Ok(_) => Ok(json_ok(&cluster::describe(app, &app.handle.status()))),
             Err(error) => Err(refused(error)),
         },
-        () = &mut sleep => {
+        () = over => {
             let view = cluster::describe(app, &app.handle.status());
             Ok(routes::json(StatusCode::ACCEPTED, view.to_string()))
         }

@@ -42,6 +42,7 @@ pub use write::{NODE, WAIT_MS};
 use crate::admission::Admission;
 use crate::answers::Answers;
 use crate::descriptors::DECLARING;
+use crate::leaving::Leaving;
 use crate::limits::Limits;
 use crate::machine::{Figures, Machine};
 use crate::metrics::Requests;
@@ -51,7 +52,6 @@ use bytes::Bytes;
 use driver::{Clock, Handle, Sleep};
 use hyper::header::HeaderValue;
 use raft::NodeId;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::ClusterId;
@@ -95,8 +95,8 @@ pub struct Parts {
     pub peers: Option<PeerFigures>,
     /// Counts long replies that were refused or delayed for lack of memory.
     pub pressure: Arc<Pressure>,
-    /// Whether the node is about to stop: `/readyz` says so.
-    pub leaves: Arc<AtomicBool>,
+    /// How far a stop has got.
+    pub leaving: Arc<Leaving>,
 }
 
 /// Reads the counters of the transport.
@@ -142,7 +142,7 @@ pub(crate) struct App {
     /// thread, and several at once would leave little for other requests.
     listing_work: Arc<Semaphore>,
     pressure: Arc<Pressure>,
-    leaves: Arc<AtomicBool>,
+    leaving: Arc<Leaving>,
 }
 
 impl App {
@@ -183,7 +183,7 @@ impl App {
             listings,
             listing_work: Arc::new(Semaphore::new(1)),
             pressure: parts.pressure,
-            leaves: parts.leaves,
+            leaving: parts.leaving,
         }
     }
 

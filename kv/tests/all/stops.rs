@@ -1,5 +1,6 @@
 //! What clients of a node learn when it stops.
 
+use crate::local::serve::Members;
 use crate::local::{Cluster, complaint, free_ports, scratch, until};
 use crate::serve::{Node, client_address, leads, peers};
 use std::io::{Read, Write};
@@ -7,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// One answer on a connection that is kept: its head and its body.
+/// One answer on a connection: its head and its body.
 fn answer(stream: &mut TcpStream) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -18,7 +19,7 @@ fn answer(stream: &mut TcpStream) -> Option<String> {
     let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?;
     let mut body = vec![0; length.parse().unwrap()];
     stream.read_exact(&mut body).ok()?;
-    Some(head)
+    Some(head + &String::from_utf8_lossy(&body))
 }
 
 /// Runs this many clients at once. Each returns `None` if it does not know what became of a
@@ -94,6 +95,40 @@ fn a_node_that_stops_answers_on_every_connection_that_it_has_accepted() {
     let answered = answered.len();
     // Two may connect in the moment in which the listener closes. Without care, twelve are cut off.
     assert!(answered >= 14, "{answered} of 16: others do not know what became of a request");
+}
+
+#[test]
+fn a_node_that_stops_answers_what_waits_for_something_that_does_not_come() {
+    let (_scratch, data) = scratch();
+    let mut members = Members::serving(&data, free_ports(3));
+    let address = members.address(0);
+    let ask = |method: &str, path: &str, body: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}");
+        write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        stream
+    };
+    // Without a majority nothing is written, and no change of the members ends.
+    members.kill(1);
+    members.kill(2);
+    let change = format!(r#"{{"members": [{{"id": 0, "client": "{address}"}}]}}"#);
+    let mut wait = ask("POST", "/wait_commit", r#"{"log_index": 999, "timeout_ms": 60000}"#);
+    let mut change = ask("PUT", "/v1/cluster/members?wait=60s&force=true", &change);
+    let mut put = ask("PUT", "/v1/kv/x", "y");
+    std::thread::sleep(Duration::from_millis(200));
+    let begun = std::time::Instant::now();
+    members.member(0).terminate();
+    // Not only once the time for the others is over.
+    let answered = answer(&mut wait);
+    assert!(answered.as_ref().is_some_and(|head| head.starts_with("http/1.1 503")), "{answered:?}");
+    let answered = answer(&mut change);
+    assert!(answered.is_some(), "no answer to the declaration");
+    assert!(begun.elapsed() < Duration::from_secs(2), "after {:?}", begun.elapsed());
+    let answered = answer(&mut put);
+    let is_told = |text: &String| text.starts_with("http/1.1 503") && text.contains("unknown");
+    assert!(answered.as_ref().is_some_and(is_told), "{answered:?}");
+    assert_eq!(members.wait(0).code(), Some(0));
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl App for Store {
             let forwarded = move || cluster.mark("a write was forwarded");
             let api = Api::new(api::Parts {
                 pressure: Arc::default(),
-                leaves: Arc::default(),
+                leaving: Arc::default(),
                 handle: node.handle,
                 clock: node.clock,
                 figures,

@@ -108,6 +108,10 @@ async fn try_wait_commit(app: &App, client: Option<Side>, body: Body) -> Answer 
         biased;
         waited = app.handle.wait_applied(number, term) => waited,
         () = place.lost() => return Err(too_many()),
+        () = app.leaving.begun() => {
+            let error = "this node stops; ask another one";
+            return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, error));
+        }
         () = app.sleep(timeout) => {
             let error = format!("nothing was committed at index {number} in time");
             return Err(refusal(StatusCode::REQUEST_TIMEOUT, error));

@@ -55,6 +55,11 @@ impl Member {
         Member { process }
     }
 
+    /// Asks the process to end.
+    pub fn terminate(&self) {
+        super::signal(self.process.id() as i32, rustix::process::Signal::TERM);
+    }
+
     /// Pauses the process.
     pub fn pause(&self) {
         super::signal(self.process.id() as i32, rustix::process::Signal::STOP);
