@@ -75,7 +75,7 @@ impl Leader {
         let differs = |p: &&Progress| {
             p.agrees == Some(false) && !(is_confirmed && p.unreported_ticks >= patience)
         };
-        let differs_at = peers.clone().filter(differs).map(|p| p.differs_at).min();
+        let differs_at = peers.clone().filter(differs).map(|p| p.differs_at).max();
         let is_disputed = differs_at.is_some_and(|at| !self.has_agreement(core, at));
         let may_be_right = is_confirmed || !peers.any(could);
         may_be_right && !is_disputed && !core.snapshots.is_base_unreadable()
