@@ -6,15 +6,13 @@
 //!
 //! | finding | result |
 //! |---|---|
-//! | the base is intact | nothing |
+//! | the base is intact | at most one later snapshot is kept |
 //! | it is lost, and a later snapshot is intact | [`Case::NewerSnapshot`] |
 //! | it is lost, and so are all later ones | [`Case::SnapshotLost`] |
 //! | the same, and this node is the only member | error [`BaseError::NoPeers`] |
 //! | the disk reports an error while it is read | it is read again, as often as the caller says |
 //! | it cannot be read now (no file descriptor, no permission) | error, nothing is changed |
 //! | it was written by another version of this software | error, nothing is changed |
-//!
-//! If the base is intact, at most one later snapshot stays.
 //!
 //! After `NewerSnapshot` the log begins after the later snapshot. After `SnapshotLost` the log is
 //! empty, and `hard_state.lost` records how far it went. The change is durable before the node

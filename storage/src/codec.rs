@@ -25,9 +25,9 @@ pub const VERSION: u8 = 5;
 /// not with its encoded one: a `u64` of one encoded byte counts as 8.
 pub const DECODED_BYTES_MAX: usize = 256 << 20;
 
-/// The most bytes beyond the length of its input that [`decode_sparingly`] allocates. The entries
-/// of an append take up to three times their encoded size.
-pub const SPARE_BYTES: usize = 16 << 20;
+/// The bytes that [`decode_sparingly`] may allocate beyond the length of its input, at least. The
+/// entries of an append take up to three times their encoded size.
+const SPARE_BYTES: usize = 16 << 20;
 
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -75,9 +75,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     decode_within::<T, DECODED_BYTES_MAX>(bytes)
 }
 
-/// Like [`decode`], for input that nobody vouches for: it allocates at most about
-/// [`SPARE_BYTES`] more than the input has. Many small values, such as the members of thousands of
-/// memberships, could otherwise take 30 times the memory of the input.
+/// Like [`decode`], for input that nobody vouches for: it allocates at most 20, 32, 64 or 96 MiB,
+/// the least of these that is 16 MiB more than the input has. Many small values, such as the
+/// members of thousands of memberships, could otherwise take 30 times the memory of the input.
 pub fn decode_sparingly<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     const MIB: usize = 1 << 20;
     // The limit is a part of the decoder's type.

@@ -6,7 +6,8 @@
 //! The file covers the last batch too, which nothing follows. It is written every 64 batches, after
 //! a sync, and nothing waits for it. It is synced only when it is created, when a start has
 //! repeated the latest batch, and when the log is closed. A missing, damaged or old mark covers
-//! fewer batches and has no other effect.
+//! fewer batches and has no other effect. One that the disk cannot read fails the start: it may
+//! cover the last batch.
 //!
 //! The file has two slots that are written in turn, so a torn write leaves the previous mark
 //! intact.

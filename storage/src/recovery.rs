@@ -242,6 +242,19 @@ pub enum OpenError {
         /// The error of the disk.
         source: io::Error,
     },
+    /// The disk cannot read the file `MARK`, which says how much of the log is synced. Nothing was
+    /// changed. Start again; if the error stays, the disk has lost the file.
+    #[error(
+        "the disk cannot read the file MARK: {source}. It says how much of the log was synced, so \
+         nothing was changed. Start again when the disk works. If it has lost the file for good, \
+         remove this member from the cluster, and add it again with an empty directory. If no other \
+         member has the data, remove the file: then damage to what was written last looks like a \
+         write that a power failure has cut off"
+    )]
+    MarkUnreadable {
+        /// The error of the disk.
+        source: io::Error,
+    },
     /// A setting is out of range.
     #[error("segment_bytes is {bytes}, and must be a positive multiple of 4096")]
     SegmentSize {

@@ -8,7 +8,10 @@
 //! Anybody can connect as a node that is no member as far as this node knows, and such a node may
 //! be the leader, if this node's membership is old. So these strangers are heard, and have a budget
 //! of their own. What they send is decoded by another thread, with little memory beyond its length,
-//! and at a limited rate: a message of many small values takes the time of a hundred usual ones.
+//! and for a small part of the time: a message of many small values takes the time of a hundred
+//! usual ones. The time counts and not the length, so that a leader that is not known as a member
+//! yet can send its log, and its heartbeats after that. A stranger that leaves keeps its slot until
+//! it would have been heard again: another connection does not begin with nothing owed.
 
 use crate::frame::{FIRST_BYTES_MAX, FRAME_BYTES_MAX, FrameDecoder, FrameError, Frames};
 use crate::net::{Deadline, Net};
@@ -31,8 +34,11 @@ pub(crate) const UNFINISHED_OWN_BYTES: usize = 1 << 20;
 pub(crate) const UNFINISHED_SHARED_BYTES: usize = 128 << 20;
 /// The same for all strangers: one of the largest frames.
 const UNFINISHED_STRANGERS_BYTES: usize = FRAME_BYTES_MAX;
-/// The bytes of messages of all strangers that are decoded in a second. Each connection has an
-/// equal share.
+/// Decoding the messages of all strangers takes at most one part in this many of a thread's time.
+/// Each connection has an equal share.
+const STRANGERS_PART: u32 = 10;
+/// The rate in bytes a second at which their messages are decoded at least, all together, although
+/// it takes longer than that part of the time: a busy machine may interrupt it.
 const STRANGERS_BYTES_PER_SECOND: u64 = 4 << 20;
 /// The bytes added to the length of each message of a stranger in that limit.
 const MESSAGE_BYTES: u64 = 256;
@@ -119,8 +125,6 @@ struct Guest<N: Net> {
     place: Arc<Place>,
     share: Share,
     is_stranger: bool,
-    /// How long it has to wait until its next message is decoded, as a stranger.
-    owed: Duration,
 }
 
 impl<N: Net> Guest<N> {
@@ -134,14 +138,23 @@ impl<N: Net> Guest<N> {
         self.is_stranger
     }
 
-    /// Waits until a message of a stranger may be decoded.
-    async fn pace(&mut self, bytes: usize) {
-        let cost = (bytes as u64 + MESSAGE_BYTES) * self.place.strangers().max(1) as u64;
-        self.owed += Duration::from_micros(cost * 1_000_000 / STRANGERS_BYTES_PER_SECOND);
-        if self.owed >= PAUSE_LEAST {
-            self.shared.net.sleep(std::mem::take(&mut self.owed)).await;
+    /// Waits until the next message of a stranger may be decoded.
+    async fn pace(&self) {
+        let owed = self.place.owed();
+        if owed >= PAUSE_LEAST {
+            self.shared.net.sleep(owed).await;
+            self.place.pay(owed);
         }
     }
+}
+
+/// How long a stranger waits after a message of this length, which took this time to decode, if
+/// there are this many strangers.
+fn pause_after(bytes: usize, took: Duration, strangers: usize) -> Duration {
+    let strangers = u32::try_from(strangers.max(1)).unwrap_or(u32::MAX);
+    let by_length = (bytes as u64 + MESSAGE_BYTES) * 1_000_000 / STRANGERS_BYTES_PER_SECOND;
+    let by_time = took.saturating_mul(STRANGERS_PART);
+    by_time.min(Duration::from_micros(by_length)).saturating_mul(strangers)
 }
 
 impl<N: Net> FrameReader<N> {
@@ -162,8 +175,7 @@ impl<N: Net> FrameReader<N> {
     ) -> Self {
         let (shared, place) = (shared.clone(), place.clone());
         let reader = FrameReader::of_an_answer(&shared.net, body, silence);
-        let (share, owed) = (Share::default(), Duration::ZERO);
-        let guest = Guest { shared, place, share, is_stranger: true, owed };
+        let guest = Guest { shared, place, share: Share::default(), is_stranger: true };
         FrameReader { guest: Some(guest), ..reader }
     }
 
@@ -247,18 +259,40 @@ impl<N: Net> Frames for FrameReader<N> {
         if !guest.is_stranger() {
             return codec::decode(&frame);
         }
-        guest.pace(frame.len()).await;
-        if frame.len() <= INLINE_BYTES_MAX {
-            return codec::decode_sparingly(&frame);
-        }
-        let decoded = self.net.run(move || codec::decode_sparingly(&frame)).await;
-        decoded.unwrap_or_else(|| Err(DecodeError::Malformed("this node is stopping".to_owned())))
+        guest.pace().await;
+        let (net, bytes) = (self.net.clone(), frame.len());
+        let decode = move || {
+            let begun = net.now();
+            let decoded = codec::decode_sparingly(&frame);
+            (decoded, net.now() - begun)
+        };
+        let done = match bytes <= INLINE_BYTES_MAX {
+            true => Some(decode()),
+            false => self.net.run(decode).await,
+        };
+        let Some((decoded, took)) = done else {
+            return Err(DecodeError::Malformed("this node is stopping".to_owned()));
+        };
+        guest.place.owe(pause_after(bytes, took, guest.place.strangers()));
+        decoded
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stranger_pays_for_the_time_that_its_messages_take_and_not_for_their_length() {
+        let ms = Duration::from_millis;
+        // An append of a leader that is not known yet.
+        assert_eq!(pause_after(1 << 20, ms(1), 1), ms(10));
+        assert_eq!(pause_after(1 << 20, ms(1), 4), ms(40));
+        // The thread was interrupted.
+        assert!(pause_after(100, ms(50), 1) < ms(1));
+        // A long message of small values.
+        assert_eq!(pause_after(1 << 20, ms(200), 1).as_millis(), 250);
+    }
 
     #[test]
     fn unfinished_frames_share_a_budget_beyond_what_each_connection_may_hold() {

@@ -59,6 +59,8 @@ pub(crate) struct Place {
     kind: Mutex<Kind>,
     who: OnceLock<(NodeId, Incarnation)>,
     end: Arc<Notify>,
+    /// How long this connection has to wait until its next message is decoded, as a stranger.
+    owed: Mutex<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +103,7 @@ impl Places {
         taken.next += 1;
         taken.unknown.insert(number, Unknown { from: network_of(from), end: end.clone() });
         let (places, kind) = (self.clone(), Mutex::new(Kind::Unknown));
-        Place { places, number, kind, who: OnceLock::new(), end }
+        Place { places, number, kind, who: OnceLock::new(), end, owed: Mutex::default() }
     }
 }
 
@@ -191,6 +193,27 @@ impl Place {
     /// The number of connections of nodes that were no members when they introduced themselves.
     pub fn strangers(&self) -> usize {
         self.places.lock().strangers
+    }
+
+    fn owed_mut(&self) -> MutexGuard<'_, Duration> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the connection has to wait until its next message is decoded.
+    pub fn owed(&self) -> Duration {
+        *self.owed_mut()
+    }
+
+    /// The connection has to wait for this much longer.
+    pub fn owe(&self, time: Duration) {
+        let mut owed = self.owed_mut();
+        *owed = owed.saturating_add(time);
+    }
+
+    /// The connection has waited for this time.
+    pub fn pay(&self, time: Duration) {
+        let mut owed = self.owed_mut();
+        *owed = owed.saturating_sub(time);
     }
 
     /// Whether the connection has introduced itself.

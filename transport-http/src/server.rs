@@ -199,6 +199,11 @@ async fn serve<N: Net>(
             report(|| tracing::debug!(%from, "a connection did not introduce itself"));
         }
     }
+    // Its slot is taken for as long as it would have waited.
+    let owed = place.owed();
+    if owed > Duration::ZERO {
+        listener.net.sleep(owed).await;
+    }
 }
 
 async fn answer<N: Net>(

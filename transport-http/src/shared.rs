@@ -191,13 +191,13 @@ impl Guest {
     }
 }
 
-/// Forgets the oldest visitors that are no members, if they are too many. Members are not counted:
-/// the membership has a limit of its own.
-fn limit(visitors: &mut VecDeque<Visitor>, is_member: impl Fn(&Visitor) -> bool) {
-    let others = visitors.iter().filter(|visitor| !is_member(visitor)).count();
+/// Forgets the oldest visitors that are not wanted, if they are too many. Those that are wanted are
+/// not counted: the membership and the streams have limits of their own.
+fn limit(visitors: &mut VecDeque<Visitor>, is_wanted: impl Fn(&Visitor) -> bool) {
+    let others = visitors.iter().filter(|visitor| !is_wanted(visitor)).count();
     let mut excess = others.saturating_sub(VISITORS_MAX);
     visitors.retain(|visitor| {
-        let goes = excess > 0 && !is_member(visitor);
+        let goes = excess > 0 && !is_wanted(visitor);
         excess -= usize::from(goes);
         !goes
     });
@@ -312,11 +312,16 @@ impl<N: Net> Shared<N> {
         if !is_plain(&hello.address) || hello.from == self.config.node {
             return;
         }
+        let is_here = self.open_streams();
         let mut visitors = lock(&self.visitors);
         let is_it = |visitor: &Visitor| {
             (visitor.node, visitor.incarnation) == (hello.from, hello.incarnation)
         };
-        if visitors.iter().any(|visitor| is_it(visitor) && visitor.address == hello.address) {
+        let same = |visitor: &Visitor| is_it(visitor) && visitor.address == hello.address;
+        if let Some(at) = visitors.iter().position(same) {
+            // It is the latest.
+            let visitor = visitors.remove(at);
+            visitors.extend(visitor);
             return;
         }
         visitors.retain(|visitor| !is_it(visitor));
@@ -341,10 +346,20 @@ impl<N: Net> Shared<N> {
             is_told: false,
             was_member: false,
         });
-        limit(&mut visitors, |visitor| self.is_member(visitor.node, visitor.incarnation));
+        limit(&mut visitors, |visitor| {
+            self.is_member(visitor.node, visitor.incarnation) || is_here(visitor)
+        });
         self.forget_names(&visitors, &lock(&self.addresses));
         drop(visitors);
         self.members_changed.notify_waiters();
+    }
+
+    /// Tells the nodes that have streams open to this one. It may be the leader that is one of them
+    /// and no member, and it has to be answered.
+    fn open_streams(&self) -> impl Fn(&Visitor) -> bool + use<N> {
+        let here: BTreeSet<(NodeId, Incarnation)> =
+            lock(&self.guests).values().map(|guest| (guest.node, guest.incarnation)).collect();
+        move |visitor| here.contains(&(visitor.node, visitor.incarnation))
     }
 
     /// Forgets the names at which nobody is reached any more.
@@ -621,6 +636,7 @@ impl<N: Net> Shared<N> {
         let incarnations: BTreeMap<NodeId, Incarnation> =
             peers().map(|(id, member)| (*id, member.incarnation)).collect();
         let is_member = |id: NodeId, incarnation| incarnations.get(&id) == Some(&incarnation);
+        let is_here = self.open_streams();
         let mut visitors = lock(&self.visitors);
         let earlier = std::mem::replace(&mut *lock(&self.incarnations), incarnations.clone());
         // A node that has been removed learns it from a reply. Its stream may be an earlier one.
@@ -638,7 +654,9 @@ impl<N: Net> Shared<N> {
                 (None, None) => {}
             }
         }
-        limit(&mut visitors, |visitor| is_member(visitor.node, visitor.incarnation));
+        limit(&mut visitors, |visitor| {
+            is_member(visitor.node, visitor.incarnation) || is_here(visitor)
+        });
         self.forget_names(&visitors, &addresses);
         drop(visitors);
         let ids = addresses.keys().copied().collect();

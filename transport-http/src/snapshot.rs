@@ -31,6 +31,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// The least rate, in bytes a second. At a lower one the receiver could take the pause after a
 /// chunk for silence.
 const SNAPSHOT_RATE_MIN: u64 = 1 << 20;
+/// A chunk that is due after a shorter time is sent at once, and a later one waits: timers are not
+/// exact enough for the pause after one chunk.
+const REST_LEAST: Duration = Duration::from_millis(5);
 /// The most chunks that may wait for the network.
 const CHUNKS_MAX: usize = 4;
 /// How long the receiver may take to accept a chunk, and to respond after the last one.
@@ -103,6 +106,7 @@ pub(crate) async fn send<N: Net>(
     let mut head = Vec::new();
     write_offer(&mut head, &hello, &offer, writer.prefix());
     let rate = shared.config.snapshot_bytes_per_second.max(SNAPSHOT_RATE_MIN);
+    let mut due = net.now();
     let feed = async move {
         body.send_data(head.into()).await.map_err(|_| "the receiver closed")?;
         loop {
@@ -123,7 +127,12 @@ pub(crate) async fn send<N: Net>(
             if last {
                 return Ok::<(), Failure>(());
             }
-            net.sleep(Duration::from_nanos(len * 1_000_000_000 / rate)).await;
+            // When the next chunk is due. Time that the network took is not made up for.
+            let now = net.now();
+            due = due.max(now) + Duration::from_nanos(len * 1_000_000_000 / rate);
+            if due - now >= REST_LEAST {
+                net.sleep(due - now).await;
+            }
         }
     };
     let answer = async { text(sender.send_request(request).await?).await.map(drop) };

@@ -82,7 +82,8 @@ impl<D: Disk> Log<D> {
         log.take_spares(spares, &generations);
         let mut mark = None;
         if marked {
-            let (file, found) = MarkFile::open(&log.disk, log.seed).map_err(io("MARK"))?;
+            let opened = MarkFile::open(&log.disk, log.seed);
+            let (file, found) = opened.map_err(|source| OpenError::MarkUnreadable { source })?;
             (log.mark, mark) = (Some(file), found);
         }
         let mut scan = Scan::default();

@@ -64,10 +64,14 @@ fn a_mark_that_cannot_be_read_is_not_forgotten() {
         let bytes = slot * BLOCK..(slot + 1) * BLOCK;
         fail_reads(&disk, "MARK", bytes, None);
         let error = Log::open(disk.clone(), config()).expect_err("it may prove a batch");
-        assert!(matches!(error, OpenError::Io { .. }), "{error}");
+        assert!(matches!(error, OpenError::MarkUnreadable { .. }), "{error}");
         disk.clear_faults();
     }
     disk.kill();
+    assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(1, 3, 1));
+    // What the error says as the last way out.
+    disk.kill();
+    disk.remove("MARK").unwrap();
     assert_eq!(reopen(&disk).1.restored.unwrap().entries, entries(1, 3, 1));
 }
 
@@ -142,7 +146,7 @@ fn a_founder_that_cannot_read_its_log_does_not_erase_it() {
         _ => DiskVerdict::Fails { kind: io::ErrorKind::Other, done_bytes: 3_238 },
     }));
     let error = Directory::open(disk.clone(), config()).expect_err("nothing can be read");
-    assert!(matches!(&error, OpenError::Io { path, .. } if path == "MARK"), "{error}");
+    assert!(matches!(error, OpenError::MarkUnreadable { .. }), "{error}");
     disk.clear_faults();
     disk.kill();
     let after: Vec<_> = disk.paths().iter().map(|path| disk.read(path)).collect();

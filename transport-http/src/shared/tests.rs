@@ -307,6 +307,34 @@ async fn a_stream_that_is_older_than_the_membership_is_a_contact() {
 }
 
 #[tokio::test]
+async fn the_address_of_a_stranger_is_kept_while_its_stream_is_open() {
+    let transport = transport(0, 100, DEAD);
+    let shared = transport.shared();
+    let visit = |node, address: &str| {
+        let hello = Hello { from: NodeId(node), ..hello(&transport, 100 + node, address) };
+        shared.visited(&hello);
+        hello
+    };
+    let leader = visit(50, "leader:1");
+    let stream = shared.arrives(&leader);
+    visit(51, "gone:1");
+    for node in 60..80 {
+        visit(node, "other:1");
+    }
+    assert_eq!(shared.address(NodeId(50)), Some("leader:1".to_owned()));
+    assert_eq!(shared.address(NodeId(51)), None, "there is a limit");
+    shared.leaves(stream);
+    visit(80, "other:1");
+    assert_eq!(shared.address(NodeId(50)), None);
+    // One that comes again is the latest.
+    visit(65, "other:1");
+    for node in 81..96 {
+        visit(node, "other:1");
+    }
+    assert_eq!(shared.address(NodeId(65)), Some("other:1".to_owned()));
+}
+
+#[tokio::test]
 async fn names_that_are_not_used_any_more_make_room() {
     let own = transport_on(TokioNet::resolved_by(|_| Ok(Vec::new())), 0, 100, "");
     let shared = own.shared();
