@@ -11,7 +11,7 @@ use kv::address::member;
 use kv::client::{CallError, Request};
 use kv::serve::Peer;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// The pause between two requests for the progress of a change.
@@ -94,12 +94,14 @@ pub fn run(args: &Args) -> u8 {
             let role = if *learner { "learner" } else { "voter" };
             // A learner that does not catch up is kept as one by giving up its promotion.
             change(options, *learner, |declared| {
+                each_once(members.iter().map(|peer| peer.id.0))?;
                 declared.extend(members.iter().map(|peer| entry(peer, role)));
                 Ok(())
             })
         }
         // A node that has not caught up is removed by giving up the change that adds it.
         Some(Change::Remove { ids, options }) => change(options, true, |declared| {
+            each_once(ids.iter().copied())?;
             ids.iter().try_for_each(|id| remove(declared, *id).map(drop))
         }),
         Some(Change::Replace { id, with, options }) => change(options, false, |declared| {
@@ -118,6 +120,17 @@ pub fn run(args: &Args) -> u8 {
         }),
     };
     ended.unwrap_or_else(|error| client::report(&error))
+}
+
+/// An error if an id is given twice: which of the two would count?
+fn each_once(ids: impl Iterator<Item = u64>) -> Result<(), String> {
+    let mut all = BTreeSet::new();
+    for id in ids {
+        if !all.insert(id) {
+            return Err(format!("node {id} is given twice"));
+        }
+    }
+    Ok(())
 }
 
 fn entry(peer: &Peer, role: &'static str) -> (u64, (String, String, &'static str)) {
@@ -248,8 +261,8 @@ fn wait(
             if members(&cluster) == *declared {
                 return Ok(print(&describe(&cluster)));
             }
-            let why = "the change was given up: a new voter did not catch up in time, or another \
-                       change took its place";
+            let why = "the change was given up: a new voter did not catch up in time, another \
+                           change took its place, or the leader that began it was lost";
             return Err(CallError::NotDone(why.to_owned()));
         }
         let text = progress(&cluster);

@@ -50,6 +50,9 @@ fn a_member_is_removed_and_added_again_with_an_empty_directory() {
         String::from_utf8(listed.stdout).unwrap()
     };
     assert!(members(&cluster).contains(&address));
+    let twice = cluster.run(&["members", "remove", "2", "2"]);
+    assert_eq!(twice.status.code(), Some(3));
+    assert!(complaint(&twice).contains("given twice"), "{}", complaint(&twice));
     let removed = cluster.run(&["members", "remove", "2"]);
     assert!(removed.status.success(), "{}", complaint(&removed));
     let line = cluster.wait_for_line("node 2 stopped");
