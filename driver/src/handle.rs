@@ -366,7 +366,8 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Shuts the node down. No more commands are taken. Pending calls may finish for up to 50 ticks
-    /// (half a second by default), and then all parts end. Returns when they have ended.
+    /// (half a second by default), and then all parts end. Returns when they have ended. A leader
+    /// hands over. [`Handle::stopped`] has the reason.
     pub async fn shutdown(&self) {
         self.shared.ask_shutdown();
         self.shared.ended().await;

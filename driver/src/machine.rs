@@ -73,7 +73,7 @@ pub trait Frozen {
 pub struct ApplyContext {
     /// The entry that holds the command.
     pub id: LogId,
-    /// The log time: the cluster's own clock, which never goes backwards. See `raft::LogTime`.
+    /// The log time: the cluster's own clock, which never goes backwards. See [`LogTime`].
     pub time: LogTime,
     /// The dense number of the command.
     pub number: CommandNumber,

@@ -44,6 +44,12 @@ use storage::codec;
 /// every node before any node sends a new variant. An old command must get its old reply, since
 /// nodes compare a hash of the replies: see [`StateMachine`].
 ///
+/// So wrap the state in an enum of its versions from the first release on, for instance with
+/// `#[serde(from = "Versions", into = "Versions")]` on the machine and
+/// `enum Versions { V1(StateV1) }`: the next release adds `V2`, and still reads `V1`. A field that
+/// is added to a plain struct cannot be told from other data, whatever `#[serde(default)]` says:
+/// the node does not start with the old snapshot, or reads it wrongly.
+///
 /// If the type of the commands is changed in another way, commands that are still in the log cannot
 /// be decoded. The node then stops with [`StopReason::StateMachine`], since a state without them
 /// would differ from what clients were told. Start the version that wrote the log.
@@ -60,7 +66,8 @@ pub trait TypedMachine: Clone + Serialize + DeserializeOwned + Send + 'static {
     /// Applies a command. `at` is its position in the log and the time of the log.
     fn apply(&mut self, at: ApplyContext, command: Self::Command) -> Self::Reply;
 
-    /// Answers a query, without a change to the state.
+    /// Answers a query, without a change to the state. `time` is the time of the log. It moves with
+    /// commands; without any it stands still for up to 30 s: see [`StateMachine::query`].
     fn query(&self, time: LogTime, query: Self::Query) -> Self::Answer;
 }
 
@@ -223,7 +230,8 @@ impl<M: TypedMachine> TypedNode<M> {
     }
 
     /// Stops the node cleanly: see [`Node::shutdown`]. A node that is shared is stopped by
-    /// [`Handle::shutdown`](driver::Handle::shutdown), which hands over too.
+    /// [`Handle::shutdown`](driver::Handle::shutdown), which hands over too. Its ports are free
+    /// when the last handle to it is dropped.
     pub async fn shutdown(self) -> StopReason {
         self.0.shutdown().await
     }

@@ -68,6 +68,8 @@ pub struct Failed {
     pub shrunk: Shrunk,
     /// How its run broke it: the details may differ.
     pub smaller: Violation,
+    /// The requests that the check names, in the run of the smaller plan.
+    pub named: Vec<String>,
     /// The commands of clients, and the snapshots, that led to a wrong state or answer of the state
     /// machine in the run of the smaller plan; empty if something else is wrong.
     pub steps: Vec<String>,
@@ -133,7 +135,9 @@ impl Failed {
             Some(node) => format!("node {node} {}", step.text),
             None => step.text.clone(),
         };
-        let steps = shown.timeline.steps.iter().map(step).collect();
+        let all = &shown.timeline.steps;
+        let named = all.iter().filter(|step| step.is_named).map(step).collect();
+        let steps = all.iter().map(step).collect();
         let written = write(&told.page, &drawn);
         let timeline = match written {
             Ok(()) => Ok(told.page),
@@ -144,7 +148,19 @@ impl Failed {
             Keep::Advised(words) => words.clone(),
         };
         let plan = plan.clone();
-        Failed { violation, event, time_us, plan, shrunk, smaller, steps, again, kept, timeline }
+        Failed {
+            violation,
+            event,
+            time_us,
+            plan,
+            shrunk,
+            smaller,
+            named,
+            steps,
+            again,
+            kept,
+            timeline,
+        }
     }
 }
 
@@ -209,19 +225,29 @@ impl fmt::Display for Failed {
         if self.smaller.detail != violation.detail {
             writeln!(f, "  there:    {}", self.smaller.detail)?;
         }
-        let mut label = "story:";
-        for step in steps.iter().take(STEPS_TOLD) {
-            writeln!(f, "  {label:<10}{step}")?;
-            label = "";
-        }
+        // A story without a gap has the requests too.
         if steps.len() > STEPS_TOLD {
-            writeln!(f, "            … and {} more on the page", steps.len() - STEPS_TOLD)?;
+            tell(f, "about:", &self.named)?;
         }
+        tell(f, "story:", steps)?;
         writeln!(f, "  keep it:  {kept}")?;
         match &self.timeline {
             Ok(path) => writeln!(f, "  timeline: {}", path.display()),
             Err(why) => writeln!(f, "  timeline: {why}"),
         }
+    }
+}
+
+/// Writes the first lines below each other, after a label.
+fn tell(f: &mut fmt::Formatter<'_>, label: &str, lines: &[String]) -> fmt::Result {
+    let mut label = label;
+    for line in lines.iter().take(STEPS_TOLD) {
+        writeln!(f, "  {label:<10}{line}")?;
+        label = "";
+    }
+    match lines.len().saturating_sub(STEPS_TOLD) {
+        0 => Ok(()),
+        more => writeln!(f, "            … and {more} more on the page"),
     }
 }
 

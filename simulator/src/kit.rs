@@ -286,14 +286,17 @@ impl<M: StateMachine> Simulation<M> {
         self
     }
 
-    /// An invariant of the state, checked on every node after it applies an entry or a batch.
+    /// An invariant of the state, checked on every node after it applies an entry or a batch. It
+    /// holds beside those that were given before.
     pub fn invariant(mut self, holds: impl Fn(&M) -> Result<(), String> + 'static) -> Self {
-        self.invariant = Box::new(holds);
+        let before = self.invariant;
+        self.invariant = Box::new(move |machine| before(machine).and_then(|()| holds(machine)));
         self
     }
 
     /// A check of the history: of all requests of all clients, in the order in which they ended. It
-    /// runs when a run is over. A request that had not ended then has an unknown outcome.
+    /// runs when a run is over, after those that were given before. A request that had not ended
+    /// then has an unknown outcome.
     ///
     /// ```
     /// # use bytes::Bytes;
@@ -315,7 +318,11 @@ impl<M: StateMachine> Simulation<M> {
         mut self,
         holds: impl Fn(&[Answered<'_>]) -> Result<(), Objection> + 'static,
     ) -> Self {
-        self.history = Some(Box::new(holds));
+        let before = self.history;
+        self.history = Some(Box::new(move |history| {
+            before.as_ref().map_or(Ok(()), |before| before(history))?;
+            holds(history)
+        }));
         self
     }
 

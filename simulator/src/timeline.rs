@@ -151,6 +151,8 @@ pub struct Step {
     pub event: u64,
     /// The node that restored a snapshot; `None` for a command.
     pub node: Option<u64>,
+    /// Whether the check names it: it is one of the requests that an objection is to.
+    pub is_named: bool,
     /// The step, as text.
     pub text: String,
 }

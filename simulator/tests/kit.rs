@@ -6,7 +6,7 @@ use bytes::Bytes;
 use driver::{ApplyContext, Frozen, LogTime, RestoreError, StateMachine};
 use simulator::checks::Check;
 use simulator::plan::{FaultKind, Plan};
-use simulator::{ClientRequest, Failed, Simulation, random::Stream};
+use simulator::{Answered, ClientRequest, Failed, Objection, Simulation, random::Stream};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -147,6 +147,36 @@ fn an_invariant_of_the_user_is_checked_without_any_fault_too() {
     assert!(failed.violation.detail.contains("@1: "), "{failed}");
     assert!(failed.shrunk.plan.faults.is_empty());
     let _ = std::fs::remove_file(page);
+}
+
+#[test]
+fn all_checks_that_are_given_hold_and_the_requests_that_one_names_come_first() {
+    let named = |history: &[Answered<'_>]| {
+        let at = history.len().saturating_sub(1);
+        Err(Objection::to("the last of many", history.get(at..).unwrap_or_default()))
+    };
+    let simulation = |page: &str| {
+        Simulation::new(Echo::<false>::default, request)
+            .seeds(0..1)
+            .faults(&[])
+            .timeline(path(page))
+    };
+    let mut failed = broken(
+        &simulation("named.html")
+            .history(move |history| if history.len() > 40 { named(history) } else { Ok(()) })
+            .history(|_| Ok(())),
+    );
+    assert_eq!(failed.violation.check, Check::HistoryOfTheTest);
+    assert_eq!(failed.named.len(), 1);
+    // Of a long story only a part is printed, which may leave them out.
+    failed.steps = (0..20).map(|number| format!("step {number}")).collect();
+    let text = failed.to_string();
+    assert!(text.contains(&format!("about:    {}", failed.named[0])), "{text}");
+    let _ = std::fs::remove_file(path("named.html"));
+    let second = simulation("first.html").invariant(|_| Err("the first".to_owned()));
+    let failed = broken(&second.invariant(|_| Ok(())));
+    let _ = std::fs::remove_file(path("first.html"));
+    assert_eq!(failed.violation.check, Check::InvariantOfTheStateMachine);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn requests_us(about: &About, timeline: &Timeline) -> Option<(u64, u64)> {
 }
 
 fn step_item(step: &Step) -> Item {
-    let Step { at_us, event, node, ref text } = *step;
+    let Step { at_us, event, node, ref text, .. } = *step;
     Item { at_us, event, node, text: text.clone(), weight: 1 }
 }
 

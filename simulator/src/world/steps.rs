@@ -36,7 +36,11 @@ impl World<'_> {
         let mut steps = Vec::new();
         for applied in commands {
             let id = applied.at.id;
-            let client = self.replay.operation(id).map(|number| self.operations[number].client);
+            let asked = self.replay.operation(id).map(|number| &self.operations[number]);
+            let is_named = asked.is_some_and(|asked| {
+                violation.about.requests.contains(&(asked.client as u64, asked.begun_us))
+            });
+            let client = asked.map(|asked| asked.client);
             let client = client.map_or("a client".to_owned(), |number| format!("client {number}"));
             let request = ClientRequest::Command(applied.command.clone());
             let answer = self.observer.answer(id.index);
@@ -45,12 +49,13 @@ impl World<'_> {
             let answer = answer.map_or(String::new(), |answer| format!(" → {answer}"));
             let command = describe.command(&applied.command);
             let text = format!("{client}: {command}{answer} ({id})");
-            steps.push(Step { at_us: applied.at_us, event: applied.event, node: None, text });
+            let (at_us, event, node) = (applied.at_us, applied.event, None);
+            steps.push(Step { at_us, event, node, is_named, text });
         }
         for restore in restores {
             let text = format!("restores its state from the snapshot {}", restore.last);
-            let node = Some(restore.node as u64);
-            steps.push(Step { at_us: restore.at_us, event: restore.event, node, text });
+            let (at_us, event, node) = (restore.at_us, restore.event, Some(restore.node as u64));
+            steps.push(Step { at_us, event, node, is_named: false, text });
         }
         for span in &self.timeline.spans {
             let is_told = span.index.is_some_and(|index| !span.is_read && told.contains(&index));
@@ -62,7 +67,8 @@ impl World<'_> {
                     Ended::Unknown | Ended::Open => "; the outcome is unknown".to_owned(),
                 };
                 let text = format!("client {}: {}{answer}", span.client, span.request);
-                steps.push(Step { at_us: span.ended_us, event: span.event, node: None, text });
+                let (at_us, event, node) = (span.ended_us, span.event, None);
+                steps.push(Step { at_us, event, node, is_named: true, text });
             }
         }
         steps.sort_by_key(|step| step.event);
