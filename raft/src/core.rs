@@ -62,6 +62,9 @@ pub(crate) struct Core {
     expelled: Option<Index>,
     /// While leaders that this node follows go on rejecting it.
     rejected: Option<Rejected>,
+    /// Since it last heard from a leader, a candidate whose log is less up to date has asked this
+    /// node for its vote.
+    pub is_counted_on: bool,
     /// Members that were sent `NotAMember` since the last tick.
     pub corrected: BTreeSet<NodeId>,
     rng: Pcg32,
@@ -135,6 +138,7 @@ impl Core {
             not_a_member: None,
             expelled: None,
             rejected: None,
+            is_counted_on: false,
             corrected: BTreeSet::new(),
             orders: 0,
             write_out: None,

@@ -172,6 +172,7 @@ impl Follower {
         }
         (self.leader, self.leader_incarnation) = (Some(leader), Some(incarnation));
         self.elapsed = 0;
+        core.is_counted_on = false;
         self.wait_in_full(core);
         core.promise.make(core.promise_ms());
         true

@@ -1,12 +1,9 @@
 //! Whether the rules let any node win an election, once the faults are over.
 //!
-//! Two cases are known in which a majority runs and none can, until a node that is dead comes back:
-//!
-//! - A member was removed and added again with another directory, and has the longest log. A voter
-//!   whose log ends before that refuses it: it lists the former directory. To grant would be safe
-//!   only if no message for one directory could ever reach the other.
-//! - A node has the longest log, in which it does not vote, and another one has the joint
-//!   configuration in which it votes. The first may not campaign, the second does not get its vote.
+//! One case is known in which a majority runs and none can, until a node that is dead comes back: a
+//! member was removed and added again with another directory, and has the longest log. A voter whose
+//! log ends before that refuses it: it lists the former directory. To grant would be safe only if no
+//! message for one directory could ever reach the other.
 //!
 //! The answer does not come from the core's own decisions. So a core that elects nobody, although
 //! the rules let a node win, is still found.
@@ -21,12 +18,28 @@ pub(crate) fn any_can_win(nodes: &[&RawNode]) -> bool {
             let voter = nodes.iter().find(|voter| voter.status().id == id);
             id == own || voter.is_some_and(|voter| grants(voter, candidate))
         };
-        let votes =
-            |membership: &Membership| membership.is_voter(own) && lists(membership, candidate);
+        let is_counted_on = nodes.iter().any(|asker| counts_on(asker, candidate));
+        let may = is_counted_on && candidate.memberships().any(|known| lists(known, candidate));
         candidate.hard_state().lost.is_none()
-            && candidate.memberships().any(votes)
+            && (may || votes(candidate))
             && candidate.membership().is_quorum(is_granted)
     })
+}
+
+/// Whether a node votes in a membership that may be in force.
+fn votes(node: &RawNode) -> bool {
+    let id = node.status().id;
+    node.memberships().any(|membership| membership.is_voter(id) && lists(membership, node))
+}
+
+/// Whether `asker` campaigns, asks the other for its vote and does not get it, since its log is less
+/// up to date. Then the other campaigns although it does not vote.
+fn counts_on(asker: &RawNode, other: &RawNode) -> bool {
+    let is_asked =
+        asker.membership().is_voter(other.status().id) && lists(asker.membership(), other);
+    let is_behind = asker.last() < other.last() && asker.last().index > other.status().commit;
+    let campaigns = asker.hard_state().lost.is_none() && votes(asker);
+    campaigns && is_asked && is_behind && lists(other.membership(), asker)
 }
 
 fn grants(voter: &RawNode, candidate: &RawNode) -> bool {

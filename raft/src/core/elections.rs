@@ -77,9 +77,15 @@ impl Core {
     /// or of one between them, may campaign too (§4.2.2). It may be the only node whose log is long
     /// enough. A voter with this id and another incarnation is another node: one that had the id
     /// before.
+    ///
+    /// Nor may a learner keep the others from electing one. A candidate counts on its vote, if its
+    /// log says that the learner has become a voter, and the learner cannot give it, since its own
+    /// log is more up to date. So it campaigns itself. As a leader that does not vote it hands over.
     pub fn may_campaign(&self) -> bool {
-        let votes = |(_, membership): (Index, &Membership)| self.votes_in(membership);
-        self.log.memberships_from(self.commit).any(votes)
+        let may = |(_, membership): (Index, &Membership)| {
+            self.votes_in(membership) || (self.is_counted_on && self.is_listed_in(membership))
+        };
+        self.log.memberships_from(self.commit).any(may)
             && self.hard.lost.is_none()
             && !self.is_disk_stalled()
             && !self.diverged
@@ -132,6 +138,8 @@ impl Core {
         let (candidate, incarnation) = candidate;
         let could = !self.is_disk_stalled();
         let granted = could && next > self.hard.term && self.is_up_to_date(last);
+        // Its log has a membership that is not known to be committed here.
+        self.is_counted_on |= last < self.log.last() && last.index > self.commit;
         let reply =
             self.message(candidate, Body::PreVoteReply { next, granted, candidate: incarnation });
         self.outbox.send(reply);

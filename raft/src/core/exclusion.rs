@@ -5,7 +5,7 @@
 //! the log decides whether a report is older than the entry that lists this node.
 
 use super::Core;
-use crate::{Body, Incarnation, Index, NodeId};
+use crate::{Body, Incarnation, Index, LogId, NodeId};
 
 /// Rejections by leaders, each within an election timeout of the one before.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,13 +28,14 @@ impl Rejected {
 impl Core {
     /// A node that may not campaign asks nobody for votes, so no peer would tell it that it was
     /// removed. It asks for pre-votes instead, which change nothing at a member, and does not count
-    /// them. It may be a learner, or a voter that has lost log or whose disk is full: it could not
-    /// even store the entry that removes it.
+    /// them: it states an empty log, so that nobody takes it for a candidate. It may be a learner,
+    /// or a voter that has lost log or whose disk is full: it could not even store the entry that
+    /// removes it.
     pub fn ask_whether_removed(&mut self) {
         if self.diverged || self.is_not_a_member() {
             return;
         }
-        let (next, last) = (self.hard.term.next(), self.log.last());
+        let (next, last) = (self.hard.term.next(), LogId::ZERO);
         let peers: Vec<NodeId> = self.log.membership().members.keys().copied().collect();
         for peer in peers.into_iter().filter(|peer| *peer != self.config.id) {
             let message = self.message(peer, Body::PreVote { next, last });
