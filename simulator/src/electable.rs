@@ -1,9 +1,9 @@
 //! Whether the rules let any node win an election, once the faults are over.
 //!
 //! One case is known in which a majority runs and none can, until a node that is dead comes back: a
-//! member was removed and added again with another directory, and has the longest log. A voter whose
-//! log ends before that refuses it: it lists the former directory. To grant would be safe only if no
-//! message for one directory could ever reach the other.
+//! member was removed and added again with another directory, and has the longest log. A voter
+//! whose log ends before that refuses it: it lists the former directory. To grant would be safe
+//! only if no message for one directory could ever reach the other.
 //!
 //! The answer does not come from the core's own decisions. So a core that elects nobody, although
 //! the rules let a node win, is still found.
@@ -32,8 +32,8 @@ fn votes(node: &RawNode) -> bool {
     node.memberships().any(|membership| membership.is_voter(id) && lists(membership, node))
 }
 
-/// Whether `asker` campaigns, asks the other for its vote and does not get it, since its log is less
-/// up to date. Then the other campaigns although it does not vote.
+/// Whether `asker` campaigns, asks the other for its vote and does not get it, since its log is
+/// less up to date. Then the other campaigns although it does not vote.
 fn counts_on(asker: &RawNode, other: &RawNode) -> bool {
     let is_asked =
         asker.membership().is_voter(other.status().id) && lists(asker.membership(), other);

@@ -80,7 +80,8 @@ impl Core {
     ///
     /// Nor may a learner keep the others from electing one. A candidate counts on its vote, if its
     /// log says that the learner has become a voter, and the learner cannot give it, since its own
-    /// log is more up to date. So it campaigns itself. As a leader that does not vote it hands over.
+    /// log is more up to date. So it campaigns itself. As a leader that does not vote it hands
+    /// over.
     pub fn may_campaign(&self) -> bool {
         let may = |(_, membership): (Index, &Membership)| {
             self.votes_in(membership) || (self.is_counted_on && self.is_listed_in(membership))
