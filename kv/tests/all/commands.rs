@@ -102,7 +102,7 @@ fn without_a_leader_nothing_is_done_and_that_is_certain() {
         members.start(id, Stdio::null(), if id == 0 { &["--campaign-at-start"] } else { &[] });
     }
     members.wait_for_leader(0);
-    assert_eq!(members.put(0, "a", "1"), 200);
+    members.must_put(0, "a", "1");
     members.kill(0);
     members.kill(1);
     let server = members.address(2).to_string();

@@ -39,7 +39,7 @@ fn a_node_does_all_that_any_other_does(kind: &str) {
     members.start(1, Stdio::null(), &[]);
     members.start(2, Stdio::null(), &[]);
     members.wait_for_leader(0);
-    assert_eq!(members.put(0, "a", "1"), 200);
+    members.must_put(0, "a", "1");
 
     // A peer is killed and restarted. The node logs the lost stream and connects again.
     members.kill(1);
@@ -49,7 +49,7 @@ fn a_node_does_all_that_any_other_does(kind: &str) {
         let silent_ms = text.lines().find_map(|line| line.strip_prefix(silent)).unwrap();
         silent_ms.parse::<u64>().unwrap() > 500
     });
-    assert_eq!(members.put(0, "b", "2"), 200);
+    members.must_put(0, "b", "2");
     members.start(1, Stdio::null(), &[]);
     until("the peer that came back is reached", || {
         get(members.address(1), "/v1/kv/b").as_deref() == Some("2")
@@ -61,7 +61,7 @@ fn a_node_does_all_that_any_other_does(kind: &str) {
     members.put(0, "c", "3");
     assert_eq!(members.wait(0).code(), Some(FAILED));
     members.wait_for_leader_among(&[1, 2]);
-    assert_eq!(members.put(1, "d", "4"), 200);
+    members.must_put(1, "d", "4");
 }
 
 #[test]

@@ -224,6 +224,15 @@ impl Members {
         }
     }
 
+    /// Writes through member `id`, which must succeed. A failure shows what each member reports.
+    pub fn must_put(&self, id: u16, key: &str, value: &str) {
+        let answer = ask(self.address(id), "PUT", &format!("/v1/kv/{key}"), value.as_bytes());
+        if answer.split(' ').nth(1) != Some("200") {
+            let report = |id| get(self.address(id), "/v1/status").unwrap_or_default();
+            panic!("{answer}\n{}\n{}\n{}", report(0), report(1), report(2));
+        }
+    }
+
     /// Writes through member `id`. Returns the status of the answer, or 0 if there is none.
     pub fn put(&self, id: u16, key: &str, value: &str) -> u16 {
         let answer = ask(self.address(id), "PUT", &format!("/v1/kv/{key}"), value.as_bytes());
