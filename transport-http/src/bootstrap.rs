@@ -1,6 +1,7 @@
 //! How a node finds its cluster: founders bootstrap one, and a node that joins is added to one.
 //!
-//! Founders exchange their identities until each of them knows all others.
+//! Founders exchange their identities until each of them knows all others, or another one is a
+//! member already.
 //!
 //! A founder makes its incarnation durable before it sends it to the others. So all founders agree
 //! on the first membership. If the disk of a founder is wiped later, its peers know another
@@ -82,18 +83,21 @@ pub async fn bootstrap_on<N: Net>(
     list: &[Listed],
 ) -> Result<Bootstrapped, BootstrapError> {
     let asking = Asking::new(net, own, list, Purpose::Bootstrap);
+    let others: Vec<Listed> = list.iter().filter(|o| o.node != own.node).cloned().collect();
     let mut founders = BTreeMap::from([(own.node, own.clone())]);
     loop {
-        let missing = list.iter().filter(|listed| !founders.contains_key(&listed.node));
-        let missing: Vec<Listed> = missing.cloned().collect();
         let mut silent = Vec::new();
-        for (peer, asked) in asking.round(&missing).await {
+        for (peer, asked) in asking.round(&others).await {
             match asked {
-                Asked::Answer(Answer::Founder(founder)) if founder.listed() == peer => {
-                    founders.insert(peer.node, founder);
-                }
+                // One that was a founder may have founded the cluster meanwhile, with another that
+                // has answered it and not this node, and is gone since.
                 Asked::Answer(Answer::Member(cluster, membership)) => {
                     return Ok(Bootstrapped { cluster, membership });
+                }
+                // Its first answer counts: it is part of what others may have founded.
+                _ if founders.contains_key(&peer.node) => {}
+                Asked::Answer(Answer::Founder(founder)) if founder.listed() == peer => {
+                    founders.insert(peer.node, founder);
                 }
                 Asked::Nothing(why) => silent.push((peer, why)),
                 asked => {

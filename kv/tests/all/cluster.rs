@@ -455,16 +455,18 @@ fn a_wiped_node_is_reported_with_the_way_out_and_the_others_serve() {
     assert!(cluster.stop().success());
     fs::remove_dir_all(data.join("node-2")).unwrap();
 
+    let begun = Instant::now();
     let mut cluster = Cluster::start(&data, port);
     let line = cluster.wait_for_line("node 2 (pid");
     assert!(line.contains("cannot start") && line.contains("raft-kv members remove 2"), "{line}");
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
-    // The node is restarted repeatedly, and reported once.
+    // The node is restarted repeatedly, and reported once, and again if it has run for a while.
     let log = data.join("node-2.log");
     let starts = || fs::read_to_string(&log).unwrap().matches("members remove 2").count();
     until("the third restart", || starts() >= 4);
     assert_eq!(cluster.run(&["get", "hello"]).stdout, b"world");
-    assert!(cluster.lines_with("cannot start") <= 2);
+    let has_run_well = begun.elapsed() >= Duration::from_secs(10);
+    assert!(has_run_well || cluster.lines_with("cannot start") <= 2);
 }
 
 #[test]

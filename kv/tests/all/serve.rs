@@ -218,7 +218,7 @@ fn a_node_that_joins_says_what_it_waits_for_and_starts_again_without_a_warning()
     until("it says that it waits", || {
         waits("GET /readyz HTTP/1.0") && waits("GET /v1/cluster HTTP/1.0")
     });
-    assert!(joins.log().contains(&add), "{}", joins.log());
+    until("its log says so too", || joins.log().contains(&add));
     let add = ["members", "add", &all[1]];
     let (code, printed) = command(&all[0], &add);
     assert!(code == Some(0) && !printed.contains("unchanged"), "{code:?} {printed}");

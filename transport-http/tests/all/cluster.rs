@@ -12,7 +12,8 @@ use storage::{ClusterId, RealDisk, Snapshots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use transport_http::{
-    BootstrapError, BootstrapService, HttpTransport, Listed, PeerServer, TransportConfig, bootstrap,
+    BootstrapError, BootstrapService, Bootstrapped, Founder, HttpTransport, Listed, PeerServer,
+    TransportConfig, bootstrap,
 };
 
 #[tokio::test]
@@ -218,6 +219,34 @@ async fn a_wiped_founder_is_refused_and_a_slow_one_is_not() {
     let refused =
         bootstrap(&service, &stranger, &with_stranger).await.expect_err("it is not known");
     assert!(matches!(refused, BootstrapError::Stranger { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_founder_that_has_answered_says_later_that_the_cluster_is_founded() {
+    let servers = servers(3).await;
+    let founders = founders_of(&servers[..3]);
+    let all = list(&founders);
+    servers[0].bootstrap_service().answer_as_founder(founders[0].clone(), all.clone());
+    let member = |founder: &Founder| {
+        let Listed { node, peer_address, client_address } = founder.listed();
+        (node, Member { incarnation: founder.incarnation(), peer_address, client_address })
+    };
+    let founded = Bootstrapped {
+        cluster: ClusterId(12345),
+        membership: Membership::of_voters(founders.iter().map(member).collect()),
+    };
+    // Node 1 has answered the others, and is gone before node 2 has asked it. Meanwhile node 2 has
+    // learned the identity of node 0.
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let Bootstrapped { cluster, membership } = founded.clone();
+        servers[0].bootstrap_service().answer_as_member(founders[0].clone(), cluster, membership);
+    };
+    let service = BootstrapService::new();
+    let late = bootstrap(&service, &founders[2], &all);
+    let both = async { tokio::join!(late, later).0 };
+    let late = tokio::time::timeout(Duration::from_secs(20), both).await;
+    assert_eq!(late.expect("it waits for node 1 no longer").expect("it is a founder"), founded);
 }
 
 #[tokio::test]
